@@ -53,7 +53,7 @@ use crate::pace::slots::Want;
 use crate::pace::{Pacer, Slot, Slots};
 use crate::planner::{Sides, Step};
 use crate::s3::{Class, Failure};
-use breaker::{ConductorParts, Noting};
+use breaker::{ConductorParts, CopyMonitor};
 use buffers::Buffers;
 use conductor::Conductor;
 use monitor::Monitor;
@@ -206,7 +206,7 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let (copied, progress) = (CancellationToken::new(), Copies::default());
-    let noting = Noting {
+    let noting = CopyMonitor {
         inner: monitor,
         copied: copied.clone(),
         copies: progress.clone(),
@@ -214,7 +214,7 @@ pub async fn run(
     let monitor: Arc<dyn Monitor> = Arc::new(noting);
     let (width, all_sides) = connected(job, connections, resumed).await?;
     let pacer = Arc::clone(connections.pacer());
-    pacer.slots().begin_at(width);
+    pacer.slots().start_at(width);
     learned::recall(&pacer, resumed);
     let short_drain = CancellationToken::new();
     let closer = tokio::spawn(halt_after_drain(

@@ -6,23 +6,23 @@
 //!                                 RunState ──► snapshot        Ledger: the report
 //! ```
 //! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), and
-//! written as lines with checksums. A snapshot replaces them now and then. The two stores keep a
-//! second writer out in different ways: a directory with a lock of the operating system, and S3
-//! with a conditional write of the next number, which fences the older writer. In S3, a lease
-//! decides if a session may take over: from its own predecessor, from a holder that released the
-//! journal, or from a holder that is dead.
+//! written as lines with checksums. A snapshot replaces them now and then. Each of the two stores
+//! keeps a second writer out. A directory has a lock of the operating system. In S3, a session
+//! writes the next number with a condition, which fences the older writer. A lease decides if it
+//! may do so: a session takes over from its own predecessor, from a holder that released the
+//! journal, or from one that is dead.
 //!
-//! The caller decides the order of durability. An effect that could not be found again (an upload)
-//! is committed before it is caused. Everything else is appended, and up to about a second of it
-//! may be lost, because the next session finds the effect at the destination.
+//! The caller decides what is durable when. An event whose effect could not be found again (an
+//! upload) is committed before the effect. Every other event is appended, and up to about a second
+//! of them may be lost, because the next session finds the effects at the destination.
 //!
 //! # Layout
 //!
-//! `event` and `uploads` define what is recorded, `state` folds it, `tally` counts it, `sample`
-//! keeps some of it for a later check, `segment` is the format, `salvage` reads what is left of a
-//! damaged journal, and `holder` decides who may take over. All of these are pure. `directory` and
-//! `bucket` are the stores, and `writer` is the task that uses one. `fingerprint` decides if a job
-//! is still the same.
+//! `event` and `uploads` define the records, `state` folds them, `tally` counts objects, `sample`
+//! keeps some objects for a later check, `segment` is the format, `salvage` reads a damaged
+//! journal, and `holder` decides who may take over. All of these are pure. `directory` and `bucket`
+//! are the stores, and `writer` is the task that uses one. `fingerprint` decides if a job is still
+//! the same.
 
 mod bucket;
 mod directory;
@@ -68,47 +68,46 @@ pub use writer::{Closed, Journal, Ledger};
 use writer::{Start, WriterTask};
 
 /// A run on another machine, in a directory, counts as dead when its journal has been silent for
-/// longer than this: with nothing else to say, a part is confirmed more often.
+/// longer than this. A run at work records a part or an object more often.
 const SILENCE: Duration = Duration::from_mins(15);
 
 /// The place where a journal is kept.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Location {
-    /// A directory of this machine.
+    /// A directory.
     Directory(PathBuf),
-    /// Objects below a prefix, which is empty or ends in a slash. The bucket's requests must not
-    /// end with the run's.
+    /// Objects below a prefix, which is empty or ends in a slash. A stop of the run must not cancel
+    /// the requests of this [`Bucket`].
     Bucket(Bucket, ObjectKey),
 }
 
 /// The user's intent for an existing run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Intent {
-    /// Go on with an unfinished run of the same job, else begin one.
+    /// Resume an unfinished run of the same job, or begin a new run.
     #[default]
     Resume,
-    /// Go on with an unfinished run although the job was changed.
+    /// Resume an unfinished run even if the job was changed.
     ResumeAnyway,
-    /// Begin a run, whatever is there.
+    /// Begin a new run, even if there is an unfinished one.
     Fresh,
 }
 
-/// The decision about the content of a journal.
+/// The decision for an existing journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// A new run.
+    /// Begin a new run.
     Begin,
-    /// The run that is there.
+    /// Resume the run in the journal.
     Resume,
 }
 
-/// Decides whether to go on.
+/// Decides if the run in a journal is resumed.
 ///
 /// # Errors
-/// [`JournalError::Changed`] if the unfinished run is one of another job, and
-/// [`JournalError::OtherTransfers`] or [`JournalError::OtherPlaces`] if it cannot resume as this
-/// one at all.
+/// [`JournalError::Changed`] if the job was changed, and [`JournalError::OtherTransfers`] or
+/// [`JournalError::OtherPlaces`] if the changed job cannot resume the unfinished run at all.
 pub fn decide(
     state: &RunState,
     job: &Fingerprint,
@@ -125,7 +124,8 @@ pub fn decide(
     if changes.is_empty() {
         return Ok(Decision::Resume);
     }
-    // A retry gives way: it has few objects, and the next run takes over its open uploads.
+    // A new run may replace an unfinished retry, which has few objects: it takes over the open
+    // uploads.
     let retried = run.fingerprint.retries();
     if retried.is_some() && retried != job.retries() {
         return Ok(Decision::Begin);
@@ -133,7 +133,7 @@ pub fn decide(
     if !run.fingerprint.has_transfers_of(job) {
         return Err(JournalError::OtherTransfers { changes });
     }
-    // The work there says nothing about another place.
+    // The record of one destination says nothing about another one.
     let moves = run.fingerprint.moves(job);
     if !moves.is_empty() {
         return Err(JournalError::OtherPlaces { changes: moves });
@@ -144,7 +144,7 @@ pub fn decide(
     Err(JournalError::Changed { changes })
 }
 
-/// A journal that this process has to itself, read and not yet written.
+/// A journal that this process holds exclusively. It has been read and not yet written.
 #[derive(Debug)]
 pub struct Opened {
     store: AnyStore,
@@ -160,11 +160,11 @@ enum AnyStore {
 }
 
 impl Opened {
-    /// Takes the journal at `location`, or makes one, and reads it. The end of a write that was cut
-    /// short is taken back.
+    /// Takes the journal at `location`, or creates one, and reads it. Removes a torn record at its
+    /// end.
     ///
     /// # Errors
-    /// It is in use, damaged, of a later version, or cannot be reached.
+    /// The journal is in use, damaged, of a later version, or cannot be reached.
     pub async fn open(location: Location, terms: &LeaseTerms) -> Result<Self, JournalError> {
         let writer = Writer::this_process(terms);
         match location {
@@ -188,8 +188,8 @@ impl Opened {
         }
     }
 
-    /// Returns this journal, which fails to write the records from number `first` on (the first of
-    /// all is 0): for tests.
+    /// Returns this journal with a fault for tests: it fails to write all records from number
+    /// `first` on, counted from 0.
     #[must_use]
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub fn failing_from(self, first: u64, fault: WriteFault) -> Self {
@@ -206,12 +206,12 @@ impl Opened {
         self.replay.next
     }
 
-    /// Makes a new journal in the place of one that cannot be read, which is lost but for what it
-    /// still says of open uploads. A directory is put aside, and its new name told; in S3, segments
-    /// stay where they are for some days.
+    /// Creates a new journal in the place of one that cannot be read, and takes over only the open
+    /// uploads that the old one still shows. Renames an old directory, and returns its new name. In
+    /// S3, the old segments stay for some days.
     ///
     /// # Errors
-    /// It is in use, or cannot be reached.
+    /// The journal is in use, or cannot be reached.
     pub async fn begin_anew(
         location: Location,
         terms: &LeaseTerms,
@@ -255,7 +255,7 @@ impl Opened {
         }
     }
 
-    /// Returns what lets the journal go again, should the session end before it begins.
+    /// Returns a handle that releases the journal if the session ends before the run begins.
     #[must_use]
     pub fn lease(&self) -> LeaseHandle {
         match &self.store {
@@ -280,8 +280,8 @@ impl Opened {
         }
     }
 
-    /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to
-    /// be empty.
+    /// Begins a new run. Forgets everything of an earlier run except its open uploads and its
+    /// unproven copies. `ledger` must be empty.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -293,8 +293,8 @@ impl Opened {
         self.start(ledger, Event::RunBegan(run)).await
     }
 
-    /// Goes on with the run that is there. `ledger` is the report as the last session left it; it
-    /// is cut to where it is known to be right and what is missing is added.
+    /// Resumes the run in the journal. `ledger` is the report as the last session left it. It is
+    /// cut to its length at the last snapshot, and the receipts since then are added.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -330,8 +330,8 @@ impl Opened {
     }
 }
 
-/// Returns a journal that keeps nothing: receipts go to the ledger, and a run that is killed starts
-/// anew.
+/// Returns a journal that keeps nothing. Receipts go to the ledger, and a run that is killed starts
+/// over.
 #[must_use]
 pub fn off(ledger: Option<Box<dyn Ledger>>) -> Journal {
     let start = Start {
@@ -391,17 +391,17 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-/// The answer to whether a process works on a run.
+/// The state of the process that works on a run, or did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
     /// A session is at work.
     Running,
-    /// The last session was killed, or its machine is gone; the run can go on.
+    /// The last session was killed, or its machine is gone. The run can be resumed.
     Dead,
-    /// It was stopped in an orderly way; the run can go on.
+    /// The run was stopped in an orderly way, and can be resumed.
     Stopped,
-    /// It ended by itself.
+    /// The run ended by itself.
     Ended,
 }
 
@@ -412,17 +412,18 @@ pub struct Glance {
     pub state: RunState,
     /// The last writer.
     pub writer: Option<Writer>,
-    /// The life of that writer. In S3 the sign of life tells, and for another machine's directory
-    /// the time of the last event.
+    /// The life of that writer. It follows from the sign of life in S3, and from the time of the
+    /// last event in a directory of another machine.
     pub life: Life,
     /// The age of the last sign of life, in S3.
     pub silence: Option<Duration>,
 }
 
-/// Looks at a journal and changes nothing, also while a run writes it. `None` when there is none.
+/// Reads a journal and changes nothing, even while a run writes it. Returns `None` if there is no
+/// journal.
 ///
 /// # Errors
-/// It is damaged, of a later version, or cannot be reached.
+/// The journal is damaged, of a later version, or cannot be reached.
 pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
     let (replay, writer, alive, silence) = match location {
         Location::Directory(path) => match blocking(&path, Directory::read).await? {

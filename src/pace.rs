@@ -1,14 +1,14 @@
-//! The one place where requests wait: for a place in flight, for the user's limits, for the rate
-//! that a bucket was seen to accept.
+//! Paces all requests. A request waits here for a free slot, for the user's limits, and for the
+//! rate that its bucket accepts.
 //!
 //! Every request of every object passes here, retries too. [`slots::Slots`] bounds how many are in
-//! flight and hands free places to parts of large objects first, so that no object has a pool of
-//! its own and the tail of a run is short. [`Lanes`] are S3's own units of throttling: a bucket, or
-//! a leading part of its keys, and a class of requests. The rate of each is learned
-//! ([`rate::RateController`]), and which prefixes need a lane of their own is learned too. The
-//! user's limits are a [`gate::Gate`] behind them, so that nothing passes faster whatever the lanes
-//! believe. An endpoint that does not answer is asked by one request at a time until it is back
-//! ([`outage::Outage`]). What was learned goes into the journal ([`learned::Learned`]).
+//! flight, and gives free slots to the parts of large objects first, so that the tail of a run is
+//! short. A lane is a unit in which S3 throttles: the keys of a bucket, or those below one prefix,
+//! and a class of requests ([`Lanes`]). The rate of each lane is learned
+//! ([`rate::RateController`]), and so is which prefixes need a lane of their own (`prefix`). The
+//! user's limits are a [`gate::Gate`] behind the lanes, so that requests never exceed them,
+//! whatever rate was learned. While an endpoint does not answer, one request at a time probes it
+//! ([`outage::Outage`]). The learned rates go into the journal ([`learned::Learned`]).
 
 mod answers;
 pub mod gate;
@@ -37,8 +37,8 @@ use crate::awake::AwakeInstant;
 use crate::manifest::job::Limits;
 use crate::s3::{Class, Failure, FailureKind, Operation};
 use gate::Gate;
+use lane::LanePass;
 pub use lane::Lanes;
-use lane::Passed;
 use learned::Learned;
 use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
@@ -46,7 +46,8 @@ pub use slots::{Slot, Slots};
 use speed::{Speed, SpeedEstimate};
 use width::Answered;
 
-/// Bytes per cell of the byte gate: coarse, so that a 5 GiB part is a few thousand cells.
+/// The bytes in one cell of the byte gate. A cell is coarse, so that a part of 5 GiB takes 20,480
+/// cells and not billions.
 const BYTES_PER_CELL: u64 = 256 << 10;
 
 /// Paces all requests of a run.
@@ -55,24 +56,26 @@ pub struct Pacer {
     started: AwakeInstant,
     requests: Gate,
     bytes: Gate,
-    /// All bytes that were asked for, to the byte gate.
+    /// The bytes that requests have asked the byte gate for, in total.
     asked_bytes: AtomicU64,
     slots: Slots,
-    /// By `endpoint/bucket`.
+    /// The lanes by `endpoint/bucket` and class.
     lanes: Mutex<HashMap<(String, Class), Arc<Lanes>>>,
+    /// The health of each endpoint, by name.
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
+    /// The speed of copies inside S3.
     speed: Mutex<SpeedEstimate>,
     counters: Counters,
     fruitless: Fruitless,
     /// Cancelled when the run stops.
     stopping: CancellationToken,
-    /// The processes that share the rates of the buckets.
+    /// The number of processes that share the rates of the buckets.
     sharers: u32,
     /// The rules for repeating failed requests.
     pub retry: RetryPolicy,
 }
 
-/// The events so far, for progress lines and summaries.
+/// The numbers of requests so far, for progress lines and summaries.
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicU64,
@@ -84,14 +87,14 @@ struct Counters {
 /// The failures since the last success of any request.
 #[derive(Debug, Default)]
 struct Fruitless {
-    /// The millisecond of the first of them; 0 if there is none.
+    /// The time of the first failure, in milliseconds since the run began; 0 if there is none.
     since: AtomicU64,
-    /// The reason of the last of them.
+    /// The text of the last failure.
     reason: Mutex<String>,
 }
 
 impl Fruitless {
-    /// Takes note of the end of a request that may be sent again if it failed.
+    /// Records the result of a request. Only failures that are retried count.
     fn note(&self, failure: Option<&Failure>, now: Duration) {
         match failure {
             None if self.since.load(Ordering::Relaxed) == 0 => {}
@@ -127,18 +130,18 @@ pub struct PaceCounts {
     pub hedged: u64,
 }
 
-/// The right to send one request. What comes of it is told to [`Pacer::learn`].
+/// The right to send one request. The caller reports the result to [`Pacer::learn`].
 #[derive(Debug)]
 pub struct Admitted<'a> {
-    /// The endpoint's side of it.
+    /// The admission by the endpoint's [`Outage`].
     pub pass: Pass<'a>,
-    /// The time that it waited at the user's own limits, and in line for a rate at which the server
+    /// The time that it waited for the user's limits, and in the queue of a lane whose server
     /// accepts requests.
     pub limited: Duration,
     lanes: &'a Lanes,
-    passed: Passed,
+    passed: LanePass,
     key: &'a str,
-    /// It had to wait for a rate.
+    /// True if it waited for a rate, of the lane or of the user.
     paced: bool,
 }
 
@@ -174,8 +177,8 @@ impl Pacer {
         }
     }
 
-    /// Returns this pacer, which begins with its share of the documented rates because so many
-    /// processes send requests to the same buckets.
+    /// Returns this pacer with lower initial rates: its share of the documented rates, if this many
+    /// `processes` send requests to the same buckets.
     #[must_use]
     pub fn shared_by(self, processes: u32) -> Self {
         Self {
@@ -184,25 +187,25 @@ impl Pacer {
         }
     }
 
-    /// Returns the places in flight.
+    /// Returns the slots for requests in flight.
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// Stops the run: there are no more places, and nobody waits for another attempt.
+    /// Stops the run. No more slots are given out, and no request waits for another attempt.
     pub fn stop(&self) {
         self.slots.close();
         self.stopping.cancel();
     }
 
-    /// Cancelled when the run stops.
+    /// Returns the token that is cancelled when the run stops.
     #[must_use]
     pub fn stopping(&self) -> &CancellationToken {
         &self.stopping
     }
 
-    /// The lanes of a bucket on an endpoint.
+    /// Returns the lanes of a bucket at an endpoint for this class of requests.
     #[must_use]
     pub fn lanes(&self, endpoint: &str, bucket: &str, class: Class) -> Arc<Lanes> {
         self.lanes_of(endpoint, format!("{endpoint}/{bucket}"), class)
@@ -224,7 +227,7 @@ impl Pacer {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what is known by now about the limits of all buckets and the width.
+    /// Returns the learned rates of all buckets, and the learned number of slots.
     #[must_use]
     pub fn learned(&self) -> Learned {
         let all = self.all_lanes();
@@ -247,7 +250,8 @@ impl Pacer {
         }
     }
 
-    /// Begins with what an earlier session learned, if it is not older than [`learned::KEPT`].
+    /// Starts with the rates and the number of slots that an earlier session learned. The caller
+    /// checks that they are not older than [`learned::KEPT`].
     pub fn recall(&self, learned: &Learned) {
         let now = self.elapsed();
         for (at, lane) in learned.lanes.iter().enumerate() {
@@ -263,10 +267,10 @@ impl Pacer {
             let lanes = self.lanes_of(endpoint, lane.bucket.clone(), lane.class);
             lanes.recall(learned.lanes[at..].iter().filter(|other| same(other)), now);
         }
-        self.slots.begin_at(learned.width);
+        self.slots.start_at(learned.width);
     }
 
-    /// Endpoints that do not answer at the moment: name, for how long, and what they failed with.
+    /// Returns the endpoints that do not answer now: the name, for how long, and the last failure.
     #[must_use]
     pub fn outages(&self) -> Vec<(String, Duration, String)> {
         let now = self.elapsed();
@@ -278,7 +282,8 @@ impl Pacer {
         down.collect()
     }
 
-    /// Returns for how long requests have failed and none has succeeded, and the last failure.
+    /// Returns for how long every request has failed, and the last failure. Returns `None` if the
+    /// last request succeeded.
     #[must_use]
     pub fn fruitless(&self) -> Option<(Duration, String)> {
         let since = self.fruitless.since.load(Ordering::Relaxed);
@@ -287,12 +292,12 @@ impl Pacer {
             reason.unwrap_or_else(PoisonError::into_inner).clone()
         };
         (since > 0).then(|| {
-            let for_so_long = self.elapsed().saturating_sub(Duration::from_millis(since));
-            (for_so_long, reason())
+            let lasted = self.elapsed().saturating_sub(Duration::from_millis(since));
+            (lasted, reason())
         })
     }
 
-    /// Returns where everything is refused at the moment, as `bucket/prefix`.
+    /// Returns the prefixes in which every request is refused now, as `bucket/prefix`.
     #[must_use]
     pub fn refused(&self) -> Vec<String> {
         let all = self.all_lanes();
@@ -314,11 +319,11 @@ impl Pacer {
         refused
     }
 
-    /// Waits until a request for `key` (a listing: where it begins) that moves `bytes` may be sent
-    /// on one of `lanes`. What comes of it is told to [`Pacer::learn`].
+    /// Waits until a request may be sent that is about `key` (a list: its first key) and moves
+    /// `bytes`. The caller reports its result to [`Pacer::learn`].
     ///
     /// # Errors
-    /// [`Outlasted`] when the endpoint has not answered anyone for `patience`.
+    /// [`Outlasted`] if the endpoint has answered no request for `patience`.
     pub async fn admit<'a>(
         &self,
         lanes: &'a Lanes,
@@ -329,11 +334,11 @@ impl Pacer {
         self.admit_one(lanes, key, bytes, patience, false).await
     }
 
-    /// Returns the same for a request that does not stand in line with those that wait for a rate.
+    /// Admits a request like [`Pacer::admit`], but without waiting for the rate of its lane.
     ///
     /// # Errors
     /// Those of [`Pacer::admit`].
-    pub(crate) async fn admit_ahead<'a>(
+    pub(crate) async fn admit_without_queue<'a>(
         &self,
         lanes: &'a Lanes,
         key: &'a str,
@@ -349,14 +354,13 @@ impl Pacer {
         key: &'a str,
         bytes: u64,
         patience: Duration,
-        is_ahead: bool,
+        skips_queue: bool,
     ) -> Result<Admitted<'a>, Outlasted> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
-        let in_line_at = clock();
-        // The one request that asks whether the endpoint is back must not stand in line with all
-        // those that wait for it.
-        let passed = if pass.is_probe() || is_ahead {
+        let queued_at = clock();
+        // A probe must not queue behind the requests that wait for its result.
+        let passed = if pass.is_probe() || skips_queue {
             lanes.skip_queue(key)
         } else {
             lanes.pass(key, clock).await
@@ -366,10 +370,11 @@ impl Pacer {
             paced |= self.requests.pass(1).await;
             paced |= self.bytes.pass(self.cells(bytes)).await;
         }
-        // A server that accepts requests like this one, only few of them, is not waited for in vain.
+        // If the lane is slow but not shut, the wait in the queue counts as a limit and not as
+        // silence of the server.
         let is_served = passed.waited && !lanes.is_shut(key);
-        let limited = clock().saturating_sub(if is_served { in_line_at } else { passed_at });
-        // While it stood in line the endpoint may have gone away.
+        let limited = clock().saturating_sub(if is_served { queued_at } else { passed_at });
+        // The endpoint may have gone down while the request waited.
         let pass = if paced {
             pass.renewed(patience, clock).await?
         } else {
@@ -386,15 +391,14 @@ impl Pacer {
         })
     }
 
-    /// The cells that so many bytes begin, behind those that were asked for before: many small
-    /// objects share one.
+    /// Returns the number of cells that these bytes begin. Many small objects share one cell.
     fn cells(&self, bytes: u64) -> u64 {
         let before = self.asked_bytes.fetch_add(bytes, Ordering::Relaxed);
         before.saturating_add(bytes).div_ceil(BYTES_PER_CELL) - before.div_ceil(BYTES_PER_CELL)
     }
 
-    /// Learns from an answer that came after `took`, of a request that is given up after `limit`: a
-    /// good one when there is no failure.
+    /// Learns from the result of a request that took `took`. `limit` is its time limit, and
+    /// `failure` is `None` if it succeeded.
     pub fn learn(
         &self,
         admitted: Admitted<'_>,
@@ -414,7 +418,7 @@ impl Pacer {
         } = admitted;
         let now = self.started.elapsed();
         match failure {
-            Some(failure) if failure.kind().speaks_of_an_outage() => {
+            Some(failure) if failure.kind().indicates_outage() => {
                 let (began, reason) = (now.saturating_sub(took), &failure.details().message);
                 match failure.kind() {
                     FailureKind::Unreachable => pass.not_connected(now, began, reason),
@@ -462,7 +466,7 @@ impl Pacer {
         });
     }
 
-    /// Takes note of a copy inside S3 that was answered after `took`.
+    /// Learns the speed of copies from a copy inside S3 that took `took`.
     pub fn copied(&self, bytes: u64, took: Duration) {
         self.speed
             .lock()
@@ -479,19 +483,19 @@ impl Pacer {
             .speed()
     }
 
-    /// Takes note that the endpoint of `lanes` has answered nobody for some time, though few
-    /// requests have found out.
+    /// Records that the endpoint of `lanes` has answered no request for the time `waited`, before
+    /// enough requests failed to show it.
     pub fn is_silent(&self, lanes: &Lanes, waited: Duration, reason: &str) {
         let now = self.started.elapsed();
         lanes.outage.begin(now, now.saturating_sub(waited), reason);
     }
 
-    /// Takes note of a retry.
+    /// Counts a retry.
     pub fn retried(&self) {
         self.counters.retried.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes note of a request that is sent a second time because the first one hangs.
+    /// Counts a request that is sent a second time because the first one hangs.
     pub fn hedged(&self) {
         self.counters.hedged.fetch_add(1, Ordering::Relaxed);
     }
@@ -507,7 +511,7 @@ impl Pacer {
         }
     }
 
-    /// Time since the run began, without that in which this process did not run.
+    /// Returns the time since the run began, without the time in which this process was suspended.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()

@@ -1,17 +1,18 @@
 //! The report of a run: one receipt per object as a line of JSON, and a summary for people.
 //!
-//! The first line names the command that the receipts come from, so that [`read`] can find out what
-//! to run again. The file is opened before anything is sent, so that a path that cannot be written
-//! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
-//! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
-//! missing when the run goes on, or when somebody else cut the file or wrote to it.
+//! The first line names the command that wrote the receipts, so that a command that [`read`]s the
+//! report knows what to run again. The file is opened before any request is sent, so that a path
+//! that cannot be written is reported at once. A disk that fills up later does not stop the copies:
+//! the first error is kept, and the run does not exit 0. The writer is the journal's [`Ledger`]. If
+//! the run is resumed, or if another process cut the file or wrote to it, the journal adds the
+//! missing receipts again.
 //!
 //! # Layout
 //!
-//! `frame` has the header and the footer, `target` the files that may be written. `stored` is the
-//! layout of reports in S3, `pieces` writes them, and `merge` makes one report of those of all
-//! shards. `lines` reads all kinds, [`read`] for commands that act on a report, and [`overview`]
-//! for people. `summary` ends a run.
+//! `frame` has the header and the footer, and `target` opens the files that may be written.
+//! `stored` is the layout of reports in S3, `pieces` writes them, and `merge` makes one report of
+//! those of all shards. `lines` reads any report line by line, [`read`] reads one for commands that
+//! act on it, and [`overview`] for people. `summary` formats the text that ends a run.
 
 mod error;
 mod frame;
@@ -42,35 +43,36 @@ use self::pieces::BucketReportEnd;
 pub use self::pieces::{BucketReport, PieceLimits};
 pub use self::stored::{ReportBucket, StoredReport, StoredRuns};
 pub use self::summary::{comparison, summary};
-pub use self::target::{Kind, Target, TargetError};
+pub use self::target::{OutputKind, Target, TargetError};
 use crate::journal::Ledger;
 use crate::manifest::job::ReportPlace;
 
-/// Writes receipts as they come.
+/// A report in a file or a stream.
 #[derive(Debug)]
 pub struct ReportWriter {
     file: BufWriter<File>,
-    /// The header of this session, for a file that has none.
+    /// The header of this session, for a file without one.
     header: Vec<u8>,
-    /// The length of the header in the file, which may be that of an earlier session.
-    first: u64,
-    /// True if this session has begun the file and has not rewound it or written a receipt yet:
-    /// nothing of an earlier session is in it.
+    /// The length of the header in the file, which an earlier session may have written.
+    header_length: u64,
+    /// True if this session created the file, and has not rewound it or written a receipt yet. Then
+    /// it has nothing of an earlier session.
     is_new: bool,
-    /// Set for a stream that has to begin with [`GAP`].
+    /// True for a stream that must begin with [`GAP`].
     lacks_receipts: bool,
+    /// The first error.
     error: Option<io::Error>,
-    /// Set for a device or a pipe.
+    /// True for a device or a pipe.
     is_stream: bool,
-    /// The first line of a file, by which it is known again.
-    head: Vec<u8>,
-    /// The length that the file has when all is written. A file with another one was cut, or
-    /// somebody else wrote to it.
+    /// The header in the file, by which the file is recognised.
+    file_header: Vec<u8>,
+    /// The length of the file when all lines are written. If it has another length, it was cut, or
+    /// another process wrote to it.
     position: u64,
     shared: Arc<SharedFile>,
-    /// The checksum of all that is written.
+    /// The checksum of all lines so far.
     sum: Digest,
-    /// The length and checksum of the file when it was last synced or read.
+    /// The length and the checksum of the file when it was last synced or read.
     counted: CountedLines,
 }
 
@@ -83,7 +85,7 @@ struct CountedLines {
 }
 
 impl CountedLines {
-    /// Returns a report that has its first line.
+    /// Returns the counts of a report with only this header.
     fn of_head(head: &[u8]) -> Self {
         let mut sum = checksum();
         sum.update(head);
@@ -103,14 +105,13 @@ fn checksum() -> Digest {
 /// The state that the writer of a report hands to [`ReportEnd`].
 #[derive(Debug, Default)]
 struct SharedFile {
-    /// Receipts in the file, with those that are about to be written.
+    /// The number of receipts, including those that are not written yet.
     lines: AtomicU64,
-    /// Its length when it was last synced.
+    /// The length of the file when it was last synced.
     length: AtomicU64,
-    /// The checksum of its lines then.
+    /// The checksum of its lines at that time.
     sum: AtomicU64,
-    /// The error of the last sync, if it failed for another reason than a file that somebody else
-    /// changed.
+    /// The error of the last sync. Not set if another process changed the file.
     unwritten: Mutex<Option<String>>,
 }
 
@@ -123,7 +124,7 @@ impl SharedFile {
 }
 
 /// The message for a report that another process changed during the run.
-const CHANGED: &str = "the file was cut or written by somebody else during the run";
+const CHANGED: &str = "another process cut the file or wrote to it during the run";
 
 impl ReportWriter {
     /// Checks that a report can be written at `path`. Creates its directory and an empty file if
@@ -132,14 +133,14 @@ impl ReportWriter {
     /// # Errors
     /// [`ReportError::Target`].
     pub fn probe(path: &Path, origin: &Origin) -> Result<(), ReportError> {
-        // To open and close a pipe would end it for its reader.
+        // Opening and closing a pipe would end it for its reader.
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             return Ok(());
         }
         Ok(Target::open_report(path, origin).map(drop)?)
     }
 
-    /// Begins the report of what `origin` does, and the directory that it goes to.
+    /// Creates the report of the run that `origin` describes, and its directory if that is missing.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -148,7 +149,7 @@ impl ReportWriter {
     }
 
     /// Opens the report that an earlier session of the run has created, so that the journal can
-    /// continue it. If that is gone, or the file is the report of another run, creates a new one.
+    /// continue it. Creates a new one if it is gone, or if the file is the report of another run.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -192,21 +193,21 @@ impl ReportWriter {
             let mut writer = Self {
                 file,
                 header,
-                first,
+                header_length: first,
                 is_new: first == 0,
                 lacks_receipts: false,
                 error: None,
                 is_stream,
-                head,
+                file_header: head,
                 position: 0,
                 shared,
                 sum: counted.sum,
                 counted,
             };
             if first == 0 {
-                // The header is there from the start, so that a run that is killed early leaves a
-                // report of itself.
-                writer.first = writer.header.len() as u64;
+                // The header is written at once, so that a run that is killed early leaves a report
+                // that names it.
+                writer.header_length = writer.header.len() as u64;
                 writer.error = writer
                     .file
                     .write_all(&writer.header)
@@ -222,7 +223,7 @@ impl ReportWriter {
         };
         begin().map_err(|error| {
             TargetError::Create {
-                kind: Kind::Report,
+                kind: OutputKind::Report,
                 path: path.to_owned(),
                 error,
             }
@@ -246,19 +247,19 @@ impl ReportWriter {
         }))
     }
 
-    /// Cuts a file to `length`, and returns the length that it has then. A length of 0 means a
-    /// report without receipts. A stream cannot be cut.
+    /// Cuts a file to `length`, and returns its new length. A length of 0 means a report without
+    /// receipts. A stream cannot be cut.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {
-            // Nothing can be taken back: what the journal adds again stands there twice.
+            // A stream cannot be taken back. Receipts that the journal adds again are in it twice.
             let header = self.header.len() as u64;
             if length == 0 {
                 (self.lacks_receipts, self.position) = (false, header);
                 return Ok(0);
             }
-            // Receipts of an earlier session went to another stream. The mark is written with what
-            // follows, because the journal may find out first that they belong to another run.
+            // Receipts of an earlier session went to another stream. The gap is written only before
+            // the next line, because the journal may still find that they belong to another run.
             self.lacks_receipts |= is_new;
             self.position = if is_new {
                 header + GAP.len() as u64
@@ -268,40 +269,42 @@ impl ReportWriter {
             return Ok(self.position);
         }
         let file = self.file.get_mut();
-        let mut there = file.metadata()?.len();
-        if !begins_with(file, &self.head)? {
+        let mut old_length = file.metadata()?.len();
+        if !begins_with(file, &self.file_header)? {
             if !is_remnant(file)? {
-                return Err(io::Error::other("something else stands in the file by now"));
+                return Err(io::Error::other("the file holds something else now"));
             }
-            // Cut by who rotates logs, and written to since.
+            // A rotation of logs cut the file, and this process has written to it since.
             file.set_len(0)?;
-            there = 0;
+            old_length = 0;
         }
-        if there < self.first || self.first == 0 {
+        if old_length < self.header_length || self.header_length == 0 {
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(&self.header)?;
-            self.first = self.header.len() as u64;
-            self.head.clone_from(&self.header);
-            self.counted = CountedLines::of_head(&self.head);
+            self.header_length = self.header.len() as u64;
+            self.file_header.clone_from(&self.header);
+            self.counted = CountedLines::of_head(&self.file_header);
             is_new = true;
         }
-        if length == 0 || (length == self.first && !is_new) {
-            file.set_len(self.first)?;
+        if length == 0 || (length == self.header_length && !is_new) {
+            file.set_len(self.header_length)?;
             file.seek(SeekFrom::End(0))?;
             return Ok(length);
         }
-        if !is_new && (self.first..=there).contains(&length) && ends_line(file, length)? {
-            // The footer of a session that was stopped is behind that.
+        if !is_new
+            && (self.header_length..=old_length).contains(&length)
+            && ends_line(file, length)?
+        {
+            // The footer of a session that was stopped may follow.
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }
-        // The file is not what the last session left. The report says so itself, because nobody
-        // reads the log later.
-        if length < there {
-            file.set_len(length.max(self.first))?;
+        // The file is not as the last session left it. A line in the report says so.
+        if length < old_length {
+            file.set_len(length.max(self.header_length))?;
         }
-        let kept = length_of_receipts(file)?.max(self.first);
+        let kept = length_of_receipts(file)?.max(self.header_length);
         file.set_len(kept)?;
         file.seek(SeekFrom::End(0))?;
         file.write_all(GAP.as_bytes())
@@ -309,7 +312,7 @@ impl ReportWriter {
         self.file.stream_position()
     }
 
-    /// Writes a line of the report. The next sync returns the error if the line cannot be written.
+    /// Writes a line of the report. If that fails, the next sync returns the error.
     fn write_line(&mut self, line: &str) {
         self.is_new = false;
         self.mark_gap();
@@ -325,16 +328,17 @@ impl ReportWriter {
         }
     }
 
-    /// Begins a stream that lacks receipts of an earlier session with [`GAP`].
+    /// Writes [`GAP`] to a stream that must begin with it.
     fn mark_gap(&mut self) {
         if self.lacks_receipts && self.error.is_none() {
-            // Past the buffer, which is empty now: a rewind drops what is in it.
+            // Not through the buffer, which is empty now, because a rewind drops its content.
             self.error = self.file.get_mut().write_all(GAP.as_bytes()).err();
             self.lacks_receipts = self.error.is_some();
         }
     }
 
-    /// Counts and sums up a file that ends at `length`, unless that is known.
+    /// Counts the receipts of a file that ends at `length` and computes its checksum, unless these
+    /// are known.
     fn count(&mut self, length: u64) -> io::Result<()> {
         if !self.is_stream && self.counted.length != length {
             self.counted = count(self.file.get_mut())?;
@@ -349,7 +353,7 @@ impl ReportWriter {
     /// Makes all lines durable, and returns the length of the report then.
     fn sync_lines(&mut self) -> io::Result<u64> {
         if let Some(error) = &self.error {
-            return Err(again(error));
+            return Err(copy_of(error));
         }
         self.file.flush()?;
         if self.is_stream {
@@ -359,7 +363,7 @@ impl ReportWriter {
         self.length()
     }
 
-    /// Returns the length of a file that is as this session wrote it.
+    /// Returns the length of a file, and an error if it is not as this session wrote it.
     fn length(&self) -> io::Result<u64> {
         let length = self.file.get_ref().metadata()?.len();
         if length == self.position {
@@ -370,12 +374,12 @@ impl ReportWriter {
     }
 }
 
-/// Ends a report.
+/// A handle that ends a report.
 #[derive(Debug)]
 pub enum ReportEnd {
-    /// One in a file.
+    /// A report in a file.
     File(FileReportEnd),
-    /// One in S3.
+    /// A report in S3.
     Bucket(Box<BucketReportEnd>),
 }
 
@@ -383,9 +387,9 @@ impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts
-    /// could not, [`ReportError::Changed`] if a file is not as the journal left it, and
-    /// [`ReportError::Moved`] if its path names another file by now.
+    /// [`ReportError::Footer`] if the footer cannot be written, [`ReportError::Unwritten`] if
+    /// receipts could not be written, [`ReportError::Changed`] if a file is not as the journal left
+    /// it, and [`ReportError::Moved`] if its path names another file now.
     pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
         match self {
             Self::File(file) => file.finish(footer),
@@ -393,7 +397,7 @@ impl ReportEnd {
         }
     }
 
-    /// Names the report for its reader.
+    /// Returns the name of the report for messages.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -403,7 +407,7 @@ impl ReportEnd {
     }
 }
 
-/// Ends a report in a file.
+/// A handle that ends a report in a file.
 #[derive(Debug)]
 pub struct FileReportEnd {
     file: File,
@@ -431,7 +435,7 @@ impl FileReportEnd {
         };
         let length = length.load(Ordering::Relaxed);
         if !self.is_stream && self.file.metadata().is_ok_and(|file| file.len() != length) {
-            // Without a footer, no reader takes it for a complete report.
+            // No footer is written, so that no reader takes this for a complete report.
             return Err(ReportError::Changed { path: self.path });
         }
         if let Err(error) = self.write(&footer) {
@@ -457,8 +461,8 @@ impl FileReportEnd {
     }
 }
 
-/// Returns an error that says the same.
-fn again(error: &io::Error) -> io::Error {
+/// Returns a copy of an error.
+fn copy_of(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
@@ -470,7 +474,7 @@ fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Returns true if these are the first bytes of a file, as far as it has so many.
+/// Returns true if a file begins with `head`, or is the beginning of it.
 fn begins_with(file: &mut File, head: &[u8]) -> io::Result<bool> {
     let mut found = Vec::new();
     file.rewind()?;
@@ -480,7 +484,7 @@ fn begins_with(file: &mut File, head: &[u8]) -> io::Result<bool> {
     Ok(head.starts_with(&found))
 }
 
-/// Counts the receipts of a report and sums up its lines.
+/// Counts the receipts of a report, and computes the checksum of its lines.
 fn count(file: &mut File) -> io::Result<CountedLines> {
     file.rewind()?;
     let (mut reader, mut line) = (BufReader::with_capacity(1 << 20, &mut *file), Vec::new());
@@ -499,13 +503,13 @@ fn count(file: &mut File) -> io::Result<CountedLines> {
 
 impl Ledger for ReportWriter {
     fn rewind(&mut self, length: u64) -> io::Result<u64> {
-        // Receipts that could not be written come again from the journal; the old ones must not
-        // slip in late.
+        // The journal adds receipts again that could not be written. The old ones in the buffer
+        // must not follow later.
         let other = BufWriter::new(self.file.get_ref().try_clone()?);
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
         self.error = None;
         let rewound = self.rewind_to(length)?;
-        self.count(rewound.max(self.first))?;
+        self.count(rewound.max(self.header_length))?;
         if !self.is_stream {
             self.position = self.file.get_ref().metadata()?.len();
         }
@@ -517,7 +521,7 @@ impl Ledger for ReportWriter {
         self.shared.lines.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lack(&mut self) {
+    fn add_gap(&mut self) {
         self.write_line(GAP.trim_end());
     }
 
@@ -527,7 +531,7 @@ impl Ledger for ReportWriter {
         let told = synced.as_ref().err().map(ToString::to_string);
         *self.shared.unwritten() = told.filter(|error| error != CHANGED);
         match &synced {
-            Err(error) => self.error = Some(again(error)),
+            Err(error) => self.error = Some(copy_of(error)),
             Ok(length) => {
                 let lines = self.shared.lines.load(Ordering::Relaxed);
                 self.counted = CountedLines {
@@ -541,11 +545,12 @@ impl Ledger for ReportWriter {
                     .store(self.sum.finalize(), Ordering::Relaxed);
             }
         }
-        // The next session may write another header, whose length says nothing about receipts.
+        // A report without receipts has length 0, because the next session may write a header of
+        // another length.
         let header = if self.is_stream {
             self.header.len() as u64
         } else {
-            self.first
+            self.header_length
         };
         synced.map(|length| if length > header { length } else { 0 })
     }

@@ -213,7 +213,7 @@ impl Bucket {
             }
             self.pacer.retried();
             parked = self.park_failed(&failure, bytes, is_unserved);
-            let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
+            let _pausing = (*failure.kind() == FailureKind::Throttled).then(|| lanes.pausing(at));
             tokio::select! {
                 () = sleep(wait) => {}
                 // Without the stop it would be sent again, so the error names the stop.
@@ -283,7 +283,7 @@ impl Bucket {
             .contact
             .as_ref()
             .is_some_and(|contact| contact.left().is_zero());
-        self.await_news(&failure).await;
+        self.await_other_parts(&failure).await;
         let wait = self.wait(&failure, waited);
         let wait = match wait.filter(|_| !is_over) {
             Some(wait) => self
@@ -295,7 +295,7 @@ impl Bucket {
             }
             // The whole endpoint is silent: the request waits until the outage or its patience
             // ends.
-            None if failure.kind().speaks_of_an_outage()
+            None if failure.kind().indicates_outage()
                 && operation != Operation::HeadBucket
                 && (self.lanes(operation.class()).is_out()
                     || self.is_silent(&failure, waited).await) =>
@@ -303,7 +303,7 @@ impl Bucket {
                 Duration::ZERO
             }
             // After a stop, nothing can show whether it was an outage.
-            None if failure.kind().speaks_of_an_outage() && self.halt.is_cancelled() => {
+            None if failure.kind().indicates_outage() && self.halt.is_cancelled() => {
                 return Err(self
                     .stopped(operation, key)
                     .after(failure.details().attempts));

@@ -58,26 +58,26 @@ impl Bucket {
         }
     }
 
-    /// Waits, after the first part of a run was refused, until another one is copied or it takes too
-    /// long. Nothing is sent meanwhile.
-    pub(super) async fn await_news(&self, failure: &Failure) {
+    /// Waits, after the first part of a run was refused, until another part is copied, for a
+    /// limited time. Sends nothing.
+    pub(super) async fn await_other_parts(&self, failure: &Failure) {
         let operation = failure.details().operation;
         let lanes = self.lanes(operation.class());
-        let expects_news = || {
+        let awaits_other_parts = || {
             *failure.kind() == FailureKind::Denied
                 && self.contact.is_none()
                 && failure.details().attempts == 1
                 && !self.has_parts.load(Ordering::Relaxed)
-                && lanes.expects_news(operation, self.pacer.elapsed())
+                && lanes.awaits_other_parts(operation, self.pacer.elapsed())
         };
-        let (began, longest) = (AwakeInstant::now(), self.retry.wait_for_news());
-        while expects_news() && began.elapsed() < longest {
+        let (began, longest) = (AwakeInstant::now(), self.retry.wait_for_other_parts());
+        while awaits_other_parts() && began.elapsed() < longest {
             tokio::select! {
                 () = sleep(longest / 20) => {}
                 () = self.waits_in_vain(operation, "", 1) => return,
             }
         }
-        if expects_news() && !longest.is_zero() {
+        if awaits_other_parts() && !longest.is_zero() {
             lanes.believe_denial(operation, self.retry.doubt, self.pacer.elapsed());
         }
     }

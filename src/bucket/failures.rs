@@ -156,7 +156,7 @@ impl Bucket {
             sent.elapsed(),
             limit,
         );
-        let is_silent = answer.is_err_and(|refused| refused.kind().speaks_of_an_outage());
+        let is_silent = answer.is_err_and(|refused| refused.kind().indicates_outage());
         if is_silent {
             self.pacer
                 .is_silent(&self.reads, waited, &failure.details().message);

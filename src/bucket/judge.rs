@@ -64,13 +64,13 @@ impl Bucket {
         match ready {
             Ok(()) => Ok(began.elapsed()),
             Err(NotReady::Refused(failure)) => Err(*failure),
-            Err(NotReady::Nothing(false, message)) => Err(Failure::without_credentials(
+            Err(NotReady::NoCredentials(message)) => Err(Failure::without_credentials(
                 FailureKind::NoCredentials,
                 operation,
                 self.place_of(key),
                 message,
             )),
-            Err(NotReady::Nothing(true, message)) => {
+            Err(NotReady::Unavailable(message)) => {
                 Err(self.no_credentials(operation, key, &message))
             }
         }

@@ -57,7 +57,9 @@ impl Bucket {
         let wait = async {
             let patience = self.retry.patience;
             let admitted = if self.goes_ahead() {
-                self.pacer.admit_ahead(lanes, at, bytes, patience).await
+                self.pacer
+                    .admit_without_queue(lanes, at, bytes, patience)
+                    .await
             } else {
                 self.pacer.admit(lanes, at, bytes, patience).await
             };

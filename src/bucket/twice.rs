@@ -327,7 +327,7 @@ impl Bucket {
             };
             let admitted = self
                 .pacer
-                .admit_ahead(lanes, at, bytes, self.retry.patience)
+                .admit_without_queue(lanes, at, bytes, self.retry.patience)
                 .await;
             if let Ok(admitted) = admitted {
                 self.note_another(operation, at);

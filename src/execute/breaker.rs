@@ -1,14 +1,15 @@
-//! The breaker: ends a session in which every object fails alike and none succeeds.
+//! The circuit breaker: ends a session in which every object fails in the same way and none
+//! succeeds.
 //!
-//! A job whose role may list a source but not read it fails once per object, however many there
-//! are. After [`LIMIT`] such failures the session stops and names the reason; one success, or one
-//! failure of another kind, turns the breaker off for good, so that a run with scattered failures
-//! continues to its end. From then on [`super::series`] watches the run.
+//! If a role may list a source but not read it, each object fails, and there may be millions. So
+//! after [`LIMIT`] such failures, the session stops and names the reason. One success, or one
+//! failure of another kind, disarms the breaker for good, so that a run with scattered failures
+//! continues to its end. From then on, [`super::series`] watches the run.
 //!
-//! Refusals are fast and copies are slow, so a count alone would be unfair to objects that are
-//! still in progress. From the first failure on, at most [`LIMIT`] objects are failed or open, and
-//! the breaker trips only when all of them have failed. Until then their failures are not recorded:
-//! after a trip the next session tries them again.
+//! Refusals are fast and copies are slow, so objects that are still in progress could succeed after
+//! many refusals. So from the first failure on, at most [`LIMIT`] objects have failed or are open,
+//! and the breaker trips only when all of them have failed. Until then, their failures are not
+//! recorded: after a trip, the next session tries them again.
 
 use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
@@ -26,12 +27,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// The number of failures of one kind, without a success, that ends a session.
+/// The number of failures of one kind, without a success, that end a session.
 pub(super) const LIMIT: u64 = 300;
 
-/// The count of failures of one kind, until something else happens.
+/// Counts failures of one kind until something else happens.
 #[derive(Debug)]
 pub(super) struct Breaker {
+    /// True while the breaker may trip.
     is_armed: bool,
     /// The kind of all failures so far.
     kind: Option<&'static str>,
@@ -39,7 +41,7 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// Creates the breaker of a job with this limit. It is not armed if an earlier session of the
+    /// Creates the breaker for a job with this limit. It is not armed if an earlier session of the
     /// run has copied something.
     pub(super) fn new(limit: Option<FailureLimit>, has_succeeded: bool) -> Self {
         let is_armed = matches!(limit, None | Some(FailureLimit::Auto)) && !has_succeeded;
@@ -74,7 +76,7 @@ impl Breaker {
         self.is_armed = false;
     }
 
-    /// Returns true if one more object may be opened beside `open` others.
+    /// Returns true if one more object may be opened while `open` others are open.
     pub(super) fn may_open(&self, open: usize) -> bool {
         !self.is_armed || self.failed == 0 || self.failed + (open as u64) < LIMIT
     }
@@ -85,7 +87,7 @@ impl Breaker {
     }
 }
 
-/// An object that failed while the breaker was armed. Its failure is not recorded yet.
+/// An object that failed while the breaker was armed, and whose failure is not recorded yet.
 #[derive(Debug)]
 pub(super) struct Suspect {
     transfer: u32,
@@ -93,32 +95,32 @@ pub(super) struct Suspect {
     receipt: Receipt,
 }
 
-/// The parts of a conductor that it shares with others.
+/// The parts of a [`Conductor`] that it shares with other tasks.
 pub(super) struct ConductorParts {
     /// The sums of the earlier sessions.
     pub(super) totals: Totals,
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
-    /// Cancelled when requests in flight have little hope: the run gave up for a reason that may
-    /// pass later.
+    /// Cancelled if the run gives up because of a failure that may pass later. Then requests in
+    /// flight hardly succeed.
     pub(super) short_drain: CancellationToken,
     /// Cancelled once the first bytes are copied.
     pub(super) copied: CancellationToken,
     pub(super) copies: Copies,
     pub(super) patience: Duration,
-    /// The shortest and the longest time between two probes of what is refused.
+    /// The shortest and the longest time between two tries of a paused run.
     pub(super) probes: (Duration, Duration),
 }
 
-/// A monitor that also notes when bytes are copied.
-pub(super) struct Noting {
+/// A monitor that also records when bytes are copied.
+pub(super) struct CopyMonitor {
     pub(super) inner: Arc<dyn Monitor>,
     pub(super) copied: CancellationToken,
     pub(super) copies: Copies,
 }
 
-impl Monitor for Noting {
+impl Monitor for CopyMonitor {
     fn observe(&self, event: &Event<'_>) {
         if matches!(event, Event::BytesCopied { .. }) {
             self.copied.cancel();
@@ -166,9 +168,9 @@ impl Conductor<'_> {
         self.stop.cancel();
     }
 
-    /// Turns the failure of an object into a stop if its cause ends the run, may pass later, and
-    /// the run has already given up. If the cause is the credentials, gives up the run first: all
-    /// requests that wait for credentials give up together.
+    /// Turns the failure of an object into a stop if its cause ends the run and may pass later, and
+    /// the run has given up already. If the cause is the credentials, gives up the run first,
+    /// because all requests that wait for credentials fail together.
     pub(super) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
         let Ending::Failed { error } = &receipt.ending else {
             return receipt;
@@ -209,7 +211,8 @@ impl Conductor<'_> {
     }
 
     /// Records the end of an object, or holds its failure back while the breaker is armed.
-    /// `is_followed` is true if other versions of the object follow, which cannot be held back.
+    /// `is_followed` is true if later versions of the object follow. Then its failure cannot be
+    /// held back.
     pub(super) fn end_or_suspect(
         &mut self,
         transfer: u32,
@@ -250,8 +253,8 @@ impl Conductor<'_> {
         self.record_suspects(|suspect| suspect.transfer == transfer);
     }
 
-    /// Records the held-back failures that `which` selects. Those that tripped the breaker are left
-    /// to the next session.
+    /// Records the held-back failures that `which` selects. If the breaker has tripped, leaves
+    /// their objects to the next session.
     fn record_suspects(&mut self, which: impl Fn(&Suspect) -> bool) {
         let (cleared, kept) = std::mem::take(&mut self.suspects)
             .into_iter()
@@ -271,7 +274,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Ends the session if all objects that were tried failed alike and more objects wait.
+    /// Ends the session if the breaker trips and more objects wait.
     pub(super) fn trip(&mut self) {
         if !self.breaker.is_tripped(self.open.len()) || self.waiting.len() == 0 {
             return;

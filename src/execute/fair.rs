@@ -1,26 +1,25 @@
-//! Shares the places of small objects between prefixes.
+//! Shares the slots for small objects between prefixes.
 //!
-//! Small objects start in turns by range of keys, but a prefix that answers slowly keeps its places
-//! for long, and soon has them all: with answers after 30 seconds beside answers after 50
-//! milliseconds, every place ends up waiting for the slow ones. So the next object comes from the
-//! prefix with the fewest open ones. Each has its share then, and what one does not need goes to
-//! the others.
+//! The ranges of keys take turns to start small objects. But a prefix that answers slowly keeps its
+//! slots for long, and would soon have all of them: if one prefix answers after 30 seconds and the
+//! others after 50 milliseconds, every slot ends up with the slow one. So the next object is one of
+//! the prefix with the fewest open objects. Then each prefix has its share, and slots that one does
+//! not need go to the others.
 //!
-//! Prefixes are told apart where the keys of a transfer begin to differ, at slashes: `data/a/` and
-//! `data/b/`, if all keys begin with `data/`. That beginning is learned from the keys.
+//! Prefixes end at the first slash after the common prefix of all keys: `data/a/` and `data/b/` if
+//! all keys begin with `data/`. The common prefix is learned from the keys.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::location::ObjectKey;
 
-/// Groups that are told apart.
+/// The most groups that are counted separately.
 const MOST: usize = 64;
-/// The segment of the group of all other prefixes. A real segment has its only slash at its end, so
-/// none is equal to it.
+/// The segment of the group of all other prefixes. It differs from every real segment, which has
+/// its only slash at its end.
 const OTHERS: &str = "//";
 
-/// The objects of a transfer whose keys have the same path segment behind the prefix that all its
-/// keys share.
+/// The objects of a transfer whose keys have the same path segment after the common prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     transfer: u32,
@@ -38,7 +37,7 @@ impl Group {
 pub(super) struct Shares {
     /// The common prefix of all keys of a transfer, up to a slash.
     bases: BTreeMap<u32, String>,
-    /// The prefixes that are counted separately.
+    /// The groups that are counted separately.
     known: HashSet<Group>,
     open: HashMap<Group, u32>,
 }
@@ -61,7 +60,7 @@ impl Shares {
             .zip(key.bytes())
             .take_while(|(one, other)| one == other)
             .count();
-        // A slash is one byte, so that what ends behind it ends at a character.
+        // A slash is one byte, so a prefix that ends with it ends at a character boundary.
         let kept = base.as_bytes()[..common]
             .iter()
             .rposition(|byte| *byte == b'/')
@@ -82,7 +81,8 @@ impl Shares {
         Some(group)
     }
 
-    /// Returns the group of a key of a transfer. Only [`MOST`] are told apart; the others are one.
+    /// Returns the group of a key of a transfer. After [`MOST`] groups, all other prefixes share
+    /// one.
     pub(super) fn group(&mut self, transfer: u32, key: &ObjectKey) -> Group {
         let group = Group {
             transfer,
@@ -101,6 +101,7 @@ impl Shares {
         group
     }
 
+    /// Returns the path segment of a key after the common prefix; empty for a key without one.
     fn segment<'k>(&self, transfer: u32, key: &'k str) -> &'k str {
         let base = self.bases.get(&transfer).map_or("", String::as_str);
         let rest = key.strip_prefix(base).unwrap_or(key);
@@ -112,12 +113,12 @@ impl Shares {
         self.open.get(group).copied().unwrap_or_default()
     }
 
-    /// Counts an object that was opened.
+    /// Counts an object as open.
     pub(super) fn opened(&mut self, group: &Group) {
         *self.open.entry(group.clone()).or_default() += 1;
     }
 
-    /// Counts an object that is not open any more.
+    /// Counts an object as not open any more.
     pub(super) fn closed(&mut self, group: &Group) {
         if let Some(open) = self.open.get_mut(group) {
             *open -= 1;
@@ -177,9 +178,9 @@ mod tests {
         );
     }
 
-    /// Opens objects of these groups one after another in so many places, where those of group 0
-    /// never end, and returns how many of each are open.
-    fn fill(groups: usize, places: u32, ends: usize) -> Vec<u32> {
+    /// Opens objects of these groups one after another in `slots` slots, while those of group 0
+    /// never end. Returns how many of each group are open.
+    fn fill(groups: usize, slots: u32, ends: usize) -> Vec<u32> {
         let mut shares = Shares::default();
         let keys: Vec<_> = (0..groups)
             .map(|group| key(&format!("{group}/x")))
@@ -195,7 +196,7 @@ mod tests {
                 .sum::<u32>()
         };
         for round in 0..ends {
-            while open(&shares) < places {
+            while open(&shares) < slots {
                 let next = groups
                     .iter()
                     .min_by_key(|group| shares.open_in(group))
@@ -209,15 +210,15 @@ mod tests {
     }
 
     proptest! {
-        /// Checks that a group whose objects never end has no more than its share, however many of
-        /// the others have ended.
+        /// Checks that a group whose objects never end has at most its share, however many others
+        /// have ended.
         #[test]
         fn a_slow_group_has_no_more_than_its_share(
-            groups in 2..8usize, places in 8..400u32, ends in 1..2000usize,
+            groups in 2..8usize, slots in 8..400u32, ends in 1..2000usize,
         ) {
-            let open = fill(groups, places, ends);
-            let share = places.div_ceil(u32::try_from(groups).unwrap());
-            prop_assert!(open[0] <= share, "{open:?} of {places}");
+            let open = fill(groups, slots, ends);
+            let share = slots.div_ceil(u32::try_from(groups).unwrap());
+            prop_assert!(open[0] <= share, "{open:?} of {slots}");
         }
     }
 }

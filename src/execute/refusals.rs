@@ -1,5 +1,5 @@
-//! Remembers what the buckets of a run refuse, do not know, or ignore, so that it is asked once and
-//! not for each object.
+//! Remembers which attributes and requests the buckets of a run refuse, do not know, or ignore, so
+//! that s3haul asks once and not for each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -18,38 +18,37 @@ use crate::plan::concede::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The refusals of buckets in this run.
+/// The memory of a run about its buckets.
 #[derive(Debug)]
 pub(super) struct Refusals {
     /// The first and the longest interval at which the run tests a refusal again.
     questions: (Duration, Duration),
-    /// By bucket, the losses that all its objects have.
-    losses: Mutex<BTreeMap<(String, Attribute, Lost), Expected>>,
-    /// By bucket, the refusals in a row of an attribute that was answered before.
+    /// By bucket, the losses that all objects in it have.
+    losses: Mutex<BTreeMap<(String, Attribute, Lost), ExpectedLoss>>,
+    /// By bucket, the refusals in a row of an attribute that could be read before.
     in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
     /// By bucket, the attributes that could be read.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
-    /// By bucket, request, and kind, the attributes that were requested and that HEAD showed
-    /// afterwards.
+    /// By bucket, request, and kind, the requested attributes that the bucket was seen to keep.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, the locks that HEAD shows: asked once.
+    /// By bucket and request, whether HEAD shows Object Lock. Asked once.
     shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
-    /// By bucket, writing request, and kind, the bucket's treatment of an attribute that HEAD does
-    /// not show: asked once.
+    /// By bucket, writing request, and kind, what the bucket does with an attribute that HEAD does
+    /// not show. Asked once.
     answers: Mutex<HashMap<Asking, AskedOnce<Answer>>>,
     /// By bucket, true if setting tags on an object replaces its content with them.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
-    /// By bucket, what is known about tags if HEAD shows no tag count.
+    /// By bucket, what is known about tags in a bucket whose HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
-    /// By bucket, true if the `ETag` of an upload is the MD5 of its bytes where no key makes it: its
-    /// profile says so, or one was.
+    /// By bucket, true if the `ETag` of an object without an encryption key is the MD5 of its
+    /// bytes: the profile says so, or it was seen.
     md5s: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
 }
 
-/// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
+/// A bucket, the request that wrote an object, and a kind of attribute.
 type Asking = (String, Operation, &'static str);
 
-/// A question that is asked once; all who need the answer wait for it.
+/// The answer to a question that is asked once. Other objects wait for it.
 type Once<T> = Arc<OnceCell<T>>;
 
 /// A question that is asked once, and the time at which a refusal is tested again.
@@ -69,8 +68,8 @@ impl<T> Default for AskedOnce<T> {
 }
 
 impl<T> AskedOnce<T> {
-    /// Returns the answer, or an empty cell for the object that asks. Forgets a refusal when it is
-    /// time to ask again.
+    /// Returns the cell of the answer, which is empty for the object that must ask. Forgets a
+    /// refusal when it is due to be tested again.
     fn get(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> Once<T> {
         if self.cell.get().is_some_and(is_refusal) && take_turn(&mut self.next, questions) {
             self.cell = Arc::default();
@@ -78,12 +77,8 @@ impl<T> AskedOnce<T> {
         Arc::clone(&self.cell)
     }
 
-    /// Returns true if the answer is a refusal and it is time to ask again.
-    fn is_open(
-        &mut self,
-        is_refusal: impl Fn(&T) -> bool,
-        questions: (Duration, Duration),
-    ) -> bool {
+    /// Returns true if the answer is a refusal that is due to be tested again.
+    fn is_due(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> bool {
         let now = Instant::now();
         self.cell.get().is_some_and(is_refusal)
             && self
@@ -99,28 +94,28 @@ impl<T> AskedOnce<T> {
     }
 }
 
-/// Returns true for the object that tests a refusal again. The first call begins the interval.
+/// Returns true for the one object that tests a refusal again. The first call begins the interval.
 fn take_turn(next: &mut Option<NextQuestion>, questions: (Duration, Duration)) -> bool {
     let now = Instant::now();
     next.get_or_insert_with(|| NextQuestion::after(now, questions))
         .take_turn(now)
 }
 
-/// Locks a memory, even if a thread that held the lock has panicked.
+/// Locks a mutex, even if a thread that held it has panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A loss that all objects of a bucket have.
+/// A loss that all objects of a bucket have, and the time at which it is tested again.
 #[derive(Debug)]
-struct Expected {
+struct ExpectedLoss {
     loss: Loss,
     next: NextQuestion,
 }
 
-/// The outcome of a question that the next object asks again.
-enum NotLasting {
-    /// The answer is about this object only.
+/// A result that is not remembered, so that the next object asks again.
+enum NotRemembered {
+    /// An answer about this object only.
     Answer(Answer),
     /// The question failed.
     Failure(Failure),
@@ -148,8 +143,8 @@ impl Refusals {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
     }
 
-    /// Returns a flag that is set if the `ETag` of an upload to this bucket is the MD5 of its bytes.
-    /// Whoever sees one that is sets it.
+    /// Returns a flag that is true if `ETag`s in this bucket are the MD5 of the bytes. The caller
+    /// sets it when it sees such an `ETag`.
     pub(super) fn md5s(&self, bucket: &Bucket) -> Arc<AtomicBool> {
         let told = bucket.capabilities().content_etags;
         let mut md5s = lock(&self.md5s);
@@ -159,12 +154,12 @@ impl Refusals {
         Arc::clone(flag)
     }
 
-    fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {
+    fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), ExpectedLoss>> {
         lock(&self.losses)
     }
 
-    /// Returns the loss that an object of this bucket will have. From time to time it elects one
-    /// object to ask again, and returns `None` for that.
+    /// Returns the loss that an object of this bucket will have. From time to time, returns `None`
+    /// for one object, which then asks again.
     pub(super) fn expected_loss(
         &self,
         bucket: &Bucket,
@@ -179,12 +174,13 @@ impl Refusals {
         (!expected.next.take_turn(Instant::now())).then(|| expected.loss.clone())
     }
 
+    /// Remembers a loss that concerns the whole bucket.
     pub(super) fn remember(&self, bucket: &Bucket, loss: &Loss) {
         if concerns_whole_bucket(loss.attribute) {
             let mut losses = self.losses();
             let expected = losses
                 .entry((Self::place(bucket), loss.attribute, loss.lost))
-                .or_insert_with(|| Expected {
+                .or_insert_with(|| ExpectedLoss {
                     loss: loss.clone(),
                     next: NextQuestion::after(Instant::now(), self.questions),
                 });
@@ -192,8 +188,8 @@ impl Refusals {
         }
     }
 
-    /// Remembers a refused read, unless the attribute could be read before and may be refused for
-    /// some objects only.
+    /// Remembers a refused read of an attribute. If the attribute could be read before, it may be
+    /// refused for some objects only, so this takes several refusals in a row.
     pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
         if self.has_answered(bucket, loss.attribute) {
             let mut in_a_row = lock(&self.in_a_row);
@@ -208,7 +204,7 @@ impl Refusals {
         self.remember(bucket, loss);
     }
 
-    /// Forgets the loss of attributes that a bucket took or let read.
+    /// Forgets the loss of attributes that a bucket accepted or returned.
     pub(super) fn forget(
         &self,
         bucket: &Bucket,
@@ -224,12 +220,12 @@ impl Refusals {
         }
     }
 
-    /// Returns true if some object was refused something that another one may be granted.
+    /// Returns true if any loss is remembered.
     pub(super) fn expects_losses(&self) -> bool {
         !self.losses().is_empty()
     }
 
-    /// Makes the next objects test all refusals again, because the cause of other refusals is gone.
+    /// Makes the next objects test all refusals again, because one cause of refusals is gone.
     pub(super) fn ask_again(&self) {
         let now = Instant::now();
         for expected in self.losses().values_mut() {
@@ -248,7 +244,7 @@ impl Refusals {
         }
     }
 
-    /// Records that a bucket answered the request for an attribute.
+    /// Records that a bucket returned an attribute.
     pub(super) fn note_answer(&self, bucket: &Bucket, attribute: Attribute) {
         self.forget(bucket, [attribute], Lost::NotReadable);
         {
@@ -263,15 +259,17 @@ impl Refusals {
         }
     }
 
+    /// Returns true if the bucket has returned this attribute of some object.
     pub(super) fn has_answered(&self, bucket: &Bucket, attribute: Attribute) -> bool {
         let answered = lock(&self.answered);
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if the object must be looked at: its request asks for something that the bucket
-    /// has not been seen to keep yet (the object itself included), something that the bucket may not
-    /// show is to be asked about again, or the tags of each object are compared. Amazon S3 refuses
-    /// what it cannot do, and needs no look. With `trust: nothing`, every object is looked at.
+    /// Returns true if a new object must be checked with HEAD: its request has something that the
+    /// bucket has not been seen to keep (even if that is only the content), a refused question
+    /// about it is due to be asked again, or the tags of each object are compared. Amazon S3
+    /// refuses what it cannot do, so its objects need no check. With `trust: nothing`, every object
+    /// is checked.
     pub(super) fn needs_look(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
@@ -287,11 +285,11 @@ impl Refusals {
             !kept.contains(&asking)
                 || answers
                     .get_mut(&asking)
-                    .is_some_and(|once| once.is_open(is_not_readable, self.questions))
+                    .is_some_and(|once| once.is_due(is_not_readable, self.questions))
         })
     }
 
-    /// Notes that the bucket keeps the requested attributes.
+    /// Records that the bucket keeps the requested attributes.
     pub(super) fn note_kept(&self, bucket: &Bucket, asked: Asked<'_>) {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
@@ -305,8 +303,8 @@ impl Refusals {
         }
     }
 
-    /// Returns the cell for the locks that HEAD shows. It is filled once; a refusal is tested again
-    /// later.
+    /// Returns the cell that says if HEAD shows Object Lock. It is filled once; a refusal is tested
+    /// again later.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
         lock(&self.shown)
@@ -315,20 +313,20 @@ impl Refusals {
             .get(is_refusal, self.questions)
     }
 
-    /// Returns the cell that says, once tags were set on the first finished object, whether they
-    /// replaced its content.
+    /// Returns the cell that says if tags replace the content of an object. It is filled when tags
+    /// were set on the first finished object.
     pub(super) fn tags_replace_content(&self, bucket: &Bucket) -> Once<bool> {
         let mut replaces = lock(&self.tags_replace_content);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
     }
 
-    /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
-    /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came
-    /// out with another value, if `for_each_object` is set, or with `trust: nothing`. Tests a
-    /// refusal again at growing intervals.
+    /// Asks the bucket about an attribute that `asked` has set on an object. If the bucket keeps or
+    /// ignores the attribute, the answer is remembered for this request and kind of attribute. An
+    /// answer with another value is not, and neither is any answer if `for_each_object` is set or
+    /// with `trust: nothing`. A refusal is tested again at growing intervals.
     ///
     /// # Errors
-    /// A failure that may pass: then the next object asks again.
+    /// The question failed. The next object asks again.
     pub(super) async fn answer(
         &self,
         bucket: &Bucket,
@@ -350,19 +348,19 @@ impl Refusals {
         };
         let lasting = async {
             match Box::pin(ask).await {
-                Ok(answer @ Answer::Unlike(Unlike::Other(_))) => Err(NotLasting::Answer(answer)),
+                Ok(answer @ Answer::Unlike(Unlike::Other(_))) => Err(NotRemembered::Answer(answer)),
                 Ok(answer) => Ok(answer),
-                Err(failure) => Err(NotLasting::Failure(failure)),
+                Err(failure) => Err(NotRemembered::Failure(failure)),
             }
         };
         match once.get_or_try_init(|| lasting).await {
             Ok(answer) => Ok(answer.clone()),
-            Err(NotLasting::Answer(answer)) => Ok(answer),
-            Err(NotLasting::Failure(failure)) => Err(failure),
+            Err(NotRemembered::Answer(answer)) => Ok(answer),
+            Err(NotRemembered::Failure(failure)) => Err(failure),
         }
     }
 
-    /// Notes what a source bucket shows of the tags of its objects, if its HEAD shows no tag count.
+    /// Records what one object shows about tags in a source bucket whose HEAD shows no tag count.
     pub(super) fn note_uncounted(&self, bucket: &Bucket, found: Uncounted) {
         let mut uncounted = lock(&self.uncounted);
         let (known, _) = uncounted.entry(Self::place(bucket)).or_default();
@@ -377,8 +375,8 @@ impl Refusals {
         };
     }
 
-    /// Returns what is known about tags in a bucket whose HEAD shows no tag count. The one object
-    /// that tests a refusal again learns nothing.
+    /// Returns what is known about tags in a bucket whose HEAD shows no tag count. Returns the
+    /// default for the one object that tests a refusal again.
     pub(super) fn known_uncounted(&self, bucket: &Bucket) -> Uncounted {
         let mut uncounted = lock(&self.uncounted);
         let Some((known, next)) = uncounted.get_mut(&Self::place(bucket)) else {
@@ -391,7 +389,7 @@ impl Refusals {
         known.clone()
     }
 
-    /// Returns what is known of the tags that `write` carries along to the bucket.
+    /// Returns what is known about tags that `write` copies from the source to the bucket.
     pub(super) fn carried_tags(&self, bucket: &Bucket, write: Operation) -> CarriedTags {
         let asking = (Self::place(bucket), write, TAGS_OF_SOURCE);
         if !lock(&self.kept).contains(&asking) {
@@ -401,7 +399,7 @@ impl Refusals {
         let Some(once) = answers.get_mut(&asking) else {
             return CarriedTags::Kept;
         };
-        if once.is_open(is_not_readable, self.questions) {
+        if once.is_due(is_not_readable, self.questions) {
             CarriedTags::Unknown
         } else if once.cell.get().is_some_and(is_not_readable) {
             CarriedTags::NotReadable
@@ -411,29 +409,29 @@ impl Refusals {
     }
 }
 
-/// The knowledge about the tags that a write carries along from the source.
+/// What is known about tags that a write copies from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarriedTags {
-    /// They are to be compared.
+    /// Nothing is known, so they must be compared.
     Unknown,
     /// The bucket was seen to keep them.
     Kept,
-    /// They cannot be compared, because those of the copy may not be read.
+    /// They cannot be compared, because the tags of the copy may not be read.
     NotReadable,
 }
 
-/// The knowledge about tags in a source bucket whose HEAD shows no tag count.
+/// What is known about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
-    /// So many objects in a row have none.
+    /// The last objects had no tags, and their number.
     Untagged(u32),
-    /// The last one has some.
+    /// The last object had tags.
     Tagged,
-    /// HEAD shows the number of tags where there are some.
+    /// HEAD shows the number of tags if there are any.
     Counts,
     /// The server does not know tags.
     NotKnown,
-    /// They cannot be read, and why.
+    /// They cannot be read, for this reason.
     NotReadable(String),
 }
 
@@ -448,11 +446,11 @@ impl Default for Uncounted {
 pub(super) enum Answer {
     /// The object has it.
     Kept,
-    /// The caller may not know.
+    /// The attribute may not be read.
     NotReadable,
     /// The server does not know the question.
     NotKnown,
-    /// The object has it otherwise.
+    /// The object has another value.
     Unlike(Unlike),
 }
 
@@ -495,7 +493,7 @@ async fn ask(
     }
 }
 
-/// Returns true for the answer of a server that does not know what it was asked.
+/// Returns true for the answer of a server that does not know the request.
 pub(super) fn is_no_answer(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
@@ -507,13 +505,13 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
     )
 }
 
-/// The locks in a bucket that HEAD shows.
+/// What HEAD shows of the locks in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// All: what it does not show is not there.
+    /// HEAD shows all locks.
     All,
-    /// Nothing, and why: for want of a permission, or because the server does not know the
-    /// question.
+    /// HEAD shows no locks, for this reason: a permission is missing, or the server does not know
+    /// the request.
     Nothing(String),
     /// The bucket has no Object Lock.
     NoLocks,

@@ -1,16 +1,16 @@
-//! Pauses a run in which everything is refused from some moment on.
+//! Pauses a run in which all objects are refused from some time on.
 //!
-//! A policy is changed or a key of KMS disabled in mid-run, and from then on every object is
-//! refused, one request each, however many are left. So the objects of a series of equal refusals
-//! are held back. One success ends the series: its objects have failed, and the run goes on. After
-//! [`LIMIT`] refusals without a success the run pauses. It tries single objects at growing
-//! intervals, in turn one that was refused and one that was not tried yet, because those may lie
-//! elsewhere. When one of them succeeds, or a copy under way makes progress, all held objects are
-//! tried again. When none did for as long as the run's `patience`, the session ends as one that was
-//! interrupted, and the next one tries them.
+//! If a policy is changed or a KMS key is disabled during a run, every object is refused from then
+//! on, and there may be millions. So the objects of a series of equal refusals are held back. One
+//! success ends the series: its objects have failed, and the run continues. After [`LIMIT`]
+//! refusals without a success, the run pauses. It tries single objects at growing intervals: in
+//! turn one that was refused, and one that was not tried yet, which may be in another place. If one
+//! of them succeeds, or a copy in flight makes progress, all held objects are tried again. If none
+//! succeeds within the run's `patience`, the session ends like one that was interrupted, and the
+//! next one tries them again.
 //!
-//! Only refusals that say nothing about the object count: a thousand archived objects in a row are
-//! not a reason to stop. Skipped objects count for neither side.
+//! Only refusals that are not about the single object count: a thousand archived objects in a row
+//! are no reason to pause. Skipped objects neither continue nor end a series.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,47 +44,55 @@ impl Copies {
     }
 }
 
-/// An object that was refused.
+/// An object that was refused, and is held back.
 #[derive(Debug)]
-pub(super) struct Held {
-    /// Its transfer's place in the job.
+pub(super) struct RefusedObject {
+    /// Its transfer, by position in the job.
     pub(super) transfer: u32,
-    /// Its work, to be done again.
+    /// Its work, which may be done again.
     pub(super) step: Box<Step>,
+    /// The receipt of the refusal.
     pub(super) receipt: Receipt,
 }
 
-/// The equal refusals since the last success.
+/// The series of equal refusals since the last success.
 #[derive(Debug)]
 pub(super) struct Series {
     is_enabled: bool,
     copies: Copies,
-    /// The copies when the series began.
+    /// The count of `copies` when the series began.
     copies_before: u64,
+    /// The kind of the refusals.
     kind: Option<&'static str>,
-    held: Vec<Held>,
-    /// The time and the interval of the search for a success.
+    held: Vec<RefusedObject>,
+    /// The longest pause.
     patience: Duration,
+    /// The shortest and the longest time between two tries of a paused run.
     probes: (Duration, Duration),
+    /// Set while the run is paused.
     pause: Option<Pause>,
 }
 
+/// A pause of the run.
 #[derive(Clone, Copy, Debug)]
 struct Pause {
     since: AwakeInstant,
+    /// The time of the next look at the run.
     next: Instant,
+    /// The time between the next two tries.
     interval: Duration,
-    /// The next object to try is one that was refused.
+    /// True if the next object to try is one that was refused.
     tries_refused: bool,
 }
 
-/// The meaning of an ended object for a series.
+/// The effect of an ended object on the series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The series continues with this object.
-    Refused(&'static str),
-    /// It is over.
-    Over,
+enum SeriesEffect {
+    /// The object joins the series, with a refusal of this kind.
+    Joins(&'static str),
+    /// The series ends.
+    Ends,
+    /// The series does not change.
     Nothing,
 }
 
@@ -107,7 +115,7 @@ impl Series {
         }
     }
 
-    /// Returns true while nothing but single objects is tried.
+    /// Returns true while the run is paused, and only single objects are tried.
     pub(super) fn is_paused(&self) -> bool {
         self.pause.is_some()
     }
@@ -117,38 +125,50 @@ impl Series {
         self.pause.map(|pause| pause.next)
     }
 
+    /// Returns true if bytes were copied since the series began.
     fn has_copied(&self) -> bool {
         self.copies.count() > self.copies_before
     }
 
-    fn judge(&self, ending: &Ending) -> Verdict {
+    /// Returns true if a refusal of this kind begins another series: bytes were copied, or the
+    /// refusals were of another kind. While the run is paused, only a copy ends the series: another
+    /// kind of refusal does not show that the cause is gone.
+    fn is_ended_by(&self, kind: &str) -> bool {
+        let is_other = self.kind.is_some_and(|before| before != kind);
+        self.has_copied() || (is_other && !self.is_paused())
+    }
+
+    /// Returns the effect of an ended object.
+    fn judge(&self, ending: &Ending) -> SeriesEffect {
         let kinds = [
             FailureKind::Denied,
             FailureKind::Credentials,
             FailureKind::Throttled,
         ];
         match ending {
-            Ending::Done { .. } => Verdict::Over,
-            Ending::Failed { error } if error.is_published || error.ends_run => Verdict::Nothing,
-            Ending::Failed { error } if kinds.iter().any(|kind| kind.name() == error.kind) => {
-                Verdict::Refused(error.kind)
+            Ending::Done { .. } => SeriesEffect::Ends,
+            Ending::Failed { error } if error.is_published || error.ends_run => {
+                SeriesEffect::Nothing
             }
-            Ending::Failed { .. } if self.pause.is_none() => Verdict::Over,
+            Ending::Failed { error } if kinds.iter().any(|kind| kind.name() == error.kind) => {
+                SeriesEffect::Joins(error.kind)
+            }
+            Ending::Failed { .. } if self.pause.is_none() => SeriesEffect::Ends,
             Ending::Failed { .. }
             | Ending::Stopped
             | Ending::Skipped { .. }
-            | Ending::Restoring { .. } => Verdict::Nothing,
+            | Ending::Restoring { .. } => SeriesEffect::Nothing,
         }
     }
 
     /// Ends the series and returns its objects.
-    fn take(&mut self) -> Vec<Held> {
+    fn take(&mut self) -> Vec<RefusedObject> {
         (self.kind, self.pause) = (None, None);
         std::mem::take(&mut self.held)
     }
 
-    /// Holds an object that was refused back.
-    fn hold(&mut self, kind: &'static str, held: Held) {
+    /// Adds a refused object to the series.
+    fn hold(&mut self, kind: &'static str, held: RefusedObject) {
         if self.held.is_empty() {
             self.copies_before = self.copies.count();
         }
@@ -156,6 +176,7 @@ impl Series {
         self.held.push(held);
     }
 
+    /// Describes the series, with an example.
     fn reason(&self) -> String {
         let example = self
             .held
@@ -176,7 +197,7 @@ impl Series {
         )
     }
 
-    /// Returns the warning of a run that pauses.
+    /// Returns the warning for a run that pauses.
     fn pausing(&self) -> String {
         format!(
             "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) goes on \
@@ -186,7 +207,7 @@ impl Series {
         )
     }
 
-    /// Returns why a paused run ends.
+    /// Returns the reason why a paused run ends.
     fn giving_up(&self) -> String {
         format!(
             "{}, and none succeeded for {}. The next session tries them again; `max_failures: none` (--max-failures \
@@ -198,32 +219,36 @@ impl Series {
 }
 
 impl Conductor<'_> {
-    /// Holds an object back that was refused, or returns it. `is_single` is false for one of
-    /// several versions of its key, whose newer versions cannot wait.
-    pub(super) fn end_or_hold(&mut self, held: Held, is_single: bool) -> Option<Held> {
+    /// Holds back an object that was refused, or returns any other one. `is_single` is false if
+    /// newer versions of the same key follow, which cannot wait.
+    pub(super) fn end_or_hold(
+        &mut self,
+        held: RefusedObject,
+        is_single: bool,
+    ) -> Option<RefusedObject> {
         if !self.series.is_enabled {
             return Some(held);
         }
         match self.series.judge(&held.receipt.ending) {
-            Verdict::Refused(kind)
+            SeriesEffect::Joins(kind)
                 if is_single && !self.breaker.is_armed() && self.outcome.gave_up.is_none() =>
             {
-                if self.series.has_copied() || self.series.kind.is_some_and(|other| other != kind) {
+                if self.series.is_ended_by(kind) {
                     self.break_series();
                 }
                 self.series.hold(kind, held);
                 None
             }
-            Verdict::Over => {
+            SeriesEffect::Ends => {
                 self.break_series();
                 Some(held)
             }
-            Verdict::Refused(_) | Verdict::Nothing => Some(held),
+            SeriesEffect::Joins(_) | SeriesEffect::Nothing => Some(held),
         }
     }
 
-    /// Ends the series because something succeeded: its objects have failed, unless the run was
-    /// paused. Then the cause is gone, and they are tried again.
+    /// Ends the series because something succeeded. Its objects have failed, unless the run was
+    /// paused: then the cause is gone, and they are tried again.
     fn break_series(&mut self) {
         let was_paused = self.series.is_paused();
         let held = self.series.take();
@@ -240,7 +265,7 @@ impl Conductor<'_> {
                 "going on: an object was copied again; {} objects are tried again",
                 held.len()
             );
-            for Held { transfer, step, .. } in held {
+            for RefusedObject { transfer, step, .. } in held {
                 self.waiting.push_first(Queued {
                     transfer,
                     step,
@@ -249,7 +274,7 @@ impl Conductor<'_> {
             }
             return;
         }
-        for Held {
+        for RefusedObject {
             transfer,
             step,
             receipt,
@@ -260,7 +285,8 @@ impl Conductor<'_> {
         }
     }
 
-    /// Pauses the run after a long series, and ends a series behind which nothing comes any more.
+    /// Pauses the run after a long series. Ends a short one if no object is left that could
+    /// continue it.
     pub(super) fn pause_or_settle(&mut self) {
         if self.stop.is_cancelled() || self.series.held.is_empty() || self.series.is_paused() {
             return;
@@ -285,7 +311,7 @@ impl Conductor<'_> {
         });
     }
 
-    /// Tries one more object of a paused run once nothing is under way, or gives up.
+    /// Tries one more object of a paused run once none is in flight, or gives up.
     pub(super) fn look_again(&mut self) {
         let Some(mut pause) = self.series.pause else {
             return;
@@ -301,7 +327,7 @@ impl Conductor<'_> {
             self.probe(&mut pause);
             pause.interval = (pause.interval * 2).min(self.series.probes.1);
         }
-        // The last look is at the end of the patience, not an interval after it.
+        // The last look is at the end of the patience, and not an interval later.
         let left = self.series.patience.saturating_sub(pause.since.until(now));
         let end = now + left;
         pause.next = if now < end {
@@ -323,8 +349,8 @@ impl Conductor<'_> {
             return self.spawn(queued);
         }
         if !self.series.held.is_empty() {
-            // The one that was tried the longest ago.
-            let Held { transfer, step, .. } = self.series.held.remove(0);
+            // The object whose last try is the longest ago.
+            let RefusedObject { transfer, step, .. } = self.series.held.remove(0);
             self.spawn(Queued {
                 transfer,
                 step,
@@ -348,7 +374,7 @@ impl Conductor<'_> {
 
     /// Leaves the objects of a series to the next session.
     pub(super) fn end_series(&mut self) {
-        for Held {
+        for RefusedObject {
             transfer,
             step,
             receipt,
@@ -387,21 +413,21 @@ mod tests {
         let times = (Duration::ZERO, (Duration::ZERO, Duration::ZERO));
         let mut series = Series::new(None, Copies::default(), times);
         for (ending, verdict) in [
-            (failed(FailureKind::Denied), Verdict::Refused("denied")),
+            (failed(FailureKind::Denied), SeriesEffect::Joins("denied")),
             (
                 failed(FailureKind::Throttled),
-                Verdict::Refused("throttled"),
+                SeriesEffect::Joins("throttled"),
             ),
-            (failed(FailureKind::Archived), Verdict::Over),
-            (failed(FailureKind::NotFound), Verdict::Over),
-            (failed(FailureKind::Unreachable), Verdict::Nothing),
+            (failed(FailureKind::Archived), SeriesEffect::Ends),
+            (failed(FailureKind::NotFound), SeriesEffect::Ends),
+            (failed(FailureKind::Unreachable), SeriesEffect::Nothing),
             (
                 Ending::Skipped {
                     reason: Skip::Present,
                 },
-                Verdict::Nothing,
+                SeriesEffect::Nothing,
             ),
-            (Ending::Stopped, Verdict::Nothing),
+            (Ending::Stopped, SeriesEffect::Nothing),
         ] {
             assert_eq!(series.judge(&ending), verdict, "{ending:?}");
         }
@@ -415,9 +441,29 @@ mod tests {
         });
         assert_eq!(
             series.judge(&failed(FailureKind::NotFound)),
-            Verdict::Nothing,
+            SeriesEffect::Nothing,
             "no copy"
         );
+    }
+
+    #[test]
+    fn another_refusal_ends_a_series_but_not_a_pause() {
+        let copies = Copies::default();
+        let times = (Duration::ZERO, (Duration::ZERO, Duration::ZERO));
+        let mut series = Series::new(None, copies.clone(), times);
+        assert!(!series.is_ended_by("denied"), "there is no series yet");
+        series.kind = Some("denied");
+        assert!(!series.is_ended_by("denied") && series.is_ended_by("throttled"));
+        let now = Instant::now();
+        series.pause = Some(Pause {
+            since: AwakeInstant::at(now),
+            next: now,
+            interval: Duration::ZERO,
+            tries_refused: true,
+        });
+        assert!(!series.is_ended_by("throttled"), "nothing was copied");
+        copies.note();
+        assert!(series.is_ended_by("throttled") && series.is_ended_by("denied"));
     }
 
     #[test]
@@ -444,7 +490,7 @@ mod tests {
                 failed(FailureKind::Denied),
             );
             let step = Box::new(Step::without_work(entry, key));
-            let held = Held {
+            let held = RefusedObject {
                 transfer: 0,
                 step,
                 receipt,

@@ -1,11 +1,10 @@
-//! Objects that are planned and not begun.
+//! Queues of objects that are planned and not started.
 //!
-//! Long copies wait by size, the largest first, because a run ends with their tail. Small objects
-//! wait by the range of keys in which they were planned, and the ranges take turns: they lie in
-//! different parts of the bucket, so that a run spreads over S3's partitions. In each range, every
-//! prefix has a queue of its own. One whose next key lies where requests are standing in line is
-//! passed over, as long as others are not: a prefix that is throttled must not fill all places in
-//! flight with objects that wait for it.
+//! Long copies start by size, the largest first, because they end the run. Small objects wait by
+//! the range of keys in which they were planned. The ranges take turns: they are in different parts
+//! of the bucket, so a run spreads over S3's partitions. In each range, every prefix has a queue of
+//! its own. A queue is skipped if requests for its next key would wait in a long line and others
+//! would not: a throttled prefix must not fill all slots with objects that wait for it.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -14,18 +13,18 @@ use super::fair::Group;
 use crate::bucket::parking::BULK_FROM;
 use crate::planner::{Held, Step};
 
-/// An object that waits.
+/// A waiting object.
 #[derive(Debug)]
 pub(super) struct Queued {
-    /// Its transfer's place in the job.
+    /// Its transfer, by position in the job.
     pub(super) transfer: u32,
     /// The step to do.
     pub(super) step: Box<Step>,
-    /// Its room in the planner's window, until it begins.
+    /// Its permit in the planner's window, until it starts.
     pub(super) held: Option<Held>,
 }
 
-/// By the size of its object, for the heaps.
+/// A waiting object, ordered by size.
 #[derive(Debug)]
 struct BySize(Queued);
 
@@ -49,24 +48,25 @@ impl Ord for BySize {
     }
 }
 
-/// Small objects that wait in the order of their keys.
+/// The waiting small objects of one range and prefix, in the order of their keys.
 #[derive(Debug)]
-struct Line {
+struct SmallQueue {
     range: u32,
     group: Group,
     queue: VecDeque<Queued>,
 }
 
-/// All objects that wait.
+/// All waiting objects.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
+    /// Objects in parts.
     large: BinaryHeap<BySize>,
     /// Copies in one request that take long.
     heavy: BinaryHeap<BySize>,
-    /// Goes before all others.
+    /// Small objects that start before all others.
     urgent: VecDeque<Queued>,
-    /// By range and prefix; the one whose turn it is comes first, and none is empty.
-    small: VecDeque<Line>,
+    /// The queues of small objects. The one whose turn it is comes first, and none is empty.
+    small: VecDeque<SmallQueue>,
 }
 
 impl Waiting {
@@ -85,7 +85,7 @@ impl Waiting {
         self.large.len() + self.heavy.len() + self.urgent.len() + small
     }
 
-    /// Adds an object that was found in this range.
+    /// Adds an object that was planned in this range.
     pub(super) fn push(&mut self, range: u32, group: Group, queued: Queued) {
         match queued.step.route.parts() {
             0 if queued.step.entry.size > BULK_FROM => self.heavy.push(BySize(queued)),
@@ -95,7 +95,7 @@ impl Waiting {
                 .find(|line| line.range == range && line.group == group)
             {
                 Some(line) => line.queue.push_back(queued),
-                None => self.small.push_back(Line {
+                None => self.small.push_back(SmallQueue {
                     range,
                     group,
                     queue: VecDeque::from([queued]),
@@ -151,7 +151,7 @@ impl Waiting {
         queued
     }
 
-    /// Takes any object of the range whose turn it is.
+    /// Takes any object: a small one of the range whose turn it is, or else the largest.
     pub(super) fn pop_any(&mut self) -> Option<Queued> {
         let all = |_: &Queued| true;
         self.pop_small(all, |_| 0)
@@ -159,7 +159,7 @@ impl Waiting {
             .or_else(|| self.pop_large(all))
     }
 
-    /// Takes all of them, because none will be started.
+    /// Takes all objects, because none will be started.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Queued> + use<> {
         let Self {
             large,
@@ -174,15 +174,15 @@ impl Waiting {
     }
 }
 
-/// The objects that are examined to find one that need not wait in the queue.
-const PASSED_OVER: usize = 64;
+/// The number of objects that are examined to find one that need not wait in a long queue.
+const EXAMINED: usize = 64;
 
-/// Takes the largest that is free, of the first ones.
-fn pop_free(line: &mut BinaryHeap<BySize>, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
+/// Takes the largest object that need not wait, among the first [`EXAMINED`].
+fn pop_free(heap: &mut BinaryHeap<BySize>, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
     let (mut passed, mut found) = (Vec::new(), None);
     while found.is_none()
-        && passed.len() < PASSED_OVER
-        && let Some(BySize(queued)) = line.pop()
+        && passed.len() < EXAMINED
+        && let Some(BySize(queued)) = heap.pop()
     {
         if is_free(&queued) {
             found = Some(queued);
@@ -190,7 +190,7 @@ fn pop_free(line: &mut BinaryHeap<BySize>, is_free: impl Fn(&Queued) -> bool) ->
             passed.push(BySize(queued));
         }
     }
-    line.extend(passed);
+    heap.extend(passed);
     found
 }
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_take_turns_and_those_in_line_are_passed_over() {
+    fn ranges_take_turns_and_throttled_prefixes_are_skipped() {
         let mut waiting = Waiting::default();
         for (range, name) in [
             (1, "a1"),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_long_goes_by_size() {
+    fn long_copies_start_by_size() {
         let mut waiting = Waiting::default();
         for size in [BULK_FROM + 2, BULK_FROM + 9, BULK_FROM + 5] {
             waiting.push(

@@ -2,20 +2,19 @@
 //!
 //! Objects cannot be appended to, so the events of a second form a segment. Each segment is written
 //! with `If-None-Match: *` under the next number, which keeps a second writer out. A session takes
-//! over by writing the next number itself. The previous writer finds the number taken at its next
-//! write, and stops. The segment with which a session took over (a fence) is not removed while a
-//! previous writer could still be asleep ([`FENCE_AGE`]): it would wake up and find the number free
-//! again.
+//! over by writing the next number itself. The previous session finds that number taken at its next
+//! write, and stops. The segment with which a session took over (a fence) is kept while a previous
+//! session could still be suspended ([`FENCE_AGE`]): without it, that session would wake up and
+//! find its number free.
 //!
-//! A session takes over only from a session that has released the journal or is dead ([`lease`]).
+//! The holder's [`lease`] decides if another session may take over at all.
 //!
-//! The server's clock measures the age of a fence and of a sign of life. What a snapshot replaces
-//! is removed only after the next segment is written: a session that is replaced while it writes
-//! the snapshot does not get that far, and its successor may still be reading those objects.
+//! The server's clock measures the age of a fence and of a sign of life. The objects that a
+//! snapshot replaces are removed only after the next segment is written. A session that was
+//! replaced meanwhile cannot write that one, so its successor can still read those objects.
 //!
-//! A write whose answer was lost is sent again, and then meets its own first attempt. So the object
-//! under a taken number is read. If it has the same bytes, with the same writer in their first
-//! line, it is the session's own.
+//! A write whose answer was lost is sent again, and finds its own first attempt under the number.
+//! The bytes, which name the writer, show that.
 
 mod lease;
 mod takeover;
@@ -43,23 +42,24 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
-/// The time to gather events for which no caller waits: each segment is a request that costs money.
+/// The time for which events gather while no caller waits for them. Each segment is a request that
+/// costs money.
 const GATHER: Duration = Duration::from_secs(1);
-/// The time to gather events for which a caller waits.
+/// The time for which events gather once a caller waits for one of them.
 const HURRY: Duration = Duration::from_millis(100);
-/// The segments after which a snapshot is due, however short: each takes a request to read.
+/// The segments after which a snapshot is due, however short they are. Each takes a request to
+/// read.
 const SEGMENTS: u64 = 64;
 /// The most requests in flight while the journal is read or cleaned up.
 const AT_ONCE: usize = 16;
-/// The most attempts at a take-over while another writer keeps writing, and at a read while it
-/// cleans up.
+/// The most attempts to take over while another session keeps writing, and to read while one
+/// removes old objects.
 const ROUNDS: u32 = 8;
-/// The most objects of a journal that a list is believed to have: a snapshot replaces [`SEGMENTS`]
-/// segments.
+/// The most objects of a journal that a list may have. A real journal has far fewer.
 const MOST_OBJECTS: usize = 100_000;
-/// The most other objects that are passed by.
+/// The most other objects that a list may have.
 const MOST_OTHERS: usize = 10_000;
-/// The longest time that a process may sleep and still find itself shut out.
+/// The longest time for which a process may be suspended and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A journal below a prefix that this process may write.
@@ -69,7 +69,7 @@ pub(super) struct BucketLog {
     writer: Writer,
     /// The number of the next segment.
     segment: u64,
-    /// The number of the last snapshot, and that of the first record after it.
+    /// The number of the last snapshot, and the number of the first record after it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -79,7 +79,7 @@ pub(super) struct BucketLog {
     lease: Lease,
 }
 
-/// A prefix of a bucket.
+/// The prefix of a bucket that holds a journal.
 #[derive(Clone, Debug)]
 pub(super) struct BucketPlace {
     bucket: Bucket,
@@ -90,7 +90,7 @@ pub(super) struct BucketPlace {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Listing {
     files: BTreeMap<FileName, Option<Timestamp>>,
-    /// The records of sessions, by their ids.
+    /// The records of sessions, by session id.
     records: BTreeMap<String, Option<Timestamp>>,
 }
 
@@ -121,8 +121,8 @@ impl BucketPlace {
         Self { bucket, prefix }
     }
 
-    /// Returns the time by the server's clock. A machine whose own clock is wrong would otherwise
-    /// remove fences that others still need.
+    /// Returns the server's time. By its own clock, a machine whose clock is wrong would remove
+    /// fences that are still needed.
     fn now(&self) -> Timestamp {
         self.bucket.client().server_time()
     }
@@ -134,7 +134,7 @@ impl BucketPlace {
         })
     }
 
-    /// Returns an error without conditional writes: nothing else keeps a second writer out.
+    /// Refuses a server without conditional writes, which keep a second writer out.
     fn demand_conditions(&self) -> Result<(), JournalError> {
         if self.bucket.capabilities().if_none_match.put {
             return Ok(());
@@ -146,8 +146,8 @@ impl BucketPlace {
         })
     }
 
-    /// Writes a segment again that was just created, and requires that the server refuses it: a
-    /// profile may promise conditions that a proxy or another version of the server ignores.
+    /// Writes a new segment again, which the server must refuse. A proxy or another version of the
+    /// server may ignore conditions that its profile promises.
     async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
         let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());
         match self
@@ -180,7 +180,7 @@ impl BucketPlace {
         }
     }
 
-    /// Reads what is still readable in objects that do not form a journal.
+    /// Reads the readable lines of a damaged journal.
     async fn salvage(&self, names: &BTreeSet<FileName>) -> Result<Salvage, JournalError> {
         let get = |name: FileName| async move {
             let bytes = self.get(&name.to_string()).await?.unwrap_or_default();
@@ -202,8 +202,9 @@ impl BucketPlace {
 
     async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        // Only segments, snapshots, and sessions begin with `s`; the many pieces of reports do not.
-        // The prefix of a list must end with a slash in a directory bucket.
+        // Only the names of segments, snapshots, and sessions begin with `s`; those of the many
+        // pieces of reports do not. In a directory bucket, the prefix of a list must end with a
+        // slash.
         let ours = if self.bucket.capabilities().directory {
             self.prefix.to_string()
         } else {
@@ -339,7 +340,7 @@ impl BucketPlace {
         }
     }
 
-    /// Reads the journal, again if a writer cleans up meanwhile.
+    /// Reads the journal, and again if a writer removes old objects meanwhile.
     async fn load(&self) -> Result<StoredFiles, JournalError> {
         for _ in 0..ROUNDS {
             if let Some(found) = self.try_load().await? {
@@ -349,7 +350,7 @@ impl BucketPlace {
         Err(JournalError::missing(self))
     }
 
-    /// Reads the journal once. Returns `None` if a writer cleaned up meanwhile.
+    /// Reads the journal once. Returns `None` if a writer removed old objects meanwhile.
     async fn try_load(&self) -> Result<Option<StoredFiles>, JournalError> {
         let Listing { files, records } = self.listing().await?;
         let names: BTreeSet<FileName> = files.into_keys().collect();
@@ -393,7 +394,8 @@ impl BucketPlace {
             })
             .collect();
         found.next_segment = tail.last().map_or(first, |last| last + 1);
-        // A missing number may have been removed while the list was read; only a second list tells.
+        // A missing segment may have been removed while the list was read. Only a second list shows
+        // that.
         let due = first..found.next_segment;
         if !due.clone().eq(tail.iter().copied()) {
             let missing = due
@@ -443,11 +445,10 @@ impl std::fmt::Display for BucketPlace {
 }
 
 impl BucketLog {
-    /// Takes the journal over and reads it: from now on, every other writer is shut out.
+    /// Takes the journal over and reads it. From then on, every other writer is shut out.
     ///
     /// # Errors
-    /// [`JournalError::Held`] while another session holds it, and what keeps it from being read or
-    /// written.
+    /// [`JournalError::Held`] while another session holds it, and errors of reading and writing.
     pub(super) async fn open(
         place: BucketPlace,
         writer: Writer,
@@ -456,7 +457,7 @@ impl BucketLog {
         let (lease, checked) = Lease::take(&place, &writer, terms).await?;
         match place.take_over(&writer, terms, checked).await {
             Ok((number, at, found)) => {
-                lease.expects(number + 1);
+                lease.set_next_segment(number + 1);
                 let replay = found.replay;
                 let mut fences = replay.fences.clone();
                 fences.push(Fence {
@@ -483,8 +484,8 @@ impl BucketLog {
         }
     }
 
-    /// Takes over a prefix whose journal cannot be read, and shuts out whoever wrote it. The first
-    /// snapshot replaces everything that is there.
+    /// Takes over a journal that cannot be read, and shuts out its writer. The first snapshot
+    /// replaces it.
     ///
     /// # Errors
     /// Those of [`BucketLog::open`].
@@ -496,7 +497,7 @@ impl BucketLog {
         let (lease, _) = Lease::take(&place, &writer, terms).await?;
         match place.take_unread(&writer, terms).await {
             Ok((number, fences, salvage)) => {
-                lease.expects(number + 1);
+                lease.set_next_segment(number + 1);
                 let log = Self {
                     place,
                     writer,
@@ -536,7 +537,7 @@ impl Store for BucketLog {
             .create(&segment_name(self.segment), bytes)
             .await?;
         self.segment += 1;
-        self.lease.expects(self.segment);
+        self.lease.set_next_segment(self.segment);
         self.tail_bytes += written;
         self.place.remove(std::mem::take(&mut self.replaced)).await;
         Ok(())

@@ -1,13 +1,13 @@
 //! A journal in a directory of this machine.
 //!
 //! ```text
-//! lock                       held by the OS as long as the process lives; names the holder
+//! lock                       locked while the process lives; names the holder
 //! snapshot-0000000007.log    the state before segment 7
 //! segment-0000000007.log     the events since
 //! ```
 //! A session appends to a segment of its own. A snapshot is written under a temporary name, synced,
-//! renamed, and synced again with the directory. Only then are the segments removed that it
-//! replaces. So at any moment of a crash, either the old files are complete or the new one is.
+//! and renamed, and the directory is synced. Only then are the segments that it replaces removed.
+//! So whenever a crash happens, either the old files or the new one are complete.
 
 mod lock;
 
@@ -34,10 +34,10 @@ use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::size::MIB;
 
-/// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be
-/// taken.
+/// The length at which a new segment begins, even if no snapshot can be taken. Segments are read as
+/// a whole.
 const SEGMENT: u64 = 8 * MIB;
-/// The most times that a reader starts again because files were removed meanwhile.
+/// The most times that a reader starts over because files were removed meanwhile.
 const LOOKS: u32 = 10;
 
 /// A journal that this process may write.
@@ -45,22 +45,24 @@ const LOOKS: u32 = 10;
 pub(super) struct Directory {
     path: PathBuf,
     writer: Writer,
-    /// Held until the end.
+    /// The lock, held until the session ends.
     lock: Arc<File>,
+    /// The file of the current segment.
     file: Arc<File>,
-    /// The segment that is being written.
+    /// The number of the current segment.
     segment: u64,
     segment_bytes: u64,
-    /// The segments between the last snapshot and that one, with their lengths.
+    /// The earlier segments since the last snapshot, with their lengths.
     past: Vec<(u64, u64)>,
-    /// The number of the last snapshot, and that of the first record behind it.
+    /// The number of the last snapshot, and the number of the first record after it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
+    /// The bytes of the segments since the last snapshot.
     tail_bytes: u64,
 }
 
 impl Directory {
-    /// Takes the lock, reads what is there, repairs a torn end and begins a segment.
+    /// Takes the lock, reads the journal, removes a torn end, and begins a segment.
     pub(super) fn open(path: &Path, writer: Writer) -> Result<(Self, Replay), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         DirBuilder::new()
@@ -119,13 +121,13 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Moves a journal that cannot be read out of the way, with all that is in it.
+    /// Renames the directory of a journal that cannot be read.
     pub(super) fn put_aside(path: &Path) -> Result<(PathBuf, Salvage), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         let mut files = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // A file that cannot be read says nothing.
+            // A file that cannot be read is skipped.
             if let Some(name) = entry.file_name().to_str().and_then(FileName::parse)
                 && let Ok(bytes) = fs::read(entry.path())
             {
@@ -146,7 +148,7 @@ impl Directory {
         loop {
             let found = match DirectoryFiles::look(path) {
                 Ok(found) => found,
-                // Or something that is not a directory has this name.
+                // The name may also belong to something that is not a directory.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -162,7 +164,7 @@ impl Directory {
             }
             match found.read(path) {
                 Ok((replay, _)) => return Ok(Some((replay, Holder::of(path)))),
-                // A run that takes a snapshot removes what was just listed.
+                // A run that takes a snapshot removes the files that were just listed.
                 Err(_) if looks < LOOKS && found.has_changed(path) => looks += 1,
                 Err(error) => return Err(error),
             }
@@ -173,7 +175,7 @@ impl Directory {
         JournalError::io(&self.path.display(), error)
     }
 
-    /// Does file work outside the runtime's threads.
+    /// Runs file operations outside the runtime's threads.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -195,7 +197,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Returns the files that the next session reads, with their least lengths.
+    /// Returns the files that the next session reads, with the bytes that were written to each.
     fn written(&self) -> Vec<(PathBuf, u64)> {
         let mut files: Vec<_> = self
             .past
@@ -232,8 +234,8 @@ impl Store for Directory {
     async fn sync(&mut self) -> Result<(), JournalError> {
         let file = Arc::clone(&self.file);
         self.blocking(move || file.sync_data()).await?;
-        // A file without a name still accepts writes that no reader will ever see.
-        // Without the lock's name, a second run would take a lock of its own.
+        // A removed file still accepts writes, which no reader will ever see. If the lock was
+        // removed, a second run could take a lock of its own.
         let (lock, file) = (Arc::clone(&self.lock), Arc::clone(&self.file));
         let names = [
             self.path.join(LOCK),
@@ -302,7 +304,7 @@ impl Store for Directory {
     }
 }
 
-/// Returns true for a file that is not there or has fewer bytes than were written to it.
+/// Returns true for a file that is missing or has fewer bytes than were written to it.
 fn is_cut((name, bytes): &(PathBuf, u64)) -> bool {
     fs::metadata(name).map_or_else(
         |error| error.kind() == io::ErrorKind::NotFound,
@@ -315,7 +317,7 @@ fn is_at(file: &File, name: &Path) -> bool {
     let same = |open: &fs::Metadata, named: &fs::Metadata| {
         (open.dev(), open.ino()) == (named.dev(), named.ino())
     };
-    // A failure to look does not prove that it is gone.
+    // A failure to look does not prove that the file is gone.
     let Ok(open) = file.metadata() else {
         return true;
     };
@@ -335,9 +337,9 @@ fn is_at(file: &File, name: &Path) -> bool {
 struct DirectoryFiles {
     /// The latest snapshot.
     snapshot: Option<u64>,
-    /// The segments behind it, in order.
+    /// The segments after it, in order.
     segments: Vec<u64>,
-    /// Files that a crash left behind and that the snapshot stands for.
+    /// Files that a crash left, which the snapshot has replaced.
     stale: Vec<String>,
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -379,8 +381,8 @@ impl DirectoryFiles {
         Ok(found)
     }
 
-    /// Reads the snapshot and all segments. The second value is how many bytes of the last segment
-    /// are good, if it is torn.
+    /// Reads the snapshot and all segments. The second value is the number of good bytes in the
+    /// last segment, if it is torn.
     fn read(&self, path: &Path) -> Result<(Replay, Option<u64>), JournalError> {
         let read = |name: String| {
             let file = path.join(name);
@@ -421,7 +423,7 @@ impl DirectoryFiles {
     }
 }
 
-/// Begins a segment with its header, durably.
+/// Creates a segment with its header, durably.
 fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(File, u64)> {
     let name = path.join(segment_name(number));
     let mut file = OpenOptions::new()
@@ -436,7 +438,7 @@ fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(Fi
     Ok((file, header.len() as u64))
 }
 
-/// Puts a snapshot under its name, whole or not at all.
+/// Writes a snapshot under its name, whole or not at all.
 fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     let name = path.join(snapshot_name(number));
     let beside = path.join(format!("snapshot-{number:010}{HALF}"));
@@ -452,7 +454,8 @@ fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     sync_names(path)
 }
 
-/// Removes what the snapshot before segment `until` stands for, and the snapshot before it.
+/// Removes the files that the snapshot `until` replaces: the segments from `from` on, and the
+/// snapshot before it.
 fn remove(path: &Path, (from, until): (u64, u64)) -> io::Result<()> {
     let segments = (from..until).map(segment_name);
     for name in segments.chain([snapshot_name(from)]) {
@@ -464,8 +467,8 @@ fn remove(path: &Path, (from, until): (u64, u64)) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the permissions of others from the files of a journal that an older version wrote, as far
-/// as they belong to who wrote `own`. A file system without permissions has none to take.
+/// Makes the files private that an older version wrote, if they have the owner of the file `own`.
+/// Failures are ignored, because some file systems have no permissions.
 fn make_private(path: &Path, own: &File) {
     let (Ok(own), Ok(entries)) = (own.metadata(), fs::read_dir(path)) else {
         return;
@@ -493,10 +496,10 @@ fn sync_names(path: &Path) -> io::Result<()> {
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// The end of a snapshot's name until it is whole.
+/// The suffix of a snapshot's name until it is complete.
 const HALF: &str = ".log.half";
 
-/// Returns true for a snapshot that was not finished, and for no file of anybody else's.
+/// Returns true for the name of an unfinished snapshot, and for no other name.
 fn is_half(name: &str) -> bool {
     let number = name
         .strip_prefix("snapshot-")

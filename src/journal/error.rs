@@ -9,12 +9,12 @@ use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_duration;
 
-/// The reason why a journal cannot be used, or cannot be written any more. The texts name the
+/// The reason why a journal cannot be used, or cannot be written any more. The message names the
 /// remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum JournalError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error(
         "the journal {place} is in use by {by}{}; wait for it with --wait, stop it, or name another one with `journal`",
         last_seen(*silence)
@@ -27,7 +27,8 @@ pub enum JournalError {
         /// The age of its last sign of life, in S3.
         silence: Option<Duration>,
     },
-    /// Another writer took the journal over; nothing more is written, here or at a destination.
+    /// Another session took the journal over. This one writes nothing more, neither here nor at a
+    /// destination.
     #[error(
         "the journal {place} was taken over by {by}; this run ends, the other one goes on with its work"
     )]
@@ -37,7 +38,7 @@ pub enum JournalError {
         /// The writer that holds it now.
         by: Box<Writer>,
     },
-    /// The journal was changed or is incomplete, and not only at its end.
+    /// The journal is damaged, and not only at its end.
     #[error(
         "{place}, line {line}: {what}; put back a copy from a backup, or run the job with --fresh to start over \
          (what is at the destination is compared and not copied again)"
@@ -61,7 +62,7 @@ pub enum JournalError {
         /// The version that wrote it.
         tool: String,
     },
-    /// It belongs to a run of another job, or the job was changed.
+    /// It holds an unfinished run, and the job was changed since.
     #[error(
         "the journal holds an unfinished run that began otherwise: {}; start over with --fresh (what is at the \
          destination is compared and not copied again), or go on with the changed job with --resume-anyway (what is done \
@@ -72,7 +73,7 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It belongs to a run of other transfers: what is on record says nothing about these.
+    /// It holds an unfinished run of other transfers, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or put the manifest back as it was and finish that run",
@@ -82,7 +83,7 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It belongs to a run between other places: what is done there says nothing about these.
+    /// It holds an unfinished run between other places, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or put the job back as it was and finish that run",
@@ -92,7 +93,7 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// The destination lacks what is on record.
+    /// The destination lacks objects that are on record.
     #[error(
         "the journal's record is not true any more: {missing} of {of} objects on record that were looked at are not at the \
          destination as they were, for example {example}. They were deleted or replaced, or another bucket or server \
@@ -100,14 +101,14 @@ pub enum JournalError {
          that is as it should be, go on with --resume-anyway"
     )]
     Untrue {
-        /// One of the objects, and what became of it.
+        /// One of the objects, and what is wrong with it.
         example: String,
         /// The number of objects that are missing or differ.
         missing: u64,
         /// The number of objects that were looked at.
         of: u64,
     },
-    /// The directory, its lock, or its segment went away or was replaced under the run.
+    /// The directory, its lock, or its segment was removed or replaced while the run was at work.
     #[error(
         "the journal {place} was removed or replaced while the run was at work, so that nobody would know what it does; run the \
          same command again: it compares what is at the destination and copies the rest"
@@ -118,8 +119,7 @@ pub enum JournalError {
         /// True if another process may have taken the journal.
         is_taken: bool,
     },
-    /// A file of it is shorter than what was written to it. The writer puts a snapshot in its
-    /// place.
+    /// A file is shorter than what was written to it. The writer replaces it by a snapshot.
     #[error(
         "the journal's file {place} was cut while the run was at work; run the same command again: it compares what is at the \
          destination and copies the rest"
@@ -128,8 +128,7 @@ pub enum JournalError {
         /// The file.
         place: String,
     },
-    /// The endpoint replaces objects in spite of the condition, so a second writer could not be
-    /// kept out.
+    /// The endpoint ignored the condition of a write, so a second writer could not be kept out.
     #[error(
         "{place}: a journal in S3 needs `If-None-Match` on PutObject, and the endpoint `{endpoint}` ignored it in a test; use a \
          directory or another endpoint"
@@ -151,7 +150,7 @@ pub enum JournalError {
         /// The endpoint's name.
         endpoint: String,
     },
-    /// No room is left for it.
+    /// No space is left for it.
     #[error(
         "no space is left for the journal {place}; free some and run the same command again, it goes on from there"
     )]
@@ -175,12 +174,12 @@ pub enum JournalError {
         /// The failure of the request.
         failure: Failure,
     },
-    /// The journal was closed before.
+    /// The journal is closed already.
     #[error("the journal is closed")]
     Closed,
 }
 
-/// Returns the words for the age of a sign of life.
+/// Formats the age of a sign of life.
 fn last_seen(silence: Option<Duration>) -> String {
     silence
         .map(|silence| format!(" (last sign of life {} ago)", display_duration(silence)))
@@ -199,7 +198,7 @@ impl JournalError {
         }
     }
 
-    /// Returns the error for a file or object that must be there and is not.
+    /// Returns the error for a missing file or object.
     pub(super) fn missing(place: &(impl ToString + ?Sized)) -> Self {
         Self::Corrupt {
             place: place.to_string(),
@@ -215,7 +214,7 @@ impl JournalError {
         }
     }
 
-    /// Returns the differences from the unfinished run for which a job is refused, in words.
+    /// Returns the differences between the job and the unfinished run, for an error about them.
     #[must_use]
     pub fn changes(&self) -> Option<&[String]> {
         match self {
@@ -226,7 +225,7 @@ impl JournalError {
         }
     }
 
-    /// Returns true if another process may work with what the journal has on record.
+    /// Returns true if another session may be at work on this run.
     pub(super) fn leaves_it_to_another(&self) -> bool {
         matches!(
             self,
@@ -234,7 +233,7 @@ impl JournalError {
         )
     }
 
-    /// Returns true if no later session will know what the journal had on record.
+    /// Returns true if the record of this run is lost to later sessions.
     #[must_use]
     pub fn leaves_no_record(&self) -> bool {
         matches!(

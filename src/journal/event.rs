@@ -1,9 +1,9 @@
 //! The events of a journal, named in the past tense.
 //!
 //! An event records only what the next session cannot find out by itself: keys that need not be
-//! listed again, uploads whose ids nothing else knows, and what the report must say about objects
-//! that have ended. Objects and uploads have numbers that are unique in the journal, because an
-//! upload id has a hundred characters and is named once per part.
+//! listed again, uploads whose ids nothing else knows, and the receipts of objects that have ended.
+//! Objects and uploads have numbers that are unique in the journal. An upload id has a hundred
+//! characters, and would otherwise be in the event of each part.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -22,26 +22,27 @@ use crate::s3::ArchiveState;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A run began. Whatever an earlier run left is over, except for its open uploads and
-    /// the copies that failed their proof.
+    /// A run began. The state of an earlier run is void, except for its open uploads and the copies
+    /// that failed their proof.
     RunBegan(RunInfo),
     /// An unfinished run resumed.
     RunResumed,
-    /// The job was changed, and the run continues with it as it is now.
+    /// The run continues with a job that was changed.
     JobChanged(Fingerprint),
     /// The run was stopped in an orderly way.
     RunStopped,
     /// The run ended by itself; objects may have failed.
     RunEnded,
-    /// A range of keys is being planned. Each transfer begins with one, from its first key to its
-    /// last, or as far as the keys of a shard go. So does a transfer whose lists cannot be resumed;
-    /// everything known about its keys is then void.
+    /// A range of keys is being planned. Each transfer begins with one range: all of its keys, or
+    /// those of a shard. If a list cannot be resumed, its transfer begins with a new range, and all
+    /// that is recorded of its keys is void.
     RangeBegan {
         /// Its number.
         range: u32,
         /// The transfer that it belongs to, by position in the job.
         transfer: u32,
-        /// Keys come in the order of their bytes, so that a listing can go on behind any of them.
+        /// True if keys come in the order of their bytes, so that a list can continue behind any
+        /// key.
         ordered: bool,
         /// The key behind which it begins; `None` if it begins with the first key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,29 +51,29 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<ObjectKey>,
     },
-    /// A range was cut in two, which are planned side by side.
+    /// A range was cut into two, which are planned side by side.
     RangeCut {
-        /// Its number. It ends at `at` now.
+        /// The number of the range that was cut. It ends at `at` now.
         range: u32,
-        /// The last key that may be in it; no object need have it.
+        /// The last key that may be in it. There need not be an object with this key.
         at: ObjectKey,
-        /// The number of the other one, which goes from there to where the whole ended.
+        /// The number of the new range, which has the keys after `at`, up to the old end.
         new: u32,
     },
-    /// Keys that need no work, up to `to`: the destination has them, or the selection leaves them
-    /// out. Gathered by the hundreds, so that a run with nothing to do writes next to nothing.
+    /// Keys up to `to` that need no work: the destination has them, or the selection leaves them
+    /// out. An event covers hundreds of keys, so that a run with nothing to do writes little.
     KeysPassed(Passed),
     /// All keys of the range are known.
     RangePlanned {
         /// Its number.
         range: u32,
     },
-    /// All objects of a transfer are over.
+    /// All objects of a transfer have ended.
     TransferEnded {
         /// By position in the job.
         transfer: u32,
     },
-    /// An object is to be copied. In an ordered range all keys before it are known by now.
+    /// An object is to be copied. In an ordered range, all keys before it are known.
     ObjectPlanned {
         /// Its range.
         range: u32,
@@ -81,20 +82,20 @@ pub enum Event {
         /// The object as it was listed.
         entry: PlannedObject,
     },
-    /// An object is over.
+    /// An object has ended.
     ObjectEnded {
         /// Its range.
         range: u32,
-        /// Its number; none for what could not even be planned.
+        /// Its number; `None` for an object that could not be planned.
         object: Option<u64>,
         /// The ending.
         ended: Ended,
-        /// Its line in the report, if there is one.
+        /// Its line in the report, if there is a report.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         receipt: Option<ReceiptLine>,
     },
-    /// An upload is about to be created. On record before the request, because a request whose
-    /// answer is lost leaves an upload behind that only a search can find.
+    /// An upload is about to be created. Recorded before the request, because a request whose
+    /// answer is lost leaves an upload that only a search can find.
     UploadIntended {
         /// Its number.
         upload: u64,
@@ -106,7 +107,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
     },
-    /// An upload was created. On record before its first part.
+    /// An upload was created. Recorded before its first part.
     UploadBegan {
         /// Its number.
         upload: u64,
@@ -118,14 +119,15 @@ pub enum Event {
         parts: PartLengths,
         /// A digest of the attributes that the object must have.
         attributes: String,
-        /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
+        /// True if a KMS or customer key encrypts it, so that its `ETag` does not follow from its
+        /// bytes.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         kms: bool,
         /// The attributes that the server refused when the upload was created: a session that
         /// resumes it must report them too.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         losses: Vec<Loss>,
-        /// It was adopted without a record of the request that created it.
+        /// True if it was adopted, without a record of the request that created it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         claimed: bool,
     },
@@ -140,15 +142,15 @@ pub enum Event {
         /// Without quotes.
         etag: String,
     },
-    /// The upload is about to be completed. On record before the request, so that an object is
-    /// recognised as its result when the upload is gone and nobody saw the answer.
+    /// The upload is about to be completed. Recorded before the request, so that the object can be
+    /// recognised as its result if the answer is lost and the upload is gone.
     CompleteIntended {
         /// The upload.
         upload: u64,
-        /// The `ETag` that the object will have, where that follows from the parts.
+        /// The `ETag` that the object will have, if it follows from the parts.
         etag: Option<String>,
     },
-    /// The server has the upload no more: completed, aborted, or never begun.
+    /// The server does not have the upload any more: it was completed, aborted, or never created.
     UploadEnded {
         /// The upload.
         upload: u64,
@@ -158,7 +160,7 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
-    /// The pace that the servers accept, as far as it was learned; replaces earlier knowledge.
+    /// The rates that the servers accept, as learned so far. Replaces the rates of earlier events.
     PaceLearned(Learned),
 }
 
@@ -171,70 +173,70 @@ pub struct RunInfo {
     pub job: String,
     /// The names of its transfers, in order.
     pub transfers: Vec<String>,
-    /// The settings of the job that decide about its objects.
+    /// The settings of the job that decide which objects are copied, and with which result.
     pub fingerprint: Fingerprint,
     /// The version of s3haul that began it.
     pub tool: String,
     /// The time that the job's ages (`modified_after: 24h`) count back from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_from: Option<Timestamp>,
-    /// The command that resumes it, quoted for a shell; absent in old records, and where it cannot
-    /// be repeated.
+    /// The command that resumes it, quoted for a shell. Absent in old records, and if the command
+    /// cannot be repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 
-/// The remains of an object that was changed in place.
+/// What remains of an object that was changed in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InPlace {
-    /// Nothing: the new object has taken its place.
+    /// Nothing: the new object has replaced it.
     Replaced,
-    /// A version of the key.
+    /// An old version of the key.
     OldVersionLeft,
 }
 
-/// Keys that were passed by, see [`Event::KeysPassed`].
+/// Keys that need no work, see [`Event::KeysPassed`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Passed {
     /// The range.
     pub range: u32,
-    /// The last of them.
+    /// The last of the keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<ObjectKey>,
     /// Objects that the destination has.
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
-    /// By what they were found equal.
+    /// The skipped objects by the comparison that found them equal.
     #[serde(skip_serializing_if = "Unchanged::is_empty")]
     pub unchanged: Unchanged,
     /// Objects that are left out because they are in an archive.
     pub archived_objects: u64,
-    /// Objects that the destination has and that an earlier list of the run has counted.
+    /// Objects that the destination has, and that an earlier list of the run has counted already.
     #[serde(skip_serializing_if = "is_zero")]
     pub known_objects: u64,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
     /// Entries that are neither an object nor a regular file.
     pub ignored: u64,
-    /// Some of those that the destination has, equal to the source.
+    /// Some of the objects that the destination has, equal to the source.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub equal: Vec<PlannedObject>,
-    /// Their lines in the report, if there is one.
+    /// Their lines in the report, if there is a report.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<ReceiptLine>,
 }
 
 impl Passed {
-    /// Returns the number of objects that have a line in a report.
+    /// Returns the number of objects that have a line in the report.
     pub(super) const fn objects(&self) -> u64 {
         self.skipped_objects + self.archived_objects + self.known_objects
     }
 }
 
-/// Leaves a count out of the JSON.
+/// Returns true for a count that the JSON leaves out.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
 pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -247,16 +249,16 @@ pub struct PlannedObject {
     pub key: ObjectKey,
     /// Bytes.
     pub size: u64,
-    /// Absent for files.
+    /// The `ETag`; absent for files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// The version, when one was named.
+    /// The version, if the entry has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Last-Modified.
+    /// The time of the last modification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified: Option<Timestamp>,
-    /// Absent means STANDARD.
+    /// The storage class; absent for STANDARD.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
 }
@@ -275,7 +277,8 @@ impl From<&Entry> for PlannedObject {
 }
 
 impl PlannedObject {
-    /// Returns the entry as it was listed; `relative_at` follows from the transfer's prefix.
+    /// Returns the entry as it was listed. `relative_at` is the offset of the key's part behind the
+    /// transfer's prefix.
     #[must_use]
     pub fn into_entry(self, relative_at: usize) -> Entry {
         let Self {
@@ -286,7 +289,7 @@ impl PlannedObject {
             modified,
             class: storage_class,
         } = self;
-        // Restores come and go between two sessions; the copier's own HEAD tells.
+        // A restore may have ended since. The copy sends a HEAD, which shows that.
         let archive = ArchiveState::Readable;
         Entry {
             key,
@@ -301,7 +304,7 @@ impl PlannedObject {
     }
 }
 
-/// The ending of an object. An object that a stop left undone has not ended.
+/// The ending of an object. An object that a stop interrupted has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
@@ -311,7 +314,7 @@ pub enum Ended {
         bytes: u64,
         /// Its parts.
         parts: u32,
-        /// By what it was proven.
+        /// Its proof.
         proof: String,
         /// The reason why it was copied; absent in old records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -323,25 +326,25 @@ pub enum Ended {
             deserialize_with = "losses"
         )]
         losses: Vec<Loss>,
-        /// It was changed in place, and not copied anywhere.
+        /// Set if it was changed in place, and not copied.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         in_place: Option<InPlace>,
-        /// The destination, if an earlier copy there had failed its proof.
+        /// Its destination, if an earlier copy there had failed its proof.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         settles: Option<String>,
     },
-    /// The destination has it, or it is left out.
+    /// The destination has it, or the job leaves it out.
     Skipped {
         /// Its bytes.
         bytes: u64,
-        /// It is left out because it is in an archive.
+        /// True if it is left out because it is in an archive.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         archived: bool,
-        /// By what it was found equal.
+        /// The comparison that found it equal.
         #[serde(default, skip_serializing_if = "Unchanged::is_empty")]
         unchanged: Unchanged,
     },
-    /// It is in an archive and being restored: a later run copies it.
+    /// It is being restored from an archive. A later run copies it.
     Restoring {
         /// Its bytes.
         bytes: u64,
@@ -351,8 +354,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Returns the bytes of an object that the destination has, equal to its source, and true if
-    /// it was found there and not copied.
+    /// Returns the bytes of an object that the destination has, equal to its source, and true if it
+    /// was not copied but found there. Returns `None` for all others.
     pub(super) fn is_there(&self) -> Option<(u64, bool)> {
         match self {
             Self::Done { bytes, .. } => Some((*bytes, false)),
@@ -364,7 +367,7 @@ impl Ended {
     }
 }
 
-/// Reads losses. Version 1 of the format recorded only whether there were any.
+/// Reads losses. Version 1 of the format recorded only if there were any.
 fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -381,9 +384,9 @@ fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Er
 /// An object that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedObject {
-    /// Which one: `s3://bucket/key`, or a path.
+    /// The source: `s3://bucket/key`, or a path.
     pub source: String,
-    /// The key that was to be written; empty in old records.
+    /// The destination; empty in old records.
     #[serde(default)]
     pub destination: String,
     /// The request that failed; empty in old records.
@@ -392,9 +395,9 @@ pub struct FailedObject {
     /// The error code of S3; empty in old records.
     #[serde(default)]
     pub code: String,
-    /// The kind of failure, one word.
+    /// The kind of failure, in one word.
     pub kind: String,
-    /// The error.
+    /// The message of the failure.
     pub message: String,
 }
 
@@ -423,7 +426,7 @@ pub struct SourceVersion {
     /// `versionId`, where the bucket has versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Absent for files.
+    /// The `ETag`; absent for files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
     /// Last-Modified, or the file's modification time.
@@ -431,7 +434,7 @@ pub struct SourceVersion {
     pub modified: Option<Timestamp>,
 }
 
-/// The lengths of an object's parts in order, equal neighbours counted: `[[799, 67108864], [1,
+/// The lengths of an object's parts in order. Equal neighbours are counted: `[[799, 67108864], [1,
 /// 12]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -475,14 +478,13 @@ impl PartLengths {
     }
 }
 
-/// One line of the report, kept as the text that it is: the journal carries it and does not look
-/// into it.
+/// One line of the report, as text. The journal stores it and does not parse it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReceiptLine(Box<RawValue>);
 
 impl ReceiptLine {
-    /// Returns a value as a line of JSON.
+    /// Serializes a value as a line of JSON.
     ///
     /// # Errors
     /// The value cannot be written as JSON.

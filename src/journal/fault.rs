@@ -1,8 +1,7 @@
-//! A journal that fails at a record that a test names.
+//! Makes a journal fail at a record that a test chooses.
 //!
-//! A full disk, and the death of the process between any two events, cannot be produced at exactly
-//! that moment in another way. A test scripts the faults from outside, like those of the sandbox.
-//! Without a script, every call goes straight through.
+//! In no other way can a test fill the disk, or kill the process, between two particular events.
+//! Without a fault, every call goes straight to the store.
 
 use std::future::pending;
 use std::time::Duration;
@@ -18,19 +17,19 @@ use super::store::Store;
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
 pub enum WriteFault {
-    /// No space is left.
+    /// Writes fail because no space is left.
     Full,
-    /// Nothing comes back any more, as if the process had died. The token is cancelled when that
-    /// begins.
+    /// Writes never return, as if the process had died. The token is cancelled at the first one.
     Dead(CancellationToken),
 }
 
-/// A store in front of another one, with a fault or none.
+/// A wrapper around a store that injects a fault, if there is one.
 #[derive(Debug)]
 pub(super) struct Faulty<S> {
     store: S,
     /// The number of the first record that is not written, and what happens instead.
     fault: Option<(u64, WriteFault)>,
+    /// True once the fault has occurred.
     struck: bool,
 }
 
@@ -43,7 +42,7 @@ impl<S: Store> Faulty<S> {
         }
     }
 
-    /// Fails a write once the fault has come.
+    /// Fails a write as the fault says.
     async fn strike(&mut self) -> Result<(), JournalError> {
         self.struck = true;
         match &self.fault {
@@ -96,7 +95,7 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn release(&mut self) {
-        // A process that died says nothing any more.
+        // A dead process does not release its journal.
         if !matches!(
             (&self.fault, self.struck),
             (Some((_, WriteFault::Dead(_))), true)

@@ -1,9 +1,9 @@
 //! The settings of a job that decide which objects are copied, and with which result.
 //!
-//! A run resumes only if these are still the same: otherwise one half of a prefix would be copied
-//! under one rule and one half under another. Limits, reports, credentials, and the names of
-//! endpoints may change between two sessions. The settings are kept as texts and not as a hash, so
-//! that a message can name the change.
+//! A run resumes only if these settings are unchanged. Otherwise one half of a prefix would be
+//! copied under one rule, and the other half under another. Limits, reports, credentials, and the
+//! names of endpoints may change between two sessions. The settings are kept as text and not as a
+//! hash, so that a message can name the change.
 
 mod words;
 
@@ -24,18 +24,18 @@ use crate::manifest::keys::KeyMap;
 use crate::manifest::moment::{Age, Ages};
 use crate::size::ByteSize;
 
-/// The name under which the names of all transfers stand.
+/// The name of the setting that lists all transfers.
 const TRANSFERS: &str = "transfers";
-/// The name under which a retry stands.
+/// The name of the setting that identifies a retry.
 const RETRY: &str = "retry";
 
-/// The settings that decide about a job's objects, by name.
+/// The settings that decide which objects a job copies, and with which result. By name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(BTreeMap<String, String>);
 
 impl Fingerprint {
-    /// Returns from where and to where a transfer of the job copies, if that is on record.
+    /// Returns the source and the destination of a transfer, if they are on record.
     #[must_use]
     pub fn sides(&self, transfer: &str) -> Option<(&str, &str)> {
         let side = |side: &str| {
@@ -63,7 +63,7 @@ impl Fingerprint {
         settings
     }
 
-    /// Returns the differences to `now`, in words.
+    /// Describes the differences between these settings and those of `now`.
     #[must_use]
     pub fn changes(&self, now: &Self) -> Vec<String> {
         let mut names: BTreeSet<_> = self
@@ -73,7 +73,7 @@ impl Fingerprint {
             .map(String::as_str)
             .collect();
         if self.0.get(TRANSFERS) != now.0.get(TRANSFERS) {
-            // If the transfers differ, all their settings differ too, and a list of them helps no
+            // If the transfers differ, all their settings differ too. Such a list would not help a
             // reader.
             names.retain(|name| *name == TRANSFERS);
         }
@@ -105,7 +105,7 @@ impl Fingerprint {
             .collect()
     }
 
-    /// Returns the transfers that now copy from or to another place, in words.
+    /// Describes the transfers whose source or destination is another one in `now`.
     #[must_use]
     pub fn moves(&self, now: &Self) -> Vec<String> {
         let is_side = |name: &str| matches!(name.rsplit_once('.'), Some((_, "from" | "to")));
@@ -122,8 +122,8 @@ impl Fingerprint {
         sides(self).changes(&sides(now))
     }
 
-    /// Returns the name of the report whose failed objects the run copies again, if that is all it
-    /// does.
+    /// Returns the name of the report whose failed objects a retry copies again; `None` for other
+    /// runs.
     #[must_use]
     pub fn retries(&self) -> Option<&str> {
         self.0.get(RETRY).map(String::as_str)
@@ -148,7 +148,7 @@ impl Fingerprint {
         }
     }
 
-    // The fields are taken apart by name everywhere, so that a new one cannot be forgotten here.
+    // Every struct is destructured by name, so that a new field cannot be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
         let Transfer {
             after: _,
@@ -170,12 +170,12 @@ impl Fingerprint {
             proof,
             chosen,
             own_files: _,
-            // No run with a journal has any.
+            // A run with a journal has none.
             repairs: _,
             customer_keys,
-            // It decides about the exit code only.
+            // It only decides the exit code.
             empty: _,
-            // They decide whether a request is allowed, not what it does.
+            // They decide if a request is allowed, not what it does.
             source_access: _,
             destination_access: _,
         } = transfer;
@@ -190,7 +190,7 @@ impl Fingerprint {
             self.set(of("compare_attributes"), "true");
         }
         self.selection(name, select, ages);
-        // May be millions.
+        // There may be millions.
         let chosen = chosen.as_ref().map(|chosen| {
             format!(
                 "{} objects, {}",
@@ -322,7 +322,8 @@ fn text(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Returns a time as it was written: an age means another time in each run.
+/// Returns the text of a time. An age is kept as it was written, because it means another time in
+/// each run.
 fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }
@@ -359,8 +360,8 @@ fn source(job: &Job, source: &Source) -> String {
     }
 }
 
-/// Returns the server unless it is Amazon S3: the server decides whose buckets are meant, not the
-/// name that a manifest gives it, nor the place where its URL was found.
+/// Returns the server of an endpoint, unless it is Amazon S3. The server decides which buckets are
+/// meant, and not the name that a manifest gives it or the place where its URL was found.
 fn at(job: &Job, endpoint: &str) -> String {
     match job.endpoints.get(endpoint).map(|endpoint| &endpoint.server) {
         Some(server @ Server::Other { .. }) => format!(" at {server}"),
@@ -388,7 +389,7 @@ fn encryption(encryption: &Encryption) -> String {
     }
 }
 
-/// Returns a short digest of a longer text, for comparisons that need no words.
+/// Returns a short digest of a longer text.
 #[must_use]
 pub fn digest(text: &str) -> String {
     format!(
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_about_objects_is_told_in_words_when_it_changes() {
+    fn changes_of_settings_are_described() {
         let change =
             |change: fn(&mut Transfer)| changes(|job| change(&mut job.transfers[0])).join("; ");
         assert_eq!(
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_decide_about_objects_may_change() {
+    fn limits_reports_and_regions_may_change() {
         let none: [String; 0] = [];
         assert_eq!(
             changes(|job| job.limits = Limits {
@@ -544,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_values_is_told_without_the_names_of_the_code() {
+    fn a_group_of_values_is_shown_without_the_names_of_the_code() {
         let set = crate::manifest::job::SetValues {
             metadata: [("a".to_owned(), "x, {y} \"z\"".to_owned())].into(),
             cache_control: Some("no-store".to_owned()),

@@ -1,12 +1,12 @@
-//! The holder of a journal in S3, and the rule by which another session takes over.
+//! Decides which session holds a journal in S3, and which one may take it over.
 //!
-//! The segments decide who *writes*: a session that takes over writes the next number, and whoever
-//! wrote before is shut out. The holder's record decides who *may* take over. Each session has a
-//! record of its own, `session-ID.json`, and renews it as its sign of life; the session that wrote
-//! the last segment is the holder. So no two sessions ever write the same record.
+//! The session that wrote the last segment is the holder. Another session takes over by writing the
+//! next segment, which shuts the holder out. `BucketHolder::gives_way_to` decides if it may do so.
+//! Each session has a record of its own, `session-ID.json`, and renews it as its sign of life, so
+//! no two sessions ever write the same record.
 //!
-//! The age of a sign of life is the server's time less the time at which the server says that the
-//! record was written. The clocks of this machine and of the holder's do not matter.
+//! The age of a sign of life is the server's time minus the time at which the server stored the
+//! record. So the clocks of this machine and of the holder do not matter.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) fn session_of(name: &str) -> Option<&str> {
 pub(super) struct HolderRecord {
     /// The session.
     pub(super) writer: Writer,
-    /// The run that it works on, once that is known.
+    /// The run that it works on, once it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) run: Option<String>,
     /// The time of this sign of life, by the session's own clock. Only people read it.
@@ -59,14 +59,14 @@ impl HolderRecord {
 
     /// Returns the bytes of the object.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        // No field of it fails to serialize.
+        // No field fails to serialize.
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
     }
 }
 
-/// The session that wrote a journal last, as another one sees it.
+/// The session that wrote a journal last, as another session sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BucketHolder {
     /// The session.
@@ -84,7 +84,7 @@ pub(super) enum Takeover {
     Released,
     /// The holder is an earlier process of the same Job.
     SameJob,
-    /// The holder's process ran on this machine, and is gone.
+    /// The holder's process ran on this machine and is gone.
     Gone,
     /// The holder has shown no sign of life for too long.
     Silent,
@@ -104,7 +104,7 @@ impl BucketHolder {
         }
     }
 
-    /// Returns true if the session is at work, as far as this process can tell.
+    /// Returns true if the session seems to be at work: this process could not take over from it.
     pub(super) fn is_alive(&self) -> bool {
         let terms = LeaseTerms::default();
         self.gives_way_to(&Writer::this_process(&terms), &terms)
@@ -119,7 +119,7 @@ pub(super) fn silence(
 ) -> Duration {
     let last = signs.into_iter().flatten().max();
     let age = last.map(|last| now.duration_since(last));
-    // The clocks of two servers of an endpoint may differ slightly.
+    // Two servers of an endpoint may have slightly different clocks: a negative age counts as none.
     age.map_or(Duration::MAX, |age| age.try_into().unwrap_or_default())
 }
 

@@ -1,4 +1,5 @@
-//! The identity of a session, for the errors that a journal is in use, or has been taken over.
+//! The identity of a session: for messages that name the holder of a journal, and to decide if that
+//! session is gone.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
@@ -10,10 +11,10 @@ use serde::{Deserialize, Serialize};
 /// The terms on which a session holds a journal, named as in a Kubernetes Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
-    /// The Job (or any other unit that restarts its processes) that the session belongs to. A
-    /// session takes over at once from one of the same Job.
+    /// The Job (or any other unit that restarts its processes) of the session. A session takes over
+    /// at once from another one of its own Job.
     pub job: Option<String>,
-    /// The pod, shown to others instead of the host name.
+    /// The pod, which messages name instead of the host.
     pub pod: Option<String>,
     /// The time without a sign of life after which a holder may be replaced.
     pub duration: Duration,
@@ -33,7 +34,7 @@ impl Default for LeaseTerms {
 }
 
 impl LeaseTerms {
-    /// Returns the usual terms for a session of this Job.
+    /// Returns the default terms for a session of this Job.
     #[must_use]
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub fn of_job(job: &str) -> Self {
@@ -58,7 +59,7 @@ pub struct Writer {
     /// The Job that it belongs to, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// The mark that distinguishes the process from others with its number. Absent except on Linux.
+    /// The mark that distinguishes the process from others with its number. Only on Linux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessMark>,
 }
@@ -70,7 +71,7 @@ pub struct ProcessMark {
     boot: String,
     /// The namespace in which the process has its number.
     namespace: String,
-    /// The user. Processes of other users may be hidden.
+    /// The user, because processes of other users may be hidden.
     user: u32,
     /// The start of the process, in ticks since the boot.
     started: u64,
@@ -89,7 +90,7 @@ impl ProcessMark {
         })
     }
 
-    /// Returns true if both processes can see each other, so that one that is not seen is gone.
+    /// Returns true if the processes can see each other: then one that cannot be found is gone.
     fn is_beside(&self, other: &Self) -> bool {
         (&self.boot, &self.namespace, self.user) == (&other.boot, &other.namespace, other.user)
     }
@@ -98,7 +99,8 @@ impl ProcessMark {
 /// Returns the start of a process of this machine, or `None` if it does not exist or is a zombie.
 ///
 /// # Errors
-/// If the start cannot be read, which proves nothing about the process: too many files may be open.
+/// The start cannot be read, for example because too many files are open. That proves nothing about
+/// the process.
 fn start_of(pid: u32) -> io::Result<Option<u64>> {
     let gone = rustix::io::Errno::SRCH.raw_os_error();
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
@@ -127,7 +129,7 @@ fn started_in(stat: &str) -> io::Result<Option<u64>> {
 }
 
 impl Writer {
-    /// Returns a session of this process that begins now.
+    /// Creates a session of this process that begins now.
     #[must_use]
     pub fn this_process(terms: &LeaseTerms) -> Self {
         Self {
@@ -158,12 +160,13 @@ impl Writer {
         }
     }
 
-    /// Returns true if this session succeeds the other one: both belong to one Job.
+    /// Returns true if both sessions belong to the same Job, so that this one is the successor.
     pub(super) fn succeeds(&self, other: &Self) -> bool {
         self.job.is_some() && self.job == other.job
     }
 
-    /// Returns true if the other session's process ran beside this one and is gone.
+    /// Returns true if the other session's process ran on this machine, where this process would
+    /// see it, and is gone.
     pub(super) fn outlives(&self, other: &Self) -> bool {
         let (Some(own), Some(mark)) = (&self.process, &other.process) else {
             return false;

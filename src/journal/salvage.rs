@@ -1,8 +1,8 @@
-//! Reads what is left of a damaged journal when its user gives up the run.
+//! Reads a damaged journal whose run the user gives up.
 //!
-//! A run that starts over only needs the uploads that the old run may have left open, since nothing
-//! else knows their ids. So each line counts by itself here, and lines may be missing. At worst, an
-//! upload that has ended counts as open. Aborting it does no harm.
+//! The new run needs only the uploads that the old run may have left open, because nothing else
+//! knows their ids. So each readable line counts by itself here, and others may be missing. At
+//! worst, an upload that has ended counts as open, and aborting it does no harm.
 
 use super::segment::{FileName, Salvaged, pieces};
 use super::state::RunState;
@@ -11,7 +11,7 @@ use super::state::RunState;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Salvage {
     state: RunState,
-    /// Lines that cannot be read.
+    /// The number of lines that cannot be read.
     pub bad_lines: u64,
 }
 
@@ -19,7 +19,7 @@ impl Salvage {
     /// Reads the files or objects of a journal, given in any order.
     pub(super) fn of<'a>(files: impl IntoIterator<Item = (FileName, &'a [u8])>) -> Self {
         let mut files: Vec<_> = files.into_iter().collect();
-        // A snapshot stands before the segment with its number.
+        // A snapshot comes before the segment with its number.
         files.sort_unstable_by_key(|(name, _)| {
             (name.number(), matches!(name, FileName::Segment(_)))
         });
@@ -110,12 +110,12 @@ mod tests {
             (FileName::Segment(1), old.as_slice()),
         ];
         let salvage = Salvage::of(files);
-        // The snapshot knows that 1 is over; that 6 is over stood in the line that is bad.
+        // The snapshot shows that 1 has ended. The end of 6 was in the bad line.
         assert_eq!((salvage.open_uploads(), salvage.bad_lines), (2, 1));
         let begun = salvage.into_state();
         assert_eq!(begun.uploads.keys().collect::<Vec<_>>(), [&4, &6]);
         assert_eq!((begun.next_id, begun.run, begun.ranges.len()), (7, None, 0));
-        // Without the snapshot, what stands in the segments counts.
+        // Without the snapshot, the segments count.
         assert_eq!(Salvage::of([files[0], files[2]]).open_uploads(), 3);
     }
 }

@@ -1,26 +1,27 @@
 //! A random sample of the objects that a run has copied or found equal.
 //!
-//! The record of a run is wrong if its destination lost the objects that it names: the bucket was
-//! created again, or another server has the same URL. No session looks at every object again, but a
-//! small sample shows that many objects are gone.
+//! The record of a run is wrong if its destination has lost the objects: the bucket was created
+//! again, or another server has the same URL. Looking at every object again would cost too much,
+//! but a small sample shows if many are gone.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::event::PlannedObject;
 
-/// Objects that are kept. If a third of all is gone, 16 of them miss that once in 650 times.
+/// The size of the sample. If a third of all objects is gone, a sample of 16 misses that once in
+/// 650 times.
 const KEPT: usize = 16;
 
-/// An object that the destination had when it was put on record.
+/// An object that the destination had when it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
     /// Its transfer, by position in the job.
     pub transfer: u32,
-    /// Set if it was found equal and not copied.
+    /// True if it was found equal and not copied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub found: bool,
-    /// The time at which it was done.
+    /// The time at which it was recorded.
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
     /// Its bytes.
@@ -29,7 +30,7 @@ pub struct Copied {
     pub entry: PlannedObject,
 }
 
-/// Objects on record, each as likely as any other.
+/// A sample in which each object on record is equally likely.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     seen: u64,
@@ -37,12 +38,12 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Takes an object in, perhaps in the place of another one. A replay chooses the same ones.
+    /// Adds an object to those that the sample is drawn from. A replay draws the same sample.
     pub(super) fn take(&mut self, copied: Copied) {
         self.take_for(copied, 1);
     }
 
-    /// Adds an object that stands for this many.
+    /// Adds an object that stands for this many objects.
     pub(super) fn take_for(&mut self, copied: Copied, objects: u64) {
         let objects = objects.max(1);
         self.seen = self.seen.saturating_add(objects);
@@ -58,13 +59,13 @@ impl Sample {
         }
     }
 
-    /// Returns the objects.
+    /// Returns the sampled objects.
     #[must_use]
     pub fn objects(&self) -> &[Copied] {
         &self.kept
     }
 
-    /// Returns true if nothing is on record yet.
+    /// Returns true if no object was added yet.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.seen == 0

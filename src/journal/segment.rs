@@ -5,10 +5,9 @@
 //! 03d2b7f1 {"n":4711,"at":1763819111004,"event":{"part_stored":{"upload":12,"number":345,…}}}
 //! ```
 //! The eight digits are the CRC32C of the text after the blank. Records are numbered without gaps
-//! over all segments, so a missing line or segment is noticed. Only the end of the last segment may
-//! be torn, by a crash during a write: the reader drops everything from the first bad line on if no
-//! good line follows it. A bad line with a good line after it is damage, and the journal is
-//! refused.
+//! over all segments, so a missing line or segment is noticed. A crash during a write can tear the
+//! end of the last segment: if no good line follows the first bad one, the reader drops everything
+//! from there on. A bad line before a good one is damage, and the journal is refused.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -19,8 +18,8 @@ use super::identity::Writer;
 use super::state::RunState;
 use crate::printable::printable;
 
-/// The version of this format. A reader refuses what is newer, and reads what is older: version 1
-/// has no cut ranges.
+/// The version of this format. A reader refuses newer versions and reads older ones. Version 1 has
+/// no cut ranges.
 const FORMAT: u32 = 2;
 
 /// The first line of a segment and of a snapshot.
@@ -34,7 +33,7 @@ pub(super) struct Header {
     pub(super) segment: u64,
     /// The number of the first record that follows.
     pub(super) next: u64,
-    /// Its writer.
+    /// The session that writes the segment.
     pub(super) writer: Writer,
     /// The time at which it was created.
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
@@ -61,7 +60,7 @@ impl Header {
     }
 }
 
-/// An event with its place in the journal.
+/// An event with its number in the journal.
 #[derive(Serialize, Deserialize)]
 struct NumberedEvent<E> {
     n: u64,
@@ -75,19 +74,20 @@ pub(super) fn push_record(lines: &mut Vec<u8>, n: u64, at: Timestamp, event: &Ev
     push_line(lines, &NumberedEvent { n, at, event });
 }
 
-/// Everything that a snapshot says beyond its header.
+/// The second line of a snapshot.
 #[derive(Serialize, Deserialize)]
 struct SnapshotBody<S> {
-    /// The length of the report that has all receipts so far, in bytes.
+    /// The length in bytes of the report with all receipts so far.
     report: u64,
-    /// Segments that are kept although they are part of the snapshot, and when they were written.
+    /// Segments that are kept although the snapshot replaces them, and the times at which they were
+    /// written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     fences: Vec<Fence>,
     state: S,
 }
 
-/// A segment with which a writer took over. It stays, because it is the one that the writer before
-/// it would write next.
+/// A segment with which a session took over. It is kept, because its number is the one that the
+/// previous session would write next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Fence {
     pub(super) segment: u64,
@@ -95,7 +95,7 @@ pub(super) struct Fence {
     pub(super) at: Timestamp,
 }
 
-/// Returns a snapshot: a header, then the state.
+/// Returns the bytes of a snapshot: a header, then the state.
 pub(super) fn snapshot(
     header: &Header,
     report: u64,
@@ -125,7 +125,7 @@ fn push_line(lines: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
-    // The algorithm has 32 bits; the function returns them in 64.
+    // The checksum has 32 bits; the function returns it as 64.
     u32::try_from(crc_fast::checksum(
         crc_fast::CrcAlgorithm::Crc32Iscsi,
         bytes,
@@ -140,13 +140,13 @@ fn verified(line: &[u8]) -> Option<&[u8]> {
     (format!("{:08x}", crc32c(json)).as_bytes() == sum).then_some(json)
 }
 
-/// The lines of a segment that are whole and right, one after another from its beginning.
+/// Iterates over the good lines of a segment, from its beginning up to the first bad one.
 struct RecordLines<'a> {
     place: &'a str,
     rest: &'a [u8],
-    /// Bytes of the lines that were good.
+    /// The bytes of the good lines so far.
     good: usize,
-    /// The number of the line that was read last.
+    /// The number of the last line that was read.
     line: usize,
 }
 
@@ -185,8 +185,8 @@ impl<'a> RecordLines<'a> {
         }
     }
 
-    /// Ends the reading if no good line follows: the rest must be empty, or damage that may only be
-    /// at the end.
+    /// Checks the bytes after the last good line, and returns the number of bytes before them. The
+    /// rest must be empty, or a torn end where `may_be_torn` allows it.
     fn finish(self, may_be_torn: bool) -> Result<usize, JournalError> {
         if self.rest.is_empty() {
             return Ok(self.good);
@@ -202,13 +202,13 @@ impl<'a> RecordLines<'a> {
         Err(self.damaged())
     }
 
-    /// Returns the error for a bad line behind the last good one.
+    /// Returns the error for the first bad line.
     fn damaged(mut self) -> JournalError {
         self.line += 1;
         self.corrupt("the line is damaged")
     }
 
-    /// Returns the first line, if it is of a format that is known.
+    /// Returns the header in the first line.
     fn header(&mut self) -> Option<Result<Header, JournalError>> {
         #[derive(Deserialize)]
         struct Format {
@@ -233,7 +233,7 @@ impl<'a> RecordLines<'a> {
     }
 }
 
-/// A journal as it is read: a snapshot, then the segments behind it, in order.
+/// The content of a journal, read from a snapshot and then the segments after it, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Replay {
     pub(super) state: RunState,
@@ -241,8 +241,10 @@ pub(super) struct Replay {
     pub(super) report: u64,
     /// The number of the next record.
     pub(super) next: u64,
-    /// The segment that the snapshot stands before, 0 without one, and the first record behind it.
+    /// The number of the snapshot, which is that of the first segment after it; 0 without a
+    /// snapshot.
     pub(super) snapshot: u64,
+    /// The number of the first record after the snapshot.
     pub(super) base: u64,
     /// The segments with which sessions took over.
     pub(super) fences: Vec<Fence>,
@@ -251,7 +253,7 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Takes a snapshot in.
+    /// Reads a snapshot.
     pub(super) fn snapshot(place: &str, bytes: &[u8]) -> Result<Self, JournalError> {
         let mut lines = RecordLines::new(place, bytes);
         let header = match lines.header() {
@@ -273,8 +275,8 @@ impl Replay {
         })
     }
 
-    /// Takes a segment in and returns how many of its bytes are good; fewer than all only if it is
-    /// the last one and torn.
+    /// Reads a segment and returns the number of its good bytes. That is less than its length only
+    /// for a torn end, where `may_be_torn` allows one.
     pub(super) fn segment(
         &mut self,
         place: &str,
@@ -285,7 +287,7 @@ impl Replay {
         let Self { state, report, .. } = self;
         let apply = |at, event: Event| {
             if matches!(event, Event::RunBegan(_)) {
-                // A run's report begins with it.
+                // A new run has a new report.
                 *report = 0;
             }
             state.apply(at, &event);
@@ -310,7 +312,7 @@ pub(super) struct SegmentRead {
     pub(super) header: Option<Header>,
     /// The number of the record that comes next.
     pub(super) next: u64,
-    /// Bytes of the good lines.
+    /// The bytes of the good lines.
     pub(super) good: usize,
 }
 
@@ -352,15 +354,15 @@ pub(super) fn read_segment(
     })
 }
 
-/// The meaning of a single line.
+/// One line of a damaged journal.
 pub(super) enum Salvaged {
     Header,
     State(Box<RunState>),
     Event(Timestamp, Event),
 }
 
-/// Returns the lines of a segment or snapshot that may be damaged; `None` for each line that cannot
-/// be read.
+/// Returns the lines of a segment or snapshot that may be damaged. A line that cannot be read is
+/// `None`.
 pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Salvaged>> {
     let lines = bytes
         .split(|byte| *byte == b'\n')
@@ -379,7 +381,7 @@ pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Salvaged>> {
     })
 }
 
-/// Returns only the writer of a segment; `None` if that cannot be read.
+/// Returns the writer of a segment, or `None` if its header cannot be read.
 pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
     RecordLines::new(place, bytes)
         .header()?
@@ -387,8 +389,8 @@ pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
         .map(|header| header.writer)
 }
 
-/// Returns who wrote a segment or a snapshot, as far as that can be read, and if its last record is
-/// the orderly end of a session.
+/// Returns the writer of a segment or a snapshot, if its header can be read, and true if its last
+/// record is the orderly end of a session.
 pub(super) fn last_words(place: &str, bytes: &[u8]) -> (Option<Writer>, bool) {
     let last = bytes
         .strip_suffix(b"\n")
@@ -422,7 +424,7 @@ impl std::fmt::Display for FileName {
     }
 }
 
-/// The meaning of the name of a file or object.
+/// The kind and the number of a file or object of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FileName {
     Segment(u64),

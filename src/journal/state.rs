@@ -1,15 +1,15 @@
 //! The state of a run, folded from its events by one pure function.
 //!
-//! [`RunState::apply`] is used while a run writes its journal and when the next session reads it,
-//! so both see the same state. The state does not grow with the number of objects. A range is read
-//! in key order. So the state only holds, per range, how far the planner came and which planned
-//! objects have not ended. Both are bounded, because the executor looks only so many objects ahead.
-//! (A single mark up to which all objects have ended, with a list of those that ended beyond it,
-//! would not be bounded: one object of terabytes would hold the mark for hours while millions end
-//! after it.)
+//! The writer applies [`RunState::apply`] while a run is at work, and the next session when it
+//! reads the journal, so both have the same state. The state does not grow with the number of
+//! objects. A range is listed in key order, so the state holds only, per range, the last key that
+//! was planned and the planned objects that have not ended. Their number is bounded, because the
+//! planner is only a limited number of objects ahead. (A mark up to which all objects have ended,
+//! with a list of those that ended beyond it, would not be bounded: one object of terabytes would
+//! hold the mark for hours while millions end after it.)
 //!
-//! The function is total: an event about something unknown changes nothing. A journal that was
-//! written must be readable.
+//! The function is total: an event about something unknown changes nothing. So every journal that
+//! could be written can be read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,10 +24,10 @@ use super::uploads::{BegunUpload, Completing, Kept, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 
-/// Failed objects that are kept with their message, the latest ones; all are counted and stand in
-/// the report.
+/// The number of failed objects that are kept with their messages, the latest ones. The report has
+/// all.
 const FAILURES_KEPT: usize = 20;
-/// Of a message, no more characters than this are kept.
+/// The number of characters of a message that are kept.
 const MESSAGE_KEPT: usize = 500;
 
 /// The phase of a run.
@@ -39,13 +39,13 @@ pub enum Phase {
     Empty,
     /// A session is at work, or was when it was killed.
     Running,
-    /// It was stopped in an orderly way and can go on.
+    /// The run was stopped in an orderly way, and can be resumed.
     Stopped,
-    /// It ended by itself.
+    /// The run ended by itself.
     Ended,
 }
 
-/// Everything that a journal says.
+/// The state that a journal records.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// The run.
@@ -64,66 +64,65 @@ pub struct RunState {
     /// The duration of the sessions before that one, in milliseconds.
     #[serde(default)]
     pub worked_ms: u64,
-    /// Transfers that are over.
+    /// The transfers that have ended.
     pub ended_transfers: BTreeSet<u32>,
-    /// Ranges of the other transfers.
+    /// The ranges of the other transfers.
     pub ranges: BTreeMap<u32, RangeState>,
-    /// Uploads that the server has, or may have; also those that an earlier run left.
+    /// Uploads that the server has or may have, including those of an earlier run.
     pub uploads: BTreeMap<u64, OpenUpload>,
-    /// Sums.
+    /// The sums over all objects.
     pub totals: Totals,
-    /// Counts of the transfers that are not over.
+    /// The counts of the transfers that have not ended.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tallies: BTreeMap<u32, Tally>,
-    /// Some of the objects that were copied or found equal, by which the next session sees that the
-    /// destination still has what is on record.
+    /// Some of the objects that were copied or found equal. The next session checks that the
+    /// destination still has them.
     #[serde(default, skip_serializing_if = "Sample::is_empty")]
     pub sample: Sample,
-    /// Objects that ended without a receipt, because their session wrote no report.
+    /// The number of objects that ended without a receipt, because their session wrote no report.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unreported: u64,
     /// The latest failures.
     pub failures: VecDeque<FailedObject>,
     /// The next number for an object or upload.
     pub next_id: u64,
-    /// Copies of this run and of earlier ones that failed their proof and were kept.
+    /// The copies of this run and of earlier ones that failed their proof and were kept.
     #[serde(default, skip_serializing_if = "UnprovenCopies::is_empty")]
     pub unproven: UnprovenCopies,
-    /// The pace that the servers accept.
+    /// The rates that the servers accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<Remembered>,
 }
 
-/// The learned pace of the servers, and its time.
+/// The learned rates of the servers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// The time.
+    /// The time at which they were recorded.
     pub at: Timestamp,
-    /// The pace.
+    /// The rates.
     pub learned: Learned,
 }
 
 /// The progress of a range of keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RangeState {
-    /// Its transfer, by position in the job.
+    /// The transfer of the range, by position in the job.
     pub transfer: u32,
-    /// Keys come in the order of their bytes.
+    /// True if keys come in the order of their bytes.
     pub ordered: bool,
-    /// The planner has seen all keys up to this one, and all of their objects have ended except the
-    /// pending ones.
+    /// The last key that was planned. All objects up to it have ended, except the pending ones.
     pub passed: Option<ObjectKey>,
     /// The last key that may be in the range; `None` if the range ends with the transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<ObjectKey>,
-    /// All keys are known.
+    /// True once all keys are known.
     pub planned: bool,
-    /// Planned objects that are not over, by number.
+    /// The planned objects that have not ended, by number.
     pub pending: BTreeMap<u64, PlannedObject>,
 }
 
 impl RunState {
-    /// Takes an event in that happened at a time.
+    /// Applies an event that happened at the time `at`.
     pub fn apply(&mut self, at: Timestamp, event: &Event) {
         let before = self.last.replace(at);
         match event {
@@ -145,7 +144,7 @@ impl RunState {
                 self.resumed += 1;
                 self.worked_ms = self.worked_ms.saturating_add(between(self.session, before));
                 self.session = Some(at);
-                self.begin_lists_without_order_again();
+                self.restart_unordered_ranges();
             }
             Event::JobChanged(fingerprint) => {
                 if let Some(run) = &mut self.run {
@@ -164,9 +163,9 @@ impl RunState {
         }
     }
 
-    /// Drops the pending objects of lists without order. Such a list cannot be resumed in its
-    /// middle: it is read again, and finds them again.
-    fn begin_lists_without_order_again(&mut self) {
+    /// Drops the pending objects of lists without order. Such a list cannot be resumed in the
+    /// middle: it is read again from its beginning, and finds these objects again.
+    fn restart_unordered_ranges(&mut self) {
         for range in self
             .ranges
             .values_mut()
@@ -206,7 +205,7 @@ impl RunState {
                 if let Some(range) = self.ranges.get_mut(range) {
                     range.planned = true;
                 }
-                self.forget(*range);
+                self.drop_finished(*range);
             }
             Event::RangeCut { range, at, new } => {
                 let Some(cut) = self.ranges.get_mut(range) else {
@@ -269,16 +268,15 @@ impl RunState {
                         entry,
                     });
                 }
-                self.forget(*range);
+                self.drop_finished(*range);
             }
             _ => self.apply_to_upload(at, event),
         }
     }
 
-    /// Drops a range if nothing is left to do in it, unless it is the last one of its transfer,
-    /// which says that all keys are known. So the only ranges are those that are being listed or
-    /// have pending objects.
-    fn forget(&mut self, range: u32) {
+    /// Drops a range in which no work is left, unless it is the last one of its transfer: that one
+    /// shows that all keys are known. So every other range is being listed or has pending objects.
+    fn drop_finished(&mut self, range: u32) {
         let Some(over) = self
             .ranges
             .get(&range)
@@ -417,9 +415,9 @@ impl RunState {
         }
     }
 
-    /// Subtracts the counts of a transfer that is listed again from its start, because the new list
-    /// repeats them. Returns the number of objects that stay counted although the list finds them
-    /// too.
+    /// Subtracts the counts of a transfer that is listed again from its beginning, because the new
+    /// list counts these objects again. Returns the number of objects that stay in the sums
+    /// although the list finds them too.
     pub fn relist(&mut self, transfer: u32) -> u64 {
         let Some(tally) = self.tallies.get_mut(&transfer) else {
             return 0;
@@ -471,13 +469,13 @@ impl RunState {
         ranges.map(|(number, range)| (*number, range))
     }
 
-    /// Returns the number of objects that were planned and have not ended, over all ranges.
+    /// Returns the number of planned objects that have not ended, over all ranges.
     #[must_use]
     pub fn pending_objects(&self) -> usize {
         self.ranges.values().map(|range| range.pending.len()).sum()
     }
 
-    /// Returns the bytes of the objects that were planned and have not ended.
+    /// Returns the bytes of the planned objects that have not ended.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
         let pending = self
@@ -507,7 +505,7 @@ impl RunState {
     }
 }
 
-/// Returns the open uploads as a new run finds them.
+/// Returns the open uploads for a new run.
 fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpload> {
     for open in uploads.values_mut() {
         open.kept = open.kept.in_next_run();

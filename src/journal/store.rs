@@ -1,4 +1,4 @@
-//! The interface between the writer and the place where a journal is kept.
+//! The interface between the writer of a journal and the place that stores it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,38 +8,37 @@ use super::event::Event;
 use super::state::RunState;
 use crate::size::MIB;
 
-/// A snapshot is due when the segments behind the last one have this many bytes, or twice as many
-/// as it has itself. So a journal has at most a few times the bytes of its state, and is read
-/// within a second.
+/// A snapshot is due when the segments after the last one have this many bytes, or twice its size
+/// if that is more. So a journal has at most a few times the bytes of its state, and is read within
+/// a second.
 const TAIL: u64 = 8 * MIB;
 
-/// The place where a journal is kept. One writer uses it; a session that opens it reads what was
-/// written before.
+/// The place that stores a journal. Only one writer uses it at a time.
 pub(super) trait Store: Send + Sync + 'static {
-    /// False for a place that forgets everything.
+    /// False for a store that keeps nothing.
     const KEEPS: bool = true;
 
-    /// Returns how long events gather before they are written: if nobody waits for them, and if
-    /// somebody does.
+    /// Returns how long events gather before they are written: if no caller waits for one of them,
+    /// and if one does.
     fn gather(&self) -> (Duration, Duration);
 
-    /// Adds lines, the first of which is record `next`. They survive the process, though not yet a
-    /// loss of power.
+    /// Appends lines, the first of which is record `next`. They survive the process, but not
+    /// necessarily a loss of power.
     fn write(
         &mut self,
         next: u64,
         lines: Vec<u8>,
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Makes all that was written durable.
+    /// Makes all written lines durable.
     fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Waits until another session is seen to have taken the place over.
+    /// Waits until the journal is lost: another session has taken it over, or it is gone.
     fn lost(&self) -> impl Future<Output = JournalError> + Send {
         std::future::pending()
     }
 
-    /// Says that this session is at its end, so that another one may begin at once.
+    /// Releases the journal at the end of the session, so that another one may begin at once.
     fn release(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -47,7 +46,8 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Returns true if it is time for a snapshot.
     fn wants_snapshot(&self) -> bool;
 
-    /// Puts the state, durably, in the place of all that was written; the next record is `next`.
+    /// Replaces everything written so far by the state, durably. `next` is the number of the next
+    /// record, and `report` the length of the report.
     fn snapshot(
         &mut self,
         next: u64,
@@ -55,14 +55,14 @@ pub(super) trait Store: Send + Sync + 'static {
         state: &RunState,
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Shows all events since the last snapshot again.
+    /// Reads all events since the last snapshot again.
     fn tail(
         &mut self,
         visit: &mut (dyn FnMut(Event) + Send),
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 
-/// Returns true if a tail of this many bytes is due to be folded into a snapshot.
+/// Returns true if the segments after a snapshot have so many bytes that another snapshot is due.
 pub(super) fn is_long(tail_bytes: u64, snapshot_bytes: u64) -> bool {
     tail_bytes >= TAIL.max(snapshot_bytes.saturating_mul(2))
 }

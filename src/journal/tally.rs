@@ -2,11 +2,11 @@
 //!
 //! [`Totals`] are the one count of a run: a session counts with them, and the journal keeps them.
 //!
-//! Each object counts once. This is easy if a list continues where the previous session left it. A
-//! list without order is read again from its beginning and finds all objects again: those that need
-//! no work, and copies of an earlier session, which are equal now. So a [`Tally`] remembers per
-//! transfer which objects such a list finds again. Some are subtracted from the sums, and the
-//! others are not counted when they are found.
+//! Each object counts once. This is easy if a list continues where the previous session left it.
+//! But a list without order is read again from its beginning, and finds all objects again. So a
+//! [`Tally`] per transfer remembers them. The copied ones stay in the sums, and are not counted
+//! again when the list finds them equal. All others are subtracted from the sums, and count when
+//! the list finds them.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::s3::FailureKind;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Totals {
-    /// Objects found that were to be copied.
+    /// Objects to copy.
     pub planned_objects: u64,
     /// Their bytes.
     pub planned_bytes: u64,
@@ -41,11 +41,11 @@ pub struct Totals {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
-    /// The same objects by the comparison that found them equal.
+    /// The skipped objects by the comparison that found them equal.
     pub unchanged: Unchanged,
     /// The objects copied or uploaded by the reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects in an archive that are left out.
+    /// Objects that are left out because they are in an archive.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored.
     pub restoring_objects: u64,
@@ -66,17 +66,18 @@ pub struct Totals {
     pub proofs: BTreeMap<String, u64>,
     /// Failed objects by the kind of failure.
     pub failures: BTreeMap<String, u64>,
-    /// The same by cause.
+    /// Failed objects by cause.
     pub causes: CauseCounts,
 }
 
-/// The objects of one transfer that a list which is read again finds.
+/// The objects of one transfer that its list finds again if it is read from its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tally {
-    /// Objects that stay counted and are found equal: those that were copied, and bad copies.
+    /// Objects that stay in the sums: copied ones, and copies that failed their proof. A list finds
+    /// them equal.
     pub settled: u64,
-    /// The counts of all others, which the list repeats.
+    /// The counts of all others, which the new list counts again.
     pub void: Totals,
 }
 
@@ -88,7 +89,7 @@ impl Tally {
                 self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
                 self.void.planned_bytes = self.void.planned_bytes.saturating_sub(*bytes);
             }
-            // A bad copy looks like a good one, so that its failure must stay.
+            // In a list, a bad copy looks like a good one, so its failure must stay counted.
             Ended::Failed(failed) if leaves_copy(failed) => {
                 self.settled += 1;
                 self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
@@ -98,7 +99,8 @@ impl Tally {
     }
 }
 
-/// Returns true if a copy may be there that lists cannot tell from a good one.
+/// Returns true if the failed object may have left a copy that a list cannot distinguish from a
+/// good one.
 pub(super) fn leaves_copy(failed: &FailedObject) -> bool {
     [
         FailureKind::NotEqual,

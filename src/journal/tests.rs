@@ -358,7 +358,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_planned_is_pending_until_it_ends(story in story()) {
+    fn a_planned_object_is_pending_until_it_ends(story in story()) {
         let mut state = RunState::default();
         let mut passed = None;
         for (n, event) in story.iter().enumerate() {
@@ -419,7 +419,7 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
 
 /// Checks that version 1 is read, which recorded only whether anything was lost.
 #[test]
-fn what_ended_in_the_first_format_is_read() {
+fn an_ended_object_of_format_1_is_read() {
     for losses in [
         "",
         r#","losses":true"#,

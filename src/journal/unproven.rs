@@ -15,13 +15,13 @@ use crate::s3::FailureKind;
 /// The most copies that are kept on record. A run in which more failed has an obvious fault.
 const MOST: usize = 10_000;
 
-/// The places of such copies (`s3://bucket/key`), and the kind of failure of each.
+/// The unproven copies by place (`s3://bucket/key`), each with the kind of its failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnprovenCopies(BTreeMap<String, String>);
 
 impl UnprovenCopies {
-    /// Takes in how an object ended.
+    /// Records the ending of an object.
     pub(super) fn take(&mut self, ended: &Ended) {
         match ended {
             Ended::Failed(failed) if leaves_copy(failed) && !failed.destination.is_empty() => {
@@ -43,7 +43,7 @@ impl UnprovenCopies {
         }
     }
 
-    /// Adds those of another journal.
+    /// Adds the copies of another journal.
     pub fn merge(&mut self, other: &Self) {
         for (place, kind) in &other.0 {
             self.add(place, kind);
@@ -56,8 +56,8 @@ impl UnprovenCopies {
         self.0.contains_key(place)
     }
 
-    /// Returns the kind of failure of the copy at this place, unless what the comparison rests on
-    /// proves the copy now. `basis` is none where nothing was compared.
+    /// Returns the kind of failure of the copy at this place, unless a comparison proves the copy
+    /// now. `basis` is what the comparison rests on, or `None` if nothing was compared.
     #[must_use]
     pub fn still_fails(&self, place: &str, basis: Option<Basis>) -> Option<&str> {
         let kind = self.0.get(place)?;

@@ -1,9 +1,9 @@
 //! Open uploads in a compact form, and their parts that can be reused.
 //!
-//! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes: a mark of its
-//!    `ETag`. The mark is enough to recognise the part in the server's own list, which has
-//!    everything else. The list alone is not trusted: it may show a part that another writer stored
-//!    under the same number.
+//! 48 uploads of 10,000 parts may be open at once, so a part takes only eight bytes: a mark of its
+//! `ETag`. The mark is enough to recognise the part in the server's own list, which has everything
+//! else. The list alone is not trusted, because it may show a part that another writer stored under
+//! the same number.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -28,24 +28,25 @@ pub struct OpenUpload {
     pub server: Option<String>,
     /// The time just before it was created.
     pub intended: Timestamp,
-    /// Its object failed, and the next run resumes it.
+    /// Set if its object failed and the upload is kept for the next run.
     #[serde(default, skip_serializing_if = "Kept::is_not")]
     pub kept: Kept,
-    /// The data of the created upload. If `None`, the upload may exist and its id is not known.
+    /// The created upload. If `None`, the upload may exist, but its id is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<BegunUpload>,
 }
 
-/// The session that the upload of a failed object is kept for.
+/// The run that the upload of a failed object is kept for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
-    /// Its object has not failed, or the upload is of no use.
+    /// The object has not failed, or the upload is of no use.
     #[default]
     No,
     /// The object failed in this run.
     ForNextRun,
-    /// The object failed in an earlier run. This run resumes the upload, or aborts it at its end.
+    /// The object failed in an earlier run. This run resumes the upload, or aborts it before it
+    /// ends.
     ForThisRun,
 }
 
@@ -58,7 +59,7 @@ impl Kept {
         *self == Self::No
     }
 
-    /// Returns the same when a new run begins.
+    /// Returns the value after a new run has begun.
     pub(super) fn in_next_run(self) -> Self {
         if self == Self::No {
             Self::No
@@ -79,46 +80,47 @@ pub struct BegunUpload {
     pub parts: PartLengths,
     /// A digest of the attributes that the object must have.
     pub attributes: String,
-    /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
+    /// True if a KMS or customer key encrypts it, so that its `ETag` does not follow from its
+    /// bytes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kms: bool,
     /// The attributes that the server refused when it was created.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
-    /// It was adopted without a record of the request that created it.
+    /// True if it was adopted, without a record of the request that created it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub claimed: bool,
     /// The parts that S3 has confirmed.
     pub stored: PartMarks,
     /// Their bytes.
     pub stored_bytes: u64,
-    /// The upload was about to be completed, and the `ETag` that the object would have.
+    /// Set once `CompleteMultipartUpload` was about to be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completing: Option<Completing>,
 }
 
-/// A Complete that was about to be sent.
+/// A `CompleteMultipartUpload` that was about to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Completing {
-    /// The `ETag` that the object has when it is the result, where that follows from the parts.
+    /// The `ETag` of the resulting object, if it follows from the parts.
     pub etag: Option<String>,
 }
 
-/// The agreement of the parts that the server lists with the journal.
+/// The parts that the server lists, compared with the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
-    /// Parts that need not be sent again, by number.
+    /// The good parts, by number. They need not be sent again.
     pub kept: Vec<PartDone>,
-    /// Parts that are on record and not in the list.
+    /// The number of parts on record that are not in the list.
     pub missing: u32,
-    /// Parts in the list that are not what was sent.
+    /// The number of parts in the list that are not what was sent.
     pub different: u32,
 }
 
 impl BegunUpload {
-    /// Selects the good ones among the `listed` parts. A part that is listed and not on record is
-    /// good if it has the right size: its request was in flight when the record ended, and was
-    /// pinned to the same source. A part on record must match its record.
+    /// Compares the `listed` parts with the record. A part on record is good if it matches the
+    /// record. A part that is listed and not on record is good if it has the right size: its
+    /// request was in flight when the session ended, and was pinned to the same source.
     #[must_use]
     pub fn reconcile(&self, listed: Vec<PartDone>) -> Reconciled {
         let mut outcome = Reconciled::default();
@@ -143,16 +145,16 @@ impl BegunUpload {
     }
 }
 
-/// Which parts S3 has confirmed, each with a mark of its `ETag`. In the snapshot it is base64 of
+/// The parts that S3 has confirmed, each with a mark of its `ETag`. A snapshot has the base64 of
 /// eight bytes per part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartMarks {
-    /// By number - 1; zero if there is no part.
+    /// The marks by part number minus one; zero if there is no part.
     marks: Vec<u64>,
     count: u32,
 }
 
-/// S3 has no higher number, and a journal that names one must not cost memory.
+/// S3 has no higher part number. A journal that names one must not cost memory.
 const MAX_NUMBER: u32 = 10_000;
 
 impl PartMarks {
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_twice_counts_once() {
+    fn a_part_that_was_sent_twice_counts_once() {
         let mut marks = PartMarks::default();
         assert!(marks.insert(7, "x") && !marks.insert(7, "y"));
         assert_eq!((marks.count(), marks.get(7)), (1, Some(mark_of("y"))));

@@ -1,14 +1,14 @@
-//! The task that writes a journal, and the handle by which all others send it events.
+//! The task that writes a journal, and the handle that sends it events.
 //!
-//! Events arrive through a bounded queue. The task writes all events that have arrived since the
-//! last write together. If a caller waits for one of them, it syncs once for all: one sync serves a
-//! hundred uploads. The task also folds the events, so a snapshot is simply its state.
+//! Events arrive through a bounded queue. The task writes all events together that have arrived
+//! since the last write. If a caller waits for one of them, it syncs once for all: one sync serves
+//! a hundred uploads. The task also folds the events, so a snapshot is simply its state.
 //!
-//! The journal is the write-ahead log of the report. Receipts are events first; the task passes
-//! them to the [`Ledger`] in order. It takes a snapshot only when the ledger is durable, and
-//! records the length of the ledger in it. After a crash, the report is cut to that length, and the
-//! receipts since the snapshot are added again. A report that cannot be written (a full disk) only
-//! delays snapshots: its receipts stay in the journal.
+//! The journal is the write-ahead log of the report. Receipts are part of events, and the task
+//! passes them to the [`Ledger`] in order. It takes a snapshot only when the ledger is durable, and
+//! records the ledger's length in it. After a crash, the report is cut to that length, and the
+//! receipts since the snapshot are added again. A report that cannot be written (because a disk is
+//! full) only delays snapshots: its receipts stay in the journal.
 
 mod broken;
 
@@ -33,41 +33,40 @@ use super::uploads::OpenUpload;
 
 /// The most events that wait for the writer. If it falls behind, senders wait too.
 const QUEUE: usize = 8192;
-/// Events in one write.
+/// The most events in one write.
 const BATCH: usize = 4096;
-/// The shortest pause after a report could not be written, and the pause as a multiple of the time
-/// that the last try took; the longer one counts. Each try reads again what the journal has
-/// gathered since the last snapshot.
+/// The pause after a report could not be written: at least this time, and at least this multiple of
+/// the time that the last attempt took. Each attempt reads all events since the last snapshot
+/// again.
 const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
 /// The time after which events are made durable if no caller waits for them.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// The destination of receipts: the report.
 pub trait Ledger: Send {
-    /// Cuts it to this many bytes, which an earlier [`Ledger::sync`] gave; receipts are added
-    /// behind them. Returns how many it has then: fewer if it was lost meanwhile, for instance with
-    /// the disk of a pod.
+    /// Cuts the report to this length, which an earlier [`Ledger::sync`] returned. Receipts are
+    /// added after it. Returns the new length, which is less if the report was lost meanwhile, for
+    /// instance with the disk of a pod.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The report cannot be written.
     fn rewind(&mut self, length: u64) -> io::Result<u64>;
 
-    /// Writes a line that says that receipts of earlier sessions are missing, because those
-    /// sessions wrote no report.
-    fn lack(&mut self);
+    /// Adds a line that says that receipts are missing, because earlier sessions wrote no report.
+    fn add_gap(&mut self);
 
-    /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next
-    /// [`Ledger::sync`].
+    /// Adds a receipt, which is a line of JSON without its end. The next [`Ledger::sync`] returns
+    /// the error if it cannot be written.
     fn add(&mut self, receipt: &str);
 
-    /// Makes all receipts durable and returns the length in bytes.
+    /// Makes all receipts durable, and returns the length of the report in bytes.
     ///
     /// # Errors
-    /// Some receipts are not in it.
+    /// Some receipts are not in the report.
     fn sync(&mut self) -> io::Result<u64>;
 }
 
-/// The handle by which events reach the journal. Cheap to clone.
+/// The handle that sends events to the journal. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: mpsc::Sender<Message>,
@@ -79,7 +78,9 @@ struct WriterState {
     next_id: AtomicU64,
     keeps: bool,
     has_ledger: bool,
+    /// The reason why the journal cannot be written any more.
     error: OnceLock<JournalError>,
+    /// Cancelled once `error` is set, and when the writer ends.
     broken: CancellationToken,
 }
 
@@ -87,11 +88,11 @@ struct WriterState {
 enum Message {
     /// An event, and the channel that is notified once it is durable.
     Event(Event, Option<oneshot::Sender<()>>),
-    /// A receipt of what is left to the next session.
+    /// A receipt of an object that is left to the next session.
     Left(ReceiptLine),
     /// Asks for the record of an open upload.
     Upload(u64, oneshot::Sender<Option<OpenUpload>>),
-    /// The last event.
+    /// The last event, and the channel for the result.
     Close(Event, oneshot::Sender<Closed>),
 }
 
@@ -100,8 +101,8 @@ enum Message {
 pub struct Closed {
     /// The final state.
     pub state: RunState,
-    /// The reason why the report lacks receipts, if it does. Then they are still in the journal,
-    /// and the run is not over: the same command run again puts them into the report.
+    /// The reason why the report lacks receipts, if it does. Then the journal still has them, and
+    /// the run is not over: the next session puts them into the report.
     pub report: Result<(), String>,
 }
 
@@ -156,7 +157,8 @@ impl Journal {
         self.send(Message::Left(receipt)).await
     }
 
-    /// Returns what is on record of an open upload, with all that was appended before the question.
+    /// Returns the record of an open upload, which includes all events that were sent before this
+    /// call.
     pub async fn open_upload(&self, upload: u64) -> Option<OpenUpload> {
         let (asked, answer) = oneshot::channel();
         self.send(Message::Upload(upload, asked)).await.ok()?;
@@ -198,7 +200,7 @@ impl Journal {
 
     async fn send(&self, message: Message) -> Result<(), JournalError> {
         match self.queue.send(message).await {
-            // The receipt in it may still come into the report.
+            // The writer may still add its receipt to the report.
             Ok(()) if self.shared.broken.is_cancelled() => Err(self.error()),
             Ok(()) => Ok(()),
             Err(_) => Err(self.failed().await),
@@ -212,32 +214,32 @@ impl Journal {
     }
 }
 
-/// The live state of the writer.
+/// The state and the ledger of the writer.
 pub(super) struct Start {
     pub(super) state: RunState,
     /// The number of the next record.
     pub(super) next: u64,
-    /// The length of the report at the last snapshot: receipts behind it are in the events since
-    /// then.
+    /// The length of the report at the last snapshot. The events since then have the receipts after
+    /// it.
     pub(super) report: u64,
     pub(super) ledger: Option<Box<dyn Ledger>>,
 }
 
-/// The task's own state.
+/// The task that writes a journal.
 pub(super) struct WriterTask<S> {
     store: S,
     start: Start,
     queue: mpsc::Receiver<Message>,
     shared: Arc<WriterState>,
-    /// The time at which something was written that is not durable yet.
+    /// The time of the first write that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
-    /// Receipts of what is left to the next session.
+    /// The receipts of objects that are left to the next session.
     left: Vec<ReceiptLine>,
-    /// The time before which a report that could not be written is not tried again, and no snapshot
-    /// is taken.
+    /// The time of the next attempt to write a report that could not be written. No snapshot is
+    /// taken before it.
     report_rests: Option<Instant>,
-    /// Set once nothing comes any more.
+    /// True once the last message has arrived.
     is_closing: bool,
 }
 
@@ -273,7 +275,7 @@ impl<S: Store> WriterTask<S> {
         )
     }
 
-    /// Brings the report to where the journal is.
+    /// Brings the report up to date with the journal.
     pub(super) async fn recover(&mut self) -> Result<(), JournalError> {
         self.catch_up().await.map(|settled| {
             if let Err(error) = settled {
@@ -282,7 +284,7 @@ impl<S: Store> WriterTask<S> {
         })
     }
 
-    /// Writes one event and puts a snapshot in the place of everything before it.
+    /// Writes one event, and then a snapshot, which replaces everything before.
     pub(super) async fn begin_with(&mut self, event: Event) -> Result<(), JournalError> {
         let mut lines = Vec::new();
         let first = self.start.next;
@@ -300,7 +302,7 @@ impl<S: Store> WriterTask<S> {
         if let Err(error) = self.serve().await {
             tracing::debug!(%error, "the journal is broken");
             is_ours = !error.leaves_it_to_another();
-            // Set once: nothing else sets it.
+            // Nothing else sets it.
             let _ = self.shared.error.set(error);
             self.shared.broken.cancel();
             if is_ours {
@@ -473,7 +475,7 @@ impl<S: Store> WriterTask<S> {
         })
     }
 
-    /// Adds the receipts of what is left to the next session.
+    /// Adds the receipts of objects that are left to the next session.
     async fn report_left(&mut self) -> Result<(), String> {
         let left = std::mem::take(&mut self.left);
         if let Some(ledger) = self.start.ledger.as_mut().filter(|_| !left.is_empty()) {
@@ -485,8 +487,8 @@ impl<S: Store> WriterTask<S> {
         Ok(())
     }
 
-    /// Makes the report durable with all receipts so far, from the journal if it has to be, and
-    /// returns its length.
+    /// Makes the report durable with all receipts so far, and returns its length. Receipts that
+    /// could not be written are read from the journal again.
     async fn settle(&mut self) -> Result<Result<u64, String>, JournalError> {
         match self.sync_ledger().await {
             Ok(length) => Ok(Ok(length)),
@@ -510,9 +512,8 @@ impl<S: Store> WriterTask<S> {
         synced.map_err(|error| error.to_string())
     }
 
-    /// Cuts the report back to the last snapshot, adds the receipts since then and returns the
-    /// length. The report may stay at fault, which is the inner error; the outer one is the
-    /// journal's.
+    /// Cuts the report to its length at the last snapshot, adds the receipts since then, and
+    /// returns its length. The inner error is one of the report, the outer one of the journal.
     async fn catch_up(&mut self) -> Result<Result<u64, String>, JournalError> {
         let Some(mut ledger) = self.start.ledger.take() else {
             return Ok(Ok(self.start.report));
@@ -536,13 +537,12 @@ impl<S: Store> WriterTask<S> {
         };
         let read = self.store.tail(&mut add).await;
         if self.start.state.unreported > 0 {
-            ledger.lack();
+            ledger.add_gap();
         }
         self.start.ledger = Some(ledger);
         read?;
         match rewound {
-            // Lost receipts do not come back: the next time, too, receipts are added behind the
-            // existing ones.
+            // Lost receipts do not come back. From now on, the new length is the one to return to.
             Ok(length) => {
                 self.start.report = length;
                 Ok(self.sync_ledger().await)

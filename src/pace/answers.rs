@@ -1,7 +1,7 @@
 //! Remembers when each operation was last answered.
 //!
-//! This distinguishes a silent server, which ends the run, from a single object that a server fails
-//! on.
+//! This distinguishes a server that is silent, which ends the run, from one object on which the
+//! server fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

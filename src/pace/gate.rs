@@ -1,10 +1,10 @@
-//! A limit that the user set: cells pass at its rate and never faster.
+//! A limit that the user set. Cells pass at its rate and never faster.
 //!
-//! A governor limiter does the counting (GCRA: no bursts beyond its own). Around it: a queue, so
-//! that two thousand waiting requests are one timer and not two thousand racing ones, and a clock
-//! on tokio's time, so that tests can pause it. A quota of governor's is fixed, which is what a
-//! user's limit is; the rates that are learned change at every answer, and each change would hand
-//! out governor's burst anew, so they have a [meter](super::meter) of their own.
+//! A limiter of the `governor` crate counts the cells (GCRA, which allows no burst beyond its own).
+//! A queue around it lets two thousand waiting requests share one timer instead of racing with two
+//! thousand, and a clock on tokio's time lets tests pause it. A quota of governor cannot change,
+//! and neither does a user's limit. Learned rates change with every answer, and each change would
+//! give out governor's burst again, so they have a [meter](super::meter) instead.
 
 use std::future::{Future, pending};
 use std::num::NonZeroU32;
@@ -22,13 +22,13 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-/// The longest sleep before the rate is looked at again, where it can change.
+/// The longest sleep before a rate that can change is read again.
 pub(super) const NAP: Duration = Duration::from_millis(250);
-/// A limiter may give out this much at once. Timers tick in milliseconds; without some burst a rate
-/// above one per tick could not be reached.
+/// A limiter may give out the cells of this time at once. Timers tick in milliseconds, so without a
+/// burst no rate above one cell per tick could be reached.
 const BURST: Duration = Duration::from_millis(20);
 
-/// Lets cells pass at a rate.
+/// Lets cells pass at a rate, or at once if there is no limit.
 #[derive(Debug)]
 pub struct Gate(Option<Limiter>);
 
@@ -72,9 +72,9 @@ impl Gate {
         Self(rate.and_then(Limiter::new))
     }
 
-    /// Waits, first come first served, until `cells` may pass. A request of more cells than the
-    /// burst takes them in slices, so that it waits as long as its cells take, and one of none does
-    /// not wait for others. Returns whether it had to wait.
+    /// Waits, first come first served, until `cells` may pass. A request for more cells than the
+    /// burst takes them in slices, so it waits as long as its cells take. A request for no cells
+    /// does not wait. Returns true if the request waited.
     pub async fn pass(&self, cells: u64) -> bool {
         let Some(limiter) = self.0.as_ref().filter(|_| cells > 0) else {
             return false;
@@ -90,7 +90,7 @@ impl Gate {
                     waited = true;
                     sleep(not_until.wait_time_from(limiter.inner.clock().now())).await;
                 }
-                // A slice is never larger than the burst, so there is nothing that could not pass.
+                // A slice is never larger than the burst, so it can always pass.
                 Err(_) => left = 0,
             }
         }
@@ -98,23 +98,23 @@ impl Gate {
     }
 }
 
-/// Asks a question that continues while nobody polls it: one that stands in the line of a
-/// limit and is not polled would hold up everybody behind it, those included for whom its asker
-/// waits.
+/// Runs a request in a task, so that it continues while its future is not polled. A request that
+/// holds a limit's queue and is not polled would block all requests behind it, even those that its
+/// own caller waits for.
 pub(crate) fn by_itself<T: Send + 'static>(
-    question: impl Future<Output = T> + Send + 'static,
+    request: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> {
-    joined(AbortOnDropHandle::new(tokio::spawn(question)))
+    joined(AbortOnDropHandle::new(tokio::spawn(request)))
 }
 
-/// Waits for the result of a task. Its panic continues here: what it had not told must not be taken
-/// for nothing.
+/// Waits for the result of a task. A panic of the task continues here, so that its lost result is
+/// not mistaken for an empty one.
 pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
     match task.await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // Only the end of the runtime does that.
+            // Only the end of the runtime cancels the task.
             Err(_) => pending().await,
         },
     }

@@ -3,10 +3,10 @@
 //! A bucket begins with one lane per class of requests. When a prefix turns out to be throttled
 //! separately ([`super::prefix`]), it gets a lane of its own, which starts at the rate that the
 //! server accepted. The lane of the other keys starts over, because its rate was cut for refusals
-//! that did not concern them; requests that wait in it queue again. At most [`MOST`] prefixes have
-//! lanes: a new one replaces the one that was throttled the longest ago. A request finds its lane by
-//! its key (a list by its first key) without an allocation, and without a comparison while the
-//! bucket has one lane, which is nearly always.
+//! that did not concern them. Requests that wait in it queue again in the new lane. At most
+//! [`MOST`] prefixes have lanes: a new one replaces the one that was throttled the longest ago. A
+//! request finds its lane by its key (a list by its first key). This takes no allocation, and no
+//! comparison while the bucket has one lane, which is nearly always so.
 
 mod queue;
 
@@ -26,19 +26,20 @@ use super::rate::RateController;
 use super::trust::Trust;
 use crate::s3::{Class, Operation};
 
-pub(crate) use queue::Late;
-pub(super) use queue::Passed;
-use queue::{Lane, Turn};
+pub(super) use queue::LanePass;
+pub(crate) use queue::PausingRequest;
+use queue::{Lane, LaneTurn};
 
 /// The most prefixes of a bucket that have a lane of their own.
 const MOST: usize = 64;
 /// The time without throttling after which a prefix loses its lane.
 const FORGOTTEN: Duration = Duration::from_mins(15);
-/// The fraction of a rate that an earlier session learned with which this one begins.
+/// A session starts with this fraction of a rate that an earlier session learned.
 const CAUTION: f64 = 0.9;
 
-/// Returns the requests per second and partition that S3 documents as its minimum. Other servers
-/// begin with it too: if one accepts less, the lane learns that within moments.
+/// Returns the requests per second that each partition of S3 accepts at least, by its
+/// documentation. Lanes of other servers start at this rate too: if a server accepts less, its lane
+/// learns that within moments.
 const fn documented(class: Class) -> f64 {
     match class {
         Class::Read => 5500.0,
@@ -50,7 +51,7 @@ const fn documented(class: Class) -> f64 {
 #[derive(Debug)]
 pub struct Lanes {
     class: Class,
-    /// The rate with which a lane begins.
+    /// The rate at which a lane starts.
     start: f64,
     table: ArcSwap<Table>,
     /// Held while the table changes.
@@ -63,8 +64,9 @@ pub struct Lanes {
 
 #[derive(Clone, Debug)]
 struct Table {
+    /// The lane of all keys without a lane of their own.
     root: Arc<Lane>,
-    /// The longest prefixes first.
+    /// The lanes of prefixes, the longest prefix first.
     branches: Vec<Arc<Lane>>,
 }
 
@@ -95,18 +97,18 @@ impl Lanes {
         self.outage.is_out()
     }
 
-    /// Returns true if a request of this kind was answered after `since`, a time of the run.
+    /// Returns true if a request of this operation was answered after the time `since`.
     #[must_use]
     pub fn answered_after(&self, operation: Operation, since: Duration) -> bool {
         self.answers.any_after(operation, since)
     }
 
-    /// Returns the time after which a request is overdue, by what is known so far.
+    /// Returns the time after which a request is overdue, estimated from the answers so far.
     pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
         self.latencies.overdue_after(operation, bytes)
     }
 
-    /// Returns the time after which a request is overdue beyond doubt, by what is known so far.
+    /// Returns the time after which a request is overdue beyond doubt, if enough answers are known.
     pub(crate) fn surely_overdue_after(
         &self,
         operation: Operation,
@@ -115,7 +117,8 @@ impl Lanes {
         self.latencies.surely_overdue_after(operation, bytes)
     }
 
-    /// Takes the right to send one request twice from the budget that answers have earned.
+    /// Returns true if one more request may be sent twice, and takes it from the budget that
+    /// answers have earned.
     pub(crate) fn may_repeat(&self) -> bool {
         !self.is_out() && self.latencies.spend()
     }
@@ -127,11 +130,11 @@ impl Lanes {
         self.trust.doubts(operation, now)
     }
 
-    /// Returns true if a 403 to this operation must wait for the results of other requests of the
-    /// operation, none of which has succeeded yet.
+    /// Returns true if the caller must wait for the results of other parts before it believes a 403
+    /// to this operation, of which no request has succeeded yet.
     #[must_use]
-    pub(crate) fn expects_news(&self, operation: Operation, now: Duration) -> bool {
-        self.trust.expects_news(operation, now)
+    pub(crate) fn awaits_other_parts(&self, operation: Operation, now: Duration) -> bool {
+        self.trust.awaits_other_parts(operation, now)
     }
 
     /// Notes that a 403 to this operation outlasted its repetitions, which took `doubted`.
@@ -148,8 +151,8 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
-    /// Returns how long a request for `key` would wait in the queue now, behind the refused ones that
-    /// queue again.
+    /// Returns how long a request for `key` would wait in the queue now. Refused requests that
+    /// pause will queue before it.
     pub(crate) fn queue_delay(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
@@ -158,19 +161,20 @@ impl Lanes {
         }
         let rate = state.rate.rate(now);
         state.meter.set(rate, now);
-        state.meter.line(now) + Duration::from_secs_f64(f64::from(state.late) / rate)
+        state.meter.queue_delay(now) + Duration::from_secs_f64(f64::from(state.pausing) / rate)
     }
 
-    /// Counts a refused request for `key` until it queues again.
-    pub(crate) fn late(&self, key: &str) -> Late {
+    /// Counts a refused request for `key` as pausing until the result is dropped.
+    pub(crate) fn pausing(&self, key: &str) -> PausingRequest {
         let lane = self.of(key);
-        lane.lock().late += 1;
-        Late(lane)
+        lane.lock().pausing += 1;
+        PausingRequest(lane)
     }
 
-    /// Admits a request for `key` at once, whoever waits. Its refusal does not lower the rate.
-    pub(super) fn skip_queue(&self, key: &str) -> Passed {
-        Passed {
+    /// Admits a request for `key` at once, before those that wait. Its refusal does not lower the
+    /// rate.
+    pub(super) fn skip_queue(&self, key: &str) -> LanePass {
+        LanePass {
             lane: self.of(key),
             waited: false,
             skipped_queue: true,
@@ -178,39 +182,39 @@ impl Lanes {
     }
 
     /// Waits, first come first served, until a request for `key` may be sent.
-    pub(super) async fn pass(&self, key: &str, clock: impl Fn() -> Duration) -> Passed {
+    pub(super) async fn pass(&self, key: &str, clock: impl Fn() -> Duration) -> LanePass {
         let (mut lane, mut ticket, mut waited) = (self.of(key), None, false);
         loop {
             match lane.turn(key, ticket, clock()) {
-                Turn::Go => {
-                    return Passed {
+                LaneTurn::Go => {
+                    return LanePass {
                         lane,
                         waited,
                         skipped_queue: false,
                     };
                 }
-                Turn::SkipQueue(hot) => {
+                LaneTurn::SkipQueue(hot) => {
                     if !hot.is_empty() {
                         self.split(&lane, &hot, clock());
                     }
-                    return Passed {
+                    return LanePass {
                         lane,
                         waited,
                         skipped_queue: true,
                     };
                 }
-                Turn::Wait(drawn, wait) => {
+                LaneTurn::Wait(drawn, wait) => {
                     (ticket, waited) = (Some(drawn), true);
                     sleep(wait.min(NAP)).await;
                 }
-                Turn::Elsewhere => (lane, ticket) = (self.of(key), None),
+                LaneTurn::Replaced => (lane, ticket) = (self.of(key), None),
             }
         }
     }
 
     /// Learns that a request for `key`, sent at `sent_at`, was throttled.
-    pub(super) fn throttled(&self, passed: &Passed, key: &str, sent_at: Duration, now: Duration) {
-        let Passed {
+    pub(super) fn throttled(&self, passed: &LanePass, key: &str, sent_at: Duration, now: Duration) {
+        let LanePass {
             lane,
             skipped_queue,
             ..
@@ -237,7 +241,7 @@ impl Lanes {
     }
 
     /// Learns that a request for `key`, sent at `sent_at`, was accepted.
-    pub(super) fn accepted(passed: &Passed, key: &str, sent_at: Duration, now: Duration) {
+    pub(super) fn accepted(passed: &LanePass, key: &str, sent_at: Duration, now: Duration) {
         let mut state = passed.lane.lock();
         state.streak = 0;
         if !state.stats.is_open(now) {
@@ -257,8 +261,8 @@ impl Lanes {
         self.of(key).lock().is_shut()
     }
 
-    /// Returns the prefixes of the lanes in which every request is refused now. The lane of all other
-    /// keys has the empty prefix.
+    /// Returns the prefixes of the lanes in which every request is refused now. The prefix of the
+    /// root lane is empty.
     pub(super) fn shut(&self) -> Vec<String> {
         let table = self.table.load();
         let lanes = table.branches.iter().chain([&table.root]);
@@ -268,7 +272,8 @@ impl Lanes {
             .collect()
     }
 
-    /// Gives the hot prefixes lanes of their own, and replaces `lane` by a new one without them.
+    /// Gives each hot prefix a lane of its own, and replaces `lane` by a new one for the other
+    /// keys.
     fn split(&self, lane: &Arc<Lane>, hot: &[HotPrefix], now: Duration) {
         let start = self.start;
         for HotPrefix { prefix, accepted } in hot {
@@ -288,7 +293,7 @@ impl Lanes {
         self.replace(&lanes, now);
     }
 
-    /// Puts lanes into the table. They replace those with the same prefixes.
+    /// Puts lanes into the table, which replace those with the same prefixes.
     fn replace(&self, fresh: &[Arc<Lane>], now: Duration) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.table.load_full();
@@ -392,7 +397,7 @@ mod tests {
             .collect()
     }
 
-    /// Sends requests for `key` one after another for so long; of every `keep` of them one is
+    /// Sends requests for `key` one after another for `time`. One of every `keep` requests is
     /// accepted.
     async fn send(
         lanes: Arc<Lanes>,
@@ -465,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_in_a_lane_that_is_replaced_goes_on_in_the_new_one() {
+    async fn requests_that_wait_in_a_replaced_lane_queue_in_the_new_one() {
         let (lanes, began) = (lanes(), Instant::now());
         let slow = |prefix: &str| LearnedLane {
             bucket: String::new(),

@@ -1,10 +1,10 @@
-//! Estimates how long requests take, to tell which of them are overdue.
+//! Estimates how long requests take, to find those that are overdue.
 //!
-//! Of ten thousand requests, a few are not answered for half a minute, and a run is done when its
-//! last request is. So a request that takes far longer than others of its kind may be sent once
-//! more, on another connection. "Far longer" is judged as TCP judges a lost segment: by the mean
-//! and the deviation of the times of answers. Requests that move bytes are compared with those that
-//! move about as many; before such answers are known, with those that move more or fewer, and
+//! Of ten thousand requests, a few are not answered for half a minute, and a run is not done before
+//! its last request. So a request that takes far longer than others of its kind may be sent once
+//! more, on another connection. "Far longer" is defined as in TCP's retransmission timer: by the
+//! mean and the deviation of the latency. A request is compared with those that move about as many
+//! bytes. Before such answers are known, it is compared with those that move more or fewer, and
 //! before any are known, with [`UNKNOWN`].
 //!
 //! More requests do not help a server that is slow as a whole. So answers earn the right to send
@@ -20,22 +20,23 @@ use crate::size::MIB;
 
 /// The number of answers that are needed before a request can be overdue.
 const ENOUGH: u32 = 8;
-/// The same before one can be overdue beyond doubt. Few: a server that serves five connections may
-/// answer no more until hanging requests are given up.
+/// The number of answers that are needed before a request can be overdue beyond doubt. It is small,
+/// because a server that serves five connections may answer only that often before hanging requests
+/// must be given up.
 const FEW: u32 = 3;
-/// The time after which a request without bytes is overdue before enough answers are known, and the
-/// bytes per second that count in addition. A server that always takes longer is sent
-/// [`FIRST_SAVED`] requests twice.
+/// The time after which a request without bytes is overdue before enough answers are known.
+/// [`FIRST_SAVED`] bounds the requests that a slower server receives twice.
 const UNKNOWN: Duration = Duration::from_secs(3);
+/// The bytes per second that extend that time.
 const UNKNOWN_SPEED: u64 = 16 * MIB;
 /// The number of mean deviations beyond the mean at which a request is overdue.
 const DEVIATIONS: u32 = 6;
-/// The least time beyond the mean at which a request is overdue. It is not overdue before twice the
-/// mean either: a second request costs as much as the first.
+/// The least time beyond the mean at which a request is overdue. It is never overdue before twice
+/// the mean, because a second request costs as much as the first.
 pub(crate) const LEAST: Duration = Duration::from_secs(1);
 /// The number of answers that earn the right to send one request twice.
 pub const ANSWERS_PER_REPEAT: u32 = 20;
-/// The most requests that may be sent twice in a row, after many answers.
+/// The most requests that may be sent twice in a row, however many answers came before.
 const MOST_SAVED: u32 = 32;
 /// The number of requests that a run may send twice before answers have earned any.
 const FIRST_SAVED: u32 = 2;
@@ -66,8 +67,8 @@ impl LatencyEstimate {
         (self.answers >= ENOUGH).then(|| self.limit())
     }
 
-    /// Returns the time after which an answer is overdue beyond doubt, if other signs than the time
-    /// suggest it too.
+    /// Returns the time after which an answer is overdue beyond doubt, for callers that also have
+    /// other signs of that.
     #[must_use]
     pub fn surely_overdue_after(&self) -> Option<Duration> {
         (self.answers >= FEW).then(|| self.limit() * 2)
@@ -81,10 +82,11 @@ impl LatencyEstimate {
 /// The latencies of one class of requests to one bucket, and the budget for requests that are sent
 /// twice.
 #[derive(Debug)]
-pub(super) struct Latencies(Mutex<Learned>);
+pub(super) struct Latencies(Mutex<LatencyTable>);
 
 #[derive(Debug)]
-struct Learned {
+struct LatencyTable {
+    /// By operation and size class.
     estimates: HashMap<(Operation, u32), LatencyEstimate>,
     /// The number of answers that have not paid for a second request yet.
     credit: u32,
@@ -92,7 +94,7 @@ struct Learned {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self(Mutex::new(Learned {
+        Self(Mutex::new(LatencyTable {
             estimates: HashMap::new(),
             credit: FIRST_SAVED * ANSWERS_PER_REPEAT,
         }))
@@ -100,32 +102,32 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    fn lock(&self) -> MutexGuard<'_, Learned> {
+    fn lock(&self) -> MutexGuard<'_, LatencyTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Learns from a good answer.
     pub(super) fn observe(&self, operation: Operation, bytes: u64, took: Duration) {
-        let mut learned = self.lock();
-        learned.credit = (learned.credit + 1).min(MOST_SAVED * ANSWERS_PER_REPEAT);
-        let estimate = learned.estimates.entry((operation, scale(bytes)));
+        let mut table = self.lock();
+        table.credit = (table.credit + 1).min(MOST_SAVED * ANSWERS_PER_REPEAT);
+        let estimate = table.estimates.entry((operation, size_class(bytes)));
         estimate.or_default().observe(took);
     }
 
-    /// Returns the time after which a request is overdue, by what is known so far.
+    /// Returns the time after which a request is overdue, estimated from the answers so far.
     pub(super) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
-        let learned = self.lock();
-        let known = |scale: u32| learned.estimates.get(&(operation, scale))?.overdue_after();
-        let scale = scale(bytes);
+        let table = self.lock();
+        let known = |class: u32| table.estimates.get(&(operation, class))?.overdue_after();
+        let class = size_class(bytes);
         let fewer = || {
-            let known = (0..scale)
+            let known = (0..class)
                 .rev()
                 .find_map(|fewer| Some((fewer, known(fewer)?)));
-            // Each class has up to four times the bytes of the one before.
-            known.map(|(fewer, overdue)| overdue.saturating_mul(1 << (2 * (scale - fewer)).min(30)))
+            // A class has up to four times the bytes of the one before it.
+            known.map(|(fewer, overdue)| overdue.saturating_mul(1 << (2 * (class - fewer)).min(30)))
         };
-        known(scale)
-            .or_else(|| (scale + 1..=LARGEST_SCALE).find_map(known))
+        known(class)
+            .or_else(|| (class + 1..=LARGEST_CLASS).find_map(known))
             .or_else(fewer)
             .unwrap_or_else(|| UNKNOWN + Duration::from_secs(bytes / UNKNOWN_SPEED))
     }
@@ -136,28 +138,28 @@ impl Latencies {
         operation: Operation,
         bytes: u64,
     ) -> Option<Duration> {
-        let learned = self.lock();
-        let estimate = learned.estimates.get(&(operation, scale(bytes)))?;
+        let table = self.lock();
+        let estimate = table.estimates.get(&(operation, size_class(bytes)))?;
         estimate.surely_overdue_after()
     }
 
     /// Spends the right to send one request twice. Returns false if there is none.
     pub(super) fn spend(&self) -> bool {
-        let mut learned = self.lock();
-        let left = learned.credit.checked_sub(ANSWERS_PER_REPEAT);
-        learned.credit = left.unwrap_or(learned.credit);
+        let mut table = self.lock();
+        let left = table.credit.checked_sub(ANSWERS_PER_REPEAT);
+        table.credit = left.unwrap_or(table.credit);
         left.is_some()
     }
 }
 
 /// The size class of the largest part and copy, 5 GiB and more.
-const LARGEST_SCALE: u32 = 7;
+const LARGEST_CLASS: u32 = 7;
 
 /// Returns the size class of a request that moves `bytes`: up to 1 MiB, 4 MiB, 16 MiB, and so on.
-fn scale(bytes: u64) -> u32 {
+fn size_class(bytes: u64) -> u32 {
     let mebibytes = bytes.div_ceil(MIB).max(1);
-    let scale = mebibytes.next_power_of_two().ilog2().div_ceil(2);
-    scale.min(LARGEST_SCALE)
+    let class = mebibytes.next_power_of_two().ilog2().div_ceil(2);
+    class.min(LARGEST_CLASS)
 }
 
 #[cfg(test)]

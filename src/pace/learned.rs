@@ -1,7 +1,8 @@
 //! Carries the rates that a session learned to the session that resumes the run. Pure.
 //!
-//! Limits belong to the server and change with its load. So a learned rate is only a hint: it counts
-//! for a quarter of an hour, and a session begins a little below it and raises it as after any cut.
+//! A learned rate is only a hint, because the server's limits change with its load. So it counts
+//! for a quarter of an hour. The next session starts a little below it, and then raises the rate as
+//! after any cut.
 
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::s3::Class;
 
-/// The age up to which this knowledge counts.
+/// The age up to which learned rates are used.
 pub const KEPT: Duration = Duration::from_mins(15);
 /// The most lanes that are remembered, over all buckets.
 pub(super) const MOST: usize = 256;
 /// The relative change below which a figure counts as the same.
 const SAME: f64 = 0.1;
 
-/// The lanes that were throttled, and the number of requests in flight that paid.
+/// The rates of throttled lanes, and the number of slots that gave the best throughput.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Learned {
@@ -26,17 +27,17 @@ pub struct Learned {
     pub width: u32,
 }
 
-/// The rate that a server accepts.
+/// The rate that a server accepts in one lane.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearnedLane {
     /// The names of the endpoint and the bucket, joined by a slash.
     pub bucket: String,
-    /// Reads or writes.
+    /// The class of requests.
     pub class: Class,
-    /// The prefix of its keys; empty for all keys without a lane of their own.
+    /// The prefix of the lane's keys; empty for the lane of all keys that have no other.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
-    /// Requests per second.
+    /// The accepted requests per second.
     pub accepted: u32,
 }
 

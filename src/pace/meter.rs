@@ -1,17 +1,18 @@
-//! Gives out cells at a rate that may change at any moment. Pure: `now` is an argument.
+//! Gives out cells at a rate that may change at any time. Pure: `now` is an argument.
 //!
 //! A request for cells draws a ticket, which is the number of its last cell. A clock counts the
 //! cells that the rate has earned, and a ticket is good once the clock reaches it. So requests pass
-//! in the order of their arrival. A new rate affects all that wait, because it only makes the clock
-//! faster or slower. A waiter that wakes up late delays no other: no turn is handed from one to the
-//! next. The clock runs ahead of the tickets by at most a burst, so a pause earns no more than that.
+//! in the order of their arrival. A new rate makes the clock faster or slower, and so affects all
+//! waiting requests. A request that wakes up late delays no other, because turns are not handed
+//! from one request to the next. The clock is ahead of the tickets by at most a burst, so a pause
+//! earns no more than that.
 
 use std::time::Duration;
 
-/// The time whose cells may be saved up.
+/// The time whose cells may be saved.
 const BURST: Duration = Duration::from_millis(20);
 
-/// The fraction of a cell that is not waited for.
+/// A missing fraction of a cell that is too small to wait for.
 const NOTHING: f64 = 1e-3;
 
 /// A clock of cells.
@@ -22,6 +23,7 @@ pub(super) struct Meter {
     drawn: f64,
     /// The cells that were earned.
     clock: f64,
+    /// The time up to which they were counted.
     at: Duration,
 }
 
@@ -30,7 +32,7 @@ pub(super) struct Meter {
 pub(super) struct Ticket(f64);
 
 impl Meter {
-    /// Creates a clock that begins at `now` with this many cells per second, above zero.
+    /// Creates a clock that starts at `now`. `rate` is in cells per second, and above zero.
     #[must_use]
     pub(super) fn new(rate: f64, now: Duration) -> Self {
         Self {
@@ -54,11 +56,10 @@ impl Meter {
         Ticket(self.drawn)
     }
 
-    /// Returns the time that the ticket has to wait at the rate of this moment; `None` once it is
-    /// good.
+    /// Returns the time that the ticket has to wait at the current rate, or `None` once it is good.
     pub(super) fn wait(&mut self, ticket: Ticket, now: Duration) -> Option<Duration> {
         self.advance(now);
-        // Sums of many small numbers are off by a little.
+        // The sums have rounding errors.
         let missing = ticket.0 - self.clock;
         if missing <= NOTHING {
             return None;
@@ -66,17 +67,17 @@ impl Meter {
         Some(Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX))
     }
 
-    /// Returns the time that a ticket for one cell has to wait if it is drawn now.
-    pub(super) fn line(&mut self, now: Duration) -> Duration {
+    /// Returns the time that a ticket for one cell would have to wait if it were drawn now.
+    pub(super) fn queue_delay(&mut self, now: Duration) -> Duration {
         self.wait(Ticket(self.drawn + 1.0), now).unwrap_or_default()
     }
 
     /// Draws one cell, unless it would have to wait.
     pub(super) fn draw_now(&mut self, now: Duration) -> bool {
         self.advance(now);
-        let is_there = self.clock >= self.drawn + 1.0 - NOTHING;
-        self.drawn += f64::from(u8::from(is_there));
-        is_there
+        let is_earned = self.clock >= self.drawn + 1.0 - NOTHING;
+        self.drawn += f64::from(u8::from(is_earned));
+        is_earned
     }
 
     /// Gives back a ticket for this many cells. Later tickets move up.
@@ -91,7 +92,7 @@ impl Meter {
     }
 }
 
-/// Returns the cells that may be saved up: at least one, or no request would ever pass at once.
+/// Returns the cells that may be saved: at least one, or no request would ever pass at once.
 fn burst(rate: f64) -> f64 {
     (rate * BURST.as_secs_f64()).max(1.0)
 }
@@ -103,8 +104,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whenever and however much is asked for, no stretch of time sees more than its rate and
-        /// one burst, and a queue that never empties loses nothing.
+        /// Checks that no stretch of time sees more cells than its rate and one burst, whatever is
+        /// requested, and that a queue that is never empty loses none.
         #[test]
         fn a_limit_is_kept_over_every_stretch_and_used(
             rate in 1.0..20_000.0f64,
@@ -129,7 +130,7 @@ mod tests {
                 for (time, more) in &passed[first..] {
                     cells += more;
                     let seconds = time.saturating_sub(passed[first].0).as_secs_f64();
-                    // The first of the stretch may have earned its cells before.
+                    // The first request of the stretch may have earned its cells before.
                     prop_assert!(cells - passed[first].1 <= rate * seconds + burst(rate) + 2.0 * NOTHING);
                 }
             }

@@ -1,12 +1,12 @@
 //! Holds requests back while an endpoint does not answer.
 //!
-//! A request that fails is repeated after a growing pause. Two thousand requests that do so at once
-//! are a storm, which hits an endpoint just as it comes back. So failures draw on a budget, and
-//! good answers refill it. Once the budget is spent, the endpoint counts as down: one request at a
-//! time probes it, and the first good answer releases all others. Throttling does not count,
+//! A failed request is retried after a growing pause. If two thousand requests do so at once, their
+//! retries hit the endpoint just as it comes back. So failures draw on a budget, and good answers
+//! refill it. Once the budget is spent, the endpoint counts as down: one request at a time probes
+//! it, and the first good answer releases all others. Throttling does not draw on the budget,
 //! because a server that answers `SlowDown` is up.
 //!
-//! [`Health`] decides and is pure. Requests wait in [`Outage`].
+//! [`Health`] makes the decisions and is pure. Requests wait in [`Outage`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,14 +16,14 @@ use tokio::time::sleep;
 
 use crate::size::display_duration;
 
-/// The failures in a row that the budget covers. A good answer gives [`REFILL`] back, so one failure
-/// in five answers never spends the budget. No working server fails that often, and an outage fails
-/// far more often.
+/// The failures in a row that spend the budget. A good answer gives [`REFILL`] back, so a server
+/// that fails once in five answers never spends it. A working server fails less often, and a server
+/// in an outage far more often.
 const BUDGET: f64 = 64.0;
-/// The attempts of one request that draw on the budget. A few objects that a server fails on again
-/// and again are no outage.
+/// The attempts of one request that draw on the budget. A few objects on which the server always
+/// fails are not an outage.
 const DRAWS: u32 = 3;
-/// The part of a failure that a good answer gives back.
+/// The part of one failure that a good answer gives back.
 const REFILL: f64 = 0.25;
 
 /// The state of an endpoint, judged by its answers.
@@ -37,10 +37,13 @@ pub struct Health {
     last_good: Duration,
 }
 
+/// An outage. All times are since the run began.
 #[derive(Clone, Copy, Debug)]
 struct Down {
     since: Duration,
+    /// The earliest time of the next probe.
     probe_at: Duration,
+    /// True while a probe is under way.
     probing: bool,
     failed_probes: u32,
 }
@@ -48,11 +51,12 @@ struct Down {
 /// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Be sent.
+    /// The request is sent.
     Go,
-    /// Be sent as a probe, which finds out whether the endpoint is back.
+    /// The request is sent as a probe, which finds out whether the endpoint is back.
     Probe,
-    /// Wait this long, or until the endpoint is back; it is down for the second duration.
+    /// The request waits for the first duration, or until the endpoint is back. The endpoint has
+    /// been down for the second one.
     Wait(Duration, Duration),
 }
 
@@ -83,7 +87,7 @@ impl Health {
             down.probing = true;
             return Admission::Probe;
         }
-        // While a probe is under way, its answer ends the wait, at a time that is not known.
+        // A good answer to the probe that is under way ends the wait early.
         let wait = if down.probing {
             self.probes.1
         } else {
@@ -95,18 +99,18 @@ impl Health {
         )
     }
 
-    /// Learns that the server answered. Returns true if that ends an outage.
+    /// Records an answer of the server. Returns true if that ends an outage.
     pub fn good(&mut self, now: Duration) -> bool {
         self.last_good = now;
         self.budget = (self.budget + REFILL).min(BUDGET);
         self.down.take().is_some()
     }
 
-    /// Learns of a failure of the server or the network, which has been silent `since` that time.
-    /// `chance` is uniform in `0..1`. Returns true if that begins an outage.
+    /// Records a failure of the server or the network, which have been silent since the time
+    /// `since`. `chance` is uniform in `0..1`. Returns true if that begins an outage.
     pub fn bad(&mut self, now: Duration, since: Duration, was_probe: bool, chance: f64) -> bool {
         if let Some(down) = &mut self.down {
-            // A request that was under way when the outage began tells nothing new.
+            // Any other request was under way when the outage began, and tells nothing new.
             if was_probe {
                 down.probing = false;
                 down.failed_probes += 1;
@@ -127,13 +131,14 @@ impl Health {
         self.last_good > since
     }
 
-    /// Learns that the endpoint has answered no request `since` that time, whatever is left of the
-    /// budget. Returns true if that begins an outage.
+    /// Records that the endpoint has answered no request since the time `since`, even if some
+    /// budget is left. Returns true if that begins an outage.
     pub fn silent(&mut self, now: Duration, since: Duration, chance: f64) -> bool {
         if self.down.is_some() {
             return false;
         }
-        // One good answer after an outage does not make a healthy server: half of the budget.
+        // One good answer does not prove that the server is healthy. After it, half of the budget
+        // is available.
         self.budget = BUDGET / 2.0;
         self.down = Some(Down {
             since: since.max(self.last_good).min(now),
@@ -144,7 +149,7 @@ impl Health {
         true
     }
 
-    /// Notes that the probe was given up before it was answered. Another request may probe.
+    /// Records that the probe was given up before it was answered. Another request may probe.
     pub fn probe_lost(&mut self) {
         if let Some(down) = &mut self.down {
             down.probing = false;
@@ -164,20 +169,23 @@ fn pause((first, longest): (Duration, Duration), failed_probes: u32, chance: f64
 #[derive(Debug)]
 pub struct Outage {
     health: Mutex<Health>,
+    /// The failure that began the outage, or that of the last probe.
     reason: Mutex<String>,
+    /// Notified when an outage ends, or when a probe was given up.
     over: Notify,
 }
 
-/// The right to send one request. It reports the outcome of a probe, also if it is dropped.
+/// The right to send one request. If a probe is dropped without a result, another request may
+/// probe.
 #[derive(Debug)]
 pub struct Pass<'a> {
     outage: &'a Outage,
     is_probe: bool,
     /// The time that the request waited for the endpoint to come back.
     pub held: Duration,
-    /// The time that the endpoint has been down already, for a probe.
+    /// For a probe, the time that the endpoint has been down.
     pub down_for: Duration,
-    /// The number of the attempt that it is for, from 1.
+    /// The number of the request's attempt, from 1.
     pub attempt: u32,
 }
 
@@ -186,7 +194,7 @@ pub struct Pass<'a> {
 pub struct Outlasted {
     /// The time that it has been down.
     pub down_for: Duration,
-    /// The failure of the last request before the outage.
+    /// The failure of the last probe, or the one that began the outage.
     pub reason: String,
 }
 
@@ -245,8 +253,9 @@ impl Outage {
         }
     }
 
-    /// Learns that the endpoint does not even answer the request that every server answers. It is
-    /// down for `reason`, and has been `since` that time unless a request was answered meanwhile.
+    /// Begins an outage because the endpoint does not even answer a request that every server
+    /// answers. `reason` is its failure, and the endpoint has been down since the time `since`, or
+    /// since its last answer if that is later.
     pub fn begin(&self, now: Duration, since: Duration, reason: &str) {
         if self.health().silent(now, since, fastrand::f64()) {
             reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
@@ -280,8 +289,8 @@ impl Outage {
 }
 
 impl<'a> Pass<'a> {
-    /// Returns the same right for a request that waited for something else meanwhile. It waits again
-    /// if the endpoint went down.
+    /// Checks the endpoint again for a request that has waited for something else meanwhile. Waits
+    /// again if the endpoint went down.
     ///
     /// # Errors
     /// [`Outlasted`] as in [`Outage::pass`].
@@ -322,16 +331,17 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Reports that no connection could be opened `since` that time, with the `reason`. If the
-    /// endpoint answered other requests meanwhile, it accepts no more connections than it has, and
-    /// is not down.
+    /// Reports that no connection could be opened since the time `since`, with the `reason`. An
+    /// endpoint that answered other requests meanwhile is not down: it accepts no more connections
+    /// than it has.
     pub fn not_connected(self, now: Duration, since: Duration, reason: &str) {
         if !self.outage.health().has_answered_after(since) {
             self.failed(now, since, reason);
         }
     }
 
-    /// Reports a failure of the server or the network, silent `since` that time, with its `reason`.
+    /// Reports a failure of the server or the network, which have been silent since the time
+    /// `since`.
     pub fn failed(mut self, now: Duration, since: Duration, reason: &str) {
         let was_probe = std::mem::take(&mut self.is_probe);
         if !was_probe && self.attempt > DRAWS {
@@ -430,14 +440,14 @@ mod tests {
     }
 
     proptest! {
-        /// However long it lasts and whatever the chances: the endpoint sees a handful of requests.
+        /// Checks that an endpoint sees only a handful of requests during an outage of any length.
         #[test]
         fn an_outage_is_not_a_storm(seconds in 1u32..900, chance in 0.0..1.0f64) {
             let mut health = down_at(Duration::ZERO);
             let mut probes = 0;
             for tenth in 0..seconds * 10 {
                 let now = Duration::from_millis(100) * tenth;
-                // A crowd asks at every moment.
+                // Twenty requests ask at each step.
                 for _ in 0..20 {
                     if health.admit(now) == Admission::Probe {
                         probes += 1;

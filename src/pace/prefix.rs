@@ -1,20 +1,21 @@
 //! Decides which keys are throttled: all keys of a bucket, or those below one prefix. Pure.
 //!
-//! S3 partitions a bucket by leading strings of its keys, anywhere and not only at slashes, and
-//! does not publish where. A client sees only which requests are refused. While refusals arrive,
-//! [`ThrottleStats`] counts requests by the next *piece* of their key: up to the next slash, or two
-//! characters where there is none. It does so in short windows and computes for each piece how many
-//! of a window's refusals it should have received. (Keys mostly come in order, so what is refused
-//! now cannot be compared with what was accepted a second ago at another rate.) If some pieces are
-//! refused window after window, and another piece that was sent in the same windows is spared more
-//! often than chance explains, the former have partitions of their own. If all keys share one
-//! piece, nothing can be told from it, and the next piece is counted, until a key arrives that does
-//! not share it. At most [`PIECES`] pieces are counted one by one; the rest are counted together.
+//! S3 partitions a bucket by prefixes of its keys, which may end anywhere and not only at slashes,
+//! and which it does not publish. A client sees only which requests are refused. While refusals
+//! arrive, [`ThrottleStats`] counts requests by the next *piece* of their key: the characters up to
+//! the next slash, or two characters if there is none. It counts in short windows, and computes for
+//! each piece how many of a window's refusals the piece should have received. (Keys mostly come in
+//! order, so a refusal now cannot be compared with an acceptance a second ago at another rate.) If
+//! some pieces are refused in one window after another, and another piece is spared in the same
+//! windows more often than chance explains, the refused pieces have partitions of their own. If all
+//! keys share one piece, it shows nothing, and the piece after it is counted until a key arrives
+//! that does not share the first one. At most [`PIECES`] pieces are counted one by one; the rest
+//! are counted together.
 //!
-//! Behind a long queue of requests for a hot prefix, a cold key would hardly ever be sent, and
-//! nothing would show that it is cold. So a request whose piece was never refused may skip the
-//! queue now and then ([`ThrottleStats::may_skip_queue`]). Such a request is sent beyond the rate
-//! that the server accepts. An accepted one therefore tells more than one that waited.
+//! Behind a long queue of requests for a hot prefix, a request for a cold key would rarely be sent,
+//! and nothing would show that the key is cold. So a request whose piece was never refused may skip
+//! the queue now and then ([`ThrottleStats::may_skip_queue`]). It is sent beyond the rate that the
+//! server accepts, so its acceptance is stronger evidence than that of a request that waited.
 //!
 //! A piece is cold only if its requests were *accepted*. Where everything is refused, each new
 //! piece looks spared until its first refusal arrives, and a lane would be split again and again
@@ -29,20 +30,21 @@ const PIECES: usize = 32;
 const LONGEST: usize = 64;
 /// The characters of a piece without a slash.
 const CHARACTERS: usize = 2;
-/// The bytes of a key in which pieces are looked for.
+/// The bytes of a key that are divided into pieces.
 const DEEPEST: usize = 256;
-/// The time after the last refusal in which counting goes on.
+/// The time after the last refusal for which counting continues.
 const TOGETHER: Duration = Duration::from_secs(10);
 /// The requests after which a piece that all keys share is skipped.
 const PLENTY: u32 = 100;
 /// The shortest and the longest window. A window lasts twice as long as a refusal takes.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// The windows in which a piece must be refused to be hot, or spared to be cold, and the refusals
-/// that make it hot.
+/// A piece is hot once it was refused in the first number of windows and received the second number
+/// of refusals. It is cold once it was spared in the first number of windows.
 const AGAIN: (u32, u32) = (3, 5);
-/// The requests for a piece that may skip the queue before the first of them is accepted.
+/// The requests for a piece that may skip the queue until one of them is accepted.
 const TRIALS: u32 = 3;
-/// The natural logarithm of the odds against a piece being spared by chance: e^7 is a thousand.
+/// The refusals that a cold piece should have received. With n expected refusals, chance spares a
+/// piece once in e^n times: for 7, once in a thousand.
 const ODDS: f64 = 7.0;
 
 /// Counts of the requests below a prefix that were sent, accepted, and refused.
@@ -58,6 +60,7 @@ pub(super) struct ThrottleStats {
     last: Duration,
     /// The time at which the current window began.
     window: Duration,
+    /// The counts of single pieces.
     pieces: Vec<(String, Count)>,
     /// The count of all other pieces.
     rest: Count,
@@ -82,9 +85,9 @@ struct Count {
     refused_before: u32,
     /// Refusals that the piece would have received if all pieces were refused alike.
     expected: f64,
-    /// Windows in which it was refused.
+    /// Windows in which the piece was refused.
     hot: u32,
-    /// Windows in which others were refused, and it was not.
+    /// Windows in which other pieces were refused and this one was not.
     spared: u32,
 }
 
@@ -160,8 +163,8 @@ impl ThrottleStats {
         self.since.is_some() && now <= self.last + TOGETHER
     }
 
-    /// Returns empty statistics for the same keys, and takes their prefixes out of these.
-    fn anew(&mut self) -> Self {
+    /// Takes the prefixes out of these statistics, and returns empty ones for the same keys.
+    fn restarted(&mut self) -> Self {
         Self::at(
             std::mem::take(&mut self.home),
             std::mem::take(&mut self.base),
@@ -197,20 +200,22 @@ impl ThrottleStats {
         self.count(key).accepted += 1;
     }
 
-    /// Counts the acceptance of a request for `key` that waited for its turn after everything had
-    /// been refused. If its piece had been refused too, the refusals are over: the statistics start
-    /// over, since refusals from before cannot be compared with acceptances from now.
+    /// Counts the acceptance of a request for `key` that waited in the queue of a lane in which
+    /// everything was refused. If the key's piece had been refused too, the refusals are over. Then
+    /// the statistics start over, because earlier refusals cannot be compared with acceptances from
+    /// now on.
     pub(super) fn accepted_again(&mut self, key: &str) {
         self.meet(key);
         let count = self.count(key);
         if count.refused + count.refused_before >= AGAIN.1 {
-            *self = self.anew();
+            *self = self.restarted();
         } else {
             count.accepted += 1;
         }
     }
 
-    /// Notes a key. If it does not begin as all others did, those others are one piece.
+    /// Takes note of a key. If it does not share the base of all earlier keys, counts those as one
+    /// piece.
     fn meet(&mut self, key: &str) {
         if key.starts_with(&*self.base) {
             return;
@@ -244,7 +249,7 @@ impl ThrottleStats {
             *self = Self {
                 since: Some(now),
                 window: now,
-                ..self.anew()
+                ..self.restarted()
             };
         }
         self.last = now;
@@ -267,18 +272,18 @@ impl ThrottleStats {
     /// Returns true if a request for `key` may skip the queue: others are refused, and its piece
     /// never was.
     pub(super) fn may_skip_queue(&self, key: &str) -> bool {
-        let is_innocent = match key.strip_prefix(&*self.base).map(piece) {
-            // No key outside of `base` was refused.
+        let was_never_refused = match key.strip_prefix(&*self.base).map(piece) {
+            // No key outside `base` was refused.
             None => true,
             Some(piece) => match self.pieces.iter().find(|(known, _)| known == piece) {
                 Some((_, count)) => {
-                    let is_tried = count.accepted == 0 && count.trials >= TRIALS;
-                    count.refused + count.refused_before == 0 && !is_tried
+                    let used_its_trials = count.accepted == 0 && count.trials >= TRIALS;
+                    count.refused + count.refused_before == 0 && !used_its_trials
                 }
                 None => !piece.is_empty() && self.pieces.len() < PIECES,
             },
         };
-        is_innocent
+        was_never_refused
             && self
                 .pieces
                 .iter()
@@ -295,7 +300,7 @@ impl ThrottleStats {
             Some(at) => &mut self.pieces[at].1,
             None if self.pieces.len() < PIECES => {
                 self.pieces.push((piece.to_owned(), Count::default()));
-                // Just pushed.
+                // The piece was just pushed.
                 self.pieces
                     .last_mut()
                     .map_or(&mut self.rest, |(_, count)| count)
@@ -350,12 +355,12 @@ impl ThrottleStats {
             accepted: f64::from(count.sent_before.saturating_sub(count.refused_before)) / seconds,
         });
         let hot = hot.collect();
-        *self = self.anew();
+        *self = self.restarted();
         hot
     }
 }
 
-/// Returns the next piece of what is left of a key.
+/// Returns the first piece of the rest of a key.
 fn piece(rest: &str) -> &str {
     let mut ends = rest
         .char_indices()
@@ -396,8 +401,8 @@ mod tests {
         assert_eq!(piece(&long), "yy");
     }
 
-    /// Sends requests round robin over these keys; `refuse` says which are throttled. Ends with the
-    /// first verdict.
+    /// Sends requests round robin over these keys. `refuse` returns true for those that are
+    /// throttled. Stops at the first hot prefix.
     fn drive(
         base: &str,
         keys: &[&str],
@@ -463,9 +468,9 @@ mod tests {
     }
 
     #[test]
-    fn who_was_never_refused_need_not_stand_in_line() {
+    fn a_key_that_was_never_refused_may_skip_the_queue() {
         let mut stats = ThrottleStats::new("");
-        assert!(!stats.may_skip_queue("cold/1"), "nobody is refused");
+        assert!(!stats.may_skip_queue("cold/1"), "nothing is refused");
         for round in 1..10 {
             stats.sent("hot/1");
             stats.throttled("hot/1", MS * round, MS * round);
@@ -478,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_in_an_outage_is_not_told_from_what_comes_after_it() {
+    fn refusals_before_an_acceptance_are_forgotten() {
         let mut stats = ThrottleStats::new("");
         for round in 1..40 {
             stats.sent("a/1");
@@ -487,7 +492,7 @@ mod tests {
         stats.accepted_again("b/1");
         assert!(
             stats.may_skip_queue("c/1"),
-            "nobody that was refused is accepted"
+            "no refused piece is accepted yet"
         );
         stats.accepted_again("a/2");
         assert!(!stats.may_skip_queue("c/1") && !stats.is_open(MS * 2001));
@@ -518,8 +523,8 @@ mod tests {
         assert!(ahead <= 32 * TRIALS, "{ahead} requests skipped the queue");
     }
 
-    /// Keys come in order: first those that are throttled, and when the others come nobody is
-    /// refused any more, because the rate is what the first ones need.
+    /// Keys come in order, the throttled ones first. When the others come, no request is refused
+    /// any more, because the rate has been lowered for the first ones.
     #[test]
     fn a_cold_prefix_that_comes_late_is_told_from_the_hot_one_before_it() {
         let mut stats = ThrottleStats::new("");
@@ -550,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_keys_share_is_passed_by() {
+    fn a_prefix_that_all_keys_share_is_skipped() {
         let keys = [
             "lake/events/2026/1",
             "lake/logs/2026/1",

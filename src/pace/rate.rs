@@ -1,83 +1,86 @@
-//! How many requests a second a server accepts, learned from its answers. Pure: `now` is an
+//! Learns how many requests per second a server accepts, from its answers. Pure: `now` is an
 //! argument.
 //!
-//! **Start.** A lane starts at the least rate that S3 documents for each partition of a bucket.
-//! From there its rate grows with each request that is sent. While it is used, it doubles within a
-//! second or two, so a server that accepts everything holds nobody up. A full stampede at the start
-//! would cause hundreds of refusals.
+//! **Start.** A lane starts at the rate that each partition of S3 accepts at least, by its
+//! documentation. From there, its rate grows with each request that is sent: a rate that is used
+//! doubles within a second or two. So a server that accepts everything is soon used fully, and
+//! other servers are not hit by hundreds of requests at once that they refuse.
 //!
 //! **Cut.** The server's token bucket lets more pass than its rate until it is empty, so the rate
-//! at the first `SlowDown` says little. But from then on everything beyond the limit is refused:
+//! at the first `SlowDown` says little. But from then on, everything beyond the limit is refused:
 //! the accepted share of the requests *sent* since then, times the rate of sending, *is* the limit.
-//! A cut goes a little below it. Requests sent before a cut say nothing about the rate after it.
-//! Nor do those sent right after it, while the server's bucket is still empty and waiting requests
-//! go in lumps. So there is at most one cut in a round trip or a twentieth of a second, and a limit
-//! that fell to an eighth is found within a few of them. A few strays (less than 3% of the last 200
-//! requests) cut nothing.
+//! A cut sets the rate a little below it. Requests that were sent before a cut say nothing about
+//! the rate after it. Nor do those that are sent right after it, while the server's bucket is still
+//! empty and waiting requests are sent in lumps. So there is at most one cut per round trip and per
+//! twentieth of a second, and a few cuts find a limit that fell to an eighth. A few stray refusals
+//! (less than 3% of the last 200 requests) cause no cut.
 //!
-//! **Return.** The rate returns to the limit within a second or so and probes beyond it ever
+//! **Return.** The rate returns to the limit within a second or so, and then probes beyond it ever
 //! faster, as TCP CUBIC does: slowly near the limit and quickly far from it, so that it follows a
-//! limit that doubles. If requests are few, the curve is stretched, because each probe costs a
-//! refusal or two. If two cuts both found the bucket empty, the average rate accepted between them
-//! is a lower bound of the limit. This keeps one noisy share from costing seconds.
+//! limit that doubles. At a low rate, the curve is stretched, because each probe costs a refusal or
+//! two. If two cuts both found the bucket empty, the average rate accepted between them is a lower
+//! bound of the limit. So one noisy share does not cost seconds.
 //!
 //! **Shut.** If nothing at all is accepted, the share says nothing about the limit that will hold
-//! afterwards. A few requests a second probe whether it is over, and each refusal restarts the
-//! wait. Once none is refused, the rate doubles every half second until it is back at the old rate.
-//! The curve would need a minute to get away from two requests a second.
+//! afterwards. Two requests per second probe the server, and each refusal restarts the wait. Once
+//! they are accepted, the rate doubles every half second until it is back at the old rate. The
+//! curve would need a minute to leave two requests per second.
 
 use std::time::Duration;
 
 use super::recent::Recent;
 
-/// The amount that each request sent adds to the rate while nothing was throttled: ln 2, which
-/// doubles the rate in a second.
+/// The amount that each request adds to the rate while nothing was throttled: ln 2, which doubles a
+/// fully used rate in a second.
 const GROWTH: f64 = 0.693;
 /// The margin by which a cut goes below the limit, as a share of the limit.
 const DEPTH: f64 = 0.06;
-/// The number of requests that should pass between a cut and the return to the limit, because a
-/// probe costs a refusal or two.
+/// The number of requests that should pass between a cut and the return to the limit, because each
+/// return costs a refusal or two.
 const REQUESTS_BETWEEN: f64 = 500.0;
 /// The shortest and the longest time from a cut back to the limit, in seconds.
 const RETURN: (f64, f64) = (1.0, 10.0);
-/// A probe should last this many times as long as a refusal takes to arrive, or the rate overshoots
-/// meanwhile.
+/// A probe should last this many times as long as a refusal takes to arrive. Otherwise the rate
+/// overshoots meanwhile.
 const REFUSALS_BETWEEN: f64 = 15.0;
 /// The longest time to which slow refusals stretch a probe, in seconds.
 const SLOWEST: f64 = 3.0;
-/// The number of last requests that are checked, and the throttled share of them below which
-/// nothing is cut.
+/// If less than this share of this many requests was throttled, the rate is not cut.
 const STRAYS: (u32, f64) = (200, 0.03);
-/// Refusals that are further apart do not belong together.
+/// Refusals that are further apart are separate events.
 const TOGETHER: Duration = Duration::from_millis(250);
-/// The time below which lumps of requests say nothing about a rate: right after a cut, and for a
-/// share that suggests a drop.
+/// A sample of a shorter time may be one lump of requests, whose share is not reliable. Requests
+/// that are sent within this time after a cut do not count either.
 const SETTLING: Duration = Duration::from_millis(50);
-/// The number of requests that a share needs to mean something; a slow lane needs fewer.
+/// The number of requests from which a share is reliable; a slow lane needs fewer.
 const SAMPLE: f64 = 20.0;
 /// The time over which the rate of sending is measured.
 const SENDING: Duration = Duration::from_millis(200);
-/// A limit is believed if it differs from the one before by less than this share.
+/// A limit is settled if it differs from the one before by less than this share.
 const NEAR: f64 = 0.25;
-/// The factor by which the curve beyond a limit is steeper until the limit is believed.
+/// The factor by which the curve beyond a limit is steeper until the limit is settled.
 const HASTE: f64 = 4.0;
-/// The factor by which the curve gets steeper beyond the point where an unchanged limit would have
-/// been felt.
+/// The factor by which the curve gets steeper once an unchanged limit would have caused refusals.
 const ESCAPE: f64 = 2.0;
-/// The shortest and the longest time between two cuts that bound the limit between them.
+/// The average between two cuts is used if they are this far apart: the shortest and the longest
+/// time.
 const SPAN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// A limit found below this share of the average since the last cut has dropped meanwhile.
+/// If a limit is found below this share of the average since the last cut, the server's limit has
+/// dropped.
 const DROPPED: f64 = 0.7;
-/// A probe goes no higher than this many times the used rate: beyond that, it is guessing.
+/// A probe beyond the known rate goes no higher than this many times the used rate: beyond that, it
+/// would be a guess.
 const GUESSING: f64 = 2.0;
 /// Cuts that follow each other within this time count as one drop.
 const DROP: Duration = Duration::from_secs(2);
 /// A shut server counts as open after this many seconds without a refusal, plus this many times the
 /// time that a refusal takes.
 const SPARED: (f64, f64) = (0.75, 2.0);
-/// The seconds in which the rate then doubles, unless a refusal takes longer.
+/// After that, the rate doubles in this many seconds, or in the time that a refusal takes if that
+/// is longer.
 const DOUBLING: f64 = 0.5;
-/// The lowest rate of a lane, in requests per second: a run must make progress.
+/// The lowest rate of a lane, in requests per second. It is above zero, because a run must make
+/// progress.
 pub const FLOOR: f64 = 2.0;
 
 /// The rate of one lane, in requests per second.
@@ -88,7 +91,7 @@ pub struct RateController {
     sent: f64,
     limit: Option<Limit>,
     /// The throttled requests that have not caused a cut yet.
-    news: Option<News>,
+    refusals: Option<RefusalSpan>,
     recent: Recent,
 }
 
@@ -96,18 +99,18 @@ pub struct RateController {
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     cut_at: Duration,
-    /// The rate that the server accepts, as far as is known.
+    /// The rate that the server accepts, as measured.
     accepted: f64,
     /// The number of requests sent since the cut, less the throttled ones.
     passed: f64,
-    /// Set if two cuts in a row found about the same limit.
+    /// Set if this cut and the one before found about the same limit.
     settled: bool,
     /// The time that a refusal took, in seconds.
     refusal: f64,
     /// Set if nothing was accepted at the last cut.
     shut: bool,
-    /// The rate that was accepted before this drop, which may consist of several cuts; `None` if
-    /// nothing had been throttled.
+    /// The accepted rate before the limit dropped, which may have taken several cuts. `None` if
+    /// nothing had been throttled before.
     before: Option<f64>,
 }
 
@@ -125,7 +128,7 @@ impl Limit {
         }
     }
 
-    /// Returns the rate that the server is known to accept while it is not shut.
+    /// Returns the rate that the server was last known to accept while it was not shut.
     fn known(&self) -> Option<f64> {
         if self.shut {
             self.before
@@ -134,7 +137,7 @@ impl Limit {
         }
     }
 
-    /// Returns the seconds since a shut server has counted as open; negative until then.
+    /// Returns the seconds for which a shut server has counted as open; negative before that.
     fn spared(&self, now: Duration) -> f64 {
         let quiet = now.saturating_sub(self.cut_at).as_secs_f64();
         quiet - SPARED.0 - SPARED.1 * self.refusal.min(SLOWEST)
@@ -147,8 +150,9 @@ impl Limit {
     }
 }
 
+/// A run of throttled requests that have not caused a cut yet.
 #[derive(Clone, Copy, Debug)]
-struct News {
+struct RefusalSpan {
     /// The time at which the first of these requests was sent.
     since: Duration,
     /// The time at which the last one was sent.
@@ -156,19 +160,19 @@ struct News {
 }
 
 impl RateController {
-    /// Creates a lane of which only the rate that it may `start` with is known.
+    /// Creates the rate of a lane that starts at `start`, with no known limit.
     #[must_use]
     pub fn new(start: f64) -> Self {
         Self {
             start: start.max(FLOOR),
             sent: 0.0,
             limit: None,
-            news: None,
+            refusals: None,
             recent: Recent::default(),
         }
     }
 
-    /// Returns a lane whose server is known at `now` to accept the rate `accepted`.
+    /// Creates the rate of a lane whose server is known at `now` to accept the rate `accepted`.
     #[must_use]
     pub fn known(start: f64, accepted: f64, now: Duration) -> Self {
         Self {
@@ -177,7 +181,7 @@ impl RateController {
         }
     }
 
-    /// Notes that a request is sent.
+    /// Counts a request that is sent.
     pub fn sent(&mut self, now: Duration) {
         self.recent.sent(now);
         self.reopen(now);
@@ -187,12 +191,12 @@ impl RateController {
         }
     }
 
-    /// Ends the recovery from a shut server once the rate is back at the old rate.
+    /// Ends the recovery from a shut server once the rate has returned to the old one.
     fn reopen(&mut self, now: Duration) {
         let Some(limit) = self.limit.filter(|limit| limit.shut) else {
             return;
         };
-        // Even if that rate is not used: a moment of low demand must not restart the recovery.
+        // Even if the lane does not use that rate: low demand must not restart the recovery.
         if limit.reopening(now) >= self.return_to(&limit) {
             self.sent = 0.0;
             self.limit = limit
@@ -208,7 +212,7 @@ impl RateController {
             .map_or(self.start, |before| (before * (1.0 - DEPTH)).max(FLOOR))
     }
 
-    /// Notes that a request sent at `sent_at` was throttled. Returns true if that cut the rate.
+    /// Records that a request sent at `sent_at` was throttled. Returns true if that cut the rate.
     pub fn throttled(&mut self, sent_at: Duration, now: Duration) -> bool {
         self.recent.throttled(sent_at);
         if let Some(limit) = &mut self.limit {
@@ -228,28 +232,28 @@ impl RateController {
         let used = self.recent.used(now);
         let together = TOGETHER.max(Duration::from_secs_f64(SAMPLE / used.max(SAMPLE)));
         let old = self
-            .news
+            .refusals
             .take()
-            .filter(|news| sent_at <= news.last + together);
-        let news = old.unwrap_or(News {
+            .filter(|refusals| sent_at <= refusals.last + together);
+        let refusals = old.unwrap_or(RefusalSpan {
             since: sent_at,
             last: sent_at,
         });
-        let news = News {
-            since: news.since.min(sent_at),
-            last: news.last.max(sent_at),
+        let refusals = RefusalSpan {
+            since: refusals.since.min(sent_at),
+            last: refusals.last.max(sent_at),
         };
         let since = self.limit.map_or(Duration::ZERO, |limit| limit.cut_at);
-        let (sent, throttled) = self.recent.between(since, news.last, STRAYS.0);
-        let (sample, refused) = self.recent.between(news.since, news.last, u32::MAX);
+        let (sent, throttled) = self.recent.between(since, refusals.last, STRAYS.0);
+        let (sample, refused) = self.recent.between(refusals.since, refusals.last, u32::MAX);
         let enough = (used / 4.0).clamp(2.0, SAMPLE);
         if f64::from(throttled) < f64::from(sent) * STRAYS.1 || f64::from(sample) < enough {
-            self.news = Some(news);
+            self.refusals = Some(refusals);
             return false;
         }
-        // The sample always begins with a refusal, which therefore does not count.
+        // The sample always begins with a refusal, which must not count.
         let share = 1.0 - f64::from(refused.saturating_sub(1)) / f64::from(sample.max(2) - 1);
-        let is_lump = news.last.saturating_sub(news.since) < SETTLING;
+        let is_lump = refusals.last.saturating_sub(refusals.since) < SETTLING;
         let accepted = self.estimate(share, is_lump, now);
         let refusal = now.saturating_sub(sent_at).as_secs_f64();
         let before = self.limit.and_then(|limit| {
@@ -283,7 +287,7 @@ impl RateController {
         }
     }
 
-    /// Returns the rate at this moment, in requests per second.
+    /// Returns the current rate, in requests per second.
     #[must_use]
     pub fn rate(&self, now: Duration) -> f64 {
         let known = self.limit.map_or(self.start, |limit| limit.accepted);
@@ -292,7 +296,7 @@ impl RateController {
             .max(FLOOR)
     }
 
-    /// Returns the rate that would apply if all of it were used.
+    /// Returns the rate without the bound by the used rate.
     fn curve(&self, now: Duration) -> f64 {
         let Some(limit) = self.limit else {
             return self.start + self.sent * GROWTH;
@@ -305,7 +309,7 @@ impl RateController {
         } else {
             0.0
         };
-        // Refusals that are slower than that show that this machine is slow.
+        // If refusals take even longer, this machine is slow, and not the server.
         let late = (limit.refusal * REFUSALS_BETWEEN).min(SLOWEST);
         let back = few.max(late).clamp(RETURN.0, RETURN.1);
         let way = (now.saturating_sub(limit.cut_at).as_secs_f64() - back) / back;
@@ -317,13 +321,14 @@ impl RateController {
         (limit.accepted * (1.0 + DEPTH * haste * way.powi(3))).max(FLOOR)
     }
 
-    /// Returns the rate that the server was last seen to accept; `None` while no limit is known.
+    /// Returns the last measured rate that the server accepts, or `None` while no limit is known.
     #[must_use]
     pub fn limit(&self) -> Option<f64> {
         self.limit.map(|limit| limit.accepted)
     }
 
-    /// Returns the same rate, or the one that the server accepted before it refused everything.
+    /// Returns the same, or for a shut server the rate that it accepted before it refused
+    /// everything.
     #[must_use]
     pub fn known_limit(&self) -> Option<f64> {
         self.limit.and_then(|limit| limit.known())

@@ -7,17 +7,19 @@ use std::time::Duration;
 const SLICE: Duration = Duration::from_millis(4);
 /// The number of slices: a little more than a second.
 const KEPT: usize = 256;
-/// The age from which on a lane has a rate.
+/// The age in seconds below which a lane is treated as this old, so that its first requests are no
+/// high rate.
 const YOUNG: f64 = 0.25;
 
-/// A ring of slices.
+/// The slices of the last second, as a ring.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slices: [Slice; KEPT],
-    /// The numbers of the newest and of the first slice, counted from time zero.
+    /// The number of the newest slice, counted from time zero.
     newest: u64,
+    /// The number of the first slice with a request.
     first: Option<u64>,
-    /// The sum over the ring.
+    /// The requests in the ring.
     sent: u32,
 }
 

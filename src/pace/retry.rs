@@ -1,10 +1,10 @@
-//! When to send a failed request again. Pure: time and chance come in as arguments.
+//! Decides when a failed request is sent again. Pure: time and chance are arguments.
 //!
-//! Backoff has full jitter, because requests that failed together must not come back together.
-//! Throttling is not counted against the attempts: it means "later", and the pacer has slowed the
-//! lane down already. The run's patience bounds every wait, and ends this one. Everything else that
-//! may pass by itself gets a bounded number of attempts, and a server that cannot be reached at
-//! all is waited for as long as a throttling one.
+//! Backoff has full jitter, because requests that failed together must not come back together. A
+//! throttled request, one that cannot reach its server, and one whose credentials are not available
+//! are retried until the run's patience ends. (The pacer has slowed down a throttled lane already.)
+//! All other failures that may pass by themselves have a bounded number of attempts. The patience
+//! bounds every wait.
 
 use std::time::Duration;
 
@@ -14,31 +14,31 @@ use crate::size::MIB;
 /// The rules for repeating requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts per request for faults that the server or the network cause.
+    /// The attempts of a request that fails because of the server or the network.
     pub attempts: u32,
-    /// Faults of the server or the network are tried again at least this long, however many
-    /// attempts that takes: an outage of half a minute must not cost an object of terabytes.
+    /// The least time for which such a request is retried, however many attempts that takes: an
+    /// outage of half a minute must not cost an object of terabytes.
     pub persistence: Duration,
-    /// The longest time that a request waits in all for an answer, whatever the server does
-    /// meanwhile.
+    /// The longest time that a request waits for a good answer, over all attempts.
     pub patience: Duration,
-    /// The first pause between the probes of an endpoint that does not answer, and the longest.
+    /// The first and the longest pause between probes of an endpoint that does not answer.
     pub probes: (Duration, Duration),
-    /// The first pause between the questions for an attribute that a bucket refused, and the
-    /// longest.
+    /// The first and the longest pause before an attribute is requested again that a bucket
+    /// refused.
     pub questions: (Duration, Duration),
-    /// The longest that a request without bytes may take.
+    /// The time limit of a request without bytes, and the longest time without progress of one that
+    /// sends or receives bytes.
     pub silence: Duration,
-    /// The longest that publishing an upload may take: S3 "can take several minutes".
+    /// The time limit of `CompleteMultipartUpload`, which "can take several minutes".
     pub complete: Duration,
-    /// Bytes per second below which a stream counts as dead.
+    /// The bytes per second at which a time limit grows with the bytes of a request.
     pub slowest: u64,
     /// The time for which a 403 is repeated if the same kind of request has succeeded in this run:
     /// permissions on AWS are eventually consistent.
     pub doubt: Duration,
-    /// The same at other servers, whose permissions are those of one machine or a few.
+    /// The same time at other servers, where permissions are on few machines.
     pub brief_doubt: Duration,
-    /// The time that a run has to end in after it was stopped.
+    /// The time in which a run must end after it was stopped.
     pub drain: Duration,
 }
 
@@ -60,27 +60,26 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The time that a run has to end in after it was stopped, unless something else is said.
+/// The default of [`RetryPolicy::drain`].
 pub const DRAIN: Duration = Duration::from_secs(20);
-/// Of that time, a quarter at most is for tidying up when requests under way have ended, and no
-/// more than this.
+/// The most time for cleaning up after the requests in flight have ended. It is at most a quarter
+/// of the drain time.
 const TIDYING: Duration = Duration::from_secs(8);
 
-/// One attempt may take this long although less patience is left: a server far away needs some time
-/// to answer.
+/// The shortest time limit of an attempt, even if less patience is left: a distant server needs
+/// some time to answer.
 const LEAST: Duration = Duration::from_secs(5);
-/// Attempts of a request whose answers are whole and cannot be read.
+/// The attempts of a request whose answers arrive whole and cannot be read.
 const UNREADABLE: u32 = 5;
 
-/// Uploads and downloads share this machine's line with as many others as fit into memory; copies
-/// have S3's to themselves.
+/// The transfers that share this machine's bandwidth. Copies inside S3 do not use it.
 const SHARERS: u64 = 32;
 
-/// Returns the first delay and the largest one, per kind.
+/// Returns the first delay after a failure of this kind, and the longest.
 const fn delays(kind: &FailureKind) -> (Duration, Duration) {
     match kind {
-        // The pacer lets few of them pass where all are refused. Longer pauses would only hold up
-        // those that would be accepted again.
+        // If all requests are refused, the pacer lets only few pass. Longer pauses would only delay
+        // the first accepted ones.
         FailureKind::Throttled => (Duration::from_millis(100), Duration::from_secs(2)),
         FailureKind::Unreachable | FailureKind::CredentialsUnavailable => {
             (Duration::from_millis(500), Duration::from_secs(15))
@@ -90,8 +89,8 @@ const fn delays(kind: &FailureKind) -> (Duration, Duration) {
 }
 
 impl RetryPolicy {
-    /// For requests that find out what a server can do: it is known to answer, and some of them are
-    /// meant to fail.
+    /// The policy for requests that find out what a server can do. The server is known to answer,
+    /// and some of these requests are expected to fail.
     pub const PROBE: Self = Self {
         attempts: 4,
         patience: Duration::from_secs(8),
@@ -106,8 +105,7 @@ impl RetryPolicy {
         drain: DRAIN,
     };
 
-    /// Returns the policy for requests that find out what a server can do, which never wait longer
-    /// than those of the run.
+    /// Returns [`RetryPolicy::PROBE`] with no longer waits than this policy has.
     #[must_use]
     pub fn for_probes(&self) -> Self {
         Self {
@@ -123,16 +121,15 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns how long after a stop what is left to tidy up may take: open uploads and the
-    /// journal.
+    /// Returns how long the cleanup after a stop may take, which ends open uploads and the journal.
     #[must_use]
     pub fn tidying(&self) -> Duration {
         (self.drain / 4).min(TIDYING)
     }
 
-    /// Returns the policy for a bucket that has not answered yet. All faults that may pass are
-    /// waited for as long as the run's patience lasts; attempts follow each other closely and are
-    /// short, so that a server that comes up is noticed.
+    /// Returns the policy for a bucket that has not answered yet. Every failure that may pass is
+    /// retried until the patience ends. Attempts are short and follow each other closely, so that a
+    /// server that comes up is noticed soon.
     #[must_use]
     pub fn first_contact(&self) -> Self {
         Self {
@@ -143,8 +140,8 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns the time limit of one attempt. It grows with the bytes: a 5 GiB part is silent for
-    /// more than a minute, and a limit that it cannot meet would make it fail for ever.
+    /// Returns the time limit of one attempt, which grows with the bytes. The copy of a 5 GiB part
+    /// is silent for more than a minute, and with a shorter limit no attempt would ever succeed.
     #[must_use]
     pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
         let base = if operation == Operation::CompleteMultipartUpload {
@@ -161,8 +158,8 @@ impl RetryPolicy {
         base + Duration::from_secs(bytes / slowest.max(1))
     }
 
-    /// Returns how long an attempt may be silent that could take `full`, when so much patience is
-    /// `left`. Bytes that go up or come down are seen to move; a copy is silent to its end.
+    /// Returns how long an attempt may make no progress, if its time limit is `full` and this much
+    /// patience is `left`. An upload or download shows its progress; a copy is silent to its end.
     #[must_use]
     pub fn silence_limit(&self, operation: Operation, full: Duration, left: Duration) -> Duration {
         let quiet = match operation {
@@ -174,11 +171,12 @@ impl RetryPolicy {
         quiet.min(left.max(LEAST.min(self.patience)))
     }
 
-    /// Returns the time to wait before a 403 is doubted once more, or `None` to believe it.
+    /// Returns the time to wait before a request is repeated that got a 403, or `None` to believe
+    /// the 403.
     ///
     /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is
-    /// uniform in `0..1`. Half of each wait is certain, because all that was refused together would
-    /// otherwise come again at once.
+    /// uniform in `0..1`. Half of each wait is fixed, or requests that were refused together could
+    /// come back at once.
     #[must_use]
     pub fn wait_in_doubt(&self, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let doubt = self.doubt.min(self.patience);
@@ -188,10 +186,10 @@ impl RetryPolicy {
         Some(wait.min(left))
     }
 
-    /// Returns how long a refused part waits for another one to be copied, before its refusal is
+    /// Returns how long a refused part waits for another part to be copied before its refusal is
     /// believed.
     #[must_use]
-    pub(crate) fn wait_for_news(&self) -> Duration {
+    pub(crate) fn wait_for_other_parts(&self) -> Duration {
         self.doubt.min(self.patience) / 4
     }
 
@@ -207,18 +205,18 @@ impl RetryPolicy {
         waited: Duration,
         chance: f64,
     ) -> Option<Duration> {
-        let goes_on = waited < self.patience
+        let is_retried = waited < self.patience
             && match kind {
                 FailureKind::Throttled
                 | FailureKind::Unreachable
                 | FailureKind::CredentialsUnavailable => true,
-                // A whole answer that makes no sense will hardly make sense in a minute.
+                // A server that sends unreadable answers will hardly stop within a minute.
                 FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
                 kind => {
                     kind.is_retryable() && (attempt < self.attempts || waited < self.persistence)
                 }
             };
-        if !goes_on {
+        if !is_retried {
             return None;
         }
         let (base, cap) = delays(kind);
@@ -251,7 +249,7 @@ mod tests {
     };
 
     #[test]
-    fn what_can_not_pass_is_not_repeated() {
+    fn a_permanent_failure_is_not_retried() {
         for kind in [
             FailureKind::Denied,
             FailureKind::NotFound,

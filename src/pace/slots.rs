@@ -1,18 +1,18 @@
-//! Places for requests in flight, shared by all objects of a run.
+//! Slots for requests in flight, shared by all objects of a run.
 //!
-//! Work comes in two kinds. *Bulk* work is a part of a large object: it takes seconds, and the run
+//! Work comes in two kinds. *Bulk* work is a part of a large object. It takes seconds, and the run
 //! ends with the last part, so the object with the most bytes left goes first. *Small* work is
-//! everything that takes one quick request. While small work waits, a quarter of the places is kept
-//! for it, so neither kind starves the other. No place stays free while work that may take it
-//! waits. The number of places is learned ([`Width`]), up to a ceiling.
+//! everything that takes one quick request. While small work waits, a quarter of the slots is kept
+//! for it, so neither kind starves the other. No slot stays free while work that may take it waits.
+//! The number of slots is learned ([`Width`]), up to a ceiling.
 //!
-//! A request that was refused, or that waits in a long line, gives its place back until its turn
-//! comes ([`Parked`]). So a prefix in which everything is refused holds no places that others could
-//! use, and no more requests are in flight than there are places.
+//! A request that was refused, or that waits in a long queue, gives its slot back until its turn
+//! comes ([`Parked`]). So a prefix in which everything is refused holds no slots that others could
+//! use, and no more requests are in flight than there are slots.
 //!
-//! Small work may take only some of the places, and their number is learned separately: thousands
-//! of copies that S3 is busy with cost nothing here, but a quick request that is sent too early
-//! only waits for a rate or for this machine's CPU.
+//! Small work may take only some of the slots, whose number is learned separately. Thousands of
+//! large copies that wait for S3 cost this machine nothing, but a quick request that is sent too
+//! early only waits for a rate or for this machine's CPU.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -22,19 +22,19 @@ use tokio::sync::oneshot;
 
 use super::width::{Answered, NARROWEST, Width};
 
-/// The width at the start, unless more is known of the server ([`Slots::begin_at`]).
+/// The number of slots at the start, unless the server suggests another one ([`Slots::start_at`]).
 const START: u32 = 512;
-/// The same for small work: a partition of S3 accepts 3,500 copies a second. At 70 ms each, about
-/// 250 are in flight.
+/// The number of slots for small work at the start. A partition of S3 accepts 3,500 copies a
+/// second. At 70 ms each, about 250 are in flight.
 const START_SMALL: u32 = 256;
-/// The most requests in flight, if the limit of open files allows it. More are tried only while
-/// that makes the run faster.
+/// The most requests in flight, if the limit of open files allows it. The number grows up to this
+/// only while that makes the run faster.
 pub const CEILING: u32 = 8192;
 /// The number of requests in flight that layouts and estimates assume, if the ceiling allows it.
 pub const USUAL: u32 = 2048;
-/// The most requests that may wait without a place: each takes some KiB of memory.
+/// The most requests that may wait without a slot: each takes some KiB of memory.
 const MOST_PARKED: u32 = 4096;
-/// Requests that move fewer bytes than this, the least size of a part, are small.
+/// Requests that move fewer bytes than this, the smallest size of a part, are small.
 const SMALL: u64 = 5 << 20;
 
 /// The purpose of a slot.
@@ -42,42 +42,46 @@ const SMALL: u64 = 5 << 20;
 pub enum Want {
     /// One quick request, or a few in a row.
     Small,
-    /// A part of an object that must still move this many bytes one after another
-    /// ([`Slots::bulk`]). The highest number goes first.
+    /// A part of a large object. The part with the highest number goes first ([`Slots::bulk`]).
     Bulk(u64),
 }
 
-/// The places for requests in flight. Cheap to clone.
+/// The slots for requests in flight. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Slots(Arc<Mutex<State>>);
+pub struct Slots(Arc<Mutex<SlotState>>);
 
 #[derive(Debug)]
-struct State {
-    /// The number of all places.
+struct SlotState {
+    /// The number of slots.
     width: Width,
-    /// The number of those that small work may take.
+    /// The number of slots that small work may take.
     small_width: Width,
+    /// The slots that small work holds, with the parked ones.
     small: u32,
+    /// The slots that bulk work holds, with the parked ones.
     bulk: u32,
-    /// The number of places that are given back for a while, which `small` and `bulk` include.
+    /// The slots of small work that are parked.
     parked_small: u32,
+    /// The slots of bulk work that are parked.
     parked_bulk: u32,
-    /// The parked requests that want their places back.
+    /// The parked requests that want their slots back.
     returning: VecDeque<Returning>,
     waiting_small: VecDeque<oneshot::Sender<Slot>>,
-    waiting_bulk: BinaryHeap<Waiting>,
+    waiting_bulk: BinaryHeap<BulkRequest>,
+    /// The number of bulk requests so far.
     arrivals: u64,
     closed: bool,
 }
 
+/// A request for a slot for bulk work.
 #[derive(Debug)]
-struct Waiting {
+struct BulkRequest {
     bytes_left: u64,
     arrival: u64,
-    place: oneshot::Sender<Slot>,
+    sender: oneshot::Sender<Slot>,
 }
 
-impl Ord for Waiting {
+impl Ord for BulkRequest {
     fn cmp(&self, other: &Self) -> Ordering {
         self.bytes_left
             .cmp(&other.bytes_left)
@@ -85,21 +89,21 @@ impl Ord for Waiting {
     }
 }
 
-impl PartialOrd for Waiting {
+impl PartialOrd for BulkRequest {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Waiting {
+impl PartialEq for BulkRequest {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Waiting {}
+impl Eq for BulkRequest {}
 
-/// A place in flight; dropping it hands it on.
+/// A slot for one request in flight. Dropping it gives it to the next request.
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
@@ -117,7 +121,7 @@ impl Drop for Slot {
     }
 }
 
-impl State {
+impl SlotState {
     fn parked(&mut self, is_bulk: bool) -> &mut u32 {
         if is_bulk {
             &mut self.parked_bulk
@@ -126,25 +130,25 @@ impl State {
         }
     }
 
-    /// Returns the number of places in use.
+    /// Returns the number of slots in use.
     fn used(&self) -> u32 {
         (self.small + self.bulk).saturating_sub(self.parked_small + self.parked_bulk)
     }
 
-    /// Returns the number of places that small work uses now.
+    /// Returns the number of slots that small work uses now.
     fn used_small(&self) -> u32 {
         self.small.saturating_sub(self.parked_small)
     }
 }
 
-/// A parked request that wants its place back.
+/// A parked request that wants its slot back.
 #[derive(Debug)]
 struct Returning {
     is_bulk: bool,
-    place: oneshot::Sender<Returned>,
+    sender: oneshot::Sender<Returned>,
 }
 
-/// A place that a waiting request has given back. The request still holds its [`Slot`].
+/// A slot that is free for others while its request waits. The request still holds its [`Slot`].
 #[derive(Debug)]
 pub(crate) struct Parked {
     slots: Slots,
@@ -153,10 +157,10 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Waits until the request has a place again.
+    /// Waits until the request may use its slot again.
     pub(crate) async fn back(mut self) {
         let returned = self.ask();
-        // An error means that the run stops: a request that had a place may still finish.
+        // An error means that the run stops. A request that had a slot may still finish.
         if let Ok(mut returned) = returned.await {
             returned.is_taken = true;
             self.is_back = true;
@@ -164,12 +168,12 @@ impl Parked {
     }
 
     fn ask(&self) -> oneshot::Receiver<Returned> {
-        let (place, returned) = oneshot::channel();
+        let (sender, returned) = oneshot::channel();
         let mut state = self.slots.lock();
         if !state.closed {
             state.returning.push_back(Returning {
                 is_bulk: self.is_bulk,
-                place,
+                sender,
             });
             self.slots.hand_out(state);
         }
@@ -185,7 +189,7 @@ impl Drop for Parked {
     }
 }
 
-/// A place on its way back to a parked request.
+/// A slot on its way back to a parked request.
 #[derive(Debug)]
 struct Returned {
     slots: Slots,
@@ -195,7 +199,7 @@ struct Returned {
 
 impl Drop for Returned {
     fn drop(&mut self) {
-        // The request is gone. Dropping its `Parked` subtracts what is added here.
+        // The request was given up. Dropping its `Parked` subtracts what is added here.
         if !self.is_taken {
             let mut state = self.slots.lock();
             *state.parked(self.is_bulk) += 1;
@@ -212,15 +216,15 @@ pub fn default_ceiling(per_request: u64) -> u32 {
     const OTHER_FILES: u64 = 128;
     let wanted = u64::from(CEILING) * per_request + OTHER_FILES;
     let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
-    let places = limit.saturating_sub(OTHER_FILES) / per_request.max(1);
-    u32::try_from(places).unwrap_or(CEILING).clamp(16, CEILING)
+    let slots = limit.saturating_sub(OTHER_FILES) / per_request.max(1);
+    u32::try_from(slots).unwrap_or(CEILING).clamp(16, CEILING)
 }
 
 impl Slots {
-    /// Creates a few hundred slots, whose number grows up to `ceiling`.
+    /// Creates a few hundred slots. Their number is learned from then on, up to `ceiling`.
     #[must_use]
     pub fn new(ceiling: u32) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(SlotState {
             width: Width::new(START, ceiling),
             small_width: Width::new(START_SMALL, ceiling),
             small: 0,
@@ -235,28 +239,27 @@ impl Slots {
         })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for a place. The receiver gets it, or an error once the places are closed because the
-    /// run stops.
+    /// Requests a slot. The receiver gets it, or an error if the run stops.
     #[must_use]
     pub fn request(&self, want: Want) -> oneshot::Receiver<Slot> {
-        let (place, receiver) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return receiver;
         }
         match want {
-            Want::Small => state.waiting_small.push_back(place),
+            Want::Small => state.waiting_small.push_back(sender),
             Want::Bulk(bytes_left) => {
                 let arrival = state.arrivals;
                 state.arrivals += 1;
-                state.waiting_bulk.push(Waiting {
+                state.waiting_bulk.push(BulkRequest {
                     bytes_left,
                     arrival,
-                    place,
+                    sender,
                 });
             }
         }
@@ -264,30 +267,31 @@ impl Slots {
         receiver
     }
 
-    /// Returns the want of one piece of an object of which `left` bytes are left. The object must
-    /// wait for one piece, and for the rest divided by all places. So a single copy of 5 GiB goes
-    /// before the small parts of a far larger object: more places speed those up, but not the copy.
+    /// Returns the want of one part of `part` bytes, of an object of which `left` bytes are left.
+    /// The object takes at least the time of that part, and that of its rest divided by all slots;
+    /// the sum decides its turn. So a single copy of 5 GiB goes before the small parts of a far
+    /// larger object: more slots speed up those, but not the copy.
     #[must_use]
-    pub fn bulk(&self, left: u64, piece: u64) -> Want {
+    pub fn bulk(&self, left: u64, part: u64) -> Want {
         let width = u64::from(self.lock().width.get().max(1));
-        Want::Bulk(piece.saturating_add(left / width))
+        Want::Bulk(part.saturating_add(left / width))
     }
 
-    /// Gives free places to waiting requests. A place whose receiver is gone is given back at once
-    /// by dropping it, which must happen without the lock.
-    fn hand_out(&self, mut state: MutexGuard<'_, State>) {
+    /// Gives free slots to waiting requests. If the receiver of a slot is gone, the slot is
+    /// dropped, and thereby freed. That takes the lock, so it happens after the lock is released.
+    fn hand_out(&self, mut state: MutexGuard<'_, SlotState>) {
         let (mut refused, mut gone) = (Vec::new(), Vec::new());
-        let (places, small_places) = (state.width.get(), state.small_width.get());
-        // Parked requests go first, since they had places before.
-        while state.used() < places
-            && let Some(Returning { is_bulk, place }) = state.returning.pop_front()
+        let (all, for_small) = (state.width.get(), state.small_width.get());
+        // Parked requests go first, since they had slots before.
+        while state.used() < all
+            && let Some(Returning { is_bulk, sender }) = state.returning.pop_front()
         {
             // If the request was given up, dropping its `Parked` corrects the count.
-            if place.is_closed() {
+            if sender.is_closed() {
                 continue;
             }
             *state.parked(is_bulk) -= 1;
-            if let Err(mut returned) = place.send(Returned {
+            if let Err(mut returned) = sender.send(Returned {
                 slots: self.clone(),
                 is_bulk,
                 is_taken: false,
@@ -297,14 +301,14 @@ impl Slots {
                 gone.push(returned);
             }
         }
-        while state.used() < places {
-            let small_first = state.used_small() < places / 4 || state.waiting_bulk.is_empty();
-            let small = (small_first && state.used_small() < small_places)
+        while state.used() < all {
+            let small_first = state.used_small() < all / 4 || state.waiting_bulk.is_empty();
+            let small = (small_first && state.used_small() < for_small)
                 .then(|| state.waiting_small.pop_front());
-            let (want, place) = if let Some(place) = small.flatten() {
-                (Want::Small, place)
+            let (want, sender) = if let Some(sender) = small.flatten() {
+                (Want::Small, sender)
             } else if let Some(waiting) = state.waiting_bulk.pop() {
-                (Want::Bulk(waiting.bytes_left), waiting.place)
+                (Want::Bulk(waiting.bytes_left), waiting.sender)
             } else {
                 break;
             };
@@ -312,30 +316,29 @@ impl Slots {
                 Want::Small => state.small += 1,
                 Want::Bulk(_) => state.bulk += 1,
             }
-            if let Err(slot) = place.send(Slot {
+            if let Err(slot) = sender.send(Slot {
                 slots: self.clone(),
                 want,
             }) {
                 refused.push(slot);
             }
         }
-        if !state.waiting_small.is_empty() && state.used_small() >= small_places {
-            state.small_width.is_short();
+        if !state.waiting_small.is_empty() && state.used_small() >= for_small {
+            state.small_width.mark_saturated();
         }
-        if state.used() >= places
-            && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty())
+        if state.used() >= all && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty())
         {
-            state.width.is_short();
+            state.width.mark_saturated();
         }
         drop(state);
         drop((refused, gone));
     }
 
-    /// Closes the places: waiting requests get an error, and those in flight may finish.
+    /// Gives out no more slots. Waiting requests get an error, and those in flight may finish.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        // A parked request, which had a place, may finish.
+        // A parked request, which had a slot, may finish.
         let returning = std::mem::take(&mut state.returning);
         let waiting = (
             std::mem::take(&mut state.waiting_small),
@@ -345,7 +348,7 @@ impl Slots {
         drop((waiting, returning));
     }
 
-    /// Learns from an answer.
+    /// Learns from the result of a request.
     pub(super) fn answered(&self, answer: &Answered) {
         let mut state = self.lock();
         let mut changed = state.width.answered(answer);
@@ -357,10 +360,10 @@ impl Slots {
         }
     }
 
-    /// Starts with another width, which suits the server or was found by an earlier session. That
-    /// is not a stampede, because the lanes limit the rate, and the width is halved when answers
-    /// take a quarter of their time limit.
-    pub fn begin_at(&self, width: u32) {
+    /// Starts with another number of slots, which suits the server or was learned by an earlier
+    /// session. A large number does not overload the server: the lanes limit the rate, and the
+    /// number is halved if answers take more than a quarter of their time limit.
+    pub fn start_at(&self, width: u32) {
         if width < NARROWEST {
             return;
         }
@@ -369,7 +372,7 @@ impl Slots {
         self.hand_out(state);
     }
 
-    /// Allows no more requests than a server is known to serve at a time.
+    /// Reduces the slots to the number of connections that the server is known to serve at a time.
     pub(crate) fn narrow(&self, width: u32) {
         let mut state = self.lock();
         if width < state.width.get() {
@@ -382,22 +385,22 @@ impl Slots {
         state.small_width.narrow(width);
     }
 
-    /// Returns the numbers of requests in flight and of places, at this moment.
+    /// Returns the numbers of requests in flight and of slots now.
     #[must_use]
     pub fn in_flight(&self) -> (u32, u32) {
         let state = self.lock();
         (state.used(), state.width.get())
     }
 
-    /// Returns the number of places that small work may take, at this moment.
+    /// Returns the number of slots that small work may take now.
     #[must_use]
-    pub fn for_small(&self) -> u32 {
+    pub fn small_limit(&self) -> u32 {
         let state = self.lock();
         state.small_width.get().min(state.width.get())
     }
 
-    /// Gives back the place of a request that waits for its turn. Returns `None` if so many are
-    /// given back already that no other work should start in its place.
+    /// Frees the slot of a request that waits for its turn. Returns `None` if too many requests are
+    /// parked already.
     pub(crate) fn park(&self, is_bulk: bool) -> Option<Parked> {
         let mut state = self.lock();
         if state.parked_small + state.parked_bulk >= MOST_PARKED {
@@ -412,13 +415,13 @@ impl Slots {
         })
     }
 
-    /// Returns the number of places of small work that are given back for a while.
+    /// Returns the number of parked requests of small work.
     #[must_use]
     pub fn parked_small(&self) -> u32 {
         self.lock().parked_small
     }
 
-    /// Returns the most places that there can be.
+    /// Returns the most slots that there can be.
     #[must_use]
     pub fn ceiling(&self) -> u32 {
         self.lock().width.ceiling()
@@ -486,7 +489,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_given_to_someone_who_left_is_not_lost() {
+    async fn a_slot_given_to_a_request_that_was_given_up_is_not_lost() {
         let slots = Slots::new(1);
         let held = slots.request(Want::Small).await.unwrap();
         let gone = tokio::spawn({
@@ -501,7 +504,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_parked_request_leaves_its_place_and_no_more_are_in_flight_than_there_are_places() {
+    async fn a_parked_request_frees_its_slot_and_no_more_are_in_flight_than_there_are_slots() {
         let slots = Slots::new(2);
         let first = slots.request(Want::Small).await.unwrap();
         let second = slots.request(Want::Small).await.unwrap();
@@ -510,13 +513,13 @@ mod tests {
         let third = slots.request(Want::Small).await.unwrap();
         let (fourth, back) = (slots.request(Want::Small), tokio::spawn(parked.back()));
         tokio::task::yield_now().await;
-        assert!(!back.is_finished(), "both places are in use");
+        assert!(!back.is_finished(), "both slots are in use");
         drop(third);
         back.await.unwrap();
         assert_eq!(
             (slots.in_flight().0, slots.parked_small()),
             (2, 0),
-            "whoever had a place goes first"
+            "the parked request goes first"
         );
         drop(first);
         let fourth = fourth.await.unwrap();
@@ -543,7 +546,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_sends_the_waiting_away() {
+    async fn closing_refuses_waiting_requests() {
         let slots = Slots::new(1);
         let held = slots.request(Want::Small).await.unwrap();
         let waiting = tokio::spawn({

@@ -1,17 +1,17 @@
 //! Estimates how long a copy inside S3 takes: a fixed time, and a time per byte. Pure.
 //!
-//! It sends nothing. Each answered copy is a point (bytes, seconds). A line through the latest
-//! points (least squares, with fading weights) gives both figures. If all copies have one size, the
-//! points do not determine the slope; two typical points of S3, with little weight, do so then.
+//! Each answered copy is a point (bytes, seconds). A line through the latest points (least squares,
+//! with fading weights) gives both figures. If all copies have one size, the points do not
+//! determine the slope. Then two typical points of S3, which have little weight, determine it.
 
 use std::time::Duration;
 
 /// The time that a copy takes, as a straight line over its bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
-    /// Seconds that a copy of no bytes takes.
+    /// The seconds that a copy of no bytes takes.
     pub start: f64,
-    /// Bytes per second of one copy, not of all copies together.
+    /// The bytes per second of one copy, not of all copies together.
     pub bytes_per_second: f64,
 }
 
@@ -43,7 +43,7 @@ impl Speed {
 }
 
 const MIB: f64 = 1_048_576.0;
-/// The factor by which each copy reduces the weight of earlier ones: about a thousand count.
+/// The factor by which each copy reduces the weight of earlier ones. About the last thousand count.
 const FADING: f64 = 0.999;
 /// The weight of each typical point, in copies. It is negligible beside copies of different sizes.
 const USUAL_WEIGHT: f64 = 0.02;
@@ -54,7 +54,7 @@ const SHORTEST_START: f64 = 0.001;
 const SLOWEST: f64 = 1.0 / 16.0;
 const FASTEST: f64 = 65_536.0;
 
-/// Learns a [`Speed`] from answers.
+/// Learns a [`Speed`] from the times of copies.
 #[derive(Clone, Debug, Default)]
 pub struct SpeedEstimate(Sums);
 
@@ -94,7 +94,8 @@ impl SpeedEstimate {
         self.0.add(1.0, to_f64(bytes) / MIB, took.as_secs_f64());
     }
 
-    /// Returns the speed that the answers so far show; [`Speed::TYPICAL`] before the first.
+    /// Returns the speed that the answers so far show. Before the first answer, it is
+    /// [`Speed::TYPICAL`].
     #[must_use]
     pub fn speed(&self) -> Speed {
         let mut sums = self.0;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn who_goes_ahead_does_not_wait_for_a_rate() {
+async fn a_request_that_skips_the_queue_does_not_wait_for_a_rate() {
     let pacer = Pacer::new(&Limits::default(), 100, RetryPolicy::default());
     let slow = learned::LearnedLane {
         bucket: "here/lake".to_owned(),
@@ -18,7 +18,7 @@ async fn who_goes_ahead_does_not_wait_for_a_rate() {
     let lanes = pacer.lanes("here", "lake", Class::Write);
     let patience = Duration::from_mins(1);
     for _ in 0..40 {
-        let admitted = pacer.admit_ahead(&lanes, "k", 0, patience).await;
+        let admitted = pacer.admit_without_queue(&lanes, "k", 0, patience).await;
         assert!(!admitted.unwrap().paced);
     }
     assert_eq!(pacer.elapsed(), Duration::ZERO);

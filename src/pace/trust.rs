@@ -1,56 +1,59 @@
-//! Decides which 403 is repeated before it is believed.
+//! Decides after which 403 a request is repeated before the 403 is believed.
 //!
 //! Permissions on AWS are eventually consistent: for some seconds after a policy, a KMS key, or a
-//! role was changed, some of S3's servers refuse what others allow. If the same operation has
-//! succeeded for the bucket in this run, a refused request is therefore repeated for a while. The
-//! first parts of a run are under way together, and a refusal arrives sooner than a copy is done. So
-//! a refused part waits until another part ends before the refusal is believed.
+//! role was changed, some of S3's servers refuse what others allow. So a refused request is
+//! repeated for a while if the same operation has succeeded on the bucket in this run. The first
+//! parts of a run are in flight together, and a refusal arrives sooner than a copy is done. So a
+//! refused part first waits for the result of another part.
 //!
-//! Other refusals last, because a policy denies one prefix or one object. Repeating them would cost
-//! that time for each of thousands of objects. So after a refusal that outlasted its repetitions,
-//! all refusals of its operation are believed for [`BELIEVED`] times as long. Only a part of an
-//! upload that has stored parts already is repeated even then.
+//! Other refusals are permanent, because a policy denies one prefix or one object. Repetitions
+//! would cost the same time for each of thousands of objects. So if a request is still refused
+//! after its repetitions, all refusals of its operation are believed at once for [`BELIEVED`] times
+//! as long as the repetitions took. Only the parts of an upload that has stored parts already are
+//! repeated even then.
 //!
-//! This holds if other requests to the bucket succeeded meanwhile. While everything is refused, a
-//! refusal says nothing about its operation, and is believed only until the first request to the
-//! bucket succeeds.
+//! This holds if other requests to the bucket succeeded meanwhile. If everything is refused, a
+//! refusal says nothing about its operation in particular. Then refusals are believed only until
+//! the first request to the bucket succeeds.
 //!
-//! S3 answers HEAD and GET of a missing key with 403 if the principal may not list the bucket. If
-//! no list has succeeded, such a refusal may mean that there is no object, and is believed.
+//! S3 answers HEAD and GET of a missing key with 403 if the principal may not list the bucket. So
+//! such a refusal is believed at once if no list has succeeded: it may mean that there is no
+//! object.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::s3::Operation;
 
-/// The factor between the time that a lasting refusal was doubted and the time that it is believed.
+/// Refusals are believed for this many times as long as the last one was doubted.
 const BELIEVED: u32 = 10;
 
 /// Remembers which operations on a bucket have succeeded in this run, and which refusals lasted.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
-    kinds: [OfKind; Operation::COUNT],
+    operations: [OperationTrust; Operation::COUNT],
     /// The time of the last success of any operation, in milliseconds since the run began.
     last_success: AtomicU64,
 }
 
+/// The record of one operation.
 #[derive(Debug, Default)]
-struct OfKind {
+struct OperationTrust {
     succeeded: AtomicBool,
-    /// In milliseconds since the run began.
+    /// The time up to which refusals are believed, in milliseconds since the run began.
     believed_until: AtomicU64,
-    /// The belief ends with the first success after this time; [`u64::MAX`] for a refusal beside
-    /// which other requests succeeded.
+    /// Refusals are no longer believed once any request succeeded after this time. [`u64::MAX`] if
+    /// other requests succeeded beside the last refusal.
     until_success_after: AtomicU64,
 }
 
 impl Trust {
-    /// Notes at `now` that a request of this operation succeeded.
+    /// Records at `now` that a request of this operation succeeded.
     pub(super) fn succeeded(&self, operation: Operation, now: Duration) {
         self.last_success.fetch_max(millis(now), Ordering::Relaxed);
-        let of_kind = self.of(operation);
-        if !of_kind.succeeded.load(Ordering::Relaxed) {
-            of_kind.succeeded.store(true, Ordering::Relaxed);
+        let trust = self.of(operation);
+        if !trust.succeeded.load(Ordering::Relaxed) {
+            trust.succeeded.store(true, Ordering::Relaxed);
         }
     }
 
@@ -70,9 +73,9 @@ impl Trust {
             && !self.believes(operation, now)
     }
 
-    /// Returns true if a refusal at `now` is the first answer to its operation and others sent with it
-    /// may still succeed: the request is a part of an upload that this run created.
-    pub(super) fn expects_news(&self, operation: Operation, now: Duration) -> bool {
+    /// Returns true if a refused request is a part of an upload that this run created, and other
+    /// parts may still succeed: none has, and refusals of parts are not believed at `now`.
+    pub(super) fn awaits_other_parts(&self, operation: Operation, now: Duration) -> bool {
         matches!(operation, Operation::UploadPart | Operation::UploadPartCopy)
             && self.has_succeeded(Operation::CreateMultipartUpload)
             && !self.has_succeeded(operation)
@@ -80,39 +83,39 @@ impl Trust {
     }
 
     fn believes(&self, operation: Operation, now: Duration) -> bool {
-        let (of_kind, load) = (self.of(operation), |time: &AtomicU64| {
+        let (trust, load) = (self.of(operation), |time: &AtomicU64| {
             time.load(Ordering::Relaxed)
         });
-        load(&of_kind.believed_until) > millis(now)
-            && load(&self.last_success) <= load(&of_kind.until_success_after)
+        load(&trust.believed_until) > millis(now)
+            && load(&self.last_success) <= load(&trust.until_success_after)
     }
 
-    /// Notes at `now` that a refusal of this operation outlasted its repetitions, which took
-    /// `doubted`.
+    /// Records at `now` that a request of this operation was still refused after its repetitions,
+    /// which took `doubted`.
     pub(super) fn believe(&self, operation: Operation, doubted: Duration, now: Duration) {
-        let of_kind = self.of(operation);
+        let trust = self.of(operation);
         let last_success = self.last_success.load(Ordering::Relaxed);
-        // Requests that were under way when the refusals began may have succeeded in the first
-        // half.
+        // In the first half of that time, requests may have succeeded that were in flight when the
+        // refusals began.
         let stands_beside_successes = last_success > millis(now.saturating_sub(doubted / 2));
         let until_success_after = if stands_beside_successes {
             u64::MAX
         } else {
             last_success
         };
-        of_kind
+        trust
             .until_success_after
             .store(until_success_after, Ordering::Relaxed);
         let until = millis(now.saturating_add(doubted * BELIEVED));
-        of_kind.believed_until.store(until, Ordering::Relaxed);
+        trust.believed_until.store(until, Ordering::Relaxed);
     }
 
     fn has_succeeded(&self, operation: Operation) -> bool {
         self.of(operation).succeeded.load(Ordering::Relaxed)
     }
 
-    fn of(&self, operation: Operation) -> &OfKind {
-        &self.kinds[operation as usize]
+    fn of(&self, operation: Operation) -> &OperationTrust {
+        &self.operations[operation as usize]
     }
 }
 
@@ -145,14 +148,17 @@ mod tests {
     fn a_part_is_doubted_once_one_was_copied() {
         let (trust, part) = (Trust::default(), Operation::UploadPartCopy);
         trust.succeeded(Operation::CopyObject, SECOND);
-        assert!(!trust.expects_news(part, SECOND), "no upload was created");
+        assert!(
+            !trust.awaits_other_parts(part, SECOND),
+            "no upload was created"
+        );
         trust.succeeded(Operation::CreateMultipartUpload, SECOND);
-        assert!(trust.expects_news(part, SECOND) && !trust.doubts(part, SECOND));
+        assert!(trust.awaits_other_parts(part, SECOND) && !trust.doubts(part, SECOND));
         trust.succeeded(part, SECOND);
-        assert!(!trust.expects_news(part, SECOND) && trust.doubts(part, SECOND));
+        assert!(!trust.awaits_other_parts(part, SECOND) && trust.doubts(part, SECOND));
         assert!(!trust.doubts(Operation::UploadPart, SECOND), "another kind");
         trust.believe(Operation::UploadPart, SECOND, SECOND);
-        assert!(!trust.expects_news(Operation::UploadPart, SECOND));
+        assert!(!trust.awaits_other_parts(Operation::UploadPart, SECOND));
     }
 
     #[test]

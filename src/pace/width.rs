@@ -1,59 +1,64 @@
-//! How many requests should be in flight, learned from what they come to. Pure: `now` is an
-//! argument.
+//! Learns how many requests should be in flight (the width). Pure: `now` is an argument.
 //!
-//! A copy request costs this machine nothing while it waits, so the width is tried at twice what it
-//! is, and stays there while that raises the throughput. When it only raises latency it is taken
-//! back, and the other direction is tried: half of it stays if nothing is lost by it, because a
-//! server that is crowded answers everyone late. Each trial that does not pay makes the rest before
-//! the next one longer. While requests wait for a rate (the server's or the user's) the width is
-//! not what limits them, and nothing is concluded. A wave that waits for a rate when it is sent, and
-//! then long for its answers, is limited by the width. Answers that come near the time at which a
-//! request counts as lost are the one sign that needs no trial: then there are too many.
+//! A copy costs this machine nothing while S3 works on it. So the controller tries twice the width,
+//! and keeps it if the throughput rises. If only the latency rises, it goes back, and tries half
+//! the width: that stays if the throughput does not fall, because a crowded server answers all
+//! requests late. After each failed trial, the controller rests longer before the next one. While
+//! requests wait for a rate (the server's or the user's), the width does not limit them, and the
+//! controller learns nothing. But if a wave of requests waits for a rate only while it is sent, and
+//! then long for its answers, the width is the limit. One sign needs no trial: if answers come near
+//! their time limit, too many requests are in flight.
 
 use std::time::Duration;
 
-/// The width is looked at not before this, and not long after that.
+/// The shortest interval, and the length at which an interval ends even if few requests were
+/// answered.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// One request counts as much work as this many bytes.
 const BYTES_PER_UNIT: f64 = 4_194_304.0;
-/// The share of requests that waited for a rate, one in so many, from which on that was the limit
-/// and not the width.
+/// If more than one in this many requests waited for a rate, the rate was the limit and not the
+/// width.
 const PACED: u32 = 4;
-/// It was the limit no more if none of them was answered for a half of the interval.
+/// But not if none of them was answered for this fraction of the interval (a half).
 const FREE: u32 = 2;
 
-/// A width, and the answers that it is learned from.
+/// The width, and what the current interval has measured.
 #[derive(Debug)]
 pub(super) struct Width {
     controller: WidthController,
     interval_began: Duration,
-    /// Requests waited for a place.
+    /// True if requests waited for a slot.
     saturated: bool,
     work: f64,
-    /// Good answers of the interval, and the time that they took in all.
+    /// The number of good answers.
     answers: u32,
+    /// The time that these took, in total.
     latency: Duration,
-    /// Requests that waited for a rate.
+    /// The number of requests that waited for a rate.
     paced: u32,
-    /// The last answer to such a request, and the longest time without one.
+    /// The time of the last answer to such a request.
     last_paced: Duration,
+    /// The longest time without such an answer.
     longest_free: Duration,
-    /// The strain of all that were answered or given up, in all, and their number.
+    /// The sum of the strain of all requests, and their number.
     strain: (f64, u32),
 }
 
-/// The information that an answer has about the width.
+/// The result of a request, as far as it concerns the width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered {
     pub(super) now: Duration,
+    /// The time that the request took.
     pub(super) took: Duration,
-    /// The bytes that the request moves.
+    /// The bytes that it moves.
     pub(super) bytes: u64,
+    /// True if it succeeded.
     pub(super) is_good: bool,
-    /// The request waited for a rate, or was throttled.
+    /// True if it waited for a rate, or was throttled.
     pub(super) paced: bool,
-    /// The time that it took, as a share of the time that it had.
+    /// The time that it took, as a fraction of its time limit. Absent for a failure that says
+    /// nothing about that.
     pub(super) strain: Option<f64>,
 }
 
@@ -73,30 +78,30 @@ impl Width {
         }
     }
 
-    /// The width at this moment.
+    /// Returns the current width.
     pub(super) const fn get(&self) -> u32 {
         self.controller.width()
     }
 
-    /// The most that it can become.
+    /// Returns the largest width.
     pub(super) const fn ceiling(&self) -> u32 {
         self.controller.ceiling()
     }
 
-    /// Takes a width that the server is known to serve.
+    /// Reduces the width to what the server is known to serve.
     pub(super) fn narrow(&mut self, width: u32) {
         self.controller.narrow(width);
     }
 
-    /// Notes that a request waits for a slot.
-    pub(super) const fn is_short(&mut self) {
+    /// Records that a request waits for a slot.
+    pub(super) const fn mark_saturated(&mut self) {
         self.saturated = true;
     }
 
-    /// Learns from an answer; true when that may have changed the width.
+    /// Learns from the result of a request. Returns true if the width may have changed.
     ///
-    /// An interval ends when it is as long as its requests took, and enough of them were answered
-    /// to mean something.
+    /// An interval ends once it is longer than a typical request took, and enough requests were
+    /// answered.
     pub(super) fn answered(&mut self, answer: &Answered) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "work is a measure, not a count")]
         if answer.is_good {
@@ -142,35 +147,34 @@ impl Width {
     }
 }
 
-/// The measurements of one interval, which lasts as long as a request takes or longer.
+/// The measurements of one interval, which lasts at least as long as a typical request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Interval {
-    /// Length of the interval in seconds.
+    /// The length of the interval in seconds.
     pub seconds: f64,
-    /// Work that was finished, in any unit that adds up (requests plus bytes in units of a
-    /// request's worth).
+    /// The finished work: requests, plus bytes in units of 4 MiB.
     pub work: f64,
-    /// True when requests waited for a place, so that the width was the limit.
+    /// True if requests waited for a slot, so that the width was the limit.
     pub saturated: bool,
-    /// True when a good part of the requests waited for a rate, or the server throttled.
+    /// True if many of the requests waited for a rate or were throttled.
     pub paced: bool,
-    /// Mean time to an answer, as a share of the time after which a request counts as lost.
+    /// The mean time of a request, as a fraction of its time limit.
     pub strain: f64,
 }
 
-/// A doubled width must raise the throughput by this much to stay: far from the 2.0 of a server
-/// with room, and far from noise.
+/// The factor by which a doubled width must raise the throughput to stay. A server with room
+/// reaches 2.0, and noise stays well below 1.3.
 const WORTHWHILE: f64 = 1.3;
-/// Half the width must keep this much of the throughput to stay: far from the 0.5 of a server with
-/// room.
+/// The fraction of the throughput that half the width must keep to stay. A server with room falls
+/// to 0.5.
 const HARMLESS: f64 = 0.9;
-/// Answers that take more than this share of their time limit come from a crowded server.
+/// Answers that take more than this fraction of their time limit come from a crowded server.
 const CROWDED: f64 = 0.25;
-/// Intervals between trials, after the first one that did not pay; doubled with each further one.
+/// The intervals between two trials after a failed one. Each further failure doubles them.
 const REST: u32 = 4;
-/// The longest rest.
+/// The most intervals between two trials.
 const LONGEST_REST: u32 = 64;
-/// The width never falls below this by itself.
+/// The smallest width that trials reach.
 pub const NARROWEST: u32 = 16;
 
 /// Decides how many requests may be in flight.
@@ -178,20 +182,22 @@ pub const NARROWEST: u32 = 16;
 pub struct WidthController {
     width: u32,
     ceiling: u32,
-    /// The width never falls below this by trials.
+    /// The smallest width that trials reach.
     floor: u32,
-    /// Throughput at the width that was last found to pay.
+    /// The throughput at the last width that was kept.
     base: f64,
-    /// The width to return to when the trial under way does not pay.
+    /// The width to return to if the current trial fails.
     trial: Option<u32>,
-    /// The direction of the next trial.
+    /// True if the current or next trial doubles the width, and false if it halves it.
     wider: bool,
+    /// The intervals until the next trial.
     rest: u32,
+    /// The rest after the next failed trial.
     next_rest: u32,
 }
 
 impl WidthController {
-    /// Starts at `start`, never goes beyond `ceiling`.
+    /// Creates a controller whose width starts at `start` and never exceeds `ceiling`.
     #[must_use]
     pub fn new(start: u32, ceiling: u32) -> Self {
         let ceiling = ceiling.max(1);
@@ -207,19 +213,20 @@ impl WidthController {
         }
     }
 
-    /// The width at this moment.
+    /// Returns the current width.
     #[must_use]
     pub const fn width(&self) -> u32 {
         self.width
     }
 
-    /// The most that the width can become.
+    /// Returns the largest width.
     #[must_use]
     pub const fn ceiling(&self) -> u32 {
         self.ceiling
     }
 
-    /// Takes a width that the server is known to serve; a greater one is not tried for long.
+    /// Reduces the width to what the server is known to serve, and does not try a larger one for a
+    /// long time.
     pub fn narrow(&mut self, width: u32) {
         self.width = width.clamp(1, self.width);
         self.floor = self.floor.min(self.width);
@@ -243,39 +250,41 @@ impl WidthController {
         self.width
     }
 
-    /// Judges a full interval in which nothing else was the limit: decides if the trial was worth it,
-    /// and if it is time for another one.
+    /// Judges an interval in which the width was the limit: ends the current trial, if there is
+    /// one, and begins the next one when it is due.
     fn judge(&mut self, throughput: f64) {
         match self.trial.take() {
-            Some(before) if throughput < self.base * self.demanded() => {
+            Some(before) if throughput < self.base * self.required_gain() => {
                 self.width = before;
                 self.wider = !self.wider;
                 self.rest = self.next_rest;
                 self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
             }
             Some(_) => {
-                // What is lost by narrower and narrower widths is lost once, not each time.
+                // Compared with the best throughput so far, or each halving could lose a tenth
+                // again.
                 self.base = if self.wider {
                     throughput
                 } else {
                     throughput.max(self.base)
                 };
                 self.next_rest = REST;
-                self.go_on();
+                self.continue_or_try();
             }
             None => {
                 self.base = throughput.midpoint(self.base.max(throughput / 2.0));
-                self.go_on();
+                self.continue_or_try();
             }
         }
     }
 
-    const fn demanded(&self) -> f64 {
+    /// Returns the factor that the throughput of the current trial must reach.
+    const fn required_gain(&self) -> f64 {
         if self.wider { WORTHWHILE } else { HARMLESS }
     }
 
-    /// Begins the next trial when it is time.
-    fn go_on(&mut self) {
+    /// Begins the next trial when it is due.
+    fn continue_or_try(&mut self) {
         if self.rest > 0 {
             self.rest -= 1;
             return;
@@ -286,7 +295,7 @@ impl WidthController {
             (self.width / 2).max(self.floor)
         };
         if next == self.width || (next > self.width) != self.wider {
-            // As far as it goes: a look in the other direction, after a long while.
+            // The width is at its limit. Tries the other direction after a long rest.
             self.wider = !self.wider;
             self.rest = LONGEST_REST;
         } else {
@@ -301,11 +310,12 @@ mod tests {
 
     use super::*;
 
-    /// Answers at these times, in milliseconds, to requests that waited for a rate.
+    /// Returns the width after answers at these times, in milliseconds, to requests that waited for
+    /// a rate.
     fn width_after(answers: impl Iterator<Item = u64>, took: u64) -> u32 {
         let mut width = Width::new(1000, 8192);
         for millis in answers {
-            width.is_short();
+            width.mark_saturated();
             width.answered(&Answered {
                 now: Duration::from_millis(millis),
                 took: Duration::from_millis(took),
@@ -326,8 +336,8 @@ mod tests {
         assert_eq!(width_after((0..4000).map(|at| at / 2), 50), 1000);
     }
 
-    /// A server that answers each request after `latency` seconds until it is busy with `knee` of
-    /// them; from then on more requests wait longer, and beyond the `breaking` point it does less.
+    /// A server that answers each request after `latency` seconds while at most `knee` requests are
+    /// in flight. With more, requests wait longer, and beyond `breaking` the throughput falls.
     struct Server {
         latency: f64,
         knee: f64,
@@ -432,7 +442,8 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever it starts: it ends within a factor of the knee, inside its bounds all the way.
+        /// Checks that the width ends within a factor of the knee from any start, and never leaves
+        /// its bounds.
         #[test]
         fn the_knee_is_found(knee in 20.0..3000.0f64, latency in 0.01..2.0f64, start in 16u32..2048) {
             let server = Server { latency, knee, breaking: knee * 8.0 };

@@ -1,4 +1,4 @@
-//! Reasons why a report is missing or incomplete.
+//! The reasons why a report is missing or incomplete.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub enum ReportError {
     /// Its file could not be created.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// Some receipts are not in it.
+    /// It lacks receipts.
     #[error(
         "the report {place} lacks receipts: {error}; {}",
         match (kept, place) {
@@ -40,7 +40,7 @@ pub enum ReportError {
         /// True if the journal has the receipts, so that the run can still complete the report.
         kept: bool,
     },
-    /// It has all receipts and no footer.
+    /// It has all receipts, but no footer.
     #[error(
         "the report {place} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; {}",
         match place {
@@ -54,7 +54,7 @@ pub enum ReportError {
         /// The error.
         error: String,
     },
-    /// Somebody else wrote to its file, or cut it, after its last receipt.
+    /// Another process cut its file or wrote to it.
     #[error(
         "the report {}: {}; run the same command again for a whole report, and do not rotate a report before its run has \
          ended", path.display(), super::CHANGED
@@ -63,7 +63,7 @@ pub enum ReportError {
         /// The file.
         path: PathBuf,
     },
-    /// It could not take all receipts, and no journal can give them to it later.
+    /// Receipts could not be written, and no journal keeps them.
     #[error(
         "the report {place} lacks receipts: {error}; {}, and run the same command again for a whole report: it finds what was \
          copied",

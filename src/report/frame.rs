@@ -1,7 +1,7 @@
 //! The first and the last line of a report: the header and the footer.
 //!
-//! The header says which run the receipts come from. The footer says that the run has ended and
-//! how; a report without one was cut, or its run was killed or is still at work.
+//! The header names the run that the receipts come from. The footer says how the run ended. A
+//! report without a footer was cut, or its run was killed or is still at work.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,12 +20,12 @@ use crate::printable::{hex, shell};
 
 /// The format with a footer. Reports of format 1 have none.
 pub const FORMAT: u32 = 2;
-/// Bytes at the end of a report in which its last line is looked for.
+/// The bytes at the end of a report that include its last line.
 const TAIL: u64 = 16 * 1024;
-/// The bytes in which the end of the first line is looked for. No command line is longer.
+/// The most bytes of the first line that are read. No command line is longer.
 const HEAD: u64 = 4 << 20;
 
-/// The header of a report. No secret can be in it, because none can be on a command line.
+/// The header of a report. It has no secrets, because s3haul accepts none on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The format of the lines that follow.
@@ -77,7 +77,7 @@ impl Origin {
         })
     }
 
-    /// Describes a run of `job` that begins now.
+    /// Returns the header of a run of `job` that begins now.
     #[must_use]
     pub fn begin(&self, job: &Job) -> Self {
         let now = Timestamp::now();
@@ -101,7 +101,8 @@ impl Origin {
         }
     }
 
-    /// Names the actual sources of the credentials, if known, instead of the possible ones.
+    /// Returns this header with the actual sources of the credentials instead of the possible ones,
+    /// if they are known.
     #[must_use]
     pub fn with_sources(
         mut self,
@@ -117,22 +118,22 @@ impl Origin {
         self
     }
 
-    /// Returns true for the report of a run with `--sandbox`. Older headers say so in their command
-    /// only.
+    /// Returns true for the report of a run with `--sandbox`. Old headers show that only in their
+    /// command.
     #[must_use]
     pub fn is_of_sandbox(&self) -> bool {
         self.sandbox || self.command.iter().any(|word| word == "--sandbox")
     }
 
-    /// Returns true if both describe sessions of one run. Reports of format 1 do not name their
-    /// run.
+    /// Returns true if `other` describes a session of the same run. A report of format 1 does not
+    /// name its run, and counts as that of any run.
     #[must_use]
     pub fn is_of_run(&self, other: &Self) -> bool {
         self.run.is_empty() || self.run == other.run
     }
 
-    /// Returns the names of the endpoints of a job, read again, that now have another server or
-    /// Region.
+    /// Describes the endpoints of `job` that have another server or Region now than when the report
+    /// was written.
     #[must_use]
     pub fn changes(&self, job: &Job) -> Vec<String> {
         let now = job.endpoints.iter().map(|(name, at)| (name, place(at)));
@@ -170,11 +171,11 @@ impl Origin {
     }
 }
 
-/// Digits of a run's name that are its time.
+/// The digits of a run's name that are its time.
 const TIME_DIGITS: usize = 11;
 
-/// Returns a new name for a run: its millisecond and a random number. The names of later runs are
-/// greater, which is the order of reports in S3.
+/// Returns a new name for a run: the time in milliseconds and a random number. Names of later runs
+/// are greater, so reports in S3 are in the order of time.
 pub(crate) fn run_name(now: Timestamp) -> String {
     let millisecond = now.as_millisecond().max(0);
     format!("{millisecond:011x}{:05x}", fastrand::u32(..1 << 20))
@@ -226,8 +227,7 @@ pub struct Footer {
     pub time: Timestamp,
     /// The exit code of the process.
     pub exit: i32,
-    /// False if the run was stopped or gave up, so that objects may be missing that it never
-    /// listed.
+    /// False if the run was stopped or gave up. Then objects may be missing that it never listed.
     pub complete: bool,
     /// Objects copied or uploaded.
     #[serde(default)]
@@ -235,7 +235,7 @@ pub struct Footer {
     /// Their bytes.
     #[serde(default)]
     pub done_bytes: u64,
-    /// Objects that the destination had.
+    /// Objects that the destination had already.
     #[serde(default)]
     pub skipped_objects: u64,
     /// Objects that failed.
@@ -244,7 +244,7 @@ pub struct Footer {
     /// Copied objects of which something could not be kept.
     #[serde(default)]
     pub objects_with_losses: u64,
-    /// Objects that a stop left undone, as far as they were known.
+    /// Known objects that a stop left undone.
     #[serde(default)]
     pub stopped_objects: u64,
     /// Objects that are being restored from an archive.
@@ -256,16 +256,16 @@ pub struct Footer {
     /// Objects that the selections left out.
     #[serde(default)]
     pub excluded_objects: u64,
-    /// Sessions that the run took.
+    /// The number of sessions of the run.
     #[serde(default)]
     pub sessions: u32,
-    /// Seconds at work, over all sessions.
+    /// The seconds at work, over all sessions.
     #[serde(default)]
     pub seconds: f64,
     /// The shards of a merged report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<FooterShards>,
-    /// Receipts in the file. [`ReportEnd`](super::ReportEnd) counts them.
+    /// The number of receipts in the file. [`ReportEnd`](super::ReportEnd) sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
     /// The CRC-64/NVME of the header and the receipts, with the ends of their lines, in hexadecimal
@@ -277,17 +277,17 @@ pub struct Footer {
 /// The shards whose reports were merged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FooterShards {
-    /// All.
+    /// The number of all shards.
     pub total: u32,
-    /// The number of those whose reports are missing or not whole.
+    /// The number of shards whose reports are missing or not complete.
     pub incomplete: u32,
-    /// The first of these, and why.
+    /// The first of these shards, and the reasons.
     #[serde(default)]
     pub reasons: BTreeMap<u32, String>,
 }
 
 impl Footer {
-    /// Describes the end of a run.
+    /// Returns the footer of a run.
     #[must_use]
     pub fn of(outcome: &Outcome, exit: i32) -> Self {
         Self {
@@ -324,14 +324,14 @@ struct FrameLine<F> {
     footer: F,
 }
 
-/// Reads a line as a footer.
+/// Parses a line as a footer.
 pub(super) fn footer(line: &str) -> Option<Footer> {
     serde_json::from_str::<FrameLine<Footer>>(line)
         .ok()
         .map(|line| line.footer)
 }
 
-/// The line that stands where receipts of an earlier session are missing.
+/// The line in the place of missing receipts of an earlier session.
 pub(super) const GAP: &str = "{\"gap\":\"receipts of an earlier session are missing here\"}\n";
 
 /// Returns true for [`GAP`].
@@ -339,15 +339,15 @@ pub(super) fn is_gap(line: &str) -> bool {
     line.starts_with("{\"gap\":")
 }
 
-/// Reads the header of a report; `None` for a file that has none.
+/// Reads the header of a report. Returns `None` for a file without one.
 #[must_use]
 pub fn header(path: &Path) -> Option<Origin> {
-    // To open a pipe would wait for its writer.
+    // Opening a pipe would wait for its writer.
     fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     first_line(&mut File::open(path).ok()?).ok()?.1
 }
 
-/// Reads the footer of a report; `None` for a file that has none.
+/// Reads the footer of a report. Returns `None` for a file without one.
 #[must_use]
 pub fn last_footer(path: &Path) -> Option<Footer> {
     fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -380,8 +380,8 @@ pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<Origin>)> {
     Ok((length, serde_json::from_slice(&line).ok()))
 }
 
-/// Returns true for what is left of a report that was cut: it begins with receipts, or with a part
-/// of a header.
+/// Returns true for the rest of a report that was cut: a file that begins with receipts, or with a
+/// part of a header.
 pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     #[derive(Deserialize)]
     struct Receipt {

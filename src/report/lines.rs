@@ -1,4 +1,4 @@
-//! The lines of a report, from a file or from its pieces in S3.
+//! Reads the lines of a report, from a file or from its pieces in S3.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Lines};
@@ -11,7 +11,7 @@ use super::error::ReportError;
 use super::read::ReadError;
 use super::stored::StoredReport;
 
-/// Pieces that are read ahead.
+/// The number of pieces that are read ahead.
 const AHEAD: usize = 4;
 
 /// Reads a report line by line.
@@ -63,7 +63,7 @@ impl ReportLines {
         }
     }
 
-    /// Reads lines that are made as they are read. Each chunk ends with the end of a line.
+    /// Reads lines from chunks, each of which ends with the end of a line.
     pub(super) fn of_chunks(
         place: String,
         chunks: BoxStream<'static, Result<Bytes, ReportError>>,
@@ -75,13 +75,13 @@ impl ReportLines {
         }
     }
 
-    /// Names the report.
+    /// Returns the name of the report.
     #[must_use]
     pub fn place(&self) -> &str {
         &self.place
     }
 
-    /// Returns the next line without its end, or `None` behind the last one.
+    /// Returns the next line without its end, or `None` after the last one.
     ///
     /// # Errors
     /// [`ReadError::Io`], also for a line that is not UTF-8, and [`ReadError::Store`].
@@ -105,7 +105,7 @@ impl ReportLines {
         }
         let end = rest.iter().position(|byte| *byte == b'\n');
         let line = rest.split_to(end.unwrap_or(rest.len()));
-        // Its end.
+        // The end of the line.
         rest.advance(rest.len().min(1));
         match std::str::from_utf8(&line) {
             Ok(line) => Ok(Some(line.to_owned())),

@@ -1,17 +1,18 @@
-//! One report of many: the shards of a run have one each, and a reader wants one.
+//! Merges the reports of the shards of a run into one.
 //!
 //! ```text
 //!  shard 0: report-A, report-B ──┐
 //!  shard 1: report-C           ──┼─ scan ─► verdicts ─ emit ─► header, one line per object, footer
 //!  retries: report-D           ──┘
 //! ```
-//! A shard that ran several times has several reports. Its latest one says which objects there are,
-//! and the earlier ones only have better receipts. A retry has a report about some objects of any
-//! shard, and is later than all of them.
+//! A shard that ran several times has several reports. The latest one decides which objects there
+//! are. An earlier one may have the better receipt of an object, with the proof of its copy. The
+//! report of a retry is about some objects of any shards, and is later than those of the shards.
 //!
-//! Each shard is read twice: a first time for the verdicts, and a second time for the lines that
-//! count. Nothing but the verdicts of one shard and of the retries is in memory, and these in parts
-//! if there are many ([`Partition`]). The result is a report as any other, line by line.
+//! The reports of each shard are read twice: first to decide which line of each object counts (the
+//! verdicts), and then to copy these lines. Only the verdicts of one shard and of the retries are
+//! in memory, and if there are many, only a part of them ([`Partition`]). The result is a report
+//! like any other, and is produced line by line.
 
 mod file;
 mod fold;
@@ -34,15 +35,16 @@ use super::stored::{StoredReport, StoredRuns};
 use super::{CountedLines, checksum};
 use crate::printable::cut;
 
-/// Objects whose verdicts are in memory at the same time, about.
+/// About the most objects whose verdicts are in memory at a time.
 const AT_ONCE: u64 = 1 << 19;
-/// Bytes of a chunk of the result.
+/// The bytes of a chunk of the result.
 const CHUNK: usize = 256 * 1024;
-/// Chunks that may wait for their reader.
+/// The most chunks that wait for the reader.
 const WAITING: usize = 4;
-/// Incomplete shards that the footer names. The last line of a report is not to be long.
+/// The most incomplete shards that the footer names, because the last line of a report must be
+/// short.
 const MOST_NAMED: usize = 50;
-/// Bytes of the reason for each.
+/// The most bytes of the reason for each.
 const MOST_BYTES: usize = 160;
 
 /// The reports of one shard.
@@ -52,7 +54,7 @@ pub struct ShardReports {
     pub shard: u32,
     /// Its reports.
     pub runs: StoredRuns,
-    /// The reason why the shard is not over, whatever its reports say.
+    /// The reason why the shard has not ended, even if its reports say otherwise.
     pub unfinished: Option<String>,
 }
 
@@ -61,17 +63,17 @@ pub struct ShardReports {
 pub struct LaterReport {
     /// The report.
     pub report: StoredReport,
-    /// True if it tried again all that had failed, and not only what copies lacked.
+    /// True if the retry was about failed objects, and not only about lost attributes.
     pub is_of_failures: bool,
 }
 
 /// The shards to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeScope {
-    /// All of them.
+    /// All shards.
     All,
-    /// Those with an object that failed, was stopped, waits for a restore, or lost something. The
-    /// footer counts the others as their own footers do.
+    /// The shards with an object that failed, was stopped, waits for a restore, or lost an
+    /// attribute. The objects of the others are only counted, from their footers.
     Undone,
 }
 
@@ -85,8 +87,9 @@ pub struct ReportMerge {
 }
 
 impl ReportMerge {
-    /// Begins with the header of one of the reports; `None` if there is none. The reports of
-    /// retries must be complete, and the oldest first. `run` names the whole.
+    /// Prepares a merge, and reads the header of one of the reports. Returns `None` if there are no
+    /// reports. `later` must be complete reports of retries, the oldest first. `run` is the name of
+    /// the merged run.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -128,7 +131,7 @@ impl ReportMerge {
         &self.origin
     }
 
-    /// Returns the lines of the result, which are made as they are read.
+    /// Returns the lines of the result, which are produced as they are read.
     #[must_use]
     pub fn lines(&self, scope: MergeScope) -> ReportLines {
         let (chunks, receiver) = mpsc::channel(WAITING);
@@ -151,7 +154,7 @@ impl ReportMerge {
     }
 }
 
-/// Returns the command of a shard without the index of that shard.
+/// Returns the command of a shard without its `--shard`.
 fn without_shard(command: Vec<String>) -> Vec<String> {
     let mut words = command.into_iter();
     let mut kept = Vec::new();
@@ -187,47 +190,47 @@ fn empty_footer() -> Footer {
     }
 }
 
-/// The reason for which a merge ends early.
-enum Broken {
+/// The reason why a merge ends early.
+enum MergeStop {
     /// A report cannot be read.
     Report(ReportError),
     /// The reader of the result is gone.
     Unread,
 }
 
-impl From<ReportError> for Broken {
+impl From<ReportError> for MergeStop {
     fn from(error: ReportError) -> Self {
         Self::Report(error)
     }
 }
 
-/// Makes the lines of a merged report.
+/// The task that produces the lines of a merged report.
 struct MergeTask {
     merge: ReportMerge,
     scope: MergeScope,
     hasher: ObjectHasher,
     chunks: mpsc::Sender<Result<Bytes, ReportError>>,
-    /// Lines that wait.
+    /// The lines of the next chunk.
     chunk: Vec<u8>,
     /// The checksum of all lines so far.
     sum: crc_fast::Digest,
-    /// Receipts so far.
+    /// The number of receipts so far.
     lines: u64,
-    /// The footer, as far as it is known.
+    /// The footer so far.
     footer: Footer,
-    /// The shards whose reports are not whole, and why.
+    /// The shards whose reports are not complete, and the reasons.
     unfinished: BTreeMap<u32, String>,
 }
 
 impl MergeTask {
     async fn run(mut self) {
-        if let Err(Broken::Report(error)) = self.make().await {
+        if let Err(MergeStop::Report(error)) = self.make().await {
             // If the reader is gone, the error does not matter.
             let _ = self.chunks.send(Err(error)).await;
         }
     }
 
-    async fn make(&mut self) -> Result<(), Broken> {
+    async fn make(&mut self) -> Result<(), MergeStop> {
         let damaged = |error: serde_json::Error| ReportError::Damaged {
             place: self.merge.place.clone(),
             what: error.to_string(),
@@ -264,7 +267,7 @@ impl MergeTask {
         partition: Partition,
         retries: &mut Verdicts,
         is_first_pass: bool,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), MergeStop> {
         let reports = &shard.runs.reports;
         let latest = match reports.last() {
             Some(report) => report.footer().await?,
@@ -280,7 +283,7 @@ impl MergeTask {
             && shard.runs.damage.is_none()
         {
             if is_first_pass {
-                self.count_as_told(footer);
+                self.count_footer(footer);
             }
             return Ok(());
         }
@@ -308,7 +311,7 @@ impl MergeTask {
         Ok(())
     }
 
-    /// Notes how the latest run of a shard ended.
+    /// Adds the end of a shard's latest run to the footer.
     fn begin_shard(&mut self, shard: &ShardReports, latest: Option<&Footer>) {
         if let Some(footer) = latest {
             self.footer.time = self.footer.time.max(footer.time);
@@ -331,19 +334,20 @@ impl MergeTask {
         }
     }
 
-    /// Remembers the first reason why a shard is not whole.
+    /// Records the first reason why a shard is not complete.
     fn leave_unfinished(&mut self, shard: u32, why: String) {
         self.unfinished.entry(shard).or_insert(why);
     }
 
-    /// Returns true if a retry began after a shard ended: it has listed again what was not listed.
+    /// Returns true if a retry of failed objects began after a shard ended. It has repeated the
+    /// lists that had failed.
     fn is_settled(&self, shard: Option<&Footer>) -> bool {
         let began = |later: &LaterReport| time_of_run(later.report.run());
         let mut later = self.merge.later.iter();
         shard.is_some_and(|ended| later.any(|it| it.is_of_failures && began(it) > ended.time))
     }
 
-    /// Counts objects by the lines that count.
+    /// Counts the objects of these verdicts.
     fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v Verdict>) {
         let footer = &mut self.footer;
         for verdict in verdicts {
@@ -362,8 +366,8 @@ impl MergeTask {
         }
     }
 
-    /// Counts the objects of a shard that is not read.
-    fn count_as_told(&mut self, told: &Footer) {
+    /// Counts the objects of a shard by its footer, because its report is not read.
+    fn count_footer(&mut self, told: &Footer) {
         let footer = &mut self.footer;
         footer.done_objects += told.done_objects;
         footer.done_bytes = footer.done_bytes.saturating_add(told.done_bytes);
@@ -371,8 +375,8 @@ impl MergeTask {
         footer.archived_objects += told.archived_objects;
     }
 
-    /// Adds the lines of a report with these numbers.
-    async fn emit(&mut self, report: &StoredReport, numbers: &[u64]) -> Result<(), Broken> {
+    /// Copies the lines of a report with these numbers.
+    async fn emit(&mut self, report: &StoredReport, numbers: &[u64]) -> Result<(), MergeStop> {
         let mut numbers = numbers.iter().copied().peekable();
         let mut lines = NumberedLines::of(report);
         while numbers.peek().is_some() {
@@ -393,7 +397,7 @@ impl MergeTask {
         Ok(())
     }
 
-    async fn line(&mut self, line: &str) -> Result<(), Broken> {
+    async fn line(&mut self, line: &str) -> Result<(), MergeStop> {
         self.lines += 1;
         for bytes in [line.as_bytes(), b"\n"] {
             self.sum.update(bytes);
@@ -405,14 +409,14 @@ impl MergeTask {
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), Broken> {
+    async fn send(&mut self) -> Result<(), MergeStop> {
         let chunk = std::mem::take(&mut self.chunk).into();
         let sent = self.chunks.send(Ok(chunk)).await;
-        sent.map_err(|_| Broken::Unread)
+        sent.map_err(|_| MergeStop::Unread)
     }
 
     /// Adds the footer.
-    async fn end(&mut self, shards: usize) -> Result<(), Broken> {
+    async fn end(&mut self, shards: usize) -> Result<(), MergeStop> {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let reasons = self.unfinished.iter().take(MOST_NAMED);
         let footer = &mut self.footer;
@@ -441,7 +445,7 @@ impl MergeTask {
     }
 }
 
-/// Returns true if nothing is left to do for a shard that ended so.
+/// Returns true if no object of a shard with this footer is left to do.
 fn is_clean(footer: &Footer) -> bool {
     let left = [
         footer.failed_objects,
@@ -466,7 +470,7 @@ impl NumberedLines {
         }
     }
 
-    /// Returns the next line, or the reason why it cannot be used.
+    /// Returns the next line with its number, or the reason why it cannot be used.
     async fn next(&mut self) -> Result<Option<(u64, Result<String, String>)>, ReportError> {
         self.number += 1;
         match self.lines.next().await {
@@ -477,8 +481,7 @@ impl NumberedLines {
     }
 }
 
-/// Reads a report for its verdicts. Returns what is wrong with it, if it has a footer: one without
-/// is not over.
+/// Reads a report into verdicts. Returns its first damage, if it has any.
 async fn scan(
     report: &StoredReport,
     number: u32,

@@ -1,7 +1,7 @@
-//! What a report says in few words: its totals, and what is not done and why.
+//! Summarizes a report: its totals, which objects are not done, and why.
 //!
-//! A report of any length is read line by line, and one that is not complete is read as far as it
-//! goes. Memory grows with the objects that are not done, up to [`MOST_OBJECTS`].
+//! A report of any length is read line by line, even if it is not complete. Memory grows with the
+//! objects that are not done, up to [`MOST_OBJECTS`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -10,44 +10,44 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 use super::lines::ReportLines;
-use super::read::ReadError;
+use super::read::{ReadError, ReceiptStatus};
 use crate::printable::cut;
 
-/// Objects that are remembered because they are not done.
+/// The most objects that are remembered because they are not done.
 const MOST_OBJECTS: usize = 1 << 20;
-/// Causes that are told apart.
+/// The most causes that are counted separately.
 const MOST_CAUSES: usize = 100;
-/// Bytes of a message, and of a name.
+/// The most bytes of a message or a name.
 const MOST_BYTES: usize = 1024;
-/// Proofs that are told apart. s3haul knows fewer.
+/// The most proofs that are counted separately. s3haul has fewer.
 const MOST_PROOFS: usize = 32;
 
-/// What a report says.
+/// The summary of a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Overview {
     /// The report.
     pub report: String,
-    /// How far the report can be trusted.
+    /// The state of the report.
     pub state: ReportState,
-    /// What is wrong with a damaged report.
+    /// The damage of a damaged report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
     /// The run that it comes from.
     pub origin: Origin,
-    /// How the run ended. Absent while it is at work, and after it was killed.
+    /// The end of the run. Absent while the run is at work, and after it was killed.
     pub footer: Option<Footer>,
-    /// The lines about objects. A run that was resumed may have several about one object.
+    /// The numbers of receipts. A resumed run may have several receipts of one object.
     pub receipts: ReceiptCounts,
-    /// The lines about copied objects, by proof.
+    /// The receipts of copied objects, by proof.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub proofs: BTreeMap<String, u64>,
-    /// Objects that are not done by the last line about them.
+    /// The number of objects that are not done, by the last receipt of each.
     pub not_done: u64,
-    /// Why, the most frequent cause first.
+    /// The causes, the most frequent one first.
     pub causes: Vec<UndoneCause>,
 }
 
-/// How far a report can be trusted.
+/// The state of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReportState {
@@ -57,20 +57,20 @@ pub enum ReportState {
     Stopped,
     /// There is no footer: the run is at work, or was killed.
     Unfinished,
-    /// Lines are missing, or were changed.
+    /// Lines are missing or were changed.
     Damaged,
 }
 
 /// Numbers of receipts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReceiptCounts {
-    /// All.
+    /// All receipts.
     pub lines: u64,
     /// Objects copied or uploaded.
     pub done: u64,
     /// Their bytes.
     pub done_bytes: u64,
-    /// Objects left as they are.
+    /// Unchanged objects.
     pub skipped: u64,
     /// Objects that failed.
     pub failed: u64,
@@ -82,7 +82,7 @@ pub struct ReceiptCounts {
     pub with_losses: u64,
 }
 
-/// A cause for which objects are not done.
+/// A cause why objects are not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UndoneCause {
     /// `failed`, `stopped`, or `restoring`.
@@ -96,12 +96,12 @@ pub struct UndoneCause {
     /// The message of the answer.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// What can be done.
+    /// The remedy.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub remedy: String,
-    /// Objects.
+    /// The number of objects.
     pub objects: u64,
-    /// The first of them.
+    /// The sources of the first ones.
     pub first: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ struct ReceiptView {
     transfer: String,
     source: String,
     source_version: Option<String>,
-    status: UndoneStatus,
+    status: ReceiptStatus,
     #[serde(default)]
     size: u64,
     proof: Option<String>,
@@ -132,24 +132,14 @@ struct ErrorView {
     remedy: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum UndoneStatus {
-    Done,
-    Skipped,
-    Restoring,
-    Failed,
-    Stopped,
-}
-
-/// What was read so far.
+/// The content of the lines that were read so far.
 struct OverviewReader {
     counts: ReceiptCounts,
     proofs: BTreeMap<String, u64>,
     /// Each object that is not done, with its cause.
-    undone: BTreeMap<(String, String, Option<String>), (UndoneStatus, usize)>,
+    undone: BTreeMap<(String, String, Option<String>), (ReceiptStatus, usize)>,
     causes: Vec<UndoneCause>,
-    known: HashMap<(UndoneStatus, String, String, String), usize>,
+    known: HashMap<(ReceiptStatus, String, String, String), usize>,
     footer: Option<Footer>,
     damage: Option<String>,
     sum: crc_fast::Digest,
@@ -157,15 +147,16 @@ struct OverviewReader {
     is_full: bool,
 }
 
-/// Reads a report as far as it goes, and names at most `shown` objects for each cause.
+/// Reads a report, and names at most `shown` objects for each cause.
 ///
 /// # Errors
-/// [`ReadError::Foreign`] for something else, [`ReadError::Newer`], and what reading meets.
+/// [`ReadError::Foreign`] for a file that is not a report, [`ReadError::Newer`], and errors of
+/// reading.
 pub async fn overview(lines: ReportLines, shown: usize) -> Result<Overview, ReadError> {
     overview_and(lines, shown, |_| ()).await
 }
 
-/// Does the same, and hands each line to `each`.
+/// Does the same, and calls `each` with each line.
 ///
 /// # Errors
 /// Those of [`overview`].
@@ -216,7 +207,7 @@ pub async fn overview_and(
 }
 
 impl OverviewReader {
-    /// Remembers the first thing that is wrong.
+    /// Remembers the first damage.
     fn damaged(&mut self, number: u64, what: &str) {
         let what = || cut(format!("line {number}: {what}"), MOST_BYTES);
         self.damage.get_or_insert_with(what);
@@ -249,7 +240,7 @@ impl OverviewReader {
         let counts = &mut self.counts;
         counts.lines += 1;
         match receipt.status {
-            UndoneStatus::Done => {
+            ReceiptStatus::Done => {
                 counts.done += 1;
                 counts.done_bytes = counts.done_bytes.saturating_add(receipt.size);
                 counts.with_losses += u64::from(!receipt.losses.is_empty());
@@ -260,23 +251,23 @@ impl OverviewReader {
                     self.proofs.insert(cut(proof.to_owned(), MOST_BYTES), 1);
                 }
             }
-            UndoneStatus::Skipped => counts.skipped += 1,
-            UndoneStatus::Restoring => counts.restoring += 1,
-            UndoneStatus::Failed => counts.failed += 1,
-            UndoneStatus::Stopped => counts.stopped += 1,
+            ReceiptStatus::Skipped => counts.skipped += 1,
+            ReceiptStatus::Restoring => counts.restoring += 1,
+            ReceiptStatus::Failed => counts.failed += 1,
+            ReceiptStatus::Stopped => counts.stopped += 1,
         }
     }
 
-    /// Takes the last word about each object, as [`read`](super::read::read) does.
+    /// Keeps the last status of each object, like [`read`](super::read::read).
     fn fold(&mut self, receipt: ReceiptView) {
         let object = (receipt.transfer, receipt.source, receipt.source_version);
         let status = receipt.status;
-        let has_failed = |(before, _): &(UndoneStatus, usize)| *before == UndoneStatus::Failed;
+        let has_failed = |(before, _): &(ReceiptStatus, usize)| *before == ReceiptStatus::Failed;
         match status {
-            UndoneStatus::Done => _ = self.undone.remove(&object),
-            _ if status != UndoneStatus::Failed
+            ReceiptStatus::Done => _ = self.undone.remove(&object),
+            _ if status != ReceiptStatus::Failed
                 && self.undone.get(&object).is_some_and(has_failed) => {}
-            UndoneStatus::Skipped => _ = self.undone.remove(&object),
+            ReceiptStatus::Skipped => _ = self.undone.remove(&object),
             _ if self.undone.len() >= MOST_OBJECTS && !self.undone.contains_key(&object) => {
                 self.is_full = true;
             }
@@ -287,8 +278,8 @@ impl OverviewReader {
         }
     }
 
-    /// Returns the number of a cause.
-    fn cause(&mut self, status: UndoneStatus, error: ErrorView) -> usize {
+    /// Returns the index of a cause.
+    fn cause(&mut self, status: ReceiptStatus, error: ErrorView) -> usize {
         let short = |text: String| cut(text, MOST_BYTES);
         let (operation, code) = (short(error.operation), short(error.code));
         let message = short(error.message);
@@ -355,7 +346,7 @@ impl OverviewReader {
         }
     }
 
-    /// Finds out whether the footer was written for these lines.
+    /// Checks that the footer was written for these lines.
     fn check_footer(&mut self) {
         let Some(footer) = &self.footer else { return };
         let sum = format!("{:016x}", self.sum.finalize());
@@ -373,17 +364,5 @@ impl OverviewReader {
     }
 }
 
-/// Stands for the causes beyond [`MOST_CAUSES`].
+/// The message that stands for the causes beyond [`MOST_CAUSES`].
 const OTHER: &str = "other causes";
-
-impl UndoneStatus {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Skipped => "skipped",
-            Self::Restoring => "restoring",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-        }
-    }
-}

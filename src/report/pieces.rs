@@ -4,13 +4,13 @@
 //!  journal's writer ──► BucketReport ──queue──► PieceWriter ──► PUT If-None-Match: *
 //!       Ledger            rewind, add             gathers          report-…/000007.jsonl
 //! ```
-//! The journal waits for S3 only when it asks for a durable report. A separate task gathers
-//! receipts and writes a piece when they are long or old enough ([`PieceLimits`]).
+//! The journal waits for S3 only when it syncs the report. A separate task gathers receipts, and
+//! writes a piece when they are long or old enough ([`PieceLimits`]).
 //!
-//! A session begins with a piece that holds no receipts. It shuts out a session that still writes,
-//! which finds its next number taken and stops writing the report. A piece whose write failed may
-//! exist all the same. Then the next piece finds its number taken by its own session, takes the
-//! following number, and cuts the failed piece off ([`stored`](super::stored)).
+//! A session begins with a piece without receipts. That shuts out an earlier session that is still
+//! at work: it finds its next number taken, and stops writing the report. A write that failed may
+//! still have stored its piece. Then the next piece finds its number taken by its own session,
+//! takes the following number, and cuts off the failed piece ([`stored`](super::stored)).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,17 +31,17 @@ use crate::journal::{Ledger, host};
 use crate::manifest::job::ReportPlace;
 use crate::size::MIB;
 
-/// The most bytes that may wait for S3 while a run is at work. A report that falls further behind
-/// is completed from the journal.
+/// The most bytes that may wait for S3 during a run. If more would wait, they are dropped, and the
+/// report is completed from the journal later.
 const MOST_WAITING: usize = 64 << 20;
-/// The most attempts while numbers are taken: at first by other sessions, and later by pieces of
-/// this one whose answers were lost.
+/// The most attempts to find a free number. Other sessions take numbers at first, and later pieces
+/// of this session whose answers were lost.
 const ROUNDS: u32 = 8;
 
-/// The limits at which receipts are written: each piece is a request that costs money.
+/// The limits at which gathered receipts are written. Each piece is a request that costs money.
 #[derive(Clone, Copy, Debug)]
 pub struct PieceLimits {
-    /// The length in bytes from which a piece is written.
+    /// The length in bytes at which a piece is written.
     pub bytes: u64,
     /// The longest time for which receipts gather.
     pub time: Duration,
@@ -64,12 +64,12 @@ pub struct BucketReport {
     directory: RunDirectory,
     /// The length of the report with its header only.
     header: u64,
-    /// True until the first rewind or receipt, if this session created the report, so that nothing
-    /// of an earlier one is in it.
+    /// True if this session created the report, and has not rewound it or added a receipt yet. Then
+    /// it has nothing of an earlier session.
     is_new: bool,
-    /// True while receipts come from the journal, which waits for them.
+    /// True after a rewind, while the journal adds receipts again.
     is_replaying: bool,
-    /// True if receipts were left out because too many waited.
+    /// True if receipts were dropped because too many waited.
     lags: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct BucketReport {
 struct PieceShared {
     /// The pieces that count.
     kept: Mutex<Vec<PieceHead>>,
-    /// Bytes in the queue.
+    /// The bytes in the queue.
     waiting: AtomicUsize,
 }
 
@@ -90,30 +90,30 @@ impl PieceShared {
 
 #[derive(Debug)]
 enum PieceMessage {
-    /// A receipt.
+    /// Adds a receipt.
     Receipt(String),
-    /// Receipts are missing.
+    /// Adds the line that says that receipts are missing.
     Gap,
     /// Cuts the report to this length.
     Rewind(u64),
-    /// Asks for a durable report.
+    /// Makes the report durable.
     Sync(oneshot::Sender<Result<ReportLength, String>>),
     /// Adds the footer.
     Finish(Footer, oneshot::Sender<Result<(), Unfinished>>),
 }
 
-/// The reason why a report has no footer.
+/// The reason why a report got no footer.
 #[derive(Debug)]
 enum Unfinished {
-    /// It lacks receipts.
+    /// Receipts could not be written.
     Receipts(String),
     /// The footer could not be written.
     Footer(String),
 }
 
 impl BucketReport {
-    /// Creates the report of a run, or resumes that of an earlier session of the run, and shuts
-    /// other sessions out.
+    /// Creates the report of a run, or continues that of an earlier session, and shuts other
+    /// sessions out.
     ///
     /// # Errors
     /// [`ReportError::Store`], and [`ReportError::Unconditional`] if the endpoint cannot keep a
@@ -187,13 +187,13 @@ impl Ledger for BucketReport {
             self.send(PieceMessage::Rewind(length));
             return Ok(length);
         }
-        // The report is not what the last session left, which a gap states.
+        // The report is not as the last session left it. A gap says so.
         self.send(PieceMessage::Rewind(end));
         self.send(PieceMessage::Gap);
         Ok(end + GAP.len() as u64)
     }
 
-    fn lack(&mut self) {
+    fn add_gap(&mut self) {
         self.send(PieceMessage::Gap);
     }
 
@@ -221,7 +221,8 @@ impl Ledger for BucketReport {
         let synced = synced.blocking_recv();
         let ended = |_| Err("the process is ending".to_owned());
         let end = synced.unwrap_or_else(ended).map_err(io::Error::other)?;
-        // The next session may write another header, whose length says nothing about receipts.
+        // A report without receipts has length 0, because the next session may write a header of
+        // another length.
         Ok(if end.length > self.header {
             end.length
         } else {
@@ -266,11 +267,11 @@ struct PieceWriter {
     host: String,
     /// The number of the next piece.
     next: u64,
-    /// Lines of the next piece.
+    /// The lines of the next piece.
     pending: Vec<u8>,
-    /// Receipts among them.
+    /// The number of receipts among them.
     receipts: u64,
-    /// The time when the first line came.
+    /// The time when the first of them was added.
     since: Option<Instant>,
     /// The reason why receipts are missing since the last rewind.
     error: Option<String>,
@@ -279,7 +280,8 @@ struct PieceWriter {
 }
 
 impl PieceWriter {
-    /// Writes the first piece of this session. Returns true if no piece of an earlier one counts.
+    /// Writes the first piece of this session. Returns true if the report is new, because no
+    /// earlier piece counts.
     async fn begin(&mut self, origin: &Origin) -> Result<bool, ReportError> {
         let mut rounds = 0;
         loop {
@@ -308,14 +310,14 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(is_new);
                 }
-                // The previous session is still at work, and what it wrote must be read first.
+                // An earlier session is still at work, and its new piece must be read first.
                 Some(_) if rounds < ROUNDS => rounds += 1,
                 Some(other) => return Err(self.taken_over(other)),
             }
         }
     }
 
-    /// Drops the footer of a session that was stopped, which no longer counts.
+    /// Drops the footer of a session that was stopped.
     fn cut_footer(&self) {
         let mut kept = self.shared.kept();
         while kept.pop_if(|last| last.footer).is_some() {}
@@ -425,7 +427,7 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(());
                 }
-                // A piece of ours whose answer was lost, with other receipts.
+                // An earlier piece of this session, whose answer was lost.
                 Some(other) if other.session == self.session => self.next += 1,
                 Some(other) => {
                     self.is_shut_out = true;

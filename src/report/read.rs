@@ -1,10 +1,10 @@
-//! A report read again: the command that it came from, and which of its objects failed or were left
-//! undone.
+//! Reads a report for commands that act on it: the command that wrote it, and the objects that
+//! failed or were not done.
 //!
-//! Lines are read one after another and only failures are kept, so that a report of any length can
-//! be read. A later line about the same object replaces an earlier one, because a resumed run
-//! reports it again. But an object that failed and was then skipped stays failed: a comparison by
-//! lists cannot see what was wrong with it.
+//! Lines are read one after another, and only failures are kept, so a report of any length can be
+//! read. A later line about an object replaces an earlier one, because a resumed run may report the
+//! object again. But an object that failed and was then skipped counts as failed: a comparison by
+//! lists does not show what was wrong with it.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,13 +33,13 @@ pub use self::error::{ReadError, ReportLine};
 pub struct FailedObject {
     /// The transfer's name.
     pub transfer: String,
-    /// `s3://bucket/key`, or a path; the prefix or directory itself when it could not be listed.
+    /// `s3://bucket/key`, or a path. The prefix or directory itself if it could not be listed.
     pub source: String,
     /// The version that was to be read.
     pub version: Option<String>,
-    /// `s3://bucket/key`; the transfer's destination when the source could not be listed.
+    /// `s3://bucket/key`. The transfer's destination if the source could not be listed.
     pub destination: String,
-    /// The number of the line that says so.
+    /// The number of its line in the report.
     pub line: usize,
 }
 
@@ -54,29 +54,29 @@ pub struct LostObject {
     pub copy: Option<PublishedCopy>,
 }
 
-/// The content of a report, as far as a retry needs it.
+/// The content of a report that a retry needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The command that wrote it.
     pub origin: Origin,
-    /// The end of the run; `None` in a report of format 1.
+    /// The footer; `None` in a report of format 1.
     pub footer: Option<Footer>,
-    /// Objects that failed or were stopped, except those that a later line reports as done. If the
-    /// run did not end by itself, also objects that were still being restored.
+    /// The objects that failed or were stopped, except those that a later line reports as done. If
+    /// the run did not end by itself, also those that were still being restored.
     pub failed: Vec<FailedObject>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
-    /// Lines about copied or skipped objects that are to be ignored, because a better line is about
-    /// the same object: the line of its copy or, if there is none, the newest one. Only found for
-    /// the first million objects.
+    /// The numbers of lines about copied or skipped objects that are ignored because of another
+    /// line about the same object: that of its copy or, if there is none, the newest one. Only
+    /// found for the first million objects.
     pub superseded: BTreeSet<usize>,
-    /// A few of the objects that are at the destination as their lines say.
+    /// A sample of the objects that are at the destination, according to their lines.
     pub there: Vec<ReportedObject>,
 }
 
 impl Report {
-    /// Returns true if the run was stopped or gave up, so that objects may be missing here that it
-    /// never listed.
+    /// Returns true if the run was stopped or gave up. Then objects may be missing that it never
+    /// listed.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.footer.as_ref().is_some_and(|footer| !footer.complete)
@@ -112,8 +112,8 @@ impl ParsedReceipt {
     }
 }
 
-/// The ending of an object. A line with another word is not a receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// The status of an object. A line with any other word is not a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ReceiptStatus {
     Done,
@@ -123,19 +123,32 @@ pub(super) enum ReceiptStatus {
     Stopped,
 }
 
-/// Lines that are remembered to find one that stands there twice. In a longer report, only the
-/// footer's count tells.
+impl ReceiptStatus {
+    /// Returns the word of the status in a receipt.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Restoring => "restoring",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The number of lines that are remembered to find repeated ones. In a longer report, only the
+/// footer's count shows a repeated line.
 const REMEMBERED: usize = 1 << 20;
 
 /// The hashes of the lines that were read, up to [`REMEMBERED`].
 #[derive(Default)]
-struct LineReader {
+struct SeenLines {
     numbers: HashMap<u64, usize>,
     hasher: RandomState,
 }
 
-impl LineReader {
-    /// Remembers a line, and returns the number of an equal one.
+impl SeenLines {
+    /// Remembers a line. Returns the number of an equal line before it, if there is one.
     fn repeated(&mut self, line: &str, number: usize) -> Option<usize> {
         let hash = self.hasher.hash_one(line);
         if self.numbers.len() >= REMEMBERED {
@@ -167,7 +180,8 @@ impl ObjectLines {
         let hash = self.hasher.hash_one(object);
         let has_room = self.lines.len() < REMEMBERED;
         match self.lines.get_mut(&hash) {
-            // The copy has the proof and the version; a later session found it equal.
+            // The line of the copy has the proof and the version. A later session only found the
+            // object equal.
             Some((_, ReceiptStatus::Done)) if status == ReceiptStatus::Skipped => {
                 self.superseded.insert(number);
             }
@@ -194,8 +208,8 @@ enum Undone {
 /// Reads a report to its end.
 ///
 /// # Errors
-/// [`ReadError`]. A report that was cut, wherever that is, gives an error: nobody knows what is
-/// missing.
+/// [`ReadError`]. A report that was cut anywhere is an error, because the missing lines are
+/// unknown.
 pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
     let first = lines.next().await?.unwrap_or_default();
     let origin = origin(lines.place(), &first)?;
@@ -206,7 +220,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
         lossy: BTreeMap::new(),
         footer: None,
         last: 1,
-        seen: LineReader::default(),
+        seen: SeenLines::default(),
         objects: ObjectLines::default(),
         there: Reported::default(),
         sum: super::CountedLines::of_head(format!("{first}\n").as_bytes()).sum,
@@ -256,7 +270,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
     })
 }
 
-/// Reads the header, and refuses a report that this version or this machine cannot use.
+/// Reads the header. Refuses a report of a later version, and one of a run with `--sandbox`.
 fn origin(place: &str, first: &str) -> Result<Origin, ReadError> {
     let place = place.to_owned();
     let origin: Origin = match serde_json::from_str(first) {
@@ -287,17 +301,17 @@ fn origin(place: &str, first: &str) -> Result<Origin, ReadError> {
 /// A transfer, a source, and its version.
 type ObjectVersion = (String, String, Option<String>);
 
-/// The part of a report that was read so far.
+/// The content of the lines that were read so far.
 struct ReportReader<'a> {
     place: String,
     origin: &'a Origin,
-    /// With the line that says so, and the destination.
+    /// The objects that are not done, each with the number of its line and the destination.
     undone: BTreeMap<ObjectVersion, (Undone, usize, String)>,
     lossy: BTreeMap<(String, String), LostObject>,
     footer: Option<Footer>,
     /// The number of the last line.
     last: usize,
-    seen: LineReader,
+    seen: SeenLines,
     objects: ObjectLines,
     there: Reported,
     sum: crc_fast::Digest,
@@ -318,7 +332,7 @@ impl ReportReader<'_> {
         ReadError::Torn { at, error }
     }
 
-    /// Takes a line in.
+    /// Reads a line.
     fn take(&mut self, number: usize, text: &str) -> Result<(), ReadError> {
         if self.footer.is_some() {
             return Err(self.torn(number, "it is behind the footer".to_owned()));
@@ -353,7 +367,7 @@ impl ReportReader<'_> {
         match (line.status, before) {
             (ReceiptStatus::Failed, _) => insert(object, Undone::Failed),
             (ReceiptStatus::Done, _) => _ = self.undone.remove(&object),
-            // An object that failed before has not succeeded since.
+            // Only a copy ends a failure.
             (_, Some(Undone::Failed)) => {}
             (ReceiptStatus::Stopped, _) => insert(object, Undone::Stopped),
             (ReceiptStatus::Restoring, _) => insert(object, Undone::Restoring),
@@ -362,11 +376,11 @@ impl ReportReader<'_> {
         Ok(())
     }
 
-    /// Refuses a report without a footer, and one whose footer was written for other lines.
+    /// Refuses a report without a footer, or whose footer was written for other lines.
     fn check_footer(&mut self) -> Result<(), ReadError> {
         let at = self.at(self.last);
         let Some(footer) = &self.footer else {
-            // A flipped bit makes a format that never was; only format 1 has no footer.
+            // Only format 1 has no footer. (A flipped bit may show any other number.)
             if self.origin.report != 1 {
                 return Err(ReadError::Unfinished(at));
             }
@@ -392,7 +406,7 @@ impl ReportReader<'_> {
     }
 }
 
-/// Remembers an object that was copied with losses, until a later line says otherwise.
+/// Remembers an object that was copied with losses, until a later line reports a copy without any.
 fn note_losses(
     lost: &mut BTreeMap<(String, String), LostObject>,
     line: &ParsedReceipt,
@@ -443,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_last_is_what_failed() {
+    fn an_object_has_failed_if_its_last_line_says_so() {
         let (a_failed, a_done, b_failed) =
             (line("a", "failed"), line("a", "done"), line("b", "failed"));
         let report = of(&[HEAD, &a_failed, &b_failed, &line("b", "skipped"), &a_done]).unwrap();

@@ -1,14 +1,14 @@
-//! Reports in S3: their layout, and what is there.
+//! The layout of reports in S3.
 //!
-//! Each run has a directory below the prefix, `report-TIME-RUN/`, and in it numbered objects, the
-//! pieces: `000001.jsonl`, `000002.jsonl`, … A piece has a line of its own ([`PieceHead`]) and then
-//! lines of the report. The lines of all pieces together are the report as it would be in a file:
-//! header, receipts, footer.
+//! Each run has a directory below the prefix, `report-TIME-RUN/`, with numbered objects, the
+//! pieces: `000001.jsonl`, `000002.jsonl`, … A piece begins with a line of its own ([`PieceHead`]),
+//! and continues with lines of the report. The lines of all pieces together are the report as it
+//! would be in a file: header, receipts, footer.
 //!
-//! A piece is written once and never changed or removed. A session that resumes has its receipts
-//! again from the journal, behind a length that the journal names. So each piece says at which
-//! length of the report it begins, and cuts off whatever stands there already. Readers find out
-//! from the heads which pieces count ([`keep`]).
+//! A piece is never changed or removed. A session that resumes gets the receipts after a certain
+//! length of the report from the journal, and writes them again. So the head of each piece has the
+//! length of the report at which the piece begins, and cuts off what earlier pieces have after that
+//! length. Readers decide from the heads which pieces count ([`keep`]).
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -29,19 +29,21 @@ mod runs;
 
 pub use self::runs::StoredRuns;
 
-/// Begins the names of the directories of runs.
+/// The prefix of the names of run directories.
 const RUN: &str = "report-";
-/// The time in such a name.
+/// The format of the time in such a name.
 const TIME: &str = "%Y%m%dT%H%M%SZ";
-/// Digits of a run's name that are kept. Only a journal that was tampered with has more.
+/// The digits of a run's name that are used. Only a manipulated journal has more.
 const MOST_DIGITS: usize = 32;
-/// Bytes in which the head of a piece is looked for.
+/// The first bytes of a piece, which include its head.
 const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
-/// Requests in flight while a report is looked at.
+/// The most requests in flight while heads are read.
 const AT_ONCE: usize = 16;
-/// Attempts at a piece that can neither be written nor read, because another writer is at it.
+/// The most attempts to write a piece that can neither be written nor read, because another writer
+/// is at work.
 const ROUNDS: u32 = 8;
-/// The newest run is looked for among those of the last hour, day, week, month, and year.
+/// The newest run is searched among those of the last hour, then the last day, week, month, and
+/// year.
 const HOURS: [i64; 5] = [1, 24, 7 * 24, 31 * 24, 366 * 24];
 
 /// A prefix of a bucket below which runs write reports.
@@ -58,14 +60,14 @@ pub(super) struct RunDirectory {
     directory: ObjectKey,
 }
 
-/// How far a report is.
+/// A length of a report, with the receipts and the checksum up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ReportLength {
-    /// Its bytes.
+    /// The length in bytes.
     pub(super) length: u64,
-    /// Its receipts.
+    /// The number of receipts.
     pub(super) lines: u64,
-    /// The CRC-64/NVME of its bytes.
+    /// The CRC-64/NVME of the bytes.
     #[serde(with = "hexadecimal")]
     pub(super) sum: u64,
 }
@@ -77,14 +79,14 @@ pub(super) struct PieceHead {
     pub(super) piece: u64,
     /// The run.
     pub(super) run: String,
-    /// The session of the run that wrote the piece.
+    /// The session that wrote the piece.
     pub(super) session: String,
-    /// Its machine or pod.
+    /// The machine or pod of the session.
     #[serde(default)]
     pub(super) host: String,
     /// The length of the report at which the piece begins.
     pub(super) at: u64,
-    /// How far the report is with the piece.
+    /// The length of the report at the end of the piece.
     #[serde(flatten)]
     pub(super) end: ReportLength,
     /// True for the piece with the footer.
@@ -99,7 +101,7 @@ pub struct StoredReport {
     pub(super) pieces: Vec<PieceHead>,
 }
 
-/// Checksums as text, because readers of JSON round large numbers.
+/// Serializes checksums as text, because JSON readers round large numbers.
 mod hexadecimal {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
@@ -130,8 +132,8 @@ fn piece_number(name: &str) -> Option<u64> {
     name.strip_suffix(".jsonl")?.parse().ok()
 }
 
-/// Returns the part of a key that ends with the directory of a run, if there is one behind
-/// `prefix`.
+/// Returns the beginning of a key that ends with the directory of a run directly below `prefix`, if
+/// there is one.
 fn directory_in<'k>(key: &'k str, prefix: &str) -> Option<&'k str> {
     let below = key.strip_prefix(prefix)?;
     let name = &below[..below.find('/')?];
@@ -147,13 +149,13 @@ fn is_run_directory(name: &str) -> bool {
 }
 
 impl ReportBucket {
-    /// Names a prefix, which is empty or ends in a slash.
+    /// Creates the location of reports below a prefix, which is empty or ends in a slash.
     #[must_use]
     pub fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
         Self { bucket, prefix }
     }
 
-    /// Finds out whether a run can write its report here, as far as that shows without writing.
+    /// Checks that a run can write its report here, without writing.
     ///
     /// # Errors
     /// [`ReportError::Unconditional`] and [`ReportError::Store`].
@@ -178,8 +180,8 @@ impl ReportBucket {
         })
     }
 
-    /// Returns the report of the latest run, or that of the run whose directory the prefix is. It
-    /// returns `None` if there is no report.
+    /// Returns the report of the latest run, or of the run whose directory the prefix is. Returns
+    /// `None` if there is no report.
     ///
     /// # Errors
     /// [`ReportError::Store`], and [`ReportError::Damaged`] for a report with missing pieces.
@@ -200,7 +202,7 @@ impl ReportBucket {
         Ok((!pieces.is_empty()).then_some(StoredReport { directory, pieces }))
     }
 
-    /// Returns the directory of the newest run, found without a list of all pieces.
+    /// Returns the directory of the newest run, without listing all pieces.
     async fn newest(&self) -> Result<Option<RunDirectory>, ReportError> {
         let below = format!("{}{RUN}", self.prefix);
         let now = Timestamp::now();
@@ -213,7 +215,7 @@ impl ReportBucket {
         let mut newest = None;
         for start in starts {
             let mut after = start;
-            // From one run to the next. Whatever else is there is stepped over.
+            // Steps from one run to the next, and over all other objects.
             while let Some(found) = self.first(&below, &after).await? {
                 if found <= after {
                     break;
@@ -242,7 +244,8 @@ impl ReportBucket {
         Ok(first.map(|object| object.key))
     }
 
-    /// Returns the same from a list of all, for servers that list in no order.
+    /// Returns the directory of the newest run from a list of all pieces, for servers that list
+    /// without order.
     async fn newest_of_all(&self) -> Result<Option<RunDirectory>, ReportError> {
         let mut newest = None;
         let whole = self.directory(self.prefix.as_str())?;
@@ -299,7 +302,8 @@ impl RunDirectory {
             .map_err(|error| self.damaged(error.to_string()))
     }
 
-    /// Refuses an endpoint that is not known to keep a second writer out.
+    /// Refuses an endpoint that is not known to have conditional writes, which keep a second writer
+    /// out.
     pub(super) fn demand_conditions(&self) -> Result<(), ReportError> {
         if self.bucket.capabilities().if_none_match.put {
             Ok(())
@@ -383,8 +387,9 @@ impl RunDirectory {
         }
     }
 
-    /// Writes a piece that must not be there yet. Returns the head of the piece that is there
-    /// instead, unless it is this one: a write whose answer was lost meets its own first attempt.
+    /// Writes a piece that must not exist yet. Returns `None`, or the head of another piece that
+    /// has the same number. A write whose answer was lost finds its own first attempt, which counts
+    /// as written.
     pub(super) async fn create(
         &self,
         head: &PieceHead,
@@ -405,7 +410,7 @@ impl RunDirectory {
                     let what = || format!("its piece {} is something else", head.piece);
                     return other.ok_or_else(|| self.damaged(what())).map(Some);
                 }
-                // Another writer was at it at the same moment and did not get through either.
+                // Another writer tried at the same moment, and failed too.
                 Err(failure) if *failure.kind() == FailureKind::NotFound => {}
                 Err(failure) => return Err(self.store(failure)),
             }
@@ -414,7 +419,7 @@ impl RunDirectory {
         Err(self.damaged(format!("its piece {piece} can neither be written nor read")))
     }
 
-    /// Returns false if an object is there.
+    /// Writes an object. Returns false if one exists already.
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<bool, ReportError> {
         let attributes = Attributes::default();
         let written = self
@@ -435,8 +440,8 @@ impl RunDirectory {
         }
     }
 
-    /// Writes a piece once more that was just created, which the server must refuse: a profile may
-    /// promise conditions that a proxy or another version of the server ignores.
+    /// Writes a piece again that was just created, and requires that the server refuses it. A proxy
+    /// or another version of the server may ignore conditions that its profile promises.
     pub(super) async fn try_condition(
         &self,
         head: &PieceHead,
@@ -466,8 +471,8 @@ fn head_of(bytes: &[u8]) -> Option<(PieceHead, usize)> {
     Some((head, end + 1))
 }
 
-/// Returns the pieces that count: each cuts off what stands behind its beginning. A piece that does
-/// not fit to those before it does no harm if a later one cuts it off.
+/// Returns the pieces that count: each piece cuts off everything after its beginning. A piece that
+/// does not fit to those before it does no harm if a later one cuts it off.
 fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
     let mut kept: Vec<PieceHead> = Vec::new();
     let mut damage = None;
@@ -491,7 +496,8 @@ fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
             continue;
         }
         if damage.is_some() && head.at == end && end > 0 {
-            // It may follow one that is missing and ends there too.
+            // The damaged piece may have cut off more and ended at this length too, so this one
+            // does not prove that it is cut off.
             continue;
         }
         if cut(&mut kept, head.at) == head.at {
@@ -508,20 +514,21 @@ fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
     damage.map_or(Ok(kept), Err)
 }
 
-/// Removes the pieces that end behind a length of the report, and returns where the others end.
+/// Removes the pieces that end after a length of the report, and returns the length at which the
+/// others end.
 pub(super) fn cut(kept: &mut Vec<PieceHead>, length: u64) -> u64 {
     while kept.pop_if(|last| last.end.length > length).is_some() {}
     kept.last().map_or(0, |last| last.end.length)
 }
 
 impl StoredReport {
-    /// Names the directory of the run.
+    /// Returns the location of the run's directory.
     #[must_use]
     pub fn location(&self) -> S3Uri {
         self.directory.uri()
     }
 
-    /// Names the run.
+    /// Returns the name of the run.
     #[must_use]
     pub fn run(&self) -> &str {
         self.pieces.first().map_or("", |first| &first.run)

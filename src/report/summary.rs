@@ -1,4 +1,4 @@
-//! The summary that ends a run: the results of its objects, for people.
+//! Formats the summary that ends a run.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::size::{
     ByteSize, by_number, display_count as count, display_counted as counted, display_duration,
 };
 
-/// Causes of failures that the summary names.
+/// The most causes of failures that the summary names.
 const SHOWN_CAUSES: usize = 10;
 
-/// Returns the summary that ends a run, a few lines.
+/// Returns the summary that ends a run, which has a few lines.
 #[must_use]
 pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
@@ -136,8 +136,7 @@ fn totals(text: &mut String, outcome: &Outcome) {
     text.push('\n');
 }
 
-/// Adds how objects were proven and why they were copied, how others were compared, and what was
-/// lost.
+/// Adds the proofs and the reasons of copied objects, the comparisons of others, and the losses.
 fn reasons(text: &mut String, outcome: &Outcome) {
     if !outcome.proofs.is_empty() {
         let proofs: Vec<_> = outcome
@@ -147,7 +146,7 @@ fn reasons(text: &mut String, outcome: &Outcome) {
             .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
-    // `when: always` is the job's own setting, or that of a retry: as a reason it says nothing.
+    // `when: always` is a setting of the job or of a retry, and says nothing as a reason.
     let says_something = outcome
         .reasons
         .keys()
@@ -208,7 +207,7 @@ fn of_earlier_sessions(earlier: &Earlier) -> String {
     )
 }
 
-/// Adds what an earlier session copied, or may have copied, without recording it.
+/// Adds the objects that an earlier session copied, or may have copied, without recording it.
 fn recovered(text: &mut String, outcome: &Outcome) {
     let (proven, maybe) = (outcome.recovered_objects, outcome.maybe_recovered_objects);
     if proven > 0 {
@@ -229,7 +228,7 @@ fn recovered(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Adds what objects failed for: a line per cause.
+/// Adds a line for each cause of failures.
 fn failures(text: &mut String, outcome: &Outcome) {
     let causes = outcome.causes.by_frequency();
     for cause in causes.iter().take(SHOWN_CAUSES) {
@@ -262,8 +261,8 @@ fn failures(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Returns lines that say how unchanged objects were compared, and which of their attributes were
-/// not checked.
+/// Returns lines about the comparisons of unchanged objects, and about attributes that were not
+/// checked.
 #[must_use]
 pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
     let mut lines = Vec::new();

@@ -1,9 +1,8 @@
-//! The files that a user names for output, and what may stand there already.
+//! Opens the files that a user names for output, and decides which existing files may be replaced.
 //!
 //! A report replaces an earlier report, and a plan an earlier plan. Any other file that is not
-//! empty is refused: the user has most likely mistyped the path. Devices, pipes, and the standard
-//! output hold nothing that could be replaced; they take what is written, and cannot be read again,
-//! cut, or synced.
+//! empty is refused, because the user has most likely mistyped the path. Streams (devices, pipes,
+//! and the standard output) have no content to replace, and cannot be read again, cut, or synced.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
@@ -18,7 +17,7 @@ use super::frame::{Origin, first_line};
 
 /// The permissions of a new output file: it names objects, buckets, and accounts.
 const MODE: u32 = 0o600;
-/// Bytes in which the end of a plan's first line is looked for.
+/// The most bytes of a plan's first line that are read.
 const LINE: u64 = 64 * 1024;
 
 /// The reason why a file cannot be written.
@@ -28,33 +27,33 @@ pub enum TargetError {
     #[error("cannot write the {} {}: {error}; choose another path in {}", kind.name(), path.display(), kind.setting())]
     Create {
         /// The kind of file that was to be written.
-        kind: Kind,
+        kind: OutputKind,
         /// The path.
         path: PathBuf,
         /// The error of the system.
         error: io::Error,
     },
-    /// Something else is in it.
+    /// The file holds something else.
     #[error(
         "{} holds something else than a {} of s3haul, which would be lost: {reason}; choose another path in {}, or remove \
          the file", path.display(), kind.name(), kind.setting()
     )]
     Foreign {
         /// The kind of file that was to be written.
-        kind: Kind,
+        kind: OutputKind,
         /// The path.
         path: PathBuf,
-        /// The kind of file that is there.
+        /// What is wrong with the content.
         reason: &'static str,
     },
-    /// The file is about real buckets.
+    /// The file is about real buckets, and the command uses the sandbox.
     #[error(
         "{} holds a {} of real buckets, which a command with --sandbox does not replace; choose another path in {}",
         path.display(), kind.name(), kind.setting()
     )]
     Real {
         /// The kind of file that was to be written.
-        kind: Kind,
+        kind: OutputKind,
         /// The path.
         path: PathBuf,
     },
@@ -62,7 +61,7 @@ pub enum TargetError {
 
 /// A kind of output file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum OutputKind {
     /// The receipts of a run.
     Report,
     /// The receipts of all shards of a run.
@@ -73,7 +72,7 @@ pub enum Kind {
 
 impl TargetError {
     /// Returns the same error about another kind of file.
-    pub(super) fn about(mut self, file: Kind) -> Self {
+    pub(super) fn about(mut self, file: OutputKind) -> Self {
         let (Self::Create { kind, .. } | Self::Foreign { kind, .. } | Self::Real { kind, .. }) =
             &mut self;
         *kind = file;
@@ -81,7 +80,7 @@ impl TargetError {
     }
 }
 
-impl Kind {
+impl OutputKind {
     fn name(self) -> &'static str {
         match self {
             Self::Report | Self::Merged => "report",
@@ -118,23 +117,23 @@ struct PlanLine {
 pub struct Target {
     /// The file, at its start.
     pub(super) file: File,
-    /// Set for what cannot be read again or cut.
+    /// True for a stream, which cannot be read again or cut.
     pub(super) is_stream: bool,
 }
 
 impl Target {
-    /// Checks what stands at a path where a run with this header is to write its report. Changes
+    /// Checks that the report of a run with this header may replace the file at a path. Changes
     /// nothing.
     ///
     /// # Errors
     /// [`TargetError::Foreign`] and [`TargetError::Real`].
     pub fn check_report(path: &Path, origin: &Origin) -> Result<(), TargetError> {
-        // Only a regular file is opened: a pipe would wait for its reader.
+        // Only a regular file is opened. Opening a pipe would wait for its reader.
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() && own_stream(&metadata).is_none() => {
                 match File::open(path) {
                     Ok(mut file) => may_replace_report(path, origin, &mut file),
-                    // Whoever opens it to write says why that fails.
+                    // Opening the file for writing reports this error.
                     Err(_) => Ok(()),
                 }
             }
@@ -142,13 +141,13 @@ impl Target {
         }
     }
 
-    /// Opens the file of a report, and makes the directory that it is in.
+    /// Opens the file of a report, and creates its directory.
     ///
     /// # Errors
     /// [`TargetError`].
     pub fn open_report(path: &Path, origin: &Origin) -> Result<Self, TargetError> {
         let failed = |error| TargetError::Create {
-            kind: Kind::Report,
+            kind: OutputKind::Report,
             path: path.to_owned(),
             error,
         };
@@ -170,7 +169,7 @@ impl Target {
     /// # Errors
     /// [`TargetError`].
     pub fn begin_plan(path: &Path, sandbox: bool) -> Result<File, TargetError> {
-        let kind = Kind::Plan;
+        let kind = OutputKind::Plan;
         let failed = |error| TargetError::Create {
             kind,
             path: path.to_owned(),
@@ -229,8 +228,8 @@ impl Target {
             }
         }
         let mut options = OpenOptions::new();
-        // Each write goes to the end of the file, whatever happens to it meanwhile: a report that
-        // is cut gets no hole.
+        // Each write goes to the end of the file, so that a report that another process cuts gets
+        // no hole.
         let file = options
             .read(true)
             .append(true)
@@ -242,8 +241,8 @@ impl Target {
     }
 }
 
-/// Returns the standard output or standard error if this is the file behind it. A second descriptor
-/// would write over what the process prints.
+/// Returns the standard output or standard error if it is this file. A second descriptor would
+/// overwrite the output of the process.
 fn own_stream(metadata: &Metadata) -> Option<File> {
     let standard = [
         io::stdout().as_fd().try_clone_to_owned(),
@@ -256,7 +255,7 @@ fn own_stream(metadata: &Metadata) -> Option<File> {
         .find(|file| is_same(file, metadata))
 }
 
-/// Returns true if both are one file.
+/// Returns true if both are the same file.
 fn is_same(file: &File, metadata: &Metadata) -> bool {
     file.metadata()
         .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
@@ -267,9 +266,9 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| is_same(file, &metadata))
 }
 
-/// Checks what a report would replace.
+/// Checks that a report may replace this file.
 fn may_replace_report(path: &Path, origin: &Origin, file: &mut File) -> Result<(), TargetError> {
-    let kind = Kind::Report;
+    let kind = OutputKind::Report;
     let failed = |error| TargetError::Create {
         kind,
         path: path.to_owned(),

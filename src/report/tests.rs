@@ -126,7 +126,7 @@ fn a_full_disk_is_told_at_the_next_sync_and_passes_with_a_rewind() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("report.jsonl");
     let mut writer = ReportWriter::create(&path, &origin()).unwrap();
-    let header = writer.first;
+    let header = writer.header_length;
     assert_eq!(writer.sync().unwrap(), 0, "it has no receipts");
     // The file behind the writer is exchanged for one that is full, and back.
     let real = std::mem::replace(
@@ -225,7 +225,7 @@ fn a_stream_that_lacks_receipts_of_an_earlier_session_begins_with_a_gap() {
         }
         writer.add("1");
         let length = writer.sync().unwrap();
-        // The same session goes on behind what it has written.
+        // The same session continues after its last line.
         assert_eq!(writer.rewind(length).unwrap(), length);
         writer.add("2");
         assert_eq!(writer.sync().unwrap(), length + 2);

@@ -1,8 +1,8 @@
-//! The headers that a bucket wants on *every* request: whose it must be, and who pays.
+//! Adds the headers that a bucket needs on *every* request: its expected owner, and who pays.
 //!
-//! They are added below the single requests, to whatever passes, so that a request of tomorrow has
-//! them too. A copy concerns two buckets: its request goes to the destination's and names the
-//! source's in a header, by which it is known here.
+//! An interceptor adds them, so that a new kind of request has them too. A copy concerns two
+//! buckets: its request goes to the destination, and a header names the source. That header shows
+//! that a request is a copy.
 
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
@@ -17,14 +17,14 @@ use crate::manifest::job::Access;
 /// Adds the headers of a bucket to its requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AccessHeaders {
-    /// Of the bucket that the requests go to.
+    /// The settings of the bucket that the requests go to.
     pub(super) own: Access,
-    /// Of the bucket that its copies read.
+    /// The settings of the bucket that copies read.
     pub(super) source: Access,
 }
 
 impl AccessHeaders {
-    /// Returns the headers that a request gets, by name and value.
+    /// Returns the names and values of the headers that a request gets.
     fn of(&self, is_copy: bool) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         if let Some(owner) = &self.own.expected_owner {
@@ -40,10 +40,10 @@ impl AccessHeaders {
         headers
     }
 
-    /// Adds them to those of a request.
+    /// Adds the headers to those of a request.
     ///
     /// # Errors
-    /// A value that cannot stand in a header.
+    /// A value is not valid in a header.
     pub(super) fn add_to(&self, headers: &mut Headers) -> Result<(), BoxError> {
         let is_copy = headers.contains_key("x-amz-copy-source");
         for (name, value) in self.of(is_copy) {

@@ -1,7 +1,7 @@
-//! Walks the causes of an error of the SDK.
+//! Walks the causes of SDK errors.
 //!
-//! The SDK wraps what happened in several layers, some of them private. The layers are searched for
-//! a known type where there is one; only the innermost text is shown to users.
+//! The SDK wraps an error in several layers, some of them private. Code searches the layers for a
+//! known type. Users see only the innermost text.
 
 use std::error::Error;
 use std::io;
@@ -33,7 +33,7 @@ pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
     causes(error).find_map(<dyn Error>::downcast_ref)
 }
 
-/// Returns the innermost cause in one line, without the number of the system's error.
+/// Returns the innermost cause in one line, without the error number of the system.
 pub(super) fn plain(error: &(dyn Error + 'static)) -> String {
     let text = causes(error)
         .last()
@@ -42,7 +42,7 @@ pub(super) fn plain(error: &(dyn Error + 'static)) -> String {
     one_line(&text)
 }
 
-/// Returns the first line of a text as the end of a sentence.
+/// Returns the first line of a text in the form of the end of a sentence.
 pub(super) fn one_line(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let line = line

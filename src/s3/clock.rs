@@ -1,12 +1,12 @@
-//! The time that requests to an endpoint are signed with.
+//! Keeps the time that signs requests to an endpoint.
 //!
-//! A server refuses a signature whose time is more than 15 minutes from its own
-//! (`RequestTimeTooSkewed`; a HEAD is answered with a bare 403). The machine's clock may be wrong
-//! from the start, and it may be set while a run is under way. So the time is counted on from the
-//! start by the monotonic clock, which no one sets, and each refusal shows in its `Date` header by
-//! how much this clock is off ([`Signed`]). The correction holds for all later requests to the
-//! endpoint, on both ways to the wire, and may change again: a machine that was suspended has lost
-//! some time.
+//! A server refuses a signature whose time differs from its own by more than 15 minutes
+//! (`RequestTimeTooSkewed`; a HEAD gets a bare 403). The machine's clock may be wrong from the
+//! start, and it may be changed during a run. So the time is counted from the start by the
+//! monotonic clock, which nothing can change, and the `Date` header of each refusal shows by how
+//! much this clock is off ([`Signed`]). The correction applies to all later requests to the
+//! endpoint, whether they go through the SDK or not. It may change again, because a suspended
+//! machine loses time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,10 +29,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::Client;
 use super::secrets::Secrets;
 
-/// A clock that is off by less than this is not corrected because of a refusal that has other
-/// causes too.
+/// A refusal that may have another cause corrects the clock only if the clock is off by more than
+/// this.
 const SUSPICIOUS: Duration = Duration::from_mins(4);
-/// The `Date` of an answer has whole seconds, and the answer takes some time.
+/// Smaller differences are ignored, because a `Date` has whole seconds and an answer takes some
+/// time.
 const INEXACT: Duration = Duration::from_secs(30);
 
 /// The clock of an endpoint. Cheap to clone.
@@ -40,23 +41,26 @@ const INEXACT: Duration = Duration::from_secs(30);
 pub(super) struct Clock(Arc<ClockState>);
 
 struct ClockState {
+    /// The start, by the clock of this machine and by the monotonic clock.
     began: (SystemTime, Instant),
-    /// Milliseconds by which the server is ahead.
+    /// The milliseconds by which the server is ahead.
     offset: AtomicI64,
-    /// Set once a server has told its time.
+    /// True once a server's time has agreed with this clock.
     is_confirmed: AtomicBool,
-    /// Milliseconds by which the servers of the endpoint were ahead in the last answers.
+    /// The milliseconds by which the servers of the endpoint were ahead in the last answers, the
+    /// newest first.
     recent: Mutex<VecDeque<i64>>,
 }
 
-/// Answers whose dates are remembered.
+/// The number of answers whose dates are remembered.
 const RECENT: usize = 9;
-/// The clocks of the servers of an endpoint may differ by this much from each other, and times of
-/// modification have whole seconds.
+/// The margin for differences between the clocks of an endpoint's servers, and for modification
+/// times in whole seconds.
 const SPREAD: Duration = Duration::from_secs(1);
-/// The difference below which the clocks of a server and of its clients count as equal.
+/// The largest difference between the clocks of a server and of a client at which the server
+/// accepts requests.
 const MAX_SKEW: Duration = Duration::from_mins(15);
-/// The clock of a server that tells no time may be behind by this much.
+/// The clock of a server that sends no `Date` may be behind by this much.
 const UNKNOWN_SKEW: Duration = Duration::from_mins(5);
 
 impl Default for Clock {
@@ -75,30 +79,31 @@ impl Clock {
         }))
     }
 
-    /// Returns the time without the correction.
+    /// Returns this machine's time without the correction.
     pub(super) fn uncorrected(&self) -> SystemTime {
         let (began, instant) = self.0.began;
         began + instant.elapsed()
     }
 
-    /// Returns the milliseconds by which the server is ahead, as far as that is known.
+    /// Returns the known milliseconds by which the server is ahead.
     pub(super) fn offset(&self) -> i64 {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed, and by that of
-    /// this machine. A clock that nobody has confirmed may be off by years. A server whose clock is
-    /// wrong for a while must not make all sets of credentials look old: nothing would be sent any
-    /// more that could show that its clock is right again.
+    /// Returns true if this time has passed, both by a clock that a server has confirmed and by
+    /// that of this machine. An unconfirmed clock may be off by years. And if a server's clock is
+    /// wrong for a while, it must not make all credentials look expired: then no request would be
+    /// sent that could show that the clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
         self.0.is_confirmed.load(Ordering::Acquire)
             && time <= self.now()
             && time <= self.uncorrected()
     }
 
-    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
-    /// request wrote which was sent at this time without the correction. The `Date` of an answer is
-    /// cut to whole seconds and older than the moment it arrives, so that this errs by being early.
+    /// Returns the earliest modification time, by the servers' clocks, of an object that a request
+    /// wrote. `sent` is the uncorrected time at which the request was sent. The result may be too
+    /// early but not too late, because a `Date` is rounded down to seconds and older than the
+    /// arrival of its answer.
     pub(super) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
         let sent = Timestamp::try_from(sent).ok()?;
         let time = match self.least() {
@@ -110,9 +115,9 @@ impl Clock {
         Timestamp::from_second(time.ok()?.as_second()).ok()
     }
 
-    /// Returns the time that the server's own clock shows, by the `Date` of its last answer: up to a
-    /// second early, because a `Date` has whole seconds. A server that tells no time has the time of
-    /// this machine.
+    /// Returns the time of the server's clock, computed from the `Date` of its last answer. It may
+    /// be up to a second early, because a `Date` has whole seconds. Returns this machine's time for
+    /// a server that sends no `Date`.
     pub(super) fn of_server(&self) -> Timestamp {
         let latest = self.recent().front().copied();
         let told = match latest {
@@ -124,10 +129,9 @@ impl Clock {
         told.unwrap_or_else(Timestamp::now)
     }
 
-    /// Returns the least number of milliseconds by which a server of the endpoint was ahead in one
-    /// of the last answers. A server refuses requests of clocks that are further off than
-    /// [`MAX_SKEW`], so that a date that is further behind most others is none of now: an answer
-    /// that something kept has it.
+    /// Returns the smallest number of milliseconds by which a server of the endpoint was ahead in
+    /// one of the last answers. Ignores a date that is behind the others by more than [`MAX_SKEW`]:
+    /// the answer came from a cache.
     fn least(&self) -> Option<i64> {
         let recent = self.recent();
         let mut sorted: Vec<i64> = recent.iter().copied().collect();
@@ -143,14 +147,14 @@ impl Clock {
         self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
-    /// so that it may go through when it is sent again. `is_told` says that the server named the
-    /// time as the reason.
-    pub(super) fn learn(&self, signed: &Signed, is_told: bool) -> bool {
+    /// Corrects the clock after a refusal. Returns true if the request was signed with a wrong
+    /// time, so that it may succeed if it is sent again. `names_time` is true if the server named
+    /// the time as the reason.
+    pub(super) fn learn(&self, signed: &Signed, names_time: bool) -> bool {
         let Some(seen) = signed.seen else {
             return false;
         };
-        let least = if is_told { INEXACT } else { SUSPICIOUS };
+        let least = if names_time { INEXACT } else { SUSPICIOUS };
         if !is_apart(seen, signed.offset, least) {
             return false;
         }
@@ -165,10 +169,10 @@ impl Clock {
         true
     }
 
-    /// Returns by how much the server was ahead when it sent this answer.
+    /// Returns the milliseconds by which the server was ahead when it sent this answer.
     fn seen_in(&self, response: &HttpResponse) -> Option<i64> {
         let headers = response.headers();
-        // An answer that a cache kept has the time of another one.
+        // An answer from a cache has the time of an earlier one.
         if headers.contains_key("age") {
             return None;
         }
@@ -181,8 +185,8 @@ impl Clock {
         }
     }
 
-    /// Records the time of an answer whose body has not been read yet, and the credentials and the
-    /// clock offset that its request was signed with.
+    /// Records the `Date` of an answer. Attaches to a refusal the credentials and the clock offset
+    /// that signed its request.
     pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
         let is_refusal = response.status().is_client_error();
         let seen = self.seen_in(response);
@@ -207,18 +211,18 @@ impl Clock {
 }
 
 impl Client {
-    /// Returns the time of now without any correction, for [`Client::earliest`].
-    pub(super) fn moment(&self) -> SystemTime {
+    /// Returns the current time without correction, for [`Client::earliest`].
+    pub(super) fn uncorrected_time(&self) -> SystemTime {
         self.clock().uncorrected()
     }
 
-    /// Returns the time that the server's own clock shows, by its last answer.
+    /// Returns the time of the server's clock, computed from its last answer.
     pub(crate) fn server_time(&self) -> Timestamp {
         self.clock().of_server()
     }
 
-    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
-    /// request wrote which was sent at this time of ours.
+    /// Returns the earliest modification time, by the servers' clocks, of an object that a request
+    /// wrote. `sent` is the uncorrected time at which the request was sent.
     pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
         self.clock().earliest(sent)
     }
@@ -249,23 +253,24 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The credentials and the time that a refused request was signed with.
+/// The credentials and the time that signed a refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Signed {
     /// The set of credentials, counted from 1.
     pub(crate) generation: u64,
-    /// Milliseconds that were added to this machine's time.
+    /// The milliseconds that were added to this machine's time.
     offset: i64,
-    /// Milliseconds by which the server was ahead of this machine when it answered, if it told its
-    /// time.
+    /// The milliseconds by which the server was ahead of this machine when it answered, if it sent
+    /// a `Date`.
     seen: Option<i64>,
 }
 
-/// Notes what requests are signed with that go through the SDK.
+/// Records what signs the requests that go through the SDK.
 #[derive(Clone, Debug)]
 pub(super) struct Witness(pub(super) Clock);
 
-/// The set of credentials that signs a request, noted while it is signed.
+/// What signs a request: the set of credentials, which is stored while the request is signed, and
+/// the clock offset.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signing {
     pub(super) generation: Arc<AtomicU64>,
@@ -325,7 +330,7 @@ impl Intercept for Witness {
     }
 }
 
-/// Teaches a clock the time of a server, by a refusal with this `Date`.
+/// Corrects a clock by a refusal with this `Date`.
 #[cfg(test)]
 pub(super) fn refused_at(clock: &Clock, date: &str) {
     use aws_sdk_s3::primitives::SdkBody;
@@ -385,7 +390,7 @@ mod tests {
         let clock = Clock::beginning(now - HOUR);
         assert!(
             !clock.is_past(now - HOUR * 2),
-            "nobody has confirmed this clock"
+            "no server has confirmed this clock"
         );
         for server in [now, now + HOUR, now - HOUR * 3] {
             let signed = refused(&clock, server);
@@ -411,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_wrote_is_not_older_than_the_request_by_the_server_s_clock() {
+    fn an_object_is_not_older_than_its_request_by_the_server_s_clock() {
         let now = SystemTime::now();
         let clock = Clock::beginning(now);
         let earliest = |sent| SystemTime::from(clock.earliest(sent).unwrap());

@@ -1,10 +1,10 @@
-//! Says why there are no credentials to sign with, and whether waiting would help.
+//! Explains why there are no credentials to sign with, and decides if waiting may help.
 //!
-//! A provider that is configured and does not answer is told apart from one that was never
-//! configured and from one that refuses: a container endpoint of a fresh node comes up within
-//! seconds, while a missing profile never does. The SDK's error types decide; its texts only where
-//! it has no types. The message names the provider and what it was given (a profile, a file, a
-//! variable, a URL), which the SDK's errors leave out.
+//! A configured provider that does not answer is distinguished from one that was never configured
+//! and from one that refuses: the container endpoint of a fresh node comes up within seconds, but a
+//! missing profile never appears. The SDK's error types decide that, and its texts only where it
+//! has no types. The message names the provider and its setting (a profile, a file, a variable, or
+//! a URL), which the SDK's errors leave out.
 
 use std::error::Error;
 use std::fmt;
@@ -27,10 +27,10 @@ use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 /// The SDK's message when the metadata service answers 403. Its error type is private.
 const METADATA_SHUT_OFF: &str = "IMDS is disabled or the caller has insufficient permissions";
 
-/// No credentials came from where they were looked for.
+/// The reason why a provider gave no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NoIdentity {
-    /// True for a provider that is configured and may answer later.
+    /// True if the provider is configured and may give credentials later.
     pub(super) may_pass: bool,
     /// Names the provider and the reason.
     pub(super) message: String,
@@ -66,7 +66,7 @@ impl From<&ResolvedEndpoint> for CredentialOrigin {
     }
 }
 
-/// The machine, as far as credentials depend on it.
+/// The properties of this machine on which credentials depend.
 pub(super) struct Machine<'a> {
     /// Reads an environment variable.
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
@@ -74,7 +74,7 @@ pub(super) struct Machine<'a> {
     pub(super) is_instance: bool,
 }
 
-/// The providers that the SDK has, as they are named in messages.
+/// A provider of the SDK, as messages name it.
 enum Provider {
     Keys,
     Role(String),
@@ -88,7 +88,7 @@ enum Provider {
 }
 
 impl Machine<'_> {
-    /// Returns a variable that is set to something.
+    /// Returns a variable, unless it is unset or empty.
     fn var(&self, name: &str) -> Option<String> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
@@ -119,9 +119,9 @@ impl Machine<'_> {
         Some(Provider::Container { url, token_file })
     }
 
-    /// Returns the provider that the SDK asks when the environment has no keys and no profile takes
-    /// part.
-    fn behind_the_profile(&self) -> Provider {
+    /// Returns the provider that the SDK asks if neither the environment nor a profile has
+    /// credentials.
+    fn after_the_profile(&self) -> Provider {
         self.web_identity()
             .or_else(|| self.container())
             .unwrap_or(Provider::Instance)
@@ -139,8 +139,8 @@ impl Machine<'_> {
         provider.unwrap_or(Provider::Instance)
     }
 
-    /// Names the provider that was asked for credentials and has not answered: this source of a
-    /// chain, or the one that the settings lead to.
+    /// Names the provider that was asked for credentials: `link` of a chain, or the one that the
+    /// settings select.
     pub(super) fn asked(&self, origin: &CredentialOrigin, link: Option<&Link>) -> String {
         if let Some(Link { source, name }) = link {
             return match name {
@@ -154,7 +154,7 @@ impl Machine<'_> {
         if origin.profile.is_some() || self.var("AWS_PROFILE").is_some() {
             return self.profile(origin);
         }
-        match self.behind_the_profile() {
+        match self.after_the_profile() {
             Provider::Instance => format!("{} or {}", self.profile(origin), Provider::Instance),
             provider => provider.to_string(),
         }
@@ -164,6 +164,19 @@ impl Machine<'_> {
     fn expects_metadata(&self) -> bool {
         self.is_instance || self.var("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()
     }
+}
+
+/// Calls `ask` with the environment and the vendor of this machine.
+pub(super) fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
+    let env = |name: &str| std::env::var(name).ok();
+    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
+    // In a pod, access to metadata may be blocked on purpose. A user who needs it there sets its
+    // endpoint.
+    let is_instance = vendor.trim() == "Amazon EC2" && env("KUBERNETES_SERVICE_HOST").is_none();
+    ask(&Machine {
+        env: &env,
+        is_instance,
+    })
 }
 
 impl fmt::Display for Provider {
@@ -184,9 +197,9 @@ impl fmt::Display for Provider {
     }
 }
 
-/// Explains why a provider gave no credentials, and what to do where waiting does not help.
-/// `link` is the source that was asked last, and `worked_before` says that it gave credentials
-/// earlier in this process.
+/// Explains why a provider gave no credentials, and what the user can do if waiting does not help.
+/// `link` is the source that was asked last. `worked_before` is true if it gave credentials earlier
+/// in this process.
 pub(super) fn explain(
     error: &(dyn Error + 'static),
     origin: &CredentialOrigin,
@@ -243,8 +256,7 @@ fn sort(
         .filter_map(<dyn Error>::downcast_ref)
         .collect();
     let Some(last) = errors.last() else {
-        // The identity cache's own time limit has no public type, and nothing else fails without
-        // one.
+        // Only the time limit of the identity cache has no public type.
         let message = format!(
             "{} does not answer: {}",
             machine.asked(origin, link),
@@ -255,10 +267,10 @@ fn sort(
             message,
         };
     };
-    // An assumed role wraps what its base provider says.
+    // An assumed role wraps the error of its base provider.
     let by_role = origin.role.is_some() && errors.len() > 1;
     let layers = errors.len() - usize::from(by_role);
-    let is_shut_off = whole(*last).contains(METADATA_SHUT_OFF);
+    let is_shut_off = full_text(*last).contains(METADATA_SHUT_OFF);
     if matches!(last, CredentialsError::CredentialsNotLoaded(_)) || is_shut_off {
         return not_loaded(last, layers > 1, origin, link, machine, worked_before);
     }
@@ -267,11 +279,11 @@ fn sort(
             Provider::Role(origin.role.clone().unwrap_or_default())
         }
         _ if let Some(link) = link => machine.provider(&link.source, origin),
-        // Only profiles wrap other providers, and only they assume roles by themselves.
+        // Only profiles wrap other providers, and only they can assume further roles.
         _ if layers > 1 || origin.profile.is_some() || is_about_profiles(last) => {
             Provider::Profile(machine.profile(origin))
         }
-        _ => machine.behind_the_profile(),
+        _ => machine.after_the_profile(),
     };
     let (may_pass, reason) = reason(last, &provider);
     NoIdentity {
@@ -280,7 +292,8 @@ fn sort(
     }
 }
 
-/// Explains that nothing was found, by a `wrapped` provider that a profile names, or anywhere.
+/// Explains that no credentials were found: by the provider that a profile names, if `wrapped` is
+/// true, or else anywhere.
 fn not_loaded(
     error: &CredentialsError,
     wrapped: bool,
@@ -289,8 +302,8 @@ fn not_loaded(
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
-    let text = whole(error);
-    // The SDK's type for it is private.
+    let text = full_text(error);
+    // The SDK's type for this is private.
     let metadata_is_shut_off = text.contains(METADATA_SHUT_OFF);
     let metadata_is_away = text.contains("could not communicate with IMDS");
     let may_pass = worked_before || (metadata_is_away && (wrapped || machine.expects_metadata()));
@@ -305,7 +318,7 @@ fn not_loaded(
             _ => format!("{asked}: {}", plain(error)),
         }
     } else if may_pass {
-        format!("{} does not answer", machine.behind_the_profile())
+        format!("{} does not answer", machine.after_the_profile())
     } else if let Some(told) = missing_profile(error) {
         told
     } else if origin.profile.is_some() {
@@ -334,8 +347,8 @@ fn not_loaded(
     NoIdentity { may_pass, message }
 }
 
-/// Returns what the SDK says about a profile that does not exist, or whose `source_profile` does
-/// not.
+/// Returns the SDK's message about a profile that does not exist, or whose `source_profile` does
+/// not exist.
 fn missing_profile(error: &CredentialsError) -> Option<String> {
     let told = plain(error);
     ["was not defined", "could not find source profile"]
@@ -344,23 +357,24 @@ fn missing_profile(error: &CredentialsError) -> Option<String> {
         .then_some(told)
 }
 
-/// Returns the texts of all causes.
-fn whole(error: &(dyn Error + 'static)) -> String {
+/// Joins the texts of all causes.
+fn full_text(error: &(dyn Error + 'static)) -> String {
     causes(error)
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
 }
 
-/// Profiles that cannot be read, and logins with SSO or `aws login`, which only profiles have.
+/// Returns true for errors that only profiles cause: a profile that cannot be read, or a login with
+/// SSO or `aws login`.
 fn is_about_profiles(error: &CredentialsError) -> bool {
-    let text = whole(error);
+    let text = full_text(error);
     ["ProfileFile", "profile", "SSO", "login"]
         .iter()
         .any(|word| text.contains(word))
 }
 
-/// Returns whether a failure of a provider may pass, and the reason in words.
+/// Returns true if the failure of a provider may pass, and describes its reason.
 fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
     if let Some((_, _, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
         return (false, message);
@@ -389,19 +403,19 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
             }
             _ => "the file of its `web_identity_token_file`: ".to_owned(),
         };
-        // The kubelet may write it a moment later.
+        // The kubelet may write the file a moment later.
         return (
             file.kind() == io::ErrorKind::NotFound,
             format!("{name}{}", one_line(&file.to_string())),
         );
     }
-    let text = whole(error);
+    let text = full_text(error);
     let may_pass = match error {
         CredentialsError::ProviderTimedOut(_) => true,
         CredentialsError::InvalidConfiguration(_) => false,
         _ => {
             let lost = find::<ConnectorError>(error).is_some_and(|failure| !failure.is_user());
-            // An answer of the HTTP provider that is not a refusal broke off.
+            // The answer of an HTTP provider broke off.
             let broken = find::<SdkError<CredentialsError, HttpResponse>>(error).is_some();
             lost || broken || find::<ImdsError>(error).is_some() || is_busy(&text)
         }
@@ -409,11 +423,11 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
     (may_pass, words(error, &text))
 }
 
-/// Returns the innermost cause, with the file that it is about.
+/// Describes the innermost cause, with the file that it is about.
 fn words(error: &CredentialsError, text: &str) -> String {
     let all: Vec<_> = causes(error).collect();
     let mut words = match all.as_slice() {
-        // The system's error names no file, what wraps it does.
+        // The error of the system names no file, but the error around it does.
         [.., wrapper, last] if last.is::<io::Error>() => {
             format!("{}: {}", one_line(&wrapper.to_string()), plain(error))
         }
@@ -430,7 +444,8 @@ fn words(error: &CredentialsError, text: &str) -> String {
     words
 }
 
-/// Returns what STS answered, if it did.
+/// Describes the answer of STS, and returns true if it may pass. Returns `None` if STS did not
+/// answer.
 fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<(bool, String)> {
     let SdkError::ServiceError(answer) = error else {
         return None;
@@ -451,7 +466,7 @@ fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Optio
     ))
 }
 
-/// Returns true if a provider of which only the messages are known asks to come back later.
+/// Returns true if the message of a provider, which has no type, says that it is busy.
 pub(super) fn is_busy(text: &str) -> bool {
     let statuses = [
         "StatusCode(5",
@@ -515,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_endpoint_answers_decides() {
+    fn the_answer_of_an_endpoint_decides() {
         let env = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/c")];
         for (text, may_pass) in [
             (

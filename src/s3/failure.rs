@@ -1,9 +1,9 @@
-//! Every way in which a request can fail, sorted once.
+//! Sorts the failures of requests into kinds.
 //!
-//! Errors are sorted by S3's error *code* first and by status only where there is none: errors come
-//! inside `200 OK` answers, and HEAD errors carry no body at all. What to do about a failure
-//! ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) hangs on its kind alone, so no caller
-//! ever looks at codes.
+//! Errors are sorted by S3's error *code*, and by status only where there is no code: errors come
+//! inside `200 OK` answers, and HEAD errors have no body. What to do about a failure
+//! ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so callers
+//! do not look at codes.
 
 mod sort;
 pub(super) mod tls;
@@ -14,29 +14,29 @@ use super::Operation;
 use super::clock::Signed;
 use crate::printable::printable;
 
-/// The kind of a failure, as far as code that handles it needs to know.
+/// The kind of a failure. It decides how the failure is handled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum FailureKind {
-    /// Too many requests: 503 `SlowDown`, also inside a 200, also KMS's.
+    /// Too many requests: 503 `SlowDown`, also inside a 200 and from KMS.
     Throttled,
-    /// The server failed, or the connection broke in mid-answer.
+    /// The server failed, or the connection broke during the answer.
     Transient,
     /// No answer within the time that the bytes allow.
     TimedOut,
-    /// The answer could not be read: empty, cut short or no XML.
+    /// The answer could not be read: it was empty, cut short, or not XML.
     Unreadable,
     /// The answer is longer than any of S3's.
     AnswerTooLong,
-    /// No answer to this kind of request for as long as the run's patience lasts.
+    /// No answer to requests of this operation within the run's patience.
     Silent,
     /// The answer can be read and contradicts the protocol: a list that does not advance, a length
     /// that is missing, an id beyond the limits of S3. The same request gets the same answer.
     ServerFault,
     /// No connection: DNS, refused, reset.
     Unreachable,
-    /// Nobody that this machine trusts signed the server's certificate, or nobody in the bundle
-    /// that was named.
+    /// No authority signed the server's certificate that is in the configured bundle (the field)
+    /// or, without one, that this machine trusts.
     Certificate(Option<String>),
     /// TLS cannot be set up with the server, now or later.
     Tls,
@@ -50,7 +50,7 @@ pub enum FailureKind {
     Denied,
     /// The server refuses the credentials: they are wrong or expired.
     Credentials,
-    /// The server no longer takes the credentials, and they cannot be renewed.
+    /// The server does not accept the credentials any more, and they cannot be renewed.
     CredentialsEnded,
     /// There are no credentials: none are configured, or their provider refuses them.
     NoCredentials,
@@ -58,24 +58,24 @@ pub enum FailureKind {
     CredentialsUnavailable,
     /// This machine's clock is off by more than 15 minutes.
     ClockSkew,
-    /// The bucket lives in another region; the right one where the server named it.
+    /// The bucket is in another Region. The field is that Region, if the server named it.
     WrongRegion(Option<String>),
     /// No such bucket.
     NoSuchBucket,
-    /// A bucket that has taken writes of this run does not exist any more.
+    /// A bucket that accepted writes of this run does not exist any more.
     BucketLost,
     /// No such object or version.
     NotFound,
-    /// The upload was completed, aborted or never begun.
+    /// The upload was completed, aborted, or never created.
     NoSuchUpload,
     /// The object must be restored from its archive tier first.
     Archived,
     /// The server does not know the request or one of its headers (501, 405).
     Unsupported,
-    /// The server answers a question about an object with something else, such as the object
-    /// itself: it does not know the question.
+    /// The server does not know the request, and answers with something else, such as the object
+    /// itself.
     NotUnderstood,
-    /// The server refuses the request as wrong.
+    /// The server refuses the request as invalid.
     Invalid,
     /// The bytes that arrived are not those that were sent.
     Corrupted,
@@ -83,12 +83,12 @@ pub enum FailureKind {
     SourceChanged,
     /// The copy is there, but it is not equal to the source.
     NotEqual,
-    /// A bucket does not keep the versions that the job is about.
+    /// The job needs versions, and the bucket does not keep them.
     NoVersions,
-    /// The destination's versions of a key are not the source's, so that nothing can be appended to
-    /// them.
+    /// The destination's versions of a key are not those of the source, so newer ones cannot be
+    /// appended.
     Diverged,
-    /// The job demands a stronger proof than both sides can give.
+    /// The job requires a stronger proof than the two sides can give.
     Unprovable,
     /// The job requires an attribute of the source that the copy cannot have.
     NotKept,
@@ -133,18 +133,17 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if the server or the network is at fault, so that other requests will fail
-    /// alike.
+    /// Returns true if the server or the network may be down, so that other requests would fail
+    /// too.
     #[must_use]
-    pub const fn speaks_of_an_outage(&self) -> bool {
+    pub const fn indicates_outage(&self) -> bool {
         matches!(
             self,
             Self::Transient | Self::TimedOut | Self::Unreadable | Self::Unreachable
         )
     }
 
-    /// Returns true if waiting did not help this time, but nothing in the job has to be corrected:
-    /// the same run may succeed later.
+    /// Returns true if nothing in the job must be corrected: the same command may succeed later.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
         matches!(
@@ -159,7 +158,7 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if no request of the run can succeed, whatever it is about.
+    /// Returns true if no other request of the run can succeed either.
     const fn concerns_all(&self) -> bool {
         matches!(
             self,
@@ -175,9 +174,9 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if the identity, a permission, or the location of the bucket is the obstacle,
-    /// which waiting does not change: permanent failures of all requests, and failures of all
-    /// requests about one bucket.
+    /// Returns true if the credentials, a permission, or the location of the bucket must be
+    /// corrected. These are the permanent failures that concern all requests, or all requests about
+    /// one bucket.
     const fn refuses_access(&self) -> bool {
         let concerns_the_bucket = matches!(
             self,
@@ -191,7 +190,7 @@ impl FailureKind {
         concerns_the_bucket || (self.concerns_all() && !self.may_pass_later())
     }
 
-    /// Returns the name of the kind for reports and metrics, one word.
+    /// Returns the name of the kind for reports and metrics, as one word.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -306,7 +305,7 @@ impl FailureKind {
                 "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
             }
             Self::NotKept => "write `try` or `replace` for it under `preserve`".into(),
-            // The message has it, with the name of the setting.
+            // The message names the setting.
             Self::Configuration | Self::NoCredentials => String::new(),
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),
@@ -315,23 +314,23 @@ impl FailureKind {
     }
 }
 
-/// A request that failed: what, where, and S3's own words. Small, because it is the `Err` of nearly
-/// everything.
+/// A request that failed. It is as small as a pointer, because it is the error type of nearly all
+/// functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(Box<Details>);
 
 /// The fields of a [`Failure`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {
-    /// The kind, on which every decision depends.
+    /// The kind, which decides how the failure is handled.
     pub kind: FailureKind,
     /// The request.
     pub operation: Operation,
     /// `bucket/key`, the bucket alone, or a path.
     pub place: String,
-    /// S3's error code, `HTTP 403` where a HEAD had none, or a word for what the network did.
+    /// S3's error code, `HTTP 403` for a HEAD without one, or a name for an error of the network.
     pub code: String,
-    /// S3's message, or the cause in our words.
+    /// S3's message, or the cause in s3haul's words.
     pub message: String,
     /// `x-amz-request-id`, for support.
     pub request_id: Option<String>,
@@ -347,7 +346,7 @@ pub struct Details {
 }
 
 impl Failure {
-    /// Creates a failure that s3haul found itself, without an answer of the server.
+    /// Creates a failure that s3haul itself detected.
     #[must_use]
     pub fn new(
         kind: FailureKind,
@@ -370,7 +369,7 @@ impl Failure {
         }))
     }
 
-    /// Returns the kind, on which every decision depends.
+    /// Returns the kind, which decides how the failure is handled.
     #[must_use]
     pub fn kind(&self) -> &FailureKind {
         &self.0.kind
@@ -383,7 +382,7 @@ impl Failure {
         if self.is_own_refusal() {
             String::new()
         } else if self.0.kind == FailureKind::Transient && self.0.request_id.is_none() {
-            // There is no request id to give to anybody.
+            // There is no request id for the support.
             FailureKind::TimedOut.remedy()
         } else if self.0.kind == FailureKind::Denied && self.0.is_about_record {
             // No object can be excluded to avoid it.
@@ -397,7 +396,7 @@ impl Failure {
         }
     }
 
-    /// Returns true if s3haul itself refuses something, for which no server has an answer.
+    /// Returns true if s3haul itself refused the request, without an answer of a server.
     fn is_own_refusal(&self) -> bool {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }
@@ -408,7 +407,8 @@ impl Failure {
         &self.0
     }
 
-    /// Returns true if the server calls the credentials expired: new ones may be accepted.
+    /// Returns true if the server says that the credentials have expired, so that new ones may be
+    /// accepted.
     #[must_use]
     pub fn is_about_expiry(&self) -> bool {
         let expired = [
@@ -436,15 +436,15 @@ impl Failure {
         failure
     }
 
-    /// Returns true if the server refuses the credentials, so that no other request fares better
+    /// Returns true if the server refuses the credentials, and so would refuse every other request
     /// with them.
     #[must_use]
     pub fn is_about_credentials(&self) -> bool {
         self.is_about_expiry() || self.0.code == "InvalidAccessKeyId"
     }
 
-    /// Returns true for a refusal that may be about the credentials or the time that the request
-    /// was signed with.
+    /// Returns true for a refusal that may be caused by the credentials or the time of the
+    /// signature.
     #[must_use]
     pub fn may_be_about_signature(&self) -> bool {
         matches!(
@@ -453,8 +453,7 @@ impl Failure {
         ) || self.hides_reason()
     }
 
-    /// Returns true for a refusal that may be about one object or about all requests, and does not
-    /// say so.
+    /// Returns true for a refusal that does not show if it concerns one object or all requests.
     #[must_use]
     pub fn hides_reason(&self) -> bool {
         let is_bare = matches!(self.0.code.as_str(), "HTTP 400" | "HTTP 403");
@@ -462,25 +461,25 @@ impl Failure {
             || self.0.code == "SignatureDoesNotMatch"
     }
 
-    /// Returns true if nothing has to be corrected and the same command may be run again: waiting
-    /// did not help, or was interrupted.
+    /// Returns true if nothing must be corrected: the same command may succeed later, or was
+    /// interrupted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.0.kind.may_pass_later() || self.0.kind == FailureKind::Stopped
     }
 
-    /// Returns true if every other object of the job would fail alike, so that the run ends
-    /// instead.
+    /// Returns true if every other object of the job would fail in the same way, so that the run
+    /// must end.
     ///
-    /// A signature that does not match is not among them: odd keys and proxies cause it for single
+    /// Not for a signature that does not match, which unusual keys and proxies cause for single
     /// objects.
     #[must_use]
     pub fn ends_run(&self) -> bool {
         self.is_about_credentials() || self.0.kind.concerns_all()
     }
 
-    /// Returns true for an answer about identity, permission, or the place of the bucket, which
-    /// waiting does not change.
+    /// Returns true if the credentials, a permission, or the location of the bucket must be
+    /// corrected.
     #[must_use]
     pub fn refuses_access(&self) -> bool {
         self.0.kind.refuses_access()
@@ -520,7 +519,7 @@ impl Failure {
         self
     }
 
-    /// Returns this failure as another kind, for callers that know what a code means for their
+    /// Returns this failure as another kind, for callers that know the meaning of a code for their
     /// request.
     #[must_use]
     pub fn as_kind(mut self, kind: FailureKind) -> Self {

@@ -1,12 +1,12 @@
-//! The credentials of an endpoint: one owner while the process lasts, whatever signs with them.
+//! Owns the credentials of an endpoint for the life of the process.
 //!
-//! The owner holds the current set and counts sets as generations, so that a refused request can be
-//! told apart by the set that signed it. It renews a set ahead of its end, beside the requests,
-//! which use the current set; [`Renewal`] decides when. A request waits here before it is sent, and
-//! not inside of the SDK, where the time would count as the server's. Each renewal builds a new
-//! provider, because the SDK's providers read profiles and files once.
+//! [`Identities`] holds the current set of credentials. Each set has a number, its generation, so
+//! that a refusal is attributed to the set that signed the request. A set is renewed before it
+//! expires, while requests still use it; [`Renewal`] decides when. Requests wait here before they
+//! are sent, and not inside the SDK, where the wait would count as silence of the server. The SDK's
+//! providers read profiles and files only once, so each renewal builds a new provider.
 //!
-//! All failures to get credentials pass here, so here they are put into words ([`credentials`]).
+//! All failures to get credentials pass here, and get their messages here ([`credentials`]).
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,17 +24,17 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Failure;
 use super::clock::{Clock, Signing};
-use super::credentials::{self, CredentialOrigin, Machine, NoIdentity};
+use super::credentials::{self, CredentialOrigin, NoIdentity};
 use super::guard::{Panicked, guarded};
 use super::providers::{ANSWER, Provider};
-use super::renewal::{Brought, Inquiry, Renewal, Set, Step, lead};
+use super::renewal::{HeldSet, Inquiry, Renewal, RenewalResult, RequestStep, lead};
 use crate::awake::AwakeInstant;
 use crate::endpoint::CredentialSource;
 use crate::size::display_duration;
 
-/// A provider that is asked because a request was not allowed may take this long to answer.
+/// The longest wait for a newer set after a 403.
 const NEWER: Duration = Duration::from_secs(10);
-/// The time after which a wait is reported.
+/// The time after which the log reports a wait.
 const SILENT: Duration = Duration::from_secs(2);
 
 /// The owner of an endpoint's credentials. Cheap to clone.
@@ -48,13 +48,13 @@ struct IdentityState {
     clock: Clock,
     held: ArcSwapOption<CachedIdentity>,
     renewal: Mutex<Renewal>,
-    /// True unless the set that is held is refused.
+    /// True unless the held set is refused.
     is_calm: AtomicBool,
     /// Notified when a renewal ends, and when a refusal is over.
     changed: Notify,
-    /// Requests that wait for credentials now.
+    /// The number of requests that wait for credentials now.
     waiting: AtomicUsize,
-    /// The set that the server took last, and when the request was sent.
+    /// The latest set that the server accepted, and the time at which the request was sent.
     proven: Mutex<Option<(u64, Instant)>>,
 }
 
@@ -62,15 +62,15 @@ struct IdentityState {
 pub(super) struct CachedIdentity {
     pub(super) identity: Identity,
     pub(super) generation: u64,
-    /// The time at which it expires, by the clock of those who issued it.
+    /// The time at which it expires, by the clock of its issuer.
     end: Option<SystemTime>,
     /// The time at which the provider gave it.
     since: Instant,
 }
 
 impl CachedIdentity {
-    /// Returns true if it is time to renew the set. The clock may have been corrected since the set
-    /// came.
+    /// Returns true if it is time to renew the set, even if the clock was corrected after the set
+    /// arrived.
     fn is_due(&self, clock: &Clock) -> bool {
         let Some(end) = self.end else { return false };
         let is_due = |now: SystemTime| {
@@ -79,7 +79,7 @@ impl CachedIdentity {
             let left = end.duration_since(now).unwrap_or_default();
             Some(left <= lead(lasts))
         };
-        // A set that had ended when it came was issued by another clock than the server's.
+        // If the set had expired on arrival by one clock, its issuer uses the other one.
         is_due(clock.now())
             .or_else(|| is_due(clock.uncorrected()))
             .unwrap_or(true)
@@ -89,9 +89,10 @@ impl CachedIdentity {
 /// The reason why a request is not sent.
 #[derive(Clone, Debug)]
 pub enum NotReady {
-    /// The provider returns no credentials: not within the patience if the first field is true, and
-    /// never otherwise. The second field names the provider and the reason.
-    Nothing(bool, String),
+    /// There are no credentials, and there will be none. Names the provider and the reason.
+    NoCredentials(String),
+    /// The provider gave no credentials within the patience. Names the provider and the reason.
+    Unavailable(String),
     /// The server refuses them, and there will be no others.
     Refused(Box<Failure>),
 }
@@ -111,12 +112,12 @@ impl Identities {
         }))
     }
 
-    /// Returns the clock that requests are signed by.
+    /// Returns the clock that dates signatures.
     pub(super) fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
-    /// Returns the set that requests are signed with now, counted from 1, or 0 before there is one.
+    /// Returns the generation of the held set, counted from 1, or 0 before there is one.
     pub(super) fn generation(&self) -> u64 {
         self.0
             .held
@@ -125,7 +126,7 @@ impl Identities {
             .map_or(0, |held| held.generation)
     }
 
-    /// Returns the source that gave the credentials, once one has.
+    /// Returns the source of the credentials, once one has given some.
     pub(super) fn source(&self) -> Option<&CredentialSource> {
         self.0.provider.used()
     }
@@ -135,12 +136,12 @@ impl Identities {
         self.0.provider.is_fixed()
     }
 
-    /// Returns true once the server has taken a set.
+    /// Returns true once the server has accepted a set.
     pub(super) fn is_accepted(&self) -> bool {
         self.renewal().is_accepted()
     }
 
-    /// Returns what requests wait for now, if any does: the provider, and the reason.
+    /// Describes the provider that requests wait for now, and the reason.
     pub(super) fn awaited(&self) -> Option<String> {
         (self.0.waiting.load(Ordering::Acquire) > 0).then(|| self.reason())
     }
@@ -152,7 +153,7 @@ impl Identities {
 
     fn provider(&self) -> String {
         let link = self.0.provider.asked();
-        with_machine(|machine| machine.asked(&self.0.origin, link.as_ref()))
+        credentials::with_machine(|machine| machine.asked(&self.0.origin, link.as_ref()))
     }
 
     fn renewal(&self) -> MutexGuard<'_, Renewal> {
@@ -162,7 +163,7 @@ impl Identities {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the set that is held, unless it has expired.
+    /// Returns the held set, unless it has expired.
     fn usable(&self) -> Option<Arc<CachedIdentity>> {
         let held = self.0.held.load_full()?;
         let is_over = held
@@ -172,11 +173,11 @@ impl Identities {
         (!is_over).then_some(held)
     }
 
-    /// Waits until a request may be sent with the set that is held.
+    /// Waits until a request may be sent with the held set.
     ///
     /// # Errors
-    /// There will be no credentials, or there were none for `patience`, or for as long as is `left`
-    /// of another patience.
+    /// [`NotReady`], also if requests have waited for `patience`, or this one for `left`, if that
+    /// is given.
     pub(super) async fn ready(
         &self,
         patience: Duration,
@@ -184,16 +185,16 @@ impl Identities {
     ) -> Result<(), NotReady> {
         let (began, mut waiting) = (AwakeInstant::now(), None);
         loop {
-            // Registered before the look, so that the end of a renewal in between is not missed.
+            // Registered before `step`, so that the end of a renewal in between is not missed.
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
             let wait = match self.step() {
-                Step::Go { .. } => return Ok(()),
-                Step::Wait { at_most, .. } => at_most,
-                Step::None(NoIdentity { message, .. }) => {
-                    return Err(NotReady::Nothing(false, message));
+                RequestStep::Go { .. } => return Ok(()),
+                RequestStep::Wait { at_most, .. } => at_most,
+                RequestStep::None(NoIdentity { message, .. }) => {
+                    return Err(NotReady::NoCredentials(message));
                 }
-                Step::Refused(failure) => return Err(NotReady::Refused(failure)),
+                RequestStep::Refused(failure) => return Err(NotReady::Refused(failure)),
             };
             waiting.get_or_insert_with(|| WaitingRequest::new(&self.0.waiting));
             let waited = self.renewal().waiting_for(Instant::now());
@@ -202,7 +203,7 @@ impl Identities {
                 None => patience.saturating_sub(waited),
             };
             if left.is_zero() {
-                return Err(NotReady::Nothing(true, self.reason()));
+                return Err(NotReady::Unavailable(self.reason()));
             }
             if waited >= SILENT {
                 self.tell(&display_duration(left));
@@ -215,22 +216,22 @@ impl Identities {
         }
     }
 
-    /// Decides what a request does now, and begins a renewal beside it where one is due.
-    fn step(&self) -> Step {
+    /// Decides what a request does now, and begins a renewal if one is due.
+    fn step(&self) -> RequestStep {
         let usable = self.usable();
         let now = Instant::now();
         let is_due = usable
             .as_ref()
             .is_some_and(|held| held.is_due(&self.0.clock));
         if usable.is_some() && !is_due && self.0.is_calm.load(Ordering::Acquire) {
-            return Step::Go { renew: false };
+            return RequestStep::Go { renew: false };
         }
-        let set = usable.map(|held| Set {
+        let set = usable.map(|held| HeldSet {
             has_end: held.end.is_some(),
             is_due,
         });
         let step = self.renewal().step(now, set);
-        if let Step::Go { renew: true } | Step::Wait { renew: true, .. } = step {
+        if let RequestStep::Go { renew: true } | RequestStep::Wait { renew: true, .. } = step {
             self.begin_renewal();
         }
         step
@@ -241,8 +242,8 @@ impl Identities {
         tokio::spawn(async move { owner.renew().await });
     }
 
-    /// Asks the provider, because the server did not allow a request that was signed with this set,
-    /// whether it has a newer one. A session that was revoked is denied everything.
+    /// Returns true if there is a newer set than this one, which signed a request that got a 403.
+    /// Asks the provider for one: a revoked session gets only 403s.
     pub(super) async fn has_newer(&self, generation: u64) -> bool {
         if self.is_fixed() || !self.is_session() {
             return self.generation() > generation;
@@ -268,7 +269,7 @@ impl Identities {
         }
     }
 
-    /// Returns true if the set that is held is that of a session.
+    /// Returns true if the held set is that of a session.
     fn is_session(&self) -> bool {
         let held = self.0.held.load();
         let credentials = held
@@ -277,7 +278,7 @@ impl Identities {
         credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
-    /// Logs once what all requests wait for, unless the first contact with the servers logs it.
+    /// Logs once what requests wait for. The first contact with the servers logs the first wait.
     fn tell(&self, left: &str) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
@@ -287,13 +288,13 @@ impl Identities {
         }
     }
 
-    /// Asks the provider.
+    /// Asks the provider for credentials.
     async fn ask(&self) -> Result<Credentials, NoIdentity> {
         let passing = |reason: &str| NoIdentity {
             may_pass: true,
             message: format!("{}: {reason}", self.provider()),
         };
-        // The provider of a profile ends its own program a moment earlier, and says so.
+        // The provider of a profile stops its own program a second earlier, and reports that.
         let limit = ANSWER + Duration::from_secs(1);
         match timeout(limit, guarded(self.0.provider.ask())).await {
             Ok(Ok(Ok(credentials))) => Ok(credentials),
@@ -301,7 +302,7 @@ impl Identities {
                 let has_worked = self.renewal().has_worked();
                 let link = self.0.provider.asked();
                 let (link, origin) = (link.as_ref(), &self.0.origin);
-                Err(with_machine(|machine| {
+                Err(credentials::with_machine(|machine| {
                     credentials::explain(&error, origin, link, machine, has_worked)
                 }))
             }
@@ -314,14 +315,15 @@ impl Identities {
         }
     }
 
-    /// Renews the credentials.
+    /// Asks the provider for credentials, and wakes the requests that wait.
     async fn renew(&self) {
         let answer = self.ask().await;
-        let brought = answer.map_or_else(Brought::Nothing, |credentials| self.hold(credentials));
+        let brought =
+            answer.map_or_else(RenewalResult::Nothing, |credentials| self.hold(credentials));
         tracing::debug!(?brought, "asked for credentials");
         let is_usable = self.usable().is_some();
         let mut renewal = self.renewal();
-        let error = if let Brought::Nothing(error) = &brought {
+        let error = if let RenewalResult::Nothing(error) = &brought {
             Some(error.message.clone())
         } else {
             None
@@ -343,12 +345,12 @@ impl Identities {
         self.0.changed.notify_waiters();
     }
 
-    /// Keeps a set if it is another one and has not expired.
-    fn hold(&self, credentials: Credentials) -> Brought {
+    /// Holds a set that has not expired, and compares it with the one before.
+    fn hold(&self, credentials: Credentials) -> RenewalResult {
         let end = credentials.expiry();
         if end.is_some_and(|end| self.0.clock.is_past(end)) {
             let message = format!("{}: the set that it gives has expired", self.provider());
-            return Brought::Nothing(NoIdentity {
+            return RenewalResult::Nothing(NoIdentity {
                 may_pass: true,
                 message,
             });
@@ -362,7 +364,7 @@ impl Identities {
                     && last.secret_access_key() == credentials.secret_access_key()
                     && last.session_token() == credentials.session_token()
             });
-        // The same set may last longer than it was said to.
+        // The same set may have a later end now.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);
         self.0.held.store(Some(Arc::new(CachedIdentity {
             identity: credentials.into(),
@@ -370,11 +372,15 @@ impl Identities {
             end,
             since: Instant::now(),
         })));
-        if is_same { Brought::Same } else { Brought::New }
+        if is_same {
+            RenewalResult::Same
+        } else {
+            RenewalResult::New
+        }
     }
 
-    /// Returns the set to sign a request with. A set that has ended since the request was
-    /// [`ready`](Self::ready) is not waited for here, where the time would count as the server's.
+    /// Returns the set to sign a request with. Does not wait if it has expired since the request
+    /// was [`ready`](Self::ready): that would count as silence of the server.
     pub(super) async fn to_sign(&self) -> Result<Arc<CachedIdentity>, NoIdentity> {
         if let Some(held) = self.usable() {
             return Ok(held);
@@ -382,7 +388,7 @@ impl Identities {
         if !self.renewal().has_worked() {
             return self.resolve().await;
         }
-        if let Step::None(error) = self.step() {
+        if let RequestStep::None(error) = self.step() {
             return Err(error);
         }
         Err(NoIdentity {
@@ -391,7 +397,7 @@ impl Identities {
         })
     }
 
-    /// Returns the set that is held. Waits for one renewal if there is none that can be used.
+    /// Returns the held set. Waits for one renewal if there is none or it has expired.
     async fn resolve(&self) -> Result<Arc<CachedIdentity>, NoIdentity> {
         if let Some(held) = self.usable() {
             return Ok(held);
@@ -401,8 +407,8 @@ impl Identities {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
             match self.step() {
-                Step::None(error) => return Err(error),
-                Step::Wait { at_most, renew } => {
+                RequestStep::None(error) => return Err(error),
+                RequestStep::Wait { at_most, renew } => {
                     let is_paused = !renew && self.renewal().error.is_some();
                     if is_paused {
                         return Err(NoIdentity {
@@ -415,7 +421,7 @@ impl Identities {
                         () = sleep(at_most.max(Duration::from_millis(1))) => {}
                     }
                 }
-                Step::Go { .. } | Step::Refused(_) => {}
+                RequestStep::Go { .. } | RequestStep::Refused(_) => {}
             }
             if let Some(held) = self.usable() {
                 return Ok(held);
@@ -423,8 +429,7 @@ impl Identities {
         }
     }
 
-    /// Records that the server refused a set, which is not used any more, unless another one has
-    /// replaced it already.
+    /// Records that the server refused a set, unless another set has replaced it already.
     pub(super) fn refused(&self, generation: u64, failure: &Failure) {
         let mut renewal = self.renewal();
         if self.generation() == generation {
@@ -433,7 +438,7 @@ impl Identities {
         }
     }
 
-    /// Records that the server accepted this set in a request that was sent at this time.
+    /// Records that the server accepted this set, in a request that was sent at the time `sent`.
     pub(super) fn accepted(&self, generation: u64, sent: Instant) {
         let mut proven = self.proven();
         let is_first = proven.is_none_or(|(last, _)| last != generation);
@@ -459,7 +464,8 @@ impl Identities {
         self.0.changed.notify_waiters();
     }
 
-    /// Returns true if the server has taken this set in a request that was sent later than this.
+    /// Returns true if the server has accepted this set in a request that was sent after the time
+    /// `sent`.
     pub(super) fn is_proven_since(&self, generation: u64, sent: Instant) -> bool {
         self.proven()
             .is_some_and(|proven| proven > (generation, sent))
@@ -468,18 +474,6 @@ impl Identities {
     fn proven(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
         self.0.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Looks at this machine: the environment, and the maker that it names.
-fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
-    let env = |name: &str| std::env::var(name).ok();
-    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    // In a pod, metadata may be blocked on purpose. A user who needs it there names it.
-    let is_instance = vendor.trim() == "Amazon EC2" && env("KUBERNETES_SERVICE_HOST").is_none();
-    ask(&Machine {
-        env: &env,
-        is_instance,
-    })
 }
 
 /// Counts a request as waiting for credentials until it is dropped.
@@ -507,9 +501,8 @@ impl fmt::Debug for Identities {
 }
 
 impl ResolveCachedIdentity for Identities {
-    /// Returns the credentials that all requests of a client are signed with. The sessions of
-    /// directory buckets have a cache of their own, which asks here for the credentials to create
-    /// them with.
+    /// Returns the credentials that sign all requests of a client. The sessions of directory
+    /// buckets have a cache of their own, which gets the credentials to create a session from here.
     fn resolve_cached_identity<'a>(
         &'a self,
         _: SharedIdentityResolver,
@@ -542,7 +535,7 @@ impl ProvideCredentials for Identities {
     }
 }
 
-/// Tells that something is there again that requests waited for.
+/// Logs that requests wait no longer.
 fn tell_back(what: &str, waited: Duration) {
     let seconds = waited.as_secs_f64();
     tracing::warn!(name: "back", seconds, "{what} after {}", display_duration(waited));
@@ -586,7 +579,7 @@ mod tests {
             ..held(now + minutes(60))
         };
         assert!(older.is_due(&clock));
-        // It has ended by the server's clock, and not by that of those who issued it.
+        // It has expired by the server's clock, but not by that of its issuer.
         assert!(!short.is_due(&clock));
         let longer = held(now + minutes(120));
         assert!(!longer.is_due(&clock));

@@ -1,11 +1,11 @@
-//! Decides when to ask a provider for credentials, and what requests do meanwhile. Pure: the time
+//! Decides when a provider is asked for credentials, and what requests do meanwhile. Pure: the time
 //! is an argument.
 //!
-//! One renewal is under way at a time. One that brings nothing new is followed by a pause that
-//! grows, whatever it failed with: a provider that is sick, or that lags and repeats an old set, is
-//! not helped by more questions. A set that is held is used until it expires. A set that the server
-//! refuses is not used any more, except by one request after each renewal that brought no other:
-//! its answer tells whether the refusal has passed.
+//! Only one renewal is under way at a time. A renewal that brings no new set is followed by a
+//! pause, which grows with each further one: more questions do not help a provider that fails, or
+//! that lags and repeats an old set. The held set is used until it expires. A set that the server
+//! refuses is not used any more, except by one request after each renewal that brought no other
+//! set. The answer to that request shows if the refusal has passed.
 
 use std::time::Duration;
 
@@ -15,72 +15,73 @@ use super::Failure;
 use super::credentials::NoIdentity;
 use crate::awake::AwakeInstant;
 
-/// The longest pause between two renewals, once the provider has given credentials, and before.
+/// The longest pause between two renewals: once the provider has given credentials, and before
+/// that.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
-/// The pause after one that brought nothing new.
+/// The pause after the first renewal that brought no new set.
 const FIRST: Duration = Duration::from_secs(1);
-/// The shortest time between two questions because a request was not allowed.
+/// The shortest time between two renewals that a 403 causes.
 const DENIED: Duration = Duration::from_mins(1);
-/// A provider that has not answered for this long is said to be silent.
+/// The time after which a message says that the provider has not answered.
 const SILENT: Duration = Duration::from_secs(1);
-/// The longest time before its end that a set is renewed at.
+/// The longest time before the end of a set at which it is renewed.
 const LEAD: Duration = Duration::from_mins(5);
 
-/// Returns how long before its end a set is renewed that lasts so long from now.
+/// Returns how long before its end a set is renewed that lasts for `remaining`.
 pub(super) fn lead(remaining: Duration) -> Duration {
     (remaining / 4).min(LEAD)
 }
 
-/// The set of credentials that is held, as far as it matters here.
+/// The properties of the held set of credentials that matter here.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Set {
-    /// True if it has a known end, as sets of providers that renew them have.
+pub(super) struct HeldSet {
+    /// True if its end is known, as with providers that renew their sets.
     pub(super) has_end: bool,
-    /// True if its end is near.
+    /// True if it is time to renew it.
     pub(super) is_due: bool,
 }
 
 /// The next step of a request.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
-    /// The request is sent. If this is true, a renewal starts beside it.
+pub(super) enum RequestStep {
+    /// The request is sent. If `renew` is true, a renewal starts beside it.
     Go { renew: bool },
     /// The request waits for this long, or until something changes. If `renew` is true, a renewal
     /// starts.
     Wait { at_most: Duration, renew: bool },
     /// The provider will not give any credentials.
     None(NoIdentity),
-    /// The server refuses the set, and there will be no other.
+    /// The server refuses the set, and there will be no other one.
     Refused(Box<Failure>),
 }
 
-/// The decision whether to ask the provider for a newer set.
+/// The decision if the provider is asked for a newer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inquiry {
     /// A renewal starts.
     Begins,
-    /// It is asked already.
+    /// A renewal is under way already.
     UnderWay,
-    /// It was asked not long ago.
+    /// The provider was asked not long ago.
     None,
 }
 
 /// The result of a renewal.
 #[derive(Clone, Debug)]
-pub(super) enum Brought {
-    /// Another set.
+pub(super) enum RenewalResult {
+    /// Another set of credentials.
     New,
-    /// The set that is held.
+    /// The same set that is held.
     Same,
-    /// No set that can be used, for this reason.
+    /// No usable set, for this reason.
     Nothing(NoIdentity),
 }
 
-/// The reason why requests wait.
+/// A wait for credentials.
 #[derive(Clone, Debug)]
-pub(super) struct WaitReason {
+pub(super) struct CredentialWait {
     since: AwakeInstant,
-    /// True once the log has said so.
+    /// True once the wait was logged.
     pub(super) is_told: bool,
 }
 
@@ -92,8 +93,8 @@ enum CredentialProgress {
     Missing,
     /// The provider has given a set.
     Given,
-    /// The server has taken a set.
-    Taken,
+    /// The server has accepted a set.
+    Accepted,
 }
 
 /// A set that the server refused.
@@ -102,34 +103,36 @@ struct RefusedSet {
     generation: u64,
     failure: Failure,
     at: Instant,
-    /// One request may find out whether the refusal has passed.
+    /// True if one request may find out if the refusal has passed.
     permit: bool,
 }
 
 /// The credentials of one endpoint over time.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
-    /// The time at which the renewal began that is under way.
+    /// The time at which the current renewal began.
     under_way: Option<Instant>,
-    /// The time at which the provider was last asked because of a request that was not allowed.
+    /// The time of the last renewal that a 403 caused.
     denied_at: Option<Instant>,
-    /// Renewals in a row without a new set that the server took.
-    fruitless: u32,
+    /// The renewals in a row that brought no new set that the server accepted.
+    unsuccessful: u32,
+    /// The earliest time of the next renewal.
     not_before: Option<Instant>,
-    trouble: Option<WaitReason>,
+    /// Set while requests wait.
+    wait: Option<CredentialWait>,
     refusal: Option<RefusedSet>,
     /// The failure of the last renewal.
     pub(super) error: Option<NoIdentity>,
     progress: CredentialProgress,
-    /// True for a set that replaced a refused one, until the server has taken it.
+    /// True while the held set has replaced a refused one, and the server has not accepted it yet.
     is_on_trial: bool,
-    /// True once the log has said that a set cannot be renewed that still lasts.
+    /// True once the log has said that the held set, which still lasts, cannot be renewed.
     is_warned: bool,
 }
 
 impl Renewal {
-    /// Decides what a request does now. `set` is the set that is held, unless it has expired.
-    pub(super) fn step(&mut self, now: Instant, set: Option<Set>) -> Step {
+    /// Decides what a request does now. `set` is the held set, or `None` if it has expired.
+    pub(super) fn step(&mut self, now: Instant, set: Option<HeldSet>) -> RequestStep {
         if let Some(set) = set {
             let is_accepted = self.is_accepted();
             let lags = set.has_end
@@ -138,21 +141,21 @@ impl Renewal {
                     .as_ref()
                     .is_some_and(|it| it.failure.is_about_expiry());
             let Some(refusal) = &mut self.refusal else {
-                return Step::Go {
+                return RequestStep::Go {
                     renew: set.is_due && self.begin(now),
                 };
             };
             if std::mem::take(&mut refusal.permit) {
-                return Step::Go { renew: false };
+                return RequestStep::Go { renew: false };
             }
-            // A key that was never taken is wrong, and waiting does not make it right.
+            // A key that was never accepted is wrong, and stays wrong.
             if !is_accepted && !lags {
-                return Step::Refused(Box::new(refusal.failure.clone()));
+                return RequestStep::Refused(Box::new(refusal.failure.clone()));
             }
         } else if let Some(error) = self.error.as_ref().filter(|error| !error.may_pass) {
-            return Step::None(error.clone());
+            return RequestStep::None(error.clone());
         }
-        self.trouble.get_or_insert(WaitReason {
+        self.wait.get_or_insert(CredentialWait {
             since: AwakeInstant::at(now),
             is_told: false,
         });
@@ -163,10 +166,10 @@ impl Renewal {
             }
             _ => LONGEST.0,
         };
-        Step::Wait { at_most, renew }
+        RequestStep::Wait { at_most, renew }
     }
 
-    /// Begins a renewal if one may begin.
+    /// Begins a renewal if one may begin. Returns true if so.
     fn begin(&mut self, now: Instant) -> bool {
         let may =
             self.under_way.is_none() && self.not_before.is_none_or(|not_before| not_before <= now);
@@ -176,14 +179,14 @@ impl Renewal {
         may
     }
 
-    /// Decides whether the provider is asked for a newer set because a request was not allowed.
+    /// Decides if the provider is asked for a newer set after a 403.
     pub(super) fn denied(&mut self, now: Instant) -> Inquiry {
         let is_recent = self
             .denied_at
             .is_some_and(|at| now.saturating_duration_since(at) < DENIED);
         if self.under_way.is_some() {
             Inquiry::UnderWay
-        } else if !is_recent && (self.fruitless == 0 || self.begin(now)) {
+        } else if !is_recent && (self.unsuccessful == 0 || self.begin(now)) {
             self.under_way = Some(now);
             self.denied_at = Some(now);
             Inquiry::Begins
@@ -192,27 +195,27 @@ impl Renewal {
         }
     }
 
-    /// Returns true while the provider is asked.
+    /// Returns true while a renewal is under way.
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
 
-    /// Records the end of a renewal. Returns how long requests waited for it if that is to be
-    /// logged.
+    /// Records the result of a renewal. Returns how long requests waited for it, if the log has
+    /// reported the wait.
     pub(super) fn ended(
         &mut self,
         now: Instant,
-        brought: Brought,
+        result: RenewalResult,
         chance: f64,
     ) -> Option<Duration> {
         self.under_way = None;
-        let is_new = matches!(brought, Brought::New);
-        let has_set = !matches!(brought, Brought::Nothing(_));
+        let is_new = matches!(result, RenewalResult::New);
+        let has_set = !matches!(result, RenewalResult::Nothing(_));
         self.is_on_trial = is_new && (self.refusal.is_some() || self.is_on_trial);
-        self.fruitless = if is_new && !self.is_on_trial {
+        self.unsuccessful = if is_new && !self.is_on_trial {
             0
         } else {
-            self.fruitless.saturating_add(1)
+            self.unsuccessful.saturating_add(1)
         };
         let longest = if self.has_worked() {
             LONGEST.0
@@ -220,16 +223,16 @@ impl Renewal {
             LONGEST.1
         };
         let full = FIRST
-            .saturating_mul(1 << self.fruitless.saturating_sub(1).min(10))
+            .saturating_mul(1 << self.unsuccessful.saturating_sub(1).min(10))
             .min(longest);
         self.not_before = Some(now + full.mul_f64(f64::midpoint(1.0, chance.clamp(0.0, 1.0))));
-        match brought {
-            Brought::New => {
+        match result {
+            RenewalResult::New => {
                 self.refusal = None;
                 self.is_warned = false;
             }
-            Brought::Same => {}
-            Brought::Nothing(error) => {
+            RenewalResult::Same => {}
+            RenewalResult::Nothing(error) => {
                 self.error = Some(error);
             }
         }
@@ -244,16 +247,17 @@ impl Renewal {
         if self.refusal.is_some() {
             None
         } else {
-            self.over(now)
+            self.end_wait(now)
         }
     }
 
-    fn over(&mut self, now: Instant) -> Option<Duration> {
-        let trouble = self.trouble.take()?;
-        trouble.is_told.then(|| trouble.since.until(now))
+    /// Ends the wait. Returns its length if the log has reported it.
+    fn end_wait(&mut self, now: Instant) -> Option<Duration> {
+        let wait = self.wait.take()?;
+        wait.is_told.then(|| wait.since.until(now))
     }
 
-    /// Records that the server refused the set that is held.
+    /// Records that the server refused the held set.
     pub(super) fn refused(&mut self, at: Instant, generation: u64, failure: &Failure) {
         if self
             .refusal
@@ -270,21 +274,21 @@ impl Renewal {
         }
     }
 
-    /// Records that the server accepted the set that is held, in a request that was `sent` at this
-    /// time. Returns how long requests waited for that if it is to be logged.
+    /// Records that the server accepted the held set, in a request that was sent at the time
+    /// `sent`. Returns how long requests waited for that, if the log has reported the wait.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
-        self.progress = CredentialProgress::Taken;
+        self.progress = CredentialProgress::Accepted;
         if std::mem::take(&mut self.is_on_trial) {
-            self.fruitless = 0;
+            self.unsuccessful = 0;
         }
         // The answer to an older request says nothing about a refusal.
         self.refusal.take_if(|refusal| refusal.at < sent)?;
-        self.over(now)
+        self.end_wait(now)
     }
 
     /// Returns true once the server has accepted a set.
     pub(super) fn is_accepted(&self) -> bool {
-        self.progress == CredentialProgress::Taken
+        self.progress == CredentialProgress::Accepted
     }
 
     /// Returns true once the provider has given a set.
@@ -292,31 +296,31 @@ impl Renewal {
         self.progress >= CredentialProgress::Given
     }
 
-    /// Returns true while the set that is held is refused.
+    /// Returns true while the held set is refused.
     pub(super) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
 
     /// Returns how long requests have been waiting.
     pub(super) fn waiting_for(&self, now: Instant) -> Duration {
-        self.trouble
+        self.wait
             .as_ref()
-            .map_or(Duration::ZERO, |trouble| trouble.since.until(now))
+            .map_or(Duration::ZERO, |wait| wait.since.until(now))
     }
 
-    /// Returns true the first time that it is called while requests wait.
+    /// Returns true at the first call during a wait.
     pub(super) fn tell(&mut self) -> bool {
-        self.trouble
+        self.wait
             .as_mut()
-            .is_some_and(|trouble| !std::mem::replace(&mut trouble.is_told, true))
+            .is_some_and(|wait| !std::mem::replace(&mut wait.is_told, true))
     }
 
-    /// Returns true the first time that it is called for a set.
+    /// Returns true at the first call for a set.
     pub(super) fn warn(&mut self) -> bool {
         !std::mem::replace(&mut self.is_warned, true)
     }
 
-    /// Returns the reason why no credentials can be used, given the name of the provider.
+    /// Describes why no credentials can be used. `provider` is the name of the provider.
     pub(super) fn reason(&self, provider: &str, now: Instant) -> String {
         let silent_for = self
             .under_way
@@ -350,13 +354,13 @@ mod tests {
     use super::*;
     use crate::s3::{FailureKind, Operation};
 
-    const HELD: Set = Set {
+    const HELD: HeldSet = HeldSet {
         has_end: true,
         is_due: false,
     };
 
-    fn nothing(may_pass: bool) -> Brought {
-        Brought::Nothing(NoIdentity {
+    fn nothing(may_pass: bool) -> RenewalResult {
+        RenewalResult::Nothing(NoIdentity {
             may_pass,
             message: "HTTP 500".to_owned(),
         })
@@ -372,7 +376,7 @@ mod tests {
     }
 
     /// Returns the number of renewals that many requests cause in an hour while the provider fails.
-    fn renewals(set: Option<Set>, brought: &Brought, refused: bool) -> u32 {
+    fn renewals(set: Option<HeldSet>, result: &RenewalResult, refused: bool) -> u32 {
         let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
         renewal.accepted(start, start);
         for tenth in 0..36_000 {
@@ -382,10 +386,12 @@ mod tests {
             }
             for _ in 0..5 {
                 match renewal.step(now, set) {
-                    Step::Go { renew: true } | Step::Wait { renew: true, .. } => count += 1,
+                    RequestStep::Go { renew: true } | RequestStep::Wait { renew: true, .. } => {
+                        count += 1;
+                    }
                     _ => continue,
                 }
-                renewal.ended(now, brought.clone(), 0.0);
+                renewal.ended(now, result.clone(), 0.0);
             }
         }
         count
@@ -393,41 +399,41 @@ mod tests {
 
     #[test]
     fn a_sick_provider_is_asked_twice_a_minute_at_most() {
-        let due = Some(Set {
+        let due = Some(HeldSet {
             is_due: true,
             ..HELD
         });
-        for (set, brought, refused) in [
+        for (set, result, refused) in [
             (None, nothing(true), false),
             (due, nothing(true), false),
-            (due, Brought::Same, false),
-            (Some(HELD), Brought::Same, true),
-            (Some(HELD), Brought::New, true),
+            (due, RenewalResult::Same, false),
+            (Some(HELD), RenewalResult::Same, true),
+            (Some(HELD), RenewalResult::New, true),
         ] {
-            let count = renewals(set, &brought, refused);
+            let count = renewals(set, &result, refused);
             assert!(
                 (100..260).contains(&count),
-                "{count} renewals: {set:?} {brought:?}"
+                "{count} renewals: {set:?} {result:?}"
             );
         }
     }
 
-    /// Permissions that lack do not make the provider's life harder.
+    /// Checks that missing permissions do not cause many renewals.
     #[test]
     fn a_provider_is_asked_once_a_minute_because_of_requests_that_are_not_allowed() {
-        for brought in [Brought::Same, Brought::New, nothing(true)] {
+        for result in [RenewalResult::Same, RenewalResult::New, nothing(true)] {
             let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
             assert!(renewal.begin(start));
             assert_eq!(renewal.denied(start), Inquiry::UnderWay);
-            renewal.ended(start, Brought::New, 1.0);
+            renewal.ended(start, RenewalResult::New, 1.0);
             for tenth in 0..6_000 {
                 let now = start + Duration::from_millis(100) * tenth;
                 if renewal.denied(now) == Inquiry::Begins {
                     count += 1;
-                    renewal.ended(now, brought.clone(), 1.0);
+                    renewal.ended(now, result.clone(), 1.0);
                 }
             }
-            assert_eq!(count, 10, "{brought:?}");
+            assert_eq!(count, 10, "{result:?}");
         }
     }
 
@@ -448,46 +454,52 @@ mod tests {
     }
 
     #[test]
-    fn one_request_finds_out_whether_a_refusal_has_passed() {
+    fn one_request_finds_out_if_a_refusal_has_passed() {
         let (now, mut renewal) = (Instant::now(), Renewal::default());
         renewal.accepted(now, now);
         renewal.refused(now, 1, &refusal());
         assert!(matches!(
             renewal.step(now, Some(HELD)),
-            Step::Wait { renew: true, .. }
+            RequestStep::Wait { renew: true, .. }
         ));
         assert!(
             matches!(
                 renewal.step(now, Some(HELD)),
-                Step::Wait { renew: false, .. }
+                RequestStep::Wait { renew: false, .. }
             ),
             "one at a time"
         );
-        renewal.ended(now, Brought::Same, 1.0);
-        assert_eq!(renewal.step(now, Some(HELD)), Step::Go { renew: false });
+        renewal.ended(now, RenewalResult::Same, 1.0);
+        assert_eq!(
+            renewal.step(now, Some(HELD)),
+            RequestStep::Go { renew: false }
+        );
         renewal.accepted(now, now);
         assert!(
-            matches!(renewal.step(now, Some(HELD)), Step::Wait { .. }),
+            matches!(renewal.step(now, Some(HELD)), RequestStep::Wait { .. }),
             "the others wait for its answer"
         );
         renewal.accepted(now, now + FIRST);
-        assert_eq!(renewal.step(now, Some(HELD)), Step::Go { renew: false });
+        assert_eq!(
+            renewal.step(now, Some(HELD)),
+            RequestStep::Go { renew: false }
+        );
     }
 
     #[test]
-    fn what_cannot_pass_is_not_waited_for() {
+    fn requests_do_not_wait_for_a_permanent_failure() {
         let (now, mut renewal) = (Instant::now(), Renewal::default());
         renewal.refused(now, 1, &refusal());
         assert!(
-            matches!(renewal.step(now, Some(HELD)), Step::Refused(_)),
+            matches!(renewal.step(now, Some(HELD)), RequestStep::Refused(_)),
             "no server has taken this key"
         );
         let mut renewal = Renewal::default();
         assert!(matches!(
             renewal.step(now, None),
-            Step::Wait { renew: true, .. }
+            RequestStep::Wait { renew: true, .. }
         ));
         renewal.ended(now, nothing(false), 1.0);
-        assert!(matches!(renewal.step(now, None), Step::None(_)));
+        assert!(matches!(renewal.step(now, None), RequestStep::None(_)));
     }
 }

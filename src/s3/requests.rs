@@ -199,7 +199,7 @@ impl Client {
         let request = with_attributes!(request, attributes);
         self.ensure_signable(Operation::CopyObject, bucket, key, attributes)
             .await?;
-        let sent = self.moment();
+        let sent = self.uncorrected_time();
         let output = send!(self, bucket, CopyObject, request, expires(attributes))
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
         other_version(source.version.as_deref(), output.copy_source_version_id())
@@ -270,7 +270,7 @@ impl Client {
         let request = with_attributes!(request, attributes);
         self.ensure_signable(Operation::PutObject, bucket, key, attributes)
             .await?;
-        let sent = self.moment();
+        let sent = self.uncorrected_time();
         let output = send!(self, bucket, PutObject, request, expires(attributes))
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);

@@ -139,7 +139,7 @@ impl Conductor<'_> {
             self.spawn(queued);
         }
         // An object whose request is parked has returned its slot.
-        let slots = self.slots.for_small();
+        let slots = self.slots.small_limit();
         let small = slots + self.slots.parked_small() + AHEAD.min((slots / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
             // An object that waits for a rate takes no slot that others could use; one object

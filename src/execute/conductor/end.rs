@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Conductor;
 use crate::execute::receipt::{Draft, Ending, Receipt};
 use crate::execute::running::Open;
-use crate::execute::series::Held as Refused;
+use crate::execute::series::RefusedObject;
 use crate::execute::waiting::Queued;
 use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -29,12 +29,12 @@ impl Conductor<'_> {
             Ok((receipt, step)) => {
                 let is_single = open.then.is_none();
                 let receipt = self.stop_if_run_ends(receipt);
-                let held = Refused {
+                let held = RefusedObject {
                     transfer,
                     step,
                     receipt,
                 };
-                let Some(Refused { receipt, .. }) = self.end_or_hold(held, is_single) else {
+                let Some(RefusedObject { receipt, .. }) = self.end_or_hold(held, is_single) else {
                     return;
                 };
                 if let Some(then) = open.then {

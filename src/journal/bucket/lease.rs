@@ -1,13 +1,15 @@
-//! The lease of a journal in S3: the sign of life of this session, and the check of another's.
+//! The lease of a journal in S3: renews the sign of life of this session, and checks that of
+//! another one.
 //!
-//! A separate task renews the record, so that a writer that waits (for a slow report, or for the
-//! next event) still looks alive to others. Before each renewal, it looks for the segment that the
-//! session would write next. A successor has written that, so an idle session learns within seconds
-//! that it was replaced, whether or not the server honours `If-Match`.
+//! A separate task renews the record, so that a session whose writer waits (for a slow report, or
+//! for the next event) still looks alive to others. Before each renewal, the task looks for the
+//! segment that the session would write next. If it exists, a successor has written it. So an idle
+//! session learns within seconds that it was replaced, even if the server does not honour
+//! `If-Match`.
 //!
-//! Where the server honours `If-Match`, the renewal also notices if the record is gone. If the
-//! whole journal is gone, the run ends: its next segment alone is not a journal, and another
-//! session may already have created one.
+//! If the server honours `If-Match`, the renewal also notices that the record is gone. If the whole
+//! journal is gone, the run ends: its next segment alone would not be a journal, and another
+//! session may already have created a new one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,10 +32,10 @@ use crate::s3::{Attributes, FailureKind, WriteCondition};
 /// The longest wait for the last write of a record. Without that write, a successor waits for the
 /// lease to run out.
 const RELEASE: Duration = Duration::from_secs(5);
-/// The longest look for a successor, which must not delay the sign of life.
+/// The longest time to look for a successor, which must not delay the sign of life.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The lease of this session. Its renewal ends when this is dropped.
+/// The lease of this session. Dropping it ends its renewal.
 #[derive(Debug)]
 pub(in crate::journal) struct Lease {
     shared: Arc<LeaseState>,
@@ -47,7 +49,7 @@ struct LeaseState {
     writer: Writer,
     /// Held during each write, so that the records come in order.
     record: Mutex<WrittenRecord>,
-    /// The number that the session writes next; 0 until it holds the journal.
+    /// The number of the segment that the session writes next; 0 until it holds the journal.
     next_segment: AtomicU64,
     /// Wakes the renewal early.
     wake: Notify,
@@ -56,7 +58,7 @@ struct LeaseState {
     lost: CancellationToken,
 }
 
-/// The record as it was written last.
+/// The last written record.
 #[derive(Debug)]
 struct WrittenRecord {
     record: HolderRecord,
@@ -79,8 +81,9 @@ impl LeaseHandle {
 }
 
 impl Lease {
-    /// Writes the first sign of life of a session that is about to take the journal, unless another
-    /// session holds it. Also returns the session that it may be taken from, if there is one.
+    /// Writes the first sign of life of a session that is about to take the journal. Returns the
+    /// lease, and the session that the journal may be taken from, if there is one. Fails if another
+    /// session holds the journal.
     pub(super) async fn take(
         place: &BucketPlace,
         writer: &Writer,
@@ -106,7 +109,7 @@ impl Lease {
             .await;
         match written {
             Ok(()) => {}
-            // An earlier attempt took effect, and its answer was lost.
+            // An earlier attempt succeeded, but its answer was lost.
             Err(error) if is_refused_condition(&error) => {}
             Err(error) => return Err(error),
         }
@@ -115,7 +118,7 @@ impl Lease {
     }
 
     /// Records the number of the segment that the session writes next.
-    pub(super) fn expects(&self, segment: u64) {
+    pub(super) fn set_next_segment(&self, segment: u64) {
         self.shared.next_segment.store(segment, Ordering::Release);
     }
 
@@ -124,7 +127,7 @@ impl Lease {
         LeaseHandle(Some(Arc::clone(&self.shared)))
     }
 
-    /// Writes the name of the run to the record, at once.
+    /// Puts the name of the run into the record, and renews the record at once.
     pub(in crate::journal) async fn name_run(&self, run: Option<String>) {
         self.shared.record.lock().await.record.run = run;
         self.shared.wake.notify_one();
@@ -166,7 +169,7 @@ impl LeaseState {
             match self.renew().await {
                 Ok(()) => is_failing = false,
                 Err(error @ (JournalError::Fenced { .. } | JournalError::Gone { .. })) => {
-                    // Set once: nothing else sets it.
+                    // Nothing else sets it.
                     let _ = self.fenced.set(error);
                     self.lost.cancel();
                     return;
@@ -206,8 +209,8 @@ impl LeaseState {
         self.write(&mut kept, WriteCondition::None).await
     }
 
-    /// Checks the journal because the record has changed: a user may have removed it, with or
-    /// without the journal, and a lost answer changes its `ETag`.
+    /// Checks the journal because the record has changed. A user may have removed it, with or
+    /// without the journal, or a renewal whose answer was lost has changed its `ETag`.
     async fn check_journal(&self) -> Result<(), JournalError> {
         if self.next_segment.load(Ordering::Acquire) == 0 {
             return Ok(());
@@ -232,15 +235,15 @@ impl LeaseState {
         })
     }
 
-    /// Returns an error if another session has taken the journal over: it began with the number
-    /// that this one would write next.
+    /// Returns an error if another session has taken the journal over, with the number that this
+    /// one would write next.
     async fn check_next_segment(&self) -> Result<(), JournalError> {
         let number = self.next_segment.load(Ordering::Acquire);
         if number == 0 {
             return Ok(());
         }
         let name = segment_name(number);
-        // A failed look is harmless: the session's next write finds a successor, too.
+        // A failure is harmless, because the session's next write also finds a successor.
         let Ok(Ok(Some(found))) = timeout(LOOK, self.place.get(&name)).await else {
             return Ok(());
         };
@@ -283,7 +286,7 @@ impl LeaseState {
     }
 }
 
-/// Returns true if a condition was refused, which includes `If-Match` on a missing object.
+/// Returns true if a condition did not hold, also for `If-Match` on a missing object.
 fn is_refused_condition(error: &JournalError) -> bool {
     matches!(
         error,
@@ -295,7 +298,7 @@ fn is_refused_condition(error: &JournalError) -> bool {
 }
 
 impl BucketPlace {
-    /// Returns the session that holds the journal, or held it last. Returns `None` if there is no
+    /// Returns the session that holds the journal or held it last, or `None` if there is no
     /// journal.
     pub(in crate::journal) async fn holder(&self) -> Result<Option<BucketHolder>, JournalError> {
         let Some((listing, name, bytes)) = self.last_object().await? else {
@@ -372,7 +375,7 @@ impl BucketPlace {
             if let Some(bytes) = self.get(&name).await? {
                 return Ok(Some((listing, name, bytes)));
             }
-            // The session at work has replaced it with a snapshot.
+            // The session at work has replaced the object by a snapshot.
         }
         Err(JournalError::missing(self))
     }
@@ -381,7 +384,7 @@ impl BucketPlace {
     /// or `None` if there is no journal yet.
     ///
     /// # Errors
-    /// [`JournalError::Held`], and what keeps the journal from being read.
+    /// [`JournalError::Held`], and errors of reading the journal.
     pub(super) async fn check_holder(
         &self,
         session: &Writer,

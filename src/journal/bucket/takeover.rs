@@ -11,10 +11,12 @@ use crate::journal::segment::{Fence, FileName, Header, segment_name};
 
 impl BucketPlace {
     /// Reads the journal and writes its next segment. Returns the number and the time of that
-    /// segment with what was read. `checked` is the session that the journal may be taken from.
+    /// segment, and the content of the journal. `checked` is the session that the journal may be
+    /// taken from.
     ///
-    /// Another session may come first at any moment. If it came before the journal was read, it is
-    /// the last writer there, and must be checked; if later, it has taken the next number.
+    /// Another session may be faster at any moment. If it took over before the journal was read, it
+    /// is the last writer there, and must be checked. If it took over after that, it has taken the
+    /// next number.
     pub(super) async fn take_over(
         &self,
         writer: &Writer,
@@ -32,7 +34,7 @@ impl BucketPlace {
             let (number, next, at) = (found.next_segment, found.replay.next, self.now());
             let header = Header::new(number, next, writer, at).line();
             if !self.is_created(number, header.clone(), &mut rounds).await? {
-                // The segments that the previous writer wrote meanwhile must be read first.
+                // The segments that were written meanwhile must be read first.
                 self.check_holder(writer, terms).await?;
                 continue;
             }
@@ -45,8 +47,8 @@ impl BucketPlace {
         }
     }
 
-    /// Takes over a journal that cannot be read. Returns the number of the segment, the fences that
-    /// must be kept, and what could still be read.
+    /// Takes over a journal that cannot be read. Returns the number of its segment, the fences that
+    /// must be kept, and the uploads that could be read.
     pub(super) async fn take_unread(
         &self,
         writer: &Writer,
@@ -57,7 +59,7 @@ impl BucketPlace {
             let names = self.names().await?;
             self.check_holder(writer, terms).await?;
             let salvage = self.salvage(&names).await?;
-            // The number that the writer of this object would write next.
+            // Returns the number that the writer of this object would write next.
             let next =
                 |name: &FileName| name.number() + u64::from(matches!(name, FileName::Segment(_)));
             let number = names.iter().map(next).max().unwrap_or(1);
@@ -67,7 +69,7 @@ impl BucketPlace {
                 continue;
             }
             self.try_condition(number, header).await?;
-            // Any of them may be one with which a session took over.
+            // Any of these segments may be a fence.
             let segments = names.iter().filter_map(|name| match name {
                 FileName::Segment(number) => Some(*number),
                 FileName::Snapshot(_) => None,

@@ -1,7 +1,7 @@
 //! The lock of a journal directory.
 //!
-//! The operating system releases it when the process ends, in whatever way. The file names the
-//! holder, for the error of another process.
+//! The operating system releases it when the process ends, in any way. The file names the holder,
+//! for the error message of another process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -16,13 +16,14 @@ use crate::journal::identity::{Writer, host};
 
 /// The name of the lock in the directory.
 pub(super) const LOCK: &str = "lock";
-/// The first bytes of a lock that has been taken.
+/// The first bytes of a lock file that was written.
 const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
-/// The most attempts at a lock that another process holds or is writing.
+/// The most attempts to take a lock that another process holds, and to read one that is being
+/// written.
 const TRIES: u32 = 10;
 
-/// Refuses to write over a file that is called like the lock and is none. One that was torn by a
-/// full disk is the beginning of one.
+/// Refuses to overwrite a file that has the name of the lock and is something else. A full disk may
+/// have cut the file of a real lock to any length.
 fn must_be_a_lock(file: &mut File) -> io::Result<()> {
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text)?;
@@ -35,7 +36,7 @@ fn must_be_a_lock(file: &mut File) -> io::Result<()> {
     ))
 }
 
-/// Takes the lock and writes down who has it.
+/// Takes the lock and writes the holder into its file.
 pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
     let name = path.join(LOCK);
     let failed = |error: &io::Error| JournalError::io(&name.display(), error);
@@ -51,8 +52,8 @@ pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            // A writer that ends leaves the lock to each child that it is forking at this moment,
-            // until the child's exec closes the file.
+            // If a holder ends while it forks a child, the child holds the lock until its exec
+            // closes the file.
             Err(TryLockError::WouldBlock) if tries < TRIES => tries += 1,
             Err(TryLockError::WouldBlock) => {
                 let by = holder(&name).unwrap_or_else(Writer::unknown);
@@ -76,7 +77,8 @@ pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
     Ok(file)
 }
 
-/// Returns who holds the lock, by its own word, which it writes down right after it took the lock.
+/// Returns the session that the file of the lock names. A holder writes it right after it took the
+/// lock.
 fn holder(name: &Path) -> Option<Writer> {
     for _ in 0..TRIES {
         let mut text = String::new();
@@ -89,13 +91,13 @@ fn holder(name: &Path) -> Option<Writer> {
     None
 }
 
-/// The writer of a journal, found out without touching its lock.
+/// The last writer of a journal, found without touching the lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct Holder {
     /// The last writer.
     pub(in crate::journal) writer: Option<Writer>,
-    /// Set if that process holds the lock now; `None` where this cannot be seen: on another
-    /// machine, or off Linux.
+    /// True if that process holds the lock now. `None` if this cannot be seen: on another machine,
+    /// or not on Linux.
     pub(in crate::journal) alive: Option<bool>,
 }
 
@@ -109,7 +111,8 @@ impl Holder {
     }
 }
 
-/// Returns true if any process of this machine has a lock on a file, by the kernel's own table.
+/// Returns true if the kernel's table shows a lock on this file. Returns `None` if there is no such
+/// table.
 fn is_locked(name: &Path) -> Option<bool> {
     let inode = format!(":{}", fs::metadata(name).ok()?.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;

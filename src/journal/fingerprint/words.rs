@@ -1,7 +1,7 @@
-//! The words in which a message names a setting that changed.
+//! Formats a setting for a message that it changed.
 
-/// Returns the text of a setting for a message: of a group of values those that are set. The text
-/// on record names the fields as the code does, and is kept, because old journals hold it.
+/// Returns the text of a setting for a message. A group of values is recorded as the `Debug` text
+/// of its type, which old journals hold. For a message, only the fields that are set are shown.
 pub(super) fn shown(text: &str) -> String {
     let Some((name, fields)) = text
         .strip_suffix(" }")

@@ -52,7 +52,7 @@ fn damage_in_the_middle_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn what_a_line_holds_makes_no_line_of_its_own() {
+fn the_content_of_a_line_makes_no_other_line() {
     let mut bytes = segment(1, 0, &[]);
     let json = r#"{"n":0,"at":0,"event":{"x\n2026-01-01T00:00:00Z ERROR forged\u001b[31m":{}}}"#;
     bytes.extend(format!("{:08x} {json}\n", crc32c(json.as_bytes())).into_bytes());

@@ -108,7 +108,7 @@ fn sums_are_over_all_sessions() {
 }
 
 #[test]
-fn what_is_left_out_is_no_object_that_the_destination_has() {
+fn an_object_that_is_left_out_is_not_sampled() {
     // The first as an older s3haul wrote it.
     let lines = [
         r#"{"object_ended":{"range":0,"object":1,"ended":{"skipped":{"bytes":5}}}}"#,
@@ -159,7 +159,7 @@ fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
 }
 
 #[test]
-fn what_a_list_finds_again_counts_once() {
+fn an_object_that_a_list_finds_again_counts_once() {
     let list = || Event::RangeBegan {
         range: 0,
         transfer: 0,

@@ -1,16 +1,16 @@
 //! The behaviour of the writer once its journal is broken.
 //!
-//! A file that was cut is replaced, because the state that it stands for is in memory. When the
-//! journal cannot be written any more, the run ends; its receipts still go to the report, so that
-//! somebody knows what is done and what is not.
+//! A file that was cut is replaced by a snapshot, because the state is in memory. If the journal
+//! cannot be written any more, the run ends. Its receipts still go to the report, which then shows
+//! what is done.
 
 use super::{Message, WriterTask, receipts};
 use crate::journal::error::JournalError;
 use crate::journal::store::Store;
 
 impl<S: Store> WriterTask<S> {
-    /// Goes on writing receipts to the report while a run with a broken journal ends. Senders that
-    /// wait for the journal get an error.
+    /// Writes receipts to the report while a run with a broken journal ends. Callers that wait for
+    /// the journal get an error.
     pub(super) async fn serve_report(&mut self) {
         while !self.is_closing
             && let Some(message) = self.queue.recv().await
@@ -39,14 +39,14 @@ impl<S: Store> WriterTask<S> {
         }
     }
 
-    /// Makes the journal durable. One that somebody cut is written anew, because the state that it
-    /// stands for is in memory.
+    /// Makes the journal durable. If a file was cut, replaces the journal by a snapshot of the
+    /// state in memory.
     pub(super) async fn sync_store(&mut self) -> Result<(), JournalError> {
         let cut = match self.store.sync().await {
             Err(error @ JournalError::Cut { .. }) => error,
             synced => return synced,
         };
-        // The receipts since the last snapshot were in it.
+        // The file had receipts since the last snapshot, so the report must be durable first.
         let Ok(report) = self.sync_ledger().await else {
             return Err(cut);
         };

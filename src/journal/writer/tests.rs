@@ -118,7 +118,7 @@ impl Ledger for Report {
         Ok(length as u64)
     }
 
-    fn lack(&mut self) {
+    fn add_gap(&mut self) {
         self.add("gap");
     }
 
@@ -186,7 +186,7 @@ async fn one_sync_serves_all_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_waits_for_is_written_at_once_and_durable_soon() {
+async fn an_event_without_a_waiting_caller_is_written_at_once_and_durable_soon() {
     let store = Memory::default();
     let journal = begin(&store, None);
     journal.append(range()).await.unwrap();

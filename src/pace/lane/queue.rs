@@ -1,8 +1,8 @@
-//! One lane: a queue of requests that are sent at the rate at which the server accepts them.
+//! One lane: a queue of requests, which are sent at the rate that the server accepts.
 //!
 //! A request draws a ticket. Then it is sent, waits, or finds another lane if this one was
-//! replaced. While some keys of a lane are refused and others are not, a request for a key that was
-//! never refused may skip the queue. This shows which prefix is throttled separately.
+//! replaced. While some keys of a lane are refused, requests for keys that were never refused may
+//! skip the queue, which shows whether they are throttled separately.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +11,7 @@ use crate::pace::meter::{Meter, Ticket};
 use crate::pace::prefix::{HotPrefix, ThrottleStats};
 use crate::pace::rate::RateController;
 
-/// The requests per second that may skip the queue because their keys were never refused while
-/// others were.
+/// The requests per second that may skip the queue.
 const SKIPS_PER_SECOND: f64 = 20.0;
 /// The refusals in a row after which a lane counts as shut.
 const SHUT: u32 = 16;
@@ -20,34 +19,34 @@ const SHUT: u32 = 16;
 /// A queue of requests that share a rate.
 #[derive(Debug)]
 pub(in crate::pace) struct Lane {
-    /// The prefix of its keys; empty for the lane of all keys that have no other.
+    /// The prefix of the lane's keys; empty for the lane of all keys that have no other.
     pub(super) prefix: String,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<LaneState>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct LaneState {
     pub(super) rate: RateController,
     pub(super) meter: Meter,
     /// Meters the requests that skip the queue.
     skips: Meter,
     pub(super) stats: ThrottleStats,
-    /// Refused requests that pause before they queue again.
-    pub(super) late: u32,
-    /// Refusals since the last request that was accepted.
+    /// The refused requests that pause before they queue again.
+    pub(super) pausing: u32,
+    /// The refusals since the last accepted request.
     pub(super) streak: u32,
     /// Set once another lane has replaced this one.
     pub(super) retired: bool,
 }
 
-impl State {
+impl LaneState {
     /// Returns true while every request is refused.
     pub(super) fn is_shut(&self) -> bool {
         self.streak >= SHUT
     }
 
-    /// Returns true if a request for `key` may skip the queue. In a shut lane of a prefix none may:
-    /// a key that the server spares there would have a lane of its own.
+    /// Returns true if a request for `key` may skip the queue. In a shut lane of a prefix no
+    /// request may: a key that the server spares there would have a lane of its own already.
     pub(super) fn may_skip_queue(&self, prefix: &str, key: &str) -> bool {
         (prefix.is_empty() || !self.is_shut()) && self.stats.may_skip_queue(key)
     }
@@ -55,31 +54,34 @@ impl State {
 
 /// Counts a refused request that pauses before it queues again, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Late(pub(super) Arc<Lane>);
+pub(crate) struct PausingRequest(pub(super) Arc<Lane>);
 
-impl Drop for Late {
+impl Drop for PausingRequest {
     fn drop(&mut self) {
-        self.0.lock().late -= 1;
+        self.0.lock().pausing -= 1;
     }
 }
 
-/// The right of a request to be sent.
+/// The admission of a request by its lane.
 #[derive(Debug)]
-pub(in crate::pace) struct Passed {
+pub(in crate::pace) struct LanePass {
     pub(super) lane: Arc<Lane>,
-    /// Set if the request had to wait.
+    /// Set if the request waited in the queue.
     pub(in crate::pace) waited: bool,
-    /// Set if the request did not wait for its turn.
+    /// Set if the request was sent before its turn.
     pub(super) skipped_queue: bool,
 }
 
-/// The answer to a request in the queue.
-pub(super) enum Turn {
+/// The decision about a request in the queue.
+pub(super) enum LaneTurn {
+    /// The request is sent, because it is its turn.
     Go,
-    /// Go ahead of the others. These prefixes turned out to be throttled separately.
+    /// The request is sent before its turn. These prefixes turned out to be throttled separately.
     SkipQueue(Vec<HotPrefix>),
+    /// The request keeps its ticket and waits this long.
     Wait(Ticket, Duration),
-    Elsewhere,
+    /// Another lane has replaced this one.
+    Replaced,
 }
 
 impl Lane {
@@ -88,12 +90,12 @@ impl Lane {
             Meter::new(rate.rate(now), now),
             Meter::new(SKIPS_PER_SECOND, now),
         );
-        let state = State {
+        let state = LaneState {
             rate,
             meter,
             skips,
             stats: ThrottleStats::new(prefix),
-            late: 0,
+            pausing: 0,
             streak: 0,
             retired: false,
         };
@@ -103,14 +105,15 @@ impl Lane {
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LaneState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
+    /// Decides what a request for `key` does now. `ticket` is `None` at its first call.
+    pub(super) fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> LaneTurn {
         let mut state = self.lock();
         let may_skip_queue = state.may_skip_queue(&self.prefix, key);
-        let State {
+        let LaneState {
             rate,
             meter,
             skips,
@@ -119,7 +122,7 @@ impl Lane {
             ..
         } = &mut *state;
         if *retired {
-            return Turn::Elsewhere;
+            return LaneTurn::Replaced;
         }
         meter.set(rate.rate(now), now);
         let ticket = ticket.unwrap_or_else(|| meter.draw(1.0, now));
@@ -127,24 +130,25 @@ impl Lane {
         let is_open = stats.is_open(now);
         if let Some(wait) = wait {
             if !(is_open && may_skip_queue && skips.draw_now(now)) {
-                return Turn::Wait(ticket, wait);
+                return LaneTurn::Wait(ticket, wait);
             }
             meter.give_back(1.0);
         } else {
             rate.sent(now);
         }
         if wait.is_some() {
-            // If the lane is at its limit, the server would refuse this fraction of all requests.
+            // The fraction of all requests that the server would refuse if the lane is at its
+            // limit.
             let sent = rate.rate(now) + SKIPS_PER_SECOND;
             let over = rate
                 .limit()
                 .map_or(0.0, |accepted| (sent - accepted).max(0.0));
-            return Turn::SkipQueue(stats.skipped_queue(key, over / sent, now));
+            return LaneTurn::SkipQueue(stats.skipped_queue(key, over / sent, now));
         }
         if is_open {
             stats.sent(key);
         }
-        Turn::Go
+        LaneTurn::Go
     }
 
     pub(super) fn cut_at(&self) -> Option<Duration> {

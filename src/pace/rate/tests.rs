@@ -326,7 +326,7 @@ fn a_limit_that_drops_to_a_quarter_is_met_within_seconds() {
 
 /// All is refused for ten seconds, out of whatever was known before.
 #[test]
-fn what_was_accepted_before_all_was_refused_is_accepted_soon_after() {
+fn the_rate_before_an_outage_is_reached_soon_after_it() {
     for limit in [100.0, 3500.0, 1e9] {
         for began in [0.0, 20.0] {
             let is_shut = move |second: f64| (began..began + 10.0).contains(&second);

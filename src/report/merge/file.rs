@@ -4,9 +4,9 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::report::target::is_at;
-use crate::report::{Kind, Origin, ReportError, Target, TargetError};
+use crate::report::{Origin, OutputKind, ReportError, Target, TargetError};
 
-/// A file that takes the lines of a report as they are.
+/// A file for the lines of a merged report.
 #[derive(Debug)]
 pub struct MergedFile {
     file: BufWriter<std::fs::File>,
@@ -17,16 +17,16 @@ pub struct MergedFile {
 }
 
 impl MergedFile {
-    /// Opens the file and empties it. It replaces an earlier report and nothing else.
+    /// Opens the file and empties it. Replaces an earlier report and nothing else.
     ///
     /// # Errors
     /// [`ReportError::Target`].
     pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
         let target = Target::open_report(path, origin);
-        let Target { file, is_stream } = target.map_err(|error| error.about(Kind::Merged))?;
+        let Target { file, is_stream } = target.map_err(|error| error.about(OutputKind::Merged))?;
         let emptied = if is_stream { Ok(()) } else { file.set_len(0) };
         emptied.map_err(|error| TargetError::Create {
-            kind: Kind::Merged,
+            kind: OutputKind::Merged,
             path: path.to_owned(),
             error,
         })?;
@@ -49,7 +49,7 @@ impl MergedFile {
     /// Makes all lines durable.
     ///
     /// # Errors
-    /// [`ReportError::Unmerged`], and [`ReportError::Moved`] if the path names another file by now.
+    /// [`ReportError::Unmerged`], and [`ReportError::Moved`] if the path names another file now.
     pub fn finish(mut self) -> Result<(), ReportError> {
         let flushed = self.error.take().map_or(Ok(()), Err);
         let flushed = flushed.and_then(|()| self.file.flush());

@@ -1,11 +1,11 @@
-//! The line of each object that counts, of several reports about the same keys. Pure.
+//! Decides which line of each object counts, among several reports about the same keys. Pure.
 //!
-//! Within a report the rules are those of [`read`](crate::report::read::read). Between reports, the
-//! later one knows better, with one exception: what an earlier run copied and a later one found
-//! equal keeps the receipt of its copy, which has the proof.
+//! Within a report, the rules are those of [`read`](crate::report::read::read). Between reports,
+//! the line of the later one counts, with one exception: an object that an earlier run copied and a
+//! later one found equal keeps the receipt of its copy, which has the proof.
 //!
-//! Memory: a few dozen bytes for each object. Reports that are longer than that allows are folded
-//! in several passes, each of which takes the objects of one [`Partition`].
+//! Each object takes a few dozen bytes of memory. Longer reports are read in several passes, each
+//! for the objects of one [`Partition`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -38,14 +38,14 @@ struct MergeError {
 }
 
 impl MergeLine {
-    /// Returns true for the line of a list that ended early, which names a prefix and no object.
+    /// Returns true for the line of a failed list, which names a prefix and no object.
     fn is_of_list(&self) -> bool {
         let lists = ["ListObjectsV2", "ListObjectVersions"];
         self.status == ReceiptStatus::Failed && lists.contains(&self.error.operation.as_str())
     }
 }
 
-/// The hashes of all reports that are merged.
+/// Hashes the objects of all reports of a merge.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ObjectHasher([RandomState; 2]);
 
@@ -60,11 +60,12 @@ impl ObjectHasher {
     }
 }
 
-/// One of several sets of objects that together are all.
+/// One of several disjoint sets of objects. Together, the sets have all objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partition {
-    /// The sets of the passes over everything, and of those over one shard.
+    /// The number of passes over all shards, and of passes over one shard in each of them.
     parts: [u32; 2],
+    /// The pass over all shards, and the pass over one shard.
     part: [u32; 2],
 }
 
@@ -98,25 +99,25 @@ fn parts(receipts: u64, most: u64) -> u32 {
     u32::try_from(receipts.div_ceil(most.max(1)).max(1)).unwrap_or(u32::MAX)
 }
 
-/// The line that counts about an object, as far as the reports were read.
+/// The line of an object that counts, among those that were read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// The report that has the line, by position.
+    /// The report of the line, by position.
     pub(super) report: u32,
     /// The number of the line.
     pub(super) line: u64,
-    /// The latest report that has a line about the object.
+    /// The latest report with a line about the object.
     pub(super) seen: u32,
     pub(super) status: ReceiptStatus,
     /// The size of the object.
     pub(super) bytes: u64,
     pub(super) is_archived: bool,
     pub(super) has_losses: bool,
-    /// True if no object failed but a list.
+    /// True for a list that failed, and not an object.
     pub(super) is_of_list: bool,
 }
 
-/// The lines that count about the objects of a partition.
+/// The verdicts about the objects of a partition.
 #[derive(Debug)]
 pub(super) struct Verdicts {
     objects: HashMap<u128, Verdict>,
@@ -133,7 +134,7 @@ impl Verdicts {
         }
     }
 
-    /// Takes in a line. Reports come one after the other, the oldest first.
+    /// Reads a line. Reports must come one after another, the oldest first.
     pub(super) fn take(&mut self, report: u32, number: u64, line: &MergeLine) {
         let hash = self.hasher.hash(line);
         if !self.partition.holds(hash) {
@@ -162,18 +163,19 @@ impl Verdicts {
         }
     }
 
-    /// Leaves out what the report `latest`, which is complete, does not name: it is not in the
-    /// source any more.
+    /// Drops objects that the report `latest`, which is complete, does not name. They are not in
+    /// the source any more.
     pub(super) fn require_seen_in(&mut self, latest: u32) {
         self.objects.retain(|_, verdict| verdict.seen >= latest);
     }
 
-    /// Leaves out lists that ended early.
+    /// Drops lists that failed.
     pub(super) fn forget_lists(&mut self) {
         self.objects.retain(|_, verdict| !verdict.is_of_list);
     }
 
-    /// Compares with what later reports say: of each object that both know, one verdict remains.
+    /// Compares these verdicts with those of later reports. One verdict remains about each object
+    /// that both have.
     pub(super) fn give_way_to(&mut self, later: &mut Self) {
         let both: Vec<u128> = if self.objects.len() < later.objects.len() {
             let known = self.objects.keys();
@@ -215,7 +217,7 @@ impl Verdicts {
 }
 
 impl Verdict {
-    /// Returns true if a later line with this status says less than this one.
+    /// Returns true if this line counts, and not a later one with the status `later`.
     fn stays(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
         match (self.status, later) {
             (ReceiptStatus::Done, ReceiptStatus::Skipped) => true,
@@ -239,7 +241,7 @@ mod tests {
         Partition::outer(1, 10).next().unwrap()
     }
 
-    /// Folds (report, source, status) and returns the statuses by (report, line).
+    /// Reads lines of (report, source, status).
     fn folded(lines: &[(u32, &str, &str)]) -> Verdicts {
         let mut verdicts = Verdicts::new(&ObjectHasher::default(), all());
         for (number, (report, source, status)) in (1..).zip(lines) {
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_report_knows_better_but_a_copy_keeps_its_proof() {
+    fn a_later_report_counts_but_a_copy_keeps_its_proof() {
         for (lines, counts) in [
             // A copy, found equal by the next run of the shard.
             (vec![(0, "a", "done"), (1, "a", "skipped")], 1),
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_complete_run_does_not_find_is_gone() {
+    fn an_object_that_a_complete_run_does_not_find_is_gone() {
         let lines = [(0, "a", "done"), (0, "gone", "failed"), (1, "a", "skipped")];
         let mut verdicts = folded(&lines);
         verdicts.require_seen_in(1);

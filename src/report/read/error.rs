@@ -35,7 +35,7 @@ pub enum ReadError {
     /// It could not be read from S3.
     #[error(transparent)]
     Store(ReportError),
-    /// It is something else.
+    /// The file is not a report.
     #[error(
         "{place} is not a report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report \
          or `report.json` wrote"
@@ -46,7 +46,7 @@ pub enum ReadError {
         /// The mistake.
         error: String,
     },
-    /// It is the report of a run with `--sandbox`.
+    /// The report comes from a run with `--sandbox`.
     #[error(
         "the report {place} comes from a run with --sandbox: the buckets that it names were in that process and are gone. Run \
          `{command}` again in {}, without --sandbox for a report of real buckets", directory.display()
@@ -83,7 +83,7 @@ pub enum ReadError {
         /// The mistake.
         error: String,
     },
-    /// A line stands there twice.
+    /// A line is repeated.
     #[error(
         "the report {}: line {} repeats line {of}; the file was changed. Run `{}` again in {}, which writes the \
          report anew", at.place, at.line, at.command, at.directory.display()
@@ -94,7 +94,7 @@ pub enum ReadError {
         /// The line that it is equal to.
         of: usize,
     },
-    /// It has another number of receipts than its footer says.
+    /// The footer counts another number of receipts.
     #[error(
         "the report {} has {receipts} receipts in lines 2 to {}, and its footer in line {} counts {counted}: lines were \
          {}. Run `{}` again in {}, which writes the report anew", at.place, at.line - 1, at.line,
@@ -103,12 +103,12 @@ pub enum ReadError {
     Miscounted {
         /// The footer.
         at: ReportLine,
-        /// Receipts in the file.
+        /// The number of receipts in the file.
         receipts: usize,
-        /// Receipts that the run wrote.
+        /// The number of receipts in the footer.
         counted: u64,
     },
-    /// A line was changed and is a receipt all the same.
+    /// A line was changed, but is still a receipt.
     #[error(
         "the report {}: lines 1 to {} are not those that the footer in line {} was written for: the file was changed. Run \
          `{}` again in {}, which writes the report anew", .0.place, .0.line - 1, .0.line, .0.command,
@@ -128,14 +128,14 @@ pub enum ReadError {
         /// The last line.
         ReportLine,
     ),
-    /// Receipts of an earlier session are not in it.
+    /// It lacks receipts of an earlier session.
     #[error(
         "the report {} lacks receipts of an earlier session of its run (line {}), because the file was moved or another \
          one was named when the run was resumed. Run `{}` again in {} for a whole report", .0.place, .0.line,
         .0.command, .0.directory.display()
     )]
     Gap(
-        /// The line in their place.
+        /// The line that stands in for them.
         ReportLine,
     ),
 }

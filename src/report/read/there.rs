@@ -1,10 +1,10 @@
-//! A few of the objects that a report says are at the destination, chosen by chance.
+//! A random sample of the objects that are at the destination, according to a report.
 
 use jiff::Timestamp;
 
 use super::{ParsedReceipt, ReceiptStatus};
 
-/// Objects that are kept.
+/// The size of the sample.
 const KEPT: usize = 16;
 
 /// An object that was copied or found equal.
@@ -14,11 +14,11 @@ pub struct ReportedObject {
     pub transfer: String,
     /// `s3://bucket/key`.
     pub destination: String,
-    /// The time at which it was put on record.
+    /// The time of its receipt.
     pub at: Option<Timestamp>,
 }
 
-/// Objects of the lines that were read, each as likely as any other.
+/// A sample in which each object of the report is equally likely.
 #[derive(Default)]
 pub(super) struct Reported {
     seen: u64,
@@ -26,7 +26,7 @@ pub(super) struct Reported {
 }
 
 impl Reported {
-    /// Takes a line in, if it says that the destination has the object.
+    /// Adds the object of a line to those that the sample is drawn from, if the destination has it.
     pub(super) fn take(&mut self, line: &ParsedReceipt) {
         let is_there = match line.status {
             ReceiptStatus::Done => line.route.as_deref() != Some("delete-marker"),
@@ -52,7 +52,7 @@ impl Reported {
         }
     }
 
-    /// Returns the objects.
+    /// Returns the sampled objects.
     pub(super) fn into_objects(self) -> Vec<ReportedObject> {
         self.kept
     }

@@ -8,7 +8,7 @@ use crate::report::ReportError;
 /// The reports of all runs below a prefix.
 #[derive(Clone, Debug, Default)]
 pub struct StoredRuns {
-    /// Those that can be read, the oldest first.
+    /// The reports that can be read, the oldest first.
     pub reports: Vec<StoredReport>,
     /// The damage of the latest report, if it cannot be read.
     pub damage: Option<String>,

@@ -1,4 +1,4 @@
-//! Which pieces count, and the names of directories.
+//! Tests of which pieces count, and of the names of directories.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_piece_cuts_off_what_stands_behind_its_beginning() {
     assert!(ok(&[]).unwrap().is_empty());
     let error = ok(&[(1, 0, 10), (3, 20, 30), (4, 30, 40)]).unwrap_err();
     assert!(error.contains("piece 3 begins at byte 20"), "{error}");
-    // What is missing does not matter once it is cut off.
+    // A missing piece does not matter once it is cut off.
     let anew = ok(&[(1, 0, 10), (3, 20, 30), (4, 0, 15), (5, 15, 20)]);
     assert_eq!(numbers(&anew.unwrap()), [4, 5]);
     for heads in [

@@ -47,7 +47,7 @@ impl Client {
         self.ensure_signable(Operation::CreateMultipartUpload, bucket, key, attributes)
             .await?;
         let header = expires(attributes);
-        let sent = self.moment();
+        let sent = self.uncorrected_time();
         let output = match self.fast_path(bucket) {
             Some(path) if octets::are_in(attributes) => {
                 Box::pin(path.send::<CreateMultipartUpload>(
