@@ -59,6 +59,8 @@ class Slurm:
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.processes = Processes(self.logs)
+        # Since when tasks that were requeued have waited, by array and index.
+        self._waiting = {}
         try:
             self._start()
         except BaseException:
@@ -137,9 +139,17 @@ class Slurm:
         return {int(index): (state, reason) for index, state, reason in lines if index.isdigit()}
 
     def go_on(self, array):
-        """Ends the two minutes for which requeued tasks wait."""
-        for index, (state, reason) in self.tasks(array).items():
-            if (state, reason) == ("PENDING", "BeginTime"):
+        """Ends the two minutes for which requeued tasks wait, but for two seconds.
+
+        A credential knows its time in whole seconds. slurmd takes that of a task that starts in the second in which it was
+        killed for the old one, which was revoked, and the task fails.
+        """
+        now = time.monotonic()
+        for index, waits in self.tasks(array).items():
+            if waits != ("PENDING", "BeginTime"):
+                self._waiting.pop((array, index), None)
+            elif now - self._waiting.setdefault((array, index), now) >= 2:
+                self._waiting.pop((array, index))
                 self.call("scontrol", "update", f"JobId={array}_{index}", "StartTime=now", check=False)
 
     def _until(self, condition, what):

@@ -10,7 +10,7 @@ from harness.runner import scenario
 FULL = bool(os.environ.get("S3HAUL_FULL"))
 # Runs of minutes, which .ci/soak asks for.
 long_scenario = scenario if os.environ.get("S3HAUL_LONG") else lambda function: function
-OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
+OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, TASKS = (64, 8) if FULL else (16, 4)
 REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
 
@@ -63,10 +63,11 @@ def array_interrupted(world):
         world.poll(lambda: requeues.count >= count + 2, "two tasks are requeued while the daemon is dead", 60)
         world.slurm.start_daemon()
         run.wait_for_copies(0.4)
-        # P is changed.
-        world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS // 2}")
-        run.wait_for_copies(0.5)
-        world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS}")
+        # P is changed: at most two tasks run, and those that start have the shares of two.
+        world.resize(TASKS // 2)
+        world.poll(lambda: len(world.with_state("RUNNING")) <= TASKS // 2, f"at most {TASKS // 2} tasks run", 60)
+        world.poll(lambda: IN_FLIGHT // (TASKS // 2) in world.shares(), "a task starts with the share of two", 60)
+        world.resize(TASKS)
         states = world.wait_for_end(3600 if FULL else 300)
     equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")
     assert requeues.count >= 5, f"only {requeues.count} tasks were requeued"
