@@ -1,11 +1,10 @@
 """The array of deploy/slurm: tasks are requeued all the time, and the daemon of the node is killed."""
 
 import os
-import random
-import threading
 
 from harness.checks import equal
 from harness.runner import scenario
+from harness.shards import Interruptions
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
 # Runs of minutes, which .ci/soak asks for.
@@ -19,32 +18,17 @@ def slow(manifest):
     manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
 
 
-class Requeues(threading.Thread):
-    """Requeues a task again and again, chosen at random of those that run."""
+class Requeues(Interruptions):
+    """Requeues a task again and again."""
 
     def __init__(self, world, every):
-        super().__init__(daemon=True)
-        self.world, self.every = world, every
-        self.count = 0
-        self._random = random.Random(19)
-        self._stopped = threading.Event()
+        super().__init__(every, lambda: world.with_state("RUNNING"), self._requeue)
+        self.world = world
 
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped.set()
-        self.join()
-
-    def run(self):
-        while not self._stopped.wait(self.every):
-            running = self.world.with_state("RUNNING")
-            if running:
-                task = f"{self.world.array}_{self._random.choice(running)}"
-                # It may have ended in the meantime.
-                self.world.slurm.call("scontrol", "requeue", task, check=False)
-                self.count += 1
+    def _requeue(self, index):
+        # It may have ended in the meantime.
+        self.world.slurm.call("scontrol", "requeue", f"{self.world.array}_{index}", check=False)
+        return True
 
 
 @long_scenario

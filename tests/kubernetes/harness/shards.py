@@ -3,7 +3,9 @@ such run, whichever engine it is on (tests/slurm uses this module, too)."""
 
 import contextlib
 import json
+import random
 import threading
+import time
 
 from .checks import equal
 from .server import DESTINATION, OPS, SOURCE
@@ -56,11 +58,11 @@ class Run:
     def status(self):
         return json.loads(self.server.s3haul("status", self.url, "--json"))
 
-    def receipts(self):
-        """The receipts of the merged report."""
+    def receipts(self, exit_code=0):
+        """The receipts of the merged report. The exit code of the merge is 1 while objects are failed."""
         file = self.server.directory / "merged.jsonl"
         file.unlink(missing_ok=True)
-        self.server.s3haul("report", "merge", self.url, "--out", file)
+        self.server.s3haul("report", "merge", self.url, "--out", file, exit_code=exit_code)
         return [line for line in map(json.loads, file.read_text().splitlines()) if "destination" in line]
 
     @contextlib.contextmanager
@@ -93,6 +95,45 @@ class Run:
         equal((summary["shards"], summary["done"]), (self.shards, len(done)), "summary.json")
         equal(sorted(map(int, summary.get("failed", {}))), sorted(failed), "failed in summary.json")
         return again
+
+
+# A process is left alone for as long as it takes to begin, or the last one would be interrupted for ever.
+BEGINS = 5
+
+
+class Interruptions(threading.Thread):
+    """Interrupts a process of a run again and again, chosen at random of those that have run for a while."""
+
+    def __init__(self, every, running, interrupt):
+        """`running()` returns the names of the processes that may be interrupted; one that starts anew under its old name was
+        not among them for a moment. `interrupt(name)` returns False if the process has ended in the meantime."""
+        super().__init__(daemon=True)
+        self.every, self._running, self._interrupt = every, running, interrupt
+        self.count = 0
+        self._since = {}
+        self._random = random.Random(19)
+        self._stopped = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        self.join()
+
+    def run(self):
+        due = time.monotonic() + self.every
+        while not self._stopped.wait(0.5):
+            now = time.monotonic()
+            self._since = {name: self._since.get(name, now) for name in self._running()}
+            old = sorted(name for name, since in self._since.items() if now - since > BEGINS)
+            if old and now >= due:
+                name = self._random.choice(old)
+                self.count += self._interrupt(name)
+                # Slurm's tasks keep their names.
+                del self._since[name]
+                due = now + self.every
 
 
 class Looks(threading.Thread):

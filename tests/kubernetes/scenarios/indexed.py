@@ -1,19 +1,17 @@
 """The overlays of Indexed Jobs: one run by many pods, which are taken away all the time.
 
-The small version, in `.ci/run`, has 20,000 objects in 16 shards; the full one, in `.ci/soak`, 200,000 and four of 200 GiB in 64.
+The small version, in `.ci/run`, has 12,000 objects in 16 shards; the full one, in `.ci/soak`, 200,000 and four of 200 GiB in 64.
 """
 
 import os
-import random
 import signal
-import threading
 import time
 import urllib.error
 
 from harness.checks import equal
 from harness.overlay import Overlay
 from harness.runner import scenario
-from harness.shards import Run
+from harness.shards import Interruptions, Run
 from harness.world import has_failed, name_of, terminated, waiting
 
 from .interrupted import is_alive
@@ -22,7 +20,7 @@ FULL = bool(os.environ.get("S3HAUL_FULL"))
 # Runs of minutes, which .ci/soak asks for.
 long_scenario = scenario if os.environ.get("S3HAUL_LONG") else lambda function: function
 # Without the large ones: these are two thirds of the requests of the full version.
-OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
+OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, PODS = (64, 8) if FULL else (16, 4)
 JOB = "lake-1"
 # Slow enough that there is something left to do at each of the interruptions, whatever the machine.
@@ -33,46 +31,27 @@ def slow(manifest):
     manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
 
 
-# A pod is left alone for as long as it takes to begin, or the last one would be evicted for ever.
-BEGINS = 5
+class Evictions(Interruptions):
+    """Evicts a pod of a Job again and again, on nodes that are there."""
 
-
-class Evictions(threading.Thread):
-    """Evicts a pod of a Job again and again, chosen at random of those that have run for a while on nodes that are there."""
-
-    def __init__(self, world, job, every, spared=()):
-        super().__init__(daemon=True)
-        self.world, self.job, self.every = world, job, every
+    def __init__(self, world, job, every):
+        super().__init__(every, self._evictable, self._evict)
+        self.world, self.job = world, job
         # Names of nodes.
-        self.spared = set(spared)
-        self.count = 0
-        self._since = {}
-        self._random = random.Random(19)
-        self._stopped = threading.Event()
+        self.spared = set()
 
-    def __enter__(self):
-        self.start()
-        return self
+    def _evictable(self):
+        pods = [pod for pod in self.world.pods(self.job) if is_running(pod)]
+        return [name_of(pod) for pod in pods if pod["spec"]["nodeName"] not in self.spared]
 
-    def __exit__(self, *_):
-        self._stopped.set()
-        self.join()
-
-    def run(self):
-        while not self._stopped.wait(self.every):
-            running = [pod for pod in self.world.pods(self.job) if is_running(pod)]
-            for pod in running:
-                self._since.setdefault(name_of(pod), time.monotonic())
-            running = [pod for pod in running if pod["spec"]["nodeName"] not in self.spared
-                       and time.monotonic() - self._since[name_of(pod)] > BEGINS]
-            if not running:
-                continue
-            try:
-                self.world.evict(name_of(self._random.choice(running)))
-                self.count += 1
-            except urllib.error.HTTPError as error:
-                # It has ended in the meantime.
-                assert error.code in (404, 409), error
+    def _evict(self, pod):
+        try:
+            self.world.evict(pod)
+        except urllib.error.HTTPError as error:
+            # It has ended in the meantime.
+            assert error.code in (404, 409), error
+            return False
+        return True
 
 
 def is_running(pod):
@@ -193,7 +172,7 @@ def indexed_cronjob(world):
     equal((codes.count(1), set(codes) <= {1, 4}), (4, True), f"exit codes of the shard that fails: {codes}")
     equal(sorted(run.those("failed")), [index], "shards that failed")
     equal(sorted(run.those("done")), [each for each in range(SHARDS) if each != index], "shards that are done")
-    receipts = [receipt for receipt in run.receipts() if receipt["destination"].endswith(refused)]
+    receipts = [receipt for receipt in run.receipts(exit_code=1) if receipt["destination"].endswith(refused)]
     equal(len(receipts), 1, "receipts of the object that failed")
     world.server.forget_rules()
     world.server.s3haul("retry", run.url)
