@@ -15,6 +15,7 @@ from harness.shards import Interruptions, Run
 from harness.world import has_failed, name_of, terminated, waiting
 
 from .interrupted import is_alive
+from .nights import in_pod
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
 # Runs of minutes, which .ci/soak asks for.
@@ -175,7 +176,9 @@ def indexed_cronjob(world):
     receipts = [receipt for receipt in run.receipts(exit_code=1) if receipt["destination"].endswith(refused)]
     equal(len(receipts), 1, "receipts of the object that failed")
     world.server.forget_rules()
-    world.server.s3haul("retry", run.url)
+    in_pod(world, "s3haul-retry", "retry", run.url)
+    equal(world.wait_for_end("s3haul-retry"), ("Complete", "CompletionsReached"), "the end of the retry")
+    equal(world.exit_codes("s3haul-retry"), [0], "exit codes of the retry")
     again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS, failed=[index])
     print(f"        indexed_cronjob: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
 
