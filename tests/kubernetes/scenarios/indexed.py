@@ -14,7 +14,7 @@ from harness.runner import scenario
 from harness.shards import Interruptions, Run
 from harness.world import has_failed, name_of, terminated, waiting
 
-from .interrupted import is_alive
+from .interrupted import is_alive, urgent_pod
 from .nights import in_pod
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
@@ -86,13 +86,8 @@ def indexed_job(world):
     overlay.apply()
     state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
     world.wait(lambda: [waiting(pod) for pod in world.pods(JOB)] == [state] * PODS, "all pods tell that the Secret is missing")
-    # Nothing is copied before one key of a shard is refused: that shard cannot end before the rules are forgotten.
-    slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
-    world.create_secret()
-    run.wait_for_plan()
     index = PODS
-    world.server.rules([{"operation": "CopyObject", "prefix": run.keys(index)[-1], "effect": "throttle"}])
-    world.server.forget_rules(slowly)
+    start_held(world, run, [index])
     with run.watched() as looks, Evictions(world, JOB, every=2) as evictions:
         run.wait_for_copies(0.05)
         suspend_and_resume(world, run, overlay)
@@ -116,6 +111,17 @@ def indexed_job(world):
     equal(codes <= {0, 4, 137}, True, f"exit codes {codes}")
     again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS)
     print(f"        indexed_job: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+def start_held(world, run, indices):
+    """Lets the pods start, which wait for their Secret. These shards cannot end before the rules are forgotten: their last keys
+    are refused, and nothing is copied before."""
+    slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
+    world.create_secret()
+    run.wait_for_plan()
+    lasts = [run.keys(index)[-1] for index in indices]
+    world.server.rules([{"operation": "CopyObject", "prefix": last, "effect": "throttle"} for last in lasts])
+    world.server.forget_rules(slowly)
 
 
 def active(world):
@@ -181,6 +187,37 @@ def indexed_cronjob(world):
     equal(world.exit_codes("s3haul-retry"), [0], "exit codes of the retry")
     again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS, failed=[index])
     print(f"        indexed_cronjob: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+@scenario
+def indexed_job_preempted(world):
+    """A pod of a higher priority takes the place of one of the Job's pods. `Ignore` keeps the index: its next pod waits until
+    there is room, and goes on."""
+    # All pods, and no other one.
+    world.keep_on_own_nodes(1, cpu=str(PODS // 2))
+    overlay = begin(world, "indexed-job", objects=["small/=2000x4KiB"], shards=8)
+    run = run_of(world, JOB, shards=8)
+    overlay.apply()
+    start_held(world, run, range(PODS))
+    with run.watched(every=1):
+        run.wait_for_copies(0.1)
+        world.wait(lambda: sum(map(is_running, world.pods(JOB))) == PODS, "the node is full")
+        with urgent_pod(world, cpu="400m"):
+            first = world.wait(lambda: [pod for pod in world.pods(JOB) if terminated(pod)], "a pod has ended")[0]
+            conditions = {each["type"]: each for each in first["status"]["conditions"]}
+            equal(conditions["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
+            equal(terminated(first)["exitCode"], 4, "exit code")
+            pods = lambda: [pod for pod in world.pods(JOB) if index_of(pod) == index_of(first)]
+            second = world.wait(lambda: pods()[1:], "the index has a second pod")[0]
+            equal(second["status"]["phase"], "Pending", "phase of the second pod")
+            world.poll(lambda: run.status()["shards"]["stopped"] == 1, "status shows the shard as stopped", 60)
+        world.server.forget_rules()
+        equal(world.wait_for_end(JOB, timeout=240), ("Complete", "CompletionsReached"), "the end of the Job")
+    equal(sorted(world.exit_codes(JOB)), [0] * 8 + [4], "exit codes")
+    equal([terminated(pod)["exitCode"] for pod in pods()], [4, 0], "exit codes of the index")
+    status = world.job(JOB)["status"]
+    assert not status.get("failed") and not status.get("failedIndexes"), f"a preemption does not count: {status}"
+    run.assert_whole(in_flight=IN_FLIGHT // PODS)
 
 
 @scenario

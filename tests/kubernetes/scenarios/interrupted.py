@@ -1,5 +1,6 @@
 """The pod is taken away in mid-run."""
 
+import contextlib
 import json
 import os
 import signal
@@ -169,22 +170,27 @@ def preempted(world):
     """A pod of a higher priority takes the place: SIGTERM, no count, and the run goes on when there is room."""
     _, there = world.own_nodes(1, cpu="1")
     job, pod = half_done(world, job=journal_in_s3, pod=there)
-    urgent = f"urgent-{world.namespace}"
-    world.cluster.kubectl("create", "priorityclass", urgent, "--value=1000")
-    container = {
-        "name": "urgent", "image": IMAGE, "args": ["sandbox"], "resources": {"requests": {"cpu": "800m"}},
-    }
-    other = {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
-        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **there},
-    }
-    world.kubectl("apply", "-f", "-", input=json.dumps(other))
-    world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
-    conditions = {each["type"]: each for each in world.pods(job)[0]["status"]["conditions"]}
-    equal(conditions["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
-    world.kubectl("delete", "pod", "urgent", "--grace-period=1")
+    with urgent_pod(world, cpu="800m", **there):
+        world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
+        conditions = {each["type"]: each for each in world.pods(job)[0]["status"]["conditions"]}
+        equal(conditions["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
     completes(world, job, [4, 0])
     assert not world.job(job)["status"].get("failed"), "a preemption does not count"
+
+
+@contextlib.contextmanager
+def urgent_pod(world, cpu, **spec):
+    """A pod of a higher priority, as long as it is wanted."""
+    urgent = f"urgent-{world.namespace}"
+    world.cluster.kubectl("create", "priorityclass", urgent, "--value=1000")
+    container = {"name": "urgent", "image": IMAGE, "args": ["sandbox"], "resources": {"requests": {"cpu": cpu}}}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
+        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **spec},
+    }
+    world.kubectl("apply", "-f", "-", input=json.dumps(pod))
+    yield
+    world.kubectl("delete", "pod", "urgent", "--grace-period=1")
 
 
 @scenario
