@@ -7,8 +7,6 @@ from harness.runner import scenario
 from harness.shards import Interruptions
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
-# Runs of minutes, which .ci/soak asks for.
-long_scenario = scenario if os.environ.get("S3HAUL_LONG") else lambda function: function
 OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, TASKS = (64, 8) if FULL else (16, 4)
 REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
@@ -31,7 +29,7 @@ class Requeues(Interruptions):
         return True
 
 
-@long_scenario
+@scenario
 def array_interrupted(world):
     """One run through all that can happen to its tasks."""
     world.server.start_with_many(OBJECTS)

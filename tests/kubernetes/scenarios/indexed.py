@@ -18,8 +18,6 @@ from .interrupted import is_alive, urgent_pod
 from .nights import in_pod
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
-# Runs of minutes, which .ci/soak asks for.
-long_scenario = scenario if os.environ.get("S3HAUL_LONG") else lambda function: function
 # Without the large ones: these are two thirds of the requests of the full version.
 OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, PODS = (64, 8) if FULL else (16, 4)
@@ -75,7 +73,7 @@ def run_of(world, job, name="lake", shards=SHARDS):
     return Run(world.server, f"s3haul/{name}/{job}/", shards, wait)
 
 
-@long_scenario
+@scenario
 def indexed_job(world):
     """One run of the overlay through all that can happen to its pods."""
     world.keep_on_own_nodes(4, cpu="2")
@@ -159,7 +157,7 @@ def lose_the_node(world, index, evictions):
     return name_of(pod), old
 
 
-@long_scenario
+@scenario
 def indexed_cronjob(world):
     """A night by the CronJob's overlay: a shard fails for good and the others go on; `retry` copies what has failed."""
     overlay = begin(world, "indexed-cronjob")
