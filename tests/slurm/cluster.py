@@ -1,5 +1,6 @@
 """Starts Debian's Slurm, with one node, on 127.0.0.1, on free ports, in a directory of its own."""
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -100,7 +101,7 @@ class Slurm:
             (self.directory / name).mkdir()
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         self.processes.start("slurmctld", ["slurmctld", "-D", "-c", "-f", self.conf])
-        self.start_daemon()
+        self._start_daemon()
         self._until(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False), "the node is idle")
 
     def _start_munge(self):
@@ -119,8 +120,18 @@ class Slurm:
         self.processes.start("munged", [*user, "munged", "--foreground", *files])
         self._until(lambda: self.socket.exists(), "munged listens")
 
-    def start_daemon(self):
-        self.daemon = self.processes.start("slurmd", ["slurmd", "-D", "-N", self.host, "-f", self.conf])
+    @contextlib.contextmanager
+    def without_daemon(self):
+        """Kills the node's daemon, whose tasks live on, and starts it again at the end. One scenario does it at a time."""
+        self._daemon.kill()
+        self._daemon.wait()
+        try:
+            yield
+        finally:
+            self._start_daemon()
+
+    def _start_daemon(self):
+        self._daemon = self.processes.start("slurmd", ["slurmd", "-D", "-N", self.host, "-f", self.conf])
 
     def call(self, *command, check=True, environment=None, **options):
         done = subprocess.run(

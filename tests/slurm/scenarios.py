@@ -39,11 +39,11 @@ def array_interrupted(world):
     run.wait_for_plan()
     with run.watched() as looks, Requeues(world, every=4) as requeues:
         run.wait_for_copies(0.1)
-        world.slurm.daemon.kill()
-        world.slurm.daemon.wait()
-        count = requeues.count
-        world.poll(lambda: requeues.count >= count + 2, "two tasks are requeued while the daemon is dead", 60)
-        world.slurm.start_daemon()
+        with world.slurm.without_daemon():
+            # Tasks that are requeued end, and start anew, when it is back.
+            count = requeues.count
+            is_over = lambda: requeues.count >= count + 2 or not world.with_state("RUNNING")
+            world.poll(is_over, "two more tasks are requeued, or none runs", 60)
         run.wait_for_copies(0.4)
         # P is changed: at most two tasks run, and those that start have the shares of two.
         world.resize(TASKS // 2)

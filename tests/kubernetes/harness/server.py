@@ -34,12 +34,14 @@ class Server:
 
     def start(self, buckets, objects):
         """Makes the buckets, in the region that job.yaml of deploy/ names, and maps keys to sizes of objects in the first one."""
-        self._start()
+        # A pod may be waiting for this server: to it, there is none before all objects are there.
+        self._start("--rule", json.dumps({"operation": "HeadBucket", "effect": {"reset": "before"}}))
         client = self.client()
         for bucket in buckets:
             client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
         for key, size in objects.items():
             client.put_object(Bucket=buckets[0], Key=key, Body=os.urandom(size))
+        self.forget_rules()
 
     def start_with_many(self, objects):
         """Makes virtual objects in the source: KEY=SIZE, or PREFIX/=COUNTxSIZE. The destination keeps all versions, so that

@@ -2,6 +2,7 @@
 such run, whichever engine it is on (tests/slurm uses this module, too)."""
 
 import contextlib
+import datetime
 import json
 import random
 import threading
@@ -136,6 +137,10 @@ class Interruptions(threading.Thread):
                 due = now + self.every
 
 
+def moment(text):
+    return datetime.datetime.fromisoformat(text)
+
+
 class Looks(threading.Thread):
     """What `s3haul status` said, beside the records of the state before and after."""
 
@@ -157,21 +162,35 @@ class Looks(threading.Thread):
         run = self.run_of_shards
         if not run.record("plan.json"):
             return
-        before = {kind: run.those(kind) for kind in ("done", "failed")}
+        before = self._ended()
         status = run.status()
-        after = {kind: run.those(kind) for kind in ("done", "failed")}
+        after = self._ended()
         self.looks.append(status)
         self._check(before, status, after, len(run.server.objects(DESTINATION)))
 
+    def _ended(self):
+        """Maps the shards that are done, and those that have failed, to the time of the end. It is None if a process has begun
+        the shard anew: status calls it `running`, `silent`, or `stopped` then."""
+        run = self.run_of_shards
+        ended = {"done": dict.fromkeys(run.those("done"), ""), "failed": {}}
+        for shard in run.those("failed"):
+            end, live = run.record(f"failed/{shard}.json"), run.record(f"live/{shard}.json")
+            begun_anew = live and moment(live["session"]) > moment(end["ended"])
+            ended["failed"][shard] = None if begun_anew else end["ended"]
+        return ended
+
     def _check(self, before, status, after, copied):
-        """Compares with the records before and after, and with what is at the destination after."""
+        """Compares with the ends before and after, and with what is at the destination after."""
         counts = dict(status["shards"])
         total = counts.pop("total")
         equal((total, sum(counts.values())), (self.run_of_shards.shards, total), f"shards in {status}")
         for kind in ("done", "failed"):
-            # One that failed is started again, and may be done then.
-            least = len(before[kind] & after[kind])
-            assert least <= counts[kind] <= len(before[kind] | after[kind]), f"{before} and {after}, and status has {counts}"
+            # A failed one that has the same end after, and is not done, was in that state all the time.
+            same = {shard for shard, end in before[kind].items() if end is not None and after[kind].get(shard) == end}
+            if kind == "failed":
+                same -= after["done"].keys()
+            most = before[kind].keys() | after[kind].keys()
+            assert len(same) <= counts[kind] <= len(most), f"{before} and {after}, and status has {counts}"
         done = status["totals"]["done_objects"]
         assert done <= copied, f"status has {done} objects copied, and the destination has {copied}"
 
