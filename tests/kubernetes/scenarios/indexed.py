@@ -57,6 +57,16 @@ def is_running(pod):
     return not pod["deleted"] and not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") == "Running"
 
 
+def ends(world, pods):
+    """The exit codes of pods, whose last word may come after that of their Job."""
+
+    def ended():
+        states = [terminated(pod) for pod in pods()]
+        return None not in states and [state["exitCode"] for state in states]
+
+    return world.wait(ended, "the pods have ended")
+
+
 def conditions_of(pod):
     return {each["type"]: each for each in pod["status"].get("conditions", [])}
 
@@ -177,8 +187,8 @@ def indexed_cronjob(world):
     refused = run.keys(index)[-1]
     with run.watched() as looks, Evictions(world, job, every=2) as evictions:
         equal(world.wait_for_end(job, timeout=300 if not FULL else 3600), ("Failed", "FailedIndexes"), "the end of the Job")
-    counted = [pod for pod in world.pods(job) if index_of(pod) == index and "DisruptionTarget" not in conditions_of(pod)]
-    equal([terminated(pod)["exitCode"] for pod in counted], [1] * 4, "exit codes of the shard that fails, but for evictions")
+    counts = lambda pod: index_of(pod) == index and "DisruptionTarget" not in conditions_of(pod)
+    equal(ends(world, lambda: filter(counts, world.pods(job))), [1] * 4, "exit codes of the shard that fails, but for evictions")
     equal(sorted(run.those("failed")), [index], "shards that failed")
     equal(sorted(run.those("done")), [each for each in range(SHARDS) if each != index], "shards that are done")
     receipts = [receipt for receipt in run.receipts(exit_code=1) if receipt["destination"].endswith(refused)]
@@ -186,7 +196,7 @@ def indexed_cronjob(world):
     world.server.forget_rules()
     in_pod(world, "s3haul-retry", "retry", run.url)
     equal(world.wait_for_end("s3haul-retry"), ("Complete", "CompletionsReached"), "the end of the retry")
-    equal(world.exit_codes("s3haul-retry"), [0], "exit codes of the retry")
+    equal(ends(world, lambda: world.pods("s3haul-retry")), [0], "exit codes of the retry")
     again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS, failed=[index])
     print(f"        indexed_cronjob: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
 
@@ -214,8 +224,8 @@ def indexed_job_preempted(world):
             world.poll(lambda: run.status()["shards"]["stopped"] == 1, "status shows the shard as stopped", 60)
         world.server.forget_rules()
         equal(world.wait_for_end(JOB, timeout=240), ("Complete", "CompletionsReached"), "the end of the Job")
-    equal(sorted(world.exit_codes(JOB)), [0] * 8 + [4], "exit codes")
-    equal([terminated(pod)["exitCode"] for pod in pods()], [4, 0], "exit codes of the index")
+    equal(sorted(ends(world, lambda: world.pods(JOB))), [0] * 8 + [4], "exit codes")
+    equal(ends(world, pods), [4, 0], "exit codes of the index")
     status = world.job(JOB)["status"]
     assert not status.get("failed") and not status.get("failedIndexes"), f"a preemption does not count: {status}"
     run.assert_whole(in_flight=IN_FLIGHT // PODS)
