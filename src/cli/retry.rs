@@ -78,15 +78,7 @@ impl Retry {
         let place = absolute(self.place)?;
         let directory = std::env::current_dir()?;
         let report = self.report.map(absolute).transpose()?;
-        if report
-            .as_ref()
-            .is_some_and(|report| is_same(report, &place))
-        {
-            let message = format!(
-                "--report names {place}, whose other receipts would be lost; choose another path"
-            );
-            return Err(CliError::Usage(message));
-        }
+        require_other_place(report.as_ref(), &place)?;
         let found = FoundReport::open(&place, &self.endpoint).await?;
         let lines = found.lines(MergeScope::Undone)?;
         let report_read = read(lines).boxed().await.map_err(unread)?;
@@ -180,6 +172,19 @@ impl Retry {
         };
         run(&job, &world, &origin, &options, output).await
     }
+}
+
+/// Returns an error if the new report would replace the one that is retried.
+fn require_other_place(
+    report: Option<&ReportPlace>,
+    retried: &ReportPlace,
+) -> Result<(), CliError> {
+    if report.is_some_and(|report| is_same(report, retried)) {
+        return Err(CliError::Usage(format!(
+            "--report names {retried}, whose other receipts would be lost; choose another path"
+        )));
+    }
+    Ok(())
 }
 
 impl FoundReport {

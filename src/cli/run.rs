@@ -236,7 +236,7 @@ pub(super) async fn run_with(
     ));
     let session = Box::pin(open_session(job, &mut connections, origin, options));
     // Until the session is open, a signal ends the command at once.
-    signals::leaves("the run has not begun and copied nothing; run the same command again");
+    signals::leaves("this process had not begun to copy; run the same command again");
     let Session {
         journal,
         resumed,
@@ -282,15 +282,10 @@ pub(super) async fn run_with(
         earlier.seen = seen;
     }
     let exit = exit_of(&outcome);
-    let last = if outcome.is_complete() {
-        Event::RunEnded
-    } else {
-        Event::RunStopped
-    };
     let kept = journal.keeps();
     // If S3 is away, a write to a journal there waits like any request. After a signal, the drain
     // time ends that.
-    let closed = journal.close(last).await;
+    let closed = journal.close(last_event(&outcome)).await;
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
@@ -328,6 +323,15 @@ pub(super) async fn run_with(
         return Err(CliError::Interrupted(left_behind(kept).to_owned()));
     }
     Ok(exit)
+}
+
+/// Returns the event with which the journal of a session ends.
+fn last_event(outcome: &Outcome) -> Event {
+    if outcome.is_complete() {
+        Event::RunEnded
+    } else {
+        Event::RunStopped
+    }
 }
 
 /// Checks that the journal and the report of a run that has ended are complete.

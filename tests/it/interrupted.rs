@@ -142,9 +142,9 @@ async fn until(is_so: impl Fn() -> bool) {
 }
 
 #[rstest]
-#[case::copy("copy", "the run has not begun and copied nothing")]
-#[case::run("run", "the run has not begun and copied nothing")]
-#[case::retry("retry", "the run has not begun and copied nothing")]
+#[case::copy("copy", "this process had not begun to copy")]
+#[case::run("run", "this process had not begun to copy")]
+#[case::retry("retry", "this process had not begun to copy")]
 #[case::dry_run("dry-run", "nothing was written")]
 #[case::plan("plan", "nothing was written")]
 #[case::check("check", "nothing was written")]

@@ -1,5 +1,6 @@
 """Starts Debian's Slurm, with one node, on 127.0.0.1, on free ports, in a directory of its own."""
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -59,6 +60,8 @@ class Slurm:
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.processes = Processes(self.logs)
+        # Since when tasks that were requeued have waited, by array and index.
+        self._waiting = {}
         try:
             self._start()
         except BaseException:
@@ -98,7 +101,7 @@ class Slurm:
             (self.directory / name).mkdir()
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         self.processes.start("slurmctld", ["slurmctld", "-D", "-c", "-f", self.conf])
-        self.start_daemon()
+        self._start_daemon()
         self._until(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False), "the node is idle")
 
     def _start_munge(self):
@@ -117,8 +120,18 @@ class Slurm:
         self.processes.start("munged", [*user, "munged", "--foreground", *files])
         self._until(lambda: self.socket.exists(), "munged listens")
 
-    def start_daemon(self):
-        self.daemon = self.processes.start("slurmd", ["slurmd", "-D", "-N", self.host, "-f", self.conf])
+    @contextlib.contextmanager
+    def without_daemon(self):
+        """Kills the node's daemon, whose tasks live on, and starts it again at the end. One scenario does it at a time."""
+        self._daemon.kill()
+        self._daemon.wait()
+        try:
+            yield
+        finally:
+            self._start_daemon()
+
+    def _start_daemon(self):
+        self._daemon = self.processes.start("slurmd", ["slurmd", "-D", "-N", self.host, "-f", self.conf])
 
     def call(self, *command, check=True, environment=None, **options):
         done = subprocess.run(
@@ -137,9 +150,17 @@ class Slurm:
         return {int(index): (state, reason) for index, state, reason in lines if index.isdigit()}
 
     def go_on(self, array):
-        """Ends the two minutes for which requeued tasks wait."""
-        for index, (state, reason) in self.tasks(array).items():
-            if (state, reason) == ("PENDING", "BeginTime"):
+        """Ends the two minutes for which requeued tasks wait, but for two seconds.
+
+        A credential knows its time in whole seconds. slurmd takes that of a task that starts in the second in which it was
+        killed for the old one, which was revoked, and the task fails.
+        """
+        now = time.monotonic()
+        for index, waits in self.tasks(array).items():
+            if waits != ("PENDING", "BeginTime"):
+                self._waiting.pop((array, index), None)
+            elif now - self._waiting.setdefault((array, index), now) >= 2:
+                self._waiting.pop((array, index))
                 self.call("scontrol", "update", f"JobId={array}_{index}", "StartTime=now", check=False)
 
     def _until(self, condition, what):

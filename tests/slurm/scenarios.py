@@ -1,16 +1,13 @@
 """The array of deploy/slurm: tasks are requeued all the time, and the daemon of the node is killed."""
 
 import os
-import random
-import threading
 
 from harness.checks import equal
 from harness.runner import scenario
+from harness.shards import Interruptions
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
-# Runs of minutes, which .ci/soak asks for.
-long_scenario = scenario if os.environ.get("S3HAUL_LONG") else lambda function: function
-OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
+OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, TASKS = (64, 8) if FULL else (16, 4)
 REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
 
@@ -19,35 +16,20 @@ def slow(manifest):
     manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
 
 
-class Requeues(threading.Thread):
-    """Requeues a task again and again, chosen at random of those that run."""
+class Requeues(Interruptions):
+    """Requeues a task again and again."""
 
     def __init__(self, world, every):
-        super().__init__(daemon=True)
-        self.world, self.every = world, every
-        self.count = 0
-        self._random = random.Random(19)
-        self._stopped = threading.Event()
+        super().__init__(every, lambda: world.with_state("RUNNING"), self._requeue)
+        self.world = world
 
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopped.set()
-        self.join()
-
-    def run(self):
-        while not self._stopped.wait(self.every):
-            running = self.world.with_state("RUNNING")
-            if running:
-                task = f"{self.world.array}_{self._random.choice(running)}"
-                # It may have ended in the meantime.
-                self.world.slurm.call("scontrol", "requeue", task, check=False)
-                self.count += 1
+    def _requeue(self, index):
+        # It may have ended in the meantime.
+        self.world.slurm.call("scontrol", "requeue", f"{self.world.array}_{index}", check=False)
+        return True
 
 
-@long_scenario
+@scenario
 def array_interrupted(world):
     """One run through all that can happen to its tasks."""
     world.server.start_with_many(OBJECTS)
@@ -57,16 +39,17 @@ def array_interrupted(world):
     run.wait_for_plan()
     with run.watched() as looks, Requeues(world, every=4) as requeues:
         run.wait_for_copies(0.1)
-        world.slurm.daemon.kill()
-        world.slurm.daemon.wait()
-        count = requeues.count
-        world.poll(lambda: requeues.count >= count + 2, "two tasks are requeued while the daemon is dead", 60)
-        world.slurm.start_daemon()
+        with world.slurm.without_daemon():
+            # Tasks that are requeued end, and start anew, when it is back.
+            count = requeues.count
+            is_over = lambda: requeues.count >= count + 2 or not world.with_state("RUNNING")
+            world.poll(is_over, "two more tasks are requeued, or none runs", 60)
         run.wait_for_copies(0.4)
-        # P is changed.
-        world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS // 2}")
-        run.wait_for_copies(0.5)
-        world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS}")
+        # P is changed: at most two tasks run, and those that start have the shares of two.
+        world.resize(TASKS // 2)
+        world.poll(lambda: len(world.with_state("RUNNING")) <= TASKS // 2, f"at most {TASKS // 2} tasks run", 60)
+        world.poll(lambda: IN_FLIGHT // (TASKS // 2) in world.shares(), "a task starts with the share of two", 60)
+        world.resize(TASKS)
         states = world.wait_for_end(3600 if FULL else 300)
     equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")
     assert requeues.count >= 5, f"only {requeues.count} tasks were requeued"

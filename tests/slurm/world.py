@@ -8,6 +8,7 @@ import time
 import yaml
 
 from harness import ROOT
+from harness.checks import equal
 from harness.processes import Processes
 from harness.server import KEYS, Server
 from harness.shards import Run
@@ -63,7 +64,18 @@ class World:
         self.array = printed.strip()
         return self.array
 
+    def resize(self, pods):
+        """Changes P. Once a task has ended, scontrol names it, and fails; the others have the new P."""
+        self.slurm.call("scontrol", "update", f"JobId={self.array}", f"ArrayTaskThrottle={pods}", check=False)
+        known = self.slurm.call("scontrol", "show", "job", self.array)
+        equal(set(re.findall(r"ArrayTaskThrottle=(\d+)", known)), {str(pods)}, "P of the tasks")
+
     # What came of it.
+
+    def shares(self):
+        """The shares of `in_flight` with which tasks have started so far."""
+        log = "".join(path.read_text() for path in self.directory.glob("*.log"))
+        return {int(share) for share in re.findall(r'"in_flight":(\d+)', log)}
 
     def run(self):
         return Run(self.server, f"s3haul/lake/{self.name}/", self.shards, self.poll)

@@ -2,8 +2,11 @@
 such run, whichever engine it is on (tests/slurm uses this module, too)."""
 
 import contextlib
+import datetime
 import json
+import random
 import threading
+import time
 
 from .checks import equal
 from .server import DESTINATION, OPS, SOURCE
@@ -56,11 +59,11 @@ class Run:
     def status(self):
         return json.loads(self.server.s3haul("status", self.url, "--json"))
 
-    def receipts(self):
-        """The receipts of the merged report."""
+    def receipts(self, exit_code=0):
+        """The receipts of the merged report. The exit code of the merge is 1 while objects are failed."""
         file = self.server.directory / "merged.jsonl"
         file.unlink(missing_ok=True)
-        self.server.s3haul("report", "merge", self.url, "--out", file)
+        self.server.s3haul("report", "merge", self.url, "--out", file, exit_code=exit_code)
         return [line for line in map(json.loads, file.read_text().splitlines()) if "destination" in line]
 
     @contextlib.contextmanager
@@ -95,6 +98,49 @@ class Run:
         return again
 
 
+# A process is left alone for as long as it takes to begin, or the last one would be interrupted for ever.
+BEGINS = 5
+
+
+class Interruptions(threading.Thread):
+    """Interrupts a process of a run again and again, chosen at random of those that have run for a while."""
+
+    def __init__(self, every, running, interrupt):
+        """`running()` returns the names of the processes that may be interrupted; one that starts anew under its old name was
+        not among them for a moment. `interrupt(name)` returns False if the process has ended in the meantime."""
+        super().__init__(daemon=True)
+        self.every, self._running, self._interrupt = every, running, interrupt
+        self.count = 0
+        self._since = {}
+        self._random = random.Random(19)
+        self._stopped = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        self.join()
+
+    def run(self):
+        due = time.monotonic() + self.every
+        while not self._stopped.wait(0.5):
+            now = time.monotonic()
+            self._since = {name: self._since.get(name, now) for name in self._running()}
+            old = sorted(name for name, since in self._since.items() if now - since > BEGINS)
+            if old and now >= due:
+                name = self._random.choice(old)
+                self.count += self._interrupt(name)
+                # Slurm's tasks keep their names.
+                del self._since[name]
+                due = now + self.every
+
+
+def moment(text):
+    return datetime.datetime.fromisoformat(text)
+
+
 class Looks(threading.Thread):
     """What `s3haul status` said, beside the records of the state before and after."""
 
@@ -116,21 +162,35 @@ class Looks(threading.Thread):
         run = self.run_of_shards
         if not run.record("plan.json"):
             return
-        before = {kind: run.those(kind) for kind in ("done", "failed")}
+        before = self._ended()
         status = run.status()
-        after = {kind: run.those(kind) for kind in ("done", "failed")}
+        after = self._ended()
         self.looks.append(status)
         self._check(before, status, after, len(run.server.objects(DESTINATION)))
 
+    def _ended(self):
+        """Maps the shards that are done, and those that have failed, to the time of the end. It is None if a process has begun
+        the shard anew: status calls it `running`, `silent`, or `stopped` then."""
+        run = self.run_of_shards
+        ended = {"done": dict.fromkeys(run.those("done"), ""), "failed": {}}
+        for shard in run.those("failed"):
+            end, live = run.record(f"failed/{shard}.json"), run.record(f"live/{shard}.json")
+            begun_anew = live and moment(live["session"]) > moment(end["ended"])
+            ended["failed"][shard] = None if begun_anew else end["ended"]
+        return ended
+
     def _check(self, before, status, after, copied):
-        """Compares with the records before and after, and with what is at the destination after."""
+        """Compares with the ends before and after, and with what is at the destination after."""
         counts = dict(status["shards"])
         total = counts.pop("total")
         equal((total, sum(counts.values())), (self.run_of_shards.shards, total), f"shards in {status}")
         for kind in ("done", "failed"):
-            # One that failed is started again, and may be done then.
-            least = len(before[kind] & after[kind])
-            assert least <= counts[kind] <= len(before[kind] | after[kind]), f"{before} and {after}, and status has {counts}"
+            # A failed one that has the same end after, and is not done, was in that state all the time.
+            same = {shard for shard, end in before[kind].items() if end is not None and after[kind].get(shard) == end}
+            if kind == "failed":
+                same -= after["done"].keys()
+            most = before[kind].keys() | after[kind].keys()
+            assert len(same) <= counts[kind] <= len(most), f"{before} and {after}, and status has {counts}"
         done = status["totals"]["done_objects"]
         assert done <= copied, f"status has {done} objects copied, and the destination has {copied}"
 

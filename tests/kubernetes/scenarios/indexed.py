@@ -1,28 +1,25 @@
 """The overlays of Indexed Jobs: one run by many pods, which are taken away all the time.
 
-The small version, in `.ci/run`, has 20,000 objects in 16 shards; the full one, in `.ci/soak`, 200,000 and four of 200 GiB in 64.
+The small version, in `.ci/run`, has 12,000 objects in 16 shards; the full one, in `.ci/soak`, 200,000 and four of 200 GiB in 64.
 """
 
 import os
-import random
 import signal
-import threading
 import time
 import urllib.error
 
 from harness.checks import equal
 from harness.overlay import Overlay
 from harness.runner import scenario
-from harness.shards import Run
+from harness.shards import Interruptions, Run
 from harness.world import has_failed, name_of, terminated, waiting
 
-from .interrupted import is_alive
+from .interrupted import is_alive, urgent_pod
+from .nights import in_pod
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
-# Runs of minutes, which .ci/soak asks for.
-long_scenario = scenario if os.environ.get("S3HAUL_LONG") else lambda function: function
 # Without the large ones: these are two thirds of the requests of the full version.
-OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
+OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, PODS = (64, 8) if FULL else (16, 4)
 JOB = "lake-1"
 # Slow enough that there is something left to do at each of the interruptions, whatever the machine.
@@ -33,50 +30,45 @@ def slow(manifest):
     manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
 
 
-# A pod is left alone for as long as it takes to begin, or the last one would be evicted for ever.
-BEGINS = 5
+class Evictions(Interruptions):
+    """Evicts a pod of a Job again and again, on nodes that are there."""
 
-
-class Evictions(threading.Thread):
-    """Evicts a pod of a Job again and again, chosen at random of those that have run for a while on nodes that are there."""
-
-    def __init__(self, world, job, every, spared=()):
-        super().__init__(daemon=True)
-        self.world, self.job, self.every = world, job, every
+    def __init__(self, world, job, every):
+        super().__init__(every, self._evictable, self._evict)
+        self.world, self.job = world, job
         # Names of nodes.
-        self.spared = set(spared)
-        self.count = 0
-        self._since = {}
-        self._random = random.Random(19)
-        self._stopped = threading.Event()
+        self.spared = set()
 
-    def __enter__(self):
-        self.start()
-        return self
+    def _evictable(self):
+        pods = [pod for pod in self.world.pods(self.job) if is_running(pod)]
+        return [name_of(pod) for pod in pods if pod["spec"]["nodeName"] not in self.spared]
 
-    def __exit__(self, *_):
-        self._stopped.set()
-        self.join()
-
-    def run(self):
-        while not self._stopped.wait(self.every):
-            running = [pod for pod in self.world.pods(self.job) if is_running(pod)]
-            for pod in running:
-                self._since.setdefault(name_of(pod), time.monotonic())
-            running = [pod for pod in running if pod["spec"]["nodeName"] not in self.spared
-                       and time.monotonic() - self._since[name_of(pod)] > BEGINS]
-            if not running:
-                continue
-            try:
-                self.world.evict(name_of(self._random.choice(running)))
-                self.count += 1
-            except urllib.error.HTTPError as error:
-                # It has ended in the meantime.
-                assert error.code in (404, 409), error
+    def _evict(self, pod):
+        try:
+            self.world.evict(pod)
+        except urllib.error.HTTPError as error:
+            # It has ended in the meantime.
+            assert error.code in (404, 409), error
+            return False
+        return True
 
 
 def is_running(pod):
     return not pod["deleted"] and not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") == "Running"
+
+
+def ends(world, pods):
+    """The exit codes of pods, whose last word may come after that of their Job."""
+
+    def ended():
+        states = [terminated(pod) for pod in pods()]
+        return None not in states and [state["exitCode"] for state in states]
+
+    return world.wait(ended, "the pods have ended")
+
+
+def conditions_of(pod):
+    return {each["type"]: each for each in pod["status"].get("conditions", [])}
 
 
 def index_of(pod):
@@ -95,7 +87,7 @@ def run_of(world, job, name="lake", shards=SHARDS):
     return Run(world.server, f"s3haul/{name}/{job}/", shards, wait)
 
 
-@long_scenario
+@scenario
 def indexed_job(world):
     """One run of the overlay through all that can happen to its pods."""
     world.keep_on_own_nodes(4, cpu="2")
@@ -106,13 +98,8 @@ def indexed_job(world):
     overlay.apply()
     state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
     world.wait(lambda: [waiting(pod) for pod in world.pods(JOB)] == [state] * PODS, "all pods tell that the Secret is missing")
-    # Nothing is copied before one key of a shard is refused: that shard cannot end before the rules are forgotten.
-    slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
-    world.create_secret()
-    run.wait_for_plan()
     index = PODS
-    world.server.rules([{"operation": "CopyObject", "prefix": run.keys(index)[-1], "effect": "throttle"}])
-    world.server.forget_rules(slowly)
+    start_with(world, run, lambda: hold(run, index))
     with run.watched() as looks, Evictions(world, JOB, every=2) as evictions:
         run.wait_for_copies(0.05)
         suspend_and_resume(world, run, overlay)
@@ -136,6 +123,20 @@ def indexed_job(world):
     equal(codes <= {0, 4, 137}, True, f"exit codes {codes}")
     again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS)
     print(f"        indexed_job: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+def start_with(world, run, rules):
+    """Lets the pods start, which wait for their Secret. The rules follow from the plan, and hold before much is copied."""
+    slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
+    world.create_secret()
+    run.wait_for_plan()
+    world.server.rules(rules())
+    world.server.forget_rules(slowly)
+
+
+def hold(run, index):
+    """Rules with which a shard cannot end: its last key is refused."""
+    return [{"operation": "CopyObject", "prefix": run.keys(index)[-1], "effect": "throttle"}]
 
 
 def active(world):
@@ -173,32 +174,61 @@ def lose_the_node(world, index, evictions):
     return name_of(pod), old
 
 
-@long_scenario
+@scenario
 def indexed_cronjob(world):
     """A night by the CronJob's overlay: a shard fails for good and the others go on; `retry` copies what has failed."""
     overlay = begin(world, "indexed-cronjob")
-    world.create_secret()
     overlay.apply()
     job = world.run_now()
     run = run_of(world, job, "nightly-replica")
-    run.wait_for_plan()
     index = SHARDS // 2
+    answer = {"answer": {"status": 403, "code": "AccessDenied"}}
+    start_with(world, run, lambda: [{"operation": "CopyObject", "key": run.keys(index)[-1], "effect": answer}])
     refused = run.keys(index)[-1]
-    world.server.rules([{
-        "operation": "CopyObject", "key": refused, "effect": {"answer": {"status": 403, "code": "AccessDenied"}},
-    }])
     with run.watched() as looks, Evictions(world, job, every=2) as evictions:
         equal(world.wait_for_end(job, timeout=300 if not FULL else 3600), ("Failed", "FailedIndexes"), "the end of the Job")
-    codes = [(terminated(pod) or {}).get("exitCode") for pod in world.pods(job) if index_of(pod) == index]
-    equal((codes.count(1), set(codes) <= {1, 4}), (4, True), f"exit codes of the shard that fails: {codes}")
+    counts = lambda pod: index_of(pod) == index and "DisruptionTarget" not in conditions_of(pod)
+    equal(ends(world, lambda: filter(counts, world.pods(job))), [1] * 4, "exit codes of the shard that fails, but for evictions")
     equal(sorted(run.those("failed")), [index], "shards that failed")
     equal(sorted(run.those("done")), [each for each in range(SHARDS) if each != index], "shards that are done")
-    receipts = [receipt for receipt in run.receipts() if receipt["destination"].endswith(refused)]
+    receipts = [receipt for receipt in run.receipts(exit_code=1) if receipt["destination"].endswith(refused)]
     equal(len(receipts), 1, "receipts of the object that failed")
     world.server.forget_rules()
-    world.server.s3haul("retry", run.url)
+    in_pod(world, "s3haul-retry", "retry", run.url)
+    equal(world.wait_for_end("s3haul-retry"), ("Complete", "CompletionsReached"), "the end of the retry")
+    equal(ends(world, lambda: world.pods("s3haul-retry")), [0], "exit codes of the retry")
     again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS, failed=[index])
     print(f"        indexed_cronjob: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+@scenario
+def indexed_job_preempted(world):
+    """A pod of a higher priority takes the place of one of the Job's pods. `Ignore` keeps the index: its next pod waits until
+    there is room, and goes on."""
+    # All pods, and no other one.
+    world.keep_on_own_nodes(1, cpu=str(PODS // 2))
+    overlay = begin(world, "indexed-job", objects=["small/=2000x4KiB"], shards=8)
+    run = run_of(world, JOB, shards=8)
+    overlay.apply()
+    start_with(world, run, lambda: [rule for index in range(PODS) for rule in hold(run, index)])
+    with run.watched(every=1):
+        run.wait_for_copies(0.1)
+        world.wait(lambda: sum(map(is_running, world.pods(JOB))) == PODS, "the node is full")
+        with urgent_pod(world, cpu="400m"):
+            first = world.wait(lambda: [pod for pod in world.pods(JOB) if terminated(pod)], "a pod has ended")[0]
+            equal(conditions_of(first)["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
+            equal(terminated(first)["exitCode"], 4, "exit code")
+            pods = lambda: [pod for pod in world.pods(JOB) if index_of(pod) == index_of(first)]
+            second = world.wait(lambda: pods()[1:], "the index has a second pod")[0]
+            equal(second["status"]["phase"], "Pending", "phase of the second pod")
+            world.poll(lambda: run.status()["shards"]["stopped"] == 1, "status shows the shard as stopped", 60)
+        world.server.forget_rules()
+        equal(world.wait_for_end(JOB, timeout=240), ("Complete", "CompletionsReached"), "the end of the Job")
+    equal(sorted(ends(world, lambda: world.pods(JOB))), [0] * 8 + [4], "exit codes")
+    equal(ends(world, pods), [4, 0], "exit codes of the index")
+    status = world.job(JOB)["status"]
+    assert not status.get("failed") and not status.get("failedIndexes"), f"a preemption does not count: {status}"
+    run.assert_whole(in_flight=IN_FLIGHT // PODS)
 
 
 @scenario

@@ -1,5 +1,6 @@
 """The pod, its node, the server, or the control plane is lost in the middle of a run."""
 
+import contextlib
 import json
 import os
 import signal
@@ -167,24 +168,29 @@ def server_away_in_the_middle(world):
 @scenario
 def preempted(world):
     """A pod of a higher priority takes the place: SIGTERM, which does not count, and the run resumes when there is room."""
-    _, on_own_nodes = world.own_nodes(1, cpu="1")
-    job, pod = half_done(world, job=journal_in_s3, pod=on_own_nodes)
-    urgent = f"urgent-{world.namespace}"
-    world.cluster.kubectl("create", "priorityclass", urgent, "--value=1000")
-    container = {
-        "name": "urgent", "image": IMAGE, "args": ["sandbox"], "resources": {"requests": {"cpu": "800m"}},
-    }
-    other = {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
-        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **on_own_nodes},
-    }
-    world.kubectl("apply", "-f", "-", input=json.dumps(other))
-    world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
-    conditions = {each["type"]: each for each in world.pods(job)[0]["status"]["conditions"]}
-    equal(conditions["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
-    world.kubectl("delete", "pod", "urgent", "--grace-period=1")
+    _, there = world.own_nodes(1, cpu="1")
+    job, pod = half_done(world, job=journal_in_s3, pod=there)
+    with urgent_pod(world, cpu="800m", **there):
+        world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
+        conditions = {each["type"]: each for each in world.pods(job)[0]["status"]["conditions"]}
+        equal(conditions["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
     completes(world, job, [4, 0])
     assert not world.job(job)["status"].get("failed"), "a preemption does not count"
+
+
+@contextlib.contextmanager
+def urgent_pod(world, cpu, **spec):
+    """Runs a pod of a higher priority for the time of the block."""
+    urgent = f"urgent-{world.namespace}"
+    world.cluster.kubectl("create", "priorityclass", urgent, "--value=1000")
+    container = {"name": "urgent", "image": IMAGE, "args": ["sandbox"], "resources": {"requests": {"cpu": cpu}}}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
+        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **spec},
+    }
+    world.kubectl("apply", "-f", "-", input=json.dumps(pod))
+    yield
+    world.kubectl("delete", "pod", "urgent", "--grace-period=1")
 
 
 @scenario
