@@ -56,8 +56,8 @@ class World:
         self.job = pathlib.Path(self.directory.name) / "job.yaml"
         self.job.write_text(
             "version: 1\nname: bench\n" + limits +
-            "endpoints: {s3: {provider: aws}}\n"
-            "transfers:\n- {source: {bucket: data, endpoint: s3}, destination: {bucket: copies, endpoint: s3}}\n"
+            "endpoints: {default: {provider: aws}}\n"
+            "transfers:\n- {from: {s3: s3://data/}, to: {s3: s3://copies/}}\n"
         )
 
     def __enter__(self):
