@@ -113,7 +113,7 @@ pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<St
 
 /// An item of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ListingItem {
     /// Something that may be copied.
     Entry(Entry),
     /// Something that is no object, and why it is left out.
@@ -130,19 +130,19 @@ pub enum Found {
 /// What a lister tells, page by page. A lister that panics takes its reader along: what it had not
 /// told yet must not be taken for the end.
 #[derive(Debug)]
-pub struct Listed<T> {
+pub struct PageReceiver<T> {
     pages: mpsc::Receiver<Vec<T>>,
     page: vec::IntoIter<T>,
     lister: Option<JoinHandle<()>>,
 }
 
 /// The entries of a bucket or directory.
-pub type Listing = Listed<Found>;
+pub type Listing = PageReceiver<ListingItem>;
 
-/// The lister's end of a [`Listed`].
+/// The lister's end of a [`PageReceiver`].
 type Pages<T> = mpsc::Sender<Vec<T>>;
 
-impl<T> Listed<T> {
+impl<T> PageReceiver<T> {
     /// Returns the pages that a lister sends from a task of its own.
     fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
@@ -193,12 +193,12 @@ mod tests {
     #[tokio::test]
     async fn a_lister_that_panics_is_not_taken_for_one_that_ends() {
         let lister = |panics: bool| {
-            Listed::by(move |pages| async move {
+            PageReceiver::by(move |pages| async move {
                 pages.send(vec![1, 2]).await.unwrap();
                 assert!(!panics, "a bug");
             })
         };
-        let read = |mut listed: Listed<i32>| {
+        let read = |mut listed: PageReceiver<i32>| {
             tokio::spawn(async move {
                 (
                     listed.next().await,

@@ -64,7 +64,7 @@ pub(crate) use guard::takes_panic;
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
 pub use ids::Elsewhere;
 pub(crate) use octets::bytes_of;
-pub use operation::{Class, Operation};
+pub use operation::{Operation, RequestClass};
 pub(crate) use process::end_credential_processes;
 pub use read::Body;
 

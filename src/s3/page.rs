@@ -9,7 +9,7 @@ use aws_sdk_s3::types::CommonPrefix;
 use percent_encoding::percent_decode_str;
 
 use super::convert::decode;
-use super::xml::{Tag, XmlReader};
+use super::xml::{XmlReader, XmlTag};
 use crate::size::display_counted;
 
 /// The statements of a page about itself.
@@ -77,13 +77,13 @@ pub(super) fn holds_error(document: &str) -> bool {
         return false;
     }
     let mut reader = XmlReader::new(document);
-    let Ok(Some(Tag::Open(root))) = reader.child() else {
+    let Ok(Some(XmlTag::Open(root))) = reader.child() else {
         return false;
     };
     while let Ok(Some(tag)) = reader.child() {
         match tag {
-            Tag::Open("Error") => return root != "Error",
-            Tag::Open(_) if reader.skip().is_err() => return false,
+            XmlTag::Open("Error") => return root != "Error",
+            XmlTag::Open(_) if reader.skip().is_err() => return false,
             _ => {}
         }
     }

@@ -23,7 +23,7 @@ use crate::execute::object::ObjectTask;
 use crate::execute::object::trouble::{Replan, Trouble};
 use crate::manifest::job::PartSize;
 use crate::multipart::{self, MultipartUpload};
-use crate::plan::claim::{Cut, may_be_for, usable};
+use crate::plan::claim::{ExpectedLayout, may_be_for, usable};
 use crate::plan::parts::PartLayout;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
 use crate::size::{by_number, display_counted};
@@ -137,9 +137,9 @@ async fn best(
     // The part size of a file depends on its size alone.
     let is_automatic = sides.transfer.parts.size == PartSize::Auto && sides.source.is_some();
     let cut = if is_automatic && !request.layout.is_replay() {
-        Cut::Automatically(request.layout.size, &bucket.capabilities().parts)
+        ExpectedLayout::Automatically(request.layout.size, &bucket.capabilities().parts)
     } else {
-        Cut::Exactly(&request.layout)
+        ExpectedLayout::Exactly(&request.layout)
     };
     // The time of a file comes from another clock, and its parts are compared one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());
