@@ -381,7 +381,7 @@ pub fn main() -> ExitCode {
             (termination_log, exit)
         }
         Err(Refusal::Parser(error)) => match parse::tell(&error) {
-            // Help is no command whose end anybody waits for.
+            // Help has no outcome that a termination log should hold.
             Exit::Done => return Exit::Done.into(),
             exit => (termination_log, exit),
         },

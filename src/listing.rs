@@ -25,7 +25,7 @@ use crate::location::ObjectKey;
 use crate::pace::gate::joined;
 use crate::s3::{ArchiveState, Failure, Head};
 
-/// Why an object is left out whose key we cannot name.
+/// The reason why an object is left out whose key is too long to be written.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
 /// Pages that wait between a lister and its reader, besides the one that the reader is at.
@@ -36,7 +36,7 @@ const PAGES_AHEAD: usize = 1;
 pub struct Entry {
     /// The object's key, or the file's path below the source directory with `/` between names.
     pub key: ObjectKey,
-    /// Where the part of the key begins that is relative to the source's prefix, in bytes.
+    /// The offset in bytes of the part of the key that is relative to the source's prefix.
     pub relative_at: usize,
     /// Bytes.
     pub size: u64,
@@ -48,7 +48,7 @@ pub struct Entry {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
-    /// Whether its bytes can be read, as far as the listing tells.
+    /// The archive state, as far as the listing shows it: can the bytes be read?
     pub archive: ArchiveState,
 }
 
@@ -127,8 +127,8 @@ pub enum ListingItem {
     Failed(String, Failure),
 }
 
-/// What a lister tells, page by page. A lister that panics takes its reader along: what it had not
-/// told yet must not be taken for the end.
+/// The reader's end of a lister, which sends pages of items. If the lister panics, the reader
+/// panics too: it must not take the missing items for the end of the listing.
 #[derive(Debug)]
 pub struct PageReceiver<T> {
     pages: mpsc::Receiver<Vec<T>>,

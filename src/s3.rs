@@ -498,7 +498,7 @@ pub struct CompleteSpec {
 }
 
 impl CompleteSpec {
-    /// Returns the fields for an object of so many bytes, which replaces what is at its key.
+    /// Returns the fields for an object of `size` bytes that replaces any object at its key.
     #[must_use]
     pub fn of_size(size: u64) -> Self {
         Self {

@@ -106,7 +106,7 @@ pub struct VerifyFinding {
     pub verdict: Verdict,
 }
 
-/// How many there are of each kind.
+/// The number of results of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Pairs that are equal.

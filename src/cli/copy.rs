@@ -376,7 +376,7 @@ impl Copy {
 }
 
 /// Returns true if this process was started without a standard input. Rust's runtime opens
-/// `/dev/null` in its place, for reading and writing, which nobody does who means an empty input.
+/// `/dev/null` in its place, for reading and writing. A redirection `</dev/null` only reads.
 fn stdin_is_closed() -> bool {
     let is_null = std::fs::read_link("/proc/self/fd/0")
         .is_ok_and(|path| path == std::path::Path::new("/dev/null"));

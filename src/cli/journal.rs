@@ -1,8 +1,8 @@
 //! The place of a run's journal, and the decision whether the run is a new one or resumes.
 //!
-//! Nobody has to ask for a journal: it is kept below the working directory unless something else is
-//! said. Where that cannot be written (the root of a container often cannot), the run does without,
-//! unless an unfinished run is there; a place that was named must be usable.
+//! A run keeps a journal by default, below the working directory. Where that cannot be written (the
+//! root of a container often cannot), the run does without, unless an unfinished run is there; a
+//! place that was named must be usable.
 
 mod notes;
 
@@ -42,7 +42,7 @@ const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
 const ADOPT: &str = "S3HAUL_ADOPT";
 const WAIT: &str = "S3HAUL_WAIT";
 
-/// Where a run keeps its journal, and what becomes of an unfinished run.
+/// The location of a run's journal, and the treatment of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Resuming after a stop")]
 pub(super) struct JournalFlags {
@@ -61,7 +61,7 @@ pub(super) struct JournalFlags {
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,
     /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
-    /// nobody else writes to the destination keys.
+    /// no other program writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
     /// Wait this long for a journal that another run holds. Default: the command ends with exit

@@ -107,8 +107,8 @@ impl JobEnvironment {
         }
     }
 
-    /// What `--sandbox` asks for: every endpoint of the job becomes one sandbox that has its
-    /// buckets.
+    /// Returns the environment for a job. With `--sandbox`, one sandbox that has the job's buckets
+    /// replaces all of its endpoints.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(clippy::unused_async, reason = "the sandbox starts asynchronously")
@@ -131,7 +131,8 @@ impl JobEnvironment {
         Ok(Self::ambient())
     }
 
-    /// Returns this environment for one of several processes that send requests to the same buckets.
+    /// Returns this environment for one of several processes that send requests to the same
+    /// buckets.
     pub(super) fn shared_by(self, processes: u32) -> Self {
         Self {
             sharers: processes,

@@ -449,8 +449,7 @@ impl Console {
             .with("waits_for", self.waits_for())
     }
 
-    /// Returns the message beside a bar, as much of it as a terminal with so many columns has room
-    /// for.
+    /// Returns the message beside a bar, cut to fit a terminal of `columns` columns.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));

@@ -41,7 +41,7 @@ use crate::shards::store::{StateStore, Stored};
 use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
 
-/// What a signal leaves behind before the run of a shard begins.
+/// The message about a signal that comes before the run of a shard begins.
 const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
 
 /// One run in many processes, each of which copies its own ranges of keys.

@@ -67,7 +67,7 @@ struct Gathered {
 
 /// Returns the progress of an earlier session with this transfer.
 pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
-    // The numbers of two transfers never overlap, because a manifest has no room for so many.
+    // The numbers of two transfers never overlap: a manifest cannot hold enough transfers for that.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
     let known = || work.resumed.ranges_of(transfer);

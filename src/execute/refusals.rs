@@ -411,7 +411,7 @@ impl Refusals {
     }
 }
 
-/// What is known about tags that a write copies from the source.
+/// The knowledge about tags that a write copies from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarriedTags {
     /// Nothing is known, so they must be compared.
@@ -422,7 +422,7 @@ pub(super) enum CarriedTags {
     NotReadable,
 }
 
-/// What is known about tags in a source bucket whose HEAD shows no tag count.
+/// The knowledge about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// The last objects had no tags, and their number.
@@ -507,7 +507,7 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
     )
 }
 
-/// What HEAD shows of the locks in a bucket.
+/// The locks that HEAD shows in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     /// HEAD shows all locks.

@@ -186,7 +186,7 @@ pub struct RunInfo {
     pub command: Option<String>,
 }
 
-/// What remains of an object that was changed in place.
+/// The remains of an object that was changed in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InPlace {

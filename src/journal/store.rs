@@ -62,7 +62,7 @@ pub(super) trait Store: Send + Sync + 'static {
     fn tail(&mut self, visit: Visit<'_>) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 
-/// Returns true if the segments after a snapshot have so many bytes that another snapshot is due.
+/// Returns true if the segments after a snapshot are so long that another snapshot is due.
 pub(super) fn is_long(tail_bytes: u64, snapshot_bytes: u64) -> bool {
     tail_bytes >= TAIL.max(snapshot_bytes.saturating_mul(2))
 }

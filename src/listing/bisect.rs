@@ -329,9 +329,11 @@ struct Scale<'a> {
     at: usize,
     /// Characters after which the keys of the page differ.
     depth: usize,
-    /// Where the page began and ended, and where the range ends.
+    /// The position of the page's first key.
     first: f64,
+    /// The position of the page's last key.
     last: f64,
+    /// The position of the range's end.
     end: f64,
     alphabet: &'a Alphabet,
 }

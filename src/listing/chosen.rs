@@ -11,8 +11,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
 
-/// Returns the chosen objects behind a key, in order, so many of which are asked for `at_once`;
-/// their keys are relative to `prefix`.
+/// Returns the chosen objects behind a key, in order; their keys are relative to `prefix`. Sends up
+/// to `at_once` requests at a time.
 #[must_use]
 pub fn objects(
     bucket: &Bucket,

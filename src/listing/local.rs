@@ -28,7 +28,7 @@ const READ_AHEAD: usize = 8;
 /// The directory in which runs keep their journals when nothing else is said. It is no part of any
 /// source: a run that uploads the directory that it works in must not send its own journal along.
 pub const JOURNALS: &str = ".s3haul";
-/// Why a directory is left out in which nothing can match.
+/// The reason why a directory is left out in which nothing can match.
 pub const UNREACHED: &str = "a directory in which no include pattern can match";
 /// Entries handed over at once.
 const PAGE: usize = 1000;

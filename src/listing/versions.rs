@@ -267,7 +267,7 @@ impl Past {
         self.settled = Some(item.key.clone());
         if item.modified.is_none() {
             let message =
-                "the list has no time of a version of it, so that nobody knows what was there";
+                "the list has no time of a version of it, so its state at that time is unknown";
             let place = format!("s3://{}/{}", self.bucket, item.key);
             let failure = Failure::new(
                 FailureKind::ServerFault,

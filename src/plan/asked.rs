@@ -4,7 +4,7 @@
 //! shows the difference. Servers also differ in ways that lose nothing, and those are no
 //! differences here: a storage class that is not shown is STANDARD, names of metadata may come back
 //! in another case, blanks around values may be gone, a server may add encryption, headers, or
-//! metadata that nobody asked for, and a text outside ASCII may come back encoded.
+//! metadata without a request for it, and a text outside ASCII may come back encoded.
 //!
 //! What HEAD does not show is asked for (see [`AttributeQuestion`]).
 

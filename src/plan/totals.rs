@@ -93,8 +93,8 @@ impl Estimate {
         }
     }
 
-    /// Seconds that all of it takes with so many requests in flight; `None` where nothing is copied
-    /// inside S3.
+    /// Returns the seconds that the copies take with `in_flight` requests in flight, or `None` if
+    /// nothing is copied inside S3.
     #[must_use]
     pub fn seconds(&self, in_flight: u32) -> Option<f64> {
         (self.stream > 0.0).then(|| (self.stream / f64::from(in_flight.max(1))).max(self.longest))

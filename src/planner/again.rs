@@ -68,8 +68,8 @@ impl Sides {
     }
 
     /// Asks about an object that a session was at work on; `began` is the source as it was then.
-    /// Where something is set or looked at only after the bytes are there, equal bytes do not tell
-    /// whether the session came so far.
+    /// Equal bytes do not show that the session finished the object: some attributes are set, and
+    /// some proofs are made, only after the bytes are there.
     pub(crate) async fn ask_again(
         &self,
         began: Entry,

@@ -20,12 +20,12 @@ use crate::plan::existing::{self, StorageClassMatch};
 use crate::plan::in_place::has_acl;
 use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 
-/// Which sides are asked about a key.
+/// The sides that are asked about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedSides {
-    /// Whether the destination has it, and what HEAD shows of it.
+    /// The destination: does it have the key, and with which attributes?
     Destination,
-    /// Whether what both sides have is equal.
+    /// Both sides: are their objects equal?
     Both(Doubt),
 }
 

@@ -104,7 +104,7 @@ impl Sides {
     /// Returns the destination key of an entry.
     ///
     /// # Errors
-    /// Why the key map does not take it.
+    /// The key map does not accept the entry's key.
     pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
         self.transfer.keys.destination_key(
             &self.transfer.to.location.key,

@@ -119,8 +119,8 @@ impl Sides {
         }
     }
 
-    /// HEAD of an object that is changed in place, for whoever has a place to send it. Where the
-    /// job changes its customer key (SSE-C), it may have either.
+    /// Sends HEAD for an object that is changed in place; the caller holds a slot. If the job
+    /// changes the customer key (SSE-C), the object may have either key.
     ///
     /// # Errors
     /// Those of HEAD.
@@ -138,7 +138,7 @@ impl Sides {
         }
     }
 
-    /// Compares an object with what the job wants it to have, for whoever has a place to ask.
+    /// Compares an object with the attributes that the job sets; the caller holds a slot.
     ///
     /// # Errors
     /// Those of reading its tags and its ACL.
@@ -204,7 +204,7 @@ impl Sides {
     }
 }
 
-/// How an object compares with what the job wants it to have.
+/// The result of comparing an object with the attributes that the job sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
     /// It has all of it.

@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(
             advised(false, ignored(), Trust::Answers),
             None,
-            "nobody relies on it"
+            "the job does not rely on it"
         );
         assert_eq!(
             advised(true, ProbeAnswer::refused("501"), Trust::Answers),

@@ -1,8 +1,8 @@
-//! The scratch prefix: each request of a probe, and a note of whatever it may have made.
+//! The scratch prefix: each request of a probe, and a note of all that it may have made.
 //!
 //! No request is sent after the probe was asked to stop, or when its time is over. A request that
-//! is under way then may end, because one whose answer nobody waits for may take effect after the
-//! cleaning.
+//! is under way then may end: if the probe did not wait for the answer, the request could take
+//! effect after the cleaning.
 
 use std::time::Duration;
 

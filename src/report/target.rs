@@ -43,7 +43,7 @@ pub enum TargetError {
         kind: OutputKind,
         /// The path.
         path: PathBuf,
-        /// What is wrong with the content.
+        /// The defect of the content.
         reason: &'static str,
     },
     /// The file is about real buckets, and the command uses the sandbox.

@@ -1,7 +1,7 @@
 //! Compares what a page of a list says about itself with what it holds and with what was asked for.
 //!
 //! A page that contradicts itself would be read as a shorter list, and keys would be missing
-//! without a word: a gateway that groups keys by a delimiter that nobody named, a count of five
+//! without a word: a gateway that groups keys by a delimiter of its own, a count of five
 //! beside one key, an error behind the first keys, the answer to another request. Nothing is
 //! required here: servers leave most of these elements out. Only what a page does say counts.
 
@@ -36,8 +36,8 @@ impl PageClaims {
         }
     }
 
-    /// Returns how a page that holds so many entries contradicts the request for the keys below a
-    /// prefix. No request of this crate names a delimiter.
+    /// Returns how a page of `entries` entries contradicts the request for the keys below a prefix,
+    /// or `None` if it does not. No request of this crate names a delimiter.
     pub(super) fn contradiction(&self, prefix: &str, entries: usize) -> Option<String> {
         if let Some(group) = &self.group {
             return Some(format!(

@@ -28,7 +28,7 @@ pub const MOST_EMPTY_PAGES: u32 = 100;
 pub const PAGE_TRIES: u32 = 3;
 
 /// A list of uploads or parts that shows more than this at one key is no list that ends: S3 allows
-/// 10,000 parts, and nobody begins as many uploads to one key.
+/// 10,000 parts, and no key has as many open uploads in practice.
 const MOST_AT_A_KEY: u32 = 10_000;
 /// The same in pages. A server that sends few entries a page sends ten of them.
 const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;

@@ -1,7 +1,7 @@
 //! Runs the program that a profile names with `credential_process`.
 //!
 //! The SDK has a provider for this. It starts the same shell and reads the same answer, but it
-//! leaves the program running when nobody waits for it any more. Here, a program that takes too
+//! leaves the program running when no caller waits for it any more. Here, a program that takes too
 //! long is ended with all that it has started, and so is one that still runs when the command ends.
 //! A child that outlives the program may keep the inherited standard output open, so the end of the
 //! output may never come. So the program's own end counts: what it has printed by then, or a moment

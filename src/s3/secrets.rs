@@ -29,7 +29,7 @@ const SECRET: [&str; 6] = [
     "x-amz-security-token",
     "x-amz-s3session-token",
 ];
-/// Any run of this many bytes of a secret is hidden, wherever it stands.
+/// Any run of this many bytes of a secret is hidden, at any position in a text.
 const PIECE: usize = 16;
 /// A text of fewer bytes is not treated as a secret: any message may contain it by chance.
 const SHORTEST: usize = 8;

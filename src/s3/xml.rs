@@ -1,10 +1,10 @@
 //! Reading XML as S3 writes it: elements and text, nothing that a document about data does not
 //! need.
 //!
-//! The SDK's own reader makes of a list of a thousand keys ten thousand texts that nobody asked
-//! for. This one walks the document once and borrows from it. It knows elements, character
-//! references, comments and declarations; whatever else it meets (a `DOCTYPE`, an element that does
-//! not end) makes the document unreadable, which is what an answer that was cut off is, too.
+//! The SDK's own reader allocates ten thousand strings for a list of a thousand keys. This one
+//! walks the document once and borrows from it. It knows elements, character references, comments
+//! and declarations; whatever else it meets (a `DOCTYPE`, an element that does not end) makes the
+//! document unreadable, which is what an answer that was cut off is, too.
 
 use std::borrow::Cow;
 

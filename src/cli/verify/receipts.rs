@@ -165,8 +165,8 @@ async fn places(
             .map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
     };
     let (source, destination) = (location(&line.source)?, location(&line.destination)?);
-    // A delete marker has nothing to compare, and of a version that was there before nobody knows
-    // which one it is.
+    // A delete marker has nothing to compare, and the receipt of a version that was there before
+    // does not name that version.
     let is_history = transfer.versions == Versions::All;
     if line.proof.as_deref() == Some("delete-marker")
         || (is_history && line.destination_version.is_none())

@@ -33,7 +33,7 @@ pub(super) enum RefusedWrite {
     Raced,
 }
 
-/// What follows from a refused write.
+/// The reaction to a refused write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterRefusal {
     /// Send the write again, with the condition that holds by now.

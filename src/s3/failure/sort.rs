@@ -2,7 +2,7 @@
 //!
 //! The line that matters most runs between faults that can pass and faults that cannot: a refused
 //! connection, a 503, or a provider of credentials that is not up yet is worth waiting for; a
-//! certificate that nobody here trusts, a request that cannot be built, or a refused key is not.
+//! certificate that no root vouches for, a request that cannot be built, or a refused key is not.
 
 use std::error::Error;
 use std::io;

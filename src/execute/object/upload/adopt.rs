@@ -1,8 +1,8 @@
 //! Adopts open uploads that no journal knows, if the job says so (`--adopt`).
 //!
 //! If a journal is lost with its disk, its uploads stay open at the destination and cost money. A
-//! user who knows that nobody else writes these keys lets a run adopt them. S3 does not show the
-//! source or the attributes of an open upload, so other checks replace the journal's record
+//! user who knows that no other program writes these keys lets a run adopt them. S3 does not show
+//! the source or the attributes of an open upload, so other checks replace the journal's record
 //! ([`crate::plan::claim`]):
 //!
 //! - The bytes are proven before they are published: by a checksum of the whole source, or part by
