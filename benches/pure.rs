@@ -14,7 +14,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use s3haul::checksum;
-use s3haul::journal::event::{Ended, Event, PlannedObject, RunInfo};
+use s3haul::journal::event::{Ended, JournalEvent, PlannedObject, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::state::RunState;
 use s3haul::journal::{LeaseTerms, Location, Opened, look};
@@ -22,7 +22,7 @@ use s3haul::listing::bisect::{KeyRange, Ranges};
 use s3haul::listing::filter::Filter;
 use s3haul::listing::join::Counterparts;
 use s3haul::listing::reach::{Behind, Reach};
-use s3haul::listing::{Entry, Found, Listing};
+use s3haul::listing::{Entry, Listing, ListingItem};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{Compare, PartGoal, Selection, When};
 use s3haul::pace::rate::RateController;
@@ -36,7 +36,7 @@ use s3haul::size::{MIB, TIB};
 /// Objects that a run looks ahead.
 const WINDOW: u64 = 4096;
 
-fn planned(object: u64) -> Event {
+fn planned(object: u64) -> JournalEvent {
     let key = ObjectKey::new(&format!("year=2026/month=11/part-{object:012}.parquet")).unwrap();
     let etag = Some("0123456789abcdef0123456789abcdef".to_owned());
     let entry = PlannedObject {
@@ -47,14 +47,14 @@ fn planned(object: u64) -> Event {
         modified: None,
         class: None,
     };
-    Event::ObjectPlanned {
+    JournalEvent::ObjectPlanned {
         range: 0,
         object,
         entry,
     }
 }
 
-fn ended(object: u64) -> Event {
+fn ended(object: u64) -> JournalEvent {
     let ended = Ended::Done {
         bytes: 1,
         parts: 0,
@@ -64,7 +64,7 @@ fn ended(object: u64) -> Event {
         in_place: None,
         settles: None,
     };
-    Event::ObjectEnded {
+    JournalEvent::ObjectEnded {
         range: 0,
         object: Some(object),
         ended,
@@ -122,7 +122,7 @@ fn pure(criterion: &mut Criterion) {
         });
     });
     criterion.bench_function("a listed object beside its counterpart", |bench| {
-        let page = || -> Vec<Found> {
+        let page = || -> Vec<ListingItem> {
             let key = |index| {
                 ObjectKey::new(&format!("year=2026/month=11/part-{index:012}.parquet")).unwrap()
             };
@@ -137,13 +137,13 @@ fn pure(criterion: &mut Criterion) {
                 archive: ArchiveState::Readable,
             };
             (0..10_000)
-                .map(|index| Found::Entry(entry(index)))
+                .map(|index| ListingItem::Entry(entry(index)))
                 .collect()
         };
         let keys: Vec<_> = page()
             .into_iter()
             .filter_map(|found| {
-                if let Found::Entry(entry) = found {
+                if let ListingItem::Entry(entry) = found {
                     Some(entry.key)
                 } else {
                     None
@@ -209,7 +209,7 @@ fn pure(criterion: &mut Criterion) {
             let mut state = RunState::default();
             state.apply(
                 Timestamp::UNIX_EPOCH,
-                &Event::RangeBegan {
+                &JournalEvent::RangeBegan {
                     range: 0,
                     transfer: 0,
                     ordered: true,
@@ -242,11 +242,16 @@ fn pure(criterion: &mut Criterion) {
 }
 
 fn pacing(criterion: &mut Criterion) {
-    use s3haul::pace::slots::{Slots, Want};
+    use s3haul::pace::slots::{SlotKind, Slots};
 
     criterion.bench_function("a place in flight that is free", |bench| {
         let slots = Slots::new(2048);
-        bench.iter(|| slots.request(black_box(Want::Small)).try_recv().unwrap());
+        bench.iter(|| {
+            slots
+                .request(black_box(SlotKind::Small))
+                .try_recv()
+                .unwrap()
+        });
     });
     criterion.bench_function("a place in flight that 2,000 parts wait for", |bench| {
         let slots = Slots::new(64);
@@ -254,7 +259,7 @@ fn pacing(criterion: &mut Criterion) {
         // The largest is served first, so these are served in the order in which they ask.
         let mut ask = || {
             left -= 1;
-            slots.request(Want::Bulk(left))
+            slots.request(SlotKind::Bulk(left))
         };
         let (mut held, mut waiting) = (VecDeque::new(), VecDeque::new());
         while waiting.len() < 2_000 {
@@ -301,7 +306,7 @@ async fn write_journal(directory: &Path, objects: u64) -> u64 {
     };
     let journal = opened.begin(info, None).await.unwrap();
     journal
-        .append(Event::RangeBegan {
+        .append(JournalEvent::RangeBegan {
             range: 0,
             transfer: 0,
             ordered: true,
@@ -320,7 +325,7 @@ async fn write_journal(directory: &Path, objects: u64) -> u64 {
             peak = bytes_in(directory).max(peak);
         }
     }
-    journal.close(Event::RunStopped).await.unwrap();
+    journal.close(JournalEvent::RunStopped).await.unwrap();
     bytes_in(directory).max(peak)
 }
 

@@ -38,15 +38,15 @@ pub(crate) use self::creates::Overtaken;
 pub use self::hidden::HiddenEtags;
 use self::parking::Parks;
 use self::stopping::Purpose;
-use crate::checksum::Running;
+use crate::checksum::RunningCrc;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
-use crate::pace::slots::{self, Want};
+use crate::pace::slots::{self, SlotKind};
 use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
-    Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class,
-    Client, CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation,
-    Page, PartAnswer, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, Versioning,
+    Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client,
+    CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation, Page,
+    PartAnswer, PartDone, PartHead, PartsPage, RequestClass, SourcePin, UploadMarker, Versioning,
     WriteCondition, Written,
 };
 
@@ -141,8 +141,8 @@ impl Bucket {
         halt: CancellationToken,
     ) -> Self {
         let client = client.to_bucket(&name, Access::default());
-        let reads = pacer.lanes(client.endpoint(), name.as_str(), Class::Read);
-        let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
+        let reads = pacer.lanes(client.endpoint(), name.as_str(), RequestClass::Read);
+        let writes = pacer.lanes(client.endpoint(), name.as_str(), RequestClass::Write);
         let mut retry = pacer.retry;
         if client.url().is_some() {
             retry.doubt = retry.brief_doubt;
@@ -257,21 +257,21 @@ impl Bucket {
 
     /// Returns how long a request for `key` would wait in the queue now.
     #[must_use]
-    pub fn queue_delay(&self, class: Class, key: &ObjectKey) -> Duration {
+    pub fn queue_delay(&self, class: RequestClass, key: &ObjectKey) -> Duration {
         self.lanes(class)
             .queue_delay(key.as_str(), self.pacer.elapsed())
     }
 
     /// Returns true while the bucket refuses all requests for keys like this one.
     #[must_use]
-    pub fn is_shut(&self, class: Class, key: &ObjectKey) -> bool {
+    pub fn is_shut(&self, class: RequestClass, key: &ObjectKey) -> bool {
         self.lanes(class).is_shut(key.as_str())
     }
 
-    fn lanes(&self, class: Class) -> &Lanes {
+    fn lanes(&self, class: RequestClass) -> &Lanes {
         match class {
-            Class::Read => &self.reads,
-            Class::Write => &self.writes,
+            RequestClass::Read => &self.reads,
+            RequestClass::Write => &self.writes,
         }
     }
 
@@ -290,7 +290,7 @@ impl Bucket {
         &self,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let Ok(_slot) = self.pacer.slots().request(Want::Small).await else {
+        let Ok(_slot) = self.pacer.slots().request(SlotKind::Small).await else {
             return Err(self.stopped(Operation::HeadObject, None));
         };
         request.await
@@ -383,7 +383,7 @@ impl Bucket {
                 let refused = |kind, message| {
                     Failure::new(kind, Operation::GetObject, self.place(&pin.key), message)
                 };
-                let mut sum = Running::new(algorithm).ok_or_else(|| {
+                let mut sum = RunningCrc::new(algorithm).ok_or_else(|| {
                     refused(FailureKind::Bug, format!("{algorithm} does not combine"))
                 })?;
                 let mut body = self.client.get_object(pin, (first, last), size).await?;

@@ -164,14 +164,14 @@ pub fn of_parts(
 
 /// A full-object CRC of bytes that come piece by piece.
 #[derive(Clone, Debug)]
-pub struct Running {
+pub struct RunningCrc {
     algorithm: ChecksumAlgorithm,
     digest: crc_fast::Digest,
     width: usize,
     bytes: u64,
 }
 
-impl Running {
+impl RunningCrc {
     /// Begins a sum; `None` for SHA.
     #[must_use]
     pub fn new(algorithm: ChecksumAlgorithm) -> Option<Self> {
@@ -214,7 +214,7 @@ pub struct RunningChecksum(Algorithm);
 
 #[derive(Clone, Debug)]
 enum Algorithm {
-    Crc(Box<Running>),
+    Crc(Box<RunningCrc>),
     Sha1(Sha1),
     Sha256(Sha256),
 }
@@ -223,7 +223,7 @@ impl RunningChecksum {
     /// Begins a sum.
     #[must_use]
     pub fn new(algorithm: ChecksumAlgorithm) -> Self {
-        Self(match (Running::new(algorithm), algorithm) {
+        Self(match (RunningCrc::new(algorithm), algorithm) {
             (Some(crc), _) => Algorithm::Crc(Box::new(crc)),
             (None, ChecksumAlgorithm::Sha1) => Algorithm::Sha1(Sha1::new()),
             (None, _) => Algorithm::Sha256(Sha256::new()),
@@ -478,7 +478,7 @@ mod tests {
                     .collect();
                 let combined = combine(algorithm, pieces.iter().map(|(value, length)| (value.as_str(), *length)));
                 prop_assert_eq!(combined.as_ref(), Some(&compute(algorithm, &bytes)));
-                let mut running = Running::new(algorithm).unwrap();
+                let mut running = RunningCrc::new(algorithm).unwrap();
                 cuts.windows(2).for_each(|cut| running.update(&bytes[cut[0]..cut[1]]));
                 prop_assert_eq!((running.bytes(), Some(running.finish())), (bytes.len() as u64, combined));
             }

@@ -158,7 +158,7 @@ enum Command {
     /// Show the totals of a report, and what is not done.
     Report(report::Reports),
     /// Compare both sides of a job, of SRC and DST, or of a report. Writes nothing.
-    Verify(Box<verify::Verify>),
+    Verify(Box<verify::VerifyArgs>),
     /// List, inspect, abort, or complete unfinished multipart uploads.
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.
@@ -381,7 +381,7 @@ pub fn main() -> ExitCode {
             (termination_log, exit)
         }
         Err(Refusal::Parser(error)) => match parse::tell(&error) {
-            // Help is no command whose end anybody waits for.
+            // Help has no outcome that a termination log should hold.
             Exit::Done => return Exit::Done.into(),
             exit => (termination_log, exit),
         },

@@ -49,10 +49,10 @@ use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::pace::RetryPolicy;
 pub use crate::pace::retry::DRAIN;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::pace::{Pacer, Slot, Slots};
 use crate::planner::{Sides, Step};
-use crate::s3::{Class, Failure};
+use crate::s3::{Failure, RequestClass};
 use breaker::{ConductorParts, CopyMonitor};
 use buffers::Buffers;
 use conductor::Conductor;
@@ -123,17 +123,18 @@ impl Work {
     /// Waits for a slot for requests that are not parts. Returns `None` after a stop, when such
     /// requests may still be sent without one.
     async fn small_slot(&self) -> Option<Slot> {
-        self.slots().request(Want::Small).await.ok()
+        self.slots().request(SlotKind::Small).await.ok()
     }
 
     /// Returns true while a part for this key would have to wait long in the queue.
     fn is_clogged(&self, key: &ObjectKey) -> bool {
-        self.is_shut(key) || self.sides.destination.queue_delay(Class::Write, key) >= LONG_QUEUE
+        self.is_shut(key)
+            || self.sides.destination.queue_delay(RequestClass::Write, key) >= LONG_QUEUE
     }
 
     /// Returns true while the destination refuses all requests for keys like this one.
     fn is_shut(&self, key: &ObjectKey) -> bool {
-        self.sides.destination.is_shut(Class::Write, key)
+        self.sides.destination.is_shut(RequestClass::Write, key)
     }
 
     /// Returns how long the requests of a step would have to wait in the queue.
@@ -145,9 +146,9 @@ impl Work {
         } = &self.sides;
         let reads = source
             .as_ref()
-            .map(|source| source.queue_delay(Class::Read, &step.entry.key));
+            .map(|source| source.queue_delay(RequestClass::Read, &step.entry.key));
         destination
-            .queue_delay(Class::Write, &step.key)
+            .queue_delay(RequestClass::Write, &step.key)
             .max(reads.unwrap_or_default())
     }
 

@@ -55,13 +55,13 @@ pub use bucket::LeaseHandle;
 use bucket::{BucketLog, BucketPlace};
 use directory::Directory;
 pub use error::JournalError;
-use event::{Event, RunInfo};
+use event::{JournalEvent, RunInfo};
 use fault::Faulty;
 pub use fault::WriteFault;
 use fingerprint::Fingerprint;
 pub use identity::{LeaseTerms, ProcessMark, Writer, host};
 pub use salvage::Salvage;
-use segment::Replay;
+use segment::JournalContent;
 use state::{Phase, RunState};
 use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
@@ -96,7 +96,7 @@ pub enum Intent {
 
 /// The decision for an existing journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum RunDecision {
     /// Begin a new run.
     Begin,
     /// Resume the run in the journal.
@@ -112,23 +112,23 @@ pub fn decide(
     state: &RunState,
     job: &Fingerprint,
     intent: Intent,
-) -> Result<Decision, JournalError> {
+) -> Result<RunDecision, JournalError> {
     let Some(run) = state
         .run
         .as_ref()
         .filter(|_| state.is_unfinished() && intent != Intent::Fresh)
     else {
-        return Ok(Decision::Begin);
+        return Ok(RunDecision::Begin);
     };
     let changes = run.fingerprint.changes(job);
     if changes.is_empty() {
-        return Ok(Decision::Resume);
+        return Ok(RunDecision::Resume);
     }
     // A new run may replace an unfinished retry, which has few objects: it takes over the open
     // uploads.
     let retried = run.fingerprint.retries();
     if retried.is_some() && retried != job.retries() {
-        return Ok(Decision::Begin);
+        return Ok(RunDecision::Begin);
     }
     if !run.fingerprint.has_transfers_of(job) {
         return Err(JournalError::OtherTransfers { changes });
@@ -139,7 +139,7 @@ pub fn decide(
         return Err(JournalError::OtherPlaces { changes: moves });
     }
     if intent == Intent::ResumeAnyway {
-        return Ok(Decision::Resume);
+        return Ok(RunDecision::Resume);
     }
     Err(JournalError::Changed { changes })
 }
@@ -148,7 +148,7 @@ pub fn decide(
 #[derive(Debug)]
 pub struct Opened {
     store: AnyStore,
-    replay: Replay,
+    replay: JournalContent,
     fault: Option<(u64, WriteFault)>,
 }
 
@@ -238,9 +238,9 @@ impl Opened {
             Location::Bucket(bucket, prefix) => {
                 let place = BucketPlace::new(bucket, prefix);
                 let (store, salvage) = BucketLog::begin_anew(place, writer, terms).await?;
-                let replay = Replay {
+                let replay = JournalContent {
                     state: salvage.clone().into_state(),
-                    ..Replay::default()
+                    ..JournalContent::default()
                 };
                 Ok((
                     Self {
@@ -273,10 +273,10 @@ impl Opened {
     /// Returns the state that a session begins with after this decision: all of it, or only the
     /// open uploads of an earlier run.
     #[must_use]
-    pub fn resumed(&self, decision: Decision) -> RunState {
+    pub fn resumed(&self, decision: RunDecision) -> RunState {
         match decision {
-            Decision::Resume => self.state().clone(),
-            Decision::Begin => self.state().clone().left_behind(),
+            RunDecision::Resume => self.state().clone(),
+            RunDecision::Begin => self.state().clone().left_behind(),
         }
     }
 
@@ -290,7 +290,7 @@ impl Opened {
         run: RunInfo,
         ledger: Option<Box<dyn Ledger>>,
     ) -> Result<Journal, JournalError> {
-        self.start(ledger, Event::RunBegan(run)).await
+        self.start(ledger, JournalEvent::RunBegan(run)).await
     }
 
     /// Resumes the run in the journal. `ledger` is the report as the last session left it. It is
@@ -299,13 +299,13 @@ impl Opened {
     /// # Errors
     /// The journal cannot be written.
     pub async fn resume(self, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
-        self.start(ledger, Event::RunResumed).await
+        self.start(ledger, JournalEvent::RunResumed).await
     }
 
     async fn start(
         self,
         ledger: Option<Box<dyn Ledger>>,
-        first: Event,
+        first: JournalEvent,
     ) -> Result<Journal, JournalError> {
         let Self {
             store,
@@ -314,7 +314,7 @@ impl Opened {
         } = self;
         if let AnyStore::Bucket(store) = &store {
             let run = match &first {
-                Event::RunBegan(run) => Some(run),
+                JournalEvent::RunBegan(run) => Some(run),
                 _ => replay.state.run.as_ref(),
             };
             store.held().name_run(run.map(|run| run.run.clone())).await;
@@ -347,11 +347,11 @@ pub fn off(ledger: Option<Box<dyn Ledger>>) -> Journal {
 
 async fn start<S: Store>(
     store: S,
-    replay: Replay,
+    replay: JournalContent,
     ledger: Option<Box<dyn Ledger>>,
-    first: Event,
+    first: JournalEvent,
 ) -> Result<Journal, JournalError> {
-    let Replay {
+    let JournalContent {
         state,
         next,
         report,
@@ -366,7 +366,7 @@ async fn start<S: Store>(
             ledger,
         },
     );
-    if matches!(first, Event::RunBegan(_)) {
+    if matches!(first, JournalEvent::RunBegan(_)) {
         task.begin_with(first).await?;
         tokio::spawn(task.run());
         return Ok(journal);

@@ -25,7 +25,7 @@ use crate::location::ObjectKey;
 use crate::pace::gate::joined;
 use crate::s3::{ArchiveState, Failure, Head};
 
-/// Why an object is left out whose key we cannot name.
+/// The reason why an object is left out whose key is too long to be written.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
 /// Pages that wait between a lister and its reader, besides the one that the reader is at.
@@ -36,7 +36,7 @@ const PAGES_AHEAD: usize = 1;
 pub struct Entry {
     /// The object's key, or the file's path below the source directory with `/` between names.
     pub key: ObjectKey,
-    /// Where the part of the key begins that is relative to the source's prefix, in bytes.
+    /// The offset in bytes of the part of the key that is relative to the source's prefix.
     pub relative_at: usize,
     /// Bytes.
     pub size: u64,
@@ -48,7 +48,7 @@ pub struct Entry {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
-    /// Whether its bytes can be read, as far as the listing tells.
+    /// The archive state, as far as the listing shows it: can the bytes be read?
     pub archive: ArchiveState,
 }
 
@@ -113,7 +113,7 @@ pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<St
 
 /// An item of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ListingItem {
     /// Something that may be copied.
     Entry(Entry),
     /// Something that is no object, and why it is left out.
@@ -127,22 +127,22 @@ pub enum Found {
     Failed(String, Failure),
 }
 
-/// What a lister tells, page by page. A lister that panics takes its reader along: what it had not
-/// told yet must not be taken for the end.
+/// The reader's end of a lister, which sends pages of items. If the lister panics, the reader
+/// panics too: it must not take the missing items for the end of the listing.
 #[derive(Debug)]
-pub struct Listed<T> {
+pub struct PageReceiver<T> {
     pages: mpsc::Receiver<Vec<T>>,
     page: vec::IntoIter<T>,
     lister: Option<JoinHandle<()>>,
 }
 
 /// The entries of a bucket or directory.
-pub type Listing = Listed<Found>;
+pub type Listing = PageReceiver<ListingItem>;
 
-/// The lister's end of a [`Listed`].
+/// The lister's end of a [`PageReceiver`].
 type Pages<T> = mpsc::Sender<Vec<T>>;
 
-impl<T> Listed<T> {
+impl<T> PageReceiver<T> {
     /// Returns the pages that a lister sends from a task of its own.
     fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
@@ -193,12 +193,12 @@ mod tests {
     #[tokio::test]
     async fn a_lister_that_panics_is_not_taken_for_one_that_ends() {
         let lister = |panics: bool| {
-            Listed::by(move |pages| async move {
+            PageReceiver::by(move |pages| async move {
                 pages.send(vec![1, 2]).await.unwrap();
                 assert!(!panics, "a bug");
             })
         };
-        let read = |mut listed: Listed<i32>| {
+        let read = |mut listed: PageReceiver<i32>| {
             tokio::spawn(async move {
                 (
                     listed.next().await,

@@ -47,7 +47,7 @@ pub struct S3Uri {
     pub key: ObjectKey,
 }
 
-/// Why a bucket, key or URI was refused.
+/// The reason why a bucket, key, or URI was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum LocationError {

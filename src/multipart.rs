@@ -34,7 +34,7 @@ use crate::awake::AwakeInstant;
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{
     Attributes, Begun, Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, OpenUpload,
     Operation, Page, PartDone, PartsPage, SourcePin,
@@ -334,8 +334,8 @@ impl MultipartUpload {
                 let PartsPage { items, next, .. } = self.page(after.as_deref()).await?;
                 let mut page = Page { items, next };
                 let next = match paging.check(&mut page)? {
-                    Turn::Next => page.next.map(Some),
-                    Turn::Again => Some(after),
+                    PageVerdict::Next => page.next.map(Some),
+                    PageVerdict::Again => Some(after),
                 };
                 Ok(Some((
                     stream::iter(page.items.into_iter().map(Ok)),
@@ -404,8 +404,8 @@ pub fn uploads<'a>(
             let Some(after) = marker else { return Ok(None) };
             let mut page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
             let next = match paging.check(&mut page)? {
-                Turn::Next => page.next.map(Some),
-                Turn::Again => Some(after),
+                PageVerdict::Next => page.next.map(Some),
+                PageVerdict::Again => Some(after),
             };
             let refused = if next.is_none() {
                 paging.take_refused()

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::awake::AwakeInstant;
 use crate::manifest::job::Limits;
-use crate::s3::{Class, Failure, FailureKind, Operation};
+use crate::s3::{Failure, FailureKind, Operation, RequestClass};
 use gate::Gate;
 use lane::LanePass;
 pub use lane::Lanes;
@@ -60,7 +60,7 @@ pub struct Pacer {
     asked_bytes: AtomicU64,
     slots: Slots,
     /// The lanes by `endpoint/bucket` and class.
-    lanes: Mutex<HashMap<(String, Class), Arc<Lanes>>>,
+    lanes: Mutex<HashMap<(String, RequestClass), Arc<Lanes>>>,
     /// The health of each endpoint, by name.
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
     /// The speed of copies inside S3.
@@ -207,11 +207,11 @@ impl Pacer {
 
     /// Returns the lanes of a bucket at an endpoint for this class of requests.
     #[must_use]
-    pub fn lanes(&self, endpoint: &str, bucket: &str, class: Class) -> Arc<Lanes> {
+    pub fn lanes(&self, endpoint: &str, bucket: &str, class: RequestClass) -> Arc<Lanes> {
         self.lanes_of(endpoint, format!("{endpoint}/{bucket}"), class)
     }
 
-    fn lanes_of(&self, endpoint: &str, name: String, class: Class) -> Arc<Lanes> {
+    fn lanes_of(&self, endpoint: &str, name: String, class: RequestClass) -> Arc<Lanes> {
         let outage = {
             let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
             let outage = outages.entry(endpoint.to_owned());
@@ -223,7 +223,7 @@ impl Pacer {
         Arc::clone(lanes.or_insert_with(|| Arc::new(Lanes::new(class, self.sharers, outage, now))))
     }
 
-    fn all_lanes(&self) -> MutexGuard<'_, HashMap<(String, Class), Arc<Lanes>>> {
+    fn all_lanes(&self) -> MutexGuard<'_, HashMap<(String, RequestClass), Arc<Lanes>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -237,8 +237,9 @@ impl Pacer {
             .collect();
         drop(all);
         lanes.sort_by(|one, other| {
-            let key =
-                |lane: &learned::LearnedLane| (lane.bucket.clone(), lane.class == Class::Write);
+            let key = |lane: &learned::LearnedLane| {
+                (lane.bucket.clone(), lane.class == RequestClass::Write)
+            };
             key(one)
                 .cmp(&key(other))
                 .then_with(|| one.prefix.cmp(&other.prefix))

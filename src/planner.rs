@@ -27,23 +27,23 @@ use crate::bucket::Bucket;
 use crate::listing::bisect::KeyRange;
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
-use crate::listing::{Entry, Found, local};
+use crate::listing::{Entry, ListingItem, local};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Basis, Decision, Origin, Reason, Route, Skip, route};
 use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::parts::Capacity;
 use crate::plan::replay;
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
-use compare::Question;
-pub use history::{Following, Turn};
+use compare::AskedSides;
+pub use history::{Following, HistoryStep};
 pub(crate) use in_place::Difference;
 pub use misses::Misses;
 pub use ranges::MOST_RANGES;
-use steps::{Exit, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
+use steps::{Outbox, PlanSender};
 
 /// The most keys that are asked for at once where listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
@@ -73,11 +73,11 @@ pub struct Step {
     /// The route if its size stays as listed.
     pub route: Route,
     /// The state of its destination key when it was planned.
-    pub seen: Seen,
+    pub seen: DestinationState,
     /// Its number in the journal, once it has one.
     pub object: Option<u64>,
     /// Its position among the versions of its key, if all of them are copied.
-    pub turn: Option<Box<Turn>>,
+    pub turn: Option<Box<HistoryStep>>,
     /// Set if the destination has it, perhaps from an earlier session of the run: the reason to
     /// leave it alone if it cannot be proven.
     pub found: Option<Skip>,
@@ -87,7 +87,7 @@ impl Step {
     /// Returns a step that only names an object, which nothing is sent for.
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
-        let (route, seen) = (Route::Copy, Seen::Unknown);
+        let (route, seen) = (Route::Copy, DestinationState::Unknown);
         Self {
             entry,
             key,
@@ -172,7 +172,7 @@ impl Resume {
 /// The result for an entry, or the question that must be answered first.
 enum Next {
     Known(Planned),
-    Ask(Entry, ObjectKey, Question),
+    Ask(Entry, ObjectKey, AskedSides),
 }
 
 impl Sides {
@@ -257,7 +257,7 @@ impl Sides {
     /// that exist.
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
-        let (exit, planning) = Exit::channel();
+        let (exit, planning) = PlanSender::channel();
         let (sides, told) = (self.clone(), exit.clone());
         let place = self.transfer.to.location.to_string();
         let planned = tokio::spawn(async move {
@@ -285,7 +285,7 @@ impl Sides {
     /// The destination's list failed.
     async fn consider(
         &self,
-        found: Found,
+        found: ListingItem,
         filter: &Filter,
         counterparts: &mut Option<Counterparts>,
     ) -> Result<Next, (String, Failure)> {
@@ -300,7 +300,12 @@ impl Sides {
         let there = match (counterparts, self.transfer.when) {
             (_, When::Always) => {
                 let always = Decision::Copy(Reason::Always);
-                return Ok(Next::Known(self.planned(entry, key, always, Seen::Unknown)));
+                return Ok(Next::Known(self.planned(
+                    entry,
+                    key,
+                    always,
+                    DestinationState::Unknown,
+                )));
             }
             (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
                 Ok(there) => there,
@@ -311,9 +316,9 @@ impl Sides {
         Ok(match there {
             None if absence_is_certain => {
                 let decision = self.decide(&entry, None);
-                Next::Known(self.planned(entry, key, decision, Seen::Absent))
+                Next::Known(self.planned(entry, key, decision, DestinationState::Absent))
             }
-            None => Next::Ask(entry, key, Question::Destination),
+            None => Next::Ask(entry, key, AskedSides::Destination),
             Some(there) => self.met(entry, key, there),
         })
     }
@@ -343,7 +348,13 @@ impl Sides {
         self.transfer.versions != Versions::All
     }
 
-    fn planned(&self, entry: Entry, key: ObjectKey, decision: Decision, seen: Seen) -> Planned {
+    fn planned(
+        &self,
+        entry: Entry,
+        key: ObjectKey,
+        decision: Decision,
+        seen: DestinationState,
+    ) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
             // A look has settled it, or the lists say that the destination is newer.
@@ -353,7 +364,13 @@ impl Sides {
     }
 
     /// Plans the step for an entry that is to be copied.
-    pub(crate) fn step(&self, entry: Entry, key: ObjectKey, reason: Reason, seen: Seen) -> Planned {
+    pub(crate) fn step(
+        &self,
+        entry: Entry,
+        key: ObjectKey,
+        reason: Reason,
+        seen: DestinationState,
+    ) -> Planned {
         let route = match (entry.archive, self.transfer.archived) {
             (ArchiveState::Readable, _) => self.listed_route(&entry, &key),
             (_, Archived::Fail) => return Planned::Archived(Box::new(entry), key),

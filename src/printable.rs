@@ -1,6 +1,6 @@
 //! Escapes untrusted text before it is shown.
 //!
-//! Keys, ids, header values, and messages come from whoever writes to a bucket or runs a server.
+//! Keys, ids, header values, and messages come from writers of a bucket and operators of a server.
 //! A terminal obeys control characters in them, a log reader takes a line break for the end of a
 //! line, and bidirectional overrides show text in an order that it does not have. [`printable`]
 //! replaces such characters with their escapes, as in `\n` or `\u{1b}`. Letters of all scripts

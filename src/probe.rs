@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::clean::{Left, Thing};
 pub(crate) use self::doubts::false_date;
 pub use self::finding::{
-    AttributeFinding, Claim, Finding, How, RequestFinding, Told, Value, Verdict,
+    AttributeFinding, Claim, How, ProbeAnswer, ProbeFinding, ProbeVerdict, RequestFinding, Value,
 };
 pub use self::needs::Needs;
 pub use self::scratch::NotStored;
@@ -61,7 +61,7 @@ pub struct Probe {
     /// One per request that jobs depend on.
     pub requests: Vec<RequestFinding>,
     /// One per capability that can be measured.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ProbeFinding>,
     /// One per attribute that can be measured.
     pub attributes: Vec<AttributeFinding>,
     /// Keys that the server did not accept.
@@ -84,7 +84,7 @@ impl Probe {
         !self.left.iter().any(|left| left.is_certain)
             && !self.stopped
             && !self.requests.iter().any(RequestFinding::fails)
-            && !self.findings.iter().any(Finding::fails)
+            && !self.findings.iter().any(ProbeFinding::fails)
             && !self.attributes.iter().any(AttributeFinding::fails)
     }
 
@@ -92,7 +92,7 @@ impl Probe {
     /// what is stated.
     pub fn statements(&self) -> impl Iterator<Item = String> {
         let differs =
-            |finding: &Finding| Some(format!("{}: {}", finding.name, finding.statement()?));
+            |finding: &ProbeFinding| Some(format!("{}: {}", finding.name, finding.statement()?));
         self.findings.iter().filter_map(differs)
     }
 
@@ -175,7 +175,7 @@ pub async fn probe(
     .await;
     let found = match asked {
         Ok(found) => found,
-        Err(_) if stopped => questions::Findings::default(),
+        Err(_) if stopped => questions::ProbeFindings::default(),
         Err(failure) => return Err(with_left(failure, &end.left)),
     };
     let requests = found.requests.into_iter().chain(end.requests).collect();
@@ -251,9 +251,9 @@ mod tests {
 
     #[test]
     fn what_differs_is_stated_as_a_manifest_states_it() {
-        let kept = Told::kept;
-        let no = || Told::ignored("");
-        let flag = |name, stated, measured| Finding {
+        let kept = ProbeAnswer::kept;
+        let no = || ProbeAnswer::ignored("");
+        let flag = |name, stated, measured| ProbeFinding {
             name,
             claim: Claim::Flag { stated, measured },
             is_needed: true,
@@ -268,12 +268,12 @@ mod tests {
         let findings = vec![
             flag("tags", true, kept()),
             flag("copy_conditions", false, kept()),
-            Finding {
+            ProbeFinding {
                 name: "if_match",
                 claim: writes,
                 is_needed: true,
             },
-            flag("checksums", true, Told::unknown("no answer")),
+            flag("checksums", true, ProbeAnswer::unknown("no answer")),
         ];
         let probe = Probe {
             prefix: "p/".to_owned(),

@@ -35,7 +35,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 pub use self::error::ReportError;
 pub(crate) use self::frame::run_name;
-pub use self::frame::{FORMAT, Footer, FooterShards, Origin, header, last_footer};
+pub use self::frame::{FORMAT, Footer, FooterShards, ReportHeader, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
 pub use self::lines::ReportLines;
 pub use self::merge::{LaterReport, MergeScope, MergedFile, ReportMerge, ShardReports};
@@ -132,7 +132,7 @@ impl ReportWriter {
     ///
     /// # Errors
     /// [`ReportError::Target`].
-    pub fn probe(path: &Path, origin: &Origin) -> Result<(), ReportError> {
+    pub fn probe(path: &Path, origin: &ReportHeader) -> Result<(), ReportError> {
         // Opening and closing a pipe would end it for its reader.
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             return Ok(());
@@ -144,7 +144,7 @@ impl ReportWriter {
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
-    pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
+    pub fn create(path: &Path, origin: &ReportHeader) -> Result<Self, ReportError> {
         Self::open(path, origin, |_| Ok(0))
     }
 
@@ -153,7 +153,7 @@ impl ReportWriter {
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
-    pub fn reopen(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
+    pub fn reopen(path: &Path, origin: &ReportHeader) -> Result<Self, ReportError> {
         Self::open(path, origin, |file| {
             let (length, header) = first_line(file)?;
             let is_ours = header.is_some_and(|header| header.is_of_run(origin));
@@ -163,7 +163,7 @@ impl ReportWriter {
 
     fn open(
         path: &Path,
-        origin: &Origin,
+        origin: &ReportHeader,
         first: impl Fn(&mut File) -> io::Result<u64>,
     ) -> Result<Self, ReportError> {
         let Target {

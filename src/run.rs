@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::Connections;
 use crate::execute::monitor::{Monitor, Unwatched};
 use crate::execute::{self, Execution, Outcome, sample};
-use crate::journal::event::{Event, RunInfo};
+use crate::journal::event::{JournalEvent, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
-use crate::journal::{self, Decision, Intent, Journal, JournalError, LeaseTerms, Location, Opened};
+use crate::journal::{
+    self, Intent, Journal, JournalError, LeaseTerms, Location, Opened, RunDecision,
+};
 use crate::manifest::Finding;
 use crate::manifest::job::{Job, JournalPlace, check};
 use crate::pace::{Pacer, RetryPolicy, slots};
@@ -135,9 +137,9 @@ impl<'a> Run<'a> {
         })
         .await?;
         let last = if outcome.is_complete() {
-            Event::RunEnded
+            JournalEvent::RunEnded
         } else {
-            Event::RunStopped
+            JournalEvent::RunStopped
         };
         journal.close(last).await?;
         Ok(outcome)
@@ -177,7 +179,7 @@ async fn open_journal(
     let decision = journal::decide(opened.state(), &fingerprint, Intent::Resume)?;
     let resumed = Arc::new(opened.resumed(decision));
     let journal = match decision {
-        Decision::Resume => {
+        RunDecision::Resume => {
             let looked = sample::look(job, connections, &resumed).await?;
             if let Some(example) = looked.example {
                 return Err(RunError::Journal(JournalError::Untrue {
@@ -188,7 +190,7 @@ async fn open_journal(
             }
             opened.resume(None).await?
         }
-        Decision::Begin => {
+        RunDecision::Begin => {
             let transfers = job.transfers.iter();
             let info = RunInfo {
                 run: run_name(Timestamp::now()),

@@ -64,7 +64,7 @@ pub(crate) use guard::takes_panic;
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
 pub use ids::Elsewhere;
 pub(crate) use octets::bytes_of;
-pub use operation::{Class, Operation};
+pub use operation::{Operation, RequestClass};
 pub(crate) use process::end_credential_processes;
 pub use read::Body;
 
@@ -498,7 +498,7 @@ pub struct CompleteSpec {
 }
 
 impl CompleteSpec {
-    /// Returns the fields for an object of so many bytes, which replaces what is at its key.
+    /// Returns the fields for an object of `size` bytes that replaces any object at its key.
     #[must_use]
     pub fn of_size(size: u64) -> Self {
         Self {

@@ -35,7 +35,7 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteRate(pub u64);
 
-/// Why a size, a rate or a duration was refused. The text names the remedy.
+/// The reason why a size, a rate, or a duration was refused. The text names the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SizeError {
     /// The text has no number in front.
@@ -218,8 +218,7 @@ impl fmt::Display for ByteRate {
 pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     let refuse = || SizeError::Duration(text.to_owned());
     let (mut rest, mut hours) = (text.trim(), 0_i64);
-    // Weeks and days come first. They have 168 and 24 hours here, which nobody but s3haul can
-    // decide.
+    // Weeks and days come first. Here they always have 168 and 24 hours.
     for (unit, factor) in [('w', 7 * 24), ('d', 24)] {
         if let Some((number, behind)) = rest.split_once(unit)
             && let Ok(number) = number.trim_end().parse::<u32>()

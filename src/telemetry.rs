@@ -33,7 +33,7 @@ use crate::s3::LOGS_REQUEST_IDS;
 /// The variable with filter directives.
 pub const VARIABLE: &str = "S3HAUL_LOG";
 
-/// How logs are written.
+/// The format of logs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.

@@ -93,7 +93,7 @@ impl Verdict {
 
 /// The finding about one pair.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct VerifyFinding {
     /// `s3://bucket/key` or a path; absent for what only the destination has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -106,7 +106,7 @@ pub struct Finding {
     pub verdict: Verdict,
 }
 
-/// How many there are of each kind.
+/// The number of results of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Pairs that are equal.
@@ -183,7 +183,11 @@ impl Counts {
 }
 
 /// Compares both sides of a transfer. It calls `observe` for each pair, in no particular order.
-pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Finding)) -> Counts {
+pub async fn transfer(
+    sides: &Sides,
+    deep: Deep,
+    mut observe: impl FnMut(&VerifyFinding),
+) -> Counts {
     let walk = Walk::new(sides);
     let mut counts = Counts {
         looked_for_extra: walk.why_not_extra().is_none(),
@@ -237,14 +241,14 @@ pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Findin
 enum Settled {
     Excluded,
     Nothing,
-    Unlisted(Finding, Failure),
-    Found(Finding),
+    Unlisted(VerifyFinding, Failure),
+    Found(VerifyFinding),
 }
 
 /// One version of an object, named exactly.
 #[derive(Clone, Debug)]
-pub struct Place {
-    /// Where.
+pub struct VersionLocation {
+    /// The bucket.
     pub bucket: Bucket,
     /// The key.
     pub key: ObjectKey,
@@ -252,7 +256,7 @@ pub struct Place {
     pub version: Option<String>,
 }
 
-impl Place {
+impl VersionLocation {
     fn uri(&self) -> String {
         S3Uri {
             bucket: self.bucket.name().clone(),
@@ -263,8 +267,12 @@ impl Place {
 }
 
 /// Compares two objects, as a receipt names them.
-pub async fn objects(source: Place, destination: Place, deep: Deep) -> Finding {
+pub async fn objects(
+    source: VersionLocation,
+    destination: VersionLocation,
+    deep: Deep,
+) -> VerifyFinding {
     Pair::of_places(source, destination)
-        .settle(&walk::Found::Unknown, deep)
+        .settle(&walk::DestinationEntry::Unknown, deep)
         .await
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::judge::{Doubts, Verdict};
+use super::judge::{Doubts, RefusalVerdict};
 use super::twice::{Attempt, Sent, Silence};
 use super::{Answer, Bucket};
 use crate::awake::AwakeInstant;
@@ -186,8 +186,8 @@ impl Bucket {
                 }
                 Err(failure) => {
                     match Box::pin(self.judged(failure, key, &mut tries.doubts)).await {
-                        Verdict::Stands(failure) => failure.after(tries.attempts),
-                        Verdict::Again => {
+                        RefusalVerdict::Stands(failure) => failure.after(tries.attempts),
+                        RefusalVerdict::Again => {
                             self.pacer.retried();
                             continue;
                         }

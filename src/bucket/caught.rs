@@ -2,7 +2,7 @@
 //!
 //! The SDK panics on some values that it cannot put into a request or take from an answer. s3haul
 //! checks those that it knows (`s3::ids`, `s3::octets`); for the others, a panic becomes a failure
-//! that names the request. Nobody knows if the request took effect. The text of the panic may quote
+//! that names the request. The request may have taken effect. The text of the panic may quote
 //! the server or hold a secret, so the failure does not repeat it.
 
 use std::panic::AssertUnwindSafe;

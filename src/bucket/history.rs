@@ -14,7 +14,7 @@ use super::{Answer, Bucket, Repeat};
 use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::manifest::job::Restore;
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{
     Attributes, Failure, FailureKind, Head, ListedVersion, Operation, Page, Restored, SourcePin,
     VersionMarker, Versioning, WriteCondition, Written,
@@ -149,7 +149,7 @@ impl Bucket {
                         .list_versions(&self.name, key.as_str(), after.as_ref(), most)
                 })
                 .await?;
-            if paging.check(&mut page)? == Turn::Again {
+            if paging.check(&mut page)? == PageVerdict::Again {
                 continue;
             }
             // An empty page that leads to another one says nothing about the key.

@@ -39,7 +39,7 @@ pub(super) struct Doubts {
 }
 
 /// The decision about a refused request.
-pub(super) enum Verdict {
+pub(super) enum RefusalVerdict {
     /// It failed.
     Stands(Failure),
     /// It is sent again, when there are credentials.
@@ -95,31 +95,31 @@ impl Bucket {
         failure: Failure,
         key: Option<&ObjectKey>,
         doubts: &mut Doubts,
-    ) -> Verdict {
+    ) -> RefusalVerdict {
         let answered = Instant::now();
         if *failure.kind() == FailureKind::CredentialsUnavailable {
-            return Verdict::Again;
+            return RefusalVerdict::Again;
         }
         let Some(signed) = failure
             .details()
             .signed
             .filter(|_| failure.may_be_about_signature())
         else {
-            return Verdict::Stands(failure);
+            return RefusalVerdict::Stands(failure);
         };
         if doubts.clocks < MAX_CLOCK_RETRIES && self.correct_clock(&failure, doubts) {
             doubts.clocks += 1;
-            return Verdict::Again;
+            return RefusalVerdict::Again;
         }
         // The set that it was signed with has been replaced since.
         if signed.generation < self.client.credentials() {
-            return Verdict::Again;
+            return RefusalVerdict::Again;
         }
         // A key that was never accepted is wrong. An expired session may come from a provider that
         // is late.
         let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
         if is_unknown && !self.client.has_accepted_credentials() {
-            return Verdict::Stands(failure);
+            return RefusalVerdict::Stands(failure);
         }
         let cause = if failure.is_about_credentials() {
             Some(failure.clone())
@@ -127,7 +127,7 @@ impl Bucket {
             tokio::select! {
                 cause = self.cause(signed.generation, answered) => cause,
                 () = self.halt.cancelled() => {
-                    return Verdict::Stands(self.stopped(failure.details().operation, key));
+                    return RefusalVerdict::Stands(self.stopped(failure.details().operation, key));
                 }
             }
         } else {
@@ -135,18 +135,18 @@ impl Bucket {
         };
         let Some(cause) = cause else {
             return if self.is_replaced(&failure, signed.generation).await {
-                Verdict::Again
+                RefusalVerdict::Again
             } else {
-                Verdict::Stands(failure)
+                RefusalVerdict::Stands(failure)
             };
         };
         if *cause.kind() == FailureKind::ClockSkew {
             let is_over = doubts.clocks >= MAX_CLOCK_RETRIES || !self.correct_clock(&cause, doubts);
             doubts.clocks += 1;
             return if is_over {
-                Verdict::Stands(cause)
+                RefusalVerdict::Stands(cause)
             } else {
-                Verdict::Again
+                RefusalVerdict::Again
             };
         }
         self.without_valid_credentials(cause, key, doubts)
@@ -181,7 +181,7 @@ impl Bucket {
         cause: Failure,
         key: Option<&ObjectKey>,
         doubts: &mut Doubts,
-    ) -> Verdict {
+    ) -> RefusalVerdict {
         doubts.refusals += 1;
         let waited = doubts.since.get_or_insert_with(AwakeInstant::now).elapsed();
         let is_over = match &self.contact {
@@ -193,10 +193,14 @@ impl Bucket {
                 "the server refuses all credentials: {}",
                 cause.details().message
             );
-            return Verdict::Stands(self.no_credentials(cause.details().operation, key, &message));
+            return RefusalVerdict::Stands(self.no_credentials(
+                cause.details().operation,
+                key,
+                &message,
+            ));
         }
         let Some(signed) = cause.details().signed else {
-            return Verdict::Stands(cause);
+            return RefusalVerdict::Stands(cause);
         };
         if self.client.has_fixed_credentials() {
             // A request about a bucket may be refused because the key is wrong. Requests about
@@ -204,17 +208,17 @@ impl Bucket {
             let has_ended = self.client.has_accepted_credentials()
                 && (cause.is_about_expiry() || key.is_some());
             return if doubts.refusals <= MAX_FIXED_KEY_RETRIES {
-                Verdict::Again
+                RefusalVerdict::Again
             } else if has_ended {
                 let note = "keys in variables cannot be renewed";
-                Verdict::Stands(cause.as_kind(FailureKind::CredentialsEnded).noting(note))
+                RefusalVerdict::Stands(cause.as_kind(FailureKind::CredentialsEnded).noting(note))
             } else {
-                Verdict::Stands(cause)
+                RefusalVerdict::Stands(cause)
             };
         }
         tracing::debug!(failure = %cause, "asking for new credentials");
         self.client.refused(signed.generation, &cause);
-        Verdict::Again
+        RefusalVerdict::Again
     }
 
     /// Lists one key to find out whether the server refuses all requests with these credentials,

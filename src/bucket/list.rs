@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use super::{Bucket, Repeat};
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 
 impl Bucket {
@@ -68,7 +68,7 @@ impl Bucket {
             if let Some(failure) = paging.take_refused().into_iter().next() {
                 return Err(failure);
             }
-            if turn == Turn::Again {
+            if turn == PageVerdict::Again {
                 continue;
             }
             let first = page.items.into_iter().next();

@@ -36,7 +36,7 @@ use super::{Bucket, Repeat};
 use crate::location::ObjectKey;
 use crate::pace::Admitted;
 use crate::pace::latency::LEAST as LATENCY_MARGIN;
-use crate::pace::slots::{Slot, Want};
+use crate::pace::slots::{Slot, SlotKind};
 use crate::s3::progress::{Progress, within};
 use crate::s3::{Failure, Operation, SourcePin, Versioning, WriteCondition};
 
@@ -87,7 +87,7 @@ pub(super) struct Sent<'a, T> {
 }
 
 /// The permission to send a further request.
-struct Permission<'a> {
+struct RetryPermit<'a> {
     admitted: Admitted<'a>,
     slot: Slot,
 }
@@ -106,7 +106,7 @@ struct Requests<'a>(Vec<SentRequest<'a>>);
 
 impl<'a> Requests<'a> {
     /// Returns the number of a request that is sent now.
-    fn begin(&mut self, Permission { admitted, slot }: Permission<'a>) -> usize {
+    fn begin(&mut self, RetryPermit { admitted, slot }: RetryPermit<'a>) -> usize {
         self.0.push(SentRequest {
             began: Instant::now(),
             admitted: Some(admitted),
@@ -295,7 +295,7 @@ impl Bucket {
         attempt: Attempt<'a>,
         newest: Option<Instant>,
         not_before: Instant,
-    ) -> Permission<'a> {
+    ) -> RetryPermit<'a> {
         let Attempt {
             at,
             operation,
@@ -322,7 +322,7 @@ impl Bucket {
                 continue;
             }
             // Others wait for the overdue request, so the next one goes before all that wait.
-            let Ok(slot) = self.pacer.slots().request(Want::Bulk(u64::MAX)).await else {
+            let Ok(slot) = self.pacer.slots().request(SlotKind::Bulk(u64::MAX)).await else {
                 return std::future::pending().await;
             };
             let admitted = self
@@ -331,7 +331,7 @@ impl Bucket {
                 .await;
             if let Ok(admitted) = admitted {
                 self.note_another(operation, at);
-                return Permission { admitted, slot };
+                return RetryPermit { admitted, slot };
             }
         }
     }
@@ -343,7 +343,7 @@ impl Bucket {
         if lanes.is_shut(at.as_str()) || !lanes.may_repeat() {
             return None;
         }
-        let slot = self.pacer.slots().request(Want::Bulk(u64::MAX)).await;
+        let slot = self.pacer.slots().request(SlotKind::Bulk(u64::MAX)).await;
         self.note_another(operation, at.as_str());
         slot.ok()
     }

@@ -12,10 +12,10 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use look::{Finding, Findings, Status, look};
+use look::{CheckFinding, CheckFindings, CheckStatus, look};
 
 use super::journal::of_environment;
-use super::place::Place;
+use super::place::JobEnvironment;
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, JobFile, Output, out, presence, say_json, say_line, termination};
 use crate::connections::Connections;
@@ -53,7 +53,7 @@ pub(super) struct CheckJob {
 
 impl CheckJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let Looked {
+        let CheckedJob {
             place: _place,
             job,
             mut connections,
@@ -91,12 +91,12 @@ impl CheckJob {
     }
 
     /// Looks at everything without writing.
-    async fn look(&self, output: Output) -> Result<Looked, CliError> {
+    async fn look(&self, output: Output) -> Result<CheckedJob, CliError> {
         let mut job = self.job.load()?;
         if let Some(place) = of_environment()? {
             job.journal = place;
         }
-        let place = Place::of(&self.job, &mut job).await?;
+        let place = JobEnvironment::of(&self.job, &mut job).await?;
         let mut connections = place.connect(&job, &CancellationToken::new());
         introduce(&job, &mut connections, output).await?;
         presence::require(&job, &mut connections).await?;
@@ -111,7 +111,7 @@ impl CheckJob {
             let findings = look(&job, number, &sides, &mut connections, self.probe).await?;
             exit = match findings.status() {
                 _ if findings.is_forbidden() || matches!(exit, Exit::Refused) => Exit::Refused,
-                Status::Failed => Exit::Failures,
+                CheckStatus::Failed => Exit::Failures,
                 _ => exit,
             };
             if let Some(failure) = findings.failure() {
@@ -128,7 +128,7 @@ impl CheckJob {
                 exit = Exit::Refused;
             }
         }
-        Ok(Looked {
+        Ok(CheckedJob {
             place,
             job,
             connections,
@@ -138,9 +138,9 @@ impl CheckJob {
 }
 
 /// A job that was looked at.
-struct Looked {
+struct CheckedJob {
     /// A sandbox in this process lives as long as this.
-    place: Place,
+    place: JobEnvironment,
     job: Job,
     connections: Connections,
     exit: Exit,
@@ -191,7 +191,7 @@ async fn introduce(
 fn tell(
     sides: &Sides,
     old_versions: Option<&impl Display>,
-    findings: &Findings,
+    findings: &CheckFindings,
     output: Output,
 ) -> Result<(), CliError> {
     let Sides {
@@ -227,7 +227,7 @@ fn tell(
     for time in transfer.times() {
         say_line(&format!("    selects {time}"))?;
     }
-    for Finding { text, .. } in &findings.0 {
+    for CheckFinding { text, .. } in &findings.0 {
         say_line(&format!("    {text}"))?;
     }
     Ok(())

@@ -7,13 +7,13 @@ use clap::ColorChoice;
 
 /// The environment's settings for colours.
 #[derive(Clone, Copy, Debug, Default)]
-struct Environment {
+struct ColorEnvironment {
     no_color: bool,
     force: bool,
     is_dumb: bool,
 }
 
-impl Environment {
+impl ColorEnvironment {
     fn read() -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         Self {
@@ -33,12 +33,12 @@ pub(super) fn is_dumb() -> bool {
 
 /// Returns true if `stream` gets colours.
 pub(super) fn is_on(choice: ColorChoice, stream: &impl IsTerminal) -> bool {
-    decide(choice, stream.is_terminal(), Environment::read())
+    decide(choice, stream.is_terminal(), ColorEnvironment::read())
 }
 
 /// Decides whether to use colours. The order is that of the parser's own messages.
-fn decide(choice: ColorChoice, is_terminal: bool, environment: Environment) -> bool {
-    let Environment {
+fn decide(choice: ColorChoice, is_terminal: bool, environment: ColorEnvironment) -> bool {
+    let ColorEnvironment {
         no_color,
         force,
         is_dumb,
@@ -56,17 +56,17 @@ mod tests {
 
     #[test]
     fn a_file_gets_colours_only_if_it_is_asked_for() {
-        let plain = Environment::default();
-        let no_color = Environment {
+        let plain = ColorEnvironment::default();
+        let no_color = ColorEnvironment {
             no_color: true,
             ..plain
         };
         let (force, dumb) = (
-            Environment {
+            ColorEnvironment {
                 force: true,
                 ..plain
             },
-            Environment {
+            ColorEnvironment {
                 is_dumb: true,
                 ..plain
             },

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::history::HistoryFlags;
 use super::journal::JournalFlags;
 use super::lease;
-use super::place::{Place, SidesFlags};
+use super::place::{JobEnvironment, SidesFlags};
 use super::run::{RunOptions, run};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::SetFlags;
@@ -22,7 +22,7 @@ use crate::manifest::job::{
     Transfer, Verify, When, check,
 };
 use crate::manifest::keys::{KeyGlob, Template};
-use crate::report::Origin;
+use crate::report::ReportHeader;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
 const EXAMPLES: &str = "\
@@ -166,9 +166,9 @@ impl Copy {
             return Err(error);
         }
         if self.dry_run {
-            Box::pin(plan::show(&job, &Place::ambient(), None, output)).await
+            Box::pin(plan::show(&job, &JobEnvironment::ambient(), None, output)).await
         } else {
-            let origin = Origin::of_process()?.begin(&job);
+            let origin = ReportHeader::of_process()?.begin(&job);
             let options = RunOptions {
                 intent: self.journal.intent(),
                 wait: self.journal.waits(),
@@ -176,7 +176,7 @@ impl Copy {
                 lease: lease::own_terms(),
                 shard: None,
             };
-            run(&job, &Place::ambient(), &origin, &options, output).await
+            run(&job, &JobEnvironment::ambient(), &origin, &options, output).await
         }
     }
 
@@ -376,7 +376,7 @@ impl Copy {
 }
 
 /// Returns true if this process was started without a standard input. Rust's runtime opens
-/// `/dev/null` in its place, for reading and writing, which nobody does who means an empty input.
+/// `/dev/null` in its place, for reading and writing. A redirection `</dev/null` only reads.
 fn stdin_is_closed() -> bool {
     let is_null = std::fs::read_link("/proc/self/fd/0")
         .is_ok_and(|path| path == std::path::Path::new("/dev/null"));

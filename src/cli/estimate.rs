@@ -19,7 +19,7 @@ pub(super) struct Done {
 
 /// The work that a run has to do in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Planned {
+pub(super) struct PlannedWork {
     pub(super) bytes: u64,
     pub(super) objects: u64,
 }
@@ -35,7 +35,7 @@ pub(super) fn rate(before: u64, after: u64, time: Duration) -> f64 {
 /// The rates are those since `recent`. Where something has not advanced since then, its rate since
 /// `began` counts: objects end in bursts, and small ones wait while a large one is copied.
 pub(super) fn time_left(
-    planned: Planned,
+    planned: PlannedWork,
     began: Done,
     recent: Done,
     now: Done,
@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn left(planned: (u64, u64), recent: Done, now: Done) -> Option<u64> {
-        let planned = Planned {
+        let planned = PlannedWork {
             bytes: planned.0,
             objects: planned.1,
         };

@@ -10,7 +10,7 @@ use super::out::{tell, tell_lines};
 use super::{Output, color, flags, mistakes, termination};
 use crate::journal::JournalError;
 use crate::manifest::{Finding, ManifestError};
-use crate::plan::unlisted::Cause;
+use crate::plan::unlisted::CommonCause;
 use crate::report::ReportError;
 use crate::s3::Failure;
 use crate::shards::store::StateError;
@@ -78,11 +78,11 @@ impl From<Exit> for ExitCode {
     }
 }
 
-impl From<Cause> for Exit {
-    fn from(cause: Cause) -> Self {
+impl From<CommonCause> for Exit {
+    fn from(cause: CommonCause) -> Self {
         match cause {
-            Cause::Refused => Self::Refused,
-            Cause::Passing => Self::Interrupted,
+            CommonCause::Refused => Self::Refused,
+            CommonCause::Passing => Self::Interrupted,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The place of a run's journal, and the decision whether the run is a new one or resumes.
 //!
-//! Nobody has to ask for a journal: it is kept below the working directory unless something else is
-//! said. Where that cannot be written (the root of a container often cannot), the run does without,
-//! unless an unfinished run is there; a place that was named must be usable.
+//! A run keeps a journal by default, below the working directory. Where that cannot be written (the
+//! root of a container often cannot), the run does without, unless an unfinished run is there; a
+//! place that was named must be usable.
 
 mod notes;
 
@@ -18,22 +18,22 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
-use super::place::{Place, records_at};
+use super::place::{JobEnvironment, records_at};
 use super::run::RunOptions;
 use super::{CliError, EndpointFlags, idle, lease, load, next, tidy, word};
 use crate::connections::Connections;
-use crate::execute::sample::{self, Looked};
-use crate::journal::event::{Event, RunInfo};
+use crate::execute::sample::{self, SampleResult};
+use crate::journal::event::{JournalEvent, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
 use crate::journal::{
-    self, Decision, Intent, Journal, JournalError, LeaseTerms, Ledger, Life, Location, Opened,
+    self, Intent, Journal, JournalError, LeaseTerms, Ledger, Life, Location, Opened, RunDecision,
 };
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{
-    BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter,
+    BucketReport, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportHeader, ReportWriter,
 };
 use crate::size::{by_number, display_counted, parse_duration};
 
@@ -42,7 +42,7 @@ const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
 const ADOPT: &str = "S3HAUL_ADOPT";
 const WAIT: &str = "S3HAUL_WAIT";
 
-/// Where a run keeps its journal, and what becomes of an unfinished run.
+/// The location of a run's journal, and the treatment of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Resuming after a stop")]
 pub(super) struct JournalFlags {
@@ -61,7 +61,7 @@ pub(super) struct JournalFlags {
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,
     /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
-    /// nobody else writes to the destination keys.
+    /// no other program writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
     /// Wait this long for a journal that another run holds. Default: the command ends with exit
@@ -203,7 +203,7 @@ pub(super) struct Session {
 pub(super) async fn open(
     job: &Job,
     connections: &mut Connections,
-    origin: &Origin,
+    origin: &ReportHeader,
     options: &RunOptions,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
@@ -261,7 +261,7 @@ pub(super) async fn open(
 async fn begin(
     job: &Job,
     connections: &mut Connections,
-    origin: &Origin,
+    origin: &ReportHeader,
     opened: Opened,
     fingerprint: Fingerprint,
     intent: Intent,
@@ -274,7 +274,7 @@ async fn begin(
     }
     notes::unproven(&resumed.unproven, tell);
     let resumed = Arc::new(resumed);
-    if decision == Decision::Resume {
+    if decision == RunDecision::Resume {
         return resume(job, connections, origin, opened, resumed, intent, tell).await;
     }
     notes::begun(opened.state(), &resumed, &changes);
@@ -306,7 +306,7 @@ async fn begin(
 async fn without(
     job: &Job,
     connections: &mut Connections,
-    origin: &Origin,
+    origin: &ReportHeader,
     tell: &impl Fn(&str),
 ) -> Result<Session, CliError> {
     notes::replaces(job, |_| false, tell);
@@ -323,7 +323,7 @@ async fn without(
 async fn resume(
     job: &Job,
     connections: &mut Connections,
-    origin: &Origin,
+    origin: &ReportHeader,
     opened: Opened,
     resumed: Arc<RunState>,
     intent: Intent,
@@ -343,7 +343,7 @@ async fn resume(
         .run
         .as_ref()
         .map_or_else(|| origin.run.clone(), |run| run.run.clone());
-    let origin = Origin {
+    let origin = ReportHeader {
         run,
         ..origin.clone()
     };
@@ -352,7 +352,7 @@ async fn resume(
     let journal = opened.resume(ledger).await?;
     if intent == Intent::ResumeAnyway {
         journal
-            .commit(Event::JobChanged(Fingerprint::of(job)))
+            .commit(JournalEvent::JobChanged(Fingerprint::of(job)))
             .await?;
     }
     Ok(Session {
@@ -364,7 +364,7 @@ async fn resume(
 }
 
 /// Returns the error of a record that is not true any more.
-fn untrue(looked: Looked) -> Option<JournalError> {
+fn untrue(looked: SampleResult) -> Option<JournalError> {
     let example = looked.example?;
     Some(JournalError::Untrue {
         example,
@@ -425,7 +425,8 @@ pub(super) async fn places(
             if let Some(place) = of_environment()? {
                 job.journal = place;
             }
-            let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+            let mut connections =
+                JobEnvironment::ambient().connect(&job, &CancellationToken::new());
             match location(&job, &mut connections).await? {
                 Some(Location::Directory(path)) => vec![of_directory(path)],
                 Some(bucket @ Location::Bucket(..)) => vec![(path.display().to_string(), bucket)],
@@ -480,14 +481,14 @@ pub(super) fn decide(
     job: &Fingerprint,
     intent: Intent,
     on_change: OnChange,
-) -> Result<(Decision, Vec<String>), JournalError> {
+) -> Result<(RunDecision, Vec<String>), JournalError> {
     let error = match journal::decide(state, job, intent) {
         Ok(decision) => return Ok((decision, Vec::new())),
         Err(error) => error,
     };
     match error.changes() {
         Some(changes) if on_change == OnChange::NewRun && intent == Intent::Resume => {
-            Ok((Decision::Begin, changes.to_vec()))
+            Ok((RunDecision::Begin, changes.to_vec()))
         }
         _ => Err(error),
     }
@@ -561,8 +562,8 @@ async fn reopen(
 async fn report(
     job: &Job,
     connections: &mut Connections,
-    origin: &Origin,
-    open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
+    origin: &ReportHeader,
+    open: impl Fn(&Path, &ReportHeader) -> Result<ReportWriter, ReportError> + Send + 'static,
 ) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
     if let Some(reports) = reports(job, connections).await? {
         let opened = BucketReport::open(&reports, origin, PieceLimits::default()).boxed();

@@ -8,7 +8,7 @@ use super::{Exit, Output, termination};
 use crate::execute::receipt::{ErrorRecord, Receipt};
 use crate::execute::{Outcome, describe};
 use crate::manifest::job::{Job, JournalPlace, Limits};
-use crate::report::{Origin, summary};
+use crate::report::{ReportHeader, summary};
 use crate::size::{display_count, display_counted, display_duration};
 use crate::telemetry::{self, Note};
 
@@ -16,7 +16,7 @@ use crate::telemetry::{self, Note};
 const SHOWN_TRANSFERS: usize = 20;
 
 /// Logs the start of a run. In JSON, this is the first line of its log.
-pub(super) fn start(job: &Job, origin: &Origin) {
+pub(super) fn start(job: &Job, origin: &ReportHeader) {
     telemetry::name_job(&job.name);
     telemetry::name_run(&origin.run);
     let identities: Vec<_> = origin
@@ -63,7 +63,7 @@ pub(super) fn start(job: &Job, origin: &Origin) {
 }
 
 /// Logs that all buckets of a run have answered, and the identities that asked them.
-pub(super) fn connected(origin: &Origin) {
+pub(super) fn connected(origin: &ReportHeader) {
     let note = Note::new(Level::INFO, "connected", "all buckets answer")
         .only_json()
         .with("identities", &origin.identity);

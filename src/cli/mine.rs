@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::journal::{Named, of_environment, places};
 use super::{CliError, EndpointFlags, note};
-use crate::journal::uploads::OpenUpload as Recorded;
+use crate::journal::uploads::JournaledUpload;
 use crate::journal::{Glance, Life, look};
 use crate::listing::local::JOURNALS;
 use crate::location::BucketName;
@@ -55,7 +55,7 @@ const NAMED: usize = 5;
 
 #[derive(Debug)]
 struct Known {
-    recorded: Recorded,
+    recorded: JournaledUpload,
     /// The time at which the journal was written last.
     until: Timestamp,
     /// The journal, if a run is at work on it.
@@ -225,7 +225,7 @@ impl Mine {
 
     fn find(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&Known> {
         let intended = |known: &&Known| {
-            let Recorded {
+            let JournaledUpload {
                 begun,
                 place,
                 intended,
@@ -276,7 +276,7 @@ mod tests {
             bucket,
             key,
         };
-        let recorded = Recorded {
+        let recorded = JournaledUpload {
             object: 1,
             place,
             server: None,

@@ -81,10 +81,10 @@ impl SidesFlags {
     }
 }
 
-/// The place where a job runs: with ambient credentials at its own endpoints, or on a sandbox in
+/// The environment in which a job runs: its own endpoints with ambient credentials, or a sandbox in
 /// this process.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct JobEnvironment {
     credentials: Option<StaticCredentials>,
     /// Sockets of this process per request in flight.
     sockets: u64,
@@ -95,7 +95,7 @@ pub(super) struct Place {
     _sandbox: Option<s3haul_sandbox::Sandbox>,
 }
 
-impl Place {
+impl JobEnvironment {
     /// Returns the world as it is.
     pub(super) fn ambient() -> Self {
         Self {
@@ -107,8 +107,8 @@ impl Place {
         }
     }
 
-    /// What `--sandbox` asks for: every endpoint of the job becomes one sandbox that has its
-    /// buckets.
+    /// Returns the environment for a job. With `--sandbox`, one sandbox that has the job's buckets
+    /// replaces all of its endpoints.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(clippy::unused_async, reason = "the sandbox starts asynchronously")
@@ -131,7 +131,8 @@ impl Place {
         Ok(Self::ambient())
     }
 
-    /// Returns this place for one of so many processes that send requests to the same buckets.
+    /// Returns this environment for one of several processes that send requests to the same
+    /// buckets.
     pub(super) fn shared_by(self, processes: u32) -> Self {
         Self {
             sharers: processes,
@@ -225,7 +226,7 @@ pub(super) async fn bucket_at(
             finding.message, finding.remedy
         )));
     }
-    let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+    let mut connections = JobEnvironment::ambient().connect(&job, &CancellationToken::new());
     Ok(connections
         .bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access)
         .await?)

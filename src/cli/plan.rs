@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use out::{PlanFlags, PlannedPlace};
 
-use super::place::Place;
+use super::place::JobEnvironment;
 use super::shards;
 use super::{CliError, Exit, JobFile, Output, note, presence, say, say_json, say_line};
 use crate::bucket::history::Tip;
@@ -29,7 +29,7 @@ use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::empty::EmptySelection;
 use crate::plan::parts::Capacity;
-use crate::plan::totals::{Estimate, Totals};
+use crate::plan::totals::{Estimate, PlanTotals};
 use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
@@ -55,7 +55,7 @@ pub(super) struct PlanJob {
 impl PlanJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job.load()?;
-        let place = Place::of(&self.job, &mut job).await?;
+        let place = JobEnvironment::of(&self.job, &mut job).await?;
         match self.out.in_shards(place.is_sandbox())? {
             PlannedPlace::State(state, extent) => {
                 shards::plan(&job, &place, &state, extent, output).await
@@ -67,7 +67,7 @@ impl PlanJob {
 
 /// One step, as `--json` and `--out` show it.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+struct StepLine<'a> {
     transfer: &'a str,
     source: String,
     destination: String,
@@ -83,7 +83,7 @@ struct Line<'a> {
     sandbox: bool,
 }
 
-impl<'a> Line<'a> {
+impl<'a> StepLine<'a> {
     fn of(sides: &'a Sides, step: &'a Step) -> Self {
         let location = |bucket: &crate::location::BucketName, key: &crate::location::ObjectKey| {
             S3Uri {
@@ -118,7 +118,7 @@ impl<'a> Line<'a> {
 /// Plans all transfers and prints their totals.
 pub(super) async fn show(
     job: &Job,
-    place: &Place,
+    place: &JobEnvironment,
     out: Option<PathBuf>,
     output: Output,
 ) -> Result<Exit, CliError> {
@@ -134,14 +134,14 @@ pub(super) async fn show(
     };
     let mut connections = place.connect(job, &CancellationToken::new());
     presence::require(job, &mut connections).await?;
-    let mut all = Totals::default();
+    let mut all = PlanTotals::default();
     let mut exit = Exit::Done;
     let mut unlisted = UnlistedCounts::default();
     for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides::new(transfer, source, destination);
         let capacity = sides.capacity();
-        let mut tally = Tally::new(capacity);
+        let mut tally = PlanTally::new(capacity);
         let mut misses = Misses::of(transfer);
         // Lines come in the order of keys; sums have none.
         let in_order = lines.file.is_some() || output.json;
@@ -156,7 +156,7 @@ pub(super) async fn show(
             }
             tally.observe(&sides, planned, &mut lines)?;
         }
-        let Tally {
+        let PlanTally {
             totals, estimate, ..
         } = &tally;
         all += totals;
@@ -217,9 +217,9 @@ struct Lines {
 
 impl Lines {
     fn write(&mut self, sides: &Sides, step: &Step) -> Result<(), CliError> {
-        let line = Line {
+        let line = StepLine {
             sandbox: self.sandbox,
-            ..Line::of(sides, step)
+            ..StepLine::of(sides, step)
         };
         if let Some(file) = &mut self.file {
             serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
@@ -233,8 +233,8 @@ impl Lines {
 }
 
 /// The sums of one transfer's plan.
-struct Tally {
-    totals: Totals,
+struct PlanTally {
+    totals: PlanTotals,
     estimate: Estimate,
     capacity: Capacity,
     tag_questions: TagQuestions,
@@ -242,10 +242,10 @@ struct Tally {
     has_failures: bool,
 }
 
-impl Tally {
+impl PlanTally {
     fn new(capacity: Capacity) -> Self {
         Self {
-            totals: Totals::default(),
+            totals: PlanTotals::default(),
             estimate: Estimate::default(),
             capacity,
             tag_questions: TagQuestions::default(),
@@ -327,7 +327,7 @@ impl Tally {
 }
 
 /// Prints the totals of all transfers and the number of requests that the plan took.
-fn say_end(job: &Job, all: &Totals, requests: u64, output: Output) -> Result<(), CliError> {
+fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result<(), CliError> {
     if output.json {
         say_json(&serde_json::json!({ "totals": all }))?;
         return Ok(());
@@ -343,7 +343,7 @@ fn say_end(job: &Job, all: &Totals, requests: u64, output: Output) -> Result<(),
 }
 
 /// Returns what the requests cost on Amazon S3.
-fn price(transfer: &Transfer, totals: &Totals, sides: &Sides) -> Option<String> {
+fn price(transfer: &Transfer, totals: &PlanTotals, sides: &Sides) -> Option<String> {
     if totals.objects == 0 || sides.destination.client().url().is_some() {
         return None;
     }
@@ -381,7 +381,7 @@ async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<St
 /// what its patterns may have missed.
 fn of_transfer(
     transfer: &Transfer,
-    totals: &Totals,
+    totals: &PlanTotals,
     misses: &Misses,
     empty: Option<&EmptySelection>,
     output: Output,
@@ -408,7 +408,7 @@ fn of_transfer(
 /// Returns the numbers of one transfer as JSON.
 fn line_of_transfer(
     transfer: &Transfer,
-    totals: &Totals,
+    totals: &PlanTotals,
     unknown: &[&str],
     misses: &Misses,
     empty: Option<&EmptySelection>,
@@ -432,7 +432,7 @@ fn writers_of(job: &Job, number: usize) -> Vec<&str> {
 
 /// Returns the finding about a transfer that selects nothing, unless an earlier transfer is yet to
 /// write its source.
-fn empty(transfer: &Transfer, totals: &Totals, writers: &[&str]) -> Option<EmptySelection> {
+fn empty(transfer: &Transfer, totals: &PlanTotals, writers: &[&str]) -> Option<EmptySelection> {
     let is_empty = writers.is_empty() && totals.has_nothing();
     is_empty
         .then(|| EmptySelection::of(transfer, totals.excluded_objects))
@@ -449,7 +449,7 @@ fn with_empty(exit: Exit, empty: Option<&EmptySelection>) -> Exit {
 }
 
 /// Returns the exit code after the failures that were counted.
-fn with_failures(exit: Exit, all: &Totals, unlisted: UnlistedCounts) -> Exit {
+fn with_failures(exit: Exit, all: &PlanTotals, unlisted: UnlistedCounts) -> Exit {
     let found = all.objects + all.delete_markers + all.skipped_objects + all.archived_objects;
     match unlisted.cause(all.impossible_objects, found + all.excluded_objects) {
         _ if exit != Exit::Done || all.impossible_objects == 0 => exit,
@@ -459,7 +459,7 @@ fn with_failures(exit: Exit, all: &Totals, unlisted: UnlistedCounts) -> Exit {
 }
 
 /// Returns what becomes of a transfer's archived objects.
-fn fate(transfer: &Transfer, totals: &Totals) -> String {
+fn fate(transfer: &Transfer, totals: &PlanTotals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => {
             "; they fail: write `archived: restore` or `archived: skip`".to_owned()
@@ -495,7 +495,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
 }
 
 /// Returns the totals as a text. `fate` is what becomes of archived objects.
-fn text(totals: &Totals, fate: &str) -> String {
+fn text(totals: &PlanTotals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;
     let what = if all_in_place {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tracing::Level;
 
-use super::estimate::{Done, Planned, rate, time_left};
+use super::estimate::{Done, PlannedWork, rate, time_left};
 use super::{Output, lifecycle, row_up, say_json, tell};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt, is_usual};
@@ -304,14 +304,14 @@ impl Console {
 
     /// Returns the objects and bytes that are planned. Those that an earlier session knew count
     /// until this one has read so far.
-    fn planned(&self) -> Planned {
+    fn planned(&self) -> PlannedWork {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (objects, bytes) = (load(&self.planned_objects), load(&self.planned_bytes));
         if load(&self.plan_ended) > 0 {
-            return Planned { bytes, objects };
+            return PlannedWork { bytes, objects };
         }
         let known = |inherited, known| load(inherited) + load(known);
-        Planned {
+        PlannedWork {
             bytes: bytes.max(known(&self.inherited_bytes, &self.known_bytes)),
             objects: objects.max(known(&self.inherited_objects, &self.known_objects)),
         }
@@ -449,8 +449,7 @@ impl Console {
             .with("waits_for", self.waits_for())
     }
 
-    /// Returns the message beside a bar, as much of it as a terminal with so many columns has room
-    /// for.
+    /// Returns the message beside a bar, cut to fit a terminal of `columns` columns.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));

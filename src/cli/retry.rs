@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::JournalFlags;
 use super::lease;
 use super::parse::parse;
-use super::place::Place;
+use super::place::JobEnvironment;
 use super::report::{FoundReport, unread};
 use super::run::{RunOptions, run};
 use super::signals::DrainFlags;
@@ -35,8 +35,8 @@ use crate::manifest::job::{
     Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
-use crate::report::read::{FailedObject, LostObject, Report, read};
-use crate::report::{MergeScope, Origin, header};
+use crate::report::read::{LostObject, Report, ReportedFailure, read};
+use crate::report::{MergeScope, ReportHeader, header};
 use crate::size::{by_number, display_count, display_counted};
 
 /// Runs the failed objects of a report again.
@@ -144,7 +144,7 @@ impl Retry {
                  stopped. It may never have listed others: {again} for those"
             ));
         }
-        let world = Place::ambient();
+        let world = JobEnvironment::ambient();
         if self.dry_run {
             set_report(&mut job, report, beside, None);
             journal::leave_out_own_files(&mut job);
@@ -207,7 +207,7 @@ impl FoundReport {
 }
 
 /// Returns the copies that lost attributes. Notes that objects that failed are not among them.
-fn copies_to_repair(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedObject> {
+fn copies_to_repair(failed: &[ReportedFailure], lost: &[LostObject]) -> Vec<ReportedFailure> {
     if !failed.is_empty() {
         note(&format!(
             "{} of this report failed: retry {} without --losses",
@@ -219,7 +219,7 @@ fn copies_to_repair(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedO
 }
 
 /// Returns the advice for objects that a report does not name: the command that copies them.
-fn again(found: &FoundReport, origin: &Origin) -> String {
+fn again(found: &FoundReport, origin: &ReportHeader) -> String {
     match found {
         FoundReport::Shards(..) => {
             "start the job of the shards again under the name of this run".to_owned()
@@ -250,11 +250,11 @@ fn not_over(again: &str) -> CliError {
 /// Returns true if the journal shows that the run that wrote a report has nothing left to resume.
 /// The failure because of which a run gave up is not in its report: the resumed run tries that
 /// object again.
-async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
+async fn origin_is_over(origin: &ReportHeader) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
     };
-    let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+    let mut connections = JobEnvironment::ambient().connect(&job, &CancellationToken::new());
     let Some(location) = journal::location(&job, &mut connections).await? else {
         return Ok(true);
     };
@@ -277,7 +277,7 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
 
 /// Changes to the directory where the run that wrote a report was started, because paths in the
 /// command and in its manifest are relative to it, and returns the job of that run.
-pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
+pub(super) fn job_of(origin: &ReportHeader) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
         CliError::Usage(format!(
@@ -316,7 +316,11 @@ fn job(command: &[String]) -> Result<Job, CliError> {
 
 /// Refuses a report whose failed lines name another place than the job does now. A retry would
 /// write elsewhere.
-fn same_places(job: &Job, failed: &[FailedObject], report: &ReportPlace) -> Result<(), CliError> {
+fn same_places(
+    job: &Job,
+    failed: &[ReportedFailure],
+    report: &ReportPlace,
+) -> Result<(), CliError> {
     for object in failed {
         // `narrow` refuses a transfer that is gone.
         let Some(transfer) = job
@@ -371,8 +375,8 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
 
 /// Narrows the job down to the transfers in which something failed, and each of them to the objects
 /// that failed.
-fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
-    let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
+fn narrow(job: &mut Job, failed: &[ReportedFailure]) -> Result<(), CliError> {
+    let mut by_transfer: BTreeMap<&str, Vec<&ReportedFailure>> = BTreeMap::new();
     for object in failed {
         by_transfer
             .entry(&object.transfer)
@@ -412,7 +416,7 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
 /// Returns a transfer of the objects that failed, followed by the whole transfer if something could
 /// not even be listed. Both write to the same destination, so the second starts when the first has
 /// ended.
-fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
+fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
     // A copy may exist and have failed later, at its proof or its tags. It is newer than its source
     // and has the right size, so a comparison by lists would call it equal.
     let hides_failures = transfer.when == When::Changed && transfer.versions != Versions::All;
@@ -522,7 +526,7 @@ fn is_one(from: &Source) -> bool {
 
 /// Returns the object below the transfer's source; `None` for a place that could not be listed,
 /// which may be the destination's.
-fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
+fn chosen(transfer: &Transfer, failed: &ReportedFailure) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
         Source::Prefix { location, .. } => {

@@ -13,7 +13,7 @@ use tracing::Level;
 
 use super::idle::Flag;
 use super::journal::{self, JournalFlags, Session};
-use super::place::Place;
+use super::place::JobEnvironment;
 use super::progress::Console;
 use super::shards::{self, GivenShard, RunningShard, ShardFlags};
 use super::signals::{self, DrainFlags, Orderly, Signalled};
@@ -23,13 +23,13 @@ use super::{
 };
 use crate::connections::Connections;
 use crate::execute::{self, Execution, Outcome, monitor::Monitor};
-use crate::journal::event::Event;
+use crate::journal::event::JournalEvent;
 use crate::journal::state::RunState;
 use crate::journal::{Closed, Intent, JournalError, LeaseTerms};
 use crate::manifest::job::{Job, ReportPlace};
 use crate::manifest::{Finding, own_objects};
-use crate::plan::unlisted::Cause;
-use crate::report::{Footer, Origin, ReportEnd, ReportError, Target, summary};
+use crate::plan::unlisted::CommonCause;
+use crate::report::{Footer, ReportEnd, ReportError, ReportHeader, Target, summary};
 use crate::telemetry::{self, Note};
 
 /// Runs a job manifest.
@@ -85,7 +85,7 @@ pub(super) struct RunConnections {
 
 impl RunConnections {
     /// Returns connections that end within the drain time. Sends nothing.
-    pub(super) fn new(job: &Job, place: &Place, drain: Duration) -> Self {
+    pub(super) fn new(job: &Job, place: &JobEnvironment, drain: Duration) -> Self {
         let halt = CancellationToken::new();
         Self {
             connections: place.connect_within(drain, job, &halt),
@@ -148,13 +148,13 @@ impl RunJob {
                 "leave that out",
             )?;
         }
-        let place = Place::of(&self.job, &mut job).await?;
+        let place = JobEnvironment::of(&self.job, &mut job).await?;
         if self.dry_run {
             Box::pin(plan::show(&job, &place, None, output)).await
         } else {
-            let origin = Origin {
+            let origin = ReportHeader {
                 sandbox: self.is_sandboxed(),
-                ..Origin::of_process()?
+                ..ReportHeader::of_process()?
             };
             let origin = origin.begin(&job);
             let options = RunOptions {
@@ -175,8 +175,8 @@ impl RunJob {
         let index = self.shards.name_shard(given.shard);
         let mut job = self.job()?;
         let pods = given.prepare(&mut job)?;
-        let place = Place::ambient().shared_by(pods);
-        let mut origin = Origin::of_process()?;
+        let place = JobEnvironment::ambient().shared_by(pods);
+        let mut origin = ReportHeader::of_process()?;
         origin.command.extend(index);
         let origin = origin.begin(&job);
         let options = RunOptions {
@@ -204,8 +204,8 @@ impl RunJob {
 /// Runs the job until it ends or a signal stops it.
 pub(super) async fn run(
     job: &Job,
-    place: &Place,
-    origin: &Origin,
+    place: &JobEnvironment,
+    origin: &ReportHeader,
     options: &RunOptions,
     output: Output,
 ) -> Result<Exit, CliError> {
@@ -221,7 +221,7 @@ pub(super) async fn run(
 pub(super) async fn run_with(
     mut connections: RunConnections,
     job: &Job,
-    origin: &Origin,
+    origin: &ReportHeader,
     options: &RunOptions,
     output: Output,
 ) -> Result<Exit, CliError> {
@@ -326,11 +326,11 @@ pub(super) async fn run_with(
 }
 
 /// Returns the event with which the journal of a session ends.
-fn last_event(outcome: &Outcome) -> Event {
+fn last_event(outcome: &Outcome) -> JournalEvent {
     if outcome.is_complete() {
-        Event::RunEnded
+        JournalEvent::RunEnded
     } else {
-        Event::RunStopped
+        JournalEvent::RunStopped
     }
 }
 
@@ -356,7 +356,7 @@ async fn open_session(
         is_checked,
         ..
     }: &mut RunConnections,
-    origin: &Origin,
+    origin: &ReportHeader,
     options: &RunOptions,
 ) -> Result<Session, CliError> {
     if !*is_checked && options.shard.is_some() {
@@ -436,8 +436,8 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     // A run that a signal stopped is interrupted, even if a list was refused.
     let ended_itself = outcome.gave_up.is_some() || !interrupted;
     match outcome.list_failure() {
-        Some(Cause::Refused) if ended_itself => return Exit::Refused,
-        Some(Cause::Passing) if !outcome.has_empty_failure() => return Exit::Interrupted,
+        Some(CommonCause::Refused) if ended_itself => return Exit::Refused,
+        Some(CommonCause::Passing) if !outcome.has_empty_failure() => return Exit::Interrupted,
         _ => {}
     }
     match (&outcome.gave_up, interrupted, outcome.failed_objects) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use self::seed::{Copied, Seed, copied, seed};
+use self::seed::{Seed, SeedCopies, copied, seed};
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, Output, note, say, say_json};
 use crate::endpoint::{Endpoint, Environment, Provider, ProxySetting};
@@ -54,7 +54,7 @@ pub(super) struct Serve {
     /// Start with equal copies of what --object puts below a prefix:
     /// s3://data/small/=s3://copies/small/
     #[arg(long, value_name = "FROM=TO", value_parser = copied)]
-    copied: Vec<Copied>,
+    copied: Vec<SeedCopies>,
     /// Latency of answers: none, or like Amazon S3 from a machine nearby.
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
@@ -132,7 +132,7 @@ fn ramp(text: &str) -> Result<Ramp, String> {
 
 /// The requests that a sandbox has seen, and the objects that it holds at its end.
 #[derive(Debug, Serialize)]
-struct Seen {
+struct SandboxUsage {
     /// All that came in.
     requests: u64,
     /// Answered `SlowDown`.
@@ -145,7 +145,7 @@ struct Seen {
     buckets: Vec<BucketUsage>,
 }
 
-impl Seen {
+impl SandboxUsage {
     fn of(sandbox: &Sandbox) -> Self {
         let record = sandbox.calls();
         let calls = Operation::ALL
@@ -276,7 +276,7 @@ impl Serve {
             control.unwrap_or_default()
         ))?;
         orderly.signalled().wait().await;
-        let seen = Seen::of(&sandbox);
+        let seen = SandboxUsage::of(&sandbox);
         sandbox.stop().await;
         if output.json {
             say_json(&seen)?;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::exit::NEXT_ERROR;
 use super::idle::{self, Flag};
 use super::lease::{own_terms, variable};
-use super::place::Place;
+use super::place::JobEnvironment;
 use super::run::{RunConnections, RunOptions, run_with};
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, Output, lifecycle, note, presence, say_json, say_line, termination};
@@ -30,7 +30,7 @@ use crate::listing::bisect::KeyRange;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ReportPaths};
 use crate::pace::{PaceCounts, Pacer, RetryPolicy};
-use crate::report::Origin;
+use crate::report::ReportHeader;
 use crate::shards::end;
 use crate::shards::live::{LiveCounts, LiveIdentity, LiveWriter};
 use crate::shards::make::{self, JobBuckets, MakeError, refusals, refused_number};
@@ -41,7 +41,7 @@ use crate::shards::store::{StateStore, Stored};
 use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
 
-/// What a signal leaves behind before the run of a shard begins.
+/// The message about a signal that comes before the run of a shard begins.
 const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
 
 /// One run in many processes, each of which copies its own ranges of keys.
@@ -225,7 +225,7 @@ impl RunningShard {
         &self,
         monitor: Arc<dyn Monitor>,
         resumed: &RunState,
-        origin: &Origin,
+        origin: &ReportHeader,
         pacer: &Arc<Pacer>,
         live: &mut JoinSet<()>,
     ) -> Arc<dyn Monitor> {
@@ -304,8 +304,8 @@ impl RunningShard {
 /// Runs one shard of a job to its end.
 pub(super) async fn run(
     job: &mut Job,
-    place: &Place,
-    origin: &Origin,
+    place: &JobEnvironment,
+    origin: &ReportHeader,
     options: RunOptions,
     given: &GivenShard,
     output: Output,
@@ -476,7 +476,7 @@ fn plan_text(plan: &ShardPlan) -> String {
 /// Plans the shards of a job, for `plan --shards`.
 pub(super) async fn plan(
     job: &Job,
-    place: &Place,
+    place: &JobEnvironment,
     state: &S3Uri,
     extent: Extent,
     output: Output,

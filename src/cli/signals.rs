@@ -65,7 +65,7 @@ fn drain(text: &str) -> Result<Duration, String> {
 /// The text for commands that write nothing.
 const NOTHING: &str = "nothing was written; run the same command again";
 
-/// What the next signal does.
+/// The effect of the next signal.
 static REACTION: Mutex<Reaction> = Mutex::new(Reaction {
     orderly: None,
     leaves: Cow::Borrowed(NOTHING),

@@ -12,7 +12,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use super::place::records_at;
 use super::{CliError, EndpointFlags};
 use crate::bucket::Bucket;
-use crate::journal::state::Totals;
+use crate::journal::state::RunTotals;
 use crate::location::S3Uri;
 use crate::report::{
     LaterReport, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
@@ -138,7 +138,7 @@ impl StatePrefix {
         &self,
         done: &BTreeMap<u32, ListedRecord>,
         failed: usize,
-    ) -> Result<Option<Totals>, CliError> {
+    ) -> Result<Option<RunTotals>, CliError> {
         if done.len() + failed < self.plan.shards.len() {
             return Ok(None);
         }

@@ -14,12 +14,12 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Named, places, reports};
-use super::place::Place;
+use super::place::JobEnvironment;
 use super::state::FoundState;
 use super::{CliError, EndpointFlags, Exit, Output, load, next, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
-use crate::journal::state::Totals;
-use crate::journal::uploads::OpenUpload;
+use crate::journal::state::RunTotals;
+use crate::journal::uploads::JournaledUpload;
 use crate::journal::{Glance, Life, Location, Writer, look};
 use crate::listing::local::JOURNALS;
 use crate::location::{S3Uri, suggestion};
@@ -165,7 +165,8 @@ impl Status {
         let reports = match (job, locations) {
             (Some(path), _) => {
                 let job = load(Path::new(path))?;
-                let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+                let mut connections =
+                    JobEnvironment::ambient().connect(&job, &CancellationToken::new());
                 reports(&job, &mut connections).await?
             }
             (None, [(_, Location::Bucket(bucket, prefix))]) => {
@@ -260,7 +261,7 @@ struct View<'a> {
     /// The sources and destinations of the first transfers.
     copies: Vec<[&'a str; 2]>,
     #[serde(flatten)]
-    totals: &'a Totals,
+    totals: &'a RunTotals,
     pending_objects: u64,
     open_uploads: Vec<UploadView<'a>>,
     latest_failures: Vec<&'a FailedObject>,
@@ -290,8 +291,8 @@ struct UploadView<'a> {
     begun: Timestamp,
 }
 
-impl<'a> From<&'a OpenUpload> for UploadView<'a> {
-    fn from(open: &'a OpenUpload) -> Self {
+impl<'a> From<&'a JournaledUpload> for UploadView<'a> {
+    fn from(open: &'a JournaledUpload) -> Self {
         let begun = open.begun.as_ref();
         Self {
             destination: open.place.to_string(),

@@ -267,14 +267,14 @@ impl Choice {
         }
     }
 
-    fn takes(&self, found: &Found) -> bool {
+    fn takes(&self, found: &MeasuredUpload) -> bool {
         self.mine
             .as_ref()
             .is_none_or(|mine| mine.knows(&found.upload, found.bytes))
     }
 
     /// Returns the reason why an upload must not be aborted, if a run is at work on it.
-    fn forbids(&self, found: &Found) -> Option<String> {
+    fn forbids(&self, found: &MeasuredUpload) -> Option<String> {
         let journal = self.journals().at_work(&found.upload, found.bytes)?;
         Some(format!(
             "the run of the journal {journal} is at work on it; stop that first"
@@ -287,12 +287,12 @@ const ASKED_AT_ONCE: usize = 16;
 
 /// An open upload, and what its parts hold. `None` when they cannot be listed, for instance because
 /// it has just ended.
-struct Found {
+struct MeasuredUpload {
     upload: OpenUpload,
     bytes: Option<u64>,
 }
 
-impl Found {
+impl MeasuredUpload {
     async fn of(bucket: &Bucket, upload: OpenUpload) -> Self {
         let sum = async {
             let key = upload.key.parse().ok()?;
@@ -342,7 +342,7 @@ struct Wasted {
 }
 
 impl Wasted {
-    fn add(&mut self, found: &Found, bucket: &Bucket) {
+    fn add(&mut self, found: &MeasuredUpload, bucket: &Bucket) {
         self.uploads += 1;
         self.bytes = self.bytes.saturating_add(found.bytes.unwrap_or(0));
         if let Some(month) = found.month(bucket) {
@@ -369,10 +369,10 @@ fn found<'a>(
     bucket: &'a Bucket,
     location: &'a S3Uri,
     choice: &'a Choice,
-) -> impl Stream<Item = Result<Found, Failure>> + 'a {
+) -> impl Stream<Item = Result<MeasuredUpload, Failure>> + 'a {
     multipart::uploads(bucket, location.key.as_str())
         .try_filter(|upload| ready(choice.is_old_enough(upload)))
-        .map_ok(|upload| async { Ok(Found::of(bucket, upload).await) })
+        .map_ok(|upload| async { Ok(MeasuredUpload::of(bucket, upload).await) })
         .try_buffered(ASKED_AT_ONCE)
         .try_filter(|found| ready(choice.takes(found)))
 }

@@ -9,9 +9,9 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use self::tell::{Console, summary};
+use self::tell::{VerifyConsole, summary};
 use super::copy::{Copy, in_s3, recursive};
-use super::place::{Place as Surroundings, SidesFlags};
+use super::place::{JobEnvironment, SidesFlags};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
@@ -43,7 +43,7 @@ unprovable; 4 interrupted.";
 /// it.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\nWith SRC DST:\n{PATTERNS}"))]
-pub(super) struct Verify {
+pub(super) struct VerifyArgs {
     /// A job manifest, or a source and a destination as for `copy`.
     #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
     what: Vec<String>,
@@ -87,14 +87,14 @@ fn in_place(job: &Job) -> Result<(), CliError> {
     )))
 }
 
-impl Verify {
+impl VerifyArgs {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         Box::pin(self.compare(output)).await
     }
 
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
         let began = Instant::now();
-        let mut console = Console::new(output, began);
+        let mut console = VerifyConsole::new(output, began);
         let mut fails_if_empty = false;
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
@@ -336,8 +336,8 @@ impl Verify {
         CliError::of_flags(&check(&job), &[]).map_or(Ok(job), Err)
     }
 
-    async fn job(&self, job: &Job, console: &mut Console) -> Result<Counts, CliError> {
-        let mut connections = Surroundings::ambient().connect(job, &CancellationToken::new());
+    async fn job(&self, job: &Job, console: &mut VerifyConsole) -> Result<Counts, CliError> {
+        let mut connections = JobEnvironment::ambient().connect(job, &CancellationToken::new());
         let mut counts = Counts {
             looked_for_extra: true,
             why_not_extra: None,

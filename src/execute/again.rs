@@ -18,21 +18,21 @@ use crate::journal::event::PlannedObject;
 use crate::listing::Entry;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::Versions;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Reason, Skip};
 use crate::planner::{Held, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// The record of a transfer whose keys are listed again.
 #[derive(Default)]
-pub(super) struct Listed {
+pub(super) struct Relisting {
     /// The number of counted objects that the list has not found yet.
     known: u64,
     /// The objects that the last session had planned and not finished, as they were then.
     under_way: HashMap<ObjectKey, PlannedObject>,
 }
 
-impl Listed {
+impl Relisting {
     pub(super) fn of(work: &Work, transfer: u32) -> Self {
         if !work.orphans.lists_anew(transfer) {
             return Self::default();
@@ -137,7 +137,7 @@ impl Conductor<'_> {
         if reason != Skip::Present {
             return match (
                 object,
-                sides.step(entry, key, Reason::Unproven, Seen::Unknown),
+                sides.step(entry, key, Reason::Unproven, DestinationState::Unknown),
             ) {
                 (Some(object), planned) => self.take_again(transfer, object, planned, held),
                 (None, planned) => self.take(transfer, planned, held),

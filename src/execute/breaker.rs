@@ -17,7 +17,7 @@ use super::outcome::GaveUp;
 use super::receipt::{Ending, ErrorRecord, Receipt};
 use super::record::ended;
 use super::series::Copies;
-use crate::journal::state::Totals;
+use crate::journal::state::RunTotals;
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
 use crate::s3::FailureKind;
@@ -98,7 +98,7 @@ pub(super) struct Suspect {
 /// The parts of a [`Conductor`] that it shares with other tasks.
 pub(super) struct ConductorParts {
     /// The sums of the earlier sessions.
-    pub(super) totals: Totals,
+    pub(super) totals: RunTotals,
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,

@@ -70,7 +70,7 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         let mut kept = self.home.kept();
-        // The oldest sizes are those that nobody has asked for again.
+        // The oldest buffers are of sizes that were not requested again.
         let mut all: usize = buffer.capacity() + kept.iter().map(Vec::capacity).sum::<usize>();
         let mut gone = Vec::new();
         while all > MOST_KEPT && !kept.is_empty() {

@@ -24,10 +24,10 @@ use super::monitor::{Event, Monitor};
 use super::outcome::Outcome;
 use super::receipt::{Ending, Receipt};
 use super::record::Record;
-use super::running::{Open, Running};
+use super::running::{Open, RunningTransfer};
 use super::series::Series;
 use super::waiting::{Queued, Waiting};
-use crate::journal::state::Totals;
+use crate::journal::state::RunTotals;
 use crate::location::ObjectKey;
 use crate::manifest::job::Job;
 use crate::pace::Slots;
@@ -45,12 +45,12 @@ pub(super) struct Conductor<'a> {
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
     /// The sums over all sessions of the run.
-    pub(super) totals: Totals,
+    pub(super) totals: RunTotals,
     /// The numbers of failed and of ended objects when this session began.
     pub(super) before: (u64, u64),
     /// The transfers that have not started, with their positions in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
-    pub(super) transfers: BTreeMap<u32, Running>,
+    pub(super) transfers: BTreeMap<u32, RunningTransfer>,
     /// The events of the transfers that are being planned; `None` at the end of each.
     news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
     pub(super) waiting: Waiting,
@@ -181,7 +181,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// Returns the transfers that are still being planned.
-    pub(super) fn planned(&self) -> impl Iterator<Item = &Running> {
+    pub(super) fn planned(&self) -> impl Iterator<Item = &RunningTransfer> {
         self.transfers
             .values()
             .filter(|running| !running.is_planned)
@@ -306,7 +306,11 @@ impl<'a> Conductor<'a> {
 
     /// Ends a transfer if nothing of it is left to do.
     fn settle(&mut self, transfer: u32) {
-        if self.transfers.get(&transfer).is_some_and(Running::is_over) {
+        if self
+            .transfers
+            .get(&transfer)
+            .is_some_and(RunningTransfer::is_over)
+        {
             self.record_suspects_of(transfer);
         }
         if let Some(running) = self.transfers.get_mut(&transfer)

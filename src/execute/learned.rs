@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::journal::Journal;
-use crate::journal::event::Event;
+use crate::journal::event::JournalEvent;
 use crate::journal::state::{Remembered, RunState};
 use crate::pace::Pacer;
 use crate::pace::learned::{KEPT, Learned};
@@ -33,7 +33,7 @@ pub(super) async fn keep(pacer: Arc<Pacer>, journal: Journal) {
         if learned.differs_from(&told) {
             told = learned.clone();
             // An error is the watcher's to tell.
-            let _ = journal.append(Event::PaceLearned(learned)).await;
+            let _ = journal.append(JournalEvent::PaceLearned(learned)).await;
         }
     }
 }
@@ -41,5 +41,7 @@ pub(super) async fn keep(pacer: Arc<Pacer>, journal: Journal) {
 /// Writes it down once more, for the session that goes on.
 pub(super) async fn tell(pacer: &Pacer, journal: &Journal) {
     // As above.
-    let _ = journal.append(Event::PaceLearned(pacer.learned())).await;
+    let _ = journal
+        .append(JournalEvent::PaceLearned(pacer.learned()))
+        .await;
 }

@@ -36,8 +36,8 @@ use crate::bucket::Bucket;
 use crate::location::LocalPath;
 use crate::manifest::job::{Source, Versions};
 use crate::pace::Slot;
-use crate::pace::slots::Want;
-use crate::plan::condition::Seen;
+use crate::pace::slots::SlotKind;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Route, Skip};
 use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Head, Operation, Written};
@@ -56,7 +56,7 @@ pub(super) struct ObjectTask<'w> {
     /// The draft of the receipt.
     draft: Draft,
     /// The last known state of the destination key: as the plan saw it, or as a round wrote it.
-    seen: Seen,
+    seen: DestinationState,
     /// Set if the planner found an object at the key that an earlier session may have copied. Holds
     /// the reason to skip it if that cannot be proven.
     found: Option<Skip>,
@@ -156,7 +156,7 @@ impl<'w> ObjectTask<'w> {
 
     /// Restores an object, or copies it if it turns out to be readable.
     async fn restore(&mut self, source: &'w Bucket) -> Result<Ending, Trouble> {
-        let slot = self.request_slot(Want::Small).await?;
+        let slot = self.request_slot(SlotKind::Small).await?;
         let answer = self
             .handle_archived(source, &ArchivedSource::listed(self.step))
             .await;
@@ -287,7 +287,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Waits for a request slot. After a stop there is none.
-    async fn request_slot(&self, want: Want) -> Result<Slot, Trouble> {
+    async fn request_slot(&self, want: SlotKind) -> Result<Slot, Trouble> {
         let slot = self.work.slots().request(want).await;
         slot.map_err(|_| Trouble::Stopped)
     }

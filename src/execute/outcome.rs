@@ -1,7 +1,7 @@
 //! Defines the outcome of a run.
 //!
-//! The journal's [`Totals`] are the one count of what happened to the objects, over all sessions.
-//! The outcome shows them, with what a run knows besides.
+//! The journal's [`RunTotals`] are the one count of what happened to the objects, over all
+//! sessions. The outcome shows them, with what a run knows besides.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof, Receipt};
-use crate::journal::state::{RunState, Totals};
+use crate::journal::state::{RunState, RunTotals};
 use crate::pace::PaceCounts;
 use crate::plan::cause::{CauseCounts, as_list};
 use crate::plan::decide::Reason;
 use crate::plan::empty::EmptySelection;
 use crate::plan::loss::LossCounts;
 use crate::plan::unchanged::Unchanged;
-use crate::plan::unlisted::{Cause, UnlistedCounts};
+use crate::plan::unlisted::{CommonCause, UnlistedCounts};
 
 /// The outcome of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -155,7 +155,7 @@ impl Outcome {
 
     /// Returns the reason of all failures, if they were lists and failed alike.
     #[must_use]
-    pub fn list_failure(&self) -> Option<Cause> {
+    pub fn list_failure(&self) -> Option<CommonCause> {
         let done = self.done_objects + self.delete_markers;
         let left = self.skipped_objects + self.archived_objects + self.restoring_objects;
         let found = done + left + self.stopped_objects + self.excluded_objects;
@@ -163,8 +163,8 @@ impl Outcome {
     }
 
     /// Sets all that follows from the sums over the run.
-    pub(super) fn set_totals(&mut self, totals: Totals) {
-        let Totals {
+    pub(super) fn set_totals(&mut self, totals: RunTotals) {
+        let RunTotals {
             planned_objects: _,
             planned_bytes: _,
             done_objects,

@@ -161,7 +161,7 @@ pub(super) fn forecast(
 
 /// The verdict of the evidence so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ProofVerdict {
     /// The copy is equal.
     Proven(Proof),
     /// The copy is not equal. Holds the difference.
@@ -170,7 +170,7 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-impl Verdict {
+impl ProofVerdict {
     /// Combines two verdicts: a contradiction always decides, then the stronger proof.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -189,28 +189,28 @@ pub(super) fn judge_answer(
     written: &Written,
     made: &FromParts,
     content_etags: bool,
-) -> Verdict {
+) -> ProofVerdict {
     if let Some(verdict) = judge_checksum(expected, written.checksum.as_ref()) {
         // Only HEAD shows if a key makes ETags of its own.
         let is_doubtful =
             content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
         return if is_doubtful {
-            Verdict::Unknown
+            ProofVerdict::Unknown
         } else {
             verdict
         };
     }
     if content_etags && expected.etag.as_ref() == Some(&written.etag) {
-        return Verdict::Proven(Proof::Etag);
+        return ProofVerdict::Proven(Proof::Etag);
     }
     // HEAD may show the checksum that the answer lacks (KMS).
     if expected.checksum.is_some() && written.checksum.is_none() {
-        return Verdict::Unknown;
+        return ProofVerdict::Unknown;
     }
     if content_etags && made.has_etag(&written.etag) {
-        return Verdict::Proven(Proof::PartEtags);
+        return ProofVerdict::Proven(Proof::PartEtags);
     }
-    judge_against_parts(made, written.checksum.as_ref()).unwrap_or(Verdict::Unknown)
+    judge_against_parts(made, written.checksum.as_ref()).unwrap_or(ProofVerdict::Unknown)
 }
 
 /// Judges by a HEAD of the destination, the last evidence.
@@ -219,25 +219,30 @@ pub(super) fn judge_head(
     found: &Head,
     made: &FromParts,
     content_etags: bool,
-) -> Verdict {
+) -> ProofVerdict {
     if found.size != expected.size {
-        return Verdict::Contradicted(format!("{} bytes arrived of {}", found.size, expected.size));
+        return ProofVerdict::Contradicted(format!(
+            "{} bytes arrived of {}",
+            found.size, expected.size
+        ));
     }
     if let Some(verdict) = judge_checksum(expected, found.checksum.as_ref()) {
         let etag_tells = content_etags && !found.kms;
         let against = against_weak_sum(expected, &verdict, &found.etag).filter(|_| etag_tells);
-        return against.map_or(verdict, Verdict::Contradicted);
+        return against.map_or(verdict, ProofVerdict::Contradicted);
     }
     if content_etags && !found.kms {
         match (&expected.etag, &made.etag) {
-            (Some(etag), _) if *etag == found.etag => return Verdict::Proven(Proof::Etag),
-            (_, Some(made)) if *made == found.etag => return Verdict::Proven(Proof::PartEtags),
+            (Some(etag), _) if *etag == found.etag => return ProofVerdict::Proven(Proof::Etag),
+            (_, Some(made)) if *made == found.etag => {
+                return ProofVerdict::Proven(Proof::PartEtags);
+            }
             (_, Some(made)) => {
                 let what = format!("the ETag is {}, but its parts make {made}", found.etag);
-                return Verdict::Contradicted(what);
+                return ProofVerdict::Contradicted(what);
             }
             (Some(etag), None) if looks_like_md5(etag) && looks_like_md5(&found.etag) => {
-                return Verdict::Contradicted(format!(
+                return ProofVerdict::Contradicted(format!(
                     "the ETag is {}, the source's {etag}",
                     found.etag
                 ));
@@ -245,25 +250,28 @@ pub(super) fn judge_head(
             _ => {}
         }
     }
-    judge_against_parts(made, found.checksum.as_ref()).unwrap_or(Verdict::Proven(Proof::Size))
+    judge_against_parts(made, found.checksum.as_ref()).unwrap_or(ProofVerdict::Proven(Proof::Size))
 }
 
 /// Judges by two checksums. Returns `None` if they cannot be compared: different composite
 /// checksums, and those of an unknown kind, may come from other part boundaries.
-pub(crate) fn judge_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
+pub(crate) fn judge_checksum(
+    expected: &Expected,
+    found: Option<&Checksum>,
+) -> Option<ProofVerdict> {
     let (sum, found) = (expected.checksum.as_ref()?, found?);
     if (sum.algorithm, sum.kind) != (found.algorithm, found.kind) {
         return None;
     }
     if sum.value == found.value {
-        return Some(Verdict::Proven(if expected.read {
+        return Some(ProofVerdict::Proven(if expected.read {
             Proof::Read
         } else {
             Proof::by(found)
         }));
     }
     (sum.kind == ChecksumKind::FullObject).then(|| {
-        Verdict::Contradicted(format!(
+        ProofVerdict::Contradicted(format!(
             "{} is {}, the source's {}",
             found.algorithm, found.value, sum.value
         ))
@@ -273,10 +281,10 @@ pub(crate) fn judge_checksum(expected: &Expected, found: Option<&Checksum>) -> O
 /// Returns a contradiction if the MD5s differ although the 32-bit checksums are equal.
 pub(crate) fn against_weak_sum(
     expected: &Expected,
-    verdict: &Verdict,
+    verdict: &ProofVerdict,
     etag: &str,
 ) -> Option<String> {
-    let Verdict::Proven(_) = verdict else {
+    let ProofVerdict::Proven(_) = verdict else {
         return None;
     };
     let (sum, source) = (expected.checksum.as_ref()?, expected.etag.as_deref()?);
@@ -291,13 +299,13 @@ pub(crate) fn against_weak_sum(
 
 /// Judges a published object by the checksum that its parts make. Returns `None` if the two cannot
 /// be compared.
-fn judge_against_parts(made: &FromParts, found: Option<&Checksum>) -> Option<Verdict> {
+fn judge_against_parts(made: &FromParts, found: Option<&Checksum>) -> Option<ProofVerdict> {
     let (made, found) = (made.checksum.as_ref()?, found?);
     ((made.algorithm, made.kind) == (found.algorithm, found.kind)).then(|| {
         if made.value == found.value {
-            return Verdict::Proven(Proof::PartChecksums);
+            return ProofVerdict::Proven(Proof::PartChecksums);
         }
-        Verdict::Contradicted(format!(
+        ProofVerdict::Contradicted(format!(
             "{} is {}, but its parts make {}",
             found.algorithm, found.value, made.value
         ))
@@ -352,24 +360,24 @@ mod tests {
         let (source, nothing) = (expected(Some(crc("A")), Some(&md5)), FromParts::default());
         assert_eq!(
             judge_answer(&source, &written(&md5, Some(crc("A"))), &nothing, true),
-            Verdict::Proven(Proof::Crc64nvme)
+            ProofVerdict::Proven(Proof::Crc64nvme)
         );
         let torn = judge_answer(&source, &written(&md5, Some(crc("B"))), &nothing, true);
         assert!(
-            matches!(torn, Verdict::Contradicted(_)),
+            matches!(torn, ProofVerdict::Contradicted(_)),
             "an equal ETag does not heal a wrong checksum"
         );
         assert_eq!(
             judge_answer(&source, &written(&md5, None), &nothing, true),
-            Verdict::Proven(Proof::Etag)
+            ProofVerdict::Proven(Proof::Etag)
         );
         assert_eq!(
             judge_answer(&source, &written(&md5, None), &nothing, false),
-            Verdict::Unknown
+            ProofVerdict::Unknown
         );
         assert_eq!(
             judge_answer(&source, &written("other", None), &nothing, true),
-            Verdict::Unknown
+            ProofVerdict::Unknown
         );
         let read = Expected {
             read: true,
@@ -377,7 +385,7 @@ mod tests {
         };
         assert_eq!(
             judge_answer(&read, &written("other", Some(crc("A"))), &nothing, true),
-            Verdict::Proven(Proof::Read)
+            ProofVerdict::Proven(Proof::Read)
         );
     }
 
@@ -402,7 +410,7 @@ mod tests {
                 &nothing,
                 true,
             );
-            assert_eq!(answer == Verdict::Unknown, is_weak, "{answer:?}");
+            assert_eq!(answer == ProofVerdict::Unknown, is_weak, "{answer:?}");
             let found = Head {
                 size: 2,
                 etag: there.clone(),
@@ -411,7 +419,7 @@ mod tests {
             };
             let look = judge_head(&source, &found, &nothing, true);
             assert_eq!(
-                matches!(look, Verdict::Contradicted(_)),
+                matches!(look, ProofVerdict::Contradicted(_)),
                 is_weak,
                 "{look:?}"
             );
@@ -428,7 +436,7 @@ mod tests {
             ] {
                 assert!(matches!(
                     judge_head(&source, &found, &nothing, content),
-                    Verdict::Proven(_)
+                    ProofVerdict::Proven(_)
                 ));
             }
         }
@@ -441,11 +449,11 @@ mod tests {
         let source = expected(None, Some("0123-2"));
         assert_eq!(
             judge_answer(&source, &written(&etag, None), &made, true),
-            Verdict::Proven(Proof::PartEtags)
+            ProofVerdict::Proven(Proof::PartEtags)
         );
         assert_eq!(
             judge_answer(&source, &written(&etag, None), &made, false),
-            Verdict::Unknown
+            ProofVerdict::Unknown
         );
         let head = |etag: &str| Head {
             size: 2,
@@ -454,11 +462,11 @@ mod tests {
         };
         assert_eq!(
             judge_head(&source, &head(&etag), &made, true),
-            Verdict::Proven(Proof::PartEtags)
+            ProofVerdict::Proven(Proof::PartEtags)
         );
         assert!(matches!(
             judge_head(&source, &head("ffff-1"), &made, true),
-            Verdict::Contradicted(_)
+            ProofVerdict::Contradicted(_)
         ));
         let kms = Head {
             kms: true,
@@ -466,7 +474,7 @@ mod tests {
         };
         assert_eq!(
             judge_head(&source, &kms, &made, true),
-            Verdict::Proven(Proof::Size)
+            ProofVerdict::Proven(Proof::Size)
         );
         let short = Head {
             size: 0,
@@ -474,7 +482,7 @@ mod tests {
         };
         assert!(matches!(
             judge_head(&source, &short, &made, true),
-            Verdict::Contradicted(_)
+            ProofVerdict::Contradicted(_)
         ));
     }
 
@@ -495,11 +503,11 @@ mod tests {
         let source = expected(None, None);
         assert_eq!(
             judge_head(&source, &kms(compute(CRC, b"xy")), &made, true),
-            Verdict::Proven(Proof::PartChecksums)
+            ProofVerdict::Proven(Proof::PartChecksums)
         );
         assert!(matches!(
             judge_head(&source, &kms(crc("B")), &made, true),
-            Verdict::Contradicted(_)
+            ProofVerdict::Contradicted(_)
         ));
     }
 
@@ -557,7 +565,7 @@ mod tests {
         let source = expected(Some(sum.clone()), None);
         assert_eq!(
             judge_answer(&source, &written("k-2", Some(sum.clone())), &made, true),
-            Verdict::Proven(Proof::CompositeSha256)
+            ProofVerdict::Proven(Proof::CompositeSha256)
         );
         let other = Checksum {
             value: "other".into(),

@@ -15,10 +15,10 @@ use super::object::stream::stdin_step;
 use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::Journal;
 use crate::journal::event::{
-    Ended, Event, FailedObject, InPlace, Passed, PlannedObject, ReceiptLine,
+    Ended, FailedObject, InPlace, JournalEvent, Passed, PlannedObject, ReceiptLine,
 };
 use crate::journal::state::RunState;
-use crate::listing::bisect::{Cut, KeyRange};
+use crate::listing::bisect::{KeyRange, RangeSplit};
 use crate::location::ObjectKey;
 use crate::manifest::job::Source;
 use crate::plan::decide::Skip;
@@ -39,7 +39,7 @@ pub(super) struct Record {
     journal: Journal,
     transfer: u32,
     /// The events that are not written yet.
-    events: Vec<Event>,
+    events: Vec<JournalEvent>,
     /// The range that the next events are about.
     range: u32,
     /// The keys without work that have no event yet, by range.
@@ -49,7 +49,7 @@ pub(super) struct Record {
     /// The ranges whose lists ended early. The next session lists the rest of their keys again.
     missing: BTreeSet<u32>,
     /// The events about these lists, if the transfer ends without another session.
-    unlisted: Vec<Event>,
+    unlisted: Vec<JournalEvent>,
     /// The receipts of objects that are left to the next session.
     left: Vec<ReceiptLine>,
     /// True if a range that was listed once needs no second list.
@@ -67,7 +67,7 @@ struct Gathered {
 
 /// Returns the progress of an earlier session with this transfer.
 pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
-    // The numbers of two transfers never overlap, because a manifest has no room for so many.
+    // The numbers of two transfers never overlap: a manifest cannot hold enough transfers for that.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
     let known = || work.resumed.ranges_of(transfer);
@@ -118,7 +118,7 @@ impl Record {
                 .ranges_of(transfer)
                 .filter(|_| !work.orphans.lists_anew(transfer))
         };
-        let began = Event::RangeBegan {
+        let began = JournalEvent::RangeBegan {
             range: transfer,
             transfer,
             ordered: work.sides.plans_in_order(),
@@ -152,9 +152,9 @@ impl Record {
     }
 
     /// Records that a range was cut.
-    pub(super) fn cut(&mut self, cut: Cut) {
+    pub(super) fn cut(&mut self, cut: RangeSplit) {
         if let Some(at) = cut.new.after {
-            self.events.push(Event::RangeCut {
+            self.events.push(JournalEvent::RangeCut {
                 range: cut.range,
                 at,
                 new: cut.new.range,
@@ -171,7 +171,7 @@ impl Record {
         let object = self.journal.next_id();
         step.object = Some(object);
         self.objects.insert(object, self.range);
-        self.events.push(Event::ObjectPlanned {
+        self.events.push(JournalEvent::ObjectPlanned {
             range: self.range,
             object,
             entry: (&step.entry).into(),
@@ -246,7 +246,7 @@ impl Record {
         self.missing.insert(self.range);
         let line = self.line(receipt);
         if let Some(ended) = self.ended(receipt) {
-            self.unlisted.push(Event::ObjectEnded {
+            self.unlisted.push(JournalEvent::ObjectEnded {
                 range: self.range,
                 object: None,
                 ended,
@@ -262,7 +262,7 @@ impl Record {
     pub(super) fn planned(&mut self, range: u32) {
         self.flush(range);
         if self.plans_once && !self.missing.contains(&range) {
-            self.events.push(Event::RangePlanned { range });
+            self.events.push(JournalEvent::RangePlanned { range });
         }
     }
 
@@ -281,7 +281,7 @@ impl Record {
         let range = object
             .and_then(|object| self.objects.remove(&object))
             .unwrap_or(self.range);
-        self.events.push(Event::ObjectEnded {
+        self.events.push(JournalEvent::ObjectEnded {
             range,
             object,
             ended,
@@ -314,7 +314,7 @@ impl Record {
     fn flush(&mut self, range: u32) {
         if let Some(Gathered { passed, .. }) = self.gathered.remove(&range) {
             self.events
-                .push(Event::KeysPassed(Passed { range, ..passed }));
+                .push(JournalEvent::KeysPassed(Passed { range, ..passed }));
         }
     }
 
@@ -322,7 +322,7 @@ impl Record {
     pub(super) fn flush_all(&mut self) {
         for (range, Gathered { passed, .. }) in std::mem::take(&mut self.gathered) {
             self.events
-                .push(Event::KeysPassed(Passed { range, ..passed }));
+                .push(JournalEvent::KeysPassed(Passed { range, ..passed }));
         }
     }
 
@@ -331,7 +331,7 @@ impl Record {
         self.flush_all();
         if is_done {
             self.events.append(&mut self.unlisted);
-            self.events.push(Event::TransferEnded {
+            self.events.push(JournalEvent::TransferEnded {
                 transfer: self.transfer,
             });
         } else {
@@ -342,7 +342,7 @@ impl Record {
     /// Leaves the receipts of lists that ended early to the next session.
     pub(super) fn leave_unlisted(&mut self) {
         let receipts = self.unlisted.drain(..).filter_map(|event| match event {
-            Event::ObjectEnded { receipt, .. } => receipt,
+            JournalEvent::ObjectEnded { receipt, .. } => receipt,
             _ => None,
         });
         self.left.extend(receipts);

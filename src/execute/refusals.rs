@@ -13,7 +13,7 @@ use super::beliefs::{IN_A_ROW, NextQuestion};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
-use crate::plan::asked::{Asked, Question, TAGS_OF_SOURCE, Unlike};
+use crate::plan::asked::{Asked, AttributeQuestion, TAGS_OF_SOURCE, Unlike};
 use crate::plan::concede::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
@@ -35,7 +35,7 @@ pub(super) struct Refusals {
     shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
     /// By bucket, writing request, and kind, what the bucket does with an attribute that HEAD does
     /// not show. Asked once.
-    answers: Mutex<HashMap<Asking, AskedOnce<Answer>>>,
+    answers: Mutex<HashMap<Asking, AskedOnce<AttributeAnswer>>>,
     /// By bucket, true if setting tags on an object replaces its content with them.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, what is known about tags in a bucket whose HEAD shows no tag count.
@@ -116,7 +116,7 @@ struct ExpectedLoss {
 /// A result that is not remembered, so that the next object asks again.
 enum NotRemembered {
     /// An answer about this object only.
-    Answer(Answer),
+    Answer(AttributeAnswer),
     /// The question failed.
     Failure(Failure),
 }
@@ -331,10 +331,10 @@ impl Refusals {
         &self,
         bucket: &Bucket,
         asked: Asked<'_>,
-        question: Question,
+        question: AttributeQuestion,
         (key, version): (&ObjectKey, Option<&str>),
         for_each_object: bool,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<AttributeAnswer, Failure> {
         let ask = ask(bucket, asked, question.by, key, version);
         if for_each_object || !bucket.capabilities().believes_answers() {
             return Box::pin(ask).await;
@@ -348,7 +348,9 @@ impl Refusals {
         };
         let lasting = async {
             match Box::pin(ask).await {
-                Ok(answer @ Answer::Unlike(Unlike::Other(_))) => Err(NotRemembered::Answer(answer)),
+                Ok(answer @ AttributeAnswer::Unlike(Unlike::Other(_))) => {
+                    Err(NotRemembered::Answer(answer))
+                }
                 Ok(answer) => Ok(answer),
                 Err(failure) => Err(NotRemembered::Failure(failure)),
             }
@@ -409,7 +411,7 @@ impl Refusals {
     }
 }
 
-/// What is known about tags that a write copies from the source.
+/// The knowledge about tags that a write copies from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarriedTags {
     /// Nothing is known, so they must be compared.
@@ -420,7 +422,7 @@ pub(super) enum CarriedTags {
     NotReadable,
 }
 
-/// What is known about tags in a source bucket whose HEAD shows no tag count.
+/// The knowledge about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// The last objects had no tags, and their number.
@@ -443,7 +445,7 @@ impl Default for Uncounted {
 
 /// The answer of a bucket about an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum AttributeAnswer {
     /// The object has it.
     Kept,
     /// The attribute may not be read.
@@ -454,8 +456,8 @@ pub(super) enum Answer {
     Unlike(Unlike),
 }
 
-fn is_not_readable(answer: &Answer) -> bool {
-    *answer == Answer::NotReadable
+fn is_not_readable(answer: &AttributeAnswer) -> bool {
+    *answer == AttributeAnswer::NotReadable
 }
 
 /// Asks about an attribute of an object.
@@ -465,7 +467,7 @@ async fn ask(
     by: Operation,
     key: &ObjectKey,
     version: Option<&str>,
-) -> Result<Answer, Failure> {
+) -> Result<AttributeAnswer, Failure> {
     let unlike = match by {
         Operation::GetObjectRetention => {
             let answer = bucket.retention(key, version).await;
@@ -485,10 +487,10 @@ async fn ask(
         }
     };
     match unlike {
-        Ok(None) => Ok(Answer::Kept),
-        Ok(Some(unlike)) => Ok(Answer::Unlike(unlike)),
-        Err(failure) if *failure.kind() == FailureKind::Denied => Ok(Answer::NotReadable),
-        Err(failure) if is_no_answer(&failure) => Ok(Answer::NotKnown),
+        Ok(None) => Ok(AttributeAnswer::Kept),
+        Ok(Some(unlike)) => Ok(AttributeAnswer::Unlike(unlike)),
+        Err(failure) if *failure.kind() == FailureKind::Denied => Ok(AttributeAnswer::NotReadable),
+        Err(failure) if is_no_answer(&failure) => Ok(AttributeAnswer::NotKnown),
         Err(failure) => Err(failure),
     }
 }
@@ -505,7 +507,7 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
     )
 }
 
-/// What HEAD shows of the locks in a bucket.
+/// The locks that HEAD shows in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     /// HEAD shows all locks.

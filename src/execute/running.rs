@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Work;
-use super::again::Listed;
+use super::again::Relisting;
 use super::fair::Group;
 use super::receipt::{Draft, Ending, Receipt};
 use super::record::Record;
@@ -17,12 +17,12 @@ use crate::planner::{Following, Hunger, Misses, Step};
 use crate::s3::Failure;
 
 /// A transfer that has started and not ended.
-pub(super) struct Running {
+pub(super) struct RunningTransfer {
     pub(super) work: Arc<Work>,
     /// The record that goes to the journal.
     pub(super) record: Record,
     /// The objects of earlier sessions, if the keys are listed again.
-    pub(super) listed: Listed,
+    pub(super) listed: Relisting,
     /// The keys that its patterns probably missed.
     pub(super) misses: Misses,
     /// Tells the planner if the executor has free slots.
@@ -37,7 +37,7 @@ pub(super) struct Running {
     pub(super) left: usize,
 }
 
-impl Running {
+impl RunningTransfer {
     /// Returns true if nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.is_planned && self.left == 0

@@ -7,7 +7,7 @@
 use futures::stream::{self, StreamExt as _};
 
 use crate::connections::Connections;
-use crate::journal::sample::Copied;
+use crate::journal::sample::RecordedObject;
 use crate::journal::state::RunState;
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, Versions};
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 8;
 
 /// The result of a look at recorded objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Looked {
+pub struct SampleResult {
     /// The objects that are there as recorded.
     pub there: u64,
     /// Those of them that a session copied.
@@ -38,7 +38,7 @@ pub async fn look(
     job: &Job,
     connections: &mut Connections,
     state: &RunState,
-) -> Result<Looked, Failure> {
+) -> Result<SampleResult, Failure> {
     let mut questions = Vec::new();
     for copied in state.sample.objects() {
         let transfer = usize::try_from(copied.transfer)
@@ -51,7 +51,7 @@ pub async fn look(
         let (source, destination) = connections.of_transfer(transfer).await?;
         questions.push(found(Sides::new(transfer, source, destination), copied));
     }
-    let mut looked = Looked::default();
+    let mut looked = SampleResult::default();
     let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
     while let Some(answer) = answers.next().await {
         let Some(found) = answer else { continue };
@@ -69,7 +69,7 @@ pub async fn look(
 
 /// Looks at one object. Returns `None` without a clear answer, an error in words if it is not as
 /// recorded, and otherwise true if a session copied it.
-async fn found(sides: Sides, copied: &Copied) -> Option<Result<bool, String>> {
+async fn found(sides: Sides, copied: &RecordedObject) -> Option<Result<bool, String>> {
     let entry = copied
         .entry
         .clone()

@@ -29,17 +29,16 @@ use jiff::{SignedDuration, Timestamp};
 pub(super) use self::lease::Lease;
 pub use self::lease::LeaseHandle;
 use super::error::JournalError;
-use super::event::Event;
 use super::holder::session_of;
 use super::identity::{LeaseTerms, Writer};
 use super::salvage::Salvage;
-use super::segment::{self, Fence, FileName, Header, Replay, segment_name, snapshot_name};
+use super::segment::{self, Fence, FileName, Header, JournalContent, segment_name, snapshot_name};
 use super::state::RunState;
-use super::store::{Store, is_long};
+use super::store::{Store, Visit, is_long};
 use crate::awake::AwakeInstant;
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
 /// The time for which events gather while no caller waits for them. Each segment is a request that
@@ -105,7 +104,7 @@ impl Listing {
 /// The contents of the objects below the prefix.
 #[derive(Debug, Default)]
 struct StoredFiles {
-    replay: Replay,
+    replay: JournalContent,
     /// The number of the next segment.
     next_segment: u64,
     snapshot_bytes: u64,
@@ -220,7 +219,7 @@ impl BucketPlace {
             let turn = paging
                 .check(&mut page)
                 .map_err(|failure| JournalError::store(self, failure))?;
-            if turn == Turn::Again {
+            if turn == PageVerdict::Again {
                 continue;
             }
             for object in &page.items {
@@ -367,7 +366,7 @@ impl BucketPlace {
             let Some(bytes) = self.get(&name).await? else {
                 return Ok(None);
             };
-            found.replay = Replay::snapshot(&format!("{self}{name}"), &bytes)?;
+            found.replay = JournalContent::snapshot(&format!("{self}{name}"), &bytes)?;
             found.snapshot_bytes = bytes.len() as u64;
         }
         let first = latest.unwrap_or(1);
@@ -428,7 +427,7 @@ impl BucketPlace {
 
     /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
     /// is no journal.
-    pub(super) async fn read(&self) -> Result<Option<Replay>, JournalError> {
+    pub(super) async fn read(&self) -> Result<Option<JournalContent>, JournalError> {
         let found = self.load().await?;
         Ok(found.replay.header.is_some().then_some(found.replay))
     }
@@ -453,7 +452,7 @@ impl BucketLog {
         place: BucketPlace,
         writer: Writer,
         terms: &LeaseTerms,
-    ) -> Result<(Self, Replay), JournalError> {
+    ) -> Result<(Self, JournalContent), JournalError> {
         let (lease, checked) = Lease::take(&place, &writer, terms).await?;
         match place.take_over(&writer, terms, checked).await {
             Ok((number, at, found)) => {
@@ -584,7 +583,7 @@ impl Store for BucketLog {
         Ok(())
     }
 
-    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+    async fn tail(&mut self, visit: Visit<'_>) -> Result<(), JournalError> {
         let (first, mut next) = self.snapshot;
         let mut segments = std::pin::pin!(self.place.segments(first..self.segment));
         while let Some((number, bytes)) = segments.try_next().await? {

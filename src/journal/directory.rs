@@ -26,12 +26,11 @@ use tokio::task::spawn_blocking;
 pub(super) use self::lock::Holder;
 use self::lock::{LOCK, lock};
 use super::error::JournalError;
-use super::event::Event;
 use super::identity::Writer;
 use super::salvage::Salvage;
-use super::segment::{self, FileName, Header, Replay, segment_name, snapshot_name};
+use super::segment::{self, FileName, Header, JournalContent, segment_name, snapshot_name};
 use super::state::RunState;
-use super::store::{Store, is_long};
+use super::store::{Store, Visit, is_long};
 use crate::size::MIB;
 
 /// The length at which a new segment begins, even if no snapshot can be taken. Segments are read as
@@ -63,7 +62,10 @@ pub(super) struct Directory {
 
 impl Directory {
     /// Takes the lock, reads the journal, removes a torn end, and begins a segment.
-    pub(super) fn open(path: &Path, writer: Writer) -> Result<(Self, Replay), JournalError> {
+    pub(super) fn open(
+        path: &Path,
+        writer: Writer,
+    ) -> Result<(Self, JournalContent), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         DirBuilder::new()
             .recursive(true)
@@ -143,7 +145,7 @@ impl Directory {
 
     /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
     /// is no journal.
-    pub(super) fn read(path: &Path) -> Result<Option<(Replay, Holder)>, JournalError> {
+    pub(super) fn read(path: &Path) -> Result<Option<(JournalContent, Holder)>, JournalError> {
         let mut looks = 0;
         loop {
             let found = match DirectoryFiles::look(path) {
@@ -289,7 +291,7 @@ impl Store for Directory {
         self.blocking(move || remove(&path, old)).await
     }
 
-    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+    async fn tail(&mut self, visit: Visit<'_>) -> Result<(), JournalError> {
         let (first, mut next) = self.snapshot;
         for number in first..=self.segment {
             let file = self.path.join(segment_name(number));
@@ -383,7 +385,7 @@ impl DirectoryFiles {
 
     /// Reads the snapshot and all segments. The second value is the number of good bytes in the
     /// last segment, if it is torn.
-    fn read(&self, path: &Path) -> Result<(Replay, Option<u64>), JournalError> {
+    fn read(&self, path: &Path) -> Result<(JournalContent, Option<u64>), JournalError> {
         let read = |name: String| {
             let file = path.join(name);
             let place = file.display().to_string();
@@ -394,9 +396,9 @@ impl DirectoryFiles {
         let mut replay = match self.snapshot {
             Some(number) => {
                 let (bytes, place) = read(snapshot_name(number))?;
-                Replay::snapshot(&place, &bytes)?
+                JournalContent::snapshot(&place, &bytes)?
             }
-            None => Replay::default(),
+            None => JournalContent::default(),
         };
         let mut torn = None;
         for (due, number) in (replay.snapshot.max(1)..).zip(&self.segments) {

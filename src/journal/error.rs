@@ -110,7 +110,7 @@ pub enum JournalError {
     },
     /// The directory, its lock, or its segment was removed or replaced while the run was at work.
     #[error(
-        "the journal {place} was removed or replaced while the run was at work, so that nobody would know what it does; run the \
+        "the journal {place} was removed or replaced while the run was at work, so that its progress could not be recorded; run the \
          same command again: it compares what is at the destination and copies the rest"
     )]
     Gone {

@@ -21,7 +21,7 @@ use crate::s3::ArchiveState;
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
+pub enum JournalEvent {
     /// A run began. The state of an earlier run is void, except for its open uploads and the copies
     /// that failed their proof.
     RunBegan(RunInfo),
@@ -186,7 +186,7 @@ pub struct RunInfo {
     pub command: Option<String>,
 }
 
-/// What remains of an object that was changed in place.
+/// The remains of an object that was changed in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InPlace {
@@ -196,7 +196,7 @@ pub enum InPlace {
     OldVersionLeft,
 }
 
-/// Keys that need no work, see [`Event::KeysPassed`].
+/// Keys that need no work, see [`JournalEvent::KeysPassed`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Passed {

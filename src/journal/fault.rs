@@ -9,9 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::error::JournalError;
-use super::event::Event;
 use super::state::RunState;
-use super::store::Store;
+use super::store::{Store, Visit};
 
 /// The way in which a journal fails.
 #[derive(Clone, Debug)]
@@ -120,7 +119,7 @@ impl<S: Store> Store for Faulty<S> {
         self.store.snapshot(next, report, state).await
     }
 
-    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+    async fn tail(&mut self, visit: Visit<'_>) -> Result<(), JournalError> {
         self.store.tail(visit).await
     }
 }

@@ -51,20 +51,20 @@ impl Salvage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::{Event, UploadPlace};
+    use super::super::event::{JournalEvent, UploadPlace};
     use super::super::identity::Writer;
     use super::super::segment::{Header, push_record, snapshot};
     use super::super::tests::{at, info, planned, range};
     use super::*;
 
-    fn intended(upload: u64) -> Event {
+    fn intended(upload: u64) -> JournalEvent {
         let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
         let place = UploadPlace {
             endpoint: "default".into(),
             bucket,
             key,
         };
-        Event::UploadIntended {
+        JournalEvent::UploadIntended {
             upload,
             object: upload,
             place,
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    fn segment(number: u64, events: &[Event]) -> Vec<u8> {
+    fn segment(number: u64, events: &[JournalEvent]) -> Vec<u8> {
         let mut lines = Header::new(number, 0, &Writer::unknown(), at(0)).line();
         for (n, event) in (0..).zip(events) {
             push_record(&mut lines, n, at(n), event);
@@ -86,7 +86,7 @@ mod tests {
             next_id: 3,
             ..RunState::default()
         };
-        let old = segment(1, &[Event::RunBegan(info()), range(), intended(1)]);
+        let old = segment(1, &[JournalEvent::RunBegan(info()), range(), intended(1)]);
         let middle = snapshot(
             &Header::new(2, 0, &Writer::unknown(), at(1)),
             0,
@@ -99,7 +99,7 @@ mod tests {
                 intended(4),
                 planned(5, "a"),
                 intended(6),
-                Event::UploadEnded { upload: 6 },
+                JournalEvent::UploadEnded { upload: 6 },
             ],
         );
         let at = new.len() - 3;

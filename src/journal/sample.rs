@@ -15,7 +15,7 @@ const KEPT: usize = 16;
 
 /// An object that the destination had when it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Copied {
+pub struct RecordedObject {
     /// Its transfer, by position in the job.
     pub transfer: u32,
     /// True if it was found equal and not copied.
@@ -34,17 +34,17 @@ pub struct Copied {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     seen: u64,
-    kept: Vec<Copied>,
+    kept: Vec<RecordedObject>,
 }
 
 impl Sample {
     /// Adds an object to those that the sample is drawn from. A replay draws the same sample.
-    pub(super) fn take(&mut self, copied: Copied) {
+    pub(super) fn take(&mut self, copied: RecordedObject) {
         self.take_for(copied, 1);
     }
 
     /// Adds an object that stands for this many objects.
-    pub(super) fn take_for(&mut self, copied: Copied, objects: u64) {
+    pub(super) fn take_for(&mut self, copied: RecordedObject, objects: u64) {
         let objects = objects.max(1);
         self.seen = self.seen.saturating_add(objects);
         if self.kept.len() < KEPT {
@@ -61,7 +61,7 @@ impl Sample {
 
     /// Returns the sampled objects.
     #[must_use]
-    pub fn objects(&self) -> &[Copied] {
+    pub fn objects(&self) -> &[RecordedObject] {
         &self.kept
     }
 
@@ -89,7 +89,7 @@ mod tests {
                 modified: None,
                 class: None,
             };
-            sample.take(Copied {
+            sample.take(RecordedObject {
                 transfer: 0,
                 found: false,
                 at: Timestamp::UNIX_EPOCH,

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::error::JournalError;
-use super::event::Event;
+use super::event::JournalEvent;
 use super::identity::Writer;
 use super::state::RunState;
 use crate::printable::printable;
@@ -70,7 +70,7 @@ struct NumberedEvent<E> {
 }
 
 /// Appends a record.
-pub(super) fn push_record(lines: &mut Vec<u8>, n: u64, at: Timestamp, event: &Event) {
+pub(super) fn push_record(lines: &mut Vec<u8>, n: u64, at: Timestamp, event: &JournalEvent) {
     push_line(lines, &NumberedEvent { n, at, event });
 }
 
@@ -235,7 +235,7 @@ impl<'a> RecordLines<'a> {
 
 /// The content of a journal, read from a snapshot and then the segments after it, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Replay {
+pub(super) struct JournalContent {
     pub(super) state: RunState,
     /// The length of the report at the snapshot.
     pub(super) report: u64,
@@ -252,7 +252,7 @@ pub(super) struct Replay {
     pub(super) header: Option<Header>,
 }
 
-impl Replay {
+impl JournalContent {
     /// Reads a snapshot.
     pub(super) fn snapshot(place: &str, bytes: &[u8]) -> Result<Self, JournalError> {
         let mut lines = RecordLines::new(place, bytes);
@@ -285,8 +285,8 @@ impl Replay {
         may_be_torn: bool,
     ) -> Result<usize, JournalError> {
         let Self { state, report, .. } = self;
-        let apply = |at, event: Event| {
-            if matches!(event, Event::RunBegan(_)) {
+        let apply = |at, event: JournalEvent| {
+            if matches!(event, JournalEvent::RunBegan(_)) {
                 // A new run has a new report.
                 *report = 0;
             }
@@ -323,7 +323,7 @@ pub(super) fn read_segment(
     bytes: &[u8],
     may_be_torn: bool,
     mut next: u64,
-    mut visit: impl FnMut(Timestamp, Event),
+    mut visit: impl FnMut(Timestamp, JournalEvent),
 ) -> Result<SegmentRead, JournalError> {
     let mut lines = RecordLines::new(place, bytes);
     let Some(header) = lines.header().transpose()? else {
@@ -340,7 +340,7 @@ pub(super) fn read_segment(
         );
         return Err(lines.corrupt(&what));
     }
-    while let Some(record) = lines.parse::<NumberedEvent<Event>>().transpose()? {
+    while let Some(record) = lines.parse::<NumberedEvent<JournalEvent>>().transpose()? {
         if record.n != next {
             return Err(lines.corrupt(&format!("is record {}, but {next} is due", record.n)));
         }
@@ -358,7 +358,7 @@ pub(super) fn read_segment(
 pub(super) enum Salvaged {
     Header,
     State(Box<RunState>),
-    Event(Timestamp, Event),
+    Event(Timestamp, JournalEvent),
 }
 
 /// Returns the lines of a segment or snapshot that may be damaged. A line that cannot be read is
@@ -369,7 +369,7 @@ pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Salvaged>> {
         .filter(|line| !line.is_empty());
     lines.map(|line| {
         let json = verified(line)?;
-        if let Ok(record) = serde_json::from_slice::<NumberedEvent<Event>>(json) {
+        if let Ok(record) = serde_json::from_slice::<NumberedEvent<JournalEvent>>(json) {
             return Some(Salvaged::Event(record.at, record.event));
         }
         if let Ok(body) = serde_json::from_slice::<SnapshotBody<RunState>>(json) {
@@ -399,9 +399,13 @@ pub(super) fn last_words(place: &str, bytes: &[u8]) -> (Option<Writer>, bool) {
         .next();
     let last = last
         .and_then(verified)
-        .and_then(|json| serde_json::from_slice::<NumberedEvent<Event>>(json).ok());
-    let is_closed =
-        last.is_some_and(|record| matches!(record.event, Event::RunStopped | Event::RunEnded));
+        .and_then(|json| serde_json::from_slice::<NumberedEvent<JournalEvent>>(json).ok());
+    let is_closed = last.is_some_and(|record| {
+        matches!(
+            record.event,
+            JournalEvent::RunStopped | JournalEvent::RunEnded
+        )
+    });
     (writer_of(place, bytes), is_closed)
 }
 

@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo, is_zero};
-use super::sample::{Copied, Sample};
-pub use super::tally::{Tally, Totals};
+use super::event::{Ended, FailedObject, JournalEvent, Passed, PlannedObject, RunInfo, is_zero};
+use super::sample::{RecordedObject, Sample};
+pub use super::tally::{RunTotals, Tally};
 use super::unproven::UnprovenCopies;
-use super::uploads::{BegunUpload, Completing, Kept, OpenUpload, PartMarks};
+use super::uploads::{BegunUpload, Completing, JournaledUpload, Kept, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 
@@ -69,9 +69,9 @@ pub struct RunState {
     /// The ranges of the other transfers.
     pub ranges: BTreeMap<u32, RangeState>,
     /// Uploads that the server has or may have, including those of an earlier run.
-    pub uploads: BTreeMap<u64, OpenUpload>,
+    pub uploads: BTreeMap<u64, JournaledUpload>,
     /// The sums over all objects.
-    pub totals: Totals,
+    pub totals: RunTotals,
     /// The counts of the transfers that have not ended.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tallies: BTreeMap<u32, Tally>,
@@ -123,10 +123,10 @@ pub struct RangeState {
 
 impl RunState {
     /// Applies an event that happened at the time `at`.
-    pub fn apply(&mut self, at: Timestamp, event: &Event) {
+    pub fn apply(&mut self, at: Timestamp, event: &JournalEvent) {
         let before = self.last.replace(at);
         match event {
-            Event::RunBegan(info) => {
+            JournalEvent::RunBegan(info) => {
                 *self = Self {
                     run: Some(info.clone()),
                     phase: Phase::Running,
@@ -139,21 +139,21 @@ impl RunState {
                     ..Self::default()
                 };
             }
-            Event::RunResumed => {
+            JournalEvent::RunResumed => {
                 self.phase = Phase::Running;
                 self.resumed += 1;
                 self.worked_ms = self.worked_ms.saturating_add(between(self.session, before));
                 self.session = Some(at);
                 self.restart_unordered_ranges();
             }
-            Event::JobChanged(fingerprint) => {
+            JournalEvent::JobChanged(fingerprint) => {
                 if let Some(run) = &mut self.run {
                     run.fingerprint.clone_from(fingerprint);
                 }
             }
-            Event::RunStopped => self.phase = Phase::Stopped,
-            Event::RunEnded => self.phase = Phase::Ended,
-            Event::PaceLearned(learned) => {
+            JournalEvent::RunStopped => self.phase = Phase::Stopped,
+            JournalEvent::RunEnded => self.phase = Phase::Ended,
+            JournalEvent::PaceLearned(learned) => {
                 self.learned = Some(Remembered {
                     at,
                     learned: learned.clone(),
@@ -175,9 +175,9 @@ impl RunState {
         }
     }
 
-    fn apply_to_range(&mut self, at: Timestamp, event: &Event) {
+    fn apply_to_range(&mut self, at: Timestamp, event: &JournalEvent) {
         match event {
-            Event::RangeBegan {
+            JournalEvent::RangeBegan {
                 range,
                 transfer,
                 ordered,
@@ -195,19 +195,19 @@ impl RunState {
                 self.ranges.insert(*range, fresh);
                 self.relist(*transfer);
             }
-            Event::KeysPassed(passed) => {
+            JournalEvent::KeysPassed(passed) => {
                 self.unreported += passed
                     .objects()
                     .saturating_sub(passed.receipts.len() as u64);
                 self.pass(at, passed);
             }
-            Event::RangePlanned { range } => {
+            JournalEvent::RangePlanned { range } => {
                 if let Some(range) = self.ranges.get_mut(range) {
                     range.planned = true;
                 }
                 self.drop_finished(*range);
             }
-            Event::RangeCut { range, at, new } => {
+            JournalEvent::RangeCut { range, at, new } => {
                 let Some(cut) = self.ranges.get_mut(range) else {
                     return;
                 };
@@ -222,12 +222,12 @@ impl RunState {
                 };
                 self.ranges.insert(*new, behind);
             }
-            Event::TransferEnded { transfer } => {
+            JournalEvent::TransferEnded { transfer } => {
                 self.ended_transfers.insert(*transfer);
                 self.ranges.retain(|_, range| range.transfer != *transfer);
                 self.tallies.remove(transfer);
             }
-            Event::ObjectPlanned {
+            JournalEvent::ObjectPlanned {
                 range,
                 object,
                 entry,
@@ -248,7 +248,7 @@ impl RunState {
                     .void
                     .plan(entry.size);
             }
-            Event::ObjectEnded {
+            JournalEvent::ObjectEnded {
                 range,
                 object,
                 ended,
@@ -260,7 +260,7 @@ impl RunState {
                     && let Some(entry) = range.pending.remove(object)
                     && let Some((bytes, found)) = ended.is_there()
                 {
-                    self.sample.take(Copied {
+                    self.sample.take(RecordedObject {
                         transfer: range.transfer,
                         found,
                         at,
@@ -295,9 +295,9 @@ impl RunState {
         }
     }
 
-    fn apply_to_upload(&mut self, at: Timestamp, event: &Event) {
+    fn apply_to_upload(&mut self, at: Timestamp, event: &JournalEvent) {
         match event {
-            Event::UploadIntended {
+            JournalEvent::UploadIntended {
                 upload,
                 object,
                 place,
@@ -305,7 +305,7 @@ impl RunState {
             } => {
                 self.next_id = self.next_id.max(upload.saturating_add(1));
                 let (place, server) = (place.clone(), server.clone());
-                let open = OpenUpload {
+                let open = JournaledUpload {
                     object: *object,
                     place,
                     server,
@@ -315,7 +315,7 @@ impl RunState {
                 };
                 self.uploads.insert(*upload, open);
             }
-            Event::UploadBegan {
+            JournalEvent::UploadBegan {
                 upload,
                 id,
                 source,
@@ -341,7 +341,7 @@ impl RunState {
                     completing: None,
                 });
             }
-            Event::PartStored {
+            JournalEvent::PartStored {
                 upload,
                 number,
                 size,
@@ -353,15 +353,15 @@ impl RunState {
                     begun.stored_bytes += size;
                 }
             }
-            Event::CompleteIntended { upload, etag } => {
+            JournalEvent::CompleteIntended { upload, etag } => {
                 if let Some(begun) = self.begun(*upload) {
                     begun.completing = Some(Completing { etag: etag.clone() });
                 }
             }
-            Event::UploadEnded { upload } => {
+            JournalEvent::UploadEnded { upload } => {
                 self.uploads.remove(upload);
             }
-            Event::UploadKept { upload } => {
+            JournalEvent::UploadKept { upload } => {
                 if let Some(open) = self.uploads.get_mut(upload) {
                     open.kept = Kept::ForNextRun;
                 }
@@ -384,7 +384,7 @@ impl RunState {
         let transfer = range.transfer;
         let each = passed.skipped_objects / (passed.equal.len() as u64).max(1);
         for entry in &passed.equal {
-            let copied = Copied {
+            let copied = RecordedObject {
                 transfer,
                 found: true,
                 at,
@@ -497,7 +497,7 @@ impl RunState {
 
     /// Returns the open uploads of an object, the latest last. There is more than one only if an
     /// abort failed.
-    pub fn uploads_of(&self, object: u64) -> impl Iterator<Item = (u64, &OpenUpload)> {
+    pub fn uploads_of(&self, object: u64) -> impl Iterator<Item = (u64, &JournaledUpload)> {
         self.uploads
             .iter()
             .filter(move |(_, open)| open.object == object)
@@ -506,7 +506,7 @@ impl RunState {
 }
 
 /// Returns the open uploads for a new run.
-fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpload> {
+fn for_next_run(mut uploads: BTreeMap<u64, JournaledUpload>) -> BTreeMap<u64, JournaledUpload> {
     for open in uploads.values_mut() {
         open.kept = open.kept.in_next_run();
     }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::error::JournalError;
-use super::event::Event;
+use super::event::JournalEvent;
 use super::state::RunState;
 use crate::size::MIB;
 
@@ -12,6 +12,9 @@ use crate::size::MIB;
 /// if that is more. So a journal has at most a few times the bytes of its state, and is read within
 /// a second.
 const TAIL: u64 = 8 * MIB;
+
+/// A function that is called with each event that is read.
+pub(super) type Visit<'a> = &'a mut (dyn FnMut(JournalEvent) + Send);
 
 /// The place that stores a journal. Only one writer uses it at a time.
 pub(super) trait Store: Send + Sync + 'static {
@@ -56,13 +59,10 @@ pub(super) trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
 
     /// Reads all events since the last snapshot again.
-    fn tail(
-        &mut self,
-        visit: &mut (dyn FnMut(Event) + Send),
-    ) -> impl Future<Output = Result<(), JournalError>> + Send;
+    fn tail(&mut self, visit: Visit<'_>) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 
-/// Returns true if the segments after a snapshot have so many bytes that another snapshot is due.
+/// Returns true if the segments after a snapshot are so long that another snapshot is due.
 pub(super) fn is_long(tail_bytes: u64, snapshot_bytes: u64) -> bool {
     tail_bytes >= TAIL.max(snapshot_bytes.saturating_mul(2))
 }
@@ -99,7 +99,7 @@ impl Store for Nowhere {
         Ok(())
     }
 
-    async fn tail(&mut self, _visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+    async fn tail(&mut self, _visit: Visit<'_>) -> Result<(), JournalError> {
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Counts the results of objects, over all sessions of a run.
 //!
-//! [`Totals`] are the one count of a run: a session counts with them, and the journal keeps them.
+//! [`RunTotals`] are the one count of a run: a session counts with them, and the journal keeps
+//! them.
 //!
 //! Each object counts once. This is easy if a list continues where the previous session left it.
 //! But a list without order is read again from its beginning, and finds all objects again. So a
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Ended, FailedObject, InPlace, Passed};
-use crate::plan::cause::{CauseCounts, Failed};
+use crate::plan::cause::{CauseCounts, FailedRequest};
 use crate::plan::decide::Reason;
 use crate::plan::loss::{LossCounts, whole};
 use crate::plan::unchanged::Unchanged;
@@ -22,7 +23,7 @@ use crate::s3::FailureKind;
 /// Sums over a run, over all of its sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Totals {
+pub struct RunTotals {
     /// Objects to copy.
     pub planned_objects: u64,
     /// Their bytes.
@@ -78,7 +79,7 @@ pub struct Tally {
     /// them equal.
     pub settled: u64,
     /// The counts of all others, which the new list counts again.
-    pub void: Totals,
+    pub void: RunTotals,
 }
 
 impl Tally {
@@ -111,7 +112,7 @@ pub(super) fn leaves_copy(failed: &FailedObject) -> bool {
     .any(|kind| kind.name() == failed.kind)
 }
 
-impl Totals {
+impl RunTotals {
     pub(super) fn plan(&mut self, bytes: u64) {
         self.planned_objects += 1;
         self.planned_bytes = self.planned_bytes.saturating_add(bytes);
@@ -173,7 +174,7 @@ impl Totals {
             Ended::Failed(failed) => {
                 self.failed_objects += 1;
                 *self.failures.entry(failed.kind.clone()).or_default() += 1;
-                self.causes.add(&Failed {
+                self.causes.add(&FailedRequest {
                     operation: &failed.operation,
                     code: &failed.code,
                     message: &failed.message,

@@ -7,16 +7,16 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::event::{
-    Ended, Event, FailedObject, Passed, PlannedObject, ReceiptLine, RunInfo, SourceVersion,
+    Ended, FailedObject, JournalEvent, Passed, PlannedObject, ReceiptLine, RunInfo, SourceVersion,
     UploadPlace,
 };
 use super::fingerprint::Fingerprint;
 use super::identity::Writer;
-use super::segment::{Header, Replay, push_record, snapshot};
+use super::segment::{Header, JournalContent, push_record, snapshot};
 use super::state::{Phase, RunState};
 use super::*;
 use crate::pace::learned::{Learned, LearnedLane};
-use crate::s3::Class;
+use crate::s3::RequestClass;
 
 pub(super) fn writer(id: &str) -> Writer {
     Writer {
@@ -45,7 +45,7 @@ pub(super) fn at(millisecond: u64) -> Timestamp {
     Timestamp::from_millisecond(i64::try_from(millisecond).unwrap()).unwrap()
 }
 
-pub(super) fn planned(object: u64, key: &str) -> Event {
+pub(super) fn planned(object: u64, key: &str) -> JournalEvent {
     let etag = Some("0123456789abcdef0123456789abcdef".to_owned());
     let entry = PlannedObject {
         key: key.parse().unwrap(),
@@ -55,14 +55,14 @@ pub(super) fn planned(object: u64, key: &str) -> Event {
         modified: None,
         class: None,
     };
-    Event::ObjectPlanned {
+    JournalEvent::ObjectPlanned {
         range: 0,
         object,
         entry,
     }
 }
 
-pub(super) fn ended(object: u64) -> Event {
+pub(super) fn ended(object: u64) -> JournalEvent {
     let receipt = ReceiptLine::of(&serde_json::json!({ "object": object })).unwrap();
     let ended = Ended::Done {
         bytes: object,
@@ -73,7 +73,7 @@ pub(super) fn ended(object: u64) -> Event {
         in_place: None,
         settles: None,
     };
-    Event::ObjectEnded {
+    JournalEvent::ObjectEnded {
         range: 0,
         object: Some(object),
         ended,
@@ -81,8 +81,8 @@ pub(super) fn ended(object: u64) -> Event {
     }
 }
 
-pub(super) fn range() -> Event {
-    Event::RangeBegan {
+pub(super) fn range() -> JournalEvent {
+    JournalEvent::RangeBegan {
         range: 0,
         transfer: 0,
         ordered: true,
@@ -120,23 +120,23 @@ impl Teller {
         Some((*upload, *about))
     }
 
-    fn tell(&mut self, choice: u64) -> Event {
+    fn tell(&mut self, choice: u64) -> JournalEvent {
         let rest = choice / 16;
         match choice % 16 {
-            0 => Event::RunResumed,
+            0 => JournalEvent::RunResumed,
             1 if rest.is_multiple_of(2) => {
                 let lane = LearnedLane {
                     bucket: "default/bucket".into(),
-                    class: Class::Write,
+                    class: RequestClass::Write,
                     prefix: self.key(),
                     accepted: u32::try_from(rest).unwrap(),
                 };
-                Event::PaceLearned(Learned {
+                JournalEvent::PaceLearned(Learned {
                     lanes: vec![lane],
                     width: 512,
                 })
             }
-            1 => Event::RunStopped,
+            1 => JournalEvent::RunStopped,
             2 | 3 => {
                 let passed = Passed {
                     to: Some(self.key().parse().unwrap()),
@@ -148,7 +148,7 @@ impl Teller {
                     ],
                     ..Passed::default()
                 };
-                Event::KeysPassed(passed)
+                JournalEvent::KeysPassed(passed)
             }
             4..=7 if !self.pending.is_empty() => self.end(rest),
             8 | 9 => self.intend(),
@@ -156,25 +156,27 @@ impl Teller {
             11..=13 => match self.pick(rest) {
                 Some((upload, (_, Some(_)))) => {
                     let number = u32::try_from(rest % 5).unwrap() + 1;
-                    Event::PartStored {
+                    JournalEvent::PartStored {
                         upload,
                         number,
                         size: 10,
                         etag: format!("{rest:032x}"),
                     }
                 }
-                _ => Event::RunStopped,
+                _ => JournalEvent::RunStopped,
             },
             14 => match self.pick(rest) {
-                Some((upload, (_, Some(_)))) if rest.is_multiple_of(2) => Event::CompleteIntended {
-                    upload,
-                    etag: Some("x-5".into()),
-                },
+                Some((upload, (_, Some(_)))) if rest.is_multiple_of(2) => {
+                    JournalEvent::CompleteIntended {
+                        upload,
+                        etag: Some("x-5".into()),
+                    }
+                }
                 Some((upload, _)) => {
                     self.uploads.remove(&upload);
-                    Event::UploadEnded { upload }
+                    JournalEvent::UploadEnded { upload }
                 }
-                None => Event::RunStopped,
+                None => JournalEvent::RunStopped,
             },
             _ => {
                 let (object, key) = (self.id(), self.key());
@@ -185,7 +187,7 @@ impl Teller {
     }
 
     /// Ends one of the pending objects.
-    fn end(&mut self, rest: u64) -> Event {
+    fn end(&mut self, rest: u64) -> JournalEvent {
         let object = self
             .pending
             .swap_remove(usize::try_from(rest).unwrap() % self.pending.len());
@@ -200,7 +202,7 @@ impl Teller {
                     message: "no".into(),
                 };
                 let ended = Ended::Failed(failed);
-                Event::ObjectEnded {
+                JournalEvent::ObjectEnded {
                     range: 0,
                     object: Some(object),
                     ended,
@@ -212,7 +214,7 @@ impl Teller {
     }
 
     /// Announces an upload of the first pending object.
-    fn intend(&mut self) -> Event {
+    fn intend(&mut self) -> JournalEvent {
         match self.pending.first().copied() {
             Some(object) => {
                 let upload = self.id();
@@ -223,22 +225,22 @@ impl Teller {
                     bucket,
                     key,
                 };
-                Event::UploadIntended {
+                JournalEvent::UploadIntended {
                     upload,
                     object,
                     place,
                     server: None,
                 }
             }
-            None => Event::RunStopped,
+            None => JournalEvent::RunStopped,
         }
     }
 
-    fn begin(&mut self, rest: u64) -> Event {
+    fn begin(&mut self, rest: u64) -> JournalEvent {
         match self.pick(rest) {
             Some((upload, (object, None))) => {
                 self.uploads.insert(upload, (object, Some(0)));
-                Event::UploadBegan {
+                JournalEvent::UploadBegan {
                     upload,
                     id: format!("id-{upload}"),
                     source: SourceVersion {
@@ -254,19 +256,19 @@ impl Teller {
                     claimed: false,
                 }
             }
-            _ => Event::RunStopped,
+            _ => JournalEvent::RunStopped,
         }
     }
 }
 
 /// Returns a story of a run that has begun.
-pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
+pub(super) fn story() -> impl Strategy<Value = Vec<JournalEvent>> {
     prop::collection::vec(any::<u32>(), 0..120).prop_map(|choices| {
         let mut teller = Teller::default();
         let told = choices
             .into_iter()
             .map(|choice| teller.tell(u64::from(choice)));
-        [Event::RunBegan(info()), range()]
+        [JournalEvent::RunBegan(info()), range()]
             .into_iter()
             .chain(told)
             .collect()
@@ -274,7 +276,7 @@ pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
 }
 
 /// Returns the state after each event, the empty one first.
-fn live(story: &[Event]) -> Vec<RunState> {
+fn live(story: &[JournalEvent]) -> Vec<RunState> {
     let mut states = vec![RunState::default()];
     for (n, event) in story.iter().enumerate() {
         let mut state = states[n].clone();
@@ -285,7 +287,7 @@ fn live(story: &[Event]) -> Vec<RunState> {
 }
 
 /// Returns a segment with these events, and where each line ends.
-fn written(number: u64, story: &[Event], from: usize) -> (Vec<u8>, Vec<usize>) {
+fn written(number: u64, story: &[JournalEvent], from: usize) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = Header::new(number, from as u64, &writer("w"), at(0)).line();
     let mut ends = vec![bytes.len()];
     for (n, event) in story.iter().enumerate().skip(from) {
@@ -303,13 +305,13 @@ proptest! {
         let states = live(&story);
         let cut = cut.index(story.len() + 1);
         // All of it, from one segment.
-        let mut all = Replay::default();
+        let mut all = JournalContent::default();
         let (bytes, _) = written(1, &story, 0);
         prop_assert_eq!(all.segment("s", 1, &bytes, false).unwrap(), bytes.len());
         prop_assert_eq!(&all.state, states.last().unwrap());
         // A snapshot in the middle and the rest.
         let header = Header::new(2, cut as u64, &writer("w"), at(0));
-        let mut rest = Replay::snapshot("p", &snapshot(&header, 99, &[], &states[cut])).unwrap();
+        let mut rest = JournalContent::snapshot("p", &snapshot(&header, 99, &[], &states[cut])).unwrap();
         prop_assert_eq!(&rest.state, &states[cut]);
         let (bytes, _) = written(2, &story, cut);
         rest.segment("s", 2, &bytes, false).unwrap();
@@ -320,13 +322,13 @@ proptest! {
     fn a_torn_end_is_taken_back_to_a_whole_event(story in story(), cut in any::<prop::sample::Index>()) {
         let (states, (bytes, ends)) = (live(&story), written(1, &story, 0));
         let torn = &bytes[..cut.index(bytes.len() + 1)];
-        let mut replay = Replay::default();
+        let mut replay = JournalContent::default();
         let good = replay.segment("s", 1, torn, true).unwrap();
         let whole = ends.iter().filter(|end| **end <= torn.len()).count();
         prop_assert_eq!(good, if whole == 0 { 0 } else { ends[whole - 1] });
         prop_assert_eq!(&replay.state, &states[whole.saturating_sub(1)]);
         if good < torn.len() {
-            let earlier = Replay::default().segment("s", 1, torn, false);
+            let earlier = JournalContent::default().segment("s", 1, torn, false);
             prop_assert!(matches!(earlier, Err(JournalError::Corrupt { .. })), "only the last may be torn");
         }
     }
@@ -340,7 +342,7 @@ proptest! {
         let (states, (mut bytes, ends)) = (live(&story), written(1, &story, 0));
         let position = position.index(bytes.len());
         bytes[position] ^= 1 << bit;
-        let mut replay = Replay::default();
+        let mut replay = JournalContent::default();
         match replay.segment("s", 1, &bytes, true) {
             Err(JournalError::Corrupt { line, .. }) => {
                 let hit = ends.iter().filter(|end| **end <= position).count() + 1;
@@ -389,16 +391,19 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
     let mut state = RunState::default();
     assert_eq!(
         decide(&state, &same, Intent::Resume),
-        Ok(Decision::Begin),
+        Ok(RunDecision::Begin),
         "there is nothing"
     );
-    state.apply(at(1), &Event::RunBegan(run));
-    assert_eq!(decide(&state, &same, Intent::Resume), Ok(Decision::Resume));
+    state.apply(at(1), &JournalEvent::RunBegan(run));
+    assert_eq!(
+        decide(&state, &same, Intent::Resume),
+        Ok(RunDecision::Resume)
+    );
     assert_eq!(
         decide(&state, &other, Intent::ResumeAnyway),
-        Ok(Decision::Resume)
+        Ok(RunDecision::Resume)
     );
-    assert_eq!(decide(&state, &same, Intent::Fresh), Ok(Decision::Begin));
+    assert_eq!(decide(&state, &same, Intent::Fresh), Ok(RunDecision::Begin));
     let refused = decide(&state, &other, Intent::Resume)
         .unwrap_err()
         .to_string();
@@ -406,12 +411,15 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
         refused.contains("`all.when` was changed and is always; start over with --fresh"),
         "{refused}"
     );
-    state.apply(at(2), &Event::RunStopped);
-    assert_eq!(decide(&state, &same, Intent::Resume), Ok(Decision::Resume));
-    state.apply(at(3), &Event::RunEnded);
+    state.apply(at(2), &JournalEvent::RunStopped);
+    assert_eq!(
+        decide(&state, &same, Intent::Resume),
+        Ok(RunDecision::Resume)
+    );
+    state.apply(at(3), &JournalEvent::RunEnded);
     assert_eq!(
         decide(&state, &other, Intent::Resume),
-        Ok(Decision::Begin),
+        Ok(RunDecision::Begin),
         "it is over"
     );
     assert_eq!(state.phase, Phase::Ended);

@@ -18,7 +18,7 @@ use crate::s3::PartDone;
 
 /// An upload that the server has, or may have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OpenUpload {
+pub struct JournaledUpload {
     /// The object that it is for.
     pub object: u64,
     /// Its place.

@@ -25,11 +25,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::error::JournalError;
-use super::event::{Event, ReceiptLine};
+use super::event::{JournalEvent, ReceiptLine};
 use super::segment::push_record;
 use super::state::RunState;
 use super::store::Store;
-use super::uploads::OpenUpload;
+use super::uploads::JournaledUpload;
 
 /// The most events that wait for the writer. If it falls behind, senders wait too.
 const QUEUE: usize = 8192;
@@ -87,13 +87,13 @@ struct WriterState {
 #[derive(Debug)]
 enum Message {
     /// An event, and the channel that is notified once it is durable.
-    Event(Event, Option<oneshot::Sender<()>>),
+    Event(JournalEvent, Option<oneshot::Sender<()>>),
     /// A receipt of an object that is left to the next session.
     Left(ReceiptLine),
     /// Asks for the record of an open upload.
-    Upload(u64, oneshot::Sender<Option<OpenUpload>>),
+    Upload(u64, oneshot::Sender<Option<JournaledUpload>>),
     /// The last event, and the channel for the result.
-    Close(Event, oneshot::Sender<Closed>),
+    Close(JournalEvent, oneshot::Sender<Closed>),
 }
 
 /// The result of closing a journal.
@@ -131,7 +131,7 @@ impl Journal {
     ///
     /// # Errors
     /// The journal cannot be written any more.
-    pub async fn append(&self, event: Event) -> Result<(), JournalError> {
+    pub async fn append(&self, event: JournalEvent) -> Result<(), JournalError> {
         self.send(Message::Event(event, None)).await
     }
 
@@ -139,7 +139,7 @@ impl Journal {
     ///
     /// # Errors
     /// The journal cannot be written any more.
-    pub async fn commit(&self, event: Event) -> Result<(), JournalError> {
+    pub async fn commit(&self, event: JournalEvent) -> Result<(), JournalError> {
         let (done, durable) = oneshot::channel();
         self.send(Message::Event(event, Some(done))).await?;
         match durable.await {
@@ -159,17 +159,18 @@ impl Journal {
 
     /// Returns the record of an open upload, which includes all events that were sent before this
     /// call.
-    pub async fn open_upload(&self, upload: u64) -> Option<OpenUpload> {
+    pub async fn open_upload(&self, upload: u64) -> Option<JournaledUpload> {
         let (asked, answer) = oneshot::channel();
         self.send(Message::Upload(upload, asked)).await.ok()?;
         answer.await.ok().flatten()
     }
 
-    /// Ends the session with a last event, [`Event::RunStopped`] or [`Event::RunEnded`].
+    /// Ends the session with a last event, [`JournalEvent::RunStopped`] or
+    /// [`JournalEvent::RunEnded`].
     ///
     /// # Errors
     /// The journal cannot be written any more.
-    pub async fn close(self, last: Event) -> Result<Closed, JournalError> {
+    pub async fn close(self, last: JournalEvent) -> Result<Closed, JournalError> {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Message::Close(last, done)).await.is_ok()
             && let Ok(closed) = closed.await
@@ -285,7 +286,7 @@ impl<S: Store> WriterTask<S> {
     }
 
     /// Writes one event, and then a snapshot, which replaces everything before.
-    pub(super) async fn begin_with(&mut self, event: Event) -> Result<(), JournalError> {
+    pub(super) async fn begin_with(&mut self, event: JournalEvent) -> Result<(), JournalError> {
         let mut lines = Vec::new();
         let first = self.start.next;
         self.record(&mut lines, &event);
@@ -410,7 +411,7 @@ impl<S: Store> WriterTask<S> {
     }
 
     /// Folds an event, and adds its line and its receipts.
-    fn record(&mut self, lines: &mut Vec<u8>, event: &Event) {
+    fn record(&mut self, lines: &mut Vec<u8>, event: &JournalEvent) {
         // Whole milliseconds, as they are written, so that a replay results in exactly the same
         // state.
         let now = Timestamp::now();
@@ -453,11 +454,11 @@ impl<S: Store> WriterTask<S> {
         Ok(())
     }
 
-    async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
+    async fn close(&mut self, last: JournalEvent) -> Result<Closed, JournalError> {
         let mut report = self.settle().await?.map(drop);
         // If receipts are missing, the run is not over, however its objects ended.
         let last = if report.is_err() && S::KEEPS {
-            Event::RunStopped
+            JournalEvent::RunStopped
         } else {
             last
         };
@@ -526,8 +527,8 @@ impl<S: Store> WriterTask<S> {
                 "the report is not what the session before left; receipts of that time are missing in it"
             );
         }
-        let mut add = |event: Event| {
-            if matches!(event, Event::RunBegan(_)) && rewound.is_ok() {
+        let mut add = |event: JournalEvent| {
+            if matches!(event, JournalEvent::RunBegan(_)) && rewound.is_ok() {
                 // The bytes before belong to the report of an earlier run.
                 rewound = ledger.rewind(0);
             }
@@ -553,13 +554,13 @@ impl<S: Store> WriterTask<S> {
 }
 
 /// Returns the receipts that an event carries.
-fn receipts(event: &Event) -> &[ReceiptLine] {
+fn receipts(event: &JournalEvent) -> &[ReceiptLine] {
     match event {
-        Event::ObjectEnded {
+        JournalEvent::ObjectEnded {
             receipt: Some(receipt),
             ..
         } => std::slice::from_ref(receipt),
-        Event::KeysPassed(passed) => &passed.receipts,
+        JournalEvent::KeysPassed(passed) => &passed.receipts,
         _ => &[],
     }
 }

@@ -57,7 +57,7 @@ pub struct KeyRange {
 
 /// A range was cut in two.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct RangeSplit {
     /// This one ends now where the other begins.
     pub range: u32,
     /// The other one.
@@ -194,7 +194,7 @@ impl Ranges {
     }
 
     /// Cuts the range that has the most before it.
-    pub fn cut(&mut self) -> Option<Cut> {
+    pub fn cut(&mut self) -> Option<RangeSplit> {
         if !self.has_room() {
             return None;
         }
@@ -216,7 +216,13 @@ impl Ranges {
         None
     }
 
-    fn cut_at(&mut self, range: u32, at: ObjectKey, prefix: usize, is_guess: bool) -> Option<Cut> {
+    fn cut_at(
+        &mut self,
+        range: u32,
+        at: ObjectKey,
+        prefix: usize,
+        is_guess: bool,
+    ) -> Option<RangeSplit> {
         let new = self.next;
         let until = self.listed.get_mut(&range)?.until.replace(at.clone());
         self.next += 1;
@@ -230,7 +236,7 @@ impl Ranges {
             },
         );
         self.expect(range);
-        Some(Cut {
+        Some(RangeSplit {
             range,
             new: KeyRange {
                 range: new,
@@ -323,9 +329,11 @@ struct Scale<'a> {
     at: usize,
     /// Characters after which the keys of the page differ.
     depth: usize,
-    /// Where the page began and ended, and where the range ends.
+    /// The position of the page's first key.
     first: f64,
+    /// The position of the page's last key.
     last: f64,
+    /// The position of the range's end.
     end: f64,
     alphabet: &'a Alphabet,
 }

@@ -12,10 +12,10 @@
 //! [`Paging`] checks the order, and a list out of order fails.
 
 use super::reach::{Behind, Reach};
-use super::{Entry, Found, Listing, Pages};
+use super::{Entry, Listing, ListingItem, Pages};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Failure, ListedObject, Operation, Page};
 
 /// The end of a listing, if it lies before the last key of its reach.
@@ -82,7 +82,7 @@ impl<B: Bounds> Lister<B> {
     ///
     /// # Errors
     /// The list failed.
-    pub async fn next_page(&mut self) -> Result<Option<Vec<Found>>, Failure> {
+    pub async fn next_page(&mut self) -> Result<Option<Vec<ListingItem>>, Failure> {
         match self.reach.prefixes().get(self.at).cloned() {
             Some(prefix) => self.page(&prefix).await.map(Some),
             None => Ok(None),
@@ -120,7 +120,7 @@ impl<B: Bounds> Lister<B> {
         }
     }
 
-    async fn run(mut self, pages: Pages<Found>) {
+    async fn run(mut self, pages: Pages<ListingItem>) {
         // The reader is gone if the run stops, or if it needs no more.
         while let Some(prefix) = self.reach.prefixes().get(self.at).cloned()
             && let Ok(room) = pages.clone().reserve_owned().await
@@ -134,13 +134,13 @@ impl<B: Bounds> Lister<B> {
                         found.extend(
                             refused
                                 .into_iter()
-                                .map(|failure| Found::Refused(place.clone(), failure)),
+                                .map(|failure| ListingItem::Refused(place.clone(), failure)),
                         );
                     }
                     room.send(found);
                 }
                 Err(failure) => {
-                    room.send(vec![Found::Failed(place, failure)]);
+                    room.send(vec![ListingItem::Failed(place, failure)]);
                     return;
                 }
             }
@@ -148,7 +148,7 @@ impl<B: Bounds> Lister<B> {
     }
 
     /// Lists one page and notes where the next one begins.
-    async fn page(&mut self, prefix: &ObjectKey) -> Result<Vec<Found>, Failure> {
+    async fn page(&mut self, prefix: &ObjectKey) -> Result<Vec<ListingItem>, Failure> {
         let mut page = self
             .bucket
             .list(
@@ -158,7 +158,7 @@ impl<B: Bounds> Lister<B> {
             )
             .await?;
         self.paging.enter(prefix.as_str());
-        if self.paging.check(&mut page)? == Turn::Again {
+        if self.paging.check(&mut page)? == PageVerdict::Again {
             return Ok(Vec::new());
         }
         let Page { mut items, next } = page;
@@ -219,9 +219,9 @@ impl<B: Bounds> Lister<B> {
     }
 }
 
-fn found(object: ListedObject, relative_at: usize) -> Found {
+fn found(object: ListedObject, relative_at: usize) -> ListingItem {
     match ObjectKey::new(&object.key) {
-        Ok(key) => Found::Entry(Entry {
+        Ok(key) => ListingItem::Entry(Entry {
             key,
             relative_at,
             size: object.size,
@@ -231,6 +231,6 @@ fn found(object: ListedObject, relative_at: usize) -> Found {
             storage_class: object.storage_class,
             archive: object.archive,
         }),
-        Err(_) => Found::Ignored(object.key, super::KEY_TOO_LONG),
+        Err(_) => ListingItem::Ignored(object.key, super::KEY_TOO_LONG),
     }
 }

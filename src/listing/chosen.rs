@@ -5,14 +5,14 @@
 
 use futures::stream::{self, StreamExt};
 
-use super::{Entry, Found, Listing};
+use super::{Entry, Listing, ListingItem};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
 
-/// Returns the chosen objects behind a key, in order, so many of which are asked for `at_once`;
-/// their keys are relative to `prefix`.
+/// Returns the chosen objects behind a key, in order; their keys are relative to `prefix`. Sends up
+/// to `at_once` requests at a time.
 #[must_use]
 pub fn objects(
     bucket: &Bucket,
@@ -38,13 +38,13 @@ pub fn objects(
     })
 }
 
-async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
+async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> ListingItem {
     let place = format!("s3://{}/{}", bucket.name(), chosen.key);
     let Ok(key) = ObjectKey::new(&chosen.key) else {
-        return Found::Ignored(place, super::KEY_TOO_LONG);
+        return ListingItem::Ignored(place, super::KEY_TOO_LONG);
     };
     match bucket.with_slot(bucket.head(&key, None)).await {
-        Ok(head) => Found::Entry(Entry {
+        Ok(head) => ListingItem::Entry(Entry {
             relative_at,
             key,
             size: head.size,
@@ -54,6 +54,6 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
             storage_class: head.storage_class,
             archive: head.archive,
         }),
-        Err(failure) => Found::Unread(chosen.key, place, failure),
+        Err(failure) => ListingItem::Unread(chosen.key, place, failure),
     }
 }

@@ -32,8 +32,7 @@ pub enum Excluded {
     TooOld(Timestamp),
     /// Modified at or after this `modified_before`.
     TooNew(Timestamp),
-    /// There is a rule about the time of modification and the source does not tell it: nobody knows
-    /// if the entry takes part.
+    /// There is a rule about the time of modification, but the source does not give that time.
     ModifiedUnknown,
     /// Its storage class is not among the `storage_classes`.
     StorageClass,

@@ -6,7 +6,7 @@
 //! in another order, for instance directory by directory, an entry that is found exists, but one
 //! that is not found may exist too.
 
-use super::{Entry, Found, Listing};
+use super::{Entry, Listing, ListingItem};
 use crate::s3::Failure;
 
 /// The destination's side of a comparison.
@@ -44,10 +44,10 @@ impl Counterparts {
                 .is_none_or(|current| current.key.as_str() < key)
         {
             match self.listing.next().await {
-                Some(Found::Entry(entry)) => self.current = Some(entry),
-                Some(Found::Ignored(..) | Found::Unread(..)) => {}
-                Some(Found::Refused(place, failure)) => self.refused.push((place, failure)),
-                Some(Found::Failed(_, failure)) => return Err(failure),
+                Some(ListingItem::Entry(entry)) => self.current = Some(entry),
+                Some(ListingItem::Ignored(..) | ListingItem::Unread(..)) => {}
+                Some(ListingItem::Refused(place, failure)) => self.refused.push((place, failure)),
+                Some(ListingItem::Failed(_, failure)) => return Err(failure),
                 None => (self.current, self.ended) = (None, true),
             }
         }
@@ -73,8 +73,8 @@ mod tests {
     use super::*;
     use crate::location::ObjectKey;
 
-    fn entry(key: &str) -> Found {
-        Found::Entry(Entry {
+    fn entry(key: &str) -> ListingItem {
+        ListingItem::Entry(Entry {
             key: ObjectKey::new(key).unwrap(),
             relative_at: 0,
             size: key.len() as u64,

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::filter::Filter;
-use super::{Entry, Found, Listing};
+use super::{Entry, Listing, ListingItem};
 use crate::location::{LocalPath, ObjectKey};
 use crate::manifest::job::Symlinks;
 use crate::pace::gate::joined;
@@ -28,7 +28,7 @@ const READ_AHEAD: usize = 8;
 /// The directory in which runs keep their journals when nothing else is said. It is no part of any
 /// source: a run that uploads the directory that it works in must not send its own journal along.
 pub const JOURNALS: &str = ".s3haul";
-/// Why a directory is left out in which nothing can match.
+/// The reason why a directory is left out in which nothing can match.
 pub const UNREACHED: &str = "a directory in which no include pattern can match";
 /// Entries handed over at once.
 const PAGE: usize = 1000;
@@ -113,7 +113,7 @@ struct OpenDirectory {
 
 #[derive(Debug)]
 enum Unread {
-    Found(Found),
+    Found(ListingItem),
     OpenDirectory(OpenDirectory),
     Reading(JoinHandle<Vec<Unread>>),
 }
@@ -162,7 +162,7 @@ impl LocalWalk {
             // A pipe has no length, so it would be taken for an empty file.
             Ok(metadata) if !metadata.is_file() => {
                 let why = "is no regular file; pipe it in and name the source `-`";
-                vec![Unread::Found(Found::Failed(
+                vec![Unread::Found(ListingItem::Failed(
                     self.root.display().to_string(),
                     local(&self.root, why),
                 ))]
@@ -177,7 +177,7 @@ impl LocalWalk {
             }
             Err(error) => {
                 let failure = local(&self.root, &error.to_string());
-                vec![Unread::Found(Found::Failed(
+                vec![Unread::Found(ListingItem::Failed(
                     self.root.display().to_string(),
                     failure,
                 ))]
@@ -233,7 +233,7 @@ impl LocalWalk {
         kind: fs::FileType,
     ) -> (String, Unread) {
         let key = format!("{}{name}", dir.key);
-        let ignore = |why| Unread::Found(Found::Ignored(key.clone(), why));
+        let ignore = |why| Unread::Found(ListingItem::Ignored(key.clone(), why));
         if self.own.contains(&key) {
             let item = ignore("the report or journal of this run");
             return (key, item);
@@ -277,7 +277,7 @@ impl LocalWalk {
                 } else {
                     UNREACHED
                 };
-                return (dir_key, Unread::Found(Found::Ignored(key, why)));
+                return (dir_key, Unread::Found(ListingItem::Ignored(key, why)));
             }
             let mut above = Vec::clone(&dir.above);
             if kind.is_symlink() {
@@ -310,7 +310,7 @@ impl LocalWalk {
 
     fn file(&self, key: &str, metadata: &Metadata) -> Unread {
         let found = match ObjectKey::new(key) {
-            Ok(checked) => Found::Entry(Entry {
+            Ok(checked) => ListingItem::Entry(Entry {
                 key: checked,
                 relative_at: 0,
                 size: metadata.len(),
@@ -357,7 +357,7 @@ fn local(path: &Path, message: &str) -> Failure {
 }
 
 fn unread(key: &str, path: &Path, why: &str) -> Unread {
-    Unread::Found(Found::Unread(
+    Unread::Found(ListingItem::Unread(
         key.to_owned(),
         path.display().to_string(),
         local(path, why),
@@ -375,9 +375,11 @@ mod tests {
         let (mut keys, mut others) = (Vec::new(), Vec::new());
         while let Some(found) = listing.next().await {
             match found {
-                Found::Entry(entry) => keys.push(entry.key.to_string()),
-                Found::Ignored(key, why) => others.push(format!("{key}: {why}")),
-                Found::Unread(_, place, _) | Found::Refused(place, _) | Found::Failed(place, _) => {
+                ListingItem::Entry(entry) => keys.push(entry.key.to_string()),
+                ListingItem::Ignored(key, why) => others.push(format!("{key}: {why}")),
+                ListingItem::Unread(_, place, _)
+                | ListingItem::Refused(place, _)
+                | ListingItem::Failed(place, _) => {
                     others.push(format!("{place}: failed"));
                 }
             }

@@ -17,10 +17,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::reach::Reach;
-use super::{Entry, Found, Listed, Listing};
+use super::{Entry, Listing, ListingItem, PageReceiver};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
 
 /// The keys of a bucket whose versions are listed.
@@ -109,7 +109,7 @@ impl History {
 
 /// An item of a listing of histories.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum HistoryItem {
     /// A key with its versions.
     History(History),
     /// An entry that is no object, and the reason why it is left out.
@@ -119,7 +119,7 @@ pub enum Told {
 }
 
 /// A listing of histories, in the server's order of keys.
-pub type Histories = Listed<Told>;
+pub type Histories = PageReceiver<HistoryItem>;
 
 /// Requests page after page.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl<'a> Pages<'a> {
             .list_versions(prefix.as_str(), self.after.as_ref())
             .await?;
         self.paging.enter(prefix.as_str());
-        if self.paging.check(&mut page)? == Turn::Again {
+        if self.paging.check(&mut page)? == PageVerdict::Again {
             return Ok(Some(Vec::new()));
         }
         // In order, a key comes before all keys that begin with it.
@@ -225,8 +225,8 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                 }
                 Ok(None) => {
                     let refused = asked.paging.take_refused().into_iter();
-                    let refused =
-                        refused.map(|failure| Found::Refused(place(&bucket, &scope), failure));
+                    let refused = refused
+                        .map(|failure| ListingItem::Refused(place(&bucket, &scope), failure));
                     let _ = pages.send(refused.collect()).await;
                     return;
                 }
@@ -234,7 +234,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
             }
         };
         let _ = pages
-            .send(vec![Found::Failed(place(&bucket, &scope), failure)])
+            .send(vec![ListingItem::Failed(place(&bucket, &scope), failure)])
             .await;
     })
 }
@@ -252,14 +252,14 @@ struct Past {
 }
 
 impl Past {
-    fn page(&mut self, items: Vec<ListedVersion>) -> Vec<Found> {
+    fn page(&mut self, items: Vec<ListedVersion>) -> Vec<ListingItem> {
         items
             .into_iter()
             .filter_map(|item| self.item(item))
             .collect()
     }
 
-    fn item(&mut self, item: ListedVersion) -> Option<Found> {
+    fn item(&mut self, item: ListedVersion) -> Option<ListingItem> {
         let is_future = item.modified.is_some_and(|modified| modified > self.time);
         if is_future || self.settled.as_deref() == Some(&item.key) {
             return None;
@@ -267,7 +267,7 @@ impl Past {
         self.settled = Some(item.key.clone());
         if item.modified.is_none() {
             let message =
-                "the list has no time of a version of it, so that nobody knows what was there";
+                "the list has no time of a version of it, so its state at that time is unknown";
             let place = format!("s3://{}/{}", self.bucket, item.key);
             let failure = Failure::new(
                 FailureKind::ServerFault,
@@ -275,14 +275,14 @@ impl Past {
                 &*place,
                 message,
             );
-            return Some(Found::Refused(place, failure));
+            return Some(ListingItem::Refused(place, failure));
         }
         if item.is_marker {
             return None;
         }
         self.objects += 1;
         Some(match ObjectKey::new(&item.key) {
-            Ok(key) => Found::Entry(Entry {
+            Ok(key) => ListingItem::Entry(Entry {
                 key,
                 relative_at: self.relative_at,
                 size: item.size,
@@ -292,7 +292,7 @@ impl Past {
                 storage_class: item.storage_class,
                 archive: item.archive,
             }),
-            Err(_) => Found::Ignored(item.key, super::KEY_TOO_LONG),
+            Err(_) => ListingItem::Ignored(item.key, super::KEY_TOO_LONG),
         })
     }
 }
@@ -316,16 +316,16 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                 }
                 Ok(None) if scope.exact.is_some() && reader.keys == 0 => {
                     let failure = missing(&bucket, &scope, "there is no version of it".to_owned());
-                    break vec![Told::Failed(place(&bucket, &scope), failure)];
+                    break vec![HistoryItem::Failed(place(&bucket, &scope), failure)];
                 }
                 Ok(None) => {
                     let refused = asked.paging.take_refused().into_iter();
                     let refused =
-                        refused.map(|failure| Told::Failed(place(&bucket, &scope), failure));
+                        refused.map(|failure| HistoryItem::Failed(place(&bucket, &scope), failure));
                     break reader.end().into_iter().chain(refused).collect();
                 }
                 // More versions of the last key may follow on the next page.
-                Err(failure) => break vec![Told::Failed(place(&bucket, &scope), failure)],
+                Err(failure) => break vec![HistoryItem::Failed(place(&bucket, &scope), failure)],
             }
         };
         let _ = pages.send(last).await;
@@ -342,21 +342,21 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
         for key in keys {
             let place = format!("s3://{}/{key}", bucket.name());
             let told = match ObjectKey::new(&key) {
-                Err(_) => Told::Ignored(place, super::KEY_TOO_LONG),
+                Err(_) => HistoryItem::Ignored(place, super::KEY_TOO_LONG),
                 Ok(key) => match of_key(&bucket, &key).await {
                     Ok(versions) if versions.is_empty() => {
                         let scope = Scope::one(&key);
-                        Told::Failed(
+                        HistoryItem::Failed(
                             place,
                             missing(&bucket, &scope, "there is no version of it".to_owned()),
                         )
                     }
-                    Ok(versions) => Told::History(History {
+                    Ok(versions) => HistoryItem::History(History {
                         key,
                         relative_at,
                         versions,
                     }),
-                    Err(failure) => Told::Failed(place, failure),
+                    Err(failure) => HistoryItem::Failed(place, failure),
                 },
             };
             if pages.send(vec![told]).await.is_err() {
@@ -384,7 +384,7 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
         return Err(failure);
     }
     Ok(match reader.end() {
-        Some(Told::History(history)) => history.versions,
+        Some(HistoryItem::History(history)) => history.versions,
         _ => Vec::new(),
     })
 }
@@ -402,7 +402,7 @@ struct VersionReader {
 
 impl VersionReader {
     /// Adds a page. Returns the keys that are complete.
-    fn page(&mut self, items: Vec<ListedVersion>) -> Vec<Told> {
+    fn page(&mut self, items: Vec<ListedVersion>) -> Vec<HistoryItem> {
         let mut told = Vec::new();
         for item in items {
             if self.open.as_ref().is_none_or(|(key, _)| *key != item.key) {
@@ -436,17 +436,17 @@ impl VersionReader {
     }
 
     /// Completes the current key.
-    fn end(&mut self) -> Option<Told> {
+    fn end(&mut self) -> Option<HistoryItem> {
         let (key, mut versions) = self.open.take()?;
         versions.reverse();
         versions.shrink_to_fit();
         Some(match ObjectKey::new(&key) {
-            Ok(key) => Told::History(History {
+            Ok(key) => HistoryItem::History(History {
                 key,
                 relative_at: self.relative_at,
                 versions,
             }),
-            Err(_) => Told::Ignored(key, super::KEY_TOO_LONG),
+            Err(_) => HistoryItem::Ignored(key, super::KEY_TOO_LONG),
         })
     }
 }
@@ -454,13 +454,13 @@ impl VersionReader {
 /// Finds the histories of keys by reading a listing alongside. Both sides must come in the byte
 /// order of their keys.
 #[derive(Debug)]
-pub struct Walk {
+pub struct HistoryWalk {
     histories: Histories,
     current: Option<History>,
     ended: bool,
 }
 
-impl Walk {
+impl HistoryWalk {
     /// Creates a search in these histories.
     #[must_use]
     pub fn along(histories: Histories) -> Self {
@@ -484,9 +484,9 @@ impl Walk {
                 .is_none_or(|current| current.key.as_str() < key)
         {
             match self.histories.next().await {
-                Some(Told::History(history)) => self.current = Some(history),
-                Some(Told::Ignored(..)) => {}
-                Some(Told::Failed(_, failure)) => return Err(failure),
+                Some(HistoryItem::History(history)) => self.current = Some(history),
+                Some(HistoryItem::Ignored(..)) => {}
+                Some(HistoryItem::Failed(_, failure)) => return Err(failure),
                 None => (self.current, self.ended) = (None, true),
             }
         }
@@ -554,7 +554,7 @@ mod tests {
             let seen: Vec<_> = told
                 .iter()
                 .map(|told| match told {
-                    Told::History(history) => (
+                    HistoryItem::History(history) => (
                         history.key.to_string(),
                         history.versions.iter().map(|version| version.id.to_string()).collect::<Vec<_>>(),
                     ),

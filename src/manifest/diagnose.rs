@@ -143,7 +143,7 @@ impl Problems {
         &self.list
     }
 
-    /// Returns each problem with the line that it is about, for whoever draws them.
+    /// Returns each problem with the line that it is about, to be drawn.
     pub fn excerpts(&self) -> impl Iterator<Item = Excerpt<'_>> {
         let mut lines = SourceLines::new(&self.text);
         self.list.iter().map(move |problem| {

@@ -61,8 +61,7 @@ pub struct ManifestFile {
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
     /// The consequence if this job differs from the unfinished run in its journal. `new-run` lets an
-    /// edit of a scheduled job take effect without anybody's help. Without effect where no journal
-    /// is kept.
+    /// edit of a scheduled job take effect by itself. Has no effect where no journal is kept.
     #[schemars(extend("default" = "fail"))]
     pub on_change: Option<OnChange>,
 }

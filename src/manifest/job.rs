@@ -49,8 +49,8 @@ pub struct Job {
     /// The consequence of differences from the unfinished run in the journal.
     pub on_change: OnChange,
     /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal
-    /// knows, are resumed if their parts can be proven. Only the user knows that nobody else writes
-    /// these keys.
+    /// knows, are resumed if their parts can be proven. Only the user knows that no other
+    /// program writes these keys.
     pub claims: bool,
     /// Names the report whose failed objects are copied again, if the job does that and nothing
     /// else.
@@ -246,7 +246,8 @@ pub enum Verify {
     /// The strongest proof that both sides can give. The receipt names it.
     #[default]
     Best,
-    /// What the answers to the copy show. s3haul sends no further request where they show the size.
+    /// The proof in the answers to the copy. s3haul sends no further request where they show the
+    /// size.
     Size,
 }
 

@@ -123,8 +123,8 @@ impl FromStr for KeyGlob {
         if text.starts_with('/') || text.starts_with("./") || text.starts_with("s3://") {
             return Err(GlobError::Anchored(text.to_owned()));
         }
-        // `*/` is how all marker objects are meant; what a glob library makes of `**/` at the end
-        // is anybody's guess.
+        // `*/` selects all marker objects. The meaning of a final `**/` depends on the glob
+        // library, so it is refused.
         if text.ends_with('/') && (!text.ends_with("*/") || text.ends_with("**/")) {
             return Err(GlobError::Directory(text.to_owned()));
         }

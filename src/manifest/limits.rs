@@ -17,7 +17,7 @@ pub struct Limits {
     pub bytes_per_second: Option<ByteRate>,
     /// Requests without an answer at any moment; at least 1.
     pub in_flight: Option<u32>,
-    /// How long a server that throttles or does not answer is waited for; `None` is 15 minutes.
+    /// The longest wait for a server that throttles or does not answer; `None` is 15 minutes.
     pub patience: Option<Duration>,
     /// Failed objects that the run puts up with; `None` is [`FailureLimit::Auto`].
     pub max_failures: Option<FailureLimit>,
@@ -49,7 +49,7 @@ pub enum FailureLimit {
     Percent(u8),
 }
 
-/// Why a [`FailureLimit`] was refused.
+/// The reason why a [`FailureLimit`] was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is neither a number of objects nor a percentage: write for instance 100, 5%, auto, or none"

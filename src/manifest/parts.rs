@@ -13,7 +13,7 @@ pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
 /// The division of objects into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// How large a part is.
+    /// The size of a part.
     pub size: PartSize,
     /// Larger objects are copied in parts; [`MIN_PART`] to [`MAX_PART`].
     pub threshold: ByteSize,
@@ -47,7 +47,7 @@ pub enum LayoutChoice {
     Source,
 }
 
-/// How large a part is.
+/// The size of a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PartSize {
     /// Chosen for each object by its size.

@@ -26,7 +26,7 @@ pub enum Attribute {
     Tags,
     /// The storage class.
     StorageClass,
-    /// How S3 encrypts the object: the type and the key.
+    /// Server-side encryption: its type and its key.
     Encryption,
     /// Object Lock: retention and legal hold.
     Lock,
@@ -107,8 +107,8 @@ pub enum Preset {
     ContentOnly,
 }
 
-/// What of a source object goes along with its bytes. Means nothing for local files, which have
-/// none of it.
+/// The attributes of a source object that are copied with its bytes. Has no effect on local files,
+/// which have none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the attribute of that name")]
 pub struct Preserve {
@@ -273,8 +273,8 @@ impl SetValues {
     }
 }
 
-/// Where a customer key (SSE-C) is read from when the run starts; the key itself never stands in a
-/// manifest.
+/// The source of a customer key (SSE-C), which is read when the run starts. A manifest never holds
+/// the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// An environment variable that holds the key in base64.

@@ -22,7 +22,7 @@ pub(super) struct Shaped {
     /// By path: what to underline for a mistake in the field's meaning.
     pub places: BTreeMap<String, Range<usize>>,
     pub issues: Vec<Issue>,
-    /// The parts of the text that must not be shown to anybody.
+    /// The parts of the text that must never be shown.
     pub secrets: Vec<Range<usize>>,
 }
 

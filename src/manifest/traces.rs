@@ -95,7 +95,7 @@ impl ReportPaths {
     }
 }
 
-/// Where a report is written.
+/// The location of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportPlace {
     /// In a file of this machine.

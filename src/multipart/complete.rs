@@ -23,7 +23,7 @@ use super::MultipartUpload;
 use crate::awake::AwakeInstant;
 use crate::bucket::Bucket;
 use crate::checksum;
-use crate::s3::look::Made;
+use crate::s3::look::ExpectedObject;
 use crate::s3::{
     Capabilities, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone,
     Written,
@@ -257,7 +257,7 @@ impl MultipartUpload {
             Err(failure) => return Err(failure),
         };
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let made = Made {
+        let made = ExpectedObject {
             size: spec.size,
             parts: count,
         };

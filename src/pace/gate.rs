@@ -35,7 +35,7 @@ pub struct Gate(Option<Limiter>);
 #[derive(Debug)]
 struct Limiter {
     burst: NonZeroU32,
-    inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>,
+    inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockNanos>>,
     queue: Mutex<()>,
 }
 
@@ -128,9 +128,9 @@ struct TokioClock {
 
 /// Nanoseconds since the clock's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(u64);
+struct ClockNanos(u64);
 
-impl Add<Nanos> for Moment {
+impl Add<Nanos> for ClockNanos {
     type Output = Self;
 
     fn add(self, nanos: Nanos) -> Self {
@@ -138,7 +138,7 @@ impl Add<Nanos> for Moment {
     }
 }
 
-impl Reference for Moment {
+impl Reference for ClockNanos {
     fn duration_since(&self, earlier: Self) -> Nanos {
         self.0.saturating_sub(earlier.0).into()
     }
@@ -149,10 +149,10 @@ impl Reference for Moment {
 }
 
 impl Clock for TokioClock {
-    type Instant = Moment;
+    type Instant = ClockNanos;
 
-    fn now(&self) -> Moment {
-        Moment(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    fn now(&self) -> ClockNanos {
+        ClockNanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 }
 

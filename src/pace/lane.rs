@@ -23,8 +23,8 @@ use super::learned::LearnedLane;
 use super::outage::Outage;
 use super::prefix::HotPrefix;
 use super::rate::RateController;
-use super::trust::Trust;
-use crate::s3::{Class, Operation};
+use super::trust::BucketTrust;
+use crate::s3::{Operation, RequestClass};
 
 pub(super) use queue::LanePass;
 pub(crate) use queue::PausingRequest;
@@ -40,17 +40,17 @@ const CAUTION: f64 = 0.9;
 /// Returns the requests per second that each partition of S3 accepts at least, by its
 /// documentation. Lanes of other servers start at this rate too: if a server accepts less, its lane
 /// learns that within moments.
-const fn documented(class: Class) -> f64 {
+const fn documented(class: RequestClass) -> f64 {
     match class {
-        Class::Read => 5500.0,
-        Class::Write => 3500.0,
+        RequestClass::Read => 5500.0,
+        RequestClass::Write => 3500.0,
     }
 }
 
 /// All lanes of one class of requests to one bucket.
 #[derive(Debug)]
 pub struct Lanes {
-    class: Class,
+    class: RequestClass,
     /// The rate at which a lane starts.
     start: f64,
     table: ArcSwap<Table>,
@@ -58,7 +58,7 @@ pub struct Lanes {
     changing: Mutex<()>,
     pub(super) outage: Arc<Outage>,
     pub(super) answers: LastAnswers,
-    pub(super) trust: Trust,
+    pub(super) trust: BucketTrust,
     pub(super) latencies: Latencies,
 }
 
@@ -71,14 +71,19 @@ struct Table {
 }
 
 impl Lanes {
-    pub(super) fn new(class: Class, sharers: u32, outage: Arc<Outage>, now: Duration) -> Self {
+    pub(super) fn new(
+        class: RequestClass,
+        sharers: u32,
+        outage: Arc<Outage>,
+        now: Duration,
+    ) -> Self {
         let start = documented(class) / f64::from(sharers.max(1));
         let root = Lane::new("", RateController::new(start), now);
         let table = ArcSwap::from_pointee(Table {
             root,
             branches: Vec::new(),
         });
-        let (answers, trust) = (LastAnswers::default(), Trust::default());
+        let (answers, trust) = (LastAnswers::default(), BucketTrust::default());
         Self {
             class,
             start,
@@ -384,7 +389,7 @@ mod tests {
 
     fn lanes() -> Arc<Lanes> {
         let outage = Arc::new(Outage::new((MS, MS)));
-        Arc::new(Lanes::new(Class::Write, 1, outage, Duration::ZERO))
+        Arc::new(Lanes::new(RequestClass::Write, 1, outage, Duration::ZERO))
     }
 
     fn prefixes(lanes: &Lanes) -> Vec<String> {
@@ -474,7 +479,7 @@ mod tests {
         let (lanes, began) = (lanes(), Instant::now());
         let slow = |prefix: &str| LearnedLane {
             bucket: String::new(),
-            class: Class::Write,
+            class: RequestClass::Write,
             prefix: prefix.to_owned(),
             accepted: 2,
         };

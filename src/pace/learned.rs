@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::s3::Class;
+use crate::s3::RequestClass;
 
 /// The age up to which learned rates are used.
 pub const KEPT: Duration = Duration::from_mins(15);
@@ -33,7 +33,7 @@ pub struct LearnedLane {
     /// The names of the endpoint and the bucket, joined by a slash.
     pub bucket: String,
     /// The class of requests.
-    pub class: Class,
+    pub class: RequestClass,
     /// The prefix of the lane's keys; empty for the lane of all keys that have no other.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
@@ -63,8 +63,8 @@ impl Learned {
 impl std::fmt::Display for LearnedLane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let class = match self.class {
-            Class::Read => "reads",
-            Class::Write => "writes",
+            RequestClass::Read => "reads",
+            RequestClass::Write => "writes",
         };
         let Self {
             bucket,
@@ -88,7 +88,7 @@ mod tests {
         let of = |accepted, width| Learned {
             lanes: vec![LearnedLane {
                 bucket: "default/lake".into(),
-                class: Class::Write,
+                class: RequestClass::Write,
                 prefix: "hot/".into(),
                 accepted,
             }],

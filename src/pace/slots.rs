@@ -39,7 +39,7 @@ const SMALL: u64 = 5 << 20;
 
 /// The purpose of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
+pub enum SlotKind {
     /// One quick request, or a few in a row.
     Small,
     /// A part of a large object. The part with the highest number goes first ([`Slots::bulk`]).
@@ -107,15 +107,15 @@ impl Eq for BulkRequest {}
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
-    want: Want,
+    want: SlotKind,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
         match self.want {
-            Want::Small => state.small -= 1,
-            Want::Bulk(_) => state.bulk -= 1,
+            SlotKind::Small => state.small -= 1,
+            SlotKind::Bulk(_) => state.bulk -= 1,
         }
         self.slots.hand_out(state);
     }
@@ -245,15 +245,15 @@ impl Slots {
 
     /// Requests a slot. The receiver gets it, or an error if the run stops.
     #[must_use]
-    pub fn request(&self, want: Want) -> oneshot::Receiver<Slot> {
+    pub fn request(&self, want: SlotKind) -> oneshot::Receiver<Slot> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return receiver;
         }
         match want {
-            Want::Small => state.waiting_small.push_back(sender),
-            Want::Bulk(bytes_left) => {
+            SlotKind::Small => state.waiting_small.push_back(sender),
+            SlotKind::Bulk(bytes_left) => {
                 let arrival = state.arrivals;
                 state.arrivals += 1;
                 state.waiting_bulk.push(BulkRequest {
@@ -272,9 +272,9 @@ impl Slots {
     /// the sum decides its turn. So a single copy of 5 GiB goes before the small parts of a far
     /// larger object: more slots speed up those, but not the copy.
     #[must_use]
-    pub fn bulk(&self, left: u64, part: u64) -> Want {
+    pub fn bulk(&self, left: u64, part: u64) -> SlotKind {
         let width = u64::from(self.lock().width.get().max(1));
-        Want::Bulk(part.saturating_add(left / width))
+        SlotKind::Bulk(part.saturating_add(left / width))
     }
 
     /// Gives free slots to waiting requests. If the receiver of a slot is gone, the slot is
@@ -306,15 +306,15 @@ impl Slots {
             let small = (small_first && state.used_small() < for_small)
                 .then(|| state.waiting_small.pop_front());
             let (want, sender) = if let Some(sender) = small.flatten() {
-                (Want::Small, sender)
+                (SlotKind::Small, sender)
             } else if let Some(waiting) = state.waiting_bulk.pop() {
-                (Want::Bulk(waiting.bytes_left), waiting.sender)
+                (SlotKind::Bulk(waiting.bytes_left), waiting.sender)
             } else {
                 break;
             };
             match want {
-                Want::Small => state.small += 1,
-                Want::Bulk(_) => state.bulk += 1,
+                SlotKind::Small => state.small += 1,
+                SlotKind::Bulk(_) => state.bulk += 1,
             }
             if let Err(slot) = sender.send(Slot {
                 slots: self.clone(),
@@ -437,17 +437,17 @@ mod tests {
         let slots = Slots::new(3);
         let mut held = Vec::new();
         for _ in 0..3 {
-            held.push(slots.request(Want::Small).await.unwrap());
+            held.push(slots.request(SlotKind::Small).await.unwrap());
         }
         let waiting = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.request(Want::Bulk(5)).await }
+            async move { slots.request(SlotKind::Bulk(5)).await }
         });
         tokio::task::yield_now().await;
         assert_eq!(slots.in_flight(), (3, 3));
         assert!(!waiting.is_finished());
         held.pop();
-        assert_eq!(waiting.await.unwrap().unwrap().want, Want::Bulk(5));
+        assert_eq!(waiting.await.unwrap().unwrap().want, SlotKind::Bulk(5));
         drop(held);
         assert_eq!(slots.in_flight().0, 0);
     }
@@ -457,16 +457,16 @@ mod tests {
         let slots = Slots::new(4);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(slots.request(Want::Bulk(1)).await.unwrap());
+            held.push(slots.request(SlotKind::Bulk(1)).await.unwrap());
         }
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for want in [
-            Want::Bulk(10),
-            Want::Bulk(30),
-            Want::Small,
-            Want::Small,
-            Want::Bulk(20),
+            SlotKind::Bulk(10),
+            SlotKind::Bulk(30),
+            SlotKind::Small,
+            SlotKind::Small,
+            SlotKind::Bulk(20),
         ] {
             let (slots, order) = (slots.clone(), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
@@ -484,34 +484,39 @@ mod tests {
         }
         assert_eq!(
             *order.lock().unwrap(),
-            [Want::Small, Want::Bulk(30), Want::Bulk(20), Want::Bulk(10)]
+            [
+                SlotKind::Small,
+                SlotKind::Bulk(30),
+                SlotKind::Bulk(20),
+                SlotKind::Bulk(10)
+            ]
         );
     }
 
     #[tokio::test]
     async fn a_slot_given_to_a_request_that_was_given_up_is_not_lost() {
         let slots = Slots::new(1);
-        let held = slots.request(Want::Small).await.unwrap();
+        let held = slots.request(SlotKind::Small).await.unwrap();
         let gone = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.request(Want::Small).await }
+            async move { slots.request(SlotKind::Small).await }
         });
         tokio::task::yield_now().await;
         gone.abort();
         let _ = gone.await;
         drop(held);
-        assert!(slots.request(Want::Bulk(1)).await.is_ok());
+        assert!(slots.request(SlotKind::Bulk(1)).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_parked_request_frees_its_slot_and_no_more_are_in_flight_than_there_are_slots() {
         let slots = Slots::new(2);
-        let first = slots.request(Want::Small).await.unwrap();
-        let second = slots.request(Want::Small).await.unwrap();
+        let first = slots.request(SlotKind::Small).await.unwrap();
+        let second = slots.request(SlotKind::Small).await.unwrap();
         let parked = slots.park(false).expect("few are parked");
         assert_eq!(slots.in_flight().0, 1);
-        let third = slots.request(Want::Small).await.unwrap();
-        let (fourth, back) = (slots.request(Want::Small), tokio::spawn(parked.back()));
+        let third = slots.request(SlotKind::Small).await.unwrap();
+        let (fourth, back) = (slots.request(SlotKind::Small), tokio::spawn(parked.back()));
         tokio::task::yield_now().await;
         assert!(!back.is_finished(), "both slots are in use");
         drop(third);
@@ -531,9 +536,9 @@ mod tests {
     #[tokio::test]
     async fn a_parked_request_that_is_given_up_is_not_counted_any_more() {
         let slots = Slots::new(1);
-        let held = slots.request(Want::Bulk(1)).await.unwrap();
+        let held = slots.request(SlotKind::Bulk(1)).await.unwrap();
         let parked = slots.park(true).expect("few are parked");
-        let other = slots.request(Want::Small).await.unwrap();
+        let other = slots.request(SlotKind::Small).await.unwrap();
         let back = tokio::spawn(parked.back());
         tokio::task::yield_now().await;
         back.abort();
@@ -542,21 +547,21 @@ mod tests {
         assert_eq!(slots.in_flight().0, 1);
         drop(other);
         assert_eq!((slots.in_flight().0, slots.parked_small()), (0, 0));
-        assert!(slots.request(Want::Small).await.is_ok());
+        assert!(slots.request(SlotKind::Small).await.is_ok());
     }
 
     #[tokio::test]
     async fn closing_refuses_waiting_requests() {
         let slots = Slots::new(1);
-        let held = slots.request(Want::Small).await.unwrap();
+        let held = slots.request(SlotKind::Small).await.unwrap();
         let waiting = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.request(Want::Small).await.is_err() }
+            async move { slots.request(SlotKind::Small).await.is_err() }
         });
         tokio::task::yield_now().await;
         slots.close();
         assert!(waiting.await.unwrap());
-        assert!(slots.request(Want::Small).await.is_err());
+        assert!(slots.request(SlotKind::Small).await.is_err());
         drop(held);
         assert_eq!(slots.in_flight().0, 0);
     }

@@ -7,7 +7,7 @@ async fn a_request_that_skips_the_queue_does_not_wait_for_a_rate() {
     let pacer = Pacer::new(&Limits::default(), 100, RetryPolicy::default());
     let slow = learned::LearnedLane {
         bucket: "here/lake".to_owned(),
-        class: Class::Write,
+        class: RequestClass::Write,
         prefix: String::new(),
         accepted: 2,
     };
@@ -15,7 +15,7 @@ async fn a_request_that_skips_the_queue_does_not_wait_for_a_rate() {
         lanes: vec![slow],
         width: 100,
     });
-    let lanes = pacer.lanes("here", "lake", Class::Write);
+    let lanes = pacer.lanes("here", "lake", RequestClass::Write);
     let patience = Duration::from_mins(1);
     for _ in 0..40 {
         let admitted = pacer.admit_without_queue(&lanes, "k", 0, patience).await;
@@ -36,7 +36,7 @@ async fn a_connection_that_cannot_be_opened_is_silence_from_its_start() {
     let late = Failure::new(FailureKind::Unreachable, head, "", "timed out");
     for answers in [true, false] {
         let pacer = Pacer::new(&Limits::default(), 1000, RetryPolicy::default());
-        let lanes = pacer.lanes("here", "lake", Class::Read);
+        let lanes = pacer.lanes("here", "lake", RequestClass::Read);
         tokio::time::sleep(second * 10).await;
         let mut admitted = Vec::new();
         for _ in 0..200 {

@@ -30,7 +30,7 @@ const BELIEVED: u32 = 10;
 
 /// Remembers which operations on a bucket have succeeded in this run, and which refusals lasted.
 #[derive(Debug, Default)]
-pub(super) struct Trust {
+pub(super) struct BucketTrust {
     operations: [OperationTrust; Operation::COUNT],
     /// The time of the last success of any operation, in milliseconds since the run began.
     last_success: AtomicU64,
@@ -47,7 +47,7 @@ struct OperationTrust {
     until_success_after: AtomicU64,
 }
 
-impl Trust {
+impl BucketTrust {
     /// Records at `now` that a request of this operation succeeded.
     pub(super) fn succeeded(&self, operation: Operation, now: Duration) {
         self.last_success.fetch_max(millis(now), Ordering::Relaxed);
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_doubted_where_the_same_kind_has_succeeded() {
-        let trust = Trust::default();
+        let trust = BucketTrust::default();
         assert!(
             !trust.doubts(Operation::CopyObject, SECOND),
             "nothing has succeeded yet"
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_part_is_doubted_once_one_was_copied() {
-        let (trust, part) = (Trust::default(), Operation::UploadPartCopy);
+        let (trust, part) = (BucketTrust::default(), Operation::UploadPartCopy);
         trust.succeeded(Operation::CopyObject, SECOND);
         assert!(
             !trust.awaits_other_parts(part, SECOND),
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_refusal_that_lasted_is_believed_for_a_while() {
-        let trust = Trust::default();
+        let trust = BucketTrust::default();
         trust.succeeded(Operation::CopyObject, SECOND);
         trust.believe(Operation::CopyObject, SECOND, SECOND);
         trust.succeeded(Operation::PutObject, SECOND * 9);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_refusal_while_all_is_refused_is_believed_until_something_succeeds() {
-        let trust = Trust::default();
+        let trust = BucketTrust::default();
         trust.succeeded(Operation::GetObjectTagging, SECOND);
         trust.succeeded(Operation::ListObjects, SECOND);
         trust.believe(Operation::GetObjectTagging, SECOND * 3, SECOND * 5);
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_head_that_may_hide_a_missing_key_is_believed() {
-        let trust = Trust::default();
+        let trust = BucketTrust::default();
         trust.succeeded(Operation::HeadObject, SECOND);
         assert!(!trust.doubts(Operation::HeadObject, SECOND));
         trust.succeeded(Operation::ListObjects, SECOND);

@@ -4,9 +4,9 @@
 //! shows the difference. Servers also differ in ways that lose nothing, and those are no
 //! differences here: a storage class that is not shown is STANDARD, names of metadata may come back
 //! in another case, blanks around values may be gone, a server may add encryption, headers, or
-//! metadata that nobody asked for, and a text outside ASCII may come back encoded.
+//! metadata without a request for it, and a text outside ASCII may come back encoded.
 //!
-//! What HEAD does not show is asked for (see [`Question`]).
+//! What HEAD does not show is asked for (see [`AttributeQuestion`]).
 
 mod answers;
 mod encryption;
@@ -15,7 +15,7 @@ mod headers;
 mod tests;
 mod text;
 
-pub use self::answers::{Question, TAGS_OF_SOURCE, Unlike};
+pub use self::answers::{AttributeQuestion, TAGS_OF_SOURCE, Unlike};
 use self::headers::unlike_headers;
 use self::text::{is_alike, is_showable};
 use crate::manifest::job::Attribute;

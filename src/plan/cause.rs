@@ -15,7 +15,7 @@ const MESSAGE_KEPT: usize = 500;
 
 /// One failed object, as far as its cause is concerned.
 #[derive(Clone, Copy, Debug)]
-pub struct Failed<'a> {
+pub struct FailedRequest<'a> {
     /// The request.
     pub operation: &'a str,
     /// The error code of S3.
@@ -53,7 +53,7 @@ pub struct CauseCounts {
 
 impl CauseCounts {
     /// Counts a failed object.
-    pub fn add(&mut self, failed: &Failed<'_>) {
+    pub fn add(&mut self, failed: &FailedRequest<'_>) {
         let pattern = pattern(failed);
         if let Some(cause) = self.causes.get_mut(&pattern) {
             cause.objects += 1;
@@ -156,7 +156,7 @@ pub fn as_list<S: serde::Serializer>(
 
 /// Returns what is equal for two failures with the same cause: the message without names and
 /// numbers.
-fn pattern(failed: &Failed<'_>) -> String {
+fn pattern(failed: &FailedRequest<'_>) -> String {
     let key = |name: &'_ str| {
         let below = name
             .strip_prefix("s3://")
@@ -194,8 +194,8 @@ fn pattern(failed: &Failed<'_>) -> String {
 mod tests {
     use super::*;
 
-    fn failed<'a>(code: &'a str, message: &'a str, source: &'a str) -> Failed<'a> {
-        Failed {
+    fn failed<'a>(code: &'a str, message: &'a str, source: &'a str) -> FailedRequest<'a> {
+        FailedRequest {
             operation: "CopyObject",
             code,
             message,

@@ -37,14 +37,14 @@ fn class(name: Option<&str>) -> &str {
 
 /// The cut that an upload must have to be ours.
 #[derive(Clone, Copy, Debug)]
-pub enum Cut<'a> {
+pub enum ExpectedLayout<'a> {
     /// As the layout of now: its part size was given, or the source's boundaries are.
     Exactly(&'a PartLayout),
     /// Into any equal parts that may be chosen automatically for an object of this many bytes.
     Automatically(u64, &'a PartLimits),
 }
 
-impl Cut<'_> {
+impl ExpectedLayout<'_> {
     /// Returns the layout of an upload that has these parts.
     fn layout_of(self, listed: &[PartDone]) -> Option<PartLayout> {
         match self {
@@ -65,7 +65,7 @@ impl Cut<'_> {
 pub fn usable(
     mut listed: Vec<PartDone>,
     declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
-    cut: Cut<'_>,
+    cut: ExpectedLayout<'_>,
     wanted: &Attributes,
 ) -> Option<(PartLayout, Vec<PartDone>)> {
     let layout = cut.layout_of(&listed)?;
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn only_what_is_cut_alike_can_be_gone_on_with() {
         let layout = PartLayout::uniform(25, 10, 3);
-        let cut = Cut::Exactly(&layout);
+        let cut = ExpectedLayout::Exactly(&layout);
         let of =
             |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(_, parts)| parts.len());
         assert_eq!(of(vec![part(3, 5), part(1, 10)]), Some(2));
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn an_automatic_part_size_may_be_another_one_by_now() {
         let size = 1000 * MIB + 7;
-        let cut = Cut::Automatically(size, &PartLimits::S3);
+        let cut = ExpectedLayout::Automatically(size, &PartLimits::S3);
         let of =
             |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(layout, _)| layout);
         let seventy = PartLayout::uniform(size, 70 * MIB, 15);

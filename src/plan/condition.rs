@@ -17,7 +17,7 @@ use crate::s3::{Capabilities, WriteCondition};
 
 /// The object at the destination's key when the object was planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Seen {
+pub enum DestinationState {
     /// The key was not looked at, or the look was refused.
     #[default]
     Unknown,
@@ -44,7 +44,7 @@ impl Route {
 #[must_use]
 pub fn demanded(
     when: When,
-    seen: &Seen,
+    seen: &DestinationState,
     write: ConditionalWrite,
     capabilities: &Capabilities,
 ) -> WriteCondition {
@@ -55,9 +55,13 @@ pub fn demanded(
     match (when, seen) {
         (When::Always, _) => WriteCondition::None,
         // Also with `missing`: then the object is what an earlier attempt of ours wrote.
-        (_, Seen::Object(etag)) if matches => WriteCondition::Matches(etag.clone()),
-        (_, Seen::Object(_)) | (When::Changed, Seen::Unknown) => WriteCondition::None,
-        (When::Missing, _) | (When::Changed, Seen::Absent) if absent => WriteCondition::Absent,
+        (_, DestinationState::Object(etag)) if matches => WriteCondition::Matches(etag.clone()),
+        (_, DestinationState::Object(_)) | (When::Changed, DestinationState::Unknown) => {
+            WriteCondition::None
+        }
+        (When::Missing, _) | (When::Changed, DestinationState::Absent) if absent => {
+            WriteCondition::Absent
+        }
         _ => WriteCondition::None,
     }
 }
@@ -78,16 +82,36 @@ mod tests {
 
     #[test]
     fn a_write_demands_what_the_comparison_saw() {
-        let object = Seen::Object("e".to_owned());
+        let object = DestinationState::Object("e".to_owned());
         let matches = WriteCondition::Matches("e".to_owned());
         for (when, seen, condition) in [
-            (When::Always, &Seen::Absent, WriteCondition::None),
+            (
+                When::Always,
+                &DestinationState::Absent,
+                WriteCondition::None,
+            ),
             (When::Always, &object, WriteCondition::None),
-            (When::Missing, &Seen::Absent, WriteCondition::Absent),
-            (When::Missing, &Seen::Unknown, WriteCondition::Absent),
+            (
+                When::Missing,
+                &DestinationState::Absent,
+                WriteCondition::Absent,
+            ),
+            (
+                When::Missing,
+                &DestinationState::Unknown,
+                WriteCondition::Absent,
+            ),
             (When::Missing, &object, matches.clone()),
-            (When::Changed, &Seen::Absent, WriteCondition::Absent),
-            (When::Changed, &Seen::Unknown, WriteCondition::None),
+            (
+                When::Changed,
+                &DestinationState::Absent,
+                WriteCondition::Absent,
+            ),
+            (
+                When::Changed,
+                &DestinationState::Unknown,
+                WriteCondition::None,
+            ),
             (When::Changed, &object, matches),
         ] {
             let write = ConditionalWrite::Complete;
@@ -142,7 +166,7 @@ mod tests {
             let of = |on| {
                 demanded(
                     When::Missing,
-                    &Seen::Absent,
+                    &DestinationState::Absent,
                     route.publishes_by(),
                     &honouring(on),
                 )

@@ -5,7 +5,7 @@
 //! for, and are shown only for Amazon S3.
 
 use crate::manifest::job::RestoreTier;
-use crate::s3::{Class, Operation};
+use crate::s3::{Operation, RequestClass};
 
 /// Bytes that a price per GB means: S3 bills binary gigabytes.
 const GB: f64 = 1_073_741_824.0;
@@ -65,7 +65,7 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
                 prices.writes
             }
         }
-        other if other.class() == Class::Write => prices.writes,
+        other if other.class() == RequestClass::Write => prices.writes,
         _ => prices.reads,
     };
     to_f64(count) / 1000.0 * per_thousand

@@ -301,8 +301,8 @@ fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
         })
 }
 
-/// Returns the longest time that the upload of so many bytes is believed to take: at 128 KiB/s (a
-/// slow line), and a quarter of an hour of pauses; at most seven days, after which lifecycle rules
+/// Returns the longest time that the upload of `size` bytes is assumed to take: at 128 KiB/s (a
+/// slow line), with a quarter of an hour of pauses; at most seven days, after which lifecycle rules
 /// commonly abort uploads.
 #[must_use]
 pub fn longest_upload(size: u64) -> Duration {

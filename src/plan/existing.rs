@@ -22,7 +22,7 @@ const WATERFALL: [&[&str]; 7] = [
 
 /// The meaning of an object's storage class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum StorageClassMatch {
     /// It is the one that the job sets, or the job sets none.
     AsSet,
     /// It is another one, and no lifecycle rule can have chosen it.
@@ -33,13 +33,17 @@ pub enum Class {
 
 /// Compares the storage class of an object (`None` is STANDARD) with the one that the job sets.
 #[must_use]
-pub fn class(transfer: &Transfer, found: Option<&str>, capabilities: &Capabilities) -> Class {
+pub fn class(
+    transfer: &Transfer,
+    found: Option<&str>,
+    capabilities: &Capabilities,
+) -> StorageClassMatch {
     let Some(wanted) = transfer.to.storage_class.as_deref() else {
-        return Class::AsSet;
+        return StorageClassMatch::AsSet;
     };
     let found = found.unwrap_or("STANDARD");
     if found == wanted {
-        return Class::AsSet;
+        return StorageClassMatch::AsSet;
     }
     let step = |class: &str| {
         WATERFALL
@@ -49,9 +53,9 @@ pub fn class(transfer: &Transfer, found: Option<&str>, capabilities: &Capabiliti
     match (step(found), step(wanted)) {
         // Other servers may show one class for all objects, whatever they were told.
         (Some(found), Some(wanted)) if capabilities.restore_status_in_lists && found <= wanted => {
-            Class::Differs
+            StorageClassMatch::Differs
         }
-        _ => Class::MayBeMoved,
+        _ => StorageClassMatch::MayBeMoved,
     }
 }
 
@@ -143,18 +147,38 @@ mod tests {
     #[test]
     fn a_class_that_no_lifecycle_rule_chooses_differs() {
         for (wanted, found, result) in [
-            (None, Some("GLACIER"), Class::AsSet),
-            (Some("STANDARD"), None, Class::AsSet),
-            (Some("INTELLIGENT_TIERING"), None, Class::Differs),
-            (Some("GLACIER_IR"), Some("STANDARD_IA"), Class::Differs),
-            (Some("STANDARD"), Some("REDUCED_REDUNDANCY"), Class::Differs),
-            (Some("STANDARD"), Some("GLACIER"), Class::MayBeMoved),
+            (None, Some("GLACIER"), StorageClassMatch::AsSet),
+            (Some("STANDARD"), None, StorageClassMatch::AsSet),
+            (
+                Some("INTELLIGENT_TIERING"),
+                None,
+                StorageClassMatch::Differs,
+            ),
+            (
+                Some("GLACIER_IR"),
+                Some("STANDARD_IA"),
+                StorageClassMatch::Differs,
+            ),
+            (
+                Some("STANDARD"),
+                Some("REDUCED_REDUNDANCY"),
+                StorageClassMatch::Differs,
+            ),
+            (
+                Some("STANDARD"),
+                Some("GLACIER"),
+                StorageClassMatch::MayBeMoved,
+            ),
             (
                 Some("STANDARD_IA"),
                 Some("INTELLIGENT_TIERING"),
-                Class::MayBeMoved,
+                StorageClassMatch::MayBeMoved,
             ),
-            (Some("STANDARD"), Some("FAST"), Class::MayBeMoved),
+            (
+                Some("STANDARD"),
+                Some("FAST"),
+                StorageClassMatch::MayBeMoved,
+            ),
         ] {
             let job = transfer(|transfer| transfer.to.storage_class = wanted.map(str::to_owned));
             assert_eq!(
@@ -163,7 +187,11 @@ mod tests {
                 "{wanted:?} {found:?}"
             );
             let elsewhere = class(&job, found, &Capabilities::CAUTIOUS);
-            assert_ne!(elsewhere, Class::Differs, "{wanted:?} {found:?}");
+            assert_ne!(
+                elsewhere,
+                StorageClassMatch::Differs,
+                "{wanted:?} {found:?}"
+            );
         }
     }
 

@@ -45,7 +45,7 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
 
 /// An object to be changed, as a list shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListedState {
     /// It has another storage class than the job sets.
     Differs,
     /// It has the storage class, and the job changes nothing else.
@@ -56,17 +56,17 @@ pub enum Listed {
 
 /// Compares the storage class that a list shows (`None` is STANDARD) with what the job sets.
 #[must_use]
-pub fn by_class(transfer: &Transfer, class: Option<&str>) -> Listed {
+pub fn by_class(transfer: &Transfer, class: Option<&str>) -> ListedState {
     let wanted = transfer.to.storage_class.as_deref();
     if wanted.is_some_and(|wanted| wanted != class.unwrap_or("STANDARD")) {
-        return Listed::Differs;
+        return ListedState::Differs;
     }
     let mut without = transfer.clone();
     without.to.storage_class = None;
     if wanted.is_some() && !without.changes_attributes() {
-        Listed::AsSet
+        ListedState::AsSet
     } else {
-        Listed::Unknown
+        ListedState::Unknown
     }
 }
 
@@ -176,14 +176,14 @@ mod tests {
     #[test]
     fn the_list_decides_about_the_class_alone() {
         let class = transfer(|transfer| transfer.to.storage_class = Some("GLACIER_IR".into()));
-        assert_eq!(by_class(&class, None), Listed::Differs);
-        assert_eq!(by_class(&class, Some("GLACIER_IR")), Listed::AsSet);
+        assert_eq!(by_class(&class, None), ListedState::Differs);
+        assert_eq!(by_class(&class, Some("GLACIER_IR")), ListedState::AsSet);
         let mut more = class.clone();
         more.set.cache_control = Some("no-store".into());
-        assert_eq!(by_class(&more, Some("GLACIER_IR")), Listed::Unknown);
-        assert_eq!(by_class(&more, Some("GLACIER")), Listed::Differs);
+        assert_eq!(by_class(&more, Some("GLACIER_IR")), ListedState::Unknown);
+        assert_eq!(by_class(&more, Some("GLACIER")), ListedState::Differs);
         let standard = transfer(|transfer| transfer.to.storage_class = Some("STANDARD".into()));
-        assert_eq!(by_class(&standard, None), Listed::AsSet);
+        assert_eq!(by_class(&standard, None), ListedState::AsSet);
     }
 
     #[test]

@@ -38,12 +38,12 @@ impl fmt::Display for Lost {
 /// An attribute that a copy has not, or not as its source.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Loss {
-    /// Which.
+    /// The attribute.
     pub attribute: Attribute,
     /// The way in which it was lost.
     #[serde(rename = "loss")]
     pub lost: Lost,
-    /// Why, without the object's name.
+    /// The reason, without the object's name.
     pub reason: String,
 }
 

@@ -18,9 +18,9 @@ use crate::s3::{Capabilities, ChecksumKind, Head};
 pub enum Replay {
     /// One `CopyObject`: the `ETag` is the MD5 of the bytes.
     InOnePiece,
-    /// So many parts with the source's boundaries.
+    /// An upload with this number of parts and the source's boundaries.
     Parts(u32),
-    /// Nothing, and why.
+    /// There is none, for this reason.
     Impossible(&'static str),
 }
 

@@ -13,11 +13,11 @@ use super::cost;
 use super::decide::{Reason, Route, Skip};
 use super::parts::Capacity;
 use super::unchanged::Unchanged;
-use crate::s3::{Capabilities, Class, Operation};
+use crate::s3::{Capabilities, Operation, RequestClass};
 
 /// Sums over planned objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
+pub struct PlanTotals {
     /// Objects to copy or upload.
     pub objects: u64,
     /// Their bytes.
@@ -93,8 +93,8 @@ impl Estimate {
         }
     }
 
-    /// Seconds that all of it takes with so many requests in flight; `None` where nothing is copied
-    /// inside S3.
+    /// Returns the seconds that the copies take with `in_flight` requests in flight, or `None` if
+    /// nothing is copied inside S3.
     #[must_use]
     pub fn seconds(&self, in_flight: u32) -> Option<f64> {
         (self.stream > 0.0).then(|| (self.stream / f64::from(in_flight.max(1))).max(self.longest))
@@ -114,7 +114,7 @@ fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
     serializer.collect_map(map.iter().map(|(key, value)| (key.to_string(), value)))
 }
 
-impl Totals {
+impl PlanTotals {
     /// Returns true if no object was selected.
     #[must_use]
     pub fn has_nothing(&self) -> bool {
@@ -228,7 +228,7 @@ impl Totals {
     #[must_use]
     pub fn dollars(&self, class: Option<&str>) -> f64 {
         let cost = |(operation, count): (&Operation, &u64)| {
-            let class = class.filter(|_| operation.class() == Class::Write);
+            let class = class.filter(|_| operation.class() == RequestClass::Write);
             cost::requests(*operation, *count, class)
         };
         self.requests.iter().map(cost).sum()
@@ -241,7 +241,7 @@ impl Totals {
     }
 }
 
-impl AddAssign<&Self> for Totals {
+impl AddAssign<&Self> for PlanTotals {
     fn add_assign(&mut self, other: &Self) {
         self.objects += other.objects;
         self.bytes = self.bytes.saturating_add(other.bytes);

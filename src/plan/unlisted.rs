@@ -17,7 +17,7 @@ pub struct UnlistedCounts {
 
 /// The common reason of all failures of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum CommonCause {
     /// Each failure is a list that was refused.
     Refused,
     /// Each failure is a list that may succeed later.
@@ -40,13 +40,13 @@ impl UnlistedCounts {
     /// Returns the reason of all `failed` failures, if they have one in common. `found` is the
     /// number of objects that were found: where there are some, access as a whole was not refused.
     #[must_use]
-    pub const fn cause(self, failed: u64, found: u64) -> Option<Cause> {
+    pub const fn cause(self, failed: u64, found: u64) -> Option<CommonCause> {
         if failed == 0 {
             None
         } else if self.passing == failed {
-            Some(Cause::Passing)
+            Some(CommonCause::Passing)
         } else if self.refused == failed && found == 0 {
-            Some(Cause::Refused)
+            Some(CommonCause::Refused)
         } else {
             None
         }
@@ -67,11 +67,11 @@ mod tests {
                 vec![Denied, Credentials, ClockSkew, WrongRegion(None)],
                 0,
                 0,
-                Some(Cause::Refused),
+                Some(CommonCause::Refused),
             ),
             (vec![Denied], 0, 1, None),
             (vec![Denied], 1, 0, None),
-            (vec![Transient, Throttled], 0, 5, Some(Cause::Passing)),
+            (vec![Transient, Throttled], 0, 5, Some(CommonCause::Passing)),
             (vec![Transient], 1, 0, None),
             (vec![Transient, Denied], 0, 0, None),
             (vec![Bug], 0, 0, None),

@@ -8,15 +8,15 @@
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 
-use super::compare::Question;
+use super::compare::AskedSides;
 use super::steps::{Gone, Outbox};
 use super::{MadeBefore, Pending, Planned, Sides};
 use crate::listing::filter::Filter;
-use crate::listing::{Entry, Found, local};
+use crate::listing::{Entry, ListingItem, local};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, When};
 use crate::pace::gate::by_itself;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Basis, Content, Decision, Reason, Skip, content};
 use crate::s3::{Failure, Head};
 
@@ -38,7 +38,7 @@ impl Sides {
         } in pending
         {
             let again = move |answer| Planned::Again(object, Box::new(answer));
-            asked.push_back(match self.sift(Found::Entry(entry), filter) {
+            asked.push_back(match self.sift(ListingItem::Entry(entry), filter) {
                 Err(other) => Either::Left(ready(again(other))),
                 Ok((entry, key)) if self.transfer.when == When::Always && !self.is_in_place() => {
                     let always = Decision::Copy(Reason::Always);
@@ -46,7 +46,7 @@ impl Sides {
                         entry,
                         key,
                         always,
-                        Seen::Unknown,
+                        DestinationState::Unknown,
                     ))))
                 }
                 Ok((entry, key)) => {
@@ -68,8 +68,8 @@ impl Sides {
     }
 
     /// Asks about an object that a session was at work on; `began` is the source as it was then.
-    /// Where something is set or looked at only after the bytes are there, equal bytes do not tell
-    /// whether the session came so far.
+    /// Equal bytes do not show that the session finished the object: some attributes are set, and
+    /// some proofs are made, only after the bytes are there.
     pub(crate) async fn ask_again(
         &self,
         began: Entry,
@@ -83,11 +83,11 @@ impl Sides {
         if let Err(failure) = self.look_anew(&mut entry).await {
             return self.failed(&began, failure);
         }
-        match self.ask(entry, key, Question::Destination).await {
+        match self.ask(entry, key, AskedSides::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
                 match self.to_do_again((&began, &entry), &key, why, made).await {
                     Ok(Some((reason, there))) => {
-                        self.step(*entry, key, reason, Seen::Object(there.etag))
+                        self.step(*entry, key, reason, DestinationState::Object(there.etag))
                     }
                     Ok(None) => Planned::Skip(entry, key, why),
                     Err(failure) => self.failed(&entry, failure),

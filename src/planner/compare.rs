@@ -4,7 +4,7 @@
 //! for what they need and lists do not show: HEAD requests, the sizes of first parts, tags, hashes
 //! of local files.
 
-use super::hash::{self, Hashes, Want};
+use super::hash::{self, Hashes, WantedHash};
 use super::{Next, Planned, Sides};
 use crate::bucket::Bucket;
 use crate::checksum::{looks_like_md5, part_count};
@@ -12,20 +12,20 @@ use crate::listing::Entry;
 use crate::listing::local::path_of;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Compare, Source, When};
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{
     Basis, Content, Decision, Doubt, Reason, SetAttributes, Side, Skip, by_time, content, decide,
 };
-use crate::plan::existing::{self, Class};
+use crate::plan::existing::{self, StorageClassMatch};
 use crate::plan::in_place::has_acl;
 use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 
-/// Which sides are asked about a key.
+/// The sides that are asked about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
-    /// Whether the destination has it, and what HEAD shows of it.
+pub(super) enum AskedSides {
+    /// The destination: does it have the key, and with which attributes?
     Destination,
-    /// Whether what both sides have is equal.
+    /// Both sides: are their objects equal?
     Both(Doubt),
 }
 
@@ -34,21 +34,23 @@ impl Sides {
     pub(super) fn met(&self, entry: Entry, key: ObjectKey, there: &Entry) -> Next {
         let mut decision = self.decide(&entry, Some(self.side(there)));
         if matches!(decision, Decision::Skip(_)) && !self.believes_lists() {
-            return Next::Ask(entry, key, Question::Destination);
+            return Next::Ask(entry, key, AskedSides::Destination);
         }
         if let Decision::Skip(Skip::Equal { equal_by, .. }) = decision {
             match self.by_listed_attributes(equal_by, there.storage_class.as_deref()) {
                 Some(settled) => decision = settled,
-                None => return Next::Ask(entry, key, Question::Destination),
+                None => return Next::Ask(entry, key, AskedSides::Destination),
             }
         }
         if let Decision::Ask(doubt) = decision {
-            return Next::Ask(entry, key, Question::Both(doubt));
+            return Next::Ask(entry, key, AskedSides::Both(doubt));
         }
         let seen = there
             .etag
             .as_ref()
-            .map_or(Seen::Unknown, |etag| Seen::Object(etag.clone()));
+            .map_or(DestinationState::Unknown, |etag| {
+                DestinationState::Object(etag.clone())
+            });
         Next::Known(self.planned(entry, key, decision, seen))
     }
 
@@ -70,7 +72,7 @@ impl Sides {
         &self,
         mut entry: Entry,
         key: ObjectKey,
-        question: Question,
+        question: AskedSides,
     ) -> Planned {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, false).await;
@@ -81,13 +83,13 @@ impl Sides {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let decision = self.decide(&entry, None);
-                return self.planned(entry, key, decision, Seen::Absent);
+                return self.planned(entry, key, decision, DestinationState::Absent);
             }
             // Without the right to list, S3 answers 403 for keys that do not exist, but not only
             // for those.
             Err(failure) if *failure.kind() == FailureKind::Denied => {
                 let decision = self.decide(&entry, None);
-                return self.planned(entry, key, decision, Seen::Unknown);
+                return self.planned(entry, key, decision, DestinationState::Unknown);
             }
             Err(failure) => return self.failed(&entry, failure),
         };
@@ -95,7 +97,7 @@ impl Sides {
             return self.failed(&entry, failure);
         }
         match self.by_head(&entry, &key, &head, question).await {
-            Ok(decision) => self.planned(entry, key, decision, Seen::Object(head.etag)),
+            Ok(decision) => self.planned(entry, key, decision, DestinationState::Object(head.etag)),
             Err(failure) => self.failed(&entry, failure),
         }
     }
@@ -120,11 +122,11 @@ impl Sides {
         entry: &Entry,
         key: &ObjectKey,
         there: &Head,
-        question: Question,
+        question: AskedSides,
     ) -> Result<Decision, Failure> {
         let mut decision = match question {
-            Question::Both(doubt) => Decision::Ask(doubt),
-            Question::Destination => self.decide(
+            AskedSides::Both(doubt) => Decision::Ask(doubt),
+            AskedSides::Destination => self.decide(
                 entry,
                 Some(Side {
                     size: there.size,
@@ -252,7 +254,7 @@ impl Sides {
         } else {
             None
         };
-        let want = Want {
+        let want = WantedHash {
             checksum: checksum
                 .filter(|_| whole || part_size.is_some())
                 .map(|checksum| (checksum.algorithm, checksum.kind)),
@@ -295,11 +297,11 @@ impl Sides {
         let unlisted = transfer.sets_unlisted_attributes();
         let set_attributes = match existing::class(transfer, class, self.destination.capabilities())
         {
-            Class::Differs => return Some(Decision::Copy(Reason::AttributesDiffer)),
+            StorageClassMatch::Differs => return Some(Decision::Copy(Reason::AttributesDiffer)),
             _ if unlisted && transfer.compare_attributes => return None,
             _ if unlisted => SetAttributes::NotChecked,
-            Class::MayBeMoved => SetAttributes::OtherStorageClass,
-            Class::AsSet => SetAttributes::Kept,
+            StorageClassMatch::MayBeMoved => SetAttributes::OtherStorageClass,
+            StorageClassMatch::AsSet => SetAttributes::Kept,
         };
         Some(Decision::Skip(Skip::Equal {
             equal_by,
@@ -320,12 +322,12 @@ impl Sides {
             there.storage_class.as_deref(),
             self.destination.capabilities(),
         );
-        if class == Class::Differs || existing::unlike(transfer, there).is_some() {
+        if class == StorageClassMatch::Differs || existing::unlike(transfer, there).is_some() {
             return Ok(Decision::Copy(Reason::AttributesDiffer));
         }
         let mut set_attributes = match class {
-            Class::MayBeMoved => SetAttributes::OtherStorageClass,
-            Class::AsSet | Class::Differs => SetAttributes::Kept,
+            StorageClassMatch::MayBeMoved => SetAttributes::OtherStorageClass,
+            StorageClassMatch::AsSet | StorageClassMatch::Differs => SetAttributes::Kept,
         };
         if !transfer.set.tags.is_empty() && self.destination.capabilities().tags {
             if transfer.compare_attributes {

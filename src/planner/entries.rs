@@ -6,7 +6,7 @@
 
 use super::{Planned, Sides};
 use crate::listing::filter::{Excluded, Filter};
-use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
+use crate::listing::{Entry, Listing, ListingItem, bucket, chosen, local, versions};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Selection, Source, Versions};
 use crate::plan::remap::RemapError;
@@ -54,7 +54,7 @@ impl Sides {
                         .await
                 };
                 let head = head.map_err(|failure| (place, failure))?;
-                Ok(Listing::of(vec![Found::Entry(Entry {
+                Ok(Listing::of(vec![ListingItem::Entry(Entry {
                     relative_at: self.relative_at(&key),
                     key,
                     size: head.size,
@@ -104,7 +104,7 @@ impl Sides {
     /// Returns the destination key of an entry.
     ///
     /// # Errors
-    /// Why the key map does not take it.
+    /// The key map does not accept the entry's key.
     pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
         self.transfer.keys.destination_key(
             &self.transfer.to.location.key,
@@ -130,16 +130,16 @@ impl Sides {
     /// Applies the selection and the key map.
     pub(super) fn sift(
         &self,
-        found: Found,
+        found: ListingItem,
         filter: &Filter,
     ) -> Result<(Entry, ObjectKey), Planned> {
         let entry = match found {
-            Found::Entry(entry) => entry,
-            Found::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
-            Found::Unread(key, place, failure) => {
+            ListingItem::Entry(entry) => entry,
+            ListingItem::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
+            ListingItem::Unread(key, place, failure) => {
                 return Err(Planned::Failed(ObjectKey::new(&key).ok(), place, failure));
             }
-            Found::Refused(place, failure) | Found::Failed(place, failure) => {
+            ListingItem::Refused(place, failure) | ListingItem::Failed(place, failure) => {
                 return Err(Planned::Unlisted(place, failure));
             }
         };

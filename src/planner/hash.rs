@@ -21,7 +21,7 @@ static FILES: Semaphore = Semaphore::const_new(FILES_AT_ONCE);
 
 /// The hash to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Want {
+pub struct WantedHash {
     /// A checksum; a composite one needs the size of the parts.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     /// An `ETag`: of parts where their size is given, otherwise the MD5 of all bytes.
@@ -35,9 +35,9 @@ pub struct Want {
 pub struct Hashes {
     /// Bytes that were read.
     pub bytes: u64,
-    /// See [`Want::checksum`].
+    /// See [`WantedHash::checksum`].
     pub checksum: Option<Checksum>,
-    /// See [`Want::etag`].
+    /// See [`WantedHash::etag`].
     pub etag: Option<String>,
 }
 
@@ -45,7 +45,7 @@ pub struct Hashes {
 ///
 /// # Errors
 /// [`FailureKind::Local`] when it cannot be read.
-pub async fn file(path: &Path, want: Want) -> Result<Hashes, Failure> {
+pub async fn file(path: &Path, want: WantedHash) -> Result<Hashes, Failure> {
     let failed = |kind, message| {
         Failure::new(
             kind,
@@ -88,7 +88,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(file: File, want: Want) -> Self {
+    fn new(file: File, want: WantedHash) -> Self {
         Self {
             file,
             hasher: Hasher::new(want),
@@ -110,7 +110,7 @@ impl Reading {
 
 /// Sums bytes that come piece by piece.
 struct Hasher {
-    want: Want,
+    want: WantedHash,
     bytes: u64,
     /// Bytes of the part that is being summed.
     in_part: u64,
@@ -121,7 +121,7 @@ struct Hasher {
 }
 
 impl Hasher {
-    fn new(want: Want) -> Self {
+    fn new(want: WantedHash) -> Self {
         let sum = want
             .checksum
             .map(|(algorithm, _)| RunningChecksum::new(algorithm));
@@ -216,11 +216,11 @@ mod tests {
                 hasher.finish()
             };
             let algorithm = ChecksumAlgorithm::Sha256;
-            let whole = of(Want { checksum: Some((algorithm, ChecksumKind::FullObject)), etag: true, part_size: None });
+            let whole = of(WantedHash { checksum: Some((algorithm, ChecksumKind::FullObject)), etag: true, part_size: None });
             prop_assert_eq!(whole.checksum, Some(compute(algorithm, &bytes)));
             prop_assert_eq!(whole.etag, Some(md5_etag(&bytes)));
             prop_assert_eq!(whole.bytes, bytes.len() as u64);
-            let want = Want {
+            let want = WantedHash {
                 checksum: Some((algorithm, ChecksumKind::Composite)),
                 etag: true,
                 part_size: Some(part_size),

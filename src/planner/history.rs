@@ -15,13 +15,13 @@ use std::sync::Arc;
 use futures::stream::{self, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::steps::{Exit, Gone, Outbox};
+use super::steps::{Gone, Outbox, PlanSender};
 use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
 use crate::listing::Entry;
 use crate::listing::filter::{Excluded, Filter};
-use crate::listing::versions::{self, History, Scope, Told, Version, Walk};
+use crate::listing::versions::{self, History, HistoryItem, HistoryWalk, Scope, Version};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Source, When};
 use crate::pace::gate::by_itself;
@@ -37,7 +37,7 @@ const LOOKS_AT_ONCE: usize = 16;
 
 /// The additional data of a step that is part of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
+pub struct HistoryStep {
     /// The newest version of the key at the destination before this step.
     pub tip: Tip,
     /// The newer versions.
@@ -82,7 +82,7 @@ impl Following {
         };
         let entry = entry(&key, self.relative_at, version);
         let then = (!self.versions.is_empty()).then_some(self);
-        let turn = Some(Box::new(Turn { tip, then }));
+        let turn = Some(Box::new(HistoryStep { tip, then }));
         Some(Step {
             route,
             turn,
@@ -120,7 +120,7 @@ type Looked = Result<Aligned, Box<Planned>>;
 
 impl Sides {
     /// Plans the histories of all keys, as one range.
-    pub(super) async fn run_histories(&self, resume: Resume, exit: Exit) -> Result<(), Gone> {
+    pub(super) async fn run_histories(&self, resume: Resume, exit: PlanSender) -> Result<(), Gone> {
         let range = resume.ranges.first().map_or(0, |range| range.range);
         let outbox = Outbox::new(range, exit);
         self.plan_histories(&outbox).await?;
@@ -145,16 +145,16 @@ impl Sides {
         let at_once = HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize);
         while let Some(told) = told.next().await {
             let history = match told {
-                Told::History(history) => history,
-                Told::Ignored(place, why) => {
+                HistoryItem::History(history) => history,
+                HistoryItem::Ignored(place, why) => {
                     planned.send(Planned::Ignored(place, why)).await?;
                     continue;
                 }
-                Told::Failed(place, failure) if self.transfer.chosen.is_none() => {
+                HistoryItem::Failed(place, failure) if self.transfer.chosen.is_none() => {
                     planned.send(Planned::Unlisted(place, failure)).await?;
                     continue;
                 }
-                Told::Failed(place, failure) => {
+                HistoryItem::Failed(place, failure) => {
                     planned.send(Planned::Failed(None, place, failure)).await?;
                     continue;
                 }
@@ -210,7 +210,7 @@ impl Sides {
     }
 
     /// The destination's histories, where they can be walked along with the source's.
-    fn walk(&self) -> Option<Walk> {
+    fn walk(&self) -> Option<HistoryWalk> {
         let to = &self.transfer.to.location.key;
         let usable = self.transfer.chosen.is_none()
             && matches!(self.transfer.from, Source::Prefix { .. })
@@ -219,7 +219,7 @@ impl Sides {
             && self.lists_in_order();
         usable.then(|| {
             let reach = self.destination_reach();
-            Walk::along(versions::histories(
+            HistoryWalk::along(versions::histories(
                 self.destination.clone(),
                 Scope::of(reach),
             ))

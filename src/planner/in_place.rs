@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Next, Planned, Question, Sides};
+use super::{AskedSides, Next, Planned, Sides};
 use crate::bucket::Bucket;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Transfer, When};
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Reason, Skip};
-use crate::plan::in_place::{Listed, by_class, has_acl, needs_tags, strict, unlike};
+use crate::plan::in_place::{ListedState, by_class, has_acl, needs_tags, strict, unlike};
 use crate::s3::{Failure, FailureKind, Head};
 
 impl Sides {
@@ -49,17 +49,19 @@ impl Sides {
     /// Decides about an object by what the list shows of it, if that tells.
     pub(super) fn consider_in_place(&self, entry: Entry, key: ObjectKey) -> Next {
         let listed = match self.transfer.when {
-            When::Always => Listed::Differs,
+            When::Always => ListedState::Differs,
             When::Changed | When::Missing => {
                 by_class(&self.transfer, entry.storage_class.as_deref())
             }
         };
         match listed {
-            Listed::Differs => Next::Known(self.change(entry, key)),
-            Listed::AsSet if self.believes_lists() => {
+            ListedState::Differs => Next::Known(self.change(entry, key)),
+            ListedState::AsSet if self.believes_lists() => {
                 Next::Known(Planned::Skip(Box::new(entry), key, Skip::AsSet))
             }
-            Listed::AsSet | Listed::Unknown => Next::Ask(entry, key, Question::Destination),
+            ListedState::AsSet | ListedState::Unknown => {
+                Next::Ask(entry, key, AskedSides::Destination)
+            }
         }
     }
 
@@ -75,7 +77,10 @@ impl Sides {
         } else {
             Reason::AttributesDiffer
         };
-        let seen = entry.etag.clone().map_or(Seen::Unknown, Seen::Object);
+        let seen = entry
+            .etag
+            .clone()
+            .map_or(DestinationState::Unknown, DestinationState::Object);
         self.step(entry, key, reason, seen)
     }
 
@@ -114,8 +119,8 @@ impl Sides {
         }
     }
 
-    /// HEAD of an object that is changed in place, for whoever has a place to send it. Where the
-    /// job changes its customer key (SSE-C), it may have either.
+    /// Sends HEAD for an object that is changed in place; the caller holds a slot. If the job
+    /// changes the customer key (SSE-C), the object may have either key.
     ///
     /// # Errors
     /// Those of HEAD.
@@ -133,7 +138,7 @@ impl Sides {
         }
     }
 
-    /// Compares an object with what the job wants it to have, for whoever has a place to ask.
+    /// Compares an object with the attributes that the job sets; the caller holds a slot.
     ///
     /// # Errors
     /// Those of reading its tags and its ACL.
@@ -199,7 +204,7 @@ impl Sides {
     }
 }
 
-/// How an object compares with what the job wants it to have.
+/// The result of comparing an object with the attributes that the job sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
     /// It has all of it.

@@ -20,14 +20,14 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::questions::PendingAnswers;
-use super::steps::{Exit, Gone, News, Outbox};
+use super::steps::{Gone, News, Outbox, PlanSender};
 use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::reach::{Behind, Reach};
-use crate::listing::{Found, Listing};
+use crate::listing::{Listing, ListingItem};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
@@ -116,7 +116,7 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBound
 
 impl Sides {
     /// Plans what is left of a transfer.
-    pub(super) async fn run(self, resume: Resume, exit: Exit) -> Result<(), Gone> {
+    pub(super) async fn run(self, resume: Resume, exit: PlanSender) -> Result<(), Gone> {
         let Resume {
             pending,
             ranges,
@@ -353,7 +353,7 @@ impl Sides {
             if is_elsewhere(&found, range) {
                 continue;
             }
-            if matches!(found, Found::Failed(..)) {
+            if matches!(found, ListingItem::Failed(..)) {
                 frontier.lock().stop();
             }
             let considered = self.consider(found, filter, &mut counterparts);
@@ -414,11 +414,11 @@ impl Sides {
 
 /// Returns true for a key that is not in the range: an earlier session has dealt with it, or
 /// another range will.
-fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
+fn is_elsewhere(found: &ListingItem, range: &KeyRange) -> bool {
     let key = match found {
-        Found::Entry(entry) => entry.key.as_str(),
-        Found::Ignored(key, _) | Found::Unread(key, ..) => key,
-        Found::Refused(..) | Found::Failed(..) => return false,
+        ListingItem::Entry(entry) => entry.key.as_str(),
+        ListingItem::Ignored(key, _) | ListingItem::Unread(key, ..) => key,
+        ListingItem::Refused(..) | ListingItem::Failed(..) => return false,
     };
     range
         .after

@@ -14,7 +14,7 @@ use std::vec;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Planned;
-use crate::listing::bisect::Cut;
+use crate::listing::bisect::RangeSplit;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// The most entries of one batch.
@@ -41,7 +41,7 @@ pub enum News {
     /// The events about entries of the range, and the room that its steps take up.
     Planned(u32, Vec<Planned>, Option<Held>),
     /// The range was cut: it ends earlier, and another one begins there.
-    Cut(Cut),
+    Cut(RangeSplit),
     /// All entries of the range were sent.
     Ended(u32),
 }
@@ -102,13 +102,13 @@ impl Planned {
 
 /// The sending side of the channel, for all ranges of a transfer. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Exit {
+pub(super) struct PlanSender {
     news: mpsc::Sender<News>,
     window: Arc<Semaphore>,
     pub(super) hunger: Hunger,
 }
 
-impl Exit {
+impl PlanSender {
     pub(super) fn channel() -> (Self, Planning) {
         let (sender, news) = mpsc::channel(BATCHES_AHEAD);
         let hunger = Hunger::default();
@@ -139,14 +139,14 @@ impl Exit {
 #[derive(Debug)]
 pub(super) struct Outbox {
     range: u32,
-    exit: Exit,
+    exit: PlanSender,
     /// The reserve of this range: enough for one batch.
     own: Arc<Semaphore>,
     batch: Mutex<Vec<Planned>>,
 }
 
 impl Outbox {
-    pub(super) fn new(range: u32, exit: Exit) -> Self {
+    pub(super) fn new(range: u32, exit: PlanSender) -> Self {
         Self {
             range,
             exit,

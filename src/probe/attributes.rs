@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::finding::{AttributeFinding, How, Told};
+use super::finding::{AttributeFinding, How, ProbeAnswer};
 use super::needs::Needs;
 use super::questions::WorkingWrites;
 use super::scratch::{Scratch, is_refusal, plain, reason};
@@ -34,7 +34,7 @@ const ROUTES: [ConditionalWrite; 3] = [
 ];
 
 /// The answers of one request, by attribute.
-type Answers = BTreeMap<Attribute, Told>;
+type Answers = BTreeMap<Attribute, ProbeAnswer>;
 
 /// Asks about all attributes except ACLs and annotations: a grant that can be seen opens an object
 /// to somebody. Also returns the answer to `PutObjectTagging`, which is tried if one of the other
@@ -46,7 +46,7 @@ pub(super) async fn ask(
     needs: &Needs,
     stated: &Capabilities,
     lock: AttributeFinding,
-) -> (Vec<AttributeFinding>, Told) {
+) -> (Vec<AttributeFinding>, ProbeAnswer) {
     let asked = asked(needs, stated);
     let mut answers = Vec::new();
     for route in ROUTES {
@@ -67,12 +67,12 @@ pub(super) async fn ask(
                     .and_then(|answers| answers.get(attribute));
                 answer
                     .cloned()
-                    .unwrap_or_else(|| Told::unknown("it was not asked for"))
+                    .unwrap_or_else(|| ProbeAnswer::unknown("it was not asked for"))
             });
             finding(*attribute, needs, [put, copy, multipart])
         })
         .collect();
-    let mut set_tags = Told::moot("each request that creates an object gives tags");
+    let mut set_tags = ProbeAnswer::moot("each request that creates an object gives tags");
     if let Some(tags) = findings
         .iter_mut()
         .find(|finding| finding.attribute == Attribute::Tags)
@@ -92,7 +92,7 @@ pub(super) async fn ask(
 fn finding(
     attribute: Attribute,
     needs: &Needs,
-    [put, copy, multipart]: [Told; 3],
+    [put, copy, multipart]: [ProbeAnswer; 3],
 ) -> AttributeFinding {
     AttributeFinding {
         attribute,
@@ -209,7 +209,7 @@ async fn all(
             let why = reason(&failure);
             return asked
                 .iter()
-                .map(|(attribute, _)| (*attribute, Told::unknown(why.clone())))
+                .map(|(attribute, _)| (*attribute, ProbeAnswer::unknown(why.clone())))
                 .collect();
         }
         Err(_) => {}
@@ -234,11 +234,11 @@ fn is_refused_or_denied(failure: &Failure) -> bool {
     is_refusal(failure) || *failure.kind() == FailureKind::Denied
 }
 
-fn answer(failure: &Failure) -> Told {
+fn answer(failure: &Failure) -> ProbeAnswer {
     if is_refused_or_denied(failure) {
-        Told::refused(reason(failure))
+        ProbeAnswer::refused(reason(failure))
     } else {
-        Told::unknown(reason(failure))
+        ProbeAnswer::unknown(reason(failure))
     }
 }
 
@@ -254,9 +254,13 @@ async fn look(
     let mut answers = Answers::new();
     match scratch.head(name).await {
         Ok(head) => {
-            answers.extend(kinds.iter().map(|attribute| (*attribute, Told::kept())));
+            answers.extend(
+                kinds
+                    .iter()
+                    .map(|attribute| (*attribute, ProbeAnswer::kept())),
+            );
             for (attribute, how) in asked.differences(&head) {
-                answers.insert(attribute, Told::ignored(format!("it shows {how}")));
+                answers.insert(attribute, ProbeAnswer::ignored(format!("it shows {how}")));
             }
         }
         Err(failure) => {
@@ -264,7 +268,7 @@ async fn look(
             answers.extend(
                 kinds
                     .iter()
-                    .map(|attribute| (*attribute, Told::unknown(why.clone()))),
+                    .map(|attribute| (*attribute, ProbeAnswer::unknown(why.clone()))),
             );
         }
     }
@@ -274,26 +278,28 @@ async fn look(
     answers
 }
 
-async fn has_tag(scratch: &Scratch, name: &str) -> Told {
+async fn has_tag(scratch: &Scratch, name: &str) -> ProbeAnswer {
     let tags = async {
         let bucket = scratch.bucket_for(Operation::GetObjectTagging)?;
         bucket.tags(&scratch.key(name)?, None).await
     };
     match tags.await {
-        Ok(tags) if tags == [tag()] => Told::kept(),
-        Ok(tags) if tags.is_empty() => Told::ignored("it shows no tags"),
-        Ok(_) => Told::ignored("it shows other tags"),
+        Ok(tags) if tags == [tag()] => ProbeAnswer::kept(),
+        Ok(tags) if tags.is_empty() => ProbeAnswer::ignored("it shows no tags"),
+        Ok(_) => ProbeAnswer::ignored("it shows other tags"),
         Err::<_, Failure>(failure) => match failure.kind() {
-            FailureKind::NotUnderstood | FailureKind::Unreadable => Told::refused(reason(&failure)),
+            FailureKind::NotUnderstood | FailureKind::Unreadable => {
+                ProbeAnswer::refused(reason(&failure))
+            }
             _ => answer(&failure),
         },
     }
 }
 
 /// Sets tags on an object that is there, and looks for them.
-async fn set_later(scratch: &mut Scratch, stated: &Capabilities) -> Told {
+async fn set_later(scratch: &mut Scratch, stated: &Capabilities) -> ProbeAnswer {
     if stated.directory {
-        return Told::moot("a directory bucket has no tags");
+        return ProbeAnswer::moot("a directory bucket has no tags");
     }
     let set = async {
         let (bucket, key) = (
@@ -309,32 +315,32 @@ async fn set_later(scratch: &mut Scratch, stated: &Capabilities) -> Told {
 }
 
 /// Finds out whether objects can have tags at all.
-pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &Told) -> Told {
+pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &ProbeAnswer) -> ProbeAnswer {
     let Some(tags) = attributes
         .iter()
         .find(|finding| finding.attribute == Attribute::Tags)
     else {
-        return Told::unknown("it was not asked for");
+        return ProbeAnswer::unknown("it was not asked for");
     };
     if set_tags.how == How::Kept {
-        Told::kept()
+        ProbeAnswer::kept()
     } else {
         tags.put.clone()
     }
 }
 
 /// Finds out whether copies and uploads in parts give tags.
-pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> Told {
+pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> ProbeAnswer {
     let Some(tags) = attributes
         .iter()
         .find(|finding| finding.attribute == Attribute::Tags)
     else {
-        return Told::unknown("it was not asked for");
+        return ProbeAnswer::unknown("it was not asked for");
     };
     let both = [&tags.copy, &tags.multipart];
     let lacking = both.into_iter().find(|measured| measured.is_lacking());
     let worst = lacking.or_else(|| both.into_iter().find(|measured| measured.how != How::Kept));
-    worst.cloned().unwrap_or_else(Told::kept)
+    worst.cloned().unwrap_or_else(ProbeAnswer::kept)
 }
 
 /// Locks a copy and an object in parts for some seconds, and looks for the lock. Uploads carry
@@ -345,9 +351,9 @@ pub(super) async fn lock(
     needs: &Needs,
     head: Option<&Head>,
 ) -> AttributeFinding {
-    let put = Told::moot("s3haul sends no lock with it");
+    let put = ProbeAnswer::moot("s3haul sends no lock with it");
     if !needs.preserve.lock.keeps() {
-        let moot = || Told::moot("the job does not keep locks");
+        let moot = || ProbeAnswer::moot("the job does not keep locks");
         return finding(Attribute::Lock, needs, [put, moot(), moot()]);
     }
     // The server's clock decides.
@@ -387,13 +393,13 @@ pub(super) async fn lock(
     let mut next = || {
         answers
             .next()
-            .unwrap_or_else(|| Told::unknown("it was not asked for"))
+            .unwrap_or_else(|| ProbeAnswer::unknown("it was not asked for"))
     };
     let (copy, multipart) = (next(), next());
     finding(Attribute::Lock, needs, [put, copy, multipart])
 }
 
-async fn is_locked(scratch: &Scratch, name: &str) -> Told {
+async fn is_locked(scratch: &Scratch, name: &str) -> ProbeAnswer {
     let retention = async {
         let shown = scratch.head(name).await?.lock.retention;
         // S3 does not show it to everybody.
@@ -408,13 +414,13 @@ async fn is_locked(scratch: &Scratch, name: &str) -> Told {
         }
     };
     match retention.await {
-        Ok(Some(_)) => Told::kept(),
-        Ok(None) => Told::ignored("it shows no retention"),
+        Ok(Some(_)) => ProbeAnswer::kept(),
+        Ok(None) => ProbeAnswer::ignored("it shows no retention"),
         Err::<_, Failure>(failure)
             if is_refusal(&failure) || *failure.kind() == FailureKind::NotUnderstood =>
         {
-            Told::ignored(format!("it shows no retention ({})", reason(&failure)))
+            ProbeAnswer::ignored(format!("it shows no retention ({})", reason(&failure)))
         }
-        Err(failure) => Told::unknown(reason(&failure)),
+        Err(failure) => ProbeAnswer::unknown(reason(&failure)),
     }
 }

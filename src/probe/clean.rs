@@ -14,13 +14,13 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::finding::{How, RequestFinding, Told};
-use super::scratch::{Doubt, Made, Scratch, answer_from, reason};
+use super::finding::{How, ProbeAnswer, RequestFinding};
+use super::scratch::{ProbeWrite, Scratch, UnconfirmedWrite, answer_from, reason};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::multipart::{self, MultipartUpload};
 use crate::printable::shell;
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 
 /// Requests at work together.
@@ -78,7 +78,7 @@ pub(super) struct Cleaned {
 
 /// An attempt to remove something, and the answer.
 struct RemovalAttempt {
-    made: Made,
+    made: ProbeWrite,
     answer: Result<(), Failure>,
 }
 
@@ -153,7 +153,7 @@ impl Cleaner {
     }
 
     /// Removes them, several at a time.
-    async fn remove(&self, what: Thing, all: Vec<Made>) -> Vec<RemovalAttempt> {
+    async fn remove(&self, what: Thing, all: Vec<ProbeWrite>) -> Vec<RemovalAttempt> {
         let removals: Vec<_> = all
             .into_iter()
             .map(|made| self.remove_one(what, made))
@@ -164,7 +164,7 @@ impl Cleaner {
             .await
     }
 
-    async fn remove_one(&self, what: Thing, made: Made) -> RemovalAttempt {
+    async fn remove_one(&self, what: Thing, made: ProbeWrite) -> RemovalAttempt {
         let answer = if what == Thing::Upload {
             let id = made.id.clone().unwrap_or_default();
             let abort = async { self.bucket.abort_upload(&made.key, &id).await.map(drop) };
@@ -178,7 +178,11 @@ impl Cleaner {
         RemovalAttempt { made, answer }
     }
 
-    async fn remove_uploads(&self, open: &[Made], completed: &[Made]) -> (Vec<Left>, Told, bool) {
+    async fn remove_uploads(
+        &self,
+        open: &[ProbeWrite],
+        completed: &[ProbeWrite],
+    ) -> (Vec<Left>, ProbeAnswer, bool) {
         let mut removed = self.remove(Thing::Upload, distinct(open)).await;
         let mut listed = self.list_uploads().await;
         let more: Vec<_> = match &listed {
@@ -210,11 +214,11 @@ impl Cleaner {
     /// Describes an object or upload that may exist although no list shows it.
     fn doubtful(
         &self,
-        Doubt {
+        UnconfirmedWrite {
             key,
             is_upload,
             is_late,
-        }: &Doubt,
+        }: &UnconfirmedWrite,
     ) -> Left {
         let (what, command) = if *is_upload {
             (
@@ -240,12 +244,12 @@ impl Cleaner {
         }
     }
 
-    async fn list_uploads(&self) -> Result<Vec<Made>, Failure> {
+    async fn list_uploads(&self) -> Result<Vec<ProbeWrite>, Failure> {
         let list = multipart::uploads(&self.bucket, &self.prefix).try_collect::<Vec<_>>();
         let open = self.within(Operation::ListMultipartUploads, list).await?;
         let made = |open: crate::s3::OpenUpload| {
             let key = ObjectKey::new(&open.key).ok()?;
-            Some(Made {
+            Some(ProbeWrite {
                 key,
                 id: Some(open.upload_id),
             })
@@ -257,7 +261,7 @@ impl Cleaner {
     async fn left_upload(
         &self,
         RemovalAttempt { made, answer, .. }: &RemovalAttempt,
-        listed: &Result<Vec<Made>, Failure>,
+        listed: &Result<Vec<ProbeWrite>, Failure>,
     ) -> Option<Left> {
         let id = made.id.clone().unwrap_or_default();
         let is_shown = match listed {
@@ -296,7 +300,7 @@ impl Cleaner {
         })
     }
 
-    async fn remove_objects(&self, known: &[Made]) -> (Vec<Left>, Told) {
+    async fn remove_objects(&self, known: &[ProbeWrite]) -> (Vec<Left>, ProbeAnswer) {
         let mut removed = self.remove(Thing::Object, distinct(known)).await;
         // Versions and delete markers that no answer mentioned. Not all servers support the
         // request.
@@ -307,7 +311,7 @@ impl Cleaner {
                 .filter(|version| version.is_marker == is_marker)
                 .filter_map(|version| {
                     let key = ObjectKey::new(&version.key).ok()?;
-                    Some(Made {
+                    Some(ProbeWrite {
                         key,
                         id: Some(version.id.clone()),
                     })
@@ -325,7 +329,7 @@ impl Cleaner {
             let unknown: Vec<_> = keys
                 .iter()
                 .filter(|key| !removed.iter().any(|removed| removed.made.key == **key))
-                .map(|key| Made {
+                .map(|key| ProbeWrite {
                     key: key.clone(),
                     id: None,
                 })
@@ -372,7 +376,7 @@ impl Cleaner {
         loop {
             let list = self.bucket.list(&self.prefix, None, token.as_deref());
             let mut page = self.within(Operation::ListObjects, list).await?;
-            if paging.check(&mut page)? == Turn::Again {
+            if paging.check(&mut page)? == PageVerdict::Again {
                 continue;
             }
             keys.extend(
@@ -394,7 +398,7 @@ impl Cleaner {
         loop {
             let list = self.bucket.list_versions(&self.prefix, after.as_ref());
             let mut page = self.within(operation, list).await?;
-            if paging.check(&mut page)? == Turn::Again {
+            if paging.check(&mut page)? == PageVerdict::Again {
                 continue;
             }
             versions.extend(page.items);
@@ -495,7 +499,7 @@ impl Cleaner {
     }
 }
 
-fn distinct(all: &[Made]) -> Vec<Made> {
+fn distinct(all: &[ProbeWrite]) -> Vec<ProbeWrite> {
     all.iter()
         .collect::<BTreeSet<_>>()
         .into_iter()
@@ -508,9 +512,9 @@ fn still_there(operation: Operation) -> String {
 }
 
 /// Returns the answer about the request that removes.
-fn removal_answer(removed: &[RemovalAttempt], left: &[Left]) -> Told {
+fn removal_answer(removed: &[RemovalAttempt], left: &[Left]) -> ProbeAnswer {
     if removed.is_empty() {
-        return Told::moot("there was nothing to remove");
+        return ProbeAnswer::moot("there was nothing to remove");
     }
     if let Some(left) = left.iter().find(|left| left.is_certain) {
         let failure = removed
@@ -518,15 +522,15 @@ fn removal_answer(removed: &[RemovalAttempt], left: &[Left]) -> Told {
             .find_map(|removed| removed.answer.as_ref().err());
         return match failure {
             Some(failure) if *failure.kind() == FailureKind::Denied => {
-                Told::refused(reason(failure))
+                ProbeAnswer::refused(reason(failure))
             }
             Some(failure) => answer_from(failure),
-            None => Told::ignored(left.reason.clone()),
+            None => ProbeAnswer::ignored(left.reason.clone()),
         };
     }
     match left.first() {
-        Some(left) => Told::unknown(left.reason.clone()),
-        None => Told {
+        Some(left) => ProbeAnswer::unknown(left.reason.clone()),
+        None => ProbeAnswer {
             how: How::Kept,
             reason: String::new(),
         },

@@ -1,6 +1,6 @@
 //! Questions about conditions: one that does not hold must be refused, and one that holds must not.
 
-use super::finding::{How, Told};
+use super::finding::{How, ProbeAnswer};
 use super::questions::WorkingWrites;
 use super::scratch::{Scratch, answer_from, is_refusal, plain, reason};
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -12,10 +12,10 @@ const NO_ETAG: &str = "00000000000000000000000000000000";
 
 /// The answers about conditions, those of writes in the order of [`WRITES`].
 pub(super) struct Conditions {
-    pub(super) copy_source: Told,
-    pub(super) part_source: Told,
-    pub(super) if_none_match: [Told; 3],
-    pub(super) if_match: [Told; 3],
+    pub(super) copy_source: ProbeAnswer,
+    pub(super) part_source: ProbeAnswer,
+    pub(super) if_none_match: [ProbeAnswer; 3],
+    pub(super) if_match: [ProbeAnswer; 3],
 }
 
 const WRITES: [ConditionalWrite; 3] = [
@@ -29,14 +29,14 @@ pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
     works: &WorkingWrites<'_>,
-    part_copy: &Told,
+    part_copy: &ProbeAnswer,
 ) -> Conditions {
     let copy_source = match works.moot(ConditionalWrite::Copy) {
         Some(moot) => moot,
         None => ask_copy_source(scratch, source).await,
     };
     let part_source = if part_copy.is_lacking() {
-        Told::moot("there are no part copies")
+        ProbeAnswer::moot("there are no part copies")
     } else {
         ask_part_source(scratch, source).await
     };
@@ -58,14 +58,14 @@ pub(super) async fn ask(
     }
 }
 
-const fn not_asked() -> Told {
-    Told {
+const fn not_asked() -> ProbeAnswer {
+    ProbeAnswer {
         how: How::Unknown,
         reason: String::new(),
     }
 }
 
-async fn ask_copy_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
+async fn ask_copy_source(scratch: &mut Scratch, source: &SourcePin) -> ProbeAnswer {
     let other = pinned_wrongly(source);
     judge_must_refuse(
         scratch
@@ -74,10 +74,10 @@ async fn ask_copy_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
     )
 }
 
-async fn ask_part_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
+async fn ask_part_source(scratch: &mut Scratch, source: &SourcePin) -> ProbeAnswer {
     let upload = match scratch.begin("unpinned", &plain()).await {
         Ok(upload) => upload,
-        Err(failure) => return Told::unknown(reason(&failure)),
+        Err(failure) => return ProbeAnswer::unknown(reason(&failure)),
     };
     judge_must_refuse(
         scratch
@@ -91,7 +91,7 @@ async fn ask_if_none_match(
     scratch: &mut Scratch,
     source: &SourcePin,
     by: ConditionalWrite,
-) -> Told {
+) -> ProbeAnswer {
     let name = format!("absent-{}", word(by));
     let free = scratch
         .write(by, &name, source, &plain(), WriteCondition::Absent)
@@ -103,14 +103,18 @@ async fn ask_if_none_match(
 }
 
 /// Finds out whether `If-Match` lets the object with this `ETag` be replaced, and no other.
-async fn ask_if_match(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite) -> Told {
+async fn ask_if_match(
+    scratch: &mut Scratch,
+    source: &SourcePin,
+    by: ConditionalWrite,
+) -> ProbeAnswer {
     let name = format!("matched-{}", word(by));
     let there = scratch
         .put(&name, &b"there"[..], &plain(), None, WriteCondition::None)
         .await;
     let mut etag = match there {
         Ok(written) => written.etag,
-        Err(failure) => return Told::unknown(reason(&failure)),
+        Err(failure) => return ProbeAnswer::unknown(reason(&failure)),
     };
     let condition = |etag: &str| WriteCondition::Matches(etag.to_owned());
     // The write that must be refused comes first, because a replaced object has another ETag.
@@ -120,7 +124,7 @@ async fn ask_if_match(scratch: &mut Scratch, source: &SourcePin, by: Conditional
     if other.is_ok() {
         match scratch.head(&name).await {
             Ok(head) => etag = head.etag,
-            Err(failure) => return Told::unknown(reason(&failure)),
+            Err(failure) => return ProbeAnswer::unknown(reason(&failure)),
         }
     }
     let same = scratch
@@ -145,24 +149,24 @@ fn pinned_wrongly(source: &SourcePin) -> SourcePin {
 }
 
 /// Judges a request whose condition does not hold: the server must refuse it.
-fn judge_must_refuse<T>(answer: Result<T, Failure>) -> Told {
+fn judge_must_refuse<T>(answer: Result<T, Failure>) -> ProbeAnswer {
     match answer {
-        Ok(_) => Told::ignored("a condition that does not hold has no effect"),
-        Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => Told::kept(),
+        Ok(_) => ProbeAnswer::ignored("a condition that does not hold has no effect"),
+        Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => ProbeAnswer::kept(),
         Err(failure) => answer_from(&failure),
     }
 }
 
 /// Judges two requests: the condition holds for the first and not for the other.
-fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> Told {
+fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> ProbeAnswer {
     let Err(failure) = allowed else {
         return judge_must_refuse(other);
     };
     if *failure.kind() == FailureKind::PreconditionFailed {
-        return Told::refused("a condition that holds is refused");
+        return ProbeAnswer::refused("a condition that holds is refused");
     }
     if is_refusal(&failure) {
-        return Told::refused(reason(&failure));
+        return ProbeAnswer::refused(reason(&failure));
     }
     // A server that accepts what it must refuse has answered the question, whatever became of the
     // other request.
@@ -170,6 +174,6 @@ fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>
     if other.how == How::Ignored {
         other
     } else {
-        Told::unknown(reason(&failure))
+        ProbeAnswer::unknown(reason(&failure))
     }
 }

@@ -1,6 +1,6 @@
 //! The consequence of each finding for the user's job, in one sentence.
 
-use super::finding::{AttributeFinding, Claim, Finding, How, RequestFinding, Verdict};
+use super::finding::{AttributeFinding, Claim, How, ProbeFinding, ProbeVerdict, RequestFinding};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::{OnWrites, Operation};
@@ -91,7 +91,7 @@ const MEANINGS: [Meaning; 15] = [
     },
 ];
 
-impl Finding {
+impl ProbeFinding {
     fn meaning(&self) -> Option<&'static Meaning> {
         MEANINGS.iter().find(|meaning| meaning.name == self.name)
     }
@@ -103,19 +103,19 @@ impl Finding {
             danger, without, ..
         } = self.meaning()?;
         match self.verdict() {
-            Verdict::Lacks => Some((*danger).to_owned()),
-            Verdict::Unknown if !self.relies_on_unconfirmed() => {
+            ProbeVerdict::Lacks => Some((*danger).to_owned()),
+            ProbeVerdict::Unknown if !self.relies_on_unconfirmed() => {
                 Some(format!("s3haul does without it: {without}"))
             }
-            Verdict::Unknown if self.is_needed => Some(format!(
+            ProbeVerdict::Unknown if self.is_needed => Some(format!(
                 "if it is not so, {danger}; probe again, or state `{}`",
                 self.safe_statement()
             )),
-            Verdict::Unknown => Some(format!(
+            ProbeVerdict::Unknown => Some(format!(
                 "the job does not need it; if it did, and it is not so, {danger}"
             )),
-            Verdict::CanDoMore => Some(format!("until that is stated, {without}")),
-            Verdict::Agrees | Verdict::Loses | Verdict::Moot => None,
+            ProbeVerdict::CanDoMore => Some(format!("until that is stated, {without}")),
+            ProbeVerdict::Agrees | ProbeVerdict::Loses | ProbeVerdict::Moot => None,
         }
     }
 
@@ -197,26 +197,26 @@ impl AttributeFinding {
             .answers_where(|measured| measured.how == How::Refused)
             .is_empty();
         match self.verdict() {
-            Verdict::Lacks if self.is_named && is_refused => Some(format!(
+            ProbeVerdict::Lacks if self.is_named && is_refused => Some(format!(
                 "each object fails, because the job gives all of them {what}"
             )),
-            Verdict::Lacks => Some(format!(
+            ProbeVerdict::Lacks => Some(format!(
                 "each object with {what} fails, because the job requires {are}"
             )),
             // Refused, and required by a job that may have no such object.
-            Verdict::Loses if is_required => Some(format!(
+            ProbeVerdict::Loses if is_required => Some(format!(
                 "objects with {what} fail before they are published, and all others are copied"
             )),
-            Verdict::Loses => Some(format!(
+            ProbeVerdict::Loses => Some(format!(
                 "objects with {what} lose {are}, and their receipts say so"
             )),
-            Verdict::Unknown if is_required => Some(format!(
+            ProbeVerdict::Unknown if is_required => Some(format!(
                 "objects with {what} may fail, because the job requires {are}"
             )),
-            Verdict::Unknown => Some(format!(
+            ProbeVerdict::Unknown => Some(format!(
                 "objects with {what} may lose {are}; their receipts say so"
             )),
-            Verdict::Agrees | Verdict::CanDoMore | Verdict::Moot => None,
+            ProbeVerdict::Agrees | ProbeVerdict::CanDoMore | ProbeVerdict::Moot => None,
         }
     }
 }
@@ -224,7 +224,7 @@ impl AttributeFinding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::finding::Told;
+    use crate::probe::finding::ProbeAnswer;
 
     #[test]
     fn each_finding_that_is_no_plain_yes_has_its_consequence() {
@@ -236,11 +236,11 @@ mod tests {
         {
             for how in [How::Kept, How::Unknown, How::Refused, How::Ignored] {
                 for stated in [false, true] {
-                    let measured = Told {
+                    let measured = ProbeAnswer {
                         how,
                         reason: String::new(),
                     };
-                    let finding = Finding {
+                    let finding = ProbeFinding {
                         name,
                         claim: Claim::Flag { stated, measured },
                         is_needed: true,
@@ -248,7 +248,7 @@ mod tests {
                     let consequence = finding.consequence();
                     assert_eq!(
                         consequence.is_none(),
-                        finding.verdict() == Verdict::Agrees,
+                        finding.verdict() == ProbeVerdict::Agrees,
                         "{finding:?}"
                     );
                     let stated = consequence.unwrap_or_else(|| (*danger).to_owned());

@@ -8,7 +8,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::finding::{Claim, Finding, How, Verdict};
+use super::finding::{Claim, How, ProbeFinding, ProbeVerdict};
 use super::{AttributeFinding, Probe};
 use crate::endpoint::Trust;
 use crate::s3::OpenUpload;
@@ -48,8 +48,8 @@ impl Probe {
 }
 
 /// Returns true for a capability that is relied on, and that the server confirmed without effect.
-fn is_ignored(finding: &Finding) -> bool {
-    finding.verdict() == Verdict::Lacks
+fn is_ignored(finding: &ProbeFinding) -> bool {
+    finding.verdict() == ProbeVerdict::Lacks
         && match &finding.claim {
             Claim::Flag { measured, .. } => measured.how == How::Ignored,
             Claim::Writes { stated, .. } => finding
@@ -60,7 +60,7 @@ fn is_ignored(finding: &Finding) -> bool {
 
 /// Returns true for an attribute that the job keeps, and that a write confirmed without keeping it.
 fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
-    matches!(finding.verdict(), Verdict::Loses | Verdict::Lacks)
+    matches!(finding.verdict(), ProbeVerdict::Loses | ProbeVerdict::Lacks)
         && finding
             .routes()
             .iter()
@@ -82,11 +82,11 @@ pub(crate) fn false_date(open: &OpenUpload, created: Timestamp) -> Option<String
 
 #[cfg(test)]
 mod tests {
-    use super::super::Told;
+    use super::super::ProbeAnswer;
     use super::*;
 
-    fn probe(stated: bool, measured: Told, trust: Trust) -> Probe {
-        let finding = Finding {
+    fn probe(stated: bool, measured: ProbeAnswer, trust: Trust) -> Probe {
+        let finding = ProbeFinding {
             name: "copy_conditions",
             claim: Claim::Flag { stated, measured },
             is_needed: true,
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn nothing_is_trusted_if_the_server_ignores_what_the_job_relies_on() {
-        let ignored = || Told::ignored("it copies another version");
+        let ignored = || ProbeAnswer::ignored("it copies another version");
         let advised = |stated, measured, trust| probe(stated, measured, trust).advised_trust();
         let doubted = Some(Trust::Nothing);
         assert_eq!(advised(true, ignored(), Trust::Answers), doubted);
@@ -118,14 +118,14 @@ mod tests {
         assert_eq!(
             advised(false, ignored(), Trust::Answers),
             None,
-            "nobody relies on it"
+            "the job does not rely on it"
         );
         assert_eq!(
-            advised(true, Told::refused("501"), Trust::Answers),
+            advised(true, ProbeAnswer::refused("501"), Trust::Answers),
             None,
             "it says so"
         );
-        assert_eq!(advised(true, Told::kept(), Trust::Answers), None);
+        assert_eq!(advised(true, ProbeAnswer::kept(), Trust::Answers), None);
         assert_eq!(
             probe(true, ignored(), Trust::Answers).doubts(),
             ["`copy_conditions`"]

@@ -1,8 +1,8 @@
 //! The findings of a probe, and the decision whether a job can work with them.
 //!
 //! Three kinds of findings share one scale ([`How`]): requests that a job sends
-//! ([`RequestFinding`]), capabilities that a manifest can state ([`Finding`]), and attributes of
-//! objects ([`AttributeFinding`]). Each finding knows what the job relies on, so that it can say
+//! ([`RequestFinding`]), capabilities that a manifest can state ([`ProbeFinding`]), and attributes
+//! of objects ([`AttributeFinding`]). Each finding knows what the job relies on, so that it can say
 //! whether the job fails because of it, and states its consequence in one sentence.
 
 mod attribute;
@@ -48,14 +48,14 @@ impl How {
 
 /// The answer to a question, and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ProbeAnswer {
     /// The answer.
     pub how: How,
     /// The reason, as far as one is known; empty for what is kept.
     pub reason: String,
 }
 
-impl Told {
+impl ProbeAnswer {
     pub(super) const fn kept() -> Self {
         Self {
             how: How::Kept,
@@ -141,7 +141,7 @@ impl Serialize for Value {
 /// The relation of a finding to what the job relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum ProbeVerdict {
     /// It is as relied on.
     Agrees,
     /// The endpoint can do more; to say so saves requests or gives stronger proofs.
@@ -164,24 +164,24 @@ pub enum Claim {
         /// The value that the profile or the manifest states.
         stated: bool,
         /// The server's answer; [`How::Kept`] is `true`.
-        measured: Told,
+        measured: ProbeAnswer,
     },
     /// Something that holds for some of the writes.
     Writes {
         /// The value that the profile or the manifest states.
         stated: OnWrites,
         /// The answer of `CopyObject`.
-        copy: Told,
+        copy: ProbeAnswer,
         /// The answer of `PutObject`.
-        put: Told,
+        put: ProbeAnswer,
         /// The answer of `CompleteMultipartUpload`.
-        complete: Told,
+        complete: ProbeAnswer,
     },
 }
 
 /// A capability that a manifest can state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ProbeFinding {
     /// The name of the field under `capabilities:` in a manifest.
     pub name: &'static str,
     /// The capability that the job relies on, and the finding.
@@ -190,9 +190,9 @@ pub struct Finding {
     pub is_needed: bool,
 }
 
-impl Finding {
+impl ProbeFinding {
     /// Returns the writes and their answers; none for a flag.
-    pub fn writes(&self) -> impl Iterator<Item = (ConditionalWrite, &Told)> {
+    pub fn writes(&self) -> impl Iterator<Item = (ConditionalWrite, &ProbeAnswer)> {
         let writes = match &self.claim {
             Claim::Flag { .. } => None,
             Claim::Writes {
@@ -221,7 +221,7 @@ impl Finding {
     /// Returns the value that the probe found, as far as it is known.
     #[must_use]
     pub fn found(&self) -> Option<Value> {
-        let is_known = |measured: &Told| measured.how == How::Kept || measured.is_lacking();
+        let is_known = |measured: &ProbeAnswer| measured.how == How::Kept || measured.is_lacking();
         match &self.claim {
             Claim::Flag { measured, .. } => {
                 is_known(measured).then_some(Value::Flag(measured.how == How::Kept))
@@ -247,34 +247,36 @@ impl Finding {
 
     /// Compares what was found with what is relied on.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> ProbeVerdict {
         match &self.claim {
-            Claim::Flag { measured, .. } if measured.how == How::Unknown => Verdict::Unknown,
-            Claim::Flag { measured, .. } if measured.how == How::Moot => Verdict::Moot,
+            Claim::Flag { measured, .. } if measured.how == How::Unknown => ProbeVerdict::Unknown,
+            Claim::Flag { measured, .. } if measured.how == How::Moot => ProbeVerdict::Moot,
             Claim::Flag { stated, measured } if *stated == (measured.how == How::Kept) => {
-                Verdict::Agrees
+                ProbeVerdict::Agrees
             }
-            Claim::Flag { stated, .. } if *stated == self.is_restriction() => Verdict::CanDoMore,
-            Claim::Flag { .. } => Verdict::Lacks,
+            Claim::Flag { stated, .. } if *stated == self.is_restriction() => {
+                ProbeVerdict::CanDoMore
+            }
+            Claim::Flag { .. } => ProbeVerdict::Lacks,
             Claim::Writes { stated, .. } => {
-                let any = |is_said: bool, of: fn(&Told) -> bool| {
+                let any = |is_said: bool, of: fn(&ProbeAnswer) -> bool| {
                     self.writes()
                         .any(|(write, measured)| stated.on(write) == is_said && of(measured))
                 };
-                let is_unknown = |measured: &Told| measured.how == How::Unknown;
-                let is_kept = |measured: &Told| measured.how == How::Kept;
-                if any(true, Told::is_lacking) {
-                    Verdict::Lacks
+                let is_unknown = |measured: &ProbeAnswer| measured.how == How::Unknown;
+                let is_kept = |measured: &ProbeAnswer| measured.how == How::Kept;
+                if any(true, ProbeAnswer::is_lacking) {
+                    ProbeVerdict::Lacks
                 } else if any(true, is_unknown) {
-                    Verdict::Unknown
+                    ProbeVerdict::Unknown
                 } else if any(false, is_kept) {
-                    Verdict::CanDoMore
+                    ProbeVerdict::CanDoMore
                 } else if any(false, is_unknown) {
-                    Verdict::Unknown
-                } else if any(true, is_kept) || any(false, Told::is_lacking) {
-                    Verdict::Agrees
+                    ProbeVerdict::Unknown
+                } else if any(true, is_kept) || any(false, ProbeAnswer::is_lacking) {
+                    ProbeVerdict::Agrees
                 } else {
-                    Verdict::Moot
+                    ProbeVerdict::Moot
                 }
             }
         }
@@ -297,8 +299,8 @@ impl Finding {
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
-            Verdict::Lacks => true,
-            Verdict::Unknown => self.is_needed && self.relies_on_unconfirmed(),
+            ProbeVerdict::Lacks => true,
+            ProbeVerdict::Unknown => self.is_needed && self.relies_on_unconfirmed(),
             _ => false,
         }
     }
@@ -313,16 +315,18 @@ impl Finding {
                     .writes()
                     .filter(|(_, measured)| measured.how != How::Kept);
                 let measured =
-                    measured.map(|(write, Told { how, reason })| match reason.as_str() {
-                        "" => format!("{} {}", request_of(write), how.word()),
-                        reason => {
-                            let request = request_of(write);
-                            let reason = reason
-                                .strip_prefix(&format!("{request}: "))
-                                .unwrap_or(reason);
-                            format!("{request} {}: {reason}", how.word())
-                        }
-                    });
+                    measured.map(
+                        |(write, ProbeAnswer { how, reason })| match reason.as_str() {
+                            "" => format!("{} {}", request_of(write), how.word()),
+                            reason => {
+                                let request = request_of(write);
+                                let reason = reason
+                                    .strip_prefix(&format!("{request}: "))
+                                    .unwrap_or(reason);
+                                format!("{request} {}: {reason}", how.word())
+                            }
+                        },
+                    );
                 measured.collect::<Vec<_>>().join("; ")
             }
         }
@@ -367,7 +371,7 @@ pub struct RequestFinding {
     /// The request.
     pub operation: Operation,
     /// The reaction of the server.
-    pub measured: Told,
+    pub measured: ProbeAnswer,
     /// True if the job depends on it.
     pub is_needed: bool,
 }
@@ -375,12 +379,12 @@ pub struct RequestFinding {
 impl RequestFinding {
     /// Compares what was found with what the job needs.
     #[must_use]
-    pub const fn verdict(&self) -> Verdict {
+    pub const fn verdict(&self) -> ProbeVerdict {
         match self.measured.how {
-            How::Kept => Verdict::Agrees,
-            How::Moot => Verdict::Moot,
-            How::Unknown => Verdict::Unknown,
-            How::Refused | How::Ignored => Verdict::Lacks,
+            How::Kept => ProbeVerdict::Agrees,
+            How::Moot => ProbeVerdict::Moot,
+            How::Unknown => ProbeVerdict::Unknown,
+            How::Refused | How::Ignored => ProbeVerdict::Lacks,
         }
     }
 
@@ -406,7 +410,7 @@ impl RequestFinding {
     /// Returns true if the job cannot work for it.
     #[must_use]
     pub const fn fails(&self) -> bool {
-        self.is_needed && matches!(self.verdict(), Verdict::Lacks | Verdict::Unknown)
+        self.is_needed && matches!(self.verdict(), ProbeVerdict::Lacks | ProbeVerdict::Unknown)
     }
 }
 

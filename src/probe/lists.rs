@@ -8,10 +8,10 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use super::doubts::false_date;
-use super::finding::Told;
+use super::finding::ProbeAnswer;
 use super::scratch::{NotStored, Scratch, answer_from, is_refusal, plain, reason};
 use crate::multipart::{self, MultipartUpload};
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::display_counted;
 
@@ -23,9 +23,9 @@ const ODD: &str = "é+%";
 
 /// The answers about the list of objects.
 pub(super) struct ObjectLists {
-    pub(super) list: Told,
-    pub(super) ordered: Told,
-    pub(super) encoded: Told,
+    pub(super) list: ProbeAnswer,
+    pub(super) ordered: ProbeAnswer,
+    pub(super) encoded: ProbeAnswer,
 }
 
 /// Finds out whether a list shows what was written, in the order of bytes, and in an encoding if it
@@ -40,21 +40,21 @@ pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
             Err(failure) => refusal = Some(failure),
         }
     }
-    let all = |measured: Told| ObjectLists {
+    let all = |measured: ProbeAnswer| ObjectLists {
         list: measured.clone(),
         ordered: measured.clone(),
         encoded: measured,
     };
     if let (true, Some(failure)) = (stored.is_empty(), refusal) {
-        return all(Told::unknown(reason(&failure)));
+        return all(ProbeAnswer::unknown(reason(&failure)));
     }
     let odd = format!("{prefix}{ODD}");
     let is_exact = |keys: &[String]| stored.iter().eq(keys.iter().collect::<BTreeSet<_>>());
     let (keys, encoded) = match list_keys(scratch, &prefix, true).await {
-        Ok(keys) if is_exact(&keys) => (keys, Told::kept()),
+        Ok(keys) if is_exact(&keys) => (keys, ProbeAnswer::kept()),
         first => {
             let why = match &first {
-                Ok(_) => Told::ignored("names come back otherwise than they were written"),
+                Ok(_) => ProbeAnswer::ignored("names come back otherwise than they were written"),
                 Err(failure) => answer_from(failure),
             };
             match list_keys(scratch, &prefix, false).await {
@@ -69,22 +69,22 @@ pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
         .filter(|key| !found.contains(key) && **key != odd)
         .collect();
     let list = match missing.first() {
-        None => Told::kept(),
-        Some(key) => Told::ignored(format!(
+        None => ProbeAnswer::kept(),
+        Some(key) => ProbeAnswer::ignored(format!(
             "the list lacks {}, for example {key}",
             display_counted(missing.len() as u64, "key")
         )),
     };
     let shown: Vec<_> = keys.iter().filter(|key| stored.contains(*key)).collect();
     let ordered = match &list {
-        list if list.is_lacking() && shown.len() < 2 => Told::unknown(list.reason.clone()),
-        _ if shown.is_sorted() => Told::kept(),
-        _ => Told::ignored("keys come in another order than that of their bytes"),
+        list if list.is_lacking() && shown.len() < 2 => ProbeAnswer::unknown(list.reason.clone()),
+        _ if shown.is_sorted() => ProbeAnswer::kept(),
+        _ => ProbeAnswer::ignored("keys come in another order than that of their bytes"),
     };
     let encoded = if stored.contains(&odd) {
         encoded
     } else {
-        Told::moot(format!("the server does not store the key {odd}"))
+        ProbeAnswer::moot(format!("the server does not store the key {odd}"))
     };
     ObjectLists {
         list,
@@ -108,7 +108,7 @@ async fn list_keys(
     let (mut keys, mut token) = (Vec::new(), None);
     loop {
         let mut page = bucket.list(prefix, None, token.as_deref()).await?;
-        if paging.check(&mut page)? == Turn::Again {
+        if paging.check(&mut page)? == PageVerdict::Again {
             continue;
         }
         keys.extend(page.items.into_iter().map(|object| object.key));
@@ -122,9 +122,9 @@ async fn list_keys(
 
 /// The answers about open uploads.
 pub(super) struct UploadLists {
-    pub(super) parts: Told,
-    pub(super) list: Told,
-    pub(super) encoded: Told,
+    pub(super) parts: ProbeAnswer,
+    pub(super) list: ProbeAnswer,
+    pub(super) encoded: ProbeAnswer,
 }
 
 /// Finds out whether an open upload and its part are listed, and whether its key comes back from an
@@ -148,7 +148,7 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let (upload, part) = match begun {
         Ok(begun) => begun,
         Err(failure) => {
-            let why = Told::unknown(reason(&failure));
+            let why = ProbeAnswer::unknown(reason(&failure));
             return UploadLists {
                 parts: why.clone(),
                 list: why.clone(),
@@ -161,7 +161,7 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let encoded = if is_odd {
         encoded
     } else {
-        Told::moot(format!("the server does not take the key {odd}"))
+        ProbeAnswer::moot(format!("the server does not take the key {odd}"))
     };
     UploadLists {
         parts,
@@ -170,13 +170,17 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     }
 }
 
-async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartDone) -> Told {
+async fn list_of_parts(
+    scratch: &Scratch,
+    upload: &MultipartUpload,
+    part: &PartDone,
+) -> ProbeAnswer {
     if let Err(failure) = scratch.bucket_for(Operation::ListParts) {
         return answer_about_uploads(&failure);
     }
     match upload.parts().try_collect::<Vec<_>>().await {
-        Ok(parts) if parts.iter().map(|part| part.size).eq([part.size]) => Told::kept(),
-        Ok(parts) => Told::ignored(format!(
+        Ok(parts) if parts.iter().map(|part| part.size).eq([part.size]) => ProbeAnswer::kept(),
+        Ok(parts) => ProbeAnswer::ignored(format!(
             "it shows {} of an upload that has one",
             display_counted(parts.len() as u64, "part")
         )),
@@ -189,7 +193,7 @@ async fn list_of_uploads(
     scratch: &mut Scratch,
     upload: &MultipartUpload,
     created: Timestamp,
-) -> (Told, Told) {
+) -> (ProbeAnswer, ProbeAnswer) {
     let is_it = |open: &OpenUpload| open.upload_id == upload.id();
     let encoded = list_open(scratch, true).await;
     let listed = encoded.iter().flatten().find(|open| is_it(open));
@@ -199,21 +203,21 @@ async fn list_of_uploads(
             .iter()
             .any(|open| is_it(open) && open.key == upload.key().as_str())
     {
-        return (Told::kept(), Told::kept());
+        return (ProbeAnswer::kept(), ProbeAnswer::kept());
     }
     let why = match &encoded {
-        Ok(_) => Told::ignored("keys come back otherwise than they were written"),
+        Ok(_) => ProbeAnswer::ignored("keys come back otherwise than they were written"),
         Err(failure) => answer_about_uploads(failure),
     };
     match list_open(scratch, false).await {
-        Ok(uploads) if uploads.iter().any(is_it) => (Told::kept(), why),
+        Ok(uploads) if uploads.iter().any(is_it) => (ProbeAnswer::kept(), why),
         Ok(_) => {
-            let list = Told::ignored("the list does not show an upload that is open");
-            (list.clone(), Told::unknown(list.reason))
+            let list = ProbeAnswer::ignored("the list does not show an upload that is open");
+            (list.clone(), ProbeAnswer::unknown(list.reason))
         }
         Err(failure) => (
             answer_about_uploads(&failure),
-            Told::unknown(reason(&failure)),
+            ProbeAnswer::unknown(reason(&failure)),
         ),
     }
 }
@@ -230,9 +234,11 @@ async fn list_open(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenU
 
 /// Turns the failure of a question about uploads into an answer. If the server does not understand
 /// the question, or knows no such upload, that is a refusal.
-fn answer_about_uploads(failure: &Failure) -> Told {
+fn answer_about_uploads(failure: &Failure) -> ProbeAnswer {
     match failure.kind() {
-        FailureKind::NoSuchUpload | FailureKind::NotUnderstood => Told::refused(reason(failure)),
+        FailureKind::NoSuchUpload | FailureKind::NotUnderstood => {
+            ProbeAnswer::refused(reason(failure))
+        }
         _ => answer_from(failure),
     }
 }

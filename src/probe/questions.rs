@@ -9,7 +9,7 @@ mod answers;
 use futures::TryStreamExt;
 
 use super::conditions;
-use super::finding::{Finding, How, RequestFinding, Told};
+use super::finding::{How, ProbeAnswer, ProbeFinding, RequestFinding};
 use super::needs::Needs;
 use super::scratch::{Scratch, answer_from, is_refusal, plain, reason};
 use super::{attributes, lists};
@@ -34,9 +34,9 @@ pub(super) const NO_UPLOADS: &str = "no multipart upload can be completed";
 
 /// All that was found out, but for what the cleaning shows.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct ProbeFindings {
     pub(super) requests: Vec<RequestFinding>,
-    pub(super) capabilities: Vec<Finding>,
+    pub(super) capabilities: Vec<ProbeFinding>,
     pub(super) attributes: Vec<super::AttributeFinding>,
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn ask(
     scratch: &mut Scratch,
     stated: &Capabilities,
     needs: &Needs,
-) -> Result<Findings, Failure> {
+) -> Result<ProbeFindings, Failure> {
     let written = scratch
         .put("object", OBJECT, &plain(), None, WriteCondition::None)
         .await?;
@@ -80,7 +80,7 @@ pub(super) async fn ask(
             )
             .await
         }
-        Err(failure) => ProbedUpload::unknown(&Told::unknown(format!(
+        Err(failure) => ProbedUpload::unknown(&ProbeAnswer::unknown(format!(
             "no source of parts: {}",
             reason(&failure)
         ))),
@@ -102,7 +102,7 @@ pub(super) async fn ask(
     let checksums = checksums(scratch, multipart.is_lacking()).await;
     scratch.assume(|capabilities| capabilities.checksums = are_believed);
     let odd_part_sources = match parts.part_copy.how {
-        How::Refused | How::Ignored => Told::moot("there are no part copies"),
+        How::Refused | How::Ignored => ProbeAnswer::moot("there are no part copies"),
         _ => odd_part_sources(scratch).await,
     };
     let requests = vec![
@@ -128,14 +128,14 @@ pub(super) async fn ask(
         tag_headers,
         odd_part_sources,
     };
-    Ok(Findings {
+    Ok(ProbeFindings {
         requests,
         capabilities: measured.findings(stated, needs),
         attributes,
     })
 }
 
-fn request(operation: Operation, measured: Told, is_needed: bool) -> RequestFinding {
+fn request(operation: Operation, measured: ProbeAnswer, is_needed: bool) -> RequestFinding {
     RequestFinding {
         operation,
         measured,
@@ -145,19 +145,19 @@ fn request(operation: Operation, measured: Told, is_needed: bool) -> RequestFind
 
 /// The answers to the requests that make objects, which other questions depend on.
 pub(super) struct WorkingWrites<'t> {
-    copy: &'t Told,
-    multipart: &'t Told,
+    copy: &'t ProbeAnswer,
+    multipart: &'t ProbeAnswer,
 }
 
 impl WorkingWrites<'_> {
     /// Returns the reason why there is nothing to ask about this write, if there is one.
-    pub(super) fn moot(&self, by: ConditionalWrite) -> Option<Told> {
+    pub(super) fn moot(&self, by: ConditionalWrite) -> Option<ProbeAnswer> {
         match by {
             ConditionalWrite::Copy if self.copy.is_lacking() => {
-                Some(Told::moot("CopyObject does not work"))
+                Some(ProbeAnswer::moot("CopyObject does not work"))
             }
             ConditionalWrite::Complete if self.multipart.is_lacking() => {
-                Some(Told::moot(NO_UPLOADS))
+                Some(ProbeAnswer::moot(NO_UPLOADS))
             }
             _ => None,
         }
@@ -192,24 +192,24 @@ fn pin(scratch: &Scratch, name: &str, written: &Written) -> Result<SourcePin, Fa
     })
 }
 
-fn scratch_effect(head: &Result<Head, Failure>) -> Told {
+fn scratch_effect(head: &Result<Head, Failure>) -> ProbeAnswer {
     match head {
-        Ok(head) if head.size == OBJECT.len() as u64 => Told::kept(),
-        Ok(head) => Told::ignored(format!(
+        Ok(head) if head.size == OBJECT.len() as u64 => ProbeAnswer::kept(),
+        Ok(head) => ProbeAnswer::ignored(format!(
             "HEAD shows {} bytes of {}",
             head.size,
             OBJECT.len()
         )),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
-            Told::ignored("PutObject was answered with success and made no object")
+            ProbeAnswer::ignored("PutObject was answered with success and made no object")
         }
-        Err(failure) => Told::unknown(reason(failure)),
+        Err(failure) => ProbeAnswer::unknown(reason(failure)),
     }
 }
 
 /// Finds out whether Complete makes an object, and whether it takes the size. A server that does
 /// not take it is not sent it any more.
-async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
+async fn multipart(scratch: &mut Scratch) -> (ProbeAnswer, ProbeAnswer) {
     let size = b"part".len() as u64;
     let sized = match scratch
         .complete_one("sized", &plain(), WriteCondition::None)
@@ -220,7 +220,7 @@ async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
                 .effect("sized", ConditionalWrite::Complete, size)
                 .await;
             // Taken, whatever became of it.
-            return (effect, Told::kept());
+            return (effect, ProbeAnswer::kept());
         }
         Err(failure) => answer_from(&failure),
     };
@@ -235,14 +235,14 @@ async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
                 .await,
             sized,
         ),
-        Err(failure) => (answer_from(&failure), Told::moot(NO_UPLOADS)),
+        Err(failure) => (answer_from(&failure), ProbeAnswer::moot(NO_UPLOADS)),
     }
 }
 
 /// The answers about part copies, and the object that was made of them.
 struct ProbedUpload {
-    part_copy: Told,
-    equal: Told,
+    part_copy: ProbeAnswer,
+    equal: ProbeAnswer,
     made: Option<MadeOfParts>,
 }
 
@@ -253,7 +253,7 @@ struct MadeOfParts {
 }
 
 impl ProbedUpload {
-    fn unknown(why: &Told) -> Self {
+    fn unknown(why: &ProbeAnswer) -> Self {
         Self {
             part_copy: why.clone(),
             equal: why.clone(),
@@ -264,8 +264,8 @@ impl ProbedUpload {
 
 /// The reason why part copies made no object.
 struct PartsFailed {
-    part_copy: Told,
-    why: Told,
+    part_copy: ProbeAnswer,
+    why: ProbeAnswer,
     is_invalid: bool,
 }
 
@@ -274,9 +274,9 @@ struct PartsFailed {
 async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool) -> ProbedUpload {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
-            let equal = Told::ignored("a last part may be the largest one");
+            let equal = ProbeAnswer::ignored("a last part may be the largest one");
             return ProbedUpload {
-                part_copy: Told::kept(),
+                part_copy: ProbeAnswer::kept(),
                 equal,
                 made: Some(made),
             };
@@ -286,11 +286,11 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
     // If nothing can be completed, other parts make no difference.
     if cannot_complete || !unequal.is_invalid {
         let equal = if unequal.part_copy.is_lacking() {
-            Told::moot("there are no part copies")
+            ProbeAnswer::moot("there are no part copies")
         } else if cannot_complete {
-            Told::moot(NO_UPLOADS)
+            ProbeAnswer::moot(NO_UPLOADS)
         } else {
-            Told::unknown(unequal.why.reason)
+            ProbeAnswer::unknown(unequal.why.reason)
         };
         return ProbedUpload {
             part_copy: unequal.part_copy,
@@ -300,13 +300,13 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
     }
     match in_parts(scratch, source, 6 * MIB).await {
         Ok(made) => ProbedUpload {
-            part_copy: Told::kept(),
-            equal: Told::kept(),
+            part_copy: ProbeAnswer::kept(),
+            equal: ProbeAnswer::kept(),
             made: Some(made),
         },
         Err(PartsFailed { part_copy, why, .. }) => ProbedUpload {
             part_copy,
-            equal: Told::unknown(why.reason),
+            equal: ProbeAnswer::unknown(why.reason),
             made: None,
         },
     }
@@ -318,8 +318,8 @@ async fn in_parts(
     source: &SourcePin,
     first: u64,
 ) -> Result<MadeOfParts, PartsFailed> {
-    let failed = |failure: &Failure, part_copy: Option<Told>| PartsFailed {
-        part_copy: part_copy.unwrap_or_else(|| Told::unknown(reason(failure))),
+    let failed = |failure: &Failure, part_copy: Option<ProbeAnswer>| PartsFailed {
+        part_copy: part_copy.unwrap_or_else(|| ProbeAnswer::unknown(reason(failure))),
         why: answer_from(failure),
         is_invalid: *failure.kind() == FailureKind::Invalid,
     };
@@ -337,7 +337,7 @@ async fn in_parts(
         {
             Ok(part) => done.push(part),
             Err(failure) if number == 1 && is_unknown_request(&failure) => {
-                let refused = Told::refused(reason(&failure));
+                let refused = ProbeAnswer::refused(reason(&failure));
                 return Err(PartsFailed {
                     is_invalid: false,
                     ..failed(&failure, Some(refused))
@@ -382,11 +382,11 @@ async fn by_list_of_parts(
     scratch: &Scratch,
     upload: &MultipartUpload,
     done: &[PartDone],
-) -> Option<Told> {
+) -> Option<ProbeAnswer> {
     scratch.bucket_for(Operation::ListParts).ok()?;
     let held: Vec<PartDone> = upload.parts().try_collect().await.ok()?;
     let sizes = |parts: &[PartDone]| parts.iter().map(|part| part.size).collect::<Vec<_>>();
-    (sizes(&held) == sizes(done)).then(Told::kept)
+    (sizes(&held) == sizes(done)).then(ProbeAnswer::kept)
 }
 
 /// Finds out whether `ETag`s follow from the bytes: of objects that are put, of copies, of parts,
@@ -398,20 +398,20 @@ fn content_etags(
     copied: &Result<Written, Failure>,
     parts: &ProbedUpload,
     body: &[u8],
-) -> Told {
+) -> ProbeAnswer {
     if scratch.bucket.client().customer_key().is_some() || head.as_ref().is_ok_and(|head| head.kms)
     {
-        return Told::moot("a KMS or customer key hides the ETags");
+        return ProbeAnswer::moot("a KMS or customer key hides the ETags");
     }
     let md5 = md5_etag(OBJECT);
     if written.etag != md5 {
-        return Told::ignored("the ETag of an object is not the MD5 of its bytes");
+        return ProbeAnswer::ignored("the ETag of an object is not the MD5 of its bytes");
     }
     if copied.as_ref().is_ok_and(|copied| copied.etag != md5) {
-        return Told::ignored("the ETag of a copy is not the MD5 of its bytes");
+        return ProbeAnswer::ignored("the ETag of a copy is not the MD5 of its bytes");
     }
     let Some(made) = &parts.made else {
-        return Told::kept();
+        return ProbeAnswer::kept();
     };
     let (head, tail) = body.split_at(
         usize::try_from(made.first)
@@ -421,14 +421,14 @@ fn content_etags(
     let expected = [md5_etag(head), md5_etag(tail)];
     let whole = multipart_etag(expected.iter().map(String::as_str));
     if made.etags == expected && whole.as_ref() == Some(&made.etag) {
-        return Told::kept();
+        return ProbeAnswer::kept();
     }
-    Told::ignored("the ETags of parts, or of what they make, are not those of S3")
+    ProbeAnswer::ignored("the ETags of parts, or of what they make, are not those of S3")
 }
 
 /// Finds out whether a checksum that is right is stored and shown, one that is wrong is refused,
 /// and parts make that of the whole.
-async fn checksums(scratch: &mut Scratch, only_puts: bool) -> Told {
+async fn checksums(scratch: &mut Scratch, only_puts: bool) -> ProbeAnswer {
     // Where the manifest does not rely on them, answers would not be read for them.
     scratch.assume(|capabilities| capabilities.checksums = true);
     let algorithm = ChecksumAlgorithm::Crc64Nvme;
@@ -459,9 +459,9 @@ async fn checksums(scratch: &mut Scratch, only_puts: bool) -> Told {
         )
         .await;
     match put {
-        Ok(_) => return Told::ignored("bytes with a wrong checksum are accepted"),
-        Err(failure) if !is_refusal(&failure) => return Told::unknown(reason(&failure)),
-        Err(_) if only_puts => return Told::kept(),
+        Ok(_) => return ProbeAnswer::ignored("bytes with a wrong checksum are accepted"),
+        Err(failure) if !is_refusal(&failure) => return ProbeAnswer::unknown(reason(&failure)),
+        Err(_) if only_puts => return ProbeAnswer::kept(),
         Err(_) => {}
     }
     let attributes = Attributes {
@@ -492,20 +492,20 @@ async fn shows(
     name: &str,
     answer: Result<Written, Failure>,
     expected: &Checksum,
-) -> Told {
+) -> ProbeAnswer {
     if let Err(failure) = answer {
         return answer_from(&failure);
     }
     match scratch.head(name).await {
-        Ok(head) if head.checksum.as_ref() == Some(expected) => Told::kept(),
-        Ok(_) => Told::ignored("HEAD does not show the checksum of what was sent"),
-        Err(failure) => Told::unknown(reason(&failure)),
+        Ok(head) if head.checksum.as_ref() == Some(expected) => ProbeAnswer::kept(),
+        Ok(_) => ProbeAnswer::ignored("HEAD does not show the checksum of what was sent"),
+        Err(failure) => ProbeAnswer::unknown(reason(&failure)),
     }
 }
 
 /// Finds out whether `UploadPartCopy` reads the key that was named, and not the key that results
 /// from decoding it once more.
-async fn odd_part_sources(scratch: &mut Scratch) -> Told {
+async fn odd_part_sources(scratch: &mut Scratch) -> ProbeAnswer {
     const MEANT: (&str, &[u8]) = ("odd%20name", b"meant");
     const OTHER: (&str, &[u8]) = ("odd name", b"another one");
     // Without the other object, a name that is decoded again names nothing.
@@ -513,9 +513,9 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told {
     let meant = match scratch.put_plain(MEANT.0, MEANT.1).await {
         Ok(written) => written,
         Err(failure) if is_refusal(&failure) => {
-            return Told::moot(format!("the server does not store the key `{}`", MEANT.0));
+            return ProbeAnswer::moot(format!("the server does not store the key `{}`", MEANT.0));
         }
-        Err(failure) => return Told::unknown(reason(&failure)),
+        Err(failure) => return ProbeAnswer::unknown(reason(&failure)),
     };
     let copied = async {
         let source = pin(scratch, MEANT.0, &meant)?;
@@ -537,12 +537,12 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told {
         Ok(scratch.head("odd-parts").await?.size == MEANT.1.len() as u64)
     };
     match copied.await {
-        Ok(true) => Told::kept(),
-        Ok(false) => Told::ignored("the part came from another key"),
+        Ok(true) => ProbeAnswer::kept(),
+        Ok(false) => ProbeAnswer::ignored("the part came from another key"),
         Err::<_, Failure>(failure) if *failure.kind() == FailureKind::NotFound => {
-            Told::refused(reason(&failure))
+            ProbeAnswer::refused(reason(&failure))
         }
-        Err(failure) => Told::unknown(reason(&failure)),
+        Err(failure) => ProbeAnswer::unknown(reason(&failure)),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The scratch prefix: each request of a probe, and a note of whatever it may have made.
+//! The scratch prefix: each request of a probe, and a note of all that it may have made.
 //!
 //! No request is sent after the probe was asked to stop, or when its time is over. A request that
-//! is under way then may end, because one whose answer nobody waits for may take effect after the
-//! cleaning.
+//! is under way then may end: if the probe did not wait for the answer, the request could take
+//! effect after the cleaning.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::finding::{Told, request_of};
+use super::finding::{ProbeAnswer, request_of};
 use crate::bucket::{Answer, Bucket};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::location::ObjectKey;
@@ -38,7 +38,7 @@ pub struct NotStored {
 
 /// An object or an upload that was made, or may have been.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Made {
+pub(super) struct ProbeWrite {
     pub(super) key: ObjectKey,
     /// The version, or the upload id.
     pub(super) id: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Made {
 
 /// An object or upload that may exist although no answer confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Doubt {
+pub(super) struct UnconfirmedWrite {
     pub(super) key: ObjectKey,
     pub(super) is_upload: bool,
     /// True if the request may take effect after the lists were read.
@@ -59,11 +59,11 @@ pub(super) struct Scratch {
     pub(super) prefix: String,
     /// The canned ACL of all that is written.
     pub(super) acl: Option<CannedAcl>,
-    pub(super) objects: Vec<Made>,
-    pub(super) uploads: Vec<Made>,
+    pub(super) objects: Vec<ProbeWrite>,
+    pub(super) uploads: Vec<ProbeWrite>,
     /// Uploads of which Complete was answered with success.
-    pub(super) completed: Vec<Made>,
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) completed: Vec<ProbeWrite>,
+    pub(super) doubts: Vec<UnconfirmedWrite>,
     pub(super) not_stored: Vec<NotStored>,
     /// The contradiction in the date of a listed upload.
     pub(super) false_date: Option<String>,
@@ -151,7 +151,7 @@ impl Scratch {
             }
             Err(_) => return,
         };
-        let made = Made {
+        let made = ProbeWrite {
             key: key.clone(),
             id,
         };
@@ -161,7 +161,7 @@ impl Scratch {
     }
 
     fn doubt(&mut self, key: &ObjectKey, is_upload: bool, is_late: bool) {
-        self.doubts.push(Doubt {
+        self.doubts.push(UnconfirmedWrite {
             key: key.clone(),
             is_upload,
             is_late,
@@ -252,7 +252,7 @@ impl Scratch {
                 return Err(failure);
             }
         };
-        let made = |id: &str| Made {
+        let made = |id: &str| ProbeWrite {
             key: upload.key().clone(),
             id: Some(id.to_owned()),
         };
@@ -312,7 +312,7 @@ impl Scratch {
         });
         self.note(upload.key(), began, &answer);
         if answer.is_ok() {
-            let is_it = |made: &mut Made| made.id.as_deref() == Some(upload.id());
+            let is_it = |made: &mut ProbeWrite| made.id.as_deref() == Some(upload.id());
             self.completed.extend(self.uploads.extract_if(.., is_it));
         }
         answer.map(|answer| answer.value)
@@ -360,18 +360,20 @@ impl Scratch {
     }
 
     /// Checks that a write that succeeded made an object of this size.
-    pub(super) async fn effect(&self, name: &str, by: ConditionalWrite, size: u64) -> Told {
+    pub(super) async fn effect(&self, name: &str, by: ConditionalWrite, size: u64) -> ProbeAnswer {
         match self.head(name).await {
-            Ok(head) if head.size == size => Told::kept(),
-            Ok(head) => Told::ignored(format!(
+            Ok(head) if head.size == size => ProbeAnswer::kept(),
+            Ok(head) => ProbeAnswer::ignored(format!(
                 "it made an object of {} bytes from {size}",
                 head.size
             )),
-            Err(failure) if *failure.kind() == FailureKind::NotFound => Told::ignored(format!(
-                "{} was answered with success and made no object",
-                request_of(by)
-            )),
-            Err(failure) => Told::unknown(reason(&failure)),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                ProbeAnswer::ignored(format!(
+                    "{} was answered with success and made no object",
+                    request_of(by)
+                ))
+            }
+            Err(failure) => ProbeAnswer::unknown(reason(&failure)),
         }
     }
 
@@ -415,11 +417,11 @@ pub(super) fn is_refusal(failure: &Failure) -> bool {
 }
 
 /// Turns the failure of a request into an answer.
-pub(super) fn answer_from(failure: &Failure) -> Told {
+pub(super) fn answer_from(failure: &Failure) -> ProbeAnswer {
     if is_refusal(failure) {
-        Told::refused(reason(failure))
+        ProbeAnswer::refused(reason(failure))
     } else {
-        Told::unknown(reason(failure))
+        ProbeAnswer::unknown(reason(failure))
     }
 }
 

@@ -92,7 +92,7 @@ pub enum ReportError {
     /// The path names another file now.
     #[error(
         "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
-         run began, wherever that is now. Do not move a report before its run has ended", path.display()
+         run began, at its new path if it still exists. Do not move a report before its run has ended", path.display()
     )]
     Moved {
         /// The path.

@@ -27,7 +27,7 @@ const HEAD: u64 = 4 << 20;
 
 /// The header of a report. It has no secrets, because s3haul accepts none on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct ReportHeader {
     /// The format of the lines that follow.
     pub report: u32,
     /// The version of s3haul.
@@ -60,7 +60,7 @@ pub struct Origin {
     pub sandbox: bool,
 }
 
-impl Origin {
+impl ReportHeader {
     /// Returns the command line of this process.
     ///
     /// # Errors
@@ -341,7 +341,7 @@ pub(super) fn is_gap(line: &str) -> bool {
 
 /// Reads the header of a report. Returns `None` for a file without one.
 #[must_use]
-pub fn header(path: &Path) -> Option<Origin> {
+pub fn header(path: &Path) -> Option<ReportHeader> {
     // Opening a pipe would wait for its writer.
     fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     first_line(&mut File::open(path).ok()?).ok()?.1
@@ -363,7 +363,7 @@ pub fn last_footer(path: &Path) -> Option<Footer> {
 
 /// Returns the length of the first line with its end, and the header in it. The length is 0 if the
 /// line has no end.
-pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<Origin>)> {
+pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<ReportHeader>)> {
     if !file.metadata()?.is_file() {
         return Ok((0, None));
     }

@@ -26,9 +26,9 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use self::file::MergedFile;
-use self::fold::{MergeLine, ObjectHasher, Partition, Verdict, Verdicts};
+use self::fold::{LatestLine, MergeLine, ObjectHasher, Partition, Verdicts};
 use super::error::ReportError;
-use super::frame::{Footer, FooterShards, Origin, footer, is_gap, time_of_run};
+use super::frame::{Footer, FooterShards, ReportHeader, footer, is_gap, time_of_run};
 use super::lines::ReportLines;
 use super::read::{ReadError, ReceiptStatus};
 use super::stored::{StoredReport, StoredRuns};
@@ -81,7 +81,7 @@ pub enum MergeScope {
 #[derive(Clone, Debug)]
 pub struct ReportMerge {
     place: String,
-    origin: Origin,
+    origin: ReportHeader,
     shards: Arc<Vec<ShardReports>>,
     later: Arc<Vec<LaterReport>>,
 }
@@ -105,16 +105,14 @@ impl ReportMerge {
             return Ok(None);
         };
         let header = ReportLines::of_pieces(first).next().await?;
-        let origin: Origin =
-            serde_json::from_str(header.as_deref().unwrap_or_default()).map_err(|error| {
-                ReadError::Foreign {
-                    place: first.location().to_string(),
-                    error: error.to_string(),
-                }
+        let origin: ReportHeader = serde_json::from_str(header.as_deref().unwrap_or_default())
+            .map_err(|error| ReadError::Foreign {
+                place: first.location().to_string(),
+                error: error.to_string(),
             })?;
         Ok(Some(Self {
             place,
-            origin: Origin {
+            origin: ReportHeader {
                 run: run.to_owned(),
                 time: Some(began),
                 command: without_shard(origin.command),
@@ -127,7 +125,7 @@ impl ReportMerge {
 
     /// Returns the header of the result.
     #[must_use]
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &ReportHeader {
         &self.origin
     }
 
@@ -348,7 +346,7 @@ impl MergeTask {
     }
 
     /// Counts the objects of these verdicts.
-    fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v Verdict>) {
+    fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v LatestLine>) {
         let footer = &mut self.footer;
         for verdict in verdicts {
             match verdict.status {

@@ -8,7 +8,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
+use super::frame::{FORMAT, Footer, ReportHeader, footer, is_gap};
 use super::lines::ReportLines;
 use super::read::{ReadError, ReceiptStatus};
 use crate::printable::cut;
@@ -33,7 +33,7 @@ pub struct Overview {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
     /// The run that it comes from.
-    pub origin: Origin,
+    pub origin: ReportHeader,
     /// The end of the run. Absent while the run is at work, and after it was killed.
     pub footer: Option<Footer>,
     /// The numbers of receipts. A resumed run may have several receipts of one object.
@@ -167,10 +167,11 @@ pub async fn overview_and(
 ) -> Result<Overview, ReadError> {
     let first = lines.next().await?.unwrap_or_default();
     let place = lines.place().to_owned();
-    let origin: Origin = serde_json::from_str(&first).map_err(|error| ReadError::Foreign {
-        place: place.clone(),
-        error: error.to_string(),
-    })?;
+    let origin: ReportHeader =
+        serde_json::from_str(&first).map_err(|error| ReadError::Foreign {
+            place: place.clone(),
+            error: error.to_string(),
+        })?;
     if origin.report > FORMAT {
         return Err(ReadError::Newer {
             place,
@@ -312,7 +313,7 @@ impl OverviewReader {
         self.causes.len() - 1
     }
 
-    fn end(mut self, report: String, origin: Origin, shown: usize) -> Overview {
+    fn end(mut self, report: String, origin: ReportHeader, shown: usize) -> Overview {
         self.check_footer();
         let not_done = self.undone.len() as u64;
         for ((_, source, _), (_, cause)) in self.undone {

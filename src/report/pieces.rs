@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ReportEnd;
 use super::error::ReportError;
-use super::frame::{Footer, GAP, Origin};
+use super::frame::{Footer, GAP, ReportHeader};
 use super::stored::{PieceHead, ReportBucket, ReportLength, RunDirectory, cut};
 use crate::journal::{Ledger, host};
 use crate::manifest::job::ReportPlace;
@@ -120,7 +120,7 @@ impl BucketReport {
     /// second session out.
     pub async fn open(
         reports: &ReportBucket,
-        origin: &Origin,
+        origin: &ReportHeader,
         limits: PieceLimits,
     ) -> Result<Self, ReportError> {
         let directory = reports.of_run(&origin.run)?;
@@ -282,7 +282,7 @@ struct PieceWriter {
 impl PieceWriter {
     /// Writes the first piece of this session. Returns true if the report is new, because no
     /// earlier piece counts.
-    async fn begin(&mut self, origin: &Origin) -> Result<bool, ReportError> {
+    async fn begin(&mut self, origin: &ReportHeader) -> Result<bool, ReportError> {
         let mut rounds = 0;
         loop {
             let numbers = self.directory.numbers().await?;

@@ -18,7 +18,7 @@ use crate::manifest::job::{Attribute, PublishedCopy};
 use crate::plan::loss::Loss;
 
 use super::ReportLines;
-use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
+use super::frame::{FORMAT, Footer, ReportHeader, footer, is_gap};
 
 mod error;
 mod there;
@@ -30,7 +30,7 @@ pub use self::error::{ReadError, ReportLine};
 
 /// An object that failed, as the report names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FailedObject {
+pub struct ReportedFailure {
     /// The transfer's name.
     pub transfer: String,
     /// `s3://bucket/key`, or a path. The prefix or directory itself if it could not be listed.
@@ -47,7 +47,7 @@ pub struct FailedObject {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LostObject {
     /// The object.
-    pub object: FailedObject,
+    pub object: ReportedFailure,
     /// The attributes that it lacks.
     pub attributes: BTreeSet<Attribute>,
     /// The copy; absent in reports of old versions.
@@ -58,12 +58,12 @@ pub struct LostObject {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The command that wrote it.
-    pub origin: Origin,
+    pub origin: ReportHeader,
     /// The footer; `None` in a report of format 1.
     pub footer: Option<Footer>,
     /// The objects that failed or were stopped, except those that a later line reports as done. If
     /// the run did not end by itself, also those that were still being restored.
-    pub failed: Vec<FailedObject>,
+    pub failed: Vec<ReportedFailure>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
     /// The numbers of lines about copied or skipped objects that are ignored because of another
@@ -251,7 +251,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
         .into_iter()
         .filter(|(_, (what, ..))| is_incomplete || *what != Undone::Restoring)
         .map(
-            |((transfer, source, version), (_, line, destination))| FailedObject {
+            |((transfer, source, version), (_, line, destination))| ReportedFailure {
                 transfer,
                 source,
                 version,
@@ -271,9 +271,9 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
 }
 
 /// Reads the header. Refuses a report of a later version, and one of a run with `--sandbox`.
-fn origin(place: &str, first: &str) -> Result<Origin, ReadError> {
+fn origin(place: &str, first: &str) -> Result<ReportHeader, ReadError> {
     let place = place.to_owned();
-    let origin: Origin = match serde_json::from_str(first) {
+    let origin: ReportHeader = match serde_json::from_str(first) {
         Ok(origin) => origin,
         Err(error) => {
             let error = error.to_string();
@@ -304,7 +304,7 @@ type ObjectVersion = (String, String, Option<String>);
 /// The content of the lines that were read so far.
 struct ReportReader<'a> {
     place: String,
-    origin: &'a Origin,
+    origin: &'a ReportHeader,
     /// The objects that are not done, each with the number of its line and the destination.
     undone: BTreeMap<ObjectVersion, (Undone, usize, String)>,
     lossy: BTreeMap<(String, String), LostObject>,
@@ -414,7 +414,7 @@ fn note_losses(
 ) {
     let key = (line.transfer.clone(), line.source.clone());
     if line.status == ReceiptStatus::Done && !line.losses.is_empty() {
-        let object = FailedObject {
+        let object = ReportedFailure {
             transfer: line.transfer.clone(),
             source: line.source.clone(),
             version: line.source_version.clone(),

@@ -22,7 +22,7 @@ use super::error::ReportError;
 use super::frame::{Footer, footer, time_of_run};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
 mod runs;
@@ -332,7 +332,7 @@ impl RunDirectory {
             let turn = paging
                 .check(&mut page)
                 .map_err(|failure| self.store(failure))?;
-            if turn == Turn::Again {
+            if turn == PageVerdict::Again {
                 continue;
             }
             page.items.iter().for_each(|object| visit(&object.key));

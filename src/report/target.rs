@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::frame::{Origin, first_line};
+use super::frame::{ReportHeader, first_line};
 
 /// The permissions of a new output file: it names objects, buckets, and accounts.
 const MODE: u32 = 0o600;
@@ -43,7 +43,7 @@ pub enum TargetError {
         kind: OutputKind,
         /// The path.
         path: PathBuf,
-        /// What is wrong with the content.
+        /// The defect of the content.
         reason: &'static str,
     },
     /// The file is about real buckets, and the command uses the sandbox.
@@ -127,7 +127,7 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError::Foreign`] and [`TargetError::Real`].
-    pub fn check_report(path: &Path, origin: &Origin) -> Result<(), TargetError> {
+    pub fn check_report(path: &Path, origin: &ReportHeader) -> Result<(), TargetError> {
         // Only a regular file is opened. Opening a pipe would wait for its reader.
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() && own_stream(&metadata).is_none() => {
@@ -145,7 +145,7 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError`].
-    pub fn open_report(path: &Path, origin: &Origin) -> Result<Self, TargetError> {
+    pub fn open_report(path: &Path, origin: &ReportHeader) -> Result<Self, TargetError> {
         let failed = |error| TargetError::Create {
             kind: OutputKind::Report,
             path: path.to_owned(),
@@ -267,7 +267,11 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Checks that a report may replace this file.
-fn may_replace_report(path: &Path, origin: &Origin, file: &mut File) -> Result<(), TargetError> {
+fn may_replace_report(
+    path: &Path,
+    origin: &ReportHeader,
+    file: &mut File,
+) -> Result<(), TargetError> {
     let kind = OutputKind::Report;
     let failed = |error| TargetError::Create {
         kind,
@@ -300,13 +304,13 @@ mod tests {
 
     use super::*;
 
-    fn origin(sandbox: bool) -> Origin {
-        Origin {
+    fn origin(sandbox: bool) -> ReportHeader {
+        ReportHeader {
             report: 2,
             command: vec!["copy".into()],
             directory: "/".into(),
             sandbox,
-            ..Origin::default()
+            ..ReportHeader::default()
         }
     }
 

@@ -5,12 +5,12 @@ use std::fs;
 use super::*;
 use crate::execute::Outcome;
 
-fn origin() -> Origin {
-    Origin {
+fn origin() -> ReportHeader {
+    ReportHeader {
         report: 2,
         command: vec!["copy".into()],
         directory: "/".into(),
-        ..Origin::default()
+        ..ReportHeader::default()
     }
 }
 
@@ -55,7 +55,10 @@ fn a_journal_goes_on_with_a_report_where_it_is_known_to_be_right() {
         .next()
         .unwrap()
         .to_owned();
-    assert_eq!(serde_json::from_str::<Origin>(&first).unwrap(), origin());
+    assert_eq!(
+        serde_json::from_str::<ReportHeader>(&first).unwrap(),
+        origin()
+    );
 }
 
 fn finish(report: &ReportWriter, path: &Path, footer: &Footer) -> Result<(), ReportError> {
@@ -71,7 +74,7 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
     let length = first.sync().unwrap();
     let end = Footer::of(&Outcome::default(), 4);
     finish(&first, &path, &end).unwrap();
-    let longer = Origin {
+    let longer = ReportHeader {
         host: "another machine".into(),
         ..origin()
     };
@@ -101,11 +104,11 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
         format!("{header}\n1\n{GAP}")
     );
     // The report of another run is not continued.
-    let other = Origin {
+    let other = ReportHeader {
         run: "other".into(),
         ..origin()
     };
-    let run = Origin {
+    let run = ReportHeader {
         run: "run".into(),
         ..origin()
     };
@@ -159,7 +162,7 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
         writer.add(receipt);
         writer.sync().unwrap()
     };
-    let longer = Origin {
+    let longer = ReportHeader {
         host: "h".repeat(100),
         ..origin()
     };

@@ -25,7 +25,7 @@ use super::fast_path::{Extra, FastPath, Header, LearnFastPath};
 use super::identity::Identities;
 pub use super::identity::NotReady;
 use super::pool::{CONNECT_TIMEOUT, http_client};
-use super::providers::{Foundation, Provider as CredentialProvider};
+use super::providers::{CredentialProvider, Foundation};
 use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};

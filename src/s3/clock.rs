@@ -269,8 +269,8 @@ pub(crate) struct Signed {
 #[derive(Clone, Debug)]
 pub(super) struct Witness(pub(super) Clock);
 
-/// What signs a request: the set of credentials, which is stored while the request is signed, and
-/// the clock offset.
+/// The identity that signs a request: the set of credentials, which is stored while the request is
+/// signed, and the clock offset.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signing {
     pub(super) generation: Arc<AtomicU64>,

@@ -75,7 +75,7 @@ pub(super) struct Machine<'a> {
 }
 
 /// A provider of the SDK, as messages name it.
-enum Provider {
+enum SdkProvider {
     Keys,
     Role(String),
     Profile(String),
@@ -101,13 +101,13 @@ impl Machine<'_> {
         }
     }
 
-    fn web_identity(&self) -> Option<Provider> {
+    fn web_identity(&self) -> Option<SdkProvider> {
         self.var("AWS_ROLE_ARN")?;
         let file = self.var("AWS_WEB_IDENTITY_TOKEN_FILE")?;
-        Some(Provider::WebIdentity(file))
+        Some(SdkProvider::WebIdentity(file))
     }
 
-    fn container(&self) -> Option<Provider> {
+    fn container(&self) -> Option<SdkProvider> {
         let token_file = self.var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
         let relative = self.var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
         let url = if let Some(path) = relative {
@@ -116,27 +116,27 @@ impl Machine<'_> {
             let url = self.var("AWS_CONTAINER_CREDENTIALS_FULL_URI")?;
             format!("{url} (AWS_CONTAINER_CREDENTIALS_FULL_URI)")
         };
-        Some(Provider::Container { url, token_file })
+        Some(SdkProvider::Container { url, token_file })
     }
 
     /// Returns the provider that the SDK asks if neither the environment nor a profile has
     /// credentials.
-    fn after_the_profile(&self) -> Provider {
+    fn after_the_profile(&self) -> SdkProvider {
         self.web_identity()
             .or_else(|| self.container())
-            .unwrap_or(Provider::Instance)
+            .unwrap_or(SdkProvider::Instance)
     }
 
     /// Returns the provider of a source.
-    fn provider(&self, source: &CredentialSource, origin: &CredentialOrigin) -> Provider {
+    fn provider(&self, source: &CredentialSource, origin: &CredentialOrigin) -> SdkProvider {
         let provider = match source {
-            CredentialSource::Environment => Some(Provider::Keys),
-            CredentialSource::Profile(_) => Some(Provider::Profile(self.profile(origin))),
+            CredentialSource::Environment => Some(SdkProvider::Keys),
+            CredentialSource::Profile(_) => Some(SdkProvider::Profile(self.profile(origin))),
             CredentialSource::WebIdentity => self.web_identity(),
             CredentialSource::Container => self.container(),
             CredentialSource::InstanceMetadata => None,
         };
-        provider.unwrap_or(Provider::Instance)
+        provider.unwrap_or(SdkProvider::Instance)
     }
 
     /// Names the provider that was asked for credentials: `link` of a chain, or the one that the
@@ -149,13 +149,15 @@ impl Machine<'_> {
             };
         }
         if let Some(role) = &origin.role {
-            return Provider::Role(role.clone()).to_string();
+            return SdkProvider::Role(role.clone()).to_string();
         }
         if origin.profile.is_some() || self.var("AWS_PROFILE").is_some() {
             return self.profile(origin);
         }
         match self.after_the_profile() {
-            Provider::Instance => format!("{} or {}", self.profile(origin), Provider::Instance),
+            SdkProvider::Instance => {
+                format!("{} or {}", self.profile(origin), SdkProvider::Instance)
+            }
             provider => provider.to_string(),
         }
     }
@@ -179,7 +181,7 @@ pub(super) fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
     })
 }
 
-impl fmt::Display for Provider {
+impl fmt::Display for SdkProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keys => f.write_str("the keys in AWS_ACCESS_KEY_ID"),
@@ -210,7 +212,7 @@ pub(super) fn explain(
     let mut told = sort(error, origin, link, machine, worked_before);
     if !told.may_pass {
         let field = format!("endpoints.{}", origin.endpoint);
-        let remedy = if find::<process::Failed>(error).is_some() {
+        let remedy = if find::<process::ProcessFailure>(error).is_some() {
             format!(
                 "; run the program by hand, correct it or the profile's `credential_process`, or name another profile in \
                  `{field}.profile`"
@@ -234,7 +236,7 @@ fn sort(
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
-    if let Some(failed) = find::<process::Failed>(error) {
+    if let Some(failed) = find::<process::ProcessFailure>(error) {
         return NoIdentity {
             may_pass: failed.may_pass || worked_before,
             message: failed.to_string(),
@@ -276,12 +278,12 @@ fn sort(
     }
     let provider = match last {
         _ if origin.role.is_some() && !by_role => {
-            Provider::Role(origin.role.clone().unwrap_or_default())
+            SdkProvider::Role(origin.role.clone().unwrap_or_default())
         }
         _ if let Some(link) = link => machine.provider(&link.source, origin),
         // Only profiles wrap other providers, and only they can assume further roles.
         _ if layers > 1 || origin.profile.is_some() || is_about_profiles(last) => {
-            Provider::Profile(machine.profile(origin))
+            SdkProvider::Profile(machine.profile(origin))
         }
         _ => machine.after_the_profile(),
     };
@@ -375,7 +377,7 @@ fn is_about_profiles(error: &CredentialsError) -> bool {
 }
 
 /// Returns true if the failure of a provider may pass, and describes its reason.
-fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
+fn reason(error: &CredentialsError, provider: &SdkProvider) -> (bool, String) {
     if let Some((_, _, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
         return (false, message);
     }
@@ -394,8 +396,8 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
         .and_then(|source| source.downcast_ref::<io::Error>())
     {
         let name = match provider {
-            Provider::WebIdentity(file) => format!("{file}: "),
-            Provider::Container {
+            SdkProvider::WebIdentity(file) => format!("{file}: "),
+            SdkProvider::Container {
                 token_file: Some(file),
                 ..
             } => {

@@ -26,7 +26,7 @@ use super::Failure;
 use super::clock::{Clock, Signing};
 use super::credentials::{self, CredentialOrigin, NoIdentity};
 use super::guard::{Panicked, guarded};
-use super::providers::{ANSWER, Provider};
+use super::providers::{ANSWER, CredentialProvider};
 use super::renewal::{HeldSet, Inquiry, Renewal, RenewalResult, RequestStep, lead};
 use crate::awake::AwakeInstant;
 use crate::endpoint::CredentialSource;
@@ -42,7 +42,7 @@ const SILENT: Duration = Duration::from_secs(2);
 pub(super) struct Identities(Arc<IdentityState>);
 
 struct IdentityState {
-    provider: Provider,
+    provider: CredentialProvider,
     /// The origin of the credentials, for messages.
     origin: CredentialOrigin,
     clock: Clock,
@@ -98,7 +98,11 @@ pub enum NotReady {
 }
 
 impl Identities {
-    pub(super) fn new(provider: Provider, origin: CredentialOrigin, clock: Clock) -> Self {
+    pub(super) fn new(
+        provider: CredentialProvider,
+        origin: CredentialOrigin,
+        clock: Clock,
+    ) -> Self {
         Self(Arc::new(IdentityState {
             provider,
             origin,

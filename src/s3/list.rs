@@ -23,7 +23,7 @@ use super::page::PageClaims;
 use super::paging::follows;
 use super::requests::{failure, fault};
 use super::secrets::Secrets;
-use super::xml::{Tag, Unreadable, XmlReader};
+use super::xml::{Unreadable, XmlReader, XmlTag};
 use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
 
@@ -215,21 +215,21 @@ const OF_A_PAGE: [&str; 7] = [
 fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
     let mut reader = XmlReader::new(document);
     let mut is_page = match reader.child()? {
-        Some(Tag::Open("Error")) => {
+        Some(XmlTag::Open("Error")) => {
             return Err(PageError::Refused(Box::new(refusal(&mut reader)?)));
         }
-        Some(Tag::Open(root)) => root == "ListBucketResult",
+        Some(XmlTag::Open(root)) => root == "ListBucketResult",
         _ => return Err(Unreadable.into()),
     };
     // A page has a thousand lines, or none.
     let mut listed = ListPage::default();
     let (mut encoded, mut hollow) = (false, false);
     while let Some(tag) = reader.child()? {
-        if let Tag::Open(name) | Tag::Empty(name) = tag {
+        if let XmlTag::Open(name) | XmlTag::Empty(name) = tag {
             is_page = is_page || OF_A_PAGE.contains(&name);
         }
         match tag {
-            Tag::Open("Contents") => {
+            XmlTag::Open("Contents") => {
                 if listed.items.capacity() == 0 {
                     listed.items.reserve(1000);
                 }
@@ -237,7 +237,7 @@ fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
                 listed.mistake = listed.mistake.take().or(mistake);
                 listed.items.push(object);
             }
-            Tag::Open("IsTruncated") => {
+            XmlTag::Open("IsTruncated") => {
                 listed.truncated = match reader.text()?.trim() {
                     "true" | "True" | "TRUE" | "1" => Some(true),
                     "false" | "False" | "FALSE" | "0" => Some(false),
@@ -245,21 +245,25 @@ fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
                     _ => return Err(Unreadable.into()),
                 }
             }
-            Tag::Open("Name") => listed.name = Some(reader.text()?.into_owned()),
-            Tag::Open("NextContinuationToken") => listed.next = Some(reader.text()?.into_owned()),
-            Tag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
-            Tag::Open("Prefix") => listed.told.prefix = Some(reader.text()?.into_owned()),
-            Tag::Open("KeyCount") => listed.told.count = reader.text()?.trim().parse().ok(),
-            Tag::Open("CommonPrefixes") => {
+            XmlTag::Open("Name") => listed.name = Some(reader.text()?.into_owned()),
+            XmlTag::Open("NextContinuationToken") => {
+                listed.next = Some(reader.text()?.into_owned())
+            }
+            XmlTag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
+            XmlTag::Open("Prefix") => listed.told.prefix = Some(reader.text()?.into_owned()),
+            XmlTag::Open("KeyCount") => listed.told.count = reader.text()?.trim().parse().ok(),
+            XmlTag::Open("CommonPrefixes") => {
                 listed.told.group = group(&mut reader)?.or(listed.told.group);
             }
             // A server that fails late puts the error behind what it has sent.
-            Tag::Open("Error") => return Err(PageError::Refused(Box::new(refusal(&mut reader)?))),
-            Tag::Open(_) => reader.skip()?,
+            XmlTag::Open("Error") => {
+                return Err(PageError::Refused(Box::new(refusal(&mut reader)?)));
+            }
+            XmlTag::Open(_) => reader.skip()?,
             // Such an end says nothing.
-            Tag::Empty("IsTruncated") => return Err(Unreadable.into()),
-            Tag::Empty("Contents") => hollow = true,
-            Tag::Empty(_) | Tag::Close(_) => {}
+            XmlTag::Empty("IsTruncated") => return Err(Unreadable.into()),
+            XmlTag::Empty("Contents") => hollow = true,
+            XmlTag::Empty(_) | XmlTag::Close(_) => {}
         }
     }
     // Some servers write an empty list as one empty element.
@@ -287,11 +291,11 @@ fn group(reader: &mut XmlReader<'_>) -> Result<Option<String>, Unreadable> {
     let mut prefix = None;
     while let Some(tag) = reader.child()? {
         match tag {
-            Tag::Open("Prefix") => {
+            XmlTag::Open("Prefix") => {
                 prefix = Some(reader.text()?.into_owned()).filter(|it| !it.is_empty());
             }
-            Tag::Open(_) => reader.skip()?,
-            Tag::Empty(_) | Tag::Close(_) => {}
+            XmlTag::Open(_) => reader.skip()?,
+            XmlTag::Empty(_) | XmlTag::Close(_) => {}
         }
     }
     Ok(prefix)
@@ -302,10 +306,10 @@ fn refusal(reader: &mut XmlReader<'_>) -> Result<ErrorMetadata, Unreadable> {
     let mut metadata = ErrorMetadata::builder();
     while let Some(tag) = reader.child()? {
         match tag {
-            Tag::Open("Code") => metadata = metadata.code(reader.text()?),
-            Tag::Open("Message") => metadata = metadata.message(reader.text()?),
-            Tag::Open(_) => reader.skip()?,
-            Tag::Empty(_) | Tag::Close(_) => {}
+            XmlTag::Open("Code") => metadata = metadata.code(reader.text()?),
+            XmlTag::Open("Message") => metadata = metadata.message(reader.text()?),
+            XmlTag::Open(_) => reader.skip()?,
+            XmlTag::Empty(_) | XmlTag::Close(_) => {}
         }
     }
     Ok(metadata.build())
@@ -327,22 +331,22 @@ fn object(
     let (mut restore, mut size, mut mistake) = (None, None, None);
     while let Some(tag) = reader.child()? {
         match tag {
-            Tag::Open("Key") => object.key = reader.text()?.into_owned(),
-            Tag::Open("Size") => size = reader.text()?.trim().parse().ok(),
-            Tag::Open("ETag") => {
+            XmlTag::Open("Key") => object.key = reader.text()?.into_owned(),
+            XmlTag::Open("Size") => size = reader.text()?.trim().parse().ok(),
+            XmlTag::Open("ETag") => {
                 match IdKind::Etag.optional(Some(reader.unquoted()?.into_owned())) {
                     Ok(etag) => object.etag = etag,
                     Err(message) => mistake = Some(message),
                 }
             }
-            Tag::Open("LastModified") => object.modified = reader.text()?.trim().parse().ok(),
-            Tag::Open("StorageClass") => {
+            XmlTag::Open("LastModified") => object.modified = reader.text()?.trim().parse().ok(),
+            XmlTag::Open("StorageClass") => {
                 let class = reader.text()?;
                 object.storage_class = (class != "STANDARD").then(|| class.into_owned());
             }
-            Tag::Open("RestoreStatus") => restore = Some(restore_status(reader)?),
-            Tag::Open(_) => reader.skip()?,
-            Tag::Empty(_) | Tag::Close(_) => {}
+            XmlTag::Open("RestoreStatus") => restore = Some(restore_status(reader)?),
+            XmlTag::Open(_) => reader.skip()?,
+            XmlTag::Empty(_) | XmlTag::Close(_) => {}
         }
     }
     match size {
@@ -366,10 +370,10 @@ fn restore_status(reader: &mut XmlReader<'_>) -> Result<ArchiveState, Unreadable
     let (mut ongoing, mut expires) = (false, false);
     while let Some(tag) = reader.child()? {
         match tag {
-            Tag::Open("IsRestoreInProgress") => ongoing = reader.text()?.trim() == "true",
-            Tag::Open("RestoreExpiryDate") => expires = !reader.text()?.is_empty(),
-            Tag::Open(_) => reader.skip()?,
-            Tag::Empty(_) | Tag::Close(_) => {}
+            XmlTag::Open("IsRestoreInProgress") => ongoing = reader.text()?.trim() == "true",
+            XmlTag::Open("RestoreExpiryDate") => expires = !reader.text()?.is_empty(),
+            XmlTag::Open(_) => reader.skip()?,
+            XmlTag::Empty(_) | XmlTag::Close(_) => {}
         }
     }
     Ok(match (expires, ongoing) {

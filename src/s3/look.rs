@@ -5,7 +5,7 @@ use crate::size::{by_number, display_counted};
 
 /// The object that a write was asked to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct ExpectedObject {
     /// Bytes.
     pub size: u64,
     /// The parts that it published; 0 for an object that one request wrote.
@@ -20,10 +20,10 @@ impl Written {
     pub fn contradicted_by(
         &self,
         found: &Head,
-        made: Made,
+        made: ExpectedObject,
         capabilities: &Capabilities,
     ) -> Option<String> {
-        let Made { size, parts } = made;
+        let ExpectedObject { size, parts } = made;
         if found.size != size {
             return Some(format!("{} bytes arrived of {size}", found.size));
         }

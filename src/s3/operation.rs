@@ -41,7 +41,7 @@ pub enum Operation {
 /// prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Class {
+pub enum RequestClass {
     /// GET, HEAD and lists.
     Read,
     /// PUT, COPY, POST and DELETE.
@@ -85,7 +85,7 @@ impl Operation {
 
     /// Returns the request limit of S3 that this operation counts against.
     #[must_use]
-    pub const fn class(self) -> Class {
+    pub const fn class(self) -> RequestClass {
         match self {
             Self::HeadBucket
             | Self::ListObjects
@@ -101,7 +101,7 @@ impl Operation {
             | Self::ListMultipartUploads
             | Self::ListObjectVersions
             | Self::GetBucketVersioning
-            | Self::ReadFile => Class::Read,
+            | Self::ReadFile => RequestClass::Read,
             Self::CopyObject
             | Self::PutObject
             | Self::DeleteObject
@@ -112,7 +112,7 @@ impl Operation {
             | Self::UploadPartCopy
             | Self::CompleteMultipartUpload
             | Self::AbortMultipartUpload
-            | Self::RestoreObject => Class::Write,
+            | Self::RestoreObject => RequestClass::Write,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Compares what a page of a list says about itself with what it holds and with what was asked for.
 //!
 //! A page that contradicts itself would be read as a shorter list, and keys would be missing
-//! without a word: a gateway that groups keys by a delimiter that nobody named, a count of five
+//! without a word: a gateway that groups keys by a delimiter of its own, a count of five
 //! beside one key, an error behind the first keys, the answer to another request. Nothing is
 //! required here: servers leave most of these elements out. Only what a page does say counts.
 
@@ -9,7 +9,7 @@ use aws_sdk_s3::types::CommonPrefix;
 use percent_encoding::percent_decode_str;
 
 use super::convert::decode;
-use super::xml::{Tag, XmlReader};
+use super::xml::{XmlReader, XmlTag};
 use crate::size::display_counted;
 
 /// The statements of a page about itself.
@@ -36,8 +36,8 @@ impl PageClaims {
         }
     }
 
-    /// Returns how a page that holds so many entries contradicts the request for the keys below a
-    /// prefix. No request of this crate names a delimiter.
+    /// Returns how a page of `entries` entries contradicts the request for the keys below a prefix,
+    /// or `None` if it does not. No request of this crate names a delimiter.
     pub(super) fn contradiction(&self, prefix: &str, entries: usize) -> Option<String> {
         if let Some(group) = &self.group {
             return Some(format!(
@@ -77,13 +77,13 @@ pub(super) fn holds_error(document: &str) -> bool {
         return false;
     }
     let mut reader = XmlReader::new(document);
-    let Ok(Some(Tag::Open(root))) = reader.child() else {
+    let Ok(Some(XmlTag::Open(root))) = reader.child() else {
         return false;
     };
     while let Ok(Some(tag)) = reader.child() {
         match tag {
-            Tag::Open("Error") => return root != "Error",
-            Tag::Open(_) if reader.skip().is_err() => return false,
+            XmlTag::Open("Error") => return root != "Error",
+            XmlTag::Open(_) if reader.skip().is_err() => return false,
             _ => {}
         }
     }

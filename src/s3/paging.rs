@@ -28,13 +28,13 @@ pub const MOST_EMPTY_PAGES: u32 = 100;
 pub const PAGE_TRIES: u32 = 3;
 
 /// A list of uploads or parts that shows more than this at one key is no list that ends: S3 allows
-/// 10,000 parts, and nobody begins as many uploads to one key.
+/// 10,000 parts, and no key has as many open uploads in practice.
 const MOST_AT_A_KEY: u32 = 10_000;
 /// The same in pages. A server that sends few entries a page sends ten of them.
 const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;
 
 /// A line of a list.
-pub trait Entry {
+pub trait PageEntry {
     /// Returns the key, or the value that stands for it in this list.
     fn key(&self) -> Cow<'_, str>;
 
@@ -49,13 +49,13 @@ pub trait Entry {
     }
 }
 
-impl Entry for ListedObject {
+impl PageEntry for ListedObject {
     fn key(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.key)
     }
 }
 
-impl Entry for ListedVersion {
+impl PageEntry for ListedVersion {
     fn key(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.key)
     }
@@ -69,7 +69,7 @@ impl Entry for ListedVersion {
     }
 }
 
-impl Entry for OpenUpload {
+impl PageEntry for OpenUpload {
     fn key(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.key)
     }
@@ -79,13 +79,13 @@ impl Entry for OpenUpload {
     }
 }
 
-impl Entry for PartDone {
+impl PageEntry for PartDone {
     fn key(&self) -> Cow<'_, str> {
         Cow::Owned(self.number.to_string())
     }
 }
 
-impl Entry for AnnotationEntry {
+impl PageEntry for AnnotationEntry {
     fn key(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.name)
     }
@@ -128,7 +128,7 @@ impl Order {
 
 /// The verdict on a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum PageVerdict {
     /// A new page, with the place of the next one.
     Next,
     /// The page before once more. Its entries are taken out; ask for it again.
@@ -233,7 +233,10 @@ impl Paging {
     /// # Errors
     /// [`FailureKind::ServerFault`] if the list does not advance; [`FailureKind::Invalid`] if it is
     /// not in the order that the endpoint's capabilities promise.
-    pub fn check<T: Entry, M: Hash>(&mut self, page: &mut Page<T, M>) -> Result<Turn, Failure> {
+    pub fn check<T: PageEntry, M: Hash>(
+        &mut self,
+        page: &mut Page<T, M>,
+    ) -> Result<PageVerdict, Failure> {
         self.refuse(&mut page.items);
         let token = page.next.as_ref().map(|next| self.hashers.0.hash_one(next));
         let leads_back = token.is_some() && token == std::mem::replace(&mut self.token, token);
@@ -266,7 +269,7 @@ impl Paging {
         }
         self.first_and_last = Some(ends);
         (self.empty, self.again) = (0, 0);
-        Ok(Turn::Next)
+        Ok(PageVerdict::Next)
     }
 
     /// Returns a failure for each kind of entries that were taken out because a list must not hold
@@ -284,7 +287,7 @@ impl Paging {
     }
 
     /// Takes out keys that cannot be meant.
-    fn refuse<T: Entry>(&mut self, items: &mut Vec<T>) {
+    fn refuse<T: PageEntry>(&mut self, items: &mut Vec<T>) {
         let names_keys = !matches!(
             self.operation,
             Operation::ListParts | Operation::ListObjectAnnotations
@@ -305,27 +308,27 @@ impl Paging {
         });
     }
 
-    fn empty_page(&mut self, goes_on: bool) -> Result<Turn, Failure> {
+    fn empty_page(&mut self, goes_on: bool) -> Result<PageVerdict, Failure> {
         self.empty += u32::from(goes_on);
         if goes_on && self.empty > MOST_EMPTY_PAGES {
             return Err(self.fault(format!(
                 "the server sent {MOST_EMPTY_PAGES} pages in a row that bring nothing new, each with a token for another one"
             )));
         }
-        Ok(Turn::Next)
+        Ok(PageVerdict::Next)
     }
 
-    fn repeated_page(&mut self) -> Result<Turn, Failure> {
+    fn repeated_page(&mut self) -> Result<PageVerdict, Failure> {
         self.again += 1;
         if self.again >= PAGE_TRIES {
             return Err(self.fault(format!(
                 "the server returned the same page of the list again, {PAGE_TRIES} times"
             )));
         }
-        Ok(Turn::Again)
+        Ok(PageVerdict::Again)
     }
 
-    fn is_repeated<T: Entry>(&self, items: &[T], ends: (Print, Print)) -> bool {
+    fn is_repeated<T: PageEntry>(&self, items: &[T], ends: (Print, Print)) -> bool {
         match self.order {
             Order::Ascending | Order::Grouped => self.first_and_last == Some(ends),
             Order::Unknown => self.seen.contains(&ends.0) && self.seen.contains(&ends.1),
@@ -337,7 +340,7 @@ impl Paging {
 
     /// Checks that a list of uploads or parts does not stay at one key for ever. It would fill the
     /// memory, because it is remembered.
-    fn check_length<T: Entry>(&mut self, items: &[T]) -> Result<(), Failure> {
+    fn check_length<T: PageEntry>(&mut self, items: &[T]) -> Result<(), Failure> {
         let (is_of_parts, what) = match self.operation {
             Operation::ListParts => (true, "parts of one upload"),
             Operation::ListMultipartUploads => (false, "uploads to one key"),
@@ -367,7 +370,7 @@ impl Paging {
 
     /// Checks that each key comes behind the one before it; of one key, that each entry is another
     /// one.
-    fn check_order<T: Entry>(&mut self, items: &[T]) -> Result<(), Failure> {
+    fn check_order<T: PageEntry>(&mut self, items: &[T]) -> Result<(), Failure> {
         let mut last = self.last.as_deref().map(Cow::Borrowed);
         for item in items {
             let key = item.key();
@@ -405,7 +408,7 @@ impl Paging {
     /// Removes from a list without order the entries that were on the page before, or at the end of
     /// any page. The same key twice on one page may be two keys that the server writes alike, and
     /// is kept.
-    fn drop_repeated<T: Entry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
+    fn drop_repeated<T: PageEntry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
         let Self {
             seen,
@@ -426,7 +429,7 @@ impl Paging {
         self.seen.extend([ends.0, ends.1]);
     }
 
-    fn print<T: Entry>(&self, item: &T) -> Print {
+    fn print<T: PageEntry>(&self, item: &T) -> Print {
         print_of(&self.hashers, item)
     }
 
@@ -449,7 +452,7 @@ impl Paging {
     }
 }
 
-fn print_of<T: Entry>(hashers: &(RandomState, RandomState), item: &T) -> Print {
+fn print_of<T: PageEntry>(hashers: &(RandomState, RandomState), item: &T) -> Print {
     let name = (item.key(), item.id());
     (hashers.0.hash_one(&name), hashers.1.hash_one(&name))
 }

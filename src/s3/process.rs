@@ -1,7 +1,7 @@
 //! Runs the program that a profile names with `credential_process`.
 //!
 //! The SDK has a provider for this. It starts the same shell and reads the same answer, but it
-//! leaves the program running when nobody waits for it any more. Here, a program that takes too
+//! leaves the program running when no caller waits for it any more. Here, a program that takes too
 //! long is ended with all that it has started, and so is one that still runs when the command ends.
 //! A child that outlives the program may keep the inherited standard output open, so the end of the
 //! output may never come. So the program's own end counts: what it has printed by then, or a moment
@@ -62,10 +62,10 @@ fn end(id: i32, has_group: bool) {
     };
 }
 
-/// A running program. Dropping this ends it, unless [`Running::forget`] is called.
-struct Running(i32);
+/// A running program. Dropping this ends it, unless [`RunningProcess::forget`] is called.
+struct RunningProcess(i32);
 
-impl Running {
+impl RunningProcess {
     fn new(id: i32, has_group: bool) -> Self {
         running().insert(id, has_group);
         Self(id)
@@ -77,7 +77,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProcess {
     fn drop(&mut self) {
         if let Some(has_group) = running().remove(&self.0) {
             end(self.0, has_group);
@@ -101,24 +101,24 @@ pub(super) fn name(profile: &str) -> String {
 
 /// The failure of a program that gave no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failed {
+pub(super) struct ProcessFailure {
     profile: String,
     pub(super) reason: String,
     /// Set if a later run may succeed.
     pub(super) may_pass: bool,
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for ProcessFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", name(&self.profile), self.reason)
     }
 }
 
-impl Error for Failed {}
+impl Error for ProcessFailure {}
 
 impl CredentialProcess {
-    async fn run(&self) -> Result<Credentials, Failed> {
-        let failed = |reason: String, may_pass: bool| Failed {
+    async fn run(&self) -> Result<Credentials, ProcessFailure> {
+        let failed = |reason: String, may_pass: bool| ProcessFailure {
             profile: self.profile.clone(),
             reason,
             may_pass,
@@ -171,7 +171,7 @@ impl CredentialProcess {
         }
         let mut child = shell.spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok());
-        let running = id.map(|id| Running::new(id, has_group));
+        let running = id.map(|id| RunningProcess::new(id, has_group));
         let mut printed = Printed {
             pipes: (child.stdout.take(), child.stderr.take()),
             ..Printed::default()
@@ -296,7 +296,7 @@ fn read(printed: &[u8]) -> Result<Credentials, String> {
 mod tests {
     use super::*;
 
-    async fn run(command: &str, limit: Duration) -> Result<Credentials, Failed> {
+    async fn run(command: &str, limit: Duration) -> Result<Credentials, ProcessFailure> {
         let process = CredentialProcess {
             profile: "lake".to_owned(),
             command: command.to_owned(),

@@ -35,7 +35,7 @@ pub(super) const ANSWER: Duration = Duration::from_mins(1);
 const PROCESS: &str = "s3haul-process";
 
 /// The source of the credentials of an endpoint.
-pub(super) enum Provider {
+pub(super) enum CredentialProvider {
     /// This set.
     Fixed(Credentials),
     /// The providers of the machine.
@@ -45,7 +45,7 @@ pub(super) enum Provider {
     },
 }
 
-impl Provider {
+impl CredentialProvider {
     /// Returns the provider of the endpoint's credentials, or of `fixed` ones; nothing is sent yet.
     pub(super) fn new(foundation: &Foundation, fixed: Option<StaticCredentials>) -> Self {
         match fixed {
@@ -303,7 +303,7 @@ impl ProvideCredentials for ProfileGone {
 pub(super) struct ProviderHistory {
     /// Returns the source of the credentials, once one has returned some.
     used: OnceLock<CredentialSource>,
-    /// See [`Provider::asked`].
+    /// See [`CredentialProvider::asked`].
     link: Mutex<Option<Link>>,
 }
 

@@ -21,7 +21,7 @@ use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponse
 
 use super::page::holds_error;
 use super::secrets::Secrets;
-use super::xml::{Tag, Unreadable, XmlReader};
+use super::xml::{Unreadable, XmlReader, XmlTag};
 
 /// The root element that the SDK expects in the answer to an operation.
 #[derive(Debug)]
@@ -95,20 +95,20 @@ impl Root {
         let mut reader = XmlReader::new(document);
         let root = match reader.child()? {
             // Some servers answer like this for a bucket that never had versions.
-            Some(Tag::Empty(root)) if self.means_no_versions(root) => {
+            Some(XmlTag::Empty(root)) if self.means_no_versions(root) => {
                 return Ok(Some(self.wrap("")));
             }
-            Some(Tag::Open(root)) if root != self.name && root != "Error" => root,
+            Some(XmlTag::Open(root)) if root != self.name && root != "Error" => root,
             _ => return Ok(None),
         };
         let begin = document.len() - reader.left();
         let (mut is_known, mut is_empty) = (false, true);
         while let Some(tag) = reader.child()? {
             is_empty = false;
-            if let Tag::Empty(name) = tag {
+            if let XmlTag::Empty(name) = tag {
                 is_known |= self.is_marked(root, name, "");
             }
-            if let Tag::Open(name) = tag {
+            if let XmlTag::Open(name) = tag {
                 let begin = document.len() - reader.left();
                 reader.skip()?;
                 is_known |= self.is_marked(
@@ -168,7 +168,7 @@ fn document_of(response: &HttpResponse) -> Option<&str> {
 
 /// Returns true if the last tag of a document does not close its first.
 fn ends_early(document: &str) -> bool {
-    let Ok(Some(Tag::Open(root))) = XmlReader::new(document).child() else {
+    let Ok(Some(XmlTag::Open(root))) = XmlReader::new(document).child() else {
         return false;
     };
     let last = document
@@ -183,8 +183,8 @@ fn ends_early(document: &str) -> bool {
 fn is_bare(document: &str, name: &str) -> bool {
     let mut reader = XmlReader::new(document);
     match reader.child() {
-        Ok(Some(Tag::Empty(root))) => root == name,
-        Ok(Some(Tag::Open(root))) => root == name && matches!(reader.child(), Ok(None)),
+        Ok(Some(XmlTag::Empty(root))) => root == name,
+        Ok(Some(XmlTag::Open(root))) => root == name && matches!(reader.child(), Ok(None)),
         _ => false,
     }
 }

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::xml::{Tag, XmlReader};
+use super::xml::{XmlReader, XmlTag};
 use crate::printable::hex;
 
 /// Headers whose values are secret: customer keys, their digests, and session tokens.
@@ -29,7 +29,7 @@ const SECRET: [&str; 6] = [
     "x-amz-security-token",
     "x-amz-s3session-token",
 ];
-/// Any run of this many bytes of a secret is hidden, wherever it stands.
+/// Any run of this many bytes of a secret is hidden, at any position in a text.
 const PIECE: usize = 16;
 /// A text of fewer bytes is not treated as a secret: any message may contain it by chance.
 const SHORTEST: usize = 8;
@@ -102,11 +102,11 @@ impl Secrets {
         let mut open = None;
         // A document that cannot be parsed is refused elsewhere.
         while let Ok((text, tag)) = reader.next() {
-            if let (Some(what), Tag::Close(_)) = (open, tag) {
+            if let (Some(what), XmlTag::Close(_)) = (open, tag) {
                 check(what, text)?;
             }
             open = match tag {
-                Tag::Open(name) => recorded(&ELEMENTS, name),
+                XmlTag::Open(name) => recorded(&ELEMENTS, name),
                 _ => None,
             };
         }

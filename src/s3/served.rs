@@ -1,8 +1,8 @@
 //! Tells the connections that a server serves from those that it lets wait.
 //!
 //! A server may serve only a few connections at a time. The kernel of its machine accepts more, so
-//! a request may go out on a connection that nobody reads, and hang until its time is up. Such a
-//! connection looks like one whose request takes long. But the server has never answered on it
+//! a request may go out on a connection that no process reads, and hang until its time is up. Such
+//! a connection looks like one whose request takes long. But the server has never answered on it
 //! while it answers on others, and many requests hang like that at once. Then `bucket/twice.rs`
 //! gives them up, with their connections, and the pacer allows no more requests in flight than
 //! there are connections that the server serves.
@@ -140,7 +140,7 @@ mod tests {
         let waiting: Vec<_> = (10..20).map(|port| connection(&server, port)).collect();
         assert!(
             waiting.iter().all(|one| !one.is_unserved(began)),
-            "a server that answers nobody is slow or away"
+            "a server that answers no request is slow or away"
         );
         for port in [1, 2, 2] {
             connection(&server, port).answered();
@@ -154,7 +154,7 @@ mod tests {
         drop(hanging);
         assert_eq!(waiting[0].limit(began), Some(2), "it is known by now");
         let later = Instant::now() + std::time::Duration::from_secs(1);
-        assert_eq!(waiting[0].limit(later), None, "nobody was answered");
+        assert_eq!(waiting[0].limit(later), None, "no request was answered");
         assert!(!waiting[0].is_unserved(later));
     }
 

@@ -1,16 +1,16 @@
 //! Reading XML as S3 writes it: elements and text, nothing that a document about data does not
 //! need.
 //!
-//! The SDK's own reader makes of a list of a thousand keys ten thousand texts that nobody asked
-//! for. This one walks the document once and borrows from it. It knows elements, character
-//! references, comments and declarations; whatever else it meets (a `DOCTYPE`, an element that does
-//! not end) makes the document unreadable, which is what an answer that was cut off is, too.
+//! The SDK's own reader allocates ten thousand strings for a list of a thousand keys. This one
+//! walks the document once and borrows from it. It knows elements, character references, comments
+//! and declarations; whatever else it meets (a `DOCTYPE`, an element that does not end) makes the
+//! document unreadable, which is what an answer that was cut off is, too.
 
 use std::borrow::Cow;
 
 /// A tag. Prefixes of names are left out, attributes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tag<'a> {
+pub(super) enum XmlTag<'a> {
     Open(&'a str),
     Close(&'a str),
     /// `<Name/>`
@@ -44,7 +44,7 @@ impl<'a> XmlReader<'a> {
     }
 
     /// Reads the text up to the next tag, and the tag.
-    pub(super) fn next(&mut self) -> Result<(&'a str, Tag<'a>), Unreadable> {
+    pub(super) fn next(&mut self) -> Result<(&'a str, XmlTag<'a>), Unreadable> {
         loop {
             let (text, rest) = self.up_to_tag().ok_or(Unreadable)?;
             let rest = rest.get(1..).ok_or(Unreadable)?;
@@ -67,7 +67,7 @@ impl<'a> XmlReader<'a> {
     }
 
     /// Returns the tag behind a `<`, and what follows the tag. Each byte is looked at once.
-    fn tag(&mut self, document: &'a str) -> Option<(Tag<'a>, &'a str)> {
+    fn tag(&mut self, document: &'a str) -> Option<(XmlTag<'a>, &'a str)> {
         let (mut begin, mut name_end, mut last) = (0, None, 0);
         for (at, byte) in document.bytes().enumerate() {
             match byte {
@@ -77,11 +77,11 @@ impl<'a> XmlReader<'a> {
                     let (name, rest) = (document.get(begin..end)?, document.get(at + 1..)?);
                     let tag = match document.as_bytes() {
                         [b'>' | b'!', ..] => return None,
-                        [b'/', ..] => Tag::Close(name),
-                        _ if is_empty => Tag::Empty(name),
+                        [b'/', ..] => XmlTag::Close(name),
+                        _ if is_empty => XmlTag::Empty(name),
                         _ => {
                             self.opened = name;
-                            Tag::Open(name)
+                            XmlTag::Open(name)
                         }
                     };
                     return Some((tag, rest));
@@ -111,16 +111,16 @@ impl<'a> XmlReader<'a> {
         if let Some(text) = self.leaf() {
             return Ok(text);
         }
-        let (text, Tag::Close(_)) = self.next()? else {
+        let (text, XmlTag::Close(_)) = self.next()? else {
             return Err(Unreadable);
         };
         Ok(text)
     }
 
     /// Reads the next child element; `None` at the end of the parent.
-    pub(super) fn child(&mut self) -> Result<Option<Tag<'a>>, Unreadable> {
+    pub(super) fn child(&mut self) -> Result<Option<XmlTag<'a>>, Unreadable> {
         match self.next()?.1 {
-            Tag::Close(_) => Ok(None),
+            XmlTag::Close(_) => Ok(None),
             tag => Ok(Some(tag)),
         }
     }
@@ -149,9 +149,9 @@ impl<'a> XmlReader<'a> {
         let mut depth = 1_u32;
         while depth > 0 {
             match self.next()?.1 {
-                Tag::Open(_) => depth += 1,
-                Tag::Close(_) => depth -= 1,
-                Tag::Empty(_) => {}
+                XmlTag::Open(_) => depth += 1,
+                XmlTag::Close(_) => depth -= 1,
+                XmlTag::Empty(_) => {}
             }
         }
         Ok(())
@@ -200,13 +200,13 @@ mod tests {
         let mut reader = XmlReader::new(
             "\n<?xml version=\"1.0\"?><!-- <a> --><s:Root xmlns:s=\"x\"> <A>1 &lt; 2</A><B/><C x='1'><D>4</D>\n<E/></C><F></F></s:Root>",
         );
-        assert_eq!(reader.child(), Ok(Some(Tag::Open("Root"))));
-        assert_eq!(reader.child(), Ok(Some(Tag::Open("A"))));
+        assert_eq!(reader.child(), Ok(Some(XmlTag::Open("Root"))));
+        assert_eq!(reader.child(), Ok(Some(XmlTag::Open("A"))));
         assert_eq!(reader.text().unwrap(), "1 < 2");
-        assert_eq!(reader.child(), Ok(Some(Tag::Empty("B"))));
-        assert_eq!(reader.child(), Ok(Some(Tag::Open("C"))));
+        assert_eq!(reader.child(), Ok(Some(XmlTag::Empty("B"))));
+        assert_eq!(reader.child(), Ok(Some(XmlTag::Open("C"))));
         assert_eq!(reader.skip(), Ok(()));
-        assert_eq!(reader.child(), Ok(Some(Tag::Open("F"))));
+        assert_eq!(reader.child(), Ok(Some(XmlTag::Open("F"))));
         assert_eq!(reader.text().unwrap(), "");
         assert_eq!(reader.child(), Ok(None));
         assert_eq!(reader.child(), Err(Unreadable), "the document is over");
@@ -215,13 +215,13 @@ mod tests {
     #[test]
     fn names_have_no_prefix_and_no_attributes() {
         for (document, tag) in [
-            ("<a:B c:d='e:f'>", Tag::Open("B")),
-            ("</a:B >", Tag::Close("B")),
-            ("</>", Tag::Close("")),
-            ("<a:B/>", Tag::Empty("B")),
-            ("<B c='/' />", Tag::Empty("B")),
-            ("<B\n>", Tag::Open("B")),
-            ("<é>", Tag::Open("é")),
+            ("<a:B c:d='e:f'>", XmlTag::Open("B")),
+            ("</a:B >", XmlTag::Close("B")),
+            ("</>", XmlTag::Close("")),
+            ("<a:B/>", XmlTag::Empty("B")),
+            ("<B c='/' />", XmlTag::Empty("B")),
+            ("<B\n>", XmlTag::Open("B")),
+            ("<é>", XmlTag::Open("é")),
         ] {
             let read = XmlReader::new(document).next();
             assert_eq!(read, Ok(("", tag)), "{document}");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Writer;
 use crate::journal::fingerprint::Fingerprint;
-use crate::journal::state::Totals;
+use crate::journal::state::RunTotals;
 use crate::listing::bisect::KeyRange;
 use crate::location::ObjectKey;
 use crate::pace::PaceCounts;
@@ -234,7 +234,7 @@ pub struct ShardEnd {
     /// The sessions of the run.
     pub sessions: u32,
     /// Its totals, over all sessions.
-    pub totals: Totals,
+    pub totals: RunTotals,
     /// The requests of the last session.
     pub requests: PaceCounts,
 }
@@ -263,7 +263,7 @@ pub struct ShardsSummary {
     /// Seconds at work, over all processes.
     pub seconds: f64,
     /// The totals of the last runs of all shards.
-    pub totals: Totals,
+    pub totals: RunTotals,
 }
 
 impl ShardsSummary {
@@ -279,7 +279,7 @@ impl ShardsSummary {
             began: None,
             ended: None,
             seconds: 0.0,
-            totals: Totals::default(),
+            totals: RunTotals::default(),
         };
         for end in ends {
             if end.exit == 0 {

@@ -16,7 +16,7 @@ use super::names::PerShard;
 use super::record::{FORMAT, StateRecord};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 
 /// The most requests in flight while many objects are read.
@@ -256,7 +256,7 @@ impl StateStore {
             let turn = paging
                 .check(&mut page)
                 .map_err(|failure| self.store(failure))?;
-            if turn == Turn::Again {
+            if turn == PageVerdict::Again {
                 continue;
             }
             for object in page.items {

@@ -23,7 +23,7 @@ use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{Bounds, Lister};
 use crate::listing::filter::Filter;
 use crate::listing::reach::{Behind, Reach};
-use crate::listing::{Entry, Found};
+use crate::listing::{Entry, ListingItem};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer};
 use crate::s3::Failure;
@@ -136,11 +136,11 @@ impl Bounds for SurveyBounds {
 }
 
 /// A listed page, with the lister that continues after it.
-struct Looked {
+struct SurveyPage {
     transfer: u32,
     range: u32,
     lister: Lister<SurveyBounds>,
-    page: Result<Option<Vec<Found>>, Failure>,
+    page: Result<Option<Vec<ListingItem>>, Failure>,
 }
 
 struct Survey {
@@ -232,7 +232,7 @@ impl Survey {
                 self.lists += 1;
                 looks.push(async move {
                     let page = lister.next_page().await;
-                    Looked {
+                    SurveyPage {
                         transfer,
                         range,
                         lister,
@@ -298,8 +298,8 @@ impl Survey {
         Some((*transfer, cut.new.range, lister))
     }
 
-    fn take(&mut self, looked: Looked) -> Result<(), Failure> {
-        let Looked {
+    fn take(&mut self, looked: SurveyPage) -> Result<(), Failure> {
+        let SurveyPage {
             transfer,
             range,
             lister,
@@ -324,7 +324,7 @@ impl Survey {
         known.lister = (!is_over).then_some(lister);
         let before = known.weight.units();
         for found in page {
-            if let Found::Entry(entry) = found
+            if let ListingItem::Entry(entry) = found
                 && until.as_ref().is_none_or(|until| entry.key <= *until)
             {
                 known.add(&entry, &listing.filter, &mut self.thinning);

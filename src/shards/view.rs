@@ -15,7 +15,7 @@ use super::record::{
     LiveRates, LiveRecord, LiveTotals, PlannedShard, ShardActivity, ShardEnd, ShardPlan,
     ShardWeight,
 };
-use crate::journal::state::Totals;
+use crate::journal::state::RunTotals;
 use crate::pace::PaceCounts;
 
 /// The age of the last sign of life from which a process is called silent.
@@ -42,7 +42,7 @@ pub struct SeenState {
     /// The signs of life of shards that are not done.
     pub live: BTreeMap<u32, SeenLive>,
     /// The totals of all shards, if all have ended and a summary says so.
-    pub summary: Option<Totals>,
+    pub summary: Option<RunTotals>,
 }
 
 /// The progress of a run.
@@ -338,7 +338,7 @@ impl StateView {
 }
 
 /// Returns the totals of an end in the form of a sign of life.
-fn live_totals(totals: &Totals) -> LiveTotals {
+fn live_totals(totals: &RunTotals) -> LiveTotals {
     LiveTotals {
         planned_objects: totals.planned_objects,
         planned_bytes: totals.planned_bytes,

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::walk::Found;
-use super::{Deep, Finding, Place, Verdict};
+use super::walk::DestinationEntry;
+use super::{Deep, Verdict, VerifyFinding, VersionLocation};
 use crate::bucket::Bucket;
-use crate::checksum::{Running, looks_like_md5, may_be_of_content};
-use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, judge_checksum};
+use crate::checksum::{RunningCrc, looks_like_md5, may_be_of_content};
+use crate::execute::prove::{Expected, ProofVerdict, against_weak_sum, judge_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
 use crate::listing::sizes_contradict;
 use crate::manifest::job::Source;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::planner::{Sides, Step};
 use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
@@ -28,8 +28,8 @@ const USUAL: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 /// The two sides to compare.
 #[derive(Debug)]
 pub(super) struct Pair {
-    origin: Origin,
-    destination: Place,
+    origin: PairSource,
+    destination: VersionLocation,
     /// The size of the source as listed, like `etag`.
     size: Option<u64>,
     etag: Option<String>,
@@ -42,8 +42,8 @@ pub(super) struct Pair {
     clippy::large_enum_variant,
     reason = "one per comparison under way, and nearly all are objects"
 )]
-enum Origin {
-    Object(Place),
+enum PairSource {
+    Object(VersionLocation),
     File(PathBuf),
     /// Standard input, which cannot be read again.
     Gone,
@@ -51,18 +51,19 @@ enum Origin {
 
 impl Pair {
     pub(super) fn of_step(sides: &Sides, step: &Step) -> Self {
-        let place =
-            |bucket: &Bucket, key: &crate::location::ObjectKey, version: Option<String>| Place {
+        let place = |bucket: &Bucket, key: &crate::location::ObjectKey, version: Option<String>| {
+            VersionLocation {
                 bucket: bucket.clone(),
                 key: key.clone(),
                 version,
-            };
+            }
+        };
         let origin = match (&sides.source, &sides.transfer.from) {
             (Some(source), _) => {
-                Origin::Object(place(source, &step.entry.key, step.entry.version.clone()))
+                PairSource::Object(place(source, &step.entry.key, step.entry.version.clone()))
             }
-            (None, Source::Files { path, .. }) => Origin::File(path_of(path, &step.entry)),
-            (None, _) => Origin::Gone,
+            (None, Source::Files { path, .. }) => PairSource::File(path_of(path, &step.entry)),
+            (None, _) => PairSource::Gone,
         };
         Self {
             origin,
@@ -73,9 +74,9 @@ impl Pair {
         }
     }
 
-    pub(super) fn of_places(source: Place, destination: Place) -> Self {
+    pub(super) fn of_places(source: VersionLocation, destination: VersionLocation) -> Self {
         Self {
-            origin: Origin::Object(source),
+            origin: PairSource::Object(source),
             destination,
             size: None,
             etag: None,
@@ -84,7 +85,7 @@ impl Pair {
     }
 
     /// Compares the pair. `found` is what the destination's listing says.
-    pub(super) async fn settle(&self, found: &Found, deep: Deep) -> Finding {
+    pub(super) async fn settle(&self, found: &DestinationEntry, deep: Deep) -> VerifyFinding {
         let mut size = self.size.unwrap_or(0);
         let verdict = match self.by_lists(found, deep) {
             Some(verdict) => verdict,
@@ -94,11 +95,11 @@ impl Pair {
             },
         };
         let source = match &self.origin {
-            Origin::Object(place) => place.uri(),
-            Origin::File(path) => path.display().to_string(),
-            Origin::Gone => "-".to_owned(),
+            PairSource::Object(place) => place.uri(),
+            PairSource::File(path) => path.display().to_string(),
+            PairSource::Gone => "-".to_owned(),
         };
-        Finding {
+        VerifyFinding {
             source: Some(source),
             destination: self.destination.uri(),
             size,
@@ -107,16 +108,16 @@ impl Pair {
     }
 
     /// Returns the verdict that the two lists allow by themselves.
-    fn by_lists(&self, found: &Found, deep: Deep) -> Option<Verdict> {
+    fn by_lists(&self, found: &DestinationEntry, deep: Deep) -> Option<Verdict> {
         let entry = match found {
-            Found::Entry(entry) => entry,
-            Found::Absent => return Some(Verdict::Missing),
-            Found::Unknown => return None,
+            DestinationEntry::Entry(entry) => entry,
+            DestinationEntry::Absent => return Some(Verdict::Missing),
+            DestinationEntry::Unknown => return None,
         };
         if let Some(size) = self.size.filter(|size| *size != entry.size) {
             return Some(sizes_differ(size, entry.size));
         }
-        let Origin::Object(source) = &self.origin else {
+        let PairSource::Object(source) = &self.origin else {
             return None;
         };
         let follow = source.bucket.capabilities().content_etags
@@ -132,8 +133,8 @@ impl Pair {
     }
 
     /// Refuses a HEAD of the destination that contradicts its list.
-    async fn as_listed_there(&self, found: &Found, there: &Head) -> Result<(), Failure> {
-        let Found::Entry(entry) = found else {
+    async fn as_listed_there(&self, found: &DestinationEntry, there: &Head) -> Result<(), Failure> {
+        let DestinationEntry::Entry(entry) = found else {
             return Ok(());
         };
         size_as_listed(&self.destination, entry.size, entry.etag.as_deref(), there)?;
@@ -143,7 +144,7 @@ impl Pair {
     /// Compares by HEAD, and by reading. `found` is what the destination's list shows.
     async fn by_looking(
         &self,
-        found: &Found,
+        found: &DestinationEntry,
         deep: Deep,
         size: &mut u64,
     ) -> Result<Verdict, Failure> {
@@ -155,7 +156,7 @@ impl Pair {
             }
         };
         match &self.origin {
-            Origin::Object(source) => {
+            PairSource::Object(source) => {
                 let (here, there) = tokio::join!(head(source), there);
                 let (here, there) = (here?, there?);
                 *size = here.size;
@@ -169,14 +170,14 @@ impl Pair {
                 self.as_listed_there(found, &there).await?;
                 self.objects(source, &here, &there, deep).await
             }
-            Origin::File(path) => match there.await? {
+            PairSource::File(path) => match there.await? {
                 None => Ok(Verdict::Missing),
                 Some(there) => {
                     self.as_listed_there(found, &there).await?;
                     self.file(path, &there, deep).await
                 }
             },
-            Origin::Gone => Ok(Verdict::Unprovable {
+            PairSource::Gone => Ok(Verdict::Unprovable {
                 why: "standard input cannot be read again".to_owned(),
             }),
         }
@@ -184,7 +185,7 @@ impl Pair {
 
     async fn objects(
         &self,
-        source: &Place,
+        source: &VersionLocation,
         here: &Head,
         there: &Head,
         deep: Deep,
@@ -219,7 +220,7 @@ impl Pair {
                 .then_some(sum.algorithm)
         };
         let algorithm = usable(there).or_else(|| usable(here)).unwrap_or(USUAL);
-        let sum = |place: &Place, head: &Head| {
+        let sum = |place: &VersionLocation, head: &Head| {
             let (bucket, pin) = (place.bucket.clone(), pin(place, head));
             let size = head.size;
             async move { read::sum(&bucket, &pin, size, algorithm).await }
@@ -278,9 +279,9 @@ impl Verdict {
     }
 }
 
-async fn head(place: &Place) -> Result<Head, Failure> {
+async fn head(place: &VersionLocation) -> Result<Head, Failure> {
     let slots = place.bucket.pacer().slots();
-    let _place = slots.request(Want::Small).await;
+    let _place = slots.request(SlotKind::Small).await;
     place
         .bucket
         .head(&place.key, place.version.as_deref())
@@ -289,7 +290,7 @@ async fn head(place: &Place) -> Result<Head, Failure> {
 
 /// Returns an error if an object whose size no list showed does not end where HEAD says, in a
 /// bucket whose HEAD is not believed.
-async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
+async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failure> {
     if place.bucket.capabilities().believes_answers() {
         return Ok(());
     }
@@ -298,7 +299,11 @@ async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
 
 /// Refuses a HEAD with another `ETag` than the list: it is about another object, unless the object
 /// was replaced since, and a new list shows that `ETag` too.
-async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
+async fn etag_as_listed(
+    place: &VersionLocation,
+    listed: Option<&str>,
+    head: &Head,
+) -> Result<(), Failure> {
     let capabilities = place.bucket.capabilities();
     let tells = capabilities.content_etags || !capabilities.believes_answers();
     let Some(listed) = listed.filter(|listed| tells && *listed != head.etag) else {
@@ -325,7 +330,7 @@ async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Res
 
 /// Refuses a HEAD with the `ETag` of the list but another size: the object may be cut off or empty.
 fn size_as_listed(
-    place: &Place,
+    place: &VersionLocation,
     size: u64,
     etag: Option<&str>,
     head: &Head,
@@ -344,7 +349,7 @@ fn size_as_listed(
     }
 }
 
-fn pin(place: &Place, head: &Head) -> SourcePin {
+fn pin(place: &VersionLocation, head: &Head) -> SourcePin {
     SourcePin {
         bucket: place.bucket.name().clone(),
         key: place.key.clone(),
@@ -378,20 +383,25 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
 }
 
 /// Compares two HEADs of equal sizes. Returns `None` if they prove nothing.
-fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
+fn by_heads(
+    source: &VersionLocation,
+    here: &Head,
+    destination: &VersionLocation,
+    there: &Head,
+) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
     let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
     match judge_checksum(&expected, there.checksum.as_ref()) {
-        Some(Evidence::Proven(proof)) => {
+        Some(ProofVerdict::Proven(proof)) => {
             let against = there_etag.as_deref();
             let against = against
-                .and_then(|etag| against_weak_sum(&expected, &Evidence::Proven(proof), etag));
+                .and_then(|etag| against_weak_sum(&expected, &ProofVerdict::Proven(proof), etag));
             return Some(
                 against.map_or(Verdict::Equal { proof }, |why| Verdict::Different { why }),
             );
         }
-        Some(Evidence::Contradicted(why)) => return Some(Verdict::Different { why }),
-        Some(Evidence::Unknown) | None => {}
+        Some(ProofVerdict::Contradicted(why)) => return Some(Verdict::Different { why }),
+        Some(ProofVerdict::Unknown) | None => {}
     }
     if here.size == 0 {
         return Some(Verdict::Equal { proof: Proof::Size });
@@ -407,7 +417,7 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
 }
 
 /// Describes the checksum and the `ETag` of an object.
-fn has(place: &Place, head: &Head) -> String {
+fn has(place: &VersionLocation, head: &Head) -> String {
     let sum = match &head.checksum {
         Some(sum) if sum.kind == ChecksumKind::Composite => {
             format!("a composite {}", sum.algorithm)
@@ -436,7 +446,7 @@ async fn sum_file(path: &Path, algorithm: ChecksumAlgorithm) -> Result<Local, Fa
     let path = path.to_owned();
     let work = move || -> io::Result<Option<Local>> {
         let mut file = File::open(&path)?;
-        let Some(mut sum) = Running::new(algorithm) else {
+        let Some(mut sum) = RunningCrc::new(algorithm) else {
             return Ok(None);
         };
         let mut md5 = crate::checksum::RunningMd5::default();

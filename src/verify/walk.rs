@@ -3,9 +3,9 @@
 //! Both are in the order of their keys' bytes. Where a key map or a server does not keep that
 //! order, the destination is asked for each key instead, and its extra objects are not known.
 
-use super::{Finding, Verdict};
+use super::{Verdict, VerifyFinding};
 use crate::bucket::Bucket;
-use crate::listing::{Entry, Found as Listed, Listing, bucket};
+use crate::listing::{Entry, Listing, ListingItem, bucket};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::planner::{Planned, Sides, Step, Steps};
@@ -13,7 +13,7 @@ use crate::s3::{Failure, FailureKind};
 
 /// The answer of the destination's listing about a key.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
+pub(super) enum DestinationEntry {
     /// The destination has it.
     Entry(Box<Entry>),
     /// The destination does not have it.
@@ -26,14 +26,14 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) enum Task {
     /// Compare an object with its counterpart.
-    Compare(Box<Step>, Found),
+    Compare(Box<Step>, DestinationEntry),
     /// Report an object that only the destination has, unless the source has this key after all and
     /// the selection leaves it out.
     Surplus(Box<Entry>, Option<ObjectKey>),
     /// Nothing: the result is known.
-    Known(Finding),
+    Known(VerifyFinding),
     /// Nothing: a list failed.
-    Unlisted(Finding, Failure),
+    Unlisted(VerifyFinding, Failure),
     /// Nothing: the selection leaves it out.
     Excluded,
     /// Nothing: the destination has an object that the transfer would not write.
@@ -57,18 +57,18 @@ pub(super) struct Walk {
 #[derive(Debug)]
 struct Front {
     listing: Listing,
-    current: Option<Listed>,
+    current: Option<ListingItem>,
 }
 
 impl Front {
-    async fn peek(&mut self) -> Option<&Listed> {
-        while matches!(self.current, None | Some(Listed::Ignored(..))) {
+    async fn peek(&mut self) -> Option<&ListingItem> {
+        while matches!(self.current, None | Some(ListingItem::Ignored(..))) {
             self.current = Some(self.listing.next().await?);
         }
         self.current.as_ref()
     }
 
-    fn take(&mut self) -> Option<Listed> {
+    fn take(&mut self) -> Option<ListingItem> {
         self.current.take()
     }
 }
@@ -163,10 +163,10 @@ impl Walk {
     }
 
     /// Returns the finding about a part of the source that is not known.
-    fn unplanned(&mut self, place: String, failure: &Failure) -> Finding {
+    fn unplanned(&mut self, place: String, failure: &Failure) -> VerifyFinding {
         self.source_is_whole = false;
         let destination = self.sides.transfer.to.location.to_string();
-        Finding {
+        VerifyFinding {
             source: Some(place),
             destination,
             size: 0,
@@ -177,12 +177,12 @@ impl Walk {
     /// Advances the destination's listing towards the step's key.
     async fn meet(&mut self, step: Box<Step>) -> Task {
         let Some(front) = &mut self.there else {
-            return Task::Compare(step, Found::Unknown);
+            return Task::Compare(step, DestinationEntry::Unknown);
         };
         let order = match front.peek().await {
-            Some(Listed::Entry(entry)) => entry.key.as_str().cmp(step.key.as_str()),
-            Some(Listed::Failed(..)) => return self.destination_ends(step),
-            Some(Listed::Refused(place, failure)) => {
+            Some(ListingItem::Entry(entry)) => entry.key.as_str().cmp(step.key.as_str()),
+            Some(ListingItem::Failed(..)) => return self.destination_ends(step),
+            Some(ListingItem::Refused(place, failure)) => {
                 let known = unlisted(place, failure);
                 front.take();
                 self.waiting = Some(step);
@@ -191,14 +191,14 @@ impl Walk {
             _ => std::cmp::Ordering::Greater,
         };
         match (order, order.is_le().then(|| front.take()).flatten()) {
-            (std::cmp::Ordering::Less, Some(Listed::Entry(entry))) => {
+            (std::cmp::Ordering::Less, Some(ListingItem::Entry(entry))) => {
                 self.waiting = Some(step);
                 self.surplus(entry)
             }
-            (std::cmp::Ordering::Equal, Some(Listed::Entry(entry))) => {
-                Task::Compare(step, Found::Entry(Box::new(entry)))
+            (std::cmp::Ordering::Equal, Some(ListingItem::Entry(entry))) => {
+                Task::Compare(step, DestinationEntry::Entry(Box::new(entry)))
             }
-            _ => Task::Compare(step, Found::Absent),
+            _ => Task::Compare(step, DestinationEntry::Absent),
         }
     }
 
@@ -207,7 +207,7 @@ impl Walk {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());
         match failed {
-            Some(Listed::Failed(place, failure)) => unlisted(&place, &failure),
+            Some(ListingItem::Failed(place, failure)) => unlisted(&place, &failure),
             _ => Task::Foreign,
         }
     }
@@ -217,12 +217,12 @@ impl Walk {
         let front = self.there.as_mut()?;
         front.peek().await?;
         match front.take()? {
-            Listed::Entry(entry) if self.source_is_whole => Some(self.surplus(entry)),
-            Listed::Failed(place, failure) => {
+            ListingItem::Entry(entry) if self.source_is_whole => Some(self.surplus(entry)),
+            ListingItem::Failed(place, failure) => {
                 self.there = None;
                 Some(unlisted(&place, &failure))
             }
-            Listed::Refused(place, failure) => Some(unlisted(&place, &failure)),
+            ListingItem::Refused(place, failure) => Some(unlisted(&place, &failure)),
             _ => None,
         }
     }
@@ -256,7 +256,7 @@ impl Walk {
 /// Reports that the destination could not be listed, or not all of it.
 fn unlisted(place: &str, failure: &Failure) -> Task {
     let verdict = Verdict::failed(failure);
-    let finding = Finding {
+    let finding = VerifyFinding {
         source: None,
         destination: place.to_owned(),
         size: 0,
@@ -271,7 +271,7 @@ pub(super) async fn surplus(
     sides: &Sides,
     entry: &Entry,
     source: Option<ObjectKey>,
-) -> Option<Finding> {
+) -> Option<VerifyFinding> {
     let mut verdict = Verdict::Extra;
     if let (Some(key), Some(bucket)) = (source, &sides.source) {
         match bucket.head(&key, None).await {
@@ -286,7 +286,7 @@ pub(super) async fn surplus(
         bucket: sides.destination.name().clone(),
         key: entry.key.clone(),
     };
-    Some(Finding {
+    Some(VerifyFinding {
         source: None,
         destination: place.to_string(),
         size: entry.size,

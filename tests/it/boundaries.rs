@@ -13,15 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use s3haul::execute::{self, Execution, Outcome};
-use s3haul::journal::event::{Event, RunInfo};
+use s3haul::journal::event::{JournalEvent, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
-use s3haul::journal::state::{Phase, RunState, Totals};
+use s3haul::journal::state::{Phase, RunState, RunTotals};
 use s3haul::journal::{
-    Decision, Intent, Journal, JournalError, LeaseTerms, Ledger, Location, Opened, WriteFault,
+    Intent, Journal, JournalError, LeaseTerms, Ledger, Location, Opened, RunDecision, WriteFault,
     decide,
 };
 use s3haul::manifest::job::{Job, PartSize, Transfer};
-use s3haul::report::{Origin, ReportWriter};
+use s3haul::report::{ReportHeader, ReportWriter};
 use s3haul::sandbox::{CallEntry, Content, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
@@ -157,19 +157,19 @@ impl Stage {
             }
             None => opened,
         };
-        let origin = Origin {
+        let origin = ReportHeader {
             report: 2,
             directory: self.directory.path().to_owned(),
-            ..Origin::default()
+            ..ReportHeader::default()
         };
         let journal = match decision {
-            Decision::Resume => {
+            RunDecision::Resume => {
                 let report = ReportWriter::reopen(&self.report(), &origin).unwrap();
                 opened
                     .resume(Some(Box::new(report) as Box<dyn Ledger>))
                     .await?
             }
-            Decision::Begin => {
+            RunDecision::Begin => {
                 let report = ReportWriter::create(&self.report(), &origin).unwrap();
                 let transfers = self
                     .job
@@ -212,9 +212,9 @@ impl Stage {
         });
         let outcome = Box::pin(run).await.unwrap();
         let last = if outcome.is_complete() {
-            Event::RunEnded
+            JournalEvent::RunEnded
         } else {
-            Event::RunStopped
+            JournalEvent::RunStopped
         };
         match journal.close(last).await {
             Ok(closed) => {
@@ -284,7 +284,7 @@ impl Stage {
 
     /// What must be true in the end, however it came about. `twice` is how many parts may have been
     /// sent again.
-    fn assert_done(&self, after: &str, state: &RunState, whole: &Totals, twice: u64) {
+    fn assert_done(&self, after: &str, state: &RunState, whole: &RunTotals, twice: u64) {
         let (world, store) = (&self.world, self.world.sandbox.store());
         assert_eq!(
             store.keys(DESTINATION),
@@ -310,8 +310,8 @@ impl Stage {
         );
         // An object that was copied unseen is found at the destination, and then it is no copy of
         // this run.
-        let over = |totals: &Totals| {
-            let Totals {
+        let over = |totals: &RunTotals| {
+            let RunTotals {
                 done_objects,
                 done_bytes,
                 skipped_objects,
@@ -388,7 +388,7 @@ impl execute::monitor::Monitor for Silent {
 }
 
 /// What an undisturbed run comes to, and how many records it writes.
-fn undisturbed() -> (Totals, u64) {
+fn undisturbed() -> (RunTotals, u64) {
     let run = Stage::new();
     let (outcome, state) = run.finish();
     assert_eq!(

@@ -4,7 +4,9 @@
 mod lease;
 
 use s3haul::bucket::Bucket;
-use s3haul::journal::event::{Ended, Event, PlannedObject, ReceiptLine, RunInfo, UploadPlace};
+use s3haul::journal::event::{
+    Ended, JournalEvent, PlannedObject, ReceiptLine, RunInfo, UploadPlace,
+};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{
     Intent, Journal, JournalError, LeaseTerms, Life, Location, Opened, decide, look,
@@ -60,7 +62,7 @@ async fn resume(world: &World) -> Journal {
     opened.resume(None).await.unwrap()
 }
 
-const RANGE: Event = Event::RangeBegan {
+const RANGE: JournalEvent = JournalEvent::RangeBegan {
     range: 0,
     transfer: 0,
     ordered: true,
@@ -68,7 +70,7 @@ const RANGE: Event = Event::RangeBegan {
     until: None,
 };
 
-pub(crate) fn planned(object: u64) -> Event {
+pub(crate) fn planned(object: u64) -> JournalEvent {
     let key = format!("k{object:06}").parse().unwrap();
     let entry = PlannedObject {
         key,
@@ -78,14 +80,14 @@ pub(crate) fn planned(object: u64) -> Event {
         modified: None,
         class: None,
     };
-    Event::ObjectPlanned {
+    JournalEvent::ObjectPlanned {
         range: 0,
         object,
         entry,
     }
 }
 
-fn ended(object: u64) -> Event {
+fn ended(object: u64) -> JournalEvent {
     let ended = Ended::Done {
         bytes: 1,
         parts: 0,
@@ -95,7 +97,7 @@ fn ended(object: u64) -> Event {
         in_place: None,
         settles: None,
     };
-    Event::ObjectEnded {
+    JournalEvent::ObjectEnded {
         range: 0,
         object: Some(object),
         ended,
@@ -140,7 +142,7 @@ async fn a_session_goes_on_where_the_one_before_was_killed() {
     drop(first);
     let second = resume(&world).await;
     second.commit(ended(0)).await.unwrap();
-    let closed = second.close(Event::RunStopped).await.unwrap();
+    let closed = second.close(JournalEvent::RunStopped).await.unwrap();
     assert_eq!(
         (closed.state.pending_objects(), closed.state.resumed),
         (3, 1)
@@ -284,7 +286,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
         key,
     };
     first
-        .commit(Event::UploadIntended {
+        .commit(JournalEvent::UploadIntended {
             upload: 7,
             object: 6,
             place,
@@ -335,7 +337,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     assert!(second.next_id() > 7, "a number never comes back");
     drop(second);
     let third = resume(&world).await;
-    let closed = third.close(Event::RunStopped).await.unwrap();
+    let closed = third.close(JournalEvent::RunStopped).await.unwrap();
     assert_eq!(closed.state.uploads.keys().collect::<Vec<_>>(), [&7]);
 }
 
@@ -373,7 +375,7 @@ async fn a_run_that_is_over_makes_room_for_the_next() {
         journal.append(RANGE).await.unwrap();
         journal.commit(planned(round)).await.unwrap();
         journal.commit(ended(round)).await.unwrap();
-        journal.close(Event::RunEnded).await.unwrap();
+        journal.close(JournalEvent::RunEnded).await.unwrap();
     }
     let glance = look(location(&world).await).await.unwrap().unwrap();
     assert_eq!(
@@ -434,7 +436,7 @@ async fn a_journal_does_not_grow_with_the_objects() {
         journal.append(planned).await.unwrap();
         if object >= WINDOW {
             let receipt = Some(ReceiptLine::of(&"r".repeat(400)).unwrap());
-            let Event::ObjectEnded {
+            let JournalEvent::ObjectEnded {
                 range,
                 object,
                 ended,
@@ -445,7 +447,7 @@ async fn a_journal_does_not_grow_with_the_objects() {
             };
             written += 400;
             journal
-                .append(Event::ObjectEnded {
+                .append(JournalEvent::ObjectEnded {
                     range,
                     object,
                     ended,
@@ -459,7 +461,7 @@ async fn a_journal_does_not_grow_with_the_objects() {
             peaks[half] = bytes_in(directory.path()).max(peaks[half]);
         }
     }
-    let closed = journal.close(Event::RunStopped).await.unwrap();
+    let closed = journal.close(JournalEvent::RunStopped).await.unwrap();
     assert_eq!(
         (
             closed.state.pending_objects() as u64,

@@ -204,54 +204,6 @@ fn files_have_at_most_600_lines_and_say_what_they_are_for() {
     }
 }
 
-/// Names of types that a crate still defines several times. The list only gets shorter.
-const DEFINED_AGAIN: &[&str] = &[
-    "Answer",
-    "Cause",
-    "Class",
-    "Console",
-    "Copied",
-    "Cut",
-    "Decision",
-    "Doubt",
-    "Entry",
-    "Environment",
-    "Event",
-    "Exit",
-    "Failed",
-    "FailedObject",
-    "Finding",
-    "Findings",
-    "Found",
-    "Line",
-    "Listed",
-    "Looked",
-    "Made",
-    "Moment",
-    "OpenUpload",
-    "Origin",
-    "Permission",
-    "Place",
-    "Planned",
-    "Provider",
-    "Query",
-    "Question",
-    "Replay",
-    "Running",
-    "Seen",
-    "Status",
-    "Tag",
-    "Tally",
-    "Told",
-    "Totals",
-    "Trust",
-    "Turn",
-    "Verdict",
-    "Verify",
-    "Walk",
-    "Want",
-];
-
 /// Returns the name of the type that a line defines.
 fn type_name(line: &str) -> Option<&str> {
     let line = line.strip_prefix("pub").map_or(line, |rest| {
@@ -278,6 +230,7 @@ fn is_function(line: &str) -> bool {
 
 #[test]
 fn a_type_name_is_defined_once_in_a_crate() {
+    let mut types = 0;
     let mut again = BTreeSet::new();
     for root in ["src", "crates/sandbox/src"] {
         let mut files = Vec::new();
@@ -295,15 +248,10 @@ fn a_type_name_is_defined_once_in_a_crate() {
                 }
             }
         }
+        types += known.len();
     }
-    let allowed: BTreeSet<_> = DEFINED_AGAIN.iter().copied().map(str::to_owned).collect();
-    let new: Vec<_> = again.difference(&allowed).collect();
-    assert!(new.is_empty(), "defined in another file too: {new:?}");
-    let gone: Vec<_> = allowed.difference(&again).collect();
-    assert!(
-        gone.is_empty(),
-        "defined once now, take them off DEFINED_AGAIN: {gone:?}"
-    );
+    assert!(types > 500, "only {types} types were found");
+    assert!(again.is_empty(), "defined several times: {again:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use s3haul::location::ObjectKey;
 use s3haul::manifest::job::Limits;
 use s3haul::pace::learned::{Learned, LearnedLane};
 use s3haul::pace::{Pacer, RetryPolicy};
-use s3haul::s3::{Attributes, Class, WriteCondition};
+use s3haul::s3::{Attributes, RequestClass, WriteCondition};
 use s3haul::sandbox::{Content, Effect, Fault, Model, ObjectSpec, Operation, RateModel};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -78,7 +78,7 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
     };
     assert_eq!(
         (&*lane.bucket, &*lane.prefix, lane.class),
-        ("default/destination", "hot/", Class::Write)
+        ("default/destination", "hot/", RequestClass::Write)
     );
     while let Some(ended) = cold.join_next().await {
         ended.unwrap().unwrap();
@@ -153,7 +153,7 @@ async fn a_session_begins_with_what_the_last_one_learned() {
     };
     assert_eq!(
         (&*lane.bucket, &*lane.prefix, lane.class),
-        ("default/destination", "", Class::Write)
+        ("default/destination", "", RequestClass::Write)
     );
     assert!(
         // A busy machine sends fewer.
@@ -180,7 +180,7 @@ async fn a_session_begins_with_what_the_last_one_learned() {
 async fn what_is_recalled_is_used_with_caution() {
     let lane = |prefix: &str, accepted| LearnedLane {
         bucket: "default/lake".to_owned(),
-        class: Class::Write,
+        class: RequestClass::Write,
         prefix: prefix.to_owned(),
         accepted,
     };

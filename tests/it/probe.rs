@@ -11,7 +11,9 @@ use s3haul::bucket::Bucket;
 use s3haul::manifest::job::{
     Attribute, DEFAULT_ENDPOINT, Limits, Policy, Provider, Transfer, When,
 };
-use s3haul::probe::{self, AttributeFinding, Finding, How, Needs, Probe, RequestFinding, Verdict};
+use s3haul::probe::{
+    self, AttributeFinding, How, Needs, Probe, ProbeFinding, ProbeVerdict, RequestFinding,
+};
 use s3haul::s3::{Failure, OnWrites, Operation as Request};
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
@@ -66,7 +68,7 @@ fn assert_clean(world: &World, bucket: &str) {
     );
 }
 
-fn finding<'p>(probe: &'p Probe, name: &str) -> &'p Finding {
+fn finding<'p>(probe: &'p Probe, name: &str) -> &'p ProbeFinding {
     probe
         .findings
         .iter()
@@ -92,7 +94,8 @@ fn request(probe: &Probe, operation: Request) -> &RequestFinding {
 
 /// The findings that are neither as relied on nor moot.
 fn odd(probe: &Probe) -> Vec<String> {
-    let is_odd = |verdict: Verdict| !matches!(verdict, Verdict::Agrees | Verdict::Moot);
+    let is_odd =
+        |verdict: ProbeVerdict| !matches!(verdict, ProbeVerdict::Agrees | ProbeVerdict::Moot);
     let requests = probe
         .requests
         .iter()
@@ -186,7 +189,7 @@ async fn a_probe_finds_each_thing_that_a_server_lacks() {
         for finding in probe
             .findings
             .iter()
-            .filter(|finding| finding.verdict() == Verdict::Lacks)
+            .filter(|finding| finding.verdict() == ProbeVerdict::Lacks)
         {
             assert!(
                 finding.fails() && finding.consequence().is_some(),
@@ -277,7 +280,11 @@ async fn a_key_that_is_refused_is_named_and_the_others_answer() {
     );
     let probe = probed(&world).await;
     for name in ["encoded_lists", "encoded_uploads", "odd_part_sources"] {
-        assert_eq!(finding(&probe, name).verdict(), Verdict::Moot, "{name}");
+        assert_eq!(
+            finding(&probe, name).verdict(),
+            ProbeVerdict::Moot,
+            "{name}"
+        );
     }
     assert_eq!(
         (odd(&probe), probe.not_stored.len()),
@@ -317,7 +324,7 @@ async fn one_request_that_fails_makes_no_other_question_unknown() {
             .faults()
             .add(Fault::on(operation).then(refusal("AccessDenied")));
         let probe = probed(&world).await;
-        let is_unknown = |finding: &&Finding| finding.verdict() == Verdict::Unknown;
+        let is_unknown = |finding: &&ProbeFinding| finding.verdict() == ProbeVerdict::Unknown;
         let capabilities = probe
             .findings
             .iter()
@@ -477,7 +484,7 @@ async fn a_probe_finds_a_directory_bucket_to_be_one() {
         .await
         .unwrap();
     for finding in &probe.findings {
-        assert_eq!(finding.verdict(), Verdict::Agrees, "{finding:?}");
+        assert_eq!(finding.verdict(), ProbeVerdict::Agrees, "{finding:?}");
     }
     assert_eq!(
         (probe.is_good(), probe.left.as_slice()),
@@ -501,7 +508,10 @@ async fn hidden_etags_are_no_failing() {
     };
     let world = World::with(SandboxOptions::default(), options).await;
     let probe = probed(&world).await;
-    assert_eq!(finding(&probe, "content_etags").verdict(), Verdict::Moot);
+    assert_eq!(
+        finding(&probe, "content_etags").verdict(),
+        ProbeVerdict::Moot
+    );
     assert_eq!(
         (odd(&probe), probe.is_good()),
         (vec!["lock of objects".to_owned()], true)

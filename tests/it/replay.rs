@@ -3,7 +3,7 @@
 use rstest::rstest;
 use s3haul::manifest::job::{LayoutChoice, Parts, ProofPolicy, Transfer, Verify};
 use s3haul::plan::attributes::Reads;
-use s3haul::plan::totals::Totals;
+use s3haul::plan::totals::PlanTotals;
 use s3haul::planner::{Planned, Sides};
 use s3haul::sandbox::{
     Algorithm, BucketOptions, ChecksumKind, Content, Effect, Encryption, Fault, ObjectSpec,
@@ -297,7 +297,7 @@ async fn the_plan_counts_the_question_for_the_first_part() {
     let Some(Planned::Step(step)) = sides.plan().recv().await else {
         panic!("nothing is planned")
     };
-    let mut totals = Totals::default();
+    let mut totals = PlanTotals::default();
     let capabilities = sides.destination.capabilities();
     let reads = Reads::of(&sides.transfer, capabilities, &step.route);
     totals.copy(

@@ -329,7 +329,7 @@ async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by
     assert_eq!(
         world.calls(Operation::UploadPartCopy),
         PARTS,
-        "nobody knows what was there"
+        "the state of the bucket is unknown"
     );
     assert_eq!(world.calls(Operation::ListMultipartUploads), 1);
     // And then it is over.

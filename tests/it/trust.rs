@@ -8,7 +8,7 @@ use s3haul::plan::decide::Skip;
 use s3haul::planner::Sides;
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::MIB;
-use s3haul::verify::{self, Deep, Finding, Verdict};
+use s3haul::verify::{self, Deep, Verdict, VerifyFinding};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{at, run as run_command};
@@ -180,7 +180,7 @@ async fn the_flag_does_the_same() {
 }
 
 /// Compares both sides through this server.
-async fn verified(world: &World, liar: &Liar, transfer: Transfer, trust: Trust) -> Finding {
+async fn verified(world: &World, liar: &Liar, transfer: Transfer, trust: Trust) -> VerifyFinding {
     let mut job = liar.job(world, transfer, Provider::Other);
     restate(&mut job, |endpoint| endpoint.trust = trust);
     let mut connections = world.connections(&job, &CancellationToken::new(), &Limits::default());

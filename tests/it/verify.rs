@@ -8,7 +8,7 @@ use s3haul::manifest::keys::KeyMap;
 use s3haul::planner::Sides;
 use s3haul::sandbox::{Content, Encryption, Fault, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, MIB};
-use s3haul::verify::{self, Counts, Deep, Finding, Verdict};
+use s3haul::verify::{self, Counts, Deep, Verdict, VerifyFinding};
 use serde_json::Value;
 
 use crate::cli::{COPY_ALL, at, run};
@@ -27,7 +27,7 @@ fn both(world: &World, key: &str, size: u64, here: &ObjectSpec, there: &ObjectSp
     put(world, DESTINATION, key, 1, size, there);
 }
 
-async fn verified(world: &World, transfer: Transfer, deep: Deep) -> (Counts, Vec<Finding>) {
+async fn verified(world: &World, transfer: Transfer, deep: Deep) -> (Counts, Vec<VerifyFinding>) {
     let source = match &transfer.from {
         Source::Files { .. } => None,
         _ => Some(world.bucket(SOURCE).await),
@@ -45,8 +45,8 @@ async fn verified(world: &World, transfer: Transfer, deep: Deep) -> (Counts, Vec
     (counts, findings)
 }
 
-fn names(findings: &[Finding]) -> Vec<(&str, &str)> {
-    let key = |finding: &Finding| finding.destination.rsplit('/').next().unwrap().len();
+fn names(findings: &[VerifyFinding]) -> Vec<(&str, &str)> {
+    let key = |finding: &VerifyFinding| finding.destination.rsplit('/').next().unwrap().len();
     findings
         .iter()
         .map(|finding| {

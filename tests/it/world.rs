@@ -12,7 +12,7 @@ use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::execute::{self, Execution, Outcome};
 use s3haul::journal::event::RunInfo;
 use s3haul::journal::fingerprint::Fingerprint;
-use s3haul::journal::{self, Decision, Intent, JournalError, LeaseTerms, Location, Opened};
+use s3haul::journal::{self, Intent, JournalError, LeaseTerms, Location, Opened, RunDecision};
 use s3haul::location::{LocalPath, S3Uri};
 use s3haul::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, Provider, Source, Symlinks, Transfer,
@@ -191,8 +191,8 @@ impl World {
         let decision = journal::decide(opened.state(), &fingerprint, intent).unwrap();
         let resumed = Arc::new(opened.resumed(decision));
         let journal = match decision {
-            Decision::Resume => opened.resume(None).await.unwrap(),
-            Decision::Begin => {
+            RunDecision::Resume => opened.resume(None).await.unwrap(),
+            RunDecision::Begin => {
                 let (run, tool) = ("run".to_owned(), "test".to_owned());
                 let transfers = job
                     .transfers
@@ -227,9 +227,9 @@ impl World {
         })
         .await?;
         let last = if outcome.stopped {
-            journal::event::Event::RunStopped
+            journal::event::JournalEvent::RunStopped
         } else {
-            journal::event::Event::RunEnded
+            journal::event::JournalEvent::RunEnded
         };
         journal.close(last).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();

@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use s3s::Body;
 
 use super::object::Encryption;
-use super::operation::{Call, Operation, Query};
+use super::operation::{Call, Operation, QueryString};
 use super::refusal::{Refusal, escape};
 use super::store::Store;
 
@@ -46,7 +46,7 @@ pub(super) async fn answer(
         Ok(body) => body.to_bytes(),
         Err(_) => return Refusal::too_large(LARGEST as u64 + 1).response(id),
     };
-    let query = Query(parts.uri.query().unwrap_or_default());
+    let query = QueryString(parts.uri.query().unwrap_or_default());
     let asked = Asked {
         name: query.get("annotationName").unwrap_or_default().into_owned(),
         version: query.get("versionId").map(Cow::into_owned),

@@ -18,7 +18,7 @@ pub(super) const PAGE: usize = 1000;
 
 /// The parameters of a listing.
 #[derive(Debug, Default)]
-pub(super) struct Query<'a> {
+pub(super) struct ListingQuery<'a> {
     pub(super) prefix: &'a str,
     pub(super) delimiter: Option<&'a str>,
     /// Only keys (and rolled-up prefixes) after this one.
@@ -52,12 +52,12 @@ impl<T> Page<T> {
             .map(|(key, entry)| (key.as_str(), entry))
     }
 
-    fn is_full(&self, query: &Query<'_>) -> bool {
+    fn is_full(&self, query: &ListingQuery<'_>) -> bool {
         self.entries.len() + self.common_prefixes.len() >= query.max
     }
 }
 
-impl Query<'_> {
+impl ListingQuery<'_> {
     /// Returns the prefix that `key` is rolled up to.
     fn rolled<'k>(&self, key: &'k str) -> Option<&'k str> {
         let delimiter = self.delimiter.filter(|delimiter| !delimiter.is_empty())?;
@@ -87,7 +87,7 @@ fn past(prefix: &str) -> String {
 
 /// Collects a page: `seek` iterates from a key on, `rows` says what is listed for one item.
 fn collect<'m, V, T, I, R>(
-    query: &Query<'_>,
+    query: &ListingQuery<'_>,
     mut start: Bound<String>,
     seek: impl Fn(&Bound<String>) -> I,
     rows: impl Fn(&'m str, V) -> R,
@@ -147,7 +147,7 @@ where
 /// Lists current objects.
 pub(super) fn objects(
     map: &BTreeMap<String, Vec<Version>>,
-    query: &Query<'_>,
+    query: &ListingQuery<'_>,
 ) -> Page<Arc<Object>> {
     collect(
         query,
@@ -164,11 +164,11 @@ pub(super) fn objects(
 /// of the marks of one.
 pub(super) fn unordered(
     map: &BTreeMap<String, Vec<Version>>,
-    query: &Query<'_>,
+    query: &ListingQuery<'_>,
 ) -> Page<Arc<Object>> {
     let mut page = objects(
         map,
-        &Query {
+        &ListingQuery {
             after: None,
             max: usize::MAX,
             ..*query
@@ -202,7 +202,7 @@ pub(super) struct ListedVersion {
 /// inside the history of the key that `query.after` names, after that version.
 pub(super) fn versions(
     map: &BTreeMap<String, Vec<Version>>,
-    query: &Query<'_>,
+    query: &ListingQuery<'_>,
     version_marker: Option<&str>,
 ) -> Page<ListedVersion> {
     let inside = query.after.zip(version_marker);
@@ -241,7 +241,7 @@ pub(super) fn versions(
 /// uploads of the key that `query.after` names, after that upload.
 pub(super) fn uploads<'m>(
     map: &'m BTreeMap<(String, u64), Upload>,
-    query: &Query<'_>,
+    query: &ListingQuery<'_>,
     upload_marker: Option<&str>,
 ) -> Page<&'m Upload> {
     let inside = query.after.zip(upload_marker).and_then(|(key, marker)| {
@@ -326,7 +326,7 @@ mod tests {
         loop {
             let page = objects(
                 map,
-                &Query {
+                &ListingQuery {
                     prefix,
                     delimiter,
                     after: after.as_deref(),
@@ -371,9 +371,9 @@ mod tests {
         assert!(
             objects(
                 &map,
-                &Query {
+                &ListingQuery {
                     max: 0,
-                    ..Query::default()
+                    ..ListingQuery::default()
                 }
             )
             .entries

@@ -165,7 +165,7 @@ impl Attributes {
 /// `x-amz-restore` of an object that is being restored.
 pub(super) const RESTORE_ONGOING: &str = "ongoing-request=\"true\"";
 
-/// Returns the `x-amz-restore` of an object that can be read for so many days.
+/// Returns the `x-amz-restore` of an object that can be read for this number of days.
 pub(super) fn restored_until(days: i32) -> String {
     let seconds = u64::from(days.max(0).unsigned_abs()) * 86_400;
     let until = jiff::Timestamp::try_from(SystemTime::now() + Duration::from_secs(seconds))

@@ -127,7 +127,7 @@ impl Call {
     pub(super) fn classify(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         let path = uri.path().strip_prefix('/').unwrap_or(uri.path());
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-        let query = Query(uri.query().unwrap_or_default());
+        let query = QueryString(uri.query().unwrap_or_default());
         let operation = match (bucket, key) {
             ("", _) => match *method {
                 Method::GET => Operation::ListBuckets,
@@ -157,7 +157,7 @@ impl Call {
     }
 }
 
-fn of_bucket(method: &Method, query: &Query<'_>) -> Operation {
+fn of_bucket(method: &Method, query: &QueryString<'_>) -> Operation {
     match *method {
         Method::HEAD => Operation::HeadBucket,
         Method::GET if query.has("location") => Operation::GetBucketLocation,
@@ -175,7 +175,7 @@ fn of_bucket(method: &Method, query: &Query<'_>) -> Operation {
     }
 }
 
-fn of_object(method: &Method, query: &Query<'_>, headers: &HeaderMap) -> Operation {
+fn of_object(method: &Method, query: &QueryString<'_>, headers: &HeaderMap) -> Operation {
     let copies = headers.contains_key("x-amz-copy-source");
     let uploads = query.has("uploadId");
     match *method {
@@ -212,9 +212,9 @@ fn of_object(method: &Method, query: &Query<'_>, headers: &HeaderMap) -> Operati
 }
 
 /// The pairs of a query string, decoded when looked at.
-pub(super) struct Query<'a>(pub(super) &'a str);
+pub(super) struct QueryString<'a>(pub(super) &'a str);
 
-impl<'a> Query<'a> {
+impl<'a> QueryString<'a> {
     fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
         pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))

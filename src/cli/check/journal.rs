@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::super::journal;
 use super::super::{CliError, Output, say_json, say_line};
-use super::look::{Findings, Status};
+use super::look::{CheckFindings, CheckStatus};
 use crate::connections::Connections;
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::{Intent, JournalError, Life, Location, look};
@@ -16,8 +16,8 @@ pub(super) async fn check(
     job: &Job,
     connections: &mut Connections,
     output: Output,
-) -> Result<Findings, CliError> {
-    let mut findings = Findings::default();
+) -> Result<CheckFindings, CliError> {
+    let mut findings = CheckFindings::default();
     let Some(location) = journal::location(job, connections).await? else {
         return Ok(findings);
     };
@@ -28,20 +28,20 @@ pub(super) async fn check(
     match look(location.clone()).await {
         Ok(Some(glance)) => {
             if let Some(writer) = glance.writer.filter(|_| glance.life == Life::Running) {
-                findings.add(Status::Warning, format!("it is in use by {writer}"));
+                findings.add(CheckStatus::Warning, format!("it is in use by {writer}"));
             }
             let fingerprint = Fingerprint::of(job);
             match journal::decide(&glance.state, &fingerprint, Intent::Resume, job.on_change) {
                 Err(error) => findings.forbidden(error.to_string()),
                 Ok((_, changes)) if !changes.is_empty() => findings.add(
-                    Status::Warning,
+                    CheckStatus::Warning,
                     format!(
                         "holds an unfinished run, and the job was changed: {}; the next run is a new one (`on_change: new-run`)",
                         changes.join("; ")
                     ),
                 ),
                 Ok(_) if glance.state.is_unfinished() => findings.add(
-                    Status::Ok,
+                    CheckStatus::Ok,
                     "holds an unfinished run, which the next run resumes",
                 ),
                 Ok(_) => {}
@@ -58,7 +58,7 @@ pub(super) async fn check(
             // It is not named, so the run works without it.
             Some(obstacle) if job.journal == JournalPlace::Usual => {
                 findings.add(
-                    Status::Warning,
+                    CheckStatus::Warning,
                     format!("the run keeps no journal: {obstacle}"),
                 );
             }
@@ -70,7 +70,7 @@ pub(super) async fn check(
             findings.forbidden(JournalError::Unconditional { place, endpoint }.to_string());
         }
         Location::Bucket(..) => findings.add(
-            Status::NotChecked,
+            CheckStatus::NotChecked,
             format!("not checked: writing to {place}"),
         ),
     }
@@ -99,7 +99,7 @@ fn obstacle(path: &Path) -> Option<String> {
         .then(|| format!("{there} cannot be written to"))
 }
 
-fn tell(place: &str, findings: &Findings, output: Output) -> Result<(), CliError> {
+fn tell(place: &str, findings: &CheckFindings, output: Output) -> Result<(), CliError> {
     if output.json {
         let line = serde_json::json!({
             "journal": place, "status": findings.status(), "findings": findings.0,

@@ -21,7 +21,7 @@ const MOST_PREFIXES: usize = 16;
 /// The status of a transfer or of one finding. The order is that of severity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Status {
+pub(super) enum CheckStatus {
     /// Nothing is known to be wrong.
     #[default]
     Ok,
@@ -33,7 +33,7 @@ pub(super) enum Status {
     Failed,
 }
 
-impl Status {
+impl CheckStatus {
     /// Returns the word that begins a line.
     pub(super) const fn word(self) -> &'static str {
         match self {
@@ -46,8 +46,8 @@ impl Status {
 
 /// A sentence about a transfer.
 #[derive(Debug, Serialize)]
-pub(super) struct Finding {
-    pub(super) status: Status,
+pub(super) struct CheckFinding {
+    pub(super) status: CheckStatus,
     pub(super) text: String,
     /// True if the run would be refused access.
     #[serde(skip)]
@@ -56,11 +56,11 @@ pub(super) struct Finding {
 
 /// The findings about a transfer.
 #[derive(Debug, Default)]
-pub(super) struct Findings(pub(super) Vec<Finding>);
+pub(super) struct CheckFindings(pub(super) Vec<CheckFinding>);
 
-impl Findings {
-    pub(super) fn add(&mut self, status: Status, text: impl Into<String>) {
-        self.0.push(Finding {
+impl CheckFindings {
+    pub(super) fn add(&mut self, status: CheckStatus, text: impl Into<String>) {
+        self.0.push(CheckFinding {
             status,
             text: text.into(),
             is_access: false,
@@ -68,8 +68,8 @@ impl Findings {
     }
 
     pub(super) fn forbidden(&mut self, text: String) {
-        self.0.push(Finding {
-            status: Status::Failed,
+        self.0.push(CheckFinding {
+            status: CheckStatus::Failed,
             text,
             is_access: true,
         });
@@ -77,20 +77,20 @@ impl Findings {
 
     /// Returns the first thing that fails, if any does.
     pub(super) fn failure(&self) -> Option<&str> {
-        let failed = |finding: &&Finding| finding.status == Status::Failed;
+        let failed = |finding: &&CheckFinding| finding.status == CheckStatus::Failed;
         self.0.iter().find(failed).map(|finding| &*finding.text)
     }
 
     /// Returns the status of the transfer.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> CheckStatus {
         let worst = self
             .0
             .iter()
             .map(|finding| finding.status)
             .max()
             .unwrap_or_default();
-        if worst == Status::NotChecked {
-            Status::Ok
+        if worst == CheckStatus::NotChecked {
+            CheckStatus::Ok
         } else {
             worst
         }
@@ -109,12 +109,12 @@ pub(super) async fn look(
     sides: &Sides,
     connections: &mut Connections,
     probes: bool,
-) -> Result<Findings, CliError> {
+) -> Result<CheckFindings, CliError> {
     let transfer = &*sides.transfer;
     let writer = job.transfers[..number]
         .iter()
         .find(|earlier| may_read(job, transfer, earlier));
-    let mut findings = Findings::default();
+    let mut findings = CheckFindings::default();
     let first = match (&transfer.from, &sides.source) {
         (Source::Files { path, .. }, _) => {
             look_at_files(path, transfer, &mut findings);
@@ -137,7 +137,7 @@ pub(super) async fn look(
     };
     if transfer.versions != Versions::Current {
         findings.add(
-            Status::NotChecked,
+            CheckStatus::NotChecked,
             "not checked: listing and reading the versions of the source",
         );
     }
@@ -151,7 +151,7 @@ pub(super) async fn look(
     let place = &transfer.to.location;
     if !probes {
         findings.add(
-            Status::NotChecked,
+            CheckStatus::NotChecked,
             format!("not checked: writing to {place}; --probe tries it"),
         );
     }
@@ -164,7 +164,7 @@ async fn list_source(
     source: &Bucket,
     transfer: &Transfer,
     writer: Option<&Transfer>,
-    findings: &mut Findings,
+    findings: &mut CheckFindings,
 ) -> Result<Option<ObjectKey>, CliError> {
     if transfer.chosen.is_some() {
         return Ok(None);
@@ -187,7 +187,7 @@ async fn list_source(
         };
         let Some(key) = found else { continue };
         if let Some(text) = unjudged(location, &key, &transfer.select) {
-            findings.add(Status::NotChecked, text);
+            findings.add(CheckStatus::NotChecked, text);
         }
         return Ok(Some(key));
     }
@@ -196,19 +196,19 @@ async fn list_source(
             "not checked: the objects below {location}, which `{}` writes first",
             writer.name
         );
-        findings.add(Status::NotChecked, text);
+        findings.add(CheckStatus::NotChecked, text);
     } else if prefixes.len() > MOST_PREFIXES {
         let text = format!(
             "no key below {location} begins like the first {MOST_PREFIXES} of {} patterns; not checked: the others; `s3haul \
              plan` lists them",
             prefixes.len()
         );
-        findings.add(Status::NotChecked, text);
+        findings.add(CheckStatus::NotChecked, text);
     } else if let Some(empty) = EmptySelection::of(transfer, 0) {
         let status = if empty.fails {
-            Status::Failed
+            CheckStatus::Failed
         } else {
-            Status::Warning
+            CheckStatus::Warning
         };
         findings.add(status, empty.reason);
     }
@@ -261,7 +261,7 @@ async fn head_source(
     key: &ObjectKey,
     version: Option<&str>,
     is_written_first: bool,
-    findings: &mut Findings,
+    findings: &mut CheckFindings,
 ) -> Result<(), CliError> {
     let place = format!("s3://{}/{key}", signer.name());
     let Err(failure) = signer.head(key, version).await else {
@@ -272,7 +272,7 @@ async fn head_source(
         FailureKind::NotFound => {}
         // Without s3:ListBucket, S3 says 403 about what is not there yet.
         FailureKind::Denied if is_written_first => findings.add(
-            Status::NotChecked,
+            CheckStatus::NotChecked,
             format!("not checked: reading {place}, which an earlier transfer writes first"),
         ),
         FailureKind::Denied => findings.forbidden(format!(
@@ -282,7 +282,7 @@ async fn head_source(
         )),
         _ if failure.is_passing() || failure.ends_run() => return Err(failure.into()),
         _ => findings.add(
-            Status::Warning,
+            CheckStatus::Warning,
             format!("could not read {place}: {}", words(&failure)),
         ),
     }
@@ -301,7 +301,7 @@ fn lists_destination(sides: &Sides) -> bool {
         && transfer.keys.preserves_order()
 }
 
-async fn list_destination(sides: &Sides, findings: &mut Findings) -> Result<(), CliError> {
+async fn list_destination(sides: &Sides, findings: &mut CheckFindings) -> Result<(), CliError> {
     let Sides {
         transfer,
         destination,
@@ -322,7 +322,7 @@ async fn list_destination(sides: &Sides, findings: &mut Findings) -> Result<(), 
 }
 
 /// Looks for a first file.
-fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings) {
+fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut CheckFindings) {
     let path = path.as_path();
     let is_empty = if path.is_dir() {
         fs::read_dir(path).map(|mut entries| entries.next().is_none())
@@ -334,15 +334,15 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings)
         Ok(true) => {
             if let Some(empty) = EmptySelection::of(transfer, 0) {
                 let status = if empty.fails {
-                    Status::Failed
+                    CheckStatus::Failed
                 } else {
-                    Status::Warning
+                    CheckStatus::Warning
                 };
                 findings.add(status, empty.reason);
             }
         }
         Ok(false) if transfer.select != Selection::default() => findings.add(
-            Status::NotChecked,
+            CheckStatus::NotChecked,
             format!(
                 "not checked: whether the filters match a file in {}; `s3haul plan` lists all",
                 path.display()

@@ -16,7 +16,8 @@ use crate::location::BucketName;
 use crate::manifest::job::{Job, Transfer};
 use crate::printable::printable;
 use crate::probe::{
-    self, AttributeFinding, Claim, Finding, How, Left, Needs, Probe, RequestFinding, Verdict,
+    self, AttributeFinding, Claim, How, Left, Needs, Probe, ProbeFinding, ProbeVerdict,
+    RequestFinding,
 };
 use crate::s3::OnWrites;
 
@@ -100,7 +101,7 @@ fn document(bucket: &Bucket, probe: &Probe) -> Value {
 /// Adds the fields that all findings have.
 fn judged(
     mut fields: Value,
-    verdict: Verdict,
+    verdict: ProbeVerdict,
     fails: bool,
     words: (String, Option<String>),
 ) -> Value {
@@ -127,7 +128,7 @@ fn of_request(finding: &RequestFinding) -> Value {
     judged(fields, finding.verdict(), finding.fails(), words)
 }
 
-fn of_capability(finding: &Finding) -> Value {
+fn of_capability(finding: &ProbeFinding) -> Value {
     let mut fields = json!({
         "capability": finding.name, "relied_on": finding.stated(), "found": finding.found(),
         "needed": finding.is_needed,
@@ -288,7 +289,7 @@ fn tables(probe: &Probe) -> Vec<String> {
 }
 
 /// Returns the value that was found, with a question mark for what is not known.
-fn shown(finding: &Finding) -> String {
+fn shown(finding: &ProbeFinding) -> String {
     match &finding.claim {
         Claim::Flag { measured, .. } if measured.how == How::Moot => "-".to_owned(),
         Claim::Flag { .. } => finding
@@ -329,16 +330,16 @@ fn shown(finding: &Finding) -> String {
     }
 }
 
-const fn mark(verdict: Verdict, fails: bool) -> &'static str {
+const fn mark(verdict: ProbeVerdict, fails: bool) -> &'static str {
     match verdict {
-        Verdict::Unknown if fails => "FAIL: unknown",
+        ProbeVerdict::Unknown if fails => "FAIL: unknown",
         _ if fails => "FAIL",
         // The finding says the rest.
-        Verdict::Agrees | Verdict::Moot => "",
-        Verdict::CanDoMore => "can do more",
-        Verdict::Loses => "lost",
-        Verdict::Lacks => "lacks",
-        Verdict::Unknown => "unknown",
+        ProbeVerdict::Agrees | ProbeVerdict::Moot => "",
+        ProbeVerdict::CanDoMore => "can do more",
+        ProbeVerdict::Loses => "lost",
+        ProbeVerdict::Lacks => "lacks",
+        ProbeVerdict::Unknown => "unknown",
     }
 }
 
@@ -376,7 +377,7 @@ fn remarks(probe: &Probe) -> Vec<String> {
     all.sort_by_key(|(fails, ..)| !fails);
     let mut lines = vec![String::new()];
     for (fails, verdict, name, (reason, consequence)) in all {
-        let Some(consequence) = consequence.filter(|_| verdict != Verdict::CanDoMore) else {
+        let Some(consequence) = consequence.filter(|_| verdict != ProbeVerdict::CanDoMore) else {
             continue;
         };
         let start = if fails { "FAIL " } else { "" };

@@ -4,7 +4,7 @@ use futures::FutureExt as _;
 
 use super::super::journal::reports;
 use super::super::{CliError, Output, say_json, say_line};
-use super::look::{Findings, Status};
+use super::look::{CheckFindings, CheckStatus};
 use crate::connections::Connections;
 use crate::manifest::job::Job;
 use crate::report::ReportError;
@@ -14,15 +14,15 @@ pub(super) async fn check(
     job: &Job,
     connections: &mut Connections,
     output: Output,
-) -> Result<Findings, CliError> {
-    let mut findings = Findings::default();
+) -> Result<CheckFindings, CliError> {
+    let mut findings = CheckFindings::default();
     let Some(reports) = reports(job, connections).await? else {
         return Ok(findings);
     };
     let place = reports.to_string();
     match reports.probe("").boxed().await {
         Ok(()) => findings.add(
-            Status::NotChecked,
+            CheckStatus::NotChecked,
             format!("not checked: writing to {place}"),
         ),
         Err(ReportError::Store { failure, .. }) if failure.is_passing() => {

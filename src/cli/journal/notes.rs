@@ -11,12 +11,12 @@ use crate::journal::unproven::UnprovenCopies;
 use crate::journal::{self, Location};
 use crate::listing::local::JOURNALS;
 use crate::manifest::job::Job;
-use crate::report::{Origin, header, last_footer};
+use crate::report::{ReportHeader, header, last_footer};
 use crate::size::{ByteSize, by_number, display_count, display_counted};
 use crate::telemetry::{self, Note};
 
 /// Warns that the report of another run is about to be replaced.
-pub(super) fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
+pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell: impl Fn(&str)) {
     let Some(path) = &job.report.json else { return };
     let Some(old) = header(path).filter(|old| !is_kept(old)) else {
         return;

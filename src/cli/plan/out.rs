@@ -60,7 +60,7 @@ impl PlanFlags {
                 return Ok(PlannedPlace::State(state, Extent { shards, exact }));
             }
             (Some(_), Some(PlanPlace::State(_))) => {
-                "--sandbox ends with this process, so that nobody could run the shards of a plan there; leave out --sandbox or \
+                "--sandbox ends with this process, so that no process could run the shards of a plan there; leave out --sandbox or \
                  --shards"
                     .to_owned()
             }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::manifest::job::Limits;
 use crate::plan::parts::Capacity;
-use crate::plan::totals::{Estimate, Totals};
+use crate::plan::totals::{Estimate, PlanTotals};
 use crate::size::{ByteSize, display_count, display_duration};
 
 /// Returns the estimated time, and its basis.
 pub(super) fn line(
     estimate: &Estimate,
     capacity: Capacity,
-    totals: &Totals,
+    totals: &PlanTotals,
     limits: &Limits,
 ) -> Option<String> {
     let copies = estimate.seconds(capacity.in_flight);
@@ -37,7 +37,7 @@ pub(super) fn line(
 
 /// Returns the seconds that the limits of a job demand, and the limit that demands most.
 #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
-fn at_limits(totals: &Totals, limits: &Limits) -> Option<(f64, String)> {
+fn at_limits(totals: &PlanTotals, limits: &Limits) -> Option<(f64, String)> {
     let requests = limits.requests_per_second.map(|rate| {
         let seconds = totals.all_requests() as f64 / f64::from(rate.max(1));
         (seconds, format!("{{requests_per_second: {rate}}}"))
@@ -86,9 +86,9 @@ mod tests {
 
     #[test]
     fn the_limit_that_takes_longest_decides() {
-        let mut totals = Totals {
+        let mut totals = PlanTotals {
             bytes: 6 << 30,
-            ..Totals::default()
+            ..PlanTotals::default()
         };
         totals
             .requests

@@ -1,10 +1,10 @@
 //! Tests of the display while a run is at work.
 
 use super::*;
-use crate::journal::state::Totals;
+use crate::journal::state::RunTotals;
 use crate::manifest::job::Limits;
 use crate::pace::RetryPolicy;
-use crate::s3::{Class, Failure, FailureKind, Operation};
+use crate::s3::{Failure, FailureKind, Operation, RequestClass};
 
 #[test]
 fn keys_are_shortened_in_the_middle() {
@@ -60,11 +60,11 @@ fn a_line_tells_what_matters_first() {
 #[test]
 fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
     let console = console();
-    let totals = Totals {
+    let totals = RunTotals {
         done_objects: 4,
         done_bytes: 400,
         failed_objects: 1,
-        ..Totals::default()
+        ..RunTotals::default()
     };
     console.go_on(&RunState {
         totals,
@@ -96,7 +96,7 @@ fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
 #[tokio::test(start_paused = true)]
 async fn a_run_without_a_success_is_stalled_and_says_when_it_gives_up() {
     let console = console();
-    let lanes = console.pacer.lanes("here", "lake", Class::Write);
+    let lanes = console.pacer.lanes("here", "lake", RequestClass::Write);
     let answered = async |failure: Option<Failure>| {
         let patience = Duration::from_mins(1);
         let admitted = console.pacer.admit(&lanes, "k", 0, patience).await.unwrap();

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt as _};
 use crate::bucket::Bucket;
 use crate::cli::CliError;
 use crate::connections::Connections;
-use crate::execute::sample::Looked;
+use crate::execute::sample::SampleResult;
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, ReportPlace, Versions};
 use crate::report::read::ReportedObject;
@@ -25,7 +25,7 @@ pub(super) async fn look(
     job: &Job,
     connections: &mut Connections,
     objects: &[ReportedObject],
-) -> Result<Looked, Failure> {
+) -> Result<SampleResult, Failure> {
     let mut questions = Vec::new();
     for object in objects {
         let mut transfers = job.transfers.iter();
@@ -42,7 +42,7 @@ pub(super) async fn look(
         let (_, destination) = connections.of_transfer(transfer).await?;
         questions.push(found(destination, uri, object));
     }
-    let mut looked = Looked::default();
+    let mut looked = SampleResult::default();
     let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
     while let Some(answer) = answers.next().await {
         let Some(found) = answer else { continue };
@@ -79,7 +79,11 @@ async fn found(
 }
 
 /// Refuses a report that is not true any more.
-pub(super) fn require(looked: &Looked, report: &ReportPlace, again: &str) -> Result<(), CliError> {
+pub(super) fn require(
+    looked: &SampleResult,
+    report: &ReportPlace,
+    again: &str,
+) -> Result<(), CliError> {
     let Some(example) = &looked.example else {
         return Ok(());
     };

@@ -19,7 +19,7 @@ pub(super) struct Seed {
 
 /// Copies to begin with.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Copied {
+pub(super) struct SeedCopies {
     pub(super) from: S3Uri,
     pub(super) to: S3Uri,
 }
@@ -65,12 +65,12 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
 }
 
 /// Parses a copy: `s3://data/s/=s3://copies/s/`.
-pub(super) fn copied(text: &str) -> Result<Copied, String> {
+pub(super) fn copied(text: &str) -> Result<SeedCopies, String> {
     let (from, to) = text
         .split_once('=')
         .ok_or("write s3://bucket/prefix/=s3://other/prefix/, the source of the copies first")?;
     let [from, to] = [from, to].map(|uri| uri.parse::<S3Uri>().map_err(|error| format!("{error}")));
-    Ok(Copied {
+    Ok(SeedCopies {
         from: from?,
         to: to?,
     })
@@ -115,7 +115,7 @@ impl Seed {
     }
 }
 
-impl Copied {
+impl SeedCopies {
     /// Copies the objects, and returns their number.
     pub(super) fn plant(&self, sandbox: &Sandbox) -> usize {
         let from = (self.from.bucket.as_str(), self.from.key.as_str());

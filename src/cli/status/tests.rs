@@ -1,11 +1,11 @@
 //! Tests of the texts of `status`.
 
 use super::*;
-use crate::journal::event::{Ended, Event, PlannedObject, SourceVersion, UploadPlace};
+use crate::journal::event::{Ended, JournalEvent, PlannedObject, SourceVersion, UploadPlace};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
 
-fn planned(object: u64, key: &str) -> Event {
+fn planned(object: u64, key: &str) -> JournalEvent {
     let key = key.parse().unwrap();
     let entry = PlannedObject {
         key,
@@ -15,7 +15,7 @@ fn planned(object: u64, key: &str) -> Event {
         modified: None,
         class: None,
     };
-    Event::ObjectPlanned {
+    JournalEvent::ObjectPlanned {
         range: 0,
         object,
         entry,
@@ -23,7 +23,7 @@ fn planned(object: u64, key: &str) -> Event {
 }
 
 /// Returns a run of three objects: an open upload, a done object, and a failed one.
-fn events() -> Vec<Event> {
+fn events() -> Vec<JournalEvent> {
     let run = RunInfo {
         run: "r1".into(),
         job: "lake".into(),
@@ -43,8 +43,8 @@ fn events() -> Vec<Event> {
         message: "no rights".into(),
     };
     vec![
-        Event::RunBegan(run),
-        Event::RangeBegan {
+        JournalEvent::RunBegan(run),
+        JournalEvent::RangeBegan {
             range: 0,
             transfer: 0,
             ordered: true,
@@ -54,7 +54,7 @@ fn events() -> Vec<Event> {
         planned(1, "big.bin"),
         planned(2, "b"),
         planned(3, "c"),
-        Event::UploadIntended {
+        JournalEvent::UploadIntended {
             upload: 4,
             object: 1,
             place: UploadPlace {
@@ -64,7 +64,7 @@ fn events() -> Vec<Event> {
             },
             server: None,
         },
-        Event::UploadBegan {
+        JournalEvent::UploadBegan {
             upload: 4,
             id: "upload-1".into(),
             source: SourceVersion {
@@ -79,13 +79,13 @@ fn events() -> Vec<Event> {
             losses: Vec::new(),
             claimed: false,
         },
-        Event::PartStored {
+        JournalEvent::PartStored {
             upload: 4,
             number: 1,
             size: 64 << 20,
             etag: "e".into(),
         },
-        Event::ObjectEnded {
+        JournalEvent::ObjectEnded {
             range: 0,
             object: Some(2),
             ended: Ended::Done {
@@ -99,13 +99,13 @@ fn events() -> Vec<Event> {
             },
             receipt: None,
         },
-        Event::ObjectEnded {
+        JournalEvent::ObjectEnded {
             range: 0,
             object: Some(3),
             ended: Ended::Failed(failed),
             receipt: None,
         },
-        Event::RunResumed,
+        JournalEvent::RunResumed,
     ]
 }
 

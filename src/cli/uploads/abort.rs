@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
-use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, not_open};
+use super::{ASKED_AT_ONCE, Choice, MeasuredUpload, Wasted, absent, found, not_open};
 use crate::bucket::Bucket;
 use crate::cli::{CliError, Exit, note, say_line, signals};
 use crate::location::{ObjectKey, S3Uri};
@@ -65,7 +65,7 @@ pub(super) async fn all(
 ) -> Result<Exit, CliError> {
     // All are known before the first is aborted: markers of a list do not survive what they point
     // to.
-    let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
+    let uploads: Vec<MeasuredUpload> = found(bucket, location, choice).try_collect().await?;
     if let Some(contradiction) = choice.false_date() {
         return Err(made_up(contradiction));
     }
@@ -223,7 +223,11 @@ struct Results<'b> {
 }
 
 impl Results<'_> {
-    fn take(&mut self, found: &Found, outcome: Result<Aborted, String>) -> Result<(), CliError> {
+    fn take(
+        &mut self,
+        found: &MeasuredUpload,
+        outcome: Result<Aborted, String>,
+    ) -> Result<(), CliError> {
         let why = match outcome {
             Ok(Aborted::Gone | Aborted::NotThere) => {
                 self.wasted.add(found, self.bucket);

@@ -4,9 +4,9 @@ use futures::StreamExt;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::Verify;
-use super::tell::Console;
-use crate::cli::place::Place as Surroundings;
+use super::VerifyArgs;
+use super::tell::VerifyConsole;
+use crate::cli::place::JobEnvironment;
 use crate::cli::report::{FoundReport, unread};
 use crate::cli::retry::{job_of, moved};
 use crate::cli::{CliError, note};
@@ -17,18 +17,18 @@ use crate::pace::gate::by_itself;
 use crate::report::MergeScope;
 use crate::report::read::read;
 use crate::s3::Failure;
-use crate::verify::{self, Counts, Place};
+use crate::verify::{self, Counts, VersionLocation};
 
 /// Lines of a report that are looked at side by side.
 const AT_ONCE: usize = 256;
 
-impl Verify {
+impl VerifyArgs {
     /// Compares the objects that the receipts of a run name. A line that is not a receipt is an
     /// error and is not skipped.
     pub(super) async fn receipts(
         &self,
         place: &ReportPlace,
-        console: &mut Console,
+        console: &mut VerifyConsole,
     ) -> Result<Counts, CliError> {
         self.says_itself(&place.to_string())?;
         let usage = |what: String| CliError::Usage(format!("the report {place}: {what}"));
@@ -42,7 +42,7 @@ impl Verify {
         for change in report.origin.changes(&job) {
             note(&format!("note: {change}"));
         }
-        let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
+        let mut connections = JobEnvironment::ambient().connect(&job, &CancellationToken::new());
         let mut counts = Counts {
             looked_for_extra: false,
             why_not_extra: Some(
@@ -64,7 +64,7 @@ impl Verify {
             if report.superseded.contains(&number) {
                 continue;
             }
-            let receipt: Line = serde_json::from_str(&line)
+            let receipt: ReceiptFields = serde_json::from_str(&line)
                 .map_err(|error| usage(format!("line {number} is not a receipt: {error}")))?;
             let transfer = job
                 .transfers
@@ -125,7 +125,7 @@ impl Verify {
 
 /// The fields of a receipt that `verify` reads.
 #[derive(Debug, Deserialize)]
-struct Line {
+struct ReceiptFields {
     transfer: String,
     status: String,
     reason: Option<String>,
@@ -149,8 +149,8 @@ enum Unfit {
 async fn places(
     connections: &mut Connections,
     transfer: &Transfer,
-    line: Line,
-) -> Result<Option<(Place, Place)>, Unfit> {
+    line: ReceiptFields,
+) -> Result<Option<(VersionLocation, VersionLocation)>, Unfit> {
     // An object that was skipped because its key was taken need not be equal.
     let is_equal = matches!(
         (line.status.as_str(), line.reason.as_deref()),
@@ -165,8 +165,8 @@ async fn places(
             .map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
     };
     let (source, destination) = (location(&line.source)?, location(&line.destination)?);
-    // A delete marker has nothing to compare, and of a version that was there before nobody knows
-    // which one it is.
+    // A delete marker has nothing to compare, and the receipt of a version that was there before
+    // does not name that version.
     let is_history = transfer.versions == Versions::All;
     if line.proof.as_deref() == Some("delete-marker")
         || (is_history && line.destination_version.is_none())
@@ -180,12 +180,12 @@ async fn places(
     else {
         return Ok(None);
     };
-    let source = Place {
+    let source = VersionLocation {
         bucket: from,
         key: source.key,
         version: line.source_version,
     };
-    let destination = Place {
+    let destination = VersionLocation {
         bucket: to,
         key: destination.key,
         version: line.destination_version,

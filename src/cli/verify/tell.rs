@@ -4,21 +4,21 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::cli::{Output, note, say_json, say_line};
-use crate::report::read::FailedObject;
+use crate::report::read::ReportedFailure;
 use crate::size::{display_count, display_duration};
-use crate::verify::{Counts, Finding, Verdict};
+use crate::verify::{Counts, Verdict, VerifyFinding};
 
 /// Between lines that tell how far it is.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// Prints what is not equal, and now and then how far it is.
-pub(super) struct Console {
+pub(super) struct VerifyConsole {
     output: Output,
     shown: Instant,
     compared: u64,
 }
 
-impl Console {
+impl VerifyConsole {
     pub(super) fn new(output: Output, began: Instant) -> Self {
         Self {
             output,
@@ -28,7 +28,7 @@ impl Console {
     }
 
     /// Prints an object that the run of a report did not copy.
-    pub(super) fn tell_undone(&self, object: &FailedObject) {
+    pub(super) fn tell_undone(&self, object: &ReportedFailure) {
         let why = "the run failed to copy it, or was stopped before";
         if self.output.json {
             let line =
@@ -39,7 +39,7 @@ impl Console {
         }
     }
 
-    pub(super) fn tell(&mut self, finding: &Finding) {
+    pub(super) fn tell(&mut self, finding: &VerifyFinding) {
         self.compared += 1;
         if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
             self.shown = Instant::now();
@@ -57,7 +57,7 @@ impl Console {
     }
 }
 
-fn text(finding: &Finding) -> String {
+fn text(finding: &VerifyFinding) -> String {
     let why = match &finding.verdict {
         Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
         Verdict::Failed { error } => {

@@ -5,8 +5,8 @@ use super::super::environment::{Environment, Profile};
 use super::super::server::url_mistake;
 use super::{EndpointMistake, Setting, SettingOrigin};
 
-/// The Region that requests are signed for if nobody names one. Amazon S3 answers with the bucket's
-/// own; most other servers accept it.
+/// The Region that requests are signed for if no setting names one. Amazon S3 answers with the
+/// bucket's own; most other servers accept it.
 const DEFAULT_REGION: &str = "us-east-1";
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 const URLS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];

@@ -5,8 +5,8 @@ use super::layers::Layers;
 use super::{CredentialSource, EndpointMistake};
 
 impl Layers<'_> {
-    /// Returns true if credentials come from a service that is asked over TLS, wherever the
-    /// endpoint is.
+    /// Returns true if credentials come from a service that is asked over TLS, even if the endpoint
+    /// has no TLS.
     pub(super) fn asks_credential_services(&self, credentials: &[CredentialSource]) -> bool {
         const WAYS: [&str; 4] = ["role_arn", "sso_session", "sso_start_url", "login_session"];
         let asks = |source: &CredentialSource| match source {

@@ -17,11 +17,11 @@ use std::time::Duration;
 use futures::stream::{StreamExt, once, poll_fn};
 
 use super::Conductor;
-use crate::execute::again::Listed;
+use crate::execute::again::Relisting;
 use crate::execute::monitor::Event;
 use crate::execute::object::ObjectTask;
 use crate::execute::record::{self, Record};
-use crate::execute::running::{Open, Running};
+use crate::execute::running::{Open, RunningTransfer};
 use crate::execute::waiting::Queued;
 use crate::execute::{LONG_QUEUE, Work};
 use crate::manifest::job::Source;
@@ -81,8 +81,8 @@ impl Conductor<'_> {
             let is_part = work.range.after.is_some() || work.range.until.is_some();
             let known = || work.resumed.ranges_of(number);
             let has_found = is_part || known().any(|(_, range)| range.passed.is_some());
-            let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
-            let running = Running {
+            let (listed, is_planned, excluded, left) = (Relisting::of(&work, number), false, 0, 0);
+            let running = RunningTransfer {
                 work,
                 record,
                 listed,
@@ -107,8 +107,9 @@ impl Conductor<'_> {
         }
         let mut planned = self.planned();
         let may_join = is_one(work) && self.planned().count() < OBJECTS_AT_ONCE;
-        let waits_for =
-            |other: &Running| must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer);
+        let waits_for = |other: &RunningTransfer| {
+            must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer)
+        };
         let has_turn = is_stalled || planned.all(|other| may_join && is_one(&other.work));
         has_turn && !self.transfers.values().any(waits_for)
     }
@@ -249,7 +250,7 @@ impl Conductor<'_> {
 }
 
 /// Returns true if the requests of an object would not have to wait long in the queue.
-fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
+fn is_free(transfers: &BTreeMap<u32, RunningTransfer>, queued: &Queued) -> bool {
     transfers
         .get(&queued.transfer)
         .is_none_or(|running| running.work.queue_delay(&queued.step) < LONG_QUEUE)

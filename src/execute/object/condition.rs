@@ -18,7 +18,7 @@ use super::ObjectTask;
 use super::trouble::{Replan, Trouble};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::When;
-use crate::plan::condition::{Seen, demanded};
+use crate::plan::condition::{DestinationState, demanded};
 use crate::plan::decide::Skip;
 use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition, Written};
 
@@ -33,7 +33,7 @@ pub(super) enum RefusedWrite {
     Raced,
 }
 
-/// What follows from a refused write.
+/// The reaction to a refused write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterRefusal {
     /// Send the write again, with the condition that holds by now.
@@ -74,7 +74,7 @@ impl ObjectTask<'_> {
     /// Returns true if the job copies only missing objects and the key exists by now. Looks only
     /// where the condition of the write does not ensure that.
     pub(super) async fn is_taken(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
-        let is_ours = matches!(self.seen, Seen::Object(_)) || self.step.turn.is_some();
+        let is_ours = matches!(self.seen, DestinationState::Object(_)) || self.step.turn.is_some();
         let is_ensured = *condition != WriteCondition::None
             && self.destination().capabilities().believes_answers();
         if self.work.sides.transfer.when != When::Missing || is_ensured || is_ours {
@@ -142,7 +142,7 @@ impl ObjectTask<'_> {
     ) -> Result<AfterRefusal, Trouble> {
         let refusal = self.refusal(condition, &failure);
         if refusal == Some(RefusedWrite::Deleted) {
-            self.seen = Seen::Absent;
+            self.seen = DestinationState::Absent;
         }
         let repeats = match write {
             ConditionalWrite::Put => true,

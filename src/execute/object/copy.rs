@@ -18,14 +18,14 @@ use super::trouble::{Replan, Trouble};
 use crate::bucket::Bucket;
 use crate::bucket::parking::BULK_FROM;
 use crate::endpoint::capabilities::ConditionalWrite;
-use crate::execute::prove::{Expected, FromParts, Verdict, judge_head};
+use crate::execute::prove::{Expected, FromParts, ProofVerdict, judge_head};
 use crate::execute::read;
 use crate::execute::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
 use crate::manifest::job::Source;
 use crate::pace::Slot;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::plan::asked::Asked;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Route, Skip};
 use crate::planner::{Planned, Step};
 use crate::s3::{
@@ -127,12 +127,12 @@ impl<'w> ObjectTask<'w> {
 
     /// Returns the kind of slot that the round starts with: one for bulk if it may end with a long
     /// copy in one request.
-    fn wanted_slot(&self) -> Want {
+    fn wanted_slot(&self) -> SlotKind {
         let (size, parts) = (self.step.entry.size, self.step.route.parts());
         if parts == 0 && size > BULK_FROM {
             self.work.slots().bulk(size, size)
         } else {
-            Want::Small
+            SlotKind::Small
         }
     }
 
@@ -173,7 +173,7 @@ impl<'w> ObjectTask<'w> {
     /// HEAD shows. An object that an earlier round has already written is not skipped.
     fn left_out_by_now(&mut self, head: &Head) -> Option<Ending> {
         let listed = &self.step.entry;
-        let is_written = self.seen != self.step.seen && self.seen != Seen::Absent;
+        let is_written = self.seen != self.step.seen && self.seen != DestinationState::Absent;
         if is_written || self.before.is_some() {
             return None;
         }
@@ -197,7 +197,7 @@ impl<'w> ObjectTask<'w> {
         let expected = Expected::of(head, source.capabilities());
         let content_etags = destination.capabilities().content_etags;
         match judge_head(&expected, &found, &FromParts::default(), content_etags) {
-            Verdict::Proven(proof) if proof != Proof::Size => {
+            ProofVerdict::Proven(proof) if proof != Proof::Size => {
                 let proof = self.require_strength(proof)?;
                 let written = found.clone().written();
                 self.compare_encryption(head, &written);
@@ -278,7 +278,7 @@ impl CopyRound<'_, '_> {
                 return Ok(ending);
             }
         };
-        self.task.seen = Seen::Object(written.etag.clone());
+        self.task.seen = DestinationState::Object(written.etag.clone());
         let pins = self.task.destination().capabilities().pins_copies();
         if !pins && !in_place && !self.is_unchanged().await? {
             return Err(Replan::SourceChanged.into());

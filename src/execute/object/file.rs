@@ -30,7 +30,7 @@ use crate::execute::receipt::Ending;
 use crate::journal::event::SourceVersion;
 use crate::listing::{Entry, local};
 use crate::location::LocalPath;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::plan::decide::Route;
 use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation};
@@ -116,7 +116,7 @@ impl<'w> ObjectTask<'w> {
     /// Sends the file as it is now.
     pub(super) async fn file_round(&mut self, root: &LocalPath) -> Result<Ending, Trouble> {
         let (work, step) = (self.work, self.step);
-        let slot = self.request_slot(Want::Small).await?;
+        let slot = self.request_slot(SlotKind::Small).await?;
         let path = Arc::new(local::path_of(root, &step.entry));
         // A small file is opened, read, and looked at again in one step, since each step costs a
         // change of threads.

@@ -11,7 +11,7 @@ use super::copy::PinnedSource;
 use super::trouble::{Replan, Trouble};
 use crate::manifest::job::{Encryption, LayoutChoice, Verify};
 use crate::pace::Slot;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::plan::decide::Route;
 use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::parts::LayoutError;
@@ -91,7 +91,7 @@ impl ObjectTask<'_> {
         // Each HEAD takes a slot of its own, so a run with one slot would wait for itself.
         drop(slot);
         let lengths = self.part_lengths(source, count).await?;
-        let slot = self.request_slot(Want::Small).await?;
+        let slot = self.request_slot(SlotKind::Small).await?;
         let exactly = |lengths: Vec<u64>| replay::exactly(head.size, &lengths, &destination.parts);
         let why = match lengths.map(exactly) {
             Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
@@ -110,7 +110,7 @@ impl ObjectTask<'_> {
     ) -> Result<Option<Vec<u64>>, Trouble> {
         let lengths: Vec<Option<u64>> = stream::iter(1..=count)
             .map(|number| async move {
-                let _slot = self.request_slot(Want::Small).await?;
+                let _slot = self.request_slot(SlotKind::Small).await?;
                 source.part_size(number, count).await
             })
             .buffered(HEADS_AT_ONCE)

@@ -4,7 +4,7 @@ use super::ObjectTask;
 use super::trouble::Trouble;
 use crate::bucket::history::Tip;
 use crate::execute::receipt::{Ending, Proof};
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::s3::{Failure, FailureKind, Operation};
 
 impl ObjectTask<'_> {
@@ -12,7 +12,7 @@ impl ObjectTask<'_> {
     /// none.
     pub(super) async fn write_marker(&mut self) -> Result<Ending, Trouble> {
         let step = self.step;
-        let _slot = self.request_slot(Want::Small).await?;
+        let _slot = self.request_slot(SlotKind::Small).await?;
         let tip = step
             .turn
             .as_ref()

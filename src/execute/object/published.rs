@@ -15,15 +15,15 @@ use super::ObjectTask;
 use super::copy::CopyRound;
 use super::trouble::{Replan, Trouble};
 use crate::execute::prove::{
-    Expected, FromParts, Verdict, judge_answer, judge_checksum, judge_head,
+    Expected, FromParts, ProofVerdict, judge_answer, judge_checksum, judge_head,
 };
 use crate::execute::read;
 use crate::execute::receipt::Proof;
-use crate::execute::refusals::Answer;
+use crate::execute::refusals::AttributeAnswer;
 use crate::location::BucketName;
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
 use crate::pace::Slot;
-use crate::plan::asked::{Asked, Difference, Question, Unlike};
+use crate::plan::asked::{Asked, AttributeQuestion, Difference, Unlike};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, Tag, Written,
@@ -65,7 +65,7 @@ pub(super) struct HeadCheck<'a> {
 #[derive(Debug)]
 pub(super) struct HeadResult {
     /// The verdict on the bytes. After a contradiction, nothing else was compared.
-    pub(super) verdict: Verdict,
+    pub(super) verdict: ProofVerdict,
     /// The HEAD; `None` if the permission to look is missing and the look is not needed.
     pub(super) found: Option<Head>,
 }
@@ -96,9 +96,9 @@ impl CopyRound<'_, '_> {
         // Complete has checked the size if the server knows `x-amz-mp-object-size`.
         let is_size_checked = made.checksum.is_some() && capabilities.checksums;
         let is_unanswered =
-            verdict == Verdict::Unknown && !(policy.verify == Verify::Size && is_size_checked);
+            verdict == ProofVerdict::Unknown && !(policy.verify == Verify::Size && is_size_checked);
         let must_look = is_unanswered || !capabilities.believes_answers();
-        let is_over = matches!(verdict, Verdict::Contradicted(_));
+        let is_over = matches!(verdict, ProofVerdict::Contradicted(_));
         let is_unproven = asked.is_some_and(|asked| work.refusals.needs_look(destination, asked));
         if (must_look || parts > 0 || is_unproven) && !is_over {
             let look = HeadCheck {
@@ -117,10 +117,10 @@ impl CopyRound<'_, '_> {
             checksum = checksum.or(looked.found.and_then(|found| found.checksum));
         }
         drop(slot);
-        let weak = |verdict: &Verdict| match verdict {
-            Verdict::Proven(proof) => !proof.is_checksum(),
-            Verdict::Unknown => true,
-            Verdict::Contradicted(_) => false,
+        let weak = |verdict: &ProofVerdict| match verdict {
+            ProofVerdict::Proven(proof) => !proof.is_checksum(),
+            ProofVerdict::Unknown => true,
+            ProofVerdict::Contradicted(_) => false,
         };
         if policy.prove == Prove::Read && weak(&verdict) {
             match self
@@ -137,11 +137,11 @@ impl CopyRound<'_, '_> {
             }
         }
         let proof = match verdict {
-            Verdict::Proven(proof) => proof,
-            Verdict::Contradicted(what) => {
+            ProofVerdict::Proven(proof) => proof,
+            ProofVerdict::Contradicted(what) => {
                 return Err(Box::pin(self.explain_difference(&what, Some(written))).await);
             }
-            Verdict::Unknown => Proof::Size,
+            ProofVerdict::Unknown => Proof::Size,
         };
         Ok(self.task.require_strength(proof)?)
     }
@@ -153,7 +153,7 @@ impl CopyRound<'_, '_> {
         expected: &mut Expected,
         written: &Written,
         stored: Option<Checksum>,
-    ) -> Result<Verdict, Trouble> {
+    ) -> Result<ProofVerdict, Trouble> {
         let is_usable =
             |sum: &Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
         let known = expected.checksum.clone().filter(is_usable);
@@ -174,7 +174,7 @@ impl CopyRound<'_, '_> {
                 .await
                 .map_err(Trouble::of_pinned)?
         };
-        Ok(judge_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
+        Ok(judge_checksum(expected, Some(&stored)).unwrap_or(ProofVerdict::Unknown))
     }
 
     /// Finds out why a copy is not equal: the source has changed and the server ignores conditions,
@@ -234,7 +234,7 @@ impl ObjectTask<'_> {
     pub(super) async fn check_by_head(
         &mut self,
         look: HeadCheck<'_>,
-        judge: impl FnOnce(&Head) -> Verdict,
+        judge: impl FnOnce(&Head) -> ProofVerdict,
     ) -> Result<HeadResult, Trouble> {
         let (written, destination) = (look.written, self.destination());
         let found = match destination
@@ -248,7 +248,7 @@ impl ObjectTask<'_> {
                     "not looked at after it was published: s3:GetObject missing on {name}"
                 ));
                 return Ok(HeadResult {
-                    verdict: Verdict::Unknown,
+                    verdict: ProofVerdict::Unknown,
                     found: None,
                 });
             }
@@ -258,15 +258,15 @@ impl ObjectTask<'_> {
             }
             Err(failure) => return Err(failure.into()),
         };
-        let made = look::Made {
+        let made = look::ExpectedObject {
             size: look.size,
             parts: look.parts,
         };
         let otherwise = written.contradicted_by(&found, made, destination.capabilities());
-        let verdict = otherwise.map_or_else(|| judge(&found), Verdict::Contradicted);
+        let verdict = otherwise.map_or_else(|| judge(&found), ProofVerdict::Contradicted);
         let asked = look
             .asked
-            .filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
+            .filter(|_| !matches!(verdict, ProofVerdict::Contradicted(_)));
         if let Some(asked) = asked
             && self.settle_differences(written, asked, &found).await?
             && look.parts == 0
@@ -344,10 +344,10 @@ impl ObjectTask<'_> {
         &mut self,
         written: &Written,
         asked: Asked<'_>,
-        question: Question,
+        question: AttributeQuestion,
     ) -> Result<Option<Difference>, Failure> {
         let destination = self.destination();
-        let Question {
+        let AttributeQuestion {
             attribute,
             by,
             is_hidden,
@@ -361,18 +361,18 @@ impl ObjectTask<'_> {
             .answer(destination, asked, question, at, for_each_object)
             .await?;
         Ok(match answer {
-            Answer::Kept => None,
+            AttributeAnswer::Kept => None,
             // HEAD has to suffice.
-            Answer::NotReadable | Answer::NotKnown if !is_hidden => None,
-            Answer::NotReadable => {
+            AttributeAnswer::NotReadable | AttributeAnswer::NotKnown if !is_hidden => None,
+            AttributeAnswer::NotReadable => {
                 let name = destination.name();
                 self.draft.notes.push(not_compared(attribute, by, name));
                 None
             }
-            Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
+            AttributeAnswer::NotKnown | AttributeAnswer::Unlike(Unlike::Nothing) => {
                 Some((attribute, format!("none of it in the answer to {by}")))
             }
-            Answer::Unlike(Unlike::Other(how)) => {
+            AttributeAnswer::Unlike(Unlike::Other(how)) => {
                 Some((attribute, format!("{how} in the answer to {by}")))
             }
         })

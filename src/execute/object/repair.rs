@@ -12,7 +12,7 @@ use super::trouble::Trouble;
 use crate::bucket::Bucket;
 use crate::execute::receipt::{Ending, ONLY_TAGS, Proof};
 use crate::manifest::job::PublishedCopy;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::plan::attributes::merged_tags;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
@@ -30,7 +30,7 @@ impl ObjectTask<'_> {
         else {
             return Ok(None);
         };
-        let _slot = self.request_slot(Want::Small).await?;
+        let _slot = self.request_slot(SlotKind::Small).await?;
         let head = source.head(key, step.entry.version.as_deref()).await?;
         let destination = &work.sides.destination;
         let found = match destination.head(&step.key, None).await {

@@ -5,7 +5,7 @@ use super::ObjectTask;
 use super::published::{HeadCheck, HeadResult};
 use super::trouble::Trouble;
 use crate::checksum;
-use crate::execute::prove::Verdict;
+use crate::execute::prove::ProofVerdict;
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::manifest::job::Prove;
@@ -91,9 +91,10 @@ impl ObjectTask<'_> {
         &mut self,
         look: HeadCheck<'_>,
     ) -> Result<Option<Head>, Trouble> {
-        let HeadResult { verdict, found } = self.check_by_head(look, |_| Verdict::Unknown).await?;
+        let HeadResult { verdict, found } =
+            self.check_by_head(look, |_| ProofVerdict::Unknown).await?;
         match verdict {
-            Verdict::Contradicted(what) => {
+            ProofVerdict::Contradicted(what) => {
                 Err(self.reject_published(look.written, &what).await.into())
             }
             _ => Ok(found),

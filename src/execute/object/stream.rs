@@ -25,7 +25,7 @@ use crate::execute::receipt::Ending;
 use crate::journal::event::SourceVersion;
 use crate::listing::Entry;
 use crate::manifest::job::PartSize;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::plan::decide::{Reason, Route};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
@@ -135,7 +135,7 @@ impl ObjectTask<'_> {
         };
         let first = stream.read(work).await?;
         if (first.body.len() as u64) < part_size(work, 1) {
-            let slot = self.request_slot(Want::Small).await?;
+            let slot = self.request_slot(SlotKind::Small).await?;
             self.draft.takes(first.body.len() as u64, &Route::Put);
             return self.put(slot, first.body, &attributes).await;
         }

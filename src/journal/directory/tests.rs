@@ -3,9 +3,10 @@
 use super::super::tests::{at, ended, info, planned, range, writer};
 use super::super::{LeaseTerms, Life, Location, Opened, look};
 use super::*;
+use crate::journal::event::JournalEvent;
 use crate::journal::segment::push_record;
 
-fn lines(next: u64, events: &[Event]) -> Vec<u8> {
+fn lines(next: u64, events: &[JournalEvent]) -> Vec<u8> {
     let mut lines = Vec::new();
     for (n, event) in (next..).zip(events) {
         push_record(&mut lines, n, at(n), event);
@@ -13,16 +14,16 @@ fn lines(next: u64, events: &[Event]) -> Vec<u8> {
     lines
 }
 
-fn events() -> [Event; 4] {
+fn events() -> [JournalEvent; 4] {
     [
-        Event::RunBegan(info()),
+        JournalEvent::RunBegan(info()),
         range(),
         planned(1, "a"),
         planned(2, "b"),
     ]
 }
 
-fn open(path: &Path) -> (Directory, Replay) {
+fn open(path: &Path) -> (Directory, JournalContent) {
     Directory::open(path, writer("w")).unwrap()
 }
 
@@ -216,8 +217,8 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
     }
     assert_eq!(glance().await.unwrap().unwrap().life, Life::Dead);
     for (last, life) in [
-        (Event::RunStopped, Life::Stopped),
-        (Event::RunEnded, Life::Ended),
+        (JournalEvent::RunStopped, Life::Stopped),
+        (JournalEvent::RunEnded, Life::Ended),
     ] {
         let opened = Opened::open(
             Location::Directory(dir.path().join("journal")),

@@ -3,7 +3,7 @@
 use super::super::tests::{at, info, planned, range, writer};
 use super::*;
 
-fn segment(number: u64, next: u64, events: &[Event]) -> Vec<u8> {
+fn segment(number: u64, next: u64, events: &[JournalEvent]) -> Vec<u8> {
     let mut bytes = Header::new(number, next, &writer("w"), at(0)).line();
     for (n, event) in (next..).zip(events) {
         push_record(&mut bytes, n, at(n), event);
@@ -12,7 +12,7 @@ fn segment(number: u64, next: u64, events: &[Event]) -> Vec<u8> {
 }
 
 fn refused(number: u64, bytes: &[u8]) -> String {
-    Replay::default()
+    JournalContent::default()
         .segment("dir/segment", number, bytes, true)
         .unwrap_err()
         .to_string()
@@ -20,7 +20,7 @@ fn refused(number: u64, bytes: &[u8]) -> String {
 
 #[test]
 fn a_journal_is_lines_that_people_can_read() {
-    let event = Event::PartStored {
+    let event = JournalEvent::PartStored {
         upload: 12,
         number: 345,
         size: 6,
@@ -40,7 +40,11 @@ fn a_journal_is_lines_that_people_can_read() {
 
 #[test]
 fn damage_in_the_middle_is_refused_with_what_to_do() {
-    let mut bytes = segment(1, 0, &[Event::RunBegan(info()), range(), planned(1, "a")]);
+    let mut bytes = segment(
+        1,
+        0,
+        &[JournalEvent::RunBegan(info()), range(), planned(1, "a")],
+    );
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     let message = refused(1, &bytes);
@@ -66,7 +70,7 @@ fn the_content_of_a_line_makes_no_other_line() {
 
 #[test]
 fn a_line_or_segment_that_is_missing_is_noticed() {
-    let events = [Event::RunBegan(info()), range(), planned(1, "a")];
+    let events = [JournalEvent::RunBegan(info()), range(), planned(1, "a")];
     let whole = segment(1, 0, &events);
     let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
     let without = [lines[0], lines[1], lines[3]].concat();
@@ -101,7 +105,7 @@ fn a_damaged_snapshot_is_refused() {
         }],
         &RunState::default(),
     );
-    let read = Replay::snapshot("p", &good).unwrap();
+    let read = JournalContent::snapshot("p", &good).unwrap();
     assert_eq!(
         (
             read.snapshot,
@@ -115,7 +119,7 @@ fn a_damaged_snapshot_is_refused() {
     for cut in [0, 10, good.len() / 2, good.len() - 1] {
         assert!(
             matches!(
-                Replay::snapshot("p", &good[..cut]),
+                JournalContent::snapshot("p", &good[..cut]),
                 Err(JournalError::Corrupt { .. })
             ),
             "{cut}"
@@ -125,7 +129,7 @@ fn a_damaged_snapshot_is_refused() {
 
 #[test]
 fn sessions_are_told_apart_by_their_writers() {
-    let mut replay = Replay::default();
+    let mut replay = JournalContent::default();
     for (number, id) in [(1, "a"), (2, "a"), (3, "b"), (4, "b")] {
         replay
             .segment(

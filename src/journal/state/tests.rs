@@ -7,7 +7,7 @@ use crate::manifest::job::Attribute;
 use crate::plan::decide::Basis;
 use crate::plan::loss::{Loss, Lost};
 
-fn state(events: impl IntoIterator<Item = Event>) -> RunState {
+fn state(events: impl IntoIterator<Item = JournalEvent>) -> RunState {
     let mut state = RunState::default();
     for (n, event) in events.into_iter().enumerate() {
         state.apply(at(n as u64), &event);
@@ -15,12 +15,12 @@ fn state(events: impl IntoIterator<Item = Event>) -> RunState {
     state
 }
 
-fn intended(upload: u64) -> Event {
+fn intended(upload: u64) -> JournalEvent {
     let (bucket, key) = (
         "bucket".parse().unwrap(),
         format!("dir/object-{upload}").parse().unwrap(),
     );
-    Event::UploadIntended {
+    JournalEvent::UploadIntended {
         upload,
         object: upload,
         place: UploadPlace {
@@ -32,8 +32,8 @@ fn intended(upload: u64) -> Event {
     }
 }
 
-fn begun(upload: u64, parts: usize) -> Event {
-    Event::UploadBegan {
+fn begun(upload: u64, parts: usize) -> JournalEvent {
+    JournalEvent::UploadBegan {
         upload,
         id: "x".repeat(130),
         source: SourceVersion {
@@ -53,16 +53,19 @@ fn begun(upload: u64, parts: usize) -> Event {
 #[test]
 fn a_new_run_forgets_all_but_the_uploads_that_are_still_open() {
     let first = [
-        Event::RunBegan(info()),
+        JournalEvent::RunBegan(info()),
         range(),
         planned(1, "a"),
         intended(2),
         ended(1),
-        Event::RunEnded,
+        JournalEvent::RunEnded,
     ];
-    let state = state(first.into_iter().chain([Event::RunBegan(info())]));
+    let state = state(first.into_iter().chain([JournalEvent::RunBegan(info())]));
     assert_eq!(state.uploads.keys().collect::<Vec<_>>(), [&2]);
-    assert_eq!((state.totals, state.ranges.len()), (Totals::default(), 0));
+    assert_eq!(
+        (state.totals, state.ranges.len()),
+        (RunTotals::default(), 0)
+    );
     assert_eq!(state.next_id, 3, "a number never comes back");
 }
 
@@ -79,28 +82,33 @@ fn sums_are_over_all_sessions() {
             in_place: None,
             settles: None,
         };
-        Event::ObjectEnded {
+        JournalEvent::ObjectEnded {
             range: 0,
             object: Some(object),
             ended,
             receipt: None,
         }
     };
-    let mut state = state([Event::RunBegan(info()), range(), planned(1, "a"), lossy(1)]);
+    let mut state = state([
+        JournalEvent::RunBegan(info()),
+        range(),
+        planned(1, "a"),
+        lossy(1),
+    ]);
     let began = state.began.unwrap().as_millisecond();
     let after = |seconds: i64| Timestamp::from_millisecond(began + seconds * 1000).unwrap();
     // Killed after ten seconds, resumed an hour later, and stopped after five more seconds.
     state.apply(after(10), &planned(2, "b"));
-    state.apply(after(3610), &Event::RunResumed);
+    state.apply(after(3610), &JournalEvent::RunResumed);
     assert_eq!((state.worked_ms, state.session_ms()), (10_000, 10_000));
     state.apply(after(3614), &lossy(2));
-    state.apply(after(3615), &Event::RunStopped);
+    state.apply(after(3615), &JournalEvent::RunStopped);
     assert_eq!((state.worked_ms, state.session_ms()), (10_000, 15_000));
     assert_eq!(state.totals.losses.iter().collect::<Vec<_>>(), [(&loss, 2)]);
     assert_eq!(state.totals.objects_with_losses, 2);
     let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
     assert_eq!(read, state);
-    state.apply(after(4000), &Event::RunBegan(info()));
+    state.apply(after(4000), &JournalEvent::RunBegan(info()));
     assert_eq!(
         (state.session_ms(), state.totals.losses.iter().count()),
         (0, 0)
@@ -131,8 +139,8 @@ fn an_object_that_is_left_out_is_not_sampled() {
 fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
     let begin = || {
         [
-            Event::RunBegan(info()),
-            Event::RangeBegan {
+            JournalEvent::RunBegan(info()),
+            JournalEvent::RangeBegan {
                 range: 0,
                 transfer: 0,
                 ordered: false,
@@ -141,18 +149,17 @@ fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
             },
         ]
     };
-    let cut =
-        state(
-            begin()
-                .into_iter()
-                .chain([planned(1, "b"), planned(2, "a"), Event::RunResumed]),
-        );
+    let cut = state(begin().into_iter().chain([
+        planned(1, "b"),
+        planned(2, "a"),
+        JournalEvent::RunResumed,
+    ]));
     assert_eq!((cut.pending_objects(), &cut.ranges[&0].passed), (0, &None));
     let whole = [
         planned(1, "b"),
         planned(2, "a"),
-        Event::RangePlanned { range: 0 },
-        Event::RunResumed,
+        JournalEvent::RangePlanned { range: 0 },
+        JournalEvent::RunResumed,
     ];
     let whole = state(begin().into_iter().chain(whole));
     assert_eq!((whole.pending_objects(), whole.resumed), (2, 1));
@@ -160,7 +167,7 @@ fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
 
 #[test]
 fn an_object_that_a_list_finds_again_counts_once() {
-    let list = || Event::RangeBegan {
+    let list = || JournalEvent::RangeBegan {
         range: 0,
         transfer: 0,
         ordered: false,
@@ -176,7 +183,7 @@ fn an_object_that_a_list_finds_again_counts_once() {
             kind: kind.into(),
             message: "no".into(),
         };
-        Event::ObjectEnded {
+        JournalEvent::ObjectEnded {
             range: 0,
             object: Some(object),
             ended: Ended::Failed(failed),
@@ -184,7 +191,7 @@ fn an_object_that_a_list_finds_again_counts_once() {
         }
     };
     let skipped = |objects, known| {
-        Event::KeysPassed(Passed {
+        JournalEvent::KeysPassed(Passed {
             skipped_objects: objects,
             known_objects: known,
             ..Passed::default()
@@ -198,13 +205,13 @@ fn an_object_that_a_list_finds_again_counts_once() {
         failed(3, "not-equal"),
         skipped(4, 0),
     ];
-    let begin = [Event::RunBegan(info()), list()]
+    let begin = [JournalEvent::RunBegan(info()), list()]
         .into_iter()
         .chain(plan())
         .chain(first);
     let mut state = state(begin);
     let counts = |state: &RunState| {
-        let Totals {
+        let RunTotals {
             done_objects,
             skipped_objects,
             failed_objects,
@@ -252,13 +259,13 @@ fn an_object_that_a_list_finds_again_counts_once() {
     );
     let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
     assert_eq!(read, state);
-    state.apply(at(12), &Event::TransferEnded { transfer: 0 });
+    state.apply(at(12), &JournalEvent::TransferEnded { transfer: 0 });
     assert!(state.tallies.is_empty());
 }
 
 #[test]
 fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
-    let other = Event::RangeBegan {
+    let other = JournalEvent::RangeBegan {
         range: 1,
         transfer: 1,
         ordered: true,
@@ -266,7 +273,7 @@ fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
         until: None,
     };
     let known = [
-        Event::RunBegan(info()),
+        JournalEvent::RunBegan(info()),
         range(),
         other,
         passed(0, "b"),
@@ -276,7 +283,7 @@ fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
     let mut anew = state(known);
     anew.apply(
         at(9),
-        &Event::RangeBegan {
+        &JournalEvent::RangeBegan {
             range: 0,
             transfer: 0,
             ordered: false,
@@ -300,22 +307,22 @@ fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
 
 #[test]
 fn events_about_what_is_not_known_change_nothing() {
-    let known = state([Event::RunBegan(info()), range()]);
+    let known = state([JournalEvent::RunBegan(info()), range()]);
     let mut after = known.clone();
     for event in [
-        Event::PartStored {
+        JournalEvent::PartStored {
             upload: 9,
             number: 1,
             size: 1,
             etag: "e".into(),
         },
         begun(9, 1),
-        Event::CompleteIntended {
+        JournalEvent::CompleteIntended {
             upload: 9,
             etag: None,
         },
-        Event::UploadEnded { upload: 9 },
-        Event::RangePlanned { range: 9 },
+        JournalEvent::UploadEnded { upload: 9 },
+        JournalEvent::RangePlanned { range: 9 },
         cut(9, "m", 10),
     ] {
         after.apply(known.last.unwrap(), &event);
@@ -323,16 +330,16 @@ fn events_about_what_is_not_known_change_nothing() {
     assert_eq!(after, known);
 }
 
-fn passed(range: u32, to: &str) -> Event {
-    Event::KeysPassed(Passed {
+fn passed(range: u32, to: &str) -> JournalEvent {
+    JournalEvent::KeysPassed(Passed {
         range,
         to: to.parse().ok(),
         ..Passed::default()
     })
 }
 
-fn cut(range: u32, at: &str, new: u32) -> Event {
-    Event::RangeCut {
+fn cut(range: u32, at: &str, new: u32) -> JournalEvent {
+    JournalEvent::RangeCut {
         range,
         at: at.parse().unwrap(),
         new,
@@ -342,7 +349,7 @@ fn cut(range: u32, at: &str, new: u32) -> Event {
 #[test]
 fn a_cut_leaves_the_two_halves_of_what_was_left() {
     let mut cuts = state([
-        Event::RunBegan(info()),
+        JournalEvent::RunBegan(info()),
         range(),
         passed(0, "b"),
         cut(0, "m", 7),
@@ -377,7 +384,7 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
     // Ranges that are over are dropped, except those with pending objects, and the last one: it
     // says that all keys are known.
     let in_range = |object, number| match planned(object, "u") {
-        Event::ObjectPlanned { object, entry, .. } => Event::ObjectPlanned {
+        JournalEvent::ObjectPlanned { object, entry, .. } => JournalEvent::ObjectPlanned {
             range: number,
             object,
             entry,
@@ -387,16 +394,16 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
     let now = cuts.last.unwrap();
     cuts.apply(now, &in_range(1, 9));
     for number in [9, 0, 7, 8] {
-        cuts.apply(now, &Event::RangePlanned { range: number });
+        cuts.apply(now, &JournalEvent::RangePlanned { range: number });
     }
     assert_eq!(cuts.ranges.keys().copied().collect::<Vec<_>>(), [9]);
     let ended = match ended(1) {
-        Event::ObjectEnded {
+        JournalEvent::ObjectEnded {
             object,
             ended,
             receipt,
             ..
-        } => Event::ObjectEnded {
+        } => JournalEvent::ObjectEnded {
             range: 9,
             object,
             ended,
@@ -430,10 +437,10 @@ fn a_state_from_before_ranges_were_cut_is_read() {
 #[test]
 fn a_transfer_that_is_over_takes_no_room() {
     let state = state([
-        Event::RunBegan(info()),
+        JournalEvent::RunBegan(info()),
         range(),
         planned(1, "a"),
-        Event::TransferEnded { transfer: 0 },
+        JournalEvent::TransferEnded { transfer: 0 },
     ]);
     assert!(state.ranges.is_empty() && state.ended_transfers.contains(&0));
 }
@@ -441,7 +448,7 @@ fn a_transfer_that_is_over_takes_no_room() {
 #[test]
 fn the_state_does_not_grow_with_the_number_of_objects() {
     const WINDOW: u64 = 4096;
-    let mut state = state([Event::RunBegan(info()), range()]);
+    let mut state = state([JournalEvent::RunBegan(info()), range()]);
     let length = |state: &RunState| serde_json::to_string(state).unwrap().len();
     let mut lengths = Vec::new();
     for object in 0..60_000 {
@@ -469,7 +476,7 @@ fn the_state_does_not_grow_with_the_number_of_objects() {
 
 #[test]
 fn the_largest_state_is_a_few_mib() {
-    let mut state = state([Event::RunBegan(info()), range()]);
+    let mut state = state([JournalEvent::RunBegan(info()), range()]);
     for object in 0..7_000 {
         state.apply(
             at(object),
@@ -483,7 +490,7 @@ fn the_largest_state_is_a_few_mib() {
             let etag = format!("{:032x}", upload * 10_000 + u64::from(number));
             state.apply(
                 at(upload),
-                &Event::PartStored {
+                &JournalEvent::PartStored {
                     upload,
                     number,
                     size: 64 << 20,
@@ -503,7 +510,7 @@ fn the_largest_state_is_a_few_mib() {
 
 #[test]
 fn a_copy_that_failed_its_proof_stays_on_record_until_one_is_proven() {
-    let failed = |kind: &str| Event::ObjectEnded {
+    let failed = |kind: &str| JournalEvent::ObjectEnded {
         range: 0,
         object: None,
         ended: Ended::Failed(FailedObject {
@@ -516,14 +523,14 @@ fn a_copy_that_failed_its_proof_stays_on_record_until_one_is_proven() {
         }),
         receipt: None,
     };
-    let denied = state([Event::RunBegan(info()), range(), failed("denied")]);
+    let denied = state([JournalEvent::RunBegan(info()), range(), failed("denied")]);
     assert!(denied.unproven.is_empty());
     let mut state = state([
-        Event::RunBegan(info()),
+        JournalEvent::RunBegan(info()),
         range(),
         failed("not-equal"),
-        Event::RunEnded,
-        Event::RunBegan(info()),
+        JournalEvent::RunEnded,
+        JournalEvent::RunBegan(info()),
     ]);
     let still = |state: &RunState, basis| {
         state
@@ -551,7 +558,7 @@ fn a_copy_that_failed_its_proof_stays_on_record_until_one_is_proven() {
     };
     state.apply(
         at(9),
-        &Event::ObjectEnded {
+        &JournalEvent::ObjectEnded {
             range: 0,
             object: None,
             ended: proven,

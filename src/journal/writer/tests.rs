@@ -9,6 +9,7 @@ use super::super::segment::read_segment;
 use super::super::tests::{at, ended, info, planned, range, writer};
 use super::*;
 use crate::journal::segment::Header;
+use crate::journal::store::Visit;
 
 #[derive(Default)]
 struct Disk {
@@ -27,7 +28,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn events(&self) -> Vec<Event> {
+    fn events(&self) -> Vec<JournalEvent> {
         let mut bytes = Header::new(1, self.base, &writer("w"), at(0)).line();
         bytes.extend_from_slice(&self.lines);
         let mut events = Vec::new();
@@ -87,7 +88,7 @@ impl Store for Memory {
         Ok(())
     }
 
-    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+    async fn tail(&mut self, visit: Visit<'_>) -> Result<(), JournalError> {
         let events = {
             let mut disk = self.0.lock().unwrap();
             disk.tails += 1;
@@ -231,7 +232,11 @@ async fn a_full_disk_ends_the_run_before_its_next_effect() {
     journal.broken().cancelled().await;
     assert_eq!(journal.append(planned(2, "b")).await, Err(refused.clone()));
     assert_eq!(
-        journal.clone().close(Event::RunStopped).await.unwrap_err(),
+        journal
+            .clone()
+            .close(JournalEvent::RunStopped)
+            .await
+            .unwrap_err(),
         refused
     );
     assert_eq!(store.0.lock().unwrap().events().len(), 1);
@@ -252,13 +257,13 @@ async fn receipts_are_in_the_report_before_a_snapshot_forgets_them() {
     }
     let receipts = vec![ReceiptLine::of(&"s").unwrap(); 3];
     journal
-        .append(Event::KeysPassed(Passed {
+        .append(JournalEvent::KeysPassed(Passed {
             receipts,
             ..Passed::default()
         }))
         .await
         .unwrap();
-    let closed = journal.close(Event::RunEnded).await.unwrap();
+    let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
     assert_eq!(
         (closed.report, closed.state.totals.done_objects),
         (Ok(()), 50)
@@ -330,7 +335,7 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     journal.commit(range()).await.unwrap();
     report.0.lock().unwrap().full = true;
     journal.commit(ended(1)).await.unwrap();
-    let closed = journal.close(Event::RunEnded).await.unwrap();
+    let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
     assert!(closed.report.is_err() && closed.state.is_unfinished());
     // Run again with room on the disk: the report is made whole from the journal.
     report.0.lock().unwrap().full = false;
@@ -345,7 +350,7 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     task.recover().await.unwrap();
     assert_eq!(report.lines(), [receipt(1)]);
     tokio::spawn(task.run());
-    let closed = journal.close(Event::RunEnded).await.unwrap();
+    let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
     assert!(closed.report.is_ok() && !closed.state.is_unfinished());
 }
 
@@ -420,7 +425,10 @@ async fn a_report_that_fails_after_a_recovery_has_each_receipt_once() {
         report.0.lock().unwrap().full = true;
         journal.commit(ended(12)).await.unwrap();
         report.0.lock().unwrap().full = false;
-        assert_eq!(journal.close(Event::RunEnded).await.unwrap().report, Ok(()));
+        assert_eq!(
+            journal.close(JournalEvent::RunEnded).await.unwrap().report,
+            Ok(())
+        );
         let first = if lost { first } else { 0 };
         assert_eq!(
             report.lines(),
@@ -435,7 +443,10 @@ async fn a_report_begins_with_its_run_and_may_have_been_lost() {
     let (store, report) = (Memory::default(), Report::default());
     let journal = begin(&store, Some(report.clone()));
     journal.commit(ended(1)).await.unwrap();
-    journal.commit(Event::RunBegan(info())).await.unwrap();
+    journal
+        .commit(JournalEvent::RunBegan(info()))
+        .await
+        .unwrap();
     journal.commit(ended(2)).await.unwrap();
     // A pod's disk is gone with its pod: of 1,000 bytes none is left.
     report.0.lock().unwrap().text.clear();
@@ -460,7 +471,7 @@ async fn a_journal_that_is_off_still_fills_the_report() {
     journal.commit(ended(1)).await.unwrap();
     report.0.lock().unwrap().full = true;
     journal.commit(ended(2)).await.unwrap();
-    let closed = journal.close(Event::RunEnded).await.unwrap();
+    let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
     assert!(
         closed.report.is_err(),
         "nothing can be replayed: {:?}",

@@ -9,8 +9,8 @@
 //! Many keys have a form: `year=2026/month=03/day=17/…`. At most places, such keys have one
 //! character or a few. A number that allowed every character everywhere would say that almost
 //! nothing lies before the middle of a directory. So each place gets digits of its own once enough
-//! different beginnings of keys show the same characters there ([`Place`]). The zeros at the start
-//! of a counter do not count: they have one beginning.
+//! different beginnings of keys show the same characters there ([`KeyPosition`]). The zeros at the
+//! start of a counter do not count: they have one beginning.
 
 use std::collections::BTreeSet;
 
@@ -33,12 +33,12 @@ pub(super) struct Alphabet {
     /// All of them, in order.
     sorted: Vec<char>,
     /// The places of bytes behind the prefix.
-    places: Vec<Place>,
+    places: Vec<KeyPosition>,
 }
 
 /// One place in the keys.
 #[derive(Clone, Debug, Default)]
-struct Place {
+struct KeyPosition {
     /// The ASCII characters that were seen.
     ascii: u128,
     has_others: bool,
@@ -47,7 +47,7 @@ struct Place {
     beginnings: Vec<u64>,
 }
 
-impl Place {
+impl KeyPosition {
     fn learn(&mut self, byte: u8, beginning: u64) {
         self.has_others |= !byte.is_ascii();
         let bit = 1_u128.checked_shl(byte.into()).unwrap_or_default();
@@ -98,7 +98,7 @@ impl Alphabet {
     pub(super) fn learn(&mut self, text: &str) {
         let mut beginning = 0xcbf2_9ce4_8422_2325_u64;
         let places = text.len().min(PLACES).max(self.places.len());
-        self.places.resize_with(places, Place::default);
+        self.places.resize_with(places, KeyPosition::default);
         for (place, byte) in self.places.iter_mut().zip(text.bytes()) {
             place.learn(byte, beginning);
             beginning = (beginning ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

@@ -109,7 +109,7 @@ impl Listers {
     }
 
     fn cut(&mut self) {
-        while let Some(Cut { range, new }) = self.ranges.cut() {
+        while let Some(RangeSplit { range, new }) = self.ranges.cut() {
             let (cut, _) = self
                 .open
                 .iter_mut()

@@ -13,7 +13,7 @@ pub const TAGS_OF_SOURCE: &str = "tags of the source";
 
 /// A question about an attribute of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct AttributeQuestion {
     /// The attribute.
     pub attribute: Attribute,
     /// The request that asks for it.
@@ -43,7 +43,7 @@ impl Unlike {
 impl Asked<'_> {
     /// Returns the questions that tell about what was asked for and HEAD does not show. S3 leaves
     /// out what the caller may not see, so that a missing value proves nothing.
-    pub fn questions(&self, found: &Head) -> impl Iterator<Item = Question> {
+    pub fn questions(&self, found: &Head) -> impl Iterator<Item = AttributeQuestion> {
         let lock = &self.attributes.lock;
         let tags = self.tag_kind().filter(|_| {
             let is_other = |count: u32| self.tags().is_some_and(|asked| asked != count);
@@ -57,7 +57,7 @@ impl Asked<'_> {
         let hold = lock.legal_hold == Some(true) && found.lock.legal_hold.is_none();
         let acl = self.acl_kind();
         let question = |attribute, by| {
-            move |kind| Question {
+            move |kind| AttributeQuestion {
                 attribute,
                 by,
                 kind,
@@ -67,7 +67,7 @@ impl Asked<'_> {
         let is_hidden = found.tag_count.is_none();
         let tags = tags
             .map(question(Attribute::Tags, Operation::GetObjectTagging))
-            .map(|tags| Question { is_hidden, ..tags });
+            .map(|tags| AttributeQuestion { is_hidden, ..tags });
         let retention = retention.then_some("retention");
         let hold = hold.then_some("legal hold");
         let all = [

@@ -3,7 +3,7 @@
 //! An attribute is asked for at all three routes, but judged only by those that the job uses, and
 //! only if the job wants it. The policy decides if a loss is fatal.
 
-use super::{How, Told, Verdict};
+use super::{How, ProbeAnswer, ProbeVerdict};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::OnWrites;
@@ -18,11 +18,11 @@ pub struct AttributeFinding {
     /// True if the job names a value of its own.
     pub is_named: bool,
     /// The answer of `PutObject`.
-    pub put: Told,
+    pub put: ProbeAnswer,
     /// The answer of `CopyObject`.
-    pub copy: Told,
+    pub copy: ProbeAnswer,
     /// The answer of `CreateMultipartUpload`, seen at the finished object.
-    pub multipart: Told,
+    pub multipart: ProbeAnswer,
     /// The requests that the job sends.
     pub sent_by_job: OnWrites,
     /// True if another request sets it if these do not keep it.
@@ -32,7 +32,7 @@ pub struct AttributeFinding {
 impl AttributeFinding {
     /// Returns the requests and their answers.
     #[must_use]
-    pub const fn routes(&self) -> [(ConditionalWrite, &Told); 3] {
+    pub const fn routes(&self) -> [(ConditionalWrite, &ProbeAnswer); 3] {
         [
             (ConditionalWrite::Put, &self.put),
             (ConditionalWrite::Copy, &self.copy),
@@ -43,8 +43,8 @@ impl AttributeFinding {
     /// Returns the requests that the job sends and whose answers satisfy `of`.
     pub(in crate::probe) fn answers_where(
         &self,
-        of: impl Fn(&Told) -> bool,
-    ) -> Vec<(ConditionalWrite, &Told)> {
+        of: impl Fn(&ProbeAnswer) -> bool,
+    ) -> Vec<(ConditionalWrite, &ProbeAnswer)> {
         let routes = self.routes().into_iter();
         routes
             .filter(|(write, measured)| self.sent_by_job.on(*write) && of(measured))
@@ -57,15 +57,15 @@ impl AttributeFinding {
 
     /// Compares what was found with what the job wants.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> ProbeVerdict {
         if !self.is_wanted() {
-            return Verdict::Moot;
+            return ProbeVerdict::Moot;
         }
-        if !self.is_set_later && !self.answers_where(Told::is_lacking).is_empty() {
+        if !self.is_set_later && !self.answers_where(ProbeAnswer::is_lacking).is_empty() {
             return if self.is_fatal() {
-                Verdict::Lacks
+                ProbeVerdict::Lacks
             } else {
-                Verdict::Loses
+                ProbeVerdict::Loses
             };
         }
         if !self.is_set_later
@@ -73,15 +73,15 @@ impl AttributeFinding {
                 .answers_where(|measured| measured.how == How::Unknown)
                 .is_empty()
         {
-            return Verdict::Unknown;
+            return ProbeVerdict::Unknown;
         }
         let is_kept = !self
             .answers_where(|measured| measured.how == How::Kept)
             .is_empty();
         if is_kept || self.is_set_later {
-            Verdict::Agrees
+            ProbeVerdict::Agrees
         } else {
-            Verdict::Moot
+            ProbeVerdict::Moot
         }
     }
 
@@ -108,8 +108,8 @@ impl AttributeFinding {
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
-            Verdict::Lacks => true,
-            Verdict::Unknown => self.policy == Policy::Require,
+            ProbeVerdict::Lacks => true,
+            ProbeVerdict::Unknown => self.policy == Policy::Require,
             _ => false,
         }
     }

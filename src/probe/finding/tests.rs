@@ -3,15 +3,15 @@
 use super::*;
 use crate::manifest::job::{Attribute, Policy};
 
-fn answer_from(how: How) -> Told {
-    Told {
+fn answer_from(how: How) -> ProbeAnswer {
+    ProbeAnswer {
         how,
         reason: String::new(),
     }
 }
 
-fn flag(name: &'static str, stated: bool, how: How) -> Finding {
-    Finding {
+fn flag(name: &'static str, stated: bool, how: How) -> ProbeFinding {
+    ProbeFinding {
         name,
         claim: Claim::Flag {
             stated,
@@ -21,14 +21,14 @@ fn flag(name: &'static str, stated: bool, how: How) -> Finding {
     }
 }
 
-fn writes(stated: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
+fn writes(stated: OnWrites, [copy, put, complete]: [How; 3]) -> ProbeFinding {
     let claim = Claim::Writes {
         stated,
         copy: answer_from(copy),
         put: answer_from(put),
         complete: answer_from(complete),
     };
-    Finding {
+    ProbeFinding {
         name: "if_match",
         claim,
         is_needed: true,
@@ -39,59 +39,75 @@ fn writes(stated: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
 fn a_verdict_tells_more_from_less_and_less_fails() {
     use How::{Ignored, Kept, Moot, Refused, Unknown};
     for (finding, verdict, fails) in [
-        (flag("tags", true, Kept), Verdict::Agrees, false),
-        (flag("tags", true, Ignored), Verdict::Lacks, true),
-        (flag("tags", false, Kept), Verdict::CanDoMore, false),
-        (flag("tags", false, Refused), Verdict::Agrees, false),
-        (flag("tags", true, Unknown), Verdict::Unknown, true),
-        (flag("tags", false, Unknown), Verdict::Unknown, false),
-        (flag("tags", true, Moot), Verdict::Moot, false),
-        (flag("equal_parts", false, Kept), Verdict::Lacks, true),
+        (flag("tags", true, Kept), ProbeVerdict::Agrees, false),
+        (flag("tags", true, Ignored), ProbeVerdict::Lacks, true),
+        (flag("tags", false, Kept), ProbeVerdict::CanDoMore, false),
+        (flag("tags", false, Refused), ProbeVerdict::Agrees, false),
+        (flag("tags", true, Unknown), ProbeVerdict::Unknown, true),
+        (flag("tags", false, Unknown), ProbeVerdict::Unknown, false),
+        (flag("tags", true, Moot), ProbeVerdict::Moot, false),
+        (flag("equal_parts", false, Kept), ProbeVerdict::Lacks, true),
         (
             flag("equal_parts", true, Ignored),
-            Verdict::CanDoMore,
+            ProbeVerdict::CanDoMore,
             false,
         ),
-        (flag("equal_parts", false, Unknown), Verdict::Unknown, true),
-        (flag("equal_parts", true, Unknown), Verdict::Unknown, false),
+        (
+            flag("equal_parts", false, Unknown),
+            ProbeVerdict::Unknown,
+            true,
+        ),
+        (
+            flag("equal_parts", true, Unknown),
+            ProbeVerdict::Unknown,
+            false,
+        ),
         (
             writes(OnWrites::NONE, [Ignored, Kept, Ignored]),
-            Verdict::CanDoMore,
+            ProbeVerdict::CanDoMore,
             false,
         ),
         (
             writes(OnWrites::UPLOADS, [Kept, Kept, Refused]),
-            Verdict::Lacks,
+            ProbeVerdict::Lacks,
             true,
         ),
         (
             writes(OnWrites::UPLOADS, [Unknown, Kept, Kept]),
-            Verdict::Unknown,
+            ProbeVerdict::Unknown,
             false,
         ),
         (
             writes(OnWrites::UPLOADS, [Ignored, Kept, Unknown]),
-            Verdict::Unknown,
+            ProbeVerdict::Unknown,
             true,
         ),
         (
             writes(OnWrites::UPLOADS, [Ignored, Kept, Kept]),
-            Verdict::Agrees,
+            ProbeVerdict::Agrees,
             false,
         ),
-        (writes(OnWrites::NONE, [Ignored; 3]), Verdict::Agrees, false),
-        (writes(OnWrites::ALL, [Moot; 3]), Verdict::Moot, false),
+        (
+            writes(OnWrites::NONE, [Ignored; 3]),
+            ProbeVerdict::Agrees,
+            false,
+        ),
+        (writes(OnWrites::ALL, [Moot; 3]), ProbeVerdict::Moot, false),
     ] {
         assert_eq!(
             (finding.verdict(), finding.fails()),
             (verdict, fails),
             "{finding:?}"
         );
-        let unneeded = Finding {
+        let unneeded = ProbeFinding {
             is_needed: false,
             ..finding
         };
-        assert_eq!(unneeded.fails(), verdict == Verdict::Lacks, "{unneeded:?}");
+        assert_eq!(
+            unneeded.fails(),
+            verdict == ProbeVerdict::Lacks,
+            "{unneeded:?}"
+        );
     }
 }
 
@@ -136,44 +152,56 @@ fn an_attribute_fails_the_job_by_its_policy() {
             Attribute::Tags,
             Policy::Require,
             Ignored,
-            Verdict::Lacks,
+            ProbeVerdict::Lacks,
             true,
         ),
         (
             Attribute::Tags,
             Policy::Require,
             Unknown,
-            Verdict::Unknown,
+            ProbeVerdict::Unknown,
             true,
         ),
-        (Attribute::Tags, Policy::Try, Ignored, Verdict::Loses, false),
+        (
+            Attribute::Tags,
+            Policy::Try,
+            Ignored,
+            ProbeVerdict::Loses,
+            false,
+        ),
         (
             Attribute::Tags,
             Policy::Try,
             Unknown,
-            Verdict::Unknown,
+            ProbeVerdict::Unknown,
             false,
         ),
-        (Attribute::Tags, Policy::Skip, Ignored, Verdict::Moot, false),
+        (
+            Attribute::Tags,
+            Policy::Skip,
+            Ignored,
+            ProbeVerdict::Moot,
+            false,
+        ),
         (
             Attribute::Tags,
             Policy::Require,
             Kept,
-            Verdict::Agrees,
+            ProbeVerdict::Agrees,
             false,
         ),
         (
             Attribute::Lock,
             Policy::Require,
             Ignored,
-            Verdict::Lacks,
+            ProbeVerdict::Lacks,
             true,
         ),
         (
             Attribute::Lock,
             Policy::Require,
             Refused,
-            Verdict::Loses,
+            ProbeVerdict::Loses,
             false,
         ),
     ] {
@@ -193,7 +221,7 @@ fn an_attribute_fails_the_job_by_its_policy() {
         is_set_later: true,
         ..of(Attribute::Tags, Policy::Require, Ignored)
     };
-    assert_eq!(later.verdict(), Verdict::Agrees);
+    assert_eq!(later.verdict(), ProbeVerdict::Agrees);
     let uploads = OnWrites::UPLOADS;
     let unused = AttributeFinding {
         sent_by_job: uploads,

@@ -2,44 +2,44 @@
 
 use crate::manifest::job::Attribute;
 use crate::probe::conditions::Conditions;
-use crate::probe::finding::{Claim, Finding, Told};
+use crate::probe::finding::{Claim, ProbeAnswer, ProbeFinding};
 use crate::probe::needs::Needs;
 use crate::s3::Capabilities;
 
 /// The answers to the questions about capabilities.
 pub(super) struct Answers {
-    pub(super) part_copy: Told,
-    pub(super) equal_parts: Told,
+    pub(super) part_copy: ProbeAnswer,
+    pub(super) equal_parts: ProbeAnswer,
     pub(super) conditions: Conditions,
-    pub(super) etags: Told,
-    pub(super) checksums: Told,
-    pub(super) object_size: Told,
-    pub(super) ordered_lists: Told,
-    pub(super) encoded_lists: Told,
-    pub(super) encoded_uploads: Told,
-    pub(super) tags: Told,
-    pub(super) tag_headers: Told,
-    pub(super) odd_part_sources: Told,
+    pub(super) etags: ProbeAnswer,
+    pub(super) checksums: ProbeAnswer,
+    pub(super) object_size: ProbeAnswer,
+    pub(super) ordered_lists: ProbeAnswer,
+    pub(super) encoded_lists: ProbeAnswer,
+    pub(super) encoded_uploads: ProbeAnswer,
+    pub(super) tags: ProbeAnswer,
+    pub(super) tag_headers: ProbeAnswer,
+    pub(super) odd_part_sources: ProbeAnswer,
 }
 
 impl Answers {
     /// Puts each answer beside what the profile or the manifest says, and notes if the job needs
     /// it.
-    pub(super) fn findings(self, stated: &Capabilities, needs: &Needs) -> Vec<Finding> {
+    pub(super) fn findings(self, stated: &Capabilities, needs: &Needs) -> Vec<ProbeFinding> {
         let wants_tags = needs.wants(Attribute::Tags);
-        let flag = |name, stated, measured, is_needed| Finding {
+        let flag = |name, stated, measured, is_needed| ProbeFinding {
             name,
             claim: Claim::Flag { stated, measured },
             is_needed,
         };
-        let writes = |name, stated, [copy, put, complete]: [Told; 3]| {
+        let writes = |name, stated, [copy, put, complete]: [ProbeAnswer; 3]| {
             let claim = Claim::Writes {
                 stated,
                 copy,
                 put,
                 complete,
             };
-            Finding {
+            ProbeFinding {
                 name,
                 claim,
                 is_needed: needs.conditions,

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::report::target::is_at;
-use crate::report::{Origin, OutputKind, ReportError, Target, TargetError};
+use crate::report::{OutputKind, ReportError, ReportHeader, Target, TargetError};
 
 /// A file for the lines of a merged report.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl MergedFile {
     ///
     /// # Errors
     /// [`ReportError::Target`].
-    pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
+    pub fn create(path: &Path, origin: &ReportHeader) -> Result<Self, ReportError> {
         let target = Target::open_report(path, origin);
         let Target { file, is_stream } = target.map_err(|error| error.about(OutputKind::Merged))?;
         let emptied = if is_stream { Ok(()) } else { file.set_len(0) };

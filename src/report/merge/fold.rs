@@ -101,7 +101,7 @@ fn parts(receipts: u64, most: u64) -> u32 {
 
 /// The line of an object that counts, among those that were read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct LatestLine {
     /// The report of the line, by position.
     pub(super) report: u32,
     /// The number of the line.
@@ -120,7 +120,7 @@ pub(super) struct Verdict {
 /// The verdicts about the objects of a partition.
 #[derive(Debug)]
 pub(super) struct Verdicts {
-    objects: HashMap<u128, Verdict>,
+    objects: HashMap<u128, LatestLine>,
     hasher: ObjectHasher,
     partition: Partition,
 }
@@ -140,7 +140,7 @@ impl Verdicts {
         if !self.partition.holds(hash) {
             return;
         }
-        let next = Verdict {
+        let next = LatestLine {
             report,
             line: number,
             seen: report,
@@ -203,7 +203,7 @@ impl Verdicts {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Verdict> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LatestLine> {
         self.objects.values()
     }
 
@@ -216,7 +216,7 @@ impl Verdicts {
     }
 }
 
-impl Verdict {
+impl LatestLine {
     /// Returns true if this line counts, and not a later one with the status `later`.
     fn stays(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
         match (self.status, later) {

@@ -2,7 +2,7 @@
 //!
 //! The line that matters most runs between faults that can pass and faults that cannot: a refused
 //! connection, a 503, or a provider of credentials that is not up yet is worth waiting for; a
-//! certificate that nobody here trusts, a request that cannot be built, or a refused key is not.
+//! certificate that no root vouches for, a request that cannot be built, or a refused key is not.
 
 use std::error::Error;
 use std::io;
@@ -24,7 +24,7 @@ const MAX_CODE: usize = 128;
 const MAX_MESSAGE: usize = 1024;
 
 /// The kind of a failure, S3's code or a word in its place, and the message.
-type Verdict = (FailureKind, String, String);
+type SortedFailure = (FailureKind, String, String);
 
 impl Failure {
     /// Sorts what the SDK returned. `place` is `bucket/key`.
@@ -147,7 +147,7 @@ fn whole(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Sorts a request that got no answer.
-fn not_answered(network: ConnectionProgress, error: &(dyn Error + 'static)) -> Verdict {
+fn not_answered(network: ConnectionProgress, error: &(dyn Error + 'static)) -> SortedFailure {
     if let Some(NoIdentity { may_pass, message }) = find::<NoIdentity>(error) {
         return if *may_pass {
             (
@@ -183,7 +183,7 @@ fn not_answered(network: ConnectionProgress, error: &(dyn Error + 'static)) -> V
 }
 
 /// Sorts an answer that refuses the request.
-fn refused<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> Verdict
+fn refused<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> SortedFailure
 where
     E: ProvideErrorMetadata + Error + 'static,
 {

@@ -33,7 +33,7 @@ fn paging(prefix: &str, order: Order) -> Paging {
 }
 
 /// Returns the keys that are left of a page that leads to a new one.
-fn check(paging: &mut Paging, keys: &[&str]) -> Result<(Turn, Vec<String>), Failure> {
+fn check(paging: &mut Paging, keys: &[&str]) -> Result<(PageVerdict, Vec<String>), Failure> {
     let mut page = page(keys, true);
     page.next = Some(fastrand::u64(..).to_string());
     let turn = paging.check(&mut page)?;
@@ -76,7 +76,7 @@ fn keys_outside_the_prefix_and_beyond_the_limit_are_left_out_and_counted() {
         let (turn, left) = check(&mut paging, &["", "o/1", "p/1", "p/2", &long, "q/1"]).unwrap();
         assert_eq!(
             (turn, left),
-            (Turn::Next, vec!["p/1".to_owned(), "p/2".to_owned()])
+            (PageVerdict::Next, vec!["p/1".to_owned(), "p/2".to_owned()])
         );
         let refused = paging.take_refused();
         let told: Vec<_> = refused.iter().map(ToString::to_string).collect();
@@ -102,11 +102,14 @@ fn keys_outside_the_prefix_and_beyond_the_limit_are_left_out_and_counted() {
 fn a_page_that_comes_again_is_asked_for_again_and_then_is_an_error() {
     for order in [Order::Ascending, Order::Unknown, Order::Short] {
         let mut paging = paging("", order);
-        assert_eq!(check(&mut paging, &["a", "b"]).unwrap().0, Turn::Next);
+        assert_eq!(
+            check(&mut paging, &["a", "b"]).unwrap().0,
+            PageVerdict::Next
+        );
         for _ in 1..PAGE_TRIES {
             assert_eq!(
                 check(&mut paging, &["a", "b"]).unwrap(),
-                (Turn::Again, vec![]),
+                (PageVerdict::Again, vec![]),
                 "{order:?}"
             );
         }
@@ -123,9 +126,9 @@ fn a_page_that_comes_again_is_asked_for_again_and_then_is_an_error() {
     // A stale answer of a cache, once.
     let mut paging = paging("", Order::Ascending);
     for (keys, turn) in [
-        (["a", "b"], Turn::Next),
-        (["a", "b"], Turn::Again),
-        (["c", "d"], Turn::Next),
+        (["a", "b"], PageVerdict::Next),
+        (["a", "b"], PageVerdict::Again),
+        (["c", "d"], PageVerdict::Next),
     ] {
         assert_eq!(check(&mut paging, &keys).unwrap().0, turn);
     }
@@ -160,9 +163,9 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
         let mut paging = paging("", order);
         for key in ["a", "b"] {
             for _ in 0..MOST_EMPTY_PAGES {
-                assert_eq!(check(&mut paging, &[]).unwrap().0, Turn::Next);
+                assert_eq!(check(&mut paging, &[]).unwrap().0, PageVerdict::Next);
             }
-            assert_eq!(check(&mut paging, &[key]).unwrap().0, Turn::Next);
+            assert_eq!(check(&mut paging, &[key]).unwrap().0, PageVerdict::Next);
         }
         let failed = (0..=MOST_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
@@ -171,7 +174,10 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
         let failed = (0..=PAGE_TRIES).find_map(|_| back.check(&mut page(&[], true)).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
         // The last page may be empty.
-        assert_eq!(paging.check(&mut page(&[], false)).unwrap(), Turn::Next);
+        assert_eq!(
+            paging.check(&mut page(&[], false)).unwrap(),
+            PageVerdict::Next
+        );
     }
     // So are pages of which nothing is left.
     let mut paging = paging("p/", Order::Unknown);
@@ -252,7 +258,7 @@ fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
         &[("a", "0"), ("b", "2")],
         &[("b", "1")],
     ] {
-        assert_eq!(check(&mut good, versions).unwrap(), Turn::Next);
+        assert_eq!(check(&mut good, versions).unwrap(), PageVerdict::Next);
     }
     let mut twice = new();
     check(&mut twice, &[("a", "2"), ("a", "1")]).unwrap();
@@ -279,13 +285,16 @@ fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
         .map_err(|failure| failure.kind().clone())
     };
     let (mut leading, mut stale) = (new(), new());
-    assert_eq!(page([true, false], &mut leading, "2"), Ok(Turn::Next));
+    assert_eq!(
+        page([true, false], &mut leading, "2"),
+        Ok(PageVerdict::Next)
+    );
     assert_eq!(
         page([false, true], &mut leading, "1"),
-        Ok(Turn::Next),
+        Ok(PageVerdict::Next),
         "several are called so"
     );
-    assert_eq!(page([false, false], &mut stale, "2"), Ok(Turn::Next));
+    assert_eq!(page([false, false], &mut stale, "2"), Ok(PageVerdict::Next));
     assert_eq!(
         page([true, false], &mut stale, "1"),
         Err(FailureKind::ServerFault),
@@ -309,7 +318,7 @@ proptest! {
             for keys in keys.chunks(length) {
                 let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
                 let (turn, left) = check(&mut paging, &keys).unwrap();
-                prop_assert_eq!(turn, Turn::Next);
+                prop_assert_eq!(turn, PageVerdict::Next);
                 seen.extend(left);
             }
             prop_assert_eq!(&seen, &keys);
@@ -318,7 +327,10 @@ proptest! {
 }
 
 /// Reads pages of a list that never ends, until it fails. Returns the number of pages.
-fn pages_of<T: Entry>(operation: Operation, mut page: impl FnMut(u32) -> Vec<T>) -> (u32, Failure) {
+fn pages_of<T: PageEntry>(
+    operation: Operation,
+    mut page: impl FnMut(u32) -> Vec<T>,
+) -> (u32, Failure) {
     let bucket = BucketName::new("lake").unwrap();
     let mut paging = Paging::new(operation, &bucket, "", Order::Short);
     let mut number = 0;
@@ -376,6 +388,6 @@ fn a_list_of_uploads_to_one_key_or_of_parts_ends() {
             items: vec![upload(&number.to_string(), 1)],
             next: Some(number),
         };
-        assert_eq!(paging.check(&mut page).unwrap(), Turn::Next);
+        assert_eq!(paging.check(&mut page).unwrap(), PageVerdict::Next);
     }
 }

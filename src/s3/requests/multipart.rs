@@ -2,7 +2,7 @@
 //! list what is open.
 //!
 //! The lists follow the markers that the server names. An answer about another upload or prefix, or
-//! one that ends where it began, is a failure: from it nobody could tell which parts are there.
+//! one that ends where it began, is a failure: it does not show which parts are there.
 
 use aws_sdk_s3::operation::create_multipart_upload::{
     CreateMultipartUpload, CreateMultipartUploadInput,

@@ -23,11 +23,11 @@ fn end(shard: u32, exit: i32, done: u64) -> ShardEnd {
         ended: at(200 + i64::from(shard)),
         seconds: 1.5,
         sessions: 2,
-        totals: Totals {
+        totals: RunTotals {
             done_objects: done,
             done_bytes: done * 10,
             proofs: BTreeMap::from([("checksum".to_owned(), done)]),
-            ..Totals::default()
+            ..RunTotals::default()
         },
         requests: PaceCounts::default(),
     }

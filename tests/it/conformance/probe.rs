@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use s3haul::bucket::Bucket;
 use s3haul::manifest::job::{Provider, Transfer, When};
-use s3haul::probe::{self, Needs, Probe, Verdict};
+use s3haul::probe::{self, Needs, Probe, ProbeVerdict};
 use s3haul::s3::Capabilities;
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +33,11 @@ async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
         let found = probed(&bucket).await;
         for finding in &found.findings {
             let verdict = finding.verdict();
-            let more =
-                verdict == Verdict::CanDoMore && CAN_DO_MORE.contains(&server.endpoint.provider);
+            let more = verdict == ProbeVerdict::CanDoMore
+                && CAN_DO_MORE.contains(&server.endpoint.provider);
             // A question that means nothing here has no answer.
             assert!(
-                matches!(verdict, Verdict::Agrees | Verdict::Moot) || more,
+                matches!(verdict, ProbeVerdict::Agrees | ProbeVerdict::Moot) || more,
                 "{finding:?}"
             );
         }

@@ -9,7 +9,7 @@ use s3haul::manifest::job::{Compare, DEFAULT_ENDPOINT, Source, Transfer, Version
 use s3haul::planner::Sides;
 use s3haul::sandbox::{ObjectSpec, VersionInfo};
 use s3haul::size::{ByteSize, MIB};
-use s3haul::verify::{self, Deep, Finding, Verdict};
+use s3haul::verify::{self, Deep, Verdict, VerifyFinding};
 
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
@@ -130,7 +130,7 @@ async fn head_and_list_agree_on_the_size_before_anything_is_written(
     );
 }
 
-async fn verified(world: &World, liar: &Liar) -> Vec<Finding> {
+async fn verified(world: &World, liar: &Liar) -> Vec<VerifyFinding> {
     let source = Some(bucket(world, liar, SOURCE).await);
     let sides = Sides {
         transfer: copy_all().into(),
@@ -167,7 +167,7 @@ async fn objects_whose_heads_are_empty_are_not_equal() {
     assert!(
         matches!(
             &findings[..],
-            [Finding {
+            [VerifyFinding {
                 verdict: Verdict::Failed { .. },
                 ..
             }]
@@ -209,7 +209,7 @@ async fn bytes_of_another_range_are_not_read(#[case] range: &'static str, #[case
     let findings = verified(&world, &liar).await;
     let is_equal = matches!(
         &findings[..],
-        [Finding {
+        [VerifyFinding {
             verdict: Verdict::Equal { .. },
             ..
         }]

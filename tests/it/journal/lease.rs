@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use s3haul::endpoint::capabilities::Overrides;
-use s3haul::journal::event::Event;
+use s3haul::journal::event::JournalEvent;
 use s3haul::journal::{Journal, JournalError, LeaseTerms, Location, Opened};
 use s3haul::manifest::job::Limits;
 use s3haul::sandbox::{CallEntry, Content, Effect, Fault, ObjectSpec, Operation, When};
@@ -73,7 +73,7 @@ async fn a_holder_renews_its_record_and_releases_it_at_the_end() {
         assert!(call.headers.contains_key("if-match"), "{:?}", call.headers);
     }
     assert!(text(&world, &key).contains(r#""run":"r1""#));
-    journal.close(Event::RunEnded).await.unwrap();
+    journal.close(JournalEvent::RunEnded).await.unwrap();
     assert!(text(&world, &key).contains(r#""released":true"#));
     let at_the_end = writes(&world, &key).len();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -124,7 +124,7 @@ async fn without_if_match_an_idle_session_learns_that_it_was_replaced() {
     drop(newer);
     let third = resume(without_if_match(&world).await, &lively("a")).await;
     assert_eq!(records(&world).len(), 1);
-    third.close(Event::RunStopped).await.unwrap();
+    third.close(JournalEvent::RunStopped).await.unwrap();
 }
 
 /// What a session is told that has nothing to write.
@@ -172,7 +172,7 @@ async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_no
     let world = World::new().await;
     let first = begin(location(&world).await, &lively("before")).await;
     first.commit(RANGE).await.unwrap();
-    first.close(Event::RunStopped).await.unwrap();
+    first.close(JournalEvent::RunStopped).await.unwrap();
     let faults = world.sandbox.faults();
     let stall = Effect::StallBefore(Some(Duration::from_secs(5)));
     let record = Fault::on(Operation::PutObject).key("session-");
@@ -236,7 +236,7 @@ async fn a_session_that_only_a_late_list_calls_silent_keeps_the_journal() {
 async fn a_late_list_does_not_make_two_holders() {
     let world = World::new().await;
     let first = begin(location(&world).await, &lively("before")).await;
-    first.close(Event::RunStopped).await.unwrap();
+    first.close(JournalEvent::RunStopped).await.unwrap();
     let free = world.sandbox.store().keys(DESTINATION);
     let holder = resume(location(&world).await, &lively("a")).await;
     holder.commit(RANGE).await.unwrap();
@@ -308,7 +308,7 @@ async fn a_session_that_is_replaced_while_it_writes_a_snapshot_removes_nothing()
     let newer = resume(location(&world).await, &lively("a")).await;
     let error = replaced(&older).await;
     assert!(matches!(error, JournalError::Fenced { .. }), "{error}");
-    let _ = older.close(Event::RunStopped).await;
+    let _ = older.close(JournalEvent::RunStopped).await;
     let left = segments(&world);
     assert!(before.iter().all(|key| left.contains(key)), "{left:?}");
     newer.commit(planned(1)).await.unwrap();

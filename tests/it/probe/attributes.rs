@@ -1,7 +1,7 @@
 //! What a probe finds about attributes: ignored, refused, or demanded by the job.
 
 use s3haul::manifest::job::{Attribute, Policy, Preserve, Preset};
-use s3haul::probe::{How, Needs, Verdict};
+use s3haul::probe::{How, Needs, ProbeVerdict};
 use s3haul::s3::Operation as Request;
 use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, SandboxOptions};
 
@@ -42,7 +42,7 @@ async fn a_lock_that_is_ignored_fails_a_job_that_requires_it_and_one_that_is_ref
     let lock = attribute(&refused, Attribute::Lock);
     assert_eq!(
         (lock.copy.how, lock.verdict()),
-        (How::Refused, Verdict::Loses)
+        (How::Refused, ProbeVerdict::Loses)
     );
     assert!(
         refused.is_good()
@@ -69,7 +69,7 @@ async fn a_lock_that_is_ignored_fails_a_job_that_requires_it_and_one_that_is_ref
     let lock = attribute(&ignored, Attribute::Lock);
     assert_eq!(
         (lock.copy.how, lock.verdict()),
-        (How::Ignored, Verdict::Lacks),
+        (How::Ignored, ProbeVerdict::Lacks),
         "{lock:?}"
     );
     assert!(
@@ -115,9 +115,9 @@ async fn ignored_attributes_are_losses_or_failures_by_the_policy() {
         faults.add(Fault::on(operation).then(Effect::Ignore(ignored)));
     }
     for (policy, verdict, fails) in [
-        (Policy::Try, Verdict::Loses, false),
-        (Policy::Require, Verdict::Lacks, true),
-        (Policy::Skip, Verdict::Moot, false),
+        (Policy::Try, ProbeVerdict::Loses, false),
+        (Policy::Require, ProbeVerdict::Lacks, true),
+        (Policy::Skip, ProbeVerdict::Moot, false),
     ] {
         let mut preserve = Preserve::from(Preset::ContentOnly);
         (preserve.tags, preserve.metadata) = (policy, policy);
@@ -148,7 +148,7 @@ async fn ignored_attributes_are_losses_or_failures_by_the_policy() {
         // The profile relies on tags by these requests, whatever this job keeps.
         assert!(finding(&probe, "tag_headers").fails());
         assert!(
-            finding(&probe, "tags").verdict() == Verdict::Agrees,
+            finding(&probe, "tags").verdict() == ProbeVerdict::Agrees,
             "they can be set afterwards"
         );
         assert_eq!(attribute(&probe, Attribute::Headers).copy.how, How::Kept);
@@ -158,7 +158,10 @@ async fn ignored_attributes_are_losses_or_failures_by_the_policy() {
     let probe = try_probe(&bucket, &Needs::of(&[upload_all(directory.path())]))
         .await
         .unwrap();
-    assert_eq!(attribute(&probe, Attribute::Tags).verdict(), Verdict::Moot);
+    assert_eq!(
+        attribute(&probe, Attribute::Tags).verdict(),
+        ProbeVerdict::Moot
+    );
     assert_clean(&world, DESTINATION);
 }
 

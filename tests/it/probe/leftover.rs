@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use s3haul::manifest::job::Attribute;
-use s3haul::probe::{self, How, Needs, Thing, Verdict};
+use s3haul::probe::{self, How, Needs, ProbeVerdict, Thing};
 use s3haul::s3::Operation as Request;
 use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, SandboxOptions, VersionInfo};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ async fn a_complete_without_effect_fails_and_its_uploads_are_ended() {
         "{complete:?}"
     );
     // The parts were seen, although nothing came of them.
-    assert_eq!(finding(&probe, "part_copy").verdict(), Verdict::Agrees);
+    assert_eq!(finding(&probe, "part_copy").verdict(), ProbeVerdict::Agrees);
     for name in [
         "copy_conditions",
         "part_conditions",
@@ -83,7 +83,11 @@ async fn a_complete_without_effect_fails_and_its_uploads_are_ended() {
         "encoded_uploads",
         "odd_part_sources",
     ] {
-        assert_eq!(finding(&probe, name).verdict(), Verdict::Agrees, "{name}");
+        assert_eq!(
+            finding(&probe, name).verdict(),
+            ProbeVerdict::Agrees,
+            "{name}"
+        );
     }
     assert_eq!(attribute(&probe, Attribute::Tags).copy.how, How::Kept);
     assert_eq!((probe.left.as_slice(), probe.is_good()), (&[][..], false));

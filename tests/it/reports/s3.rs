@@ -8,7 +8,7 @@ use s3haul::bucket::Bucket;
 use s3haul::journal::Ledger;
 use s3haul::report::read::read;
 use s3haul::report::{
-    BucketReport, Footer, Origin, PieceLimits, ReportBucket, ReportEnd, ReportLines,
+    BucketReport, Footer, PieceLimits, ReportBucket, ReportEnd, ReportHeader, ReportLines,
 };
 use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, Sandbox};
 use serde_json::{Value, json};
@@ -418,12 +418,12 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
 /// A report of few bytes a piece.
 pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
     let reports = ReportBucket::new(bucket.clone(), "many/".parse().unwrap());
-    let origin = Origin {
+    let origin = ReportHeader {
         report: 2,
         command: vec!["run".into(), "job.yaml".into()],
         directory: "/".into(),
         run: run.into(),
-        ..Origin::default()
+        ..ReportHeader::default()
     };
     let limits = PieceLimits {
         bytes: 1,

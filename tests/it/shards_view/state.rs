@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use s3haul::journal::state::Totals;
+use s3haul::journal::state::RunTotals;
 use s3haul::journal::{LeaseTerms, Ledger as _, Writer};
-use s3haul::report::{BucketReport, Footer, Origin, PieceLimits, ReportBucket};
+use s3haul::report::{BucketReport, Footer, PieceLimits, ReportBucket, ReportHeader};
 use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
 use s3haul::shards::names::{PerShard, report_of};
 use s3haul::shards::record::{
@@ -110,7 +110,7 @@ impl State {
     pub(super) fn end_without_run(&self, shard: u32) {
         self.put_end(&ShardEnd {
             run: None,
-            totals: Totals::default(),
+            totals: RunTotals::default(),
             ..self.end_of(shard, 0, 0)
         });
     }
@@ -127,11 +127,11 @@ impl State {
             ended: self.ago(Duration::from_mins(20)),
             seconds: 600.0,
             sessions: 1,
-            totals: Totals {
+            totals: RunTotals {
                 done_objects: 1000 - failed,
                 done_bytes: 1 << 30,
                 failed_objects: failed,
-                ..Totals::default()
+                ..RunTotals::default()
             },
             requests: pace_counts(1100, 0),
         }
@@ -162,7 +162,7 @@ impl State {
     pub(super) async fn report_at(
         &self,
         prefix: &str,
-        origin: &Origin,
+        origin: &ReportHeader,
         receipts: &[String],
         footer: Option<Footer>,
     ) {
@@ -201,11 +201,11 @@ pub(super) fn run(shard: u32, generation: u32) -> String {
     format!("19ca71fb9{generation:02x}{shard:05x}")
 }
 
-pub(super) fn origin(run: &str, shard: u32) -> Origin {
+pub(super) fn origin(run: &str, shard: u32) -> ReportHeader {
     let words = ["run", "job.yaml", "--state", STATE, "--shards", "4"];
     let mut command: Vec<_> = words.map(str::to_owned).into();
     command.push(format!("--shard={shard}"));
-    Origin {
+    ReportHeader {
         report: 2,
         version: "0.1.0".to_owned(),
         command,
@@ -213,7 +213,7 @@ pub(super) fn origin(run: &str, shard: u32) -> Origin {
         host: "lake-1".to_owned(),
         job: "lake".to_owned(),
         run: run.to_owned(),
-        ..Origin::default()
+        ..ReportHeader::default()
     }
 }
 

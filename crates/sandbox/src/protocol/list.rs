@@ -18,7 +18,7 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::fields::{etag, int, long, timestamp};
 use super::{Interleaved, Lines, Service};
 use crate::bucket::Bucket;
-use crate::listing::{self, PAGE, Page, Query};
+use crate::listing::{self, ListingQuery, PAGE, Page};
 use crate::object::{Object, Version, restore_expiry};
 use crate::refusal::Refusal;
 
@@ -203,7 +203,7 @@ impl Service {
     fn page(
         &self,
         bucket: &str,
-        query: &Query<'_>,
+        query: &ListingQuery<'_>,
     ) -> Result<(Arc<Bucket>, Page<Arc<Object>>), Refusal> {
         let bucket = self.store.bucket(bucket)?;
         let list = if bucket.directory {
@@ -234,7 +234,7 @@ impl Service {
         let max = page_size("max-keys", input.max_keys)?;
         let (bucket, page) = self.page(
             &input.bucket,
-            &Query {
+            &ListingQuery {
                 prefix: input.prefix.as_deref().unwrap_or_default(),
                 delimiter: input.delimiter.as_deref(),
                 after: resumed
@@ -278,7 +278,7 @@ impl Service {
         let max = page_size("max-keys", input.max_keys)?;
         let (bucket, page) = self.page(
             &input.bucket,
-            &Query {
+            &ListingQuery {
                 prefix: input.prefix.as_deref().unwrap_or_default(),
                 delimiter: input.delimiter.as_deref(),
                 after: input.marker.as_deref().filter(|marker| !marker.is_empty()),
@@ -334,7 +334,7 @@ impl Service {
             .into());
         }
         let bucket = self.store.bucket(&input.bucket)?;
-        let query = Query {
+        let query = ListingQuery {
             prefix: input.prefix.as_deref().unwrap_or_default(),
             delimiter: input.delimiter.as_deref(),
             after: key_marker,
@@ -420,7 +420,7 @@ impl Service {
             .as_deref()
             .filter(|marker| !marker.is_empty());
         let bucket = self.store.bucket(&input.bucket)?;
-        let query = Query {
+        let query = ListingQuery {
             prefix: input.prefix.as_deref().unwrap_or_default(),
             delimiter: input.delimiter.as_deref(),
             after: key_marker,

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::execute::object::ObjectTask;
-use crate::execute::refusals::{Answer, is_no_answer};
+use crate::execute::refusals::{AttributeAnswer, is_no_answer};
 use crate::plan::asked::{Asked, Unlike};
 use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, Tag, Tags};
 
@@ -94,11 +94,11 @@ impl ObjectTask<'_> {
                     .refusals
                     .answer(destination, asked, question, at, for_each_object);
             match answer.await? {
-                Answer::Kept | Answer::NotReadable => {}
-                Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
+                AttributeAnswer::Kept | AttributeAnswer::NotReadable => {}
+                AttributeAnswer::NotKnown | AttributeAnswer::Unlike(Unlike::Nothing) => {
                     return Err(unknown("the server ignored the tags"));
                 }
-                Answer::Unlike(Unlike::Other(how)) => {
+                AttributeAnswer::Unlike(Unlike::Other(how)) => {
                     return Err(unknown(&format!("the server did not keep the tags: {how}")));
                 }
             }

@@ -18,7 +18,7 @@ use crate::plan::attributes::{merged_tags, set_tags};
 use crate::plan::carried::UNTAGGED;
 use crate::plan::concede;
 use crate::plan::loss::{Loss, Lost};
-use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{
     AnnotationEntry, Attributes, Failure, FailureKind, Grant, Head, Operation, SourcePin, Tag, Tags,
 };
@@ -406,7 +406,7 @@ impl SourceAttributes<'_> {
                     .annotations(&self.pin.key, self.version(), from)
                     .await?;
                 let mut paging = checked.lock().unwrap_or_else(PoisonError::into_inner);
-                let again = paging.check(&mut page)? == Turn::Again;
+                let again = paging.check(&mut page)? == PageVerdict::Again;
                 Ok((page, again))
             };
             let Some((page, again)) = self

@@ -15,7 +15,7 @@ use crate::execute::object::trouble::{Replan, Trouble};
 use crate::execute::receipt::Ending;
 use crate::manifest::job::{Prove, Verify};
 use crate::plan::attributes::Reads;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::Route;
 use crate::s3::{FailureKind, Head};
 
@@ -106,7 +106,7 @@ impl<'w> ObjectTask<'w> {
         };
         round.task.draft.attempts += answer.attempts;
         let written = answer.value;
-        round.task.seen = Seen::Object(written.etag.clone());
+        round.task.seen = DestinationState::Object(written.etag.clone());
         if written.etag != etag {
             round.read_source_head(etag).await?;
         }

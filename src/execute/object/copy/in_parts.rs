@@ -21,7 +21,7 @@ use crate::execute::receipt::Ending;
 use crate::journal::event::SourceVersion;
 use crate::manifest::job::Prove;
 use crate::pace::Slot;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::Skip;
 use crate::plan::parts::PartLayout;
 use crate::s3::{ChecksumKind, CompleteSpec, FailureKind, Head};
@@ -193,7 +193,7 @@ impl<'w> CopyRound<'_, 'w> {
         if in_place && written.was_found {
             Box::pin(self.task.confirm_change()).await?;
         }
-        self.task.seen = Seen::Object(written.etag.clone());
+        self.task.seen = DestinationState::Object(written.etag.clone());
         self.task.compare_encryption(&self.source.head, &written);
         let made = if is_kms { made.without_etag() } else { made };
         let published = PublishedObject {

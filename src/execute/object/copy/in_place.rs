@@ -11,7 +11,7 @@ use crate::execute::object::attributes::TargetAttributes;
 use crate::execute::object::trouble::{Replan, Trouble};
 use crate::execute::receipt::Ending;
 use crate::location::ObjectKey;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::Skip;
 use crate::planner::Difference;
 use crate::s3::{Failure, FailureKind, Head, Operation};
@@ -24,7 +24,7 @@ impl ObjectTask<'_> {
         source: &PinnedSource<'_>,
     ) -> Result<Option<Ending>, Trouble> {
         let PinnedSource { bucket, head, .. } = source;
-        self.seen = Seen::Object(head.etag.clone());
+        self.seen = DestinationState::Object(head.etag.clone());
         let Some(before) = &self.before else {
             self.before = Some(head.clone());
             return Ok(None);

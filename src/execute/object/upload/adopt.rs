@@ -1,8 +1,8 @@
 //! Adopts open uploads that no journal knows, if the job says so (`--adopt`).
 //!
 //! If a journal is lost with its disk, its uploads stay open at the destination and cost money. A
-//! user who knows that nobody else writes these keys lets a run adopt them. S3 does not show the
-//! source or the attributes of an open upload, so other checks replace the journal's record
+//! user who knows that no other program writes these keys lets a run adopt them. S3 does not show
+//! the source or the attributes of an open upload, so other checks replace the journal's record
 //! ([`crate::plan::claim`]):
 //!
 //! - The bytes are proven before they are published: by a checksum of the whole source, or part by
@@ -23,7 +23,7 @@ use crate::execute::object::ObjectTask;
 use crate::execute::object::trouble::{Replan, Trouble};
 use crate::manifest::job::PartSize;
 use crate::multipart::{self, MultipartUpload};
-use crate::plan::claim::{Cut, may_be_for, usable};
+use crate::plan::claim::{ExpectedLayout, may_be_for, usable};
 use crate::plan::parts::PartLayout;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
 use crate::size::{by_number, display_counted};
@@ -137,9 +137,9 @@ async fn best(
     // The part size of a file depends on its size alone.
     let is_automatic = sides.transfer.parts.size == PartSize::Auto && sides.source.is_some();
     let cut = if is_automatic && !request.layout.is_replay() {
-        Cut::Automatically(request.layout.size, &bucket.capabilities().parts)
+        ExpectedLayout::Automatically(request.layout.size, &bucket.capabilities().parts)
     } else {
-        Cut::Exactly(&request.layout)
+        ExpectedLayout::Exactly(&request.layout)
     };
     // The time of a file comes from another clock, and its parts are compared one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());

@@ -19,7 +19,7 @@ use crate::connections::Connections;
 use crate::journal::Journal;
 use crate::journal::event::UploadPlace;
 use crate::journal::state::RunState;
-use crate::journal::uploads::{Kept, OpenUpload};
+use crate::journal::uploads::{JournaledUpload, Kept};
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, Transfer};
 use crate::multipart::{self, MultipartUpload, Stray};
@@ -31,7 +31,7 @@ const LATE: Duration = Duration::from_mins(5);
 /// The uploads that earlier sessions left open and that no object has taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
-    uploads: Mutex<BTreeMap<u64, OpenUpload>>,
+    uploads: Mutex<BTreeMap<u64, JournaledUpload>>,
     /// The ids of all uploads on record, taken or not.
     known: BTreeSet<String>,
     /// The time until which a request of the last session may have created an upload.
@@ -50,11 +50,11 @@ pub(crate) struct Orphans {
 #[derive(Clone, Debug)]
 pub(crate) struct OrphanUpload {
     pub(crate) record: UploadRecord,
-    pub(crate) open: OpenUpload,
+    pub(crate) open: JournaledUpload,
 }
 
 impl OrphanUpload {
-    fn of((upload, open): (u64, OpenUpload)) -> Self {
+    fn of((upload, open): (u64, JournaledUpload)) -> Self {
         Self {
             record: UploadRecord::known(upload, open.intended),
             open,
@@ -102,7 +102,7 @@ impl Orphans {
 
     /// Takes back an upload of an object that failed, since the object may be tried again in this
     /// session.
-    pub(crate) fn give_back(&self, upload: u64, open: OpenUpload) {
+    pub(crate) fn give_back(&self, upload: u64, open: JournaledUpload) {
         self.uploads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -124,7 +124,7 @@ impl Orphans {
         &self.known
     }
 
-    fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<OrphanUpload> {
+    fn take_if(&self, pick: impl Fn(&JournaledUpload) -> bool) -> Vec<OrphanUpload> {
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         uploads
             .extract_if(.., |_, open| pick(open))
@@ -138,7 +138,7 @@ impl Orphans {
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
     ) {
-        let is_wanted = |open: &OpenUpload| {
+        let is_wanted = |open: &JournaledUpload| {
             let is_below = |(number, transfer): (u32, &Transfer)| {
                 let (place, to) = (&open.place, &transfer.to);
                 (self.resumed_transfers.contains(&number) || open.kept != Kept::No)
@@ -175,7 +175,7 @@ impl Orphans {
 
     async fn abort_those(
         &self,
-        pick: impl Fn(&OpenUpload) -> bool,
+        pick: impl Fn(&JournaledUpload) -> bool,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
     ) {

@@ -25,7 +25,7 @@ use crate::execute::object::stream::StreamParts;
 use crate::execute::object::trouble::Trouble;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
-use crate::pace::slots::Want;
+use crate::pace::slots::SlotKind;
 use crate::plan::parts::PartRange;
 use crate::s3::{Failure, FailureKind, Operation, PartDone, SourcePin};
 
@@ -160,7 +160,7 @@ impl UploadSession<'_> {
                     break;
                 }
             };
-            let Ok(slot) = work.slots().request(Want::Bulk(u64::MAX)).await else {
+            let Ok(slot) = work.slots().request(SlotKind::Bulk(u64::MAX)).await else {
                 running.fail(Trouble::Stopped);
                 break;
             };

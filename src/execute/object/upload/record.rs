@@ -15,7 +15,7 @@ use crate::execute::Work;
 use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Draft;
 use crate::journal::Journal;
-use crate::journal::event::{Event, PartLengths, SourceVersion};
+use crate::journal::event::{JournalEvent, PartLengths, SourceVersion};
 use crate::journal::fingerprint::digest;
 use crate::journal::uploads::BegunUpload;
 use crate::location::ObjectKey;
@@ -116,7 +116,7 @@ impl UploadRecord {
         let place = work.upload_place(&step.key);
         let server = Some(work.sides.destination.server().to_owned());
         record
-            .commit(work, |upload| Event::UploadIntended {
+            .commit(work, |upload| JournalEvent::UploadIntended {
                 upload,
                 object,
                 place,
@@ -143,7 +143,7 @@ impl UploadRecord {
         } = fingerprint;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
         let parts = lengths(layout);
-        let created = |upload| Event::UploadBegan {
+        let created = |upload| JournalEvent::UploadBegan {
             upload,
             id,
             source,
@@ -223,7 +223,7 @@ impl UploadRecord {
         let PartDone {
             number, size, etag, ..
         } = part.clone();
-        let stored = Event::PartStored {
+        let stored = JournalEvent::PartStored {
             upload,
             number,
             size,
@@ -237,15 +237,18 @@ impl UploadRecord {
 
     /// Records that the upload is about to be completed, and the `ETag` that its object will have.
     pub(crate) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
-        self.commit(work, |upload| Event::CompleteIntended { upload, etag })
-            .await
+        self.commit(work, |upload| JournalEvent::CompleteIntended {
+            upload,
+            etag,
+        })
+        .await
     }
 
     /// Records that the server no longer has the upload.
     pub(crate) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
             // A broken journal stops the run by itself; the next session finds the upload gone.
-            let _ = journal.append(Event::UploadEnded { upload }).await;
+            let _ = journal.append(JournalEvent::UploadEnded { upload }).await;
         }
     }
 
@@ -256,7 +259,7 @@ impl UploadRecord {
         };
         if work
             .journal
-            .append(Event::UploadKept { upload })
+            .append(JournalEvent::UploadKept { upload })
             .await
             .is_err()
         {
@@ -312,7 +315,11 @@ impl UploadRecord {
         Ok(strays)
     }
 
-    async fn commit(self, work: &Work, event: impl FnOnce(u64) -> Event) -> Result<(), Trouble> {
+    async fn commit(
+        self,
+        work: &Work,
+        event: impl FnOnce(u64) -> JournalEvent,
+    ) -> Result<(), Trouble> {
         let Some(upload) = self.upload else {
             return Ok(());
         };

@@ -12,7 +12,7 @@ use crate::execute::refusals::is_no_answer;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
 use crate::plan::claim::difference;
-use crate::plan::condition::Seen;
+use crate::plan::condition::DestinationState;
 use crate::s3::{Attributes, Failure, FailureKind, Tags};
 
 impl UploadSession<'_> {
@@ -37,7 +37,7 @@ impl UploadSession<'_> {
         if !self.is_adopted || task.has_attributes(id, version, attributes).await? {
             return outcome;
         }
-        task.seen = Seen::Object(etag.clone());
+        task.seen = DestinationState::Object(etag.clone());
         Err(Replan::ForeignUpload.into())
     }
 }
