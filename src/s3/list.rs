@@ -247,7 +247,7 @@ fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
             }
             XmlTag::Open("Name") => listed.name = Some(reader.text()?.into_owned()),
             XmlTag::Open("NextContinuationToken") => {
-                listed.next = Some(reader.text()?.into_owned())
+                listed.next = Some(reader.text()?.into_owned());
             }
             XmlTag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
             XmlTag::Open("Prefix") => listed.told.prefix = Some(reader.text()?.into_owned()),
