@@ -266,6 +266,13 @@ def machine():
     return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
+def by_hand():
+    """The sections of benches/RESULTS.md that no program writes: those between the first table and the last one."""
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    begin, end = text.find("\n## "), text.find("\n## All runs")
+    return text[begin + 1:end + 1] if 0 <= begin < end else ""
+
+
 def document(rows, known, versions):
     """benches/RESULTS.md."""
     dates = sorted({outcome["date"] for outcome in known.values()})
@@ -289,6 +296,7 @@ Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates
 
 {summary(rows, known)}
 
+{by_hand()}
 ## All runs
 
 {table(rows, known)}
