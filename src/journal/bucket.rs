@@ -17,6 +17,7 @@
 //! The bytes, which name the writer, show that.
 
 mod lease;
+mod load;
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -338,99 +339,6 @@ impl BucketPlace {
             tracing::warn!(%error, "old segments could not be removed; the next session tries again");
         }
     }
-
-    /// Reads the journal, and again if a writer removes old objects meanwhile.
-    async fn load(&self) -> Result<StoredFiles, JournalError> {
-        for _ in 0..ROUNDS {
-            if let Some(found) = self.try_load().await? {
-                return Ok(found);
-            }
-        }
-        Err(JournalError::missing(self))
-    }
-
-    /// Reads the journal once. Returns `None` if a writer removed old objects meanwhile.
-    async fn try_load(&self) -> Result<Option<StoredFiles>, JournalError> {
-        let Listing { files, records } = self.listing().await?;
-        let names: BTreeSet<FileName> = files.into_keys().collect();
-        let mut found = StoredFiles {
-            records: records.into_keys().collect(),
-            ..StoredFiles::default()
-        };
-        let latest = names.iter().rev().find_map(|name| match name {
-            FileName::Snapshot(number) => Some(*number),
-            FileName::Segment(_) => None,
-        });
-        if let Some(number) = latest {
-            let name = snapshot_name(number);
-            let Some(bytes) = self.get(&name).await? else {
-                return Ok(None);
-            };
-            found.replay = JournalContent::snapshot(&format!("{self}{name}"), &bytes)?;
-            found.snapshot_bytes = bytes.len() as u64;
-        }
-        let first = latest.unwrap_or(1);
-        let is_fence = |number: u64| {
-            found
-                .replay
-                .fences
-                .iter()
-                .any(|fence| fence.segment == number)
-        };
-        found.stale = names
-            .iter()
-            .copied()
-            .filter(|name| match name {
-                FileName::Snapshot(number) => *number < first,
-                FileName::Segment(number) => *number < first && !is_fence(*number),
-            })
-            .collect();
-        let tail: Vec<u64> = names
-            .iter()
-            .filter_map(|name| match name {
-                FileName::Segment(number) if *number >= first => Some(*number),
-                _ => None,
-            })
-            .collect();
-        found.next_segment = tail.last().map_or(first, |last| last + 1);
-        // A missing segment may have been removed while the list was read. Only a second list shows
-        // that.
-        let due = first..found.next_segment;
-        if !due.clone().eq(tail.iter().copied()) {
-            let missing = due
-                .into_iter()
-                .zip(&tail)
-                .find(|(due, number)| due != *number);
-            let missing = missing.map_or(first, |(due, _)| due);
-            if self.names().await? == names {
-                return Err(JournalError::missing(&format!(
-                    "{self}{}",
-                    segment_name(missing)
-                )));
-            }
-            return Ok(None);
-        }
-        let mut segments = std::pin::pin!(self.segments(tail));
-        while let Some((number, bytes)) = segments.try_next().await? {
-            let Some(bytes) = bytes else { return Ok(None) };
-            found.tail_bytes += bytes.len() as u64;
-            // An object exists as a whole or not at all.
-            found.replay.segment(
-                &format!("{self}{}", segment_name(number)),
-                number,
-                &bytes,
-                false,
-            )?;
-        }
-        Ok(Some(found))
-    }
-
-    /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
-    /// is no journal.
-    pub(super) async fn read(&self) -> Result<Option<JournalContent>, JournalError> {
-        let found = self.load().await?;
-        Ok(found.replay.header.is_some().then_some(found.replay))
-    }
 }
 
 impl std::fmt::Display for BucketPlace {
@@ -543,7 +451,20 @@ impl Store for BucketLog {
     }
 
     async fn sync(&mut self) -> Result<(), JournalError> {
+        if self.lease.take_suspicion() {
+            return self.check_whole().await;
+        }
         Ok(())
+    }
+
+    async fn check_whole(&mut self) -> Result<(), JournalError> {
+        let (first, _) = self.snapshot;
+        match self.place.missing(first, self.segment).await? {
+            Some(name) => Err(JournalError::Cut {
+                place: format!("{}{name}", self.place),
+            }),
+            None => Ok(()),
+        }
     }
 
     async fn lost(&self) -> JournalError {

@@ -89,6 +89,10 @@ impl<S: Store> Store for Faulty<S> {
         self.store.sync().await
     }
 
+    async fn check_whole(&mut self) -> Result<(), JournalError> {
+        self.store.check_whole().await
+    }
+
     async fn lost(&self) -> JournalError {
         self.store.lost().await
     }

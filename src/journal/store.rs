@@ -36,6 +36,12 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Makes all written lines durable.
     fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 
+    /// Checks at the end of a session that everything it has written is still there. A store whose
+    /// `sync` checks that each time need not.
+    fn check_whole(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Waits until the journal is lost: another session has taken it over, or it is gone.
     fn lost(&self) -> impl Future<Output = JournalError> + Send {
         std::future::pending()

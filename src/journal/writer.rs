@@ -466,6 +466,8 @@ impl<S: Store> WriterTask<S> {
         self.record(&mut lines, &last);
         self.store.write(first, lines).await?;
         self.sync_store().await?;
+        let checked = self.store.check_whole().await;
+        self.repair_if_cut(checked).await?;
         if report.is_ok() {
             report = self.report_left().await;
         }

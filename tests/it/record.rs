@@ -456,7 +456,7 @@ async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
     damage_journal(&dir.path().join("kept"), cut_to_nothing);
     let (exit, stderr) = ended(child).await;
     assert!(
-        exit == 0 && stderr.contains("was cut while the run was at work"),
+        exit == 0 && stderr.contains("was cut or removed while the run was at work"),
         "{exit} {stderr}"
     );
     assert_eq!(receipts_in(&dir.path().join("report.jsonl")).len(), 60);

@@ -11,7 +11,7 @@
 //! journal is gone, the run ends: its next segment alone would not be a journal, and another
 //! session may already have created a new one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ struct LeaseState {
     record: Mutex<WrittenRecord>,
     /// The number of the segment that the session writes next; 0 until it holds the journal.
     next_segment: AtomicU64,
+    /// True if the record was changed, and the objects of the journal have not been checked since.
+    is_suspect: AtomicBool,
     /// Wakes the renewal early.
     wake: Notify,
     fenced: OnceLock<JournalError>,
@@ -100,6 +102,7 @@ impl Lease {
                 etag: None,
             }),
             next_segment: AtomicU64::new(0),
+            is_suspect: AtomicBool::new(false),
             wake: Notify::new(),
             fenced: OnceLock::new(),
             lost: CancellationToken::new(),
@@ -120,6 +123,11 @@ impl Lease {
     /// Records the number of the segment that the session writes next.
     pub(super) fn set_next_segment(&self, segment: u64) {
         self.shared.next_segment.store(segment, Ordering::Release);
+    }
+
+    /// Returns true once after each time that the record was found changed.
+    pub(super) fn take_suspicion(&self) -> bool {
+        self.shared.is_suspect.swap(false, Ordering::AcqRel)
     }
 
     /// Returns a handle that releases the lease from outside.
@@ -206,6 +214,8 @@ impl LeaseState {
             written => return written,
         }
         self.check_journal().await?;
+        // Those who removed the record may have removed a part of the journal as well.
+        self.is_suspect.store(true, Ordering::Release);
         self.write(&mut kept, WriteCondition::None).await
     }
 

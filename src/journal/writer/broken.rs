@@ -1,8 +1,8 @@
 //! The behaviour of the writer once its journal is broken.
 //!
-//! A file that was cut is replaced by a snapshot, because the state is in memory. If the journal
-//! cannot be written any more, the run ends. Its receipts still go to the report, which then shows
-//! what is done.
+//! A journal of which a part was cut or removed is replaced by a snapshot, because the state is in
+//! memory. If the journal cannot be written any more, the run ends. Its receipts still go to the
+//! report, which then shows what is done.
 
 use super::{Message, WriterTask, receipts};
 use crate::journal::error::JournalError;
@@ -42,9 +42,18 @@ impl<S: Store> WriterTask<S> {
     /// Makes the journal durable. If a file was cut, replaces the journal by a snapshot of the
     /// state in memory.
     pub(super) async fn sync_store(&mut self) -> Result<(), JournalError> {
-        let cut = match self.store.sync().await {
+        let synced = self.store.sync().await;
+        self.repair_if_cut(synced).await
+    }
+
+    /// Replaces the journal by a snapshot of the state in memory if a check found it cut.
+    pub(super) async fn repair_if_cut(
+        &mut self,
+        checked: Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let cut = match checked {
             Err(error @ JournalError::Cut { .. }) => error,
-            synced => return synced,
+            checked => return checked,
         };
         // The file had receipts since the last snapshot, so the report must be durable first.
         let Ok(report) = self.sync_ledger().await else {
@@ -54,7 +63,9 @@ impl<S: Store> WriterTask<S> {
             .snapshot(self.start.next, report, &self.start.state)
             .await?;
         self.start.report = report;
-        tracing::warn!("the journal was cut while the run was at work, and is written anew");
+        tracing::warn!(
+            "a part of the journal was cut or removed while the run was at work, so it is written anew"
+        );
         self.store.sync().await
     }
 }

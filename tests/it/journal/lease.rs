@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use rstest::rstest;
 use s3haul::endpoint::capabilities::Overrides;
 use s3haul::journal::event::JournalEvent;
 use s3haul::journal::{Journal, JournalError, LeaseTerms, Location, Opened};
@@ -266,6 +267,61 @@ async fn a_session_whose_journal_is_removed_ends() {
     assert!(matches!(error, JournalError::Gone { .. }), "{error}");
     assert!(error.leaves_no_record());
     assert_eq!(store.keys(DESTINATION), Vec::<String>::new());
+}
+
+/// A session that has something to write at the moment does not stop: its state is in memory.
+#[rstest]
+#[case::all("")]
+#[case::segments("segment-")]
+#[case::snapshots("snapshot-")]
+#[tokio::test]
+async fn a_journal_of_which_objects_are_removed_is_whole_again_at_the_end(#[case] part: &str) {
+    let world = World::new().await;
+    // The record is not renewed meanwhile, so the session finds out at its end.
+    let journal = begin(location(&world).await, &LeaseTerms::of_job("a")).await;
+    journal.commit(RANGE).await.unwrap();
+    journal.commit(planned(1)).await.unwrap();
+    let store = world.sandbox.store();
+    for key in store.keys(DESTINATION) {
+        if key.starts_with(&format!("{PREFIX}{part}")) {
+            store.delete_object(DESTINATION, &key);
+        }
+    }
+    journal.commit(planned(2)).await.unwrap();
+    journal.close(JournalEvent::RunStopped).await.unwrap();
+    let opened = Opened::open(location(&world).await, &LeaseTerms::of_job("a")).await;
+    assert_eq!(opened.unwrap().state().pending_objects(), 2);
+}
+
+/// A session whose record was removed looks at the rest of its journal at its next write.
+#[tokio::test]
+async fn a_journal_of_which_all_is_removed_is_written_anew_while_the_run_goes_on() {
+    let world = World::new().await;
+    let journal = begin(location(&world).await, &lively("a")).await;
+    journal.commit(RANGE).await.unwrap();
+    let store = world.sandbox.store();
+    for number in 0..200 {
+        if number == 5 {
+            // The record last: the session has written a segment by the time that it misses it.
+            let (records, rest): (Vec<_>, Vec<_>) = store
+                .keys(DESTINATION)
+                .into_iter()
+                .partition(|key| key.contains("session-"));
+            for key in rest {
+                store.delete_object(DESTINATION, &key);
+            }
+            journal.commit(planned(1000)).await.unwrap();
+            for key in records {
+                store.delete_object(DESTINATION, &key);
+            }
+        }
+        journal.commit(planned(number)).await.unwrap();
+        let has_snapshot = |key: &String| key.contains("snapshot-");
+        if number > 5 && store.keys(DESTINATION).iter().any(has_snapshot) {
+            return;
+        }
+    }
+    panic!("the journal is not written anew");
 }
 
 fn segments(world: &World) -> Vec<String> {
