@@ -251,6 +251,9 @@ pub(super) async fn run_with(
     signals::leaves(left_behind(journal.keeps()));
     console.go_on(&resumed);
     let orderly = Orderly::within(drain);
+    if journal.keeps() {
+        orderly.when_cut_short(CUT_SHORT);
+    }
     let signals = tokio::spawn(stop_on_signal(
         orderly.signalled(),
         stop.clone(),
@@ -459,6 +462,10 @@ fn left_behind(keeps_journal: bool) -> &'static str {
          the same command again for the rest"
     }
 }
+
+/// What a run with a journal leaves if it is dropped before its journal is closed.
+const CUT_SHORT: &str = "the journal may lack what was done last, and the next run finds that at the destination; run the same command \
+                         again to continue";
 
 /// Stops the run in an orderly way at the first signal. `signals` ends the process at the second one,
 /// or at the end of the drain time.

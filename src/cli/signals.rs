@@ -69,6 +69,7 @@ const NOTHING: &str = "nothing was written; run the same command again";
 static REACTION: Mutex<Reaction> = Mutex::new(Reaction {
     orderly: None,
     leaves: Cow::Borrowed(NOTHING),
+    cut_short: None,
 });
 
 #[derive(Debug)]
@@ -76,6 +77,8 @@ struct Reaction {
     orderly: Option<OrderlyEnd>,
     /// Says what the command has and has not done, if it ends now.
     leaves: Cow<'static, str>,
+    /// The same for a command that is dropped while it ends by itself.
+    cut_short: Option<&'static str>,
 }
 
 /// The end of a command that ends by itself after a signal.
@@ -139,6 +142,11 @@ impl Orderly {
         Self(signalled)
     }
 
+    /// Sets the text of the error of a command that is dropped before it has ended by itself.
+    pub(super) fn when_cut_short(&self, text: &'static str) {
+        reaction().cut_short = Some(text);
+    }
+
     /// Returns the notice of the first signal.
     pub(super) fn signalled(&self) -> Signalled {
         self.0.clone()
@@ -147,7 +155,9 @@ impl Orderly {
 
 impl Drop for Orderly {
     fn drop(&mut self) {
-        reaction().orderly = None;
+        let mut reaction = reaction();
+        reaction.orderly = None;
+        reaction.cut_short = None;
     }
 }
 
@@ -165,7 +175,8 @@ pub(super) async fn interruption(mut signals: Signals) -> CliError {
             }
         }
     }
-    let leaves = reaction().leaves.clone();
+    let reaction = reaction();
+    let leaves = reaction.cut_short.unwrap_or(&reaction.leaves);
     CliError::Interrupted(format!("{late}{leaves}"))
 }
 
