@@ -4,6 +4,7 @@
 use tracing::Level;
 
 use super::out::tell;
+use super::shards::GivenShard;
 use super::{Exit, Output, termination};
 use crate::execute::receipt::{ErrorRecord, Receipt};
 use crate::execute::{Outcome, describe};
@@ -16,7 +17,7 @@ use crate::telemetry::{self, Note};
 const SHOWN_TRANSFERS: usize = 20;
 
 /// Logs the start of a run. In JSON, this is the first line of its log.
-pub(super) fn start(job: &Job, origin: &ReportHeader) {
+pub(super) fn start(job: &Job, origin: &ReportHeader, shard: Option<&GivenShard>) {
     telemetry::name_job(&job.name);
     telemetry::name_run(&origin.run);
     let identities: Vec<_> = origin
@@ -50,7 +51,7 @@ pub(super) fn start(job: &Job, origin: &ReportHeader) {
             (name.clone(), endpoint)
         })
         .collect();
-    let note = Note::new(Level::INFO, "start", message)
+    let mut note = Note::new(Level::INFO, "start", message)
         .only_json()
         .with("version", &origin.version)
         .with("identities", &origin.identity)
@@ -59,6 +60,12 @@ pub(super) fn start(job: &Job, origin: &ReportHeader) {
         .with("transfers", transfers)
         .with("journal", journal_of(job))
         .with("report", job.report.place().map(|place| place.to_string()));
+    if let Some(given) = shard {
+        note = note
+            .with("shard", given.shard)
+            .with("shards", given.shards)
+            .with("pods", given.pods);
+    }
     tell(&note);
 }
 

@@ -209,7 +209,7 @@ pub(super) async fn run(
     options: &RunOptions,
     output: Output,
 ) -> Result<Exit, CliError> {
-    lifecycle::start(job, origin);
+    lifecycle::start(job, origin, None);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }

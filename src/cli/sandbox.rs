@@ -29,7 +29,8 @@ use s3haul_sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox
 Examples:
   s3haul sandbox --port 9000 --bucket copies --object s3://data/big.bin=1TiB --model aws
   # and in another shell, with what it prints:
-  export AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox-secret
+  export AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000
+  export AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox-secret
   s3haul copy s3://data/big.bin s3://copies/
 
   # does a sync of a million keys read more than the two listings?

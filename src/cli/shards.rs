@@ -87,7 +87,7 @@ pub(super) struct GivenShard {
     pub(super) state: S3Uri,
     pub(super) shards: u32,
     pub(super) shard: u32,
-    pods: Option<u32>,
+    pub(super) pods: Option<u32>,
 }
 
 impl ShardFlags {
@@ -134,6 +134,12 @@ impl ShardFlags {
                 key,
             })
         };
+        if job.journal != JournalPlace::Usual || job.report != ReportPaths::default() {
+            note(&format!(
+                "`journal` and `report` of the job are not used: with --state, both of this shard are below {}",
+                below(String::new())?
+            ));
+        }
         job.journal = JournalPlace::Prefix(below(journal_of(shard))?);
         job.report = ReportPaths {
             json: None,
@@ -349,7 +355,7 @@ pub(super) async fn run(
         shard: Some(Arc::clone(&shard)),
         ..options
     };
-    lifecycle::start(job, origin);
+    lifecycle::start(job, origin, Some(given));
     let ended = Box::pin(run_with(connections, job, origin, &options, output)).await;
     let exit = match &ended {
         Ok(exit) => *exit,
@@ -411,7 +417,7 @@ async fn plan_at(
     if !differences.is_empty() {
         return Err(CliError::Usage(format!(
             "the plan {store}plan.json was made for another job: {}; put the job back as it was, or give this run a prefix of \
-             its own with --state",
+             its own with --state (in Kubernetes, give the Job another name)",
             differences.join("; ")
         )));
     }

@@ -533,6 +533,8 @@ async fn each_process_has_its_share_of_the_limits() {
         .into_iter()
         .find(|line| line["event"] == "start")
         .unwrap();
+    let size = ["shard", "shards", "pods"].map(|field| start[field].as_u64());
+    assert_eq!(size, [Some(0), Some(4), Some(4)], "{start}");
     assert_eq!(start["limits"]["in_flight"], 2, "{start}");
     assert_eq!(start["limits"]["requests_per_second"], 1000, "{start}");
     assert_eq!(start["limits"]["bytes_per_second"], "100MiB/s", "{start}");

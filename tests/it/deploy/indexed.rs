@@ -164,7 +164,9 @@ fn the_pods_learn_their_run_and_its_size() {
                 path.rsplit('.').next().unwrap().to_owned()
             })
             .collect();
-        assert_eq!(sources, ["completions", "parallelism"], "{directory}");
+        assert_eq!(sources[..2], ["completions", "parallelism"], "{directory}");
+        // N is part of the template, so an edit that Kubernetes refuses reaches no pod.
+        assert!(variables["S3HAUL_SHARDS"].is_string(), "{directory}");
     }
     let policy = read("deploy/iam/state.json");
     let [Indexed { container, .. }, _] = indexed();
@@ -175,6 +177,30 @@ fn the_pods_learn_their_run_and_its_size() {
         policy.contains(&format!("arn:aws:s3:::{below}*")),
         "{below}"
     );
+}
+
+/// A second run in the same namespace must not change P of the first one.
+#[test]
+fn the_config_map_of_a_run_is_named_after_its_job() {
+    let kustomization = yaml(Path::new(JOB).join("kustomization.yaml"));
+    let replacements = kustomization["replacements"].as_sequence().unwrap();
+    let name = replacements
+        .iter()
+        .find(|each| each["source"]["fieldPath"] == "metadata.name")
+        .unwrap();
+    assert_eq!(name["source"]["kind"], "Job");
+    let config_map = yaml(Path::new(JOB).join("pods.yaml"));
+    let targets = name["targets"].as_sequence().unwrap();
+    assert_eq!(targets[0]["select"]["kind"], "ConfigMap");
+    assert_eq!(targets[0]["select"]["name"], config_map["metadata"]["name"]);
+    assert_eq!(texts(&targets[0]["fieldPaths"]), ["metadata.name"]);
+    let reference = texts(&targets[1]["fieldPaths"])[0];
+    assert!(reference.ends_with("env.[name=S3HAUL_PODS].valueFrom.configMapKeyRef.name"));
+    let [Indexed { container, .. }, _] = indexed();
+    let pods = &variables(&container)["S3HAUL_PODS"]["configMapKeyRef"];
+    assert_eq!(pods["name"], config_map["metadata"]["name"]);
+    let data = config_map["data"].as_mapping().unwrap();
+    assert!(data.contains_key(&pods["key"]));
 }
 
 /// A pod of a spot node has 15 seconds or so.

@@ -165,6 +165,23 @@ async fn limits_that_cannot_be_divided_are_refused() {
     assert!(error.contains("say it with --pods"), "{error}");
 }
 
+/// The job may come from a run of one process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_and_a_report_of_the_job_are_named_as_unused() {
+    let note = "`journal` and `report` of the job are not used";
+    let shards = Shards::new(Model::default()).await;
+    shards.put("a", 1);
+    let ended = shards.run(&flags("0", "1")).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    assert!(!ended.stderr.contains(note), "{}", ended.stderr);
+    for field in ["journal: ./journal", "report: {json: ./report.jsonl}"] {
+        shards.job(&format!("{COPY_ALL}{field}\n"));
+        let ended = shards.run(&flags("0", "1")).await;
+        assert_eq!(ended.exit, 0, "{}", ended.stderr);
+        assert!(ended.stderr.contains(note), "{}", ended.stderr);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_of_another_job_is_refused_with_the_difference() {
     let shards = Shards::new(Model::default()).await;

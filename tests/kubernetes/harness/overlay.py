@@ -30,9 +30,9 @@ class Overlay:
         self._edit("kustomization.yaml", {image[1]: repository, image[2]: tag, "namespace: data": f"namespace: {world.namespace}"})
         self._edit("namespace.yaml", {"name: data": f"name: {world.namespace}"})
         self.shards, self.pods = shards, pods
-        self._number("completions", shards)
-        self._number("parallelism", pods)
-        self._number("maxFailedIndexes", shards // 10)
+        self.set("completions", shards)
+        self.set("parallelism", pods)
+        self.set("maxFailedIndexes", shards // 10)
         job = yaml.safe_load(self._read("job.yaml"))
         # A state needs a server that is known to honour If-None-Match.
         job["endpoints"]["default"]["provider"] = "aws"
@@ -45,12 +45,16 @@ class Overlay:
 
     def resize(self, pods):
         """Changes P, as deploy/README.md says."""
-        self._number("parallelism", pods)
+        self.set("parallelism", pods)
         self.pods = pods
         self.apply()
 
     def edit_manifest(self, old, new):
         self._edit("job.yaml", {old: new})
+
+    def rename(self, old, new):
+        """Gives the Job another name, which makes another run."""
+        self._edit(self.size, {f"name: {old}\n": f"name: {new}\n"})
 
     def _read(self, file):
         return (self.directory / file).read_text()
@@ -62,7 +66,8 @@ class Overlay:
             text = text.replace(old, str(new))
         (self.directory / file).write_text(text)
 
-    def _number(self, field, value):
+    def set(self, field, value):
+        """Sets a number of the Job: completions, parallelism, or maxFailedIndexes."""
         text, count = re.subn(rf"(?m)^( *{field}: )\d+$", rf"\g<1>{value}", self._read(self.size))
         assert count == 1, f"{self.size} has {field} {count} times"
         (self.directory / self.size).write_text(text)

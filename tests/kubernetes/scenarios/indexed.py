@@ -15,7 +15,7 @@ from harness.shards import Interruptions, Run
 from harness.world import has_failed, name_of, terminated, waiting
 
 from .interrupted import is_alive, urgent_pod
-from .nights import in_pod
+from .nights import in_job_pod, in_pod
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
 # Without the large ones: these are two thirds of the requests of the full version.
@@ -254,6 +254,26 @@ def indexed_job_with_a_wrong_manifest(world):
     again(world, overlay)
     equal(world.wait_for_end(JOB, timeout=240), ("Complete", "CompletionsReached"), "the end of the Job")
     run.assert_whole(in_flight=2 * IN_FLIGHT)
+    in_job_pod(world, overlay, "lake-1-verify", "verify", "--report", run.url)
+    equal(world.wait_for_end("lake-1-verify"), ("Complete", "CompletionsReached"), "the end of the verification")
+
+    # Kubernetes refuses another N, and another run in the namespace has its own P. Neither reaches the pods of this run.
+    size = lambda: world.kubectl("get", "configmap", JOB, "--output=jsonpath={.data}")
+    before = size()
+    overlay.set("completions", 16)
+    try:
+        overlay.apply()
+    except AssertionError as error:
+        assert "immutable" in str(error) or "in tandem" in str(error), error
+    else:
+        raise AssertionError("N was changed")
+    equal(size(), before, "P of the run after a refused edit")
+    overlay.set("completions", 8)
+    overlay.set("parallelism", 4)
+    overlay.rename(JOB, "lake-2")
+    overlay.apply()
+    equal(size(), before, "P of the run beside another one")
+    equal(world.wait_for_end("lake-2", timeout=240), ("Complete", "CompletionsReached"), "the end of the other run")
 
 
 def again(world, overlay):

@@ -134,10 +134,21 @@ def the_overlays_apply(world):
 
 def in_pod(world, name, *arguments):
     """Runs the shell function `in_pod` of deploy/README.md."""
+    world.bash(f"{shell_function('in_pod')}\nin_pod {name} {' '.join(arguments)}")
+
+
+def in_job_pod(world, overlay, name, *arguments):
+    """Runs the shell function `in_job_pod` of deploy/README.md, with this overlay in place of `deploy/overlays/lake`."""
+    function = shell_function("in_job_pod")
+    assert "deploy/overlays/lake" in function, function
+    function = function.replace("deploy/overlays/lake", str(overlay.directory))
+    world.bash(f"{function}\nin_job_pod {name} {' '.join(arguments)}")
+
+
+def shell_function(name):
     readme = (ROOT / "deploy/README.md").read_text()
-    function = readme[readme.index("in_pod() {"):]
-    function = function[: function.index("\n}\n") + 3]
-    world.bash(f"{function}\nin_pod {name} {' '.join(arguments)}")
+    function = readme[readme.index(f"\n{name}() {{") + 1:]
+    return function[: function.index("\n}\n") + 3]
 
 
 @scenario
