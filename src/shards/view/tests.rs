@@ -56,6 +56,7 @@ fn live(done: u64, per_second: f64, silence: u64) -> SeenLive {
             exit: None,
             cause: None,
         },
+        written: None,
         silence: Duration::from_secs(silence),
     }
 }

@@ -118,6 +118,7 @@ impl State {
     fn end_of(&self, shard: u32, generation: u32, failed: u64) -> ShardEnd {
         ShardEnd {
             format: FORMAT,
+            resumable: false,
             shard,
             process: process(shard),
             run: Some(run(shard, generation)),
