@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Named, places, reports};
 use super::place::JobEnvironment;
 use super::state::{FoundState, runs_near};
-use super::{CliError, EndpointFlags, Exit, Output, load, next, say, say_json, say_line};
+use super::{CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::RunTotals;
 use crate::journal::uploads::JournaledUpload;
@@ -43,9 +43,9 @@ Examples:
   s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there
   s3haul status s3://ops/s3haul/lake/run-1/ --watch  a run in shards, until all of them have ended")]
 pub(super) struct Status {
-    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it; or the state prefix of
-    /// a run in shards. Default: all journals below ./.s3haul.
-    #[arg(value_name = "JOURNAL")]
+    /// Run: its journal (a directory or s3://bucket/prefix/), the job that keeps it, or the state
+    /// prefix of a run in shards. Default: all journals below ./.s3haul.
+    #[arg(value_name = "RUN")]
     journal: Option<String>,
     /// Show a run in shards every 15 seconds, or as often as this says, until all shards have
     /// ended. Exits 1 if a shard has failed.
@@ -66,6 +66,12 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Status {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        if let (Some(_), Some(word)) = (self.watch, self.journal.as_deref())
+            && parse_duration(word).is_ok()
+            && !Path::new(word).exists()
+        {
+            return Err(CliError::Usage(habits::watch_every(word)));
+        }
         if let Some(uri) = self.prefix()? {
             let mut found = FoundState::at(&uri, &self.endpoint).boxed().await?;
             if let (None, Some(interval)) = (&found, self.watch) {
