@@ -190,7 +190,7 @@ fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) ->
                 .to_owned(),
         ),
         RunProgress::Running if view.shards.silent > 0 => Some(
-            "silent shards: see if their pods or machines are alive; the next process continues them"
+            "silent shards: see if their pods are alive; the next process continues them"
                 .to_owned(),
         ),
         RunProgress::Running => None,
