@@ -282,7 +282,7 @@ impl StateView {
                 longest = f64::max(longest, work.left / work.per_second);
             }
         }
-        // Processes that have just begun have no rates yet, and are taken to be as fast as the rest.
+        // Processes that have just begun have no rates yet. They count as if they were as fast.
         let measured = view.shards.running - view.without_rates;
         if measured > 0 {
             all.per_second *= f64::from(view.shards.running) / f64::from(measured);
