@@ -153,7 +153,7 @@ enum Command {
     /// Check a job: the manifest, access to each bucket, and with --probe the server's
     /// capabilities.
     Check(check::CheckJob),
-    /// Show the progress of a run, from its journal.
+    /// Show the progress of a run, from its journal or its state prefix.
     Status(status::Status),
     /// Show the totals of a report, and what is not done.
     Report(report::Reports),

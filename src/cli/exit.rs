@@ -120,6 +120,11 @@ pub(super) enum CliError {
     Io(#[from] io::Error),
     #[error("{0}")]
     State(#[from] StateError),
+    /// The record that a shard has ended, which could not be written.
+    #[error(
+        "the end of the shard could not be recorded: {0}; run the same command again, which copies nothing twice"
+    )]
+    Unrecorded(StateError),
     /// Another process did not plan the shards in time.
     #[error("{0}")]
     Unplanned(String),
@@ -175,6 +180,7 @@ impl CliError {
             }
             Self::State(error) if error.is_passing() => Exit::Interrupted,
             Self::Lost(_)
+            | Self::Unrecorded(_)
             | Self::Interrupted(_)
             | Self::Unplanned(_)
             | Self::Report(

@@ -8,6 +8,7 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
+use crate::size::parse_duration;
 
 /// Words that mean the same, separated by spaces, and the answer to them.
 type Answer = (&'static str, &'static str);
@@ -319,6 +320,12 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
             let Some(word) = word(ContextKind::InvalidArg) else {
                 return Err(error);
             };
+            if command.as_deref() == Some("status")
+                && given.iter().any(|word| word == "--watch")
+                && parse_duration(&word).is_ok()
+            {
+                return Ok(watch_every(&word));
+            }
             if let Some(answer) = about_flag(&word, command.as_deref()) {
                 return Ok(answer);
             }
@@ -338,6 +345,11 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
         }
         _ => Err(error),
     }
+}
+
+/// Returns the answer to `status --watch 5s`.
+pub(super) fn watch_every(time: &str) -> String {
+    format!("`--watch {time}`: write --watch={time}")
 }
 
 fn missing(error: &clap::Error) -> &[String] {

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 
 use super::place::records_at;
 use super::shards::state_prefix;
-use super::state::{FoundState, StatePrefix};
+use super::state::{FoundState, StatePrefix, runs_near};
 use super::{
     CliError, EndpointFlags, Exit, Output, idle, next, output_file, say, say_json, termination,
 };
@@ -203,11 +203,14 @@ impl FoundReport {
                     return Ok(Self::Shards(state, Box::new(merge)));
                 }
                 let stored = reports_at(uri, endpoint).await?.latest().boxed().await?;
-                stored.map(|stored| Self::Stored(Box::new(stored))).ok_or_else(|| {
-                    CliError::Usage(format!(
-                        "there is no report below {uri}; name the prefix that `report.s3` or --report names"
-                    ))
-                })
+                if let Some(stored) = stored {
+                    return Ok(Self::Stored(Box::new(stored)));
+                }
+                let near = runs_near(uri, endpoint).boxed().await?;
+                Err(CliError::Usage(format!(
+                    "there is no report below {uri}; name the prefix that `report.s3` or --report names, or the state \
+                     prefix of a run in shards{near}"
+                )))
             }
         }
     }
@@ -269,10 +272,7 @@ fn text(overview: &Overview, place: &ReportPlace) -> String {
     );
     if let Some(began) = origin.time {
         let end = match &overview.footer {
-            Some(Footer { time, sessions, .. }) => {
-                let sessions = display_counted(u64::from(*sessions), "session");
-                format!(", ended {time:.0} after {sessions}")
-            }
+            Some(footer) => times(footer),
             None => String::new(),
         };
         let _ = writeln!(text, "  began {began:.0}{end}");
@@ -285,6 +285,21 @@ fn text(overview: &Overview, place: &ReportPlace) -> String {
     }
     remedies(&mut text, overview, place);
     text
+}
+
+/// Returns the end of a run, or the last time at which a process of it ended, after its beginning.
+fn times(footer: &Footer) -> String {
+    let Footer { time, sessions, .. } = footer;
+    let counted = display_counted(u64::from(*sessions), "session");
+    match (footer.complete, &footer.shards, sessions) {
+        (true, None, _) => format!(", ended {time:.0} after {counted}"),
+        (false, None, _) => format!(", stopped {time:.0} after {counted}"),
+        (true, Some(_), _) => format!(", ended {time:.0} after {counted} of its shards"),
+        (false, Some(_), 0) => ", no process of it has ended yet".to_owned(),
+        (false, Some(_), _) => {
+            format!(", the last of {counted} of its shards ended {time:.0}")
+        }
+    }
 }
 
 fn state(overview: &Overview) -> String {

@@ -7,6 +7,7 @@
 //! The reports of all shards of a run are read as one. The retry keeps its journal and its report
 //! below the state prefix, so that the next merge of the reports includes it.
 
+mod incomplete;
 mod own_journal;
 mod there;
 
@@ -105,10 +106,10 @@ impl Retry {
             }
             failed = copies_to_repair(&failed, &lost);
         }
-        let again = again(&found, &origin);
+        let again = incomplete::again(&found, &origin);
         if failed.is_empty() {
             if is_incomplete {
-                return Err(stopped_before_its_end(&again));
+                return Err(incomplete::stopped_before_its_end(&found, &again));
             }
             let is_over = match &found {
                 // The records of the shards' ends say whether a merged report is complete.
@@ -116,7 +117,7 @@ impl Retry {
                 _ => Box::pin(origin_is_over(&origin)).await?,
             };
             if !is_over {
-                return Err(not_over(&again));
+                return Err(incomplete::not_over(&again));
             }
             let nothing = "no object of this report failed: nothing to do";
             return say(&if lost.is_empty() {
@@ -218,35 +219,6 @@ fn copies_to_repair(failed: &[ReportedFailure], lost: &[LostObject]) -> Vec<Repo
     lost.iter().map(|lost| lost.object.clone()).collect()
 }
 
-/// Returns the advice for objects that a report does not name: the command that copies them.
-fn again(found: &FoundReport, origin: &ReportHeader) -> String {
-    match found {
-        FoundReport::Shards(..) => {
-            "start the job of the shards again under the name of this run".to_owned()
-        }
-        FoundReport::File(_) | FoundReport::Stored(_) => format!(
-            "run `{}` again in {}",
-            origin.command_line(),
-            origin.directory.display()
-        ),
-    }
-}
-
-/// Returns the error for a report without failed objects that may lack objects.
-fn stopped_before_its_end(again: &str) -> CliError {
-    CliError::Usage(format!(
-        "no object of this report failed, but its run was stopped before its end and may never have listed others; \
-         its run is not over; {again}, which goes on with it"
-    ))
-}
-
-/// Returns the error for a report without failed objects whose run can be resumed.
-fn not_over(again: &str) -> CliError {
-    CliError::Usage(format!(
-        "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
-    ))
-}
-
 /// Returns true if the journal shows that the run that wrote a report has nothing left to resume.
 /// The failure because of which a run gave up is not in its report: the resumed run tries that
 /// object again.
@@ -309,7 +281,7 @@ fn job(command: &[String]) -> Result<Job, CliError> {
             "its manifest came from standard input, which is gone; run a manifest from a file"
                 .to_owned(),
         )),
-        Command::Run(run) => run.job(),
+        Command::Run(run) => run.job().map_err(incomplete::without_manifest),
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
     }
 }

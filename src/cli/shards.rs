@@ -13,10 +13,12 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tracing::Level;
 
 use super::exit::NEXT_ERROR;
 use super::idle::{self, Flag};
 use super::lease::{own_terms, variable};
+use super::out::tell;
 use super::place::JobEnvironment;
 use super::run::{RunConnections, RunOptions, run_with};
 use super::signals::{self, Orderly};
@@ -25,7 +27,7 @@ use crate::connections::Connections;
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::{DRAIN, Outcome};
 use crate::journal::Writer;
-use crate::journal::state::RunState;
+use crate::journal::state::{RunState, RunTotals};
 use crate::listing::bisect::KeyRange;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ReportPaths};
@@ -36,10 +38,11 @@ use crate::shards::live::{LiveCounts, LiveIdentity, LiveWriter};
 use crate::shards::make::{self, JobBuckets, MakeError, refusals, refused_number};
 use crate::shards::names::{PLAN, PerShard, journal_of, report_of};
 use crate::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
-use crate::shards::record::{FORMAT, ShardActivity, ShardEnd, ShardPlan};
+use crate::shards::record::{FORMAT, LiveRecord, ShardActivity, ShardEnd, ShardPlan};
 use crate::shards::store::{StateStore, Stored};
 use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
+use crate::telemetry::{self, Note};
 
 /// The message about a signal that comes before the run of a shard begins.
 const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
@@ -203,6 +206,7 @@ pub(super) struct RunningShard {
 /// The result of the session that ran a shard, as its journal has it.
 #[derive(Debug)]
 struct SessionEnd {
+    is_complete: bool,
     state: RunState,
     requests: PaceCounts,
     seconds: f64,
@@ -251,9 +255,15 @@ impl RunningShard {
 
     /// Remembers the result of the session, for the record of the shard's end.
     pub(super) fn set_session_end(&self, outcome: &Outcome, state: &RunState) {
+        let mut state = state.clone();
+        // The journal forgets the failures of a run that gave up, because the next one tries those
+        // objects again.
+        let failed = &mut state.totals.failed_objects;
+        *failed = (*failed).max(outcome.failed_objects);
         // A process has one session, so this is called once.
         let _ = self.session.set(SessionEnd {
-            state: state.clone(),
+            is_complete: outcome.is_complete(),
+            state,
             requests: outcome.requests,
             seconds: outcome.seconds,
             sessions: outcome.sessions,
@@ -263,34 +273,52 @@ impl RunningShard {
     /// Records the end of the shard. After an interruption the shard has not ended: a later process
     /// continues it.
     async fn end(&self, exit: Exit) -> Result<(), CliError> {
-        let cause = (exit != Exit::Done).then(|| termination::reason(exit));
+        let mut cause = (exit != Exit::Done).then(|| termination::reason(exit));
         let is_over = match exit {
             Exit::Done | Exit::Failures | Exit::Usage | Exit::Refused | Exit::Waiting => true,
             Exit::Interrupted => false,
             // Another process runs the shard, or the state is unknown because of a bug.
             Exit::Held | Exit::Bug => return Ok(()),
         };
+        let mut exit = exit;
+        let mut recorded = Ok(());
         if is_over {
-            end::end(&self.store, &self.record(exit, cause.clone())).await?;
+            let end = self.record(exit, cause.clone()).await;
+            recorded = end::end(&self.store, &end)
+                .await
+                .map_err(CliError::Unrecorded);
         }
+        // The sign of life says that the process has ended, even if nothing else does.
         if let Some(live) = self.live.get() {
-            let state = if is_over {
+            if let Err(error) = &recorded {
+                (exit, cause) = (error.exit(), Some(error.to_string()));
+            }
+            let state = if is_over && recorded.is_ok() {
                 ShardActivity::Ended
             } else {
                 ShardActivity::Stopped
             };
             live.write(state, Some(exit as i32), cause).await;
         }
+        recorded?;
         if is_over {
-            end::summarize(&self.store, &self.plan).await?;
+            let summary = end::summarize(&self.store, &self.plan).await;
+            summary.map_err(CliError::Unrecorded)?;
         }
         Ok(())
     }
 
-    fn record(&self, exit: Exit, cause: Option<String>) -> ShardEnd {
+    /// Returns the record of the shard's end. If this process was refused before it had a run, the
+    /// totals are those of the process before it.
+    async fn record(&self, exit: Exit, cause: Option<String>) -> ShardEnd {
         let session = self.session.get();
         let state = session.map(|session| &session.state);
+        let totals = match state {
+            Some(state) => state.totals.clone(),
+            None => self.earlier_totals().await,
+        };
         ShardEnd {
+            resumable: exit != Exit::Done && session.is_none_or(|session| !session.is_complete),
             format: FORMAT,
             shard: self.shard,
             process: self.process.clone(),
@@ -301,9 +329,17 @@ impl RunningShard {
             ended: Timestamp::now(),
             seconds: session.map_or(0.0, |session| session.seconds),
             sessions: session.map_or(0, |session| session.sessions),
-            totals: state.map(|state| state.totals.clone()).unwrap_or_default(),
+            totals,
             requests: session.map(|session| session.requests).unwrap_or_default(),
         }
+    }
+
+    /// Returns the totals in the last sign of life of the shard, or zeros if it cannot be read.
+    async fn earlier_totals(&self) -> RunTotals {
+        let name = PerShard::Live.of(self.shard);
+        let live = self.store.get::<LiveRecord>(&name).await.ok().flatten();
+        let totals = live.map(|live| live.record.totals).unwrap_or_default();
+        RunTotals::from(totals)
     }
 }
 
@@ -379,11 +415,21 @@ fn say_done(done: &ShardEnd, output: Output) -> Result<Exit, CliError> {
         return say_json(&serde_json::json!({ "shard_done": done }));
     }
     let objects = display_counted(done.totals.done_objects, "object");
-    say_line(&format!(
+    let text = format!(
         "shard {} is done already: {objects} copied, ended at {}",
         done.shard,
         done.ended.strftime("%Y-%m-%d %H:%M:%SZ")
-    ))
+    );
+    if !telemetry::is_json() {
+        return say_line(&text);
+    }
+    let note = Note::new(Level::INFO, "shard_done", text)
+        .with("shard", done.shard)
+        .with("exit", Exit::Done as i32)
+        .with("done_objects", done.totals.done_objects)
+        .with("ended", done.ended.to_string());
+    tell(&note);
+    Ok(Exit::Done)
 }
 
 /// Reads the plan at a state prefix, or obtains one if there is none, and refuses one that was made

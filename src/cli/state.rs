@@ -20,7 +20,7 @@ use crate::report::{
 use crate::shards::names::{LEASE, PLAN, PerShard, SUMMARY, report_of};
 use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSummary};
 use crate::shards::store::{ListedRecord, StateStore, Stored};
-use crate::shards::view::{SeenLive, SeenState};
+use crate::shards::view::{SeenFailure, SeenLive, SeenState};
 
 /// The beginning of the names `plan.json` and `plan.lease`.
 const PLAN_FILES: &str = "plan.";
@@ -30,6 +30,8 @@ const RETRIES: &str = "retry/";
 const REPAIRS: &str = "repair/";
 /// The most shards whose reports are looked for at the same time.
 const AT_ONCE: usize = 16;
+/// The most directories that are looked at for runs below a prefix.
+const LOOKED_AT_BELOW: usize = 8;
 
 /// A run in shards.
 #[derive(Clone, Debug)]
@@ -103,7 +105,15 @@ impl StatePrefix {
             });
         }
         let summary = self.summary_totals(&done, failed.len()).await?;
-        let failed = self.ends(PerShard::Failed, failed).await?;
+        let written = |listed: &BTreeMap<u32, ListedRecord>, shard| {
+            listed.get(&shard).and_then(|listed| listed.modified)
+        };
+        let failures = self.ends(PerShard::Failed, failed.clone()).await?;
+        let failures = failures.into_iter().map(|(shard, record)| {
+            let written = written(&failed, shard);
+            (shard, SeenFailure { record, written })
+        });
+        let failed = failures.collect();
         let done = if summary.is_some() {
             done.into_keys().map(|shard| (shard, None)).collect()
         } else {
@@ -123,11 +133,15 @@ impl StatePrefix {
         };
         let now = self.bucket.client().server_time();
         for (shard, Stored { record, .. }) in records.await? {
-            let written = live.get(&shard).and_then(|listed| listed.modified);
             // The server's clock counts, if its list shows a time.
-            let written = written.unwrap_or(record.written);
-            let silence = Duration::try_from(now.duration_since(written)).unwrap_or_default();
-            seen.live.insert(shard, SeenLive { record, silence });
+            let written = written(&live, shard);
+            let since = now.duration_since(written.unwrap_or(record.written));
+            let live = SeenLive {
+                record,
+                written,
+                silence: Duration::try_from(since).unwrap_or_default(),
+            };
+            seen.live.insert(shard, live);
         }
         Ok(seen)
     }
@@ -241,6 +255,75 @@ impl StatePrefix {
     }
 }
 
+/// Returns true if there is nothing at all below a prefix.
+pub(super) async fn is_empty(uri: &S3Uri, endpoint: &EndpointFlags) -> Result<bool, CliError> {
+    let bucket = records_at(uri, endpoint).await?;
+    Ok(bucket.first(uri.key.as_str(), None).await?.is_none())
+}
+
+/// Returns the rest of a message about a prefix at which no run in shards is: the runs that are
+/// near, if any are.
+pub(super) async fn runs_near(uri: &S3Uri, endpoint: &EndpointFlags) -> Result<String, CliError> {
+    let bucket = records_at(uri, endpoint).await?;
+    if let Some(around) = enclosing(uri.key.as_str())
+        && is_state_prefix(&bucket, around).await
+    {
+        let run = format!("s3://{}/{around}", uri.bucket);
+        return Ok(format!(
+            "; this is a part of a run in shards: its state prefix is {run}"
+        ));
+    }
+    let below = runs_below(&bucket, uri.key.as_str()).await;
+    if below.is_empty() {
+        return Ok(String::new());
+    }
+    let below: Vec<_> = below
+        .iter()
+        .map(|key| format!("s3://{}/{key}", uri.bucket))
+        .collect();
+    Ok(format!("; below it are the runs {}", below.join(", ")))
+}
+
+async fn is_state_prefix(bucket: &Bucket, key: &str) -> bool {
+    let plan_files = format!("{key}{PLAN_FILES}");
+    matches!(bucket.first(&plan_files, None).await, Ok(Some(_)))
+}
+
+/// Returns the state prefixes one level below a prefix, among the first directories there.
+async fn runs_below(bucket: &Bucket, prefix: &str) -> Vec<String> {
+    let (mut runs, mut after) = (Vec::new(), None);
+    for _ in 0..LOOKED_AT_BELOW {
+        let Ok(Some(object)) = bucket.first(prefix, after.as_deref()).await else {
+            break;
+        };
+        let key = object.key.as_str();
+        let Some((directory, _)) = key
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.split_once('/'))
+        else {
+            after = Some(key.to_owned());
+            continue;
+        };
+        let directory = format!("{prefix}{directory}/");
+        after = Some(format!("{directory}\u{10ffff}"));
+        if is_state_prefix(bucket, &directory).await {
+            runs.push(directory);
+        }
+    }
+    runs
+}
+
+/// Returns the state prefix that a prefix would be a part of, by the names of the parts.
+fn enclosing(key: &str) -> Option<&str> {
+    let name = key.strip_suffix('/')?;
+    let (above, last) = name.rsplit_once('/')?;
+    let parts = ["shards", "live", "done", "failed", "retry", "repair"];
+    if parts.contains(&last) {
+        return name.strip_suffix(last);
+    }
+    enclosing(&key[..=above.len()])
+}
+
 /// Returns the reason why the report of a shard is not complete or not there.
 fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Option<String> {
     let latest = runs.reports.last().map(StoredReport::run);
@@ -275,6 +358,26 @@ mod tests {
             "totals": {}, "requests": {}
         });
         serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_part_of_a_run_names_its_state_prefix() {
+        for part in [
+            "shards/",
+            "shards/0/",
+            "shards/17/journal/",
+            "live/",
+            "retry/journal/",
+        ] {
+            assert_eq!(
+                enclosing(&format!("a/run/{part}")),
+                Some("a/run/"),
+                "{part}"
+            );
+        }
+        for other in ["a/run/", "a/", "", "shards/", "a/shards"] {
+            assert_eq!(enclosing(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::{Named, places, reports};
 use super::place::JobEnvironment;
-use super::state::FoundState;
-use super::{CliError, EndpointFlags, Exit, Output, load, next, say, say_json, say_line};
+use super::state::{FoundState, runs_near};
+use super::{CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::RunTotals;
 use crate::journal::uploads::JournaledUpload;
@@ -43,9 +43,9 @@ Examples:
   s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there
   s3haul status s3://ops/s3haul/lake/run-1/ --watch  a run in shards, until all of them have ended")]
 pub(super) struct Status {
-    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it; or the state prefix of
-    /// a run in shards. Default: all journals below ./.s3haul.
-    #[arg(value_name = "JOURNAL")]
+    /// Run: its journal (a directory or s3://bucket/prefix/), the job that keeps it, or the state
+    /// prefix of a run in shards. Default: all journals below ./.s3haul.
+    #[arg(value_name = "RUN")]
     journal: Option<String>,
     /// Show a run in shards every 15 seconds, or as often as this says, until all shards have
     /// ended. Exits 1 if a shard has failed.
@@ -66,8 +66,19 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Status {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        if let (Some(_), Some(word)) = (self.watch, self.journal.as_deref())
+            && parse_duration(word).is_ok()
+            && !Path::new(word).exists()
+        {
+            return Err(CliError::Usage(habits::watch_every(word)));
+        }
         if let Some(uri) = self.prefix()? {
-            let found = FoundState::at(&uri, &self.endpoint).boxed().await?;
+            let mut found = FoundState::at(&uri, &self.endpoint).boxed().await?;
+            if let (None, Some(interval)) = (&found, self.watch) {
+                found = shards::wait_for(&uri, &self.endpoint, interval, output)
+                    .boxed()
+                    .await?;
+            }
             if let Some(found) = found {
                 return shards::show(found, &uri, &self.endpoint, self.watch, output)
                     .boxed()
@@ -119,6 +130,7 @@ impl Status {
             (0, Some(journal)) if Path::new(journal).is_file() => Err(CliError::Usage(format!(
                 "{journal} has not been run here yet: there is no journal of it"
             ))),
+            (0, Some(journal)) if journal.starts_with("s3://") => Err(self.absent().await?),
             (0, Some(journal)) => {
                 let meant = suggestion(journal)
                     .map(|meant| format!("; {meant}"))
@@ -132,6 +144,23 @@ impl Status {
             ))),
             _ => Ok(Exit::Done),
         }
+    }
+
+    /// Returns the error for a prefix in S3 at which there is nothing to show.
+    async fn absent(&self) -> Result<CliError, CliError> {
+        let Some(uri) = self.prefix()? else {
+            return Ok(CliError::Usage("no prefix is named".to_owned()));
+        };
+        let near = runs_near(&uri, &self.endpoint).boxed().await?;
+        let new = if near.is_empty() {
+            "; a run that was just started may have written nothing yet, and --watch waits for it"
+        } else {
+            ""
+        };
+        Ok(CliError::Usage(format!(
+            "there is no journal at {uri}, and no run in shards; name the prefix of a journal, or the state prefix of a \
+             run in shards, as --state names it{near}{new}"
+        )))
     }
 
     /// Returns a line with the command to type next. A named manifest can be run again; a journal
@@ -200,7 +229,9 @@ impl Status {
             .parse()
             .map_err(|error| CliError::Usage(format!("{error}")))?;
         if !uri.key.is_prefix() {
-            let message = format!("{uri}: a journal is a prefix; put a slash at its end");
+            let message = format!(
+                "a journal and the state of a run are kept below a prefix; write {uri}/ with a slash at the end"
+            );
             return Err(CliError::Usage(message));
         }
         Ok(Some(uri))

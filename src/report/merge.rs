@@ -141,7 +141,8 @@ impl ReportMerge {
             chunk: Vec::new(),
             sum: checksum(),
             lines: 0,
-            footer: empty_footer(),
+            // If no report has a footer, the run has not gone further than its beginning.
+            footer: empty_footer(self.origin.time.unwrap_or_default()),
             unfinished: BTreeMap::new(),
         };
         tokio::spawn(task.run());
@@ -166,9 +167,9 @@ fn without_shard(command: Vec<String>) -> Vec<String> {
     kept
 }
 
-fn empty_footer() -> Footer {
+fn empty_footer(time: Timestamp) -> Footer {
     Footer {
-        time: Timestamp::UNIX_EPOCH,
+        time,
         exit: 0,
         complete: true,
         done_objects: 0,

@@ -2,7 +2,9 @@
 //!
 //! The first record replaces any other, because the process holds the journal of the shard by then.
 //! Each later record replaces only the one before it (`If-Match`). So a process that has lost its
-//! shard does not overwrite the records of its successor.
+//! shard does not overwrite the records of its successor. If the answer to a write is lost, the
+//! `ETag` of the last record is unknown, and the next write is refused. So after a refusal the
+//! record is read: one of this process is replaced, and one of another process ends the writing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::LIVE_EVERY;
 use super::names::PerShard;
 use super::record::{FORMAT, LiveRates, LiveRecord, LiveTotals, ShardActivity};
-use super::store::{StateStore, StateWrite};
+use super::store::{StateError, StateStore, StateWrite};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::Ending;
 use crate::journal::Writer;
@@ -25,6 +27,9 @@ use crate::s3::WriteCondition;
 
 /// The longest time to write a record. It must not delay the next one or the end of the process.
 const LONGEST_WRITE: Duration = Duration::from_secs(10);
+
+/// The shortest time, in seconds, from which a rate is computed.
+const SHORTEST_SAMPLE: f64 = 1.0;
 
 /// Counts the objects of a run for its live records.
 #[derive(Debug, Default)]
@@ -160,7 +165,9 @@ impl LiveWriter {
             at: Instant::now(),
             ended_objects: 0,
             totals: counts.totals(),
-            requests: PaceCounts::default(),
+            // Requests of before, such as those that opened the journal, took longer than the time
+            // until the first record.
+            requests: pacer.counts(),
             etag: None,
             is_there: false,
             is_lost: false,
@@ -201,12 +208,32 @@ impl LiveWriter {
         };
         let record = self.record(&mut last, state, exit, cause);
         let name = PerShard::Live.of(self.identity.shard);
-        let written = timeout(LONGEST_WRITE, self.store.put(&name, &record, condition)).await;
+        let written = timeout(LONGEST_WRITE, self.put(&name, &record, condition)).await;
         match written {
             Ok(Ok(StateWrite::Written(etag))) => (last.etag, last.is_there) = (etag, true),
             Ok(Ok(StateWrite::Refused)) => last.is_lost = true,
             Ok(Err(error)) => tracing::warn!(%error, "{name} could not be written"),
             Err(_) => tracing::warn!("{name} could not be written in time"),
+        }
+    }
+
+    /// Writes a record under a condition, or in place of an earlier record of this process.
+    async fn put(
+        &self,
+        name: &str,
+        record: &LiveRecord,
+        condition: WriteCondition,
+    ) -> Result<StateWrite, StateError> {
+        let written = self.store.put(name, record, condition).await?;
+        if written != StateWrite::Refused {
+            return Ok(written);
+        }
+        match self.store.get::<LiveRecord>(name).await? {
+            Some(there) if there.record.process.id == self.identity.process.id => {
+                let condition = self.store.replacing(there.etag.as_deref());
+                self.store.put(name, record, condition).await
+            }
+            _ => Ok(StateWrite::Refused),
         }
     }
 
@@ -249,10 +276,11 @@ impl LiveWriter {
     }
 }
 
-/// Returns a rate. The first record is written at once, and has a rate of 0.
+/// Returns a rate. A time of less than a second, such as that until the first record, gives no
+/// rate.
 #[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
 fn per_second(count: u64, seconds: f64) -> f64 {
-    if seconds < 0.001 {
+    if seconds < SHORTEST_SAMPLE {
         return 0.0;
     }
     (count as f64 / seconds * 1000.0).round() / 1000.0

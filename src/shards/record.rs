@@ -192,6 +192,21 @@ pub struct LiveTotals {
     pub failed_objects: u64,
 }
 
+impl From<LiveTotals> for RunTotals {
+    fn from(live: LiveTotals) -> Self {
+        Self {
+            planned_objects: live.planned_objects,
+            planned_bytes: live.planned_bytes,
+            done_objects: live.done_objects,
+            done_bytes: live.done_bytes,
+            skipped_objects: live.skipped_objects,
+            skipped_bytes: live.skipped_bytes,
+            failed_objects: live.failed_objects,
+            ..Self::default()
+        }
+    }
+}
+
 /// The pace of a shard's process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -221,6 +236,9 @@ pub struct ShardEnd {
     pub run: Option<String>,
     /// The exit code: 0 in `done/I.json`.
     pub exit: i32,
+    /// True if the run gave up or did not begin, so that objects are left that no receipt names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumable: bool,
     /// The reason why the shard failed, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,

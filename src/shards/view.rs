@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::record::{
@@ -20,6 +20,8 @@ use crate::pace::PaceCounts;
 
 /// The age of the last sign of life from which a process is called silent.
 pub const SILENT_AFTER: Duration = Duration::from_mins(1);
+/// The age of a session up to which its sign of life is the first one.
+const FIRST_RECORD: SignedDuration = SignedDuration::from_secs(1);
 /// The most shards of each kind that are named.
 const NAMED: usize = 5;
 
@@ -28,8 +30,33 @@ const NAMED: usize = 5;
 pub struct SeenLive {
     /// The sign of life.
     pub record: LiveRecord,
+    /// The time at which it was written, by the server's clock.
+    pub written: Option<Timestamp>,
     /// The time since it was written.
     pub silence: Duration,
+}
+
+/// The end of a shard that has failed.
+#[derive(Clone, Debug)]
+pub struct SeenFailure {
+    /// The end.
+    pub record: ShardEnd,
+    /// The time at which it was written, by the server's clock.
+    pub written: Option<Timestamp>,
+}
+
+impl SeenFailure {
+    /// Returns true if another process has begun the shard since. Two hosts may disagree about the
+    /// time, so that the server's clock counts.
+    fn is_before(&self, live: &SeenLive) -> bool {
+        if self.record.process.id == live.record.process.id {
+            return false;
+        }
+        match (self.written, live.written) {
+            (Some(ended), Some(lives)) => ended <= lives,
+            _ => self.record.ended <= live.record.written,
+        }
+    }
 }
 
 /// The objects of a state prefix, as a look found them.
@@ -38,7 +65,7 @@ pub struct SeenState {
     /// The shards that are done. If `summary` is there, their ends were not read.
     pub done: BTreeMap<u32, Option<ShardEnd>>,
     /// The shards that have failed and are not done.
-    pub failed: BTreeMap<u32, ShardEnd>,
+    pub failed: BTreeMap<u32, SeenFailure>,
     /// The signs of life of shards that are not done.
     pub live: BTreeMap<u32, SeenLive>,
     /// The totals of all shards, if all have ended and a summary says so.
@@ -110,6 +137,17 @@ pub struct ShardFailure {
     pub failed_objects: u64,
 }
 
+impl ShardFailure {
+    fn of(shard: u32, end: &ShardEnd) -> Self {
+        Self {
+            shard,
+            exit: end.exit,
+            cause: end.cause.clone(),
+            failed_objects: end.totals.failed_objects,
+        }
+    }
+}
+
 /// The progress of a run in shards.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StateView {
@@ -144,6 +182,15 @@ pub struct StateView {
     pub silent: Vec<ShardProgress>,
     /// The first shards that have failed, at most five.
     pub failed: Vec<ShardFailure>,
+    /// The first shards that are not done and that another process has begun again after they
+    /// failed, at most five, with the reason of that failure.
+    pub again: Vec<ShardFailure>,
+    /// Set if a shard failed and has objects that no receipt names, which a retry cannot copy.
+    #[serde(skip)]
+    pub needs_restart: bool,
+    /// The number of running shards that have just begun, and have no rates yet.
+    #[serde(skip)]
+    pub without_rates: u32,
 }
 
 /// The state of a shard.
@@ -156,6 +203,12 @@ enum Activity<'a> {
     NotBegun,
 }
 
+impl Activity<'_> {
+    fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+}
+
 impl SeenState {
     fn activity(&self, shard: u32) -> Activity<'_> {
         if let Some(end) = self.done.get(&shard) {
@@ -164,14 +217,14 @@ impl SeenState {
         let failed = self.failed.get(&shard);
         // The engine may have started the shard again after it failed.
         let live = self.live.get(&shard);
-        let live = live.filter(|live| failed.is_none_or(|end| end.ended < live.record.session));
+        let live = live.filter(|live| failed.is_none_or(|end| end.is_before(live)));
         match (live, failed) {
             (Some(live), _) if live.record.state == ShardActivity::Stopped => {
                 Activity::Stopped(live)
             }
             (Some(live), _) if live.silence < SILENT_AFTER => Activity::Running(live),
             (Some(live), _) => Activity::Silent(live),
-            (None, Some(end)) => Activity::Failed(end),
+            (None, Some(end)) => Activity::Failed(&end.record),
             (None, None) => Activity::NotBegun,
         }
     }
@@ -183,6 +236,11 @@ struct ShardWork {
     done: f64,
     left: f64,
     per_second: f64,
+}
+
+/// Returns true if a sign of life is the first of its session, which has no rates yet.
+fn is_first(live: &LiveRecord) -> bool {
+    live.written.duration_since(live.session) < FIRST_RECORD
 }
 
 impl StateView {
@@ -205,17 +263,29 @@ impl StateView {
             slowest: Vec::new(),
             silent: Vec::new(),
             failed: Vec::new(),
+            again: Vec::new(),
+            needs_restart: false,
+            without_rates: 0,
         };
         let mut all = ShardWork::default();
         let mut longest = 0.0;
         for (shard, planned) in (0..).zip(&plan.shards) {
-            let work = view.count(shard, planned, &seen.activity(shard));
+            let activity = seen.activity(shard);
+            let work = view.count(shard, planned, &activity);
+            if let (Some(end), false) = (seen.failed.get(&shard), activity.is_failed()) {
+                view.again.push(ShardFailure::of(shard, &end.record));
+            }
             all.done += work.done;
             all.left += work.left;
             all.per_second += work.per_second;
             if work.per_second > 0.0 {
                 longest = f64::max(longest, work.left / work.per_second);
             }
+        }
+        // Processes that have just begun have no rates yet. They count as if they were as fast.
+        let measured = view.shards.running - view.without_rates;
+        if measured > 0 {
+            all.per_second *= f64::from(view.shards.running) / f64::from(measured);
         }
         if let Some(totals) = &seen.summary {
             view.totals = live_totals(totals);
@@ -243,6 +313,8 @@ impl StateView {
         view.slowest.truncate(NAMED);
         view.silent.truncate(NAMED);
         view.failed.truncate(NAMED);
+        view.again.truncate(NAMED);
+        view.rates = rounded(view.rates);
         view
     }
 
@@ -271,12 +343,9 @@ impl StateView {
             Activity::Failed(end) => {
                 self.shards.failed += 1;
                 self.add(&live_totals(&end.totals), end.requests);
-                self.failed.push(ShardFailure {
-                    shard,
-                    exit: end.exit,
-                    cause: end.cause.clone(),
-                    failed_objects: end.totals.failed_objects,
-                });
+                self.failed.push(ShardFailure::of(shard, end));
+                self.needs_restart |=
+                    end.exit != 1 || end.resumable || end.totals.failed_objects == 0;
                 // No process works on it any more.
                 ShardWork {
                     done: weight,
@@ -311,7 +380,11 @@ impl StateView {
                 self.rates.throttled += record.rates.throttled;
                 self.in_flight += u64::from(record.in_flight);
                 let work = work_of(weight, record);
-                self.slowest.push(progress(shard, live, work));
+                if is_first(record) {
+                    self.without_rates += 1;
+                } else {
+                    self.slowest.push(progress(shard, live, work));
+                }
                 work
             }
         }
@@ -334,6 +407,17 @@ impl StateView {
         ] {
             *sum = sum.saturating_add(more);
         }
+    }
+}
+
+/// Returns rates in thousandths, like those of the records.
+fn rounded(rates: LiveRates) -> LiveRates {
+    let round = |rate: f64| (rate * 1000.0).round() / 1000.0;
+    LiveRates {
+        objects: round(rates.objects),
+        bytes: round(rates.bytes),
+        requests: round(rates.requests),
+        throttled: round(rates.throttled),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod contact;
 mod lease;
+mod live;
 mod refused;
 mod survey;
 

@@ -3,26 +3,31 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::cli::out::Screen;
-use crate::cli::state::{FoundState, StatePrefix};
+use crate::cli::state::{FoundState, StatePrefix, is_empty};
 use crate::cli::{CliError, EndpointFlags, Exit, Output, next};
 use crate::location::S3Uri;
 use crate::printable::printable;
 use crate::shards::record::{PlanLease, ShardWeight};
-use crate::shards::view::{RunProgress, ShardCounts, ShardProgress, StateView};
+use crate::shards::view::{RunProgress, ShardCounts, ShardFailure, ShardProgress, StateView};
 use crate::size::{ByteSize, display_count as count, display_counted, display_duration};
 
 /// The most columns for the name of a pod, so that a line fits into 80.
 const HOST_COLUMNS: usize = 24;
 
+/// The age of a plan from which a run without a process needs attention.
+const NEW_PLAN: SignedDuration = SignedDuration::from_secs(60);
+
 /// The document of `status --json`.
 #[derive(Debug, Serialize)]
 struct StateDocument<'a> {
     state_prefix: String,
+    /// The time of the look.
+    at: Timestamp,
     #[serde(flatten)]
     view: &'a StateView,
     /// The latest retry, once all shards have ended and some have failed.
@@ -52,7 +57,9 @@ pub(super) async fn show(
     let mut screen = Screen::default();
     loop {
         let shown = match &mut found {
-            FoundState::Planned(state) => show_planned(state, &mut screen, output).await?,
+            FoundState::Planned(state) => {
+                show_planned(state, watch.is_some(), &mut screen, output).await?
+            }
             FoundState::Planning(lease) => show_planning(lease, uri, &mut screen, output)?,
         };
         let Some(interval) = watch.filter(|_| shown.is_read) else {
@@ -68,13 +75,46 @@ pub(super) async fn show(
     }
 }
 
+/// Waits for a run of which nothing is there yet. Returns `None` if something else is there.
+pub(super) async fn wait_for(
+    uri: &S3Uri,
+    endpoint: &EndpointFlags,
+    interval: Duration,
+    output: Output,
+) -> Result<Option<FoundState>, CliError> {
+    let mut is_told = false;
+    loop {
+        // The plan may have been written since the last look, so it is looked for last.
+        let is_empty = is_empty(uri, endpoint).await?;
+        let found = FoundState::at(uri, endpoint).await?;
+        if found.is_some() || !is_empty {
+            return Ok(found);
+        }
+        if output.json {
+            let at = Timestamp::now();
+            let absent = serde_json::json!({
+                "state_prefix": uri.to_string(), "at": at, "state": "absent"
+            });
+            if !Screen::show_json(&absent)? {
+                return Ok(None);
+            }
+        } else if !std::mem::replace(&mut is_told, true) {
+            let text = format!("{uri}: nothing is there yet; no process of the run has begun");
+            Screen::default().show(&printable(&text))?;
+        }
+        sleep(interval).await;
+    }
+}
+
 /// Shows a run that has a plan.
 async fn show_planned(
     state: &mut StatePrefix,
+    is_watched: bool,
     screen: &mut Screen,
     output: Output,
 ) -> Result<ShownState, CliError> {
     let seen = state.look().await?;
+    let at = Timestamp::now();
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
     // To look for a retry takes requests, and it means little while shards are at work.
@@ -84,17 +124,18 @@ async fn show_planned(
         None
     };
     let is_retried = retry.as_ref().is_some_and(|retry| retry.is_complete);
-    let next = next_step(&view, &place, is_retried);
+    let next = next_step(&view, &place, is_retried, at);
     let retry = retry.map(|retry| retry.text);
     let is_read = if output.json {
         Screen::show_json(&StateDocument {
             state_prefix: place,
+            at,
             view: &view,
             retry,
             next,
         })?
     } else {
-        let mut text = text(&view, &place, Timestamp::now());
+        let mut text = text(&view, &place, at, is_watched);
         for line in retry.iter().chain(&next) {
             let _ = writeln!(text, "  {}", printable(line));
         }
@@ -132,17 +173,33 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
 }
 
 /// Returns a line with the command to type next.
-fn next_step(view: &StateView, place: &str, is_retried: bool) -> Option<String> {
+fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) -> Option<String> {
     match view.state {
+        RunProgress::Ended if view.needs_restart => Some(
+            "to continue: mend the cause, and start the job again under the name of this run"
+                .to_owned(),
+        ),
         RunProgress::Ended if view.shards.failed > 0 && !is_retried => {
             Some(format!("to copy what failed: {}", next::retry(place)))
         }
         RunProgress::Ended => Some(format!("to read the result: {}", next::merge(place))),
-        RunProgress::Waiting => {
-            Some("to continue: start the job again under the name of this run".to_owned())
-        }
+        RunProgress::Waiting if is_new(view, now) => None,
+        RunProgress::Waiting => Some(
+            "to continue: start the job again under the name of this run. If its processes ended \
+             with exit code 2 or 3, mend first what they refused"
+                .to_owned(),
+        ),
+        RunProgress::Running if view.shards.silent > 0 => Some(
+            "silent shards: see if their pods are alive; the next process continues them"
+                .to_owned(),
+        ),
         RunProgress::Running => None,
     }
+}
+
+/// Returns true if the plan has just been written and no process has begun a shard.
+fn is_new(view: &StateView, now: Timestamp) -> bool {
+    view.shards.not_begun == view.shards.total && now.duration_since(view.planned) < NEW_PLAN
 }
 
 /// Shows a run that is being planned.
@@ -174,20 +231,28 @@ fn show_planning(
     })
 }
 
-fn text(view: &StateView, place: &str, now: Timestamp) -> String {
+fn text(view: &StateView, place: &str, now: Timestamp, is_watched: bool) -> String {
     let mut text = String::new();
     let ShardCounts { total, failed, .. } = view.shards;
     let state = match (view.state, failed) {
         (RunProgress::Running, _) => "running".to_owned(),
+        (RunProgress::Waiting, _) if is_new(view, now) => {
+            "planned; no process has begun a shard yet".to_owned()
+        }
         (RunProgress::Waiting, _) => "no process is at work".to_owned(),
         (RunProgress::Ended, 0) => "done".to_owned(),
         (RunProgress::Ended, failed) => {
             format!("ended, {} failed", display_counted(failed.into(), "shard"))
         }
     };
+    let time = if is_watched {
+        format!(" at {now:.0}")
+    } else {
+        String::new()
+    };
     let _ = writeln!(
         text,
-        "{} ({}): {state}",
+        "{} ({}): {state}{time}",
         printable(&view.job),
         printable(place)
     );
@@ -309,16 +374,19 @@ fn details(text: &mut String, view: &StateView) {
         );
     }
     for failure in &view.failed {
-        let cause = failure
-            .cause
-            .as_deref()
-            .unwrap_or("its log and its report say why");
-        let line = format!("exit code {}: {cause}", failure.exit);
         let _ = writeln!(
             text,
             "  failed    shard {}: {}",
             failure.shard,
-            printable(&line)
+            printable(&reason(failure))
+        );
+    }
+    for failure in &view.again {
+        let _ = writeln!(
+            text,
+            "  again     shard {}, after {}",
+            failure.shard,
+            printable(&reason(failure))
         );
     }
     for (named, all, what) in [
@@ -331,6 +399,14 @@ fn details(text: &mut String, view: &StateView) {
             let _ = writeln!(text, "  {what:<9} {more}");
         }
     }
+}
+
+fn reason(failure: &ShardFailure) -> String {
+    let cause = failure
+        .cause
+        .as_deref()
+        .unwrap_or("its log and its report say why");
+    format!("exit code {}: {cause}", failure.exit)
 }
 
 /// Returns the name of a pod. A long one is cut at its beginning: its end tells it from others.

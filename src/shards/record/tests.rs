@@ -13,6 +13,7 @@ fn at(second: i64) -> Timestamp {
 
 fn end(shard: u32, exit: i32, done: u64) -> ShardEnd {
     ShardEnd {
+        resumable: false,
         format: FORMAT,
         shard,
         process: writer(),

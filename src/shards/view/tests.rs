@@ -56,6 +56,7 @@ fn live(done: u64, per_second: f64, silence: u64) -> SeenLive {
             exit: None,
             cause: None,
         },
+        written: None,
         silence: Duration::from_secs(silence),
     }
 }
@@ -143,6 +144,22 @@ fn more_objects_than_were_estimated_are_left() {
     let view = StateView::of(&plan(&[50]), &seen([(0, live)]));
     assert_eq!(view.seconds_left, Some(5));
     assert!(view.share_done < 1.0);
+}
+
+#[test]
+fn a_process_that_has_just_begun_does_not_slow_the_estimate() {
+    let mut new = live(0, 0.0, 0);
+    new.record.written = new.record.session;
+    let view = StateView::of(&plan(&[100, 100]), &seen([(0, live(0, 10.0, 0)), (1, new)]));
+    assert_eq!(view.seconds_left, Some(10));
+    assert_eq!(view.slowest.len(), 1, "its pace is not known");
+}
+
+#[test]
+fn rates_are_rounded() {
+    let shards = [(0, live(0, 279.381, 0)), (1, live(0, 0.002, 0))];
+    let view = StateView::of(&plan(&[100, 100]), &seen(shards));
+    assert_eq!(view.rates.objects.to_string(), "279.383");
 }
 
 #[test]

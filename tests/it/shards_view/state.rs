@@ -115,9 +115,29 @@ impl State {
         });
     }
 
+    /// Fails a shard 20 minutes ago, with another time in the record.
+    pub(super) fn end_by_a_clock(&self, shard: u32, ended: Timestamp) {
+        self.put_end(&ShardEnd {
+            ended,
+            ..self.end_of(shard, 0, 3)
+        });
+    }
+
+    /// Fails a shard before it has a run.
+    pub(super) fn refused(&self, shard: u32) {
+        self.put_end(&ShardEnd {
+            run: None,
+            exit: 3,
+            resumable: true,
+            totals: RunTotals::default(),
+            ..self.end_of(shard, 0, 0)
+        });
+    }
+
     fn end_of(&self, shard: u32, generation: u32, failed: u64) -> ShardEnd {
         ShardEnd {
             format: FORMAT,
+            resumable: false,
             shard,
             process: process(shard),
             run: Some(run(shard, generation)),

@@ -1,0 +1,53 @@
+//! Advice about reports that may lack objects, and about jobs that are not on this machine.
+
+use crate::cli::report::FoundReport;
+use crate::cli::{CliError, next};
+use crate::manifest::ManifestError;
+use crate::report::ReportHeader;
+
+/// Returns the advice for objects that a report does not name: the command that copies them.
+pub(super) fn again(found: &FoundReport, origin: &ReportHeader) -> String {
+    match found {
+        FoundReport::Shards(..) => {
+            "start the job of the shards again under the name of this run".to_owned()
+        }
+        FoundReport::File(_) | FoundReport::Stored(_) => format!(
+            "run `{}` again in {}",
+            origin.command_line(),
+            origin.directory.display()
+        ),
+    }
+}
+
+/// Returns the error for a report without failed objects that may lack objects.
+pub(super) fn stopped_before_its_end(found: &FoundReport, again: &str) -> CliError {
+    CliError::Usage(match found {
+        FoundReport::Shards(state, _) => format!(
+            "no object of this report failed so far, but some shards are not over: `{}` shows which. Wait for those at \
+             work; if no process is at work, {again}",
+            next::status(&state.uri.to_string())
+        ),
+        FoundReport::File(_) | FoundReport::Stored(_) => format!(
+            "no object of this report failed, but its run was stopped before its end and may never have listed others; \
+             its run is not over; {again}, which goes on with it"
+        ),
+    })
+}
+
+/// Returns the error for a report without failed objects whose run can be resumed.
+pub(super) fn not_over(again: &str) -> CliError {
+    CliError::Usage(format!(
+        "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
+    ))
+}
+
+/// Adds a remedy if the manifest that a report names is not on this machine.
+pub(super) fn without_manifest(error: CliError) -> CliError {
+    match error {
+        CliError::Manifest(error @ ManifestError::Io { .. }) => CliError::Usage(format!(
+            "{error}; the run of this report read it there: run this command in a pod of the same image, or where the \
+             manifest is at that path"
+        )),
+        error => error,
+    }
+}
