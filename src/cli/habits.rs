@@ -320,11 +320,12 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
             let Some(word) = word(ContextKind::InvalidArg) else {
                 return Err(error);
             };
+            let is_watch =
+                |pair: &&[String]| pair[0] == "--watch" && parse_duration(&pair[1]).is_ok();
             if command.as_deref() == Some("status")
-                && given.iter().any(|word| word == "--watch")
-                && parse_duration(&word).is_ok()
+                && let Some(pair) = given.windows(2).find(is_watch)
             {
-                return Ok(watch_every(&word));
+                return Ok(watch_every(&pair[1]));
             }
             if let Some(answer) = about_flag(&word, command.as_deref()) {
                 return Ok(answer);

@@ -252,7 +252,7 @@ pub(super) async fn run_with(
     console.go_on(&resumed);
     let orderly = Orderly::within(drain);
     if journal.keeps() {
-        orderly.when_cut_short(CUT_SHORT);
+        signals::leaves_when_cut_short(CUT_SHORT);
     }
     let signals = tokio::spawn(stop_on_signal(
         orderly.signalled(),

@@ -100,6 +100,12 @@ pub(super) fn leaves(text: impl Into<Cow<'static, str>>) {
     reaction().leaves = text.into();
 }
 
+/// Sets the text of the error of a command that is dropped although it has announced that it ends
+/// by itself. It holds as long as the [`Orderly`] of that command.
+pub(super) fn leaves_when_cut_short(text: &'static str) {
+    reaction().cut_short = Some(text);
+}
+
 /// Tells a command that a signal has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signalled {
@@ -140,11 +146,6 @@ impl Orderly {
             within,
         });
         Self(signalled)
-    }
-
-    /// Sets the text of the error of a command that is dropped before it has ended by itself.
-    pub(super) fn when_cut_short(&self, text: &'static str) {
-        reaction().cut_short = Some(text);
     }
 
     /// Returns the notice of the first signal.

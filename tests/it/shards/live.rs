@@ -116,7 +116,7 @@ async fn a_process_that_may_not_record_its_end_can_be_started_again() {
         shards.expect_done(0, 1).await;
         assert_eq!(shards.world.calls(Operation::CopyObject), 20);
         assert_eq!(shards.state("summary.json").unwrap()["done"], 1);
-        shards.assert_complete();
+        assert_eq!(shards.keys(DESTINATION), shards.keys(SOURCE));
     }
 }
 
@@ -130,8 +130,7 @@ async fn a_shard_that_is_refused_later_keeps_its_totals() {
     let end = shards.state("failed/0.json").unwrap();
     assert!(end["resumable"].is_null(), "a retry copies the rest: {end}");
     let store = shards.world.sandbox.store();
-    store.deny(SOURCE, Operation::ListObjectsV2, "");
-    store.deny(SOURCE, Operation::HeadBucket, "");
+    store.deny("ops", Operation::PutObject, "run/shards/0/report/");
     let refused = shards.shard(0, 1).await;
     assert_eq!(refused.exit, 3, "{}", refused.stderr);
     let end = shards.state("failed/0.json").unwrap();
@@ -154,7 +153,7 @@ async fn a_shard_that_is_refused_later_keeps_its_totals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_gave_up_counts_what_failed() {
     let shards = Shards::new(Model::default()).await;
-    shards.put_many(400);
+    shards.put_many(1000);
     let store = shards.world.sandbox.store();
     store.deny(DESTINATION, Operation::CopyObject, "");
     let Ended { exit, stderr, .. } = shards.shard(0, 1).await;
