@@ -50,7 +50,7 @@ def array_interrupted(world):
         world.poll(lambda: len(world.with_state("RUNNING")) <= TASKS // 2, f"at most {TASKS // 2} tasks run", 60)
         world.poll(lambda: IN_FLIGHT // (TASKS // 2) in world.shares(), "a task starts with the share of two", 60)
         world.resize(TASKS)
-        states = world.wait_for_end(3600 if FULL else 300)
+        states = world.wait_for_end(3600 if FULL else 600)
     equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")
     assert requeues.count >= 5, f"only {requeues.count} tasks were requeued"
     again = run.assert_whole(in_flight=requeues.count * IN_FLIGHT // (TASKS // 2))
