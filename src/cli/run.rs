@@ -463,7 +463,7 @@ fn left_behind(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// What a run with a journal leaves if it is dropped before its journal is closed.
+/// The text of the error of a run that is dropped before its journal is closed.
 const CUT_SHORT: &str = "the journal may lack what was done last, and the next run finds that at the destination; run the same command \
                          again to continue";
 

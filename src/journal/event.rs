@@ -371,13 +371,13 @@ impl Ended {
 fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Written {
+    enum RecordedLosses {
         Any(#[expect(dead_code, reason = "a count of none or some is all that it says")] bool),
         All(Vec<Loss>),
     }
-    Ok(match Written::deserialize(deserializer)? {
-        Written::Any(_) => Vec::new(),
-        Written::All(losses) => losses,
+    Ok(match RecordedLosses::deserialize(deserializer)? {
+        RecordedLosses::Any(_) => Vec::new(),
+        RecordedLosses::All(losses) => losses,
     })
 }
 

@@ -338,13 +338,13 @@ mod tests {
 
     /// A server that answers each request after `latency` seconds while at most `knee` requests are
     /// in flight. With more, requests wait longer, and beyond `breaking` the throughput falls.
-    struct Server {
+    struct WidthServer {
         latency: f64,
         knee: f64,
         breaking: f64,
     }
 
-    impl Server {
+    impl WidthServer {
         fn interval(&self, width: u32) -> Interval {
             let width = f64::from(width);
             let lost = (width / self.breaking).max(1.0);
@@ -361,7 +361,7 @@ mod tests {
         }
     }
 
-    fn settle(server: &Server, start: u32, ceiling: u32, intervals: u32) -> WidthController {
+    fn settle(server: &WidthServer, start: u32, ceiling: u32, intervals: u32) -> WidthController {
         let mut controller = WidthController::new(start, ceiling);
         for _ in 0..intervals {
             controller.observe(server.interval(controller.width()));
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_width_grows_while_throughput_grows_and_stays_under_its_ceiling() {
-        let wide = Server {
+        let wide = WidthServer {
             latency: 1.0,
             knee: 1e9,
             breaking: 1e9,
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn a_server_far_away_that_is_crowded_needs_no_trial() {
         // A server on disks that moves 500 MB/s: a thousand parts of 64 MiB take two minutes.
-        let disks = Server {
+        let disks = WidthServer {
             latency: 1.0,
             knee: 8.0,
             breaking: 1e9,
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_server_that_serves_five_connections_gets_five_requests_for_long() {
-        let five = Server {
+        let five = WidthServer {
             latency: 0.05,
             knee: 5.0,
             breaking: 1e9,
@@ -446,7 +446,7 @@ mod tests {
         /// its bounds.
         #[test]
         fn the_knee_is_found(knee in 20.0..3000.0f64, latency in 0.01..2.0f64, start in 16u32..2048) {
-            let server = Server { latency, knee, breaking: knee * 8.0 };
+            let server = WidthServer { latency, knee, breaking: knee * 8.0 };
             let mut controller = WidthController::new(start, 2048);
             for _ in 0..120 {
                 let width = controller.observe(server.interval(controller.width()));

@@ -6,7 +6,7 @@
 //! in another case, blanks around values may be gone, a server may add encryption, headers, or
 //! metadata without a request for it, and a text outside ASCII may come back encoded.
 //!
-//! What HEAD does not show is asked for (see [`AttributeQuestion`]).
+//! [`AttributeQuestion`] asks for the attributes that HEAD does not show.
 
 mod answers;
 mod encryption;

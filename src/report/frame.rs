@@ -384,7 +384,7 @@ pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<ReportHeade
 /// part of a header.
 pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     #[derive(Deserialize)]
-    struct Receipt {
+    struct ReceiptShape {
         #[serde(rename = "transfer")]
         _transfer: String,
         #[serde(rename = "source")]
@@ -399,7 +399,7 @@ pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
         .split(|byte| *byte == b'\n')
         .find(|line| !line.is_empty());
     Ok(first.is_some_and(|line| {
-        line.starts_with(b"{\"report\":") || serde_json::from_slice::<Receipt>(line).is_ok()
+        line.starts_with(b"{\"report\":") || serde_json::from_slice::<ReceiptShape>(line).is_ok()
     }))
 }
 

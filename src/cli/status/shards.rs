@@ -373,18 +373,15 @@ fn details(text: &mut String, view: &StateView) {
             host(shard)
         );
     }
-    for failure in &view.failed {
+    let failed = view.failed.iter().map(|failure| ("failed", ":", failure));
+    let again = view
+        .again
+        .iter()
+        .map(|failure| ("again", ", after", failure));
+    for (word, link, failure) in failed.chain(again) {
         let _ = writeln!(
             text,
-            "  failed    shard {}: {}",
-            failure.shard,
-            printable(&reason(failure))
-        );
-    }
-    for failure in &view.again {
-        let _ = writeln!(
-            text,
-            "  again     shard {}, after {}",
+            "  {word:<9} shard {}{link} {}",
             failure.shard,
             printable(&reason(failure))
         );

@@ -9,19 +9,14 @@ use crate::journal::error::JournalError;
 use crate::journal::segment::{FileName, JournalContent, segment_name, snapshot_name};
 
 impl BucketPlace {
-    /// Returns the first object that is missing of those that a reader needs: the snapshot with
-    /// number `first`, if it is not the beginning, and all segments from there to `next`.
+    /// Returns the first object that is missing of those between the snapshot `first` and the
+    /// segment `next`, which is not written yet.
     pub(super) async fn missing(
         &self,
         first: u64,
         next: u64,
     ) -> Result<Option<FileName>, JournalError> {
-        let names = self.names().await?;
-        let snapshot = (first > 1).then_some(FileName::Snapshot(first));
-        let mut needed = snapshot
-            .into_iter()
-            .chain((first..next).map(FileName::Segment));
-        Ok(needed.find(|name| !names.contains(name)))
+        Ok(first_missing(&self.names().await?, first, next))
     }
 
     /// Reads the journal, and again if a writer removes old objects meanwhile.
@@ -80,18 +75,9 @@ impl BucketPlace {
         found.next_segment = tail.last().map_or(first, |last| last + 1);
         // A missing segment may have been removed while the list was read. Only a second list shows
         // that.
-        let due = first..found.next_segment;
-        if !due.clone().eq(tail.iter().copied()) {
-            let missing = due
-                .into_iter()
-                .zip(&tail)
-                .find(|(due, number)| due != *number);
-            let missing = missing.map_or(first, |(due, _)| due);
+        if let Some(missing) = first_missing(&names, first, found.next_segment) {
             if self.names().await? == names {
-                return Err(JournalError::missing(&format!(
-                    "{self}{}",
-                    segment_name(missing)
-                )));
+                return Err(JournalError::missing(&format!("{self}{missing}")));
             }
             return Ok(None);
         }
@@ -116,4 +102,14 @@ impl BucketPlace {
         let found = self.load().await?;
         Ok(found.replay.header.is_some().then_some(found.replay))
     }
+}
+
+/// Returns the first object that is missing of those that a reader needs: the snapshot with number
+/// `first`, unless the journal begins there, and all segments from there to `next`.
+fn first_missing(names: &BTreeSet<FileName>, first: u64, next: u64) -> Option<FileName> {
+    let snapshot = (first > 1).then_some(FileName::Snapshot(first));
+    snapshot
+        .into_iter()
+        .chain((first..next).map(FileName::Segment))
+        .find(|name| !names.contains(name))
 }

@@ -64,7 +64,7 @@ impl<S: Store> WriterTask<S> {
             .await?;
         self.start.report = report;
         tracing::warn!(
-            "a part of the journal was cut or removed while the run was at work, so it is written anew"
+            "a part of the journal was cut or removed while the run was at work; the session writes a snapshot"
         );
         self.store.sync().await
     }

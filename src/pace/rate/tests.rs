@@ -13,7 +13,7 @@ const WRITES: f64 = 3500.0;
 
 /// A server and the way to it.
 #[derive(Clone, Copy)]
-struct Server<L: Fn(f64) -> f64> {
+struct RateServer<L: Fn(f64) -> f64> {
     /// Requests a second that it accepts at a second.
     limit: L,
     /// Seconds of its limit that it lets through at once.
@@ -25,7 +25,7 @@ struct Server<L: Fn(f64) -> f64> {
     strays: Option<u32>,
 }
 
-impl<L: Fn(f64) -> f64> Server<L> {
+impl<L: Fn(f64) -> f64> RateServer<L> {
     fn new(limit: L) -> Self {
         let ms = Duration::from_millis;
         Self {
@@ -78,7 +78,7 @@ const ENDLESS: Demand = Demand {
 
 /// Lets the controller run. Refused requests come again after a while, as any other.
 fn drive<L: Fn(f64) -> f64>(
-    server: &Server<L>,
+    server: &RateServer<L>,
     demand: Demand,
     controller: &mut RateController,
 ) -> Run {
@@ -149,26 +149,26 @@ fn drive<L: Fn(f64) -> f64>(
     run
 }
 
-fn fresh<L: Fn(f64) -> f64>(server: &Server<L>, demand: Demand) -> Run {
+fn fresh<L: Fn(f64) -> f64>(server: &RateServer<L>, demand: Demand) -> Run {
     drive(server, demand, &mut RateController::new(WRITES))
 }
 
-fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [Server<impl Fn(f64) -> f64 + Copy>; 4] {
+fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [RateServer<impl Fn(f64) -> f64 + Copy>; 4] {
     let ms = Duration::from_millis;
-    let model = Server::new(limit);
+    let model = RateServer::new(limit);
     [
         model,
         // Refusals at once, as on the loopback.
-        Server {
+        RateServer {
             refuses: ms(2),
             ..model
         },
         // No burst but what a client's clock needs.
-        Server {
+        RateServer {
             burst: 0.01,
             ..model
         },
-        Server {
+        RateServer {
             burst: 0.01,
             answers: ms(200),
             ..model
@@ -201,13 +201,13 @@ fn a_fixed_limit_is_found_and_held_with_little_throttling() {
 #[test]
 fn a_server_with_a_long_burst_and_one_far_away_are_used_too() {
     let ms = Duration::from_millis;
-    let model = Server::new(|_| 3500.0);
+    let model = RateServer::new(|_| 3500.0);
     for server in [
-        Server {
+        RateServer {
             burst: 1.0,
             ..model
         },
-        Server {
+        RateServer {
             refuses: ms(150),
             answers: ms(250),
             burst: 0.25,
@@ -242,7 +242,7 @@ fn a_short_run_loses_nothing_to_the_search() {
 
 #[test]
 fn a_server_that_takes_everything_is_not_made_to_wait() {
-    let server = Server::new(|_| 1e9);
+    let server = RateServer::new(|_| 1e9);
     let run = fresh(
         &server,
         Demand {
@@ -261,7 +261,7 @@ fn a_server_that_takes_everything_is_not_made_to_wait() {
         ..ENDLESS
     };
     let run = fresh(
-        &Server {
+        &RateServer {
             answers: Duration::from_millis(870),
             ..server
         },
@@ -391,9 +391,9 @@ fn a_server_that_hardly_accepts_anything_is_not_stormed() {
 #[test]
 fn strays_do_not_slow_a_run_down() {
     for nth in [1000, 300, 100] {
-        let server = Server {
+        let server = RateServer {
             strays: Some(nth),
-            ..Server::new(|_| 1e9)
+            ..RateServer::new(|_| 1e9)
         };
         let run = fresh(
             &server,
@@ -436,8 +436,8 @@ proptest! {
         answers in 5u64..100,
     ) {
         let ms = Duration::from_millis;
-        let model = Server::new(move |_| limit);
-        let server = Server { burst, refuses: ms(refuses), answers: ms(answers), ..model };
+        let model = RateServer::new(move |_| limit);
+        let server = RateServer { burst, refuses: ms(refuses), answers: ms(answers), ..model };
         let run = fresh(&server, Demand { seconds: 40, ..ENDLESS });
         let share = run.accepted(15) / (25.0 * limit);
         prop_assert!(share >= 0.9, "{share:.3} of {limit}");
