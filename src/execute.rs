@@ -1,13 +1,13 @@
 //! Executes the planned steps.
 //!
-//! The [`conductor`] owns the state of all transfers. Each object has a task of its own
-//! ([`object`]), which takes a [`Step`] and returns a [`Receipt`](receipt::Receipt); a panic in it
-//! fails only that object. [`crate::pace`] decides how many requests are in flight.
+//! The [`conductor`] owns the state of all transfers. Each object runs in its own task
+//! ([`object`]), which takes a [`Step`] and returns a [`Receipt`](receipt::Receipt). A panic fails
+//! only the object of that task. [`crate::pace`] decides how many requests are in flight.
 //!
-//! Stopping is orderly: no new work starts, requests in flight may finish, unfinished uploads are
-//! left to the next session or aborted, and the receipt of each unfinished object says so. All of
-//! this must fit in the drain time ([`RetryPolicy::drain`]); a request that waits for its next
-//! attempt ends at once.
+//! A stop is orderly: no new work starts, requests in flight may finish, and unfinished uploads are
+//! aborted or left to the next session. The receipt of each unfinished object says that it was
+//! stopped. All of this must fit in the drain time ([`RetryPolicy::drain`]), so a request that
+//! waits for a retry ends at once.
 
 mod again;
 mod beliefs;
@@ -63,10 +63,11 @@ use receipt::seconds;
 use refusals::Refusals;
 use series::Copies;
 
-/// The longest drain time if the run gave up for a reason that may pass later, such as a server
+/// The longest drain time of a run that gave up for a reason that may pass later, such as a server
 /// that does not answer.
 const SHORT_DRAIN: Duration = Duration::from_secs(5);
-/// The queue delay from which an object is not started while other objects are in progress.
+/// While other objects are in progress, an object whose requests would queue for this long is not
+/// started.
 const LONG_QUEUE: Duration = Duration::from_millis(200);
 /// The memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
@@ -74,17 +75,19 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 /// The state that all objects of a transfer share.
 struct Work {
     sides: Sides,
-    /// The keys of the transfer that are copied. The range has the number of the transfer.
+    /// The keys of the transfer that this run copies. The number of this range is that of the
+    /// transfer.
     range: KeyRange,
     monitor: Arc<dyn Monitor>,
     journal: Journal,
     /// The journal's state when this session began: the progress of the run, and its open uploads.
     resumed: Arc<RunState>,
-    /// The number of objects that stay counted although the transfer is listed again.
+    /// The number of objects of earlier sessions that stay counted when the transfer is listed
+    /// again.
     settled: u64,
     /// The open uploads of earlier sessions that no object has taken yet.
     orphans: Arc<Orphans>,
-    /// True if open uploads that no journal knows are adopted.
+    /// True if the transfer adopts open uploads that no journal knows.
     adopts: bool,
     /// Cancelled when no new work may start.
     stop: CancellationToken,
@@ -92,9 +95,11 @@ struct Work {
     halt: CancellationToken,
     /// The memory for parts of local files, in MiB.
     memory: Arc<Semaphore>,
+    /// Used buffers of that memory, kept for other parts.
     buffers: Buffers,
-    /// The refusals of buckets so far.
+    /// The requests and attributes that the buckets have refused so far.
     refusals: Arc<Refusals>,
+    /// The next number by which the events of the monitor name a multipart object.
     ids: AtomicU64,
 }
 
@@ -107,32 +112,33 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits for the end of the time to tidy up, which begins when a stopped run is halted.
+    /// Waits until the cleanup time is over, which begins when a stopped run is halted.
     async fn tidying_ended(&self) {
         self.stop.cancelled().await;
         self.halt.cancelled().await;
         sleep(self.tidying()).await;
     }
 
-    /// Returns the time that the abort of an upload may take once the run is halted. The process
-    /// ends with the drain time, and the report must name the uploads that stay open before that.
+    /// Returns how long the abort of an upload may take once the run is halted. The process ends
+    /// when the drain time is over, and before that the report must name the uploads that stay
+    /// open.
     fn tidying(&self) -> Duration {
         self.sides.destination.pacer().retry.tidying() / 2
     }
 
-    /// Waits for a slot for requests that are not parts. Returns `None` after a stop, when such
-    /// requests may still be sent without one.
+    /// Waits for a slot for a request that is not a part. Returns `None` after a stop, when such a
+    /// request may be sent without a slot.
     async fn small_slot(&self) -> Option<Slot> {
         self.slots().request(SlotKind::Small).await.ok()
     }
 
-    /// Returns true while a part for this key would have to wait long in the queue.
+    /// Returns true while a write to this key would have to wait long in the queue.
     fn is_clogged(&self, key: &ObjectKey) -> bool {
         self.is_shut(key)
             || self.sides.destination.queue_delay(RequestClass::Write, key) >= LONG_QUEUE
     }
 
-    /// Returns true while the destination refuses all requests for keys like this one.
+    /// Returns true while the destination refuses every write in the lane of this key.
     fn is_shut(&self, key: &ObjectKey) -> bool {
         self.sides.destination.is_shut(RequestClass::Write, key)
     }
@@ -152,6 +158,7 @@ impl Work {
             .max(reads.unwrap_or_default())
     }
 
+    /// Returns the source and the destination of a step, for its receipt.
     fn location(&self, step: &Step) -> (String, String) {
         let bucket = self.sides.transfer.to.location.bucket.clone();
         (
@@ -181,9 +188,9 @@ pub struct Execution<'a> {
     /// The ranges of keys that are copied, by the positions of their transfers; `None` for all keys
     /// of all transfers.
     pub ranges: Option<&'a BTreeMap<u32, KeyRange>>,
-    /// Ends the run in an orderly way.
+    /// Stops the run in an orderly way when it is cancelled.
     pub stop: &'a CancellationToken,
-    /// The token with which `connections` was created. It is cancelled when requests in flight may
+    /// The token that `connections` was created with. It is cancelled when requests in flight may
     /// no longer finish.
     pub halt: &'a CancellationToken,
 }
@@ -191,8 +198,8 @@ pub struct Execution<'a> {
 /// Runs all transfers of a job.
 ///
 /// # Errors
-/// A bucket cannot be used at all; then nothing was written to it. Objects that fail are in the
-/// outcome.
+/// Fails if a bucket cannot be used, before the first byte is copied. Objects that fail are counted
+/// in the outcome.
 pub async fn run(
     Execution {
         job,
@@ -225,7 +232,8 @@ pub async fn run(
         halt.clone(),
     ));
     // A run must not continue without its journal, since no later session would know what it did.
-    // The watcher holds the journal, so it must end with the run, even if the run is dropped.
+    // The watcher holds the journal, so it must end with the run, even if the run's future is
+    // dropped: a `JoinSet` aborts its tasks when it is dropped.
     let mut watcher = JoinSet::new();
     watcher.spawn(stop_without_journal(
         journal.clone(),
@@ -265,7 +273,8 @@ pub async fn run(
             resumed: Arc::clone(resumed),
             settled: settled.get(&number).copied().unwrap_or_default(),
             orphans: Arc::clone(&orphans),
-            // The bytes of a stream are gone, so its upload cannot be resumed.
+            // The bytes of standard input cannot be read again, so they cannot complete an open
+            // upload.
             adopts: job.claims && sides.transfer.from != Source::Stdin,
             sides,
             stop: stop.clone(),
@@ -293,7 +302,7 @@ pub async fn run(
         probes,
     };
     Conductor::new(job, works, parts, &mut outcome).run().await;
-    // Objects that needed no copy have not taken their uploads.
+    // The uploads of objects that needed no copy are still open.
     tokio::select! {
         () = orphans.abort_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
@@ -309,7 +318,7 @@ pub async fn run(
     Ok(outcome)
 }
 
-/// Returns the keys of a transfer that are copied, or `None` if there are none.
+/// Returns the keys of a transfer that this run copies, or `None` if it copies none of them.
 fn range_of(ranges: Option<&BTreeMap<u32, KeyRange>>, transfer: u32) -> Option<KeyRange> {
     match ranges {
         Some(ranges) => ranges.get(&transfer).map(|range| KeyRange {
@@ -350,7 +359,7 @@ async fn connected(
     Ok((width, all_sides))
 }
 
-/// Halts the requests in flight after a stop, when the time for them to finish is over.
+/// Waits for a stop, gives the requests in flight the drain time to finish, and then halts them.
 async fn halt_after_drain(
     pacer: Arc<Pacer>,
     short_drain: CancellationToken,

@@ -1,12 +1,13 @@
-//! Handles objects that an earlier session of the run knew.
+//! Handles objects that an earlier session of the run planned or counted.
 //!
-//! A session that is killed loses the last second of its journal. An object that it had planned and
-//! that the destination has now was probably copied by it. So it is not counted as found: it is
-//! proven like any copy, and if nothing proves it, the receipt says that it may be a copy of this
-//! run. If the source was written since the object was planned, the object is planned again.
+//! A session that is killed loses the last second of its journal. If it had planned an object and
+//! the destination has that object now, the session probably copied it. So the object is not
+//! skipped like others that exist already. It is proven like any copy, and if nothing proves it,
+//! its receipt says that an earlier session may have copied it. If the source was written since the
+//! object was planned, the object is planned again.
 //!
-//! A list without order is read again from its beginning, and finds objects that are counted
-//! already. As many equal objects as those are not counted again.
+//! A list without order is read again from its beginning, and finds objects that earlier sessions
+//! counted. That number of skipped objects is not counted again.
 
 use std::collections::HashMap;
 
@@ -23,12 +24,12 @@ use crate::plan::decide::{Reason, Skip};
 use crate::planner::{Held, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The record of a transfer whose keys are listed again.
+/// The objects of earlier sessions in a transfer whose keys are listed again.
 #[derive(Default)]
 pub(super) struct Relisting {
-    /// The number of counted objects that the list has not found yet.
+    /// The number of objects that earlier sessions counted and that the new list has not found yet.
     known: u64,
-    /// The objects that the last session had planned and not finished, as they were then.
+    /// The objects that earlier sessions planned and did not finish, as they were listed then.
     under_way: HashMap<ObjectKey, PlannedObject>,
 }
 
@@ -51,7 +52,8 @@ impl Relisting {
 }
 
 impl Work {
-    /// Returns true if an object that is there can be proven to be a copy of this run.
+    /// Returns true if an object that is skipped for this reason can be compared with its source,
+    /// to prove that this run copied it.
     pub(super) fn can_look(&self, reason: Skip) -> bool {
         let Self { sides, .. } = self;
         matches!(reason, Skip::Equal { .. } | Skip::Present)
@@ -60,8 +62,8 @@ impl Work {
             && sides.transfer.versions != Versions::All
     }
 
-    /// Returns the kind of failure of the copy at `key`, if it failed its proof in an earlier run
-    /// and the comparison does not prove it now.
+    /// Returns the kind of failure of the copy at `key` if the copy failed its proof in an earlier
+    /// run and `reason` does not prove it now.
     fn distrusts(&self, transfer: u32, key: &ObjectKey, reason: Skip) -> Option<&str> {
         let Self { sides, resumed, .. } = self;
         let basis = match reason {
@@ -71,7 +73,7 @@ impl Work {
                 return None;
             }
         };
-        // A list that is read again finds what this run has counted as failed.
+        // A list that is read again also finds the copies that failed in this run.
         let is_of_now = self.orphans.lists_anew(transfer);
         if resumed.unproven.is_empty() || is_of_now || sides.transfer.versions == Versions::All {
             return None;
@@ -85,7 +87,8 @@ impl Work {
 }
 
 impl Conductor<'_> {
-    /// Ends an object that the destination has, unless it must be copied again or looked at.
+    /// Ends an object that needs no copy. Queues it instead if its copy failed its proof in an
+    /// earlier run, or if an earlier session of this run may have copied it.
     pub(super) fn skip(
         &mut self,
         transfer: u32,
@@ -120,8 +123,8 @@ impl Conductor<'_> {
         }
     }
 
-    /// Has an object copied again whose copy failed its proof. If the job replaces nothing, the
-    /// object fails again.
+    /// Plans another copy of an object whose copy failed its proof. If the job replaces nothing,
+    /// the object fails again.
     fn replace(
         &mut self,
         transfer: u32,
@@ -169,7 +172,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Queues an object that an earlier session may have copied, to be proven.
+    /// Queues an object that an earlier session may have copied, so that a task proves it.
     fn look(
         &mut self,
         transfer: u32,
@@ -229,10 +232,11 @@ impl Conductor<'_> {
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                 self.fail(transfer, Some(object), place, &failure);
             }
-            // Only a job that was changed meanwhile leaves out an object that it had planned.
+            // The job excludes an object that it had planned only if it was changed between
+            // sessions.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
                 let place = running.work.sides.transfer.to.location.to_string();
-                let message = "the run had planned it, and the job as it is now leaves it out";
+                let message = "an earlier session planned it, but the job now excludes it";
                 let failure = Failure::new(
                     FailureKind::Invalid,
                     Operation::ListObjects,

@@ -1,16 +1,17 @@
-//! Decides when to test again a refusal that may pass.
+//! Decides when to test a remembered refusal again.
 //!
-//! A missing permission costs each object of a bucket a request and an answer, so a run remembers
-//! it and does without. But permissions change while a run of days is at work, and an outage looks
-//! like a missing permission. So single objects ask all the same, at growing intervals, and the
-//! first good answer ends the belief.
+//! A missing permission would cost a refused request for each object of a bucket, so a run
+//! remembers it and does not ask again. But permissions change during a run that takes days, and an
+//! outage can look like a missing permission. So one object asks anyway, at growing intervals, and
+//! the first good answer ends the belief.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The refusals in a row after which an attribute that could be read before counts as unreadable in
-/// the whole bucket. Fewer may come from a policy that denies one prefix or one object.
+/// The number of refusals in a row after which an attribute that could be read before counts as
+/// unreadable in the whole bucket. Fewer refusals may come from a policy that denies one prefix or
+/// one object.
 pub(super) const IN_A_ROW: u32 = 16;
 
 /// The time at which to ask again.
@@ -22,7 +23,8 @@ pub(super) struct NextQuestion {
 }
 
 impl NextQuestion {
-    /// Asks again after the first of these intervals, and in the end at the longest.
+    /// Schedules a question after the first of these intervals. The interval then doubles with each
+    /// question, up to the longest.
     pub(super) fn after(now: Instant, (first, longest): (Duration, Duration)) -> Self {
         Self {
             at: now + first,
@@ -31,7 +33,7 @@ impl NextQuestion {
         }
     }
 
-    /// Returns true for the one who asks, and puts the next question off.
+    /// Returns true if a question is due, and schedules the next one, so that only one caller asks.
     pub(super) fn take_turn(&mut self, now: Instant) -> bool {
         if now < self.at {
             return false;
@@ -41,12 +43,12 @@ impl NextQuestion {
         true
     }
 
-    /// Returns true if somebody is to ask.
+    /// Returns true if a question is due.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         now >= self.at
     }
 
-    /// Makes the next one ask.
+    /// Makes the next question due now.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.at = self.at.min(now);
     }

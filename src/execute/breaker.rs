@@ -6,10 +6,10 @@
 //! failure of another kind, disarms the breaker for good, so that a run with scattered failures
 //! continues to its end. From then on, [`super::series`] watches the run.
 //!
-//! Refusals are fast and copies are slow, so objects that are still in progress could succeed after
-//! many refusals. So from the first failure on, at most [`LIMIT`] objects have failed or are open,
-//! and the breaker trips only when all of them have failed. Until then, their failures are not
-//! recorded: after a trip, the next session tries them again.
+//! Refusals are fast and copies are slow, so an object in progress may succeed after many others
+//! were refused. Therefore, from the first failure on, at most [`LIMIT`] objects have failed or are
+//! open, and the breaker trips only when all of them have failed. Until then, their failures are
+//! held back: after a trip, the next session tries these objects again.
 
 use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// The number of failures of one kind, without a success, that end a session.
 pub(super) const LIMIT: u64 = 300;
 
-/// Counts failures of one kind until something else happens.
+/// Counts failures of one kind until another result disarms it.
 #[derive(Debug)]
 pub(super) struct Breaker {
     /// True while the breaker may trip.
@@ -87,7 +87,7 @@ impl Breaker {
     }
 }
 
-/// An object that failed while the breaker was armed, and whose failure is not recorded yet.
+/// An object whose failure is held back, because the breaker was armed.
 #[derive(Debug)]
 pub(super) struct Suspect {
     transfer: u32,
@@ -102,14 +102,14 @@ pub(super) struct ConductorParts {
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
-    /// Cancelled if the run gives up because of a failure that may pass later. Then requests in
-    /// flight hardly succeed.
+    /// Cancelled if the run gives up because of a failure that may pass later. Requests in flight
+    /// are then unlikely to succeed.
     pub(super) short_drain: CancellationToken,
     /// Cancelled once the first bytes are copied.
     pub(super) copied: CancellationToken,
     pub(super) copies: Copies,
     pub(super) patience: Duration,
-    /// The shortest and the longest time between two tries of a paused run.
+    /// The shortest and the longest time between two attempts of a paused run.
     pub(super) probes: (Duration, Duration),
 }
 
@@ -168,9 +168,9 @@ impl Conductor<'_> {
         self.stop.cancel();
     }
 
-    /// Turns the failure of an object into a stop if its cause ends the run and may pass later, and
-    /// the run has given up already. If the cause is the credentials, gives up the run first,
-    /// because all requests that wait for credentials fail together.
+    /// Turns the failure of an object into a stop if the run has given up already, and the cause of
+    /// the failure ends the run and may pass later. If the cause is missing or expired credentials,
+    /// gives up the run first, because all requests that wait for credentials fail together.
     pub(super) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
         let Ending::Failed { error } = &receipt.ending else {
             return receipt;
@@ -210,8 +210,8 @@ impl Conductor<'_> {
         }
     }
 
-    /// Records the end of an object, or holds its failure back while the breaker is armed.
-    /// `is_followed` is true if later versions of the object follow. Then its failure cannot be
+    /// Records the end of an object, or holds its failure back while the breaker is armed. If
+    /// `is_followed`, newer versions of the object wait for its result, so its failure cannot be
     /// held back.
     pub(super) fn end_or_suspect(
         &mut self,
@@ -295,7 +295,7 @@ impl Conductor<'_> {
             .unwrap_or_default();
         let reason = format!(
             "all {failed} objects that were tried failed alike and none succeeded{example}. `max_failures: none` \
-             (--max-failures none) runs the job to its end all the same"
+             (--max-failures none) runs the job to its end anyway"
         );
         tracing::warn!(name: "giving_up", "giving up: {reason}");
         self.is_tripped = true;

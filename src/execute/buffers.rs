@@ -1,30 +1,30 @@
-//! Memory for parts of local files, used again.
+//! Reuses memory for parts of local files.
 //!
-//! Fresh memory of some MiB costs more than reading a cached file into it: the system clears every
-//! page first, and takes it back right afterwards. So a buffer that was sent comes back here, up to
-//! a limit, and goes to whom it fits: a small file in the buffer of a large part would hold far
-//! more memory than it was allowed.
+//! Allocating a few MiB costs more than reading a cached file into them: the system zeroes every
+//! page first, and takes the pages back when they are freed. So a buffer comes back here once its
+//! part is sent, up to a limit. It is lent again only to parts of at least half its capacity: a
+//! small part in a large buffer would hold far more memory than its permits allow.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// Below this, fresh memory is as good.
+/// The smallest buffer that is kept. Below this size, fresh memory is as fast.
 const WORTH_KEEPING: usize = 1 << 20;
 
-/// No more bytes than these are kept.
+/// The most bytes that are kept.
 const MOST_KEPT: usize = 256 << 20;
 
-/// Buffers that were used before. Cheap to clone.
+/// Buffers that can be used again. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Buffers {
-    /// Returns the bytes that `fill` writes into a buffer of this length, whose content is
-    /// arbitrary.
+    /// Lends a buffer of this length to `fill`, and returns the filled bytes. `fill` must overwrite
+    /// all of it: the buffer may contain bytes of another part.
     ///
     /// # Errors
-    /// Those of `fill`.
+    /// Returns the error of `fill`.
     pub(super) fn filled<E>(
         &self,
         length: usize,
@@ -54,7 +54,7 @@ impl Buffers {
     }
 }
 
-/// A buffer that goes back when it is dropped.
+/// A lent buffer. It goes back to `home` when it is dropped.
 struct Lent {
     buffer: Vec<u8>,
     home: Buffers,
@@ -70,7 +70,8 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         let mut kept = self.home.kept();
-        // The oldest buffers are of sizes that were not requested again.
+        // Drops the oldest buffers first, because parts of their sizes have not been requested
+        // lately.
         let mut all: usize = buffer.capacity() + kept.iter().map(Vec::capacity).sum::<usize>();
         let mut gone = Vec::new();
         while all > MOST_KEPT && !kept.is_empty() {
@@ -107,7 +108,7 @@ mod tests {
         );
         assert!(reader.iter().all(|byte| *byte == 1));
         drop(reader);
-        // A shorter one than before shows nothing of it.
+        // A shorter buffer shows no bytes of the previous one.
         let third = filled(WORTH_KEEPING, 3).unwrap();
         assert_eq!((third.as_ptr(), third.len()), (place, WORTH_KEEPING));
         assert!(third.iter().all(|byte| *byte == 3));

@@ -74,9 +74,10 @@ pub(super) struct Conductor<'a> {
     pub(super) suspects: Vec<Suspect>,
     /// True once the breaker has ended the session.
     pub(super) is_tripped: bool,
+    /// The refusals in a row, which may pause the run.
     pub(super) series: Series,
-    /// Cancelled when requests in flight have little hope: the run gave up for a reason that may
-    /// pass later.
+    /// Cancelled if the run gives up for a reason that may pass later. Requests in flight are then
+    /// unlikely to succeed.
     pub(super) short_drain: CancellationToken,
     /// Cancelled once the first bytes are copied.
     copied: CancellationToken,
@@ -130,6 +131,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
+    /// Runs until all work is done, or until the objects in progress have ended after a stop.
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
         let mut stopping = false;
@@ -140,7 +142,7 @@ impl<'a> Conductor<'a> {
             self.begin();
             let waits = self.waiting.len() > 0 || self.series.is_paused();
             let look = self.series.next_look();
-            // More may be opened once it turns out that the open objects wait for something.
+            // If the open objects turn out to be waiting, more objects can be opened.
             let next_look = Instant::now() + STALL_CHECK;
             let may_stall = !self.open.is_empty() && (waits || !self.coming.is_empty());
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
@@ -264,7 +266,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Adds a step to those that wait.
+    /// Queues a step.
     pub(super) fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
@@ -272,6 +274,7 @@ impl<'a> Conductor<'a> {
         running.work.announce(&step);
         let range = running.plan(&mut step);
         if let Some(group) = self.shares.learn(transfer, &step.entry.key) {
+            // The common prefix got shorter, so all objects of the transfer are in one group now.
             let open = self.open.values_mut().map(|open| &mut open.group);
             let groups = open.chain(self.waiting.groups());
             groups
@@ -304,7 +307,7 @@ impl<'a> Conductor<'a> {
         });
     }
 
-    /// Ends a transfer if nothing of it is left to do.
+    /// Ends a transfer if nothing is left to do.
     fn settle(&mut self, transfer: u32) {
         if self
             .transfers
@@ -346,14 +349,14 @@ impl<'a> Conductor<'a> {
         };
         let receipt = running.failed(place, failure);
         let receipt = self.stop_if_run_ends(receipt);
-        // An object without a number is found again by the next session.
+        // The next session finds an object without a number again.
         if object.is_some() || receipt.ending != Ending::Stopped {
             self.end_with(transfer, object, &receipt);
         }
     }
 
-    /// Records a key as passed whose object failed before it had a number, unless the run has given
-    /// up.
+    /// Records that the object of a key failed before it had a number, so that the next session
+    /// does not list the key again. Does nothing if the run has given up.
     pub(super) fn pass(&mut self, transfer: u32, key: ObjectKey) {
         if self.outcome.gave_up.is_none() {
             self.tell(transfer, |record| record.pass(key));

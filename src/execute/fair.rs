@@ -1,13 +1,14 @@
 //! Shares the slots for small objects between prefixes.
 //!
 //! The ranges of keys take turns to start small objects. But a prefix that answers slowly keeps its
-//! slots for long, and would soon have all of them: if one prefix answers after 30 seconds and the
-//! others after 50 milliseconds, every slot ends up with the slow one. So the next object is one of
-//! the prefix with the fewest open objects. Then each prefix has its share, and slots that one does
-//! not need go to the others.
+//! slots for long and would soon hold all of them: if one prefix answers after 30 seconds and the
+//! others after 50 milliseconds, every slot ends up with the slow one. So the next object comes
+//! from the prefix with the fewest open objects. This gives each prefix its share, and slots that
+//! one prefix does not need go to the others.
 //!
-//! Prefixes end at the first slash after the common prefix of all keys: `data/a/` and `data/b/` if
-//! all keys begin with `data/`. The common prefix is learned from the keys.
+//! A prefix ends at the first slash after the common prefix of all keys: if all keys begin with
+//! `data/`, the prefixes are `data/a/`, `data/b/`, and so on. The common prefix is learned from the
+//! keys.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -43,8 +44,8 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Learns the common prefix of a transfer from one of its keys. If the key makes it shorter,
-    /// merges all groups of the transfer so far into one and returns that.
+    /// Learns the common prefix of a transfer from one of its keys. If the key makes the prefix
+    /// shorter, merges all groups of the transfer into one and returns that group.
     pub(super) fn learn(&mut self, transfer: u32, key: &ObjectKey) -> Option<Group> {
         let key = key.as_str();
         let Some(base) = self.bases.get_mut(&transfer) else {
@@ -118,7 +119,7 @@ impl Shares {
         *self.open.entry(group.clone()).or_default() += 1;
     }
 
-    /// Counts an object as not open any more.
+    /// Counts an object as closed.
     pub(super) fn closed(&mut self, group: &Group) {
         if let Some(open) = self.open.get_mut(group) {
             *open -= 1;

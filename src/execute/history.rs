@@ -1,8 +1,9 @@
 //! Copies the versions of a key one after another.
 //!
-//! The conductor starts a version when the one before it is done, and puts it first in the queue,
-//! so that it finishes a key that it has started. If a version is not written, the newer ones end
-//! with it, because they would make another history without it. The next run continues there.
+//! The conductor starts a version when the previous one is done, and puts it first in the queue, so
+//! that it finishes each key that it has started. If a version is not written, the newer versions
+//! end too, because the destination would have another history without it. The next run continues
+//! with that version.
 
 use super::Work;
 use super::conductor::Conductor;
@@ -13,7 +14,7 @@ use crate::plan::decide::Skip;
 use crate::planner::{Following, Step};
 
 impl Work {
-    /// Announces a step, and the versions that wait behind it.
+    /// Announces a step, and the newer versions that wait for it.
     pub(super) fn announce(&self, step: &Step) {
         self.monitor.observe(&Event::ObjectPlanned {
             bytes: step.entry.size,
@@ -31,7 +32,7 @@ impl Work {
 }
 
 impl Conductor<'_> {
-    /// Queues the next version of a key, or ends the newer versions if this one was not written.
+    /// Queues the next version of a key, or ends all newer versions if this one was not written.
     pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
         let ending = match &receipt.ending {
             Ending::Done {

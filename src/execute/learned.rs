@@ -1,4 +1,4 @@
-//! Writes the pacer's knowledge into the journal now and then; a resumed session starts with it.
+//! Records what the pacer has learned in the journal, for sessions that resume the run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::journal::state::{Remembered, RunState};
 use crate::pace::Pacer;
 use crate::pace::learned::{KEPT, Learned};
 
-/// Between two looks at what was learned. It is written down only if it has changed.
+/// The interval between two records. There is no record if the pacer has learned nothing new.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Begins with what the journal says, unless that is old.
+/// Gives the pacer the last record of the journal, unless that is too old.
 pub(super) fn recall(pacer: &Pacer, resumed: &RunState) {
     if let Some(Remembered { at, learned }) = &resumed.learned
         && Timestamp::now().duration_since(*at).unsigned_abs() < KEPT
@@ -24,7 +24,7 @@ pub(super) fn recall(pacer: &Pacer, resumed: &RunState) {
     }
 }
 
-/// Writes down what is learned, for as long as it is polled.
+/// Records what the pacer learns, for as long as this future is polled.
 pub(super) async fn keep(pacer: Arc<Pacer>, journal: Journal) {
     let mut told = Learned::default();
     loop {
@@ -32,15 +32,15 @@ pub(super) async fn keep(pacer: Arc<Pacer>, journal: Journal) {
         let learned = pacer.learned();
         if learned.differs_from(&told) {
             told = learned.clone();
-            // An error is the watcher's to tell.
+            // The watcher of the journal reports the error.
             let _ = journal.append(JournalEvent::PaceLearned(learned)).await;
         }
     }
 }
 
-/// Writes it down once more, for the session that goes on.
+/// Records what the pacer has learned once more, at the end of a session.
 pub(super) async fn tell(pacer: &Pacer, journal: &Journal) {
-    // As above.
+    // Without this record, the next session starts with an older one.
     let _ = journal
         .append(JournalEvent::PaceLearned(pacer.learned()))
         .await;

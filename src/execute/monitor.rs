@@ -2,68 +2,68 @@
 
 use super::receipt::Receipt;
 
-/// Something that happened. Small and frequent ones carry no text.
+/// Something that happened in a run. Frequent events carry no text.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Event<'a> {
-    /// A transfer began: its name, its number and how many there are.
+    /// A transfer began.
     TransferBegan {
         /// The transfer's name.
         name: &'a str,
-        /// 1 for the first.
+        /// Its number in the job, from 1.
         number: usize,
-        /// All transfers of the job.
+        /// The number of transfers in the job.
         of: usize,
     },
-    /// An object was found that is to be copied.
+    /// The planner found an object to copy.
     ObjectPlanned {
         /// Its bytes.
         bytes: u64,
     },
-    /// All objects of the transfer are known.
+    /// All objects of the job are known.
     PlanEnded,
-    /// A multipart object has begun.
+    /// A multipart upload began.
     UploadBegan {
-        /// The number by which later events refer to the object.
+        /// The number that later events use for this object.
         id: u64,
         /// The key at the destination.
         key: &'a str,
         /// Its bytes.
         bytes: u64,
-        /// Its parts.
+        /// The number of its parts.
         parts: u32,
     },
-    /// Bytes arrived: a part, or a whole object.
+    /// A part or a whole object was copied.
     BytesCopied {
-        /// The multipart object that they belong to.
+        /// The multipart object that the bytes belong to; `None` for a whole object.
         id: Option<u64>,
         /// Their number.
         bytes: u64,
     },
-    /// Bytes that had arrived are void, because the object starts again or is given up.
+    /// Bytes that were copied no longer count, because the object starts again or is given up.
     BytesVoided {
         /// Their number.
         bytes: u64,
     },
-    /// A multipart object has ended.
+    /// A multipart upload ended.
     UploadEnded {
         /// As in [`Event::UploadBegan`].
         id: u64,
     },
-    /// An object is finished, for better or worse.
+    /// An object ended, successfully or not.
     ObjectEnded(&'a Receipt),
-    /// Something is not an object and was left out.
+    /// An entry that is not an object was left out.
     Ignored {
-        /// Its place.
+        /// Its location.
         place: &'a str,
         /// The reason.
         why: &'static str,
     },
     /// The selection left an object out.
     Excluded,
-    /// The run paused because everything is refused, or goes on.
+    /// The run paused because every object is refused, or it resumed.
     Paused {
-        /// Set while only single objects are tried.
+        /// True if the run paused; it then tries single objects only.
         is_paused: bool,
     },
 }

@@ -2,8 +2,8 @@
 //!
 //! An [`ObjectTask`] owns the object: the known state of its source and of its destination key, the
 //! uploads that earlier sessions left open, and the draft of its receipt. It works in rounds,
-//! because a copy is of one version or is not published. A round plans the object from its state at
-//! that moment. It returns an ending, a failure, or a [`Replan`], which starts the next round.
+//! because a copy must contain exactly one version of its source. A round plans the object from its
+//! current state. It returns an ending, a failure, or a [`Replan`], which starts the next round.
 //!
 //! A round copies an object ([`copy`]) or sends a file ([`file`]); standard input ([`stream`])
 //! cannot be read again and has one round. All of them send parts through
@@ -76,7 +76,7 @@ enum ShownEtags {
     Several,
 }
 
-/// The origin of the bytes of an object that is worked on in rounds.
+/// The source of an object that is copied in rounds.
 #[derive(Clone, Copy)]
 enum TaskSource<'w> {
     Bucket(&'w Bucket),
@@ -179,7 +179,7 @@ impl<'w> ObjectTask<'w> {
         let outcome = loop {
             let round = match source {
                 TaskSource::Bucket(bucket) => self.copy_round(bucket).await,
-                // Boxed, because a copy has no use for the room that a file takes.
+                // Boxed, so that a copy does not reserve the memory that a file needs.
                 TaskSource::Directory(root) => Box::pin(self.file_round(root)).await,
             };
             let round = match (round, source) {
@@ -213,7 +213,7 @@ impl<'w> ObjectTask<'w> {
         outcome
     }
 
-    /// Returns the failure of an object whose last round asked for another one.
+    /// Returns the failure of an object whose last allowed round asked for another one.
     fn exhausted(&self, source: TaskSource<'_>) -> Failure {
         let (operation, place, changed) = match source {
             TaskSource::Bucket(bucket) => (
@@ -271,7 +271,7 @@ impl<'w> ObjectTask<'w> {
         self.draft.replans.iter().all(is_refused).then(|| {
             format!(
                 "the server contradicts itself about the source: HEAD shows the ETag {etag} each time{}, and each of \
-                 {ROUNDS} copies of what has it was refused as if the source had changed",
+                 {ROUNDS} copies that require this ETag was refused as if the source had changed",
                 listed.unwrap_or_default()
             )
         })
@@ -286,14 +286,14 @@ impl<'w> ObjectTask<'w> {
         self.destination().place(&self.step.key)
     }
 
-    /// Waits for a request slot. After a stop there is none.
+    /// Waits for a request slot. Fails after a stop.
     async fn request_slot(&self, want: SlotKind) -> Result<Slot, Trouble> {
         let slot = self.work.slots().request(want).await;
         slot.map_err(|_| Trouble::Stopped)
     }
 
-    /// Reports the bytes of an object that no upload session counts: one request wrote it, or it
-    /// was found.
+    /// Reports the bytes of an object that had no upload session: a single request wrote it, or it
+    /// was already at the destination.
     fn count_bytes(&self, bytes: u64) {
         self.work
             .monitor

@@ -1,7 +1,7 @@
 //! Defines the outcome of a run.
 //!
-//! The journal's [`RunTotals`] are the one count of what happened to the objects, over all
-//! sessions. The outcome shows them, with what a run knows besides.
+//! The journal's [`RunTotals`] count all objects over all sessions. The outcome contains these
+//! counts, and facts that only the current session knows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,15 +23,15 @@ use crate::plan::unlisted::{CommonCause, UnlistedCounts};
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Outcome {
-    /// Objects copied or uploaded, and proven; versions where all of them are copied.
+    /// Objects copied or uploaded, and proven. If all versions are copied, each version counts.
     pub done_objects: u64,
     /// Delete markers written.
     pub delete_markers: u64,
     /// The bytes of the objects copied or uploaded.
     pub done_bytes: u64,
-    /// Those of them that were changed in place, and not copied anywhere.
+    /// The `done_objects` that were changed in place, and not copied anywhere.
     pub in_place_objects: u64,
-    /// The old versions of objects changed in place that their buckets keep.
+    /// The old versions that buckets keep of objects changed in place.
     pub old_versions: u64,
     /// The parts of the objects copied or uploaded.
     pub parts: u64,
@@ -42,35 +42,35 @@ pub struct Outcome {
     pub maybe_recovered_objects: u64,
     /// Objects left alone because the destination has them.
     pub skipped_objects: u64,
-    /// Their bytes.
+    /// The bytes of the skipped objects.
     pub skipped_bytes: u64,
-    /// The same objects by the comparison that found them equal.
+    /// The skipped objects, by the comparison that found them equal.
     pub unchanged: Unchanged,
-    /// The objects copied or uploaded by the reason.
+    /// The objects copied or uploaded, by reason.
     pub reasons: BTreeMap<Reason, u64>,
     /// Objects left out because they are in an archive and the job says `archived: skip`.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored, for a later run to copy.
     pub restoring_objects: u64,
-    /// Their bytes.
+    /// The bytes of the objects that are being restored.
     pub restoring_bytes: u64,
     /// Objects that the selections left out.
     pub excluded_objects: u64,
-    /// Entries that are not an object or a regular file.
+    /// Entries that are neither objects nor regular files.
     pub ignored: u64,
     /// Objects that failed.
     pub failed_objects: u64,
-    /// The causes of their failures, the most frequent one first.
+    /// The causes of these failures, the most frequent one first.
     #[serde(rename = "failures", serialize_with = "as_list")]
     pub causes: CauseCounts,
-    /// The failures of this session that were lists.
+    /// The lists that failed in this session.
     #[serde(skip)]
     pub unlisted: UnlistedCounts,
-    /// The known objects that a stop left undone.
+    /// Objects that were known, and that a stop left undone.
     pub stopped_objects: u64,
     /// Objects copied or uploaded that lost an attribute.
     pub objects_with_losses: u64,
-    /// The lost attributes, with the number of objects.
+    /// The lost attributes, each with the number of objects that lost it.
     pub losses: LossCounts,
     /// Hints at results that the user probably did not intend.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -79,19 +79,20 @@ pub struct Outcome {
     pub empty: Vec<EmptySelection>,
     /// True if the run was stopped before its end.
     pub stopped: bool,
-    /// The reason why the run gave up.
+    /// The reason the run gave up, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<GaveUp>,
-    /// The objects copied or uploaded by their proof.
+    /// The objects copied or uploaded, by proof.
     pub proofs: BTreeMap<String, u64>,
-    /// Sessions that the run took.
+    /// The number of sessions of the run so far.
     pub sessions: u32,
     /// The objects that earlier sessions copied; `None` in the first session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Earlier>,
-    /// Requests, throttles and retries of the last session.
+    /// The requests, throttles, and retries of this session.
     pub requests: PaceCounts,
-    /// Seconds at work, over all sessions. One that was killed counts until its last event.
+    /// The duration of all sessions in seconds. A session that was killed counts until its last
+    /// event.
     pub seconds: f64,
 }
 
@@ -102,7 +103,7 @@ pub struct Earlier {
     pub objects: u64,
     /// The time of the last event of the last of these sessions.
     pub until: Timestamp,
-    /// Those of a sample of them that this session found in place before it began.
+    /// The objects of a sample of these that this session found at the destination before it began.
     pub seen: u64,
 }
 
@@ -111,7 +112,7 @@ pub struct Earlier {
 pub struct GaveUp {
     /// A sentence for the summary.
     pub reason: String,
-    /// True if nothing has to be corrected, and the same run may succeed later.
+    /// True if the same run may succeed later without a correction.
     pub may_pass_later: bool,
 }
 
@@ -153,7 +154,7 @@ impl Outcome {
         self.empty.iter().any(|empty| empty.fails)
     }
 
-    /// Returns the reason of all failures, if they were lists and failed alike.
+    /// Returns the common cause of all failures, if every failure is a list and all failed alike.
     #[must_use]
     pub fn list_failure(&self) -> Option<CommonCause> {
         let done = self.done_objects + self.delete_markers;
@@ -162,7 +163,7 @@ impl Outcome {
         self.unlisted.cause(self.failed_objects, found)
     }
 
-    /// Sets all that follows from the sums over the run.
+    /// Sets all fields that follow from the totals of the run.
     pub(super) fn set_totals(&mut self, totals: RunTotals) {
         let RunTotals {
             planned_objects: _,
@@ -216,8 +217,8 @@ impl Outcome {
         };
     }
 
-    /// Counts what the sums over the run leave out: objects that a stop left undone, and those that
-    /// an earlier session copied, or may have copied, without recording it.
+    /// Counts objects that the totals leave out: those that a stop left undone, and those that an
+    /// earlier session copied, or may have copied, without recording it.
     pub(super) fn note(&mut self, receipt: &Receipt) {
         let has = |text: &str| u64::from(receipt.notes.iter().any(|note| note == text));
         self.recovered_objects += has(COPIED_BEFORE);

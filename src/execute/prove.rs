@@ -1,10 +1,10 @@
-//! Decides whether a copy is equal to its source, from what S3 computed and without reading a byte.
+//! Decides whether a copy is equal to its source, from the checksums and `ETag`s that S3 computed.
 //!
 //! The strongest evidence decides, and a contradiction always decides. *Before* an upload is
 //! completed, [`forecast`] computes the checksum and the `ETag` of the whole object from the
-//! answers about its parts, so that a wrong part is never published. *After* a write, its answer is
-//! the first evidence ([`judge_answer`]) and a HEAD of the object the last ([`judge_head`]). An
-//! `ETag` that the endpoint does not derive from the bytes is never evidence.
+//! answers about its parts, so that a wrong part is never published. *After* a write, the answer to
+//! the write is the first evidence ([`judge_answer`]), and a HEAD of the object is the last
+//! ([`judge_head`]). An `ETag` that the endpoint does not derive from the bytes is never evidence.
 
 use super::receipt::Proof;
 use crate::checksum::{looks_like_md5, may_be_of_content, multipart_etag, of_parts};
@@ -61,7 +61,7 @@ pub(super) struct FromParts {
 }
 
 impl FromParts {
-    /// Computes both from `parts`, which ascend by number.
+    /// Computes both from `parts`, which must be in ascending order of their numbers.
     pub(super) fn of(
         parts: &[PartDone],
         declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
@@ -73,7 +73,8 @@ impl FromParts {
         }
     }
 
-    /// Returns the `ETag` that an earlier session recorded, for parts that are gone.
+    /// Uses the `ETag` that an earlier session recorded, because the parts cannot be listed any
+    /// more.
     pub(super) fn recorded(etag: Option<String>) -> Self {
         Self {
             checksum: None,
@@ -96,8 +97,8 @@ impl FromParts {
     }
 }
 
-/// Returns true if a checksum of the whole object proves that the parts make the source. An adopted
-/// upload is published only then.
+/// Returns true if the checksum that the parts make is that of the source. An adopted upload is
+/// published only then.
 pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
     expected
         .checksum
@@ -111,9 +112,9 @@ pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
 pub(super) enum Forecast {
     /// It may be published.
     Publish,
-    /// It may be published, but does not keep the source's `ETag`. Holds the reason.
+    /// It may be published, but will not have the source's `ETag`. Holds the reason.
     Unkept(String),
-    /// The parts do not end where those of the source end, so each must be asked for.
+    /// The parts of the source end at other offsets, so the size of each one must be requested.
     OtherBoundaries,
     /// It would not be equal and must not be published. Holds the difference.
     Contradicted(String),
@@ -166,7 +167,7 @@ pub(crate) enum ProofVerdict {
     Proven(Proof),
     /// The copy is not equal. Holds the difference.
     Contradicted(String),
-    /// The evidence shows neither, so the destination must be looked at.
+    /// The evidence shows neither, so more is needed.
     Unknown,
 }
 
@@ -191,7 +192,7 @@ pub(super) fn judge_answer(
     content_etags: bool,
 ) -> ProofVerdict {
     if let Some(verdict) = judge_checksum(expected, written.checksum.as_ref()) {
-        // Only HEAD shows if a key makes ETags of its own.
+        // Only HEAD shows whether the object has a KMS key, with which the ETag is no MD5.
         let is_doubtful =
             content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
         return if is_doubtful {

@@ -1,9 +1,9 @@
-//! Summing an object by reading it: ranged GETs side by side, each summed as it arrives.
+//! Computes the checksum of an object by reading it with parallel ranged GETs.
 //!
-//! No byte is kept: a range leaves its CRC, and the CRCs of adjacent ranges combine into that of
-//! the whole. So an object of any size takes a few buffers of memory, no disk, and a range that
-//! breaks off is read again by itself. Each range takes a place in flight and counts against the
-//! job's bytes per second, like a part that is copied.
+//! No byte is kept: each range is summed as it arrives, and the CRCs of adjacent ranges combine
+//! into that of the whole object. So an object of any size takes a few buffers of memory and no
+//! disk. If a connection breaks, only its range is read again. Each range takes a slot and counts
+//! against the job's bandwidth limit, like a part that is copied.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -13,17 +13,17 @@ use crate::location::ObjectKey;
 use crate::s3::{Checksum, ChecksumAlgorithm, Failure, FailureKind, Operation, SourcePin, Written};
 use crate::size::MIB;
 
-/// Bytes of one GET. What is lost when a connection breaks is at most that much.
+/// The size of one ranged GET, and so the most that is read again when a connection breaks.
 const RANGE: u64 = 64 * MIB;
-/// Ranges of one object that are under way at once.
+/// The number of ranges of one object that are read at once.
 const AT_ONCE: usize = 16;
 
-/// Makes sure that an object ends where HEAD says, by reading its last byte: the answer to a range
-/// names the size of the whole.
+/// Checks the size that HEAD showed by reading the last byte: the answer to a ranged GET contains
+/// the size of the whole object.
 ///
 /// # Errors
-/// [`FailureKind::ServerFault`] when it has another size, [`FailureKind::PreconditionFailed`] when
-/// the object is another one by now, else what S3 says.
+/// [`FailureKind::ServerFault`] if the object has another size, [`FailureKind::PreconditionFailed`]
+/// if it was replaced since HEAD, and otherwise S3's error.
 pub(crate) async fn confirm_size(
     bucket: &Bucket,
     pin: &SourcePin,
@@ -39,7 +39,7 @@ pub(crate) async fn confirm_size(
         .map(drop)
 }
 
-/// Returns the checksum over all bytes of what was just written to `key`.
+/// Reads the object that was just written to `key`, and returns the checksum over all its bytes.
 ///
 /// # Errors
 /// See [`sum`].
@@ -60,11 +60,12 @@ pub(crate) async fn sum_written(
     sum(bucket, &pin, size, algorithm).await
 }
 
-/// Returns the checksum over all `size` bytes of one version of an object, in an algorithm that
-/// combines.
+/// Reads one version of an object, and returns the checksum over all of its `size` bytes. The
+/// checksums of `algorithm` must combine, as CRCs do.
 ///
 /// # Errors
-/// [`FailureKind::PreconditionFailed`] when the object is another one by now, else what S3 says.
+/// [`FailureKind::PreconditionFailed`] if the object was replaced meanwhile, and otherwise S3's
+/// error.
 pub(crate) async fn sum(
     bucket: &Bucket,
     pin: &SourcePin,
@@ -77,7 +78,7 @@ pub(crate) async fn sum(
     });
     let sums = stream::iter(ranges).map(|(first, last)| async move {
         let slots = bucket.pacer().slots();
-        let place = slots
+        let slot = slots
             .request(slots.bulk(size - first, RANGE))
             .await
             .map_err(|_| {
@@ -91,7 +92,7 @@ pub(crate) async fn sum(
         let sum = bucket
             .sum_range(pin, (first, last), size, algorithm)
             .await?;
-        drop(place);
+        drop(slot);
         Ok::<_, Failure>((sum, last - first + 1))
     });
     let empty = checksum::compute(algorithm, b"");

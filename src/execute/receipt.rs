@@ -21,8 +21,8 @@ use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind,
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Proof {
-    /// Checksums over all bytes, computed by S3 on both sides (or by us while reading a file), are
-    /// equal.
+    /// The CRC64NVMEs over all bytes are equal. S3 computed them, or s3haul did while it read a
+    /// file to upload.
     Crc64nvme,
     /// The same with CRC32C.
     Crc32c,
@@ -32,10 +32,11 @@ pub enum Proof {
     Sha1,
     /// The same with SHA-256.
     Sha256,
-    /// Checksums over all bytes are equal, at least one of which was computed by reading them for
-    /// the purpose.
+    /// Checksums over all bytes are equal, and s3haul read an object to compute at least one of
+    /// them.
     Read,
-    /// Both sides have the same part boundaries, and the CRC32C of their parts' CRC32Cs is equal.
+    /// The composite CRC32Cs, which are the CRC32Cs of the parts' CRC32Cs, are equal. So both sides
+    /// have the same part boundaries.
     CompositeCrc32c,
     /// The same with CRC32.
     CompositeCrc32,
@@ -45,15 +46,15 @@ pub enum Proof {
     CompositeSha256,
     /// The `ETag`s are equal, and both are derived from the bytes.
     Etag,
-    /// The object's `ETag` is the one that follows from the `ETag`s of its parts: what S3 copied
-    /// part by part is what it published.
+    /// The object's `ETag` follows from the `ETag`s of its parts: S3 published exactly the parts
+    /// that it copied.
     PartEtags,
-    /// The object's checksum is the one that follows from those of its parts, where `ETag`s do not
-    /// follow from the bytes.
+    /// The object's checksum follows from the checksums of its parts. Its `ETag` is not derived
+    /// from the bytes.
     PartChecksums,
     /// The sizes are equal; the endpoint gives nothing better.
     Size,
-    /// S3 says that it made a delete marker, and its version.
+    /// S3 confirmed that it wrote a delete marker, and named its version.
     DeleteMarker,
 }
 
@@ -75,7 +76,7 @@ impl Proof {
 
     /// Returns true if a checksum of all bytes was compared between source and destination, as
     /// `verify: require-checksum` demands. An `ETag` is no checksum, because S3 does not promise
-    /// that it is the MD5 of the bytes.
+    /// that it is the MD5 of the bytes. A delete marker has no bytes to compare.
     #[must_use]
     pub const fn is_checksum(self) -> bool {
         !matches!(
@@ -143,7 +144,7 @@ pub enum Ending {
     },
     /// In an archive, and being restored: a later run copies it.
     Restoring {
-        /// The tier that this run asked for; absent when the restore was under way already.
+        /// The tier that this run requested; absent if the restore was already in progress.
         #[serde(skip_serializing_if = "Option::is_none")]
         requested: Option<RestoreTier>,
     },
@@ -170,9 +171,9 @@ impl Ending {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct ErrorRecord {
-    /// The kind, one word.
+    /// The kind of failure, in one word.
     pub kind: &'static str,
-    /// The request.
+    /// The operation that failed.
     pub operation: String,
     /// S3's code.
     pub code: String,
@@ -189,7 +190,7 @@ pub struct ErrorRecord {
     /// True if the same run may succeed later without a correction.
     #[serde(skip)]
     pub may_pass_later: bool,
-    /// True if the copy is there and is not equal, or not proven.
+    /// True if the copy is at the destination, but is not equal to its source or not proven.
     #[serde(skip)]
     pub is_published: bool,
 }
@@ -227,15 +228,15 @@ pub struct Receipt {
     pub source_version: Option<String>,
     /// `s3://bucket/key`.
     pub destination: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
     /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent
     /// for objects that were left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
-    /// Parts of the upload.
+    /// The number of parts of the upload.
     pub parts: u32,
-    /// Requests that wrote bytes, retries included.
+    /// The number of requests that wrote bytes, including retries.
     pub attempts: u32,
     /// The duration in seconds.
     pub seconds: f64,
@@ -244,19 +245,19 @@ pub struct Receipt {
     /// Its ending.
     #[serde(flatten)]
     pub ending: Ending,
-    /// True for an object that was changed where it is, and not copied anywhere.
+    /// True for an object that was changed in place, and not copied anywhere.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_place: bool,
-    /// The reason why it was copied, or was to be.
+    /// The reason to copy it, if it was copied or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_reason: Option<Reason>,
-    /// The reasons why it was planned again, one for each time.
+    /// The reason for each time that it was planned again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replans: Vec<Replan>,
     /// The attributes that could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
-    /// Other notes, in words: an upload that could not be aborted, for instance.
+    /// Other notes in words, such as an upload that could not be aborted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -286,14 +287,14 @@ impl Receipt {
 pub(super) const COPIED_BEFORE: &str =
     "copied by an earlier session of this run, and proven by this one";
 
-/// The note on an object that may be a copy of this run, and that nothing proves.
+/// The note on an object that an earlier session of this run may have copied, without a proof.
 pub(super) const MAY_BE_OURS: &str =
     "an earlier session of this run may have copied it; nothing that is stored with it proves that";
 
 /// The note on a copy of which only the tags were set.
 pub(super) const ONLY_TAGS: &str = "only its tags were set: the copy is that of the earlier run";
 
-/// Returns true for a note that is no warning: it says how the object was done.
+/// Returns true for a note that is no warning, but says how the object was copied.
 #[must_use]
 pub fn is_usual(note: &str) -> bool {
     [COPIED_BEFORE, MAY_BE_OURS, ONLY_TAGS].contains(&note)
@@ -310,9 +311,9 @@ pub(super) struct Draft {
     pub(super) replans: Vec<Replan>,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
-    /// True once open uploads to adopt were looked for.
+    /// True once the object has looked for open uploads to adopt.
     pub(super) looked_for_uploads: bool,
-    /// True if the object is changed where it is.
+    /// True if the object is changed in place.
     pub(super) in_place: bool,
 }
 
@@ -346,11 +347,11 @@ impl Draft {
         }
     }
 
-    /// Notes that `rule` leaves out the object by now, and returns its ending.
+    /// Notes that `rule` now excludes the object, and returns its ending.
     pub(super) fn leave_out(&mut self, rule: &Excluded) -> Ending {
         self.reason = None;
         self.notes.push(format!(
-            "written again after it had been listed, and left out as it is now: {rule}"
+            "changed after it was listed, and now excluded: {rule}"
         ));
         Ending::Skipped {
             reason: Skip::NotSelected,

@@ -1,9 +1,9 @@
-//! Records the events of one transfer in the journal, as far as the next session must know them.
+//! Records in the journal the events of one transfer that the next session must know.
 //!
 //! The conductor writes the events before it starts an object, so that an object is on record
 //! before its first request. Keys that need no work are gathered into one event per range. An
-//! object that a stop left undone stays pending; if the run can continue, its receipt stands in the
-//! report until then.
+//! object that a stop left undone stays pending. The report contains its receipt until the next
+//! session removes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,13 +25,14 @@ use crate::plan::decide::Skip;
 use crate::plan::unchanged::Unchanged;
 use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
 
-/// Keys without work that are gathered into one event.
+/// The number of keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
-/// The equal objects in one event. A later session looks at them, to see if the destination still
+/// The most equal objects that one event names. A later session checks that the destination still
 /// has them.
 const EQUAL: usize = 4;
 
-/// The numbers that each transfer has for its ranges, besides its first.
+/// The number of range numbers that are reserved for each transfer, besides that of its first
+/// range.
 const RANGES: u32 = 1 << 16;
 
 /// The record of one transfer.
@@ -48,7 +49,7 @@ pub(super) struct Record {
     objects: HashMap<u64, u32>,
     /// The ranges whose lists ended early. The next session lists the rest of their keys again.
     missing: BTreeSet<u32>,
-    /// The events about these lists, if the transfer ends without another session.
+    /// The failures of these lists. They are written only if the transfer ends in this session.
     unlisted: Vec<JournalEvent>,
     /// The receipts of objects that are left to the next session.
     left: Vec<ReceiptLine>,
@@ -58,14 +59,14 @@ pub(super) struct Record {
     resumed: Arc<RunState>,
 }
 
-/// Keys without work.
+/// Keys without work that have no event yet.
 #[derive(Default)]
 struct Gathered {
     passed: Passed,
     count: u32,
 }
 
-/// Returns the progress of an earlier session with this transfer.
+/// Returns the progress that earlier sessions made with this transfer.
 pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     // The numbers of two transfers never overlap: a manifest cannot hold enough transfers for that.
     let next = (transfer + 1).saturating_mul(RANGES);
@@ -162,7 +163,7 @@ impl Record {
         }
     }
 
-    /// Records an object that is to be copied. Returns the range in which it was found.
+    /// Records an object to copy, and returns the range in which it was found.
     pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
         if step.object.is_some() {
             return self.range;
@@ -224,8 +225,8 @@ impl Record {
         self.gather(|passed| passed.ignored += 1);
     }
 
-    /// Records that a key and all keys before it in its range are done. It has a receipt already,
-    /// and gets no second one.
+    /// Records that a key and all keys before it in its range are done. The key has a receipt
+    /// already, and gets no second one.
     pub(super) fn pass(&mut self, key: ObjectKey) {
         self.gather(|passed| passed.to = Some(key));
         self.flush(self.range);
@@ -266,8 +267,9 @@ impl Record {
         }
     }
 
-    /// Records the end of an object. If `is_left_to_next`, it is left to the next session, if there
-    /// can be one: that session knows its number, or finds its key again, which was not passed.
+    /// Records the end of an object. If `is_left_to_next` or the object was stopped, a journal that
+    /// is kept leaves it to the next session. That session knows the number of the object, or lists
+    /// its key again, because the key was not passed.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, is_left_to_next: bool) {
         let is_left_to_next = is_left_to_next || matches!(receipt.ending, Ending::Stopped);
         let line = self.line(receipt);
@@ -289,7 +291,8 @@ impl Record {
         });
     }
 
-    /// Returns the ending of an object for the journal.
+    /// Returns the ending of an object for the journal. A success names the destination if it
+    /// replaces a copy that failed its proof.
     fn ended(&self, receipt: &Receipt) -> Option<Ended> {
         let mut ended = ended(receipt)?;
         if let Ended::Done { settles, .. } = &mut ended {
@@ -326,7 +329,7 @@ impl Record {
         }
     }
 
-    /// Ends the transfer for this session, or for good if `is_done`.
+    /// Ends the transfer: for good if `is_done`, and otherwise for this session.
     pub(super) fn end_transfer(&mut self, is_done: bool) {
         self.flush_all();
         if is_done {
@@ -348,8 +351,8 @@ impl Record {
         self.left.extend(receipts);
     }
 
-    /// Writes the events and receipts. A broken journal stops the run by its watcher; receipts may
-    /// still reach the report then.
+    /// Writes the events and receipts. Ignores errors: the watcher of a broken journal stops the
+    /// run, and receipts may still reach the report.
     pub(super) async fn write(&mut self) {
         for event in self.events.drain(..) {
             let _ = self.journal.append(event).await;

@@ -1,5 +1,5 @@
 //! Remembers which attributes and requests the buckets of a run refuse, do not know, or ignore, so
-//! that s3haul asks once and not for each object.
+//! that s3haul asks once per bucket and not once per object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -31,14 +31,14 @@ pub(super) struct Refusals {
     answered: Mutex<BTreeSet<(String, Attribute)>>,
     /// By bucket, request, and kind, the requested attributes that the bucket was seen to keep.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, whether HEAD shows Object Lock. Asked once.
+    /// By bucket and request, the locks that HEAD shows. Asked once.
     shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
-    /// By bucket, writing request, and kind, what the bucket does with an attribute that HEAD does
-    /// not show. Asked once.
+    /// By bucket, writing request, and kind, the answer about an attribute that HEAD does not show.
+    /// Asked once.
     answers: Mutex<HashMap<Asking, AskedOnce<AttributeAnswer>>>,
-    /// By bucket, true if setting tags on an object replaces its content with them.
+    /// By bucket, true if setting tags on an object replaces its content with the tags.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
-    /// By bucket, what is known about tags in a bucket whose HEAD shows no tag count.
+    /// By bucket, the knowledge about tags where HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
     /// By bucket, true if the `ETag` of an object without an encryption key is the MD5 of its
     /// bytes: the profile says so, or it was seen.
@@ -68,8 +68,8 @@ impl<T> Default for AskedOnce<T> {
 }
 
 impl<T> AskedOnce<T> {
-    /// Returns the cell of the answer, which is empty for the object that must ask. Forgets a
-    /// refusal when it is due to be tested again.
+    /// Returns the cell of the answer. It is empty for the object that must ask. Forgets a refusal
+    /// that is due to be tested again.
     fn get(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> Once<T> {
         if self.cell.get().is_some_and(is_refusal) && take_turn(&mut self.next, questions) {
             self.cell = Arc::default();
@@ -94,7 +94,8 @@ impl<T> AskedOnce<T> {
     }
 }
 
-/// Returns true for the one object that tests a refusal again. The first call begins the interval.
+/// Returns true for the one object that must test a refusal again. The first call starts the
+/// interval.
 fn take_turn(next: &mut Option<NextQuestion>, questions: (Duration, Duration)) -> bool {
     let now = Instant::now();
     next.get_or_insert_with(|| NextQuestion::after(now, questions))
@@ -143,7 +144,7 @@ impl Refusals {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
     }
 
-    /// Returns a flag that is true if `ETag`s in this bucket are the MD5 of the bytes. The caller
+    /// Returns a flag that is true if the `ETag`s in this bucket are MD5s of the bytes. The caller
     /// sets it when it sees such an `ETag`.
     pub(super) fn md5s(&self, bucket: &Bucket) -> Arc<AtomicBool> {
         let told = bucket.capabilities().content_etags;
@@ -188,8 +189,8 @@ impl Refusals {
         }
     }
 
-    /// Remembers a refused read of an attribute. If the attribute could be read before, it may be
-    /// refused for some objects only, so this takes several refusals in a row.
+    /// Remembers a refused read of an attribute. If the bucket returned the attribute before, it
+    /// may refuse it for some objects only, so it takes several refusals in a row.
     pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
         if self.has_answered(bucket, loss.attribute) {
             let mut in_a_row = lock(&self.in_a_row);
@@ -303,7 +304,7 @@ impl Refusals {
         }
     }
 
-    /// Returns the cell that says if HEAD shows Object Lock. It is filled once; a refusal is tested
+    /// Returns the cell that says which locks HEAD shows. It is filled once; a refusal is tested
     /// again later.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
@@ -313,8 +314,8 @@ impl Refusals {
             .get(is_refusal, self.questions)
     }
 
-    /// Returns the cell that says if tags replace the content of an object. It is filled when tags
-    /// were set on the first finished object.
+    /// Returns the cell that says whether tags replace the content of an object. It is filled once
+    /// tags are set on the first finished object.
     pub(super) fn tags_replace_content(&self, bucket: &Bucket) -> Once<bool> {
         let mut replaces = lock(&self.tags_replace_content);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
@@ -425,7 +426,7 @@ pub(super) enum CarriedTags {
 /// The knowledge about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
-    /// The last objects had no tags, and their number.
+    /// The last objects had no tags. Holds their number.
     Untagged(u32),
     /// The last object had tags.
     Tagged,

@@ -23,13 +23,13 @@ pub(super) struct RunningTransfer {
     pub(super) record: Record,
     /// The objects of earlier sessions, if the keys are listed again.
     pub(super) listed: Relisting,
-    /// The keys that its patterns probably missed.
+    /// Watches for keys that the patterns of the transfer probably missed.
     pub(super) misses: Misses,
     /// Tells the planner if the executor has free slots.
     pub(super) hunger: Hunger,
     /// True once all objects are found.
     pub(super) is_planned: bool,
-    /// True if the selection has matched something, or only a part of the keys is seen.
+    /// True if the selection has matched something, or if this session sees only some of the keys.
     pub(super) has_found: bool,
     /// The number of keys that the selection left out.
     pub(super) excluded: u64,

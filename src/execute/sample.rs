@@ -1,8 +1,9 @@
-//! Looks at a sample of the objects that earlier sessions copied or found equal, before a run
+//! Checks a sample of the objects that earlier sessions copied or found equal, before a run
 //! resumes.
 //!
-//! The run does not look at these objects otherwise, because the journal says that they are done.
-//! Only a clear answer counts: no answer, or a denied look, proves nothing about an object.
+//! The run does not check these objects otherwise, because the journal says that they are done.
+//! Only a clear answer counts: a HEAD that is denied or gets no answer proves nothing about an
+//! object.
 
 use futures::stream::{self, StreamExt as _};
 
@@ -14,23 +15,23 @@ use crate::manifest::job::{Job, Versions};
 use crate::planner::Sides;
 use crate::s3::{Failure, FailureKind, Head};
 
-/// The most looks in flight at once.
+/// The most HEADs in flight at once.
 const AT_ONCE: usize = 8;
 
-/// The result of a look at recorded objects.
+/// The result of the check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleResult {
-    /// The objects that are there as recorded.
+    /// The number of objects that are at the destination as recorded.
     pub there: u64,
-    /// Those of them that a session copied.
+    /// The number of these that a session copied.
     pub copies: u64,
-    /// All objects for which there was a clear answer.
+    /// The number of objects for which there was a clear answer.
     pub objects: u64,
     /// The state of one object that is not as recorded, in words.
     pub example: Option<String>,
 }
 
-/// Looks at a sample of the objects that earlier sessions of a run copied or found equal.
+/// Checks a sample of the objects that earlier sessions of a run copied or found equal.
 ///
 /// # Errors
 /// A bucket cannot be used.
@@ -67,8 +68,8 @@ pub async fn look(
     Ok(looked)
 }
 
-/// Looks at one object. Returns `None` without a clear answer, an error in words if it is not as
-/// recorded, and otherwise true if a session copied it.
+/// Checks one object. Returns `None` without a clear answer, and an error in words if the object is
+/// not as recorded. Otherwise returns true if a session copied it.
 async fn found(sides: Sides, copied: &RecordedObject) -> Option<Result<bool, String>> {
     let entry = copied
         .entry

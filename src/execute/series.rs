@@ -1,16 +1,16 @@
-//! Pauses a run in which all objects are refused from some time on.
+//! Pauses a run once all of its objects are refused.
 //!
 //! If a policy is changed or a KMS key is disabled during a run, every object is refused from then
-//! on, and there may be millions. So the objects of a series of equal refusals are held back. One
-//! success ends the series: its objects have failed, and the run continues. After [`LIMIT`]
-//! refusals without a success, the run pauses. It tries single objects at growing intervals: in
-//! turn one that was refused, and one that was not tried yet, which may be in another place. If one
-//! of them succeeds, or a copy in flight makes progress, all held objects are tried again. If none
-//! succeeds within the run's `patience`, the session ends like one that was interrupted, and the
-//! next one tries them again.
+//! on, and there may be millions. So s3haul holds back the objects of a series of equal refusals.
+//! One success ends the series: its objects then count as failed, and the run continues. After
+//! [`LIMIT`] refusals without a success, the run pauses. It tries single objects at growing
+//! intervals, alternately one that was refused and one that was not tried yet, which may be under
+//! another prefix. If one of them succeeds, or a copy in flight makes progress, all held objects
+//! are tried again. If none succeeds within the run's `patience`, the session ends like one that
+//! was interrupted, and the next session tries these objects again.
 //!
-//! Only refusals that are not about the single object count: a thousand archived objects in a row
-//! are no reason to pause. Skipped objects neither continue nor end a series.
+//! Only refusals that do not depend on the object count: a thousand archived objects in a row are
+//! no reason to pause. Skipped objects neither continue nor end a series.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,12 +44,12 @@ impl Copies {
     }
 }
 
-/// An object that was refused, and is held back.
+/// An object that was refused and is held back.
 #[derive(Debug)]
 pub(super) struct RefusedObject {
     /// Its transfer, by position in the job.
     pub(super) transfer: u32,
-    /// Its work, which may be done again.
+    /// Its step, which may be run again.
     pub(super) step: Box<Step>,
     /// The receipt of the refusal.
     pub(super) receipt: Receipt,
@@ -67,7 +67,7 @@ pub(super) struct Series {
     held: Vec<RefusedObject>,
     /// The longest pause.
     patience: Duration,
-    /// The shortest and the longest time between two tries of a paused run.
+    /// The shortest and the longest time between two attempts of a paused run.
     probes: (Duration, Duration),
     /// Set while the run is paused.
     pause: Option<Pause>,
@@ -77,9 +77,9 @@ pub(super) struct Series {
 #[derive(Clone, Copy, Debug)]
 struct Pause {
     since: AwakeInstant,
-    /// The time of the next look at the run.
+    /// The time of the next check of the run.
     next: Instant,
-    /// The time between the next two tries.
+    /// The time between the next two attempts.
     interval: Duration,
     /// True if the next object to try is one that was refused.
     tries_refused: bool,
@@ -120,7 +120,7 @@ impl Series {
         self.pause.is_some()
     }
 
-    /// Returns the time of the next look at a paused run.
+    /// Returns the time of the next check of a paused run.
     pub(super) fn next_look(&self) -> Option<Instant> {
         self.pause.map(|pause| pause.next)
     }
@@ -130,9 +130,9 @@ impl Series {
         self.copies.count() > self.copies_before
     }
 
-    /// Returns true if a refusal of this kind begins another series: bytes were copied, or the
-    /// refusals were of another kind. While the run is paused, only a copy ends the series: another
-    /// kind of refusal does not show that the cause is gone.
+    /// Returns true if a refusal of this kind starts another series, because bytes were copied, or
+    /// the refusals so far were of another kind. While the run is paused, only a copy ends the
+    /// series: another kind of refusal does not show that the cause is gone.
     fn is_ended_by(&self, kind: &str) -> bool {
         let is_other = self.kind.is_some_and(|before| before != kind);
         self.has_copied() || (is_other && !self.is_paused())
@@ -200,18 +200,18 @@ impl Series {
     /// Returns the warning for a run that pauses.
     fn pausing(&self) -> String {
         format!(
-            "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) goes on \
-             all the same",
+            "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) \
+             continues anyway",
             self.reason(),
             display_duration(self.patience)
         )
     }
 
-    /// Returns the reason why a paused run ends.
+    /// Returns the reason to end a paused run.
     fn giving_up(&self) -> String {
         format!(
             "{}, and none succeeded for {}. The next session tries them again; `max_failures: none` (--max-failures \
-             none) runs the job to its end all the same",
+             none) runs the job to its end anyway",
             self.reason(),
             display_duration(self.patience)
         )
@@ -219,8 +219,8 @@ impl Series {
 }
 
 impl Conductor<'_> {
-    /// Holds back an object that was refused, or returns any other one. `is_single` is false if
-    /// newer versions of the same key follow, which cannot wait.
+    /// Holds back a refused object, and returns any other object. `is_single` is false if newer
+    /// versions of the same key follow: they wait for the result, so it cannot be held back.
     pub(super) fn end_or_hold(
         &mut self,
         held: RefusedObject,
@@ -247,8 +247,8 @@ impl Conductor<'_> {
         }
     }
 
-    /// Ends the series because something succeeded. Its objects have failed, unless the run was
-    /// paused: then the cause is gone, and they are tried again.
+    /// Ends the series. If the run was paused, the cause is gone and the objects are tried again.
+    /// Otherwise they have failed.
     fn break_series(&mut self) {
         let was_paused = self.series.is_paused();
         let held = self.series.take();
@@ -262,7 +262,7 @@ impl Conductor<'_> {
             tracing::warn!(
                 name: "back",
                 objects = held.len(),
-                "going on: an object was copied again; {} objects are tried again",
+                "resuming: an object was copied again; trying {} objects again",
                 held.len()
             );
             for RefusedObject { transfer, step, .. } in held {
@@ -327,7 +327,7 @@ impl Conductor<'_> {
             self.probe(&mut pause);
             pause.interval = (pause.interval * 2).min(self.series.probes.1);
         }
-        // The last look is at the end of the patience, and not an interval later.
+        // The last check is when the patience ends, and not one interval later.
         let left = self.series.patience.saturating_sub(pause.since.until(now));
         let end = now + left;
         pause.next = if now < end {
@@ -338,6 +338,7 @@ impl Conductor<'_> {
         self.series.pause = Some(pause);
     }
 
+    /// Starts one object of a paused run: alternately one that was refused, and one that waits.
     fn probe(&mut self, pause: &mut Pause) {
         let fresh = if pause.tries_refused {
             None
@@ -349,7 +350,7 @@ impl Conductor<'_> {
             return self.spawn(queued);
         }
         if !self.series.held.is_empty() {
-            // The object whose last try is the longest ago.
+            // The object whose last attempt is the longest ago.
             let RefusedObject { transfer, step, .. } = self.series.held.remove(0);
             self.spawn(Queued {
                 transfer,
@@ -497,8 +498,8 @@ mod tests {
             };
             series.hold("denied", held);
         }
-        insta::assert_snapshot!(series.pausing(), @"pausing: 300 objects in a row were refused alike (CopyObject denied: ). Single objects are tried for up to 15m 00s; `max_failures: none` (--max-failures none) goes on all the same");
-        insta::assert_snapshot!(series.giving_up(), @"300 objects in a row were refused alike (CopyObject denied: ), and none succeeded for 15m 00s. The next session tries them again; `max_failures: none` (--max-failures none) runs the job to its end all the same");
+        insta::assert_snapshot!(series.pausing(), @"pausing: 300 objects in a row were refused alike (CopyObject denied: ). Single objects are tried for up to 15m 00s; `max_failures: none` (--max-failures none) continues anyway");
+        insta::assert_snapshot!(series.giving_up(), @"300 objects in a row were refused alike (CopyObject denied: ), and none succeeded for 15m 00s. The next session tries them again; `max_failures: none` (--max-failures none) runs the job to its end anyway");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Queues of objects that are planned and not started.
+//! Queues the objects that are planned and not started.
 //!
-//! Long copies start by size, the largest first, because they end the run. Small objects wait by
-//! the range of keys in which they were planned. The ranges take turns: they are in different parts
-//! of the bucket, so a run spreads over S3's partitions. In each range, every prefix has a queue of
-//! its own. A queue is skipped if requests for its next key would wait in a long line and others
-//! would not: a throttled prefix must not fill all slots with objects that wait for it.
+//! Long copies start in order of size, the largest first, because the run cannot end before them.
+//! Small objects wait in a queue for each prefix in each range of keys. The ranges take turns: they
+//! are in different parts of the bucket, so the run spreads over S3's partitions. A queue is
+//! skipped while requests for its next key would have to wait long: objects of a throttled prefix
+//! must not fill all slots.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -63,9 +63,9 @@ pub(super) struct Waiting {
     large: BinaryHeap<BySize>,
     /// Copies in one request that take long.
     heavy: BinaryHeap<BySize>,
-    /// Small objects that start before all others.
+    /// Copies in one request that start before all small objects, even if they must wait.
     urgent: VecDeque<Queued>,
-    /// The queues of small objects. The one whose turn it is comes first, and none is empty.
+    /// The queues of small objects. The first one has its turn, and none is empty.
     small: VecDeque<SmallQueue>,
 }
 
@@ -105,7 +105,7 @@ impl Waiting {
         }
     }
 
-    /// Adds an object before all others of its kind.
+    /// Adds an object before all small ones. An object in parts is queued by its size, as usual.
     pub(super) fn push_first(&mut self, queued: Queued) {
         match queued.step.route.parts() {
             0 => self.urgent.push_front(queued),
@@ -124,7 +124,7 @@ impl Waiting {
     }
 
     /// Takes the next small object whose requests would not wait in a long queue, from the prefix
-    /// with the fewest `open` ones.
+    /// with the fewest open objects. `open` returns their number.
     pub(super) fn pop_small(
         &mut self,
         is_free: impl Fn(&Queued) -> bool,

@@ -41,7 +41,7 @@ pub fn replay(
     let Some(count) = part_count(&head.etag) else {
         return match looks_like_md5(&head.etag) {
             _ if head.kms || to_kms => {
-                Replay::Impossible("a KMS or customer key makes an ETag of its own")
+                Replay::Impossible("with a KMS or customer key, the ETag is not derived from the bytes")
             }
             false => Replay::Impossible("the source's ETag is neither an MD5 nor one of parts"),
             true if head.size <= destination.max_copy => Replay::InOnePiece,
@@ -53,7 +53,7 @@ pub fn replay(
     // A composite checksum is worth the boundaries even where the ETag is lost.
     if !composite {
         if head.kms || to_kms {
-            return Replay::Impossible("a KMS or customer key makes an ETag of its own");
+            return Replay::Impossible("with a KMS or customer key, the ETag is not derived from the bytes");
         }
         if !(source.content_etags && destination.content_etags) {
             return Replay::Impossible("ETags of this server do not follow from the bytes");

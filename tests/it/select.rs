@@ -462,7 +462,7 @@ fn assert_skipped_for(receipt: &Receipt, rule: &str) {
         reason: Skip::NotSelected,
     };
     assert_eq!(receipt.ending, skipped);
-    let note = format!("written again after it had been listed, and left out as it is now: {rule}");
+    let note = format!("changed after it was listed, and now excluded: {rule}");
     assert_eq!(receipt.notes, [note]);
 }
 

@@ -1,14 +1,15 @@
-//! Starts transfers in their turn, and opens as many of their objects as the slots can serve.
+//! Starts transfers in turn, and opens as many of their objects as the slots can serve.
 //!
 //! All transfers of a run share the slots. They start in the order of the job. A transfer starts
-//! when those before it are planned and few of their objects wait, so that the last objects of one
-//! leave no slots empty, or while they do not keep the slots busy. It may have to wait for the end
-//! of another one ([`must_wait`]). While the slots are busy, only single objects are planned in
-//! parallel, because a listing takes memory.
+//! once all earlier ones are planned and few of their objects wait, so that the last objects of one
+//! transfer leave no slots empty. It also starts if the earlier transfers do not keep the slots
+//! busy. Some transfers must wait until another one has ended ([`must_wait`]). While the slots are
+//! busy, only transfers of a single object are planned in parallel, because a listing takes memory.
 //!
-//! The largest objects are opened first, because a run ends with them; small ones fill the other
-//! slots. Some more objects are open than the slots need, so that the end of one leaves no slot
-//! empty. An object whose requests would wait in the queue is not opened, unless no other one is.
+//! The largest objects are opened first, because they take longest; small ones fill the other
+//! slots. A few more objects are open than there are slots, so that a slot that becomes free is
+//! used at once. An object whose requests would wait in the queue is not opened, unless no other
+//! object is open.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,10 +29,9 @@ use crate::manifest::job::Source;
 use crate::manifest::must_wait;
 use crate::planner::{Misses, Planning};
 
-/// The number of multipart objects that are open at once, whatever the number of their parts.
+/// The number of multipart objects that may be open at once, however many parts they have.
 const OPEN_UPLOADS: usize = 48;
-/// The most multipart objects that are open at once, if each has so few parts that more objects are
-/// needed to fill all slots.
+/// The most multipart objects that are open at once, if they have too few parts to fill all slots.
 const MOST_OPEN_UPLOADS: usize = 1024;
 /// The most transfers of a single object that are planned at once.
 const OBJECTS_AT_ONCE: usize = 32;
@@ -39,17 +39,17 @@ const OBJECTS_AT_ONCE: usize = 32;
 /// The most transfers that are planned at once while they do not keep the slots busy.
 const PLANNED_AT_ONCE: usize = 4;
 
-/// The time without an ended object after which the next transfer begins too.
+/// The time after which the next transfer starts too if no object has ended.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// While slots are busy, the next transfer begins only if fewer objects than this wait.
 const FEW: usize = 4096;
 
 /// The most objects that are open beyond the number of slots, so that one is ready when a slot
-/// becomes free.
+/// becomes free. Usually that is a quarter of the slots: with more, slow objects would fill all
+/// slots.
 const AHEAD: u32 = 64;
-/// The fewest of them. Between the two, a quarter of the slots: with more, slow objects would fill
-/// all slots.
+/// The fewest objects that are open beyond the number of slots.
 const FEW_AHEAD: u32 = 2;
 
 impl Conductor<'_> {
@@ -77,7 +77,8 @@ impl Conductor<'_> {
             .chain(once(async move { (number, None) }));
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
-            // A part of the keys proves nothing about the selection.
+            // If this session sees only some of the keys, it cannot tell that the selection is
+            // empty.
             let is_part = work.range.after.is_some() || work.range.until.is_some();
             let known = || work.resumed.ranges_of(number);
             let has_found = is_part || known().any(|(_, range)| range.passed.is_some());
@@ -97,7 +98,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Returns true if it is a transfer's turn.
+    /// Returns true if it is this transfer's turn.
     pub(super) fn may_begin(&self, work: &Work) -> bool {
         let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
         let (_, width) = self.slots.in_flight();
@@ -139,12 +140,12 @@ impl Conductor<'_> {
         {
             self.spawn(queued);
         }
-        // An object whose request is parked has returned its slot.
+        // An object whose request is parked has given back its slot.
         let slots = self.slots.small_limit();
         let small = slots + self.slots.parked_small() + AHEAD.min((slots / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
-            // An object that waits for a rate takes no slot that others could use; one object
-            // always proceeds.
+            // An object that would wait for a rate must not take a slot that others could use; one
+            // object always proceeds.
             let is_idle = self.open_small() == 0;
             let (transfers, shares) = (&self.transfers, &self.shares);
             let is_free = |queued: &Queued| is_idle || is_free(transfers, queued);
@@ -190,7 +191,8 @@ impl Conductor<'_> {
         if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
             return self.open_large < MOST_OPEN_UPLOADS;
         }
-        // Objects whose keys the destination refuses for now use no slots.
+        // Objects whose keys the destination refuses at the moment use no slots, so others may be
+        // opened.
         let is_shut = |open: &&Open| {
             let running = self.transfers.get(&open.transfer);
             open.parts > 0 && running.is_some_and(|running| running.work.is_shut(&open.key))
@@ -209,6 +211,7 @@ impl Conductor<'_> {
             )
     }
 
+    /// Starts the task of an object.
     pub(in crate::execute) fn spawn(&mut self, queued: Queued) {
         let Queued {
             transfer,

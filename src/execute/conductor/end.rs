@@ -1,7 +1,7 @@
 //! Ends an object whose task is over: closes it, and counts and records its receipt.
 //!
-//! If the task panicked, the receipt is made from the open object. Objects that wait when the run
-//! stops are recorded as not done.
+//! If the task panicked, the receipt is made from the record of the open object. Objects that still
+//! wait when the run stops are recorded as stopped.
 
 use tokio::task::Id;
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ impl Conductor<'_> {
                 }
             }
             Err(error) => {
-                let message = format!("a task of ours panicked: {error}");
+                let message = format!("a task of s3haul panicked: {error}");
                 let failure = Failure::new(
                     FailureKind::Bug,
                     Operation::CopyObject,
@@ -70,7 +70,7 @@ impl Conductor<'_> {
         self.count_over(transfer);
     }
 
-    /// Counts one object of the transfer as over, and ends the transfer with its last one.
+    /// Counts one object of the transfer as over, and ends the transfer after its last object.
     pub(in crate::execute) fn count_over(&mut self, transfer: u32) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             running.left -= 1;
@@ -88,7 +88,7 @@ impl Conductor<'_> {
         Some(open)
     }
 
-    /// Records the objects that wait when the run stops as not done.
+    /// Records the objects that wait when the run stops as stopped.
     pub(super) fn give_up_waiting(&mut self) {
         for Queued {
             transfer, mut step, ..
@@ -138,7 +138,8 @@ impl Conductor<'_> {
     ) {
         self.count(receipt);
         // The next session tries the object that ended the run again, and those that failed after
-        // it, but not a bad copy, which would look like a good one.
+        // it. A bad copy is recorded as failed, because the next session would take it for a good
+        // one.
         let is_published =
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let is_left_to_next =

@@ -1,10 +1,9 @@
-//! Handles objects whose bytes are in an archive: they fail, are skipped, or are restored, as the
-//! job says.
+//! Handles archived objects: they fail, are skipped, or are restored, as the job says.
 //!
-//! The listing shows most of them, so the restore is the only request that they need. The archive
-//! tiers of `INTELLIGENT_TIERING` show only in HEAD. A restored copy may expire during the run;
-//! then only the refusal of the copy shows it. A restore takes hours, so a run never waits for one:
-//! it asks for it once, says so in the receipt, and a later run finds the object readable.
+//! The listing shows most archived objects, so the restore is the only request that they need. Only
+//! HEAD shows the archive tiers of `INTELLIGENT_TIERING`. A restored copy may expire during the
+//! run, and then only the refused copy shows that. A restore takes hours, so a run never waits for
+//! one: it requests the restore once and says so in the receipt, and a later run copies the object.
 
 use super::ObjectTask;
 use super::trouble::{Replan, Trouble};
@@ -102,7 +101,7 @@ impl Conductor<'_> {
 
 impl ObjectTask<'_> {
     /// Fails, skips, or restores an archived object, as the job says. Returns [`Replan::Restored`]
-    /// if it can be read by now.
+    /// if the object can be read now.
     pub(super) async fn handle_archived(
         &self,
         source: &Bucket,

@@ -1,11 +1,11 @@
-//! Gives an object its attributes: reads them before the object is created, sends them with the
-//! request that creates it, and sets the rest afterwards.
+//! Sets the attributes of an object: reads them from the source before the object is created, sends
+//! them with the request that creates it, and sets the rest afterwards.
 //!
-//! Attributes that HEAD does not show are read first, so that a `require` fails before anything is
-//! published ([`source`]). The request that creates the object carries them; if the server refuses
-//! an attribute that is only tried, the request is sent again without it
-//! ([`concede`](crate::plan::concede)). Attributes that no header can carry (annotations and long
-//! tags) are set once the object exists, before its receipt is written ([`late`]).
+//! Attributes that HEAD does not show are read first, so that an object without a required
+//! attribute fails before anything is published ([`source`]). The request that creates the object
+//! carries them; if the server refuses an attribute that is only tried, the request is sent again
+//! without it ([`concede`](crate::plan::concede)). Attributes that no header can carry (annotations
+//! and long tags) are set once the object exists, before its receipt is written ([`late`]).
 //!
 //! If a bucket denies a permission, the run remembers that
 //! ([`Refusals`](crate::execute::refusals::Refusals)) and sends no such request for later objects.
@@ -41,7 +41,7 @@ pub(super) struct TargetAttributes<'w> {
     work: &'w Work,
     /// All attributes that the job asks for, the same in every session.
     requested: Attributes,
-    /// Those of them that a header can carry and that the bucket is not known to refuse.
+    /// The requested attributes that a header can carry and that the bucket is not known to refuse.
     possible: Attributes,
     /// The attributes in the next request: `possible`, or fewer after a refusal.
     sent: Attributes,
@@ -68,10 +68,10 @@ struct Elimination {
 }
 
 impl<'w> TargetAttributes<'w> {
-    /// Records the loss of tags that may not be read, for a copy that an earlier session made.
+    /// Records the loss of tags that s3haul may not read, for a copy that an earlier session made.
     ///
-    /// The refusal of a `CopyObject` would show that. Here nothing is copied, so the tags are
-    /// requested.
+    /// In a new copy, a refused `CopyObject` shows the missing permission. Here nothing is copied,
+    /// so the tags are read to find out.
     pub(super) async fn record_unreadable_tags(
         &self,
         source: &PinnedSource<'_>,
@@ -101,8 +101,8 @@ impl<'w> TargetAttributes<'w> {
             .await
     }
 
-    /// Reads the attributes for a copy. Completes the source's head with those that S3 shows only
-    /// elsewhere.
+    /// Reads the attributes for a copy. Completes the source's head with a lock that HEAD did not
+    /// show.
     pub(super) async fn of_copy(
         work: &'w Work,
         source: &mut PinnedSource<'_>,
@@ -113,7 +113,7 @@ impl<'w> TargetAttributes<'w> {
         let source = SourceAttributes { work, bucket, pin };
         let (transfer, destination) = (&*work.sides.transfer, &work.sides.destination);
         let capabilities = destination.capabilities();
-        // An earlier round may have been of another version.
+        // An earlier round may have recorded losses of another version.
         draft.losses.clear();
         // Each read is boxed, because most objects need none of them.
         if head.version.is_some() {
@@ -124,7 +124,8 @@ impl<'w> TargetAttributes<'w> {
         draft.losses.extend(spec.losses);
         let mut possible = spec.attributes;
         let reads = Reads::of(transfer, capabilities, route);
-        // Tags that HEAD counts may be read.
+        // HEAD shows the number of tags only to those who may read them, so a count needs no look
+        // at earlier refusals.
         let is_carried = possible.tags == Tags::AsSource;
         let mut carried = None;
         if reads.tags {
@@ -193,12 +194,12 @@ impl<'w> TargetAttributes<'w> {
         }
     }
 
-    /// Returns all attributes that the job asks for, whether or not the server accepts them.
+    /// Returns all attributes that the job asks for, even if the server does not accept them.
     pub(super) fn requested(&self) -> &Attributes {
         &self.requested
     }
 
-    /// Returns the attributes that the request that creates the object carries.
+    /// Returns the attributes that are sent with the request that creates the object.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.sent
     }
@@ -216,7 +217,7 @@ impl<'w> TargetAttributes<'w> {
             source_tags,
             ..Asked::of(&self.sent, self.write, customer_key)
         };
-        // A change in place destroys what it does not keep.
+        // A change in place destroys the attributes that it does not keep.
         let is_strict = sides.is_in_place() || head.tag_count.is_none();
         let compares_tags = is_strict
             && sides.transfer.preserve.tags == Policy::Require
@@ -262,7 +263,8 @@ impl<'w> TargetAttributes<'w> {
     }
 
     /// Creates a multipart upload. If an attempt got no answer and a later one succeeds, aborts the
-    /// upload that the first may have created. Without a source, no attribute can be left out.
+    /// upload that the first one may have created. Leaves out refused attributes only if there is a
+    /// source.
     pub(super) async fn initiate(
         &mut self,
         source: Option<&PinnedSource<'_>>,
@@ -312,11 +314,12 @@ impl<'w> TargetAttributes<'w> {
         let transfer = &*self.work.sides.transfer;
         let elimination = match self.elimination.take() {
             Some(elimination) if failure.kind() == elimination.refusal.kind() => elimination,
-            // With fewer attributes, the request failed for another reason, which counts now.
+            // Without the suspected attributes, the request failed for another reason, so that one
+            // counts.
             Some(_) => return Err(failure),
             None => {
                 let mut optional = optional(&self.possible, transfer);
-                // CopyObject reads the tags by itself; a denial of that looks like any other.
+                // CopyObject reads the tags itself, and a denied read looks like any other denial.
                 if *failure.kind() == FailureKind::Denied
                     && self.possible.tags == Tags::AsSource
                     && optional.contains(&Attribute::Tags)
@@ -422,7 +425,7 @@ impl<'w> TargetAttributes<'w> {
             {
                 return Err(failure.clone().into());
             }
-            // The policy is about the source's tags; those that the job sets are required.
+            // The policy concerns the source's tags. Tags that the job sets are required.
             let transfer = &self.work.sides.transfer;
             let kept = transfer.set.tags.is_empty() && source.is_some();
             let policy = if kept {
@@ -457,7 +460,8 @@ impl<'w> TargetAttributes<'w> {
                 break;
             }
         }
-        // If the source has no version, these may be of an object that has replaced it.
+        // Without a version, these annotations may belong to an object that has replaced the
+        // source.
         if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag
         {
             return Err(Replan::SourceChanged.into());
@@ -477,7 +481,7 @@ impl<'w> TargetAttributes<'w> {
         let Err(failure) = outcome else {
             return Ok(true);
         };
-        // A failure that may pass is not a refusal, so it does not cost the attribute.
+        // A failure that may pass is no refusal, so the attribute is not given up for it.
         let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
         if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
             draft.losses.push(refused(
@@ -494,8 +498,8 @@ impl<'w> TargetAttributes<'w> {
 impl ObjectTask<'_> {
     /// Records a loss if the copy is encrypted more weakly than its source.
     pub(super) fn compare_encryption(&mut self, head: &Head, written: &Written) {
-        // With the destination's own customer key, or where the answer is silent about one, there
-        // is nothing to compare.
+        // There is nothing to compare if the job names a customer key for the destination, or if
+        // the answer does not show the encryption.
         self.draft.losses.extend(weaker_encryption(
             head,
             written.encryption.as_ref(),

@@ -1,18 +1,18 @@
-//! Handles writes that the destination refuses because of their condition.
+//! Handles conditional writes that the destination refuses.
 //!
 //! [`ObjectTask::refused`] decides for every conditional write:
 //!
 //! | answer | meaning | `PutObject` | `CopyObject` | Complete |
 //! |---|---|---|---|---|
-//! | 412 | another writer's object stands at the key | skip it | skip it | skip it |
+//! | 412 | another writer's object is at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was under way | send again | plan again | plan again |
+//! | 409 | another write was in progress | send again | plan again | plan again |
 //!
-//! A second Complete needs no part again, because the upload stays open; after a 409, S3 wants a
-//! new upload. A `CopyObject` is planned again because its answer may be about the source too. A
-//! change in place is never skipped or repeated: the object is looked at again, and changed only if
-//! it still needs the change. If a condition turns out to hold after a 412, the server contradicts
-//! itself: a `CopyObject` is planned again, and other writes fail.
+//! Complete can be sent again without its parts, because the upload stays open; after a 409, S3
+//! requires a new upload. A `CopyObject` is planned again because the answer may be about its
+//! source. A change in place is never skipped or sent again: s3haul checks the object, and changes
+//! it only if it still needs the change. If the condition turns out to hold after a 412, the server
+//! contradicts itself: a `CopyObject` is planned again, and other writes fail.
 
 use super::ObjectTask;
 use super::trouble::{Replan, Trouble};
@@ -22,32 +22,32 @@ use crate::plan::condition::{DestinationState, demanded};
 use crate::plan::decide::Skip;
 use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition, Written};
 
-/// The reason why the destination refused a conditional write.
+/// The reason for which the destination refused a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusedWrite {
-    /// Somebody else's object stands at the key.
+    /// Another writer's object is at the key.
     Taken(Skip),
-    /// The object that was to be replaced is gone.
+    /// The object to be replaced is gone.
     Deleted,
-    /// Another write was under way.
+    /// Another write was in progress.
     Raced,
 }
 
 /// The reaction to a refused write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterRefusal {
-    /// Send the write again, with the condition that holds by now.
+    /// Send the write again, with the condition that fits the current state.
     WriteAgain,
-    /// Leave the object at the key alone, unless it turns out to be our copy.
+    /// Leave the object at the key alone, unless it turns out to be a copy of this run.
     Leave(Skip),
 }
 
 /// The result of a conditional write.
 #[derive(Debug)]
 pub(super) enum WriteResult {
-    /// It made the object.
+    /// It created the object.
     Written(Written),
-    /// Somebody else's object stands at the key and was left alone.
+    /// Another writer's object is at the key, and was left alone.
     Left(Skip),
 }
 
@@ -55,14 +55,15 @@ pub(super) enum WriteResult {
 pub(super) const CONDITION_HOLDS: &str = "although the condition of the write holds";
 
 impl ObjectTask<'_> {
-    /// Returns the condition of a write on its key. The versions of a history have none: from the
-    /// second one on, the key exists, whatever `when` says.
+    /// Returns the condition that a write sets for its key. The versions of a history have none:
+    /// from the second version on, the key exists, whatever `when` says.
     pub(super) fn condition(&self, write: ConditionalWrite) -> WriteCondition {
         if self.step.turn.is_some() {
             return WriteCondition::None;
         }
         let sides = &self.work.sides;
-        // A change in place is about the object that was looked at, also with `when: always`.
+        // A change in place must replace exactly the object that HEAD showed, even with `when:
+        // always`.
         let when = if sides.is_in_place() {
             When::Changed
         } else {
@@ -71,8 +72,8 @@ impl ObjectTask<'_> {
         demanded(when, &self.seen, write, sides.destination.capabilities())
     }
 
-    /// Returns true if the job copies only missing objects and the key exists by now. Looks only
-    /// where the condition of the write does not ensure that.
+    /// Returns true if the job copies only missing objects and the key exists now. Sends HEAD only
+    /// if the condition of the write does not reliably protect the key.
     pub(super) async fn is_taken(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
         let is_ours = matches!(self.seen, DestinationState::Object(_)) || self.step.turn.is_some();
         let is_ensured = *condition != WriteCondition::None
@@ -87,9 +88,9 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns true if a condition holds although the server refused the write because of it:
-    /// nothing stands at the key, or exactly the object that the write names. If HEAD shows another
-    /// object, the list decides: both are wrong together less often.
+    /// Returns true if a condition holds although the server refused the write because of it: the
+    /// key does not exist, or has exactly the object that the write names. If HEAD shows another
+    /// object, a list decides, because HEAD and list are rarely both wrong.
     async fn condition_holds(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
         let (destination, key) = (self.destination(), &self.step.key);
         match (destination.head(key, None).await, condition) {
@@ -100,14 +101,14 @@ impl ObjectTask<'_> {
             }
             (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => Ok(true),
-            // Without the permission to look, the server's refusal is all there is.
+            // Without the permission to send HEAD, the refusal is the only evidence.
             (Err(failure), _) if *failure.kind() == FailureKind::Denied => Ok(false),
             (Err(failure), _) => Err(failure.into()),
         }
     }
 
-    /// Explains the failure of a write with this condition; `None` if the condition is not the
-    /// reason.
+    /// Returns the reason for the failure of a write with this condition, or `None` if the failure
+    /// is about something else.
     pub(super) fn refusal(
         &self,
         condition: &WriteCondition,
@@ -132,7 +133,8 @@ impl ObjectTask<'_> {
     /// attempt.
     ///
     /// # Errors
-    /// The reason to plan the object again, or the failure if the condition is not its reason.
+    /// Returns the reason to plan the object again, or the failure if it is not about the
+    /// condition.
     pub(super) async fn refused(
         &mut self,
         write: ConditionalWrite,
@@ -173,7 +175,7 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Decides what follows if somebody else's object stands at the key.
+    /// Decides what follows if another writer's object is at the key.
     async fn after_taken(
         &self,
         write: ConditionalWrite,
@@ -183,10 +185,10 @@ impl ObjectTask<'_> {
     ) -> Result<AfterRefusal, Trouble> {
         let is_in_place = self.work.sides.is_in_place();
         match write {
-            // The caller looks at the object, which may be our copy.
+            // The caller checks the object, which may be a copy of this run.
             ConditionalWrite::Put => return Ok(AfterRefusal::Leave(skip)),
-            // In place, the object is its own source, and the caller has found it unchanged: the
-            // cause of the refusal is over.
+            // In place, the object is its own source. The caller has found it unchanged, so the
+            // cause of the refusal is gone.
             ConditionalWrite::Copy if is_in_place => return Err(Replan::DestinationChanged.into()),
             ConditionalWrite::Copy | ConditionalWrite::Complete => {}
         }
@@ -199,7 +201,7 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Adds a hint to a refusal that may be about the ACL of the write, or about its absence.
+    /// Adds a hint to a refusal that may be about the ACL of the write, or about a missing ACL.
     pub(super) fn with_acl_hint(&self, failure: Failure) -> Failure {
         let acl = self.work.sides.transfer.to.acl;
         match (failure.kind(), acl) {
@@ -218,7 +220,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Adds a hint to a refused write: the ACL, or another permission that may be missing.
+    /// Adds a hint to a refused write, about its ACL or about another permission that may be
+    /// missing.
     pub(super) fn with_write_hint(&self, condition: &WriteCondition, failure: Failure) -> Failure {
         let failure = self.with_acl_hint(failure);
         let knows_conditions =

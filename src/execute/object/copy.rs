@@ -1,9 +1,10 @@
-//! Runs one round of a copy within S3.
+//! Runs one round of a server-side copy.
 //!
-//! HEAD of the source pins the version and `ETag` that every later request names. It gives the
-//! attributes to set and the checksum to compare with, and its size, not the listed one, selects
-//! the route. HEAD also shows what can be proven: if the job demands more, the object fails before
-//! a byte is copied. Small objects need no HEAD if the list shows enough ([`from_list`]).
+//! HEAD of the source pins the version and `ETag` that every later request names. It shows the
+//! attributes to set, the checksum to compare with, and the size that selects the route, because
+//! the listed size may be old. HEAD also shows which proof is possible: if the job demands a
+//! stronger one, the object fails before a byte is copied. Small objects need no HEAD if the list
+//! shows enough ([`from_list`]).
 
 mod from_list;
 mod in_parts;
@@ -49,8 +50,8 @@ pub(super) struct CopyRound<'t, 'w> {
 }
 
 impl<'w> ObjectTask<'w> {
-    /// Runs a round: looks at the source, plans the copy, and makes it or proves the one that is
-    /// there.
+    /// Runs a round: sends HEAD to the source, plans the copy, and either makes it or proves the
+    /// existing one.
     pub(super) async fn copy_round(&mut self, bucket: &'w Bucket) -> Result<Ending, Trouble> {
         let (work, step) = (self.work, self.step);
         let slot = self.request_slot(self.wanted_slot()).await?;
@@ -67,7 +68,8 @@ impl<'w> ObjectTask<'w> {
                 .head(&step.entry.key, step.entry.version.as_deref())
                 .await?
         };
-        // Boxed, because it moves several times and each copy would be part of the task.
+        // Boxed, because it is moved several times, and the future would reserve memory for each
+        // move.
         let mut source = Box::new(self.pinned(bucket, head));
         self.check_listed(&source)?;
         if let Some(skipped) = self.left_out_by_now(&source.head) {
@@ -125,8 +127,8 @@ impl<'w> ObjectTask<'w> {
         }
     }
 
-    /// Returns the kind of slot that the round starts with: one for bulk if it may end with a long
-    /// copy in one request.
+    /// Returns the kind of slot that the round starts with: a bulk slot if it may send a long copy
+    /// in one request.
     fn wanted_slot(&self) -> SlotKind {
         let (size, parts) = (self.step.entry.size, self.step.route.parts());
         if parts == 0 && size > BULK_FROM {
@@ -169,8 +171,8 @@ impl<'w> ObjectTask<'w> {
         ))
     }
 
-    /// Skips an object that was overwritten after it was listed, if the selection leaves out what
-    /// HEAD shows. An object that an earlier round has already written is not skipped.
+    /// Skips an object that was overwritten after it was listed, if the selection excludes the
+    /// object that HEAD shows. Does not skip it if an earlier round has already written it.
     fn left_out_by_now(&mut self, head: &Head) -> Option<Ending> {
         let listed = &self.step.entry;
         let is_written = self.seen != self.step.seen && self.seen != DestinationState::Absent;
@@ -183,8 +185,8 @@ impl<'w> ObjectTask<'w> {
         Some(self.draft.leave_out(&rule))
     }
 
-    /// Accepts the object at the key as our copy if more than its size proves it equal to the
-    /// source. Otherwise skips it.
+    /// Accepts the object at the key as the copy if more than its size proves that it equals the
+    /// source. Otherwise skips it for the reason `otherwise`.
     async fn accept_existing(
         &mut self,
         source: &Bucket,
@@ -212,7 +214,7 @@ impl<'w> ObjectTask<'w> {
 }
 
 impl CopyRound<'_, '_> {
-    /// Fails the object before a byte is copied, if its copy could not be proven as the job
+    /// Fails the object before a byte is copied if the copy could not have the proof that the job
     /// demands.
     fn demand_proof(&self) -> Result<(), Failure> {
         let (head, capabilities) = (&self.source.head, self.source.bucket.capabilities());
@@ -227,14 +229,14 @@ impl CopyRound<'_, '_> {
             }
             None => "the source has no checksum",
             Some(_) => {
-                "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"
+                "the copy cannot have a checksum of the source's kind (`parts: {layout: source}` may keep it)"
             }
         };
         Err(self.task.unprovable(why))
     }
 
-    /// Confirms the size by a read where HEAD is not believed and no list has shown it. For copies
-    /// in parts only: after a copy in one request, a HEAD of the copy shows its size.
+    /// Confirms the size by a read if HEAD is not trusted and no list has shown the size. Needed
+    /// for copies in parts only: after a copy in one request, HEAD of the copy shows the size.
     async fn confirm_size(&self) -> Result<(), Trouble> {
         let PinnedSource { bucket, head, pin } = &*self.source;
         let is_listed = !matches!(self.task.work.sides.transfer.from, Source::Object { .. });
@@ -250,7 +252,7 @@ impl CopyRound<'_, '_> {
         Expected::of(&self.source.head, self.source.bucket.capabilities())
     }
 
-    /// Sets the attributes that no header carries, if the object is there.
+    /// Sets the attributes that no header carries, if the object was written.
     async fn finish(&mut self, ending: &Ending) -> Result<(), Trouble> {
         self.wanted
             .finish(Some(&self.source), ending, self.task)
@@ -303,7 +305,7 @@ impl CopyRound<'_, '_> {
         Ok(ending)
     }
 
-    /// Handles a failed `CopyObject`, whose 412 or 404 may be about the source or the destination.
+    /// Handles a failed `CopyObject`. Its 412 or 404 may be about the source or the destination.
     async fn after_refusal(
         &mut self,
         condition: &WriteCondition,
@@ -319,8 +321,8 @@ impl CopyRound<'_, '_> {
         }
         let write = ConditionalWrite::Copy;
         match self.task.refused(write, condition, failure, false).await? {
-            // The object is somebody else's, or that of an earlier attempt whose answer was lost,
-            // perhaps in an earlier round.
+            // The object comes from another writer, or from an earlier attempt whose answer was
+            // lost, perhaps in an earlier round.
             AfterRefusal::Leave(skip) if self.task.draft.attempts > 1 => {
                 self.accept_existing(skip).await
             }
@@ -329,7 +331,7 @@ impl CopyRound<'_, '_> {
         }
     }
 
-    /// Calls [`ObjectTask::accept_existing`] for this source, and compares the attributes too.
+    /// Calls [`ObjectTask::accept_existing`] for this source, and also compares the attributes.
     async fn accept_existing(&mut self, otherwise: Skip) -> Result<Ending, Trouble> {
         let (bucket, head) = (self.source.bucket, &self.source.head);
         let asked = Some(self.wanted.asked(head));
@@ -339,7 +341,7 @@ impl CopyRound<'_, '_> {
     }
 
     /// Proves a copy that an earlier session of the run may have made, or skips it. Plans the
-    /// object again if the source has changed since the planner looked.
+    /// object again if the source has changed since it was planned.
     async fn prove_found(&mut self, reason: Skip) -> Result<Ending, Trouble> {
         let otherwise = self.ask_planner_again(reason).await?;
         Box::pin(
@@ -359,8 +361,8 @@ impl CopyRound<'_, '_> {
         Ok(ending)
     }
 
-    /// Asks the planner about the object, unless it has just planned it and the source is
-    /// unchanged. Returns the reason to skip the object if it cannot be proven, or has it copied.
+    /// Asks the planner about the object again, unless the last plan still fits the source. Returns
+    /// the reason to skip the object if it cannot be proven, or a [`Replan`] if it must be copied.
     async fn ask_planner_again(&mut self, reason: Skip) -> Result<Skip, Trouble> {
         let task = &mut *self.task;
         let (sides, step) = (&task.work.sides, task.step);

@@ -1,7 +1,7 @@
 //! Runs one round of a local file.
 //!
-//! A file is opened once and read by `pread`, so that its parts can be read in parallel, without a
-//! shared position and without the whole file in memory. If its size or times have changed when it
+//! A file is opened once and read with `pread`, so that its parts can be read in parallel, without
+//! a shared position and without the whole file in memory. If its size or times changed while it
 //! was read, it is sent again. [`put`](super::put) sends a small file, and
 //! [`local`](super::upload::local) the parts of a large one.
 
@@ -36,10 +36,10 @@ use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::MIB;
 
-/// The size up to which a file is read in the same step that opens it.
+/// The size up to which one blocking call opens a file and reads it.
 const READ_AT_ONCE: u64 = MIB;
 
-/// The properties that show that a file is still the one that was opened.
+/// The properties that show whether a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     size: u64,
@@ -57,7 +57,7 @@ impl Stamp {
         })
     }
 
-    /// Returns the version for the journal.
+    /// Returns the source version for the journal.
     fn version(&self) -> SourceVersion {
         let (seconds, nanoseconds) = self.modified;
         let modified = i32::try_from(nanoseconds)
@@ -82,7 +82,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Reads some of the file outside the runtime's threads.
+    /// Runs `read` on the file in a thread for blocking work.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&File, &Buffers) -> io::Result<T> + Send + 'static,
@@ -95,7 +95,7 @@ impl OpenFile {
         self.read(|file, _| Stamp::of(file)).await
     }
 
-    /// Reserves memory for a part, reads it, and sums it.
+    /// Reserves memory for a part, reads it, and computes its checksum with `sum`.
     pub(super) async fn read_part<S: Send + 'static>(
         &self,
         part: PartRange,
@@ -113,13 +113,13 @@ impl OpenFile {
 }
 
 impl<'w> ObjectTask<'w> {
-    /// Sends the file as it is now.
+    /// Sends the file in its current state.
     pub(super) async fn file_round(&mut self, root: &LocalPath) -> Result<Ending, Trouble> {
         let (work, step) = (self.work, self.step);
         let slot = self.request_slot(SlotKind::Small).await?;
         let path = Arc::new(local::path_of(root, &step.entry));
-        // A small file is opened, read, and looked at again in one step, since each step costs a
-        // change of threads.
+        // One blocking call opens a small file, reads it, and checks it again, because each call
+        // costs a switch of threads.
         let mut permit = reserve(Arc::clone(&work.memory), step.entry.size.min(READ_AT_ONCE)).await;
         let opened = blocking(&path, {
             let (path, buffers) = (Arc::clone(&path), work.buffers.clone());
@@ -191,8 +191,8 @@ impl<'w> ObjectTask<'w> {
         };
         let mut session = match UploadSession::resume(self, &request).await? {
             Some(Resumed::Session(session)) => *session,
-            // If an earlier session published the object, nothing shows that the file did not
-            // change meanwhile: it is sent again.
+            // If an earlier session published the object, nothing proves that the file did not
+            // change while it was read, so the file is sent again.
             Some(Resumed::Published(..)) | None => {
                 UploadSession::adopt_or_create(self, &mut wanted, None, request, None).await?
             }
@@ -214,7 +214,7 @@ impl<'w> ObjectTask<'w> {
     }
 }
 
-/// Reserves memory for `bytes`, or all of it if there is less.
+/// Reserves memory for `bytes`, or all memory if that is less.
 pub(super) async fn reserve(
     memory: Arc<tokio::sync::Semaphore>,
     bytes: u64,
@@ -225,13 +225,14 @@ pub(super) async fn reserve(
     memory.acquire_many_owned(mib).await.ok()
 }
 
+/// Reads `length` bytes at `offset` into a reused buffer.
 fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) -> io::Result<Bytes> {
     let length = usize::try_from(length)
         .map_err(|_| io::Error::other("the part does not fit into memory"))?;
     buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
-/// Does file work outside the runtime's threads. A file that ends early has changed.
+/// Runs file work in a thread for blocking work. A file that ends early has changed.
 async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

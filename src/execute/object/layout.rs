@@ -1,8 +1,8 @@
 //! Decides the layout of a copy, and finds the part boundaries of its source if the job keeps them.
 //!
-//! HEAD of the source shows if its parts can be kept at all ([`crate::plan::replay`]). A HEAD of
-//! the first part then gives a uniform layout, which fits nearly every upload. Only if it does not
-//! fit, or makes another `ETag` than the source's, does s3haul ask for each part.
+//! HEAD of the source shows whether its parts can be kept at all ([`crate::plan::replay`]). HEAD of
+//! its first part then suggests a uniform layout, which fits nearly every upload. Only if that does
+//! not fit, or makes another `ETag` than the source's, s3haul sends HEAD for each part.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -18,11 +18,12 @@ use crate::plan::parts::LayoutError;
 use crate::plan::replay::{self, Replay};
 use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation};
 
-/// Parts that are asked for at once.
+/// The number of HEADs for parts that are in flight at once.
 const HEADS_AT_ONCE: usize = 64;
 
 impl ObjectTask<'_> {
-    /// Returns the route of an object whose HEAD is known, and the slot that the caller holds.
+    /// Returns the route of an object whose HEAD is known, and the slot that the caller holds from
+    /// then on.
     pub(super) async fn layout(
         &mut self,
         source: &PinnedSource<'_>,
@@ -50,7 +51,7 @@ impl ObjectTask<'_> {
             self.lose_etag("this server cannot copy parts of an object with % or ? in its name");
             return Ok((usual, slot));
         }
-        // With other keys than those of S3 itself, an ETag does not follow from the bytes.
+        // Unless S3 itself manages the encryption keys, an ETag is not derived from the bytes.
         let to_kms = !matches!(sides.transfer.to.encryption, None | Some(Encryption::S3));
         let count = match replay::replay(head, to_kms, source.bucket.capabilities(), destination) {
             Replay::InOnePiece => {
@@ -79,16 +80,16 @@ impl ObjectTask<'_> {
                 1 => Some(head.size),
                 _ => source.part_size(1, count).await?,
             };
-            // A server that does not know parts shows the whole object for each of them.
+            // A server that ignores part numbers shows the whole object for each part.
             let Some(first) = first.filter(|first| count == 1 || *first < head.size) else {
-                self.lose_etag("the server does not tell the sizes of the source's parts");
+                self.lose_etag("the server does not show the sizes of the source's parts");
                 return Ok((usual, slot));
             };
             if let Some(layout) = replay::guess(head.size, count, first, &destination.parts) {
                 return Ok((Route::MultipartCopy(layout), slot));
             }
         }
-        // Each HEAD takes a slot of its own, so a run with one slot would wait for itself.
+        // Each HEAD takes its own slot, so a run with a single slot would wait for itself.
         drop(slot);
         let lengths = self.part_lengths(source, count).await?;
         let slot = self.request_slot(SlotKind::Small).await?;
@@ -96,7 +97,7 @@ impl ObjectTask<'_> {
         let why = match lengths.map(exactly) {
             Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
             Some(Err(why)) => why,
-            None => "the server does not tell the sizes of the source's parts",
+            None => "the server does not show the sizes of the source's parts",
         };
         self.lose_etag(why);
         Ok((usual, slot))
@@ -128,7 +129,8 @@ impl ObjectTask<'_> {
             .is_some_and(|sum| sum.kind == ChecksumKind::FullObject && !sum.algorithm.combines());
         let fits = head.size <= self.work.sides.destination.capabilities().max_copy;
         let demanded = self.work.sides.transfer.proof.verify == Verify::RequireChecksum;
-        // An upload of one part replaces a copy where only Complete can have a condition.
+        // On servers where only Complete can have a condition, an upload of one part replaces a
+        // copy.
         let replaces_copy = usual.parts() == 1;
         if single && fits && demanded && !replaces_copy {
             Route::Copy

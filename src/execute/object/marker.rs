@@ -8,7 +8,7 @@ use crate::pace::slots::SlotKind;
 use crate::s3::{Failure, FailureKind, Operation};
 
 impl ObjectTask<'_> {
-    /// Puts a delete marker where the source has one. It hides the versions below it and destroys
+    /// Writes a delete marker where the source has one. It hides the older versions and destroys
     /// none.
     pub(super) async fn write_marker(&mut self) -> Result<Ending, Trouble> {
         let step = self.step;
@@ -20,10 +20,10 @@ impl ObjectTask<'_> {
         let destination = self.destination();
         let answer = destination.append_marker(&step.key, &tip).await?;
         self.draft.attempts += answer.attempts;
-        // If the answer was lost, this is the version that stands there now.
+        // If the answer was lost, this is the newest version of the key.
         let made = answer.value;
         if !made.etag.is_empty() {
-            let message = "a version by somebody else stands where the delete marker should";
+            let message = "another writer's version is where the delete marker should be";
             let (kind, operation) = (FailureKind::NotEqual, Operation::DeleteObject);
             return Err(Failure::new(kind, operation, self.place(), message).into());
         }
@@ -32,7 +32,7 @@ impl ObjectTask<'_> {
             let is_there =
                 newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
             if !is_there {
-                let what = "the server answered that there is a delete marker, and lists none";
+                let what = "the server answered that it wrote a delete marker, but lists none";
                 return Err(self.refuse_to_publish(what).into());
             }
         }

@@ -1,8 +1,7 @@
-//! Handles a copy that was published and is not equal to its source, or not proven as the job
-//! demands.
+//! Handles a published copy that is not equal to its source, or not proven as the job demands.
 //!
-//! Nothing is deleted unless the job says so, and then only the object that this run wrote: in a
-//! versioned bucket that version, elsewhere the object on the condition that it still has the
+//! s3haul deletes nothing unless the job says so, and then only the object that this run wrote: in
+//! a versioned bucket that version, elsewhere the object on the condition that it still has the
 //! `ETag` of the copy. If the server cannot be trusted with that condition, the copy stays, and the
 //! report says so.
 
@@ -32,7 +31,7 @@ impl ObjectTask<'_> {
         )
     }
 
-    /// Keeps or removes a bad copy, as `on_mismatch` says. Returns the outcome as a text.
+    /// Keeps or removes a bad copy, as `on_mismatch` says. Returns the outcome in words.
     async fn keep_or_remove(&self, written: &Written) -> String {
         match self.work.sides.transfer.proof.on_mismatch {
             OnMismatch::Keep if self.work.journal.keeps() => {
@@ -68,7 +67,7 @@ impl ObjectTask<'_> {
         Ok(proof)
     }
 
-    /// Tries to remove the object that this run wrote. Returns the outcome as a text.
+    /// Tries to remove the object that this run wrote. Returns the outcome in words.
     async fn remove_copy(&self, written: &Written) -> String {
         let (destination, key) = (self.destination(), &self.step.key);
         if written.was_found {
@@ -83,7 +82,7 @@ impl ObjectTask<'_> {
         if version.is_none()
             && !(capabilities.conditional_deletes && capabilities.believes_answers())
         {
-            return "the copy was kept, because this server cannot be relied on to delete on condition of an ETag"
+            return "the copy was kept, because this server cannot be trusted to delete only an object with its ETag"
                 .to_owned();
         }
         let deleted = destination.delete_object(key, version, Some(&written.etag));
@@ -96,7 +95,7 @@ impl ObjectTask<'_> {
     }
 
     /// Checks that a bad copy is gone after the server confirmed its removal, and returns the
-    /// outcome as a text. Servers other than Amazon's may confirm it and keep the copy.
+    /// outcome in words. Servers other than Amazon S3 may confirm the removal and keep the copy.
     async fn confirm_removal(&self, version: Option<&str>, etag: &str) -> String {
         let (destination, key) = (self.destination(), &self.step.key);
         let removed = version.map_or_else(
@@ -113,7 +112,7 @@ impl ObjectTask<'_> {
             Ok(_) => "the copy is still there, although the server answered that it removed it"
                 .to_owned(),
             Err(failure) => format!(
-                "the server answered that it removed the copy, and does not show whether it did: {failure}"
+                "the server answered that it removed the copy, but does not show whether it did: {failure}"
             ),
         }
     }

@@ -1,6 +1,6 @@
 //! Proves that a published object is equal to its source and has the requested attributes.
 //!
-//! The answer to the write is the first evidence. A HEAD of the object follows:
+//! The answer to the write is the first evidence. HEAD of the object follows:
 //!
 //! - after an upload in parts, always: no answer shows that the server copied the requested ranges,
 //!   or that it published all parts;
@@ -39,10 +39,10 @@ pub(super) struct PublishedObject<'a> {
     pub(super) made: &'a FromParts,
     /// The number of its parts; 0 if one request wrote it.
     pub(super) parts: u32,
-    /// True if its attributes are to be compared with the request; false if the caller does that.
+    /// True if `prove` must compare its attributes with the request; false if the caller does that.
     pub(super) compares: bool,
-    /// The request slot for the HEAD; `None` if the caller holds one. It is released before bytes
-    /// are read, since reading takes slots of its own.
+    /// The request slot for HEAD; `None` if the caller holds one. It is released before bytes are
+    /// read, because each read takes its own slot.
     pub(super) slot: Option<Slot>,
 }
 
@@ -55,7 +55,8 @@ pub(super) struct HeadCheck<'a> {
     pub(super) size: u64,
     /// The number of its parts; 0 if one request wrote it.
     pub(super) parts: u32,
-    /// True if nothing else proves the object, so that it fails without the permission to look.
+    /// True if nothing else proves the object, so that it fails without the permission to send
+    /// HEAD.
     pub(super) is_needed: bool,
     /// The requested attributes; `None` if the caller compares them.
     pub(super) asked: Option<Asked<'a>>,
@@ -66,7 +67,7 @@ pub(super) struct HeadCheck<'a> {
 pub(super) struct HeadResult {
     /// The verdict on the bytes. After a contradiction, nothing else was compared.
     pub(super) verdict: ProofVerdict,
-    /// The HEAD; `None` if the permission to look is missing and the look is not needed.
+    /// The answer to HEAD; `None` if HEAD is denied and not needed.
     pub(super) found: Option<Head>,
 }
 
@@ -128,7 +129,7 @@ impl CopyRound<'_, '_> {
                 .await
             {
                 Ok(compared) => verdict = compared,
-                // The copy is there, with the proof that it has so far.
+                // The copy keeps the proof that it has so far.
                 Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
                     let note = "proof: the run was stopped before the bytes were read";
                     self.task.draft.notes.push(note.to_owned());
@@ -146,8 +147,8 @@ impl CopyRound<'_, '_> {
         Ok(self.task.require_strength(proof)?)
     }
 
-    /// Compares by reading: reads the source unless its checksum is known in the same algorithm,
-    /// and the destination if there is no `stored` checksum.
+    /// Compares both sides by reading them. Does not read the source if its checksum is known in
+    /// the same algorithm, or the destination if it has a `stored` checksum.
     async fn compare_by_reading(
         &self,
         expected: &mut Expected,
@@ -177,15 +178,15 @@ impl CopyRound<'_, '_> {
         Ok(judge_checksum(expected, Some(&stored)).unwrap_or(ProofVerdict::Unknown))
     }
 
-    /// Finds out why a copy is not equal: the source has changed and the server ignores conditions,
-    /// or the copy is wrong. In the second case keeps or removes a published copy, as the job says.
+    /// Finds out why a copy is not equal: either the source changed and the server ignored the
+    /// condition, or the copy is wrong. In the second case, keeps or removes a published copy, as
+    /// the job says.
     pub(super) async fn explain_difference(
         &self,
         what: &str,
         published: Option<&Written>,
     ) -> Trouble {
-        // A change in place has replaced the source itself, so the source cannot be looked at
-        // again.
+        // A change in place has replaced the source, so a HEAD of the source would show the copy.
         let replaced = published.is_some() && self.task.draft.in_place;
         let unchanged = if replaced {
             Ok(true)
@@ -202,7 +203,8 @@ impl CopyRound<'_, '_> {
         }
     }
 
-    /// Looks at the source again. Returns true if it is still the version that the round copies.
+    /// Sends HEAD to the source again. Returns true if it is still the version that the round
+    /// copies.
     pub(super) async fn is_unchanged(&self) -> Result<bool, Trouble> {
         let (source, head) = (&self.source, &self.source.head);
         let version = self.task.step.entry.version.as_deref();
@@ -227,10 +229,10 @@ impl CopyRound<'_, '_> {
 impl ObjectTask<'_> {
     /// Sends HEAD for the object that was just written, and compares its size, parts, version, and
     /// attributes with the request; `judge` compares its bytes. Remembers which attributes the
-    /// bucket keeps. A check that is not needed is left out if the permission to look is missing.
+    /// bucket keeps. If HEAD is denied and not needed, the check is left out.
     ///
     /// # Errors
-    /// Fails if the object is not there, cannot be looked at, or lacks a required attribute.
+    /// Fails if the object does not exist, if HEAD fails, or if a required attribute is missing.
     pub(super) async fn check_by_head(
         &mut self,
         look: HeadCheck<'_>,
@@ -245,7 +247,7 @@ impl ObjectTask<'_> {
             Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_needed => {
                 let name = destination.name();
                 self.draft.notes.push(format!(
-                    "not looked at after it was published: s3:GetObject missing on {name}"
+                    "not checked after it was published: s3:GetObject missing on {name}"
                 ));
                 return Ok(HeadResult {
                     verdict: ProofVerdict::Unknown,
@@ -279,8 +281,8 @@ impl ObjectTask<'_> {
         })
     }
 
-    /// Compares the object with the requested attributes, and returns true if it has all of them. A
-    /// difference is recorded as a loss.
+    /// Compares the object with the requested attributes, and returns true if it has all of them.
+    /// Records each difference as a loss.
     ///
     /// # Errors
     /// Fails if the object lacks an attribute that the job requires.
@@ -293,7 +295,8 @@ impl ObjectTask<'_> {
         let destination = self.destination();
         let name = destination.name();
         let mut differences = asked.differences(found);
-        // Amazon S3 refuses what it cannot do, and shows less to those who may see less.
+        // Amazon S3 refuses a request whose attributes it cannot set, so no further questions are
+        // needed.
         if !destination.capabilities().refuses_what_it_lacks() {
             for question in asked.questions(found) {
                 let hidden = self.ask_about(written, asked, question);
@@ -310,7 +313,7 @@ impl ObjectTask<'_> {
             differences.remove(lost);
         }
         let has_all = differences.is_empty();
-        // A loss that is known already is recorded once.
+        // A loss that is known already is not recorded twice.
         differences.retain(|(attribute, _)| {
             !self
                 .draft
@@ -322,8 +325,7 @@ impl ObjectTask<'_> {
             .iter()
             .find(|(attribute, _)| self.is_required(*attribute, asked));
         if let Some((attribute, how)) = required {
-            let what =
-                format!("{name} ignored the {attribute} that were asked for: it shows {how}");
+            let what = format!("{name} ignored the requested {attribute}: it shows {how}");
             return Err(self.reject_incomplete(written, &what).await.into());
         }
         self.draft
@@ -362,7 +364,7 @@ impl ObjectTask<'_> {
             .await?;
         Ok(match answer {
             AttributeAnswer::Kept => None,
-            // HEAD has to suffice.
+            // HEAD showed the attribute, which must suffice.
             AttributeAnswer::NotReadable | AttributeAnswer::NotKnown if !is_hidden => None,
             AttributeAnswer::NotReadable => {
                 let name = destination.name();
@@ -381,7 +383,8 @@ impl ObjectTask<'_> {
     /// Writes back the tags that a change in place has removed from the object.
     ///
     /// # Errors
-    /// Fails if that is not possible. The message then has the tags, because nothing else does.
+    /// Fails if that is not possible. The message contains the tags, because they are stored
+    /// nowhere else.
     async fn put_back(&mut self, written: &Written, tags: &[Tag]) -> Result<(), Trouble> {
         let at = (written.etag.as_str(), written.version.as_deref());
         let Err(failure) = self.put_late_tags(at, tags).await else {
@@ -396,14 +399,14 @@ impl ObjectTask<'_> {
             .map(|tag| format!("{}={}", tag.key, tag.value))
             .collect();
         let what = format!(
-            "the change in place cost the object its tags, and they could not be written back ({}): {}",
+            "the in-place change removed the object's tags, and they could not be written back ({}): {}",
             failure.details().message,
             tags.join(", ")
         );
         Err(self.reject_incomplete(written, &what).await.into())
     }
 
-    /// Returns true if an object without this attribute fails. Policies are about attributes of a
+    /// Returns true if an object without this attribute fails. Policies concern attributes of a
     /// source bucket, so uploads have none.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;

@@ -1,7 +1,7 @@
 //! Sends a small object in one request, and proves it.
 //!
-//! The answer proves the bytes by the checksum that was sent, or by its `ETag` if that is the MD5
-//! of the bytes. Otherwise a HEAD of the object follows.
+//! The answer proves the bytes if it confirms the checksum that was sent, or if its `ETag` is the
+//! MD5 of the bytes. Otherwise HEAD of the object follows.
 
 use std::sync::atomic::Ordering;
 
@@ -64,7 +64,7 @@ impl ObjectTask<'_> {
         Ok(Self::done(proof, written))
     }
 
-    /// Sends the bytes, and sends them again if the condition of the write has changed.
+    /// Sends the bytes, and sends them again if the write needs another condition meanwhile.
     async fn put_on_condition(
         &mut self,
         body: &Bytes,
@@ -72,7 +72,7 @@ impl ObjectTask<'_> {
         sum: Option<&Checksum>,
     ) -> Result<WriteResult, Trouble> {
         let (destination, key) = (self.destination(), &self.step.key);
-        let mut round = 1;
+        let mut attempt = 1;
         loop {
             let condition = self.condition(ConditionalWrite::Put);
             if self.is_taken(&condition).await? {
@@ -92,10 +92,10 @@ impl ObjectTask<'_> {
                 ConditionalWrite::Put,
                 &condition,
                 failure.clone(),
-                round < ROUNDS,
+                attempt < ROUNDS,
             );
             if let AfterRefusal::Leave(skip) = next.await? {
-                // The object is somebody else's, or that of an earlier attempt whose answer was
+                // The object comes from another writer, or from an earlier attempt whose answer was
                 // lost.
                 let found = destination.head(key, None).await?.written();
                 if condition == WriteCondition::Matches(found.etag.clone()) {
@@ -106,13 +106,13 @@ impl ObjectTask<'_> {
                     _ => WriteResult::Left(skip),
                 });
             }
-            round += 1;
+            attempt += 1;
         }
     }
 
-    /// Looks at an object whose answer proves its bytes, if answers are not believed or the bucket
-    /// has not shown yet that it keeps the requested attributes. The object must have the `ETag`
-    /// that proves the bytes.
+    /// Sends HEAD for an object whose bytes the answer proves, if answers are not trusted, or if
+    /// the bucket has not shown yet that it keeps the requested attributes. If the `ETag` is the
+    /// proof, HEAD must show the same one.
     async fn confirm(
         &mut self,
         written: &Written,
@@ -137,7 +137,7 @@ impl ObjectTask<'_> {
             && found.etag != written.etag
         {
             let what = format!(
-                "the ETag of the object is {}, and what was sent has {}",
+                "the ETag of the object is {}, that of the sent bytes is {}",
                 found.etag, written.etag
             );
             return Err(self.reject_published(written, &what).await.into());
@@ -145,9 +145,9 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Proves an object by its size, because the answer to its write proves nothing. Looks at it,
-    /// and compares its attributes, unless the job asks for the size only, believes the server, and
-    /// the answer does not contradict the bytes.
+    /// Proves an object by its size, because the answer to its write proves nothing. Sends HEAD to
+    /// compare the size and the attributes, unless the job demands the size only, the server is
+    /// trusted, and the answer does not contradict the bytes.
     async fn prove_by_size(
         &mut self,
         written: &Written,
@@ -155,7 +155,7 @@ impl ObjectTask<'_> {
         attributes: &Attributes,
     ) -> Result<Proof, Trouble> {
         let destination = self.destination();
-        // The profile says so, or an upload of this run had an ETag that was an MD5.
+        // True if the profile says so, or if an upload of this run had an MD5 as its ETag.
         let are_md5s = self.work.refusals.md5s(destination).load(Ordering::Acquire);
         let md5 = checksum::md5_etag(body);
         let believes = destination.capabilities().believes_answers();
@@ -166,7 +166,7 @@ impl ObjectTask<'_> {
                 is_needed: true,
                 ..self.head_check(written, attributes, Operation::PutObject)
             };
-            // Only HEAD shows if a key makes ETags of its own.
+            // Only HEAD shows whether the object has a KMS key, with which the ETag is no MD5.
             if let Some(found) = Box::pin(self.check_sent(look)).await?
                 && let Some(what) = md5_contradiction(&md5, &found.etag, are_md5s && !found.kms)
             {
@@ -177,7 +177,8 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Judges the bytes by the answer: returns a proof, a contradiction, or `None` if it shows neither.
+/// Judges the bytes by the answer. Returns a proof, a contradiction, or `None` if the answer shows
+/// neither.
 fn strong_proof(
     body: &Bytes,
     sent: Option<&Checksum>,

@@ -1,8 +1,8 @@
 //! Sets the tags that an earlier run could not set, without copying the object again.
 //!
 //! Tags are the only attribute that S3 changes without a write of the object: nothing is copied,
-//! and a versioned bucket gets no new version. This is right only if the destination still has the
-//! copy of the earlier run and the source has not changed since. Otherwise the object is copied
+//! and a versioned bucket gets no new version. s3haul does this only if the destination still has
+//! the copy of the earlier run and the source has not changed since. Otherwise it copies the object
 //! again, with all its attributes.
 
 use serde_json::Value;
@@ -17,7 +17,8 @@ use crate::plan::attributes::merged_tags;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl ObjectTask<'_> {
-    /// Sets the tags of a copy if it lacks only them. Returns `None` if the object must be copied.
+    /// Sets the tags of a copy that lacks only its tags. Returns `None` if the object must be
+    /// copied.
     pub(super) async fn repair_tags(&mut self, source: &Bucket) -> Result<Option<Ending>, Trouble> {
         let (work, step) = (self.work, self.step);
         let key = &step.entry.key;
@@ -73,7 +74,7 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns true if an object may have tags. Servers other than Amazon S3 may not show how many.
+/// Returns true if an object may have tags. Servers other than Amazon S3 may not show their number.
 fn may_have_tags(bucket: &Bucket, found: &Head) -> bool {
     let capabilities = bucket.capabilities();
     let counts = capabilities.refuses_what_it_lacks() || !capabilities.tags;

@@ -1,5 +1,5 @@
-//! Compares the bytes that were sent from here with the bytes that the server stored: by checksums
-//! that s3haul computes and the server confirms, or by reading the object.
+//! Compares the bytes that s3haul sent with the bytes that the server stored: by checksums that
+//! s3haul computes and the server confirms, or by reading the object.
 
 use super::ObjectTask;
 use super::published::{HeadCheck, HeadResult};
@@ -12,31 +12,31 @@ use crate::manifest::job::Prove;
 use crate::plan::asked::Asked;
 use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Failure, Head, Operation, Written};
 
-/// The algorithm for bytes that are read back and compared with those that were sent.
+/// The checksum algorithm for comparing sent bytes with bytes that are read back.
 pub(super) const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
-/// The way of computing the sums of parts.
+/// The method of computing the checksums of parts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SumMethod {
-    /// The algorithm that was declared to the server, which checks each part by it.
+    /// The algorithm that the upload declared, with which the server checks each part.
     pub(super) algorithm: Option<ChecksumAlgorithm>,
     /// True if no algorithm was declared and the destination will be read.
     pub(super) reads: bool,
 }
 
-/// The sum of one part.
+/// The checksum of one part.
 #[derive(Debug)]
 pub(super) enum PartSum {
     /// A checksum that the server checks.
     Declared(Checksum),
-    /// A checksum that is compared with the bytes read back.
+    /// A checksum that is compared with that of the bytes that are read back.
     ForRead(String),
     /// The MD5, which is compared with the `ETag` of the part.
     Md5(String),
 }
 
 impl SumMethod {
-    /// Returns the sum of one part.
+    /// Computes the checksum of one part.
     pub(super) fn sum(self, body: &[u8]) -> PartSum {
         match self.algorithm {
             Some(algorithm) => PartSum::Declared(checksum::compute(algorithm, body)),
@@ -45,7 +45,7 @@ impl SumMethod {
         }
     }
 
-    /// Returns the algorithm of the parts' sums, or `None` if they are MD5s.
+    /// Returns the algorithm of the parts' checksums, or `None` if they are MD5s.
     pub(super) fn summed_with(self) -> Option<ChecksumAlgorithm> {
         self.algorithm.or(self.reads.then_some(READ_SUM))
     }
@@ -72,21 +72,21 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
         return Ok(sent.algorithm.into());
     }
     Err(format!(
-        "{} of what was sent is {}, S3 stored {}",
+        "the {} of the sent bytes is {}, S3 stored {}",
         sent.algorithm, sent.value, stored.value
     ))
 }
 
-/// Returns a sentence if an `ETag` contradicts bytes with this MD5. It cannot if it is no MD5, or
-/// if the server may make `ETag`s of something else.
+/// Returns a sentence if an `ETag` contradicts bytes with this MD5. Returns `None` if the `ETag` is
+/// no MD5, or if the server's `ETag`s are not known to be MD5s.
 pub(super) fn md5_contradiction(md5: &str, etag: &str, are_md5s: bool) -> Option<String> {
     let differ = are_md5s && checksum::looks_like_md5(etag) && !etag.eq_ignore_ascii_case(md5);
-    differ.then(|| format!("the MD5 of what was sent is {md5}, and its ETag is {etag}"))
+    differ.then(|| format!("the MD5 of the sent bytes is {md5}, but the ETag is {etag}"))
 }
 
 impl ObjectTask<'_> {
-    /// Looks at an object that was sent, whose bytes other evidence proves. Returns `None` if the
-    /// permission to look is missing and the look is not needed.
+    /// Sends HEAD for an object whose bytes other evidence proves. Returns `None` if HEAD is denied
+    /// and not needed.
     pub(super) async fn check_sent(
         &mut self,
         look: HeadCheck<'_>,
@@ -101,8 +101,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the check of an object that `write` gave these attributes. The caller fills in the
-    /// size and the parts.
+    /// Returns the check of an object that `write` created with these attributes. The caller fills
+    /// in the size and the parts.
     pub(super) fn head_check<'a>(
         &self,
         written: &'a Written,
@@ -119,8 +119,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Fails the object before anything is sent if the job demands a checksum and there will be
-    /// none.
+    /// Fails the object before anything is sent if the job demands a checksum that the object
+    /// cannot have.
     pub(super) fn demand_checksum(&self, attributes: &Attributes) -> Result<(), Failure> {
         let demands = self.work.sides.transfer.proof.demands_an_answer();
         if demands && attributes.checksum.is_none() {
@@ -130,7 +130,7 @@ impl ObjectTask<'_> {
     }
 
     /// Reads the object for a stronger proof if the job allows that, and fails it if its proof is
-    /// weaker than the job demands.
+    /// still weaker than the job demands.
     pub(super) async fn strengthen(
         &self,
         mut proof: Proof,

@@ -1,8 +1,8 @@
 //! Sends standard input, a stream of unknown length.
 //!
 //! If the stream ends within its first part, one request sends it; otherwise an upload in parts
-//! does. Bytes that were read are gone, so the object has one round, and no later session can
-//! resume its upload.
+//! does. Bytes cannot be read twice, so the object has one round, and no later session can resume
+//! its upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +31,11 @@ use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
-/// The number of parts after which the part size doubles, so that 10,000 parts reach any size.
+/// The number of parts after which the part size doubles, so that 10,000 parts suffice for the
+/// largest object.
 const PARTS_PER_SIZE: u32 = 1000;
 
-/// The time after the end of a stream in which the signal that ended it may still arrive.
+/// The time for which a signal that ended the stream may still be under way.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
 /// Returns the one step of a transfer from standard input.
@@ -59,7 +60,7 @@ pub(in crate::execute) fn stdin_step(sides: &Sides) -> Planned {
     }))
 }
 
-/// A part of a stream, and the memory that it takes.
+/// A part of a stream, and the permit for its memory.
 pub(super) struct StreamPart {
     pub(super) number: u32,
     pub(super) body: Bytes,
@@ -71,7 +72,7 @@ pub(super) struct StreamParts {
     reader: Stdin,
     /// The number of the next part.
     number: u32,
-    /// The next part, if it was read already.
+    /// The first part, which was read to choose the route; `None` once it is sent.
     first: Option<StreamPart>,
 }
 
@@ -111,7 +112,7 @@ impl StreamParts {
     }
 }
 
-/// Returns the size of a part.
+/// Returns the size of the part with this number.
 fn part_size(work: &Work, number: u32) -> u64 {
     let limits = work.sides.destination.capabilities().parts;
     let bytes = match work.sides.transfer.parts.size {
@@ -169,8 +170,9 @@ impl ObjectTask<'_> {
 
 /// Reads one part, until it is full or the stream ends.
 ///
-/// A Ctrl-C also reaches the producer, and its end looks like the end of its data. That data is
-/// incomplete and must not be published, so an end is believed only if no stop arrives with it.
+/// Ctrl-C also stops the process that writes the stream, which looks like the end of its data. That
+/// data is incomplete and must not be published, so an end counts only if no stop follows within
+/// [`SIGNAL_GRACE`].
 async fn read_part(work: &Work, reader: &mut Stdin, length: u64) -> Result<Bytes, Trouble> {
     let mut body = Vec::new();
     let mut part = reader.take(length);

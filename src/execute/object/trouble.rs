@@ -1,10 +1,11 @@
-//! The reasons why a round ends without the object, and why the object is planned again.
+//! Defines the reasons for which a round ends without the object, and for which the object is
+//! planned again.
 
 use serde::Serialize;
 
 use crate::s3::{Failure, FailureKind};
 
-/// The reason why a round of an object ended without the object.
+/// The reason for which a round ended without the object.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
     /// The object must be planned again. Holds the failure that led to this, if there is one.
@@ -51,7 +52,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// The reason why an object is planned again.
+/// The reason for which an object is planned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -62,18 +63,19 @@ pub enum Replan {
     /// changed; a server that does this with the same `ETag` each time contradicts itself.
     #[serde(rename = "source-changed")]
     SourceRefused,
-    /// The destination's key is no longer what the plan saw, or another write to it was under way.
+    /// The destination's key has another object than the planner saw, or another write to it was in
+    /// progress.
     DestinationChanged,
     /// The guess that all parts of the source have one size was wrong. The next round asks for the
     /// size of each part.
     OtherBoundaries,
-    /// An adopted upload turned out to be of another copy.
+    /// An adopted upload turned out to belong to another copy.
     ForeignUpload,
     /// The server no longer accepts a resumed upload.
     StaleUpload,
-    /// Somebody else ended the upload, which held parts.
+    /// Somebody else ended an upload that held parts.
     UploadGone,
-    /// The object was in an archive and can be read by now.
+    /// The object was archived, and can be read now.
     Restored,
 }
 

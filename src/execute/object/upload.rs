@@ -44,8 +44,8 @@ pub(super) struct UploadRequest {
     pub(super) attributes: Attributes,
     /// The checksum of the source, if it is known.
     pub(super) checksum: Option<Checksum>,
-    /// The reason why an open upload cannot be adopted, if there is one: nothing would show that
-    /// its bytes or its ACL are the requested ones.
+    /// The reason not to adopt an open upload, if there is one: nothing would prove its bytes, or
+    /// show its ACL.
     pub(super) doubt: Option<&'static str>,
 }
 
@@ -54,20 +54,20 @@ pub(super) struct UploadSession<'w> {
     work: &'w Work,
     pub(super) upload: Arc<MultipartUpload>,
     record: UploadRecord,
-    /// The record of a second upload. Exists if the request that created this one was sent twice
-    /// and the other one may still take effect.
+    /// The record of a second upload. Exists if the request that created this upload was sent twice
+    /// and the other request may still take effect.
     late_twin: Option<UploadRecord>,
     /// The layout of its parts.
     pub(super) layout: PartLayout,
     /// The parts that S3 held when the upload was resumed or adopted.
     held: Arc<[PartDone]>,
-    /// True if it was adopted, so that the request that created it is not known.
+    /// True if it was adopted. The request that created it is then unknown.
     pub(super) is_adopted: bool,
-    /// The number by which the monitor knows it.
+    /// Its number in the events of the monitor.
     id: u64,
     /// Parts that S3 has confirmed.
     pub(super) done: Vec<PartDone>,
-    /// Attempts that the confirmed parts took.
+    /// The number of requests that the confirmed parts took.
     attempts: u32,
     /// Bytes of the confirmed parts.
     pub(super) bytes: u64,
@@ -95,8 +95,8 @@ impl<'w> UploadSession<'w> {
         }
     }
 
-    /// Adopts an open upload if the job allows it and there is one, or creates one. Releases `slot`
-    /// then.
+    /// Adopts an open upload if the job allows it and there is one, and otherwise creates one.
+    /// Releases `slot` afterwards.
     pub(super) async fn adopt_or_create(
         task: &mut ObjectTask<'w>,
         wanted: &mut TargetAttributes<'w>,
@@ -151,7 +151,7 @@ impl<'w> UploadSession<'w> {
     }
 
     /// Creates the upload of a stream. It is not recorded, because no session could resume it: the
-    /// bytes that were read are gone.
+    /// bytes cannot be read again.
     pub(super) async fn create_unrecorded(
         task: &mut ObjectTask<'w>,
         wanted: &mut TargetAttributes<'w>,
@@ -178,7 +178,7 @@ impl<'w> UploadSession<'w> {
     }
 
     /// Completes the upload from these parts, which make an object with this `ETag`. Sends Complete
-    /// once more if the object to be replaced was deleted meanwhile, since the upload stays open.
+    /// once more if the object to be replaced was deleted meanwhile: the upload is still open then.
     pub(super) async fn complete(
         &self,
         parts: &[PartDone],

@@ -96,7 +96,7 @@ async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
         "{:?}",
         run.receipts
     );
-    let note = "not looked at after it was published: s3:GetObject missing on destination";
+    let note = "not checked after it was published: s3:GetObject missing on destination";
     assert_eq!(run.receipts[0].notes, [note]);
 }
 

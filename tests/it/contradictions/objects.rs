@@ -290,7 +290,7 @@ async fn an_etag_that_contradicts_the_bytes_of_an_upload_fails_it(
         "{failed:?}"
     );
     assert!(failed[0].contains(wrong), "{failed:?}");
-    assert!(failed[0].contains("MD5 of what was sent"), "{failed:?}");
+    assert!(failed[0].contains("MD5 of the sent bytes"), "{failed:?}");
 }
 
 #[rstest]

@@ -99,7 +99,7 @@ async fn tags_that_cannot_be_written_back_are_in_the_message() {
     assert_eq!(messages.len(), 1, "{:?}", run.receipts);
     let message = &messages[0];
     assert!(
-        message.starts_with("not-kept: the change in place cost the object its tags")
+        message.starts_with("not-kept: the in-place change removed the object's tags")
             && message.contains("team=a b"),
         "{message}"
     );

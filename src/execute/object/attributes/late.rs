@@ -1,7 +1,7 @@
-//! Sets tags and annotations on an object that exists.
+//! Sets tags and annotations on an object after it was created.
 //!
-//! Servers other than Amazon S3 may ignore them, change them, or take them for the content of the
-//! object, so they are read back.
+//! Servers other than Amazon S3 may ignore them, change them, or store them as the content of the
+//! object, so s3haul reads them back.
 
 use bytes::Bytes;
 
@@ -40,8 +40,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Sets the tags of an object that exists. Checks once per bucket that the server does not take
-    /// them for the content of the object, or ignore them.
+    /// Sets the tags of an object that exists. Checks once per bucket that the server does not
+    /// ignore the tags, or store them as the content of the object.
     pub(in crate::execute::object) async fn put_late_tags(
         &self,
         (etag, version): (&str, Option<&str>),
@@ -85,7 +85,8 @@ impl ObjectTask<'_> {
             ..Attributes::default()
         };
         let asked = Asked::of(&attributes, Operation::PutObjectTagging, false);
-        // An object that is changed in place has its tags nowhere else.
+        // The tags of an object that is changed in place exist nowhere else, so they are always
+        // checked.
         let for_each_object = self.work.sides.is_in_place();
         for question in asked.questions(&Head::default()) {
             let at = (key, version);
@@ -106,8 +107,8 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Confirms that an object has no tags any more. Asks for each object, because one without tags
-    /// proves nothing about others.
+    /// Confirms that an object has no tags any more. Asks about every object, because one object
+    /// without tags proves nothing about others.
     async fn confirm_no_tags(&self, version: Option<&str>) -> Result<(), Failure> {
         let (destination, key) = (self.destination(), &self.step.key);
         match Box::pin(destination.tags(key, version)).await {
@@ -115,7 +116,7 @@ impl ObjectTask<'_> {
                 FailureKind::NotUnderstood,
                 Operation::PutObjectTagging,
                 destination.place(key),
-                "the server kept the tags that were to be taken off",
+                "the server did not remove the tags",
             )),
             Err(failure) if *failure.kind() == FailureKind::NotFound => Err(failure),
             Err(failure) if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) => {

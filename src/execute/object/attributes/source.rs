@@ -1,7 +1,7 @@
 //! Reads the attributes of the source that HEAD does not show, before the copy is created.
 //!
-//! If a server does not know a request, the run sends it once per bucket. Each receipt then records
-//! a loss, or the object fails if the attribute is required.
+//! If a server does not know a request, the run sends the request once per bucket. After that, each
+//! receipt records a loss, or the object fails if the attribute is required.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -27,11 +27,11 @@ use crate::size::display_counted;
 /// An annotation of the source.
 pub(super) struct Annotation {
     pub(super) entry: AnnotationEntry,
-    /// Its text; `None` if it is read only when it is written.
+    /// Its text; `None` if the text is read only when the annotation is written.
     pub(super) text: Option<Bytes>,
 }
 
-/// The bytes of annotations that one object may hold in memory from reading to writing. An
+/// The most bytes of annotations that one object holds in memory until they are written. A single
 /// annotation cannot be larger, so at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
 
@@ -51,7 +51,8 @@ impl SourceAttributes<'_> {
         self.pin.version.as_deref()
     }
 
-    /// Returns the name of the permission, which differs for named versions.
+    /// Returns the name of the permission to read something of the source. It contains `Version` if
+    /// the pin names a version.
     pub(super) fn permission(&self, what: &str) -> String {
         let version = if self.pin.version.is_some() {
             "Version"
@@ -71,8 +72,8 @@ impl SourceAttributes<'_> {
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
         let mut answer = ask().await;
-        // During an outage a server may refuse everything. If the attribute could be read before,
-        // the refusal counts only if it comes again after a successful HEAD.
+        // During an outage, a server may refuse everything. If the attribute could be read before,
+        // the refusal counts only if it is repeated after a successful HEAD.
         if let Err(failure) = &answer
             && *failure.kind() == FailureKind::Denied
             && self.transfer().preserve.of(attribute) == Policy::Try
@@ -97,7 +98,8 @@ impl SourceAttributes<'_> {
     /// Records the loss of an attribute that is only tried and could not be read.
     ///
     /// # Errors
-    /// Returns the failure if the attribute is required or the failure is about something else.
+    /// Returns the failure if the attribute is required, or if the failure has nothing to do with
+    /// the attribute.
     async fn record_loss(
         &self,
         attribute: Attribute,
@@ -108,7 +110,7 @@ impl SourceAttributes<'_> {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return Err(failure);
         }
-        // With a 404, the server may lack the object, or not know the request.
+        // A 404 may mean that the object is gone, or that the server does not know the request.
         let failure = if *failure.kind() == FailureKind::NotFound {
             Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
             failure.as_kind(FailureKind::NotUnderstood)
@@ -119,7 +121,7 @@ impl SourceAttributes<'_> {
             return Err(failure);
         }
         let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
-        // One bad answer among good ones is about this object only.
+        // If other objects got good answers, a bad one concerns this object only.
         let refusals = &self.work.refusals;
         match failure.kind() {
             FailureKind::Denied => refusals.remember_denied(self.bucket, &loss),
@@ -131,8 +133,8 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Returns true, and records a loss, if the attribute is only tried and was found unreadable
-    /// before. Then no request is needed.
+    /// Returns true, and records a loss, if the attribute is only tried and is known to be
+    /// unreadable. The caller then sends no request.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return false;
@@ -145,8 +147,8 @@ impl SourceAttributes<'_> {
         known.is_some()
     }
 
-    /// Reads the source's tags. HEAD shows their number, so a list of another length is no answer:
-    /// some servers answer an unknown request with an empty list.
+    /// Reads the source's tags. Returns an error if their number is not the `count` that HEAD
+    /// showed: some servers answer an unknown request with an empty list.
     async fn counted_tags(&self, count: Option<u32>) -> Result<Vec<Tag>, Failure> {
         let (key, version) = (&self.pin.key, self.version());
         let tags = self.bucket.tags(key, version).await?;
@@ -160,7 +162,7 @@ impl SourceAttributes<'_> {
         }
         let place = self.bucket.place(key);
         let message = format!(
-            "it answers with {}, and HEAD counts {}",
+            "the answer has {}, but HEAD counts {}",
             display_counted(tags.len() as u64, "tag"),
             count.unwrap_or(0)
         );
@@ -173,7 +175,7 @@ impl SourceAttributes<'_> {
     }
 
     /// Reads the source's tags. Returns `None` for a change in place on a server without tags,
-    /// where there are none to lose.
+    /// where no tags can be lost.
     async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
         match self.counted_tags(count).await {
             Err(failure)
@@ -189,8 +191,8 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Puts the source's tags into `attributes`, with those that the job sets. `head` is the object
-    /// whose other attributes the copy gets.
+    /// Puts the source's tags and those that the job sets into `attributes`. `head` shows the
+    /// object whose other attributes the copy gets.
     pub(super) async fn tags(
         &self,
         attributes: &mut Attributes,
@@ -219,8 +221,8 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Confirms that tags are of the object that HEAD showed. If it has no version, they may be of
-    /// an object that has replaced it, even with the same bytes.
+    /// Confirms that these tags belong to the object that HEAD showed. Without a version, they may
+    /// belong to an object that has replaced it, even one with the same bytes.
     async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), Trouble> {
         let has_none = tags.is_empty() && head.tag_count.is_none_or(|count| count == 0);
         if self.version().is_some() || has_none {
@@ -239,10 +241,10 @@ impl SourceAttributes<'_> {
     /// Returns true if tags that S3 copies by itself must be read, to compare them with those of
     /// the copy or to write them back.
     ///
-    /// If HEAD shows their number (`count`), that is compared; a change in place needs the values,
-    /// because it destroys what it does not keep. If HEAD shows no number and tags are only tried,
-    /// s3haul stops reading once the destination has kept some, HEAD has shown a number for another
-    /// object, or many objects in a row had none.
+    /// If HEAD shows their number (`count`), comparing the number is enough. Only a change in place
+    /// needs the values, because it destroys tags that it does not keep. If HEAD shows no number
+    /// and tags are only tried, s3haul stops reading them once the destination has kept some, HEAD
+    /// has shown a number for another object, or many objects in a row had no tags.
     fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
         let Self { work, bucket, .. } = self;
         let (refusals, destination) = (&work.refusals, &work.sides.destination);
@@ -307,7 +309,7 @@ impl SourceAttributes<'_> {
         let is_in_place = work.sides.is_in_place();
         let is_tried = self.transfer().preserve.tags == Policy::Try;
         let permission = self.permission("Tagging");
-        // One bad answer among good ones is about this object only.
+        // If other objects got good answers, a bad one concerns this object only.
         let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
         match failure.kind() {
             FailureKind::Denied if is_in_place => {
@@ -322,7 +324,7 @@ impl SourceAttributes<'_> {
                 draft.notes.push(why);
                 Ok(None)
             }
-            // A server without tags loses none.
+            // A server without tags cannot lose any.
             FailureKind::Unsupported | FailureKind::NotUnderstood
                 if (is_in_place || is_tried) && is_about_all =>
             {
@@ -330,7 +332,7 @@ impl SourceAttributes<'_> {
                 Ok(None)
             }
             kind if is_tried && is_no_answer(&failure) && is_about_all => {
-                // An object that is gone does not mean a server without tags.
+                // The 404 may mean that the object is gone, and not that the server has no tags.
                 if *kind == FailureKind::NotFound {
                     Box::pin(bucket.head(&self.pin.key, self.version())).await?;
                 }
@@ -356,13 +358,14 @@ impl SourceAttributes<'_> {
             }
             Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
                 Err(failure.noting(
-                    "an in-place change keeps the ACL, which needs s3:GetObjectAcl; name one as `to.acl` to do without",
+                    "an in-place change keeps the ACL, which needs s3:GetObjectAcl; with `to.acl`, it is not read",
                 ))
             }
             answer => answer.map(Some),
         }
     }
 
+    /// Puts the grants of the source's ACL into `attributes`.
     pub(super) async fn acl(
         &self,
         attributes: &mut Attributes,
@@ -383,7 +386,7 @@ impl SourceAttributes<'_> {
     }
 
     /// Reads the names of the annotations and the texts of the first ones, so that a missing
-    /// permission shows before anything is published.
+    /// permission is noticed before anything is published.
     pub(super) async fn annotations(&self, draft: &mut Draft) -> Result<Vec<Annotation>, Trouble> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
@@ -447,9 +450,9 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Completes the lock in HEAD, which S3 leaves out without the permission to see it. Only
-    /// versioned buckets have locks. If the lock is required, each object is asked for what HEAD
-    /// did not show; if it is tried, one object per bucket is.
+    /// Completes the lock that HEAD shows: S3 leaves out the parts that the caller may not see.
+    /// Only versioned buckets have locks. If the lock is required, s3haul asks for the missing
+    /// parts of each object; if it is only tried, it asks about one object per bucket.
     pub(super) async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
         let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
         if !asks || head.version.is_none() {
@@ -469,7 +472,7 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Reads the half of a lock that HEAD did not show, by `get`.
+    /// Reads with `get` the part of a lock that HEAD did not show.
     async fn unshown<T>(
         &self,
         operation: Operation,

@@ -1,8 +1,9 @@
-//! Copies an object without a HEAD: if the job keeps only the content, the listed size and `ETag`
-//! are enough.
+//! Copies an object without HEAD: if the job keeps only the content, the listed size and `ETag` are
+//! enough.
 //!
-//! The `ETag` pins the source, and where it is the MD5 of the bytes it also proves the copy. In all
-//! other cases (the server refuses the copy, or a KMS key makes another `ETag`) a HEAD follows.
+//! The `ETag` pins the source. If it is the MD5 of the bytes, it also proves the copy. Otherwise
+//! (if the server refuses the copy, or the copy has another `ETag` because of a KMS key), HEAD
+//! follows.
 
 use super::CopyRound;
 use crate::bucket::Bucket;
@@ -32,8 +33,8 @@ impl<'w> ObjectTask<'w> {
             entry.storage_class.as_deref(),
             Some("GLACIER" | "DEEP_ARCHIVE")
         );
-        // An ETag is not a checksum, HEAD saves most of the reading, and the versions of a history
-        // come one after another.
+        // HEAD is needed if the job demands a checksum, which an ETag is not, or if the job reads
+        // bytes to prove a copy, because a checksum in HEAD usually makes that unnecessary.
         let proof = self.work.sides.transfer.proof;
         let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
         let simple = self.step.route == Route::Copy
@@ -48,7 +49,7 @@ impl<'w> ObjectTask<'w> {
             .filter(|etag| enough && looks_like_md5(etag))
     }
 
-    /// Copies the object with this listed `ETag`. Returns `None` if it needs a HEAD after all.
+    /// Copies the object with this listed `ETag`. Returns `None` if it needs HEAD after all.
     pub(super) async fn copy_as_listed(
         &mut self,
         bucket: &'w Bucket,
@@ -85,7 +86,7 @@ impl<'w> ObjectTask<'w> {
             }
             Err(failure) => {
                 round.task.draft.attempts += failure.details().attempts;
-                // The object is somebody else's, or that of an earlier attempt whose answer was
+                // The object comes from another writer, or from an earlier attempt whose answer was
                 // lost.
                 let refusal = round.task.refusal(&condition, &failure);
                 let Some(RefusedWrite::Taken(skip)) =
@@ -115,7 +116,8 @@ impl<'w> ObjectTask<'w> {
 }
 
 impl CopyRound<'_, '_> {
-    /// Replaces the listed properties of the source by its HEAD, which must show the same `ETag`.
+    /// Replaces the listed properties of the source with those of HEAD, which must show the same
+    /// `ETag`.
     async fn read_source_head(&mut self, etag: &str) -> Result<(), Trouble> {
         let entry = &self.task.step.entry;
         let (bucket, version) = (self.source.bucket, entry.version.as_deref());

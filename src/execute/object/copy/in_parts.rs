@@ -1,8 +1,8 @@
 //! Copies one object as a multipart upload.
 //!
-//! An upload that an earlier session left open is resumed, or one that was found open is adopted,
-//! if it is for the same version and terms; otherwise a new one is created. Parts that do not make
-//! the source are detected before they become an object.
+//! s3haul resumes an upload of the same version and attributes that an earlier session left open,
+//! adopts one that no journal knows (`--adopt`), or creates a new one. Parts that do not make the
+//! source are detected before they are published.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl<'w> CopyRound<'_, 'w> {
                 drop(slot);
                 *session
             }
-            // In place, the object equals itself anyway, which does not prove that it was changed.
+            // In place, the object always equals itself, which does not prove that it was changed.
             Some(Resumed::Published(found, etag)) if !self.task.draft.in_place => {
                 drop(slot);
                 let ending = self.prove_published(*found, etag).await?;
@@ -86,8 +86,8 @@ impl<'w> CopyRound<'_, 'w> {
     }
 
     /// Copies the parts that S3 does not hold yet, publishes the object, and sets the attributes
-    /// that can be set only then. The record of the upload stays until that is done: it tells the
-    /// next session that the object is ours.
+    /// that no header carries. The upload stays on record until that is done, so that the next
+    /// session knows that this run made the object.
     async fn send(&mut self, mut session: UploadSession<'w>) -> Result<Ending, Trouble> {
         self.task.draft.parts = session.layout.count;
         let outcome = self.parts_to_object(&mut session).await;
@@ -105,7 +105,7 @@ impl<'w> CopyRound<'_, 'w> {
         late.and(outcome)
     }
 
-    /// Proves an object that an earlier session published without receiving the answer.
+    /// Proves an object that an earlier session published without getting the answer.
     async fn prove_published(
         &mut self,
         found: Head,
@@ -129,6 +129,7 @@ impl<'w> CopyRound<'_, 'w> {
         Ok(ObjectTask::done(proof, written))
     }
 
+    /// Copies the parts, checks them against the source, and publishes and proves the object.
     async fn parts_to_object(
         &mut self,
         session: &mut UploadSession<'w>,
@@ -165,8 +166,8 @@ impl<'w> CopyRound<'_, 'w> {
         let spec = CompleteSpec {
             size: self.source.head.size,
             checksum: None,
-            // With it, S3 refuses to publish anything that differs from what the parts' checksums
-            // make, which was compared with the source's checksum.
+            // S3 refuses to publish an object with another checksum than the one that the parts
+            // make. `forecast` has compared that one with the source's.
             full_checksum: made
                 .checksum
                 .clone()
@@ -182,7 +183,7 @@ impl<'w> CopyRound<'_, 'w> {
                 let what = "S3 refused to publish parts that do not make the source's checksum";
                 return Err(self.explain_difference(what, None).await);
             }
-            // The object is unchanged, or somebody else has overwritten it.
+            // The object may be unchanged, or another writer may have overwritten it.
             Err(Trouble::Failed(failure))
                 if in_place && *failure.kind() == FailureKind::NoSuchUpload =>
             {
@@ -200,8 +201,7 @@ impl<'w> CopyRound<'_, 'w> {
             written: &written,
             made: &made,
             parts: session.layout.count,
-            // `verify_adopted` compares the attributes of an adopted upload, and has the object
-            // copied again if they differ.
+            // `verify_adopted` compares the attributes of an adopted upload.
             compares: !session.is_adopted,
             slot,
         };
@@ -212,8 +212,8 @@ impl<'w> CopyRound<'_, 'w> {
 
     /// Copies the parts that S3 does not hold yet.
     async fn copy_parts(&self, session: &mut UploadSession<'w>) -> Result<(), Trouble> {
-        // Two requests store the same part only where the source is pinned and no key makes ETags
-        // of its own; the key of an upload that was found open is unknown.
+        // Two requests store the same part only if the source is pinned and no encryption key
+        // changes the ETag. The key of an adopted upload is unknown.
         let capabilities = self.task.destination().capabilities();
         let twice = capabilities.pins_parts()
             && capabilities.content_etags
@@ -233,8 +233,8 @@ impl<'w> CopyRound<'_, 'w> {
     }
 
     /// Returns the properties of the source that the parts are compared with. If the source has no
-    /// checksum to compare with what the parts make, and the job allows it, the source is read: so
-    /// a wrong upload is detected before it is published.
+    /// checksum that can be compared with that of the parts, and the job allows it, reads the
+    /// source, so that a wrong upload is detected before it is published.
     async fn expected_of_parts(
         &mut self,
         session: &UploadSession<'_>,
@@ -244,7 +244,7 @@ impl<'w> CopyRound<'_, 'w> {
         if session.upload.is_kms() {
             expected.etag = None;
             if session.layout.is_replay() {
-                let why = "a KMS or customer key makes an ETag of its own";
+                let why = "with a KMS or customer key, the ETag is not derived from the bytes";
                 self.task.lose_etag(why);
             }
         }

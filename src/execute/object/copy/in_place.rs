@@ -1,9 +1,9 @@
-//! Changes an object where it is.
+//! Changes an object in place.
 //!
 //! The change is a copy of the object onto itself. The server refuses it if the object is no longer
-//! the one that s3haul looked at, so that no overwrite is lost. After a refusal, s3haul looks at
-//! the object again and changes it only if it still needs the change: an attempt whose answer was
-//! lost may have made it.
+//! the one that HEAD showed, so that no other write is lost. After a refusal, s3haul checks the
+//! object again, and changes it only if it still needs the change: an attempt whose answer was lost
+//! may have made it.
 
 use super::PinnedSource;
 use crate::execute::object::ObjectTask;
@@ -17,8 +17,8 @@ use crate::planner::Difference;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl ObjectTask<'_> {
-    /// Prepares a change of the object that HEAD shows. Returns an ending if it no longer needs
-    /// one.
+    /// Prepares a change of the object that HEAD shows. Returns an ending if the object no longer
+    /// needs the change.
     pub(super) async fn before_change(
         &mut self,
         source: &PinnedSource<'_>,
@@ -36,7 +36,7 @@ impl ObjectTask<'_> {
             .await?
         {
             Difference::None => {}
-            // HEAD cannot show the change, but the object is newer than before our attempt.
+            // HEAD cannot show the change, but the object is newer than it was before our attempt.
             Difference::Unknown if self.draft.attempts > 0 && before.modified < head.modified => {}
             Difference::Unknown | Difference::Is(_) => {
                 self.before = Some(head.clone());
@@ -56,8 +56,8 @@ impl ObjectTask<'_> {
             .map(Some)
     }
 
-    /// Confirms that the object at the key is the changed one. The old one has the same bytes, so
-    /// an upload cannot be told from it.
+    /// Confirms that the object at the key has the change. Its bytes do not show that, because the
+    /// old object has the same ones.
     pub(super) async fn confirm_change(&self) -> Result<(), Trouble> {
         let (sides, key) = (&self.work.sides, &self.step.key);
         let found = sides.destination.head(key, None).await?;
@@ -68,8 +68,8 @@ impl ObjectTask<'_> {
     }
 
     /// Returns the version that a copy names as its source. A change in place names none if the
-    /// server cannot check a condition on the destination: its condition on the source is then
-    /// about the current version.
+    /// server cannot check a condition on the destination: then the condition on the source applies
+    /// to the current version, and protects it instead.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {
         let if_match = self.work.sides.destination.capabilities().if_match;
         let is_guarded = !self.work.sides.is_in_place() || (if_match.copy && if_match.complete);
@@ -78,14 +78,14 @@ impl ObjectTask<'_> {
 }
 
 impl TargetAttributes<'_> {
-    /// Refuses a change in place that needs a second request to restore all attributes of the
-    /// object: a run that is killed between the two would lose them.
+    /// Refuses a change in place that needs a second request to set all attributes of the object
+    /// again: a run that is killed between the two requests would lose some.
     pub(super) fn require_one_request(&self, key: &ObjectKey) -> Result<(), Failure> {
         let Some(late) = self.late_attribute() else {
             return Ok(());
         };
         let message = format!(
-            "an in-place change could lose its {late}: this server takes them only when the object is there; \
+            "an in-place change could lose its {late}: this server accepts them only once the object exists; \
              copy it to another key"
         );
         Err(Failure::new(

@@ -1,17 +1,17 @@
 //! Adopts open uploads that no journal knows, if the job says so (`--adopt`).
 //!
 //! If a journal is lost with its disk, its uploads stay open at the destination and cost money. A
-//! user who knows that no other program writes these keys lets a run adopt them. S3 does not show
-//! the source or the attributes of an open upload, so other checks replace the journal's record
-//! ([`crate::plan::claim`]):
+//! user who knows that no other program writes these keys can let a run adopt them. S3 does not
+//! show the source or the attributes of an open upload, so other checks replace the journal's
+//! record ([`crate::plan::claim`]):
 //!
 //! - The bytes are proven before they are published: by a checksum of the whole source, or part by
 //!   part if the source is a file. Without such a proof the object is copied again.
 //! - The attributes are compared after the object is published ([`verify`](super::verify)). If they
 //!   differ, the object is copied again over it.
 //!
-//! An upload that turns out to be of something else is reported and left alone, because it may be
-//! somebody else's.
+//! An upload that turns out to belong to another object is reported and left alone, because another
+//! program may have created it.
 
 use std::future::ready;
 
@@ -32,14 +32,14 @@ use crate::size::{by_number, display_counted};
 type Candidate = (MultipartUpload, PartLayout, Vec<PartDone>);
 
 impl<'w> UploadSession<'w> {
-    /// Looks once per object for an open upload at its key, and adopts the one with the most usable
+    /// Looks once per object for open uploads at its key, and adopts the one with the most usable
     /// bytes.
     pub(super) async fn adopt(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
     ) -> Result<Option<Self>, Trouble> {
         let (work, key) = (task.work, &task.step.key);
-        // Several versions of a key may have uploads open, and nothing tells them apart.
+        // Several versions of a key may have open uploads, and nothing distinguishes them.
         if !work.adopts
             || task.step.turn.is_some()
             || std::mem::replace(&mut task.draft.looked_for_uploads, true)
@@ -98,8 +98,8 @@ impl<'w> UploadSession<'w> {
         Ok(session)
     }
 
-    /// Reports that the parts of this upload do not make the source, so that somebody else created
-    /// it. Returns the reason to copy the object again.
+    /// Reports that the parts of this upload do not make the source, so another program may have
+    /// created it. Returns the reason to copy the object again.
     pub(in crate::execute::object) fn disown(&self, task: &mut ObjectTask<'_>) -> Trouble {
         let id = self.upload.id();
         let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
@@ -111,10 +111,10 @@ impl<'w> UploadSession<'w> {
     }
 }
 
-/// Returns the reason why an upload with these attributes cannot be adopted, if they have an ACL.
+/// Returns the reason not to adopt an upload with these attributes if they include an ACL.
 pub(in crate::execute::object) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
     let has_acl = attributes.acl.is_some() || !attributes.grants.is_empty();
-    has_acl.then_some("its ACL cannot be seen before it is an object")
+    has_acl.then_some("its ACL cannot be read before it is completed")
 }
 
 /// Returns the uploads that are open at exactly the object's key and that the journal does not
@@ -126,7 +126,7 @@ async fn unknown_uploads(task: &ObjectTask<'_>) -> Result<Vec<OpenUpload>, Failu
     unknown.try_collect().await
 }
 
-/// Returns the upload that holds the most usable bytes. Notes uploads that cannot be looked at.
+/// Returns the upload that holds the most usable bytes. Notes uploads whose parts cannot be listed.
 async fn best(
     task: &mut ObjectTask<'_>,
     listed: Vec<OpenUpload>,
@@ -141,7 +141,7 @@ async fn best(
     } else {
         ExpectedLayout::Exactly(&request.layout)
     };
-    // The time of a file comes from another clock, and its parts are compared one by one.
+    // The time of a file comes from another clock, and the parts of a file are compared one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());
     let mut best: Option<Candidate> = None;
     for open in listed
@@ -163,11 +163,11 @@ async fn best(
             Ok(held) => held,
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
             Err(failure) if failure.is_passing() || failure.ends_run() => return Err(failure),
-            // Copying the object again is always right.
+            // Copying the object again is always safe.
             Err(failure) => {
                 let id = upload.id();
                 task.draft.notes.push(format!(
-                    "what the open upload {id} holds cannot be seen: {failure}"
+                    "the parts of the open upload {id} cannot be listed: {failure}"
                 ));
                 continue;
             }

@@ -1,13 +1,13 @@
 //! Ends upload sessions.
 //!
-//! The record of an upload is closed when it has become the object. Any other upload has one of
-//! these ends:
+//! The record of an upload is closed once the upload has become the object. Any other upload ends
+//! in one of these ways:
 //!
 //! - It is left open for the next session, if that session tries the object again and finds the
-//!   upload by the journal or by `--adopt`.
+//!   upload through the journal or `--adopt`.
 //! - It is kept for the next run, if it holds parts and its object failed for a reason that may
 //!   pass.
-//! - It is left alone, if it was adopted and is somebody else's.
+//! - It is left alone, if it was adopted and belongs to another program.
 //! - Otherwise it is aborted.
 //!
 //! The receipt names each upload that may stay open, because its parts cost money.
@@ -29,8 +29,8 @@ impl UploadSession<'_> {
         self.work.monitor.observe(&Event::UploadEnded { id });
     }
 
-    /// Ends the session and its upload after the object's outcome. Returns that outcome, or the
-    /// reason to plan the object again if the upload is gone or no longer accepted.
+    /// Ends the session and its upload, as `outcome` requires. Returns the outcome, or the reason
+    /// to plan the object again if the upload is gone or no longer accepted.
     pub(in crate::execute::object) async fn end(
         self,
         outcome: Result<Ending, Trouble>,
@@ -71,8 +71,8 @@ impl UploadSession<'_> {
             record.ended(&work.journal).await;
             return true;
         }
-        // The next session tries the object that ends the run again. If the journal is broken, the
-        // upload may belong to another session by now.
+        // The next session tries an object that ended the run again. If the journal is broken,
+        // another session may own the upload now.
         let is_left_to_next =
             outcome.as_ref().is_err_and(Trouble::is_left) || work.journal.broken().is_cancelled();
         if is_left_to_next && record.is_kept() {
@@ -83,7 +83,7 @@ impl UploadSession<'_> {
             let command =
                 multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
             task.draft.notes.push(format!(
-                "the upload {id} is left open: the next run with --adopt goes on with it, and `{command}` frees its parts"
+                "the upload {id} is left open: the next run with --adopt adopts it, and `{command}` frees its parts"
             ));
             return true;
         }
@@ -106,7 +106,7 @@ impl UploadSession<'_> {
         if is_foreign || self.abort(task).await {
             record.ended(&work.journal).await;
         }
-        // The server denied an upload that it created a moment ago.
+        // The server does not know an upload that it has just created.
         if let Some(failure) = failure
             && *failure.kind() == FailureKind::NoSuchUpload
             && failure.details().operation != Operation::CompleteMultipartUpload
@@ -123,7 +123,7 @@ impl UploadSession<'_> {
     /// more.
     async fn abort(&self, task: &mut ObjectTask<'_>) -> bool {
         let work = self.work;
-        // The upload stays on record, for the session that has the journal by now.
+        // The upload stays on record for the session that has the journal now.
         if work.journal.keeps()
             && work.journal.broken().is_cancelled()
             && !work.journal.error().leaves_no_record()
@@ -149,9 +149,9 @@ impl UploadSession<'_> {
         is_over
     }
 
-    /// Aborts the uploads that other attempts to create this one left open: attempts that the
-    /// server refused, and requests that hung. They hold no bytes, so this can wait until the
-    /// object is done.
+    /// Aborts the uploads that other attempts to create this one may have left open: attempts that
+    /// the server refused, and requests that hung. These uploads hold no bytes, so this can wait
+    /// until the object is done.
     async fn end_twins(&self, task: &mut ObjectTask<'_>) {
         let (work, upload) = (self.work, self.upload.outliving_the_run());
         let known = work.orphans.known();
@@ -162,7 +162,7 @@ impl UploadSession<'_> {
         let (late, refused) = tokio::select! {
             biased;
             strays = twins => strays,
-            // The abort of the upload itself needs the time that is left.
+            // The remaining time is needed to abort the upload itself.
             () = work.halt.cancelled() => (vec![Stray::interrupted()], Vec::new()),
         };
         if let Some(record) = self.late_twin
@@ -183,7 +183,7 @@ impl UploadSession<'_> {
             return false;
         }
         let details = failure.details();
-        // An earlier Complete may have made an object that somebody has replaced since.
+        // An earlier Complete may have made an object that another writer has replaced since.
         let may_be_ours = details.operation == Operation::CompleteMultipartUpload
             && (details.code != "NoSuchUpload" || details.attempts > 1);
         !self.held.is_empty() || (!self.done.is_empty() && !may_be_ours)

@@ -1,8 +1,8 @@
 //! Sends the parts of a file or a stream, and completes their upload.
 //!
-//! Each part is summed while it is in memory. The sums combine into the checksum of the whole
-//! object, which S3 must confirm before it publishes the object. If the server knows no checksums,
-//! the MD5 of each part is compared with its `ETag`.
+//! The checksum of each part is computed while the part is in memory. These checksums combine into
+//! that of the whole object, which S3 must confirm before it publishes the object. If the server
+//! does not know checksums, the MD5 of each part is compared with its `ETag`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,17 +28,17 @@ use crate::s3::{
     Attributes, Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Operation, PartDone,
 };
 
-/// Sums and sends the parts of one upload. Cheap to clone.
+/// Computes the checksums of the parts of one upload, and sends them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(in crate::execute::object) struct LocalParts {
     upload: Arc<MultipartUpload>,
     /// The parts that S3 held when the upload was resumed or adopted.
     held: Arc<[PartDone]>,
-    /// The way of computing the parts' sums.
+    /// The method of computing the parts' checksums.
     pub(super) method: SumMethod,
-    /// True unless an encryption key makes `ETag`s that are no MD5s, or may do so.
+    /// False if an encryption key makes `ETag`s that are no MD5s, or may do so.
     may_be_md5s: bool,
-    /// Set once a part of this run had an MD5 as its `ETag`.
+    /// True if the `ETag`s in the bucket are MD5s: the profile says so, or this run has seen one.
     are_md5s: Arc<AtomicBool>,
 }
 
@@ -71,7 +71,7 @@ impl LocalParts {
         (part.checksum.as_ref() == Some(&sum.value) && part.size == size).then(|| part.clone())
     }
 
-    /// Sums and sends one part.
+    /// Computes the checksum of one part, and sends it.
     pub(super) async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
         let (method, summed) = (self.method, body.clone());
         let sum = spawn_blocking(move || method.sum(&summed))
@@ -121,11 +121,11 @@ impl LocalParts {
                     let Checksum {
                         algorithm, value, ..
                     } = sum;
-                    format!("{algorithm} of what was sent is {value}, S3 stored {answered}")
+                    format!("the {algorithm} of the sent bytes is {value}, S3 stored {answered}")
                 })
             }
             (PartSum::ForRead(_), _) => None,
-            // The server ignores checksums.
+            // Without a declared checksum that the server confirms, only the MD5 can contradict.
             _ => self.md5_contradiction(&part, body).await?,
         };
         if let Some(what) = contradiction {
@@ -269,8 +269,8 @@ impl LocalParts {
         self.may_be_md5s && self.are_md5s.load(Ordering::Acquire)
     }
 
-    /// Returns a sentence if the `ETag` of a part contradicts its bytes. That shows only now if the
-    /// part was answered before the first one whose `ETag` was an MD5.
+    /// Returns a sentence if the `ETag` of a part contradicts its bytes. A part that was confirmed
+    /// before any `ETag` was known to be an MD5 can be checked only now.
     fn contradicted_part(&self, parts: &[PartDone]) -> Option<String> {
         if !self.have_md5s() || self.method.summed_with().is_some() {
             return None;
@@ -279,7 +279,7 @@ impl LocalParts {
             |part: &&PartDone| part.checksum.is_none() && checksum::looks_like_md5(&part.etag);
         let PartDone { number, etag, .. } = parts.iter().find(is_other)?;
         Some(format!(
-            "the ETag of part {number} is {etag}, which is not the MD5 of what was sent"
+            "the ETag of part {number} is {etag}, which is not the MD5 of the sent bytes"
         ))
     }
 
@@ -290,7 +290,7 @@ impl LocalParts {
 
     /// Returns the parts as Complete names them.
     fn named(&self, parts: &[PartDone]) -> Vec<PartDone> {
-        // If no algorithm was declared, the server must not see the sums.
+        // If no algorithm was declared, the server must not receive the checksums.
         match self.method.algorithm {
             Some(_) => parts.to_vec(),
             None => parts

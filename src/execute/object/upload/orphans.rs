@@ -1,8 +1,8 @@
 //! Holds the uploads that earlier sessions left open, until an object takes them or the run aborts
 //! them.
 //!
-//! At its start, a run aborts the uploads of objects that it will not copy (after a fresh start, or
-//! a failed abort). At its end, it aborts those that no object took. An upload that cannot be
+//! When a run starts, it aborts the uploads of objects that it will not copy (after a fresh start,
+//! or a failed abort). When it ends, it aborts those that no object took. An upload that cannot be
 //! aborted stays on record, and the next run tries again. If the server accepts the abort but does
 //! not show that the upload is gone, the run reports it once, with its id and a command, and closes
 //! its record.
@@ -25,7 +25,7 @@ use crate::manifest::job::{Job, Transfer};
 use crate::multipart::{self, MultipartUpload, Stray};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The time for which a request of an ended session may still be in flight.
+/// The longest time for which a request of an ended session may still be in flight.
 const LATE: Duration = Duration::from_mins(5);
 
 /// The uploads that earlier sessions left open and that no object has taken yet.
@@ -90,8 +90,8 @@ impl Orphans {
         }
     }
 
-    /// Takes the uploads of an object to this place, the latest last. The caller owns them from now
-    /// on.
+    /// Takes the uploads of an object to this location, the latest last. The caller owns them from
+    /// then on.
     pub(crate) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<OrphanUpload> {
         self.take_if(|open| {
             let is_its =
@@ -100,8 +100,7 @@ impl Orphans {
         })
     }
 
-    /// Takes back an upload of an object that failed, since the object may be tried again in this
-    /// session.
+    /// Takes back an upload whose object failed, because this session may try the object again.
     pub(crate) fn give_back(&self, upload: u64, open: JournaledUpload) {
         self.uploads
             .lock()
@@ -154,8 +153,8 @@ impl Orphans {
             .await;
     }
 
-    /// Aborts the uploads that no object took. Those that this run kept for the next one stay, and
-    /// a retry leaves those that were kept for objects outside it.
+    /// Aborts the uploads that no object took. Leaves those that this run kept for the next one. A
+    /// retry also leaves those that were kept for objects that it does not retry.
     pub(crate) async fn abort_rest(
         &self,
         journal: &Journal,
@@ -220,7 +219,7 @@ impl Orphans {
             orphan.open.begun.as_ref().map(|begun| begun.id.as_str()),
         );
         match self.try_abort(orphan, journal, bucket).await {
-            // Their record is closed, so this is the only report.
+            // The record is closed, so nothing else reports these uploads.
             Ok(strays) => strays.iter().map(|stray| stray.told(bucket, key)).collect(),
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
                 let id = id.unwrap_or("of unknown id");
@@ -249,8 +248,8 @@ impl Orphans {
             &orphan.open.place.key,
             orphan.open.begun.as_ref().map(|begun| begun.id.as_str()),
         );
-        // If this is another server than the upload's, it answers that it has no such upload, which
-        // proves nothing.
+        // Another server than the one that created the upload answers that it has no such upload,
+        // which proves nothing.
         if let Some(server) = orphan
             .open
             .server
@@ -307,7 +306,7 @@ mod tests {
         let just_now = until(before);
         assert!(
             (before..=Timestamp::now()).contains(&just_now),
-            "what comes later is somebody else's"
+            "later uploads belong to other programs"
         );
     }
 }

@@ -1,9 +1,9 @@
 //! Sends the parts of one upload in parallel.
 //!
-//! A part starts only when there is a slot for it, so an object of 10,000 parts holds only as many
-//! futures as it has requests in flight. After the first failed part, no new ones start, and parts
-//! that wait for their next attempt are cancelled. Requests in flight may finish: if an abort
-//! overtook them, their parts would be left behind.
+//! A part starts only when it has a slot, so an object of 10,000 parts has only as many futures as
+//! it has requests in flight. After the first failed part, no new parts start, and parts that wait
+//! for a retry are cancelled. Requests in flight may finish: an abort that overtook them would
+//! leave their parts behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -29,12 +29,12 @@ use crate::pace::slots::SlotKind;
 use crate::plan::parts::PartRange;
 use crate::s3::{Failure, FailureKind, Operation, PartDone, SourcePin};
 
-/// The interval at which a queue in which parts would wait long is checked again.
+/// The interval at which a long queue is checked again.
 const CLOGGED: Duration = Duration::from_millis(50);
 
 /// The source of the bytes of the parts.
 pub(in crate::execute::object) enum PartSource<'a> {
-    /// Ranges of an object, which S3 copies.
+    /// Ranges of an object that S3 copies.
     CopyRange {
         pin: Arc<SourcePin>,
         /// True if a part may be requested twice at once: both requests store the same part.
@@ -47,16 +47,16 @@ pub(in crate::execute::object) enum PartSource<'a> {
 }
 
 impl UploadSession<'_> {
-    /// Sends all parts that S3 does not hold yet. The confirmed parts are in `done`, also after a
-    /// failure.
+    /// Sends all parts that S3 does not hold yet. Puts the confirmed parts into `done`, even if
+    /// others fail.
     pub(in crate::execute::object) async fn send_all(
         &mut self,
         source: PartSource<'_>,
     ) -> Result<(), Trouble> {
         match source {
             PartSource::CopyRange { pin, twice } => {
-                // The held parts are copies of this source. Those of a file count only once they
-                // have been compared with it.
+                // The held parts are copies of this source. Held parts of a file count only once
+                // they have been compared with the file.
                 self.done = self.held.to_vec();
                 self.bytes = self.done.iter().map(|part| part.size).sum();
                 self.announce();
@@ -109,7 +109,7 @@ impl UploadSession<'_> {
         let mut next_slot = None;
         let mut running = PartsInFlight::of(&self.upload);
         loop {
-            // If parts would wait in the queue, those that already wait are enough.
+            // If parts would wait in the queue, the ones in flight are enough.
             let is_clogged = !running.is_empty() && work.is_clogged(self.upload.key());
             let may_start = running.trouble.is_none() && parts.peek().is_some() && !is_clogged;
             if may_start && next_slot.is_none() {
@@ -129,7 +129,7 @@ impl UploadSession<'_> {
                     }
                 }
                 Some(answer) = running.next(work) => self.take(answer, &mut running).await,
-                // The queue may get shorter long before a part is answered.
+                // The queue may get shorter long before a part is confirmed.
                 () = sleep(CLOGGED), if is_clogged => {}
                 else => break,
             }
@@ -195,7 +195,7 @@ impl UploadSession<'_> {
 #[derive(Debug)]
 struct PartsInFlight {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
-    /// Cancels the requests that wait for their turn or their next attempt.
+    /// Cancels the requests that wait in the queue or for a retry.
     called_off: CancellationToken,
     /// The first trouble; no part starts after it.
     trouble: Option<Trouble>,
@@ -215,7 +215,7 @@ impl PartsInFlight {
         self.tasks.is_empty()
     }
 
-    /// Sends a part, which keeps its slot until it is answered.
+    /// Starts a part, which keeps its slot until it has an answer.
     fn spawn<F>(&mut self, slot: Slot, part: F)
     where
         F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
@@ -227,8 +227,8 @@ impl PartsInFlight {
         });
     }
 
-    /// Records trouble; the first one counts. Calls off the requests that wait, unless the run
-    /// stops, which ends them like all other requests.
+    /// Records the first trouble. Cancels the requests that wait, unless the run stops, which ends
+    /// them anyway.
     fn fail(&mut self, trouble: Trouble) {
         if !matches!(trouble, Trouble::Stopped) {
             self.called_off.cancel();
@@ -241,7 +241,7 @@ impl PartsInFlight {
         loop {
             let joined = tokio::select! {
                 joined = self.tasks.join_next() => joined?,
-                // Requests in flight may no longer finish.
+                // The drain time is over, so requests in flight may no longer finish.
                 () = work.halt.cancelled(), if !self.tasks.is_empty() => {
                     self.fail(Trouble::Stopped);
                     self.tasks.abort_all();
@@ -273,7 +273,7 @@ impl PartsInFlight {
         None
     }
 
-    /// Returns the outcome, once no part is in flight.
+    /// Returns the outcome once no part is in flight.
     fn finish(self) -> Result<(), Trouble> {
         self.trouble.map_or(Ok(()), Err)
     }

@@ -1,9 +1,9 @@
-//! Keeps uploads on record.
+//! Keeps uploads on record in the journal.
 //!
 //! A forgotten upload costs money until somebody finds it. So an upload is recorded before it is
 //! created, its id before its first part, and its end only when the server no longer has it. If the
-//! answer to a Create was lost or cannot be read, its upload is searched for, with and without a
-//! journal. An upload that is not shown to be gone is reported once, with its id and a command.
+//! answer to Create is lost or unreadable, s3haul searches for the upload, with or without a
+//! journal. An upload that may still be open is reported once, with its id and a command.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ pub(crate) struct UploadRecord {
     intended: Timestamp,
 }
 
-/// The properties of an upload by which a later session decides if it can resume it.
+/// The properties of an upload by which a later session decides whether it can resume it.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadFingerprint {
     /// The version of the source.
@@ -44,7 +44,7 @@ pub(crate) struct UploadFingerprint {
     attributes: String,
     /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
-    /// True if it was adopted, so that the request that created it is not known.
+    /// True if the upload was adopted. The request that created it is then unknown.
     claimed: bool,
 }
 
@@ -78,15 +78,14 @@ impl UploadFingerprint {
         }
     }
 
-    /// Returns true if a recorded upload is of the same source and has the same requested
-    /// attributes.
+    /// Returns true if a recorded upload has the same source version and requested attributes.
     pub(crate) fn matches(&self, begun: &BegunUpload) -> bool {
         begun.source == self.source && begun.attributes == self.attributes
     }
 }
 
 impl UploadRecord {
-    /// Returns true if a journal has the record.
+    /// Returns true if the upload is recorded in a journal.
     pub(crate) const fn is_kept(self) -> bool {
         self.upload.is_some()
     }
@@ -126,8 +125,8 @@ impl UploadRecord {
         Ok(record)
     }
 
-    /// Puts the upload's id on record. If that fails, no later session would know the upload, so it
-    /// is aborted, unless it was adopted.
+    /// Records the upload's id. If that fails, no later session would know the upload, so it is
+    /// aborted, unless it was adopted.
     pub(crate) async fn created(
         self,
         work: &Work,
@@ -189,13 +188,13 @@ impl UploadRecord {
                 "{told}; the next run of this job looks for it and aborts it"
             )];
         }
-        // The search has little patience, because the object is late already, and it outlives the
-        // run.
+        // The search has little patience, because the object is late already. A stop does not end
+        // it.
         let bucket = work.sides.destination.for_probes().tidying_up();
         let window = (self.intended, Timestamp::now());
         let known = work.orphans.known();
         let search = async {
-            // A refusal is believed unless the list shows an upload.
+            // A refusal is trusted unless the list shows an upload.
             if is_refused {
                 return multipart::after_refusal(&bucket, key, window, known).await;
             }
@@ -247,12 +246,14 @@ impl UploadRecord {
     /// Records that the server no longer has the upload.
     pub(crate) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
-            // A broken journal stops the run by itself; the next session finds the upload gone.
+            // The watcher of a broken journal stops the run; the next session finds the upload
+            // gone.
             let _ = journal.append(JournalEvent::UploadEnded { upload }).await;
         }
     }
 
-    /// Records that the next run may resume the upload. Returns false if that is not on record.
+    /// Records that the next run may resume the upload. Returns false if that could not be
+    /// recorded.
     pub(crate) async fn keep(self, work: &Work) -> bool {
         let Some(upload) = self.upload else {
             return false;
@@ -288,7 +289,7 @@ impl UploadRecord {
         let strays = match id {
             Some(id) => match MultipartUpload::open(bucket, key, id).abort().await {
                 Ok(Aborted::Gone | Aborted::NotThere) => Vec::new(),
-                // A later run would only find the same.
+                // A later run would get the same answer.
                 Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
                     vec![Stray::failed(Some(id), &failure)]
                 }
@@ -315,6 +316,7 @@ impl UploadRecord {
         Ok(strays)
     }
 
+    /// Records an event of the upload, and waits until it is durable.
     async fn commit(
         self,
         work: &Work,
@@ -323,7 +325,7 @@ impl UploadRecord {
         let Some(upload) = self.upload else {
             return Ok(());
         };
-        // A broken journal stops the run by itself.
+        // The watcher of a broken journal stops the run.
         work.journal
             .commit(event(upload))
             .await

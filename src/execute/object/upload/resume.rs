@@ -1,17 +1,17 @@
 //! Resumes an upload that an earlier session left open.
 //!
-//! An upload is resumed only if its record has the same version of the source, key, and attributes,
-//! and if its recorded parts tile the object. `ListParts` shows which parts S3 holds. A part of the
-//! right size is kept if it is the recorded one, or if it was in flight when the record ended; all
-//! others are sent again. Any other upload is aborted and a new one created, which is always right
-//! and only costs time.
+//! An upload is resumed only if its record has the same source version, key, and attributes, and if
+//! its recorded parts tile the object. `ListParts` shows which parts S3 holds. A part of the right
+//! size is kept if it is the recorded one, or if it was in flight when the record ended; all others
+//! are sent again. Any other upload is aborted and a new one is created, which is always safe and
+//! only costs time.
 //!
 //! If the server no longer has the upload, it may have become the object: the session may have been
-//! killed before the answer to Complete came. The object at the key is then recognised by the
-//! source's checksum, or by the `ETag` that was on record before Complete was sent.
+//! killed before the answer to Complete arrived. s3haul then recognises the object at the key by
+//! the source's checksum, or by the `ETag` that it recorded before it sent Complete.
 //!
 //! An upload that was kept for the next run is found by bucket and key, because its object has
-//! another number there.
+//! another number in that run.
 
 use futures::TryStreamExt;
 
@@ -32,7 +32,7 @@ use crate::plan::parts::{Boundaries, PartLayout};
 use crate::planner::MadeBefore;
 use crate::s3::{ChecksumKind, FailureKind, Head};
 
-/// An upload of an earlier session that is of use.
+/// An upload of an earlier session that this session can use.
 pub(in crate::execute::object) enum Resumed<'w> {
     /// It is open and has parts.
     Session(Box<UploadSession<'w>>),
@@ -51,7 +51,8 @@ impl Work {
         }
     }
 
-    /// Returns the record of uploads to this key that may have become the object without an answer.
+    /// Returns the recorded properties of uploads to this key whose Complete was sent and not
+    /// answered.
     pub(crate) fn made_before(&self, key: &ObjectKey) -> MadeBefore {
         let place = self.upload_place(key);
         let open = self.resumed.uploads.values();
@@ -88,7 +89,7 @@ impl ObjectTask<'_> {
             .orphans
             .abort(orphan, &work.journal, self.destination())
             .await;
-        // The receipt may be hours away, and a kill until then would take along the only mention.
+        // The receipt may be hours away, and a kill before that would lose the only mention.
         for note in &notes {
             tracing::warn!(key = %self.step.key, "{note}");
         }
@@ -97,8 +98,7 @@ impl ObjectTask<'_> {
 }
 
 impl<'w> UploadSession<'w> {
-    /// Looks for an upload to resume among those that were left of an object, and aborts the
-    /// others.
+    /// Resumes one of the uploads that earlier sessions left of an object, and aborts the others.
     pub(in crate::execute::object) async fn resume(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
@@ -106,14 +106,14 @@ impl<'w> UploadSession<'w> {
         while let Some(orphan) = task.orphans.pop() {
             let resumed = match judge(task, &orphan, request).await {
                 Ok(resumed) => resumed,
-                // The parts cannot be listed. Starting over is always right.
+                // The parts cannot be listed. Starting over is always safe.
                 Err(Trouble::Failed(failure))
                     if !failure.kind().may_pass_later() && !failure.ends_run() =>
                 {
                     tracing::warn!(key = %task.step.key, %failure, "an open upload cannot be resumed: creating a new one");
                     None
                 }
-                // It is still to be aborted.
+                // The upload must still be resumed or aborted.
                 Err(trouble) => {
                     task.orphans.push(orphan);
                     return Err(trouble);
@@ -123,14 +123,15 @@ impl<'w> UploadSession<'w> {
                 task.abort_orphan(&orphan).await;
                 continue;
             };
-            // The upload lacks the attributes that it was created without, not those that the
-            // server refuses now.
+            // The upload lacks the attributes that the server refused when it was created, not
+            // those that it refuses now.
             if let Some(created) = &orphan.open.begun {
                 task.draft.losses.retain(|loss| loss.lost != Lost::NotSet);
                 task.draft.losses.extend(created.losses.iter().cloned());
             }
             task.abort_orphans().await;
-            // If it became the object, it stays on record until the object has all attributes.
+            // If the upload became the object, it stays on record until the object has all
+            // attributes.
             if matches!(resumed, Resumed::Published(..)) {
                 task.orphans.push(orphan);
             }
@@ -140,15 +141,14 @@ impl<'w> UploadSession<'w> {
     }
 }
 
-/// Returns true for the loss of an attribute that the job requires by now, unless this session has
-/// the same loss.
+/// Returns true for the loss of an attribute that the job now requires, unless this session has the
+/// same loss.
 fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
     work.sides.transfer.preserve.of(loss.attribute) == Policy::Require
         && !draft.losses.contains(loss)
 }
 
-/// Finds out whether an upload can be resumed, or became the object. Returns `None` if it is of no
-/// use.
+/// Decides whether an upload can be resumed, or became the object. Returns `None` if it is neither.
 async fn judge<'w>(
     task: &mut ObjectTask<'w>,
     orphan: &OrphanUpload,
@@ -163,7 +163,7 @@ async fn judge<'w>(
     };
     let layout = tiling(&created.parts, &request.layout);
     let Some(layout) = layout.filter(|_| request.fingerprint.matches(created)) else {
-        tracing::info!(%key, "an open upload is of another source, or was created otherwise: creating a new one");
+        tracing::info!(%key, "an open upload has another source or other attributes: creating a new one");
         return Ok(None);
     };
     let upload = MultipartUpload::open(task.destination(), key, &*created.id);
@@ -179,13 +179,12 @@ async fn judge<'w>(
         Err(failure) => return Err(failure.into()),
     };
     let mut reconciled = created.reconcile(listed);
-    // A part without the checksum that the upload declared could not be named to a server that
-    // wants it, nor proven.
+    // Complete must name the declared checksum of each part, and the proof needs it too.
     if upload.algorithm().is_some() {
         reconciled.kept.retain(|part| part.checksum.is_some());
     }
     let kept = reconciled.kept;
-    // Some servers answer with an empty list for an upload that is gone.
+    // Some servers return an empty list for an upload that is gone.
     if kept.is_empty() {
         let Some((head, etag)) = find_published(task, created, request).await? else {
             return Ok(None);
@@ -211,8 +210,8 @@ async fn judge<'w>(
     }))))
 }
 
-/// Returns the object at the key if it was made from this upload, whose Complete was sent and not
-/// answered. Also returns the `ETag` if that proves it.
+/// Returns the object at the key if this upload, whose Complete was sent and not answered, became
+/// it. Also returns the `ETag` if that proves it.
 async fn find_published(
     task: &ObjectTask<'_>,
     created: &BegunUpload,
@@ -240,8 +239,9 @@ async fn find_published(
     Ok(is_ours.then_some((head, etag)))
 }
 
-/// Returns the recorded layout of an upload if it tiles the object, whose layout would be `now`.
-/// The two may differ, because automatic part sizes depend on the possible requests in flight.
+/// Returns the recorded layout of an upload if it tiles the object. A new upload would get the
+/// layout `now`. The two may differ, because automatic part sizes depend on the possible number of
+/// requests in flight.
 fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
     let is = |layout: &PartLayout| lengths(layout) == *recorded;
     if is(now) {

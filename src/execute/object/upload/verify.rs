@@ -1,6 +1,6 @@
 //! Checks that an object made from an adopted upload has the requested attributes.
 //!
-//! S3 shows the attributes of an upload only after it is published, so they are compared then: by
+//! S3 shows the attributes of an upload only after it is published. So they are compared then, by
 //! the session that published it, or by the next one if that session was killed.
 
 use super::UploadSession;
@@ -16,9 +16,9 @@ use crate::plan::condition::DestinationState;
 use crate::s3::{Attributes, Failure, FailureKind, Tags};
 
 impl UploadSession<'_> {
-    /// Compares an object made from an adopted upload with the requested attributes, and has it
-    /// copied again if they differ. Must be called while the upload is still on record: a session
-    /// that is killed before that leaves the comparison to the next one.
+    /// Compares an object made from an adopted upload with the requested attributes. Returns the
+    /// reason to copy it again if they differ. Must be called while the upload is still on record,
+    /// so that the next session compares them if this one is killed.
     pub(in crate::execute::object) async fn verify_adopted(
         &self,
         attributes: &Attributes,
@@ -43,8 +43,8 @@ impl UploadSession<'_> {
 }
 
 impl ObjectTask<'_> {
-    /// Returns true if a version of the object has the requested attributes, and notes a
-    /// difference. The version was made from the upload `id`.
+    /// Returns true if the version that was made from the upload `id` has the requested attributes.
+    /// Notes a difference.
     pub(super) async fn has_attributes(
         &mut self,
         id: &str,
@@ -61,7 +61,7 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns an attribute in which an object differs from the requested ones.
+/// Returns the first attribute in which an object differs from the requested ones.
 async fn unlike(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -70,7 +70,8 @@ async fn unlike(
 ) -> Result<Option<Attribute>, Failure> {
     let found = match bucket.head(key, version).await {
         Ok(found) => found,
-        // Another key of a customer than ours, or one where we have none.
+        // The object has another customer key than the job names, or one although the job names
+        // none.
         Err(failure) if *failure.kind() == FailureKind::Invalid => {
             return Ok(Some(Attribute::Encryption));
         }
