@@ -4,10 +4,9 @@
 //! the source in order, filters each entry, maps it to its destination key, and compares it with
 //! the object there. If the map keeps the order of keys, the destination's listing is read
 //! alongside. Otherwise each key is requested with HEAD, many at a time. If a server may list out
-//! of order, a key found in its list exists, but a key that was not found may come later in the
-//! list, and is requested too. Steps leave through a bounded channel ([`steps`]), so a plan never
-//! holds more objects than the run looks ahead. Long listings are planned in ranges side by side
-//! ([`ranges`]).
+//! of order, a key that its list has not shown may still come, so it is requested too. Steps leave
+//! through a bounded channel ([`steps`]), so a plan never holds more objects than the run looks
+//! ahead. Long listings are planned in parallel ranges ([`ranges`]).
 
 mod again;
 mod compare;
@@ -45,9 +44,9 @@ pub use ranges::MOST_RANGES;
 pub use steps::{Held, Hunger, News, Planning, Steps};
 use steps::{Outbox, PlanSender};
 
-/// The most keys that are asked for at once where listings cannot be compared.
+/// The most HEADs in flight at once where listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
-/// The most steps that wait for the answer about a key before them.
+/// The most results that wait for the answer about an earlier key.
 const WAITING: usize = 2048;
 
 /// Both sides of a transfer, connected.
@@ -68,7 +67,7 @@ pub struct Step {
     pub entry: Entry,
     /// Its key at the destination.
     pub key: ObjectKey,
-    /// The reason why it is copied.
+    /// The reason to copy it.
     pub reason: Reason,
     /// The route if its size stays as listed.
     pub route: Route,
@@ -78,13 +77,13 @@ pub struct Step {
     pub object: Option<u64>,
     /// Its position among the versions of its key, if all of them are copied.
     pub turn: Option<Box<HistoryStep>>,
-    /// Set if the destination has it, perhaps from an earlier session of the run: the reason to
-    /// leave it alone if it cannot be proven.
+    /// Set if an earlier session of the run may have copied the object. Holds the reason to skip it
+    /// if that cannot be proven.
     pub found: Option<Skip>,
 }
 
 impl Step {
-    /// Returns a step that only names an object, which nothing is sent for.
+    /// Returns a step that only names an object, without any request to send.
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
         let (route, seen) = (Route::Copy, DestinationState::Unknown);
@@ -104,20 +103,19 @@ impl Step {
 /// The result of planning an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Planned {
-    /// It is to be copied.
+    /// It must be copied.
     Step(Box<Step>),
     /// It is skipped for this reason: usually, the destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
-    /// It would be copied, but cannot be read before it is restored, and the job does not say what
-    /// to do about it.
+    /// It must be copied, but is archived, and the job neither skips nor restores archived objects.
     Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
     Excluded(ObjectKey),
     /// It is neither an object nor a regular file.
     Ignored(String, &'static str),
-    /// It cannot be planned: its key, if it has one, and its place.
+    /// It cannot be planned. Holds its key, if it has one, and its location.
     Failed(Option<ObjectKey>, String, Failure),
-    /// A list failed here, and the keys after it are not known.
+    /// A list failed, so the keys after this point are unknown.
     Unlisted(String, Failure),
     /// The result for an object that an earlier session planned, with its number in the journal.
     Again(u64, Box<Planned>),
@@ -130,35 +128,35 @@ pub struct Pending {
     pub object: u64,
     /// The source, as it was listed then.
     pub entry: Entry,
-    /// The record of its copy.
+    /// The record of the copy that may exist.
     pub made: MadeBefore,
 }
 
 /// The record of a copy that an earlier session was about to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MadeBefore {
-    /// True if an upload that was found open may have become the copy, whose attributes are not
-    /// known then.
+    /// True if an adopted upload may have become the copy, whose attributes are then unknown.
     pub claimed: bool,
     /// The `ETag` that the parts of the upload make.
     pub etag: Option<String>,
 }
 
-/// The work to plan: what an earlier session left, or everything.
+/// The work to plan: the rest that earlier sessions left, or everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Objects that were planned and are not over.
+    /// Objects that were planned and have not ended.
     pub pending: Vec<Pending>,
-    /// Ranges of the source's keys that are not known; empty if all keys are.
+    /// The ranges of the source's keys that are not planned yet; empty if all keys are.
     pub ranges: Vec<KeyRange>,
-    /// Numbers for further ranges, from `next` to `last`. Without any, all keys come in order.
+    /// The first number for further ranges. If it is larger than `last`, no range is cut, and all
+    /// keys are planned in order.
     pub next: u32,
-    /// See `next`.
+    /// The last number for further ranges.
     pub last: u32,
 }
 
 impl Resume {
-    /// Returns everything, in order.
+    /// Returns the work of planning all keys in order.
     fn in_order() -> Self {
         Self {
             pending: Vec::new(),
@@ -176,7 +174,7 @@ enum Next {
 }
 
 impl Sides {
-    /// Returns where the bytes come from: a bucket, or this machine.
+    /// Returns the origin of the bytes: a bucket, or this machine.
     #[must_use]
     pub fn origin(&self) -> Origin {
         if self.source.is_some() {
@@ -237,7 +235,7 @@ impl Sides {
         })
     }
 
-    /// Plans the transfer in a task of its own, in the order of the source's keys.
+    /// Plans the transfer in a separate task, in the order of the source's keys.
     #[must_use]
     pub fn plan(&self) -> Steps {
         Steps::of(self.plan_from(Resume::in_order()))
@@ -252,16 +250,16 @@ impl Sides {
         }))
     }
 
-    /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet.
-    /// Histories ([`Versions::All`]) are always planned from the beginning, which finds the copies
-    /// that exist.
+    /// Plans the rest of the transfer: first the pending objects, then the keys that are not
+    /// planned yet. Histories ([`Versions::All`]) are always planned from the beginning; the
+    /// planner finds the copies that exist.
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (exit, planning) = PlanSender::channel();
         let (sides, told) = (self.clone(), exit.clone());
         let place = self.transfer.to.location.to_string();
         let planned = tokio::spawn(async move {
-            // The receiver is gone if the run stops. Then the rest is not needed.
+            // If the receiver is gone, the run stops and needs no more plans.
             let _ = match sides.transfer.versions {
                 Versions::All => sides.run_histories(resume, exit).await,
                 Versions::Current | Versions::AsOf(_) => sides.run(resume, exit).await,
@@ -282,7 +280,7 @@ impl Sides {
     /// Decides about an entry by the lists, or returns the question that they leave open.
     ///
     /// # Errors
-    /// The destination's list failed.
+    /// Returns the location and the failure of the destination's list.
     async fn consider(
         &self,
         found: ListingItem,
@@ -335,14 +333,14 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
-    /// Returns false if one side is not believed, so that HEAD must confirm what its lists say.
+    /// Returns false if one side is not trusted, so that HEAD must confirm its lists.
     fn believes_lists(&self) -> bool {
         let believes = |bucket: &Bucket| bucket.capabilities().believes_answers();
         believes(&self.destination) && self.source.as_ref().is_none_or(believes)
     }
 
-    /// Returns false for histories: their versions come one after the other, and a plan knows only
-    /// the next one for certain.
+    /// Returns false for histories: their versions are copied one after another, and a plan is
+    /// certain only about the next one.
     #[must_use]
     pub fn plans_once(&self) -> bool {
         self.transfer.versions != Versions::All
@@ -357,13 +355,13 @@ impl Sides {
     ) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            // A look has settled it, or the lists say that the destination is newer.
+            // The lists say that the destination is newer, and HEAD did not contradict them.
             Decision::Ask(_) => Planned::Skip(Box::new(entry), key, Skip::equal(Basis::Time)),
             Decision::Copy(reason) => self.step(entry, key, reason, seen),
         }
     }
 
-    /// Plans the step for an entry that is to be copied.
+    /// Plans the step for an entry that must be copied.
     pub(crate) fn step(
         &self,
         entry: Entry,
@@ -392,7 +390,7 @@ impl Sides {
         Planned::Failed(Some(entry.key.clone()), self.name_of(entry), failure)
     }
 
-    /// Returns the route of an object, as far as a list tells: with `layout: source`, the `ETag`
+    /// Returns the route of an object, judged by the list alone: with `layout: source`, the `ETag`
     /// shows the number of parts.
     fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
         let usual = self.route(entry.size, &entry.key, key)?;

@@ -1,9 +1,9 @@
-//! Plans again what an earlier session has planned and not finished.
+//! Plans again the objects that an earlier session planned and did not finish.
 //!
-//! Each object is requested on both sides. Its copy may exist, and only the record of it was lost.
-//! Or the source was written since, so that the copy is outdated. An object with equal bytes may
-//! still lack what is set or verified after the bytes are there. With `when: missing`, only an
-//! object that certainly is a copy made by the run is replaced.
+//! s3haul sends HEAD for each object on both sides. The copy may exist although its record was
+//! lost, or it may be outdated because the source was written since. A copy with equal bytes may
+//! still lack attributes and proofs that come after the bytes. With `when: missing`, an existing
+//! object is replaced only if it is certainly a copy of this run.
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -21,8 +21,8 @@ use crate::plan::decide::{Basis, Content, Decision, Reason, Skip, content};
 use crate::s3::{Failure, Head};
 
 impl Sides {
-    /// Plans objects once more that an earlier session has planned: each is asked for, because its
-    /// copy may be there and only the news of it was lost.
+    /// Plans the pending objects of earlier sessions again. Asks about each one, because its copy
+    /// may exist although its record was lost.
     pub(super) async fn plan_again(
         &self,
         pending: Vec<Pending>,
@@ -67,9 +67,9 @@ impl Sides {
         Ok(())
     }
 
-    /// Asks about an object that a session was at work on; `began` is the source as it was then.
-    /// Equal bytes do not show that the session finished the object: some attributes are set, and
-    /// some proofs are made, only after the bytes are there.
+    /// Asks about an object that an earlier session was working on; `began` is the source as it was
+    /// then. Equal bytes do not show that the session finished the object, because some attributes
+    /// and proofs come after the bytes.
     pub(crate) async fn ask_again(
         &self,
         began: Entry,
@@ -97,8 +97,8 @@ impl Sides {
         }
     }
 
-    /// Returns what stands at the key, and the reason to copy it again: it is a copy that an
-    /// earlier session made of the source as it was, or one that may lack something.
+    /// Returns the object at the key and the reason to copy it again, if it is an outdated or
+    /// unfinished copy of an earlier session.
     async fn to_do_again(
         &self,
         (began, now): (&Entry, &Entry),
@@ -120,8 +120,8 @@ impl Sides {
             if self.is_of_an_earlier_session(&there, made) {
                 return Ok(Some((reason, there)));
             }
-            // Sizes and times do not tell a copy of the source as it was from one of the source as
-            // it is.
+            // Sizes and times do not distinguish a copy of the old source from one of the current
+            // source.
             let is_old_copy = why != Skip::Present || self.is_copy_of(began, &there);
             if is_old_copy {
                 return Ok(Some((reason, there)));
@@ -133,7 +133,8 @@ impl Sides {
             self.unfinished(now, key).await?
         };
         let unfinished = match there {
-            // Only what has the source's bytes can be the session's: nothing else may be replaced.
+            // With `when: missing`, only an object with the source's bytes may be replaced, because
+            // no other object can be the session's copy.
             Some(there) if why == Skip::Present => self.if_equal(now, there).await?,
             other => other,
         };
@@ -146,14 +147,14 @@ impl Sides {
             .await
     }
 
-    /// Returns true if an object has the `ETag` that the parts of an earlier session make.
+    /// Returns true if an object has the `ETag` that the parts of an earlier session's upload make.
     fn is_of_an_earlier_session(&self, there: &Head, made: &MadeBefore) -> bool {
         self.destination.capabilities().content_etags
             && !there.kms
             && made.etag.as_ref() == Some(&there.etag)
     }
 
-    /// Returns true if an object surely has the bytes of the source as it was.
+    /// Returns true if an object certainly has the bytes that the source had then.
     fn is_copy_of(&self, began: &Entry, there: &Head) -> bool {
         let Some(etag) = &began.etag else {
             return false;
@@ -167,7 +168,7 @@ impl Sides {
         began.size > 0 && matches!(content, Content::Equal(_))
     }
 
-    /// Replaces what is known of an object or file of the source by what it is now.
+    /// Updates an entry with the current state of its object or file.
     async fn look_anew(&self, entry: &mut Entry) -> Result<(), Failure> {
         if let Some(source) = &self.source {
             let head = source.head(&entry.key, entry.version.as_deref());
@@ -178,8 +179,8 @@ impl Sides {
         Ok(())
     }
 
-    /// Returns the object `there` if it surely has the bytes of this entry. Of files nothing is
-    /// known that would tell.
+    /// Returns the object `there` if it certainly has the bytes of this entry. Returns `None` for
+    /// files, which have no `ETag` or checksum to compare.
     async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
         let Some(source) = &self.source else {
             return Ok(None);

@@ -1,8 +1,8 @@
-//! Compares a source object with what the destination has under its key.
+//! Compares a source object with the destination's object at its key.
 //!
-//! The decisions are pure ([`crate::plan::decide`], [`crate::plan::existing`]). This module asks
-//! for what they need and lists do not show: HEAD requests, the sizes of first parts, tags, hashes
-//! of local files.
+//! The decisions are pure functions ([`crate::plan::decide`], [`crate::plan::existing`]). This
+//! module gets the input that lists do not show: HEADs, sizes of first parts, tags, ACLs, and
+//! hashes of local files.
 
 use super::hash::{self, Hashes, WantedHash};
 use super::{Next, Planned, Sides};
@@ -20,7 +20,7 @@ use crate::plan::existing::{self, StorageClassMatch};
 use crate::plan::in_place::has_acl;
 use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 
-/// The sides that are asked about a key.
+/// The sides that must be asked about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedSides {
     /// The destination: does it have the key, and with which attributes?
@@ -30,7 +30,7 @@ pub(super) enum AskedSides {
 }
 
 impl Sides {
-    /// Decides about an entry that the destination's list has too.
+    /// Decides about an entry whose key the destination's list shows too.
     pub(super) fn met(&self, entry: Entry, key: ObjectKey, there: &Entry) -> Next {
         let mut decision = self.decide(&entry, Some(self.side(there)));
         if matches!(decision, Decision::Skip(_)) && !self.believes_lists() {
@@ -67,7 +67,7 @@ impl Sides {
         }
     }
 
-    /// Asks about one key, at the destination and, where lists do not tell, at the source.
+    /// Decides about one key by HEAD of the destination and, if that is not enough, of the source.
     pub(super) async fn ask(
         &self,
         mut entry: Entry,
@@ -77,7 +77,7 @@ impl Sides {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, false).await;
         }
-        // A slot that is held up is of use to others.
+        // A HEAD that must wait gives its slot to other requests.
         let destination = self.destination.parking_heads();
         let head = match destination.with_slot(destination.head(&key, None)).await {
             Ok(head) => head,
@@ -85,8 +85,8 @@ impl Sides {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision, DestinationState::Absent);
             }
-            // Without the right to list, S3 answers 403 for keys that do not exist, but not only
-            // for those.
+            // S3 answers 403 for a missing key if the caller may not list the bucket, so the key
+            // may exist or not.
             Err(failure) if *failure.kind() == FailureKind::Denied => {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision, DestinationState::Unknown);
@@ -102,8 +102,8 @@ impl Sides {
         }
     }
 
-    /// Replaces what a list of the source says of an object by what HEAD shows, where lists are not
-    /// believed.
+    /// Replaces the listed properties of a source object with those of HEAD, if lists are not
+    /// trusted.
     async fn see(&self, entry: &mut Entry) -> Result<(), Failure> {
         let Some(source) = self
             .source
@@ -117,6 +117,7 @@ impl Sides {
         Ok(())
     }
 
+    /// Decides by HEAD of the destination, and compares the bytes if that leaves a doubt.
     async fn by_head(
         &self,
         entry: &Entry,
@@ -150,9 +151,8 @@ impl Sides {
         }
     }
 
-    /// Decides by what the lists say. A version from the past beside other bytes of its size is
-    /// asked for: that the destination is newer says nothing about a version that was followed by
-    /// others.
+    /// Decides by the lists. Asks about a version from the past if only the times would decide: a
+    /// newer object at the destination may be a copy of a later version.
     pub(super) fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
         let transfer = &self.transfer;
         let source = Side {
@@ -170,7 +170,8 @@ impl Sides {
             {
                 Decision::Ask(Doubt::Content)
             }
-            // It says nothing here, and the lists say that the destination is newer.
+            // In this bucket, different ETags prove nothing, and the lists say that the destination
+            // is newer.
             Decision::Ask(Doubt::Etags)
                 if !is_past
                     && self.believes_lists()
@@ -182,7 +183,7 @@ impl Sides {
         }
     }
 
-    /// Looks at both objects.
+    /// Sends HEAD for the source, and compares both objects.
     async fn look_at_both(
         &self,
         source: &Bucket,
@@ -221,7 +222,7 @@ impl Sides {
             self.sets_tags_late() && here.tag_count > Some(0) && there.tag_count == Some(0);
         Ok(match found {
             Content::Differs(reason) => Decision::Copy(reason),
-            // A session that was killed before it set them left it so.
+            // A session that was killed before it set the tags left the copy without them.
             _ if lacks_tags => Decision::Copy(Reason::AttributesDiffer),
             Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
             _ if entry.version.is_some() => Decision::Copy(Reason::Differs),
@@ -232,7 +233,8 @@ impl Sides {
         })
     }
 
-    /// Hashes a local file in the way in which the destination's checksum or `ETag` was made.
+    /// Compares a local file with an object: hashes the file in the same way as the destination
+    /// computed its checksum or `ETag`.
     async fn look_at_file(
         &self,
         entry: &Entry,
@@ -273,8 +275,8 @@ impl Sides {
             return Ok(Decision::Copy(Reason::SizeDiffers));
         }
         let equal = |basis| Ok(Decision::Skip(Skip::equal(basis)));
-        // Parts may be of several sizes: then hashes of parts that are cut alike differ and say
-        // nothing.
+        // The parts of the object may have several sizes. Then the hashes of equally large parts
+        // differ, which proves nothing.
         let differs = |reason| {
             if in_parts && !whole {
                 by_time(entry.modified, there.modified)
@@ -290,8 +292,8 @@ impl Sides {
         }
     }
 
-    /// Settles what becomes of an equal object by the storage class that a list shows; `None` where
-    /// HEAD must tell more.
+    /// Decides about an object with equal bytes by its listed storage class. Returns `None` if
+    /// other attributes must be compared by HEAD.
     fn by_listed_attributes(&self, equal_by: Basis, class: Option<&str>) -> Option<Decision> {
         let transfer = &self.transfer;
         let unlisted = transfer.sets_unlisted_attributes();
@@ -309,7 +311,8 @@ impl Sides {
         }))
     }
 
-    /// Returns the same by a HEAD, which shows everything but the tags.
+    /// Decides about an object with equal bytes by HEAD, and by its tags and ACL if the job
+    /// compares them.
     async fn by_attributes(
         &self,
         equal_by: Basis,
@@ -367,8 +370,8 @@ impl Sides {
     }
 }
 
-/// Returns the size of the first part of a multipart object, or `None` where the server does not
-/// tell.
+/// Returns the size of the first part of a multipart object, or `None` if the server does not show
+/// it.
 async fn first_part(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -388,6 +391,6 @@ async fn first_part(
     };
     let part = bucket.with_slot(bucket.head_part(&pin, 1)).await.ok()?;
     let parts = part_count(&head.etag)?;
-    // Servers that do not know the parameter answer with the size of the whole.
+    // A server that ignores `partNumber` shows the size of the whole object.
     (part.size > 0 && (part.size < head.size || parts == 1)).then_some(part.size)
 }

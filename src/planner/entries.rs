@@ -13,7 +13,7 @@ use crate::plan::remap::RemapError;
 use crate::s3::{Failure, FailureKind, Operation};
 
 impl Sides {
-    /// The source's entries, in order; those before `after` may be left out.
+    /// Returns the source's entries, in order. May leave out those before `after`.
     pub(super) async fn entries(
         &self,
         filter: &Filter,
@@ -85,13 +85,13 @@ impl Sides {
                 filter,
                 &self.transfer.own_files,
             )),
-            // Standard input is no listing: its one upload is begun by the executor.
+            // Standard input has no listing: the executor plans its one upload.
             _ => Ok(Listing::of(Vec::new())),
         }
     }
 
-    /// Returns the byte at which the part of a source's key begins that is relative to the
-    /// transfer's source.
+    /// Returns the byte offset in a source key from which the key is relative to the transfer's
+    /// source.
     #[must_use]
     pub fn relative_at(&self, key: &ObjectKey) -> usize {
         match &self.transfer.from {
@@ -104,7 +104,7 @@ impl Sides {
     /// Returns the destination key of an entry.
     ///
     /// # Errors
-    /// The key map does not accept the entry's key.
+    /// Fails if the key map rejects the entry's key.
     pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
         self.transfer.keys.destination_key(
             &self.transfer.to.location.key,
@@ -113,8 +113,8 @@ impl Sides {
         )
     }
 
-    /// Returns the rule that leaves out an object that was written again after it had been listed,
-    /// if it is `now` one that the selection does not take.
+    /// Returns the rule that excludes an object that was written again after it was listed, if the
+    /// selection does not admit its state `now`.
     pub(crate) fn left_out_now(&self, listed: &Entry, now: &Entry) -> Option<Excluded> {
         let is_fixed = listed.version.is_some() || !listed.differs_from(now);
         if is_fixed || self.transfer.select == Selection::default() {
@@ -127,7 +127,8 @@ impl Sides {
             .filter(|rule| *rule != Excluded::ModifiedUnknown)
     }
 
-    /// Applies the selection and the key map.
+    /// Applies the selection and the key map. Returns an entry with its destination key, or the
+    /// plan for an entry that is not copied.
     pub(super) fn sift(
         &self,
         found: ListingItem,
@@ -147,7 +148,7 @@ impl Sides {
         if entry.relative().is_empty() {
             return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
         }
-        // Elsewhere only the chosen ones were asked for.
+        // Other lists contain only the chosen objects.
         let is_local = self.source.is_none();
         let name = if is_local {
             entry.relative()

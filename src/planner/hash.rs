@@ -1,7 +1,7 @@
-//! Hashes local files in the way in which S3 computed a checksum or an `ETag`.
+//! Hashes local files in the same way as S3 computed a checksum or an `ETag`.
 //!
-//! A file is read in pieces, on threads that drive no requests, so that a run that stops need not
-//! read it to its end. A few files are read in parallel. More would only make a disk seek.
+//! A file is read in pieces on threads for blocking work, so that a run that stops need not read it
+//! to its end. Only a few files are read in parallel: more would only make a disk seek.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,9 +12,9 @@ use tokio::sync::Semaphore;
 use crate::checksum::{RunningChecksum, RunningMd5, composite, multipart_etag};
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Operation};
 
-/// Bytes that are read before others get the thread.
+/// The most bytes that one blocking call reads.
 const PIECE: usize = 4 << 20;
-/// Files that are read at once.
+/// The number of files that are read at once.
 const FILES_AT_ONCE: usize = 4;
 
 static FILES: Semaphore = Semaphore::const_new(FILES_AT_ONCE);
@@ -24,16 +24,17 @@ static FILES: Semaphore = Semaphore::const_new(FILES_AT_ONCE);
 pub struct WantedHash {
     /// A checksum; a composite one needs the size of the parts.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
-    /// An `ETag`: of parts where their size is given, otherwise the MD5 of all bytes.
+    /// True for an `ETag`: that of the parts if `part_size` is set, and otherwise the MD5 of all
+    /// bytes.
     pub etag: bool,
-    /// Bytes of each part but the last.
+    /// The size of each part but the last.
     pub part_size: Option<u64>,
 }
 
 /// A computed hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hashes {
-    /// Bytes that were read.
+    /// The number of bytes that were read.
     pub bytes: u64,
     /// See [`WantedHash::checksum`].
     pub checksum: Option<Checksum>,
@@ -41,10 +42,10 @@ pub struct Hashes {
     pub etag: Option<String>,
 }
 
-/// Reads a file and computes what is wanted.
+/// Reads a file and computes the wanted hashes.
 ///
 /// # Errors
-/// [`FailureKind::Local`] when it cannot be read.
+/// [`FailureKind::Local`] if the file cannot be read.
 pub async fn file(path: &Path, want: WantedHash) -> Result<Hashes, Failure> {
     let failed = |kind, message| {
         Failure::new(
@@ -54,8 +55,8 @@ pub async fn file(path: &Path, want: WantedHash) -> Result<Hashes, Failure> {
             message,
         )
     };
-    // It is never closed.
-    let _place = FILES.acquire().await;
+    // The semaphore is never closed.
+    let _permit = FILES.acquire().await;
     let owned = path.to_owned();
     let mut work = blocking(move || Ok(Reading::new(File::open(owned)?, want)))
         .await
@@ -96,7 +97,7 @@ impl Reading {
         }
     }
 
-    /// Reads one piece; false at the end.
+    /// Reads one piece. Returns false at the end of the file.
     fn read(&mut self) -> io::Result<bool> {
         let read = self.file.read(&mut self.buffer)?;
         self.hasher.update(&self.buffer[..read]);
@@ -108,11 +109,11 @@ impl Reading {
     }
 }
 
-/// Sums bytes that come piece by piece.
+/// Hashes bytes that arrive in pieces.
 struct Hasher {
     want: WantedHash,
     bytes: u64,
-    /// Bytes of the part that is being summed.
+    /// The bytes of the current part so far.
     in_part: u64,
     sum: Option<RunningChecksum>,
     md5: RunningMd5,

@@ -1,13 +1,13 @@
 //! Plans complete histories: all versions of each key, in order.
 //!
-//! Keys are planned side by side, but the versions of a key form one chain: a [`Step`] for the
-//! oldest missing version, with the newer ones attached ([`Following`]). The executor begins a
-//! version when its predecessor is done, so the destination never has versions in another order,
-//! whatever fails. [`plan::history`](crate::plan::history) finds the versions that exist already.
+//! Keys are planned in parallel, but the versions of a key form a chain: a [`Step`] for the oldest
+//! missing version, with the newer ones attached ([`Following`]). The executor starts a version
+//! when its predecessor is done, so the destination never has versions in another order, whatever
+//! fails. [`plan::history`](crate::plan::history) finds the versions that exist already.
 //!
-//! A version that cannot be copied holds back the newer ones, since they could never be put in
-//! order afterwards. The number of versions that wait for the executor is bounded. A single key may
-//! have more than that; then it is held alone.
+//! A version that cannot be copied holds back the newer ones, because versions cannot be reordered
+//! later. The number of versions that wait for the executor is bounded. A key with more versions
+//! than that waits alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,9 +30,9 @@ use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 use crate::size::{by_number, display_counted};
 
-/// Versions of all keys that are planned and not begun; about 40 MB.
+/// The most versions of all keys that are planned and not started. They take about 40 MB.
 const VERSIONS_AHEAD: u32 = 200_000;
-/// Pairs of versions that are looked at at once, of one key.
+/// The most pairs of versions of one key that are compared by HEAD at once.
 const LOOKS_AT_ONCE: usize = 16;
 
 /// The additional data of a step that is part of a history.
@@ -51,7 +51,7 @@ pub struct Following {
     relative_at: usize,
     to: ObjectKey,
     versions: VecDeque<Version>,
-    /// Their share of what may wait.
+    /// Their share of [`VERSIONS_AHEAD`].
     _held: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -69,7 +69,7 @@ impl Following {
         self.versions.iter()
     }
 
-    /// Returns the step of the oldest version, with the others behind it.
+    /// Returns the step of the oldest version, with the newer ones attached.
     #[must_use]
     pub fn next(mut self: Box<Self>, sides: &Sides, tip: Tip) -> Option<Step> {
         let version = self.versions.pop_front()?;
@@ -105,17 +105,18 @@ fn entry(key: &ObjectKey, relative_at: usize, version: Version) -> Entry {
     }
 }
 
-/// A key whose place at the destination is known.
+/// A key whose versions were compared with those of the destination.
 struct Aligned {
     history: History,
     to: ObjectKey,
-    /// By what the oldest versions were found at the destination, one for each.
+    /// For each of the oldest versions that the destination has, the basis on which they are equal.
     there: Vec<Basis>,
     tip: Tip,
     held: OwnedSemaphorePermit,
 }
 
-/// Everything about a key that is known after looking at the destination.
+/// The result of comparing a key with the destination. Without versions to copy, it is the plan
+/// itself.
 type Looked = Result<Aligned, Box<Planned>>;
 
 impl Sides {
@@ -165,7 +166,7 @@ impl Sides {
             let share = u32::try_from(history.versions.len())
                 .unwrap_or(u32::MAX)
                 .min(VERSIONS_AHEAD);
-            // Those that were asked before hold their share until they are handed on.
+            // Earlier keys hold their share until they are handed on.
             while !asked.is_empty()
                 && (asked.len() >= at_once || room.available_permits() < share as usize)
             {
@@ -202,14 +203,14 @@ impl Sides {
     pub(super) fn scope(&self) -> Scope {
         match &self.transfer.from {
             Source::Object { location, .. } => Scope::one(&location.key),
-            // Of the others, only prefixes have versions; the rules for jobs see to that.
+            // Of the others, only prefixes have versions. The validation of jobs ensures that.
             Source::Prefix { .. } | Source::Files { .. } | Source::Stdin => {
                 Scope::of(self.source_reach())
             }
         }
     }
 
-    /// The destination's histories, where they can be walked along with the source's.
+    /// Returns the destination's histories if they can be listed alongside the source's.
     fn walk(&self) -> Option<HistoryWalk> {
         let to = &self.transfer.to.location.key;
         let usable = self.transfer.chosen.is_none()
@@ -303,7 +304,7 @@ impl Sides {
         }
     }
 
-    /// Finds out what of a history is there.
+    /// Finds the versions of a history that the destination has.
     async fn look(
         &self,
         source: &Bucket,
@@ -379,8 +380,8 @@ impl Sides {
         }
     }
 
-    /// Which of the source's oldest versions are the destination's newest ones, and by what they
-    /// are equal; `None` when the two have diverged.
+    /// Finds out how many of the source's oldest versions are the destination's newest ones.
+    /// Returns the basis of equality of each, or `None` if the histories have diverged.
     async fn overlap(
         &self,
         source: &Bucket,
@@ -389,7 +390,7 @@ impl Sides {
         there: &[Version],
     ) -> Result<Option<Vec<Basis>>, Failure> {
         let etags_tell = self.etags_follow_from_bytes();
-        // If lists are not believed, versions that they show to be equal are looked at too.
+        // If lists are not trusted, HEAD must confirm versions that they show to be equal.
         let lists_tell = etags_tell && self.believes_lists();
         let mut looked: HashMap<(usize, usize), Option<Basis>> = HashMap::new();
         'candidates: for overlap in overlaps(&history.versions, there, lists_tell) {
@@ -413,8 +414,8 @@ impl Sides {
                             .with_slot(self.destination.head(to, Some(id)))
                     );
                     let (from, copy) = (from?, copy?);
-                    // Where nothing can be compared, size and order must do, and that a copy is no
-                    // older than what it is of.
+                    // If nothing else can be compared, size and order must suffice, provided that
+                    // the copy is not older than its source.
                     let in_time = (copy.modified >= from.modified).then_some(Basis::Time);
                     let same = match content(&from, &copy, etags_tell) {
                         Content::Equal(basis) => Some(basis),
@@ -448,7 +449,7 @@ impl Sides {
         Ok(None)
     }
 
-    /// Sends what a look at a key came to.
+    /// Sends the plan for a key.
     async fn hand_on(&self, looked: Looked, planned: &Outbox) -> Result<(), Gone> {
         let Aligned {
             history,
@@ -479,7 +480,7 @@ impl Sides {
             };
             planned.send(Planned::Skip(entry, to.clone(), skip)).await?;
         }
-        // Restores take hours, so all are asked for now and not one after the other.
+        // Restores take hours, so all of them are requested now, and not one after another.
         let unreadable = versions
             .iter()
             .position(|version| version.archive != ArchiveState::Readable);
@@ -499,7 +500,8 @@ impl Sides {
         }
         for version in behind {
             let mut entry = entry(&key, relative_at, version);
-            // A readable one behind waits for the restore of another: nothing is asked for.
+            // A readable version that follows waits for the restore of an older one, and needs no
+            // request.
             if entry.archive == ArchiveState::Readable {
                 entry.archive = ArchiveState::Restoring;
             }

@@ -1,9 +1,9 @@
 //! Plans in-place changes: finds the objects that differ from what the job sets.
 //!
-//! The planner lists the objects that are being written. A change keeps the key of an object, and a
-//! list shows each key once, so no object comes twice. An object that an earlier session was
-//! changing is looked at before it is changed again: its change may have taken effect although no
-//! answer was seen.
+//! The planner lists objects while the run changes them. A change keeps the key of an object, and a
+//! list shows each key once, so no object comes twice. If an earlier session was changing an
+//! object, s3haul sends HEAD before it changes the object again: the change may have taken effect
+//! although its answer was lost.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ use crate::plan::in_place::{ListedState, by_class, has_acl, needs_tags, strict, 
 use crate::s3::{Failure, FailureKind, Head};
 
 impl Sides {
-    /// Both sides of a transfer. A transfer onto itself gets the policies of an in-place change.
+    /// Creates the sides of a transfer. A transfer onto itself gets the policies of an in-place
+    /// change.
     #[must_use]
     pub fn new(transfer: &Transfer, source: Option<Bucket>, destination: Bucket) -> Self {
         let sides = Self {
@@ -38,7 +39,7 @@ impl Sides {
         }
     }
 
-    /// Returns true if the objects are changed where they are, and not copied anywhere.
+    /// Returns true if the objects are changed in place, and not copied anywhere.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         let is_same_server =
@@ -46,7 +47,7 @@ impl Sides {
         self.source.as_ref().is_some_and(is_same_server) && self.transfer.is_onto_itself()
     }
 
-    /// Decides about an object by what the list shows of it, if that tells.
+    /// Decides about an object by the list, or asks for HEAD if the list does not show enough.
     pub(super) fn consider_in_place(&self, entry: Entry, key: ObjectKey) -> Next {
         let listed = match self.transfer.when {
             When::Always => ListedState::Differs,
@@ -84,7 +85,7 @@ impl Sides {
         self.step(entry, key, reason, seen)
     }
 
-    /// Decides about an object by HEAD. `again` says that an earlier session was at work on it.
+    /// Decides about an object by HEAD. `again` is true if an earlier session was working on it.
     pub(super) async fn ask_in_place(
         &self,
         mut entry: Entry,
@@ -105,7 +106,7 @@ impl Sides {
             || second(head.modified) > second(entry.modified);
         let is_as_set = match difference {
             Difference::None => self.transfer.when != When::Always || is_rewritten,
-            // The change that was under way has set what cannot be seen.
+            // The earlier session's change was written, so it has also set what HEAD does not show.
             Difference::Unknown => again && is_rewritten,
             Difference::Is(_) => false,
         };
@@ -123,7 +124,7 @@ impl Sides {
     /// changes the customer key (SSE-C), the object may have either key.
     ///
     /// # Errors
-    /// Those of HEAD.
+    /// Returns the error of HEAD.
     pub(crate) async fn look_in_place(&self, key: &ObjectKey) -> Result<Head, Failure> {
         let source = self.source.as_ref().unwrap_or(&self.destination);
         let is_rekeyed = self.destination.client().customer_key() != source.client().customer_key();
@@ -141,7 +142,7 @@ impl Sides {
     /// Compares an object with the attributes that the job sets; the caller holds a slot.
     ///
     /// # Errors
-    /// Those of reading its tags and its ACL.
+    /// Fails if its tags or its ACL cannot be read.
     pub(crate) async fn difference_in_place(
         &self,
         key: &ObjectKey,
@@ -207,9 +208,9 @@ impl Sides {
 /// The result of comparing an object with the attributes that the job sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
-    /// It has all of it.
+    /// It has all of them.
     None,
-    /// It has this otherwise.
+    /// It has another value of this attribute.
     Is(Attribute),
     /// It has all that can be seen; its ACL does not show whether it is the canned one.
     Unknown,

@@ -1,4 +1,4 @@
-//! Counts keys that patterns were probably meant to match and did not.
+//! Counts keys that a pattern did not match but was probably meant to match.
 //!
 //! `*.tmp` matches only at the top level. In other tools it matches at any depth. So keys at lower
 //! levels with that ending are counted, for a hint at the end of the run.
@@ -14,7 +14,8 @@ use crate::size::{by_number, display_count, display_counted};
 pub struct Misses {
     include: Vec<Missed>,
     exclude: Vec<Missed>,
-    /// Directories of this machine that were not read, because `include` matches nothing in them.
+    /// The number of local directories that were not read, because `include` matches nothing in
+    /// them.
     unread: u64,
 }
 
@@ -25,7 +26,7 @@ struct Missed {
 }
 
 impl Missed {
-    /// Returns a pattern that matches at the top level only.
+    /// Returns the patterns that match at the top level only.
     fn of(globs: &[KeyGlob]) -> Vec<Self> {
         globs
             .iter()
@@ -48,7 +49,7 @@ impl Missed {
 }
 
 impl Misses {
-    /// Counts for this transfer.
+    /// Creates the counters of a transfer.
     #[must_use]
     pub fn of(transfer: &Transfer) -> Self {
         let select = &transfer.select;
@@ -59,7 +60,7 @@ impl Misses {
         }
     }
 
-    /// Counts the result of an entry.
+    /// Counts an entry by its result.
     pub fn observe(&mut self, sides: &Sides, planned: &Planned) {
         if self.include.is_empty() && self.exclude.is_empty() {
             return;
@@ -88,16 +89,16 @@ impl Misses {
         }
     }
 
-    /// Observes what was planned, and passes it on.
+    /// Counts an entry by its result, and returns the result.
     pub fn watch(&mut self, sides: &Sides, planned: Option<Planned>) -> Option<Planned> {
         planned.inspect(|planned| self.observe(sides, planned))
     }
 
-    /// Returns what to tell the user.
+    /// Returns the hints for the user.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         let include = self.include.iter().filter_map(|Missed { glob, keys: count }| {
-            // Lists skip what cannot match, so not all keys were seen.
+            // Lists skip directories that cannot match, so not all keys were seen.
             let missed = match (*count, self.unread) {
                 (0, 0) => return None,
                 (0, unread) => format!(

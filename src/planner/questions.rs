@@ -1,10 +1,10 @@
-//! The answers to requests about single keys, many of which are under way at once.
+//! Collects the answers to requests about single keys, many of which are in flight at once.
 
 use std::future::Future;
 
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 
-/// The answers to questions that are under way.
+/// The answers to the requests in flight.
 pub(super) enum PendingAnswers<F: Future> {
     /// In the order of the questions.
     InOrder(FuturesOrdered<F>),
@@ -43,7 +43,7 @@ impl<F: Future> PendingAnswers<F> {
         }
     }
 
-    /// Waits for the next answer. Returns `None` if nothing is under way.
+    /// Waits for the next answer. Returns `None` if no request is in flight.
     pub(super) async fn next(&mut self) -> Option<F::Output> {
         match self {
             Self::InOrder(waiting) => waiting.next().await,

@@ -1,12 +1,12 @@
-//! Plans ranges of keys side by side.
+//! Plans ranges of keys in parallel.
 //!
 //! Each range has its own task. It reads the source's listing and the destination's alongside, from
 //! the first key of the range to the last. A range that turns out to be long is cut where
 //! [`bisect`](crate::listing::bisect) says, as long as the executor keeps up: each cut waits for
 //! room in the channel to the executor. The memory of a range does not depend on its length (two
 //! pages of each side), and there are at most [`MOST_RANGES`]. A range that waits for its pages
-//! costs only memory. So there are just enough ranges to keep this machine busy: none is cut while
-//! [`BUSY`] of them have pages to compare.
+//! costs memory and no CPU. So there are just enough ranges to keep this machine busy: none is cut
+//! while [`BUSY`] of them have pages to compare.
 //!
 //! Histories, chosen keys, local files, and unordered lists form one range. If the list is
 //! unordered, its keys are planned in the order of the answers about them.
@@ -48,7 +48,7 @@ struct SharedRanges {
     ranges: Mutex<Ranges>,
     /// Notified when a page comes, and when a range starts to wait for one or ends.
     changed: Notify,
-    /// Places for questions about single keys, of all ranges together.
+    /// The permits for requests about single keys, shared by all ranges.
     questions: Semaphore,
     /// The number of ranges that wait for a page.
     waiting: AtomicUsize,
@@ -115,7 +115,7 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBound
 }
 
 impl Sides {
-    /// Plans what is left of a transfer.
+    /// Plans the rest of a transfer.
     pub(super) async fn run(self, resume: Resume, exit: PlanSender) -> Result<(), Gone> {
         let Resume {
             pending,
@@ -155,8 +155,8 @@ impl Sides {
                 room = exit.reserve(), if wants_cut => {
                     let room = room?;
                     let cut = {
-                        // Locked until the cut is told: the range must not learn of it, or report
-                        // its end, before that.
+                        // Locked until the cut is sent: before that, the range must not learn of
+                        // it, or report its end.
                         let mut ranges = frontier.lock();
                         let cut = ranges.cut();
                         if let Some(cut) = &cut {
@@ -211,7 +211,7 @@ impl Sides {
     pub(crate) fn plans_in_order(&self) -> bool {
         let transfer = &self.transfer;
         let is_ordered = match (&self.source, &transfer.chosen) {
-            // Chosen keys are sorted before they are asked for.
+            // Chosen keys are sorted before they are requested.
             (Some(_), Some(_)) => transfer.versions == Versions::Current,
             (Some(source), None) => source.capabilities().ordered_lists,
             (None, _) => true,
@@ -219,7 +219,8 @@ impl Sides {
         is_ordered && self.plans_once()
     }
 
-    /// Returns true if the transfer may be cut: both sides can be listed from any key on.
+    /// Returns true if the keys may be cut into ranges, because both sides can be listed from any
+    /// key.
     fn is_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
             && self.source.is_some()
@@ -228,7 +229,8 @@ impl Sides {
             && self.lists_in_order()
     }
 
-    /// Returns the source's entries of a range, in order. Others may come before and after them.
+    /// Returns the source's entries of a range, in order. The listing may contain others before and
+    /// after them.
     async fn listing_of(
         &self,
         range: &KeyRange,
@@ -280,8 +282,8 @@ impl Sides {
         })
     }
 
-    /// Returns the destination key of a source key, whether or not there is such an object; `None`
-    /// if the key map does not accept it.
+    /// Returns the destination key of a source key, or `None` if the key map rejects it. The object
+    /// need not exist.
     fn place_of(&self, key: &ObjectKey) -> Option<ObjectKey> {
         let relative = key.as_str().get(self.relative_at(key)..)?;
         self.transfer
@@ -290,7 +292,8 @@ impl Sides {
             .ok()
     }
 
-    /// Returns how many ranges may be listed at once: at two listings each, a quarter of the slots.
+    /// Returns the most ranges that may be listed at once. With two listings each, they use a
+    /// quarter of the slots.
     fn most_ranges(&self) -> usize {
         let ceiling = self.destination.pacer().slots().ceiling() as usize;
         (ceiling / 8).clamp(1, MOST_RANGES)
@@ -319,6 +322,7 @@ impl Sides {
         outbox.end().await
     }
 
+    /// Compares the entries of a range with the destination, and sends their plans.
     async fn compare(
         &self,
         range: &KeyRange,
@@ -328,7 +332,7 @@ impl Sides {
         frontier: &Frontier,
         outbox: &Outbox,
     ) -> Result<(), Gone> {
-        // There may be nothing behind a new cut: then the destination need not be listed.
+        // A new range may turn out to be empty. Then the destination need not be listed.
         let mut first = if is_new { entries.next().await } else { None };
         if is_new && first.is_none() {
             return Ok(());
@@ -376,7 +380,7 @@ impl Sides {
                     let (sides, shared) = (self.clone(), Arc::clone(&frontier.0));
                     Either::Right(by_itself(async move {
                         // The semaphore is never closed.
-                        let _place = shared.questions.acquire().await;
+                        let _permit = shared.questions.acquire().await;
                         (1, Box::pin(sides.ask(entry, key, question)).await)
                     }))
                 }

@@ -1,11 +1,12 @@
-//! The channel by which a plan leaves the planner: in batches, each of one range of keys.
+//! Sends plans from the planner to the executor, in batches of one range of keys each.
 //!
 //! Events of one range arrive in order; events of different ranges interleave. The event that a
 //! range was cut ([`News::Cut`]) arrives before any event about keys after the cut.
 //!
-//! Steps that have not begun yet take up room in a window that all ranges share, so that the
-//! largest objects in it can be found, or in a small reserve of each range. A range whose objects
-//! wait for a rate fills the shared window and still leaves its reserve to each of the others.
+//! A step that has not started holds a permit, either of a window that all ranges share or of a
+//! small reserve of its own range. The executor starts the largest objects of the window first. A
+//! range whose objects wait for a rate may fill the window, but every other range still has its
+//! reserve.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,15 +22,15 @@ use crate::s3::{Failure, FailureKind, Operation};
 const BATCH: usize = 256;
 /// The most batches that wait for the executor.
 const BATCHES_AHEAD: usize = 8;
-/// The most steps of all ranges of a transfer that wait to begin.
+/// The most steps of all ranges of a transfer that wait to start, besides the reserves.
 const WINDOW: usize = 4096;
 
-/// The room that steps take up, until it is dropped.
+/// The permits of steps that have not started. Dropping it releases them.
 #[derive(Debug)]
 pub struct Held(OwnedSemaphorePermit);
 
 impl Held {
-    /// Takes the room of one step out of it.
+    /// Splits off the permit of one step.
     pub fn split(&mut self) -> Option<Self> {
         self.0.split(1).map(Self)
     }
@@ -38,7 +39,7 @@ impl Held {
 /// An event about a range of keys.
 #[derive(Debug)]
 pub enum News {
-    /// The events about entries of the range, and the room that its steps take up.
+    /// Plans for entries of the range, and the permits of the steps among them.
     Planned(u32, Vec<Planned>, Option<Held>),
     /// The range was cut: it ends earlier, and another one begins there.
     Cut(RangeSplit),
@@ -46,16 +47,17 @@ pub enum News {
     Ended(u32),
 }
 
-/// An error: the receiver is gone, because the run stops.
+/// The error of a send whose receiver is gone, because the run stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone;
 
-/// Set while the executor has free slots but no object that it can begin. Cheap to clone.
+/// A flag that is set while the executor has free slots but no object that it can start. Cheap to
+/// clone.
 #[derive(Clone, Debug, Default)]
 pub struct Hunger(Arc<(AtomicBool, Notify)>);
 
 impl Hunger {
-    /// Sets it.
+    /// Sets or clears the flag.
     pub fn set(&self, is_hungry: bool) {
         let (hungry, told) = &*self.0;
         if hungry.swap(is_hungry, Ordering::Relaxed) != is_hungry && is_hungry {
@@ -67,30 +69,31 @@ impl Hunger {
         self.0.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is set.
+    /// Waits until the flag is set.
     pub(super) async fn told(&self) {
         self.0.1.notified().await;
     }
 }
 
-/// An event of a transfer that is being planned.
+/// The receiving side of a transfer that is being planned.
 #[derive(Debug)]
 pub struct Planning {
-    /// A batch of plans.
+    /// The events of the planner.
     pub news: mpsc::Receiver<News>,
-    /// For the receiver.
+    /// The flag that the receiver sets.
     pub hunger: Hunger,
 }
 
 impl Planned {
-    /// Returns the event for a task that panicked: what it had not sent yet is not known.
+    /// Returns the plan that reports a panicked task. The keys that the task had not sent are
+    /// unknown.
     pub(super) fn panicked(place: String) -> Self {
-        let message = "a task of ours panicked while it planned";
+        let message = "a task of s3haul panicked while it planned";
         let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
         Self::Unlisted(place, failure)
     }
 
-    /// Returns true for a step, which waits to begin.
+    /// Returns true for a step, which needs a permit.
     fn waits(&self) -> bool {
         match self {
             Self::Step(_) => true,
@@ -129,7 +132,7 @@ impl PlanSender {
         has_room && self.news.capacity() > BATCHES_AHEAD / 2
     }
 
-    /// Waits for room for an event that is no step.
+    /// Waits for room in the channel, for an event without steps.
     pub(super) async fn reserve(&self) -> Result<mpsc::Permit<'_, News>, Gone> {
         self.news.reserve().await.map_err(|_| Gone)
     }
@@ -172,7 +175,7 @@ impl Outbox {
         self.flush().await
     }
 
-    /// Sends the batch, once there is room for its steps.
+    /// Sends the batch once there are permits for its steps.
     pub(super) async fn flush(&self) -> Result<(), Gone> {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
@@ -187,7 +190,7 @@ impl Outbox {
             .map_err(|_| Gone)
     }
 
-    /// Waits for room for this many steps, in the range's reserve or in the shared window.
+    /// Waits for permits for this many steps, from the range's reserve or the shared window.
     async fn hold(&self, steps: usize) -> Option<Held> {
         let steps = u32::try_from(steps).ok().filter(|steps| *steps > 0)?;
         let room = |of: &Arc<Semaphore>| Arc::clone(of).acquire_many_owned(steps);
@@ -211,7 +214,7 @@ impl Outbox {
     }
 }
 
-/// The plan for an entry.
+/// The plans of a transfer, one entry at a time.
 #[derive(Debug)]
 pub struct Steps {
     news: mpsc::Receiver<News>,

@@ -1,4 +1,4 @@
-//! Finds copies that exist and may lack what is set only after their bytes.
+//! Finds copies that may lack attributes that are set after the bytes.
 
 use super::Sides;
 use crate::listing::Entry;
@@ -8,10 +8,10 @@ use crate::plan::attributes::Reads;
 use crate::s3::{Capabilities, Failure, Head};
 
 impl Sides {
-    /// Returns the HEAD of a copy that is there and may lack what is set after its bytes.
+    /// Returns HEAD of the copy at the key if it may lack attributes that are set after the bytes.
     ///
-    /// Tags that are too long for a header are set all at once, so that a copy that shall have some
-    /// and has none lacks them. Who may not see the number of tags may not copy them either.
+    /// Tags that are too long for a header are set in one request, so a copy that should have tags
+    /// and has none lacks all of them. If HEAD shows no number of tags, the copy may lack them.
     pub(super) async fn unfinished(
         &self,
         entry: &Entry,
@@ -55,7 +55,7 @@ impl Sides {
         .filter(lacks))
     }
 
-    /// Returns true if copies get something that no header carries.
+    /// Returns true if copies get attributes that no header carries.
     fn finishes_late(&self) -> bool {
         let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
         let annotations = self.destination.capabilities().annotations;
