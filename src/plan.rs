@@ -2,18 +2,20 @@
 //!
 //! - [`remap`] maps a key to its key at the destination.
 //! - [`decide`] compares an entry with the object at the destination, and chooses the route by
-//!   size. [`detour`] chooses another route if the server does not do the usual one safely.
+//!   size. [`existing`] compares the attributes of that object with those that the job sets.
+//!   [`detour`] chooses another route if the usual one is not safe on the server.
 //! - [`condition`] chooses the condition of the write.
 //! - [`archive`] chooses how an archived object is restored.
 //! - [`history`] finds the versions of a key that the destination lacks.
 //! - [`in_place`] finds the objects that need an in-place change.
 //! - [`parts`] divides an object into byte ranges. [`replay`] keeps the boundaries of the source,
 //!   and thereby a multipart `ETag`.
-//! - [`attributes`] decides what the new object gets besides its bytes, and [`concede`] what is
-//!   left out if a server refuses some of it. [`asked`] finds the differences between a published
-//!   object and the request. [`loss`] names what was lost.
+//! - [`attributes`] decides which attributes the new object gets, and [`concede`] which to leave
+//!   out if a server refuses some of them. [`asked`] finds the differences between a published
+//!   object and the request. [`loss`] names lost attributes.
 //! - [`claim`] finds unknown open uploads that can be adopted.
-//! - [`cause`] counts failures by their cause. [`empty`] names selections without a match.
+//! - [`cause`] counts failures by their cause, [`unlisted`] failed lists by their reason, and
+//!   [`unchanged`] objects that are left alone. [`empty`] names selections without a match.
 //! - [`totals`] counts the requests of a run before it starts, [`carried`] those about tags, and
 //!   [`cost`] their price.
 

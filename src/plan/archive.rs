@@ -1,23 +1,23 @@
 //! Chooses how an archived object is restored.
 //!
-//! Not every tier exists for every archive, and S3 refuses a request for one that does not. The
-//! choice falls back to the next slower tier, which is also cheaper. The receipt names the tier
-//! that was requested.
+//! Not every archive has every tier, and S3 refuses a request for a tier that an archive does not
+//! have. The choice then falls back to the next slower tier, which is also cheaper. The receipt
+//! names the requested tier.
 
 use crate::manifest::job::{Restore, RestoreTier};
 
-/// A request for one object.
+/// The restore request for one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Tier and days, as far as the archive knows them.
+    /// The tier and the days. The archive has this tier.
     pub restore: Restore,
-    /// Set if the restore names days. An `INTELLIGENT_TIERING` object moves up for good instead,
-    /// and days are refused.
+    /// True if the request names the days. S3 refuses them for an `INTELLIGENT_TIERING` object,
+    /// which moves back to the Frequent Access tier instead.
     pub for_days: bool,
 }
 
-/// Returns the request for an object of this storage class. `archive_tier` is what HEAD tells of
-/// `INTELLIGENT_TIERING`.
+/// Returns the request for an object of this storage class. `archive_tier` is the tier that HEAD
+/// shows for `INTELLIGENT_TIERING`.
 #[must_use]
 pub fn request(
     wanted: Restore,

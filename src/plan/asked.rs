@@ -1,10 +1,10 @@
-//! Compares what a published object shows with what the request that made it asked for.
+//! Compares a published object with the attributes that its request asked for.
 //!
-//! Amazon S3 refuses what it cannot do; other servers may ignore it and answer with success. HEAD
-//! shows the difference. Servers also differ in ways that lose nothing, and those are no
-//! differences here: a storage class that is not shown is STANDARD, names of metadata may come back
-//! in another case, blanks around values may be gone, a server may add encryption, headers, or
-//! metadata without a request for it, and a text outside ASCII may come back encoded.
+//! Amazon S3 refuses an attribute that it cannot set; other servers may ignore it and answer with
+//! success. HEAD shows the difference. Servers also change values without a loss, which does not
+//! count as a difference: a missing storage class means STANDARD, names of metadata may come back
+//! in another case and values without surrounding blanks, a server may add encryption, headers, or
+//! metadata, and text outside ASCII may come back encoded.
 //!
 //! [`AttributeQuestion`] asks for the attributes that HEAD does not show.
 
@@ -22,25 +22,25 @@ use crate::manifest::job::Attribute;
 use crate::s3::{Attributes, Head, Operation, Retention, Tag, Tags};
 use crate::size::display_counted;
 
-/// The attributes that an object was asked to have.
+/// The attributes that were requested for an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The attributes that were sent with the request that created it.
     pub attributes: &'a Attributes,
-    /// The tags of the source, for requests that carry tags along by themselves.
+    /// The tags of the source, for requests with which S3 copies the tags itself.
     pub source_tags: SourceTags<'a>,
     /// True if a customer key (SSE-C) was sent.
     pub customer_key: bool,
     /// The request that carried the attributes.
     pub write: Operation,
-    /// True if the tags of this object are compared whatever the bucket has kept before.
+    /// True if the tags of this object are compared even if the bucket has kept tags before.
     pub compares_tags: bool,
 }
 
 /// The knowledge of the tags of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceTags<'a> {
-    /// Nothing.
+    /// Nothing is known.
     #[default]
     Unknown,
     /// HEAD shows this many.
@@ -49,12 +49,12 @@ pub enum SourceTags<'a> {
     Read(&'a [Tag]),
 }
 
-/// A value that came out differently, and how, in words that are the same for all objects of a
-/// bucket.
+/// An attribute that differs from the request, and the difference in words that are the same for
+/// all objects of a bucket.
 pub type Difference = (Attribute, String);
 
 impl<'a> Asked<'a> {
-    /// Returns what a request asked for that carries no tags of a source along.
+    /// Returns the attributes that a request asked for, without tags of a source.
     #[must_use]
     pub fn of(attributes: &'a Attributes, write: Operation, customer_key: bool) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Returns the number of tags that the object must have; `None` where that is not known.
+    /// Returns the number of tags that the object must have, or `None` if it is not known.
     #[must_use]
     pub fn tags(&self) -> Option<u32> {
         match (self.tag_values(), self.source_tags) {
@@ -86,9 +86,9 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Returns the names of all that was asked for, the object itself first: a server that has kept
-    /// each of them once knows them. Text outside ASCII and what is sent encoded have names of their
-    /// own, because servers may lose only those.
+    /// Returns the kinds of attributes in the request, starting with the object itself: a server
+    /// that has kept a kind once supports it. Text outside ASCII and encoded text are separate
+    /// kinds, because some servers lose only those.
     #[must_use]
     pub fn kinds(&self) -> Vec<&'static str> {
         let Attributes {
@@ -133,8 +133,8 @@ impl<'a> Asked<'a> {
             .collect()
     }
 
-    /// Returns what HEAD shows to be different from the request. What HEAD does not show at all may
-    /// be hidden, see [`Asked::questions`].
+    /// Returns the differences from the request that HEAD shows. Attributes that HEAD does not show
+    /// may be hidden, see [`Asked::questions`].
     #[must_use]
     pub fn differences(&self, found: &Head) -> Vec<Difference> {
         let Attributes {
@@ -193,7 +193,7 @@ impl<'a> Asked<'a> {
                 None => missing += 1,
             }
         }
-        // A server that counts what it cannot show as headers has it.
+        // If the server counts metadata that it cannot show as headers, it has kept that metadata.
         (missing > found.missing_metadata).then_some("less of it")
     }
 
@@ -206,7 +206,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Describes another number of tags than the one that was asked for.
+/// Describes a number of tags that differs from the requested one.
 fn tags_instead_of(found: u32, asked: u32) -> String {
     format!(
         "{} instead of {asked}",
@@ -214,8 +214,8 @@ fn tags_instead_of(found: u32, asked: u32) -> String {
     )
 }
 
-/// Returns true if a retention holds less than the one that was asked for. A longer one may come of
-/// a rule of the bucket.
+/// Returns true if a retention is weaker than the requested one. A longer one may come from a
+/// default of the bucket.
 fn is_weaker(asked: &Retention, shown: &Retention) -> bool {
     let strength =
         |retention: &Retention| u8::from(retention.mode.eq_ignore_ascii_case("COMPLIANCE"));

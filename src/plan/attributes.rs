@@ -2,10 +2,10 @@
 //!
 //! The decision is made once per object, from the source's HEAD and the transfer's policies. Every
 //! request that creates the object uses it, so an object of 1 byte and one of 5 TiB keep the same
-//! attributes. An attribute that cannot be kept is found here: it is a loss if its policy is `try`,
-//! and fails the object if it is `require`. The upload declares the checksum algorithm of the
-//! *source* if S3 can compute it over the whole object. Only then can both sides be compared
-//! without reading a byte.
+//! attributes. If an attribute cannot be kept, it is a loss if its policy is `try`, and fails the
+//! object if its policy is `require`. The upload declares the checksum algorithm of the *source* if
+//! S3 can compute it over the whole object. Only then can both sides be compared without reading a
+//! byte.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::s3::{
     Lock, Operation, Tag, Tags,
 };
 
-/// Storage classes of other services and bucket kinds: a general bucket refuses them.
+/// Storage classes of other services and bucket types. A general purpose bucket refuses them.
 const FOREIGN_CLASSES: [&str; 8] = [
     "EXPRESS_ONEZONE",
     "OUTPOSTS",
@@ -30,20 +30,20 @@ const FOREIGN_CLASSES: [&str; 8] = [
     "AWS_BACKUP_LOW_COST_WARM",
     "FILE_SYSTEM",
 ];
-/// User metadata of one object, names and values, in bytes.
+/// The most bytes of user metadata of one object, names and values.
 const MAX_METADATA: usize = 2048;
-/// Tags of one object.
+/// The most tags of one object.
 const MAX_TAGS: usize = 10;
-/// The longest `x-amz-tagging` that is sent.
+/// The most bytes of `x-amz-tagging` that are sent.
 const MAX_TAGGING: usize = 2048;
-/// The most bytes that the attributes of one request may have: S3 takes 8 KB of headers, of which
-/// the source's name, the signature, and the SDK's own take up to 4.
+/// The most bytes of attributes in one request. S3 accepts 8 KB of headers, and the source's name,
+/// the signature, and the SDK's headers need up to 4 KB of them.
 const MAX_ATTRIBUTES: usize = 4096;
 
-/// The attributes of a copy to make.
+/// The attributes of a copy, as far as HEAD of the source decides them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// The attributes that are known so far: tags and grants may still be to read, see [`Reads`].
+    /// The attributes that are known so far. Tags and grants may have to be read, see [`Reads`].
     pub attributes: Attributes,
     /// The attributes that are already lost.
     pub losses: Vec<Loss>,
@@ -53,16 +53,16 @@ pub struct Spec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one request or none")]
 pub struct Reads {
-    /// HEAD. Not needed for a single copy of the content alone: the listing has the size, and the
-    /// `ETag` pins and proves it. Everything else needs it: metadata, headers and the redirect
-    /// because a listing has none of them, lock and encryption too, and parts because the checksum
-    /// of the whole stands nowhere else.
+    /// HEAD of the source. Not needed if one request copies only the content: the listing has the
+    /// size, and the listed `ETag` pins the source and proves the copy. All other attributes need
+    /// HEAD because a listing does not show them, and a copy in parts needs the checksum of the
+    /// whole object.
     pub head: bool,
-    /// The tags. `CopyObject` carries them along unseen, unless others are merged with them.
+    /// The tags. `CopyObject` copies them itself, unless the job merges others with them.
     pub tags: bool,
-    /// The ACL, which nothing carries along.
+    /// The ACL, which no request copies.
     pub acl: bool,
-    /// The annotations. `CopyObject` carries them along.
+    /// The annotations. `CopyObject` copies them itself.
     pub annotations: bool,
 }
 
@@ -85,7 +85,7 @@ impl Reads {
         }
     }
 
-    /// Returns the requests by their names.
+    /// Returns the requests that are needed.
     pub fn operations(self) -> impl Iterator<Item = Operation> {
         let all = [
             (self.head, Operation::HeadObject),
@@ -179,13 +179,14 @@ pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -
     }
 }
 
-/// Losses in the making: what a policy makes of something that cannot be kept.
+/// Collects the losses of one object, and applies the policies to them.
 struct Losses<'t> {
     transfer: &'t Transfer,
     losses: Vec<Loss>,
 }
 
 impl Losses<'_> {
+    /// Records a loss, or returns it if its policy is `require`.
     fn add(
         &mut self,
         attribute: Attribute,
@@ -201,7 +202,7 @@ impl Losses<'_> {
     }
 }
 
-/// Returns the content headers: those that are kept, and over them those that the job sets.
+/// Returns the content headers: those that the job sets, and otherwise those that are kept.
 pub(super) fn headers(kept: ContentHeaders, transfer: &Transfer) -> ContentHeaders {
     let set = &transfer.set;
     ContentHeaders {
@@ -237,7 +238,8 @@ fn metadata(
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    // Without anything added, what the source's server took is the destination's to judge.
+    // If the job adds nothing, the destination decides whether metadata that the source's server
+    // accepted is too large.
     if set.is_empty() || size <= MAX_METADATA {
         return Ok(merged);
     }
@@ -262,7 +264,8 @@ pub fn set_tags(transfer: &Transfer) -> Vec<Tag> {
 /// Merges the tags of the source with those that the job sets.
 ///
 /// # Errors
-/// Returns a loss if they are too many for one object; then only the job's are set.
+/// Returns a loss if these are too many tags for one object. The copy then gets only the tags that
+/// the job sets.
 pub fn merged_tags(kept: Vec<Tag>, transfer: &Transfer) -> Result<Vec<Tag>, Loss> {
     let set = set_tags(transfer);
     let mut tags: Vec<_> = kept
@@ -322,8 +325,8 @@ fn encryption(
     Ok(head.encryption.clone())
 }
 
-/// Returns the loss if the copy is encrypted with less than its source because the job leaves the
-/// choice to the destination's bucket.
+/// Returns the loss if the copy is encrypted more weakly than its source, because the job leaves
+/// the choice to the destination's bucket.
 #[must_use]
 pub fn weaker_encryption(
     head: &Head,
@@ -334,7 +337,7 @@ pub fn weaker_encryption(
     if chosen || transfer.preserve.encryption != Policy::Try {
         return None;
     }
-    // The order of strength, and the name.
+    // The strength and the name.
     let rank = |encryption: Option<&Encryption>| match encryption {
         None => (0, "none"),
         Some(Encryption::S3) => (1, "AES256"),
@@ -347,7 +350,8 @@ pub fn weaker_encryption(
         rank(head.encryption.as_ref())
     };
     let copy = rank(written);
-    // Servers that encrypt with keys of their own, or not at all, do not always say so.
+    // Servers that encrypt with their own keys, or not at all, do not always say so. So only the
+    // loss of a stronger encryption than that counts.
     let weaker = source.0 > copy.0 && source.0 > 1;
     weaker.then(|| {
         let reason = format!(
@@ -377,22 +381,24 @@ fn lock(head: &Head, now: Timestamp, losses: &mut Losses<'_>) -> Result<Lock, Lo
         .into_iter()
         .partition(|retention| retention.until > now);
     if !ended.is_empty() && policy == Policy::Require {
-        // S3 refuses an end that is past, and it would hold nothing: no reason to fail.
+        // S3 refuses a retention that has ended, and it would protect nothing, so this is no reason
+        // to fail.
         losses.losses.push(Loss::new(
             Attribute::Lock,
             Lost::NotSet,
             "the retention has ended",
         ));
     }
-    // A hold that is off is the same as none, and only a bucket with Object Lock lets one say it.
+    // A hold that is off is the same as none, and a bucket without Object Lock refuses to set it
+    // off.
     Ok(Lock {
         retention: holds.into_iter().next(),
         legal_hold: head.lock.legal_hold.filter(|on| *on),
     })
 }
 
-/// Takes out the tags that do not fit into the headers of the request that creates the object: they
-/// are to be set after it. Where no header gives tags, these are all.
+/// Takes out all tags if they do not fit into the headers of the request that creates the object,
+/// or if the server does not accept tags in headers. They must be set after the object is created.
 pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) -> Vec<Tag> {
     let Tags::Exactly(tags) = &mut attributes.tags else {
         return Vec::new();
@@ -400,7 +406,7 @@ pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) 
     if !capabilities.tag_headers {
         return std::mem::take(tags);
     }
-    // Percent-encoded, as the header has them; what is not a letter or digit takes three bytes.
+    // The header is percent-encoded: every byte that is not a letter or a digit takes three bytes.
     let encoded = |text: &str| {
         text.bytes()
             .map(|b| if b.is_ascii_alphanumeric() { 1 } else { 3 })
@@ -449,17 +455,17 @@ pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) 
     std::mem::take(tags)
 }
 
-/// Returns the checksum to declare: the source's algorithm where it comes out comparable, else S3's
-/// default.
+/// Returns the checksum to declare: that of the source if the copy's can be compared with it, and
+/// otherwise S3's default.
 fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKind)> {
     let source = head
         .checksum
         .as_ref()
         .map(|checksum| (checksum.algorithm, checksum.kind));
     match (route, source) {
-        // CopyObject keeps the source's algorithm by itself and computes it over the whole object.
+        // CopyObject keeps the source's algorithm itself, and computes it over the whole object.
         (Route::Copy | Route::Put, _) => None,
-        // The checksum of the parts' checksums comes out the same where the parts do.
+        // A composite checksum is the same if the parts are the same.
         (Route::MultipartCopy(layout), Some((algorithm, ChecksumKind::Composite)))
             if layout.is_replay() =>
         {

@@ -1,29 +1,29 @@
 //! Counts the requests about tags that a copy needs.
 //!
-//! Amazon S3 refuses what it cannot do. Other servers may drop the tags of a source without an
-//! error, so the executor reads the tags of an object if HEAD shows no tag count. A plan sends no
-//! HEAD. It counts these requests for objects without tags, because most servers show a count where
-//! there are tags.
+//! Amazon S3 refuses to copy tags that it cannot set. Other servers may drop the tags of a source
+//! without an error, so the executor reads the tags of an object if HEAD shows no tag count. A plan
+//! sends no HEAD. It assumes that objects have no tags and that HEAD shows no count, because most
+//! servers show a count only if there are tags.
 
 use crate::manifest::job::{Policy, Transfer};
 use crate::plan::attributes::Reads;
 use crate::plan::decide::Route;
 use crate::s3::Capabilities;
 
-/// Objects without tags in a row after which those of a bucket are taken to have none, where HEAD
-/// shows no number and tags are only tried.
+/// The number of objects in a row without tags after which a bucket is assumed to have none. Used
+/// if HEAD shows no tag count and tags are only tried.
 pub const UNTAGGED: u32 = 100;
 
 /// The questions about carried tags in the plan of one transfer.
 #[derive(Debug, Default)]
 pub struct TagQuestions {
-    /// Objects that were asked because tags are tried.
+    /// The number of questions that were asked only because tags are tried.
     tried: u32,
 }
 
 impl TagQuestions {
-    /// Returns true if the executor asks for the tags of the next object, which goes by `route`, if
-    /// it has none.
+    /// Returns true if the executor asks for the tags of the next object, which takes `route` and
+    /// is assumed to have no tags.
     pub fn asks(
         &mut self,
         transfer: &Transfer,

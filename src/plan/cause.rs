@@ -1,19 +1,19 @@
 //! Counts failures by their cause, in bounded memory.
 //!
 //! A bucket that refuses a storage class refuses it a million times. The summary names each cause
-//! once, with the number of objects and one of them. Messages that differ only in names and numbers
+//! once, with the number of objects and one example. Messages that differ only in names and numbers
 //! have the same cause.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Causes that are counted apart; a run with more of them counts the rest together.
+/// The most causes that are counted separately. A run with more of them counts the rest together.
 const MAX_CAUSES: usize = 64;
-/// Characters of a message that are kept.
+/// The most characters of a message that are kept.
 const MESSAGE_KEPT: usize = 500;
 
-/// One failed object, as far as its cause is concerned.
+/// The properties of a failed object that identify its cause.
 #[derive(Clone, Copy, Debug)]
 pub struct FailedRequest<'a> {
     /// The request.
@@ -35,7 +35,7 @@ pub struct Cause {
     pub operation: String,
     /// The error code of S3.
     pub code: String,
-    /// The message of S3 for the first of the objects.
+    /// The message of S3 for the first of these objects.
     pub message: String,
     /// The number of objects.
     pub objects: u64,
@@ -85,7 +85,7 @@ impl CauseCounts {
         self.others += other.others;
     }
 
-    /// Takes back counts of objects that are tried once more.
+    /// Subtracts the counts of objects that are tried again.
     pub fn take_back(&mut self, void: &Self) {
         for (pattern, void) in &void.causes {
             match self.causes.get_mut(pattern) {
@@ -105,7 +105,7 @@ impl CauseCounts {
         causes
     }
 
-    /// Returns the number of objects that failed for causes beyond those that are counted apart.
+    /// Returns the number of objects whose causes are not counted separately.
     #[must_use]
     pub const fn others(&self) -> u64 {
         self.others
@@ -146,7 +146,7 @@ impl From<CauseCount> for CauseCounts {
 /// Serializes the causes as a list, the most frequent first.
 ///
 /// # Errors
-/// The serializer's own.
+/// Returns the serializer's error.
 pub fn as_list<S: serde::Serializer>(
     counts: &CauseCounts,
     serializer: S,
@@ -154,8 +154,8 @@ pub fn as_list<S: serde::Serializer>(
     serializer.collect_seq(counts.by_frequency())
 }
 
-/// Returns what is equal for two failures with the same cause: the message without names and
-/// numbers.
+/// Returns a text that is equal for failures with the same cause: operation, code, and the message
+/// without names and numbers.
 fn pattern(failed: &FailedRequest<'_>) -> String {
     let key = |name: &'_ str| {
         let below = name
@@ -173,7 +173,7 @@ fn pattern(failed: &FailedRequest<'_>) -> String {
         .into_iter()
         .flatten()
     {
-        // A key of one or two letters is found in any word.
+        // A key of one or two letters would match within any word.
         if key.len() > 2 {
             message = message.replace(&key, "");
         }

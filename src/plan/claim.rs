@@ -16,14 +16,14 @@ use crate::s3::{
     Tags,
 };
 
-/// The class of what is written without one.
+/// The storage class of an object that is written without one.
 const STANDARD: &str = "STANDARD";
 
-/// Returns true if an upload can have been created with these attributes for a source that was last
+/// Returns true if an upload may have been created with these attributes for a source that was last
 /// written at `modified`.
 #[must_use]
 pub fn may_be_for(open: &OpenUpload, modified: Option<Timestamp>, wanted: &Attributes) -> bool {
-    // Both times are S3's own and have whole seconds at the least.
+    // Both times are S3's, with a resolution of at least one second.
     let is_older = open
         .initiated
         .zip(modified)
@@ -35,12 +35,13 @@ fn class(name: Option<&str>) -> &str {
     name.unwrap_or(STANDARD)
 }
 
-/// The cut that an upload must have to be ours.
+/// The part boundaries that an upload must have to be adopted.
 #[derive(Clone, Copy, Debug)]
 pub enum ExpectedLayout<'a> {
-    /// As the layout of now: its part size was given, or the source's boundaries are.
+    /// Exactly the current layout, because the job names the part size or keeps the source's
+    /// boundaries.
     Exactly(&'a PartLayout),
-    /// Into any equal parts that may be chosen automatically for an object of this many bytes.
+    /// Any equal parts that may be chosen automatically for an object of this many bytes.
     Automatically(u64, &'a PartLimits),
 }
 
@@ -59,8 +60,8 @@ impl ExpectedLayout<'_> {
     }
 }
 
-/// Returns the parts of an upload and how it is cut, if that may be by us and it declares the
-/// checksum that `wanted` has. One that is cut otherwise is somebody else's.
+/// Returns the layout and the parts of an upload if its parts fit the expected layout and it
+/// declares the checksum that `wanted` has. An upload with other parts belongs to another program.
 #[must_use]
 pub fn usable(
     mut listed: Vec<PartDone>,
@@ -82,8 +83,8 @@ pub fn usable(
     usable.then_some((layout, listed))
 }
 
-/// Returns the first attribute of the object `found` that is not as wanted. What was left to the
-/// bucket (encryption, a default retention) is as it came out.
+/// Returns the first attribute of the object `found` that is not as wanted. Attributes that the
+/// request left to the bucket (encryption, a default retention) may have any value.
 #[must_use]
 pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Attribute> {
     let lock = &wanted.lock;
@@ -121,7 +122,7 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
         .find_map(|(attribute, is)| (!is).then_some(attribute))
 }
 
-/// Servers give a type of their own to what is written without one.
+/// Compares headers. Servers set a default `Content-Type` if the request named none.
 fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders) -> bool {
     let mut found = found.clone();
     if wanted.content_type.is_none()
@@ -142,14 +143,14 @@ fn tags_are(wanted: &Tags, found: &[Tag]) -> bool {
         tags
     };
     match wanted {
-        // An upload has no source.
+        // A multipart upload copies no tags from a source.
         Tags::AsSource => found.is_empty(),
         Tags::Exactly(wanted) => sorted(wanted) == sorted(found),
     }
 }
 
-/// Compares two encryptions. A key that was named by an alias counts as another one than the key
-/// that HEAD shows.
+/// Compares two encryptions. HEAD shows the key behind an alias, so a key that was named by its
+/// alias counts as different.
 pub(super) fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> bool {
     match (wanted, found) {
         (None, _) | (Some(Encryption::S3), Some(Encryption::S3)) => true,
@@ -246,7 +247,7 @@ mod tests {
             Some(seventy)
         );
         for other in [
-            // Other tools choose smaller parts, or such as are no whole MiB.
+            // Other tools choose smaller parts, or parts that are not whole MiB.
             vec![part(1, 8 * MIB)],
             vec![part(1, 70_000_000)],
             vec![part(1, 70 * MIB), part(2, 60 * MIB)],
@@ -282,7 +283,7 @@ mod tests {
         }
     }
 
-    /// An object that was written without a type.
+    /// An object that was written without a `Content-Type`.
     fn plain() -> Head {
         Head {
             headers: typed("binary/octet-stream"),

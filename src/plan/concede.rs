@@ -1,8 +1,9 @@
 //! Chooses which attributes to leave out if a server refuses to create an object with all of them.
 //!
-//! S3 refuses the whole request for one attribute that may not be set, and seldom names it. An
-//! attribute with the policy `try` must not cost the object. So the next attempt leaves out the
-//! attribute that the answer names, or else each possible one in turn, and in the end all of them.
+//! S3 refuses the whole request if one attribute may not be set, and seldom names the attribute. An
+//! attribute with the policy `try` must not fail the object. So the next attempt leaves out the
+//! attribute that the answer names. If it names none, the next attempts leave out each possible
+//! attribute in turn, and finally all of them.
 
 use super::attributes::{headers, set_tags};
 use super::loss::{Loss, Lost};
@@ -21,7 +22,8 @@ pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> 
         .collect()
 }
 
-/// Returns `attributes` with nothing of the source in those that are left `out`.
+/// Returns `attributes` without the source's values for the attributes in `out`. Those that the job
+/// sets stay.
 #[must_use]
 pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) -> Attributes {
     let mut left = attributes.clone();
@@ -40,8 +42,8 @@ pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) 
     left
 }
 
-/// Returns the attributes to leave out of the next attempts, in their order, after a refusal.
-/// Returns nothing if the refusal is about none of the `optional` attributes.
+/// Returns the attributes to leave out of each of the next attempts after a refusal. Returns
+/// nothing if the refusal is about none of the `optional` attributes.
 #[must_use]
 pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>> {
     let details = failure.details();
@@ -51,7 +53,8 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
         (_, "InvalidStorageClass") => (true, &[Attribute::StorageClass]),
         (_, "MetadataTooLarge") => (true, &[Attribute::Metadata]),
         (_, "InvalidTag") => (true, &[Attribute::Tags]),
-        // Messages of S3 name the action that the caller lacks; those of others seldom do.
+        // Messages of Amazon S3 name the action that the caller may not perform; those of other
+        // servers seldom do.
         (FailureKind::Denied, _) if named(&["ObjectTagging", "ObjectVersionTagging"]) => {
             (true, &[Attribute::Tags])
         }
@@ -62,7 +65,7 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
         (FailureKind::Denied, _) if named(&["ObjectAnnotation"]) => {
             (true, &[Attribute::Annotations])
         }
-        // Another action: the object itself may not be read or written.
+        // The message names another action: the caller may not read or write the object itself.
         (FailureKind::Denied, _) if named(&["s3:", "kms:"]) => (true, &[]),
         (FailureKind::Denied, _) => (
             false,
@@ -92,7 +95,7 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
     attempts
 }
 
-/// Returns the loss of an attribute that `bucket` did not take.
+/// Returns the loss of an attribute that `bucket` refused.
 #[must_use]
 pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> Loss {
     let details = failure.details();
@@ -114,7 +117,7 @@ pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> 
     Loss::new(attribute, Lost::NotSet, reason)
 }
 
-/// Returns true for what S3 says to a lock in a bucket that was created without Object Lock.
+/// Returns true for S3's message about a lock in a bucket without Object Lock.
 fn is_lockless(message: &str) -> bool {
     message
         .to_ascii_lowercase()
@@ -136,7 +139,7 @@ pub fn unreadable(
     Loss::new(attribute, Lost::NotReadable, reason)
 }
 
-/// Returns why `bucket` gave no answer to a question about an attribute, in words that are the same
+/// Returns the reason that `bucket` gave no answer about an attribute, in words that are the same
 /// for all its objects.
 #[must_use]
 pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
@@ -149,8 +152,8 @@ pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
     }
 }
 
-/// Returns true for losses that happen to every object of a bucket alike, and not to those of one
-/// class or size.
+/// Returns true for attributes whose loss affects every object of a bucket, and not only objects of
+/// some class or size.
 #[must_use]
 pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
     matches!(

@@ -1,14 +1,14 @@
 //! Chooses the condition of a write to a key.
 //!
 //! Seconds or days pass between the comparison of both sides and the write, and another writer may
-//! write to the key meanwhile. If the server supports conditional writes, the write requires what
-//! the comparison saw: no object (`If-None-Match: *`) or that very object (`If-Match`). Then a
-//! change by another writer is never overwritten. The object is recorded as skipped, and the next
-//! run compares it.
+//! write to the key meanwhile. If the server supports conditional writes, the write requires the
+//! state that the comparison saw: no object (`If-None-Match: *`) or exactly that object
+//! (`If-Match`). So a change by another writer is never overwritten. The object is recorded as
+//! skipped, and the next run compares it again.
 //!
 //! Few servers support such conditions for `CopyObject`, and more support them for
-//! `CompleteMultipartUpload` ([`super::detour`]). Without a condition, s3haul looks at the key just
-//! before the write. A short time remains in which another writer can take the key.
+//! `CompleteMultipartUpload` ([`super::detour`]). Without a condition, s3haul sends HEAD for the
+//! key just before the write. A short time remains in which another writer can take the key.
 
 use super::decide::Route;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -18,21 +18,22 @@ use crate::s3::{Capabilities, WriteCondition};
 /// The object at the destination's key when the object was planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DestinationState {
-    /// The key was not looked at, or the look was refused.
+    /// The key was not checked, or the check was denied.
     #[default]
     Unknown,
-    /// Nothing.
+    /// The key has no object.
     Absent,
     /// An object with this `ETag`.
     Object(String),
 }
 
 impl Route {
-    /// Returns the request that makes the object visible.
+    /// Returns the request that publishes the object.
     #[must_use]
     pub const fn publishes_by(&self) -> ConditionalWrite {
         match self {
-            // Neither writes bytes, and neither has a condition.
+            // Restores and delete markers write no bytes and have no condition, so their value does
+            // not matter.
             Self::Copy | Self::Restore | Self::DeleteMarker => ConditionalWrite::Copy,
             Self::Put => ConditionalWrite::Put,
             Self::MultipartCopy(_) | Self::MultipartUpload(_) => ConditionalWrite::Complete,
@@ -40,7 +41,7 @@ impl Route {
     }
 }
 
-/// Returns the condition that a write carries.
+/// Returns the condition for a write.
 #[must_use]
 pub fn demanded(
     when: When,
@@ -54,7 +55,7 @@ pub fn demanded(
     );
     match (when, seen) {
         (When::Always, _) => WriteCondition::None,
-        // Also with `missing`: then the object is what an earlier attempt of ours wrote.
+        // This includes `missing`: the object there was written by an earlier attempt of this run.
         (_, DestinationState::Object(etag)) if matches => WriteCondition::Matches(etag.clone()),
         (_, DestinationState::Object(_)) | (When::Changed, DestinationState::Unknown) => {
             WriteCondition::None

@@ -1,23 +1,23 @@
 //! Estimates the price of requests and bytes from AWS's list prices.
 //!
-//! The figures are those of us-east-1 in US dollars. Prices of other Regions differ by 10 to 20 %,
-//! and those of contracts by more. They tell cents from thousands, which is what a plan is read
-//! for, and are shown only for Amazon S3.
+//! The prices are those of us-east-1 in US dollars. Prices of other Regions differ by 10 to 20 %,
+//! and contract prices by more. The estimate distinguishes cents from thousands of dollars, which
+//! is what a plan is read for. It is shown only for Amazon S3.
 
 use crate::manifest::job::RestoreTier;
 use crate::s3::{Operation, RequestClass};
 
-/// Bytes that a price per GB means: S3 bills binary gigabytes.
+/// The bytes of one GB on a bill: S3 bills binary gigabytes.
 const GB: f64 = 1_073_741_824.0;
 
 /// The list prices of a storage class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Prices {
-    /// A thousand PUT, COPY, POST or LIST requests.
+    /// The price of a thousand PUT, COPY, POST, or LIST requests.
     writes: f64,
-    /// A thousand GET or HEAD requests.
+    /// The price of a thousand GET or HEAD requests.
     reads: f64,
-    /// A GB for a month, in the first tier.
+    /// The price of storing a GB for a month, in the first tier.
     month: f64,
 }
 
@@ -45,11 +45,11 @@ const fn prices(class: &str) -> Prices {
 #[must_use]
 pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     let prices = prices(class.unwrap_or("STANDARD"));
-    // An upload in the making is billed as STANDARD; only the last request knows the class that it
-    // is for.
+    // S3 bills the parts of an upload to an archive class as STANDARD. Only Complete has the price
+    // of the class.
     let staging = self::prices("STANDARD");
     let per_thousand = match operation {
-        // A restore costs by its tier, see `restore`.
+        // The price of a restore depends on its tier, see `restore`.
         Operation::AbortMultipartUpload
         | Operation::DeleteObject
         | Operation::RestoreObject
@@ -71,7 +71,7 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     to_f64(count) / 1000.0 * per_thousand
 }
 
-/// Returns the price of restoring objects from an archive class, without that of keeping the
+/// Returns the price of restoring objects from an archive class, without storage of the restored
 /// copies.
 #[must_use]
 pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 {
@@ -85,8 +85,8 @@ pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 
     to_f64(objects) / 1000.0 * per_thousand + to_f64(bytes) / GB * per_gb
 }
 
-/// Returns the price of the parts of an open upload per month. Parts for an archive class wait at
-/// STANDARD's price.
+/// Returns the monthly price of the parts of an open upload. Parts for an archive class are stored
+/// at the price of STANDARD.
 #[must_use]
 pub fn open_upload_month(bytes: u64, class: Option<&str>) -> f64 {
     let class = if is_archive(class) {
@@ -101,7 +101,7 @@ fn is_archive(class: Option<&str>) -> bool {
     matches!(class, Some("GLACIER" | "DEEP_ARCHIVE"))
 }
 
-/// Writes an amount: `$0.04`, `$12`, `less than $0.01`.
+/// Formats an amount, such as `$0.04`, `$1234`, or `less than $0.01`.
 #[must_use]
 pub fn display(dollars: f64) -> String {
     match dollars {

@@ -1,10 +1,10 @@
-//! Decides if an object needs a copy, and by which route.
+//! Decides whether an object needs a copy, and by which route.
 //!
-//! Both decisions are pure. `when: changed` compares what `compare` names. `auto` begins with the
-//! cheapest comparison:
+//! Both decisions are pure. `when: changed` compares objects in the way that `compare` names.
+//! `auto` starts with the cheapest comparison:
 //!
-//! 1. Different sizes are a difference, in every mode.
-//! 2. Equal `ETag`s that derive from the bytes are equality.
+//! 1. Objects of different sizes differ, in every mode.
+//! 2. Objects with equal `ETag`s that derive from the bytes are equal.
 //! 3. A source that is not older than the destination is copied. Equal times count as newer: S3's
 //!    times have a resolution of one second, and a source that is rewritten in the second of its
 //!    copy must be noticed.
@@ -18,9 +18,9 @@
 //!      differ.
 //!    - A multipart object has the time at which its upload was *created*. A source that was
 //!      rewritten by an upload that was created before the last copy and completed after it looks
-//!      older than its copy. So if the source was made in parts, and the copy is younger by less
-//!      than an upload of that size may take ([`longest_upload`]), times decide nothing. Beyond that
-//!      span they decide; otherwise every run would send a HEAD for every multipart object.
+//!      older than its copy. So if the source was uploaded in parts, and the copy is younger by
+//!      less than an upload of that size may take ([`longest_upload`]), times do not decide. Beyond
+//!      that span they do; otherwise every run would send HEAD for every multipart object.
 //!
 //! If only times or sizes decided, the result says so ([`Basis`]).
 
@@ -38,13 +38,13 @@ use crate::s3::{Capabilities, ChecksumKind, Head};
 /// One side of an object as a list shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side<'a> {
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Absent for files, and where it does not follow from the bytes.
+    /// The `ETag`; absent for files, and if it is not derived from the bytes.
     pub etag: Option<&'a str>,
-    /// Last-Modified, or the file's modification time.
+    /// `Last-Modified`, or the file's modification time.
     pub modified: Option<Timestamp>,
-    /// The bytes are on this machine, so that they can be hashed.
+    /// True if the bytes are on this machine, so that they can be hashed.
     pub is_file: bool,
 }
 
@@ -58,8 +58,8 @@ pub enum Reason {
     SizeDiffers,
     /// The source is newer than the destination, and their `ETag`s differ.
     Newer,
-    /// Both were modified in the same second, and their `ETag`s differ: which one is newer is not
-    /// known.
+    /// Both were modified in the same second, and their `ETag`s differ, so it is not known which
+    /// one is newer.
     SameSecond,
     /// The source is a version from the past, and the destination has other bytes of its size.
     Differs,
@@ -67,7 +67,7 @@ pub enum Reason {
     EtagDiffers,
     /// The checksums of both sides differ.
     ChecksumDiffers,
-    /// The bytes are equal, and the object has attributes otherwise than the job sets them.
+    /// The bytes are equal, but the object has other attributes than the job sets.
     AttributesDiffer,
     /// The destination's object is a copy that failed its proof in an earlier run, and nothing
     /// proves it now.
@@ -93,7 +93,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// By what two objects were found equal.
+/// The comparison that found two objects equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
@@ -103,9 +103,9 @@ pub enum Basis {
     Etag,
     /// Both are delete markers.
     DeleteMarker,
-    /// Their sizes are equal, and the destination is newer. Nothing compared the bytes.
+    /// Their sizes are equal, and the destination is newer. The bytes were not compared.
     Time,
-    /// Their sizes are equal. Nothing compared the bytes.
+    /// Their sizes are equal. The bytes were not compared.
     Size,
 }
 
@@ -121,21 +121,21 @@ impl fmt::Display for Basis {
     }
 }
 
-/// The knowledge of the attributes that the job sets, for an object that is left unchanged.
+/// The state of the attributes that the job sets, for an object that is left unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetAttributes {
     /// The object has them, or the job sets none.
     #[default]
     Kept,
-    /// They were not looked at.
+    /// They were not compared.
     NotChecked,
     /// The object is in a storage class to which a lifecycle rule may have moved it.
     OtherStorageClass,
 }
 
 impl SetAttributes {
-    /// Returns true if there is nothing to tell.
+    /// Returns true if there is nothing to report.
     #[must_use]
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub fn are_kept(&self) -> bool {
@@ -151,24 +151,24 @@ pub enum Skip {
     Present,
     /// The destination has an equal object.
     Equal {
-        /// By what it was found equal.
+        /// The comparison that found it equal.
         equal_by: Basis,
-        /// Tells if it has the attributes that the job sets besides.
+        /// The state of the attributes that the job sets.
         #[serde(skip_serializing_if = "SetAttributes::are_kept")]
         set_attributes: SetAttributes,
     },
-    /// It is to be changed in place, and has what the job sets.
+    /// It would be changed in place, but has all attributes that the job sets.
     AsSet,
     /// Another writer wrote to the key after it was compared. The next run compares it again.
     ChangedMeanwhile,
     /// It cannot be read before it is restored, and the job says `archived: skip`.
     Archived,
-    /// It was written again after it had been listed, and the job leaves out what it is now.
+    /// It was written again after it was listed, and the selection now excludes it.
     NotSelected,
 }
 
 impl Skip {
-    /// Returns the reason for an object that the destination has already, found equal by this.
+    /// Returns the reason for an object that this comparison found equal.
     #[must_use]
     pub const fn equal(equal_by: Basis) -> Self {
         Self::Equal {
@@ -185,18 +185,18 @@ pub enum Decision {
     Copy(Reason),
     /// Leave it.
     Skip(Skip),
-    /// The lists do not tell; a look at both objects does ([`content`]).
+    /// The lists cannot decide. HEAD of both objects must ([`content`]).
     Ask(Doubt),
 }
 
-/// The reasons why lists do not decide.
+/// The reasons for which lists cannot decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// The destination is newer, but the source is dated at the beginning of its upload.
+    /// The destination is newer, but the source has the time at which its upload began.
     Dated,
-    /// The destination is newer, but the `ETag`s contradict that the bytes are equal.
+    /// The destination is newer, but the `ETag`s suggest that the bytes differ.
     Etags,
-    /// The job wants the bytes compared, and not what lists say of them.
+    /// The bytes must be compared, and not their listed properties.
     Content,
 }
 
@@ -252,7 +252,7 @@ enum Etags {
     Equal,
     /// Both may be MD5s of the bytes.
     Md5sDiffer,
-    /// Both are of equally many parts.
+    /// Both are of uploads with the same number of parts.
     PartsDiffer,
     /// One is absent, or they derive from the bytes in different ways.
     Incomparable,
@@ -290,8 +290,8 @@ pub fn by_time(source: Option<Timestamp>, destination: Option<Timestamp>) -> Dec
     }
 }
 
-/// Returns true for a source that may have been written after its copy, although it is dated before
-/// it.
+/// Returns true for a source that may have been completed after its copy was written, although its
+/// time is earlier.
 fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
     let in_parts = source.etag.and_then(part_count).is_some();
     let times = source.modified.zip(destination.modified);
@@ -311,22 +311,22 @@ pub fn longest_upload(size: u64) -> Duration {
     (pause + Duration::from_secs(size / SLOWEST)).min(Duration::from_hours(7 * 24))
 }
 
-/// The result of comparing the bytes of two objects by looking at both.
+/// The result of comparing the bytes of two objects by HEAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// They are equal.
     Equal(Basis),
     /// They differ.
     Differs(Reason),
-    /// The `ETag`s differ and both are of equally many parts: if the parts are of equal sizes, the
-    /// bytes differ.
+    /// The `ETag`s differ, and both are of uploads with the same number of parts. If the parts have
+    /// the same sizes, the bytes differ.
     SamePartCount,
     /// Nothing can be compared.
     Unknown,
 }
 
-/// Compares what HEAD tells of two objects. `etags_tell` says that both servers derive `ETag`s from
-/// the bytes.
+/// Compares two objects by HEAD. `etags_tell` is true if both servers derive `ETag`s from the
+/// bytes.
 #[must_use]
 pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     if source.size != destination.size {
@@ -342,7 +342,7 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     if let (Some(source), Some(destination)) = (&source.checksum, &destination.checksum)
         && (source.algorithm, source.kind) == (destination.algorithm, destination.kind)
     {
-        // Composite checksums differ for equal bytes in other parts.
+        // Composite checksums of equal bytes differ if the parts differ.
         match (source.value == destination.value, source.kind) {
             (true, _) if source.algorithm.is_weak() && md5s_differ => {
                 return Content::Differs(Reason::EtagDiffers);
@@ -363,16 +363,16 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     }
 }
 
-/// The place where the bytes come from.
+/// The origin of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// An object of the same server.
+    /// An object on the same server.
     Bucket,
-    /// A file of this machine, or its standard input.
+    /// A local file, or standard input.
     Local,
 }
 
-/// Which requests carry an object.
+/// The requests that copy an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// One `CopyObject`.
@@ -383,14 +383,14 @@ pub enum Route {
     Put,
     /// `UploadPart` for each part.
     MultipartUpload(PartLayout),
-    /// No copy yet: one `RestoreObject` at the source, unless a restore is under way.
+    /// No copy yet: one `RestoreObject` at the source, unless a restore is in progress.
     Restore,
     /// One `DeleteObject` that names no version: in a bucket with versions it adds a delete marker.
     DeleteMarker,
 }
 
 impl Route {
-    /// Returns the name in plans, receipts and metrics.
+    /// Returns the name in plans, receipts, and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {

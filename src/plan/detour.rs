@@ -1,9 +1,10 @@
 //! Chooses another route if the usual one is not safe on a server.
 //!
 //! A job that must not overwrite anything needs a write that the server refuses if the key exists.
-//! Few servers can refuse `CopyObject`, and more can refuse `CompleteMultipartUpload`. There, a
-//! multipart upload of one part replaces `CopyObject`. An empty object cannot be made of parts.
-//! Conversely, on some servers `UploadPartCopy` does not find every source that `CopyObject` finds.
+//! Few servers support such a condition for `CopyObject`, and more support it for
+//! `CompleteMultipartUpload`. On these, a multipart upload of one part replaces `CopyObject`,
+//! except for empty objects, which cannot have parts. Conversely, on some servers `UploadPartCopy`
+//! does not find every source that `CopyObject` finds.
 
 use super::decide::Route;
 use super::parts::{Boundaries, LayoutError, PartLayout};
@@ -11,10 +12,11 @@ use crate::location::ObjectKey;
 use crate::manifest::job::When;
 use crate::s3::Capabilities;
 
-/// Returns the route of a copy of `size` bytes from `source`, given the one that its size demands.
+/// Returns the safe route for a copy of `size` bytes from `source`. `route` is the usual one for
+/// its size.
 ///
 /// # Errors
-/// [`LayoutError::OddSource`] for objects that can be copied neither in parts nor at once.
+/// [`LayoutError::OddSource`] for objects that can be copied neither in parts nor in one request.
 pub fn detour(
     route: Route,
     size: u64,
@@ -47,7 +49,8 @@ pub fn detour(
     }
 }
 
-/// Returns true if a Complete can be refused and a `CopyObject` cannot, and the job needs that.
+/// Returns true if the job needs a conditional write, and the server supports it for Complete but
+/// not for `CopyObject`.
 fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     let Capabilities {
         if_none_match,
@@ -57,8 +60,8 @@ fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     when == When::Missing && !if_none_match.copy && if_none_match.complete && *part_copy
 }
 
-/// Returns false for sources whose names are others after they were decoded once too often, where
-/// `UploadPartCopy` does that.
+/// Returns false if `UploadPartCopy` does not find a source with this key. Some servers decode the
+/// key twice, which changes keys with `%` or `?`.
 #[must_use]
 pub fn finds_parts_of(source: &ObjectKey, capabilities: &Capabilities) -> bool {
     capabilities.odd_part_sources || !source.as_str().contains(['%', '?'])

@@ -1,8 +1,8 @@
 //! Finds selections that match nothing.
 //!
 //! A mistyped prefix or a pattern without a match leaves a run with nothing to do, which looks like
-//! success. This module chooses the sentence that says so. The callers of the planner count, and
-//! the job decides if it is an error.
+//! success. This module writes the sentence that says so. The callers of the planner count the
+//! objects, and the job decides whether it is an error.
 
 use serde::Serialize;
 
@@ -15,16 +15,16 @@ use crate::size::display_count;
 pub struct EmptySelection {
     /// The name of the transfer.
     pub transfer: String,
-    /// The reason, as a sentence for people.
+    /// The reason, as a sentence.
     pub reason: String,
     /// True if the job says that this is a failure.
     pub fails: bool,
 }
 
 impl EmptySelection {
-    /// Returns the finding about a transfer of whose source no object was selected, `excluded` of
-    /// which were listed and left out. `None` where the job does not mind, or names its objects one
-    /// by one.
+    /// Returns the finding about a transfer that selected no object, after `excluded` objects were
+    /// listed and left out. Returns `None` if the job accepts an empty selection, or names its
+    /// objects one by one.
     #[must_use]
     pub fn of(transfer: &Transfer, excluded: u64) -> Option<Self> {
         if transfer.empty == Empty::Ok || transfer.chosen.is_some() {

@@ -2,7 +2,8 @@
 //!
 //! Only values that the job sets are compared (`set:`, `to.storage_class`, `to.encryption`,
 //! `to.customer_key`). Attributes that are kept from the source may have been changed at the
-//! destination on purpose. A list shows the storage class, and HEAD shows all others but the tags.
+//! destination on purpose. A list shows the storage class, and HEAD shows all others except the
+//! tags.
 
 use super::claim::encryption_is;
 use crate::manifest::job::{Attribute, Encryption, Transfer};
@@ -23,11 +24,12 @@ const WATERFALL: [&[&str]; 7] = [
 /// The meaning of an object's storage class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageClassMatch {
-    /// It is the one that the job sets, or the job sets none.
+    /// It is the class that the job sets, or the job sets none.
     AsSet,
-    /// It is another one, and no lifecycle rule can have chosen it.
+    /// It is another class, and no lifecycle rule can have moved the object there.
     Differs,
-    /// It is another one. A lifecycle rule may have moved the object there, and would again.
+    /// It is another class. A lifecycle rule may have moved the object there, and would do so
+    /// again.
     MayBeMoved,
 }
 
@@ -51,7 +53,7 @@ pub fn class(
             .position(|classes| classes.contains(&class))
     };
     match (step(found), step(wanted)) {
-        // Other servers may show one class for all objects, whatever they were told.
+        // Other servers may show the same class for all objects, whatever class the request named.
         (Some(found), Some(wanted)) if capabilities.restore_status_in_lists && found <= wanted => {
             StorageClassMatch::Differs
         }
@@ -59,8 +61,8 @@ pub fn class(
     }
 }
 
-/// Returns an attribute that the job sets and the object has otherwise, as far as HEAD shows;
-/// neither the storage class nor the tags.
+/// Returns an attribute in which the object differs from the job's values, as far as HEAD shows.
+/// Compares neither the storage class nor the tags.
 #[must_use]
 pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
     let set = &transfer.set;
@@ -108,7 +110,7 @@ pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
     (!encrypted).then_some(Attribute::Encryption)
 }
 
-/// Returns true when the object has all tags that the job sets.
+/// Returns true if the object has all tags that the job sets.
 #[must_use]
 pub fn has_set_tags(transfer: &Transfer, found: &[Tag]) -> bool {
     let is_there = |(key, value): (&String, &String)| {

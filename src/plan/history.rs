@@ -1,17 +1,16 @@
 //! Finds the versions of a key that the destination lacks.
 //!
-//! Versions can only be added to a history as its newest ones. So the question is how many of the
-//! source's versions, counted from the oldest, are the newest versions of the destination in the
-//! same order. The rest is appended. Afterwards, the destination's history ends with the source's
-//! history, version by version. This holds if a run was interrupted within a key, if it runs again,
-//! and if a lifecycle rule has removed old versions of the source (the destination then has more).
-//! If the destination has versions and none of this holds, the histories have diverged, and
-//! appending versions cannot make them equal.
+//! A new version is always the newest one of its key. So the question is how many of the source's
+//! oldest versions are, in the same order, the newest versions of the destination. The rest is
+//! appended. Afterwards, the destination's history ends with the source's history, version by
+//! version. This also works after an interrupted run, in a second run, and if a lifecycle rule has
+//! removed old versions of the source (the destination then has more). If no version of the source
+//! matches in this way, and the destination has versions, the histories have diverged. Appending
+//! versions cannot make them equal.
 //!
-//! Two versions match if their sizes and `ETag`s are equal. A delete marker matches any other one.
-//! Equal bytes may have different `ETag`s (other part boundaries, KMS). So equal sizes with
-//! different `ETag`s are *unsure*: [`content`](super::decide::content) compares what HEAD shows of
-//! both.
+//! Two versions match if their sizes and `ETag`s are equal. Two delete markers always match. Equal
+//! bytes may have different `ETag`s (other part boundaries, KMS). So versions with equal sizes and
+//! different `ETag`s are *unsure*: [`content`](super::decide::content) compares them by HEAD.
 
 use crate::checksum::may_be_of_content;
 use crate::listing::versions::Version;
@@ -23,12 +22,12 @@ pub enum Likeness {
     Same,
     /// Other content.
     Different,
-    /// Equal sizes; only a look tells.
+    /// Equal sizes; HEAD must decide.
     Unsure,
 }
 
-/// Compares a version of the source with one of the destination. `etags_tell` says that equal
-/// `ETag`s prove equal bytes on both sides.
+/// Compares a version of the source with one of the destination. `etags_tell` is true if equal
+/// `ETag`s prove equal bytes.
 #[must_use]
 pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Likeness {
     match (source.is_marker, destination.is_marker) {
@@ -47,9 +46,9 @@ pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Liken
     }
 }
 
-/// Returns how many of the source's oldest versions may be the destination's newest ones: all
-/// numbers that no pair of versions contradicts, the largest first. Pairs that are
-/// [`Likeness::Unsure`] must still be looked at.
+/// Returns the possible numbers of the source's oldest versions that are the destination's newest
+/// ones: all that no pair of versions contradicts, the largest first. Pairs that are
+/// [`Likeness::Unsure`] must still be compared by HEAD.
 pub fn overlaps<'v>(
     source: &'v [Version],
     destination: &'v [Version],
@@ -58,7 +57,7 @@ pub fn overlaps<'v>(
     let most = source.len().min(destination.len());
     (1..=most).rev().filter(move |overlap| {
         let end = &destination[destination.len() - overlap..];
-        // From the new end: there histories differ that have grown apart.
+        // Starts with the newest versions, because histories that have diverged differ there.
         let mut pairs = source[..*overlap].iter().zip(end).rev();
         pairs.all(|(source, destination)| {
             liken(source, destination, etags_tell) != Likeness::Different
@@ -74,14 +73,14 @@ mod tests {
     use crate::checksum::md5_etag;
     use crate::s3::ArchiveState;
 
-    /// `M` is a marker, any other letter an object with that content.
+    /// Returns a version: `M` is a delete marker, any other letter an object with that content.
     fn version(content: char) -> Version {
         let is_marker = content == 'M';
         Version {
             id: "v".into(),
             etag: (!is_marker).then(|| md5_etag(content.to_string().as_bytes()).into()),
             storage_class: None,
-            // The size tells capital letters from small ones, and no more.
+            // Only capital and small letters have different sizes.
             size: u64::from(content.is_ascii_uppercase()),
             modified: None,
             is_marker,
@@ -113,9 +112,9 @@ mod tests {
             ("aaa", "aa", Some("a")),
             ("aMbM", "aM", Some("bM")),
             ("M", "", Some("M")),
-            // The source has lost its oldest versions, the destination keeps them.
+            // The source has lost its oldest versions, and the destination has kept them.
             ("bcd", "abc", Some("d")),
-            // Somebody else wrote on top, or before, or the destination was filled from the current
+            // Another writer added a version, or the destination was filled from the current
             // version alone.
             ("abc", "abx", None),
             ("abc", "c", None),
@@ -149,8 +148,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the histories are: what is appended makes the source's history the end of the
-        /// destination's, and a second run appends nothing.
+        /// Checks that after appending, the destination's history ends with the source's, and that
+        /// a second run appends nothing.
         #[test]
         fn appending_makes_the_histories_end_alike(source in "[abM]{0,7}", destination in "[abM]{0,7}") {
             let Some(appended) = missing(&source, &destination) else { return Ok(()) };
@@ -161,12 +160,12 @@ mod tests {
             }
         }
 
-        /// A run that is interrupted anywhere resumes there.
+        /// Checks that an interrupted run resumes where it stopped.
         #[test]
         fn an_interrupted_run_goes_on(source in "[abM]{1,8}", done in 0..8_usize, old in "[abM]{0,3}") {
             let done = &source[..done.min(source.len())];
             prop_assert_eq!(missing(&source, done), Some(&source[done.len()..]));
-            // With versions from before that the source has lost, no more than what is missing is
+            // With old versions that the source has lost, no more than the missing versions are
             // appended.
             let appended = missing(&source, &format!("{old}{done}"));
             if !done.is_empty() {
@@ -174,7 +173,7 @@ mod tests {
             }
         }
 
-        /// The source grows between runs: each version is appended once.
+        /// Checks that each version is appended once if the source grows between runs.
         #[test]
         fn a_history_that_grows_is_followed(versions in "[abM]{1,10}", runs in proptest::collection::vec(0..10_usize, 1..5)) {
             let mut destination = String::new();

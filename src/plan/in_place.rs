@@ -1,4 +1,4 @@
-//! Decides which objects need an in-place change, and what the change must keep.
+//! Decides which objects need an in-place change, and which attributes the change must keep.
 //!
 //! S3 changes the storage class, headers, metadata, or encryption of an object only by writing it
 //! again: with `CopyObject` onto itself, or with a multipart copy above 5 GiB. An attribute that
@@ -14,8 +14,9 @@ use crate::manifest::job::{Attribute, CannedAcl, Parts, Policy, Transfer};
 use crate::s3::{Capabilities, Grant, Head, Permission, Tag, Tags};
 use crate::size::{ByteSize, GIB};
 
-/// The groups of everybody and of all AWS accounts, as grants name them.
+/// The group of everybody, as grants name it.
 const EVERYBODY: &str = "uri=\"http://acs.amazonaws.com/groups/global/AllUsers\"";
+/// The group of all AWS accounts, as grants name it.
 const ALL_ACCOUNTS: &str = "uri=\"http://acs.amazonaws.com/groups/global/AuthenticatedUsers\"";
 
 /// Returns the transfer with the policies of an in-place change: everything that the job does not
@@ -26,7 +27,7 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
     for attribute in Attribute::ALL {
         let policy = transfer.preserve.of(attribute);
         let is_kept = match attribute {
-            // Copies leave these behind unless the job asks for them.
+            // Copies do not keep these unless the job says so, but an in-place change must.
             Attribute::Acl => transfer.to.acl.is_none() && policy != Policy::Replace,
             Attribute::Annotations => capabilities.annotations,
             _ => policy.keeps(),
@@ -35,22 +36,22 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
             strict.preserve.set(attribute, Policy::Require);
         }
     }
-    // One request changes the object at once and carries annotations and long tags along, which
-    // parts do not.
+    // A single request changes the object at once and keeps annotations and long tags, which an
+    // upload in parts does not.
     if transfer.parts.threshold == Parts::default().threshold {
         strict.parts.threshold = ByteSize(5 * GIB);
     }
     strict
 }
 
-/// An object to be changed, as a list shows it.
+/// The state of an object as a list shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListedState {
     /// It has another storage class than the job sets.
     Differs,
     /// It has the storage class, and the job changes nothing else.
     AsSet,
-    /// HEAD tells more.
+    /// HEAD must decide.
     Unknown,
 }
 
@@ -76,7 +77,7 @@ pub fn needs_tags(transfer: &Transfer, capabilities: &Capabilities) -> bool {
     capabilities.tags && (!transfer.set.tags.is_empty() || !transfer.preserve.tags.keeps())
 }
 
-/// Returns the first attribute that an object has otherwise than the job wants it; `tags` are empty
+/// Returns the first attribute in which an object differs from the wanted state. `tags` are empty
 /// unless [`needs_tags`].
 #[must_use]
 pub fn unlike(
@@ -86,8 +87,8 @@ pub fn unlike(
     capabilities: &Capabilities,
     now: Timestamp,
 ) -> Option<Attribute> {
-    // What the object cannot have after the change fails it when the change is made, with the
-    // reason.
+    // If the object cannot have an attribute after the change, it counts as different: the change
+    // then fails with the reason.
     let wanted = match of_copy(head, transfer, capabilities, &Route::Copy, now) {
         Ok(spec) => spec.attributes,
         Err(loss) => return Some(loss.attribute),
@@ -109,8 +110,9 @@ pub fn unlike(
     difference(&wanted, head, tags)
 }
 
-/// Compares the grants of an object, none if only its owner has any, with a canned ACL. Returns
-/// `None` where they do not tell: whether the bucket's owner is also the object's, for instance.
+/// Compares the grants of an object with a canned ACL. `grants` is empty if only the owner has
+/// grants. Returns `None` if grants cannot decide: for instance, they do not show whether the
+/// bucket's owner owns the object too.
 #[must_use]
 pub fn has_acl(acl: CannedAcl, grants: &[Grant]) -> Option<bool> {
     let only = |grantee: &str| {

@@ -1,7 +1,7 @@
-//! The attributes that a copy could not keep.
+//! Names and counts the attributes that copies could not keep.
 //!
-//! A loss names the attribute, what happened to it, and why, in the same words for every object. So
-//! losses can be counted, and a million of them are one line of the summary.
+//! A loss has the attribute, the kind of loss, and the reason, in the same words for every object.
+//! So losses can be counted, and a million of them are one line of the summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::manifest::job::Attribute;
 
-/// Different losses that are counted apart; a run with more of them counts the rest together.
+/// The most losses that are counted separately. A run with more of them counts the rest together.
 const MAX_KINDS: usize = 64;
 
-/// The ways of losing an attribute.
+/// The kinds of losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
@@ -21,7 +21,7 @@ pub enum Lost {
     NotReadable,
     /// It cannot be set on the copy.
     NotSet,
-    /// The copy has less of it than the source.
+    /// The copy has a weaker value than the source.
     Weaker,
 }
 
@@ -35,12 +35,12 @@ impl fmt::Display for Lost {
     }
 }
 
-/// An attribute that a copy has not, or not as its source.
+/// An attribute that a copy lacks, or has otherwise than its source.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Loss {
     /// The attribute.
     pub attribute: Attribute,
-    /// The way in which it was lost.
+    /// The kind of loss.
     #[serde(rename = "loss")]
     pub lost: Lost,
     /// The reason, without the object's name.
@@ -64,7 +64,7 @@ impl fmt::Display for Loss {
     }
 }
 
-/// Losses counted over many objects, in bounded memory.
+/// Counts the losses of many objects in bounded memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LossCounts {
     counts: BTreeMap<Loss, u64>,
@@ -97,19 +97,19 @@ impl LossCounts {
         self.others += other.others;
     }
 
-    /// Returns each loss with the number of objects that it happened to.
+    /// Returns each loss with the number of objects that have it.
     pub fn iter(&self) -> impl Iterator<Item = (&Loss, u64)> {
         self.counts.iter().map(|(loss, count)| (loss, *count))
     }
 
-    /// Losses beyond those that are counted apart.
+    /// Returns the number of losses that are not counted separately.
     #[must_use]
     pub fn others(&self) -> u64 {
         self.others
     }
 }
 
-/// One kind of loss as it is written.
+/// A loss and its count, as JSON.
 #[derive(Serialize, Deserialize)]
 struct LossCount {
     #[serde(flatten)]
@@ -118,7 +118,7 @@ struct LossCount {
 }
 
 impl Serialize for LossCounts {
-    /// Writes a list of losses, each with `objects`.
+    /// Writes a list of losses, each with its `objects`. Leaves out the number of other losses.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter().map(|(loss, objects)| LossCount {
             loss: loss.clone(),
@@ -127,16 +127,16 @@ impl Serialize for LossCounts {
     }
 }
 
-/// [`LossCounts`] with all that they know, for a journal: the list, and the number of the others.
+/// Serializes [`LossCounts`] completely, for a journal: the list, and the number of other losses.
 pub mod whole {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{LossCount, LossCounts};
 
-    /// Writes the counts as a list.
+    /// Writes the counts as a pair of the list and the number of other losses.
     ///
     /// # Errors
-    /// Returns the serializer's own.
+    /// Returns the serializer's error.
     pub fn serialize<S: Serializer>(counts: &LossCounts, serializer: S) -> Result<S::Ok, S::Error> {
         (counts, counts.others).serialize(serializer)
     }
@@ -144,7 +144,7 @@ pub mod whole {
     /// Reads the counts that [`serialize`] writes.
     ///
     /// # Errors
-    /// Returns the deserializer's own.
+    /// Returns the deserializer's error.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LossCounts, D::Error> {
         let (listed, others) = <(Vec<LossCount>, u64)>::deserialize(deserializer)?;
         let counts = listed

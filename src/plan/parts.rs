@@ -1,14 +1,16 @@
 //! Divides an object into byte ranges.
 //!
-//! A part copy takes a fixed time plus its bytes at 60 to 80 MB/s, however large the object is. So
-//! speed comes from many parts in flight, and their number is limited by the price of requests.
-//! Automatic parts have about 64 to 128 MiB. They are larger if 10,000 parts require it, or if
-//! copies were seen to start slowly. Their number is a multiple of the number of requests in flight
-//! if possible, because a last wave of three parts takes as long as a full one. A job may prefer
-//! the fewest requests, or the shortest time by what was learned about the server during the run
-//! ([`Speed`]). A layout is three numbers, and ranges are computed on demand, so the plan of an
-//! object of 48.8 TiB takes no more memory than that of a small one. Only a layout that replays
-//! irregular boundaries of a source holds one number per part.
+//! A part copy takes a fixed time, plus the time for its bytes at 60 to 80 MB/s, however large the
+//! object is. So speed comes from many parts in flight, and the price of requests limits their
+//! number. Automatic parts have about 64 to 128 MiB. They are larger if 10,000 parts require it, or
+//! if copies start slowly on this server. Their number is a multiple of the number of requests in
+//! flight if possible, because a last wave of three parts takes as long as a full one. A job may
+//! prefer the fewest requests, or the shortest time, for which s3haul uses the speed that it
+//! measured during the run ([`Speed`]).
+//!
+//! A layout is three numbers, and ranges are computed on demand, so the plan of an object of 48.8
+//! TiB takes no more memory than that of a small one. Only a layout that replays irregular
+//! boundaries of a source holds one number per part.
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use crate::size::{ByteSize, MIB};
 
 /// The smallest part of an automatic layout of a copy.
 const COPY_PART: u64 = 64 * MIB;
-/// The largest part that is chosen because copies start slowly.
+/// The largest part that is chosen for servers on which copies start slowly.
 const LARGEST_BALANCED: u64 = 512 * MIB;
 /// The smallest part with `goal: fastest`. Smaller parts cost requests and save no time.
 const FASTEST_PART: u64 = 16 * MIB;
@@ -29,7 +31,7 @@ const FASTEST_PART: u64 = 16 * MIB;
 /// are smaller.
 pub const UPLOAD_PART: u64 = 16 * MIB;
 
-/// One part of an object: `length` bytes from `offset` on.
+/// One part of an object: `length` bytes from `offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartRange {
     /// The part number, from 1 to 10,000.
@@ -67,8 +69,7 @@ pub struct PartLayout {
 pub enum Boundaries {
     /// Chosen by s3haul, uniform.
     Chosen,
-    /// Uniform, and probably those of the source: its size, its first part, and its number of parts
-    /// fit.
+    /// Uniform, and probably those of the source: its size, first part, and number of parts fit.
     Guessed,
     /// Those of the source: the ends of all parts, ascending.
     Replayed(Arc<[u64]>),
@@ -77,9 +78,9 @@ pub enum Boundaries {
 /// The goal of a layout.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
-    /// A server-side copy with about this many parts in flight.
+    /// A server-side copy.
     Copy {
-        /// The preference for speed or for few requests.
+        /// The preference for speed or few requests.
         aim: PartGoal,
         /// The capacity of the server and this machine.
         capacity: Capacity,
@@ -95,19 +96,19 @@ pub enum Goal {
 pub struct Capacity {
     /// The number of requests that can be in flight.
     pub in_flight: u32,
-    /// The time that each of them takes.
+    /// The measured speed of one copy.
     pub speed: Speed,
 }
 
 impl Capacity {
-    /// Returns the seconds that this many copies take, all but the last of `bytes`, wave by wave.
+    /// Returns the seconds that this many copies of `bytes` each take, in waves of `in_flight`.
     #[must_use]
     pub fn seconds(&self, copies: u32, bytes: u64) -> f64 {
         f64::from(copies.div_ceil(self.in_flight.max(1))) * self.speed.seconds(bytes)
     }
 }
 
-/// The reasons why an object cannot be divided into parts.
+/// The reasons for which an object cannot be divided into parts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A range needs at least one byte.
@@ -115,9 +116,9 @@ pub enum LayoutError {
     Empty,
     /// The object is larger than one `CopyObject` copies, and the server has no `UploadPartCopy`.
     #[error(
-        "{} bytes are more than one CopyObject takes here ({}), and the endpoint has no UploadPartCopy; send the \
-         object through this machine (`s3haul copy - DST` reads standard input), or state a larger \
-         `capabilities: {{max_copy: …}}` if the server has none of that limit",
+        "{} bytes are more than one CopyObject copies here ({}), and the endpoint has no UploadPartCopy; send the \
+         object through this machine (`s3haul copy - DST` reads standard input), or set a larger \
+         `capabilities: {{max_copy: …}}` if the server has no such limit",
         .size, ByteSize(*.limit)
     )]
     NoPartCopy {
@@ -126,23 +127,23 @@ pub enum LayoutError {
         /// The most that one request copies.
         limit: u64,
     },
-    /// The object is larger than one `CopyObject` copies, and has a key that `UploadPartCopy` does
-    /// not find on this server.
+    /// The object is larger than one `CopyObject` copies, and this server's `UploadPartCopy` does
+    /// not find its key.
     #[error(
-        "on this server a part copy does not find a source with a `%` or `?` in its key, and one CopyObject takes at \
-         most {}; rename the source, or run `s3haul check --probe` and state `capabilities: {{odd_part_sources: true}}` \
-         if that is what it finds", ByteSize(*.limit)
+        "on this server UploadPartCopy does not find a source with a `%` or `?` in its key, and one CopyObject copies at \
+         most {}; rename the source, or run `s3haul check --probe` and set `capabilities: {{odd_part_sources: true}}` \
+         if the probe says so", ByteSize(*.limit)
     )]
     OddSource {
         /// The most that one request copies.
         limit: u64,
     },
-    /// The object is larger than the largest part times the most parts.
+    /// The object is larger than the maximum number of parts of the maximum size.
     #[error("{} bytes are more than the endpoint's largest object of {} bytes", .size, .limit)]
     TooLarge {
         /// The size of the object in bytes.
         size: u64,
-        /// The most that fits.
+        /// The size of the largest object.
         limit: u64,
     },
 }
@@ -172,8 +173,8 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
         Goal::Upload => UPLOAD_PART,
         Goal::Exactly(bytes) => bytes,
     };
-    // Whole MiB keep ranges readable. The largest objects are exempt: they need every byte of the
-    // largest part.
+    // Whole MiB keep ranges readable. The largest objects are an exception: they need every byte of
+    // the largest part.
     let forced = size.div_ceil(u64::from(limits.max_parts));
     let forced = forced.next_multiple_of(MIB).min(limits.max_part);
     let part_size = wanted.max(forced).clamp(limits.min_part, limits.max_part);
@@ -182,15 +183,15 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
 }
 
 /// Returns true if an automatic layout of a copy may have parts of this size. The chosen size
-/// depends on what was known about the server then.
+/// depends on the measured speed at that time.
 #[must_use]
 pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)
 }
 
-/// Returns the part size for which the last wave of parts is full, between 64 and 128 MiB if the
-/// size allows. If copies start slowly, parts are large enough to spend most of their time on bytes,
-/// but small enough to use all slots.
+/// Returns the part size with which the last wave of parts is full, between 64 and 128 MiB if the
+/// size allows. If copies start slowly, parts are large enough to spend most of their time on
+/// bytes, but small enough to use all slots.
 fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     let in_flight = u64::from(in_flight.max(1));
     let smallest = speed
@@ -204,8 +205,8 @@ fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
 
 /// Returns the part size that takes the least time. All waves together move the same bytes. More
 /// waves cost the fixed time of a copy each. Fewer waves cost a longer wait for the slowest request
-/// of the last wave, about half of it. The sum is smallest if the number of waves is the square root
-/// of half of the time of one wave's bytes, measured in fixed times.
+/// of the last wave, about half of it. The sum is smallest if the number of waves is the square
+/// root of half the time that all bytes take, measured in fixed times.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -444,8 +445,8 @@ mod tests {
                                 .seconds(layout.count, layout.part_size);
                             (layout.count, seconds)
                         });
-                    // The wait for a straggler counts, too: without it the fastest may be slower by
-                    // that.
+                    // `fastest` also counts the wait for a straggler, which `seconds` does not, so
+                    // it may be a little slower here.
                     assert!(
                         fastest.1 <= balanced.1 * 1.3,
                         "{speed:?} {in_flight} {size}: {fastest:?} {balanced:?}"

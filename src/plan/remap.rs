@@ -2,9 +2,9 @@
 //!
 //! A destination that ends in a slash, or is the root of the bucket, is a prefix: the mapped
 //! relative key is appended. Any other destination is the exact key of the transfer's only object.
-//! The relative key of a single object or file is its file name. That of an object below a prefix
-//! is the rest of its key after the prefix. That of a file below a directory is its path from
-//! there, with `/` on every platform.
+//! The relative key of a single object or file is its file name. The relative key of an object
+//! below a prefix is the rest of its key after the prefix. The relative key of a file below a
+//! directory is its path from there, with `/` on every platform.
 //!
 //! Source and destination can be compared by merging two listings only if the map keeps the order
 //! of keys. [`KeyMap::preserves_order`] decides this from the rules alone.
@@ -14,11 +14,11 @@ use thiserror::Error;
 use crate::location::{LocationError, ObjectKey};
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// The reasons why an object gets no key at the destination.
+/// The reasons for which an object gets no key at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RemapError {
-    /// `strip_prefix` asks for something that the key does not have.
-    #[error("`{key}` does not begin with `{prefix}`, which keys.strip_prefix takes off")]
+    /// The key does not begin with `strip_prefix`.
+    #[error("`{key}` does not begin with `{prefix}`, which keys.strip_prefix removes")]
     PrefixMissing {
         /// The relative key.
         key: String,
@@ -70,9 +70,9 @@ impl KeyMap {
         Ok(ObjectKey::new(&key)?)
     }
 
-    /// Returns the relative key whose object would go to `key`, where the map can be turned round:
-    /// the inverse of [`KeyMap::destination_key`] for maps that keep the order of keys. `None` for
-    /// keys that no object would go to.
+    /// Returns the relative key that maps to `key`: the inverse of [`KeyMap::destination_key`] for
+    /// maps that keep the order of keys. Returns `None` for other maps, and if no relative key maps
+    /// to `key`.
     #[must_use]
     pub fn relative_of(&self, to: &ObjectKey, key: &str) -> Option<String> {
         let rest = key.strip_prefix(to.as_str()).filter(|_| to.is_prefix())?;
@@ -88,9 +88,9 @@ impl KeyMap {
         ))
     }
 
-    /// Returns true if destination keys sort as source keys do. Taking the same bytes off every
-    /// key, or putting the same bytes in front of it, keeps the order; a template does only if it
-    /// is fixed text and then `{key}`.
+    /// Returns true if destination keys sort like source keys. Removing the same prefix from every
+    /// key, or adding the same prefix, keeps the order. A template keeps it only if it is fixed
+    /// text followed by `{key}`.
     #[must_use]
     pub fn preserves_order(&self) -> bool {
         self.rename.as_ref().is_none_or(|template| {
@@ -187,7 +187,7 @@ mod tests {
         let missing = error(&strip, "to/", "other/x");
         assert_eq!(
             missing.to_string(),
-            "`other/x` does not begin with `raw/`, which keys.strip_prefix takes off"
+            "`other/x` does not begin with `raw/`, which keys.strip_prefix removes"
         );
         assert_eq!(
             error(&strip, "", "raw/"),

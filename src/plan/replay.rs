@@ -2,10 +2,11 @@
 //! stay the same.
 //!
 //! Both depend on the bytes *and* on the part boundaries. The `ETag` (`…-N`) shows the number of
-//! parts, and `HEAD ?partNumber=k` the size of each. Nearly all uploads have equal parts, so the
-//! size of the first part is taken for all. The `ETag` that the copied parts will make proves this
-//! guess before the object is published. Only if it fails is each part requested. A source that
-//! cannot be replayed is copied as usual, and the receipt has the reason.
+//! parts, and `HEAD ?partNumber=k` the size of each. Nearly all uploads have equal parts, so s3haul
+//! assumes that all parts have the size of the first one. The `ETag` that the copied parts make
+//! proves this guess before the object is published. Only if the guess fails does s3haul request
+//! the size of each part. A source that cannot be replayed is copied as usual, and the receipt has
+//! the reason.
 
 use super::decide::Route;
 use super::parts::{Boundaries, PartLayout};
@@ -20,12 +21,12 @@ pub enum Replay {
     InOnePiece,
     /// An upload with this number of parts and the source's boundaries.
     Parts(u32),
-    /// There is none, for this reason.
+    /// The `ETag` cannot be kept, for this reason.
     Impossible(&'static str),
 }
 
-/// Returns what of a source's identity can be kept before its boundaries are known. `to_kms` is
-/// true if the destination is known to be encrypted with a KMS key.
+/// Returns the way to keep a source's `ETag` or composite checksum, before its part boundaries are
+/// known. `to_kms` is true if a KMS key will encrypt the copy.
 #[must_use]
 pub fn replay(
     head: &Head,
@@ -40,9 +41,9 @@ pub fn replay(
     let composite = composite && destination.checksums;
     let Some(count) = part_count(&head.etag) else {
         return match looks_like_md5(&head.etag) {
-            _ if head.kms || to_kms => {
-                Replay::Impossible("with a KMS or customer key, the ETag is not derived from the bytes")
-            }
+            _ if head.kms || to_kms => Replay::Impossible(
+                "with a KMS or customer key, the ETag is not derived from the bytes",
+            ),
             false => Replay::Impossible("the source's ETag is neither an MD5 nor one of parts"),
             true if head.size <= destination.max_copy => Replay::InOnePiece,
             true => Replay::Impossible(
@@ -50,13 +51,15 @@ pub fn replay(
             ),
         };
     };
-    // A composite checksum is worth the boundaries even where the ETag is lost.
+    // A composite checksum is a reason to keep the boundaries even if the ETag is lost.
     if !composite {
         if head.kms || to_kms {
-            return Replay::Impossible("with a KMS or customer key, the ETag is not derived from the bytes");
+            return Replay::Impossible(
+                "with a KMS or customer key, the ETag is not derived from the bytes",
+            );
         }
         if !(source.content_etags && destination.content_etags) {
-            return Replay::Impossible("ETags of this server do not follow from the bytes");
+            return Replay::Impossible("ETags on this server are not derived from the bytes");
         }
     }
     if head.size == 0 {
@@ -71,8 +74,8 @@ pub fn replay(
     Replay::Parts(count)
 }
 
-/// Returns the route of an object of which only a line of a list is known, for the plan: the
-/// executor looks closer. `None` where the list tells nothing that could be kept.
+/// Returns the planned route of an object that only a list has shown; the executor decides again
+/// after HEAD. Returns `None` if the list shows nothing that can be kept.
 #[must_use]
 pub fn by_etag(
     size: u64,
@@ -101,8 +104,8 @@ pub fn by_etag(
     }
 }
 
-/// Returns the uniform layout that a first part of `first` bytes and `count` parts in all make of
-/// `size` bytes, if they do.
+/// Returns the uniform layout of `count` parts of which the first has `first` bytes, if it fits
+/// `size` and the limits.
 #[must_use]
 pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<PartLayout> {
     let before_last = u64::from(count.checked_sub(1)?).checked_mul(first)?;
@@ -120,7 +123,7 @@ pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<P
 /// Returns the layout whose parts have these sizes, in their order.
 ///
 /// # Errors
-/// Returns the reason why this destination cannot take such parts.
+/// Returns the reason for which this destination cannot have such parts.
 pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayout, &'static str> {
     let mut ends = Vec::with_capacity(sizes.len());
     let mut end = 0_u64;
@@ -130,16 +133,16 @@ pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayo
     }
     let largest = sizes.iter().copied().max().unwrap_or(0);
     let (Some(last), Ok(count)) = (sizes.len().checked_sub(1), u32::try_from(sizes.len())) else {
-        return Err("the source tells no parts");
+        return Err("the source shows no parts");
     };
     if end != size || sizes.contains(&0) {
-        return Err("the parts that the source tells do not make its size");
+        return Err("the parts that the source shows do not make up its size");
     }
     if count > limits.max_parts {
         return Err("the source has more parts than this server allows");
     }
     if sizes[..last].iter().any(|length| *length < limits.min_part) {
-        return Err("a part of the source that is not its last one is smaller than a part may be");
+        return Err("a part of the source other than the last is smaller than a part may be");
     }
     if largest > limits.max_part {
         return Err("a part of the source is larger than a part may be");
@@ -147,7 +150,7 @@ pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayo
     if limits.equal_parts
         && (sizes[..last].iter().any(|length| *length != sizes[0]) || sizes[last] > sizes[0])
     {
-        return Err("this server wants equal parts, and those of the source are not");
+        return Err("this server requires equal parts, but those of the source differ");
     }
     Ok(PartLayout {
         size,

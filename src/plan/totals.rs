@@ -1,7 +1,7 @@
 //! Counts the objects, bytes, parts, and requests of a plan.
 //!
-//! The requests are those of a run without failures, by kind. A run is paced and billed by them, so
-//! the count follows the executor request by request.
+//! The requests are those of a run without failures, by operation. They determine the pace and the
+//! price of a run, so the count follows the executor request by request.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -20,7 +20,7 @@ use crate::s3::{Capabilities, Operation, RequestClass};
 pub struct PlanTotals {
     /// Objects to copy or upload.
     pub objects: u64,
-    /// Their bytes.
+    /// The bytes of these objects.
     pub bytes: u64,
     /// Parts of multipart copies and uploads.
     pub parts: u64,
@@ -28,11 +28,11 @@ pub struct PlanTotals {
     pub in_place_objects: u64,
     /// Delete markers to write.
     pub delete_markers: u64,
-    /// Objects that stay as they are, because the destination has them.
+    /// Objects that are skipped, because the destination has them.
     pub skipped_objects: u64,
-    /// Their bytes.
+    /// The bytes of the skipped objects.
     pub skipped_bytes: u64,
-    /// By what they were found equal.
+    /// The skipped objects, by the comparison that found them equal.
     pub unchanged: Unchanged,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
@@ -40,14 +40,14 @@ pub struct PlanTotals {
     pub impossible_objects: u64,
     /// Objects that cannot be read before they are restored.
     pub archived_objects: u64,
-    /// Their bytes.
+    /// The bytes of the archived objects.
     pub archived_bytes: u64,
-    /// The same by storage class.
+    /// The archived objects by storage class.
     pub archived_classes: BTreeMap<String, ArchivedClass>,
-    /// Objects by the reason for which they are copied.
+    /// Objects by the reason to copy them.
     #[serde(serialize_with = "by_name")]
     pub reasons: BTreeMap<Reason, u64>,
-    /// Requests by S3's names.
+    /// Requests by operation.
     #[serde(serialize_with = "by_name")]
     pub requests: BTreeMap<Operation, u64>,
 }
@@ -55,30 +55,30 @@ pub struct PlanTotals {
 /// Archived objects of one storage class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ArchivedClass {
-    /// Their number.
+    /// The number of objects.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Those for which a restore would be asked.
+    /// The number of objects for which the run would request a restore.
     pub restored_objects: u64,
-    /// Their bytes.
+    /// The bytes of these objects.
     pub restored_bytes: u64,
 }
 
-/// The time that the copies of a plan will take, from the time that one of them takes.
+/// The estimated time of a plan's copies, from the speed of a single copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
-    /// Seconds of all copies, one after another.
+    /// The seconds that all copies take one after another.
     stream: f64,
-    /// Seconds of the object that takes longest.
+    /// The seconds that the slowest object takes.
     longest: f64,
     /// The smallest and the largest part, in bytes.
     parts: Option<(u64, u64)>,
 }
 
 impl Estimate {
-    /// Adds an object that is copied by `route`; uploads take as long as this machine's network
-    /// lets them.
+    /// Adds an object that is copied by `route`. Ignores uploads, whose time depends on this
+    /// machine's network.
     pub fn copy(&mut self, size: u64, route: &Route, capacity: Capacity) {
         let (copies, bytes) = match route {
             Route::Copy => (1, size),
@@ -107,6 +107,7 @@ impl Estimate {
     }
 }
 
+/// Serializes a map whose keys are written by their `Display`.
 fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
     map: &BTreeMap<K, V>,
     serializer: S,
@@ -122,8 +123,7 @@ impl PlanTotals {
         selected + self.archived_objects + self.impossible_objects == 0
     }
 
-    /// Counts an object that would be copied by `route`, after `reads` that tell what it shall
-    /// have.
+    /// Counts an object that would be copied by `route`, after `reads` for its attributes.
     pub fn copy(
         &mut self,
         size: u64,
@@ -141,8 +141,9 @@ impl PlanTotals {
         self.bytes = self.bytes.saturating_add(size);
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
-        // The source again where the server may ignore conditions; the destination where its
-        // answers prove nothing, and always if it was made of parts.
+        // The executor sends HEAD to the source again if the server may ignore conditions. It sends
+        // HEAD to the destination if answers prove nothing there, and always after an upload in
+        // parts.
         let is_pinned = match route {
             Route::MultipartCopy(_) => capabilities.pins_parts(),
             _ => capabilities.pins_copies(),
@@ -164,7 +165,7 @@ impl PlanTotals {
                 self.request(Operation::CopyObject, 1);
             }
             Route::MultipartCopy(layout) => {
-                // The first part tells where the others end.
+                // HEAD of the first part shows the boundaries.
                 let first = u64::from(layout.is_replay() && layout.count > 1);
                 if first > 0 {
                     self.request(Operation::HeadObject, first);
@@ -174,7 +175,7 @@ impl PlanTotals {
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);
             }
-            // Counted elsewhere.
+            // Markers are counted above, and restores by `archived`.
             Route::Restore | Route::DeleteMarker => {}
             Route::Put => {
                 self.request(Operation::PutObject, 1);
@@ -198,7 +199,8 @@ impl PlanTotals {
         self.unchanged.add(why);
     }
 
-    /// Counts an object that must be restored first; `asks` when the run would ask for it.
+    /// Counts an object that must be restored first. `asks` is true if the run would request the
+    /// restore.
     pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
         self.archived_objects += 1;
         self.archived_bytes = self.archived_bytes.saturating_add(size);
@@ -224,7 +226,7 @@ impl PlanTotals {
     }
 
     /// Returns the price of the requests at AWS's list prices, in dollars, for objects of this
-    /// storage class. Reads are those of STANDARD: the class of each source is not known here.
+    /// storage class. Reads count as STANDARD, because the class of each source is not known here.
     #[must_use]
     pub fn dollars(&self, class: Option<&str>) -> f64 {
         let cost = |(operation, count): (&Operation, &u64)| {

@@ -11,7 +11,7 @@ use super::decide::{Basis, SetAttributes, Skip};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unchanged {
-    /// Objects by what they were found equal by.
+    /// Equal objects by the comparison that found them equal.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub by: BTreeMap<Basis, u64>,
     /// Equal objects that were not checked for the attributes that the job sets.
@@ -29,7 +29,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Unchanged {
-    /// Returns the counts of one object that is left.
+    /// Returns the counts of one object that is left unchanged.
     #[must_use]
     pub fn one(skip: Skip) -> Self {
         let mut counts = Self::default();
@@ -54,7 +54,7 @@ impl Unchanged {
         }
     }
 
-    /// Adds the counts of others.
+    /// Adds the counts of other objects.
     pub fn merge(&mut self, other: &Self) {
         for (basis, count) in &other.by {
             let counted = self.by.entry(*basis).or_default();
@@ -68,7 +68,7 @@ impl Unchanged {
             .saturating_add(other.other_storage_class);
     }
 
-    /// Subtracts counts that a list repeats.
+    /// Subtracts the counts of objects that are listed again.
     pub fn take_back(&mut self, void: &Self) {
         for (basis, void) in &void.by {
             if let Some(count) = self.by.get_mut(basis) {

@@ -1,21 +1,20 @@
 //! Counts failed lists by their reason.
 //!
-//! A run that could not list anything is like a run whose buckets cannot be used: its exit code
-//! says if waiting may help.
+//! If a run cannot list anything, its exit code says whether waiting may help, as it does for a
+//! bucket that cannot be used.
 
 use crate::s3::Failure;
 
-/// Lists that failed.
+/// Counts the lists that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnlistedCounts {
-    /// Lists that were refused to these credentials, or that this server, Region, or clock makes
-    /// impossible.
+    /// Lists that were refused because of the credentials, the server, the Region, or the clock.
     pub refused: u64,
     /// Lists that failed for a reason that may pass.
     pub passing: u64,
 }
 
-/// The common reason of all failures of a command.
+/// The common cause of all failures of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommonCause {
     /// Each failure is a list that was refused.
@@ -37,8 +36,8 @@ impl UnlistedCounts {
         self.passing += other.passing;
     }
 
-    /// Returns the reason of all `failed` failures, if they have one in common. `found` is the
-    /// number of objects that were found: where there are some, access as a whole was not refused.
+    /// Returns the common cause of all `failed` failures, if they have one. `found` is the number
+    /// of objects that were found: if there are any, access was not refused as a whole.
     #[must_use]
     pub const fn cause(self, failed: u64, found: u64) -> Option<CommonCause> {
         if failed == 0 {

@@ -1,14 +1,14 @@
-//! Questions about what HEAD does not show of an object, and what their answers must say.
+//! Asks for the attributes that HEAD does not show, and compares the answers with the request.
 //!
-//! HEAD shows the number of tags and not their values, no ACL, and neither tags nor locks to callers
-//! who may not read them. One request for each tells.
+//! HEAD shows the number of tags but not their values, no ACL, and neither tags nor locks to
+//! callers who may not read them. Each of these needs a separate request.
 
 use super::{Asked, is_weaker, tags_instead_of};
 use crate::manifest::job::Attribute;
 use crate::plan::in_place::has_acl;
 use crate::s3::{Grant, Head, Operation, Retention, Tag, Tags};
 
-/// Tags that a copy carries along by itself, see [`Asked::kinds`].
+/// The kind of tags that S3 copies itself, see [`Asked::kinds`].
 pub const TAGS_OF_SOURCE: &str = "tags of the source";
 
 /// A question about an attribute of an object.
@@ -21,16 +21,17 @@ pub struct AttributeQuestion {
     /// The kind of attribute that a bucket is known to keep once it has kept one, see
     /// [`Asked::kinds`].
     pub kind: &'static str,
-    /// True if HEAD shows nothing of it.
+    /// True if HEAD shows nothing about it.
     pub is_hidden: bool,
 }
 
-/// A difference between an object and what it was asked to be.
+/// A difference between an object and the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unlike {
-    /// Nothing: the server ignores the attribute.
+    /// The object does not have the attribute: the server ignores it.
     Nothing,
-    /// Something else, in words that are the same for all objects of a bucket.
+    /// The object has another value. Holds the difference, in words that are the same for all
+    /// objects of a bucket.
     Other(String),
 }
 
@@ -41,14 +42,14 @@ impl Unlike {
 }
 
 impl Asked<'_> {
-    /// Returns the questions that tell about what was asked for and HEAD does not show. S3 leaves
-    /// out what the caller may not see, so that a missing value proves nothing.
+    /// Returns the questions about requested attributes that HEAD does not show. S3 leaves out
+    /// values that the caller may not see, so a missing value proves nothing.
     pub fn questions(&self, found: &Head) -> impl Iterator<Item = AttributeQuestion> {
         let lock = &self.attributes.lock;
         let tags = self.tag_kind().filter(|_| {
             let is_other = |count: u32| self.tags().is_some_and(|asked| asked != count);
             match found.tag_count {
-                // The values may be others.
+                // The number is right, but the values may differ.
                 Some(count) => self.tag_values().is_some() && !is_other(count),
                 None => true,
             }
@@ -79,8 +80,8 @@ impl Asked<'_> {
         all.into_iter().flatten()
     }
 
-    /// Returns the name of what is asked for of tags: servers that keep them by one way may lose
-    /// them by another.
+    /// Returns the kind of the requested tags, if there are any: a server that keeps tags of one
+    /// kind may lose those of another.
     pub(super) fn tag_kind(&self) -> Option<&'static str> {
         if self.tags()? == 0 {
             return None;
@@ -99,8 +100,8 @@ impl Asked<'_> {
         }
     }
 
-    /// Returns the name of the ACL that is asked for, if the grants of the object can tell if it
-    /// has that one.
+    /// Returns the name of the requested ACL, if the grants of the object show whether it has that
+    /// ACL.
     pub(super) fn acl_kind(&self) -> Option<&'static str> {
         match self.attributes.acl {
             Some(acl) => has_acl(acl, &[]).map(|_| acl.name()),
@@ -141,8 +142,8 @@ impl Asked<'_> {
         (is_asked_for && found != Some(true)).then_some(Unlike::Nothing)
     }
 
-    /// Compares the grants of the object, none if only its owner has any, with those that it must
-    /// have. A server may grant more to the owner.
+    /// Compares the grants of the object with those that it must have. `found` is empty if only the
+    /// owner has grants. A server may add grants.
     #[must_use]
     pub fn unlike_grants(&self, found: &[Grant]) -> Option<Unlike> {
         if let Some(acl) = self.attributes.acl {

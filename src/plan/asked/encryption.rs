@@ -1,9 +1,9 @@
-//! Compares the encryption that was asked for with the one that is shown.
+//! Compares the requested encryption with the one that HEAD shows.
 
 use crate::manifest::job::Encryption;
 use crate::plan::claim::encryption_is;
 
-/// Returns how the encryption of an object differs from the one that was asked for.
+/// Returns the difference between the encryption of an object and the requested one.
 pub(super) fn unlike(asked: &Encryption, shown: Option<&Encryption>) -> Option<&'static str> {
     let Some(shown) = shown else {
         return Some("no encryption");
@@ -20,8 +20,8 @@ pub(super) fn unlike(asked: &Encryption, shown: Option<&Encryption>) -> Option<&
             },
             Encryption::Kms { key: other, .. },
         ) => {
-            // HEAD shows no alias, only the key behind it, and a bucket key only if there is one.
-            // Some servers have longer names for the keys that they are told.
+            // HEAD shows the key behind an alias and not the alias, and a bucket key only if there
+            // is one. Some servers show a longer name than the one in the request.
             let is_named = |key: &String| {
                 let shown = other.as_deref().unwrap_or_default();
                 key.contains("alias/") || shown.ends_with(&format!(":{key}"))

@@ -1,12 +1,12 @@
-//! Compares content headers, which servers write in ways of their own.
+//! Compares content headers, which servers may write differently.
 
 use super::text::is_alike;
 use crate::s3::ContentHeaders;
 
-/// Compares the value of a header that was asked for with the one that is shown.
+/// Compares the requested value of a header with the shown one.
 type Same<'a> = &'a dyn Fn(&str, &str) -> bool;
 
-/// Returns the name of the first header that was asked for and is missing or different.
+/// Returns the name of the first requested header that is missing or different.
 pub(super) fn unlike_headers(
     asked: &ContentHeaders,
     shown: &ContentHeaders,

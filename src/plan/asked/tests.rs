@@ -1,4 +1,4 @@
-//! What is a difference, what is none, and what is asked for.
+//! Tests which values count as differences, and which questions are asked.
 
 use jiff::Timestamp;
 
@@ -154,7 +154,7 @@ fn metadata_that_is_missing_or_other_is_named() {
         missing_metadata,
         ..Head::default()
     };
-    // An attribute that HEAD would show is missing, whatever the server counts.
+    // HEAD would show this value, so it is missing, whatever number the server counts.
     assert_differs(&team, &missing(1), less);
     let mut odd = with_metadata("a", "größe");
     assert_differs(&odd, &missing(0), less);
@@ -220,7 +220,7 @@ fn weaker_or_other_encryption_is_named() {
             Some(kms(Some("k/7"), None)),
             another,
         ),
-        // A particular key was asked for, and nothing shows that it is the one.
+        // The request named a key, and nothing shows that the object has that one.
         (kms(Some("7"), None), Some(kms(None, None)), no_key),
         (kms(Some("alias/lake"), None), Some(kms(None, None)), no_key),
     ] {

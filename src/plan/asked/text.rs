@@ -1,8 +1,7 @@
-//! Compares a text that was sent in a header with the one that comes back.
+//! Compares a text that was sent in a header with the text that comes back.
 //!
-//! Headers are ASCII by their standard, so servers that were given other text show it encoded: by
-//! RFC 2047, or by percent signs. An encoded text that decodes to what was sent lost nothing. Any
-//! other text is another value.
+//! HTTP headers are ASCII, so servers show other text encoded: by RFC 2047, or by percent signs. An
+//! encoded text that decodes to the sent one has lost nothing. Any other text is another value.
 
 use std::borrow::Cow;
 
@@ -13,14 +12,14 @@ use percent_encoding::percent_decode_str;
 
 use crate::s3::bytes_of;
 
-/// Reads base64 with and without padding.
+/// Decodes base64 with and without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Returns true for a value that lost nothing on its way: only blanks around it, or its encoding,
-/// differ.
+/// Returns true if a value has lost nothing: the two differ only in surrounding blanks, or in their
+/// encoding.
 pub(super) fn is_alike(asked: &str, shown: &str) -> bool {
     let (asked, shown) = (asked.trim(), shown.trim());
     if asked == shown {
@@ -28,7 +27,7 @@ pub(super) fn is_alike(asked: &str, shown: &str) -> bool {
     }
     let meant = readings(asked);
     let is_meant = |bytes: &[u8]| meant.iter().any(|reading| **reading == *bytes);
-    // A value in ASCII needs no encoding, and may have percent signs of its own.
+    // An ASCII value needs no encoding, so its percent signs stand for themselves.
     let is_odd = !asked.is_ascii() || meant.len() > 1;
     let decoded = (is_odd && shown.is_ascii() && shown.contains('%'))
         .then(|| percent_decode_str(shown).collect::<Vec<_>>());
@@ -36,16 +35,16 @@ pub(super) fn is_alike(asked: &str, shown: &str) -> bool {
         || readings(shown).iter().any(|reading| is_meant(reading))
 }
 
-/// Returns true for text that every server can show as it is.
+/// Returns true for text that every server can show without an encoding.
 pub(super) fn is_showable(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_graphic() || byte == b' ')
 }
 
-/// Returns the values that a text may stand for: itself, and what its encoded words hold.
+/// Returns the values that a text may stand for: itself, and the decoded words in it.
 ///
-/// Amazon S3 takes the bytes of a header for ISO 8859-1, and encodes the resulting characters as
-/// UTF-8 (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>), so that each
+/// Amazon S3 reads the bytes of a header as ISO 8859-1, and encodes the resulting characters as
+/// UTF-8 (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>), so each
 /// character of a decoded word may stand for one byte.
 fn readings(text: &str) -> Vec<Cow<'_, [u8]>> {
     let mut readings = vec![bytes_of(text)];
@@ -58,8 +57,8 @@ fn readings(text: &str) -> Vec<Cow<'_, [u8]>> {
     readings
 }
 
-/// Decodes the encoded words of RFC 2047 in a text, or returns `None` if it has none, or some that
-/// cannot be read. Blanks between two of them do not count.
+/// Decodes the encoded words of RFC 2047 in a text. Returns `None` if it has none, or if one of
+/// them cannot be decoded. Drops blanks between two encoded words.
 fn decode_words(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::new();
     let mut rest = text;
@@ -133,7 +132,7 @@ mod tests {
             ("=?UTF-8?Q?Z=C3=BCrich?=", "=?UTF-8?B?WsO8cmljaA==?="),
             // The example of Amazon's documentation.
             ("ÄMÄZÕÑ S3", "=?UTF-8?B?w4PChE3Dg8KEWsODwpXDg8KRIFMz?="),
-            // A byte that is no UTF-8, which a text stands for (see `s3::octets`).
+            // A byte that is not UTF-8, as `s3::octets` represents it.
             ("caf\u{f7e9}", "=?ISO-8859-1?Q?caf=E9?="),
             ("caf\u{f7e9}", "caf%E9"),
         ] {

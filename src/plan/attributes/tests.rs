@@ -1,4 +1,4 @@
-//! Tests what is kept, by policy and route.
+//! Tests which attributes are kept, by policy and route.
 
 use super::*;
 use crate::manifest::job::{Destination, Preset, Source};

@@ -1,4 +1,4 @@
-//! Tables of objects that are copied, left, or asked about, and of routes.
+//! Tests which objects are copied, skipped, or asked about, and by which routes.
 
 use proptest::prelude::*;
 
@@ -65,7 +65,7 @@ fn auto_is_size_then_etag_then_a_destination_that_is_strictly_newer() {
             Some(side(Some("opaque"), 50)),
             Decision::Copy(Reason::Newer),
         ),
-        // Two plain MD5s: either the bytes differ, or a key hides them.
+        // Two MD5s: either the bytes differ, or a key changes the ETag.
         (Some(side(Some(B), 101)), Decision::Ask(Doubt::Etags)),
         (Some(side(Some(B), 100)), Decision::Copy(Reason::SameSecond)),
         (Some(side(Some(B), 50)), Decision::Copy(Reason::Newer)),
@@ -224,7 +224,7 @@ fn a_source_in_parts_is_asked_for_while_its_upload_may_still_have_run() {
         decide(When::Changed, Compare::Auto, source, Some(there)),
         equal(Basis::Etag)
     );
-    // Equally many parts: where they are cut, only a look tells.
+    // The same number of parts: only HEAD shows whether the boundaries are the same.
     let other = format!("{B}-3");
     let there = Side {
         etag: Some(&other),
@@ -373,8 +373,8 @@ fn some_side() -> impl Strategy<Value = Side<'static>> {
 }
 
 proptest! {
-    /// In no mode is an object of another size left, or one called equal by something that was not
-    /// compared.
+    /// Checks that no mode skips an object of another size, or calls one equal by a property that
+    /// was not compared.
     #[test]
     fn what_is_left_is_left_for_the_reason_that_is_told(
         source in some_side(),
@@ -397,14 +397,14 @@ proptest! {
                     Basis::Checksum => prop_assert_eq!((compare, source.size), (Compare::Checksum, 0)),
                     Basis::DeleteMarker => prop_assert!(false),
                 }
-                // Two MD5s of different bytes are never passed over by a mode that looks at ETags.
+                // A mode that compares ETags never ignores two different MD5s.
                 if matches!(compare, Compare::Auto | Compare::Etag) {
                     let differ = Etags::of(source.etag, there.etag) == Etags::Md5sDiffer;
                     prop_assert!(!differ);
                 }
             }
             Decision::Skip(other) => prop_assert!(false, "{:?}", other),
-            // Lists answer for most objects: only doubts cost requests.
+            // Lists decide about most objects: only doubts cost requests.
             Decision::Ask(Doubt::Content) => {
                 prop_assert!(compare == Compare::Checksum || (compare == Compare::Etag && source.is_file));
             }
