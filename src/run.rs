@@ -1,5 +1,4 @@
-//! Runs a job from a program: a builder that connects, opens the journal, and calls
-//! [`execute::run`].
+//! Runs a job from a program. A builder connects, opens the journal, and calls [`execute::run`].
 //!
 //! The command also handles signals, reports, and a journal that another process holds, so it calls
 //! `execute` itself.
@@ -27,7 +26,7 @@ use crate::report::run_name;
 use crate::s3::Failure;
 use crate::s3::client::StaticCredentials;
 
-/// A run of a job, to be set up and executed.
+/// A run of a job. Set it up with the methods below, then [execute](Self::execute) it.
 ///
 /// Receipts go to the [monitor](Self::monitor). A job that names a report is refused: only the
 /// command writes reports.
@@ -40,11 +39,12 @@ pub struct Run<'a> {
     stop: CancellationToken,
 }
 
-/// The reason why a run has no outcome. Objects that fail are in the outcome.
+/// The error of a run without an outcome. Failed objects are no error, but are counted in the
+/// outcome.
 #[derive(Debug, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum RunError {
-    /// The job cannot be run as it is. Nothing was sent.
+    /// The job has mistakes. No request was sent.
     #[error("{}", list(.0))]
     Job(Vec<Finding>),
     /// A bucket cannot be used at all.
@@ -56,7 +56,7 @@ pub enum RunError {
 }
 
 impl<'a> Run<'a> {
-    /// Returns a run of `job` that keeps no journal, unless the job names a directory for it, and
+    /// Creates a run of `job`. It keeps a journal only if the job names a directory for it, and
     /// takes its credentials from the environment.
     pub fn new(job: &'a Job) -> Self {
         let journal = match &job.journal {
@@ -103,7 +103,8 @@ impl<'a> Run<'a> {
     /// Executes the job to its end, or until it is stopped.
     ///
     /// # Errors
-    /// The job has mistakes, a bucket cannot be used at all, or the journal cannot be written.
+    /// Fails if the job has mistakes, a bucket cannot be used at all, or the journal cannot be
+    /// written.
     pub async fn execute(self) -> Result<Outcome, RunError> {
         let mistakes = self.mistakes();
         if !mistakes.is_empty() {
@@ -117,7 +118,7 @@ impl<'a> Run<'a> {
         let ceiling = slots::default_ceiling(1);
         let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
         let mut connections = Connections::new(&job, self.credentials, pacer, halt.clone());
-        // A bucket that cannot be used is an error before a journal is created.
+        // Connects first, so that no journal is created if a bucket cannot be used.
         for transfer in &job.transfers {
             connections.of_transfer(transfer).await?;
         }
@@ -145,7 +146,7 @@ impl<'a> Run<'a> {
         Ok(outcome)
     }
 
-    /// Returns the reasons why the job cannot be run, at all or from a program.
+    /// Returns the mistakes of the job, and the settings that only the command supports.
     fn mistakes(&self) -> Vec<Finding> {
         let mut mistakes = check(self.job);
         let mut refuse = |path: &str, message: &str, remedy: &str| {
@@ -162,7 +163,7 @@ impl<'a> Run<'a> {
         }
         if matches!(self.job.journal, JournalPlace::Prefix(_)) && self.journal.is_none() {
             let message = "only the command keeps a journal in S3";
-            refuse("journal", message, "name a directory of this machine");
+            refuse("journal", message, "name a local directory");
         }
         mistakes
     }

@@ -1,7 +1,7 @@
-//! Shards: one run of a job in many processes, each of which copies its own ranges of keys.
+//! Runs a job in many processes, the shards, each of which copies its own ranges of keys.
 //!
 //! An engine (an Indexed Job of Kubernetes, or an array of Slurm or AWS Batch) starts the processes
-//! and gives each an index. They share only a prefix in a bucket, the state prefix:
+//! and gives each one an index. They share only a prefix in a bucket, the state prefix:
 //!
 //! | object | writer |
 //! |---|---|
@@ -16,12 +16,12 @@
 //! The engine schedules and restarts the processes; s3haul does neither. The plan is written once
 //! (`If-None-Match: *`), so all processes read the same plan. Its ranges cover all possible keys
 //! without gaps, so each key is in exactly one shard, even a key that is written later. If two
-//! processes run one shard, the journal lets only one of them write.
+//! processes run the same shard, the journal lets only one of them write.
 //!
 //! # Layout
 //!
 //! `record` holds the objects of the state prefix, `names` their names, and `store` reads and
-//! writes them. `survey` finds out by lists how the keys are distributed, `cut` divides them, and
+//! writes them. `survey` estimates with lists how the keys are distributed, `cut` divides them, and
 //! `make` makes the plan from both. `obtain` decides which process does that. `live` and `end`
 //! write the progress and the end of a shard, and `view` computes the progress of the whole run.
 
@@ -39,11 +39,11 @@ pub mod view;
 use std::time::Duration;
 
 /// The most shards of a run. The status of an Indexed Job and the arrays of Slurm and AWS Batch
-/// have limits, and each shard costs some requests even if it has nothing to do.
+/// have limits, and each shard costs some requests even if it has no work.
 pub const MOST_SHARDS: u32 = 2000;
-/// The time between two versions of `live/I.json`.
+/// The interval at which `live/I.json` is written.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);
-/// The time without a renewal after which `plan.lease` is free.
+/// The time after which `plan.lease` is free if it is not renewed.
 pub const LEASE_FREE_AFTER: Duration = Duration::from_mins(1);
-/// The time between two renewals of `plan.lease`.
+/// The interval at which `plan.lease` is renewed.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(15);

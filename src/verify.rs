@@ -1,12 +1,13 @@
-//! Are two sides equal? Answered without copying anything, and without reading a byte unless one
-//! asks for that.
+//! Compares two sides without copying anything, and without reading a byte unless [`Deep`] demands
+//! it.
 //!
-//! The source is listed, selected and mapped to destination keys exactly as a run would do it, and
-//! the destination's listing is walked along ([`walk`]), so that two buckets of any size take a few
-//! pages of memory. Most pairs are settled by what the lists say: another size is another object,
-//! an equal content `ETag` is an equal one. Only where the lists say nothing, both sides are asked
-//! by HEAD, many pairs at a time under the job's pace, and judged by the proofs of a copy
-//! ([`pair`]). What even those do not tell is *unprovable*, unless the bytes are read ([`Deep`]).
+//! The source is listed, filtered, and mapped to destination keys exactly as in a run, and the
+//! destination is listed alongside ([`walk`]), so two buckets of any size take a few pages of
+//! memory. Lists decide about most pairs: objects of different sizes differ, and objects with equal
+//! `ETag`s that derive from the bytes are equal. If the lists cannot decide, s3haul sends HEAD to
+//! both sides, for many pairs in parallel at the job's pace, and compares the answers like those
+//! about a copy ([`pair`]). A pair that these cannot decide either is *unprovable*, unless the
+//! bytes are read ([`Deep`]).
 
 mod pair;
 mod walk;
@@ -25,18 +26,18 @@ use crate::s3::Failure;
 use pair::Pair;
 use walk::{Task, Walk};
 
-/// Pairs that are looked at side by side.
+/// The number of pairs that are compared at once.
 const AT_ONCE: usize = 256;
 
-/// Whose bytes are read and compared.
+/// The pairs whose bytes are read and compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deep {
-    /// The property of neither side.
+    /// No pairs.
     #[default]
     No,
-    /// Of pairs that nothing else settles.
+    /// Pairs that nothing else decides.
     Unproven,
-    /// Of every pair of equal size.
+    /// All pairs of equal sizes.
     All,
 }
 
@@ -44,26 +45,27 @@ pub enum Deep {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Verdict {
-    /// Both sides hold the same bytes.
+    /// Both sides have the same bytes.
     Equal {
-        /// On what that rests.
+        /// The proof of that.
         proof: Proof,
     },
-    /// They do not.
+    /// The sides have different bytes.
     Different {
-        /// The differences.
+        /// The difference.
         why: String,
     },
     /// The destination has no such key.
     Missing,
     /// The source has no object for this key of the destination.
     Extra,
-    /// Both are there with one size, and nothing that S3 computed tells whether they are equal.
+    /// Both sides have the object with the same size, and nothing that S3 computed shows whether
+    /// the bytes are equal.
     Unprovable {
-        /// The values of both sides.
+        /// The checksums and `ETag`s of both sides.
         why: String,
     },
-    /// It could not be looked at.
+    /// The pair could not be compared.
     Failed {
         /// The failure.
         error: ErrorRecord,
@@ -77,7 +79,7 @@ impl Verdict {
         }
     }
 
-    /// The word for it, as in reports.
+    /// Returns the name in reports.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -94,12 +96,12 @@ impl Verdict {
 /// The finding about one pair.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VerifyFinding {
-    /// `s3://bucket/key` or a path; absent for what only the destination has.
+    /// `s3://bucket/key` or a path; absent for objects that only the destination has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// `s3://bucket/key`.
     pub destination: String,
-    /// Bytes, as listed.
+    /// The size of the source in bytes, or of the destination if only that has the object.
     pub size: u64,
     /// The result.
     #[serde(flatten)]
@@ -111,39 +113,38 @@ pub struct VerifyFinding {
 pub struct Counts {
     /// Pairs that are equal.
     pub equal: u64,
-    /// Pairs that are not.
+    /// Pairs that differ.
     pub different: u64,
     /// Objects that the destination lacks.
     pub missing: u64,
     /// Objects that only the destination has.
     pub extra: u64,
-    /// Pairs of which nothing tells.
+    /// Pairs of the same size that nothing proves equal or different.
     pub unprovable: u64,
-    /// The pairs that could not be compared.
+    /// Pairs and lists that failed.
     pub failed: u64,
-    /// Those of them that were lists.
+    /// The failed lists.
     #[serde(skip)]
     pub unlisted: UnlistedCounts,
     /// Objects that the selection leaves out.
     pub excluded: u64,
-    /// Equal pairs by what that rests on.
+    /// Equal pairs by proof.
     pub proofs: BTreeMap<String, u64>,
-    /// False where the destination could not be searched for extra objects: its keys come in
-    /// another order.
+    /// True if the destination was searched for extra objects.
     pub looked_for_extra: bool,
-    /// The reason, if it could not.
+    /// The reason that it was not searched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not_extra: Option<&'static str>,
 }
 
 impl Counts {
-    /// Returns the number of pairs and single objects that were looked at.
+    /// Returns the number of all results.
     #[must_use]
     pub fn compared(&self) -> u64 {
         self.equal + self.different + self.missing + self.extra + self.unprovable + self.failed
     }
 
-    /// Returns the number of objects that were found.
+    /// Returns the number of objects that were found, including excluded ones.
     #[must_use]
     pub fn found(&self) -> u64 {
         self.compared() - self.failed + self.excluded
@@ -182,7 +183,7 @@ impl Counts {
     }
 }
 
-/// Compares both sides of a transfer. It calls `observe` for each pair, in no particular order.
+/// Compares both sides of a transfer. Calls `observe` for each finding, in no particular order.
 pub async fn transfer(
     sides: &Sides,
     deep: Deep,
@@ -245,14 +246,14 @@ enum Settled {
     Found(VerifyFinding),
 }
 
-/// One version of an object, named exactly.
+/// The location of one version of an object.
 #[derive(Clone, Debug)]
 pub struct VersionLocation {
     /// The bucket.
     pub bucket: Bucket,
     /// The key.
     pub key: ObjectKey,
-    /// This version, or the current one.
+    /// The version; `None` for the current one.
     pub version: Option<String>,
 }
 
@@ -266,7 +267,7 @@ impl VersionLocation {
     }
 }
 
-/// Compares two objects, as a receipt names them.
+/// Compares two objects that a receipt names.
 pub async fn objects(
     source: VersionLocation,
     destination: VersionLocation,

@@ -2,14 +2,14 @@
 //!
 //! The keys of all transfers form one sequence of stretches: neighbouring keys with a known or
 //! estimated weight. A shard is a span of neighbouring stretches, so it has at most one range of
-//! each transfer. A stretch is never divided. An object of terabytes is a stretch and becomes a
-//! shard of its own.
+//! each transfer. A stretch is never divided. An object of several terabytes is a single stretch,
+//! and becomes a separate shard.
 //!
-//! A bound on the weight of a span gives a number of spans. A search finds the least bound with
-//! which there are at most as many spans as shards. A single stretch may exceed it.
+//! The number of spans follows from a bound on their weight. A binary search finds the lowest bound
+//! with which there are at most as many spans as shards. A single stretch may exceed the bound.
 //!
-//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So shards
-//! get their indices by bit reversal of their positions, and those that run at the same time are
+//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So the
+//! index of a shard is the bit reversal of its position, and shards that run at the same time are
 //! far apart. Heavy shards come first, because a run ends with its slowest shard.
 
 use std::cmp::Reverse;
@@ -18,12 +18,13 @@ use std::collections::BinaryHeap;
 use super::record::{PlannedShard, ShardRange, ShardWeight};
 use crate::location::ObjectKey;
 
-/// The steps of the search for the bound. Each halves the interval.
+/// The number of steps of the search for the bound. Each step halves the interval.
 const STEPS: u32 = 60;
-/// The share of the bound up to which neighbours join a stretch that exceeds the bound.
+/// Neighbours whose weight is at most this share of the bound join a stretch that exceeds the
+/// bound.
 const SLIGHT: f64 = 0.125;
 
-/// Neighbouring keys of a transfer, at whose end a shard may end.
+/// Neighbouring keys of a transfer. A shard may end where a stretch ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// The transfer, by position in the job.
@@ -52,13 +53,13 @@ pub fn divide(stretches: &[Stretch], shards: u32) -> Vec<PlannedShard> {
 /// Neighbouring stretches, by position.
 type Span = std::ops::Range<usize>;
 
-/// Returns the spans under the least bound that gives at most `most` of them.
+/// Returns the spans for the lowest bound that gives at most `most` of them.
 fn bounded(weights: &[f64], most: usize) -> Vec<Span> {
     let all: f64 = weights.iter().sum();
     let (mut low, mut high) = (0.0, all);
     let mut best = spans_under(all, weights);
     if best.len() > most {
-        // Rounding errors: the sum of all weights must give one span.
+        // A rounding error: with the sum of all weights as the bound, there must be one span.
         let whole = 0..weights.len();
         return Vec::from([whole]);
     }
@@ -75,7 +76,7 @@ fn bounded(weights: &[f64], most: usize) -> Vec<Span> {
 }
 
 /// Returns the longest spans whose weights do not exceed a bound. A stretch that exceeds the bound
-/// forms a span with its slight neighbours.
+/// forms a span with its light neighbours.
 fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     let (mut first, mut weight, mut follows_heavy) = (0, 0.0, false);
@@ -89,7 +90,7 @@ fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
     if first < weights.len() {
         spans.push(first..weights.len());
     }
-    // A slight rest after a heavy stretch gets no shard of its own.
+    // A light rest after a heavy stretch gets no separate shard.
     let is_slight = weight <= 0.0 || (follows_heavy && weight <= bound * SLIGHT);
     if is_slight && spans.len() > 1 {
         let end = spans.pop().map_or(weights.len(), |span| span.end);
@@ -100,9 +101,9 @@ fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
     spans
 }
 
-/// Splits the heaviest spans until there are enough. A span of one stretch cannot be split.
+/// Splits the heaviest spans until there are `most` of them. A span of one stretch cannot be split.
 fn split_further(spans: &[Span], weights: &[f64], most: usize) -> Vec<Span> {
-    /// A span with its weight in thousandths, which integers can order.
+    /// A span with its weight in thousandths, as integers, which can be ordered.
     type ByWeight = (u64, Reverse<usize>, usize);
     #[expect(
         clippy::cast_possible_truncation,
@@ -172,14 +173,14 @@ fn planned<'a>(
     })
 }
 
-/// Orders shards by index: heavy ones first, others by bit reversal of their positions. Empty
-/// shards come last.
+/// Puts shards into the order of their indices: heavy ones first, then others by bit reversal of
+/// their positions, and empty shards last.
 fn in_order_of_indices(planned: Vec<PlannedShard>, most: usize) -> Vec<PlannedShard> {
     let all: f64 = planned.iter().map(|shard| shard.weight.units()).sum();
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let usual = all / planned.len().max(1) as f64;
     let mut order: Vec<usize> = reversed_bits(planned.len()).collect();
-    // A stable sort: shards of one class keep their order.
+    // The sort is stable, so shards of one class keep their order.
     order.sort_by_key(|at| {
         let weight = planned.get(*at).map_or(0.0, |shard| shard.weight.units());
         Reverse(class(weight, usual))
@@ -193,7 +194,7 @@ fn in_order_of_indices(planned: Vec<PlannedShard>, most: usize) -> Vec<PlannedSh
     shards
 }
 
-/// Returns how often a weight can be halved until it is less than twice the usual one.
+/// Returns the number of halvings after which a weight is less than twice the usual one.
 fn class(weight: f64, usual: f64) -> u32 {
     let (mut class, mut weight) = (0, weight);
     while usual > 0.0 && weight >= 2.0 * usual && class < 64 {

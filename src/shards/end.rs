@@ -8,13 +8,13 @@ use super::record::{ShardEnd, ShardPlan, ShardsSummary};
 use super::store::{StateError, StateStore, StateWrite, Stored};
 use crate::s3::WriteCondition;
 
-/// Attempts to write a summary while other processes write theirs.
+/// The number of attempts to write a summary while other processes write theirs.
 const ATTEMPTS: u32 = 8;
 
-/// Writes the end of a shard. If the shard is done, removes the record that it had failed.
+/// Writes the end of a shard. If the shard is done, removes the record of an earlier failure.
 ///
 /// # Errors
-/// A request failed.
+/// Fails if a request fails.
 pub async fn end(store: &StateStore, end: &ShardEnd) -> Result<(), StateError> {
     let is_done = end.exit == 0;
     let kind = if is_done {
@@ -34,11 +34,11 @@ pub async fn end(store: &StateStore, end: &ShardEnd) -> Result<(), StateError> {
 
 /// Writes the summary if all shards have ended, and returns it.
 ///
-/// Between a look at the ends and the write, another process may have seen more ends and written
-/// its summary. So the summary is read first, and replaced only if it is still the same.
+/// While this process reads the ends, another one may see more ends and write its summary. So this
+/// process reads the summary first, and replaces it only if it has not changed.
 ///
 /// # Errors
-/// A request failed, or an object cannot be read.
+/// Fails if a request fails or an object cannot be read.
 pub async fn summarize(
     store: &StateStore,
     plan: &ShardPlan,
@@ -60,7 +60,7 @@ pub async fn summarize(
         let mut ends = store.get_all::<ShardEnd>(PerShard::Done, done).await?;
         ends.extend(store.get_all(PerShard::Failed, failed).await?);
         if ends.len() < shards as usize {
-            // A shard that had failed is done now, so its record was removed.
+            // A failed shard has become done meanwhile, so its record was removed.
             continue;
         }
         let ends = ends.values().map(|stored| &stored.record);

@@ -1,10 +1,11 @@
-//! Writes `live/I.json`: the sign of life of a shard's process.
+//! Writes `live/I.json`, the sign of life of a shard's process.
 //!
-//! The first record replaces any other, because the process holds the journal of the shard by then.
-//! Each later record replaces only the one before it (`If-Match`). So a process that has lost its
+//! The first record replaces any other, because the process then holds the journal of the shard.
+//! Each later record replaces only the previous one (`If-Match`). So a process that has lost its
 //! shard does not overwrite the records of its successor. If the answer to a write is lost, the
-//! `ETag` of the last record is unknown, and the next write is refused. So after a refusal the
-//! record is read: one of this process is replaced, and one of another process ends the writing.
+//! `ETag` of the last record is unknown, and the next write is refused. So the process reads the
+//! record after a refusal. It replaces a record of its own, and stops writing if the record is that
+//! of another process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -25,7 +26,8 @@ use crate::journal::state::RunState;
 use crate::pace::{PaceCounts, Pacer};
 use crate::s3::WriteCondition;
 
-/// The longest time to write a record. It must not delay the next one or the end of the process.
+/// The longest time that writing a record may take. It must not delay the next record or the end of
+/// the process.
 const LONGEST_WRITE: Duration = Duration::from_secs(10);
 
 /// The shortest time, in seconds, from which a rate is computed.
@@ -46,8 +48,8 @@ pub struct LiveCounts {
 }
 
 impl LiveCounts {
-    /// Returns counts that begin with those of the earlier sessions of a run. Objects that those
-    /// had in progress are planned again, and count then.
+    /// Returns counts that start with those of the earlier sessions of a run. Objects that these
+    /// sessions had in progress are planned and counted again.
     #[must_use]
     pub fn of(state: &RunState) -> Self {
         let totals = &state.totals;
@@ -133,7 +135,7 @@ pub struct LiveWriter {
     session: Timestamp,
     counts: Arc<LiveCounts>,
     pacer: Arc<Pacer>,
-    /// Locked during each write, so that records are written in order.
+    /// The last record. Locked during each write, so that records are written in order.
     written: Mutex<WrittenLive>,
 }
 
@@ -144,11 +146,11 @@ struct WrittenLive {
     ended_objects: u64,
     totals: LiveTotals,
     requests: PaceCounts,
-    /// Its `ETag`, if there is a record and the server named one.
+    /// Its `ETag`, if there is a record and the server returned one.
     etag: Option<String>,
-    /// Set once there is a record.
+    /// True once there is a record.
     is_there: bool,
-    /// Set once another process writes the object.
+    /// True once another process writes the object.
     is_lost: bool,
 }
 
@@ -165,8 +167,8 @@ impl LiveWriter {
             at: Instant::now(),
             ended_objects: 0,
             totals: counts.totals(),
-            // Requests of before, such as those that opened the journal, took longer than the time
-            // until the first record.
+            // Earlier requests, such as those that opened the journal, must not count in the first
+            // rate.
             requests: pacer.counts(),
             etag: None,
             is_there: false,
@@ -182,7 +184,7 @@ impl LiveWriter {
         }
     }
 
-    /// Writes a record now and every [`LIVE_EVERY`], for as long as it is polled.
+    /// Writes a record now and every [`LIVE_EVERY`], for as long as this future is polled.
     pub async fn write_always(&self) {
         loop {
             let state = if self.pacer.stopping().is_cancelled() {
@@ -195,7 +197,7 @@ impl LiveWriter {
         }
     }
 
-    /// Writes a record. A failure is logged and not repeated: the next record is newer.
+    /// Writes a record. Logs a failure and does not retry, because the next record is newer.
     pub async fn write(&self, state: ShardActivity, exit: Option<i32>, cause: Option<String>) {
         let mut last = self.written.lock().await;
         if last.is_lost {
@@ -217,7 +219,8 @@ impl LiveWriter {
         }
     }
 
-    /// Writes a record under a condition, or in place of an earlier record of this process.
+    /// Writes a record on a condition. If the condition fails, replaces an earlier record of this
+    /// process.
     async fn put(
         &self,
         name: &str,
@@ -276,8 +279,7 @@ impl LiveWriter {
     }
 }
 
-/// Returns a rate. A time of less than a second, such as that until the first record, gives no
-/// rate.
+/// Returns a rate. Returns 0 for less than a second, such as the time until the first record.
 #[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
 fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds < SHORTEST_SAMPLE {

@@ -1,4 +1,5 @@
-//! Makes the plan of a job: refuses what cannot run in shards, surveys the keys, and divides them.
+//! Makes the plan of a job: refuses jobs that cannot run in shards, surveys the keys, and divides
+//! them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::planner::Sides;
 use crate::s3::Failure;
 use crate::size::ByteRate;
 
-/// The reason why a job cannot be planned.
+/// The reason for which a job cannot be planned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MakeError {
     /// A list failed, or a bucket cannot be used.
@@ -28,7 +29,7 @@ pub enum MakeError {
     Failure(#[from] Failure),
     /// A bucket does not list in the order of keys.
     #[error(
-        "{transfer}: {place} does not list in the order of keys, so that its keys cannot be cut into ranges; run the job \
+        "{transfer}: {place} does not list in the order of keys, so its keys cannot be cut into ranges; run the job \
          without --state and --shards"
     )]
     Unordered {
@@ -49,7 +50,7 @@ pub enum MakeError {
     },
 }
 
-/// Returns the reasons why a job cannot run in shards, as far as the job alone tells.
+/// Returns the reasons for which a job cannot run in shards, as far as the job alone shows them.
 #[must_use]
 pub fn refusals(job: &Job) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -73,7 +74,7 @@ pub fn refusals(job: &Job) -> Vec<Finding> {
         }
         if transfer.versions != Versions::Current {
             let message =
-                "a history is read from its beginning, so that its keys cannot be cut into ranges"
+                "a history is read from its beginning, so its keys cannot be cut into ranges"
                     .to_owned();
             refuse(
                 "from.versions",
@@ -89,11 +90,11 @@ pub fn refusals(job: &Job) -> Vec<Finding> {
             let name = &earlier.name;
             let message = if transfer.after.contains(name) {
                 format!(
-                    "`after: {name}` cannot be kept in shards: processes that wait would hold the places of those that work"
+                    "`after: {name}` cannot be kept in shards: processes that wait would take the place of processes that work"
                 )
             } else {
                 format!(
-                    "it has keys in common with {name}, so that it has to wait for its end; in shards, processes that wait would hold the places of those that work"
+                    "it has keys in common with {name}, so it must wait until that has ended; in shards, processes that wait would take the place of processes that work"
                 )
             };
             refuse(
@@ -106,29 +107,29 @@ pub fn refusals(job: &Job) -> Vec<Finding> {
     findings
 }
 
-/// Returns the reason why a run cannot have this many shards.
+/// Returns the reason for which a run cannot have this many shards.
 #[must_use]
 pub fn refused_number(shards: u32) -> Option<String> {
     match shards {
-        0 => Some("a run needs a shard at least".to_owned()),
+        0 => Some("a run needs at least one shard".to_owned()),
         1..=MOST_SHARDS => None,
         _ => Some(format!(
             "{shards} shards are too many: an Indexed Job keeps the state of each index, and arrays of Slurm and AWS Batch \
-             have bounds too; use {MOST_SHARDS} at most"
+             have limits too; use at most {MOST_SHARDS}"
         )),
     }
 }
 
 /// Divides the limits among this many processes, so that together they do not exceed them. Returns
-/// the share of one.
+/// the share of one process.
 ///
 /// # Errors
-/// A limit is so low that no share is left.
+/// Fails if a limit is too low to be divided.
 pub fn share_of(limits: &Limits, pods: u32) -> Result<Limits, String> {
     let pods = pods.max(1);
     let share = |limit: Option<u32>, name: &str| match limit {
         Some(limit) if limit < pods => Err(format!(
-            "limits.{name}: {limit} cannot be divided among {pods} processes; raise it, or run fewer at a time and say so \
+            "limits.{name}: {limit} cannot be divided among {pods} processes; raise it, or run fewer processes at a time, and name their number \
              with --pods"
         )),
         limit => Ok(limit.map(|limit| limit / pods)),
@@ -143,7 +144,7 @@ pub fn share_of(limits: &Limits, pods: u32) -> Result<Limits, String> {
     })
 }
 
-/// Returns true if a job has limits that are divided among processes.
+/// Returns true if a job has limits that must be divided among processes.
 #[must_use]
 pub fn has_shared_limits(limits: &Limits) -> bool {
     limits.requests_per_second.is_some()
@@ -151,20 +152,20 @@ pub fn has_shared_limits(limits: &Limits) -> bool {
         || limits.bytes_per_second.is_some()
 }
 
-/// Returns the differences between a plan and a job that is run with this many shards, in words.
+/// Describes the differences between a plan and a job that is run with this many shards.
 #[must_use]
 pub fn differences(plan: &ShardPlan, job: &Job, shards: u32) -> Vec<String> {
     let mut differences = plan.settings.changes(&Fingerprint::of(job));
     let planned = plan.shards.len();
     if planned != shards as usize {
         differences.push(format!(
-            "it has {planned} shards, and --shards says {shards}"
+            "it has {planned} shards, but --shards says {shards}"
         ));
     }
     differences
 }
 
-/// The buckets of a job, connected.
+/// The connected buckets of a job: source and destination by transfer.
 pub type JobBuckets = Vec<(Option<Bucket>, Bucket)>;
 
 /// Connects to the buckets of all transfers. Refuses a bucket that does not list in the order of

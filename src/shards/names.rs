@@ -1,4 +1,4 @@
-//! The names of the objects below a state prefix.
+//! Names the objects below a state prefix.
 
 /// The plan.
 pub const PLAN: &str = "plan.json";
@@ -7,7 +7,7 @@ pub const LEASE: &str = "plan.lease";
 /// The totals of all shards.
 pub const SUMMARY: &str = "summary.json";
 
-/// A kind of object of which each shard has one.
+/// A kind of object that each shard has once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PerShard {
     /// `live/I.json`.
@@ -40,7 +40,7 @@ impl PerShard {
     pub fn shard_of(self, name: &str) -> Option<u32> {
         let number = name.strip_prefix(self.prefix())?.strip_suffix(".json")?;
         let shard = number.parse().ok()?;
-        // `+1` and `01` parse as numbers, and name no shard.
+        // `+1` and `01` parse as numbers, but are not names of shards.
         (self.of(shard) == name).then_some(shard)
     }
 }

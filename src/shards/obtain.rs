@@ -1,11 +1,12 @@
 //! Obtains the plan: reads it, makes it, or waits for the process that makes it.
 //!
 //! `plan.json` is written once, with `If-None-Match: *`, so all processes read the same plan.
-//! `plan.lease` only keeps them from planning at the same time: two plans would cost requests, and
-//! do no other harm. A process takes the lease with `If-None-Match` and renews it with `If-Match`.
-//! One that fails or is stopped while it plans releases the lease. After a minute without a
-//! renewal, any process may take it. The clocks of machines may differ, so each process measures
-//! that minute by its own clock, from the moment when it first saw the lease in its present state.
+//! `plan.lease` only keeps them from planning at the same time: a second plan would cost requests,
+//! but do no other harm. A process takes the lease with `If-None-Match` and renews it with
+//! `If-Match`. A process that fails or is stopped while it plans releases the lease. After a minute
+//! without a renewal, any process may take it. The clocks of machines may differ, so each process
+//! measures that minute by its own clock, from the moment at which it first saw the lease in its
+//! current state.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,9 +23,10 @@ use crate::journal::Writer;
 use crate::s3::WriteCondition;
 use crate::size::display_duration;
 
-/// The longest time to release the lease. Otherwise it is free a minute later.
+/// The longest time that releasing the lease may take. If it is not released, it is free a minute
+/// later.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
-/// Attempts to release the lease while the last renewal arrives.
+/// The number of attempts to release the lease while the last renewal may still arrive.
 const RELEASES: u32 = 3;
 
 /// The terms on which processes plan and wait.
@@ -34,7 +36,7 @@ pub struct PlanTerms {
     pub free_after: Duration,
     /// The time between two renewals.
     pub renewal: Duration,
-    /// The time between two looks of a process that waits for the plan.
+    /// The interval at which a waiting process looks for the plan.
     pub look: Duration,
     /// The longest wait for a plan.
     pub patience: Duration,
@@ -53,7 +55,7 @@ impl PlanTerms {
     }
 }
 
-/// The reason why there is no plan.
+/// The reason for which there is no plan.
 #[derive(Debug, Error)]
 pub enum ObtainError<E: std::error::Error + 'static> {
     /// The state prefix cannot be used.
@@ -65,7 +67,7 @@ pub enum ObtainError<E: std::error::Error + 'static> {
     /// The process was stopped before there was a plan.
     #[error("stopped before there was a plan")]
     Stopped,
-    /// Another process did not make it in time.
+    /// Another process did not make the plan in time.
     #[error(
         "no plan after {}: {place}plan.lease is held by {by}, which has not written plan.json; run the same command again",
         display_duration(*waited)
@@ -80,7 +82,7 @@ pub enum ObtainError<E: std::error::Error + 'static> {
     },
 }
 
-/// The plan, and where it comes from.
+/// The plan and its origin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObtainedPlan {
     /// The plan.
@@ -89,8 +91,9 @@ pub struct ObtainedPlan {
     pub is_new: bool,
 }
 
-/// Obtains the plan of a state prefix. `make` makes it, if this process is the one to do so; `tell`
-/// receives the messages about what this process waits for. `stop` ends the attempt.
+/// Obtains the plan of a state prefix. `make` makes the plan, if this process is the one that
+/// plans. `tell` receives messages about the process that this one waits for. `stop` ends the
+/// attempt.
 ///
 /// # Errors
 /// See [`ObtainError`].
@@ -171,10 +174,10 @@ where
     }
 }
 
-/// Releases the lease if this process has it, so that another one can plan at once.
+/// Releases the lease if this process holds it, so that another one can plan at once.
 async fn release(store: &StateStore, own: &Writer) {
     let released = async {
-        // A renewal that was under way may arrive after the lease was read.
+        // A renewal in flight may arrive after the lease was read.
         for _ in 0..RELEASES {
             let stored: Option<Stored<PlanLease>> = store.get(LEASE).await?;
             let is_ours = |stored: &Stored<PlanLease>| stored.record.by.id == own.id;
@@ -197,7 +200,7 @@ async fn release(store: &StateStore, own: &Writer) {
     }
 }
 
-/// The lease as it was last seen, and since when.
+/// The last seen state of the lease, and the time since which it has not changed.
 #[derive(Default)]
 struct LeaseWatch {
     last: Option<Stored<PlanLease>>,
@@ -205,7 +208,8 @@ struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Compares the lease with the last one seen. Returns how long it has not changed.
+    /// Compares the lease with its last seen state. Returns the time since which it has not
+    /// changed.
     fn unchanged_for(&mut self, stored: &Stored<PlanLease>, tell: &impl Fn(&str)) -> Duration {
         let by = |stored: &Stored<PlanLease>| stored.record.by.id.clone();
         if self.last.as_ref().map(by) != Some(by(stored)) {
@@ -252,8 +256,8 @@ impl<'a> HeldLease<'a> {
         })
     }
 
-    /// Makes the plan and writes it. Returns `None` if another process took the lease meanwhile, or
-    /// has written a plan.
+    /// Makes the plan and writes it. Returns `None` if another process has taken the lease, or has
+    /// written a plan.
     async fn plan<E: std::error::Error + 'static>(
         &mut self,
         renewal: Duration,
@@ -271,8 +275,8 @@ impl<'a> HeldLease<'a> {
         })
     }
 
-    /// Renews the lease until another process has it. A renewal that fails is tried again: without
-    /// one, another process plans too, and nothing worse happens.
+    /// Renews the lease until another process has taken it. Retries a renewal that fails at the
+    /// next interval: at worst, another process plans too.
     async fn renew(&mut self, renewal: Duration) {
         loop {
             sleep(renewal).await;

@@ -1,7 +1,7 @@
-//! The objects of a state prefix. All are JSON with a format number.
+//! Defines the objects of a state prefix. All are JSON with a format number.
 //!
-//! A reader ignores fields that it does not know, so that a later version may add some. It refuses
-//! a format that it does not know.
+//! A reader ignores unknown fields, so that a later version may add some. It refuses a later
+//! format.
 
 use std::collections::BTreeMap;
 
@@ -29,15 +29,15 @@ pub struct ShardPlan {
     pub job: String,
     /// The time at which the plan was complete.
     pub planned: Timestamp,
-    /// The process that planned.
+    /// The process that made the plan.
     pub by: Writer,
     /// The time from which all shards count the ages in the job, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_from: Option<Timestamp>,
-    /// The settings that decide which objects are copied and how. A job with other settings is
-    /// refused.
+    /// The settings that decide which objects are copied and how. Processes refuse the plan if
+    /// their job has other settings.
     pub settings: Fingerprint,
-    /// The names of the transfers, by the number that [`ShardRange::transfer`] holds.
+    /// The names of the transfers. [`ShardRange::transfer`] is a position in this list.
     pub transfers: Vec<String>,
     /// True if all keys were listed. Otherwise the weights are estimates.
     pub exact: bool,
@@ -54,7 +54,7 @@ pub struct ShardPlan {
 pub struct PlannedShard {
     /// Its weight.
     pub weight: ShardWeight,
-    /// Its ranges: at most one of each transfer. A shard without any has nothing to do.
+    /// Its ranges, at most one of each transfer. A shard without ranges has no work.
     pub ranges: Vec<ShardRange>,
 }
 
@@ -86,7 +86,7 @@ impl ShardRange {
 /// The size of a shard's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardWeight {
-    /// Objects of the source that the job selects.
+    /// The number of selected objects.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -118,7 +118,7 @@ pub struct PlanLease {
     pub format: u32,
     /// The process.
     pub by: Writer,
-    /// The time of this renewal, by the clock of that process. Only shown to people.
+    /// The time of this renewal, by the clock of that process. Only for display.
     pub renewed: Timestamp,
     /// True once the process has released the lease, so that another one need not wait.
     #[serde(default)]
@@ -131,15 +131,15 @@ pub struct PlanLease {
 pub enum ShardActivity {
     /// The process copies.
     Running,
-    /// The process received a signal, and finishes its requests in flight.
+    /// The process received a signal, and lets its requests in flight finish.
     Stopping,
     /// The process was stopped. The shard continues when it is started again.
     Stopped,
-    /// The process has ended the shard: `done/I.json` or `failed/I.json` says how.
+    /// The process has ended the shard. `done/I.json` or `failed/I.json` has the result.
     Ended,
 }
 
-/// `live/I.json`: what a shard's process does at the moment.
+/// `live/I.json`: the current activity of a shard's process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LiveRecord {
     /// [`FORMAT`].
@@ -156,37 +156,37 @@ pub struct LiveRecord {
     pub written: Timestamp,
     /// The time at which this session of the run began.
     pub session: Timestamp,
-    /// Objects that the run has ended, over all of its sessions.
+    /// The objects of the run, over all of its sessions.
     pub totals: LiveTotals,
     /// The pace since the last record.
     pub rates: LiveRates,
     /// The requests of this session.
     pub requests: PaceCounts,
-    /// Requests without an answer.
+    /// The number of requests in flight.
     pub in_flight: u32,
-    /// The end of this session as an exit code, once it has ended.
+    /// The exit code of this session, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
-    /// The reason of that end, or the reason why the process makes no progress, in one sentence.
+    /// The reason that the session ended, or that the process makes no progress, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
 
-/// The objects that a shard's run has dealt with so far.
+/// The counts of a shard's run so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveTotals {
-    /// Objects that were planned to be copied, so far.
+    /// Objects that are planned to be copied.
     pub planned_objects: u64,
-    /// Their bytes.
+    /// The bytes of the planned objects.
     pub planned_bytes: u64,
     /// Objects copied and proven.
     pub done_objects: u64,
-    /// Their bytes, and those of the stored parts of unfinished objects.
+    /// The bytes of these objects, and of the stored parts of unfinished ones.
     pub done_bytes: u64,
     /// Objects skipped because the destination has them.
     pub skipped_objects: u64,
-    /// Their bytes.
+    /// The bytes of the skipped objects.
     pub skipped_bytes: u64,
     /// Objects that failed.
     pub failed_objects: u64,
@@ -217,12 +217,12 @@ pub struct LiveRates {
     pub bytes: f64,
     /// Requests sent per second.
     pub requests: f64,
-    /// Answers "slow down" per second.
+    /// Throttled requests per second.
     pub throttled: f64,
 }
 
-/// `done/I.json` or `failed/I.json`: the end of a shard. If both exist, `done/I.json` counts: the
-/// shard was run again after it had failed.
+/// `done/I.json` or `failed/I.json`: the end of a shard. If both exist, `done/I.json` counts,
+/// because the shard was run again after it failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardEnd {
     /// [`FORMAT`].
@@ -231,15 +231,15 @@ pub struct ShardEnd {
     pub shard: u32,
     /// The process that ended it.
     pub process: Writer,
-    /// The name of its last run. Absent if it was refused before it had one.
+    /// The name of its last run. Absent if it failed before it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// The exit code: 0 in `done/I.json`.
     pub exit: i32,
-    /// True if the run gave up or did not begin, so that objects are left that no receipt names.
+    /// True if the run gave up or did not begin, and so left objects without a receipt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumable: bool,
-    /// The reason why the shard failed, in one sentence.
+    /// The reason that the shard failed, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// The time at which the run began.
@@ -247,9 +247,9 @@ pub struct ShardEnd {
     pub began: Option<Timestamp>,
     /// The time at which it ended.
     pub ended: Timestamp,
-    /// Seconds at work, over all sessions of the run.
+    /// The duration of all sessions of the run in seconds.
     pub seconds: f64,
-    /// The sessions of the run.
+    /// The number of sessions of the run.
     pub sessions: u32,
     /// Its totals, over all sessions.
     pub totals: RunTotals,
@@ -258,7 +258,7 @@ pub struct ShardEnd {
 }
 
 /// `summary.json`: the totals of a run whose shards have all ended. It is computed from `done/` and
-/// `failed/`, so every process that writes it writes the same.
+/// `failed/`, so every process writes the same summary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardsSummary {
     /// [`FORMAT`].
@@ -278,7 +278,7 @@ pub struct ShardsSummary {
     /// The time at which the last one ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
-    /// Seconds at work, over all processes.
+    /// The duration of all shards together in seconds.
     pub seconds: f64,
     /// The totals of the last runs of all shards.
     pub totals: RunTotals,

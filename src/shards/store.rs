@@ -1,9 +1,9 @@
 //! Reads and writes the objects of a state prefix.
 //!
-//! Writes have conditions: `If-None-Match` for an object that is written once, `If-Match` for one
-//! that only its last writer may replace. A write whose answer was lost is sent again, and may then
-//! be refused because the first attempt took effect. So after a refusal the object is read: if it
-//! has the same bytes, the write has taken effect.
+//! Writes have conditions: `If-None-Match` for an object that is written once, and `If-Match` for
+//! one that only its last writer may replace. A write whose answer was lost is sent again, and may
+//! then be refused because the first attempt took effect. So s3haul reads the object after a
+//! refusal: if it has the same bytes, the write took effect.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,10 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 
-/// The most requests in flight while many objects are read.
+/// The number of objects that are read at once.
 const AT_ONCE: usize = 32;
 
-/// The reason why a state prefix cannot be used.
+/// The reason for which a state prefix cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StateError {
     /// A request failed.
@@ -33,8 +33,8 @@ pub enum StateError {
         /// The failure.
         failure: Failure,
     },
-    /// An object is not what s3haul wrote.
-    #[error("{place} cannot be read: {what}; put it back as it was, or use another state prefix")]
+    /// An object cannot be parsed, so s3haul did not write it like this.
+    #[error("{place} cannot be read: {what}; restore it, or use another state prefix")]
     Damaged {
         /// The object.
         place: String,
@@ -52,7 +52,8 @@ pub enum StateError {
         /// Its format.
         format: u64,
     },
-    /// The endpoint has no conditional writes, so two processes could write two plans.
+    /// The endpoint is not known to honour conditional writes, so two processes could write two
+    /// plans.
     #[error(
         "{place}: shards need `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to honour; use \
          another endpoint, or set the endpoint's `provider`"
@@ -85,31 +86,31 @@ pub struct StateStore {
 pub struct Stored<T> {
     /// Its content.
     pub record: T,
-    /// Its `ETag`. Absent if the server gave none.
+    /// Its `ETag`. Absent if the server returned none.
     pub etag: Option<String>,
 }
 
 /// An object of a state prefix, as a list shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedRecord {
-    /// Its `ETag`. Absent if the server gave none.
+    /// Its `ETag`. Absent if the list shows none.
     pub etag: Option<String>,
     /// The time at which it was written, by the server's clock.
     pub modified: Option<Timestamp>,
 }
 
-/// The result of a write with a condition.
+/// The result of a conditional write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateWrite {
-    /// The object is written. Its `ETag`, if the server gave one.
+    /// The object is written. Holds its `ETag`, if the server returned one.
     Written(Option<String>),
     /// The condition does not hold: another process was faster.
     Refused,
 }
 
 impl StateStore {
-    /// Returns the store at a prefix, which is empty or ends in a slash. The requests of `bucket`
-    /// must not end with the run ([`Bucket::outliving_the_run`]).
+    /// Returns the store at a prefix, which is empty or ends in a slash. A stop of the run must not
+    /// end the requests of `bucket` ([`Bucket::outliving_the_run`]).
     #[must_use]
     pub fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
         Self { bucket, prefix }
@@ -129,8 +130,8 @@ impl StateStore {
         })
     }
 
-    /// Returns the condition under which the object with this `ETag` is replaced, or no condition
-    /// if the endpoint does not honour `If-Match`.
+    /// Returns the condition for replacing the object with this `ETag`, or no condition if the
+    /// endpoint does not honour `If-Match`.
     #[must_use]
     pub fn replacing(&self, etag: Option<&str>) -> WriteCondition {
         match etag {
@@ -166,7 +167,7 @@ impl StateStore {
         }
     }
 
-    /// Reads an object. Returns `None` if there is none.
+    /// Reads an object. Returns `None` if it does not exist.
     ///
     /// # Errors
     /// A request failed, or the object cannot be read.
@@ -183,7 +184,7 @@ impl StateStore {
         }))
     }
 
-    /// Writes an object under a condition.
+    /// Writes an object on a condition.
     ///
     /// # Errors
     /// A request failed.
@@ -231,7 +232,7 @@ impl StateStore {
     /// Deletes an object, which need not exist.
     ///
     /// # Errors
-    /// The request failed.
+    /// Fails if the request fails.
     pub async fn delete(&self, name: &str) -> Result<(), StateError> {
         let deleted = self
             .bucket
@@ -240,7 +241,7 @@ impl StateStore {
         deleted.map(drop).map_err(|failure| self.store(failure))
     }
 
-    /// Returns the shards that have such an object.
+    /// Lists the shards that have an object of this kind.
     ///
     /// # Errors
     /// A request failed.
@@ -272,7 +273,8 @@ impl StateStore {
         }
     }
 
-    /// Reads such an object of many shards. One that is gone meanwhile is left out.
+    /// Reads the objects of this kind of many shards. Leaves out objects that do not exist any
+    /// more.
     ///
     /// # Errors
     /// A request failed, or an object cannot be read.
@@ -304,7 +306,7 @@ fn read<T: StateRecord>(place: &str, bytes: &[u8]) -> Result<T, StateError> {
         place: place.to_owned(),
         what: error.to_string(),
     };
-    // A later format may lack fields that this one needs, so that its number is read first.
+    // A later format may lack fields that this one needs, so its number is read first.
     let FormatOnly { format } = serde_json::from_slice(bytes).map_err(damaged)?;
     if format > u64::from(FORMAT) {
         return Err(StateError::NewerFormat {

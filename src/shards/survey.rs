@@ -1,15 +1,15 @@
-//! Finds out by lists how the keys of a job are distributed.
+//! Estimates with lists how the keys of a job are distributed.
 //!
-//! A list may begin behind any text. So a page from the middle of a range shows keys there, and the
-//! part of the range that they span tells how many pages follow
-//! ([`bisect`](crate::listing::bisect), which does the same for a run). The range with the most
-//! expected keys is cut, and one page of the new range is listed, until the survey has used its
-//! lists or knows every range well enough. A range with few pages left is listed to its end. So a
-//! bucket with fewer pages than lists is known exactly. In a larger bucket, each shard has about
+//! A list may start after any text. So a page from the middle of a range shows keys there, and the
+//! part of the range that they span suggests how many pages follow
+//! ([`bisect`](crate::listing::bisect), which does the same for a run). The survey cuts the range
+//! with the most expected keys, and lists one page of the new range, until it has used its lists or
+//! knows every range well enough. A range with few pages left is listed to its end. So the survey
+//! is exact for a bucket with fewer pages than lists. In a larger bucket, each shard has about
 //! [`LISTS_PER_SHARD`] samples.
 //!
 //! Each key of a page is a possible end of a shard. Memory is bounded: light neighbours are joined,
-//! and the limit of what counts as light grows with their number.
+//! and the limit for light ones grows with their number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,15 +28,15 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer};
 use crate::s3::Failure;
 
-/// The lists that the survey may use for each shard.
+/// The number of lists that the survey may use for each shard.
 pub const LISTS_PER_SHARD: u32 = 16;
-/// The lists that the survey may use in any case, because the first cuts tell little.
+/// The number of lists that the survey may always use, because the first cuts show little.
 const FREE_LISTS: u64 = 64;
 /// The most lists in flight.
 const AT_ONCE: usize = 32;
-/// The possible ends of shards that are kept for each shard.
+/// The number of possible ends that are kept for each shard.
 const ENDS_PER_SHARD: usize = 32;
-/// The share of a shard below which the unknown part of a range does not matter.
+/// The unknown part of a range does not matter if it weighs less than this share of a shard.
 const KNOWN_ENOUGH: f64 = 1.0 / 16.0;
 /// The most pages that an estimate may expect.
 const MOST_PAGES: f64 = 100_000.0;
@@ -46,9 +46,9 @@ const LAST_RANGE: u32 = u32::MAX;
 /// The extent of a survey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// The shards that are planned.
+    /// The number of shards.
     pub shards: u32,
-    /// True if all keys are listed.
+    /// True if all keys must be listed.
     pub exact: bool,
 }
 
@@ -57,7 +57,7 @@ pub struct Extent {
 pub struct Surveyed {
     /// The keys of all transfers, in order.
     pub stretches: Vec<Stretch>,
-    /// The number of lists that it took.
+    /// The number of list requests.
     pub lists: u64,
     /// True if all keys were listed.
     pub exact: bool,
@@ -70,14 +70,14 @@ pub struct SurveyedSource {
     pub transfer: Arc<Transfer>,
     /// Its bucket.
     pub bucket: Bucket,
-    /// The keys that it selects.
+    /// The keys that it may select.
     pub reach: Reach,
 }
 
-/// Surveys the sources of a job, which are given by the positions of their transfers.
+/// Surveys the sources of a job, which are in the order of its transfers.
 ///
 /// # Errors
-/// A list failed, or a single object could not be asked for.
+/// Fails if a list fails, or HEAD of a single object.
 pub async fn survey(sources: &[SurveyedSource], extent: Extent) -> Result<Surveyed, Failure> {
     let mut survey = Survey::new(sources, extent);
     survey.run().await?;
@@ -116,7 +116,7 @@ async fn weight_of_object(source: &SurveyedSource) -> Result<ShardWeight, Failur
     })
 }
 
-/// The ranges of a listing, which the listers report to.
+/// The ranges of a listing. The listers report their pages to it.
 #[derive(Clone, Debug)]
 struct SurveyRanges(Arc<Mutex<Ranges>>);
 
@@ -143,6 +143,7 @@ struct SurveyPage {
     page: Result<Option<Vec<ListingItem>>, Failure>,
 }
 
+/// A survey in progress.
 struct Survey {
     listings: BTreeMap<u32, SurveyedList>,
     extent: Extent,
@@ -152,14 +153,14 @@ struct Survey {
     thinning: Thinning,
 }
 
-/// One listing.
+/// The listing of one transfer.
 struct SurveyedList {
     bucket: Bucket,
     reach: Reach,
     filter: Filter,
     ranges: SurveyRanges,
     known: BTreeMap<u32, KnownRange>,
-    /// The weight of all keys that were listed.
+    /// The weight of all listed keys.
     known_units: f64,
     /// The estimated weight of all other keys.
     left: f64,
@@ -174,9 +175,9 @@ struct KnownRange {
     ends: Vec<KnownEnd>,
     pages: u32,
     weight: ShardWeight,
-    /// The pages that are expected to follow.
+    /// The estimated number of pages that follow.
     pages_left: f64,
-    /// Their weight.
+    /// The estimated weight of these pages.
     left: f64,
 }
 
@@ -186,10 +187,13 @@ struct KnownEnd {
     weight: ShardWeight,
 }
 
-/// The weight up to which neighbours are joined.
+/// Bounds the number of ends that are kept.
 struct Thinning {
+    /// The weight up to which neighbours are joined.
     light: f64,
+    /// The number of ends that are kept.
     kept: usize,
+    /// The most ends that may be kept.
     most: usize,
 }
 
@@ -247,8 +251,8 @@ impl Survey {
         }
     }
 
-    /// Returns the next range to list: a new cut, or a range that continues. A cut shows more. If
-    /// all keys are to be listed, ranges continue first.
+    /// Returns the next range to list: a new cut, or a range that continues. A cut shows more, so
+    /// it comes first, unless all keys must be listed.
     fn next(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
         let next = self.largest();
         if self.extent.exact {
@@ -260,7 +264,7 @@ impl Survey {
         self.go_on(next?)
     }
 
-    /// Returns the range with the most expected keys, unless they do not matter.
+    /// Returns the waiting range with the most expected keys, or `None` if these do not matter.
     fn largest(&self) -> Option<(u32, u32)> {
         let all: f64 = self
             .listings
@@ -281,12 +285,13 @@ impl Survey {
         matters.then_some((transfer, range))
     }
 
+    /// Takes the lister of a range that continues.
     fn go_on(&mut self, at: (u32, u32)) -> Option<(u32, u32, Lister<SurveyBounds>)> {
         let known = self.listings.get_mut(&at.0)?.known.get_mut(&at.1)?;
         Some((at.0, at.1, known.lister.take()?))
     }
 
-    /// Cuts the listing with the most expected keys among those that want a cut.
+    /// Cuts the listing with the most expected keys, among those that can be cut.
     fn cut(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
         let wanting = self.listings.iter_mut();
         let wanting = wanting.filter(|(_, listing)| listing.ranges.lock().wants_cut());
@@ -298,6 +303,7 @@ impl Survey {
         Some((*transfer, cut.new.range, lister))
     }
 
+    /// Adds a listed page to what is known about its range.
     fn take(&mut self, looked: SurveyPage) -> Result<(), Failure> {
         let SurveyPage {
             transfer,
@@ -347,7 +353,7 @@ impl Survey {
             .sum();
         while self.thinning.kept > self.thinning.most / 2 {
             let light = f64::max(self.thinning.light * 2.0, all / 1e6);
-            // Keys without weight add up to 0.
+            // Never 0, although all keys may be without weight.
             self.thinning.light = light.max(1e-6);
             let known = self
                 .listings
@@ -389,7 +395,7 @@ impl SurveyedList {
         listing
     }
 
-    /// Begins to track a range, and returns its lister.
+    /// Adds a range, and returns its lister.
     fn begin(&mut self, range: KeyRange) -> Lister<SurveyBounds> {
         let after = range.after.as_ref().map(ToString::to_string);
         let bounds = SurveyBounds(self.ranges.clone(), range.range);
@@ -427,7 +433,7 @@ impl SurveyedList {
     /// Adds the keys of this listing, in order, to the result.
     fn finish(&mut self, transfer: u32, surveyed: &mut Surveyed) {
         let ranges = std::mem::take(&mut self.known);
-        // No two ranges begin at the same key. The first one begins at none.
+        // No two ranges begin after the same key. The first one begins after none.
         let in_order: BTreeMap<_, _> = ranges
             .into_values()
             .map(|known| (known.after.clone(), known))
@@ -448,7 +454,7 @@ impl SurveyedList {
                 })
                 .collect();
             match (rest, stretches.last_mut()) {
-                // Keys that are written behind the last one belong to its stretch.
+                // Keys that are written after the last one later belong to its stretch.
                 (None, Some(last)) => last.until = until,
                 (rest, _) => stretches.push(Stretch {
                     transfer,
@@ -462,6 +468,7 @@ impl SurveyedList {
 }
 
 impl KnownRange {
+    /// Adds a listed key, as a new end or as a part of the last one.
     fn add(&mut self, entry: &Entry, filter: &Filter, thinning: &mut Thinning) {
         let class = entry.storage_class.as_deref();
         let is_selected = filter
@@ -490,7 +497,7 @@ impl KnownRange {
         });
     }
 
-    /// Joins neighbours that are light together. Returns the number of ends that are left.
+    /// Joins neighbours whose sum is light. Returns the number of ends that are left.
     fn thin(&mut self, light: f64) -> usize {
         let mut kept: Vec<KnownEnd> = Vec::new();
         for end in std::mem::take(&mut self.ends) {

@@ -1,8 +1,8 @@
 //! Computes the progress of a run in shards from the objects of its state prefix. Pure.
 //!
-//! The plan gives each shard a weight. The objects and bytes in the sign of life of a shard give
-//! the weight that it has done. So the estimated time includes shards that no process has begun. It
-//! is at least the time of the slowest shard.
+//! The plan gives each shard a weight, and the sign of life of a shard shows which part of its
+//! weight is done. So the estimated time includes shards that no process has begun. It is at least
+//! the time of the slowest shard.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,14 +18,14 @@ use super::record::{
 use crate::journal::state::RunTotals;
 use crate::pace::PaceCounts;
 
-/// The age of the last sign of life from which a process is called silent.
+/// A process is silent if its last sign of life is at least this old.
 pub const SILENT_AFTER: Duration = Duration::from_mins(1);
-/// The age of a session up to which its sign of life is the first one.
+/// A sign of life that is written within this time after its session began is the first one.
 const FIRST_RECORD: SignedDuration = SignedDuration::from_secs(1);
 /// The most shards of each kind that are named.
 const NAMED: usize = 5;
 
-/// A sign of life, and its age by the server's clock.
+/// A sign of life, and its age.
 #[derive(Clone, Debug)]
 pub struct SeenLive {
     /// The sign of life.
@@ -46,8 +46,8 @@ pub struct SeenFailure {
 }
 
 impl SeenFailure {
-    /// Returns true if another process has begun the shard since. Two hosts may disagree about the
-    /// time, so that the server's clock counts.
+    /// Returns true if another process has begun the shard since. The clocks of two hosts may
+    /// differ, so the server's clock counts.
     fn is_before(&self, live: &SeenLive) -> bool {
         if self.record.process.id == live.record.process.id {
             return false;
@@ -59,16 +59,16 @@ impl SeenFailure {
     }
 }
 
-/// The objects of a state prefix, as a look found them.
+/// The objects of a state prefix at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct SeenState {
-    /// The shards that are done. If `summary` is there, their ends were not read.
+    /// The shards that are done. If there is a `summary`, their ends were not read.
     pub done: BTreeMap<u32, Option<ShardEnd>>,
     /// The shards that have failed and are not done.
     pub failed: BTreeMap<u32, SeenFailure>,
     /// The signs of life of shards that are not done.
     pub live: BTreeMap<u32, SeenLive>,
-    /// The totals of all shards, if all have ended and a summary says so.
+    /// The totals of all shards, if there is a summary.
     pub summary: Option<RunTotals>,
 }
 
@@ -78,7 +78,7 @@ pub struct SeenState {
 pub enum RunProgress {
     /// A process gives signs of life.
     Running,
-    /// None does, and shards are left.
+    /// No process gives signs of life, and shards are left.
     Waiting,
     /// All shards have ended.
     Ended,
@@ -91,19 +91,19 @@ pub struct ShardCounts {
     pub total: u32,
     /// Shards that are done.
     pub done: u32,
-    /// Shards that have failed and that no process works on.
+    /// Shards that have failed, and on which no process works.
     pub failed: u32,
-    /// Shards that a process works on.
+    /// Shards on which a process works.
     pub running: u32,
     /// Shards whose process has given no sign of life for a minute.
     pub silent: u32,
-    /// Shards whose process was stopped. The next one continues.
+    /// Shards whose process was stopped. The next process continues them.
     pub stopped: u32,
     /// Shards that no process has begun.
     pub not_begun: u32,
 }
 
-/// A shard that a process works on.
+/// A shard on which a process works.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ShardProgress {
     /// The shard.
@@ -114,11 +114,11 @@ pub struct ShardProgress {
     pub share_done: f64,
     /// Its pace.
     pub rates: LiveRates,
-    /// The seconds that it still takes at this pace. Absent if it makes no progress.
+    /// The seconds that it still needs at this pace. Absent if it makes no progress.
     pub seconds_left: Option<u64>,
     /// The seconds since its last sign of life.
     pub silent_seconds: u64,
-    /// The reason why the shard makes no progress.
+    /// The reason that the shard makes no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
@@ -133,7 +133,7 @@ pub struct ShardFailure {
     /// The reason, in one sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// Its failed objects.
+    /// The number of its failed objects.
     pub failed_objects: u64,
 }
 
@@ -157,7 +157,7 @@ pub struct StateView {
     pub state: RunProgress,
     /// The time of the plan.
     pub planned: Timestamp,
-    /// Numbers of shards.
+    /// The numbers of shards by state.
     pub shards: ShardCounts,
     /// The weight of all shards.
     pub weight: ShardWeight,
@@ -165,15 +165,15 @@ pub struct StateView {
     pub exact: bool,
     /// The part of the weight that is done, from 0 to 1.
     pub share_done: f64,
-    /// The objects that all shards have dealt with so far.
+    /// The counts of all shards so far.
     pub totals: LiveTotals,
-    /// The pace of the running shards together.
+    /// The pace of all running shards together.
     pub rates: LiveRates,
     /// The requests of the last sessions of all shards.
     pub requests: PaceCounts,
-    /// Requests of the running shards that have no answer yet.
+    /// The number of requests of the running shards in flight.
     pub in_flight: u64,
-    /// The seconds that the run still takes at this pace. Absent if that is unknown, and once all
+    /// The seconds that the run still needs at this pace. Absent if that is unknown, and once all
     /// shards have ended.
     pub seconds_left: Option<u64>,
     /// The running shards that take longest, at most five.
@@ -182,10 +182,10 @@ pub struct StateView {
     pub silent: Vec<ShardProgress>,
     /// The first shards that have failed, at most five.
     pub failed: Vec<ShardFailure>,
-    /// The first shards that are not done and that another process has begun again after they
-    /// failed, at most five, with the reason of that failure.
+    /// The first shards that failed, and that another process has begun again and not finished, at
+    /// most five. Holds the reasons of the failures.
     pub again: Vec<ShardFailure>,
-    /// Set if a shard failed and has objects that no receipt names, which a retry cannot copy.
+    /// True if a shard failed and left objects without a receipt, which a retry cannot copy.
     #[serde(skip)]
     pub needs_restart: bool,
     /// The number of running shards that have just begun, and have no rates yet.
@@ -230,7 +230,7 @@ impl SeenState {
     }
 }
 
-/// Work in the unit of weights.
+/// The work of a shard, in units of weight.
 #[derive(Clone, Copy, Debug, Default)]
 struct ShardWork {
     done: f64,
@@ -282,7 +282,8 @@ impl StateView {
                 longest = f64::max(longest, work.left / work.per_second);
             }
         }
-        // Processes that have just begun have no rates yet. They count as if they were as fast.
+        // Processes that have just begun have no rates yet. They are assumed to be as fast as the
+        // others.
         let measured = view.shards.running - view.without_rates;
         if measured > 0 {
             all.per_second *= f64::from(view.shards.running) / f64::from(measured);
@@ -346,7 +347,7 @@ impl StateView {
                 self.failed.push(ShardFailure::of(shard, end));
                 self.needs_restart |=
                     end.exit != 1 || end.resumable || end.totals.failed_objects == 0;
-                // No process works on it any more.
+                // No process works on it any more, so nothing is left to wait for.
                 ShardWork {
                     done: weight,
                     ..ShardWork::default()
@@ -410,7 +411,7 @@ impl StateView {
     }
 }
 
-/// Returns rates in thousandths, like those of the records.
+/// Rounds rates to thousandths, like those of the records.
 fn rounded(rates: LiveRates) -> LiveRates {
     let round = |rate: f64| (rate * 1000.0).round() / 1000.0;
     LiveRates {
@@ -436,9 +437,8 @@ fn live_totals(totals: &RunTotals) -> LiveTotals {
 
 /// Returns the work of a shard of this weight.
 ///
-/// The rate of bytes does not include objects that are skipped, although the weight has their
-/// bytes. So each object of the rate of objects counts for the bytes that were skipped per object
-/// so far.
+/// The rate of bytes does not include skipped objects, although the weight contains their bytes. So
+/// each object in the rate of objects counts with the average of skipped bytes per object so far.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn work_of(weight: f64, live: &LiveRecord) -> ShardWork {
     let LiveTotals {
@@ -481,7 +481,7 @@ fn progress(shard: u32, live: &SeenLive, work: ShardWork) -> ShardProgress {
     }
 }
 
-/// Returns the part that is done, rounded down to thousandths; 1 if there was nothing to do.
+/// Returns the part that is done, rounded down to thousandths, or 1 if there was no work.
 fn share(work: ShardWork) -> f64 {
     let all = work.done + work.left;
     if all > 0.0 {
@@ -491,7 +491,7 @@ fn share(work: ShardWork) -> f64 {
     }
 }
 
-/// Returns whole seconds, or `None` for more than some decades.
+/// Returns whole seconds, or `None` for more than three decades.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,4 +1,5 @@
-//! Compares one pair: by the lists, by HEAD, and by the bytes, no further than necessary.
+//! Compares one pair: by the lists, then by HEAD, then by the bytes, and stops as soon as one of
+//! them decides.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,9 +21,9 @@ use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
 };
 
-/// The bytes of a file that are in memory at once.
+/// The size of the buffer for reading a file.
 const BUFFER: usize = 1 << 20;
-/// The algorithm for reading both sides, unless one has a usable checksum of another.
+/// The checksum algorithm for reading, unless one side has a usable checksum of another algorithm.
 const USUAL: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
 /// The two sides to compare.
@@ -84,7 +85,7 @@ impl Pair {
         }
     }
 
-    /// Compares the pair. `found` is what the destination's listing says.
+    /// Compares the pair. `found` is the destination's listed entry, if it is known.
     pub(super) async fn settle(&self, found: &DestinationEntry, deep: Deep) -> VerifyFinding {
         let mut size = self.size.unwrap_or(0);
         let verdict = match self.by_lists(found, deep) {
@@ -107,7 +108,7 @@ impl Pair {
         }
     }
 
-    /// Returns the verdict that the two lists allow by themselves.
+    /// Returns the verdict if the two lists are enough.
     fn by_lists(&self, found: &DestinationEntry, deep: Deep) -> Option<Verdict> {
         let entry = match found {
             DestinationEntry::Entry(entry) => entry,
@@ -132,7 +133,7 @@ impl Pair {
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
     }
 
-    /// Refuses a HEAD of the destination that contradicts its list.
+    /// Returns an error if HEAD of the destination contradicts its list.
     async fn as_listed_there(&self, found: &DestinationEntry, there: &Head) -> Result<(), Failure> {
         let DestinationEntry::Entry(entry) = found else {
             return Ok(());
@@ -141,7 +142,8 @@ impl Pair {
         etag_as_listed(&self.destination, entry.etag.as_deref(), there).await
     }
 
-    /// Compares by HEAD, and by reading. `found` is what the destination's list shows.
+    /// Compares by HEAD, and by reading the bytes. Writes the size that HEAD of the source shows to
+    /// `size`.
     async fn by_looking(
         &self,
         found: &DestinationEntry,
@@ -183,6 +185,7 @@ impl Pair {
         }
     }
 
+    /// Compares two objects by their HEADs, and by reading both.
     async fn objects(
         &self,
         source: &VersionLocation,
@@ -201,7 +204,7 @@ impl Pair {
             )?;
         }
         match (shown, deep) {
-            // Reading cannot outweigh a checksum that shows a difference.
+            // Reading cannot outweigh checksums that differ.
             (Some(verdict), Deep::No | Deep::Unproven)
             | (Some(verdict @ Verdict::Different { .. }), Deep::All) => return Ok(verdict),
             (None, Deep::No) => {
@@ -229,6 +232,7 @@ impl Pair {
         Ok(judged(&ours, &theirs))
     }
 
+    /// Compares a local file with an object, by reading the file and, if necessary, the object.
     async fn file(&self, path: &Path, there: &Head, deep: Deep) -> Result<Verdict, Failure> {
         let stored = there
             .checksum
@@ -268,7 +272,7 @@ impl Pair {
 }
 
 impl Verdict {
-    /// Returns the same verdict, with a checksum that the server stores as the proof.
+    /// Replaces the proof of an equal pair with that of the stored checksum.
     fn of_answers(self, stored: &Checksum) -> Self {
         match self {
             Self::Equal { .. } => Self::Equal {
@@ -281,15 +285,15 @@ impl Verdict {
 
 async fn head(place: &VersionLocation) -> Result<Head, Failure> {
     let slots = place.bucket.pacer().slots();
-    let _place = slots.request(SlotKind::Small).await;
+    let _slot = slots.request(SlotKind::Small).await;
     place
         .bucket
         .head(&place.key, place.version.as_deref())
         .await
 }
 
-/// Returns an error if an object whose size no list showed does not end where HEAD says, in a
-/// bucket whose HEAD is not believed.
+/// Reads the last byte of an object whose size no list has shown, if HEAD is not trusted. Returns
+/// an error if the size in HEAD is wrong.
 async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failure> {
     if place.bucket.capabilities().believes_answers() {
         return Ok(());
@@ -297,8 +301,8 @@ async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failur
     read::confirm_size(&place.bucket, &pin(place, head), head.size).await
 }
 
-/// Refuses a HEAD with another `ETag` than the list: it is about another object, unless the object
-/// was replaced since, and a new list shows that `ETag` too.
+/// Returns an error if HEAD shows another `ETag` than the list. Accepts it if the object was
+/// replaced since, so that a new list shows the same `ETag` as HEAD.
 async fn etag_as_listed(
     place: &VersionLocation,
     listed: Option<&str>,
@@ -316,7 +320,7 @@ async fn etag_as_listed(
         return Ok(());
     }
     let message = format!(
-        "its ETag is {} by HEAD, and {listed} in the list",
+        "HEAD shows the ETag {}, but the list shows {listed}",
         head.etag
     );
     let place = place.bucket.place(&place.key);
@@ -328,7 +332,8 @@ async fn etag_as_listed(
     ))
 }
 
-/// Refuses a HEAD with the `ETag` of the list but another size: the object may be cut off or empty.
+/// Returns an error if HEAD shows the `ETag` of the list but another size: one of the answers is
+/// wrong.
 fn size_as_listed(
     place: &VersionLocation,
     size: u64,
@@ -370,7 +375,7 @@ fn sizes_differ(here: u64, there: u64) -> Verdict {
     }
 }
 
-/// Compares two sums of all bytes, at least one of which was computed by reading.
+/// Compares two checksums over all bytes, at least one of which was computed by reading.
 fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     if here.value == there.value {
         return Verdict::Equal { proof: Proof::Read };
@@ -382,7 +387,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     Verdict::Different { why }
 }
 
-/// Compares two HEADs of equal sizes. Returns `None` if they prove nothing.
+/// Compares the HEADs of two objects of the same size. Returns `None` if they prove nothing.
 fn by_heads(
     source: &VersionLocation,
     here: &Head,
@@ -427,20 +432,21 @@ fn has(place: &VersionLocation, head: &Head) -> String {
         None => "no checksum".to_owned(),
     };
     let etag = if head.kms {
-        "a key's own ETag".to_owned()
+        "an ETag that is not derived from the bytes".to_owned()
     } else {
         format!("ETag {}", head.etag)
     };
     format!("{sum} and {etag}")
 }
 
-/// The sums of a file.
+/// The size, checksum, and MD5 of a local file.
 struct Local {
     bytes: u64,
     sum: Checksum,
     etag: String,
 }
 
+/// Reads a file, and computes its checksum and MD5.
 async fn sum_file(path: &Path, algorithm: ChecksumAlgorithm) -> Result<Local, Failure> {
     let place = path.display().to_string();
     let path = path.to_owned();

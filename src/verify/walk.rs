@@ -1,7 +1,7 @@
-//! Walks both listings side by side: finds the pairs, and the objects that only one side has.
+//! Reads both listings in parallel, and finds the pairs and the objects that only one side has.
 //!
-//! Both are in the order of their keys' bytes. Where a key map or a server does not keep that
-//! order, the destination is asked for each key instead, and its extra objects are not known.
+//! Both must be in the order of the keys' bytes. If a key map or a server does not keep that order,
+//! s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
 
 use super::{Verdict, VerifyFinding};
 use crate::bucket::Bucket;
@@ -11,45 +11,45 @@ use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::planner::{Planned, Sides, Step, Steps};
 use crate::s3::{Failure, FailureKind};
 
-/// The answer of the destination's listing about a key.
+/// The entry of a key in the destination's listing.
 #[derive(Clone, Debug)]
 pub(super) enum DestinationEntry {
     /// The destination has it.
     Entry(Box<Entry>),
-    /// The destination does not have it.
+    /// The destination does not have the key.
     Absent,
-    /// Unknown, because the listing is not walked.
+    /// Unknown, because the destination is not listed.
     Unknown,
 }
 
-/// The next thing to do.
+/// The next task of the comparison.
 #[derive(Debug)]
 pub(super) enum Task {
     /// Compare an object with its counterpart.
     Compare(Box<Step>, DestinationEntry),
-    /// Report an object that only the destination has, unless the source has this key after all and
-    /// the selection leaves it out.
+    /// Report an object that only the destination has. If there is a key, the source may have it,
+    /// and the selection may have excluded it.
     Surplus(Box<Entry>, Option<ObjectKey>),
     /// Nothing: the result is known.
     Known(VerifyFinding),
     /// Nothing: a list failed.
     Unlisted(VerifyFinding, Failure),
-    /// Nothing: the selection leaves it out.
+    /// Nothing: the selection excludes the object.
     Excluded,
     /// Nothing: the destination has an object that the transfer would not write.
     Foreign,
 }
 
-/// The walk along both sides, in order.
+/// The state of reading both listings.
 #[derive(Debug)]
 pub(super) struct Walk {
     sides: Sides,
     steps: Steps,
     waiting: Option<Box<Step>>,
     there: Option<Front>,
-    /// False if a part of the source could not be listed, so that what it lacks is not known.
+    /// False if a part of the source could not be listed, so that its missing keys are not known.
     source_is_whole: bool,
-    /// The reason why the destination's listing is not walked for extra objects.
+    /// The reason that the destination is not searched for extra objects.
     why_not_extra: Option<&'static str>,
 }
 
@@ -73,7 +73,7 @@ impl Front {
     }
 }
 
-/// Returns the reason why the destination of a transfer cannot be searched for extra objects.
+/// Returns the reason that the destination of a transfer cannot be searched for extra objects.
 fn why_not_extra(sides: &Sides) -> Option<&'static str> {
     let transfer = &sides.transfer;
     let is_directory = |bucket: &Bucket| bucket.name().is_directory_bucket();
@@ -84,7 +84,7 @@ fn why_not_extra(sides: &Sides) -> Option<&'static str> {
     {
         return Some("the job copies single objects");
     }
-    // The objects outside of a choice are not extra.
+    // Objects that were not chosen are not extra.
     if transfer.chosen.is_some() {
         return Some("the job copies chosen objects");
     }
@@ -92,7 +92,7 @@ fn why_not_extra(sides: &Sides) -> Option<&'static str> {
         return Some("`keys` changes the order of the keys");
     }
     if is_directory(destination) || source.is_some_and(is_directory) {
-        return Some("a directory bucket lists its keys in no order");
+        return Some("a directory bucket does not list its keys in order");
     }
     if !in_order(destination) {
         return Some(
@@ -112,7 +112,7 @@ impl Walk {
             listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
-        // A plan that copies everything lists all objects that take part, with their keys.
+        // A plan that copies everything lists all selected objects with their destination keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
         // Archived objects cannot be read, but can be compared.
@@ -131,12 +131,13 @@ impl Walk {
         }
     }
 
-    /// Returns the reason why the destination is not searched for extra objects, or `None` if it
+    /// Returns the reason that the destination is not searched for extra objects, or `None` if it
     /// is.
     pub(super) fn why_not_extra(&self) -> Option<&'static str> {
         self.why_not_extra
     }
 
+    /// Returns the next task, or `None` at the end of both listings.
     pub(super) async fn next(&mut self) -> Option<Task> {
         loop {
             if let Some(step) = self.waiting.take() {
@@ -162,7 +163,7 @@ impl Walk {
         }
     }
 
-    /// Returns the finding about a part of the source that is not known.
+    /// Returns the finding about a part of the source that could not be listed or planned.
     fn unplanned(&mut self, place: String, failure: &Failure) -> VerifyFinding {
         self.source_is_whole = false;
         let destination = self.sides.transfer.to.location.to_string();
@@ -202,7 +203,7 @@ impl Walk {
         }
     }
 
-    /// Gives up the destination's listing, which failed: from here on, each key is asked for.
+    /// Gives up the destination's listing, which failed. From here on, HEAD is sent for each key.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());
@@ -212,7 +213,7 @@ impl Walk {
         }
     }
 
-    /// Returns what the destination has after the source's last key.
+    /// Returns the next task after the source's last key.
     async fn rest(&mut self) -> Option<Task> {
         let front = self.there.as_mut()?;
         front.peek().await?;
@@ -227,6 +228,7 @@ impl Walk {
         }
     }
 
+    /// Returns the task for an object of the destination that the plan does not contain.
     fn surplus(&self, entry: Entry) -> Task {
         let transfer = &self.sides.transfer;
         let relative = transfer
@@ -237,7 +239,8 @@ impl Walk {
         let Some(relative) = selected else {
             return Task::Foreign;
         };
-        // A selection by name alone has not left out this key, so the source does not have it.
+        // If the selection is by name only, it did not exclude this key, so the source does not
+        // have it.
         let by_name = Selection {
             include: transfer.select.include.clone(),
             exclude: transfer.select.exclude.clone(),
@@ -253,7 +256,7 @@ impl Walk {
     }
 }
 
-/// Reports that the destination could not be listed, or not all of it.
+/// Returns the task that reports a failed list of the destination.
 fn unlisted(place: &str, failure: &Failure) -> Task {
     let verdict = Verdict::failed(failure);
     let finding = VerifyFinding {
@@ -265,8 +268,8 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
     Task::Unlisted(finding, failure.clone())
 }
 
-/// Returns the finding about an object that only the destination has, or `None` if the source has
-/// the key `source` after all, and the selection leaves it out.
+/// Returns the finding about an object that only the destination has. Returns `None` if the source
+/// has the key `source`, which the selection then excludes.
 pub(super) async fn surplus(
     sides: &Sides,
     entry: &Entry,
@@ -276,7 +279,7 @@ pub(super) async fn surplus(
     if let (Some(key), Some(bucket)) = (source, &sides.source) {
         match bucket.head(&key, None).await {
             Ok(_) => return None,
-            // Without the right to list, S3 answers 403 for keys that do not exist.
+            // Without the permission to list, S3 answers 403 for keys that do not exist.
             Err(failure)
                 if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {}
             Err(failure) => verdict = Verdict::failed(&failure),

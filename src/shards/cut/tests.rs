@@ -1,4 +1,4 @@
-//! Shards tile the keys of all transfers, are about as heavy as each other, and are spread.
+//! Tests that shards tile the keys of all transfers, have similar weights, and are spread.
 
 use std::collections::BTreeSet;
 
@@ -134,7 +134,7 @@ proptest! {
         prop_assert_eq!(numbers, (0..count).collect());
     }
 
-    /// Whatever keys exist, each is in exactly one shard.
+    /// Checks that each possible key is in exactly one shard.
     #[test]
     fn shards_tile_the_keys_of_each_transfer(
         cuts in prop::collection::vec(prop::collection::btree_set("[a-c/é]{1,4}", 0..20), 1..4),
@@ -154,7 +154,7 @@ proptest! {
         let sum: u64 = planned.iter().map(|shard| shard.weight.objects).sum();
         prop_assert_eq!(sum, all.iter().map(|stretch| stretch.weight.objects).sum::<u64>());
         for transfer in 0..u32::try_from(cuts.len()).unwrap() {
-            // The ends themselves are the keys at which one is missed or is taken twice.
+            // Keys at the ends of ranges are the ones that a mistake would miss or take twice.
             let ends = cuts[transfer as usize].iter();
             for key in keys.iter().chain(ends) {
                 let holders = planned.iter().filter(|shard| has(shard, transfer, key)).count();
@@ -167,7 +167,7 @@ proptest! {
         }
     }
 
-    /// No shard is more than twice as heavy as the average and its heaviest stretch together.
+    /// Checks that no shard weighs more than twice the sum of the average and the heaviest stretch.
     #[test]
     fn shards_are_balanced(
         weights in prop::collection::vec(0_u64..1000, 1..200),

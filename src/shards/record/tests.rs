@@ -1,4 +1,4 @@
-//! The objects of a state prefix are written and read in the same form.
+//! Tests that the objects of a state prefix are read as they were written.
 
 use super::*;
 use crate::journal::LeaseTerms;

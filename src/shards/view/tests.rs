@@ -1,4 +1,4 @@
-//! The progress of a run follows from the plan and from signs of life.
+//! Tests that the progress of a run follows from the plan and from signs of life.
 
 use super::*;
 use crate::journal::{LeaseTerms, Writer};
@@ -8,7 +8,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// A plan of shards with these numbers of objects, which have no bytes.
+/// Returns a plan of shards with these numbers of objects, which have no bytes.
 fn plan(objects: &[u64]) -> ShardPlan {
     let weight = |objects| ShardWeight { objects, bytes: 0 };
     ShardPlan {

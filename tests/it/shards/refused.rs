@@ -28,7 +28,7 @@ async fn flags_that_contradict_shards_are_refused() {
         ),
         (
             &["--shards", "0", "--shard", "0"],
-            "a run needs a shard at least",
+            "a run needs at least one shard",
         ),
         (
             &["--shards", "4", "--shard", "4"],
@@ -191,7 +191,7 @@ async fn a_plan_of_another_job_is_refused_with_the_difference() {
     shards.expect_done(0, 3).await;
     let error = refused(&shards, &flags("1", "4"), 2).await;
     assert!(
-        error.contains("it has 3 shards, and --shards says 4"),
+        error.contains("it has 3 shards, but --shards says 4"),
         "{error}"
     );
     shards.job(&COPY_ALL.replace("s3: s3://source/", "s3: s3://source/, exclude: [\"b\"]"));
