@@ -226,7 +226,7 @@ async fn where_deletes_know_no_condition_the_copy_stays_and_that_is_told() {
         .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(REMOVE)).await;
     assert!(
-        message(&run).contains("on condition of an ETag"),
+        message(&run).contains("delete only an object with its ETag"),
         "{}",
         message(&run)
     );

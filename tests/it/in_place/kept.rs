@@ -173,7 +173,7 @@ async fn what_can_not_be_read_is_not_lost() {
         assert_eq!(run.error(), "denied", "{what}");
         let told = format!("{:?}", run.receipts);
         assert!(
-            what != "Acl" || told.contains("name one as `to.acl`"),
+            what != "Acl" || told.contains("with `to.acl`, it is not read"),
             "{told}"
         );
         assert_eq!(
