@@ -107,7 +107,7 @@ pub struct Earlier {
     pub seen: u64,
 }
 
-/// The reason why a run gave up.
+/// The reason that a run gave up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GaveUp {
     /// A sentence for the summary.

@@ -267,9 +267,9 @@ impl Record {
         }
     }
 
-    /// Records the end of an object. If `is_left_to_next` or the object was stopped, a journal that
-    /// is kept leaves it to the next session. That session knows the number of the object, or lists
-    /// its key again, because the key was not passed.
+    /// Records the end of an object. Leaves the object to the next session if `is_left_to_next` is
+    /// true or the object was stopped, provided that a journal is kept. That session knows the
+    /// number of the object, or lists its key again, because the key was not passed.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, is_left_to_next: bool) {
         let is_left_to_next = is_left_to_next || matches!(receipt.ending, Ending::Stopped);
         let line = self.line(receipt);

@@ -8,9 +8,9 @@
 //! The number of spans follows from a bound on their weight. A binary search finds the lowest bound
 //! with which there are at most as many spans as shards. A single stretch may exceed the bound.
 //!
-//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So the
-//! index of a shard is the bit reversal of its position, and shards that run at the same time are
-//! far apart. Heavy shards come first, because a run ends with its slowest shard.
+//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So shards
+//! are indexed in the order of the reversed bits of their positions, and those that run at the same
+//! time are far apart. Heavy shards come first, because a run ends with its slowest shard.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
