@@ -103,7 +103,8 @@ pub struct Earlier {
     pub objects: u64,
     /// The time of the last event of the last of these sessions.
     pub until: Timestamp,
-    /// The objects of a sample of these that this session found at the destination before it began.
+    /// The number of objects, of a sample of these, that this session found at the destination
+    /// before it began.
     pub seen: u64,
 }
 

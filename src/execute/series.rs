@@ -9,8 +9,8 @@
 //! are tried again. If none succeeds within the run's `patience`, the session ends like one that
 //! was interrupted, and the next session tries these objects again.
 //!
-//! Only refusals that do not depend on the object count: a thousand archived objects in a row are
-//! no reason to pause. Skipped objects neither continue nor end a series.
+//! Only refusals whose reason is not specific to one object form a series: a thousand archived
+//! objects in a row are no reason to pause. Skipped objects neither continue nor end a series.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
