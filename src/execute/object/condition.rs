@@ -62,8 +62,8 @@ impl ObjectTask<'_> {
             return WriteCondition::None;
         }
         let sides = &self.work.sides;
-        // A change in place must replace exactly the object that HEAD showed, even with `when:
-        // always`.
+        // A change in place must replace exactly the object that HEAD showed, even with
+        // `when: always`.
         let when = if sides.is_in_place() {
             When::Changed
         } else {

@@ -64,7 +64,7 @@ impl ObjectTask<'_> {
                     .map_err(safe)?;
                 if route != Route::Copy {
                     self.lose_etag(
-                    "only an upload can be refused where the key was taken meanwhile (`when: missing`)",
+                    "only an upload can be refused if the key was taken meanwhile (`when: missing`)",
                 );
                 }
                 return Ok((route, slot));

@@ -119,7 +119,7 @@ async fn tags_that_replace_the_object_are_found_out() {
         run.receipts
     );
     assert!(
-        message(&run).contains("took the tags for the content"),
+        message(&run).contains("stored the tags as the content"),
         "{}",
         message(&run)
     );

@@ -62,7 +62,7 @@ impl ObjectTask<'_> {
         }
         if self.work.refusals.tags_replace_content(destination).get() == Some(&true) {
             return Err(unknown(
-                "the server takes tags for the content of an object",
+                "the server stores tags as the content of an object",
             ));
         }
         destination.put_tags(key, version, tags).await?;
@@ -74,7 +74,7 @@ impl ObjectTask<'_> {
             Box::pin(look).await?
         };
         if has_replaced {
-            let message = "the server took the tags for the content of the object";
+            let message = "the server stored the tags as the content of the object";
             return Err(self.refuse_to_publish(message));
         }
         if tags.is_empty() {
