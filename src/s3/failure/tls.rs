@@ -1,11 +1,11 @@
-//! Sorts what went wrong while TLS was set up.
+//! Sorts the errors of TLS handshakes.
 
 use rustls::{AlertDescription as Alert, CertificateError, Error as TlsError};
 
 use super::FailureKind;
 
-/// Returns the kind, a word, and a sentence for a TLS error that will come again with every
-/// connection, or `None` for one that may pass.
+/// Returns the kind, a code, and a sentence for a TLS error that every new connection would meet
+/// again, or `None` for one that may pass.
 pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'static str, String)> {
     let tls = |message: &str| Some((FailureKind::Tls, "TLS", message.to_owned()));
     match error {
