@@ -1,5 +1,5 @@
-//! Determines the keys that a listing must cover: all that a selection can admit, and as few others as
-//! possible.
+//! Determines the keys that a listing must cover: all that a selection can admit, and as few others
+//! as possible.
 //!
 //! The literal beginnings of `include` patterns are the prefixes of the list requests. They are
 //! disjoint and listed in order, so that keys come in order and none comes twice. Within a prefix,

@@ -1,8 +1,8 @@
 //! Rules for the attributes of new objects: policies that need a value, and values that S3 would
 //! refuse.
 //!
-//! Metadata and headers travel as HTTP headers. A value that cannot be a header is refused here,
-//! once, and not for each object.
+//! Metadata and headers are sent as HTTP headers. A value that cannot be a header is refused here,
+//! once, instead of for each object.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use super::diagnose::Finding;
 use super::env::is_name;
 use super::job::{Attribute, KeySource, Policy, SetValues, Source, Transfer};
 
-/// The sum of the bytes of names and values of an object's user metadata.
+/// The limit of S3 for the names and values of an object's user metadata together, in bytes.
 pub(crate) const MAX_METADATA: usize = 2048;
-/// Tags of one object.
+/// The most tags of one object.
 pub(crate) const MAX_TAGS: usize = 10;
-/// Characters of a tag's key and of its value.
+/// The most characters of a tag's key and of its value.
 const MAX_TAG: (usize, usize) = (128, 256);
-/// All headers that describe the content share 2 KB; one of more than this is a mistake.
+/// All content headers share 2 KB, so a single one of more than this is a mistake.
 const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.
@@ -51,7 +51,7 @@ impl AttributeRules<'_> {
         });
     }
 
-    /// Reports a `replace` without anything that takes the place: it is either a mistake or `skip`.
+    /// Reports a `replace` without a replacement: it is either a mistake or means `skip`.
     fn policies(&mut self, transfer: &Transfer) {
         for attribute in Attribute::ALL {
             if transfer.preserve.of(attribute) != Policy::Replace {
@@ -126,8 +126,7 @@ impl AttributeRules<'_> {
                 let remedy = if value.chars().any(char::is_control) {
                     "leave out line breaks and other control characters".to_owned()
                 } else {
-                    // What S3 itself shows for such a value, so that it comes out the same
-                    // everywhere.
+                    // S3 itself shows such a value like this, so it looks the same everywhere.
                     format!(
                         "write \"=?UTF-8?B?{}?=\" (RFC 2047), as S3 itself shows it",
                         STANDARD.encode(value)
@@ -230,7 +229,7 @@ fn is_header_value(value: &str) -> bool {
         && !value.is_empty()
 }
 
-/// Returns true for bytes of which RFC 9110 lets the name of a header consist.
+/// Returns true for the bytes that RFC 9110 allows in the name of a header.
 fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
