@@ -395,7 +395,7 @@ impl Bucket {
                 }
                 if sum.bytes() != length {
                     let message = format!(
-                        "{} bytes arrived of the {length} that were asked for",
+                        "{} bytes arrived of the {length} that were requested",
                         sum.bytes()
                     );
                     return Err(refused(FailureKind::Unreadable, message));

@@ -362,7 +362,7 @@ async fn refuse_web_page(bucket: &Bucket) -> Result<(), Failure> {
     match bucket.first("", None).await {
         Err(listed) if is_no_answer_of_s3(&listed) => {
             let message = format!(
-                "{} is not an S3 server: it answers, but with something else",
+                "{} is not an S3 server: its answers are not those of S3",
                 bucket.server()
             );
             let place = bucket.name().to_string();

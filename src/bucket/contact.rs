@@ -147,7 +147,7 @@ impl Contact {
             .clone();
         let provider = bucket.client.awaited_credentials();
         let (awaited, mut text) = match (provider, last) {
-            (Some(provider), _) => ("the provider of the credentials".to_owned(), provider),
+            (Some(provider), _) => ("the credential provider".to_owned(), provider),
             (None, Some(failure)) => {
                 let server = reached(bucket);
                 (

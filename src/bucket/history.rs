@@ -82,7 +82,7 @@ impl Bucket {
         if self.known_versioning().await != KnownVersioning::Is(Versioning::Never) {
             return Ok(head);
         }
-        let message = "a version was asked for, and the bucket has none: the answer is about the current object";
+        let message = "the request named a version, but the bucket has none: the answer is about the current object";
         Err(Failure::new(
             FailureKind::ServerFault,
             Operation::HeadObject,

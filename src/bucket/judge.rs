@@ -211,7 +211,7 @@ impl Bucket {
             return if doubts.refusals <= MAX_FIXED_KEY_RETRIES {
                 RefusalVerdict::Again
             } else if has_ended {
-                let note = "keys in variables cannot be renewed";
+                let note = "keys in environment variables cannot be renewed";
                 RefusalVerdict::Stands(cause.as_kind(FailureKind::CredentialsEnded).noting(note))
             } else {
                 RefusalVerdict::Stands(cause)

@@ -37,7 +37,7 @@ impl Bucket {
             return Err(failure);
         }
         Err(failure.as_kind(FailureKind::BucketLost).noting(
-            "the bucket has taken writes of this run and is not there any more, or was made again: what was copied \
+            "the bucket accepted writes of this run but no longer exists, or was created again: what was copied \
              before may be gone",
         ))
     }

@@ -24,13 +24,13 @@ impl Connections {
         let message = match (transfer.versions, versioning) {
             (_, Versioning::Enabled) | (Versions::AsOf(_), Versioning::Suspended) => return Ok(()),
             (Versions::AsOf(_), _) => {
-                "the bucket never kept versions: what it was before is not known"
+                "the bucket never kept versions, so its earlier state is unknown"
             }
             (_, Versioning::Suspended) => {
                 "the bucket's versioning is suspended: each copy would replace the one before it"
             }
             (_, Versioning::Never) => {
-                "the bucket keeps no versions: of each key only the last one would be left"
+                "the bucket keeps no versions: only the last version of each key would remain"
             }
         };
         let place = bucket.name().to_string();

@@ -201,7 +201,7 @@ fn is_loopback(host: &str) -> bool {
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
     // Checked first, before any message shows the URL.
     if url.contains('@') {
-        let message = "secrets never stand in a URL: this one has a user".to_owned();
+        let message = "secrets do not belong in a URL: this one has a user".to_owned();
         return Some((
             message,
             "write https://host, and use a profile for the credentials".to_owned(),

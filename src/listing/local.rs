@@ -342,7 +342,7 @@ pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
 pub(crate) async fn look(path: &Path) -> Result<(u64, Option<Timestamp>), Failure> {
     match tokio::fs::metadata(path).await {
         Ok(metadata) if metadata.is_file() => Ok((metadata.len(), modified(&metadata))),
-        Ok(_) => Err(local(path, "is a regular file no more")),
+        Ok(_) => Err(local(path, "is no longer a regular file")),
         Err(error) => Err(local(path, &error.to_string())),
     }
 }

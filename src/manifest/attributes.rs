@@ -77,13 +77,13 @@ impl AttributeRules<'_> {
                 }
                 Attribute::Acl => (transfer.to.acl.is_some(), "to.acl"),
                 Attribute::Lock | Attribute::Annotations => {
-                    let message = format!("there is nothing that could replace `{attribute}`");
+                    let message = format!("no setting can replace `{attribute}`");
                     self.refuse(&format!("preserve.{attribute}"), message, "write skip");
                     continue;
                 }
             };
             if !there {
-                let message = format!("nothing is given that replaces `{attribute}`");
+                let message = format!("no value is given to replace `{attribute}`");
                 let remedy = format!("add `{field}`, or write skip");
                 self.refuse(&format!("preserve.{attribute}"), message, remedy);
             }
@@ -112,7 +112,7 @@ impl AttributeRules<'_> {
         for (name, value) in &set.metadata {
             let field = format!("set.metadata.{name}");
             if let Some(short) = name.strip_prefix("x-amz-meta-") {
-                let message = "`x-amz-meta-` is put in front by S3's own rule";
+                let message = "s3haul adds the prefix `x-amz-meta-` itself";
                 self.refuse(&field, message, format!("write `{short}`"));
             } else if name.is_empty() || !name.bytes().all(is_token) {
                 let remedy = "use letters, digits and any of !#$%&'*+-.^_`|~";
@@ -147,7 +147,7 @@ impl AttributeRules<'_> {
             self.refuse(
                 "set.metadata",
                 message,
-                "write less, or put it into an object of its own",
+                "write less, or put it into a separate object",
             );
         }
     }
@@ -172,7 +172,7 @@ impl AttributeRules<'_> {
                 self.refuse(&field, message, "write a shorter one");
             } else if !key.chars().chain(value.chars()).all(legal) {
                 let remedy = "use letters, digits, blanks and any of + - = . _ : / @";
-                self.refuse(&field, "S3 does not take this as a tag", remedy);
+                self.refuse(&field, "S3 does not accept this as a tag", remedy);
             }
         }
         if set.tags.len() > MAX_TAGS {

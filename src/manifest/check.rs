@@ -153,7 +153,7 @@ impl<'j> Rules<'j> {
         if self.job.report.json.is_some() && self.job.report.s3.is_some() {
             self.refuse(
                 "report",
-                "this names two places, and a report has one",
+                "this names two locations, but a report has one",
                 "remove `json` or `s3`",
             );
         }
@@ -331,7 +331,7 @@ impl<'j> Rules<'j> {
             );
         }
         if matches!(transfer.from, Source::Stdin) && location.key.is_prefix() {
-            let message = "standard input has no file name to put behind the prefix";
+            let message = "standard input has no file name to put after the prefix";
             self.refuse(
                 &format!("{path}.s3"),
                 message,

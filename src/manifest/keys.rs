@@ -36,7 +36,7 @@ pub enum GlobError {
     Empty,
     /// The glob begins with a slash or a scheme, but it is matched after the source's prefix, where
     /// no key begins like that.
-    #[error("`{0}` cannot match: patterns are compared with the key behind the source's prefix")]
+    #[error("`{0}` cannot match: patterns are compared with the key after the source's prefix")]
     Anchored(String),
     /// The glob names a directory, as in `.gitignore`. In S3, there is only a marker object of that
     /// name.

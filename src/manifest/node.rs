@@ -259,7 +259,7 @@ impl<'s> TreeReader<'s> {
             if let Some(first) = seen.get(&*key) {
                 let line = self.text[..*first].matches('\n').count() + 1;
                 let message =
-                    format!("`{key}` stands here a second time; the first is in line {line}");
+                    format!("`{key}` appears here a second time; the first is in line {line}");
                 self.refuse(key_at, message, "keep one of them");
             } else {
                 seen.insert(key.clone().into_owned(), key_at.start);

@@ -223,7 +223,7 @@ impl<'s> Shape<'s> {
             let remedy = "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
             self.refuse(
                 &entry.key_at,
-                format!("`{name}`: secrets never stand in a manifest"),
+                format!("`{name}`: secrets do not belong in a manifest"),
                 remedy,
             );
             return None;

@@ -21,7 +21,7 @@ impl MultipartUpload {
         let Elsewhere { bucket, key } = elsewhere;
         let (asked, id) = (self.bucket.place(&self.key), &self.id);
         let message = format!(
-            "the answer is about an upload to `{bucket}/{key}`, and one to `{asked}` was asked for (upload {id})"
+            "the answer is about an upload to `{bucket}/{key}`, but the request was for `{asked}` (upload {id})"
         );
         let failure = Failure::new(
             FailureKind::ServerFault,

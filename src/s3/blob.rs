@@ -56,7 +56,7 @@ impl Client {
             .map_err(|error| match find::<TooLong>(&error) {
                 Some(TooLong::Body(most)) => {
                     let message = format!(
-                        "the object has more than {}, too many for a journal or a report",
+                        "the object is larger than {}, too large for a journal or a report",
                         ByteSize(*most)
                     );
                     broken(FailureKind::Invalid, message)

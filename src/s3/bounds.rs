@@ -87,7 +87,7 @@ pub(super) enum TooLong {
     #[error("the answer is longer than {bytes}, more than S3 sends for this request", bytes = ByteSize(*.0))]
     Body(u64),
     /// The object has more bytes than the request asked for.
-    #[error("the answer is longer than the {0} bytes that were asked for")]
+    #[error("the answer is longer than the {0} bytes that were requested")]
     Range(u64),
     /// The document has too many elements.
     #[error("the answer has more elements than S3 sends for this request ({0} tags)")]

@@ -40,7 +40,7 @@ pub(super) struct Panicked {
 
 impl fmt::Display for Panicked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the AWS SDK broke off while it asked for credentials")
+        f.write_str("the AWS SDK panicked while it asked for credentials")
     }
 }
 

@@ -124,7 +124,7 @@ pub(super) fn written_version(version: Option<String>) -> Result<Option<String>,
 pub(super) fn other_version(asked: Option<&str>, answered: Option<&str>) -> Result<(), String> {
     match asked.zip(answered.filter(|answered| !answered.is_empty())) {
         Some((asked, answered)) if asked != answered => Err(format!(
-            "the answer is about the version `{answered}`, and `{asked}` was asked for"
+            "the answer is about the version `{answered}`, but the request was for `{asked}`"
         )),
         _ => Ok(()),
     }

@@ -111,7 +111,7 @@ impl Client {
         let has_alias = bucket.as_str().contains(':') || bucket.as_str().ends_with("-s3alias");
         let named = named.filter(|named| *named != bucket.as_str() && !has_alias)?;
         let is_another = !self.capabilities().believes_answers();
-        is_another.then(|| format!("the list is one of the bucket `{named}`"))
+        is_another.then(|| format!("the list belongs to the bucket `{named}`"))
     }
 }
 

@@ -32,7 +32,7 @@ impl Written {
             && asked != shown
         {
             return Some(format!(
-                "the server shows version {shown} where {asked} was asked for"
+                "the server shows version {shown} instead of {asked}"
             ));
         }
         let otherwise = |what: &str, shown: &str, answered: &str| {

@@ -42,13 +42,13 @@ impl PageClaims {
     pub(super) fn contradiction(&self, prefix: &str, entries: usize) -> Option<String> {
         if let Some(group) = &self.group {
             return Some(format!(
-                "the list holds `{group}` in the place of the keys below it, although no delimiter was asked for"
+                "the list contains `{group}` instead of the keys below it, although the request had no delimiter"
             ));
         }
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
         if let Some(count) = self.count.filter(|count| *count > entries) {
             return Some(format!(
-                "the page holds {}, and its KeyCount says {count}",
+                "the page holds {}, but its KeyCount says {count}",
                 display_counted(entries, "key")
             ));
         }
@@ -57,7 +57,7 @@ impl PageClaims {
             .as_deref()
             .filter(|shown| !shown.trim().is_empty())?;
         (!is_spelling(shown, prefix)).then(|| {
-            format!("the list is one of the keys below `{shown}`, and those below `{prefix}` were asked for")
+            format!("the list contains the keys below `{shown}`, but the request was for those below `{prefix}`")
         })
     }
 }
@@ -122,7 +122,7 @@ mod tests {
         for (prefix, asked) in [("b/", "a/"), ("a", "a/"), ("a/", ""), ("%FF", "a")] {
             let why = shown(prefix).contradiction(asked, 0).unwrap();
             assert!(
-                why.contains(&format!("`{prefix}`, and those below `{asked}`")),
+                why.contains(&format!("`{prefix}`, but the request was for those below `{asked}`")),
                 "{why}"
             );
         }
@@ -137,7 +137,7 @@ mod tests {
         };
         assert_eq!(
             counted(5).contradiction("", 1).unwrap(),
-            "the page holds 1 key, and its KeyCount says 5"
+            "the page holds 1 key, but its KeyCount says 5"
         );
         for count in [0, 1] {
             assert_eq!(counted(count).contradiction("", 1), None);

@@ -383,7 +383,7 @@ impl Paging {
                 Some(std::cmp::Ordering::Equal) if self.order == Order::Grouped => {
                     if item.is_latest() && !self.led {
                         let message = format!(
-                            "the server lists the latest version of `{key}` behind older ones"
+                            "the server lists the latest version of `{key}` after older ones"
                         );
                         return Err(self.fault(message));
                     }
@@ -435,7 +435,7 @@ impl Paging {
 
     fn out_of_order(&self, before: &str, key: &str) -> Failure {
         let message = format!(
-            "the server lists `{key}` behind `{before}`, out of the order of their bytes; write `ordered_lists: false` into the \
+            "the server lists `{key}` after `{before}`, which is not byte order; write `ordered_lists: false` into the \
              endpoint's capabilities"
         );
         Failure::new(

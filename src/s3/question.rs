@@ -73,7 +73,7 @@ pub(super) fn lacking(
 
 /// Returns the failure for an answer to some other request.
 fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead: &str) -> Failure {
-    let message = format!("the server does not know the question: it answers with {instead}");
+    let message = format!("the server does not support this request: it answers with {instead}");
     Failure::new(
         FailureKind::NotUnderstood,
         operation,

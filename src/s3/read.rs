@@ -147,7 +147,7 @@ fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> R
         .unwrap_or_default();
     if range.trim() != format!("{first}-{last}") {
         return Err(format!(
-            "the answer holds the bytes `{answered}`, and {first}-{last} were asked for"
+            "the answer holds the bytes `{answered}`, but the request was for {first}-{last}"
         ));
     }
     match total.trim() {

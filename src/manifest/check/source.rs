@@ -77,7 +77,7 @@ impl Rules<'_> {
         let (message, remedy) = match &*text {
             "" => ("this is empty", "write a path".to_owned()),
             "-" => (
-                "`-` is no path: standard input has no place in a manifest",
+                "`-` is not a path: standard input has no place in a manifest",
                 "use `s3haul copy - s3://bucket/key`, or ./- for a file of that name".to_owned(),
             ),
             text if text.starts_with("s3://") => {

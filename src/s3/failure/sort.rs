@@ -219,7 +219,7 @@ where
     let message = match (said, header) {
         (Some(said), _) => one_paragraph(said),
         (None, Some(header)) => {
-            format!("the answer's header `{header}` comes twice or cannot be read")
+            format!("the answer's header `{header}` appears twice or cannot be read")
         }
         (None, None) => without_words(operation, &kind, code).to_owned(),
     };

@@ -11,7 +11,7 @@ pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'st
     match error {
         TlsError::InvalidCertificate(fault) => Some(certificate(fault)),
         TlsError::NoCertificatesPresented => tls("the server shows no certificate"),
-        TlsError::InvalidMessage(_) => tls("what answers there does not speak TLS"),
+        TlsError::InvalidMessage(_) => tls("the server does not speak TLS"),
         TlsError::PeerIncompatible(_) => {
             tls("the server and s3haul have no TLS version or cipher in common")
         }

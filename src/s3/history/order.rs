@@ -161,7 +161,7 @@ pub(super) fn newest_first(mut list: Vec<ListedVersion>) -> Result<Vec<ListedVer
             Some(at) => {
                 let ListedVersion { key, id, .. } = &history[at];
                 return Err(format!(
-                    "the list calls the version `{id}` of `{key}` its latest, behind others"
+                    "the list shows other versions of `{key}` before its latest one, `{id}`"
                 ));
             }
         }
@@ -243,7 +243,7 @@ mod tests {
             ],
         ] {
             let why = newest_first(bad.into()).unwrap_err();
-            assert!(why.contains("of `a` its latest, behind others"), "{why}");
+            assert!(why.contains("other versions of `a` before its latest one"), "{why}");
         }
     }
 

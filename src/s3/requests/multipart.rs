@@ -253,7 +253,7 @@ impl Client {
             .filter(|id| !id.is_empty() && *id != upload_id)
         {
             return Err(faulty(format!(
-                "the list is one of the parts of another upload, `{other}`"
+                "the list contains the parts of another upload, `{other}`"
             )));
         }
         let checksum = declared(
