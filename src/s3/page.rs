@@ -122,7 +122,9 @@ mod tests {
         for (prefix, asked) in [("b/", "a/"), ("a", "a/"), ("a/", ""), ("%FF", "a")] {
             let why = shown(prefix).contradiction(asked, 0).unwrap();
             assert!(
-                why.contains(&format!("`{prefix}`, but the request was for those below `{asked}`")),
+                why.contains(&format!(
+                    "`{prefix}`, but the request was for those below `{asked}`"
+                )),
                 "{why}"
             );
         }

@@ -243,7 +243,10 @@ mod tests {
             ],
         ] {
             let why = newest_first(bad.into()).unwrap_err();
-            assert!(why.contains("other versions of `a` before its latest one"), "{why}");
+            assert!(
+                why.contains("other versions of `a` before its latest one"),
+                "{why}"
+            );
         }
     }
 
