@@ -59,7 +59,7 @@ const LOOKS_AGAIN: u32 = 10;
 /// The pause before each further look.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// A bucket behind a pacer. Cheap to clone.
+/// A bucket whose requests go through a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     name: BucketName,

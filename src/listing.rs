@@ -28,7 +28,7 @@ use crate::s3::{ArchiveState, Failure, Head};
 /// The reason for leaving out an object whose key is too long to be written.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
-/// The number of pages that wait between a lister and its reader, besides the current one.
+/// The number of pages that wait between a lister and its reader, not counting the current one.
 const PAGES_AHEAD: usize = 1;
 
 /// One object or file of a source.

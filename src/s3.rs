@@ -180,7 +180,7 @@ pub struct Retention {
 /// Object Lock of one version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
-    /// None: not retained, or not visible to the caller.
+    /// The retention; `None` if there is none or it is not visible to the caller.
     pub retention: Option<Retention>,
     /// The legal hold; `None` if it was never set or is not visible to the caller.
     pub legal_hold: Option<bool>,
@@ -484,7 +484,7 @@ pub enum WriteCondition {
     Matches(String),
 }
 
-/// The fields of `CompleteMultipartUpload` besides the parts.
+/// The fields of `CompleteMultipartUpload` other than the parts.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct CompleteSpec {

@@ -102,7 +102,7 @@ impl Contact {
     /// run waits for.
     ///
     /// # Errors
-    /// Those of `ask`.
+    /// Returns the failure of `ask`.
     pub async fn watch<T>(
         &self,
         bucket: &Bucket,

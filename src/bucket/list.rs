@@ -45,8 +45,8 @@ impl Bucket {
     /// leads to another one does not prove that there is none.
     ///
     /// # Errors
-    /// Those of [`Client::list_one`](crate::s3::Client::list_one). Also fails if the list does not
-    /// end, or contains keys that were not requested.
+    /// Fails for the same reasons as [`Client::list_one`](crate::s3::Client::list_one), and if the
+    /// list does not end or contains keys that were not requested.
     pub async fn first(
         &self,
         prefix: &str,

@@ -146,7 +146,7 @@ impl<'a> Requests<'a> {
 }
 
 impl Bucket {
-    /// Sends a request, and more beside it while those in flight are overdue.
+    /// Sends a request, and further copies of it while those in flight are overdue.
     pub(super) async fn once_or_more<'a, T, F>(
         &'a self,
         attempt: Attempt<'a>,
@@ -337,8 +337,8 @@ impl Bucket {
         }
     }
 
-    /// Waits for a slot for a request beside an overdue one, of which the caller has found no
-    /// effect. Returns `None` if no such request may be sent now.
+    /// Waits for a slot for another copy of an overdue request that, as the caller has found, has
+    /// had no effect. Returns `None` if no such request may be sent now.
     pub(crate) async fn slot_beside(&self, operation: Operation, at: &ObjectKey) -> Option<Slot> {
         let lanes = self.lanes(operation.class());
         if lanes.is_shut(at.as_str()) || !lanes.may_repeat() {

@@ -1,4 +1,4 @@
-//! The outputs of a run besides objects: its journal and its reports.
+//! The outputs of a run other than objects: its journal and its reports.
 
 use std::path::PathBuf;
 

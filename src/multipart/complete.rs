@@ -359,8 +359,8 @@ fn is_same(before: &Head, found: &Head) -> bool {
     facts(before) == facts(found)
 }
 
-/// Returns true if an object of the right size and age is the result of these parts, as far as its
-/// checksum and its `ETag` show.
+/// Returns true if an object of the right size and age is the result of these parts. Its checksum
+/// and its `ETag` are the evidence.
 fn made_by(
     parts: &[PartDone],
     spec: &CompleteSpec,

@@ -26,7 +26,7 @@ use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 /// The number of requests in flight at once.
 const AT_ONCE: usize = 8;
 
-/// The kind of thing that a probe left behind.
+/// The kinds of leftovers of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Thing {

@@ -182,7 +182,7 @@ impl Client {
     /// Returns the legal hold of one version; `None` if it never had one.
     ///
     /// # Errors
-    /// As [`get_retention`](Self::get_retention).
+    /// Fails for the same reasons as [`get_retention`](Self::get_retention).
     pub async fn get_legal_hold(
         &self,
         bucket: &BucketName,

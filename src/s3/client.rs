@@ -136,7 +136,7 @@ impl Client {
     /// clock.
     ///
     /// # Errors
-    /// As [`Client::connect`].
+    /// Fails for the same reasons as [`Client::connect`].
     pub fn in_region(&self, region: Option<String>) -> Result<Self, Failure> {
         let connect = Connect {
             endpoint: self.shared.endpoint.clone(),

@@ -33,10 +33,11 @@ pub enum FailureKind {
     /// The answer can be read but contradicts the protocol: a list that does not advance, a missing
     /// length, an id beyond the limits of S3. The same request gets the same answer.
     ServerFault,
-    /// No connection: DNS, refused, reset.
+    /// No connection could be made: the name does not resolve, or the connection was refused or
+    /// reset.
     Unreachable,
-    /// No authority in the configured bundle (the field) signed the server's certificate or,
-    /// without a bundle, none that this machine trusts.
+    /// The server's certificate is not trusted: no authority in the configured bundle (the field)
+    /// signed it or, without a bundle, no authority that this machine trusts.
     Certificate(Option<String>),
     /// TLS cannot be set up with the server, now or later.
     Tls,

@@ -42,7 +42,7 @@ impl Client {
     /// Returns a page of at most one key.
     ///
     /// # Errors
-    /// Those of [`Client::list_objects`].
+    /// Fails for the same reasons as [`Client::list_objects`].
     pub async fn list_one(
         &self,
         bucket: &BucketName,
@@ -193,7 +193,7 @@ impl DeserializeResponse for PageReader {
 /// The reason why a document is not a page.
 #[derive(Debug, thiserror::Error)]
 enum PageError {
-    /// It is an error document, whatever the status says.
+    /// The document is an error document, whatever the HTTP status is.
     #[error("{0:?}")]
     Refused(Box<ErrorMetadata>),
     #[error(transparent)]

@@ -490,7 +490,7 @@ pub(super) fn follows<M>(
 /// (`asked`). Neither contradicts `IsTruncated: false`.
 ///
 /// # Errors
-/// Those of [`follows`].
+/// Fails for the same reasons as [`follows`].
 pub(super) fn follows_unless_last<M: PartialEq>(
     truncated: Option<bool>,
     token: Option<M>,

@@ -391,7 +391,7 @@ mod tests {
         }
     }
 
-    /// Checks that the shell's child and the processes beside it are killed too.
+    /// Checks that the shell's child processes are killed too.
     #[tokio::test]
     async fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
         let directory = tempfile::tempdir().unwrap();

@@ -90,7 +90,7 @@ impl Progress {
     }
 }
 
-/// Runs `request` as part of the current attempt, in a task of its own.
+/// Runs `request` as part of the current attempt, in a separate task.
 pub(crate) fn carried<F: Future>(request: F) -> impl Future<Output = F::Output> {
     PROGRESS.scope(Progress::current().unwrap_or_else(Progress::begin), request)
 }

@@ -44,7 +44,7 @@ pub(super) struct HeldSet {
 /// The next step of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum RequestStep {
-    /// The request is sent. If `renew` is true, a renewal starts beside it.
+    /// The request is sent. If `renew` is true, a renewal starts at the same time.
     Go { renew: bool },
     /// The request waits for this long, or until something changes. If `renew` is true, a renewal
     /// starts.

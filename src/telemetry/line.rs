@@ -21,7 +21,8 @@ use crate::printable::printable_json;
 
 /// The event name of a line that has no other.
 pub(crate) const PLAIN_EVENT: &str = "log";
-/// The fields of every line. If an event has a field of such a name, a `_` is appended to the name.
+/// The fields of every line. If an event has a field with one of these names, a `_` is appended to
+/// that name.
 const COMMON: [&str; 7] = ["time", "level", "event", "message", "job", "run", "pod"];
 
 /// True if lines are JSON.

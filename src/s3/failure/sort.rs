@@ -2,7 +2,7 @@
 //!
 //! The most important distinction is between faults that can pass and faults that cannot. It is
 //! worth waiting after a refused connection, a 503, or while a credential provider is not up yet.
-//! It is not after a certificate that no root vouches for, a request that cannot be built, or a
+//! Waiting does not help after an untrusted certificate, a request that cannot be built, or a
 //! refused key.
 
 use std::error::Error;
@@ -48,7 +48,7 @@ impl Failure {
             _ if find::<Quoted>(error).is_some() => {
                 verdict(FailureKind::Unreadable, "unreadable answer")
             }
-            // The HTTP client has bounds of its own.
+            // The HTTP client has its own bounds.
             SdkError::DispatchFailure(_) if whole(error).contains("message head is too large") => {
                 let message =
                     "the header of the answer is longer or has more fields than any of S3";
@@ -113,7 +113,7 @@ impl Failure {
     }
 }
 
-/// How far a request without an answer came.
+/// The progress of a request that got no answer.
 #[derive(Clone, Copy)]
 enum ConnectionProgress {
     /// Nothing was sent: the request could not be built or signed.
