@@ -3,7 +3,6 @@
 //! Each attempt needs credentials and the pacer's permission, has a time limit, and reports to the
 //! controllers. A request that fails for a reason that may pass is sent again until the patience is
 //! used up. An outage, missing credentials, and the first contact have their own clocks.
-//! used up. An outage, missing credentials, and the first contact have their own clocks.
 
 use std::future::Future;
 use std::time::Duration;

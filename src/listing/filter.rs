@@ -76,9 +76,9 @@ impl Filter {
         self.admits_time(modified)
     }
 
-    /// Checks that a delete marker is selected, which has neither size nor storage class.
-    ///
     /// Checks that a delete marker is selected. It has neither a size nor a storage class.
+    ///
+    /// # Errors
     /// The first rule that leaves it out.
     pub fn admits_marker(
         &self,
@@ -121,7 +121,7 @@ impl Filter {
     }
 
     /// Returns true if no key below `relative_dir` (with a slash at the end) can take part, so that
-    /// a walk need not descend. Returns false in doubt.
+    /// a walk need not descend. Returns false when in doubt.
     #[must_use]
     pub fn skips_directory(&self, relative_dir: &str) -> bool {
         self.select.leaves_out_all_below(relative_dir)

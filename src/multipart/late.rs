@@ -5,7 +5,6 @@
 //! it names. If the answer is lost, only the list of open uploads shows whether there is one. If
 //! there is still no answer [`PATIENCE`] after the object is done, the receipt says that an upload
 //! may be open.
-//! answer [`PATIENCE`] after the object is done, the receipt says that an upload may be open.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

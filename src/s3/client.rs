@@ -516,8 +516,8 @@ impl Client {
     /// Waits for credentials that the server has not refused.
     ///
     /// # Errors
-    /// There will be none, or there were none for `patience`, or for as long as is `left` of
-    /// another patience.
+    /// No credentials will come, none came while requests waited for `patience`, or none came
+    /// while this request waited for `left`, the rest of another time limit.
     pub async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
         self.shared.identities.ready(patience, left).await
     }

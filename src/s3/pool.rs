@@ -6,7 +6,6 @@
 //! The data that TLS needs, above all the machine's list of about 150 trusted certificates, is read
 //! when the first request goes over TLS. An endpoint on plain HTTP never pays for it: the list is
 //! half of the CPU time at start-up (15 ms until the first request with it, 8 ms without).
-//! without).
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,7 +6,6 @@
 //! answers on others, and many requests hang like that at once. Then `bucket/twice.rs` abandons
 //! them with their connections, and the pacer allows no more requests in flight than there are
 //! connections that the server serves.
-//! there are connections that the server serves.
 
 use std::collections::HashMap;
 use std::fmt;
