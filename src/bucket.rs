@@ -1,9 +1,9 @@
-//! A bucket as the rest of the crate uses it: S3's requests, paced, timed, and retried.
+//! A bucket for the rest of the crate: S3's requests, paced, timed, and retried.
 //!
 //! One function sends every request, so that each attempt passes the pacer, has a time limit that
-//! grows with its bytes, reports to the pacing controllers, and is retried by the same policy. A
-//! write whose repetition could do harm is *not* repeated here: completing an upload, which
-//! [`crate::multipart`] resolves by a look at the destination.
+//! grows with its bytes, reports to the pacing controllers, and is retried by the same policy. One
+//! kind of write is *not* repeated here, because repeating it could do harm: completing an upload.
+//! [`crate::multipart`] resolves its outcome by looking at the destination.
 
 mod attributes;
 mod blob;
@@ -50,14 +50,16 @@ use crate::s3::{
     WriteCondition, Written,
 };
 
-/// The server of an endpoint without a URL of its own.
+/// The name of the server of an endpoint without its own URL.
 pub(crate) const AMAZON: &str = "Amazon S3";
 
-/// An object that the server still writes is looked at again this often, after such a pause.
+/// An object that the server is still writing is looked at again this often, after pauses of
+/// [`LOOK_AGAIN`].
 const LOOKS_AGAIN: u32 = 10;
+/// The pause before each further look.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// A bucket behind a pacer. Cheap to clone.
+/// A bucket whose requests go through a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     name: BucketName,
@@ -66,7 +68,7 @@ pub struct Bucket {
     reads: Arc<Lanes>,
     writes: Arc<Lanes>,
     retry: RetryPolicy,
-    /// Set while it is not known whether the bucket can be used.
+    /// Set until the first contact has shown that the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
     /// Cancelled with `halt`, or once the object that the requests belong to has failed. Requests
@@ -74,28 +76,28 @@ pub struct Bucket {
     called_off: CancellationToken,
     /// Set once the upload that the requests belong to has stored a part.
     has_parts: Arc<AtomicBool>,
-    /// Set once the bucket has taken an object or an upload.
+    /// Set once the bucket has accepted an object or an upload.
     has_written: Arc<AtomicBool>,
-    /// The requests that give their slots back while they wait.
+    /// The kind of request that gives its slot back while it waits.
     parks: Parks,
     purpose: Purpose,
-    /// Set if the requests are about objects that s3haul keeps for itself.
+    /// Set if the requests concern objects of s3haul's own.
     has_records: bool,
     hidden: HiddenEtags,
-    /// The answer to `GetBucketVersioning`, asked for once; `None` if it was refused.
+    /// The answer to `GetBucketVersioning`, which is sent once; `None` if the server refused it.
     versioning: Arc<OnceCell<Option<Versioning>>>,
     /// The time that the caller has already waited for the outcome.
     waited: Duration,
 }
 
-/// The outcome of a request, and how often it was sent.
+/// The outcome of a request, with the number of attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer<T> {
     /// The answer of the server.
     pub value: T,
     /// The number of attempts; 1 if the first one succeeded.
     pub attempts: u32,
-    /// True when an earlier attempt may have taken effect too, because its answer was lost.
+    /// True if an earlier attempt may have taken effect too, because its answer was lost.
     pub maybe_twice: bool,
 }
 
@@ -131,7 +133,7 @@ impl Bucket {
         ))
     }
 
-    /// Creates a bucket that is reached by `client` and paced by `pacer`. `halt` ends waiting
+    /// Creates a bucket that `client` reaches and `pacer` paces. Cancelling `halt` ends waiting
     /// retries when the run must end.
     #[must_use]
     pub fn new(
@@ -175,13 +177,13 @@ impl Bucket {
         &self.name
     }
 
-    /// Returns the client that reaches it.
+    /// Returns the client that reaches the bucket.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Returns the record of `ETag`s that a KMS or customer key hides.
+    /// Returns the counter of `ETag`s that a KMS or customer key hides.
     #[must_use]
     pub fn hidden_etags(&self) -> &HiddenEtags {
         &self.hidden
@@ -211,7 +213,7 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket with assumed capabilities, to find out whether it has them.
+    /// Returns this bucket with assumed capabilities, to test whether it has them.
     #[must_use]
     pub fn assuming(&self, capabilities: Capabilities) -> Self {
         Self {
@@ -220,7 +222,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the pacer that all its requests pass.
+    /// Returns the pacer that all requests of the bucket pass.
     #[must_use]
     pub fn pacer(&self) -> &Arc<Pacer> {
         &self.pacer
@@ -246,7 +248,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for objects that this customer key (SSE-C) encrypts, or no key.
+    /// Returns this bucket for objects that this customer key (SSE-C) encrypts, or for those
+    /// without a key.
     #[must_use]
     pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
         Self {
@@ -281,11 +284,11 @@ impl Bucket {
         self.client.url().unwrap_or(AMAZON)
     }
 
-    /// Sends a request of the planner once it has a slot, so that one ceiling holds for planning
-    /// and copying together. No holder of a slot waits for the planner.
+    /// Sends a request of the planner once it has a slot, so that planning and copying share one
+    /// ceiling. No holder of a slot waits for the planner.
     ///
     /// # Errors
-    /// The failure of the request, or [`FailureKind::Stopped`] once the run gives no more slots.
+    /// The failure of the request, or [`FailureKind::Stopped`] once the run grants no more slots.
     pub async fn with_slot<T>(
         &self,
         request: impl Future<Output = Result<T, Failure>>,
@@ -338,8 +341,8 @@ impl Bucket {
         }
     }
 
-    /// Sends a HEAD of an object, and again for a while until `is_whole` says that the server has
-    /// written all of it: some servers show an object while they still write it.
+    /// Sends a HEAD of an object, and repeats it for a while until `is_whole` returns true: some
+    /// servers show an object while they are still writing it.
     pub(crate) async fn head_written(
         &self,
         key: &ObjectKey,
@@ -364,8 +367,8 @@ impl Bucket {
         .await
     }
 
-    /// Reads `first..=last` of one version of `size` bytes and computes the checksum on the fly,
-    /// which must be one that combines. A read that breaks off is repeated.
+    /// Reads `first..=last` of one version of `size` bytes and computes the checksum on the fly.
+    /// The algorithm must be a CRC. A read that breaks off is repeated.
     pub async fn sum_range(
         &self,
         pin: &SourcePin,
@@ -392,7 +395,7 @@ impl Bucket {
                 }
                 if sum.bytes() != length {
                     let message = format!(
-                        "{} bytes arrived of the {length} that were asked for",
+                        "{} bytes arrived of the {length} that were requested",
                         sum.bytes()
                     );
                     return Err(refused(FailureKind::Unreadable, message));
@@ -427,8 +430,8 @@ impl Bucket {
         }
     }
 
-    /// Copies `source` of `size` bytes to `key` in one request. Repeating it is harmless: the
-    /// source is pinned.
+    /// Copies `source` of `size` bytes to `key` with one request. Repeating it is harmless, because
+    /// the source is pinned.
     pub async fn copy_object(
         &self,
         source: &SourcePin,
@@ -470,7 +473,8 @@ impl Bucket {
         self.or_lost(answer, None).await
     }
 
-    /// Copies a range (or all) of the source as one part; the same number again replaces it.
+    /// Copies a range of the source, or all of it, as one part. The same number again replaces the
+    /// part.
     pub async fn copy_part(
         &self,
         source: &SourcePin,
@@ -484,8 +488,8 @@ impl Bucket {
             .await
     }
 
-    /// [`Bucket::copy_part`] into an upload. A request that hangs is sent once more if `twice` says
-    /// that two requests leave the same part.
+    /// Copies a part like [`Bucket::copy_part`]. A request that hangs is sent once more if `twice`
+    /// is true: then two requests leave the same part.
     pub(crate) async fn copy_part_into(
         &self,
         (key, upload_id): (&ObjectKey, &str),
@@ -519,7 +523,7 @@ impl Bucket {
         })
     }
 
-    /// Publishes an upload. Not repeated when the outcome is unknown: the caller must look first.
+    /// Publishes an upload. Not repeated if the outcome is unknown: the caller must look first.
     pub async fn complete_upload(
         &self,
         key: &ObjectKey,
@@ -542,8 +546,8 @@ impl Bucket {
         self.or_lost(answer, None).await.map(|answer| answer.value)
     }
 
-    /// Ends an upload. Returns false if the server says that it had no such upload, unless an
-    /// earlier attempt may have ended it.
+    /// Aborts an upload. Returns false if the server says that it had no such upload, unless an
+    /// earlier attempt may have aborted it.
     pub async fn abort_upload(&self, key: &ObjectKey, upload_id: &str) -> Result<bool, Failure> {
         let answer = self
             .call(

@@ -1,9 +1,9 @@
-//! Checksums as S3 states them, computed and combined on our side.
+//! Computes and combines checksums in the form in which S3 states them.
 //!
-//! CRCs of parts combine into the CRC of the whole without reading a byte again, which is what
-//! makes a multipart upload provable: the parts are summed while they are read, and the combined
-//! value is what S3 must come to. An MD5 multipart `ETag` can be predicted from the parts' `ETag`s
-//! in the same way, and so can a composite checksum, which is the checksum of the parts' checksums.
+//! CRCs of parts combine into the CRC of the whole without reading a byte again, which makes a
+//! multipart upload provable: the parts are summed while they are read, and S3 must compute the
+//! combined value. In the same way, an MD5 multipart `ETag` follows from the parts' `ETag`s, and a
+//! composite checksum, the checksum of the parts' checksums, from those of the parts.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, PartDone};
 
-/// Returns the CRC parameters of an algorithm; SHA has none.
+/// Returns the CRC parameters of an algorithm, or `None` for SHA.
 const fn crc(algorithm: ChecksumAlgorithm) -> Option<(CrcAlgorithm, usize)> {
     match algorithm {
         ChecksumAlgorithm::Crc64Nvme => Some((CrcAlgorithm::Crc64Nvme, 8)),
@@ -41,9 +41,10 @@ pub fn compute(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Checksum {
     }
 }
 
-/// Joins the CRCs of adjacent pieces; each piece is its base64 value and its length in bytes.
+/// Joins the CRCs of adjacent pieces. Each piece is its base64 value and its length in bytes.
 ///
-/// `None` for SHA, for values that are not of the algorithm's width, and for no pieces at all.
+/// Returns `None` for SHA, for values that do not have the algorithm's width, and without any
+/// pieces.
 #[must_use]
 pub fn combine<'a>(
     algorithm: ChecksumAlgorithm,
@@ -71,11 +72,11 @@ pub fn combine<'a>(
     })
 }
 
-/// Appends CRCs of pieces that are all of one length.
+/// Appends CRCs of pieces that all have the same length.
 ///
-/// Each call of `checksum_combine` computes the effect of a length on a CRC again, in some 100 µs: a
-/// second for an object of 10,000 parts, after the last part. The effect is linear in the bits of
-/// the CRC. So after many pieces of one length, one table holds it for all bits.
+/// Each call of `checksum_combine` computes the effect of a length on a CRC again, in about 100 µs:
+/// for an object of 10,000 parts, that is a second after the last part. The effect is linear in the
+/// bits of the CRC. So after many pieces of the same length, a table holds the effect of each bit.
 struct Alike {
     length: u64,
     pieces: u32,
@@ -89,7 +90,7 @@ struct CrcTable {
 }
 
 impl Alike {
-    /// The number of pieces that take as long to combine as a table takes to build.
+    /// The number of pieces that take as long to combine as the table takes to build.
     const MANY: u32 = 65;
 
     const fn new(length: u64) -> Self {
@@ -100,7 +101,7 @@ impl Alike {
         }
     }
 
-    /// Returns the CRC `sum` of what comes before, and then a piece with this CRC.
+    /// Returns the CRC of the bytes with the CRC `sum`, followed by a piece with this CRC.
     fn append(&mut self, crc: CrcAlgorithm, sum: u64, piece: u64) -> u64 {
         self.pieces = self.pieces.saturating_add(1);
         if self.pieces <= Self::MANY {
@@ -121,10 +122,10 @@ impl Alike {
     }
 }
 
-/// Returns the composite checksum of parts with these base64 values: S3's own formula, the checksum
-/// of the checksums.
+/// Returns the composite checksum of parts with these base64 values by S3's own formula: the
+/// checksum of the checksums.
 ///
-/// `None` for values that are not base64 and for no parts at all.
+/// Returns `None` for values that are not base64, and without any parts.
 #[must_use]
 pub fn composite<'a>(
     algorithm: ChecksumAlgorithm,
@@ -143,8 +144,8 @@ pub fn composite<'a>(
     })
 }
 
-/// Returns the checksum of the object that parts make, or `None` if one has no checksum, or the
-/// parts' checksums do not make one.
+/// Returns the checksum of the object that the parts make, or `None` if a part has no checksum, or
+/// if their checksums do not combine.
 #[must_use]
 pub fn of_parts(
     parts: &[PartDone],
@@ -162,7 +163,7 @@ pub fn of_parts(
     }
 }
 
-/// A full-object CRC of bytes that come piece by piece.
+/// A full-object CRC of bytes that arrive piece by piece.
 #[derive(Clone, Debug)]
 pub struct RunningCrc {
     algorithm: ChecksumAlgorithm,
@@ -172,7 +173,7 @@ pub struct RunningCrc {
 }
 
 impl RunningCrc {
-    /// Begins a sum; `None` for SHA.
+    /// Starts a CRC. Returns `None` for SHA.
     #[must_use]
     pub fn new(algorithm: ChecksumAlgorithm) -> Option<Self> {
         let (crc, width) = crc(algorithm)?;
@@ -196,7 +197,7 @@ impl RunningCrc {
         self.bytes
     }
 
-    /// Returns the sum of what was added.
+    /// Returns the CRC of the added bytes.
     #[must_use]
     pub fn finish(&self) -> Checksum {
         let value = encode(self.digest.finalize(), self.width);
@@ -208,7 +209,7 @@ impl RunningCrc {
     }
 }
 
-/// A full-object checksum of any algorithm, of bytes that come piece by piece.
+/// A full-object checksum of any algorithm, of bytes that arrive piece by piece.
 #[derive(Clone, Debug)]
 pub struct RunningChecksum(Algorithm);
 
@@ -220,7 +221,7 @@ enum Algorithm {
 }
 
 impl RunningChecksum {
-    /// Begins a sum.
+    /// Starts a checksum.
     #[must_use]
     pub fn new(algorithm: ChecksumAlgorithm) -> Self {
         Self(match (RunningCrc::new(algorithm), algorithm) {
@@ -239,7 +240,7 @@ impl RunningChecksum {
         }
     }
 
-    /// Returns the sum of what was added.
+    /// Returns the checksum of the added bytes.
     #[must_use]
     pub fn finish(self) -> Checksum {
         let (algorithm, value) = match self.0 {
@@ -268,7 +269,7 @@ fn decode(value: &str, width: usize) -> Option<u64> {
     })
 }
 
-/// The `ETag` of bytes that come piece by piece.
+/// The `ETag` of bytes that arrive piece by piece.
 #[derive(Clone, Debug, Default)]
 pub struct RunningMd5(Md5);
 
@@ -278,14 +279,15 @@ impl RunningMd5 {
         self.0.update(bytes);
     }
 
-    /// Returns the `ETag` of the bytes that were added.
+    /// Returns the `ETag` of the added bytes.
     #[must_use]
     pub fn finish(self) -> String {
         hex(&self.0.finalize())
     }
 }
 
-/// Computes the `ETag` of one request's bytes where no KMS key is involved.
+/// Computes the `ETag` of an object written with one request, if no KMS or customer key encrypts
+/// it.
 #[must_use]
 pub fn md5_etag(bytes: &[u8]) -> String {
     hex(&Md5::digest(bytes))
@@ -294,7 +296,7 @@ pub fn md5_etag(bytes: &[u8]) -> String {
 /// Computes the `ETag` that S3 gives to an upload of these parts: the MD5 of their MD5s, and their
 /// number.
 ///
-/// Returns `None` if a part's `ETag` is no MD5 (KMS, or servers with rules of their own).
+/// Returns `None` if a part's `ETag` is not an MD5 (with KMS, or on servers with other rules).
 #[must_use]
 pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let (mut digest, mut count) = (Md5::new(), 0_u32);
@@ -305,7 +307,7 @@ pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<St
     (count > 0).then(|| format!("{}-{count}", hex(&digest.finalize())))
 }
 
-/// Returns the number of parts that a multipart `ETag` (`…-N`) tells; `None` for any other.
+/// Returns the number of parts in a multipart `ETag` (`…-N`), or `None` for any other.
 #[must_use]
 pub fn part_count(etag: &str) -> Option<u32> {
     let (digest, count) = etag.split_once('-')?;
@@ -316,14 +318,14 @@ pub fn part_count(etag: &str) -> Option<u32> {
         .filter(|count| is_number && looks_like_md5(digest) && *count > 0)
 }
 
-/// Returns true for an `ETag` that may follow from the bytes: a plain MD5, or one of an upload in
-/// parts. No other text says anything about them, even if two objects have it.
+/// Returns true for an `ETag` that may follow from the bytes: a plain MD5, or one of a multipart
+/// upload. No other `ETag` says anything about the bytes, even if two objects have it.
 #[must_use]
 pub fn may_be_of_content(etag: &str) -> bool {
     looks_like_md5(etag) || part_count(etag).is_some()
 }
 
-/// Returns true for 32 hexadecimal digits: the `ETag` of one request, and perhaps an MD5.
+/// Returns true for 32 hexadecimal digits: the `ETag` of a single request, which may be an MD5.
 #[must_use]
 pub fn looks_like_md5(etag: &str) -> bool {
     md5_bytes(etag).is_some()
@@ -422,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_composite_is_the_checksum_of_the_checksums() {
-        // What S3 answered for a one-part upload of "123456789" with CRC32: CBF43926, and the CRC
+        // S3 returned this for a one-part upload of "123456789" with CRC32: CBF43926, and the CRC
         // of those four bytes.
         let part = compute(ChecksumAlgorithm::Crc32, b"123456789").value;
         let whole = composite(ChecksumAlgorithm::Crc32, [part.as_str()]).unwrap();

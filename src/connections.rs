@@ -1,8 +1,8 @@
-//! From names in a job to buckets that answer.
+//! Turns the names in a job into buckets that answer.
 //!
-//! Before any work, s3haul asks each bucket once where it is and whether we may use it. A wrong
-//! Region, a missing bucket, wrong credentials, or a wrong clock would fail every object alike, and
-//! become one error instead. If the manifest names no Region, the bucket's own is taken, because
+//! Before any work, s3haul asks each bucket once where it is and whether it can be used. A wrong
+//! Region, a missing bucket, wrong credentials, or a wrong clock would fail every object; instead,
+//! they become one error. If the manifest names no Region, s3haul uses the bucket's own, because
 //! the SDK does not follow S3's redirects.
 
 mod versioning;
@@ -36,13 +36,13 @@ pub struct Connections {
     clients: HashMap<(String, Option<String>), Client>,
     buckets: HashMap<(String, BucketName, Access), Bucket>,
     versioning: HashMap<(String, BucketName), Versioning>,
-    /// The identity at each endpoint that was asked for it.
+    /// The identity at each endpoint where it was requested.
     identities: BTreeMap<String, String>,
 }
 
 impl Connections {
-    /// Connections to the endpoints of `job`, none of them used yet. Fixed `credentials` take the
-    /// place of the ambient ones for every endpoint.
+    /// Creates the connections to the endpoints of `job`, none of them used yet. Fixed
+    /// `credentials` replace the ambient ones for every endpoint.
     #[must_use]
     pub fn new(
         job: &Job,
@@ -70,8 +70,8 @@ impl Connections {
         &self.pacer
     }
 
-    /// Returns both sides of a transfer, with the customer keys of their objects; no source for
-    /// local files.
+    /// Returns the source and destination of a transfer, with the customer keys of their objects.
+    /// The source is `None` for local files.
     ///
     /// # Errors
     /// One of the buckets cannot be used at all, or a customer key is missing.
@@ -115,7 +115,8 @@ impl Connections {
         Ok((source, destination))
     }
 
-    /// Returns who asks at the bucket's endpoint, and where that is. Asks once per endpoint.
+    /// Returns the identity and location of the client at the bucket's endpoint. Looks them up once
+    /// per endpoint.
     pub async fn identity(&mut self, bucket: &Bucket) -> String {
         let client = bucket.client();
         if let Some(known) = self.identities.get(client.endpoint()) {
@@ -127,7 +128,7 @@ impl Connections {
         identity
     }
 
-    /// Returns the source of the credentials that sign at this endpoint, once it has given some.
+    /// Returns the source of the credentials for this endpoint, once a provider has returned some.
     #[must_use]
     pub fn credential_source(&self, endpoint: &str) -> Option<CredentialSource> {
         let mut clients = self
@@ -137,7 +138,7 @@ impl Connections {
         clients.find_map(|(_, client)| client.credential_source())
     }
 
-    /// Returns the source of a transfer as its copies read it: with the credentials of the
+    /// Returns the source of a transfer for copies, which read it with the credentials of the
     /// destination's endpoint. Sends nothing.
     ///
     /// # Errors
@@ -231,8 +232,8 @@ impl Connections {
         Ok(bucket)
     }
 
-    /// Keeps a customer key from travelling unencrypted. S3 refuses it too, but only after it has
-    /// seen it.
+    /// Prevents a customer key from being sent unencrypted. S3 refuses it too, but only after it
+    /// has received it.
     fn forbid_plaintext_key(
         &self,
         endpoint: &str,
@@ -252,7 +253,7 @@ impl Connections {
         }
     }
 
-    /// Returns the bucket without a check that it can be used. Reuses the client of its endpoint
+    /// Returns the bucket without checking that it can be used. Reuses the client of its endpoint
     /// and Region.
     async fn unchecked_bucket(
         &mut self,
@@ -305,10 +306,11 @@ fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
     ))
 }
 
-/// Checks that a bucket can be used, and returns its Region if the server names one that is to be
+/// Checks that a bucket can be used, and returns its Region if the server names one that can be
 /// relied on.
 async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
-    // S3-compatible servers name Regions that mean nothing; a redirect means something everywhere.
+    // S3-compatible servers name Regions that mean nothing, but a redirect means something
+    // everywhere.
     let trusted = bucket.client().url().is_none();
     let failure = match bucket.head_bucket().await {
         Ok(head) => {
@@ -327,8 +329,7 @@ async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
         FailureKind::WrongRegion(Some(region)) if !bucket.client().region_was_given() => {
             Ok(Some(region.clone()))
         }
-        // HEAD returns only a bare 403; a list returns the reason. A denied list is not a reason to
-        // stop.
+        // HEAD gets only a bare 403; a list gets the reason. A denied list is no reason to stop.
         FailureKind::Invalid if is_redirect_elsewhere(&failure) => {
             let message = format!(
                 "{} is not an S3 server: it answers with a redirect ({}), as the login page of a portal or a proxy does",
@@ -355,13 +356,13 @@ async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Refuses a server that answers, but with something that no S3 server sends: a web server, or the
-/// page of a captive portal. HEAD has no body, so one list is asked for.
+/// Refuses a server whose answers no S3 server sends: a web server, or the page of a captive
+/// portal. HEAD has no body, so this sends a list.
 async fn refuse_web_page(bucket: &Bucket) -> Result<(), Failure> {
     match bucket.first("", None).await {
         Err(listed) if is_no_answer_of_s3(&listed) => {
             let message = format!(
-                "{} is not an S3 server: it answers, but with something else",
+                "{} is not an S3 server: its answers are not those of S3",
                 bucket.server()
             );
             let place = bucket.name().to_string();
@@ -377,8 +378,8 @@ async fn refuse_web_page(bucket: &Bucket) -> Result<(), Failure> {
     }
 }
 
-/// Returns true for a redirect that S3 does not send: those of S3 are 301 and 307, and name the
-/// bucket's Region.
+/// Returns true for a redirect that S3 does not send. S3 uses 301 and 307, and names the bucket's
+/// Region.
 fn is_redirect_elsewhere(failure: &Failure) -> bool {
     let details = failure.details();
     details.request_id.is_none() && ["HTTP 302", "HTTP 303", "HTTP 308"].contains(&&*details.code)
@@ -397,7 +398,7 @@ fn is_no_answer_of_s3(listed: &Failure) -> bool {
 }
 
 /// Refuses a bucket that answers only if no owner is expected: it belongs to another account. Two
-/// denials prove nothing, because a policy may allow the objects and not their bucket.
+/// denials prove nothing, because a policy may allow access to the objects but not to their bucket.
 async fn refuse_foreign(bucket: &Bucket, denied: &Failure) -> Result<(), Failure> {
     let access = bucket.client().access().clone();
     let Some(owner) = access.expected_owner.clone() else {
@@ -419,12 +420,12 @@ async fn refuse_foreign(bucket: &Bucket, denied: &Failure) -> Result<(), Failure
     ))
 }
 
-/// Bytes that are read of a file with a customer key. A key has 44 in base64, and perhaps a line
-/// break.
+/// The most bytes that are read of a file with a customer key. A key has 44 bytes in base64, and
+/// perhaps a line break.
 const MAX_KEY_FILE: u64 = 256;
 
-/// Reads a file with a customer key, and of a large file no more than is needed to see that it is
-/// none.
+/// Reads a file with a customer key. Of a large file, it reads no more than shows that it holds no
+/// key.
 fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a FIFO would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
@@ -442,7 +443,7 @@ fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a customer key. No message shows the text, not even if it is not a key.
+/// Reads a customer key. No message shows the text, even if it is not a key.
 fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
     let Some(from) = from else { return Ok(None) };
     let refuse = |message: String| {

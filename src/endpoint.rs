@@ -1,14 +1,14 @@
-//! Endpoints: which server a job talks to, and as whom.
+//! Endpoints: the server that a job talks to, and the identity that it uses.
 //!
-//! An [`Endpoint`] holds what a user typed, in a manifest or as flags. Most users type little and
-//! expect the rest to come from where every AWS tool takes it: environment variables and the shared
-//! configuration files. [`Endpoint::resolve`] combines all of it into one [`ResolvedEndpoint`]. It
-//! is pure: [`Environment::load`] reads the variables and files before.
+//! An [`Endpoint`] holds what a user typed in a manifest or as flags. Most users type little and
+//! expect the other settings to come from the same places as with every AWS tool: environment
+//! variables and the shared configuration files. [`Endpoint::resolve`] combines all of them into
+//! one [`ResolvedEndpoint`]. It is pure: [`Environment::load`] reads the variables and files first.
 //!
-//! Everything that judges an endpoint works on the resolved value: whether two endpoints are one
-//! server, whether a copy would overwrite its own source, which provider profile applies. A check
-//! of the typed value would take two endpoints for one when only their profiles differ, and the
-//! copy would go to the wrong server.
+//! Every check of an endpoint works on the resolved value: whether two endpoints are one server,
+//! whether a copy would overwrite its own source, which provider profile applies. A check of the
+//! typed value would mistake two endpoints that differ only in their profiles for one, and the copy
+//! would go to the wrong server.
 
 pub mod capabilities;
 mod environment;
@@ -60,11 +60,11 @@ pub struct Endpoint {
     pub path_style: Option<bool>,
     /// Allows signed requests over plain HTTP to other machines.
     pub allow_http: bool,
-    /// A profile of the shared AWS configuration. It beats the environment.
+    /// A profile of the shared AWS configuration. It takes precedence over the environment.
     pub profile: Option<String>,
     /// A role to assume with the credentials of the profile or the environment.
     pub assume_role: Option<AssumeRole>,
-    /// A file of PEM certificates; connections trust these and no others.
+    /// A file of PEM certificates. Connections trust these and no others.
     pub ca_bundle: Option<LocalPath>,
     /// The proxy for all requests to this endpoint: `http(s)://[user:password@]host[:port]`, or
     /// `none` to connect directly.
@@ -73,7 +73,7 @@ pub struct Endpoint {
     pub provider: Provider,
     /// The trust in the answers of this server.
     pub trust: Trust,
-    /// Capabilities of this server that differ from its provider's.
+    /// Capabilities of this server that differ from those of its provider.
     pub capabilities: Overrides<ByteSize>,
 }
 
@@ -81,10 +81,10 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
-    /// An answer that proves what a request did is enough.
+    /// An answer that proves the effect of a request is enough.
     #[default]
     Answers,
-    /// No answer is enough: each object is looked at after it was written, and before it is called
+    /// No answer is enough: s3haul looks at each object after writing it and before calling it
     /// equal.
     Nothing,
 }
@@ -134,7 +134,7 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// All of them, in the order of documentation.
+    /// All providers, in the order of the documentation.
     pub const ALL: [Self; 18] = [
         Self::Auto,
         Self::Aws,
@@ -166,7 +166,7 @@ impl Provider {
 /// An IAM role to assume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssumeRole {
-    /// `arn:aws:iam::111122223333:role/name`.
+    /// The ARN of the role, `arn:aws:iam::111122223333:role/name`.
     pub arn: String,
     /// The external ID that the role's trust policy may require.
     pub external_id: Option<String>,

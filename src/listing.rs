@@ -1,10 +1,10 @@
 //! Lists the entries of a bucket or directory in key order, and decides which of them take part.
 //!
-//! A task of its own fills a [`Listing`] page by page ([`bucket`], [`chosen`], [`local`]). It reads
+//! A separate task fills a [`Listing`] page by page ([`bucket`], [`chosen`], [`local`]). It reads
 //! one page ahead, so memory does not grow with the number of objects, and hardly with the number
-//! of listings. Entries come in the byte order of their keys, if the server keeps that order. So
-//! two listings can be compared in one pass over both ([`join`]). The keys of a bucket can be
-//! listed in several ranges at once ([`bisect`]).
+//! of listings. Entries come in the byte order of their keys if the server keeps that order. So two
+//! listings can be compared in one pass over both ([`join`]). The keys of a bucket can be listed in
+//! several ranges at once ([`bisect`]).
 
 pub mod bisect;
 pub mod bucket;
@@ -25,10 +25,10 @@ use crate::location::ObjectKey;
 use crate::pace::gate::joined;
 use crate::s3::{ArchiveState, Failure, Head};
 
-/// The reason why an object is left out whose key is too long to be written.
+/// The reason for leaving out an object whose key is too long to be written.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
-/// Pages that wait between a lister and its reader, besides the one that the reader is at.
+/// The number of pages that wait between a lister and its reader, not counting the current one.
 const PAGES_AHEAD: usize = 1;
 
 /// One object or file of a source.
@@ -36,25 +36,25 @@ const PAGES_AHEAD: usize = 1;
 pub struct Entry {
     /// The object's key, or the file's path below the source directory with `/` between names.
     pub key: ObjectKey,
-    /// The offset in bytes of the part of the key that is relative to the source's prefix.
+    /// The offset in bytes at which the part of the key after the source's prefix begins.
     pub relative_at: usize,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Absent for files.
+    /// The `ETag`, without quotes; absent for files.
     pub etag: Option<String>,
-    /// The version, when one was named.
+    /// The version id, if the job names a version.
     pub version: Option<String>,
-    /// Last-Modified, or the file's modification time.
+    /// The time of the last write, or the file's modification time.
     pub modified: Option<Timestamp>,
-    /// Absent means STANDARD.
+    /// The storage class; absent means STANDARD.
     pub storage_class: Option<String>,
-    /// The archive state, as far as the listing shows it: can the bytes be read?
+    /// The archive state in the listing, which shows whether the bytes can be read.
     pub archive: ArchiveState,
 }
 
 impl Entry {
-    /// Returns the key without the source's prefix: what globs match and what is appended to the
-    /// destination.
+    /// Returns the key without the source's prefix. Globs match this part, and it is appended to
+    /// the destination.
     #[must_use]
     pub fn relative(&self) -> &str {
         self.key
@@ -63,13 +63,13 @@ impl Entry {
             .unwrap_or_default()
     }
 
-    /// Replaces what is known of the object by what HEAD shows.
+    /// Replaces the known facts about the object by those that HEAD shows.
     pub(crate) fn take(&mut self, head: Head) {
         (self.size, self.modified, self.archive) = (head.size, head.modified, head.archive);
         (self.etag, self.storage_class) = (Some(head.etag), head.storage_class);
     }
 
-    /// Returns true if this is not what the same key has `now`.
+    /// Returns true if the object at the same key has changed since: `now` is its current entry.
     pub(crate) fn differs_from(&self, now: &Self) -> bool {
         let times = self.modified.zip(now.modified);
         let is_rewritten = if let (Some(then), Some(now)) = (&self.etag, &now.etag) {
@@ -80,8 +80,9 @@ impl Entry {
         is_rewritten || self.size != now.size
     }
 
-    /// Returns how HEAD of the same object contradicts this line of a list. `etags_tell` says that
-    /// the server derives `ETag`s from the bytes, so that those of a version never change.
+    /// Returns the contradiction between this entry and HEAD of the same object, if there is one.
+    /// `etags_tell` is true if the server derives `ETag`s from the bytes, so that those of a
+    /// version never change.
     #[must_use]
     pub fn contradicted_by(&self, head: &Head, etags_tell: bool) -> Option<String> {
         let is_version = self
@@ -98,8 +99,8 @@ impl Entry {
     }
 }
 
-/// Returns how HEAD contradicts the size in a list. Only an object that was replaced has another
-/// size, and another `ETag` too.
+/// Returns the contradiction between HEAD and the size in a list, if there is one. An object that
+/// was replaced has another size but also another `ETag`.
 #[must_use]
 pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<String> {
     let is_other = etag == Some(&head.etag) && size != head.size;
@@ -114,21 +115,22 @@ pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<St
 /// An item of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListingItem {
-    /// Something that may be copied.
+    /// An entry that may be copied.
     Entry(Entry),
-    /// Something that is no object, and why it is left out.
+    /// Something that is not an object, and the reason for leaving it out.
     Ignored(String, &'static str),
-    /// Something that could not be looked at, by its key and its place; the listing goes on.
+    /// An entry that could not be read: its key, its location, and the failure. The listing
+    /// continues.
     Unread(String, String, Failure),
-    /// Entries that the server should not have listed, and the place of the listing; they are left
-    /// out and the listing goes on.
+    /// The location of the listing, and a failure about entries that the server should not have
+    /// listed. They are left out, and the listing continues.
     Refused(String, Failure),
-    /// The listing ends here, too early.
+    /// The end of a listing that failed: its location and the failure.
     Failed(String, Failure),
 }
 
 /// The reader's end of a lister, which sends pages of items. If the lister panics, the reader
-/// panics too: it must not take the missing items for the end of the listing.
+/// panics too: it must not mistake the missing items for the end of the listing.
 #[derive(Debug)]
 pub struct PageReceiver<T> {
     pages: mpsc::Receiver<Vec<T>>,
@@ -143,7 +145,7 @@ pub type Listing = PageReceiver<ListingItem>;
 type Pages<T> = mpsc::Sender<Vec<T>>;
 
 impl<T> PageReceiver<T> {
-    /// Returns the pages that a lister sends from a task of its own.
+    /// Returns the pages that a lister sends from a separate task.
     fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
         let lister = Some(tokio::spawn(lister(sender)));
@@ -154,7 +156,7 @@ impl<T> PageReceiver<T> {
         }
     }
 
-    /// Returns the pages of what is known already.
+    /// Returns a listing of items that are known already.
     #[must_use]
     pub fn of(known: Vec<T>) -> Self {
         let (_, pages) = mpsc::channel(1);
@@ -165,13 +167,13 @@ impl<T> PageReceiver<T> {
         }
     }
 
-    /// Returns the next event, or `None` at the end.
+    /// Returns the next item, or `None` at the end.
     pub async fn next(&mut self) -> Option<T> {
         loop {
             if let Some(told) = self.page.next() {
                 return Some(told);
             }
-            // The page that was read takes no memory while the next one is awaited.
+            // Frees the page that was read while the next one is awaited.
             self.page = Vec::new().into_iter();
             match self.pages.recv().await {
                 Some(page) => self.page = page.into_iter(),

@@ -1,4 +1,4 @@
-//! Names of things in S3 and on disk, validated once and then trusted.
+//! Names of objects in S3 and files on disk, validated once and then trusted.
 //!
 //! Keys are bytes to S3 and UTF-8 to s3haul. They are cheap to clone, because every step, part, and
 //! event holds one. [`copy_source`] is the only place that encodes the `x-amz-copy-source` header:
@@ -19,7 +19,7 @@ pub use self::spelling::{Suggestion, bare, suggestion};
 /// S3's limit on a key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// Everything except the characters that S3 never decodes: letters, digits, `-`, `_`, `.`, `~` and
+/// Everything except the characters that S3 never decodes: letters, digits, `-`, `_`, `.`, `~`, and
 /// the slash.
 const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -28,8 +28,8 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// The name of a bucket, perhaps of another tenant (`tenant:bucket`), or an access point's alias or
-/// ARN in the place of one.
+/// The name of a bucket, which may belong to another tenant (`tenant:bucket`), or the alias or ARN
+/// of an access point.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketName(Arc<str>);
 
@@ -38,7 +38,7 @@ pub struct BucketName(Arc<str>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(Arc<str>);
 
-/// `s3://bucket/key`: an object, or a prefix when the key is empty or ends in a slash.
+/// `s3://bucket/key`: an object, or a prefix if the key is empty or ends in a slash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct S3Uri {
     /// The bucket.
@@ -47,14 +47,14 @@ pub struct S3Uri {
     pub key: ObjectKey,
 }
 
-/// The reason why a bucket, key, or URI was refused.
+/// The reason why a bucket, key, or URI is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum LocationError {
-    /// Not `s3://…`.
+    /// The text is not `s3://…`.
     #[error("`{0}` is not an S3 location: {remedy}", remedy = spelling::remedy(.0))]
     NotS3(String),
-    /// A bucket name that S3 would not accept.
+    /// S3 would not accept the bucket name.
     #[error("`{name}` is not a bucket name: {reason}")]
     Bucket {
         /// The text as typed.
@@ -62,13 +62,13 @@ pub enum LocationError {
         /// The rule that it breaks.
         reason: &'static str,
     },
-    /// A key over 1,024 bytes.
+    /// The key is longer than 1,024 bytes.
     #[error("a key of {0} bytes is too long: S3 takes at most 1024 bytes of UTF-8")]
     KeyTooLong(usize),
 }
 
 impl LocationError {
-    /// Returns what to write instead, where the text is not an S3 location at all.
+    /// Returns what to write instead, if the text is not an S3 location at all.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {
@@ -79,12 +79,12 @@ impl LocationError {
 }
 
 impl BucketName {
-    /// Checks `name` against the rules that all S3 servers share (old us-east-1 buckets with
-    /// capitals and underscores, access point aliases and ARNs are let through). `tenant:bucket` is
-    /// accepted here; whether the server has tenants is a rule about the endpoint.
+    /// Checks `name` against the rules that all S3 servers share. Old us-east-1 buckets with
+    /// capitals and underscores, and the aliases and ARNs of access points, are accepted. So is
+    /// `tenant:bucket`; a rule about the endpoint checks that the server has tenants.
     ///
     /// # Errors
-    /// [`LocationError::Bucket`] with the rule that is broken.
+    /// [`LocationError::Bucket`] with the broken rule.
     pub fn new(name: &str) -> Result<Self, LocationError> {
         let refuse = |reason| {
             Err(LocationError::Bucket {
@@ -111,13 +111,13 @@ impl BucketName {
         Ok(Self(name.into()))
     }
 
-    /// Returns the name as S3 knows it.
+    /// Returns the name in the form that S3 uses.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the tenant of `tenant:bucket`. It is empty for `:bucket`, a bucket of no tenant.
+    /// Returns the tenant of `tenant:bucket`. It is empty for `:bucket`, a bucket without a tenant.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
         if self.0.starts_with("arn:") {
@@ -126,7 +126,7 @@ impl BucketName {
         self.0.split_once(':').map(|(tenant, _)| tenant)
     }
 
-    /// Returns true if this is an access point or the like, which may lead to any bucket.
+    /// Returns true for the alias or ARN of an access point, which may lead to any bucket.
     #[must_use]
     pub fn is_alias(&self) -> bool {
         const SUFFIXES: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--op-s3", "--xa-s3"];
@@ -134,7 +134,7 @@ impl BucketName {
     }
 
     /// Returns true for a Multi-Region Access Point, which S3 accepts as the destination of a copy
-    /// and not as its source.
+    /// but not as its source.
     #[must_use]
     pub fn is_multi_region(&self) -> bool {
         self.0.starts_with("arn:") && self.0.ends_with(".mrap")
@@ -149,7 +149,7 @@ impl BucketName {
 }
 
 impl ObjectKey {
-    /// Checks the length; every other byte sequence that is UTF-8 is a legal key.
+    /// Checks the length. Any other UTF-8 text is a valid key.
     ///
     /// # Errors
     /// [`LocationError::KeyTooLong`].
@@ -166,19 +166,19 @@ impl ObjectKey {
         Self("".into())
     }
 
-    /// Returns the key as S3 knows it, not encoded.
+    /// Returns the key in the form that S3 uses, not encoded.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns true if this can only name a prefix: empty, or with a slash at the end.
+    /// Returns true if this can only name a prefix: the key is empty or ends in a slash.
     #[must_use]
     pub fn is_prefix(&self) -> bool {
         self.0.is_empty() || self.0.ends_with('/')
     }
 
-    /// Returns the text behind the last slash.
+    /// Returns the text after the last slash.
     #[must_use]
     pub fn file_name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
@@ -212,7 +212,8 @@ impl FromStr for S3Uri {
     }
 }
 
-/// Returns where the ARN of an access point ends in `arn…/key`, or `None` if the text is no ARN.
+/// Returns the position at which the ARN of an access point ends in `arn…/key`, or `None` if the
+/// text is not an ARN.
 ///
 /// The resource is `accesspoint/NAME` or `outpost/ID/accesspoint/NAME`, with colons or slashes
 /// between its words.
@@ -276,12 +277,12 @@ text_newtype!(BucketName);
 text_newtype!(ObjectKey);
 
 /// Returns the value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then
-/// `?versionId=` when a version is named (an encoded `%3F` belongs to the key, a bare `?` starts
-/// the version). The colon of `tenant:bucket` stays as it is: Ceph's `UploadPartCopy` splits the
-/// name before it decodes anything.
+/// `?versionId=` if a version is named (an encoded `%3F` belongs to the key, a bare `?` starts the
+/// version). The colon of `tenant:bucket` is not encoded, because Ceph's `UploadPartCopy` splits
+/// the name before it decodes anything.
 #[must_use]
 pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
-    // An object on Outposts is named by its Outpost, without the access point.
+    // The copy source of an object on Outposts names the Outpost, without the access point.
     let arn = match bucket.as_str().split_once("/accesspoint/") {
         Some((outpost, _)) if outpost.contains(":outpost/") => outpost,
         _ => bucket.as_str(),
@@ -301,8 +302,7 @@ pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) 
     value
 }
 
-/// A file or directory of this machine, as typed; relative paths are relative to the working
-/// directory.
+/// A file or directory of this machine, as typed. Relative paths start at the working directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalPath(pub PathBuf);
 

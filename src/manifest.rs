@@ -1,5 +1,4 @@
-//! The job manifest: turns YAML into a validated [`Job`], or reports everything that is wrong with
-//! it.
+//! The job manifest: turns YAML into a validated [`Job`], or reports every mistake in it.
 //!
 //! ```text
 //! text ─► node ─► shape ─► ManifestFile ─► build ─► Job ─► check, overlap
@@ -9,10 +8,10 @@
 //! No stage stops at the first mistake, and none depends on the success of an earlier one: a field
 //! that does not fit is reported and left out, and the rest is read. The tree knows the line of
 //! each field, so later stages only name the field (`transfers[0].parts.size`). Rules that compare
-//! fields ignore fields that were reported.
+//! fields ignore fields that were already reported.
 //!
-//! The check is strict because a manifest runs unattended: a misspelt field that is ignored is a
-//! filter that does not filter.
+//! The check is strict because a manifest runs unattended: if a misspelt field were ignored, a
+//! filter would not filter.
 
 mod acl;
 mod attributes;
@@ -55,22 +54,22 @@ pub(crate) use self::overlap::{may_read, must_wait, own_objects};
 use crate::endpoint::Environment;
 use crate::printable::hex;
 
-/// A manifest of more bytes than this is something else.
+/// The size limit of a manifest. A larger file is something else.
 pub const MAX_BYTES: u64 = 1 << 20;
 
-/// The reasons why there is no job.
+/// The reasons why a manifest gives no job.
 #[derive(Debug, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ManifestError {
     /// The file cannot be read.
     #[error("cannot read the manifest {path}: {source}", path = path.display())]
     Io {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
-        /// The error of the system.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It can be read and is wrong.
+    /// The manifest can be read but has mistakes.
     #[error(transparent)]
     Problems(#[from] Problems),
 }
@@ -78,7 +77,7 @@ pub enum ManifestError {
 /// Reads the manifest at `path`. `environment` fills in `${NAME}` and resolves the endpoints.
 ///
 /// # Errors
-/// [`ManifestError`]: the file cannot be read, or all that is wrong with it.
+/// [`ManifestError`] if the file cannot be read, or with every mistake in it.
 pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError> {
     let io_error = |source| ManifestError::Io {
         path: path.to_owned(),
@@ -102,13 +101,13 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError
     }
 }
 
-/// Reads a manifest from `text`. `file_name` stands in messages, and its stem names the job when
-/// the manifest does not.
+/// Reads a manifest from `text`. `file_name` appears in messages, and its stem names the job if the
+/// manifest does not.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// Every mistake in the manifest.
 pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Job, Problems> {
-    // Of the bytes as they are in the file, because that is what `sha256sum` prints.
+    // Computed from the bytes of the file, because that is what `sha256sum` prints.
     let manifest_sha256 = Some(hex(&Sha256::digest(text)));
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() as u64 > MAX_BYTES {
@@ -149,8 +148,8 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
                     });
                 }
             }
-            // What fits the schema loads; should the two ever disagree, this is an error like the
-            // others.
+            // A manifest that fits the schema loads. If the two ever disagree, this is an error
+            // like any other.
             Err(error) => issues.push(Issue {
                 at: root.at,
                 path: String::new(),
@@ -162,8 +161,8 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
     Err(Problems::new(file_name, text, issues, &secrets))
 }
 
-/// Puts a finding where its field stands; when the field is a default, where that is; when it is
-/// nowhere, at what it would be part of.
+/// Puts a finding at the place of its field. For a field inherited from `defaults`, that is the
+/// place of the default; for a field that is nowhere in the file, it is the place of its parent.
 fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
     let Finding {
         path,
@@ -206,7 +205,7 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
     }
 }
 
-/// Returns the file's stem, with everything replaced that a name cannot have.
+/// Returns the file's stem, with every character replaced that a name cannot have.
 fn default_name(file_name: &str) -> String {
     let stem = Path::new(file_name)
         .file_stem()

@@ -1,10 +1,10 @@
-//! Multipart uploads as a library: create an upload, send or copy parts in any order and in
+//! A library for multipart uploads: create an upload, send or copy parts in any order and in
 //! parallel, list them, complete or abort the upload, and list the open uploads of a bucket.
 //!
-//! It offers what boto's `MultiPartUpload` did in 2010, and is safe where that was not.
+//! It offers what boto's `MultiPartUpload` offered in 2010, but safely.
 //! [`MultipartUpload::complete`] takes the parts that the caller saw succeed, and never asks the
-//! server which parts there are. If the outcome is unknown, it looks at the server.
-//! [`MultipartUpload::cancel`] returns when the server shows no part any more.
+//! server which parts exist. If the outcome is unknown, it looks at the server.
+//! [`MultipartUpload::cancel`] returns only when the server shows no more parts.
 //!
 //! The documentation of the crate has an example.
 
@@ -44,7 +44,7 @@ use crate::size::display_duration;
 /// The checksum that an upload declared when it was created, if any.
 type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 
-/// The clock of the machine that created an upload may differ by this much from ours.
+/// The most by which the clock of the machine that created an upload may differ from ours.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
 /// An upload that was created and is neither completed nor aborted.
@@ -53,17 +53,19 @@ pub struct MultipartUpload {
     bucket: Bucket,
     key: ObjectKey,
     id: String,
-    /// Known from the start, or from the first list of parts. Shared by all clones.
+    /// The declared checksum, known from the start or from the first list of parts. Shared by all
+    /// clones.
     declared: Arc<OnceLock<Declared>>,
-    /// True if a KMS or customer key is known to encrypt it.
+    /// True if a KMS or customer key is known to encrypt the object.
     kms: bool,
-    /// The earliest time of the object that it becomes, by the server's own clock.
+    /// A lower bound of the object's modification time, by the server's own clock.
     since: Option<Timestamp>,
     /// The uploads that earlier attempts to create it may have left open.
     strays: Vec<Stray>,
-    /// The time in which the server refused attempts to create it, which may have taken effect.
+    /// The period in which the server refused attempts to create this upload. They may have taken
+    /// effect.
     refused: Option<(Timestamp, Timestamp)>,
-    /// The requests to create it that hung and were overtaken by another one.
+    /// The requests to create this upload that hung and were overtaken by another one.
     late: Vec<LateCreate>,
 }
 
@@ -73,8 +75,8 @@ impl MultipartUpload {
     /// source.
     ///
     /// # Errors
-    /// Whatever S3 says, after retries; [`FailureKind::ServerFault`] if the answer is about an
-    /// upload to another key or bucket, which is aborted.
+    /// The failure of S3 after all retries; [`FailureKind::ServerFault`] if the answer names
+    /// another key or bucket. That upload is aborted.
     pub async fn initiate(
         bucket: &Bucket,
         key: &ObjectKey,
@@ -139,22 +141,22 @@ impl MultipartUpload {
     }
 
     /// Aborts the uploads that other attempts of the caller since `began` may have created, and
-    /// returns this one.
+    /// returns this upload.
     pub(crate) async fn without_twins(mut self, began: Timestamp) -> Self {
         self.abort_twins(began).await;
         self.refused = None;
         self
     }
 
-    /// Returns the upload with the note that the server refused an attempt since `began`. If that
-    /// attempt took effect all the same, [`MultipartUpload::refused_twins`] finds its upload.
+    /// Notes that the server refused an attempt to create this upload since `began`. If that
+    /// attempt took effect anyway, [`MultipartUpload::refused_twins`] finds its upload.
     pub(crate) fn after_refusal(mut self, began: Timestamp) -> Self {
         self.refused = Some((began, Timestamp::now()));
         self
     }
 
     /// Opens an upload that was created elsewhere, by its id. The checksum that it declared is read
-    /// from its list of parts when it is needed.
+    /// from its list of parts when needed.
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
         let (bucket, key, id) = (bucket.for_upload(), key.clone(), id.into());
@@ -171,8 +173,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns the upload with facts about its creation: a time just before it, and true if a KMS
-    /// or customer key encrypts it.
+    /// Adds facts about the creation of the upload: a time just before it, and whether a KMS or
+    /// customer key encrypts the object.
     #[must_use]
     pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
         let by_server = self.bucket.client().earliest(SystemTime::from(initiated));
@@ -180,8 +182,8 @@ impl MultipartUpload {
         Self { kms, since, ..self }
     }
 
-    /// Returns the same upload with requests that continue when the run is halted, to clean up
-    /// after it.
+    /// Returns the same upload for requests that clean up after the run and continue when it is
+    /// halted.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -190,7 +192,7 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns the token that calls off its requests that wait.
+    /// Returns the token that calls off the waiting requests of the upload.
     pub(crate) fn called_off(&self) -> CancellationToken {
         self.bucket.called_off().clone()
     }
@@ -201,14 +203,14 @@ impl MultipartUpload {
         &self.id
     }
 
-    /// Returns the checksum algorithm that the upload declared, as far as it is known here.
+    /// Returns the checksum algorithm that the upload declared, if it is known here.
     #[must_use]
     pub fn algorithm(&self) -> Option<ChecksumAlgorithm> {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
     /// Returns true if S3 answered at the creation that a KMS or customer key will encrypt the
-    /// object. Its `ETag` and those of its parts then do not follow from the bytes.
+    /// object. Then neither its `ETag` nor those of its parts follow from the bytes.
     #[must_use]
     pub fn is_kms(&self) -> bool {
         self.kms
@@ -238,14 +240,15 @@ impl MultipartUpload {
         Ok(page)
     }
 
-    /// Returns the key that the upload will write.
+    /// Returns the key of the object that the upload creates.
     #[must_use]
     pub fn key(&self) -> &ObjectKey {
         &self.key
     }
 
     /// Reads `reader` to its end and sends the bytes as part `number` (1 to 10,000), which replaces
-    /// an earlier part of this number. The part is held in memory, to be summed and sent again.
+    /// an earlier part of this number. The part is held in memory, for its checksum and for
+    /// retries.
     ///
     /// # Errors
     /// Returns [`FailureKind::Local`] if the reader fails, and otherwise the failure of S3.
@@ -271,7 +274,7 @@ impl MultipartUpload {
             .map(|answer| answer.value.0)
     }
 
-    /// Sends a part that is in memory and summed already. Also returns true if the answer has a
+    /// Sends a part that is in memory and has its checksum. Also returns true if the answer has a
     /// checksum.
     pub(crate) async fn send_part(
         &self,
@@ -347,10 +350,10 @@ impl MultipartUpload {
     }
 }
 
-/// The most open uploads that are searched for those to one key.
+/// The most open uploads among which those to one key are searched.
 const MOST_LISTED: u64 = 100_000;
 
-/// Returns the failure of a search for the uploads to a key.
+/// Returns the failure of an endless search for the uploads to a key.
 fn endless(bucket: &Bucket, key: &ObjectKey, count: u64, time: Duration) -> Failure {
     let message = format!(
         "the list of open uploads whose keys begin with this one has not ended after {count} uploads and {}",
@@ -371,10 +374,10 @@ pub(crate) fn uploads_to<'a>(
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
     let in_order = bucket.capabilities().ordered_lists;
     let listed = uploads(bucket, abort::prefix_of(bucket, key));
-    // Of all keys that begin with this one, it is the first.
+    // Of all keys that begin with this one, this one comes first.
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
-    // A list of other keys may be too long to wait for.
+    // The list of the other keys may be too long to wait for.
     let (began, patience, mut count) = (AwakeInstant::now(), bucket.patience(), 0);
     let listed = listed.map(move |open| {
         count += 1;

@@ -1,11 +1,10 @@
 //! Escapes untrusted text before it is shown.
 //!
-//! Keys, ids, header values, and messages come from writers of a bucket and operators of a server.
-//! A terminal obeys control characters in them, a log reader takes a line break for the end of a
-//! line, and bidirectional overrides show text in an order that it does not have. [`printable`]
-//! replaces such characters with their escapes, as in `\n` or `\u{1b}`. Letters of all scripts
-//! stay as they are. A backslash stays as it is too, so that the result is for people; programs
-//! read JSON.
+//! Keys, ids, header values, and messages come from the writers of a bucket and the operators of a
+//! server. A terminal obeys control characters in them, a log reader takes a line break for the end
+//! of a line, and bidirectional overrides show text in a false order. [`printable`] replaces such
+//! characters with their escapes, such as `\n` or `\u{1b}`. It keeps the letters of all scripts. It
+//! also keeps backslashes, so the result is for people; programs read JSON.
 //!
 //! Text is escaped where it enters a line, and once more where the line is written
 //! ([`printable_lines`], [`printable_json`]). Escaping twice changes nothing.
@@ -15,7 +14,7 @@ pub(crate) mod shell;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Returns `text` with everything but printable characters escaped, so that it fits in one line.
+/// Returns `text` with everything except printable characters escaped, so that it fits on one line.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     replace(text, is_printable, |shown, c| match c.escape_debug() {
@@ -24,7 +23,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Returns text of several lines with everything but printable characters, line breaks, and tabs
+/// Returns text of several lines with everything except printable characters, line breaks, and tabs
 /// escaped.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
@@ -35,8 +34,8 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// Returns a JSON document of one line with everything but printable characters escaped, as JSON
-/// does it. Such characters can only be inside strings there.
+/// Returns a one-line JSON document with everything except printable characters escaped, in the
+/// syntax of JSON. Such characters can occur only inside strings.
 #[must_use]
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     replace(json, is_printable, |shown, c| {
@@ -57,7 +56,7 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// Cuts text that is longer than `bytes`, and says so.
+/// Cuts text that is longer than `bytes`, and notes that it was cut.
 #[must_use]
 pub fn cut(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
@@ -68,18 +67,19 @@ pub fn cut(mut text: String, bytes: usize) -> String {
     text
 }
 
-/// Returns true if a terminal shows the character and does nothing else with it.
+/// Returns true if a terminal shows the character and does nothing else.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     match c {
         // The wide space of Chinese and Japanese.
         ' '..='~' | '\u{3000}' => true,
-        // Letters and marks that are invisible.
+        // These letters and marks are invisible.
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}' => {
             false
         }
-        // The standard library knows what Unicode calls control, format, separator, and unassigned.
-        // It escapes marks only at the beginning of a text.
+        // The standard library knows which characters Unicode calls control, format, separator, and
+        // unassigned. It escapes marks only at the beginning of a text, so the character is tested
+        // after a letter.
         _ => {
             let mut text = [b'a'; 5];
             let end = c.encode_utf8(&mut text[1..]).len();

@@ -1,16 +1,16 @@
-//! Measures what an endpoint really does, on a scratch prefix, with the requests of a copy.
+//! Measures the behaviour of an endpoint on a scratch prefix, with the requests of a copy.
 //!
-//! A profile ([`Capabilities::profile`]) is what is known about a kind of server; a probe asks the
-//! server at hand. It asks each question with the requests of a copy, whatever the profile says:
-//! the server must refuse a condition that does not hold and a checksum that is wrong, and must
-//! return tags. The questions are independent, so that one bad answer makes no other question
-//! unanswerable. The probe distinguishes what a server refuses from what it ignores, because a run
-//! notices only refusals by itself.
+//! A profile ([`Capabilities::profile`]) describes a kind of server; a probe tests the server at
+//! hand. It tests each capability with the requests of a copy, whatever the profile says: the
+//! server must refuse a condition that does not hold and a checksum that is wrong, and must return
+//! tags. The questions are independent, so that one bad answer does not make others unanswerable.
+//! The probe distinguishes what a server refuses from what it ignores, because a run notices only
+//! refusals by itself.
 //!
-//! A finding has its consequence for the job ([`Needs`]). A probe is good if nothing that the job
-//! relies on is lacking or unknown, and nothing was left behind. Whatever was made is removed
-//! again, also when a question has no answer or the probe is stopped; what is reported as left is
-//! what the server still shows.
+//! Each finding states its consequence for the job ([`Needs`]). A probe is good if nothing that the
+//! job relies on is missing or unknown, and nothing was left behind. The probe removes everything
+//! that it created, even if a question has no answer or the probe is stopped. It reports as left
+//! whatever the server still shows.
 
 mod attributes;
 mod clean;
@@ -42,15 +42,15 @@ use crate::location::MAX_KEY_BYTES;
 use crate::multipart;
 use crate::s3::{Capabilities, Failure, FailureKind, Operation};
 
-/// The longest time for all questions together.
+/// The time limit for all questions together.
 const QUESTIONS: Duration = Duration::from_mins(3);
-/// The longest time for the removal of what they made.
+/// The time limit for removing what they created.
 const CLEANING: Duration = Duration::from_mins(1);
-/// The longest time for the removal after a stop.
+/// The time limit for the removal after a stop.
 const CLEANING_AFTER_STOP: Duration = Duration::from_secs(15);
 /// The time that a request in flight may still take after a stop.
 const GRACE_AFTER_STOP: Duration = Duration::from_secs(5);
-/// The longest name behind the prefix.
+/// The longest name after the prefix, in bytes.
 const LONGEST_NAME: usize = 40;
 
 /// The results of a probe.
@@ -58,21 +58,21 @@ const LONGEST_NAME: usize = 40;
 pub struct Probe {
     /// The scratch prefix.
     pub prefix: String,
-    /// One per request that jobs depend on.
+    /// One finding per request that jobs depend on.
     pub requests: Vec<RequestFinding>,
-    /// One per capability that can be measured.
+    /// One finding per capability that can be measured.
     pub findings: Vec<ProbeFinding>,
-    /// One per attribute that can be measured.
+    /// One finding per attribute that can be measured.
     pub attributes: Vec<AttributeFinding>,
     /// Keys that the server did not accept.
     pub not_stored: Vec<NotStored>,
     /// The stated trust in the server's answers.
     pub trust: Trust,
-    /// The contradiction in the server's date of an upload, if it makes dates up.
+    /// The contradiction in the date that the server gave to an upload, if it makes dates up.
     pub false_date: Option<String>,
-    /// The objects and uploads that it made and could not remove.
+    /// The objects and uploads that the probe created and could not remove.
     pub left: Vec<Left>,
-    /// True if it was stopped before all questions were asked.
+    /// True if the probe was stopped before all questions were asked.
     pub stopped: bool,
 }
 
@@ -88,16 +88,16 @@ impl Probe {
             && !self.attributes.iter().any(AttributeFinding::fails)
     }
 
-    /// Returns the fields to state under `capabilities:`: those that the probe found to differ from
-    /// what is stated.
+    /// Returns the fields to state under `capabilities:`, those that the probe found to differ from
+    /// the stated ones.
     pub fn statements(&self) -> impl Iterator<Item = String> {
         let differs =
             |finding: &ProbeFinding| Some(format!("{}: {}", finding.name, finding.statement()?));
         self.findings.iter().filter_map(differs)
     }
 
-    /// Returns the value of `capabilities:` that states all of them; `None` if there is nothing to
-    /// state.
+    /// Returns the value of `capabilities:` that states all of these fields, or `None` if there is
+    /// nothing to state.
     #[must_use]
     pub fn statement(&self) -> Option<String> {
         let all: Vec<_> = self.statements().collect();
@@ -111,9 +111,9 @@ pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))
 }
 
-/// Measures what `bucket`'s endpoint does for a job with these `needs`, with some 120 requests and
-/// 11 MiB of bytes below `prefix`, which must end in a slash and hold nothing. `stop` ends the
-/// probe early; it cleans up then too.
+/// Measures the endpoint of `bucket` for a job with these `needs`. Sends some 120 requests and 11
+/// MiB of bytes below `prefix`, which must end in a slash and be empty. `stop` ends the probe
+/// early, but does not prevent it from cleaning up.
 ///
 /// # Errors
 /// The bucket cannot be used for a probe: it cannot be listed or written to, it locks all objects,
@@ -193,8 +193,8 @@ pub async fn probe(
     })
 }
 
-/// Refuses a prefix where a probe could not work, or could not distinguish its own objects from
-/// those of others.
+/// Refuses a prefix under which a probe could not work, or could not distinguish its own objects
+/// from those of others.
 async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     let place = format!("{}/{prefix}", bucket.name());
     let refuse = |message: &str| {
@@ -211,7 +211,7 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     if prefix.len() + LONGEST_NAME > MAX_KEY_BYTES {
         return refuse("the scratch prefix leaves no room for names; name a shorter one");
     }
-    // Names may come back in an encoding that the server does not undo.
+    // The server may claim an encoding that it does not use.
     let capabilities = bucket.capabilities().clone();
     let plain = Capabilities {
         encoded_lists: false,
@@ -223,14 +223,14 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
         return refuse("the scratch prefix is not empty; name another one");
     }
     let mut uploads = std::pin::pin!(multipart::uploads(&bucket, prefix));
-    // The questions find out later if a server does not list them.
+    // If the server does not list uploads, the questions find that out later.
     if let Ok(Some(_)) = futures::TryStreamExt::try_next(&mut uploads).await {
         return refuse("there are open uploads below the scratch prefix; name another one");
     }
     Ok(())
 }
 
-/// Adds the things left behind to the failure that prevented findings.
+/// Adds the things that are left behind to a failure that prevented findings.
 fn with_left(failure: Failure, left: &[Left]) -> Failure {
     let Some(first) = left.first() else {
         return failure;

@@ -1,4 +1,4 @@
-//! S3 as this crate speaks to it: the few requests that a copy needs, in types of our own.
+//! The S3 client of this crate: the few requests that a copy needs, in the crate's own types.
 //!
 //! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden
 //! checksums. The frequent requests take the fast path past most of the SDK (`fast_path`). Pacing
@@ -85,14 +85,14 @@ pub enum ChecksumAlgorithm {
 }
 
 impl ChecksumAlgorithm {
-    /// Returns true for CRCs: they can be combined from those of the parts, so a multipart upload
-    /// may declare them for the whole object. SHA cannot.
+    /// Returns true for CRCs. The CRC of an object follows from those of its parts, so a multipart
+    /// upload may declare a CRC of the whole object. With SHA it cannot.
     #[must_use]
     pub const fn combines(self) -> bool {
         matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
     }
 
-    /// Returns true for checksums of 32 bits, which different bytes may share.
+    /// Returns true for 32-bit checksums. Objects with different bytes can have the same one.
     #[must_use]
     pub const fn is_weak(self) -> bool {
         matches!(self, Self::Crc32 | Self::Crc32c)
@@ -118,12 +118,12 @@ pub enum ChecksumKind {
     FullObject,
     /// Over the checksums of the parts: equal only for equal bytes *and* equal part boundaries.
     Composite,
-    /// The server does not tell. Equal values are of equal bytes; different ones say nothing, and
-    /// the value cannot be compared with a computed one.
+    /// The server does not state the kind. Equal values prove equal bytes, but different values
+    /// prove nothing, and the value cannot be compared with a computed one.
     Untold,
 }
 
-/// A checksum as S3 reports it: base64 of the big-endian bytes, composite values without their
+/// A checksum as S3 reports it: base64 of the big-endian bytes. Composite values omit the suffix
 /// `-N`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
@@ -152,8 +152,8 @@ pub struct ContentHeaders {
 /// The tags that a write gives to the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tags {
-    /// The tags of the source. `CopyObject` can copy them by itself; for a multipart upload they
-    /// must be read first.
+    /// The tags of the source. `CopyObject` copies them by itself; a multipart upload must read
+    /// them first.
     #[default]
     AsSource,
     /// Exactly these, possibly none.
@@ -168,19 +168,19 @@ pub struct Tag {
     pub value: String,
 }
 
-/// The date until which a version must not be deleted, and the mode of that protection.
+/// A retention: its mode, and the date until which the version must not be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// `GOVERNANCE` or `COMPLIANCE`.
     pub mode: String,
-    /// The end.
+    /// The end of the retention.
     pub until: Timestamp,
 }
 
 /// Object Lock of one version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
-    /// None: not retained, or not visible to the caller.
+    /// The retention; `None` if there is none or it is not visible to the caller.
     pub retention: Option<Retention>,
     /// The legal hold; `None` if it was never set or is not visible to the caller.
     pub legal_hold: Option<bool>,
@@ -191,8 +191,8 @@ pub struct Lock {
 pub struct Grant {
     /// The permission.
     pub permission: Permission,
-    /// Whom, as a grant header names them: `id="…"` (an account's canonical id), `uri="…"` (a
-    /// group).
+    /// The grantee, as a grant header names it: `id="…"` (an account's canonical id) or `uri="…"`
+    /// (a group).
     pub grantee: String,
 }
 
@@ -206,18 +206,17 @@ pub enum Permission {
     WriteAcp,
 }
 
-/// An annotation as a list shows it.
+/// An entry of a list of annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnotationEntry {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Bytes of its text.
+    /// The size of the text, in bytes.
     pub size: u64,
 }
 
-/// Everything about an object except its bytes. Built once per object and given to `CopyObject`,
-/// `PutObject` and `CreateMultipartUpload` alike, so that what is kept does not depend on the
-/// route.
+/// Everything about an object except its bytes. Built once per object and used for `CopyObject`,
+/// `PutObject` and `CreateMultipartUpload` alike, so that every route keeps the same attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Attributes {
@@ -229,7 +228,7 @@ pub struct Attributes {
     pub tags: Tags,
     /// Storage class; none means STANDARD.
     pub storage_class: Option<String>,
-    /// Encryption that is asked for.
+    /// The requested encryption.
     pub encryption: Option<Encryption>,
     /// The checksum that S3 must compute and keep; `None` leaves the choice to the server.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
@@ -247,15 +246,15 @@ pub struct Attributes {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Head {
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Without quotes.
+    /// The `ETag`, without quotes.
     pub etag: String,
-    /// On versioned buckets.
+    /// The version id, in a versioned bucket.
     pub version: Option<String>,
-    /// Time of the last write; of the initiation for multipart uploads.
+    /// Time of the last write. For a multipart object, the time at which its upload was created.
     pub modified: Option<Timestamp>,
-    /// Absent means STANDARD.
+    /// The storage class; `None` means STANDARD.
     pub storage_class: Option<String>,
     /// Content headers.
     pub headers: ContentHeaders,
@@ -263,15 +262,15 @@ pub struct Head {
     pub metadata: BTreeMap<String, String>,
     /// `None` when the object has no tags or the caller may not read them: S3 does not say which.
     pub tag_count: Option<u32>,
-    /// The stored checksum, when one was asked for and the caller may see it.
+    /// The stored checksum, if the request asked for it and the caller may see it.
     pub checksum: Option<Checksum>,
-    /// The number of user metadata entries that the server has and cannot show as headers.
+    /// The number of user metadata entries that the server stores but cannot return as headers.
     pub missing_metadata: u32,
     /// The encryption of the object, if S3 states it and no customer key is used.
     pub encryption: Option<Encryption>,
     /// True when a customer key (SSE-C) encrypts the object.
     pub customer_key: bool,
-    /// Object Lock, as far as the caller may see it: S3 leaves out what it does not show.
+    /// The Object Lock settings that the caller may see. S3 omits the others silently.
     pub lock: Lock,
     /// True when the object has an event hold, which no request of ours sets.
     pub event_hold: bool,
@@ -280,7 +279,8 @@ pub struct Head {
     /// The archive state: the bytes of `GLACIER`, `DEEP_ARCHIVE`, and the archive tiers of
     /// `INTELLIGENT_TIERING` cannot be read until restored.
     pub archive: ArchiveState,
-    /// `ARCHIVE_ACCESS` or `DEEP_ARCHIVE_ACCESS`, of `INTELLIGENT_TIERING`; only HEAD tells it.
+    /// The archive tier of an object in `INTELLIGENT_TIERING`, `ARCHIVE_ACCESS` or
+    /// `DEEP_ARCHIVE_ACCESS`. Only HEAD returns it.
     pub archive_tier: Option<String>,
 }
 
@@ -314,16 +314,16 @@ pub struct SourcePin {
     pub bucket: BucketName,
     /// The source's key.
     pub key: ObjectKey,
-    /// `versionId`, where the bucket has versions.
+    /// The version id, in a versioned bucket.
     pub version: Option<String>,
     /// Sent as `x-amz-copy-source-if-match` with every request that reads the source.
     pub etag: String,
-    /// The customer key (SSE-C) that it takes to read it.
+    /// The customer key (SSE-C) that reads the source.
     pub customer_key: Option<CustomerKey>,
 }
 
 impl SourcePin {
-    /// Returns the version of an object that `head` is about.
+    /// Returns the pin of the version that `head` describes.
     #[must_use]
     pub fn new(bucket: &BucketName, key: &ObjectKey, head: &Head) -> Self {
         Self {
@@ -340,26 +340,26 @@ impl SourcePin {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Written {
-    /// Without quotes.
+    /// The `ETag`, without quotes.
     pub etag: String,
-    /// The new version, on versioned buckets.
+    /// The new version id, in a versioned bucket.
     pub version: Option<String>,
-    /// Computed by S3 over what it stored.
+    /// The checksum that S3 computed over the stored bytes.
     pub checksum: Option<Checksum>,
     /// The encryption, if the answer states it and no customer key is used.
     pub encryption: Option<Encryption>,
-    /// The write's own answer was lost, and this is what stood at the key afterwards.
+    /// True if the answer to the write was lost, and this object was found at the key afterwards.
     pub was_found: bool,
-    /// The object that was written is at least this new, by the server's own clock.
+    /// A lower bound of the object's modification time, by the server's own clock.
     pub since: Option<Timestamp>,
 }
 
 /// The answer to `UploadPartCopy` or `UploadPart`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartAnswer {
-    /// Without quotes.
+    /// The `ETag`, without quotes.
     pub etag: String,
-    /// Base64, in the algorithm that the upload declared.
+    /// The checksum in base64, in the algorithm that the upload declared.
     pub checksum: Option<String>,
 }
 
@@ -367,13 +367,13 @@ pub struct PartAnswer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct PartDone {
-    /// 1 to 10,000.
+    /// The part number, 1 to 10,000.
     pub number: u32,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Without quotes.
+    /// The `ETag`, without quotes.
     pub etag: String,
-    /// Base64, in the algorithm that the upload declared.
+    /// The checksum in base64, in the algorithm that the upload declared.
     pub checksum: Option<String>,
 }
 
@@ -382,8 +382,8 @@ pub struct PartDone {
 pub struct Begun {
     /// The upload id.
     pub id: String,
-    /// True when the object will be encrypted with a KMS or customer key, so that no `ETag` of it
-    /// or its parts follows from bytes.
+    /// True if a KMS or customer key will encrypt the object. Then neither its `ETag` nor those of
+    /// its parts follow from the bytes.
     pub kms: bool,
     /// The location of the upload in the answer, if it differs from the requested one.
     pub elsewhere: Option<Elsewhere>,
@@ -394,7 +394,7 @@ pub struct Begun {
 /// One page of the parts that an upload has, and the checksum that it declared when it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartsPage {
-    /// By ascending number.
+    /// The parts, by ascending number.
     pub items: Vec<PartDone>,
     /// The start of the next page; `None` on the last one.
     pub next: Option<String>,
@@ -405,7 +405,7 @@ pub struct PartsPage {
 /// One part of a finished multipart object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartHead {
-    /// Bytes of the part.
+    /// The size of the part in bytes.
     pub size: u64,
     /// The number of parts of the object, if the server states it.
     pub count: Option<u32>,
@@ -416,25 +416,25 @@ pub struct PartHead {
 pub struct ListedObject {
     /// The key, decoded.
     pub key: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Without quotes.
+    /// The `ETag`, without quotes.
     pub etag: Option<String>,
-    /// Last-Modified.
+    /// The time of the last write.
     pub modified: Option<Timestamp>,
-    /// Absent means STANDARD.
+    /// The storage class; `None` means STANDARD.
     pub storage_class: Option<String>,
-    /// The archive state in the listing. The archive tiers of `INTELLIGENT_TIERING` look readable
-    /// here.
+    /// The archive state. An object in an archive tier of `INTELLIGENT_TIERING` looks readable in a
+    /// list.
     pub archive: ArchiveState,
 }
 
 /// The answer to HEAD of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketHead {
-    /// The Region that the bucket is in, if the server tells.
+    /// The Region of the bucket, if the server states it.
     pub region: Option<String>,
-    /// True if the answer has a header that only S3 servers send. Some of them send none.
+    /// True if the answer has a header that only S3 servers send. Some S3 servers send none.
     pub speaks_s3: bool,
 }
 
@@ -451,13 +451,13 @@ pub struct Page<T, M = String> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct OpenUpload {
-    /// The key that it would write.
+    /// The key of the object that the upload would create.
     pub key: String,
     /// The upload id.
     pub upload_id: String,
     /// The time at which the upload was created.
     pub initiated: Option<Timestamp>,
-    /// The storage class that it was created with.
+    /// The storage class that the upload was created with.
     pub storage_class: Option<String>,
 }
 
@@ -473,17 +473,18 @@ pub struct UploadMarker {
 /// The condition that a write puts on the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum WriteCondition {
-    /// Nothing: the write replaces what is there.
+    /// No condition: the write replaces any object at the key.
     #[default]
     None,
-    /// `If-None-Match: *`: only if the key is absent. A key that is hidden by a delete marker is.
+    /// `If-None-Match: *`: the write succeeds only if the key is absent. A key whose latest version
+    /// is a delete marker counts as absent.
     Absent,
-    /// `If-Match`: only if the key holds an object with this `ETag` (without quotes). On AWS that
-    /// wants `s3:GetObject` on the destination too.
+    /// `If-Match`: the write succeeds only if the key holds an object with this `ETag` (without
+    /// quotes). On AWS this also requires `s3:GetObject` on the destination.
     Matches(String),
 }
 
-/// The fields of `CompleteMultipartUpload` besides the parts.
+/// The fields of `CompleteMultipartUpload` other than the parts.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct CompleteSpec {

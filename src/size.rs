@@ -1,8 +1,8 @@
-//! Byte sizes, byte rates and durations as people write them in manifests and on command lines.
+//! Byte sizes, byte rates, and durations as people write them in manifests and on command lines.
 //!
 //! A bare `64M` means 64,000,000 bytes to some tools and 67,108,864 to others, and a part size that
-//! is off by 5 % changes every multipart `ETag`. So a unit is binary (`KiB`, `MiB`, `GiB`, `TiB`)
-//! or plain bytes (`B`), and anything else is refused with the remedy in the message.
+//! is off by 5 % changes every multipart `ETag`. So a unit must be binary (`KiB`, `MiB`, `GiB`,
+//! `TiB`) or plain bytes (`B`). Anything else is refused, with the remedy in the message.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,24 +35,24 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteRate(pub u64);
 
-/// The reason why a size, a rate, or a duration was refused. The text names the remedy.
+/// The reason why a size, a rate, or a duration is refused. The message names the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SizeError {
-    /// The text has no number in front.
+    /// The text does not begin with a number.
     #[error("`{0}` is not a size: write a number and a unit, for instance 64MiB")]
     NotANumber(String),
-    /// The text has no unit, or one that can be read in two ways.
+    /// The text has no unit, or an ambiguous one.
     #[error("`{text}` has no binary unit: write {suggestion}")]
     Unit {
         /// The text as typed.
         text: String,
-        /// The text that was probably meant.
+        /// The text that the user probably meant.
         suggestion: String,
     },
-    /// More than 2^64 bytes, or not a whole number of bytes.
+    /// The size is more than 2^64 bytes, or not a whole number of bytes.
     #[error("`{0}` is not a whole number of bytes below 16 EiB")]
     OutOfRange(String),
-    /// A duration that is not understood.
+    /// The text is not a duration.
     #[error("`{0}` is not a duration: write for instance 30s, 15m, 2h, 1d, or 2w")]
     Duration(String),
 }
@@ -83,8 +83,8 @@ impl FromStr for ByteSize {
     }
 }
 
-/// Returns what to write instead, with exact values: other tools mean 1,000 or 1,024 by the same
-/// unit, and by `Mbit` an eighth.
+/// Returns the text to write instead, with exact values: other tools mean 1,000 or 1,024 by the
+/// same unit, and an eighth by `Mbit`.
 fn suggest(number: &str, unit: &str) -> String {
     let unknown = || format!("{number}B for bytes, or {number}MiB");
     let lower = unit.to_ascii_lowercase();
@@ -160,7 +160,7 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
 }
 
 impl ByteSize {
-    /// Returns the size as a text that reads back as the same size, for what somebody typed.
+    /// Returns a text that reads back as the same size, for repeating what a user typed.
     #[must_use]
     pub fn exact(self) -> String {
         let shown = self.to_string();
@@ -173,7 +173,8 @@ impl ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// Writes the size exactly in the largest unit that divides it, else rounded to two decimals.
+    /// Writes the size exactly if its largest unit divides it, and otherwise rounds it down to two
+    /// decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
         let (name, factor) = UNITS
@@ -211,14 +212,15 @@ impl fmt::Display for ByteRate {
     }
 }
 
-/// Reads `90s`, `15m`, `2h 30m`, `1d`; a bare number is refused because its unit would be a guess.
+/// Parses `90s`, `15m`, `2h 30m`, or `1d`. A bare number is refused, because its unit would be a
+/// guess.
 ///
 /// # Errors
 /// [`SizeError::Duration`] with examples.
 pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     let refuse = || SizeError::Duration(text.to_owned());
     let (mut rest, mut hours) = (text.trim(), 0_i64);
-    // Weeks and days come first. Here they always have 168 and 24 hours.
+    // Weeks and days come first. They always have 168 and 24 hours.
     for (unit, factor) in [('w', 7 * 24), ('d', 24)] {
         if let Some((number, behind)) = rest.split_once(unit)
             && let Ok(number) = number.trim_end().parse::<u32>()
@@ -242,7 +244,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     Duration::try_from(span).map_err(|_| refuse())
 }
 
-/// Writes a duration that is short enough for a progress line: `1h 02m`, `3m 20s`, `4.2s`.
+/// Formats a duration briefly enough for a progress line: `1h 02m`, `3m 20s`, `4.2s`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -253,7 +255,7 @@ pub fn display_duration(duration: Duration) -> String {
     }
 }
 
-/// Writes `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 #[must_use]
 pub fn display_count(count: u64) -> String {
     let digits = count.to_string();
@@ -267,7 +269,7 @@ pub fn display_count(count: u64) -> String {
     out
 }
 
-/// Writes a count with its noun, which takes an s for the plural: `1 object`, `2,000 objects`.
+/// Formats a count with its noun, which takes an s in the plural: `1 object`, `2,000 objects`.
 #[must_use]
 pub fn display_counted(count: u64, noun: &str) -> String {
     format!(
@@ -277,7 +279,7 @@ pub fn display_counted(count: u64, noun: &str) -> String {
     )
 }
 
-/// Returns `one` for a count of 1, else `many`: the end of a noun, or the verb behind it.
+/// Returns `one` for a count of 1, otherwise `many`: the end of a noun, or the verb after it.
 #[must_use]
 pub const fn by_number<'t>(count: u64, one: &'t str, many: &'t str) -> &'t str {
     if count == 1 { one } else { many }

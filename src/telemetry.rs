@@ -1,14 +1,14 @@
-//! Logs: to standard error, as text or as lines of JSON.
+//! Logs to standard error, as text or as lines of JSON.
 //!
-//! `S3HAUL_LOG` takes filter directives (`s3haul=debug,aws=info`) and wins over `-v`. Spans are not
-//! used on the path of a request: at thousands of requests a second they cost more than the
-//! request.
+//! `S3HAUL_LOG` takes filter directives (`s3haul=debug,aws=info`) and takes precedence over `-v`.
+//! The path of a request has no spans: at thousands of requests per second, they would cost more
+//! than the requests.
 //!
-//! All of standard error goes through one writer ([`line`]), which knows the format.
+//! All output to standard error goes through one writer ([`line`]), which knows the format.
 //!
-//! Two things hold whatever the directives say. No secret is logged: the SDK and the HTTP client
-//! print requests with all their headers at the level trace, and so nothing from outside this crate
-//! passes at that level ([`may_hold_secrets`]). And one event is one line: values are escaped
+//! Two rules hold whatever the directives say. First, no secret is logged: the SDK and the HTTP
+//! client print requests with all their headers at the level trace, so events of other crates never
+//! pass at that level ([`may_hold_secrets`]). Second, one event is one line: values are escaped
 //! ([`crate::printable`]), so that a key with a line break cannot forge an event.
 
 mod json;
@@ -43,11 +43,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins logging. `verbosity` 0 shows warnings, 1 adds information, 2 debugging, 3 the events of
-/// the SDK. `colors` applies to text.
+/// Starts logging. `verbosity` 0 shows warnings, 1 adds information, 2 debugging, and 3 the events
+/// of the SDK. `colors` applies to text.
 ///
 /// # Errors
-/// `S3HAUL_LOG` is not a filter. The text names the mistake.
+/// `S3HAUL_LOG` is not a filter. The message names the mistake.
 pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String> {
     let default = match verbosity {
         0 => "s3haul=warn",
@@ -61,7 +61,7 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     };
     let safe = filter_fn(|metadata| !may_hold_secrets(metadata));
     let registry = tracing_subscriber::registry().with(filter).with(safe);
-    // Only tests initialize twice. The first one stays.
+    // Only tests initialize twice. The first subscriber stays.
     let _ = match format {
         LogFormat::Text => {
             let layer = tracing_subscriber::fmt::layer()
@@ -77,16 +77,16 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     Ok(())
 }
 
-/// Modules that print secrets at levels above trace, with the most verbose level at which they do
-/// not.
+/// Modules that print secrets at levels above trace, with the most verbose level at which they
+/// print none.
 const INDISCREET: [(&str, Level); 2] = [
-    // Quotes lines of the shared credentials file that it cannot read.
+    // Quotes lines of the shared credentials file that it cannot parse.
     ("aws_runtime::env_config::normalize", Level::ERROR),
-    // The sandbox's S3 prints requests.
+    // The sandbox's S3 server prints requests.
     ("s3s", Level::INFO),
 ];
 
-/// Returns true for events that print requests, signatures, or files of credentials.
+/// Returns true for events that print requests, signatures, or credential files.
 fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
     let (target, level) = (metadata.target(), *metadata.level());
     let is_within = |module: &str| {
@@ -106,7 +106,7 @@ fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
             .any(|(module, most)| is_within(module) && level > *most)
 }
 
-/// Writes the fields of an event into one line, with values escaped.
+/// Formats the fields of an event on one line, with values escaped.
 fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     debug_fn(|out: &mut Writer<'_>, field, value| {
         let value = format!("{value:?}");
@@ -118,11 +118,11 @@ fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     .delimited(" ")
 }
 
-/// Standard error, above the bars.
+/// Writes to standard error, above the progress bars.
 struct Above;
 
 impl io::Write for Above {
-    /// Writes a line. The subscriber writes each event as a whole.
+    /// Writes a line. The subscriber writes each event with one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         line::write(line).map(|()| line.len())
     }

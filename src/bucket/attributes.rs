@@ -1,4 +1,4 @@
-//! Reading and writing single attributes of an object, paced and retried like every request.
+//! Reads and writes single attributes of an object, paced and retried like every request.
 
 use super::{Bucket, Repeat};
 use crate::checksum;
@@ -20,7 +20,7 @@ impl Bucket {
         .await
     }
 
-    /// Gives one version of an object exactly these tags; the same again changes nothing.
+    /// Gives one version of an object exactly these tags. Repeating it changes nothing.
     pub async fn put_tags(
         &self,
         key: &ObjectKey,
@@ -98,7 +98,7 @@ impl Bucket {
             .await
     }
 
-    /// Adds an annotation to one version, if that still has this `ETag`; the same again changes
+    /// Adds an annotation to one version if the object still has this `ETag`. Repeating it changes
     /// nothing.
     pub async fn put_annotation(
         &self,

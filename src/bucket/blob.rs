@@ -1,4 +1,4 @@
-//! Small objects that this crate keeps for itself.
+//! Reads small objects of this crate's own, such as journal segments.
 
 use std::num::NonZeroU64;
 
@@ -17,7 +17,7 @@ impl Bucket {
         self.get_in_memory(key, None).await
     }
 
-    /// Returns the first bytes of an object. A server that knows no ranges gives all.
+    /// Returns the first bytes of an object. A server without range support returns all bytes.
     pub async fn get_start(
         &self,
         key: &ObjectKey,

@@ -1,4 +1,5 @@
-//! Requests that carry bytes from this machine, whose bodies a bucket may want signed.
+//! Sends requests whose bodies come from this machine, and signs the bodies if the bucket requires
+//! it.
 
 use std::future::Future;
 
@@ -58,7 +59,7 @@ impl Bucket {
         .await
     }
 
-    /// Sends a part from memory; the same number again replaces it.
+    /// Sends a part from memory. The same number again replaces the part.
     pub async fn upload_part(
         &self,
         key: &ObjectKey,
@@ -71,7 +72,8 @@ impl Bucket {
         sent.await.map(|answer| answer.map(|(part, _)| part))
     }
 
-    /// Returns the same, and true if the answer has a checksum.
+    /// Sends a part as [`Bucket::upload_part`] does. Also returns true if the answer has a
+    /// checksum.
     pub(crate) async fn send_part(
         &self,
         key: &ObjectKey,
@@ -156,7 +158,7 @@ impl Bucket {
         };
         tracing::debug!(failure = %denied, "will be sent again with its body signed");
         self.pacer.retried();
-        // In a box: most requests need no second.
+        // In a box: most requests need no second attempt.
         let signing = Self {
             client: self.client.signing_bodies(),
             ..self.clone()

@@ -1,6 +1,6 @@
-//! One request and its repetitions: the place that sends every request of a bucket.
+//! Sends every request of a bucket, and repeats it.
 //!
-//! Each attempt needs credentials and the pacer's permission, has a time limit, and teaches the
+//! Each attempt needs credentials and the pacer's permission, has a time limit, and reports to the
 //! controllers. A request that fails for a reason that may pass is sent again until the patience is
 //! used up. An outage, missing credentials, and the first contact have their own clocks.
 
@@ -19,21 +19,21 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// States whether a request may be sent again while its outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// Two requests have the effect of one, even if both are under way at once.
+    /// Two requests have the effect of one, even if both are in flight at once.
     AtOnce,
     /// [`Repeat::AtOnce`] in a bucket that keeps no versions, [`Repeat::Always`] in others.
     IfOneVersion,
     /// Two requests have the effect of one, if one follows the other.
     Always,
-    /// It may be sent again only if it certainly had no effect.
+    /// The request may be sent again only if it certainly had no effect.
     UnlessUnknown,
 }
 
 /// The attempts of one request so far.
 ///
-/// Patience covers only a server that accepts nothing. Waiting at the user's own limits or for the
-/// turn at a throttled rate does not use it up, nor does an outage, which has one clock for all
-/// requests.
+/// Patience runs only while the server accepts nothing. Waiting at the user's own limits, or for a
+/// turn at a throttled rate, does not use it up. Neither does an outage, which has one clock for
+/// all requests.
 #[derive(Debug, Default)]
 struct Tries {
     /// The number of requests that were sent.
@@ -41,11 +41,11 @@ struct Tries {
     /// Set if a request other than the answered one may have taken effect.
     maybe_twice: bool,
     doubts: Doubts,
-    /// Set if the last request got no answer on a connection that the server serves.
+    /// Set if the last request got no answer although the server serves its connection.
     is_late: bool,
     /// The time that the caller waited before the first attempt.
     before: Duration,
-    /// The time at which the first failed attempt fell silent, or failed if it was answered.
+    /// The time at which the first failed attempt fell silent or, if it was answered, failed.
     since: Option<AwakeInstant>,
     /// The time since then that does not use up patience.
     held: Duration,
@@ -61,7 +61,7 @@ impl Tries {
         }
     }
 
-    /// Begins an attempt after `held` of waiting that does not use up patience.
+    /// Starts an attempt after `held` of waiting that does not use up patience.
     fn begin(&mut self, held: Duration) {
         self.attempts += 1;
         if self.since.is_some() {
@@ -69,7 +69,8 @@ impl Tries {
         }
     }
 
-    /// Notes the failure of the last attempt, which was sent at `sent`, perhaps after a silence.
+    /// Notes the failure of the last attempt, which was sent at `sent` and may have ended in
+    /// silence.
     fn failed(&mut self, failure: &Failure, silence: Option<Silence>, sent: AwakeInstant) {
         self.maybe_twice |= failure.kind().outcome_unknown();
         // The time that an unanswered attempt waited counts too.
@@ -85,8 +86,8 @@ impl Tries {
         self.before + self.since.map_or(Duration::ZERO, waited)
     }
 
-    /// Returns how long the server has been silent: zero if it answered last time. A silent server
-    /// has no more time than the patience.
+    /// Returns how long the server has been silent, or zero if it answered the last time. A silent
+    /// server gets no more time than the patience.
     fn silent(&self) -> Duration {
         if self.is_late {
             self.waited()
@@ -105,8 +106,8 @@ impl Tries {
 }
 
 impl Bucket {
-    /// Sends a request, again if that may help. Not an `async fn`, whose future would wrap that of
-    /// [`Bucket::call_at`] inside the future of every object.
+    /// Sends a request, and repeats it if that may help. Not an `async fn`, whose future would wrap
+    /// that of [`Bucket::call_at`] inside the future of every object.
     pub(super) fn call<T, F>(
         &self,
         operation: Operation,
@@ -204,7 +205,7 @@ impl Bucket {
                 Some(contact) => contact.elapsed(),
                 None => tries.waited(),
             };
-            // Boxed, since most requests never fail.
+            // Boxed, because most requests never fail.
             let pause = self.pause_after(failure, waited, operation, key);
             let (failure, wait) = Box::pin(pause).await?;
             tracing::debug!(%failure, ?wait, "will be sent again");
@@ -216,13 +217,13 @@ impl Bucket {
             let _pausing = (*failure.kind() == FailureKind::Throttled).then(|| lanes.pausing(at));
             tokio::select! {
                 () = sleep(wait) => {}
-                // Without the stop it would be sent again, so the error names the stop.
+                // Without the stop, the request would be sent again, so the error names the stop.
                 () = self.waits_in_vain(operation, at, tries.attempts) => return Err(self.stopped(operation, key).after(tries.attempts)),
             }
         }
     }
 
-    /// Teaches the pacer the outcome of an attempt, and returns that outcome.
+    /// Reports the outcome of an attempt to the pacer, and returns it.
     pub(super) fn learned<T>(
         &self,
         attempt: &Attempt<'_>,
@@ -278,7 +279,7 @@ impl Bucket {
         operation: Operation,
         key: Option<&ObjectKey>,
     ) -> Result<(Failure, Duration), Failure> {
-        // Otherwise the attempts would outlast the patience, since each may take some seconds.
+        // Otherwise the attempts would outlast the patience, because each may take some seconds.
         let is_over = self
             .contact
             .as_ref()
@@ -302,7 +303,7 @@ impl Bucket {
             {
                 Duration::ZERO
             }
-            // After a stop, nothing can show whether it was an outage.
+            // After a stop, nothing can show any more whether it was an outage.
             None if failure.kind().indicates_outage() && self.halt.is_cancelled() => {
                 return Err(self
                     .stopped(operation, key)
@@ -313,6 +314,7 @@ impl Bucket {
         Ok((failure, wait))
     }
 
+    /// Sends a request that changes nothing and has no body, and returns its answer.
     pub(super) async fn read<T, F>(
         &self,
         operation: Operation,

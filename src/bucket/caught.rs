@@ -1,9 +1,9 @@
-//! Keeps a panic inside a request from ending more than that request.
+//! Turns a panic inside a request into the failure of that request.
 //!
 //! The SDK panics on some values that it cannot put into a request or take from an answer. s3haul
-//! checks those that it knows (`s3::ids`, `s3::octets`); for the others, a panic becomes a failure
-//! that names the request. The request may have taken effect. The text of the panic may quote
-//! the server or hold a secret, so the failure does not repeat it.
+//! checks the known ones (`s3::ids`, `s3::octets`). For all others, a panic becomes a failure that
+//! names the request, which may have taken effect. The text of the panic may quote the server or
+//! contain a secret, so the failure does not repeat it.
 
 use std::panic::AssertUnwindSafe;
 
@@ -27,7 +27,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        // The attempt begins inside, for what it does before its first await.
+        // `attempt` is called inside, because it may panic before its first await.
         let outcome = AssertUnwindSafe(async { attempt().await })
             .catch_unwind()
             .await;

@@ -1,9 +1,9 @@
 //! The first requests of a run, which find out whether its buckets can be used at all.
 //!
 //! s3haul waits for a server that does not answer yet, and for a configured credential provider
-//! that is not up yet, until the run's patience is used up; it counts from the first request. After
-//! two seconds, the log says what s3haul waits for and how much patience is left. A failure that
-//! waiting cannot cure ends the command at once.
+//! that is not up yet, until the run's patience is used up. The patience counts from the first
+//! request. After two seconds, the log says what s3haul waits for and how much patience is left. A
+//! failure that waiting cannot cure ends the command at once.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -18,17 +18,17 @@ use crate::awake::AwakeInstant;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_duration;
 
-/// A wait is announced after this long.
+/// A wait is logged after this time.
 const SILENT: Duration = Duration::from_secs(2);
-/// A wait is announced again this often.
+/// A wait is logged again at this interval.
 const AGAIN: Duration = Duration::from_secs(30);
-/// The longest pause between attempts, so that a server that comes up is noticed.
+/// The longest pause between attempts, so that a server that comes up is noticed soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// One attempt may take this long although less patience is left: a server far away needs some time
-/// to answer.
+/// An attempt may take this long even if less patience is left, because a distant server needs some
+/// time to answer.
 const LEAST: Duration = Duration::from_secs(5);
 
-/// The patience with buckets that have not answered yet. One for all buckets of a run; cheap to
+/// The patience with buckets that have not answered yet, shared by all buckets of a run. Cheap to
 /// clone.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Shared>);
@@ -53,7 +53,7 @@ impl Contact {
         }))
     }
 
-    /// Starts the clock, unless it runs already.
+    /// Starts the clock, unless it is running already.
     fn start(&self) {
         self.0.began.get_or_init(AwakeInstant::now);
     }
@@ -81,13 +81,13 @@ impl Contact {
         limit.min(self.left().max(LEAST))
     }
 
-    /// Remembers the failure of an attempt that is repeated.
+    /// Remembers the failure of an attempt that will be repeated.
     pub(super) fn failed(&self, failure: &Failure) {
         self.start();
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
     }
 
-    /// Explains a failure that patience did not outlast.
+    /// Adds the patience to a failure for which it is used up.
     pub(super) fn given_up(&self, failure: Failure) -> Failure {
         if !failure.kind().may_pass_later() || !self.left().is_zero() {
             return failure;
@@ -98,11 +98,11 @@ impl Contact {
         ))
     }
 
-    /// Awaits `ask`, which sends the first requests to `bucket`, and logs what the run waits for if
-    /// that takes long.
+    /// Awaits `ask`, which sends the first requests to `bucket`. If that takes long, logs what the
+    /// run waits for.
     ///
     /// # Errors
-    /// Those of `ask`.
+    /// Returns the failure of `ask`.
     pub async fn watch<T>(
         &self,
         bucket: &Bucket,
@@ -147,7 +147,7 @@ impl Contact {
             .clone();
         let provider = bucket.client.awaited_credentials();
         let (awaited, mut text) = match (provider, last) {
-            (Some(provider), _) => ("the provider of the credentials".to_owned(), provider),
+            (Some(provider), _) => ("the credential provider".to_owned(), provider),
             (None, Some(failure)) => {
                 let server = reached(bucket);
                 (
@@ -176,7 +176,7 @@ impl Contact {
     }
 }
 
-/// Names the server, and the proxy before it: the proxy may be the one that does not answer.
+/// Names the server and, if there is one, the proxy, because the proxy may be what does not answer.
 pub(super) fn reached(bucket: &Bucket) -> String {
     match bucket.client.proxy() {
         Some(proxy) => format!("{} through the proxy {proxy}", bucket.server()),

@@ -1,9 +1,9 @@
-//! Creates an upload, with a second request if the first one hangs, and keeps the losing request.
+//! Creates an upload, sends a second request if the first one hangs, and keeps the losing request.
 //!
 //! `CreateMultipartUpload` is not idempotent: two requests that take effect create two uploads. So
-//! a losing request must not be forgotten. Each request is its own task, and the task of an
-//! overtaken request continues after the caller has the first answer: only its answer names the
-//! second upload. [`crate::multipart`] waits for that answer and aborts the upload.
+//! a losing request must not be forgotten. Each request runs in its own task. The task of an
+//! overtaken request continues after the caller has the first answer, because only its own answer
+//! names the second upload. [`crate::multipart`] waits for that answer and aborts the upload.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,15 +23,15 @@ pub(crate) type Overtaken = JoinHandle<Result<Begun, Failure>>;
 /// The requests of one call.
 #[derive(Debug, Default)]
 struct Creates {
-    /// Set once one of them has created an upload.
+    /// Set once a request has created an upload.
     is_created: bool,
-    /// The requests that were unanswered then.
+    /// The requests that were unanswered at that moment.
     overtaken: Vec<Overtaken>,
-    /// Set if another request may have taken effect and its answer was lost.
+    /// Set if another request, whose answer was lost, may have taken effect.
     is_one_lost: bool,
 }
 
-/// One request. Dropping it aborts it, unless another one has created the upload.
+/// One request. Dropping it aborts the request, unless another one has created the upload.
 #[derive(Debug)]
 struct Create {
     task: Option<Overtaken>,
@@ -39,9 +39,9 @@ struct Create {
 }
 
 impl Bucket {
-    /// Creates a multipart upload, as [`Bucket::create_upload`] does, and sends the request once
-    /// more if it hangs. Also returns the requests that were overtaken, each of which may create
-    /// another upload; the answer does not count them.
+    /// Creates a multipart upload as [`Bucket::create_upload`] does, and sends the request once
+    /// more if it hangs. Also returns the overtaken requests, each of which may create another
+    /// upload. The answer's number of attempts does not include them.
     pub(crate) async fn create_upload_soon(
         &self,
         key: &ObjectKey,

@@ -1,12 +1,12 @@
 //! Repeats a 403 if the same kind of request has succeeded before, and calls off the requests of an
 //! object that has failed.
 //!
-//! See [`crate::pace::Lanes::doubts_denial`] for the denials that are doubted, and for the reason.
-//! For an upload that has stored a part in this run, a denial is always doubted: the upload may
-//! hold terabytes.
+//! [`crate::pace::Lanes::doubts_denial`] decides which denials are doubted, and explains why. For
+//! an upload that has stored a part in this run, a denial is always doubted: the upload may hold
+//! terabytes.
 //!
 //! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
-//! for good, all others would be sent for nothing, so those that wait are called off. Requests in
+//! for good, sending the others would be pointless, so those that wait are called off. Requests in
 //! flight are left to finish: an abort that overtakes a part leaves that part behind.
 
 use std::sync::Arc;
@@ -32,12 +32,12 @@ impl Bucket {
         }
     }
 
-    /// Returns the token that calls off those requests of an upload that wait.
+    /// Returns the token that calls off the waiting requests of an upload.
     pub(crate) fn called_off(&self) -> &CancellationToken {
         &self.called_off
     }
 
-    /// Returns this bucket with denials believed at once.
+    /// Returns this bucket with denials accepted at once.
     pub(super) fn without_doubt(&self) -> Self {
         Self {
             retry: RetryPolicy {
@@ -48,7 +48,7 @@ impl Bucket {
         }
     }
 
-    /// Notes that a request succeeded that may have copied bytes or stored a part.
+    /// Notes the success of a request that may have copied bytes or stored a part.
     pub(super) fn note_success(&self, operation: Operation, bytes: u64, took: Duration) {
         if matches!(operation, Operation::CopyObject | Operation::UploadPartCopy) {
             self.pacer.copied(bytes, took);
@@ -58,8 +58,8 @@ impl Bucket {
         }
     }
 
-    /// Waits, after the first part of a run was refused, until another part is copied, for a
-    /// limited time. Sends nothing.
+    /// Waits for a limited time, after the first part of a run was denied, until another part is
+    /// copied. Sends nothing.
     pub(super) async fn await_other_parts(&self, failure: &Failure) {
         let operation = failure.details().operation;
         let lanes = self.lanes(operation.class());
@@ -82,7 +82,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the time to wait before a request that failed is sent again, or `None` to give up.
+    /// Returns the time to wait before a failed request is sent again, or `None` to give up.
     /// `waited` is the time since its first failure.
     pub(super) fn wait(&self, failure: &Failure, waited: Duration) -> Option<Duration> {
         let (attempts, operation) = (failure.details().attempts, failure.details().operation);
@@ -93,8 +93,8 @@ impl Bucket {
                 .wait(failure.kind(), attempts, waited, fastrand::f64());
         }
         let (lanes, now) = (self.lanes(operation.class()), self.pacer.elapsed());
-        // A request that has begun to retry a 403 goes on, even if another request has accepted the
-        // denial meanwhile.
+        // A request that has started to retry a 403 continues, even if another request has accepted
+        // the denial meanwhile.
         let is_doubted = attempts > 1
             || self.has_parts.load(Ordering::Relaxed)
             || lanes.doubts_denial(operation, now);

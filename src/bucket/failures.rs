@@ -1,5 +1,5 @@
-//! Constructs the failures of a bucket's requests, and finds out whether a failure is about its
-//! request or about the whole server.
+//! Builds the failures of a bucket's requests, and finds out whether a failure concerns one request
+//! or the whole server.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
-/// The time limit of a request that only looks for the cause of a failure.
+/// The time limit of a request that only investigates a failure.
 pub(super) const GLANCE: Duration = Duration::from_secs(10);
 
 impl Bucket {
@@ -29,8 +29,8 @@ impl Bucket {
         key.map_or_else(|| self.name.to_string(), |key| self.place(key))
     }
 
-    /// Returns the failure of a request that was not answered within `limit`. It names the provider
-    /// of the credentials if the request was never sent because of that.
+    /// Returns the failure of a request that was not answered within `limit`. If the request was
+    /// never sent because credentials were missing, it names their provider.
     pub(super) fn late(
         &self,
         limit: Duration,
@@ -96,7 +96,7 @@ impl Bucket {
         }
     }
 
-    /// Marks the failure of a request about an object that s3haul keeps for itself.
+    /// Marks the failure of a request about an object of s3haul's own.
     pub(super) fn marked(&self, failure: Failure) -> Failure {
         if self.has_records {
             failure.about_record()
@@ -105,9 +105,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for the objects that s3haul keeps for itself: journals, reports, and the
-    /// state of a run in shards. If the server denies a request, the failure names the missing
-    /// permission.
+    /// Returns this bucket for objects of s3haul's own: journals, reports, and the state of a run
+    /// in shards. If the server denies a request, the failure names the missing permission.
     #[must_use]
     pub fn for_records(&self) -> Self {
         Self {
@@ -117,9 +116,9 @@ impl Bucket {
     }
 
     /// Sends one HEAD of the bucket, and declares an outage if that gets no answer either. Called
-    /// before a request is given up for `failure`: with few requests in flight, object after object
-    /// would fail before enough failures count as an outage. A server that has trouble with one
-    /// object only still answers, even if with a refusal.
+    /// before a request is given up because of `failure`: with few requests in flight, one object
+    /// after another would fail before enough failures count as an outage. A server that has
+    /// trouble with only one object still answers, even if with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
             is_silent = self.probe_silence(failure, waited) => is_silent,
@@ -164,8 +163,8 @@ impl Bucket {
         is_silent
     }
 
-    /// Returns the same bucket for a request whose caller has already waited `waited` for its
-    /// outcome. That time counts against the patience.
+    /// Returns this bucket for a request whose caller has already waited `waited` for the outcome.
+    /// That time counts against the patience.
     #[must_use]
     pub fn after_waiting(&self, waited: Duration) -> Self {
         Self {
@@ -174,7 +173,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the total time to wait for an answer, over all attempts.
+    /// Returns the patience: the longest total time to wait for an answer, over all attempts.
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.retry.patience
@@ -187,7 +186,7 @@ impl Bucket {
     }
 
     /// Returns the failure of a request that was given up after `waited`. It becomes
-    /// [`FailureKind::Silent`], which is about the whole run, if no request of this operation was
+    /// [`FailureKind::Silent`], which concerns the whole run, if no request of this operation was
     /// answered in that time.
     pub(crate) fn unanswered(&self, failure: Failure, waited: Duration) -> Failure {
         let operation = failure.details().operation;

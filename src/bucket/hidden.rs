@@ -1,26 +1,26 @@
 //! Remembers whether the encryption of a bucket's objects makes their `ETag`s useless for
 //! comparison.
 //!
-//! An object that a KMS or customer key encrypts has an `ETag` that looks like an MD5 and is not
+//! An object that a KMS or customer key encrypts has an `ETag` that looks like an MD5 but is not
 //! one. HEAD shows the encryption, a list does not. In a bucket that encrypts everything this way,
-//! a HEAD for each object whose `ETag` disagrees would cost as many requests as there are objects,
+//! a HEAD for each object with a different `ETag` would cost as many requests as there are objects,
 //! every night, with the same answer each time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The objects in a row with hidden `ETag`s after which s3haul sends no further HEAD.
+/// The number of objects with hidden `ETag`s in a row after which s3haul sends no more HEADs.
 const ENOUGH: u32 = 100;
 
-/// Counts the objects in a row whose `ETag`s an encryption key hides. Cheap to clone; clones share
-/// the count.
+/// Counts the objects in a row whose `ETag`s are hidden by an encryption key. Cheap to clone;
+/// clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct HiddenEtags(Arc<AtomicU32>);
 
 impl HiddenEtags {
-    /// Counts the HEAD of an object whose `ETag` disagreed with that of its counterpart.
+    /// Counts the HEAD of an object whose `ETag` differs from that of its counterpart.
     pub fn note(&self, is_hidden: bool) {
-        // A race loses a count, which costs a request.
+        // A race may lose a count, which costs one request.
         let next = if is_hidden {
             self.0.load(Ordering::Relaxed).saturating_add(1)
         } else {
@@ -29,7 +29,7 @@ impl HiddenEtags {
         self.0.store(next, Ordering::Relaxed);
     }
 
-    /// Returns true if a disagreement of `ETag`s says nothing in this bucket.
+    /// Returns true if a difference of `ETag`s proves nothing in this bucket.
     #[must_use]
     pub fn are_usual(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= ENOUGH

@@ -1,9 +1,9 @@
-//! Versions, delete markers, and archived objects of a bucket.
+//! Reads versions, appends versions and delete markers, and requests restores.
 //!
 //! A copy into a bucket with versions must not simply be repeated: an attempt whose answer was lost
-//! may have made a version, and a repetition makes another. So s3haul lists the key first. If its
-//! newest version is not the one from before ([`Tip`]), the attempt took effect and is not
-//! repeated.
+//! may have created a version, and a repetition would create another one. So s3haul first lists the
+//! key. If its newest version differs from that before the copy ([`Tip`]), the attempt took effect
+//! and is not repeated.
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::s3::{
 /// The newest version of a key, or its newest delete marker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tip {
-    /// The key has neither.
+    /// The key has no version and no delete marker.
     Nothing,
     /// The version with this id.
     Version(String),
@@ -31,7 +31,7 @@ pub enum Tip {
     Unknown,
 }
 
-/// The answer to `GetBucketVersioning`, as far as there is one.
+/// The answer to `GetBucketVersioning`, if there is one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KnownVersioning {
     Is(Versioning),
@@ -55,8 +55,8 @@ impl Bucket {
         .await
     }
 
-    /// Removes the version `null` from an object of a bucket without versions. Some servers return
-    /// it, and refuse it in requests.
+    /// Removes the version `null` from the HEAD of an object in a bucket without versions. Some
+    /// servers return `null` there, and refuse it in requests.
     pub(super) async fn without_null(&self, head: Head) -> Head {
         match self.known_versioning().await {
             KnownVersioning::Is(Versioning::Never) => Head {
@@ -73,7 +73,7 @@ impl Bucket {
     }
 
     /// Refuses the answer to a HEAD of a version if the bucket has no versions: the server has
-    /// ignored the version, and the answer is about the current object.
+    /// ignored the version id and answered about the current object.
     pub(super) async fn check_is_version(
         &self,
         key: &ObjectKey,
@@ -82,7 +82,7 @@ impl Bucket {
         if self.known_versioning().await != KnownVersioning::Is(Versioning::Never) {
             return Ok(head);
         }
-        let message = "a version was asked for, and the bucket has none: the answer is about the current object";
+        let message = "the request named a version, but the bucket has none: the answer is about the current object";
         Err(Failure::new(
             FailureKind::ServerFault,
             Operation::HeadObject,
@@ -91,13 +91,13 @@ impl Bucket {
         ))
     }
 
-    /// Returns the answer to `GetBucketVersioning`, which is sent until there is one, and then not
-    /// again.
+    /// Returns the answer to `GetBucketVersioning`. The request is sent until it is answered, and
+    /// then never again.
     pub(super) async fn known_versioning(&self) -> KnownVersioning {
         let asked = self.versioning.get_or_try_init(|| async {
             match self.versioning().await {
                 Ok(versioning) => Ok(Some(versioning)),
-                // The next call asks again.
+                // The next call sends the request again.
                 Err(failure)
                     if failure.kind().may_pass_later()
                         || *failure.kind() == FailureKind::Stopped =>
@@ -132,7 +132,7 @@ impl Bucket {
         &self,
         key: &ObjectKey,
     ) -> Result<Option<ListedVersion>, Failure> {
-        // If lists are in order, the key itself comes before all keys that begin with it.
+        // In an ordered list, the key itself comes before all keys that begin with it.
         let most = self.capabilities().ordered_lists.then_some(1);
         let order = Order::of_versions(self.capabilities().ordered_lists);
         let mut paging = Paging::new(
@@ -152,7 +152,7 @@ impl Bucket {
             if paging.check(&mut page)? == PageVerdict::Again {
                 continue;
             }
-            // An empty page that leads to another one says nothing about the key.
+            // An empty page that leads to another one proves nothing about the key.
             let is_passed = most.is_some() && !page.items.is_empty();
             let newest = page
                 .items
@@ -165,7 +165,7 @@ impl Bucket {
         }
     }
 
-    /// Copies `source` of `size` bytes, once, to be the version of `key` that follows `tip`.
+    /// Copies `source` of `size` bytes, once, as the version of `key` that follows `tip`.
     pub async fn append_copy(
         &self,
         source: &SourcePin,
@@ -181,7 +181,8 @@ impl Bucket {
         .await
     }
 
-    /// Writes one delete marker as the version of `key` that follows `tip`. It removes no version.
+    /// Writes a delete marker, once, as the version of `key` that follows `tip`. It removes no
+    /// version.
     pub async fn append_marker(
         &self,
         key: &ObjectKey,
@@ -231,7 +232,7 @@ impl Bucket {
                     .wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
                 {
                     Some(wait) if unknown => wait,
-                    // The list below waits for the end of an outage.
+                    // The list below waits for the end of the outage.
                     None if unknown && self.writes.is_out() => Duration::ZERO,
                     _ => return Err(failure.after(attempts)),
                 };
@@ -265,7 +266,7 @@ impl Bucket {
         }
     }
 
-    /// Requests the restore of an archived version. A second request does no harm: S3 answers that
+    /// Requests the restore of an archived version. A second request is harmless: S3 answers that
     /// the restore is in progress.
     pub async fn restore(
         &self,

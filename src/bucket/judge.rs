@@ -1,10 +1,10 @@
 //! Distinguishes refusals of a request from refusals of its credentials or of its time.
 //!
 //! A server that no longer accepts a session token, an access key, or the time of a signature
-//! refuses every request, whatever it is about. Objects must not fail because of that: s3haul sends
-//! the request again with newer credentials or a corrected clock and, if there are none yet, waits
-//! as long as `patience` allows. The answer to a HEAD hides the reason behind a bare 400 or 403,
-//! and `SignatureDoesNotMatch` may be about the key of one object. In both cases s3haul sends a
+//! refuses every request. Objects must not fail because of that: s3haul sends the request again
+//! with newer credentials or a corrected clock and, if there are none yet, waits as long as
+//! `patience` allows. The answer to a HEAD hides the reason behind a bare 400 or 403, and
+//! `SignatureDoesNotMatch` may concern the key of one object only. In both cases s3haul sends a
 //! list to learn the reason, unless the server has meanwhile accepted the same credentials in a
 //! later request.
 
@@ -20,34 +20,34 @@ use crate::s3::client::NotReady;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
-/// The most times that a request is sent again because of the clock, which may be set while the
-/// request is in flight.
+/// The number of times that a request may be sent again because of the clock. The clock may be
+/// corrected while a request is in flight.
 const MAX_CLOCK_RETRIES: u32 = 3;
-/// The most times that a request is sent again with credentials that cannot change.
+/// The number of times that a request may be sent again with credentials that cannot change.
 const MAX_FIXED_KEY_RETRIES: u32 = 1;
-/// The most lists that are sent to find out the reason of a refusal, if they get no answer.
+/// The number of lists that may be sent to find out the reason of a refusal, if they get no answer.
 const MAX_LISTS: u32 = 3;
 
-/// The refusals that a request has had so far.
+/// The number of refusals of a request so far.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     clocks: u32,
-    /// Refusals because of the credentials.
+    /// The number of refusals because of the credentials.
     refusals: u32,
-    /// The first refusal because of the credentials.
+    /// The time of the first refusal because of the credentials.
     since: Option<AwakeInstant>,
 }
 
 /// The decision about a refused request.
 pub(super) enum RefusalVerdict {
-    /// It failed.
+    /// The request failed.
     Stands(Failure),
-    /// It is sent again, when there are credentials.
+    /// The request is sent again once there are credentials.
     Again,
 }
 
 impl Bucket {
-    /// Waits until there are credentials to sign a request with. Returns the time that took.
+    /// Waits for credentials to sign a request with. Returns the time that took.
     pub(super) async fn credentials(
         &self,
         operation: Operation,
@@ -76,7 +76,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the failure of a request that waited for credentials as long as the patience lasts.
+    /// Returns the failure of a request that waited for credentials until the patience was used up.
     fn no_credentials(
         &self,
         operation: Operation,
@@ -89,7 +89,8 @@ impl Bucket {
         Failure::without_credentials(kind, operation, self.place_of(key), message)
     }
 
-    /// Decides whether a failed request is sent again because of what signed it.
+    /// Decides whether a failed request is sent again because of the credentials or time that
+    /// signed it.
     pub(super) async fn judged(
         &self,
         failure: Failure,
@@ -111,12 +112,12 @@ impl Bucket {
             doubts.clocks += 1;
             return RefusalVerdict::Again;
         }
-        // The set that it was signed with has been replaced since.
+        // Newer credentials have replaced the set that signed the request.
         if signed.generation < self.client.credentials() {
             return RefusalVerdict::Again;
         }
         // A key that was never accepted is wrong. An expired session may come from a provider that
-        // is late.
+        // lags.
         let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
         if is_unknown && !self.client.has_accepted_credentials() {
             return RefusalVerdict::Stands(failure);
@@ -152,9 +153,9 @@ impl Bucket {
         self.without_valid_credentials(cause, key, doubts)
     }
 
-    /// Returns true if there are newer credentials than those that a refused request was signed
-    /// with. To a revoked session everything is denied, as to one without permissions, so the
-    /// provider is asked.
+    /// Returns true if there are newer credentials than those that signed a refused request. A
+    /// revoked session is denied everything, like one without permissions, so the provider is
+    /// asked.
     async fn is_replaced(&self, failure: &Failure, generation: u64) -> bool {
         if *failure.kind() != FailureKind::Denied {
             return generation < self.client.credentials();
@@ -165,7 +166,7 @@ impl Bucket {
         }
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request may succeed when it is sent
+    /// Corrects the clock after a refusal. Returns true if the request may succeed when it is sent
     /// again.
     fn correct_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
         let Some(signed) = failure.details().signed else {
@@ -204,13 +205,13 @@ impl Bucket {
         };
         if self.client.has_fixed_credentials() {
             // A request about a bucket may be refused because the key is wrong. Requests about
-            // objects are sent only after it was accepted.
+            // objects are sent only after the key was accepted.
             let has_ended = self.client.has_accepted_credentials()
                 && (cause.is_about_expiry() || key.is_some());
             return if doubts.refusals <= MAX_FIXED_KEY_RETRIES {
                 RefusalVerdict::Again
             } else if has_ended {
-                let note = "keys in variables cannot be renewed";
+                let note = "keys in environment variables cannot be renewed";
                 RefusalVerdict::Stands(cause.as_kind(FailureKind::CredentialsEnded).noting(note))
             } else {
                 RefusalVerdict::Stands(cause)
@@ -224,7 +225,7 @@ impl Bucket {
     /// Lists one key to find out whether the server refuses all requests with these credentials,
     /// and returns that refusal. Returns `None` if only the request that was `answered` is refused.
     async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
-        // Of several requests that were refused together, only one sends the list.
+        // If several requests are refused at once, only one of them sends the list.
         let _inquiry = self.client.inquiry().await;
         let operation = Operation::ListObjects;
         let limit = self.retry.time_limit(operation, 0).min(GLANCE);

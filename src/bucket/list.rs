@@ -1,4 +1,4 @@
-//! Lists of the objects in a bucket: page by page, or the first one only.
+//! Lists the objects in a bucket, page by page or only the first one.
 
 use std::future::Future;
 
@@ -7,8 +7,8 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 
 impl Bucket {
-    /// Refuses a prefix that does not end in a slash in a directory bucket, with a clearer message
-    /// than S3's.
+    /// Refuses, for a directory bucket, a prefix that does not end in a slash. The message is
+    /// clearer than S3's.
     pub(super) fn check_prefix(&self, operation: Operation, prefix: &str) -> Result<(), Failure> {
         if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
             return Ok(());
@@ -41,19 +41,19 @@ impl Bucket {
             .await
     }
 
-    /// Returns the first object behind `after` whose key begins with `prefix`. An empty page that
-    /// leads to another one does not say that there is none.
+    /// Returns the first object after `after` whose key begins with `prefix`. An empty page that
+    /// leads to another one does not prove that there is none.
     ///
     /// # Errors
-    /// See [`Client::list_one`](crate::s3::Client::list_one). It also fails if the list does not end, or holds keys that were
-    /// not asked for.
+    /// Fails for the same reasons as [`Client::list_one`](crate::s3::Client::list_one), and if the
+    /// list does not end or contains keys that were not requested.
     pub async fn first(
         &self,
         prefix: &str,
         after: Option<&str>,
     ) -> Result<Option<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
-        // One key has no order.
+        // A list of one key has no order.
         let mut paging = Paging::new(Operation::ListObjects, &self.name, prefix, Order::Unknown);
         let mut token = None;
         loop {
@@ -79,7 +79,7 @@ impl Bucket {
         }
     }
 
-    /// Returns a listing from the key `at` on.
+    /// Sends a request for a list that starts at the key `at`.
     pub(super) async fn list_at<T, F>(
         &self,
         operation: Operation,

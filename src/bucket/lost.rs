@@ -1,8 +1,8 @@
-//! Tells a bucket that went away from one that was never there.
+//! Distinguishes a bucket that was deleted from one that never existed.
 //!
-//! A bucket that has taken writes of this run and is not there any more was deleted, with all that
-//! was in it. Somebody may make it again at once, so that the next write goes through. What was
-//! copied before is gone all the same.
+//! If a bucket that has accepted writes of this run no longer exists, it was deleted with all of
+//! its contents. Somebody may create it again at once, so that the next write succeeds. The objects
+//! copied before are lost all the same.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,9 @@ use super::{Answer, Bucket};
 use crate::s3::{Failure, FailureKind, SourcePin};
 
 impl Bucket {
-    /// Notes a write that went through, and sorts the refusal of one by a bucket that has taken
-    /// others. The refusal of a copy may be about the bucket of its source.
+    /// Notes a successful write. If the bucket has accepted writes before, turns a `NoSuchBucket`
+    /// into [`FailureKind::BucketLost`]. The refusal of a copy may concern the source's bucket
+    /// instead.
     pub(super) async fn or_lost<T>(
         &self,
         answer: Result<Answer<T>, Failure>,
@@ -36,7 +37,7 @@ impl Bucket {
             return Err(failure);
         }
         Err(failure.as_kind(FailureKind::BucketLost).noting(
-            "the bucket has taken writes of this run and is not there any more, or was made again: what was copied \
+            "the bucket accepted writes of this run but no longer exists, or was created again: what was copied \
              before may be gone",
         ))
     }

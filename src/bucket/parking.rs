@@ -1,14 +1,14 @@
 //! Gives back the slot of a request that waits for its turn.
 //!
-//! A request of an object holds a slot, and keeps it from one attempt to the next. While it waits
-//! after a refusal or in a long queue, the slot is idle: under a prefix where every request is
-//! refused, such requests would hold all slots of the run within a minute. So a waiting request
-//! gives its slot back, and takes the next free one when its turn comes.
+//! A request of an object holds a slot, and keeps it from one attempt to the next. While the
+//! request waits after a refusal or in a long queue, the slot is idle. Under a prefix where every
+//! request is refused, such requests would hold all slots of the run within a minute. So a waiting
+//! request gives its slot back, and takes the next free one when its turn comes.
 //!
-//! A request may give its slot back only if no holder of a slot waits for it. A request that
-//! answers a question for all objects, or that holds memory for parts of files, could otherwise
-//! wait for the slots of those that wait for it. So only copies give their slots back, and the HEAD
-//! with which an object starts.
+//! A request may give its slot back only if no holder of a slot waits for it. Otherwise both could
+//! wait for each other: a request that answers a question for all objects, or that holds memory for
+//! parts of files, is awaited by holders of slots. So only copies give their slots back, and the
+//! HEAD with which an object starts.
 
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // First of all: a request that was called off must not be sent, even if it is its turn.
+            // Checked first: a request that was called off must not be sent, even if it is its
+            // turn.
             () = self.called_off.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.waits_in_vain(operation, at, attempts) => None,
@@ -93,8 +94,8 @@ impl Bucket {
         }
     }
 
-    /// Gives back the slot of a request that was throttled, or whose connection was not served, until
-    /// it is sent again.
+    /// Gives back the slot of a request that was throttled, or whose connection is not served,
+    /// until it is sent again.
     pub(super) fn park_failed(
         &self,
         failure: &Failure,
@@ -127,7 +128,7 @@ impl Bucket {
     }
 }
 
-/// The requests that give their slots back while they wait.
+/// The kind of request that gives its slot back while it waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Parks {
     #[default]

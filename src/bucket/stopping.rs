@@ -1,8 +1,8 @@
 //! Ends the requests of a bucket when the run stops.
 //!
 //! A request in flight may finish before `halt` is cancelled. A request that only waits for its
-//! next attempt would be sent into a run that is over, so the stop ends it at once. So it does with
-//! a first attempt that leads to nothing any more, or whose turn would not come soon.
+//! next attempt would be sent into a run that is over, so the stop ends it at once. The stop also
+//! ends a first attempt that serves no purpose any more, or whose turn would not come soon.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use super::Bucket;
 use crate::location::ObjectKey;
 use crate::s3::{Failure, Operation};
 
-/// The interval at which a request that waits is looked at once the run has stopped.
+/// The interval at which waiting requests are checked after the run has stopped.
 const LOOK: Duration = Duration::from_millis(100);
-/// After a stop, a request that begins something does not wait longer than this for its turn.
+/// After a stop, a request that starts something waits no longer than this for its turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// The purpose of a bucket's requests, which decides what a stop means to them.
+/// The purpose of a bucket's requests, which determines the effect of a stop on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Copying an object, or planning.
     Object,
-    /// Cleaning up after an object. These requests are sent after the stop too, as long as the
-    /// server answers.
+    /// Cleaning up after an object. These requests are sent after the stop too, while the server
+    /// answers.
     CleanUp,
-    /// Recording what the run did, or ending an upload, which continues to the end.
+    /// Recording the run, or ending an upload. The stop does not end these requests.
     Journal,
 }
 
@@ -40,8 +40,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for requests that record the run or end an upload, and do not end with
-    /// the run.
+    /// Returns this bucket for requests that record the run or end an upload, and that do not end
+    /// with the run.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the same bucket, whose requests end with `halt`.
+    /// Returns this bucket with requests that end with `halt`.
     #[must_use]
     pub fn halted_by(&self, halt: CancellationToken) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl Bucket {
     /// Waits before another attempt of a request that its caller repeats.
     ///
     /// # Errors
-    /// [`FailureKind::Stopped`](crate::s3::FailureKind::Stopped) when the run stops meanwhile.
+    /// [`FailureKind::Stopped`](crate::s3::FailureKind::Stopped) if the run stops meanwhile.
     pub(crate) async fn pause(
         &self,
         time: Duration,
@@ -78,8 +78,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request about the keys around `at` that has made `attempts` attempts, and is
-    /// not in flight, must not be sent again.
+    /// Waits until a request must not be sent again. The request concerns the keys around `at`, has
+    /// made `attempts` attempts, and is not in flight.
     pub(super) async fn waits_in_vain(&self, operation: Operation, at: &str, attempts: u32) {
         let stopped = async {
             self.pacer.stopping().cancelled().await;
@@ -93,7 +93,7 @@ impl Bucket {
         }
     }
 
-    /// Returns true if the run has stopped and a request is not worth waiting for any more.
+    /// Returns true if the run has stopped and a request is no longer worth waiting for.
     fn is_in_vain(&self, operation: Operation, at: &str, attempts: u32) -> bool {
         let lanes = self.lanes(operation.class());
         match self.purpose {
@@ -105,19 +105,19 @@ impl Bucket {
             return true;
         }
         let longest_wait = match operation {
-            // No part is sent any more.
+            // After a stop, no part is sent any more.
             Operation::CreateMultipartUpload
             | Operation::UploadPart
             | Operation::UploadPartCopy => return true,
             Operation::HeadObject | Operation::CopyObject | Operation::PutObject => LONGEST_WAIT,
-            // An object that has begun may need it to be whole.
+            // An object that was started may need this request to be completed.
             _ => self.retry.drain.saturating_sub(self.retry.tidying()),
         };
         lanes.queue_delay(at, self.pacer.elapsed()) > longest_wait
     }
 
-    /// Returns true if a request goes before all others: the run has stopped, and what it leaves
-    /// open is few and must not stand in a line of requests that will not be sent.
+    /// Returns true if a request goes ahead of all others: the run has stopped, and the few
+    /// requests that clean up must not queue behind requests that will never be sent.
     pub(super) fn goes_ahead(&self) -> bool {
         self.purpose == Purpose::CleanUp && self.pacer.stopping().is_cancelled()
     }

@@ -1,20 +1,19 @@
 //! Sends a request once more when its answer is overdue, and takes the first good answer.
 //!
-//! The first request stays under way, since it may be lost or just slow. The second one waits for a
-//! place in flight and for the user's limits, like every request, and uses another connection,
-//! because the first one holds its own. If the second one fails or is overdue too, a third one is
-//! sent. [`crate::pace::latency`] decides when a request is overdue and limits how many are sent
-//! twice.
+//! The first request stays in flight, because it may be lost or just slow. The second one waits for
+//! a slot and for the user's limits, like every request. It uses another connection, because the
+//! first request occupies its own. If the second one fails or is overdue too, a third one is sent.
+//! [`crate::pace::latency`] decides when a request is overdue and limits how many are sent twice.
 //!
 //! Reads may always be sent twice. A `CopyObject` may be if both requests leave one version of the
 //! same object ([`Repeat::IfOneVersion`]): the server reads exactly the pinned version of the
 //! source, and either a condition lets only one request write, or the bucket keeps no versions. A
-//! `CreateMultipartUpload` may be, since the losing request's upload is awaited and aborted
+//! `CreateMultipartUpload` may be, because the upload of the losing request is awaited and aborted
 //! ([`super::creates`]). An `UploadPartCopy` may be if both requests create the same part: the same
 //! range of a pinned version, on a server whose `ETag`s follow from the bytes. The second request
-//! may still arrive after the object is published, and then changes nothing. So may requests that
-//! abort an upload, set tags or an annotation, or start a restore. Whether a
-//! `CompleteMultipartUpload` may be is decided by a look ([`crate::multipart`]).
+//! may still arrive after the object is published, and then changes nothing. Requests that abort an
+//! upload, set tags or an annotation, or start a restore may be sent twice, too. For a
+//! `CompleteMultipartUpload`, a look at the upload decides ([`crate::multipart`]).
 //!
 //! A server that serves few connections leaves whole waves of requests hanging
 //! ([`crate::s3::served`]). Those are not sent twice. They are given up, and sent again when a
@@ -40,13 +39,14 @@ use crate::pace::slots::{Slot, SlotKind};
 use crate::s3::progress::{Progress, within};
 use crate::s3::{Failure, Operation, SourcePin, Versioning, WriteCondition};
 
-/// The time between two looks at a request that cannot be sent twice yet.
+/// The interval at which a request that cannot be sent twice yet is checked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// The most requests of one attempt that are under way at once.
+/// The most requests of one attempt that are in flight at once.
 const MOST_AT_ONCE: usize = 3;
 /// The most requests of one attempt.
 const MOST_REQUESTS: usize = 4;
-/// The least time that a request hangs before it is given up because its connection is not served.
+/// The least time that a request must hang before it is given up because its connection is not
+/// served.
 const UNSERVED_AFTER: Duration = Duration::from_secs(2);
 
 /// One attempt, which may send its request several times.
@@ -63,7 +63,7 @@ pub(super) struct Attempt<'a> {
     pub(super) limit: Duration,
 }
 
-/// An attempt without an answer.
+/// The end of an attempt without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Silence {
     /// The time without an answer.
@@ -72,7 +72,7 @@ pub(super) struct Silence {
     pub(super) served: Option<u32>,
 }
 
-/// The answer, or the silence in its place.
+/// The answer, or the silence that took its place.
 type Answered<T> = Result<Result<T, Failure>, Silence>;
 
 /// The outcome of an attempt.
@@ -80,13 +80,13 @@ pub(super) struct Sent<'a, T> {
     pub(super) answer: Answered<T>,
     /// The permission of the request that `answer` belongs to.
     pub(super) admitted: Admitted<'a>,
-    /// The time that the same request took.
+    /// The time that this request took.
     pub(super) took: Duration,
     /// The number of requests that were sent.
     pub(super) requests: u32,
 }
 
-/// The permission to send a further request.
+/// The permission to send another request.
 struct RetryPermit<'a> {
     admitted: Admitted<'a>,
     slot: Slot,
@@ -97,7 +97,7 @@ struct SentRequest<'a> {
     began: Instant,
     /// Taken once the request has ended.
     admitted: Option<Admitted<'a>>,
-    /// Absent for the first request, whose caller has the slot.
+    /// Absent for the first request, whose caller holds the slot.
     slot: Option<Slot>,
 }
 
@@ -105,7 +105,7 @@ struct SentRequest<'a> {
 struct Requests<'a>(Vec<SentRequest<'a>>);
 
 impl<'a> Requests<'a> {
-    /// Returns the number of a request that is sent now.
+    /// Starts a request, and returns its number.
     fn begin(&mut self, RetryPermit { admitted, slot }: RetryPermit<'a>) -> usize {
         self.0.push(SentRequest {
             began: Instant::now(),
@@ -128,7 +128,7 @@ impl<'a> Requests<'a> {
         })
     }
 
-    /// Returns the time at which the newest request under way was sent, if one more may be sent.
+    /// Returns the time at which the newest request in flight was sent, if one more may be sent.
     fn newest(&self) -> Option<Instant> {
         let under_way = || self.0.iter().filter(|request| request.admitted.is_some());
         let has_room = under_way().count() < MOST_AT_ONCE && self.0.len() < MOST_REQUESTS;
@@ -146,7 +146,7 @@ impl<'a> Requests<'a> {
 }
 
 impl Bucket {
-    /// Sends a request, and further ones beside it while those under way are overdue.
+    /// Sends a request, and further copies of it while those in flight are overdue.
     pub(super) async fn once_or_more<'a, T, F>(
         &'a self,
         attempt: Attempt<'a>,
@@ -175,7 +175,7 @@ impl Bucket {
             took: began.elapsed(),
             requests: 1,
         };
-        // No request is overdue before this, so most requests allocate nothing for the rest.
+        // No request is overdue before this, so most requests end here without another allocation.
         if let Ok(answer) = timeout(LATENCY_MARGIN, &mut first).await {
             return sent_once(answer, admitted);
         }
@@ -193,13 +193,13 @@ impl Bucket {
         }]);
         let mut under_way = FuturesUnordered::new();
         under_way.push(Box::pin(watch(0, progress, Either::Left(first))));
-        // A refusal, and the time from which it stands.
+        // The first refusal, and the time from which it counts.
         let mut refused: Option<(Sent<'a, T>, Instant)> = None;
         let mut not_before = began;
         loop {
             let newest = requests.newest().filter(|_| refused.is_none());
             let stands = refused.as_ref().map(|(_, stands)| sleep_until(*stands));
-            // Boxed, since its type contains the type of a request.
+            // Boxed, because its type contains the type of a request.
             let permission = self.another(attempt, newest, not_before).boxed();
             tokio::select! {
                 biased;
@@ -215,7 +215,7 @@ impl Bucket {
                         let _ = self.learned(&attempt, sent);
                         not_before = Instant::now() + LOOK_AGAIN;
                     } else {
-                        // Another request may have taken effect, so a refusal says little.
+                        // Another request may have taken effect, so a refusal proves little yet.
                         let stands = Instant::now() + requests.first_alone();
                         refused.get_or_insert((sent, stands));
                     }
@@ -234,7 +234,7 @@ impl Bucket {
         }
     }
 
-    /// Waits for the answer to a request, or until it is known to hang because the server does not
+    /// Waits for the answer to a request, or until it clearly hangs because the server does not
     /// serve its connection.
     async fn unless_unserved<T>(
         &self,
@@ -249,13 +249,14 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request is far overdue and many others hang like it, on connections that never
-    /// had an answer.
+    /// Waits until a request is far overdue and many others hang like it, on connections without
+    /// any answer so far.
     async fn unserved(&self, attempt: Attempt<'_>, progress: &Progress) -> Silence {
         let (operation, bytes) = (attempt.operation, attempt.bytes);
         let (lanes, began) = (self.lanes(operation.class()), progress.began());
         let mut hanging = None;
-        // Giving up such a request leaves its outcome unknown; first contact has its own limits.
+        // Giving up such a request would leave its outcome unknown. The first contact has its own
+        // limits.
         if attempt.repeat == Repeat::UnlessUnknown || self.contact.is_some() {
             return std::future::pending().await;
         }
@@ -271,7 +272,7 @@ impl Bucket {
                 continue;
             };
             if hanging.is_none() {
-                // Requests sent with this one look now too: the next look counts all of them.
+                // Requests sent at the same time look now too: the next look counts all of them.
                 hanging = Some(connection.hang());
             } else if let Some(served) = connection.limit(began) {
                 let served = Some(served);
@@ -280,16 +281,16 @@ impl Bucket {
         }
     }
 
-    /// Returns true if a second request may be sent while the first is unanswered: never for probes
-    /// or for requests that record the run.
+    /// Returns true if a second request may be sent while the first is unanswered. Returns false
+    /// for probes and for requests that record the run.
     fn may_repeat_at_once(&self, repeat: Repeat) -> bool {
         self.purpose != Purpose::Journal
             && !self.retry.persistence.is_zero()
             && matches!(repeat, Repeat::AtOnce | Repeat::IfOneVersion)
     }
 
-    /// Waits until the `newest` request of an attempt is overdue and one more may be sent, but not
-    /// before this. Never returns if there is no such request.
+    /// Waits until the `newest` request of an attempt is overdue and one more may be sent, but at
+    /// least until `not_before`. Never returns without such a request.
     async fn another<'a>(
         &'a self,
         attempt: Attempt<'a>,
@@ -309,7 +310,7 @@ impl Bucket {
         sleep_until(not_before).await;
         let lanes = self.lanes(operation.class());
         loop {
-            // Others are answered meanwhile, so that more is known of how long they take.
+            // Other answers arrive meanwhile and change the estimate.
             let overdue = newest + lanes.overdue_after(operation, bytes);
             let now = Instant::now();
             if now < overdue {
@@ -321,7 +322,7 @@ impl Bucket {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            // Others wait for the overdue request, so the next one goes before all that wait.
+            // Others wait for the overdue request, so the next one goes ahead of the queue.
             let Ok(slot) = self.pacer.slots().request(SlotKind::Bulk(u64::MAX)).await else {
                 return std::future::pending().await;
             };
@@ -336,8 +337,8 @@ impl Bucket {
         }
     }
 
-    /// Waits for a slot for a request that is sent beside an overdue one, whose effect the caller
-    /// has looked for in vain. Returns `None` if no such request may be sent now.
+    /// Waits for a slot for another copy of an overdue request that, as the caller has found, has
+    /// had no effect. Returns `None` if no such request may be sent now.
     pub(crate) async fn slot_beside(&self, operation: Operation, at: &ObjectKey) -> Option<Slot> {
         let lanes = self.lanes(operation.class());
         if lanes.is_shut(at.as_str()) || !lanes.may_repeat() {
@@ -353,7 +354,7 @@ impl Bucket {
         self.pacer.hedged();
     }
 
-    /// Returns how a `CopyObject` may be repeated.
+    /// Returns the way in which a `CopyObject` may be repeated.
     pub(super) fn repeat_of_copy(
         &self,
         source: &SourcePin,
@@ -372,7 +373,7 @@ impl Bucket {
         }
     }
 
-    /// Returns true if two writes of a key leave only one version. Boxed, since the type of its
+    /// Returns true if two writes of a key leave only one version. Boxed, because the type of its
     /// future contains a request.
     fn keeps_no_versions(&self) -> BoxFuture<'_, bool> {
         async {
@@ -385,7 +386,7 @@ impl Bucket {
     }
 }
 
-/// Returns true if a request had no answer, or one that a repetition may change.
+/// Returns true if a request got no answer, or one that may be different next time.
 fn may_pass<T>(answer: &Answered<T>) -> bool {
     match answer {
         Ok(Ok(_)) => false,

@@ -16,21 +16,21 @@ impl Connections {
     ) -> Result<(), Failure> {
         let (bucket, versioning) = match (transfer.versions, source) {
             (Versions::Current, _) | (_, None) => return Ok(()),
-            // An object without versions has one, so any source will do; the destination must keep
-            // them all.
+            // An object without versions counts as one version, so any source will do. The
+            // destination must keep all versions.
             (Versions::All, _) => (destination, self.versioning(destination).await?),
             (Versions::AsOf(_), Some(source)) => (source, self.versioning(source).await?),
         };
         let message = match (transfer.versions, versioning) {
             (_, Versioning::Enabled) | (Versions::AsOf(_), Versioning::Suspended) => return Ok(()),
             (Versions::AsOf(_), _) => {
-                "the bucket never kept versions: what it was before is not known"
+                "the bucket never kept versions, so its earlier state is unknown"
             }
             (_, Versioning::Suspended) => {
                 "the bucket's versioning is suspended: each copy would replace the one before it"
             }
             (_, Versioning::Never) => {
-                "the bucket keeps no versions: of each key only the last one would be left"
+                "the bucket keeps no versions: only the last version of each key would remain"
             }
         };
         let place = bucket.name().to_string();
@@ -42,8 +42,8 @@ impl Connections {
         ))
     }
 
-    /// Returns a note on what becomes of the old versions of objects that are changed in place;
-    /// `None` if the bucket keeps none.
+    /// Returns a note about the old versions of objects that are changed in place, or `None` if the
+    /// bucket keeps none.
     pub async fn old_versions(&mut self, bucket: &Bucket) -> Option<String> {
         let stay = "the old version of each changed object stays and costs money until it is deleted or expires";
         match self.versioning(bucket).await {

@@ -1,14 +1,14 @@
-//! The capabilities that a manifest states for an endpoint, where its provider's profile is silent
-//! or wrong.
+//! The capabilities that a manifest states for an endpoint whose provider profile is silent or
+//! wrong.
 //!
-//! A profile is a claim about a kind of server; the server at hand may be older, newer or set up in
-//! another way. `s3haul check --probe` measures it and prints what differs in just these fields, so
-//! that a finding becomes a line in the manifest and never a guess from an error in mid-run.
+//! A profile describes a kind of server. The server at hand may be older, newer, or configured
+//! differently. `s3haul check --probe` measures it and prints the differences in these same fields.
+//! So a finding becomes a line in the manifest, not a guess from an error in the middle of a run.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The writes that can carry a condition on what stands at their key.
+/// The writes that can carry a condition on the object at their key.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -22,9 +22,9 @@ pub enum ConditionalWrite {
     Complete,
 }
 
-/// Capabilities of this endpoint that differ from what its `provider` is known to support. `s3haul
-/// check JOB --probe` measures most of them.
-// `S` is the type of a size: the typed text first, then `ByteSize`.
+/// Capabilities of this endpoint that differ from those of its `provider`. `s3haul check JOB
+/// --probe` measures most of them.
+// `S` is the type of a size: first the typed text, then `ByteSize`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,
@@ -33,7 +33,7 @@ pub enum ConditionalWrite {
 )]
 #[schemars(title = "capabilities", rename = "Capabilities")]
 pub struct Overrides<S> {
-    /// There is an `UploadPartCopy`.
+    /// The server supports `UploadPartCopy`.
     #[schemars(extend("examples" = [false]))]
     pub part_copy: Option<bool>,
     /// The largest object that one `CopyObject` copies.
@@ -45,7 +45,7 @@ pub struct Overrides<S> {
     /// The most parts of one upload.
     #[schemars(range(min = 1, max = 10_000), extend("examples" = [1000]))]
     pub max_parts: Option<u32>,
-    /// All parts of an upload but the last must have one size.
+    /// All parts of an upload except the last must have the same size.
     #[schemars(extend("examples" = [true]))]
     pub equal_parts: Option<bool>,
     /// `CopyObject` honours `x-amz-copy-source-if-match`.
@@ -60,17 +60,17 @@ pub struct Overrides<S> {
     /// The writes that honour `If-Match`.
     #[schemars(extend("examples" = [["put", "complete"]]))]
     pub if_match: Option<Vec<ConditionalWrite>>,
-    /// `ETag`s follow from the bytes as S3 makes them.
+    /// `ETag`s follow from the bytes in the same way as on Amazon S3.
     #[schemars(extend("examples" = [true]))]
     pub content_etags: Option<bool>,
-    /// `x-amz-checksum-*` headers are checked and stored. If false, no checksum of the server is
-    /// compared or counts as a proof.
+    /// `x-amz-checksum-*` headers are checked and stored. If false, s3haul neither compares the
+    /// server's checksums nor accepts them as proof.
     #[schemars(extend("examples" = [true]))]
     pub checksums: Option<bool>,
     /// `x-amz-mp-object-size` may be sent.
     #[schemars(extend("examples" = [false]))]
     pub object_size: Option<bool>,
-    /// Lists are in the order of the keys' bytes.
+    /// Lists are sorted by the bytes of the keys.
     #[schemars(extend("examples" = [true]))]
     pub ordered_lists: Option<bool>,
     /// Lists of objects are encoded on request (`encoding-type=url`).
@@ -79,13 +79,13 @@ pub struct Overrides<S> {
     /// Lists of open uploads are encoded on request.
     #[schemars(extend("examples" = [true]))]
     pub encoded_uploads: Option<bool>,
-    /// Objects have tags.
+    /// The server supports object tags.
     #[schemars(extend("examples" = [true]))]
     pub tags: Option<bool>,
-    /// `CopyObject` and `CreateMultipartUpload` give tags to what they make.
+    /// `CopyObject` and `CreateMultipartUpload` set the tags of the objects that they create.
     #[schemars(extend("examples" = [true]))]
     pub tag_headers: Option<bool>,
-    /// `UploadPartCopy` finds its source also when there is a `%` in the key.
+    /// `UploadPartCopy` finds its source even if the key contains a `%`.
     #[schemars(extend("examples" = [true]))]
     pub odd_part_sources: Option<bool>,
 }
@@ -116,7 +116,7 @@ impl<S> Default for Overrides<S> {
 }
 
 impl<S> Overrides<S> {
-    /// Converts the sizes; `read` gets the name of the field.
+    /// Converts the sizes. `read` gets the name of the field.
     #[must_use]
     pub fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
         Overrides {

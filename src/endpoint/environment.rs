@@ -1,11 +1,11 @@
 //! The environment variables and the shared AWS configuration files, read once.
 //!
 //! A variable that is set but empty counts as unset, because shells and Kubernetes manifests unset
-//! variables that way. The one exception is `${NAME}` in a manifest, which means the variable's
-//! text.
+//! variables that way. The only exception is `${NAME}` in a manifest, which is replaced by the
+//! variable's text even if that is empty.
 //!
-//! Files that do not exist count as empty. A named profile that is in none of them becomes a
-//! [`EndpointMistake`](super::Mistake) that names the files searched.
+//! Files that do not exist count as empty. A named profile that is in neither file becomes an
+//! [`EndpointMistake`](super::EndpointMistake) that names the files searched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct Environment {
     /// The text of the files that exist.
     contents: Vec<(EnvConfigFileKind, String)>,
     syntax_error: Option<String>,
-    /// Names of variables of AWS tools whose text is not UTF-8.
+    /// Names of AWS and proxy variables whose text is not UTF-8.
     not_utf8: Vec<String>,
     /// Names of the `services` sections.
     services: BTreeSet<String>,
@@ -40,7 +40,7 @@ pub struct Environment {
     is_isolated: bool,
 }
 
-/// One of the two shared files, and why it counts as empty if it does.
+/// One of the two shared files, and the reason if it counts as empty.
 #[derive(Clone, Debug)]
 struct ConfigFile {
     kind: EnvConfigFileKind,
@@ -108,7 +108,7 @@ impl Environment {
         environment
     }
 
-    /// Returns an environment of these variables and the text of the two files, for tests and
+    /// Returns an environment with these variables and these texts of the two files, for tests and
     /// libraries.
     #[must_use]
     pub fn of<'a>(
@@ -141,14 +141,14 @@ impl Environment {
         }
     }
 
-    /// Returns true for an environment of which no endpoint may use anything.
+    /// Returns true for an environment from which no endpoint may take any setting.
     #[must_use]
     pub fn is_isolated(&self) -> bool {
         self.is_isolated
     }
 
     fn parse(&mut self, contents: &[(EnvConfigFileKind, String)]) {
-        // The SDK panics on a set of no files.
+        // The SDK panics if there are no files.
         if contents.is_empty() {
             return;
         }
@@ -162,7 +162,7 @@ impl Environment {
         match sections(contents) {
             Ok(sections) => self.sections = sections,
             Err(error) => {
-                // The SDK does not say which of them is broken.
+                // The SDK does not say which file is broken.
                 let broken = contents
                     .chunks(1)
                     .find(|content| sections(content).is_err());
@@ -207,7 +207,7 @@ impl Environment {
         (!text.is_empty()).then_some(text)
     }
 
-    /// Returns the profile of this name, if a file has it.
+    /// Returns the profile of this name, if it is in one of the files.
     #[must_use]
     pub fn profile(&self, name: &str) -> Option<Profile<'_>> {
         let profile = self.sections.get_profile(name)?;
@@ -237,7 +237,7 @@ impl Environment {
         names
     }
 
-    /// Returns the files that were searched for profiles, as the end of a sentence.
+    /// Returns the files that were searched for profiles, in a form that can end a sentence.
     #[must_use]
     pub fn searched(&self) -> String {
         let file = |file: &ConfigFile| match &file.state {
@@ -255,7 +255,8 @@ impl Environment {
             .join(" and ")
     }
 
-    /// Returns the error in the files as a whole: a syntax error, or a file that cannot be read.
+    /// Returns the error that makes the files unusable: a syntax error, or a file that cannot be
+    /// read.
     #[must_use]
     pub fn broken_files(&self) -> Option<String> {
         let unreadable = self.files.iter().find_map(|file| match &file.state {
@@ -316,14 +317,14 @@ impl<'a> Profile<'a> {
         (!value.is_empty()).then_some(value)
     }
 
-    /// Returns a setting below the property `s3`, such as `addressing_style`.
+    /// Returns a setting nested below the property `s3`, such as `addressing_style`.
     #[must_use]
     pub fn s3(&self, setting: &str) -> Option<&'a str> {
         nested(self.sections.get_profile(self.name)?.get("s3")?, setting)
     }
 
-    /// Returns the URL of a service: that of the profile's `services` section, or else of the whole
-    /// profile.
+    /// Returns the URL of a service: from the profile's `services` section, or else the URL of the
+    /// whole profile.
     #[must_use]
     pub fn service_url(&self, service: &str) -> Option<&'a str> {
         self.url_in_services(service)
@@ -342,7 +343,7 @@ impl<'a> Profile<'a> {
         (!url.is_empty()).then_some(url)
     }
 
-    /// Returns true if the profile says how to get credentials.
+    /// Returns true if the profile configures credentials.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
         const WAYS: [&str; 8] = [
@@ -365,26 +366,26 @@ fn sections(contents: &[(EnvConfigFileKind, String)]) -> Result<EnvConfigSection
     for (kind, text) in contents {
         files = files.with_contents(*kind, text);
     }
-    // Everything is in memory already, so the future is ready at once.
+    // All texts are in memory, so the future is ready at once.
     let loaded = source::load(&Env::from_slice(&[]), &Fs::real(), &files.build()).now_or_never();
     let source = loaded.ok_or("the shared configuration files cannot be parsed")?;
     let source = source.map_err(|error| error.to_string())?;
     EnvConfigSections::parse(source).map_err(|error| error.to_string())
 }
 
-/// Returns true if an error of opening a file means that there is none. `HOME=/dev/null` makes the
-/// parent of `~/.aws` no directory.
+/// Returns true if the error of opening a file means that it does not exist. With `HOME=/dev/null`,
+/// the parent of `~/.aws` is not a directory.
 fn is_missing(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Returns true for variables that decide about endpoints.
+/// Returns true for variables that affect endpoints.
 fn is_setting(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     upper.starts_with("AWS_") || upper.ends_with("_PROXY") || upper == "SSL_CERT_FILE"
 }
 
-/// Returns the names in the lines `[services NAME]`.
+/// Returns the names of the sections `[services NAME]`.
 fn services_sections(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let rest = line

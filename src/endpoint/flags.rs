@@ -4,7 +4,7 @@ use super::{Endpoint, Provider, ProxySetting};
 
 impl Endpoint {
     /// Returns the flags for the settings of this endpoint. Roles and capabilities have no flags. A
-    /// proxy with a password is left out, because everybody on a machine sees command lines.
+    /// proxy with a password is omitted, because everybody on a machine can see command lines.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let Self {

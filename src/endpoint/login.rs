@@ -1,9 +1,8 @@
-//! Finds out how a profile gets its credentials: which of the profiles that it leads to has them,
-//! and in which form.
+//! Finds the credentials of a profile: the profile in its chain that has them, and their form.
 //!
-//! The rules are those of the SDK (`aws-config`, `profile/credentials/repr.rs`), which does not say
-//! which profile it found. s3haul has to know: it runs a `credential_process` itself, and its
-//! messages name the provider of the credentials.
+//! The rules are those of the SDK (`aws-config`, `profile/credentials/repr.rs`), which does not
+//! report which profile it found. s3haul needs to know: it runs a `credential_process` itself, and
+//! its messages name the provider of the credentials.
 
 use super::environment::{Environment, Profile};
 
@@ -24,12 +23,12 @@ pub(crate) enum Login {
     Source,
 }
 
-/// The profile at the end of a chain of `source_profile`.
+/// The profile at the end of a chain of `source_profile` properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Base {
     /// The name of the profile.
     pub(crate) profile: String,
-    /// The way to its credentials.
+    /// The way in which the profile gets its credentials.
     pub(crate) login: Login,
     /// True if the profile assumes a role with its own credentials.
     pub(crate) is_its_own_source: bool,
@@ -37,7 +36,7 @@ pub(crate) struct Base {
 
 impl Environment {
     /// Returns the profile that has the credentials of the profile `name`, or `None` if the SDK
-    /// will find none.
+    /// would find none.
     #[must_use]
     pub(crate) fn base_of(&self, name: &str) -> Option<Base> {
         let mut profile = self.profile(name)?;
@@ -47,7 +46,7 @@ impl Environment {
                 return None;
             }
             seen.push(profile.name());
-            // Keys of a source count before anything else that it says.
+            // The keys of a source profile take precedence over its other settings.
             if seen.len() > 1 && has_keys(profile) {
                 return Some(base(profile, Login::Keys, false));
             }

@@ -1,4 +1,4 @@
-//! The network settings of an endpoint: its proxy, and the certificates that it is trusted by.
+//! The network settings of an endpoint: its proxies and its trusted certificates.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,10 +8,11 @@ use thiserror::Error;
 
 use super::{NoProxy, Setting, SettingOrigin};
 
-/// The reason why a text does not name a proxy. No variant shows the text: it may hold a password.
+/// The reason why a text does not name a proxy. No variant shows the text, which may hold a
+/// password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProxyError {
-    /// The scheme is one of SOCKS.
+    /// The scheme is a SOCKS scheme.
     #[error("SOCKS proxies are not supported")]
     Socks,
     /// The scheme is neither `http` nor `https`.
@@ -46,9 +47,10 @@ pub enum ProxySetting {
     Url(ProxyUrl),
 }
 
-/// Proxies and trusted certificates of an endpoint.
+/// The proxies and trusted certificates of an endpoint.
 ///
-/// Requests go to one of two proxies by the scheme of the request's URL, not of the proxy's.
+/// The scheme of the request's URL selects one of two proxies; the scheme of the proxy's URL does
+/// not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// The proxy for `http://` URLs.
@@ -57,15 +59,15 @@ pub struct Network {
     pub https: Option<Setting<ProxyUrl>>,
     /// Hosts that are reached without a proxy.
     pub no_proxy: NoProxy,
-    /// A file of PEM certificates; connections trust these and no others.
+    /// A file of PEM certificates. Connections trust these and no others.
     pub ca_bundle: Option<Setting<PathBuf>>,
     /// True if no connection uses TLS, neither to the endpoint nor to a credential service.
     pub is_plain: bool,
 }
 
 impl Network {
-    /// Returns the file of trusted certificates, unless it comes from the environment and nothing
-    /// needs it.
+    /// Returns the file of trusted certificates, unless it comes from the environment and no
+    /// connection needs it.
     #[must_use]
     pub fn needed_ca_bundle(&self) -> Option<&Setting<PathBuf>> {
         self.ca_bundle
@@ -73,7 +75,7 @@ impl Network {
             .filter(|bundle| !self.is_plain || bundle.origin == SettingOrigin::Stated)
     }
 
-    /// Returns the proxy for requests to this URL, if they go through one.
+    /// Returns the proxy for requests to this URL, if there is one.
     #[must_use]
     pub fn proxy_for(&self, url: &str) -> Option<&Setting<ProxyUrl>> {
         let is_plain = url.starts_with("http://");
@@ -94,7 +96,7 @@ impl Network {
 }
 
 impl ProxyUrl {
-    /// Returns the whole URL, with the password. Not for messages.
+    /// Returns the whole URL, including the password. Not for messages.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -104,8 +106,8 @@ impl ProxyUrl {
 impl FromStr for ProxyUrl {
     type Err = ProxyError;
 
-    /// Reads `http(s)://[user:password@]host[:port]`. A URL without a scheme is taken for
-    /// `http://`, as curl does.
+    /// Reads `http(s)://[user:password@]host[:port]`. A URL without a scheme counts as `http://`,
+    /// as with curl.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
@@ -117,8 +119,8 @@ impl FromStr for ProxyUrl {
             _ => return Err(ProxyError::Scheme),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        // An `@` behind the first slash means that the password has a slash: the user would be
-        // taken for the host.
+        // An `@` after the first slash means that the password contains a slash. The user would be
+        // mistaken for the host.
         if rest[authority.len()..].contains('@') {
             return Err(ProxyError::User);
         }

@@ -1,13 +1,13 @@
 //! The hosts that are reached without a proxy, as `NO_PROXY` lists them.
 //!
-//! curl, Go, and Python differ in what they accept. This reads what any of them does: host names
-//! and the domains below them, `.example.com` and `*.example.com`, addresses, networks
-//! (`10.0.0.0/8`), a port behind any of the names and addresses, and `*` for everything.
+//! curl, Go, and Python differ in the forms that they accept. This module accepts all of them: host
+//! names, which include their subdomains, `.example.com` and `*.example.com`, addresses, networks
+//! (`10.0.0.0/8`), a port after any name or address, and `*` for everything.
 
 use std::net::IpAddr;
 
-/// Hosts of credential services, which are on the machine itself. No AWS tool sends them to a
-/// proxy.
+/// Hosts of credential services, which are on the machine itself. No AWS tool sends their requests
+/// to a proxy.
 const METADATA: &str = "169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Hosts that are reached without a proxy.
@@ -17,14 +17,14 @@ pub struct NoProxy(Vec<NoProxyEntry>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NoProxyEntry {
     hosts: Hosts,
-    /// The only port of these hosts that is meant; all of them without one.
+    /// The only port of these hosts that the entry covers, or `None` for all ports.
     port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Hosts {
     Every,
-    /// A name in lower case, and all names below it.
+    /// A name in lower case, and all its subdomains.
     Domain(String),
     Network {
         address: IpAddr,
@@ -33,7 +33,7 @@ enum Hosts {
 }
 
 impl NoProxy {
-    /// Reads a list as `NO_PROXY` has it, and adds the hosts that are never reached through a
+    /// Parses a list in the form of `NO_PROXY`, and adds the hosts that are never reached through a
     /// proxy.
     #[must_use]
     pub fn of(list: &str) -> Self {
@@ -127,7 +127,7 @@ impl Hosts {
     }
 }
 
-/// Splits the port off `host:port` and `[address]:port`.
+/// Splits the port off `host:port` or `[address]:port`.
 fn with_port(text: &str) -> (&str, Option<u16>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
@@ -138,7 +138,7 @@ fn with_port(text: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Reads an address, or a network such as `10.0.0.0/8`.
+/// Parses an address, or a network such as `10.0.0.0/8`.
 fn network(text: &str) -> Option<Hosts> {
     let (address, bits) = text
         .split_once('/')
@@ -152,7 +152,7 @@ fn network(text: &str) -> Option<Hosts> {
     Some(Hosts::Network { address, bits })
 }
 
-/// Returns the family of an address and its first bits, or `None` if it has fewer.
+/// Returns the family of an address and its first bits, or `None` if it has fewer bits.
 fn first_bits(address: IpAddr, bits: u8) -> Option<(bool, u128)> {
     let (is_v4, all, length) = match address {
         IpAddr::V4(address) => (true, u128::from(address.to_bits()), 32),

@@ -1,16 +1,16 @@
-//! Combines what a user typed, the environment, and the shared configuration into one value.
+//! Combines the typed settings, the environment, and the shared configuration into one value.
 //!
-//! Every setting comes from the first of these that has it:
+//! Every setting comes from the first of these sources that has it:
 //!
 //! 1. flags or the manifest (a command takes one or the other),
 //! 2. the profile that the flags or the manifest name,
 //! 3. environment variables,
-//! 4. the profile that `AWS_PROFILE` names, or else `default`; only if step 2 named none,
-//! 5. a default of ours.
+//! 4. the profile that `AWS_PROFILE` names, or else `default`, but only if step 2 named none,
+//! 5. a default of s3haul.
 //!
-//! This is botocore's order, with two differences. botocore lets `AWS_REGION` and
-//! `AWS_ENDPOINT_URL` beat a named profile, and only protects its credentials. Here a named profile
-//! wins for everything that it says, because its keys are of no use at another server. And
+//! This is botocore's order, with two differences. In botocore, `AWS_REGION` and `AWS_ENDPOINT_URL`
+//! take precedence over a named profile, except for its credentials. Here a named profile takes
+//! precedence for everything that it sets, because its keys are of no use at another server. And
 //! `AWS_PROFILE` comes before `AWS_DEFAULT_PROFILE`, as in the SDKs.
 
 mod layers;
@@ -25,7 +25,7 @@ use super::network::Network;
 use super::server::{Server, is_plaintext};
 use super::{AssumeRole, Endpoint, Provider};
 
-/// A value and where it comes from.
+/// A value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting<T> {
     /// The value.
@@ -43,11 +43,11 @@ pub enum SettingOrigin {
     Profile(String),
     /// An environment variable.
     Variable(&'static str),
-    /// None was named.
+    /// s3haul's default, because nothing names a value.
     Default,
 }
 
-/// One place that credentials may come from.
+/// One possible source of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialSource {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN`.
@@ -66,35 +66,35 @@ pub enum CredentialSource {
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointMistake {
-    /// The field of the endpoint in a manifest, if the mistake is what the manifest or a flag says
-    /// and not the environment.
+    /// The field of the endpoint in a manifest, if the mistake is in the manifest or a flag and not
+    /// in the environment.
     pub field: Option<&'static str>,
-    /// The mistake, as a sentence without its full stop.
+    /// The mistake, as a sentence without a full stop.
     pub message: String,
     /// The remedy.
     pub remedy: String,
 }
 
-/// An endpoint with every setting decided.
+/// An endpoint with every setting resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedEndpoint {
     /// The name that transfers use.
     pub name: String,
-    /// The endpoint as it was typed.
+    /// The endpoint as the user typed it.
     pub stated: Endpoint,
-    /// Which server this is.
+    /// The server that the endpoint leads to.
     pub server: Server,
     /// The URL to connect to; `None` for the public endpoint of Amazon S3 in the Region.
     pub url: Option<Setting<String>>,
     /// The Region that requests are signed for.
     pub region: Setting<String>,
-    /// Path-style addressing (`true`), virtual-hosted (`false`), or the client's choice.
+    /// True for path-style addressing, false for virtual-hosted, `None` for the client's choice.
     pub path_style: Option<bool>,
     /// The provider; never [`Provider::Auto`].
     pub provider: Provider,
-    /// The profile whose settings apply, if any.
+    /// The profile whose settings apply, if there is one.
     pub profile: Option<String>,
-    /// The possible sources of credentials, in order. The first that is set up decides.
+    /// The possible sources of credentials, in order. The first one that is configured counts.
     pub credentials: Vec<CredentialSource>,
     /// A role to assume with these credentials.
     pub assume_role: Option<AssumeRole>,
@@ -111,7 +111,7 @@ pub struct ResolvedEndpoint {
 }
 
 impl Endpoint {
-    /// Decides every setting. Settings that cannot be used end up in
+    /// Resolves every setting. Settings that cannot be used end up in
     /// [`ResolvedEndpoint::mistakes`], so that a manifest can show all of them at once.
     #[must_use]
     pub fn resolve(self, environment: &Environment) -> ResolvedEndpoint {
@@ -119,7 +119,8 @@ impl Endpoint {
         let url = layers.url(&self);
         let region = layers.region(&self);
         let server = Server::of(url.as_ref().map(|url| &*url.value), &region.value);
-        // Look-alikes rarely have a DNS name per bucket, so botocore uses path-style for every URL.
+        // S3-compatible servers rarely have a DNS name per bucket, so path-style is the default for
+        // every URL, as in botocore.
         let path_style = layers
             .path_style(&self)
             .or((!server.is_amazon() && url.is_some()).then_some(true));
@@ -167,7 +168,7 @@ impl Endpoint {
 }
 
 impl ResolvedEndpoint {
-    /// Returns true for Amazon S3, by whatever URL.
+    /// Returns true for Amazon S3, whatever the URL.
     #[must_use]
     pub fn is_aws(&self) -> bool {
         self.server.is_amazon()
@@ -194,8 +195,8 @@ impl ResolvedEndpoint {
         })
     }
 
-    /// Returns true if the flags or the manifest name the Region. If the bucket is in another one,
-    /// that is an error and not something to correct.
+    /// Returns true if flags or the manifest name the Region. Then a bucket in another Region is an
+    /// error to report, not to correct.
     #[must_use]
     pub fn region_is_stated(&self) -> bool {
         self.region.origin == SettingOrigin::Stated
@@ -217,14 +218,14 @@ impl ResolvedEndpoint {
 }
 
 impl From<Endpoint> for ResolvedEndpoint {
-    /// Resolves an endpoint as this process sees it.
+    /// Resolves an endpoint in the environment of this process.
     fn from(endpoint: Endpoint) -> Self {
         endpoint.resolve(&Environment::load())
     }
 }
 
 impl CredentialSource {
-    /// Returns true if it may ask the Security Token Service for a role.
+    /// Returns true if the source may ask the Security Token Service for a role.
     fn may_assume_a_role(&self) -> bool {
         matches!(self, Self::Profile(_) | Self::WebIdentity)
     }

@@ -1,16 +1,16 @@
-//! Which server an endpoint is, so that two endpoints can be told apart.
+//! Identifies the server of an endpoint, so that two endpoints can be distinguished.
 
 use std::fmt;
 
 /// A server that speaks S3.
 ///
 /// Two endpoints with equal servers hold the same buckets, and S3 copies between them by itself. A
-/// server with two addresses counts as two: a copy that is refused can be repeated with one
-/// address, a copy on the wrong server cannot be undone.
+/// server with two addresses counts as two. A copy that is refused can be repeated with one
+/// address, but a copy on the wrong server cannot be undone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Server {
-    /// Amazon S3 in one of AWS's partitions (`aws`, `aws-cn`, `aws-us-gov`, …), whatever the Region
-    /// and whatever host leads there: all Regions of a partition copy from each other.
+    /// Amazon S3 in one of AWS's partitions (`aws`, `aws-cn`, `aws-us-gov`, …), for any Region and
+    /// any host name: all Regions of a partition copy from each other.
     Amazon {
         /// The partition's name.
         partition: String,
@@ -62,7 +62,7 @@ impl fmt::Display for Server {
 
 /// Returns the partition of an AWS host, given the partition of the Region; `None` for other hosts.
 fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str> {
-    // The last two are shared by `aws` and `aws-us-gov`, so the Region decides.
+    // `aws` and `aws-us-gov` share the last two domains, so the Region decides.
     let suffixes = [
         (".amazonaws.com.cn", "aws-cn"),
         (".api.amazonwebservices.com.cn", "aws-cn"),
@@ -90,8 +90,8 @@ fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str
 /// Returns true if the labels of an AWS host, without the domain, are those of an S3 endpoint:
 /// `[bucket.]service[.dualstack][.region]` or `[bucket.]vpce-id.service.region.vpce`.
 ///
-/// Servers of users on EC2, behind ELB, or behind `PrivateLink` have names in the same domains,
-/// with labels that their owners choose.
+/// Servers that users run on EC2, behind ELB, or behind `PrivateLink` have names in the same
+/// domains, with labels that their owners choose.
 fn names_s3(labels: &str) -> bool {
     let mut labels: Vec<&str> = labels.split('.').collect();
     if labels.last() == Some(&"vpce") {
@@ -125,7 +125,7 @@ fn is_s3_service(label: &str) -> bool {
         "s3-outposts-fips",
         "s3-website",
     ];
-    // Directory buckets name their zone here, old endpoints and websites the Region.
+    // Directory buckets name their zone in this label; old endpoints and websites name the Region.
     let legacy = ["s3-fips-", "s3-website-", "s3-"]
         .iter()
         .find_map(|prefix| label.strip_prefix(prefix));
@@ -168,8 +168,8 @@ fn origin(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-/// Returns true if requests to this URL leave the machine unencrypted: `http`, and not to a
-/// loopback address or `localhost`.
+/// Returns true if requests to this URL leave the machine unencrypted: the scheme is `http`, and
+/// the host is neither a loopback address nor `localhost`.
 #[must_use]
 pub fn is_plaintext(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -199,9 +199,9 @@ fn is_loopback(host: &str) -> bool {
 
 /// Returns a message and a remedy if a URL is not just scheme, host, and port.
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
-    // Before anything that shows the URL.
+    // Checked first, before any message shows the URL.
     if url.contains('@') {
-        let message = "secrets never stand in a URL: this one has a user".to_owned();
+        let message = "secrets do not belong in a URL: this one has a user".to_owned();
         return Some((
             message,
             "write https://host, and use a profile for the credentials".to_owned(),

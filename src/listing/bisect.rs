@@ -1,29 +1,29 @@
-//! Decides where to cut the keys of a prefix, so that several tasks can list it at once. Pure.
+//! Decides where to cut the keys of a prefix, so that several tasks can list it in parallel. Pure.
 //!
-//! S3 returns a list page by page, and each page must be requested with a token of the one before.
-//! At 60 ms a page, that is sixteen thousand keys a second, however fast the client is. But a list
-//! may start after any text (`start-after`), so s3haul lists the keys in ranges side by side. This
-//! needs no knowledge of the keys: a range is cut at a guessed text, and the keys after the cut are
-//! listed from there. The guess only decides how evenly the work is divided. No key is listed twice
-//! or missed, because the two ranges meet at the cut, which is fixed before either of them reaches
-//! it. Keys that are written or deleted meanwhile do not matter, since no cut depends on an
-//! existing key.
+//! S3 returns a list page by page, and each page must be requested with a token from the previous
+//! one. At 60 ms per page, that is sixteen thousand keys per second, however fast the client is.
+//! But a list may start after any text (`start-after`), so s3haul lists several ranges of keys in
+//! parallel. This needs no knowledge of the keys: a range is cut at a guessed text, and the keys
+//! after the cut are listed from there. The guess only decides how evenly the work is divided. No
+//! key is listed twice or missed, because the two ranges meet at the cut, which is fixed before
+//! either of them reaches it. Keys that are written or deleted meanwhile do not matter, because no
+//! cut depends on an existing key.
 //!
 //! The guess uses the last page that was read. It compares the distance between the first and the
-//! last key of the page with the distance that is left to the end of the range. If keys are spread
-//! evenly, this gives the number of pages left. If keys have a long prefix in common
+//! last key of the page with the remaining distance to the end of the range. If keys are spread
+//! evenly, this gives the number of remaining pages. If keys have a long prefix in common
 //! (`logs/2026/11/22/…`), a page covers almost nothing of the distance to the end, and dozens of
 //! cuts in the middle would find no key. So if the guess is larger than is plausible, the cut is
 //! made in the middle of the *depth* of the keys: six cuts find where a common prefix of a thousand
 //! characters ends.
 //!
-//! A cut costs the one request that lists what is after it, and is wasted only if that request
+//! A cut costs the one request that lists the keys after it, and is wasted only if that request
 //! finds nothing. The number of pages read so far limits the number of wasted cuts. A prefix of
 //! fewer than three pages is never cut.
 //!
 //! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each of them needs a
-//! request of its own anyway. So a range with several prefixes is first cut between two of them,
-//! which is no guess.
+//! separate request anyway. So a range with several prefixes is first cut between two of them,
+//! which needs no guess.
 
 mod alphabet;
 
@@ -33,41 +33,41 @@ use super::reach::{Behind, Reach};
 use crate::location::ObjectKey;
 use alphabet::{Alphabet, common, next_char};
 
-/// Pages that are read before the first cut.
+/// The number of pages that are read before the first cut.
 const FIRST_PAGES: u32 = 2;
-/// The least number of pages left for which a cut is worthwhile.
+/// The least number of remaining pages for which a cut is worthwhile.
 const WORTH_A_CUT: f64 = 3.0;
-/// More pages than this are believed only where keys differ soon.
+/// A larger estimate than this is believed only if keys differ early.
 const PLAUSIBLE: f64 = 4096.0;
-/// Keys of a page whose characters are looked at.
+/// The number of keys per page whose characters are examined.
 const SAMPLES: usize = 16;
-/// Cuts in vain that no page has to pay for.
+/// The number of wasted cuts that are allowed before any page is read.
 const FREE_GUESSES: u32 = 4;
 
-/// Keys behind `after` (or all from the first) up to and with `until` (or to the last).
+/// The keys after `after` (or all from the first) up to and including `until` (or to the last).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRange {
-    /// Its number, by which the journal knows it.
+    /// The number of the range in the journal.
     pub range: u32,
-    /// Not in the range.
+    /// The key before the range, not part of it.
     pub after: Option<ObjectKey>,
-    /// In the range.
+    /// The last key of the range, part of it.
     pub until: Option<ObjectKey>,
 }
 
-/// A range was cut in two.
+/// A cut of a range in two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSplit {
-    /// This one ends now where the other begins.
+    /// The number of the range that was cut. It now ends where the other begins.
     pub range: u32,
-    /// The other one.
+    /// The new range after the cut.
     pub new: KeyRange,
 }
 
-/// The ranges of one listing that are being listed.
+/// The ranges of one listing that are still being listed.
 #[derive(Debug)]
 pub struct Ranges {
-    /// All keys.
+    /// The keys of all ranges together.
     reach: Reach,
     alphabet: Alphabet,
     listed: BTreeMap<u32, ListedRange>,
@@ -75,7 +75,7 @@ pub struct Ranges {
     next: u32,
     last: u32,
     pages: u32,
-    /// Cuts behind which nothing was found.
+    /// The number of cuts after which nothing was found.
     in_vain: u32,
 }
 
@@ -83,11 +83,11 @@ pub struct Ranges {
 #[derive(Debug)]
 struct ListedRange {
     until: Option<ObjectKey>,
-    /// Nothing of what is behind the cut that made it was seen yet.
+    /// True while no page after the cut that created this range was read.
     is_guess: bool,
     /// The position of the prefix that is listed next.
     prefix: usize,
-    /// Absent before the first page of a prefix and after the last.
+    /// Absent before the first page of a prefix and after the last one.
     page: Option<LastPage>,
 }
 
@@ -96,13 +96,13 @@ struct ListedRange {
 struct LastPage {
     first: String,
     last: String,
-    /// Pages that are expected to follow.
+    /// The number of pages that are expected to follow.
     left: f64,
 }
 
 impl Ranges {
-    /// Begins with some ranges, no more than `most` at a time. New ones are numbered from `next` to
-    /// `last`.
+    /// Starts with these ranges, and lists at most `most` at a time. New ranges are numbered from
+    /// `next` to `last`.
     #[must_use]
     pub fn new(reach: Reach, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
         let listed = |range: &KeyRange| ListedRange {
@@ -126,8 +126,8 @@ impl Ranges {
         }
     }
 
-    /// Takes note of a page of a range, and says where that ends: what is behind is another's to
-    /// list.
+    /// Notes a page of a range, and returns the key at which the range ends. Another range lists
+    /// the keys after it.
     pub fn page(&mut self, range: u32, keys: &[&str], behind: Behind) -> Option<ObjectKey> {
         self.pages += 1;
         let Behind { more, prefix } = behind;
@@ -158,13 +158,13 @@ impl Ranges {
         until
     }
 
-    /// Returns the key at which a range ends at this moment.
+    /// Returns the key at which a range ends now.
     #[must_use]
     pub fn until(&self, range: u32) -> Option<ObjectKey> {
         self.listed.get(&range)?.until.clone()
     }
 
-    /// Returns the pages that a range is expected to have before it in the prefix that it is in.
+    /// Returns the number of pages that are expected to follow in the current prefix of a range.
     #[must_use]
     pub fn pages_left(&self, range: u32) -> Option<f64> {
         let listed = self.listed.get(&range)?;
@@ -176,7 +176,7 @@ impl Ranges {
         self.listed.remove(&range);
     }
 
-    /// No more cuts: a list failed, and the others would fail like it.
+    /// Stops cutting: a list failed, and the others would fail too.
     pub fn stop(&mut self) {
         self.most = 0;
     }
@@ -187,13 +187,13 @@ impl Ranges {
         self.listed.len()
     }
 
-    /// Returns true if [`Ranges::cut`] has something to cut.
+    /// Returns true if [`Ranges::cut`] would cut a range.
     #[must_use]
     pub fn wants_cut(&self) -> bool {
         self.has_room() && (self.between_prefixes().is_some() || self.widest().is_some())
     }
 
-    /// Cuts the range that has the most before it.
+    /// Cuts the range with the most remaining work.
     pub fn cut(&mut self) -> Option<RangeSplit> {
         if !self.has_room() {
             return None;
@@ -206,7 +206,7 @@ impl Ranges {
             let page = listed.page.as_mut()?;
             let (prefix, until) = frame(&self.reach, listed.prefix, listed.until.as_ref());
             let Some(at) = middle(page, until, prefix, &self.alphabet) else {
-                // Not before its next page.
+                // This range is not cut before its next page.
                 page.left = 0.0;
                 continue;
             };
@@ -246,12 +246,12 @@ impl Ranges {
         })
     }
 
-    /// True while further ranges may be made.
+    /// Returns true while more ranges may be created.
     fn has_room(&self) -> bool {
         self.listed.len() < self.most && self.next <= self.last
     }
 
-    /// Returns the range with the most prefixes before it, a text between two of them, and the
+    /// Returns the range with the most remaining prefixes, a text between two of them, and the
     /// position of the second.
     fn between_prefixes(&self) -> Option<(u32, ObjectKey, usize)> {
         let cuts = self.listed.iter().filter_map(|(range, listed)| {
@@ -270,7 +270,7 @@ impl Ranges {
             .map(|(_, range, text, at)| (range, text, at))
     }
 
-    /// Returns the range with the most pages before it, if one is to be cut.
+    /// Returns the range with the most remaining pages, if a range should be cut.
     fn widest(&self) -> Option<u32> {
         let guesses = self
             .listed
@@ -290,7 +290,8 @@ impl Ranges {
         (widest.0 >= WORTH_A_CUT).then_some(widest.1)
     }
 
-    /// Estimates the pages that a range has before it, if its keys go on as on its last page.
+    /// Estimates the number of pages that follow in a range if its keys continue as on its last
+    /// page.
     fn expect(&mut self, range: u32) {
         let Some(listed) = self.listed.get_mut(&range) else {
             return;
@@ -301,7 +302,7 @@ impl Ranges {
     }
 }
 
-/// Returns the bytes that a prefix has, and where a range ends within it.
+/// Returns the length of a prefix in bytes, and the end of the range if it lies within the prefix.
 fn frame<'u>(
     reach: &Reach,
     prefix: usize,
@@ -314,7 +315,7 @@ fn frame<'u>(
     )
 }
 
-/// Returns a text behind all keys with one prefix and before all keys with the next one.
+/// Returns a text after all keys with one prefix and before all keys with the next one.
 fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
     let mut chars = prefix.as_str().chars();
     let last = chars.next_back().and_then(next_char)?;
@@ -325,9 +326,9 @@ fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
 
 /// The distance to the end of a range, measured by its last page.
 struct Scale<'a> {
-    /// Bytes that all keys to come have in common, as far as that is known.
+    /// The number of bytes that all later keys are known to have in common.
     at: usize,
-    /// Characters after which the keys of the page differ.
+    /// The number of characters after which the keys of the page differ.
     depth: usize,
     /// The position of the page's first key.
     first: f64,
@@ -354,7 +355,7 @@ impl<'a> Scale<'a> {
         Self {
             at,
             depth: last.get(at..differ).map_or(0, |text| text.chars().count()),
-            // A text before the common prefix of the later keys is before all of them.
+            // A text before the common prefix of the later keys comes before all of them.
             first: if common(first, last) < at {
                 0.0
             } else {
@@ -367,7 +368,8 @@ impl<'a> Scale<'a> {
     }
 
     fn pages_left(&self) -> f64 {
-        // Keys of one page that begin alike beyond what a number can tell: very many.
+        // The keys of the page share more characters than a number can express: very many pages
+        // follow.
         let progress = (self.last - self.first).max(f64::MIN_POSITIVE);
         ((self.end - self.last) / progress).max(0.0)
     }
@@ -398,7 +400,7 @@ fn middle(
             return Some(middle);
         }
     }
-    // After all keys that begin with these characters.
+    // Cuts after all keys that begin with these characters.
     let (at, char) = rest.char_indices().nth(scale.depth / 2)?;
     between(format!("{begin}{}{}", rest.get(..at)?, next_char(char)?))
 }

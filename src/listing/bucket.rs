@@ -1,8 +1,8 @@
 //! Lists the objects of a bucket, page by page, in the byte order of their keys: all objects within
 //! a [`Reach`], or a range of them.
 //!
-//! Pages are requested by continuation token. The next page is requested when its predecessor is
-//! read, so each of many listings holds at most two pages.
+//! Pages are requested by continuation token. The next page is requested when the previous one is
+//! read, so each listing holds at most two pages.
 //!
 //! A reach has several prefixes if its patterns have several literal beginnings. They are listed
 //! one after the other.
@@ -20,7 +20,7 @@ use crate::s3::{Failure, ListedObject, Operation, Page};
 
 /// The end of a listing, if it lies before the last key of its reach.
 pub trait Bounds: Send + 'static {
-    /// Notes the keys of a page, and if more follow. Returns the last key that belongs to the
+    /// Notes the keys of a page, and whether more follow. Returns the last key that belongs to the
     /// listing.
     fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey>;
 }
@@ -40,14 +40,14 @@ pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
     start(Lister::new(bucket, reach, after, Unbounded))
 }
 
-/// Lists the same objects up to a bound, which may move nearer during the listing. The server must
+/// Lists the same objects up to a bound, which may move closer during the listing. The server must
 /// list in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
     start(Lister::of_range(bucket, reach, after, bounds))
 }
 
-/// A listing in progress, which is asked for one page after the other.
+/// A listing in progress, which returns one page after the other.
 pub struct Lister<B> {
     bucket: Bucket,
     reach: Reach,
@@ -67,7 +67,7 @@ fn start(lister: Lister<impl Bounds>) -> Listing {
 }
 
 impl<B: Bounds> Lister<B> {
-    /// Begins a range, as [`range`] lists it.
+    /// Starts a range, as [`range`] lists it.
     #[must_use]
     pub fn of_range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
         let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
@@ -78,7 +78,7 @@ impl<B: Bounds> Lister<B> {
         }
     }
 
-    /// Lists the next page. Returns `None` behind the last one. An empty page says nothing.
+    /// Lists the next page. Returns `None` after the last one. An empty page proves nothing.
     ///
     /// # Errors
     /// The list failed.
@@ -89,7 +89,7 @@ impl<B: Bounds> Lister<B> {
         }
     }
 
-    /// Returns true behind the last page.
+    /// Returns true after the last page.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.at >= self.reach.prefixes().len()
@@ -121,7 +121,7 @@ impl<B: Bounds> Lister<B> {
     }
 
     async fn run(mut self, pages: Pages<ListingItem>) {
-        // The reader is gone if the run stops, or if it needs no more.
+        // The reader is gone if the run stops, or if it needs no more pages.
         while let Some(prefix) = self.reach.prefixes().get(self.at).cloned()
             && let Ok(room) = pages.clone().reserve_owned().await
         {
@@ -184,7 +184,7 @@ impl<B: Bounds> Lister<B> {
         };
         if let Some(until) = until {
             let inside = items.partition_point(|object| *object.key <= *until.as_str());
-            // No further page is needed to see the end of the range.
+            // The end of the range is visible without another page.
             let mut is_end = inside < items.len()
                 || items
                     .last()

@@ -1,7 +1,6 @@
 //! Lists objects that a job names one by one. Each is requested with HEAD.
 //!
-//! They come in the order of their keys, like every listing. A missing object is a failure of that
-//! object.
+//! They come in key order, as in every listing. A missing object is a failure of that object.
 
 use futures::stream::{self, StreamExt};
 
@@ -11,8 +10,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
 
-/// Returns the chosen objects behind a key, in order; their keys are relative to `prefix`. Sends up
-/// to `at_once` requests at a time.
+/// Returns the chosen objects after the key `after`, in order. Their keys are relative to `prefix`.
+/// Sends up to `at_once` requests at a time.
 #[must_use]
 pub fn objects(
     bucket: &Bucket,

@@ -11,7 +11,7 @@ use crate::manifest::job::Selection;
 use crate::manifest::keys::KeyGlob;
 use crate::size::ByteSize;
 
-/// A [`Selection`], ready to be asked about entries.
+/// A [`Selection`] that can be applied to entries.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     select: Selection,
@@ -24,22 +24,22 @@ pub enum Excluded {
     NotIncluded,
     /// This `exclude` pattern matches.
     Pattern(KeyGlob),
-    /// Not `larger_than` this.
+    /// The object is not larger than this `larger_than`.
     TooSmall(ByteSize),
-    /// Not `smaller_than` this.
+    /// The object is not smaller than this `smaller_than`.
     TooLarge(ByteSize),
-    /// Modified before this `modified_after`.
+    /// The object was modified before this `modified_after`.
     TooOld(Timestamp),
-    /// Modified at or after this `modified_before`.
+    /// The object was modified at or after this `modified_before`.
     TooNew(Timestamp),
-    /// There is a rule about the time of modification, but the source does not give that time.
+    /// A rule concerns the modification time, but the source does not state that time.
     ModifiedUnknown,
-    /// Its storage class is not among the `storage_classes`.
+    /// The object's storage class is not among the `storage_classes`.
     StorageClass,
 }
 
 impl Filter {
-    /// Creates a filter that admits what `select` says.
+    /// Creates a filter that admits the entries of this selection.
     #[must_use]
     pub fn new(select: &Selection) -> Self {
         Self {
@@ -47,8 +47,8 @@ impl Filter {
         }
     }
 
-    /// Checks that an entry is selected. `relative_key` is what stands behind the source's prefix;
-    /// no storage class means `STANDARD`, as in S3's answers.
+    /// Checks that an entry is selected. `relative_key` is the key without the source's prefix. No
+    /// storage class means `STANDARD`, as in S3's answers.
     ///
     /// # Errors
     /// The first rule that leaves the entry out.
@@ -72,11 +72,11 @@ impl Filter {
         {
             return Err(Excluded::StorageClass);
         }
-        // An unknown time is told only of what nothing else leaves out.
+        // An unknown time is reported only if no other rule leaves the entry out.
         self.admits_time(modified)
     }
 
-    /// Checks that a delete marker is selected, which has neither size nor storage class.
+    /// Checks that a delete marker is selected. It has neither a size nor a storage class.
     ///
     /// # Errors
     /// The first rule that leaves it out.
@@ -129,7 +129,7 @@ impl Filter {
 }
 
 impl Filter {
-    /// Returns true if an exclude pattern covers the directory, whatever is included.
+    /// Returns true if an exclude pattern covers the directory, whatever the include patterns say.
     #[must_use]
     pub fn excludes_directory(&self, relative_dir: &str) -> bool {
         self.select.excludes_all_below(relative_dir)

@@ -1,10 +1,10 @@
-//! Lists the files below a directory in the order that their keys have in S3.
+//! Lists the files below a directory in the order that their keys would have in S3.
 //!
 //! A directory `a` sorts as `a/`, so that files come in the byte order of their keys and can be
 //! compared with a bucket's listing. A few directories per level are read ahead in parallel,
-//! because a walk over a network file system is dominated by latency. Memory is bounded by the
-//! directories on the current path, not by the tree. The job decides about symbolic links: they are
-//! skipped, followed, or each is an error. A link to a directory on the current path is never
+//! because latency dominates a walk over a network file system. Memory depends on the directories
+//! on the current path, not on the whole tree. The job decides about symbolic links: they are
+//! skipped, followed, or treated as errors. A link to a directory on the current path is never
 //! followed, so that the walk ends.
 
 use std::collections::VecDeque;
@@ -23,14 +23,14 @@ use crate::manifest::job::Symlinks;
 use crate::pace::gate::joined;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// Directories of one level that are read ahead.
+/// The number of directories per level that are read ahead.
 const READ_AHEAD: usize = 8;
-/// The directory in which runs keep their journals when nothing else is said. It is no part of any
-/// source: a run that uploads the directory that it works in must not send its own journal along.
+/// The default directory of journals. It is not part of any source: a run that uploads its working
+/// directory must not send its own journal along.
 pub const JOURNALS: &str = ".s3haul";
-/// The reason why a directory is left out in which nothing can match.
+/// The reason for leaving out a directory in which nothing can match.
 pub const UNREACHED: &str = "a directory in which no include pattern can match";
-/// Entries handed over at once.
+/// The number of entries per page.
 const PAGE: usize = 1000;
 
 /// Lists a directory, or a single file under its own name. The files and directories in `own` are
@@ -68,8 +68,8 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathB
     })
 }
 
-/// Returns the key of a path below a directory; `None` for a path elsewhere. The path itself need
-/// not exist.
+/// Returns the key of a path below a directory, or `None` for a path elsewhere. The path itself
+/// need not exist.
 fn key_below(root: &Path, path: &Path) -> Option<String> {
     let parent = path
         .parent()
@@ -83,7 +83,7 @@ fn key_below(root: &Path, path: &Path) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The file that an entry of [`files`] stands for.
+/// Returns the file that an entry of [`files`] stands for.
 #[must_use]
 pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
     if root.0.is_dir() {
@@ -98,12 +98,12 @@ struct LocalWalk {
     root: PathBuf,
     symlinks: Symlinks,
     filter: Filter,
-    /// Keys that are not listed.
+    /// The keys that are not listed: the report and journal of this run.
     own: Vec<String>,
 }
 
 /// A directory that waits to be read: its path, its key with a slash at the end, and the real paths
-/// above it.
+/// of the followed links above it.
 #[derive(Debug)]
 struct OpenDirectory {
     path: PathBuf,
@@ -224,7 +224,7 @@ impl LocalWalk {
         sorted.into_iter().map(|(_, item)| item).collect()
     }
 
-    /// One name of a directory, under the key by which it sorts.
+    /// Examines one name of a directory. Returns it with the key by which it sorts.
     fn look(
         &self,
         dir: &OpenDirectory,
@@ -255,7 +255,7 @@ impl LocalWalk {
             fs::symlink_metadata(path)
         } {
             Ok(metadata) => metadata,
-            // Deleted since it was listed.
+            // The file was deleted after the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !kind.is_symlink() => {
                 let item = ignore("vanished");
                 return (key, item);
@@ -342,7 +342,7 @@ pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
 pub(crate) async fn look(path: &Path) -> Result<(u64, Option<Timestamp>), Failure> {
     match tokio::fs::metadata(path).await {
         Ok(metadata) if metadata.is_file() => Ok((metadata.len(), modified(&metadata))),
-        Ok(_) => Err(local(path, "is a regular file no more")),
+        Ok(_) => Err(local(path, "is no longer a regular file")),
         Err(error) => Err(local(path, &error.to_string())),
     }
 }

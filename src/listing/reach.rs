@@ -1,14 +1,13 @@
-//! The keys that a listing must return: all that a selection can admit, and as few others as
-//! possible.
+//! Determines the keys that a listing must cover: all that a selection can admit, and as few others
+//! as possible.
 //!
 //! The literal beginnings of `include` patterns are the prefixes of the list requests. They are
-//! disjoint and are listed in order, so that keys come in order and none twice. Within a prefix, a
-//! page that ends in a directory in which no key can take part (`exclude: ["tmp/**"]`) is followed
-//! by a page that begins behind that directory. The next page is requested anyway, so this never
-//! costs a request.
+//! disjoint and listed in order, so that keys come in order and none comes twice. Within a prefix,
+//! a page may end in a directory in which no key can take part (`exclude: ["tmp/**"]`). Then the
+//! next page starts after that directory. It is requested anyway, so this never costs a request.
 //!
-//! The reach of a destination is the image of the source's under the key map, where that keeps
-//! prefixes.
+//! The reach of a destination is the image of the source's reach under the key map, if the map
+//! keeps prefixes.
 
 use std::sync::Arc;
 
@@ -16,37 +15,37 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Selection;
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// Sorts behind every key that is likely to exist below a prefix. Keys behind it are listed, so
-/// none is lost.
+/// Sorts after every key that is likely to exist below a prefix. Keys after it are listed, so none
+/// is lost.
 const LAST: char = '\u{10FFFD}';
 
 /// A part of a bucket's keys.
 #[derive(Clone, Debug)]
 pub struct Reach {
-    /// In order, and none is a prefix of another.
+    /// The prefixes, in order; none is a prefix of another.
     prefixes: Arc<[ObjectKey]>,
     /// The length of the prefix that all keys are relative to, in bytes.
     relative_at: usize,
-    /// Absent where nothing below the prefixes can be left out.
+    /// Absent if nothing below the prefixes can be left out.
     patterns: Option<Arc<Patterns>>,
 }
 
-/// The request that follows a page of a list.
+/// The position of a listing after a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind {
-    /// The server has more keys below the prefix of the page.
+    /// True if the server has more keys below the prefix of the page.
     pub more: bool,
     /// The position of the prefix that is listed next.
     pub prefix: usize,
 }
 
-/// A selection, and how keys relate to it.
+/// A selection, and its relation to keys.
 #[derive(Debug)]
 struct Patterns {
     select: Selection,
-    /// The beginning of every key that is not in its relative key.
+    /// The text that every key begins with and its relative key lacks.
     head: String,
-    /// The beginning of every relative key that is not in its key.
+    /// The text that every relative key begins with and its key lacks.
     stripped: String,
 }
 
@@ -72,7 +71,8 @@ impl Reach {
         )
     }
 
-    /// Returns the keys that such keys become below `to`, for a map that preserves order.
+    /// Returns the destination keys of such source keys below `to`, for a key map that preserves
+    /// order.
     #[must_use]
     pub fn of_destination(select: &Selection, keys: &KeyMap, to: &ObjectKey) -> Self {
         let literal = match keys.rename.as_ref().map(Template::pieces) {
@@ -128,7 +128,7 @@ impl Reach {
         };
         let mut prefixes: Vec<_> = self.prefixes.iter().filter_map(directory).collect();
         prefixes.sort();
-        // What comes behind a prefix of its own is gone with it.
+        // A prefix covers the prefixes below it.
         prefixes.dedup_by(|next, kept| next.as_str().starts_with(kept.as_str()));
         Self {
             prefixes: prefixes.into(),
@@ -143,14 +143,14 @@ impl Reach {
         &self.prefixes
     }
 
-    /// Returns where the part of a key begins that is relative to the source or destination, in
-    /// bytes.
+    /// Returns the offset in bytes of the part of a key that is relative to the source or
+    /// destination.
     #[must_use]
     pub fn relative_at(&self) -> usize {
         self.relative_at
     }
 
-    /// Returns the position of the first prefix that has keys behind `after`.
+    /// Returns the position of the first prefix that has keys after `after`.
     #[must_use]
     pub fn first_behind(&self, after: Option<&str>) -> usize {
         let Some(after) = after else { return 0 };
@@ -159,8 +159,8 @@ impl Reach {
         self.prefixes.partition_point(is_over)
     }
 
-    /// Returns a text in front of which all keys from this one on can be passed over, because the
-    /// patterns leave out the directory that it is in.
+    /// Returns a text after all keys of the directory that contains this key, if the patterns leave
+    /// that directory out. The listing can continue there.
     #[must_use]
     pub fn skip(&self, key: &str) -> Option<String> {
         let Patterns {

@@ -1,15 +1,15 @@
 //! Lists the versions and delete markers of keys, from `ListObjectVersions`.
 //!
-//! [`as_of`] selects one version of each key and needs a page of memory. It compares with S3's
-//! Last-Modified. For a multipart upload, that is the time at which the upload was *created*, so an
-//! upload that was under way at the chosen time counts as complete. S3 keeps no other time of a
-//! version.
+//! [`as_of`] selects one version of each key and needs the memory of one page. It compares with
+//! S3's Last-Modified. For a multipart upload, that is the time at which the upload was *created*,
+//! so an upload that was in progress at the chosen time counts as complete. S3 stores no other time
+//! of a version.
 //!
 //! [`histories`] returns each key with all of its versions, oldest first. S3 lists the newest
 //! version first, so all versions of a key must be read before the first one can be copied. A
-//! [`Version`] is kept without its key and the name of its storage class: 190 bytes (measured, with
-//! ids and `ETag`s of 32 characters), so 19 MB for a key with 100,000 versions. Pages may end
-//! between two versions of a key.
+//! [`Version`] is stored without its key and the name of its storage class. It takes 190 bytes
+//! (measured, with ids and `ETag`s of 32 characters), so a key with 100,000 versions takes 19 MB.
+//! Pages may end between two versions of a key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, Ve
 pub struct Scope {
     reach: Reach,
     relative_at: usize,
-    /// A single key.
+    /// Set for a single key.
     exact: Option<ObjectKey>,
 }
 
 impl Scope {
-    /// All keys of a reach.
+    /// Creates the scope of all keys of a reach.
     #[must_use]
     pub fn of(reach: Reach) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Scope {
     }
 }
 
-/// One version or delete marker of a key, in little memory.
+/// One version or delete marker of a key, in a compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// The version id; `null` for a version that was written while the bucket kept no versions.
@@ -77,11 +77,11 @@ pub struct Version {
     pub storage_class: Option<Arc<str>>,
     /// The size in bytes; 0 for delete markers.
     pub size: u64,
-    /// The time at which it was written or, for a multipart upload, created.
+    /// The time at which the version was written or, for a multipart upload, created.
     pub modified: Option<Timestamp>,
     /// Set for a delete marker.
     pub is_marker: bool,
-    /// States if its bytes can be read, as far as the listing shows.
+    /// The archive state in the listing, which shows whether the bytes can be read.
     pub archive: ArchiveState,
 }
 
@@ -90,7 +90,7 @@ pub struct Version {
 pub struct History {
     /// The key.
     pub key: ObjectKey,
-    /// The byte at which the relative key begins, after the source's prefix.
+    /// The offset in bytes of the relative key, after the source's prefix.
     pub relative_at: usize,
     /// The versions, oldest first.
     pub versions: Vec<Version>,
@@ -112,16 +112,16 @@ impl History {
 pub enum HistoryItem {
     /// A key with its versions.
     History(History),
-    /// An entry that is no object, and the reason why it is left out.
+    /// An entry that is not an object, and the reason for leaving it out.
     Ignored(String, &'static str),
-    /// The listing failed here, or one of several keys could not be listed.
+    /// The failure of the listing, which ends here, or of one of several keys.
     Failed(String, Failure),
 }
 
 /// A listing of histories, in the server's order of keys.
 pub type Histories = PageReceiver<HistoryItem>;
 
-/// Requests page after page.
+/// Requests one page after the other.
 #[derive(Debug)]
 struct Pages<'a> {
     bucket: &'a Bucket,
@@ -158,7 +158,7 @@ impl<'a> Pages<'a> {
         if self.paging.check(&mut page)? == PageVerdict::Again {
             return Ok(Some(Vec::new()));
         }
-        // In order, a key comes before all keys that begin with it.
+        // In an ordered list, a key comes before all keys that begin with it.
         let in_order = bucket.capabilities().ordered_lists;
         let passed = in_order && page.items.iter().any(|item| !scope.covers(&item.key));
         self.at += usize::from(passed || page.next.is_none());
@@ -194,7 +194,7 @@ fn place(bucket: &Bucket, scope: &Scope) -> String {
     format!("s3://{}/{}", bucket.name(), scope.prefix())
 }
 
-/// Returns the objects that existed at `time`: of each key the newest version up to that time,
+/// Returns the objects that existed at `time`: for each key, the newest version up to that time,
 /// unless it is a delete marker.
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
@@ -242,7 +242,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
 /// Selects the versions of a point in time, across pages.
 #[derive(Debug)]
 struct Past {
-    /// For messages.
+    /// The bucket's name, for messages.
     bucket: String,
     time: Timestamp,
     relative_at: usize,
@@ -366,7 +366,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
     })
 }
 
-/// Returns all versions of one key, oldest first; none if there is no such key.
+/// Returns all versions of one key, oldest first, or none if there is no such key.
 ///
 /// # Errors
 /// The failure of the listing.
@@ -389,7 +389,7 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
     })
 }
 
-/// Gathers the versions of a key, across pages.
+/// Collects the versions of a key, across pages.
 #[derive(Debug, Default)]
 struct VersionReader {
     relative_at: usize,
@@ -451,7 +451,7 @@ impl VersionReader {
     }
 }
 
-/// Finds the histories of keys by reading a listing alongside. Both sides must come in the byte
+/// Finds the histories of keys in a parallel pass over a listing. Both sides must come in the byte
 /// order of their keys.
 #[derive(Debug)]
 pub struct HistoryWalk {
@@ -471,8 +471,8 @@ impl HistoryWalk {
         }
     }
 
-    /// Returns the versions of exactly this key, once; none if there is no such key. Calls must ask
-    /// for keys in their order.
+    /// Returns the versions of exactly this key, once, or none if there is no such key. Calls must
+    /// ask for keys in order.
     ///
     /// # Errors
     /// The failure of the listing. Nothing is known about this key and those after it.

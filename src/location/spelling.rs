@@ -1,4 +1,4 @@
-//! Recognises locations in the spelling of other tools, consoles, and browsers, and suggests the
+//! Recognises locations in the notation of other tools, consoles, and browsers, and suggests the
 //! right one.
 
 use std::borrow::Cow;
@@ -19,9 +19,9 @@ pub(super) fn remedy(text: &str) -> String {
 /// The meaning of a text that is neither `s3://…` nor a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suggestion {
-    /// A location, as it is written here, perhaps with a flag.
+    /// A location in the notation of s3haul, possibly followed by a flag.
     Location(String),
-    /// Something of another service, and what to do about it.
+    /// A location of another service, with advice.
     Elsewhere(String),
 }
 
@@ -34,8 +34,8 @@ impl std::fmt::Display for Suggestion {
     }
 }
 
-/// Reads another notation of a location: `s3:/…`, `S3://…`, an ARN, an `https://` URL, or another
-/// service's scheme. Returns `None` for what may be a path of this machine.
+/// Recognises another notation of a location: `s3:/…`, `S3://…`, an ARN, an `https://` URL, or the
+/// scheme of another service. Returns `None` for a text that may be a path of this machine.
 #[must_use]
 pub fn suggestion(text: &str) -> Option<Suggestion> {
     let lower = text.to_ascii_lowercase();
@@ -64,14 +64,14 @@ pub fn suggestion(text: &str) -> Option<Suggestion> {
             _ => None,
         };
     }
-    // `s3:/bucket/key` lost a slash; `s3:bucket/key` is rclone's.
+    // `s3:/bucket/key` lacks a slash; `s3:bucket/key` is the notation of rclone.
     let rest = lower
         .starts_with("s3:")
         .then(|| text[3..].trim_start_matches('/'))?;
     at(rest, "")
 }
 
-/// Reads `bucket/key`, which may be a path as well.
+/// Recognises `bucket/key`, which may be a path as well.
 #[must_use]
 pub fn bare(text: &str) -> Option<Suggestion> {
     let is_path =
@@ -79,14 +79,14 @@ pub fn bare(text: &str) -> Option<Suggestion> {
     if is_path { None } else { at(text, "") }
 }
 
-/// Returns a suggestion of `s3://` and this, if that is a location; `flags` go behind it.
+/// Returns the suggestion of `s3://` and `rest`, followed by `flags`, if that is a location.
 fn at(rest: &str, flags: &str) -> Option<Suggestion> {
     let location: S3Uri = format!("s3://{rest}").parse().ok()?;
     Some(Suggestion::Location(format!("{location}{flags}")))
 }
 
-/// Reads the ARN of a bucket, of objects in one, or of an access point. The ARN of an access point
-/// is a bucket here, so nothing is suggested for `s3://` and one.
+/// Recognises the ARN of a bucket, of its objects, or of an access point. s3haul accepts the ARN of
+/// an access point as a bucket, so `s3://` with such an ARN needs no suggestion.
 fn of_arn(arn: &str) -> Option<Suggestion> {
     let fields: Vec<&str> = arn.splitn(6, ':').collect();
     let [_, _, service, region, _, resource] = fields.as_slice() else {
@@ -99,7 +99,7 @@ fn of_arn(arn: &str) -> Option<Suggestion> {
         // `bucket/*` in a policy means all objects.
         return at(resource.strip_suffix('*').unwrap_or(resource), "");
     }
-    // Keys of access points stand behind `object/` in ARNs.
+    // In ARNs, the keys of access points follow `object/`.
     let rest = match resource.split_once("/object/") {
         Some((point, key)) => format!("{point}/{key}"),
         None => (*resource).to_owned(),
@@ -108,7 +108,7 @@ fn of_arn(arn: &str) -> Option<Suggestion> {
     at(&format!("{}{rest}", &arn[..head]), "")
 }
 
-/// Reads the URL of an object, of a bucket, or of a page of the console.
+/// Recognises the URL of an object, of a bucket, or of a page of the console.
 fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
     let rest = rest.split('#').next().unwrap_or(rest);
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -136,7 +136,7 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
         .or_else(|| host.strip_suffix(".amazonaws.com.cn"));
     if let Some(name) = aws {
         let is_s3 = |label: &str| label == "s3" || label.starts_with("s3-");
-        // The bucket's name may hold dots itself, so the last label of S3 counts.
+        // The bucket's name may contain dots itself, so the last label of S3 counts.
         let labels: Vec<&str> = name.split('.').collect();
         let s3 = labels.iter().rposition(|label| is_s3(label))?;
         return match labels[..s3].join(".") {
@@ -144,7 +144,7 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
             bucket => at(&format!("{bucket}/{path}"), ""),
         };
     }
-    // Another server: the bucket is the first name of the path, as most servers have it.
+    // On another server, the bucket is the first name of the path, as most servers have it.
     let bucket = path.split('/').next().unwrap_or_default();
     BucketName::new(bucket).ok()?;
     let authority = authority

@@ -51,8 +51,8 @@ impl fmt::Display for CannedAcl {
 }
 
 impl Provider {
-    /// Returns true for servers that have no ACLs of single objects, so that `x-amz-acl` does
-    /// nothing there.
+    /// Returns true for servers that have no ACLs of single objects, so that `x-amz-acl` has no
+    /// effect.
     #[must_use]
     pub const fn lacks_object_acls(self) -> bool {
         matches!(

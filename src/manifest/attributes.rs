@@ -1,8 +1,8 @@
 //! Rules for the attributes of new objects: policies that need a value, and values that S3 would
 //! refuse.
 //!
-//! Metadata and headers travel as HTTP headers. A value that cannot be a header is refused here,
-//! once, and not for each object.
+//! Metadata and headers are sent as HTTP headers. A value that cannot be a header is refused here,
+//! once, instead of for each object.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use super::diagnose::Finding;
 use super::env::is_name;
 use super::job::{Attribute, KeySource, Policy, SetValues, Source, Transfer};
 
-/// The sum of the bytes of names and values of an object's user metadata.
+/// The limit of S3 for the names and values of an object's user metadata together, in bytes.
 pub(crate) const MAX_METADATA: usize = 2048;
-/// Tags of one object.
+/// The most tags of one object.
 pub(crate) const MAX_TAGS: usize = 10;
-/// Characters of a tag's key and of its value.
+/// The most characters of a tag's key and of its value.
 const MAX_TAG: (usize, usize) = (128, 256);
-/// All headers that describe the content share 2 KB; one of more than this is a mistake.
+/// All content headers share 2 KB, so a single one of more than this is a mistake.
 const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.
@@ -51,7 +51,7 @@ impl AttributeRules<'_> {
         });
     }
 
-    /// Reports a `replace` without anything that takes the place: it is either a mistake or `skip`.
+    /// Reports a `replace` without a replacement: it is either a mistake or means `skip`.
     fn policies(&mut self, transfer: &Transfer) {
         for attribute in Attribute::ALL {
             if transfer.preserve.of(attribute) != Policy::Replace {
@@ -77,13 +77,13 @@ impl AttributeRules<'_> {
                 }
                 Attribute::Acl => (transfer.to.acl.is_some(), "to.acl"),
                 Attribute::Lock | Attribute::Annotations => {
-                    let message = format!("there is nothing that could replace `{attribute}`");
+                    let message = format!("no setting can replace `{attribute}`");
                     self.refuse(&format!("preserve.{attribute}"), message, "write skip");
                     continue;
                 }
             };
             if !there {
-                let message = format!("nothing is given that replaces `{attribute}`");
+                let message = format!("no value is given to replace `{attribute}`");
                 let remedy = format!("add `{field}`, or write skip");
                 self.refuse(&format!("preserve.{attribute}"), message, remedy);
             }
@@ -112,7 +112,7 @@ impl AttributeRules<'_> {
         for (name, value) in &set.metadata {
             let field = format!("set.metadata.{name}");
             if let Some(short) = name.strip_prefix("x-amz-meta-") {
-                let message = "`x-amz-meta-` is put in front by S3's own rule";
+                let message = "s3haul adds the prefix `x-amz-meta-` itself";
                 self.refuse(&field, message, format!("write `{short}`"));
             } else if name.is_empty() || !name.bytes().all(is_token) {
                 let remedy = "use letters, digits and any of !#$%&'*+-.^_`|~";
@@ -126,8 +126,7 @@ impl AttributeRules<'_> {
                 let remedy = if value.chars().any(char::is_control) {
                     "leave out line breaks and other control characters".to_owned()
                 } else {
-                    // What S3 itself shows for such a value, so that it comes out the same
-                    // everywhere.
+                    // S3 itself shows such a value like this, so it looks the same everywhere.
                     format!(
                         "write \"=?UTF-8?B?{}?=\" (RFC 2047), as S3 itself shows it",
                         STANDARD.encode(value)
@@ -148,7 +147,7 @@ impl AttributeRules<'_> {
             self.refuse(
                 "set.metadata",
                 message,
-                "write less, or put it into an object of its own",
+                "write less, or put it into a separate object",
             );
         }
     }
@@ -173,7 +172,7 @@ impl AttributeRules<'_> {
                 self.refuse(&field, message, "write a shorter one");
             } else if !key.chars().chain(value.chars()).all(legal) {
                 let remedy = "use letters, digits, blanks and any of + - = . _ : / @";
-                self.refuse(&field, "S3 does not take this as a tag", remedy);
+                self.refuse(&field, "S3 does not accept this as a tag", remedy);
             }
         }
         if set.tags.len() > MAX_TAGS {
@@ -230,7 +229,7 @@ fn is_header_value(value: &str) -> bool {
         && !value.is_empty()
 }
 
-/// Returns true for bytes of which RFC 9110 lets the name of a header consist.
+/// Returns true for the bytes that RFC 9110 allows in the name of a header.
 fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }

@@ -1,8 +1,8 @@
 //! Builds a [`Job`] from a [`ManifestFile`]: fills in defaults and parses texts.
 //!
-//! This module refuses only what the types of a `Job` cannot hold (a text that is no size, `s3`
-//! beside `files`). Rules about possible jobs are in [`check`](super::check). If a value cannot be
-//! parsed, it is reported and its default is used, so that the rest of the transfer is still
+//! This module refuses only what the types of a `Job` cannot hold (a text that is not a size, `s3`
+//! next to `files`). [`check`](super::check) has the rules about possible jobs. A value that cannot
+//! be parsed is reported and replaced by its default, so that the rest of the transfer is still
 //! checked.
 
 mod endpoint;
@@ -31,16 +31,16 @@ use super::moment::{Ages, Moment};
 use crate::endpoint::Environment;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
-/// A job as far as the manifest could be read.
+/// A job, as far as the manifest could be read.
 pub(super) struct Built {
     pub job: Job,
-    /// For each transfer of `job` its index in the manifest; transfers without a readable source
-    /// and destination are left out.
+    /// The index in the manifest of each transfer of `job`. Transfers without a readable source and
+    /// destination are left out.
     pub indices: Vec<usize>,
     pub findings: Vec<Finding>,
 }
 
-/// Reads what the file says. `default_name` names the job when the file does not.
+/// Builds the job of a manifest. `default_name` names the job if the manifest does not.
 pub(super) fn build(
     file: ManifestFile,
     default_name: &str,
@@ -125,8 +125,8 @@ impl FieldReader<'_> {
         });
     }
 
-    /// Returns the text as a `T`; `None` when there is none or when it can't be read, which is then
-    /// reported.
+    /// Returns the text as a `T`, or `None` if there is none. Also returns `None` for a text that
+    /// cannot be parsed, after reporting it.
     fn read<T>(&mut self, path: &str, text: Option<String>) -> Option<T>
     where
         T: FromStr,
@@ -142,7 +142,7 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Reads the place of the report.
+    /// Reads the location of the report.
     fn report(&mut self, section: ReportSection) -> ReportPaths {
         let s3 = section
             .s3
@@ -178,7 +178,7 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Reads `empty`, which means nothing for an object that is named by itself.
+    /// Reads `empty`, which is meaningless for a source of one object.
     fn empty(
         &mut self,
         own: Option<Empty>,
@@ -303,7 +303,7 @@ impl FieldReader<'_> {
         Some(transfer)
     }
 
-    /// Refuses what says something about archives and means nothing here.
+    /// Refuses settings about archives that are meaningless here.
     fn check_archived(
         &mut self,
         path: &str,
@@ -329,7 +329,7 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Refuses what means nothing for local files, and a goal beside an exact size.
+    /// Refuses settings that are meaningless for local files, and a goal next to an exact size.
     fn check_local(
         &mut self,
         path: &str,
@@ -377,8 +377,8 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Reads `set`. S3 keeps names of user metadata in lower case, so two that differ only in case
-    /// are one.
+    /// Reads `set`. S3 stores the names of user metadata in lower case, so names that differ only
+    /// in case are the same.
     fn overrides(&mut self, path: &str, section: SetSection) -> SetValues {
         let mut metadata = BTreeMap::new();
         for (name, value) in section.metadata.unwrap_or_default() {
@@ -453,8 +453,8 @@ fn access(expected_owner: Option<&String>, requester_pays: Option<bool>) -> Acce
     }
 }
 
-/// Returns a transfer's policies: its own fields over the defaults'. A preset of its own is a new
-/// beginning.
+/// Returns a transfer's policies: its own fields override those of the defaults. A preset in the
+/// transfer discards the defaults.
 fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
     let over = |base: Preserve, section: Option<&PreserveSection>| match section {
         None => base,

@@ -1,5 +1,6 @@
-//! Checks the rules that a [`Job`] must keep, from a manifest or from a command line. This module
-//! checks one field at a time; [`overlap`](super::overlap) compares the keys of transfers.
+//! Checks the rules that a [`Job`] must keep, whether it comes from a manifest or a command line.
+//! This module checks one field at a time; [`overlap`](super::overlap) compares the keys of
+//! transfers.
 
 mod endpoint;
 mod source;
@@ -18,7 +19,7 @@ use crate::endpoint::NO_KEY_OVER_HTTP;
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
-/// The storage classes of Amazon S3. Other servers have names of their own.
+/// The storage classes of Amazon S3. Other servers have other names.
 const STORAGE_CLASSES: [&str; 12] = [
     "STANDARD",
     "STANDARD_IA",
@@ -34,8 +35,8 @@ const STORAGE_CLASSES: [&str; 12] = [
     "FSX_OPENZFS",
 ];
 
-/// Returns everything about the job that cannot work or would not do what it seems to; empty if all
-/// is well. Paths are those of a manifest.
+/// Returns every finding about a job that cannot work or would not do what it seems to, or nothing
+/// if all is well. Paths are those of a manifest.
 #[must_use]
 pub fn check(job: &Job) -> Vec<Finding> {
     let indices: Vec<_> = (0..job.transfers.len()).collect();
@@ -54,8 +55,9 @@ pub fn check(job: &Job) -> Vec<Finding> {
     findings
 }
 
-/// Returns [`check`] of what could be read of a manifest. `indices` gives the number in the file of
-/// each transfer. A job without any may then have another reason, which was reported.
+/// Applies [`check`] to the readable part of a manifest. `indices` gives the number in the file of
+/// each transfer. A job without transfers is not reported here, because the reason was reported
+/// already.
 pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -> Vec<Finding> {
     let mut rules = Rules {
         job,
@@ -120,7 +122,7 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// Refuses customer keys at endpoints whose stated URL is plain HTTP, allowed or not.
+    /// Refuses customer keys at endpoints whose stated URL is plain HTTP, even if that is allowed.
     fn plaintext_keys(&mut self, path: &str, transfer: &Transfer) {
         let keys = &transfer.customer_keys;
         let source = transfer
@@ -145,13 +147,13 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// Refuses a report with two places, and a file whose path is a location in S3: it would become
-    /// a directory called `s3:`.
+    /// Refuses a report with two locations, and a file whose path is a location in S3: it would
+    /// become a directory named `s3:`.
     fn report(&mut self) {
         if self.job.report.json.is_some() && self.job.report.s3.is_some() {
             self.refuse(
                 "report",
-                "this names two places, and a report has one",
+                "this names two locations, but a report has one",
                 "remove `json` or `s3`",
             );
         }
@@ -170,9 +172,9 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// Reports an `after` that names no transfer above this one.
+    /// Reports an `after` that names no earlier transfer.
     fn no_such_transfer(&mut self, path: &str, after: &str, transfer: &Transfer) {
-        // One that could not be read has its own finding.
+        // A transfer that could not be read has its own finding.
         if self.doubts.about("transfers") {
             return;
         }
@@ -247,8 +249,8 @@ impl<'j> Rules<'j> {
         if let (Some(from), Some(to), true) = (from, to, sure) {
             self.one_server(path, from, to);
         }
-        // A proxy or gateway in front of Amazon S3 has another host, so the provider counts as
-        // well.
+        // A proxy or gateway in front of Amazon S3 has another host name, so the provider counts
+        // too.
         let is_aws =
             |endpoint: &ResolvedEndpoint| endpoint.is_aws() || endpoint.provider == Provider::Aws;
         let aws = |endpoint: Option<&ResolvedEndpoint>| sure && endpoint.is_some_and(is_aws);
@@ -329,7 +331,7 @@ impl<'j> Rules<'j> {
             );
         }
         if matches!(transfer.from, Source::Stdin) && location.key.is_prefix() {
-            let message = "standard input has no file name to put behind the prefix";
+            let message = "standard input has no file name to put after the prefix";
             self.refuse(
                 &format!("{path}.s3"),
                 message,
@@ -431,7 +433,7 @@ impl<'j> Rules<'j> {
     }
 }
 
-/// Returns true for a path that can only be a directory; whether another one is shows when the run
+/// Returns true for a path that can only be a directory. For other paths, the run finds out when it
 /// starts.
 fn is_directory(path: &LocalPath) -> bool {
     path.as_path().to_string_lossy().ends_with('/') || path.as_path().file_name().is_none()

@@ -50,7 +50,7 @@ impl Transfer {
         self.to.storage_class.is_some() || self.sets_unlisted_attributes()
     }
 
-    /// Returns the same without the storage class, which lists show.
+    /// Returns true if the job sets attributes other than the storage class, which lists show.
     #[must_use]
     pub fn sets_unlisted_attributes(&self) -> bool {
         self.set != SetValues::default()
@@ -59,7 +59,7 @@ impl Transfer {
             || self.customer_keys.destination.is_some()
     }
 
-    /// Returns true for versions that are not the newest ones of their keys.
+    /// Returns true if the transfer reads versions that are not the newest ones of their keys.
     fn reads_the_past(&self) -> bool {
         matches!(self.versions, Versions::AsOf(_))
             || matches!(
@@ -71,8 +71,7 @@ impl Transfer {
             )
     }
 
-    /// Sets `compare`: what the transfer says, or the manifest's default where that means something
-    /// here.
+    /// Sets `compare`: the transfer's own value, or the manifest's default if that applies here.
     pub(super) fn compare_by(&mut self, own: Option<Compare>, default: Option<Compare>) {
         let default = default.filter(|compare| self.mistake_of(*compare).is_none());
         self.compare = own.or(default).unwrap_or_default();
@@ -116,7 +115,7 @@ impl Transfer {
     }
 }
 
-/// Returns what is wrong with `compare` and `compare_attributes` of the transfer at `path`.
+/// Returns the mistakes in `compare` and `compare_attributes` of the transfer at `path`.
 pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut refuse = |field: &str, message: String, remedy: &str| {

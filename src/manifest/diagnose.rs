@@ -1,6 +1,6 @@
 //! The mistakes in a manifest, with their lines.
 //!
-//! A [`Finding`] names the field that it is about. A job from the command line has nothing else. A
+//! A [`Finding`] names the field that it concerns. A job from the command line has nothing else. A
 //! [`Problem`] also has a place in the file. [`Problems`] is the error of a whole manifest: it
 //! holds all mistakes in the order of the file, so that a user need not run the command once per
 //! mistake. `cli::mistakes` draws them.
@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::printable::printable;
 use crate::size::display_counted;
 
-/// Something that a job cannot mean, by field.
+/// A mistake in a job, at one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Finding {
@@ -35,30 +35,30 @@ pub struct Finding {
 pub struct Problem {
     /// The field, for instance `transfers[0].parts.size`; empty for the file as a whole.
     pub path: String,
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// From 1, in characters.
+    /// The column in characters, from 1.
     pub column: usize,
     /// The mistake.
     pub message: String,
     /// The remedy.
     pub remedy: String,
-    /// The underlined bytes of `line`.
+    /// The bytes of the line to underline.
     underline: Range<usize>,
 }
 
-/// A problem with the line that it is about.
+/// A problem with its line.
 #[derive(Clone, Debug)]
 pub struct Excerpt<'p> {
     /// The problem.
     pub problem: &'p Problem,
-    /// The line, in which asterisks stand for secrets.
+    /// The line, with secrets replaced by asterisks.
     pub line: &'p str,
-    /// The bytes of `line` that are wrong.
+    /// The bytes of `line` to underline.
     pub underline: Range<usize>,
 }
 
-/// All mistakes of a manifest, in the order of the file. Displays one line for each; the command
+/// All mistakes of a manifest, in the order of the file. Displays one line per mistake; the command
 /// draws them at their [`excerpts`](Self::excerpts).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub struct Problems {
@@ -67,7 +67,7 @@ pub struct Problems {
     list: Vec<Problem>,
 }
 
-/// A problem on its way from the stage that finds it, placed by bytes of the source.
+/// A problem on its way from the stage that finds it, with its place in bytes of the source.
 #[derive(Clone, Debug)]
 pub(super) struct Issue {
     pub at: Range<usize>,
@@ -76,8 +76,8 @@ pub(super) struct Issue {
     pub remedy: String,
 }
 
-/// The fields of which something was refused already. What a rule sees there is a default and not
-/// what was typed, so it had better say nothing.
+/// The fields with a value that was already refused. A rule would see a default there instead of
+/// the typed value, so it should say nothing.
 #[derive(Debug, Default)]
 pub(super) struct RefusedFields(BTreeSet<String>);
 
@@ -110,8 +110,8 @@ impl fmt::Display for Finding {
 }
 
 impl Problems {
-    /// Sorts the issues by place and drops those that are said twice. `secrets` are ranges of
-    /// `source` that must not be shown.
+    /// Sorts the issues by place and drops duplicates. `secrets` are ranges of `source` that must
+    /// not be shown.
     pub(super) fn new(
         file_name: &str,
         source: &str,
@@ -143,7 +143,7 @@ impl Problems {
         &self.list
     }
 
-    /// Returns each problem with the line that it is about, to be drawn.
+    /// Returns each problem with its line, for drawing.
     pub fn excerpts(&self) -> impl Iterator<Item = Excerpt<'_>> {
         let mut lines = SourceLines::new(&self.text);
         self.list.iter().map(move |problem| {
@@ -157,7 +157,7 @@ impl Problems {
         })
     }
 
-    /// Returns the last line of every list of problems: their number.
+    /// Returns the last line of a list of problems: their number.
     #[must_use]
     pub fn count(&self) -> String {
         let count = display_counted(self.list.len() as u64, "problem");
@@ -177,8 +177,8 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The lines of a text, found by number or by byte. Made for requests in ascending order: it only
-/// goes forward.
+/// Finds the lines of a text by number or by byte. Requests must come in ascending order, because
+/// it only moves forward.
 struct SourceLines<'s> {
     source: &'s str,
     number: usize,
@@ -194,7 +194,7 @@ impl<'s> SourceLines<'s> {
         }
     }
 
-    /// Returns the line that the cursor is at, without its line break.
+    /// Returns the line at the cursor, without its line break.
     fn current(&self) -> &'s str {
         let rest = &self.source[self.start..];
         rest.split('\n')
@@ -252,8 +252,8 @@ fn shorten(text: String) -> String {
     }
 }
 
-/// Replaces secrets in the source by asterisks, byte for byte so that places stay where they are:
-/// the ranges that are known to be secret, and the text before the `@` of any
+/// Replaces secrets in the source by asterisks, byte for byte so that places do not move: the
+/// ranges that are known to be secret, and the text before the `@` of any
 /// `http(s)://user:password@host`.
 fn blot(source: &str, secrets: &[Range<usize>]) -> String {
     let mut ranges = secrets.to_vec();

@@ -4,7 +4,7 @@
 //! not expanded again. There are no defaults (`${NAME:-x}`), because a manifest in git should say
 //! what it means, and an unset variable is a mistake of the deployment.
 
-/// The reasons why a `${…}` could not be replaced; each knows the text to underline.
+/// The reasons why a `${…}` cannot be replaced. Each knows the text to underline.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum VariableMistake {
     /// No variable of that name is set.
@@ -14,7 +14,7 @@ pub(super) enum VariableMistake {
 }
 
 impl VariableMistake {
-    /// Returns the text of the mistake in the source.
+    /// Returns the text to find and underline in the source.
     pub(super) fn needle(&self) -> String {
         match self {
             Self::Unset(name) => format!("${{{name}}}"),
@@ -23,8 +23,7 @@ impl VariableMistake {
     }
 }
 
-/// Replaces every `${NAME}` in `raw` and makes `$${` a `${`. Returns what could not be replaced as
-/// well.
+/// Replaces every `${NAME}` in `raw` and turns `$${` into `${`. Also returns the mistakes.
 pub(super) fn substitute(
     raw: &str,
     env: &dyn Fn(&str) -> Option<String>,

@@ -1,13 +1,13 @@
-//! [`ManifestFile`]: the YAML exactly as it is typed.
+//! [`ManifestFile`]: the YAML exactly as the user typed it.
 //!
 //! These types are the only description of the format. The JSON schema is generated from them, and
 //! a manifest's tree is checked against that schema. So an editor underlines exactly what the
-//! program refuses. The docs of the fields are the texts that an editor shows.
+//! program refuses. The doc comments of the fields are the texts that an editor shows.
 //!
 //! All fields are optional here, even the required ones. The check of the shape reports missing
 //! fields with their place, and the rest is still loaded, so that one pass also finds mistakes of
-//! meaning. Values with a syntax of their own (sizes, times, locations, globs) stay text until the
-//! job is built.
+//! meaning. Values with their own syntax (sizes, times, locations, globs) stay text until the job
+//! is built.
 
 use std::collections::BTreeMap;
 
@@ -60,8 +60,8 @@ pub struct ManifestFile {
     /// the default endpoint, or `none`. Default: `./.s3haul/` and the job's name.
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
-    /// The consequence if this job differs from the unfinished run in its journal. `new-run` lets an
-    /// edit of a scheduled job take effect by itself. Has no effect where no journal is kept.
+    /// The consequence if this job differs from the unfinished run in its journal. `new-run` lets
+    /// an edit of a scheduled job take effect by itself. Has no effect if no journal is kept.
     #[schemars(extend("default" = "fail"))]
     pub on_change: Option<OnChange>,
 }
@@ -83,7 +83,7 @@ pub struct EndpointSection {
     #[schemars(extend("examples" = [true]))]
     pub path_style: Option<bool>,
     /// Allows signed requests over plain HTTP to another machine. Everybody on the way can read
-    /// them. Customer keys (SSE-C) never travel over plain HTTP.
+    /// them. Customer keys (SSE-C) are never sent over plain HTTP.
     #[schemars(extend("default" = false))]
     pub allow_http: Option<bool>,
     /// A profile of the AWS configuration files.
@@ -107,7 +107,8 @@ pub struct EndpointSection {
     /// requests per object.
     #[schemars(extend("default" = "answers"))]
     pub trust: Option<Trust>,
-    /// Exceptions from what the provider is known to do. `s3haul check JOB --probe` measures them.
+    /// Capabilities that differ from those of the provider. `s3haul check JOB --probe` measures
+    /// them.
     #[schemars(extend("examples" = [{"copy_conditions": true}]))]
     pub capabilities: Option<Overrides<String>>,
 }
@@ -143,8 +144,8 @@ pub struct DefaultsSection {
     #[schemars(extend("default" = "auto"))]
     pub compare: Option<Compare>,
     /// Also compares the headers, metadata, tags, and encryption that the job sets with those of
-    /// equal objects: one HEAD request for each, and one `GetObjectTagging` where tags are set.
-    /// Without it, the summary counts what was not checked.
+    /// equal objects: one HEAD request for each, and one `GetObjectTagging` if tags are set.
+    /// Without it, the summary counts the objects that were not checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
     /// The consequence if the source, the patterns, or the filters match no object.
@@ -199,8 +200,8 @@ pub struct TransferSection {
     #[schemars(extend("default" = "auto"))]
     pub compare: Option<Compare>,
     /// Also compares the headers, metadata, tags, and encryption that the job sets with those of
-    /// equal objects: one HEAD request for each, and one `GetObjectTagging` where tags are set.
-    /// Without it, the summary counts what was not checked.
+    /// equal objects: one HEAD request for each, and one `GetObjectTagging` if tags are set.
+    /// Without it, the summary counts the objects that were not checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
     /// The consequence if the source, the patterns, or the filters match no object.
@@ -260,9 +261,9 @@ pub struct FromSection {
     /// The versions to copy. `all` needs a destination bucket with versioning.
     #[schemars(extend("default" = "current"))]
     pub versions: Option<VersionsName>,
-    /// Copies what a read would have found at this time: RFC 3339 with a time zone, a date
-    /// (midnight UTC), or an age before the start of the run. The bucket must have had versioning
-    /// since then.
+    /// Copies the objects that a read would have found at this time: RFC 3339 with a time zone, a
+    /// date (midnight UTC), or an age before the start of the run. The bucket must have had
+    /// versioning since then.
     #[schemars(extend("examples" = ["2026-01-01T00:00:00Z", "24h"]))]
     pub as_of: Option<String>,
     /// The customer key (SSE-C) that decrypts the objects.
@@ -275,11 +276,11 @@ pub struct FromSection {
     /// The treatment of symbolic links below the directory.
     #[schemars(extend("default" = "skip"))]
     pub symlinks: Option<Symlinks>,
-    /// Patterns for the key behind the prefix. At least one must match. `*` stays inside one
+    /// Patterns for the key after the prefix. At least one must match. `*` stays inside one
     /// directory, `**` crosses slashes. Default: every key.
     #[schemars(extend("examples" = [["**/*.parquet"]]))]
     pub include: Option<Vec<String>>,
-    /// Patterns for the key behind the prefix. None may match. `exclude` wins over `include`.
+    /// Patterns for the key after the prefix. None may match. `exclude` wins over `include`.
     #[schemars(extend("examples" = [["tmp/**"]]))]
     pub exclude: Option<Vec<String>>,
     /// Selects objects with more bytes than this. `0B` leaves out empty objects.
@@ -326,17 +327,17 @@ pub struct ToSection {
     /// The encryption of the new objects. Default: that of the bucket.
     #[schemars(extend("examples" = ["s3"]))]
     pub encryption: Option<EncryptionSection>,
-    /// The canned ACL of the new objects, for buckets that demand one. It excludes `preserve.acl`.
-    /// Default: none.
+    /// The canned ACL of the new objects, for buckets that demand one. It cannot be combined with
+    /// `preserve.acl`. Default: none.
     #[schemars(extend("examples" = ["bucket-owner-full-control"]))]
     pub acl: Option<CannedAcl>,
-    /// The customer key (SSE-C) that encrypts the new objects. It excludes `encryption`.
+    /// The customer key (SSE-C) that encrypts the new objects. It cannot be combined with
+    /// `encryption`.
     #[schemars(extend("examples" = [{"file": "/run/secrets/lake-key"}]))]
     pub customer_key: Option<CustomerKeySection>,
 }
 
-// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is
-// loaded.
+// Untagged is safe here, because the kind of the YAML node has already selected the variant.
 /// The encryption of new objects: `s3`, `kms`, or `dsse`, or a mapping that names a key.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -370,14 +371,14 @@ pub struct EncryptionKey {
     /// The ARN of the key, for two layers of encryption (`aws:kms:dsse`).
     #[schemars(extend("examples" = ["arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"]))]
     pub dsse: Option<String>,
-    /// Uses an S3 Bucket Key, which takes fewer requests to KMS. Not with `dsse`. Default: that of
+    /// Uses an S3 Bucket Key, which needs fewer requests to KMS. Not with `dsse`. Default: that of
     /// the bucket.
     #[schemars(extend("examples" = [true]))]
     pub bucket_key: Option<bool>,
 }
 
-/// Maps the key behind the prefix of the source to the key behind the prefix of the destination:
-/// first `strip_prefix`, then `rename`, then `add_prefix`.
+/// Maps the key after the source's prefix to the key after the destination's prefix: first
+/// `strip_prefix`, then `rename`, then `add_prefix`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "keys")]
@@ -416,7 +417,7 @@ pub struct PartsSection {
     pub layout: Option<LayoutChoice>,
 }
 
-// Untagged is safe here as it is for `encryption`: a YAML mapping or a YAML scalar.
+// Untagged is safe here for the same reason as for `encryption`: a YAML mapping or a YAML scalar.
 /// The attributes that a copy keeps: a preset, or a policy for each attribute.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -448,7 +449,7 @@ pub struct PreserveFields {
     /// The storage class.
     #[schemars(extend("default" = "try"))]
     pub storage_class: Option<Policy>,
-    /// The encryption. `try` takes the default of the destination's bucket, and records a loss if
+    /// The encryption. `try` uses the default of the destination's bucket, and records a loss if
     /// that is weaker. `require` requests the kind and the key of the source.
     #[schemars(extend("default" = "try"))]
     pub encryption: Option<Policy>,
@@ -468,10 +469,10 @@ pub struct PreserveFields {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "set")]
 pub struct SetSection {
-    /// User metadata, merged over what is kept: at most 2 KB in all.
+    /// User metadata, merged over the kept metadata: at most 2 KB in total.
     #[schemars(extend("examples" = [{"team": "lake"}]))]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Tags, merged over what is kept: at most 10.
+    /// Tags, merged over the kept tags: at most 10.
     #[schemars(extend("examples" = [{"stage": "replica"}]))]
     pub tags: Option<BTreeMap<String, String>>,
     /// The header of that name.
@@ -523,8 +524,8 @@ pub struct RestoreSection {
     /// The tier, which decides speed and price.
     #[schemars(extend("default" = "standard"))]
     pub tier: Option<RestoreTier>,
-    /// The days for which the restored object can be read. Objects in `INTELLIGENT_TIERING` move up
-    /// for good.
+    /// The days for which the restored object can be read. Objects in `INTELLIGENT_TIERING` leave
+    /// the archive tier permanently.
     #[schemars(range(min = 1, max = 36_500), extend("default" = 7))]
     pub days: Option<u32>,
 }

@@ -1,12 +1,12 @@
-//! In-place changes: transfers whose source is their destination. They change attributes of objects
-//! and keep their bytes.
+//! In-place changes: transfers whose source is their destination. They change the attributes of
+//! objects and keep their bytes.
 
 use super::job::{CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When};
 
 impl Transfer {
     /// Returns true if each object would be written to the bucket and key that it is read from,
-    /// provided that both endpoints are one server. Old versions are read from elsewhere, so a
-    /// transfer of them is none of this kind.
+    /// provided that both endpoints are one server. Returns false for a transfer of old versions,
+    /// because it does not read the objects that it replaces.
     #[must_use]
     pub fn is_onto_itself(&self) -> bool {
         let to = &self.to.location;
@@ -30,7 +30,7 @@ impl Transfer {
         is_same_key && self.keys.is_identity() && !matches!(self.versions, Versions::AsOf(_))
     }
 
-    /// Returns true if the job names something that an object may lack, or drops something that it
+    /// Returns true if the job names an attribute that an object may lack, or drops one that it
     /// has.
     pub(crate) fn changes_attributes(&self) -> bool {
         let CustomerKeys {
@@ -54,7 +54,7 @@ impl Transfer {
             || kept.iter().any(|policy| !policy.keeps())
     }
 
-    /// Returns what keeps a transfer onto itself from being an in-place change: a message and a
+    /// Returns the reason why a transfer onto itself cannot be an in-place change: a message and a
     /// remedy.
     pub(super) fn in_place_mistake(&self, place: &str) -> Option<(String, String)> {
         let (message, remedy) = if self.versions == Versions::All {
@@ -65,7 +65,7 @@ impl Transfer {
         } else if !self.changes_attributes() {
             (
                 format!("{place} would be copied onto itself, and there is nothing to change"),
-                "name what shall change: storage_class, set, encryption, or acl; or write to another bucket or prefix",
+                "name what to change: storage_class, set, encryption, or acl; or write to another bucket or prefix",
             )
         } else if self.when == When::Missing {
             (

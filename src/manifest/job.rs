@@ -1,8 +1,8 @@
-//! The validated [`Job`]: what a manifest or a command line asks for, with all defaults filled in.
+//! The validated [`Job`] of a manifest or command line, with all defaults filled in.
 //!
 //! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
-//! resolved. [`parse`](super::parse) makes a `Job` from a manifest, and the command line builds one
-//! with [`Job::single`]. Both pass the same [`check`], so the same rules hold for both.
+//! resolved. [`parse`](super::parse) builds a `Job` from a manifest, and the command line builds
+//! one with [`Job::single`]. Both pass the same [`check`], so the same rules apply to both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,12 +33,13 @@ use crate::size::ByteSize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Job {
-    /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name
-    /// without extension.
+    /// The name of the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name
+    /// without its extension.
     pub name: String,
     /// The endpoints by name. [`DEFAULT_ENDPOINT`] is always among them.
     pub endpoints: BTreeMap<String, ResolvedEndpoint>,
-    /// At least one transfer. One that reads what an earlier one writes waits until that one ends.
+    /// At least one transfer. A transfer that reads what an earlier one writes waits until that one
+    /// ends.
     pub transfers: Vec<Transfer>,
     /// Ceilings for the whole run.
     pub limits: Limits,
@@ -48,12 +49,10 @@ pub struct Job {
     pub journal: JournalPlace,
     /// The consequence of differences from the unfinished run in the journal.
     pub on_change: OnChange,
-    /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal
-    /// knows, are resumed if their parts can be proven. Only the user knows that no other
-    /// program writes these keys.
+    /// Set by `--adopt`: open uploads at the keys to be written that no journal knows are resumed
+    /// if their parts can be proven. Only the user knows that no other program writes these keys.
     pub claims: bool,
-    /// Names the report whose failed objects are copied again, if the job does that and nothing
-    /// else.
+    /// The name of the report whose failed objects are copied again, if the job does only that.
     pub retries: Option<String>,
     /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
     pub manifest_sha256: Option<String>,
@@ -75,8 +74,7 @@ pub struct Transfer {
     pub when: When,
     /// The comparison that [`When::Changed`] makes.
     pub compare: Compare,
-    /// Set if equal objects are checked, with requests, for the attributes that the job sets and no
-    /// list shows.
+    /// Set if requests check the attributes that the job sets and no list shows, for equal objects.
     pub compare_attributes: bool,
     /// The consequence of a selection that matches nothing.
     pub empty: Empty,
@@ -92,7 +90,7 @@ pub struct Transfer {
     pub source_access: Access,
     /// The access settings of the destination's bucket.
     pub destination_access: Access,
-    /// The times that were written as ages.
+    /// The times that the user wrote as ages.
     pub ages: Ages,
     /// The versions of an object that are copied.
     pub versions: Versions,
@@ -104,11 +102,11 @@ pub struct Transfer {
     pub proof: ProofPolicy,
     /// Attributes of the new objects that do not come from the source.
     pub set: SetValues,
-    /// The customer keys (SSE-C) of both sides.
+    /// The customer keys (SSE-C) of the source and the destination.
     pub customer_keys: CustomerKeys,
-    /// Copies these objects alone. `retry` sets it to the failed objects of a report.
+    /// The only objects to copy, if set. `retry` sets it to the failed objects of a report.
     pub chosen: Option<Vec<Chosen>>,
-    /// Copies of earlier runs, by source key, that lack nothing but their tags.
+    /// Copies of earlier runs, by source key, that lack only their tags.
     pub repairs: BTreeMap<String, PublishedCopy>,
     /// The run's own report and journal, which are never part of a local source.
     pub own_files: Vec<std::path::PathBuf>,
@@ -156,8 +154,8 @@ pub enum Archived {
 pub struct Restore {
     /// The tier, which decides speed and price.
     pub tier: RestoreTier,
-    /// The days for which the object can be read, at least 1. Objects in `INTELLIGENT_TIERING` move
-    /// up for good.
+    /// The days for which the object can be read, at least 1. Objects in `INTELLIGENT_TIERING`
+    /// leave the archive tier permanently.
     pub days: u32,
 }
 
@@ -204,15 +202,15 @@ pub struct Chosen {
 /// A copy that an earlier run published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedCopy {
-    /// The version of the source that it was made of.
+    /// The version of the source that was copied.
     pub source_version: Option<String>,
-    /// Its `ETag`.
+    /// The `ETag` of the copy.
     pub etag: String,
-    /// Its version.
+    /// The version id of the copy.
     pub version: Option<String>,
     /// The proof that it equals its source, as the report names it.
     pub proof: Option<String>,
-    /// The time at which it was proven.
+    /// The time at which the copy was proven.
     pub at: Timestamp,
 }
 
@@ -228,8 +226,8 @@ pub struct ProofPolicy {
 }
 
 impl ProofPolicy {
-    /// Returns true if a checksum is required and no byte may be read. It is then known before the
-    /// copy if there can be one.
+    /// Returns true if a checksum is required and no byte may be read. Then it is known before the
+    /// copy whether there can be a checksum.
     #[must_use]
     pub fn demands_an_answer(self) -> bool {
         self.verify == Verify::RequireChecksum && self.prove == Prove::Answers
@@ -241,13 +239,12 @@ impl ProofPolicy {
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
     /// A checksum over the bytes must be equal on both sides. An object that cannot have one fails,
-    /// and it fails before it is published where that is known in time.
+    /// before it is published if that is known in time.
     RequireChecksum,
     /// The strongest proof that both sides can give. The receipt names it.
     #[default]
     Best,
-    /// The proof in the answers to the copy. s3haul sends no further request where they show the
-    /// size.
+    /// The proof in the answers to the copy. s3haul sends no further request if they show the size.
     Size,
 }
 
@@ -255,10 +252,10 @@ pub enum Verify {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Prove {
-    /// Compares what S3 computed. No byte is read.
+    /// Compares the values that S3 computed. Reads no bytes.
     #[default]
     Answers,
-    /// Reads the bytes where no checksum can be compared, and computes a checksum in memory.
+    /// Reads the bytes if no checksum can be compared, and computes a checksum in memory.
     Read,
 }
 
@@ -278,26 +275,26 @@ pub enum OnMismatch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Source {
-    /// One object: the location's key is neither empty nor ends in a slash.
+    /// One object. The location's key is not empty and does not end in a slash.
     Object {
         /// A name in [`Job::endpoints`].
         endpoint: String,
         /// Bucket and key.
         location: S3Uri,
-        /// The version; `None` is the current one.
+        /// The version id; `None` is the current version.
         version: Option<String>,
     },
-    /// All objects whose keys begin with the location's key (a whole bucket when it is empty).
+    /// All objects whose keys begin with the location's key, or the whole bucket if it is empty.
     Prefix {
         /// A name in [`Job::endpoints`].
         endpoint: String,
         /// Bucket and prefix.
         location: S3Uri,
     },
-    /// A local file, or a directory with everything below it. The run finds out which when it
+    /// A local file, or a directory with everything below it. The run finds out which one when it
     /// starts.
     Files {
-        /// Relative to the working directory.
+        /// The path, relative to the working directory.
         path: LocalPath,
         /// The treatment of symbolic links.
         symlinks: Symlinks,
@@ -329,7 +326,7 @@ pub struct Destination {
     /// A prefix (empty, or with a slash at the end) below which keys are kept, or the exact key for
     /// one object.
     pub location: S3Uri,
-    /// The storage class. It wins over a preserved one.
+    /// The storage class. It overrides a preserved one.
     pub storage_class: Option<String>,
     /// The encryption; `None` is the default of the bucket.
     pub encryption: Option<Encryption>,
@@ -370,9 +367,9 @@ pub enum When {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Selection {
-    /// Patterns of which one must match the key behind the prefix. Empty means every key.
+    /// Patterns of which one must match the key after the prefix. Empty means every key.
     pub include: Vec<KeyGlob>,
-    /// Patterns of which none may match. They win over `include`.
+    /// Patterns of which none may match. They override `include`.
     pub exclude: Vec<KeyGlob>,
     /// Selects objects with more bytes than this. `0B` leaves out empty objects.
     pub larger_than: Option<ByteSize>,
@@ -458,9 +455,9 @@ impl Selection {
         matches(&self.exclude) || (!self.include.is_empty() && !matches(&self.include))
     }
 
-    /// Returns the smallest set of prefixes that every selected relative key starts with one of:
-    /// the literal beginnings of `include`. Sorted, and none is a prefix of another; the empty
-    /// prefix alone covers all keys.
+    /// Returns the literal beginnings of `include`: the smallest set of prefixes of which every
+    /// selected relative key has one. Sorted, and none is a prefix of another; the empty prefix
+    /// alone covers all keys.
     #[must_use]
     pub fn prefixes(&self) -> Vec<String> {
         if self.include.is_empty() {
@@ -476,7 +473,7 @@ impl Selection {
     }
 
     /// Returns true if the patterns leave out every relative key that begins with `directory`
-    /// (empty, or with a slash at the end). Returns false when in doubt.
+    /// (empty, or with a slash at the end). Returns false in doubt.
     #[must_use]
     pub fn leaves_out_all_below(&self, directory: &str) -> bool {
         let reaches = |glob: &KeyGlob| glob.reaches_below(directory);
@@ -485,7 +482,7 @@ impl Selection {
     }
 
     /// Returns true if `exclude` leaves out every relative key that starts with `prefix`, which
-    /// ends in a slash. Returns false when in doubt.
+    /// ends in a slash. Returns false in doubt.
     #[must_use]
     pub fn excludes_all_below(&self, prefix: &str) -> bool {
         self.exclude.iter().any(|glob| glob.covers(prefix))
@@ -527,8 +524,8 @@ impl Transfer {
 
 impl Job {
     /// Returns the job of a one-off command line: one transfer, and the endpoints that it names.
-    /// [`DEFAULT_ENDPOINT`] is Amazon S3 as this process sees it, unless it is among them.
-    /// Call [`check`] on it.
+    /// Unless [`DEFAULT_ENDPOINT`] is among them, it is resolved in the environment of this
+    /// process. Call [`check`] on the job.
     #[must_use]
     pub fn single(
         transfer: Transfer,

@@ -1,10 +1,10 @@
-//! The parts of a manifest that are about keys: globs that select keys, and rules that map them to
-//! the destination.
+//! The manifest's settings about keys: globs that select keys, and rules that map them to the
+//! destination.
 //!
 //! Both apply to the *relative* key, which is the rest of the key after the source's prefix. So a
-//! rule keeps its meaning when the prefix changes. `*` and `?` do not match slashes and `**` does,
-//! as in a shell with `globstar` and in `.gitignore`. Globs are checked and applied in this module.
-//! Templates are checked here, and the planner renders them.
+//! rule keeps its meaning when the prefix changes. `*` and `?` do not match slashes but `**` does,
+//! as in a shell with `globstar` and in `.gitignore`. This module checks and applies globs. It also
+//! checks templates, which the planner renders.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,20 +24,22 @@ struct Compiled {
     matcher: GlobMatcher,
     /// See [`KeyGlob::beginnings`].
     beginnings: Vec<String>,
-    /// The number of slashes in every matching key, where it is always the same.
+    /// The number of slashes in every matching key, if it is always the same.
     slashes: Option<usize>,
 }
 
-/// The reasons why a glob was refused.
+/// The reasons why a glob is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GlobError {
-    /// It matches nothing.
+    /// The glob matches nothing.
     #[error("an empty pattern matches no key")]
     Empty,
-    /// Keys are matched behind the source's prefix, and that never begins with a slash or a scheme.
-    #[error("`{0}` cannot match: patterns are compared with the key behind the source's prefix")]
+    /// The glob begins with a slash or a scheme, but it is matched after the source's prefix, where
+    /// no key begins like that.
+    #[error("`{0}` cannot match: patterns are compared with the key after the source's prefix")]
     Anchored(String),
-    /// A directory, as in `.gitignore`; in S3 there is only a marker object of that name.
+    /// The glob names a directory, as in `.gitignore`. In S3, there is only a marker object of that
+    /// name.
     #[error("`{0}` names a directory, and keys have none: it would match only a marker object")]
     Directory(String),
     /// The syntax is wrong.
@@ -51,20 +53,20 @@ pub enum GlobError {
 }
 
 impl KeyGlob {
-    /// Returns true if the glob matches the key behind the source's prefix.
+    /// Returns true if the glob matches the key after the source's prefix.
     #[must_use]
     pub fn matches(&self, relative_key: &str) -> bool {
         self.0.matcher.is_match(relative_key)
     }
 
     /// Returns true if the glob certainly matches every key that begins with `prefix` (empty, or
-    /// with a slash at the end). Only patterns that end in `**` are understood; all others return
-    /// false.
+    /// with a slash at the end). Recognizes only patterns that end in `**`; returns false for all
+    /// others.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
         match &*self.0.text {
             "**" | "**/*" => true,
-            // After an escape the stars would be two single ones.
+            // After an escape, the stars would be two single ones.
             text if text.ends_with("/**") && !text.contains('\\') => {
                 prefix.ends_with('/') && self.matches(prefix)
             }
@@ -73,15 +75,15 @@ impl KeyGlob {
     }
 
     /// Returns the literal beginnings of the glob: every matching key starts with one of them. They
-    /// are sorted and disjoint. There are several if the glob has alternatives: `{a,b}/x*` begins
-    /// with `a/x` or `b/x`.
+    /// are sorted and disjoint. A glob with alternatives has several: `{a,b}/x*` begins with `a/x`
+    /// or `b/x`.
     #[must_use]
     pub fn beginnings(&self) -> &[String] {
         &self.0.beginnings
     }
 
     /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can
-    /// match. Returns true when in doubt.
+    /// match. Returns true in doubt.
     #[must_use]
     pub fn reaches_below(&self, directory: &str) -> bool {
         let may_begin =
@@ -91,15 +93,15 @@ impl KeyGlob {
             && self.0.beginnings.iter().any(may_begin)
     }
 
-    /// Returns true if the glob has no slash and no `**`, and so matches keys at the top level
-    /// only.
+    /// Returns true if the glob has no slash and no `**`, and so matches keys only at the top
+    /// level.
     #[must_use]
     pub fn is_flat(&self) -> bool {
         !self.0.text.contains('/') && !self.0.text.contains("**")
     }
 
-    /// Returns true if the glob has no slash, and so matches keys at the top level only, but would
-    /// match this key if it were compared with its last segment.
+    /// Returns true if the glob has no slash, and so matches keys only at the top level, but would
+    /// match this key if it were compared with the key's last segment.
     #[must_use]
     pub fn matches_name_only(&self, relative_key: &str) -> bool {
         let name = relative_key.rsplit_once('/').map(|(_, name)| name);
@@ -165,16 +167,16 @@ impl PartialEq for KeyGlob {
 
 impl Eq for KeyGlob {}
 
-/// Maps the key behind the source's prefix to the key behind the destination's: `strip_prefix` is
-/// removed from the front, `rename` rewrites the rest, and `add_prefix` is put in front. The
-/// default changes nothing.
+/// Maps the key after the source's prefix to the key after the destination's prefix: removes
+/// `strip_prefix` from the front, rewrites the rest with `rename`, and puts `add_prefix` in front.
+/// The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMap {
-    /// Every key must have it.
+    /// The text that every key must begin with.
     pub strip_prefix: Option<String>,
-    /// Used as it is: include the slash if you want one.
+    /// The text to put in front, unchanged. A separating slash must be part of it.
     pub add_prefix: Option<String>,
-    /// The new name.
+    /// The template of the new name.
     pub rename: Option<Template>,
 }
 
@@ -185,7 +187,7 @@ impl KeyMap {
         *self == Self::default()
     }
 
-    /// Returns the longest text that every key out of this map begins with.
+    /// Returns the longest text with which every key that this map produces begins.
     #[must_use]
     pub fn fixed_prefix(&self) -> String {
         let mut fixed = self.add_prefix.clone().unwrap_or_default();
@@ -200,8 +202,8 @@ impl KeyMap {
     }
 }
 
-/// A name with placeholders, for instance `archive/{dir}{stem}-v1{ext}`. A brace itself is written
-/// `{{` or `}}`.
+/// A name with placeholders, for instance `archive/{dir}{stem}-v1{ext}`. `{{` and `}}` stand for
+/// braces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -212,19 +214,19 @@ pub struct Template {
 /// is `c.tar.gz`, `{stem}` is `c.tar`, `{ext}` is `.gz`. So `{dir}{stem}{ext}` is always `{key}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// Text as it stands.
+    /// Literal text.
     Literal(String),
-    /// `{key}`: the key behind the source's prefix.
+    /// `{key}`: the key after the source's prefix.
     Key,
-    /// `{dir}`: up to and with the last slash; empty when there is none.
+    /// `{dir}`: everything up to and including the last slash, or nothing without a slash.
     Dir,
-    /// `{name}`: what stands behind the last slash.
+    /// `{name}`: everything after the last slash.
     Name,
-    /// `{stem}`: the name up to its last dot; a dot in front does not count.
+    /// `{stem}`: the name up to its last dot, except a dot at its beginning.
     Stem,
-    /// `{ext}`: the rest of the name, with the dot; empty when there is none.
+    /// `{ext}`: the rest of the name, including the dot, or nothing without a dot.
     Ext,
-    /// `{size}`: the object's bytes, as a number.
+    /// `{size}`: the object's size in bytes.
     Size,
 }
 
@@ -237,24 +239,24 @@ const PLACEHOLDERS: [(&str, Piece); 6] = [
     ("size", Piece::Size),
 ];
 
-/// The reasons why a template was refused.
+/// The reasons why a template is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
     /// There is no placeholder of that name.
     #[error("there is no placeholder `{{{0}}}`")]
     Unknown(String),
-    /// A brace without its partner.
+    /// A brace has no partner.
     #[error("a `{0}` stands alone")]
     Brace(char),
-    /// `{dir}/` or `.{ext}`, which would double the slash or the dot.
+    /// `{dir}/` or `.{ext}` would double the slash or the dot.
     #[error("`{{{placeholder}}}` brings its own `{mark}`")]
     Doubled {
         /// `dir` or `ext`.
         placeholder: &'static str,
-        /// The mark that would be there twice.
+        /// The mark that would appear twice.
         mark: char,
     },
-    /// Objects of different directories or names would get one key, and overwrite each other.
+    /// Objects of different directories or names would get the same key and overwrite each other.
     #[error("`{0}` gives the same key to different objects, and one would overwrite the other")]
     Collides(String),
 }
@@ -279,7 +281,7 @@ impl Template {
         }
     }
 
-    /// Refuses mistakes that would only show as odd or lost keys at the destination.
+    /// Refuses mistakes that would show only as odd or lost keys at the destination.
     fn check(&self) -> Result<(), TemplateError> {
         for pair in self.pieces.windows(2) {
             match pair {

@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::size::ByteRate;
 
-/// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
+/// Ceilings that a run never exceeds. `None` leaves a value to the adaptive pace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Limits {
-    /// Requests per second, all kinds together; at least 1.
+    /// Requests per second of all kinds together, at least 1.
     pub requests_per_second: Option<u32>,
-    /// Bytes copied per second; at least 1.
+    /// Bytes copied per second, at least 1.
     pub bytes_per_second: Option<ByteRate>,
-    /// Requests without an answer at any moment; at least 1.
+    /// Requests in flight at any moment, at least 1.
     pub in_flight: Option<u32>,
     /// The longest wait for a server that throttles or does not answer; `None` is 15 minutes.
     pub patience: Option<Duration>,
-    /// Failed objects that the run puts up with; `None` is [`FailureLimit::Auto`].
+    /// The failed objects that the run tolerates; `None` is [`FailureLimit::Auto`].
     pub max_failures: Option<FailureLimit>,
 }
 
@@ -27,12 +27,12 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Empty {
-    /// The run says so and exits 1.
+    /// The run reports it and exits with status 1.
     Fail,
-    /// The run says so.
+    /// The run reports it.
     #[default]
     Warn,
-    /// The run says nothing.
+    /// The run does not report it.
     Ok,
 }
 
@@ -43,13 +43,13 @@ pub enum FailureLimit {
     Auto,
     /// Any number.
     Unlimited,
-    /// This many; zero ends the run with the first one.
+    /// More than this number. Zero ends the run at the first failure.
     Objects(u64),
-    /// This many in a hundred, once a hundred have ended.
+    /// More than this percentage, once 100 objects have ended.
     Percent(u8),
 }
 
-/// The reason why a [`FailureLimit`] was refused.
+/// The reason why a [`FailureLimit`] is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is neither a number of objects nor a percentage: write for instance 100, 5%, auto, or none"

@@ -14,12 +14,12 @@ const MOST: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Beginning {
     text: String,
-    /// A wildcard follows, so that nothing can be appended any more.
+    /// True if a wildcard follows, so that nothing can be appended.
     is_cut: bool,
 }
 
-/// Returns the texts of which every key that matches the (valid) glob has one as its prefix.
-/// Sorted, and none is a prefix of another.
+/// Returns the literal beginnings of a (valid) glob: every matching key has one of them as its
+/// prefix. Sorted, and none is a prefix of another.
 pub(super) fn beginnings(glob: &str) -> Vec<String> {
     let found = sequence(&mut glob.chars().peekable(), false);
     disjoint(found.into_iter().map(|beginning| beginning.text).collect())
@@ -49,8 +49,8 @@ pub(super) fn disjoint(mut prefixes: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// Reads up to the end, or inside braces up to the comma or brace that ends this alternative, which
-/// is left.
+/// Reads to the end or, inside braces, up to the comma or brace that ends this alternative. Does
+/// not consume that character.
 fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<Beginning> {
     let mut found = vec![Beginning {
         text: String::new(),
@@ -78,7 +78,7 @@ fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<Beginning> 
     found
 }
 
-/// Reads alternatives up to and with the closing brace.
+/// Reads alternatives up to and including the closing brace.
 fn alternatives(chars: &mut Peekable<Chars<'_>>) -> Vec<Beginning> {
     let mut found = Vec::new();
     loop {
@@ -94,7 +94,7 @@ fn class(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
     let is_negated = chars.next_if(|c| matches!(c, '!' | '^')).is_some();
     let first = chars.next()?;
     let mut is_only = !is_negated;
-    // A bracket in the first place stands for itself.
+    // A bracket in first position stands for itself.
     for c in chars.by_ref() {
         if c == ']' {
             break;

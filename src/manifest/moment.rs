@@ -1,8 +1,8 @@
 //! Points in time as people write them: a time, a date, or an age such as `24h`.
 //!
 //! An age counts back from the start of the run. Both the age and the resulting time are kept: the
-//! job stays the same job on the next day, and a run that resumes uses the time with which it
-//! began.
+//! job is still the same job on the next day, and a run that resumes uses the time with which it
+//! started.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ use crate::size::parse_duration;
 pub enum Moment {
     /// This time.
     At(Timestamp),
-    /// So long before the start of the run.
+    /// This long before the start of the run.
     Ago(Duration),
 }
 
@@ -72,20 +72,20 @@ impl FromStr for Moment {
     }
 }
 
-/// Those times of a transfer that were written as ages.
+/// The times of a transfer that were written as ages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ages {
-    /// Of `modified_after`.
+    /// The age in `modified_after`.
     pub modified_after: Option<Duration>,
-    /// Of `modified_before`.
+    /// The age in `modified_before`.
     pub modified_before: Option<Duration>,
-    /// Of `as_of`.
+    /// The age in `as_of`.
     pub as_of: Option<Duration>,
-    /// The time that they count back from, once that is known.
+    /// The time from which the ages count back, once it is known.
     pub counted_from: Option<Timestamp>,
 }
 
-/// An age in its largest whole unit.
+/// An age, displayed in its largest whole unit.
 #[derive(Clone, Copy, Debug)]
 pub struct Age(pub Duration);
 
@@ -105,8 +105,8 @@ impl fmt::Display for Age {
 }
 
 impl Transfer {
-    /// Sets `modified_after`. What is written as an age admits nothing before
-    /// [`Transfer::count_from`].
+    /// Sets `modified_after`. If it is an age, it admits nothing until [`Transfer::count_from`] is
+    /// called.
     pub fn set_modified_after(&mut self, moment: Option<Moment>) {
         (self.select.modified_after, self.ages.modified_after) = parts(moment, Timestamp::MAX);
     }
@@ -116,7 +116,7 @@ impl Transfer {
         (self.select.modified_before, self.ages.modified_before) = parts(moment, Timestamp::MIN);
     }
 
-    /// Chooses the versions of a point in time; see [`Transfer::set_modified_after`].
+    /// Selects the versions of a point in time; see [`Transfer::set_modified_after`].
     pub fn set_as_of(&mut self, moment: Moment) {
         let (time, age) = parts(Some(moment), Timestamp::MIN);
         (self.versions, self.ages.as_of) = (time.map_or(Versions::Current, Versions::AsOf), age);
@@ -140,7 +140,7 @@ impl Transfer {
         *counted_from = Some(now);
     }
 
-    /// Returns the times that this transfer selects by, in words, with what they were written as.
+    /// Describes the times that this transfer selects by, with the ages that they were written as.
     #[must_use]
     pub fn times(&self) -> Vec<String> {
         let written = |age: Option<Duration>| {
@@ -176,8 +176,8 @@ impl Job {
         }
     }
 
-    /// Returns the time that ages count back from; none if the job has none, or it is not known
-    /// yet.
+    /// Returns the time from which ages count back. Returns `None` if the job has no ages, or if
+    /// the time is not known yet.
     #[must_use]
     pub fn counted_from(&self) -> Option<Timestamp> {
         self.transfers

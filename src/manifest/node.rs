@@ -1,9 +1,9 @@
 //! The YAML of a manifest as a small tree in which every key and value has its place in the file.
 //!
-//! The tree is built from the parser's events. A loader of values would hide repeated keys,
+//! The tree is built from the parser's events, because a loader of values would hide repeated keys,
 //! anchors, merge keys, tags, and further documents. A manifest is reviewed as a diff, so its
 //! meaning must be visible in each line: all of these are refused. Scalars stay text. The field
-//! decides about the type of a value, not its look: `region: no` is not a boolean.
+//! determines the type of a value, not its look: `region: no` is not a boolean.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,10 +13,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 use super::diagnose::Issue;
 use super::env::{VariableMistake, substitute};
 
-/// Deeper than any field of a manifest; bounds the recursion on hostile files.
+/// The greatest depth of a manifest, deeper than any field. Bounds the recursion on hostile files.
 const MAX_DEPTH: usize = 16;
 
-/// A value and the bytes of the source where it stands.
+/// A value and its bytes in the source.
 #[derive(Debug)]
 pub(super) struct Node {
     pub at: Range<usize>,
@@ -27,12 +27,13 @@ pub(super) struct Node {
 pub(super) enum NodeKind {
     Scalar {
         text: String,
-        /// Not in quotes, or from the environment: may be a number, a boolean or nothing.
+        /// True if the text is not in quotes or comes from the environment, so that it may be a
+        /// number, a boolean, or nothing.
         bare: bool,
     },
     List(Vec<Node>),
     Map(Vec<MapEntry>),
-    /// Was refused already; there is nothing more to say about it.
+    /// The value was already refused, so there is nothing more to report.
     Refused,
 }
 
@@ -45,12 +46,12 @@ pub(super) struct MapEntry {
 }
 
 impl Node {
-    /// Returns true for what YAML reads as null: `~`, `null` or nothing at all.
+    /// Returns true for the values that YAML reads as null: `~`, `null`, or nothing at all.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.kind, NodeKind::Scalar { text, bare: true } if matches!(&**text, "" | "~" | "null"))
     }
 
-    /// Returns the bytes from the first to the last one, with everything inside.
+    /// Returns the bytes from the first to the last one, including everything inside.
     pub(super) fn extent(&self) -> Range<usize> {
         let last = match &self.kind {
             NodeKind::List(items) => items.last(),
@@ -61,7 +62,7 @@ impl Node {
     }
 }
 
-/// Reads the one document of `text`. `None` when there is no tree to look at; the issues then say
+/// Reads the single document of `text`. Returns `None` if there is no tree; the issues then say
 /// why.
 pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<Node>, Vec<Issue>) {
     let mut reader = TreeReader {
@@ -76,7 +77,7 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<
     (root, reader.issues)
 }
 
-/// The tree cannot be read further; the reason is among the issues.
+/// The error for a tree that cannot be read further. The reason is among the issues.
 struct Stop;
 
 struct TreeReader<'s> {
@@ -175,7 +176,7 @@ impl<'s> TreeReader<'s> {
         }
     }
 
-    /// Anchors and tags.
+    /// Refuses anchors and tags.
     fn decorations(&mut self, event: &Event<'s>, at: &Range<usize>) {
         let (anchor, tag) = match event {
             Event::Scalar(_, _, anchor, tag)
@@ -258,7 +259,7 @@ impl<'s> TreeReader<'s> {
             if let Some(first) = seen.get(&*key) {
                 let line = self.text[..*first].matches('\n').count() + 1;
                 let message =
-                    format!("`{key}` stands here a second time; the first is in line {line}");
+                    format!("`{key}` appears here a second time; the first is in line {line}");
                 self.refuse(key_at, message, "keep one of them");
             } else {
                 seen.insert(key.clone().into_owned(), key_at.start);
@@ -272,8 +273,8 @@ impl<'s> TreeReader<'s> {
         }
     }
 
-    /// Returns the part of a list or mapping to underline: all of it in flow style, else its first
-    /// line.
+    /// Returns the part of a list or mapping to underline: all of it in flow style, otherwise its
+    /// first line.
     fn composite(&self, start: &Range<usize>, end: usize, open: char) -> Range<usize> {
         let rest = &self.text[start.start..];
         if rest.starts_with(open) {
@@ -324,7 +325,8 @@ impl<'s> TreeReader<'s> {
         Node { at, kind }
     }
 
-    /// Cuts blanks and comments off a scalar, which the parser lets reach to the next token.
+    /// Removes blanks and comments from the end of a scalar. The parser's range reaches to the next
+    /// token.
     fn scalar_extent(&self, style: ScalarStyle, at: Range<usize>) -> Range<usize> {
         let source = &self.text[at.clone()];
         let length = match style {
@@ -357,8 +359,8 @@ impl<'s> TreeReader<'s> {
         at.start..at.start + length
     }
 
-    /// Reports a syntax error. The parser's words name its rules; the remedy guesses the habit
-    /// behind them.
+    /// Reports a syntax error. The parser's message names the rule, and the remedy guesses the
+    /// habit behind the mistake.
     fn syntax_error(&mut self, error: &ScanError) {
         let mut at = self.byte(error.marker().index());
         if error.info().contains("recursion limit") {

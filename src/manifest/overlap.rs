@@ -1,23 +1,23 @@
 //! Checks that transfers do not overwrite each other's keys or their own source.
 //!
 //! **The rule.** No two transfers of a job may write the same key, and no transfer may write into
-//! what it reads. The rule is applied to the locations, before anything is listed. So it is
-//! cautious: a *possible* collision is refused. There are two exceptions:
+//! its own source. The rule applies to the locations, before anything is listed. So it is cautious:
+//! a *possible* collision is refused. There are two exceptions:
 //!
 //! - An `exclude` of the outer transfer leaves out the inner one (`exclude: ["archive/**"]`).
-//! - Both transfers give each key the same object: `s3://a/` → `s3://b/` beside `s3://a/x/` →
-//!   `s3://b/x/`. The order does not matter, since both write the same bytes.
+//! - Both transfers give each key the same object: `s3://a/` → `s3://b/` next to `s3://a/x/` →
+//!   `s3://b/x/`. The order does not matter, because both write the same bytes.
 //!
 //! A later transfer may read what an earlier one writes: it waits until the earlier one ends
-//! ([`must_wait`]). So does a transfer that writes what an earlier one reads.
+//! ([`must_wait`]). A transfer that writes what an earlier one reads waits too.
 //!
 //! A transfer whose source *is* its destination changes objects in place
 //! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)). It is allowed if it names
 //! something to change.
 //!
-//! Two buckets are the same if their names and servers are equal. Access points are not resolved. A
-//! bucket and its access point count as two buckets where a job would be refused, and as one where
-//! a transfer would wait.
+//! Two buckets are the same if their names and servers are equal. Access points are not resolved.
+//! In doubt, a bucket and an access point count as two buckets for a check that would refuse the
+//! job, and as one for a check that would make a transfer wait.
 
 use super::diagnose::{Finding, RefusedFields};
 use super::job::{
@@ -25,7 +25,7 @@ use super::job::{
 };
 use crate::location::{BucketName, S3Uri};
 
-/// Keys that a transfer reads or writes: all with a prefix, or one.
+/// The keys that a transfer reads or writes: all with a prefix, or a single one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Region<'j> {
     endpoint: &'j ResolvedEndpoint,
@@ -39,7 +39,7 @@ impl Region<'_> {
         self.bucket == other.bucket && self.endpoint.is_same_server(other.endpoint)
     }
 
-    /// Returns the rest of the key of `inner` behind ours if every key of `inner` is one of ours.
+    /// Returns the rest of the key of `inner` after ours, if we contain every key of `inner`.
     fn contains<'i>(&self, inner: &'i Region<'_>) -> Option<&'i str> {
         let rest = inner.key.strip_prefix(&self.key)?;
         (!self.exact || (rest.is_empty() && inner.exact)).then_some(rest)
@@ -51,7 +51,7 @@ impl Region<'_> {
 }
 
 /// Adds a finding for each transfer that may write into its own source, or where another one
-/// writes. Transfers of which something could not be read are left out.
+/// writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
     job: &Job,
     indices: &[usize],
@@ -84,7 +84,7 @@ pub(super) fn check(
     if !doubts.about("journal") && !doubts.about("transfers") {
         findings.extend(own_objects(job));
     }
-    // Sorted like this, all regions inside another one follow it directly.
+    // In this order, all regions inside another one directly follow it.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
     for (at, outer) in written.iter().enumerate() {
         let inside = |inner: &&Write<'_>| {
@@ -96,8 +96,8 @@ pub(super) fn check(
     }
 }
 
-/// Returns the mistake of a journal or a report that lies in what a transfer reads: its objects
-/// would be copied while they are written.
+/// Returns the mistake of a journal or report inside the source of a transfer: its objects would be
+/// copied while they are written.
 pub(crate) fn own_objects(job: &Job) -> Option<Finding> {
     let journal = match &job.journal {
         JournalPlace::Prefix(place) => in_source(job, "journal", "journal", place),
@@ -107,7 +107,7 @@ pub(crate) fn own_objects(job: &Job) -> Option<Finding> {
     journal.or_else(|| in_source(job, "report", "report.s3", report?))
 }
 
-/// Returns the mistake if `place`, where the run writes its journal or report, lies in a source.
+/// Returns the mistake if the journal or report at `place` lies in a source.
 fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Finding> {
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());
@@ -135,9 +135,10 @@ fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Finding
     })
 }
 
-/// Returns true if `later` starts only when `earlier` has ended: because it says so, or because one
-/// of them writes where the other one reads or writes. Waiting in vain costs little, so all doubts
-/// return true: a server may have two addresses, and an access point may be any bucket's.
+/// Returns true if `later` starts only after `earlier` has ended: because its `after` says so, or
+/// because one of them writes where the other one reads or writes. Waiting needlessly costs little,
+/// so every doubt returns true: a server may have two addresses, and an access point may lead to
+/// any bucket.
 pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     let writes = |transfer| write_region(job, transfer);
     later.after.contains(&earlier.name)
@@ -146,8 +147,8 @@ pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool
         || touch(writes(later), read_region(job, earlier))
 }
 
-/// Returns true if `later` may read what `earlier` writes, so that its source is not complete
-/// before.
+/// Returns true if `later` may read what `earlier` writes, so that its source is complete only
+/// after that.
 pub(crate) fn may_read(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     touch(read_region(job, later), write_region(job, earlier))
 }
@@ -214,14 +215,14 @@ fn self_overlap(
     {
         return None;
     }
-    // Back to what it was: only old versions are read, and what is written is newer than all of
-    // them.
+    // This restores an old state: the transfer reads only old versions, and the versions that it
+    // writes are newer than all of them.
     if matches!(transfer.versions, Versions::AsOf(_)) && source.key == target.key {
         return None;
     }
     if source.exact && !target.exact {
-        // One object under a rewritten name below a prefix: which name shows when its size is
-        // known.
+        // One object is written under a new name below a prefix. The name is known only with its
+        // size.
         return None;
     }
     let inner = source.contains(target).map(|rest| (rest, true));
@@ -242,8 +243,8 @@ fn self_overlap(
         );
         return Some((message, "write to another bucket or prefix".to_owned()));
     }
-    // A key that would be written again, or read after it was written, has `rest` behind the
-    // source's prefix: in the second case only as long as keys keep their names.
+    // A key that would be written again, or read after it was written, has `rest` after the
+    // source's prefix. In the second case, that holds only while keys keep their names.
     let understood = inner_is_target || transfer.keys.is_identity();
     if understood && rest.ends_with('/') && transfer.select.excludes_all_below(rest) {
         return None;
@@ -273,14 +274,15 @@ fn self_overlap(
     Some((message, remedy))
 }
 
-/// Returns the mistake if `inner` begins with the key of `outer`.
+/// Returns the mistake if two transfers may write the same keys. The key of `inner` begins with
+/// that of `outer`.
 fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
     let (outer_region, outer_index, outer_transfer) = outer;
     let (inner_region, inner_index, inner_transfer) = inner;
     if !outer_region.same_bucket(inner_region) {
         return None;
     }
-    // Equal keys sort by index, so an exact key may come before the prefix of the same text.
+    // Equal keys sort by index, so an exact key may come before a prefix with the same text.
     let rest = match outer_region.contains(inner_region) {
         Some(rest) => rest,
         None => inner_region.contains(outer_region)?,
@@ -337,8 +339,8 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
     })
 }
 
-/// Returns true if both transfers would put the same object under any key that both write. `rest`
-/// is the part of the inner one's destination behind the outer one's.
+/// Returns true if both transfers would put the same object under every key that both write. `rest`
+/// is the part of the inner destination after the outer one.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
     if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
         return false;
@@ -422,7 +424,7 @@ mod tests {
                 ("s3://aaa/x/", "s3://bbb/x/"),
                 true,
             ),
-            // Either may lead to the other.
+            // Either may lead to the same bucket as the other.
             (
                 ("s3://aaa/x/", "s3://bbb/x/"),
                 ("s3://bbb-1x2y-s3alias/", "s3://ccc/"),

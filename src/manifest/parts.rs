@@ -1,13 +1,13 @@
-//! The settings of a job about byte ranges. [`crate::plan::parts`] divides the objects.
+//! A job's settings about byte ranges. [`crate::plan::parts`] divides the objects.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::size::{ByteSize, GIB, MIB};
 
-/// S3's smallest part, except for the last one of an upload.
+/// S3's smallest part size, except for the last part of an upload.
 pub const MIN_PART: ByteSize = ByteSize(5 * MIB);
-/// S3's largest part, and the largest object that one `CopyObject` takes.
+/// S3's largest part size, and the largest object that one `CopyObject` copies.
 pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
 
 /// The division of objects into parts.
@@ -15,9 +15,9 @@ pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
 pub struct Parts {
     /// The size of a part.
     pub size: PartSize,
-    /// Larger objects are copied in parts; [`MIN_PART`] to [`MAX_PART`].
+    /// Larger objects are copied in parts. From [`MIN_PART`] to [`MAX_PART`].
     pub threshold: ByteSize,
-    /// The goal by which automatic part sizes are chosen, for copies only.
+    /// The goal of automatic part sizes, for copies only.
     pub goal: PartGoal,
     /// The part boundaries of a copy.
     pub layout: LayoutChoice,
@@ -27,10 +27,10 @@ pub struct Parts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PartGoal {
-    /// Fast with few requests: parts of 64 to 128 MiB, and larger where copies start slowly.
+    /// Fast with few requests: parts of 64 to 128 MiB, and larger parts if copies start slowly.
     #[default]
     Balanced,
-    /// The least time, as measured while the run copies.
+    /// The shortest time, as measured while the run copies.
     Fastest,
     /// The fewest requests: parts as large as S3 allows.
     Cheapest,
@@ -50,10 +50,11 @@ pub enum LayoutChoice {
 /// The size of a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PartSize {
-    /// Chosen for each object by its size.
+    /// A size chosen for each object by the object's size.
     #[default]
     Auto,
-    /// This many bytes, [`MIN_PART`] to [`MAX_PART`]; more where 10,000 parts would not be enough.
+    /// This many bytes, from [`MIN_PART`] to [`MAX_PART`]; more if 10,000 parts would not be
+    /// enough.
     Exactly(ByteSize),
 }
 

@@ -1,8 +1,8 @@
 //! The settings about attributes: what a copy keeps besides the bytes, and what is set instead.
 //!
-//! Each attribute has its own [`Policy`]. Presets are starting points, and an explicit field wins
-//! over the preset. `set:` ([`SetValues`]) adds values to those that are kept, or replaces them
-//! where nothing is kept.
+//! Each attribute has its own [`Policy`]. Presets are starting points, and an explicit field
+//! overrides the preset. `set:` ([`SetValues`]) adds values to the kept ones, or replaces them if
+//! nothing is kept.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Something that an object has besides its bytes.
+/// A property of an object other than its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attribute {
@@ -37,7 +37,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    /// All of them, in the order in which they are told.
+    /// All attributes, in the order in which messages list them.
     pub const ALL: [Self; 8] = [
         Self::Metadata,
         Self::Headers,
@@ -77,8 +77,7 @@ impl fmt::Display for Attribute {
 pub enum Policy {
     /// The copy has the attribute, or the object fails before it is published.
     Require,
-    /// The copy has the attribute where that is possible. A loss is on the receipt and in the
-    /// summary.
+    /// The copy has the attribute if that is possible. The receipt and the summary record a loss.
     Try,
     /// The copy does not keep the attribute.
     Skip,
@@ -87,7 +86,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// Returns true if the source's value is wanted.
+    /// Returns true if the policy keeps the source's value.
     #[must_use]
     pub const fn keeps(self) -> bool {
         matches!(self, Self::Require | Self::Try)
@@ -98,12 +97,12 @@ impl Policy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// Requires everything, the ACL and annotations too.
+    /// Requires all attributes, including the ACL and annotations.
     Everything,
     /// Requires metadata and content headers, and tries tags, storage class, encryption, and lock.
     #[default]
     Default,
-    /// Keeps the bytes alone.
+    /// Keeps only the bytes.
     ContentOnly,
 }
 
@@ -143,9 +142,9 @@ impl From<Preset> for Preserve {
         match preset {
             Preset::Everything => all(Policy::Require),
             Preset::ContentOnly => all(Policy::Skip),
-            // To carry the source's key along would make a replica depend on the source's account,
-            // an ACL names people of the source's account, and annotations cost a request per
-            // object to look for.
+            // Keeping the source's key would make a replica depend on the source's account, an ACL
+            // names people of the source's account, and finding annotations costs a request per
+            // object.
             Preset::Default => Self {
                 metadata: Policy::Require,
                 headers: Policy::Require,
@@ -188,7 +187,7 @@ impl Preserve {
         *field = policy;
     }
 
-    /// Returns true if nothing of the source is kept besides the bytes.
+    /// Returns true if the copy keeps only the bytes.
     #[must_use]
     pub fn is_content_only(&self) -> bool {
         Attribute::ALL
@@ -200,18 +199,18 @@ impl Preserve {
 /// The reason why a text is not a [`Preserve`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PreserveError {
-    /// Neither a preset nor `attribute=policy`.
+    /// The text is neither a preset nor `attribute=policy`.
     #[error(
         "`{0}` is neither everything, default, content-only nor one of {names} with =require, =try, =skip or =replace",
         names = Attribute::ALL.map(Attribute::name).join(", ")
     )]
     Unknown(String),
-    /// A preset behind something that it would undo.
+    /// The preset comes after something that it would undo.
     #[error("`{0}` is a starting point and comes first")]
     PresetNotFirst(String),
 }
 
-/// Words of the manifest, by the manifest's own names.
+/// Parses a word of the manifest, by the manifest's own names.
 fn word<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
     T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).ok()
 }
@@ -239,13 +238,13 @@ impl FromStr for Preserve {
     }
 }
 
-/// Values that the new objects get whatever the source has. They are wishes: an object on which
+/// Values that the new objects get, whatever the source has. They are mandatory: an object on which
 /// they cannot be set fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {
-    /// User metadata by lower-case name, merged over what is kept. Together at most 2 KB.
+    /// User metadata by lower-case name, merged over the kept metadata. At most 2 KB in total.
     pub metadata: BTreeMap<String, String>,
-    /// Tags, merged over what is kept. At most 10.
+    /// Tags, merged over the kept tags. At most 10.
     pub tags: BTreeMap<String, String>,
     /// `Content-Type`.
     pub content_type: Option<String>,
@@ -260,7 +259,7 @@ pub struct SetValues {
 }
 
 impl SetValues {
-    /// Returns the content headers with their fields' names.
+    /// Returns the content headers with the names of their fields.
     #[must_use]
     pub fn headers(&self) -> [(&'static str, Option<&str>); 5] {
         [
@@ -273,13 +272,13 @@ impl SetValues {
     }
 }
 
-/// The source of a customer key (SSE-C), which is read when the run starts. A manifest never holds
+/// The place from which a customer key (SSE-C) is read when the run starts. A manifest never holds
 /// the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// An environment variable that holds the key in base64.
     Env(String),
-    /// A file that holds the 32 bytes, or their base64.
+    /// A file that holds the 32 bytes, raw or in base64.
     File(PathBuf),
 }
 
@@ -311,9 +310,9 @@ impl FromStr for KeySource {
 /// The customer keys (SSE-C) of a transfer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CustomerKeys {
-    /// The key that the source's objects were encrypted with.
+    /// The key that encrypts the source's objects.
     pub source: Option<KeySource>,
-    /// The key that the new objects are encrypted with.
+    /// The key that encrypts the new objects.
     pub destination: Option<KeySource>,
 }
 

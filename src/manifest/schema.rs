@@ -17,21 +17,21 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
         .to_value()
 });
 
-/// Returns the schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other
-/// fields are allowed.
+/// Returns the schema of [`ManifestFile`]: titles, descriptions, examples, and defaults. It allows
+/// no other fields.
 #[must_use]
 pub fn json() -> Value {
     SCHEMA.clone()
 }
 
-/// Returns the same without a copy.
+/// Returns the schema without a copy.
 pub(super) fn shared() -> &'static Value {
     &SCHEMA
 }
 
-/// Removes what schemars allows and a manifest does not: it lets an `Option` be `null`, but a field
-/// without a value is either a line that was not finished or a default that is not what the reader
-/// expects. Joins the lines of doc comments, whose breaks mean nothing on hover.
+/// Removes `null`, which schemars allows for an `Option` and a manifest does not: a field without a
+/// value is either an unfinished line, or a default that the reader does not expect. Joins the
+/// lines of doc comments, whose breaks mean nothing on hover.
 fn tidy(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;

@@ -1,7 +1,7 @@
 //! Checks the tree of a manifest against the schema: names of fields, types of values, and required
 //! fields.
 //!
-//! A mistake is reported and left out, so that the rest can still be checked for its meaning. The
+//! A mistake is reported and left out, so that the meaning of the rest can still be checked. The
 //! result is JSON that fits [`ManifestFile`](super::file::ManifestFile), with the place of each
 //! field in the file.
 
@@ -15,11 +15,11 @@ use super::diagnose::Issue;
 use super::env::is_name;
 use super::node::{MapEntry, Node, NodeKind};
 
-/// The tree without the parts that were refused.
+/// The tree of a manifest without the refused parts.
 pub(super) struct Shaped {
-    /// Fits the schema, except that fields may be missing.
+    /// The value, which fits the schema except that fields may be missing.
     pub value: Yaml,
-    /// By path: what to underline for a mistake in the field's meaning.
+    /// The text to underline for a mistake in the meaning of a field, by its path.
     pub places: BTreeMap<String, Range<usize>>,
     pub issues: Vec<Issue>,
     /// The parts of the text that must never be shown.
@@ -46,7 +46,7 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
     }
 }
 
-/// Returns the candidate that `typed` was probably meant to be.
+/// Returns the candidate that the user probably meant by `typed`.
 pub(super) fn closest<'c>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'c str>,
@@ -81,7 +81,7 @@ struct Shape<'s> {
 }
 
 impl<'s> Shape<'s> {
-    /// Returns the value of `node`, or `None` when it does not fit. `at` is what to underline.
+    /// Returns the value of `node`, or `None` if it does not fit. `at` is the text to underline.
     fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Yaml> {
         self.places.insert(self.path.clone(), at.clone());
         if matches!(node.kind, NodeKind::Refused) {
@@ -118,8 +118,8 @@ impl<'s> Shape<'s> {
         }
     }
 
-    /// Hides the text of a customer key: someone may have written the key itself instead of its
-    /// place.
+    /// Hides the text of a customer key: a user may have written the key itself instead of its
+    /// location.
     fn hide_customer_key(&mut self, node: &Node) {
         let NodeKind::Scalar { text, .. } = &node.kind else {
             return;
@@ -134,7 +134,7 @@ impl<'s> Shape<'s> {
         }
     }
 
-    /// Follows references, and chooses among alternatives by the kind of the node.
+    /// Follows references, and selects an alternative by the kind of the node.
     fn pick(&self, node: &Node, schema: &'s Value) -> &'s Value {
         let mut schema = schema;
         while let Some(target) = schema.get("$ref").and_then(Value::as_str) {
@@ -202,14 +202,14 @@ impl<'s> Shape<'s> {
         Yaml::Mapping(out)
     }
 
-    /// Makes an empty entry: an entry of `endpoints` that does not fit still exists, or its uses would look like
-    /// mistakes too.
+    /// Returns an empty entry for an entry of `endpoints` that does not fit. It still exists, or
+    /// its uses would look like mistakes too.
     fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
         let schema = self.pick(node, schema);
         (any.is_some() && kind_of(schema) == "object").then(|| Yaml::Mapping(Mapping::new()))
     }
 
-    /// Reports a field that is not there, and tells which one was probably meant.
+    /// Reports an unknown field, and returns the field that the user probably meant.
     fn unknown(
         &mut self,
         entry: &MapEntry,
@@ -223,7 +223,7 @@ impl<'s> Shape<'s> {
             let remedy = "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
             self.refuse(
                 &entry.key_at,
-                format!("`{name}`: secrets never stand in a manifest"),
+                format!("`{name}`: secrets do not belong in a manifest"),
                 remedy,
             );
             return None;
@@ -257,7 +257,7 @@ impl<'s> Shape<'s> {
         let mut out = Vec::new();
         let base = self.path.len();
         for node in items {
-            // Counted in what is left, so that paths fit the loaded manifest.
+            // Counted among the remaining items, so that paths fit the loaded manifest.
             self.path.extend(["[", &out.len().to_string(), "]"]);
             let value = self.value(node, element, &node.at);
             let hollow = || {
@@ -399,7 +399,7 @@ fn kind_of(schema: &Value) -> &str {
     }
 }
 
-/// Returns the values that an enumeration allows; empty when any text will do.
+/// Returns the values that an enumeration allows, or nothing if any text is allowed.
 fn choices(schema: &Value) -> Vec<&str> {
     let direct = schema
         .get("enum")
@@ -415,7 +415,8 @@ fn choices(schema: &Value) -> Vec<&str> {
     direct.chain(constants).filter_map(Value::as_str).collect()
 }
 
-/// Returns the places in the schema that have a field of this name, as `transfers[].from`.
+/// Returns the paths of the fields in the schema that contain a field of this name, such as
+/// `transfers[].from`.
 fn homes(root: &Value, name: &str) -> Vec<String> {
     fn walk(root: &Value, schema: &Value, path: &str, name: &str, found: &mut Vec<String>) {
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {

@@ -4,7 +4,7 @@
 use super::job::ResolvedEndpoint;
 use crate::location::BucketName;
 
-/// Returns the message and the remedy for a bucket of a tenant at an endpoint that has no tenants.
+/// Returns the message and the remedy for a tenant's bucket at an endpoint without tenants.
 pub(crate) fn mistake(
     bucket: &BucketName,
     endpoint: &ResolvedEndpoint,

@@ -1,4 +1,4 @@
-//! The outputs of a run besides objects: its journal and its reports.
+//! The outputs of a run other than objects: its journal and its reports.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub enum JournalPlace {
     /// Below the working directory, under the job's name.
     #[default]
     Usual,
-    /// There is none.
+    /// No journal is kept.
     Nowhere,
     /// In a directory.
     Directory(PathBuf),
@@ -55,11 +55,11 @@ impl std::str::FromStr for JournalPlace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnChange {
-    /// The command is refused, and names the differences.
+    /// The command fails and names the differences.
     #[default]
     Fail,
-    /// A new run begins. It aborts the uploads that the old one left open, and copies nothing again
-    /// that is at the destination and equal.
+    /// A new run starts. It aborts the uploads that the old one left open, and skips objects that
+    /// are equal at the destination.
     NewRun,
 }
 
@@ -68,19 +68,19 @@ pub enum OnChange {
 pub struct ReportPaths {
     /// A file with one JSON value per object.
     pub json: Option<PathBuf>,
-    /// A prefix at the default endpoint, below which each run writes the same in pieces.
+    /// A prefix at the default endpoint, below which each run writes the same report in pieces.
     pub s3: Option<S3Uri>,
 }
 
 impl ReportPaths {
-    /// Returns the place of the report, if there is one.
+    /// Returns the location of the report, if there is one.
     #[must_use]
     pub fn place(&self) -> Option<ReportPlace> {
         let file = self.json.clone().map(ReportPlace::File);
         file.or_else(|| self.s3.clone().map(ReportPlace::Prefix))
     }
 
-    /// Replaces the place.
+    /// Replaces the location.
     pub fn set(&mut self, place: ReportPlace) {
         *self = match place {
             ReportPlace::File(path) => Self {

@@ -2,8 +2,8 @@
 //!
 //! A 204 to `AbortMultipartUpload` proves little: parts in flight may arrive after it, and some
 //! servers answer without effect. `ListParts` proves that the upload is gone if the server supports
-//! it, or else `ListMultipartUploads`. If the server supports neither, the caller reports that
-//! once, with the id and the command that a user needs.
+//! it, otherwise `ListMultipartUploads` does. If the server supports neither, the caller reports
+//! that once, with the id and the command that the user needs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::printable::shell;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 
-/// The number of aborts while parts that were in flight keep arriving.
+/// The number of aborts while parts that were in flight still arrive.
 const ABORT_ROUNDS: u32 = 8;
 /// The number of aborts while the list of uploads still shows the upload: lists may lag behind.
 const LISTED_ROUNDS: u32 = 4;
-/// The difference of the clocks of server and client up to which an upload counts as one of this
-/// run. Small, because it may be another writer's.
+/// The clock difference between server and client up to which an upload counts as one of this run.
+/// It is small, because the upload may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
-/// The difference of the clocks from which a server refuses signed requests.
+/// The clock difference from which a server refuses signed requests.
 const MAX_SKEW: Duration = Duration::from_mins(15);
 
-/// The end of an upload whose abort the server did not refuse.
+/// The result of an abort that the server did not refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Aborted {
     /// The server no longer has the upload.
@@ -38,19 +38,19 @@ pub(crate) enum Aborted {
     NotThere,
     /// The server accepted the abort and does not show whether the upload is gone.
     Unverified(Failure),
-    /// The server accepted several aborts and still lists the upload, so another one changes
-    /// nothing.
+    /// The server accepted several aborts and still lists the upload, so that another abort would
+    /// change nothing.
     StillListed(Failure),
 }
 
 /// An upload that may be left open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// Its id; `None` if the server never answered with it.
+    /// The upload id; `None` if the server never returned it.
     pub id: Option<String>,
-    /// The reason why it is not known to be gone.
+    /// The reason why the upload may be left open.
     pub why: String,
-    /// True if another attempt may end it.
+    /// True if another attempt may abort it.
     pub(crate) may_pass: bool,
 }
 
@@ -72,7 +72,7 @@ impl Stray {
         }
     }
 
-    /// Returns the stray of a Create whose answer the run did not wait for.
+    /// Returns the stray of a Create for whose answer the run did not wait.
     pub(crate) fn interrupted() -> Self {
         let why = "the run was stopped before the server answered";
         Self {
@@ -91,8 +91,8 @@ impl Stray {
         }
     }
 
-    /// Returns a sentence for the user: the upload, the reason, and the command that shows or ends
-    /// it.
+    /// Returns a sentence for the user: the upload, the reason, and the command that shows or
+    /// aborts it.
     #[must_use]
     pub fn told(&self, bucket: &Bucket, key: &ObjectKey) -> String {
         let Self { id, why, .. } = self;
@@ -135,7 +135,7 @@ pub(crate) fn command_at(
     let mut words = vec!["uploads", verb, &location];
     words.extend(flags.iter().map(String::as_str));
     if let Some(id) = id {
-        // An id that looks like a flag.
+        // The id looks like a flag.
         words.extend(id.starts_with('-').then_some("--"));
         words.push(id);
     }
@@ -157,7 +157,7 @@ impl MultipartUpload {
     }
 
     /// Aborts the upload as [`MultipartUpload::cancel`] does. An `Err` means that it is open; an
-    /// abort without a proof is no error.
+    /// abort without proof is not an error.
     pub(crate) async fn abort(&self) -> Result<Aborted, Failure> {
         let mut end = Aborted::Gone;
         for round in 0..ABORT_ROUNDS {
@@ -194,7 +194,7 @@ impl MultipartUpload {
                 return Err(failure);
             }
             return Ok(match unread {
-                // Some servers answer with another 404.
+                // Some servers answer with another 404 code.
                 Some(unread) if *unread.kind() == FailureKind::NoSuchUpload => end,
                 Some(unread) => Aborted::Unverified(unread),
                 // A server may answer with an empty list for an upload that is gone, or for one
@@ -249,8 +249,8 @@ impl MultipartUpload {
     /// unknown id. A twin has this key, no parts, and was created shortly before; another writer's
     /// upload has parts or a later time.
     ///
-    /// A twin holds no bytes, so one that cannot be aborted does not fail the upload;
-    /// [`MultipartUpload::strays`] has it.
+    /// A twin holds no bytes, so one that cannot be aborted does not fail the upload. It is added
+    /// to [`MultipartUpload::strays`].
     pub(super) async fn abort_twins(&mut self, began: Timestamp) {
         let now = Timestamp::now();
         let listed: Vec<_> = match uploads_to(&self.bucket, &self.key).try_collect().await {
@@ -260,7 +260,7 @@ impl MultipartUpload {
                 return;
             }
         };
-        // The server's own clock decides, if it has one.
+        // If the server dates uploads by a clock, that clock decides.
         let ours = listed
             .iter()
             .find(|open| open.upload_id == self.id)
@@ -281,10 +281,10 @@ impl MultipartUpload {
         self.strays.extend(strays);
     }
 
-    /// Aborts the uploads of attempts that the server refused, for instance with `SlowDown`, and
-    /// that took effect all the same. Sends no request if there was no refusal. Returns the uploads
-    /// that may be left open; none if the server does not list uploads, since nearly all refusals
-    /// are true.
+    /// Aborts the uploads of attempts that the server refused, for instance with `SlowDown`, but
+    /// that took effect anyway. Sends no request if there was no refusal. Returns the uploads that
+    /// may be left open. Returns none if the server does not list uploads, because nearly all
+    /// refusals are true.
     pub(crate) async fn refused_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let Some(window) = self.refused else {
             return Vec::new();
@@ -294,14 +294,14 @@ impl MultipartUpload {
         after_refusal(&self.bucket, &self.key, window, &known).await
     }
 
-    /// Returns true if a request to create this upload was overtaken by another one, and may create
+    /// Returns true if a request to create this upload was overtaken by another one and may create
     /// another upload.
     pub(crate) fn has_late_twin(&self) -> bool {
         !self.late.is_empty()
     }
 
-    /// Waits some seconds for these requests, and aborts the uploads that they created. Returns
-    /// those that may be left open.
+    /// Waits a few seconds for the overtaken requests, and aborts the uploads that they created.
+    /// Returns those that may be left open.
     pub(crate) async fn late_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let mut known = known.clone();
         known.insert(self.id.clone());
@@ -322,7 +322,7 @@ fn pause(round: u32) -> Duration {
     Duration::from_millis(50) * 2_u32.pow(round)
 }
 
-/// Returns true if the server may have created an upload between two moments of our clock.
+/// Returns true if the server may have created an upload between two times of our clock.
 pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
     is_within(initiated, (from, until), CREATE_TOLERANCE)
 }
@@ -341,8 +341,8 @@ fn is_within(
     !early && !late
 }
 
-/// Returns true if an upload was created between two moments of our clock, or `None` if its time
-/// does not show that.
+/// Returns true if an upload was created between two times of our clock, or `None` if its time does
+/// not show that.
 fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bool> {
     let initiated = open.initiated?;
     if is_within(initiated, window, CREATE_TOLERANCE) {
@@ -351,8 +351,8 @@ fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bo
     (!is_within(initiated, window, MAX_SKEW)).then_some(false)
 }
 
-/// Aborts the uploads that an unanswered Create to `key` may have created between two moments:
-/// those without parts whose ids are not `known`. Returns those that may be left open.
+/// Aborts the uploads that an unanswered Create to `key` may have created between two times: those
+/// without parts whose ids are not `known`. Returns those that may be left open.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -371,8 +371,8 @@ pub(crate) async fn abort_unknown(
     .await)
 }
 
-/// Does the same after a Create that the server refused. A list that it refuses too is then no
-/// reason for a warning.
+/// Aborts the uploads of a Create that the server refused, like [`abort_unknown`]. If it refuses
+/// the list too, that is no reason for a warning.
 pub(crate) async fn after_refusal(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -389,8 +389,9 @@ pub(crate) async fn after_refusal(
     }
 }
 
-/// Does the same for a Create of an earlier run. If the uploads to the key have other times, one
-/// more upload shows if the server dates them by a clock: some servers give each the same date.
+/// Aborts the uploads of a Create of an earlier run, like [`abort_unknown`]. If the uploads to the
+/// key have other times, one more upload shows whether the server dates them by a clock: some
+/// servers give every upload the same date.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -437,8 +438,8 @@ async fn unknown(
         .collect())
 }
 
-/// Creates an upload, and returns false if the server dates it by another time than now. Returns
-/// true if that cannot be found out.
+/// Creates an upload, and returns false if the server dates it differently from the current time.
+/// Returns true if that cannot be found out.
 async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) -> bool {
     let before = Timestamp::now();
     let Ok(upload) = MultipartUpload::initiate(bucket, key, &Attributes::default()).await else {
@@ -471,7 +472,7 @@ async fn end_empty(
         let id = open.upload_id.as_str();
         let upload = MultipartUpload::open(bucket, key, id);
         match upload.page(None).await {
-            // An upload with parts is another process's.
+            // An upload with parts belongs to another process.
             Ok(page) if !page.items.is_empty() => {}
             Ok(_) if ours.is_none() => {
                 strays.push(Stray::new(
@@ -487,14 +488,15 @@ async fn end_empty(
                 Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
             },
             Err(failure) if failure.details().code == "NoSuchUpload" => {}
-            // It may be another writer's, with parts.
+            // This may be another writer's upload, with parts.
             Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
         }
     }
     strays
 }
 
-/// Returns a prefix that finds the uploads to `key`. Prefixes of a directory bucket end in a slash.
+/// Returns a list prefix that finds the uploads to `key`. In a directory bucket, prefixes end in a
+/// slash.
 pub(super) fn prefix_of<'k>(bucket: &Bucket, key: &'k ObjectKey) -> &'k str {
     let key = key.as_str();
     let folder = key.rfind('/').map_or("", |slash| &key[..=slash]);

@@ -1,16 +1,16 @@
-//! Completes an upload, and resolves the outcome of a Complete that was not answered.
+//! Completes an upload, and resolves the outcome of an unanswered Complete.
 //!
-//! After a timeout, a dropped connection, or a 5xx, the object may or may not be there. s3haul then
-//! asks for the upload:
+//! After a timeout, a dropped connection, or a 5xx, the object may or may not exist. s3haul then
+//! looks for the upload:
 //!
 //! - If it is open, Complete is sent again.
-//! - If it is gone, the object at the key must be the one that this upload makes. The size alone
-//!   proves nothing, because another writer's object may have the same. The checksum and `ETag` that
-//!   the parts make must match if they are known, as must the number of parts in the `ETag`, and
-//!   always the modification time by the server's own clock.
+//! - If it is gone, the object at the key must be the result of this upload. The size alone proves
+//!   nothing, because another writer's object may have the same. The checksum and the `ETag` that
+//!   follow from the parts must match if they are known. So must the number of parts in the `ETag`,
+//!   and always the modification time by the server's own clock.
 //!
-//! It also asks while Complete is unanswered for some seconds, and sends Amazon S3 a second one if
-//! the upload is still open.
+//! s3haul also looks while Complete is unanswered for some seconds. If the upload is still open, it
+//! sends Amazon S3 a second Complete.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -31,21 +31,21 @@ use crate::s3::{
 
 /// The longest pause before a Complete of unknown outcome is sent again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The time after which s3haul looks for the object of an unanswered Complete, and the longest time
-/// between two such looks.
+/// The time after which s3haul looks for the object of an unanswered Complete.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// The longest time between two such looks.
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
-/// The time for each part after which an unanswered Complete is overdue.
+/// The time per part after which an unanswered Complete is overdue.
 const TIME_PER_PART: Duration = Duration::from_millis(5);
-/// The number of times a Complete of unknown outcome is sent, within the patience.
+/// The least number of times that a Complete of unknown outcome is sent, if the patience allows.
 const COMPLETE_ROUNDS: u32 = 4;
-/// The note on the failure of an upload that is gone and did not make the object.
+/// The note on the failure of an upload that is gone without having created the object.
 const NOT_OURS: &str = "the upload is gone, and the object at its key is not the one that its parts make, if there is one";
 
-/// The evidence that is needed to call an object the result of an upload.
+/// The evidence required to accept an object as the result of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evidence {
-    /// Size and age are enough if nothing is known of the content.
+    /// Size and age are enough if nothing is known about the content.
     Any,
     /// The content must match.
     Strong,
@@ -54,9 +54,9 @@ enum Evidence {
 impl MultipartUpload {
     /// Completes the upload. `parts` are those that the caller saw succeed, in any order.
     ///
-    /// After a timeout, a dropped connection, or a 5xx, the object may or may not be there. s3haul
-    /// then asks for the upload: if it is open, Complete is sent again; if it is gone, the object
-    /// must be the one that it makes.
+    /// After a timeout, a dropped connection, or a 5xx, the object may or may not exist. s3haul
+    /// then looks for the upload: if it is open, Complete is sent again; if it is gone, the object
+    /// must be its result.
     ///
     /// # Errors
     /// Returns [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] if another writer
@@ -72,7 +72,7 @@ impl MultipartUpload {
         let checksum = match spec.checksum {
             Some(declared) => Some(declared),
             None => match self.declared().await {
-                // If the upload is gone, it may have been completed before, which is checked below.
+                // If the upload is gone, it may have been completed before. That is checked below.
                 Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => None,
                 declared => declared?,
             },
@@ -101,7 +101,7 @@ impl MultipartUpload {
                 Ok(written) => return Ok(self.dated(written)),
                 Err(failure) => failure.after(round),
             };
-            // A part that was sent twice has the `ETag` of the request that ended last.
+            // A part that was sent twice has the `ETag` of the request that finished last.
             if self.kms && !is_renamed && failure.details().code == "InvalidPart" {
                 is_renamed = true;
                 if self.take_names(&mut parts).await? {
@@ -110,7 +110,7 @@ impl MultipartUpload {
             }
             let kind = failure.kind();
             // An earlier Complete of ours may have taken effect meanwhile, so that the server
-            // refuses its repetition.
+            // refuses the repetition.
             let in_the_way = matches!(
                 kind,
                 FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
@@ -135,7 +135,8 @@ impl MultipartUpload {
                 return found
                     .ok_or_else(|| failure.as_kind(FailureKind::NoSuchUpload).noting(NOT_OURS));
             }
-            // One attempt may take minutes, and giving up discards all parts: so rounds count too.
+            // One attempt may take minutes, and giving up discards all parts. So the number of
+            // rounds counts too.
             let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
             if is_over
                 || began.elapsed() >= self.bucket.patience()
@@ -155,9 +156,9 @@ impl MultipartUpload {
     /// Complete was sent twice.
     ///
     /// S3 may need minutes for an upload of many parts, so the request stays in flight. If the
-    /// upload is gone and the object is there, only the answer was lost. If the upload is open for
+    /// upload is gone and the object exists, only the answer was lost. If the upload stays open for
     /// longer than S3 usually needs, Amazon S3 gets a second Complete in parallel: it publishes an
-    /// upload only once. Of the second answer, only a success counts.
+    /// upload only once. The second answer counts only if it is a success.
     async fn complete_watched(
         &self,
         bucket: &Bucket,
@@ -186,7 +187,7 @@ impl MultipartUpload {
                 },
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_LOOK),
             }
-            // Boxed, since hardly any Complete needs it. A look that fails proves nothing.
+            // Boxed, because hardly any Complete needs it. A failed look proves nothing.
             let look = Box::pin(async {
                 let is_gone = self.is_gone().await;
                 let found = match is_gone {
@@ -228,7 +229,7 @@ impl MultipartUpload {
     }
 
     /// Publishes the object like [`MultipartUpload::complete`], and looks at the key before and
-    /// after: an answer does not prove that the object is there and made of all parts.
+    /// after: an answer does not prove that the object exists and consists of all parts.
     ///
     /// # Errors
     /// Returns the failures of [`MultipartUpload::complete`] and of HEAD, and
@@ -298,7 +299,7 @@ impl MultipartUpload {
         Ok(())
     }
 
-    /// Takes over the `ETag`s that S3 lists, for parts whose `ETag`s do not follow from the bytes.
+    /// Adopts the `ETag`s that S3 lists, for parts whose `ETag`s do not follow from the bytes.
     /// Returns true if one differed. A part of another size or checksum is not ours.
     async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
         let mut held = pin!(self.parts());
@@ -319,8 +320,8 @@ impl MultipartUpload {
         Ok(is_other)
     }
 
-    /// Adds a lower bound of the object's modification time to the answer to Complete. Some servers
-    /// date the object by the start of its upload.
+    /// Adds a lower bound of the object's modification time to the answer to Complete. The bound is
+    /// the start of the upload, because some servers date the object by it.
     fn dated(&self, written: Written) -> Written {
         Written {
             since: self.since,
@@ -352,14 +353,14 @@ impl MultipartUpload {
     }
 }
 
-/// Returns true if nothing was written between two looks at a key.
+/// Returns true if two HEADs of a key show the same object.
 fn is_same(before: &Head, found: &Head) -> bool {
     let facts = |head: &Head| (head.etag.clone(), head.modified, head.version.clone());
     facts(before) == facts(found)
 }
 
-/// Returns true if an object of the right size and age is what these parts make, as far as its
-/// checksum and its `ETag` tell.
+/// Returns true if an object of the right size and age is the result of these parts. Its checksum
+/// and its `ETag` are the evidence.
 fn made_by(
     parts: &[PartDone],
     spec: &CompleteSpec,
@@ -390,8 +391,8 @@ fn made_by(
     }
 }
 
-/// Returns true if an `ETag` is that of an object written by one request, or of another number of
-/// parts. Other `ETag`s prove nothing.
+/// Returns true for the `ETag` of an object written with one request, or of one with another number
+/// of parts. Other `ETag`s prove nothing.
 fn is_of_other_parts(etag: &str, count: usize) -> bool {
     let counted = etag.split_once('-').filter(|(digest, number)| {
         !number.is_empty()

@@ -1,7 +1,7 @@
 //! Handles uploads that the server created under another bucket or key than requested.
 //!
-//! Parts of such an upload would make no object, or the wrong one, so none is sent. The upload is
-//! aborted under the name in the answer and under the requested one, and reported if it may stay
+//! Parts of such an upload would produce no object, or the wrong one, so none is sent. The upload
+//! is aborted under the name in the answer and under the requested one, and reported if it may stay
 //! open.
 
 use futures::stream::{StreamExt, TryStreamExt};
@@ -11,7 +11,7 @@ use super::{Aborted, MultipartUpload, uploads};
 use crate::location::S3Uri;
 use crate::s3::{Elsewhere, Failure, FailureKind, Operation};
 
-/// The most open uploads of a bucket that are searched for one.
+/// The most open uploads of a bucket among which one is searched.
 const LISTED: usize = 10_000;
 
 impl MultipartUpload {
@@ -21,7 +21,7 @@ impl MultipartUpload {
         let Elsewhere { bucket, key } = elsewhere;
         let (asked, id) = (self.bucket.place(&self.key), &self.id);
         let message = format!(
-            "the answer is about an upload to `{bucket}/{key}`, and one to `{asked}` was asked for (upload {id})"
+            "the answer is about an upload to `{bucket}/{key}`, but the request was for `{asked}` (upload {id})"
         );
         let failure = Failure::new(
             FailureKind::ServerFault,
@@ -40,7 +40,7 @@ impl MultipartUpload {
     }
 
     /// Searches the bucket for this upload after the server answered that its key has no such
-    /// upload, and aborts it where it is. Returns a sentence if it may be left open.
+    /// upload, and aborts it there. Returns a sentence if it may be left open.
     pub(crate) async fn end_elsewhere(&self) -> Option<String> {
         let mut listed = std::pin::pin!(uploads(&self.bucket, "").take(LISTED));
         let found = loop {
@@ -70,7 +70,7 @@ impl MultipartUpload {
                 "the upload {id} may be left open under a name that no request can have: abort it with the server's own tools"
             ));
         };
-        // Another bucket may belong to another owner: s3haul sends it nothing.
+        // Another bucket may have another owner, so s3haul sends it nothing.
         if location.bucket != *self.bucket.name() {
             let flags = self.bucket.client().flags();
             return Some(format!(

@@ -1,9 +1,10 @@
 //! Aborts the uploads of overtaken Creates.
 //!
-//! A Create that hangs is sent once more. The request that is not answered first is overtaken; its
-//! answer may come at any later time. A task waits for it and aborts the upload that it names. If
-//! the answer is lost, only the list of open uploads shows if there is one. If there is still no
-//! answer [`PATIENCE`] after the object is done, the receipt says that an upload may be open.
+//! A Create that hangs is sent once more. Of the two requests, the one without the first answer is
+//! overtaken; its answer may come at any later time. A task waits for it and aborts the upload that
+//! it names. If the answer is lost, only the list of open uploads shows whether there is one. If
+//! there is still no answer [`PATIENCE`] after the object is done, the receipt says that an upload
+//! may be open.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,21 +25,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// An overtaken Create. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct LateCreate {
-    /// Its end, once it is known.
+    /// The end of the Create, once it is known.
     ended: watch::Receiver<Option<CreateEnd>>,
-    /// A time just before the first Create was sent.
+    /// A time just before the first Create was sent, by the wall clock.
     from: Timestamp,
+    /// The same time by the monotonic clock.
     began: Instant,
 }
 
 /// The end of an overtaken Create.
 #[derive(Clone, Debug)]
 enum CreateEnd {
-    /// It created an upload, which was aborted. Holds the upload if it may still be open.
+    /// The Create created an upload, which was aborted. Holds the upload if it may still be open.
     Created(Option<Stray>),
-    /// The server refused it.
+    /// The server refused the Create.
     Refused,
-    /// Its answer was lost.
+    /// The answer was lost.
     Lost,
 }
 
@@ -67,7 +69,7 @@ impl LateCreate {
         Self { ended, from, began }
     }
 
-    /// Waits for the end of the Create. Unless its answer names an upload, looks for one that is
+    /// Waits for the end of the Create. Unless its answer names an upload, searches for one that is
     /// not `known`. Returns the uploads that may be left open.
     pub(super) async fn settled(
         mut self,
@@ -96,7 +98,7 @@ impl LateCreate {
     }
 }
 
-/// Aborts the upload of a Create that was answered late; returns it if it may be left open.
+/// Aborts the upload of a Create that was answered late. Returns it if it may be left open.
 async fn end(bucket: &Bucket, key: &ObjectKey, begun: Begun) -> Option<Stray> {
     let upload = MultipartUpload::open(bucket, key, begun.id);
     match &begun.elsewhere {

@@ -1,8 +1,9 @@
 //! Commands that a user may paste into a shell.
 //!
-//! Words are quoted, and passwords in URLs are replaced: a command reaches terminals and logs.
+//! Words are quoted, and passwords in URLs are replaced, because commands appear on terminals and
+//! in logs.
 
-/// Quotes a word for a shell if it needs that.
+/// Quotes a word for a shell if necessary.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -11,12 +12,13 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Returns a command of s3haul with these words.
+/// Returns an `s3haul` command with these words.
 pub(crate) fn command<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     line(std::iter::once("s3haul").chain(words))
 }
 
-/// Returns the line that a user types to run a program with these words, of which it is the first.
+/// Returns the line to type in a shell for a command with these words, of which the first is the
+/// program.
 pub(crate) fn line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
     let words = without_passwords(&words);
@@ -24,7 +26,7 @@ pub(crate) fn line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     words.join(" ")
 }
 
-/// Returns the words with a placeholder for the user and password of each URL.
+/// Returns the words with the user and password of each URL replaced by a placeholder.
 fn without_passwords(words: &[&str]) -> Vec<String> {
     let follows_proxy = |index: usize| index > 0 && words[index - 1] == "--proxy";
     let shown = |(index, word): (usize, &&str)| {
@@ -33,7 +35,7 @@ fn without_passwords(words: &[&str]) -> Vec<String> {
             .iter()
             .filter_map(|scheme| Some(word.find(scheme)? + scheme.len()))
             .max();
-        // A proxy needs no scheme.
+        // The URL of a proxy needs no scheme.
         let Some(start) = start.or_else(|| follows_proxy(index).then_some(0)) else {
             return (*word).to_owned();
         };

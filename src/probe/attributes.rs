@@ -1,8 +1,8 @@
-//! Questions about attributes: what each request that creates an object does with them.
+//! Questions about attributes: whether each request that creates an object keeps them.
 //!
-//! All attributes go along in one request, and what the object shows is compared as a run compares
-//! it ([`Asked::differences`]), so that the probe and the receipts of a run agree. If that request
-//! is refused, each attribute is sent in a request of its own.
+//! One request sends all attributes, and the attributes of the object are compared as a run
+//! compares them ([`Asked::differences`]), so that the probe and the receipts of a run agree. If
+//! the server refuses that request, each attribute is sent in a separate request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::s3::{
     Retention, SourcePin, Tag, Tags, WriteCondition,
 };
 
-/// The time for which scratch objects are locked. The clean-up waits until it ends.
+/// The time for which scratch objects are locked. The clean-up waits until it is over.
 const LOCKED: Duration = Duration::from_secs(5);
-/// The class to ask for where the job names none: a usual one that is not the default.
+/// The class to request if the job names none: a common one that is not the default.
 const CLASS: &str = "STANDARD_IA";
 
 const ROUTES: [ConditionalWrite; 3] = [
@@ -36,9 +36,9 @@ const ROUTES: [ConditionalWrite; 3] = [
 /// The answers of one request, by attribute.
 type Answers = BTreeMap<Attribute, ProbeAnswer>;
 
-/// Asks about all attributes except ACLs and annotations: a grant that can be seen opens an object
-/// to somebody. Also returns the answer to `PutObjectTagging`, which is tried if one of the other
-/// requests does not set tags.
+/// Asks about all attributes except ACLs and annotations. ACLs are left out because a grant that
+/// can be seen opens an object to somebody. Also returns the answer to `PutObjectTagging`, which is
+/// tried if one of the other requests does not set tags.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -82,7 +82,7 @@ pub(super) async fn ask(
             .any(|(_, measured)| !matches!(measured.how, How::Kept | How::Moot))
     {
         set_tags = set_later(scratch, stated).await;
-        // A run that does not rely on these requests sets tags by another one.
+        // A run that does not rely on these requests sets tags by `PutObjectTagging`.
         tags.is_set_later = set_tags.how == How::Kept && stated.tags && !stated.tag_headers;
     }
     findings.push(lock);
@@ -106,7 +106,7 @@ fn finding(
     }
 }
 
-/// Returns the attributes that are asked for, each with requests that hold nothing else.
+/// Returns the attributes to ask about, each with the fields of a request that sets only this one.
 fn asked(needs: &Needs, stated: &Capabilities) -> Vec<(Attribute, Attributes)> {
     let text = |text: &str| Some(text.to_owned());
     let headers = ContentHeaders {
@@ -134,7 +134,7 @@ fn asked(needs: &Needs, stated: &Capabilities) -> Vec<(Attribute, Attributes)> {
             },
         ),
     ];
-    // A directory bucket has one class only.
+    // A directory bucket has only one class.
     if needs.wants(Attribute::StorageClass) && !stated.directory {
         let storage_class = needs.storage_class.clone().or_else(|| text(CLASS));
         all.push((
@@ -164,7 +164,7 @@ fn tag() -> Tag {
     }
 }
 
-/// Sends all attributes in one request, or each in one of its own.
+/// Sends all attributes in one request, or each in a separate one.
 async fn all(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -229,7 +229,7 @@ async fn all(
 }
 
 /// Returns true if the server refused the attribute. A denial counts, because a job with these
-/// credentials gets it too.
+/// credentials would get it too.
 fn is_refused_or_denied(failure: &Failure) -> bool {
     is_refusal(failure) || *failure.kind() == FailureKind::Denied
 }
@@ -242,7 +242,7 @@ fn answer(failure: &Failure) -> ProbeAnswer {
     }
 }
 
-/// Compares what an object shows with what was asked for.
+/// Compares the attributes that an object shows with the requested ones.
 async fn look(
     scratch: &Scratch,
     name: &str,
@@ -296,7 +296,7 @@ async fn has_tag(scratch: &Scratch, name: &str) -> ProbeAnswer {
     }
 }
 
-/// Sets tags on an object that is there, and looks for them.
+/// Sets tags on an existing object, and checks them.
 async fn set_later(scratch: &mut Scratch, stated: &Capabilities) -> ProbeAnswer {
     if stated.directory {
         return ProbeAnswer::moot("a directory bucket has no tags");
@@ -329,7 +329,7 @@ pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &ProbeAnswer
     }
 }
 
-/// Finds out whether copies and uploads in parts give tags.
+/// Finds out whether copies and multipart uploads set tags.
 pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> ProbeAnswer {
     let Some(tags) = attributes
         .iter()
@@ -343,8 +343,8 @@ pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> ProbeAnswer {
     worst.cloned().unwrap_or_else(ProbeAnswer::kept)
 }
 
-/// Locks a copy and an object in parts for some seconds, and looks for the lock. Uploads carry
-/// none.
+/// Locks a copy and a multipart object for some seconds, and checks the lock. Uploads of files
+/// carry no lock.
 pub(super) async fn lock(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -356,7 +356,7 @@ pub(super) async fn lock(
         let moot = || ProbeAnswer::moot("the job does not keep locks");
         return finding(Attribute::Lock, needs, [put, moot(), moot()]);
     }
-    // The server's clock decides.
+    // The server's clock counts.
     let now = head
         .and_then(|head| head.modified)
         .unwrap_or_else(Timestamp::now);
@@ -382,7 +382,7 @@ pub(super) async fn lock(
             .await;
         answers.push(match written {
             Ok(_) => {
-                // From now at the latest; servers count in seconds.
+                // The lock ends at most this long after now; servers count in whole seconds.
                 scratch.locked_until = Some(Instant::now() + LOCKED + Duration::from_secs(1));
                 is_locked(scratch, name).await
             }
@@ -402,7 +402,7 @@ pub(super) async fn lock(
 async fn is_locked(scratch: &Scratch, name: &str) -> ProbeAnswer {
     let retention = async {
         let shown = scratch.head(name).await?.lock.retention;
-        // S3 does not show it to everybody.
+        // S3 does not show the retention to every caller.
         match shown {
             Some(retention) => Ok(Some(retention)),
             None => {

@@ -1,10 +1,10 @@
-//! Removes what a probe made, and looks what is still there.
+//! Removes what a probe created, and checks what still exists.
 //!
 //! The answer to an abort or a delete proves little: a completed upload is gone, and a server may
-//! call its abort an error. So the probe removes everything first. Left behind is only what a list
-//! still shows and a request about that object or upload confirms. Everything below the prefix is
-//! the probe's, because the prefix was empty; so the lists also find what a request made whose
-//! answer was lost.
+//! call its abort an error. So the probe removes everything first. It reports as left only what a
+//! list still shows and a request about that object or upload confirms. The prefix was empty, so
+//! everything below it belongs to the probe. So the lists also find objects whose requests got no
+//! answer.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,10 +23,10 @@ use crate::printable::shell;
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 
-/// Requests at work together.
+/// The number of requests in flight at once.
 const AT_ONCE: usize = 8;
 
-/// The kind of thing that is left of a probe.
+/// The kinds of leftovers of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Thing {
@@ -51,12 +51,12 @@ impl fmt::Display for Thing {
     }
 }
 
-/// Something that the probe made and could not remove.
+/// Something that the probe created and could not remove.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Left {
     /// The kind of thing.
     pub what: Thing,
-    /// Its key.
+    /// The key.
     pub key: String,
     /// The version id or the upload id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,13 +64,13 @@ pub struct Left {
     /// False if the server accepted the removal but does not show whether the object is gone, or if
     /// the object may never have existed.
     pub is_certain: bool,
-    /// The reason why it is not removed.
+    /// The reason why it was not removed.
     pub reason: String,
-    /// The command that removes it, or that shows it if its id is not known.
+    /// The command that removes it, or that shows it if its id is unknown.
     pub command: String,
 }
 
-/// The end of a probe.
+/// The result of the clean-up.
 pub(super) struct Cleaned {
     pub(super) left: Vec<Left>,
     pub(super) requests: [RequestFinding; 2],
@@ -82,11 +82,11 @@ struct RemovalAttempt {
     answer: Result<(), Failure>,
 }
 
-/// Removes all that was made and checks that it is gone, within `limit`.
+/// Removes everything that was created and checks that it is gone, within `limit`.
 pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) -> Cleaned {
     let deadline = Instant::now() + limit;
-    // Names may come back in an encoding that the server does not undo; here they only need to be
-    // few.
+    // The server may claim an encoding that it does not use. Here, encoded names would not be
+    // recognized.
     let capabilities = scratch.bucket.capabilities().clone();
     let plain = Capabilities {
         encoded_lists: false,
@@ -133,7 +133,7 @@ struct Cleaner {
 }
 
 impl Cleaner {
-    /// Sends a request unless the time is over.
+    /// Sends a request unless the time limit has passed.
     async fn within<T>(
         &self,
         operation: Operation,
@@ -152,7 +152,7 @@ impl Cleaner {
             })
     }
 
-    /// Removes them, several at a time.
+    /// Removes several things, a few at a time.
     async fn remove(&self, what: Thing, all: Vec<ProbeWrite>) -> Vec<RemovalAttempt> {
         let removals: Vec<_> = all
             .into_iter()
@@ -257,7 +257,7 @@ impl Cleaner {
         Ok(open.into_iter().filter_map(made).collect())
     }
 
-    /// Checks an upload that the list does not prove to be gone.
+    /// Checks an upload whose absence the list does not prove.
     async fn left_upload(
         &self,
         RemovalAttempt { made, answer, .. }: &RemovalAttempt,
@@ -302,7 +302,7 @@ impl Cleaner {
 
     async fn remove_objects(&self, known: &[ProbeWrite]) -> (Vec<Left>, ProbeAnswer) {
         let mut removed = self.remove(Thing::Object, distinct(known)).await;
-        // Versions and delete markers that no answer mentioned. Not all servers support the
+        // Finds versions and delete markers that no answer mentioned. Not all servers support the
         // request.
         let versions = self.list_versions().await.unwrap_or_default();
         for (what, is_marker) in [(Thing::Version, false), (Thing::DeleteMarker, true)] {
@@ -345,7 +345,7 @@ impl Cleaner {
             .collect();
         let shown: BTreeSet<ObjectKey> = match listed {
             Ok(keys) => keys.into_iter().collect(),
-            // Each of them is checked by HEAD instead.
+            // HEAD checks each of them instead.
             Err(_) => removed
                 .iter()
                 .map(|removed| removed.made.key.clone())
@@ -409,7 +409,7 @@ impl Cleaner {
         }
     }
 
-    /// Checks an object that may still be there.
+    /// Checks an object that may still exist.
     async fn left_object(&self, key: &ObjectKey, removed: &[RemovalAttempt]) -> Option<Left> {
         let head = self
             .within(Operation::HeadObject, self.bucket.head(key, None))
@@ -464,7 +464,7 @@ impl Cleaner {
             .rev()
             .find(is_it)
             .and_then(|removed| removed.answer.as_ref().err());
-        // The version id of objects in a bucket without versions.
+        // `null` is the version id of objects in a bucket without versions.
         let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
         Left {
             what: match id {
@@ -511,7 +511,7 @@ fn still_there(operation: Operation) -> String {
     format!("the server answers {operation} with success and still shows it")
 }
 
-/// Returns the answer about the request that removes.
+/// Returns the answer about the request that removes things.
 fn removal_answer(removed: &[RemovalAttempt], left: &[Left]) -> ProbeAnswer {
     if removed.is_empty() {
         return ProbeAnswer::moot("there was nothing to remove");

@@ -1,4 +1,5 @@
-//! Questions about conditions: one that does not hold must be refused, and one that holds must not.
+//! Questions about conditions: the server must refuse one that does not hold, and accept one that
+//! does.
 
 use super::finding::{How, ProbeAnswer};
 use super::questions::WorkingWrites;
@@ -10,7 +11,7 @@ use crate::size::MIB;
 /// An `ETag` that no object has.
 const NO_ETAG: &str = "00000000000000000000000000000000";
 
-/// The answers about conditions, those of writes in the order of [`WRITES`].
+/// The answers about conditions. Those of writes are in the order of [`WRITES`].
 pub(super) struct Conditions {
     pub(super) copy_source: ProbeAnswer,
     pub(super) part_source: ProbeAnswer,
@@ -86,7 +87,7 @@ async fn ask_part_source(scratch: &mut Scratch, source: &SourcePin) -> ProbeAnsw
     )
 }
 
-/// Finds out whether `If-None-Match: *` lets an absent key be written, and no other.
+/// Finds out whether `If-None-Match: *` allows a write to an absent key, and only that.
 async fn ask_if_none_match(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -102,7 +103,7 @@ async fn ask_if_none_match(
     judge_pair(free, taken)
 }
 
-/// Finds out whether `If-Match` lets the object with this `ETag` be replaced, and no other.
+/// Finds out whether `If-Match` allows replacing the object with this `ETag`, and only that.
 async fn ask_if_match(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -157,7 +158,7 @@ fn judge_must_refuse<T>(answer: Result<T, Failure>) -> ProbeAnswer {
     }
 }
 
-/// Judges two requests: the condition holds for the first and not for the other.
+/// Judges two requests: the condition holds for the first one, and not for the other.
 fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> ProbeAnswer {
     let Err(failure) = allowed else {
         return judge_must_refuse(other);
@@ -168,8 +169,8 @@ fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>
     if is_refusal(&failure) {
         return ProbeAnswer::refused(reason(&failure));
     }
-    // A server that accepts what it must refuse has answered the question, whatever became of the
-    // other request.
+    // A server that accepts a request that it must refuse has answered the question, whatever
+    // happened to the other request.
     let other = judge_must_refuse(other);
     if other.how == How::Ignored {
         other

@@ -96,7 +96,8 @@ impl ProbeFinding {
         MEANINGS.iter().find(|meaning| meaning.name == self.name)
     }
 
-    /// Returns what the finding means for the job; `None` if it is as relied on.
+    /// Returns the consequence for the job, or `None` if the finding agrees with what the job
+    /// relies on.
     #[must_use]
     pub fn consequence(&self) -> Option<String> {
         let Meaning {
@@ -142,7 +143,7 @@ impl ProbeFinding {
 }
 
 impl RequestFinding {
-    /// Returns what the finding means for the job; `None` if the request works.
+    /// Returns the consequence for the job, or `None` if the request works.
     #[must_use]
     pub fn consequence(&self) -> Option<String> {
         let danger = match self.operation {
@@ -179,7 +180,7 @@ impl RequestFinding {
 }
 
 impl AttributeFinding {
-    /// Returns what the finding means for the job; `None` if the attribute is kept or not wanted.
+    /// Returns the consequence for the job, or `None` if the attribute is kept or not wanted.
     #[must_use]
     pub fn consequence(&self) -> Option<String> {
         let (what, are) = match self.attribute {
@@ -203,7 +204,7 @@ impl AttributeFinding {
             ProbeVerdict::Lacks => Some(format!(
                 "each object with {what} fails, because the job requires {are}"
             )),
-            // Refused, and required by a job that may have no such object.
+            // The attribute is refused and required, but the job may have no object with it.
             ProbeVerdict::Loses if is_required => Some(format!(
                 "objects with {what} fail before they are published, and all others are copied"
             )),

@@ -1,10 +1,10 @@
-//! The reasons not to believe a server's answers.
+//! The reasons not to trust a server's answers.
 //!
-//! A missing capability is stated, and s3haul does without it. A server that confirms what it then
-//! does not do may do so with other requests too, which no probe sends. With `trust: nothing`, each
-//! object is looked at after it is written; the probe advises that if the job relies on something
-//! that the server confirmed and ignored. Made-up dates of uploads harm no copy, but no upload can
-//! be aborted by its age.
+//! If a server lacks a capability, the manifest states that and s3haul does without it. But a
+//! server that confirms a request and ignores it may do so with other requests too, which no probe
+//! sends. With `trust: nothing`, s3haul looks at each object after it is written. The probe advises
+//! that if the server confirmed but ignored something that the job relies on. Made-up dates of
+//! uploads harm no copy, but then uploads cannot be aborted by their age.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -47,7 +47,7 @@ impl Probe {
     }
 }
 
-/// Returns true for a capability that is relied on, and that the server confirmed without effect.
+/// Returns true for a capability that the job relies on and that the server confirmed but ignored.
 fn is_ignored(finding: &ProbeFinding) -> bool {
     finding.verdict() == ProbeVerdict::Lacks
         && match &finding.claim {
@@ -58,7 +58,7 @@ fn is_ignored(finding: &ProbeFinding) -> bool {
         }
 }
 
-/// Returns true for an attribute that the job keeps, and that a write confirmed without keeping it.
+/// Returns true for an attribute that the job keeps and that a write confirmed but did not keep.
 fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
     matches!(finding.verdict(), ProbeVerdict::Loses | ProbeVerdict::Lacks)
         && finding

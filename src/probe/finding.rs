@@ -2,8 +2,8 @@
 //!
 //! Three kinds of findings share one scale ([`How`]): requests that a job sends
 //! ([`RequestFinding`]), capabilities that a manifest can state ([`ProbeFinding`]), and attributes
-//! of objects ([`AttributeFinding`]). Each finding knows what the job relies on, so that it can say
-//! whether the job fails because of it, and states its consequence in one sentence.
+//! of objects ([`AttributeFinding`]). Each finding knows what the job relies on. So it can tell
+//! whether the job fails because of it, and it states its consequence in one sentence.
 
 mod attribute;
 
@@ -20,20 +20,20 @@ pub use attribute::AttributeFinding;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
-    /// It took effect.
+    /// The request took effect.
     Kept,
-    /// The question is moot, because of another answer or because the job does not ask for it.
+    /// The question is moot, because of another answer or because the job does not need it.
     Moot,
-    /// The question had no answer.
+    /// The question got no answer.
     Unknown,
-    /// The server refused it.
+    /// The server refused the request.
     Refused,
-    /// The server confirmed it, and it had no effect.
+    /// The server confirmed the request, but it had no effect.
     Ignored,
 }
 
 impl How {
-    /// Returns the word for it in tables and in JSON.
+    /// Returns the word for tables and JSON.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl How {
 pub struct ProbeAnswer {
     /// The answer.
     pub how: How,
-    /// The reason, as far as one is known; empty for what is kept.
+    /// The reason, if one is known; empty for [`How::Kept`].
     pub reason: String,
 }
 
@@ -91,7 +91,7 @@ impl ProbeAnswer {
         }
     }
 
-    /// Returns true if the server was seen not to do it.
+    /// Returns true if the server demonstrably lacks the capability.
     #[must_use]
     pub const fn is_lacking(&self) -> bool {
         matches!(self.how, How::Refused | How::Ignored)
@@ -101,9 +101,9 @@ impl ProbeAnswer {
 /// The value of a capability, as stated or as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// It is there, or not.
+    /// True if the server has the capability.
     Flag(bool),
-    /// The writes that it holds for.
+    /// The writes for which the server has it.
     Writes(OnWrites),
 }
 
@@ -142,31 +142,31 @@ impl Serialize for Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeVerdict {
-    /// It is as relied on.
+    /// The endpoint does what the job relies on.
     Agrees,
-    /// The endpoint can do more; to say so saves requests or gives stronger proofs.
+    /// The endpoint can do more. Stating that saves requests or gives stronger proofs.
     CanDoMore,
-    /// Objects lose something that the job tries to keep; their receipts say so.
+    /// Objects lose an attribute that the job tries to keep. Their receipts say so.
     Loses,
-    /// The endpoint does not do what is relied on.
+    /// The endpoint does not do what the job relies on.
     Lacks,
-    /// The question had no answer.
+    /// The question got no answer.
     Unknown,
-    /// The question means nothing here.
+    /// The question does not apply here.
     Moot,
 }
 
 /// The capability that the job relies on, and the finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Something that is there or not.
+    /// A capability that the server has or lacks.
     Flag {
         /// The value that the profile or the manifest states.
         stated: bool,
         /// The server's answer; [`How::Kept`] is `true`.
         measured: ProbeAnswer,
     },
-    /// Something that holds for some of the writes.
+    /// A capability that the server may have for some writes only.
     Writes {
         /// The value that the profile or the manifest states.
         stated: OnWrites,
@@ -191,7 +191,7 @@ pub struct ProbeFinding {
 }
 
 impl ProbeFinding {
-    /// Returns the writes and their answers; none for a flag.
+    /// Returns the writes and their answers, or none for a flag.
     pub fn writes(&self) -> impl Iterator<Item = (ConditionalWrite, &ProbeAnswer)> {
         let writes = match &self.claim {
             Claim::Flag { .. } => None,
@@ -218,7 +218,7 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns the value that the probe found, as far as it is known.
+    /// Returns the value that the probe found, if it is known.
     #[must_use]
     pub fn found(&self) -> Option<Value> {
         let is_known = |measured: &ProbeAnswer| measured.how == How::Kept || measured.is_lacking();
@@ -245,7 +245,7 @@ impl ProbeFinding {
         self.name == "equal_parts"
     }
 
-    /// Compares what was found with what is relied on.
+    /// Compares the found value with the one that the job relies on.
     #[must_use]
     pub fn verdict(&self) -> ProbeVerdict {
         match &self.claim {
@@ -282,9 +282,9 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns true if the job relies on something that the probe did not confirm. Called only if
-    /// the answer is unknown: so a flag counts without a look at its answer, and a write only if
-    /// its own answer is not known to be good.
+    /// Returns true if the job relies on something that the probe did not confirm. Call it only if
+    /// the verdict is unknown: it counts every flag that is relied on, without checking its answer.
+    /// A write counts only if its own answer is not known to be good.
     #[must_use]
     pub fn relies_on_unconfirmed(&self) -> bool {
         match &self.claim {
@@ -295,7 +295,8 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns true if the job, or the endpoint as it is configured, cannot work because of this.
+    /// Returns true if this finding prevents the job, or the endpoint as it is configured, from
+    /// working.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
@@ -332,8 +333,8 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns the value to state in a manifest, if it is another one than what is said. What is
-    /// not known stays as said.
+    /// Returns the value to state in a manifest, if it differs from the stated one. Unknown parts
+    /// stay as stated.
     #[must_use]
     pub fn statement(&self) -> Option<Value> {
         let value = match (self.found()?, &self.claim) {
@@ -356,7 +357,7 @@ impl ProbeFinding {
     }
 }
 
-/// Returns the request that publishes by this write.
+/// Returns the request with which this write publishes an object.
 pub(super) const fn request_of(write: ConditionalWrite) -> Operation {
     match write {
         ConditionalWrite::Copy => Operation::CopyObject,
@@ -377,7 +378,7 @@ pub struct RequestFinding {
 }
 
 impl RequestFinding {
-    /// Compares what was found with what the job needs.
+    /// Compares the finding with the needs of the job.
     #[must_use]
     pub const fn verdict(&self) -> ProbeVerdict {
         match self.measured.how {
@@ -388,7 +389,7 @@ impl RequestFinding {
         }
     }
 
-    /// Returns the word for it in tables and in JSON.
+    /// Returns the word for tables and JSON.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self.measured.how {
@@ -398,7 +399,7 @@ impl RequestFinding {
         }
     }
 
-    /// Returns the reason for which it does not work.
+    /// Returns the reason why the request does not work.
     #[must_use]
     pub fn reason(&self) -> &str {
         let reason = self.measured.reason.as_str();
@@ -407,7 +408,7 @@ impl RequestFinding {
             .unwrap_or(reason)
     }
 
-    /// Returns true if the job cannot work for it.
+    /// Returns true if this finding prevents the job from working.
     #[must_use]
     pub const fn fails(&self) -> bool {
         self.is_needed && matches!(self.verdict(), ProbeVerdict::Lacks | ProbeVerdict::Unknown)

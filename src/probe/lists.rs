@@ -15,10 +15,9 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::display_counted;
 
-/// The keys of a listing, in the order of their bytes. Listed by directories, `a/b` would come
-/// before `a b`.
+/// The keys of a listing, in byte order. A list by directories would put `a/b` before `a b`.
 const LISTED: [&str; 7] = ["a", "a b", "a!", "a-b", "a/b", "a0", ODD];
-/// A name that does not survive an encoding that is not undone.
+/// A name that changes if an encoding is not undone.
 const ODD: &str = "é+%";
 
 /// The answers about the list of objects.
@@ -28,8 +27,7 @@ pub(super) struct ObjectLists {
     pub(super) encoded: ProbeAnswer,
 }
 
-/// Finds out whether a list shows what was written, in the order of bytes, and in an encoding if it
-/// is asked for one.
+/// Finds out whether a list shows what was written, in byte order, and encoded on request.
 pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
     let prefix = format!("{}list/", scratch.prefix);
     let mut stored = BTreeSet::new();
@@ -103,7 +101,7 @@ async fn list_keys(
         encoded_lists,
         ..bucket.capabilities().clone()
     });
-    // The question is about the order.
+    // The order is what is tested here, so it is not checked.
     let mut paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Short);
     let (mut keys, mut token) = (Vec::new(), None);
     loop {
@@ -127,7 +125,7 @@ pub(super) struct UploadLists {
     pub(super) encoded: ProbeAnswer,
 }
 
-/// Finds out whether an open upload and its part are listed, and whether its key comes back from an
+/// Finds out whether an open upload and its part are listed, and whether its key survives the
 /// encoding.
 pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let odd = format!("uploads/{ODD} b");
@@ -188,7 +186,7 @@ async fn list_of_parts(
     }
 }
 
-/// Returns the answers of the plain and of the encoded list of uploads, which must show this one.
+/// Returns the answers about the plain and the encoded list of uploads, which must show this one.
 async fn list_of_uploads(
     scratch: &mut Scratch,
     upload: &MultipartUpload,
@@ -232,8 +230,8 @@ async fn list_open(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenU
     multipart::uploads(&bucket, &prefix).try_collect().await
 }
 
-/// Turns the failure of a question about uploads into an answer. If the server does not understand
-/// the question, or knows no such upload, that is a refusal.
+/// Turns the failure of a question about uploads into an answer. If the server does not know the
+/// request, or does not know this upload, that is a refusal.
 fn answer_about_uploads(failure: &Failure) -> ProbeAnswer {
     match failure.kind() {
         FailureKind::NoSuchUpload | FailureKind::NotUnderstood => {

@@ -1,4 +1,4 @@
-//! The requirements of a job for the objects in one bucket, as far as a probe can try them.
+//! The requirements of a job for the objects in one bucket, as far as a probe can test them.
 
 use std::collections::BTreeSet;
 
@@ -7,18 +7,18 @@ use crate::manifest::job::{
 };
 use crate::s3::OnWrites;
 
-/// The requirements of a job for a bucket, over all transfers that write there.
+/// The requirements of a job for a bucket, for all transfers that write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// Objects are copied into it.
+    /// Objects are copied to the bucket.
     pub copies: bool,
-    /// Files are uploaded to it.
+    /// Files are uploaded to the bucket.
     pub uploads: bool,
     /// Writes carry conditions.
     pub conditions: bool,
     /// The strictest policy for each attribute.
     pub preserve: Preserve,
-    /// Attributes that the job gives values of its own.
+    /// The attributes for which the job itself names values.
     pub named: BTreeSet<Attribute>,
     /// The canned ACL of all objects.
     pub acl: Option<CannedAcl>,

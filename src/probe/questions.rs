@@ -1,4 +1,5 @@
-//! The questions. Each is a few requests, makes its own objects, and has its own answer.
+//! Asks the questions. Each one sends a few requests, creates its own objects, and has its own
+//! answer.
 //!
 //! Some questions depend on the answer to another one. They are moot if there is nothing left to
 //! ask, or are asked in another way. So each defect is reported once, as the answer to its own
@@ -26,13 +27,13 @@ use answers::Answers;
 
 /// The bytes of the object that small copies read.
 const OBJECT: &[u8] = b"s3haul probe";
-/// The size of the source of part copies: two parts, of which the second can be the larger one.
+/// The size of the source of part copies: enough for two parts, of which the second can be larger.
 const SOURCE: u64 = 11 * MIB;
 
-/// The reason for which questions about multipart uploads mean nothing.
+/// The reason why questions about multipart uploads are moot.
 pub(super) const NO_UPLOADS: &str = "no multipart upload can be completed";
 
-/// All that was found out, but for what the cleaning shows.
+/// All findings except those of the clean-up.
 #[derive(Debug, Default)]
 pub(super) struct ProbeFindings {
     pub(super) requests: Vec<RequestFinding>,
@@ -40,7 +41,7 @@ pub(super) struct ProbeFindings {
     pub(super) attributes: Vec<super::AttributeFinding>,
 }
 
-/// Asks everything. Nothing can be asked where no object can be written.
+/// Asks all questions. Fails if no object can be written, because then nothing can be asked.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     stated: &Capabilities,
@@ -54,7 +55,7 @@ pub(super) async fn ask(
     let object = pin(scratch, "object", &written)?;
     let put = scratch_effect(&head);
     let (multipart, object_size) = multipart(scratch).await;
-    // Early, because the end of the lock is waited for before the cleaning.
+    // Asked early, because the clean-up waits for the end of the lock.
     let lock = attributes::lock(scratch, &object, needs, head.as_ref().ok()).await;
     let copied = scratch
         .copy(&object, "copied", &plain(), WriteCondition::None)
@@ -143,14 +144,14 @@ fn request(operation: Operation, measured: ProbeAnswer, is_needed: bool) -> Requ
     }
 }
 
-/// The answers to the requests that make objects, which other questions depend on.
+/// The answers about requests that create objects, which other questions depend on.
 pub(super) struct WorkingWrites<'t> {
     copy: &'t ProbeAnswer,
     multipart: &'t ProbeAnswer,
 }
 
 impl WorkingWrites<'_> {
-    /// Returns the reason why there is nothing to ask about this write, if there is one.
+    /// Returns the reason why questions about this write are moot, if they are.
     pub(super) fn moot(&self, by: ConditionalWrite) -> Option<ProbeAnswer> {
         match by {
             ConditionalWrite::Copy if self.copy.is_lacking() => {
@@ -164,7 +165,7 @@ impl WorkingWrites<'_> {
     }
 }
 
-/// Refuses a bucket that locks all its objects: it would keep those of the probe too.
+/// Refuses a bucket that locks all its objects, because it would lock those of the probe too.
 fn refuse_default_lock(scratch: &Scratch, head: Option<&Head>) -> Result<(), Failure> {
     let Some(retention) = head.and_then(|head| head.lock.retention.as_ref()) else {
         return Ok(());
@@ -207,8 +208,8 @@ fn scratch_effect(head: &Result<Head, Failure>) -> ProbeAnswer {
     }
 }
 
-/// Finds out whether Complete makes an object, and whether it takes the size. A server that does
-/// not take it is not sent it any more.
+/// Finds out whether Complete creates an object, and whether it accepts the size. If the server
+/// does not accept it, later requests omit it.
 async fn multipart(scratch: &mut Scratch) -> (ProbeAnswer, ProbeAnswer) {
     let size = b"part".len() as u64;
     let sized = match scratch
@@ -219,7 +220,7 @@ async fn multipart(scratch: &mut Scratch) -> (ProbeAnswer, ProbeAnswer) {
             let effect = scratch
                 .effect("sized", ConditionalWrite::Complete, size)
                 .await;
-            // Taken, whatever became of it.
+            // The size was accepted, whatever happened to the object.
             return (effect, ProbeAnswer::kept());
         }
         Err(failure) => answer_from(&failure),
@@ -262,15 +263,15 @@ impl ProbedUpload {
     }
 }
 
-/// The reason why part copies made no object.
+/// The reason why part copies created no object.
 struct PartsFailed {
     part_copy: ProbeAnswer,
     why: ProbeAnswer,
     is_invalid: bool,
 }
 
-/// Copies the source in two parts, of which the second is the larger one. If the server refuses
-/// that, copies it with a smaller second part.
+/// Copies the source in two parts, of which the second is larger. If the server refuses that,
+/// copies it with a smaller second part.
 async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool) -> ProbedUpload {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
@@ -283,7 +284,7 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
         }
         Err(failed) => failed,
     };
-    // If nothing can be completed, other parts make no difference.
+    // If nothing can be completed, other part sizes make no difference.
     if cannot_complete || !unequal.is_invalid {
         let equal = if unequal.part_copy.is_lacking() {
             ProbeAnswer::moot("there are no part copies")
@@ -312,7 +313,7 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
     }
 }
 
-/// Copies the source as a part of `first` bytes and one of the rest.
+/// Copies the source as a part of `first` bytes and one with the rest.
 async fn in_parts(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -377,7 +378,7 @@ async fn in_parts(
     })
 }
 
-/// Finds out whether the list of the upload's parts shows part copies that were not published.
+/// Finds out from the upload's list of parts whether part copies worked that were not published.
 async fn by_list_of_parts(
     scratch: &Scratch,
     upload: &MultipartUpload,
@@ -389,8 +390,8 @@ async fn by_list_of_parts(
     (sizes(&held) == sizes(done)).then(ProbeAnswer::kept)
 }
 
-/// Finds out whether `ETag`s follow from the bytes: of objects that are put, of copies, of parts,
-/// and of the objects that parts make.
+/// Finds out whether `ETag`s follow from the bytes: those of uploaded objects, of copies, of parts,
+/// and of multipart objects.
 fn content_etags(
     scratch: &Scratch,
     head: &Result<Head, Failure>,
@@ -426,10 +427,10 @@ fn content_etags(
     ProbeAnswer::ignored("the ETags of parts, or of what they make, are not those of S3")
 }
 
-/// Finds out whether a checksum that is right is stored and shown, one that is wrong is refused,
-/// and parts make that of the whole.
+/// Finds out whether a right checksum is stored and shown, a wrong one is refused, and a multipart
+/// object has the checksum of the whole.
 async fn checksums(scratch: &mut Scratch, only_puts: bool) -> ProbeAnswer {
-    // Where the manifest does not rely on them, answers would not be read for them.
+    // If the manifest does not rely on checksums, those in answers would be ignored.
     scratch.assume(|capabilities| capabilities.checksums = true);
     let algorithm = ChecksumAlgorithm::Crc64Nvme;
     let (right, wrong) = (
@@ -486,7 +487,7 @@ async fn checksums(scratch: &mut Scratch, only_puts: bool) -> ProbeAnswer {
     shows(scratch, "summed-parts", completed, &right).await
 }
 
-/// Looks for this checksum at what was written.
+/// Checks that a written object shows this checksum.
 async fn shows(
     scratch: &Scratch,
     name: &str,
@@ -503,12 +504,12 @@ async fn shows(
     }
 }
 
-/// Finds out whether `UploadPartCopy` reads the key that was named, and not the key that results
-/// from decoding it once more.
+/// Finds out whether `UploadPartCopy` reads the named key, and not the key that results from
+/// decoding it once more.
 async fn odd_part_sources(scratch: &mut Scratch) -> ProbeAnswer {
     const MEANT: (&str, &[u8]) = ("odd%20name", b"meant");
     const OTHER: (&str, &[u8]) = ("odd name", b"another one");
-    // Without the other object, a name that is decoded again names nothing.
+    // Without the other object, the name that results from decoding would name nothing.
     let _ = scratch.put_plain(OTHER.0, OTHER.1).await;
     let meant = match scratch.put_plain(MEANT.0, MEANT.1).await {
         Ok(written) => written,
@@ -519,7 +520,7 @@ async fn odd_part_sources(scratch: &mut Scratch) -> ProbeAnswer {
     };
     let copied = async {
         let source = pin(scratch, MEANT.0, &meant)?;
-        // The size is what is asked for.
+        // The size is what is tested here, so it is not sent.
         let size_is_sent = scratch.bucket.capabilities().object_size;
         scratch.assume(|capabilities| capabilities.object_size = false);
         let upload = scratch.begin("odd-parts", &plain()).await?;
@@ -554,7 +555,7 @@ fn is_unknown_request(failure: &Failure) -> bool {
     )
 }
 
-/// Returns bytes without a pattern.
+/// Returns random bytes.
 fn random(size: u64) -> bytes::Bytes {
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     fastrand::fill(&mut bytes);

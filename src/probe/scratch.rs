@@ -1,8 +1,9 @@
-//! The scratch prefix: each request of a probe, and a note of all that it may have made.
+//! The scratch prefix: sends each request of a probe, and notes everything that it may have
+//! created.
 //!
-//! No request is sent after the probe was asked to stop, or when its time is over. A request that
-//! is under way then may end: if the probe did not wait for the answer, the request could take
-//! effect after the cleaning.
+//! No request is sent after the probe was told to stop or ran out of time. A request in flight at
+//! that moment may finish: if the probe did not wait for the answer, the request could take effect
+//! after the clean-up.
 
 use std::time::Duration;
 
@@ -24,10 +25,10 @@ use crate::s3::{
 /// The longest reason that is reported, in bytes.
 const LONGEST_REASON: usize = 240;
 
-/// A request that has no answer for so long may take effect later than its repetition.
+/// A request without an answer for this long may take effect later than its repetition.
 const LATE: Duration = Duration::from_secs(1);
 
-/// A key that the server did not take.
+/// A key that the server did not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotStored {
     /// The key below the scratch prefix.
@@ -36,11 +37,11 @@ pub struct NotStored {
     pub reason: String,
 }
 
-/// An object or an upload that was made, or may have been.
+/// An object or upload that the probe created, or may have created.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProbeWrite {
     pub(super) key: ObjectKey,
-    /// The version, or the upload id.
+    /// The version id or the upload id.
     pub(super) id: Option<String>,
 }
 
@@ -53,15 +54,15 @@ pub(super) struct UnconfirmedWrite {
     pub(super) is_late: bool,
 }
 
-/// The prefix, and what was made below it.
+/// The scratch prefix, and what was created below it.
 pub(super) struct Scratch {
     pub(super) bucket: Bucket,
     pub(super) prefix: String,
-    /// The canned ACL of all that is written.
+    /// The canned ACL of everything that is written.
     pub(super) acl: Option<CannedAcl>,
     pub(super) objects: Vec<ProbeWrite>,
     pub(super) uploads: Vec<ProbeWrite>,
-    /// Uploads of which Complete was answered with success.
+    /// Uploads whose Complete was answered with success.
     pub(super) completed: Vec<ProbeWrite>,
     pub(super) doubts: Vec<UnconfirmedWrite>,
     pub(super) not_stored: Vec<NotStored>,
@@ -97,7 +98,7 @@ impl Scratch {
         }
     }
 
-    /// Refuses a request that must not be sent any more.
+    /// Refuses a request that must no longer be sent.
     fn may_send(&self, operation: Operation) -> Result<(), Failure> {
         let why = if self.stop.is_cancelled() {
             "the probe was stopped"
@@ -114,14 +115,14 @@ impl Scratch {
         ))
     }
 
-    /// Changes what later requests assume of the server.
+    /// Changes the capabilities that later requests assume.
     pub(super) fn assume(&mut self, change: impl FnOnce(&mut Capabilities)) {
         let mut capabilities = self.bucket.capabilities().clone();
         change(&mut capabilities);
         self.bucket = self.bucket.assuming(capabilities);
     }
 
-    /// Returns a key behind the prefix.
+    /// Returns a key below the prefix.
     pub(super) fn key(&self, name: &str) -> Result<ObjectKey, Failure> {
         ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| {
             Failure::new(
@@ -133,13 +134,13 @@ impl Scratch {
         })
     }
 
-    /// Records a write that began at this time, even if its outcome is not known.
+    /// Records a write that was sent at `began`, even if its outcome is unknown.
     fn note(&mut self, key: &ObjectKey, began: Instant, answer: &Result<Answer<Written>, Failure>) {
         let id = match answer {
             Ok(Answer {
                 value, maybe_twice, ..
             }) => {
-                // Of a write that was sent twice, the first may still be at work.
+                // If a write was sent twice, the first request may still be in flight.
                 if *maybe_twice && began.elapsed() > LATE {
                     self.doubt(key, false, true);
                 }
@@ -195,7 +196,7 @@ impl Scratch {
         answer.map(|answer| answer.value)
     }
 
-    /// Writes a few bytes under a key, and takes note if the server does not take it.
+    /// Writes a few bytes to a key, and records the key if the server does not accept it.
     pub(super) async fn put_plain(
         &mut self,
         name: &str,
@@ -267,7 +268,7 @@ impl Scratch {
         Ok(upload)
     }
 
-    /// Begins an upload that has one part.
+    /// Creates an upload that has one part.
     pub(super) async fn begin_one(
         &mut self,
         name: &str,
@@ -318,7 +319,7 @@ impl Scratch {
         answer.map(|answer| answer.value)
     }
 
-    /// Makes an object of one part.
+    /// Creates an object of one part.
     pub(super) async fn complete_one(
         &mut self,
         name: &str,
@@ -334,7 +335,7 @@ impl Scratch {
         self.complete(&upload, &[part], &spec).await
     }
 
-    /// Makes an object by any of the requests that do; `source` is copied.
+    /// Creates an object with the request `by`. Only a copy uses `source`.
     pub(super) async fn write(
         &mut self,
         by: ConditionalWrite,
@@ -359,7 +360,7 @@ impl Scratch {
         self.bucket.head(&self.key(name)?, None).await
     }
 
-    /// Checks that a write that succeeded made an object of this size.
+    /// Checks that a successful write created an object of this size.
     pub(super) async fn effect(&self, name: &str, by: ConditionalWrite, size: u64) -> ProbeAnswer {
         match self.head(name).await {
             Ok(head) if head.size == size => ProbeAnswer::kept(),
@@ -377,14 +378,14 @@ impl Scratch {
         }
     }
 
-    /// Returns the bucket for another kind of request, or refuses it if the probe is over.
+    /// Returns the bucket for one more request of this kind, or refuses it if the probe is over.
     pub(super) fn bucket_for(&self, operation: Operation) -> Result<&Bucket, Failure> {
         self.may_send(operation)?;
         Ok(&self.bucket)
     }
 }
 
-/// Returns no attributes: an object of nothing but bytes.
+/// Returns no attributes, for an object of nothing but bytes.
 pub(super) fn plain() -> Attributes {
     Attributes {
         tags: Tags::AsSource,

@@ -1,8 +1,8 @@
 //! Adds the headers that a bucket needs on *every* request: its expected owner, and who pays.
 //!
-//! An interceptor adds them, so that a new kind of request has them too. A copy concerns two
-//! buckets: its request goes to the destination, and a header names the source. That header shows
-//! that a request is a copy.
+//! An interceptor adds them, so that new kinds of requests get them too. A copy involves two
+//! buckets: its request goes to the destination, and `x-amz-copy-source` names the source. That
+//! header identifies a copy.
 
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
@@ -24,7 +24,7 @@ pub(super) struct AccessHeaders {
 }
 
 impl AccessHeaders {
-    /// Returns the names and values of the headers that a request gets.
+    /// Returns the names and values of the headers for one request.
     fn of(&self, is_copy: bool) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         if let Some(owner) = &self.own.expected_owner {
@@ -73,6 +73,7 @@ impl Intercept for AccessHeaders {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        // Every answer passes here. The SDK fails on header values that are not UTF-8.
         octets::make_readable(context.response_mut())
     }
 }

@@ -1,5 +1,5 @@
-//! Requests about one attribute of an object: those that HEAD does not tell, or that no header can
-//! carry.
+//! Requests for single attributes of an object: those that HEAD does not return, or that no request
+//! header can carry.
 
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
@@ -33,7 +33,7 @@ impl Client {
             .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
-        // Some servers answer so for an object without tags.
+        // Some servers send no tag set for an object without tags.
         let takes_nothing =
             !self.capabilities().sends_empty_tag_sets && self.capabilities().believes_answers();
         let output = match answer {
@@ -45,7 +45,7 @@ impl Client {
             {
                 return Ok(Vec::new());
             }
-            // Some servers have no other words for an object without tags.
+            // Others answer with this error.
             Err(error)
                 if error
                     .code()
@@ -145,7 +145,8 @@ impl Client {
     /// Returns the retention of one version; `None` if it has none.
     ///
     /// # Errors
-    /// [`FailureKind::Unsupported`] when the bucket has no Object Lock at all, else what S3 says.
+    /// [`FailureKind::Unsupported`] if the bucket has no Object Lock, otherwise the failure of the
+    /// request.
     pub async fn get_retention(
         &self,
         bucket: &BucketName,
@@ -164,7 +165,7 @@ impl Client {
             Ok(output) => output,
             Err(failure) => return unlocked(failure),
         };
-        // The server answers with an error if the object has none.
+        // An object without a retention gets an error, so a success must contain one.
         let found = output.retention.and_then(|found| {
             use sdk::ObjectLockRetentionMode::{Compliance, Governance};
             let mode = found
@@ -181,7 +182,7 @@ impl Client {
     /// Returns the legal hold of one version; `None` if it never had one.
     ///
     /// # Errors
-    /// As [`get_retention`](Self::get_retention).
+    /// Fails for the same reasons as [`get_retention`](Self::get_retention).
     pub async fn get_legal_hold(
         &self,
         bucket: &BucketName,
@@ -248,8 +249,8 @@ impl Client {
         })
     }
 
-    /// Returns the text of one annotation, at most 1 MiB. It has no checksum, so only its listed
-    /// size shows whether it is whole.
+    /// Returns the text of one annotation, at most 1 MiB. The text has no checksum, so only the
+    /// listed size shows that it is complete.
     pub async fn get_annotation(
         &self,
         bucket: &BucketName,
@@ -298,8 +299,8 @@ impl Client {
         }
     }
 
-    /// Adds an annotation to one version, if that still has this `ETag`.
-    #[expect(clippy::too_many_arguments, reason = "one request, said in full")]
+    /// Adds an annotation to one version if the object still has this `ETag`.
+    #[expect(clippy::too_many_arguments, reason = "each is a field of the request")]
     pub async fn put_annotation(
         &self,
         bucket: &BucketName,
@@ -327,7 +328,7 @@ impl Client {
     }
 }
 
-/// Returns a grant as a header names it; `None` for a grantee without an id or a group.
+/// Returns a grant in the form of a grant header, or `None` if no header can express it.
 fn grant(grant: sdk::Grant) -> Option<Grant> {
     let permission = match grant.permission? {
         sdk::Permission::FullControl => Permission::FullControl,
@@ -348,8 +349,8 @@ fn grant(grant: sdk::Grant) -> Option<Grant> {
     })
 }
 
-/// Returns `None` for an object without a lock, which is not a failure, and
-/// [`FailureKind::Unsupported`] for a bucket that can have none.
+/// Turns the error for an object without a lock into `None`, and the error for a bucket without
+/// Object Lock into [`FailureKind::Unsupported`].
 fn unlocked<T>(failure: Failure) -> Result<Option<T>, Failure> {
     let details = failure.details();
     match details.code.as_str() {

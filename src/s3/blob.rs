@@ -1,4 +1,4 @@
-//! Small objects that this crate keeps for itself: read into memory.
+//! Reads small objects of this crate's own, such as journal segments, into memory.
 
 use std::num::NonZeroU64;
 
@@ -20,7 +20,8 @@ pub struct SmallObject {
 }
 
 impl Client {
-    /// Returns an object, or the first `most` of its bytes. A server that knows no ranges gives all.
+    /// Returns an object, or its first `most` bytes. A server without range support returns all
+    /// bytes.
     pub async fn get_small_object(
         &self,
         bucket: &BucketName,
@@ -46,7 +47,8 @@ impl Client {
             )
         };
         let etag = output.e_tag.map(unquote).filter(|etag| !etag.is_empty());
-        // The SDK compares the length with what was announced and the sum with what was stored.
+        // The SDK checks the length against `Content-Length` and the bytes against the stored
+        // checksum.
         let body = output
             .body
             .collect()
@@ -54,7 +56,7 @@ impl Client {
             .map_err(|error| match find::<TooLong>(&error) {
                 Some(TooLong::Body(most)) => {
                     let message = format!(
-                        "the object has more than {}, too many for a journal or a report",
+                        "the object is larger than {}, too large for a journal or a report",
                         ByteSize(*most)
                     );
                     broken(FailureKind::Invalid, message)

@@ -1,10 +1,9 @@
-//! Decides whether the bodies that are sent to a bucket are signed.
+//! Decides whether requests to a bucket sign their bodies.
 //!
 //! If a checksum covers a body and TLS protects it, signing the body costs more than the rest of
-//! the request and adds nothing. A bucket's policy may demand it all the same
-//! (`s3:x-amz-content-sha256`), and the refusal is an ordinary `AccessDenied`. So the first bodies
-//! that are denied are sent once more with a signature. If that helps, all later bodies are signed;
-//! after a few failures, it is not tried again.
+//! the request and adds nothing. A bucket policy may still require it (`s3:x-amz-content-sha256`),
+//! and its refusal is an ordinary `AccessDenied`. So s3haul sends the first denied bodies once
+//! more, signed. If that helps, it signs all later bodies. After a few failures, it stops trying.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,8 +11,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::FailureKind;
 
-/// The trials that may fail before no body is signed any more: keys may be denied for reasons of
-/// their own.
+/// The number of trials that may fail before s3haul stops trying: a key may be denied for other
+/// reasons.
 const TRIALS: u32 = 3;
 
 /// The state of one bucket.
@@ -48,7 +47,8 @@ impl Bodies {
         self.unsigned_were_sent.store(true, Ordering::Relaxed);
     }
 
-    /// Grants a trial: to send a denied body once more, signed. Returns `None` if that cannot help.
+    /// Grants a trial, which sends a denied body once more, signed. Returns `None` if that cannot
+    /// help.
     pub(super) async fn trial(&self) -> Option<Trial<'_>> {
         if !self.unsigned_were_sent.load(Ordering::Relaxed) {
             return None;
@@ -67,11 +67,11 @@ impl Bodies {
     }
 }
 
-/// A body that is sent once more, signed.
+/// The trial of sending a denied body once more, signed.
 #[derive(Debug)]
 pub struct Trial<'b> {
     bodies: &'b Bodies,
-    /// None where it is known to help.
+    /// The number of trials that may still fail; `None` if signatures are known to help.
     left: Option<MutexGuard<'b, u32>>,
 }
 
@@ -81,7 +81,7 @@ impl Trial<'_> {
         let Some(mut left) = self.left else { return };
         match failure {
             Some(FailureKind::Denied) => *left -= 1,
-            // Rights are looked at before anything else.
+            // S3 checks permissions first, so these refusals show that the signature helped.
             None
             | Some(
                 FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NoSuchUpload,

@@ -1,9 +1,8 @@
-//! Bounds the size of every answer, whether the SDK or the fast path sent the
-//! request.
+//! Bounds the size of every answer, whether the SDK or the fast path sent the request.
 //!
-//! All requests pass one connector (`s3::pool`), which recognizes each of them. It gives the body
-//! of the answer a limit somewhat above what S3 sends, and cuts it off there, so that no server
-//! decides how much memory a run takes. Documents are also limited in elements, because an empty
+//! All requests pass through one connector (`s3::pool`), which recognizes their operations. It
+//! limits the body of an answer to somewhat more than S3 sends, so that no server decides how much
+//! memory a run takes. It also limits the number of elements in a document, because an empty
 //! element of ten bytes becomes a record of hundreds. The table in docs/semantics.md lists all
 //! bounds.
 
@@ -25,17 +24,17 @@ use super::progress::Progress;
 use crate::size::{ByteSize, MIB};
 
 const KIB: u64 = 1 << 10;
-/// Names and values of all header fields of one answer.
+/// The limit of all header names and values of one answer together.
 pub(super) const HEADERS: u64 = 64 * KIB;
-/// The body of an answer that refuses the request.
+/// The limit of the body of an answer with an error status.
 pub(super) const REFUSAL: Bound = Bound::bytes(64 * KIB);
-/// The most bytes of an object that is read into memory: a segment of a journal.
+/// The largest object that is read into memory, in bytes: a journal segment.
 pub(super) const MAX_SEGMENT: u64 = 64 * MIB;
 /// The limit for services other than S3, which return credentials and identities.
 pub(super) const OTHER_SERVICE: Bound = Bound::bytes(MIB);
-/// Documents that are longer than this wait for one of [`MAX_LARGE_AT_ONCE`] permits.
+/// Documents longer than this wait for one of [`MAX_LARGE_AT_ONCE`] permits.
 const LARGE_FROM: u64 = MIB;
-/// The most large documents that are read at once.
+/// The number of large documents that may be read at once.
 const MAX_LARGE_AT_ONCE: usize = 6;
 
 static LARGE_DOCUMENTS: Semaphore = Semaphore::const_new(MAX_LARGE_AT_ONCE);
@@ -45,7 +44,7 @@ static LARGE_DOCUMENTS: Semaphore = Semaphore::const_new(MAX_LARGE_AT_ONCE);
 pub(super) struct Bound {
     /// Bytes of the body.
     pub(super) bytes: u64,
-    /// `<` in the body: two for an element, one if it is empty.
+    /// The number of `<` in the body: two per element, or one if it is empty.
     pub(super) tags: Option<u64>,
 }
 
@@ -64,7 +63,8 @@ impl Bound {
     /// Returns the bound of a successful answer. `GetObject` is bounded by the requested range.
     pub(super) const fn of(operation: Operation) -> Self {
         match operation {
-            // 1,000 entries, each with a key of 1,024 bytes that XML may write as six.
+            // 1,000 entries, each with a key of 1,024 bytes, which XML may escape with six bytes
+            // each.
             Operation::ListObjects
             | Operation::ListObjectVersions
             | Operation::ListMultipartUploads => Self::list(8 * MIB, 100_000),
@@ -73,8 +73,8 @@ impl Bound {
             Operation::GetObjectAcl => Self::list(256 * KIB, 10_000),
             Operation::GetObjectAnnotation => Self::bytes(MIB),
             Operation::GetObject => Self::bytes(MAX_SEGMENT),
-            // Ten tags, a retention, a result of a copy behind the spaces that S3 sends while it
-            // works.
+            // Ten tags, a retention, or the result of a copy after the spaces that S3 sends while
+            // it works.
             _ => Self::bytes(64 * KIB),
         }
     }
@@ -86,8 +86,8 @@ pub(super) enum TooLong {
     /// The body has too many bytes.
     #[error("the answer is longer than {bytes}, more than S3 sends for this request", bytes = ByteSize(*.0))]
     Body(u64),
-    /// The object has more bytes than were asked for.
-    #[error("the answer is longer than the {0} bytes that were asked for")]
+    /// The object has more bytes than the request asked for.
+    #[error("the answer is longer than the {0} bytes that were requested")]
     Range(u64),
     /// The document has too many elements.
     #[error("the answer has more elements than S3 sends for this request ({0} tags)")]
@@ -97,21 +97,22 @@ pub(super) enum TooLong {
     Headers(u64),
 }
 
-/// The body that the answer to a request is expected to have, which decides its limit.
+/// The expected body of an answer, which determines its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpectedBody {
     /// A HEAD request, whose answer has no body.
     None,
     /// This many bytes of an object.
     Range(u64),
-    /// The document of an operation, or an object as a whole.
+    /// The document of an operation, or a whole object.
     Document(Operation),
     /// An answer of another service.
     OtherService,
 }
 
 impl ExpectedBody {
-    /// Recognizes a request by its method, query, and headers, which hold for all kinds of URLs.
+    /// Recognizes a request by its method, query, and headers, which do not depend on the URL
+    /// style.
     pub(super) fn of(request: &HttpRequest) -> Self {
         let headers = request.headers();
         let range = headers.get("range");
@@ -186,10 +187,10 @@ fn length(range: &str) -> Option<u64> {
         .checked_add(1)
 }
 
-/// Limits what is read of an answer.
+/// Limits how much of an answer can be read.
 ///
 /// # Errors
-/// [`TooLong`] if its header is too long already.
+/// [`TooLong`] if the header exceeds its limit.
 pub(super) fn limit(
     mut response: HttpResponse,
     expected: ExpectedBody,
@@ -243,7 +244,7 @@ struct Limited {
     bound: Bound,
     /// Set for a stream of an object's bytes, which is not kept in memory.
     is_range: bool,
-    /// Bytes that the server has announced.
+    /// The length that the server announced, or 0.
     announced: u64,
     bytes: u64,
     tags: u64,

@@ -1,11 +1,11 @@
 //! The capabilities of an endpoint, as a value.
 //!
-//! S3-compatible servers differ in ways that would show too late, as an error in the middle of a
-//! run: some ignore source conditions, some want equal parts, some have no `UploadPartCopy` at all.
-//! Three things decide before the first write what s3haul relies on: the profile ([`profiles`]) of
-//! the manifest's `provider` (AWS if no `url` is given, otherwise one that trusts nothing), the
-//! `capabilities` that the manifest states, and the kind of the bucket. [`crate::probe`] measures
-//! an endpoint, so that a manifest can state what is true.
+//! S3-compatible servers differ: some ignore source conditions, some require equal parts, some have
+//! no `UploadPartCopy` at all. Without precautions, a run would find that out from an error halfway
+//! through. So s3haul decides before the first write which capabilities it relies on. Three sources
+//! count: the profile ([`profiles`]) of the manifest's `provider` (AWS without a `url`, otherwise
+//! one that assumes nothing), the `capabilities` that the manifest states, and the kind of the
+//! bucket. [`crate::probe`] measures an endpoint, so that the manifest can state the truth.
 
 mod profiles;
 
@@ -27,7 +27,7 @@ pub struct PartLimits {
     pub max_parts: u32,
     /// True when all parts but the last must have one size.
     pub equal_parts: bool,
-    /// The largest object in bytes, where that is less than the largest part times the most parts.
+    /// The largest object in bytes, if that is less than the largest part times the most parts.
     pub largest: u64,
 }
 
@@ -66,19 +66,19 @@ pub struct OnWrites {
 }
 
 impl OnWrites {
-    /// Each of them.
+    /// All writes.
     pub const ALL: Self = Self {
         copy: true,
         put: true,
         complete: true,
     };
-    /// None of them.
+    /// No write.
     pub const NONE: Self = Self {
         copy: false,
         put: false,
         complete: false,
     };
-    /// All that bring bytes along, but not copies.
+    /// The writes that finish an upload, but not copies.
     pub const UPLOADS: Self = Self {
         copy: false,
         ..Self::ALL
@@ -132,8 +132,8 @@ impl fmt::Display for OnWrites {
     reason = "each is one independent fact about a server"
 )]
 pub struct Capabilities {
-    /// The requests in flight that a run starts with, before it has learned how many the endpoint
-    /// can serve.
+    /// The number of requests in flight that a run starts with, before it has learned how many the
+    /// endpoint can serve.
     pub initial_in_flight: u32,
     /// `UploadPartCopy` exists.
     pub part_copy: bool,
@@ -141,11 +141,11 @@ pub struct Capabilities {
     pub max_copy: u64,
     /// Limits on parts.
     pub parts: PartLimits,
-    /// `CopyObject` honours `x-amz-copy-source-if-match`. If it does not, or may not, s3haul looks
-    /// at the source again after the copy.
+    /// `CopyObject` honours `x-amz-copy-source-if-match`. Otherwise s3haul checks the source again
+    /// after the copy.
     pub copy_conditions: bool,
-    /// `UploadPartCopy` honours `x-amz-copy-source-if-match`. If it does not, s3haul looks at the
-    /// source again before it publishes the copy.
+    /// `UploadPartCopy` honours `x-amz-copy-source-if-match`. Otherwise s3haul checks the source
+    /// again before it publishes the copy.
     pub part_conditions: bool,
     /// The writes that honour `If-None-Match: *`.
     pub if_none_match: OnWrites,
@@ -153,21 +153,21 @@ pub struct Capabilities {
     pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
-    /// The `ETag` of an object of N parts ends in `-N`, whatever else it is made of.
+    /// The `ETag` of an object of N parts ends in `-N`, even if the rest of it is opaque.
     pub part_counts: bool,
-    /// `x-amz-checksum-*` may be sent with writes, and those in answers are evidence. Elsewhere
-    /// none are asked for: a server may keep what it was sent, or sum the parts' checksums and not
-    /// say so.
+    /// s3haul may send `x-amz-checksum-*` with writes, and those in answers are evidence. Otherwise
+    /// s3haul requests no checksums: a server may store the value that it received unchecked, or
+    /// return a composite checksum without saying so.
     pub checksums: bool,
-    /// Checksums in answers count for nothing, because `checksums: false` was stated. That of a
-    /// profile only says that none are asked for: it knows nothing about the server at hand. Where
-    /// such a server shows a checksum of a known type all the same, it is what proves, after a kill
-    /// or in `verify`, that two objects are equal; and a different one must not go unnoticed.
+    /// Checksums in answers are ignored because the manifest states `checksums: false`. In a
+    /// profile, `checksums: false` only means that s3haul requests none, because a profile knows
+    /// nothing about the server at hand. If such a server returns a checksum of a known type
+    /// anyway, it proves after a kill or in `verify` that two objects are equal, and a difference
+    /// must not go unnoticed.
     pub ignores_checksums: bool,
-    /// `x-amz-mp-object-size` may be sent with Complete. Servers that do not know it ignore it.
+    /// `x-amz-mp-object-size` may be sent with Complete. Servers without support ignore it.
     pub object_size: bool,
-    /// Lists are in the order of the keys' bytes. If they are not, or may not be, only HEAD shows
-    /// that a key is absent.
+    /// Lists are sorted by the bytes of the keys. Otherwise only HEAD shows that a key is absent.
     pub ordered_lists: bool,
     /// `encoding-type=url` is honoured in lists of objects.
     pub encoded_lists: bool,
@@ -176,32 +176,33 @@ pub struct Capabilities {
     /// `DeleteObject` honours `If-Match`. Otherwise s3haul never deletes a bad copy in a bucket
     /// without versions.
     pub conditional_deletes: bool,
-    /// The endpoint knows object tags.
+    /// The endpoint supports object tags.
     pub tags: bool,
     /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with
-    /// `x-amz-tagging`) set tags. If only `tags` is true, tags can be set on the finished object.
+    /// `x-amz-tagging`) set tags. If only `tags` is true, tags can be set only on the finished
+    /// object.
     pub tag_headers: bool,
-    /// For an object without tags, the server sends an empty tag set. Other servers may send an
-    /// empty body, which from S3 would be a broken answer.
+    /// The server sends an empty tag set for an object without tags. Other servers may send an
+    /// empty body, which would be a broken answer from S3.
     pub sends_empty_tag_sets: bool,
-    /// `UploadPartCopy` finds its source under any key. Ceph 16 decodes the key twice, so that a
-    /// key with a `%` becomes another one. Such objects are copied in one request.
+    /// `UploadPartCopy` finds its source under any key. Ceph 16 decodes the key twice, which turns
+    /// a key with a `%` into another one. Such objects are copied with one request.
     pub odd_part_sources: bool,
-    /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that
-    /// it carries neither tags nor annotations.
+    /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must state
+    /// that it carries neither tags nor annotations.
     pub directory: bool,
     /// The endpoint is Amazon S3, which refuses requests that it cannot carry out.
     pub is_amazon: bool,
     /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists show the state of a restore on
     /// request (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that name may mean
-    /// anything, and only HEAD and the copy show it.
+    /// anything, and only HEAD and the copy itself show whether the object is readable.
     pub restore_status_in_lists: bool,
     /// The endpoint supports the requests about Object Lock. Elsewhere only HEAD shows a lock:
     /// servers that do not support these requests may answer with the object itself.
     pub locks: bool,
     /// The endpoint supports annotations and the annotation directive of `CopyObject`.
     pub annotations: bool,
-    /// The trust in its answers, whatever its capabilities are.
+    /// The trust in the endpoint's answers, which is independent of its capabilities.
     pub trust: Trust,
 }
 
@@ -229,15 +230,15 @@ impl Capabilities {
         self.believes_answers() && self.is_amazon
     }
 
-    /// Returns true if `CopyObject` makes sure that it copies the version that it names, and is
-    /// believed.
+    /// Returns true if `CopyObject` ensures that it copies the named version, and its answer is
+    /// trusted.
     #[must_use]
     pub const fn pins_copies(&self) -> bool {
         self.copy_conditions && self.believes_answers()
     }
 
-    /// Returns true if `UploadPartCopy` makes sure that it copies the version that it names, and is
-    /// believed.
+    /// Returns true if `UploadPartCopy` ensures that it copies the named version, and its answer is
+    /// trusted.
     #[must_use]
     pub const fn pins_parts(&self) -> bool {
         self.part_conditions && self.believes_answers()

@@ -9,7 +9,7 @@ use std::iter::successors;
 
 /// Iterates over the error and its causes, outermost first.
 ///
-/// `io::Error::source` skips the error that it carries; this does not.
+/// Unlike `io::Error::source`, it includes the error that an `io::Error` carries.
 pub(super) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -33,7 +33,7 @@ pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
     causes(error).find_map(<dyn Error>::downcast_ref)
 }
 
-/// Returns the innermost cause in one line, without the error number of the system.
+/// Returns the innermost cause in one line, without the error number of the operating system.
 pub(super) fn plain(error: &(dyn Error + 'static)) -> String {
     let text = causes(error)
         .last()
@@ -42,7 +42,7 @@ pub(super) fn plain(error: &(dyn Error + 'static)) -> String {
     one_line(&text)
 }
 
-/// Returns the first line of a text in the form of the end of a sentence.
+/// Returns the first line of a text in a form that can end a sentence.
 pub(super) fn one_line(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let line = line
@@ -52,7 +52,7 @@ pub(super) fn one_line(text: &str) -> String {
         .trim_end_matches(['.', ' ']);
     let mut letters = line.chars();
     match (letters.next(), letters.next()) {
-        // `Connection refused`, but neither `STS` nor `I`.
+        // Lowercases `Connection refused`, but neither `STS` nor `I`.
         (Some(first), Some(second))
             if first.is_ascii_uppercase() && second.is_ascii_lowercase() =>
         {

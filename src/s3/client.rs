@@ -1,9 +1,9 @@
 //! A connection to one endpoint in one region.
 //!
 //! All clients of a process share one HTTP pool (`s3::pool`). The SDK's own retries are off,
-//! because each attempt must pass the pacer and be counted; its stall guard is off too, because a
-//! long part copy is silent for longer than the guard's five seconds; time limits grow with the
-//! bytes instead ([`crate::bucket`]).
+//! because each attempt must pass the pacer and be counted. Its stalled-stream protection is off,
+//! because a long part copy is silent for more than five seconds. Instead, [`crate::bucket`] sets
+//! time limits that grow with the number of bytes.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -35,8 +35,7 @@ use crate::endpoint::{
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
-/// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the
-/// environment.
+/// Fixed credentials, for the embedded sandbox and tests. All others come from the environment.
 #[derive(Clone)]
 pub struct StaticCredentials {
     /// Access key id.
@@ -54,11 +53,11 @@ impl std::fmt::Debug for StaticCredentials {
     }
 }
 
-/// The settings to reach an endpoint with.
+/// The settings of a connection to an endpoint.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Connect {
-    /// The endpoint, with every setting decided.
+    /// The endpoint, with every setting resolved.
     pub endpoint: ResolvedEndpoint,
     /// Overrides the endpoint's region, once the bucket's own is known.
     pub region: Option<String>,
@@ -77,28 +76,29 @@ impl From<ResolvedEndpoint> for Connect {
 }
 
 impl From<Endpoint> for Connect {
-    /// Resolves the endpoint as this process sees it.
+    /// Resolves the endpoint in the environment of this process.
     fn from(endpoint: Endpoint) -> Self {
         ResolvedEndpoint::from(endpoint).into()
     }
 }
 
-/// The time limit for the identity, which is only needed for a message.
+/// The time limit of `sts:GetCallerIdentity`, which only a message needs.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
-/// The time limit for its credentials, whose provider may start a program.
+/// The time limit of the credential provider for that message, which may start a program.
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Sends single requests to one endpoint in one region. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
-    /// Goes with every request about an object.
+    /// The customer key that goes with every request about an object.
     pub(super) customer_key: Option<CustomerKey>,
     shared: Arc<ClientState>,
     headers: AccessHeaders,
     capabilities: Arc<Capabilities>,
-    /// The bucket that it was made for, if it was, and the fast path to it once that is known.
+    /// The bucket that the client was made for, if any.
     bucket: Option<BucketName>,
+    /// The fast path to the bucket, once it is known.
     fast_path: Arc<OnceLock<FastPath>>,
     /// True if all bodies are signed, whatever the fast path has learned.
     pub(super) signs_bodies: bool,
@@ -108,34 +108,35 @@ pub struct Client {
 struct ClientState {
     endpoint: ResolvedEndpoint,
     region: String,
-    /// Amazon S3, also behind a URL of another host if the manifest says `provider: aws`.
+    /// True for Amazon S3, also behind another host's URL if the manifest says `provider: aws`.
     is_aws: bool,
-    /// Without the headers of any bucket.
+    /// The SDK client without the headers of any bucket.
     plain: aws_sdk_s3::Client,
     identities: Identities,
+    /// Held by the request that finds out whether the credentials are refused.
     inquiry: Mutex<()>,
     /// The configuration for requests to the Security Token Service.
     sts: SdkConfig,
 }
 
 impl Client {
-    /// Prepares a client. Sends nothing: credentials are asked for with the first request.
+    /// Creates a client. Sends nothing: the first request asks for credentials.
     ///
     /// # Errors
     /// [`FailureKind::Configuration`] if no connection can be made with the endpoint's settings.
     #[expect(
         clippy::unused_async,
-        reason = "what prepares a connection may have to wait one day"
+        reason = "creating a connection may have to wait one day"
     )]
     pub async fn connect(connect: Connect) -> Result<Self, Failure> {
         Self::of(connect, None)
     }
 
-    /// Prepares a client for another region of the endpoint. Both share their credentials and their
+    /// Creates a client for another region of the endpoint. Both share their credentials and their
     /// clock.
     ///
     /// # Errors
-    /// As [`Client::connect`].
+    /// Fails for the same reasons as [`Client::connect`].
     pub fn in_region(&self, region: Option<String>) -> Result<Self, Failure> {
         let connect = Connect {
             endpoint: self.shared.endpoint.clone(),
@@ -190,8 +191,8 @@ impl Client {
             .credentials_provider(identities.clone())
             .identity_cache(identities.clone())
             .time_source(identities.clock().clone())
-            // The clock is corrected for both ways to the wire, and not by every answer of any
-            // proxy.
+            // `Clock` corrects the time of the SDK and of the fast path. The SDK's own correction
+            // would trust every answer of any proxy.
             .disable_clock_skew_correction(true)
             .interceptor(Witness(identities.clock().clone()))
             .interceptor(AnyRoot)
@@ -209,8 +210,8 @@ impl Client {
             config = config.endpoint_url(url);
         }
         if !endpoint.is_aws() {
-            // The sessions of directory buckets are AWS's own; elsewhere a bucket may just be
-            // called so.
+            // Only AWS has sessions for directory buckets. Elsewhere a bucket may have such a name
+            // by chance.
             config = config.disable_s3_express_session_auth(true);
         }
         if let Some(path_style) = endpoint.path_style {
@@ -244,7 +245,8 @@ impl Client {
         })
     }
 
-    /// Returns a client for objects that this customer key (SSE-C) encrypts, or no key.
+    /// Returns a client for objects that this customer key (SSE-C) encrypts, or for those without a
+    /// key.
     #[must_use]
     pub fn with_customer_key(&self, customer_key: Option<CustomerKey>) -> Self {
         Self {
@@ -253,7 +255,7 @@ impl Client {
         }
     }
 
-    /// Returns the customer key that goes with its requests.
+    /// Returns the customer key that the requests carry.
     #[must_use]
     pub fn customer_key(&self) -> Option<&CustomerKey> {
         self.customer_key.as_ref()
@@ -285,7 +287,7 @@ impl Client {
         )
     }
 
-    /// Returns a client that assumes these capabilities, to find out whether the endpoint has them.
+    /// Returns a client that assumes these capabilities, to test whether the endpoint has them.
     #[must_use]
     pub fn assuming(&self, capabilities: Capabilities) -> Self {
         Self {
@@ -328,7 +330,7 @@ impl Client {
         }
     }
 
-    /// Returns true once the bucket was found to want signatures of all bodies.
+    /// Returns true once the bucket has proved to require signed bodies.
     #[must_use]
     pub fn signs_bodies(&self) -> bool {
         self.signs_bodies
@@ -338,7 +340,7 @@ impl Client {
                 .is_some_and(|path| path.bodies.must_be_signed())
     }
 
-    /// Grants a trial: to send a denied body once more by [`Client::signing_bodies`]. Returns
+    /// Grants a trial, which sends a denied body once more by [`Client::signing_bodies`]. Returns
     /// `None` if that cannot help.
     pub async fn trial(&self) -> Option<Trial<'_>> {
         self.fast_path.get()?.bodies.trial().await
@@ -401,8 +403,8 @@ impl Client {
     }
 
     /// Returns the flags with which a command reaches the same server with the same credentials, as
-    /// far as there are flags. The environment applies to that command too, except for the server,
-    /// which the flags always name.
+    /// far as flags exist for them. The environment applies to that command too, except that the
+    /// flags always name the server.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let stated = self.shared.endpoint.stated.clone();
@@ -413,7 +415,7 @@ impl Client {
         .flags()
     }
 
-    /// Returns the proxy that requests to this endpoint go through, and where it was named.
+    /// Returns the proxy for requests to this endpoint, and the origin of that setting.
     #[must_use]
     pub fn proxy(&self) -> Option<String> {
         let proxy = self.shared.endpoint.network.proxy_for(&self.place())?;
@@ -421,7 +423,7 @@ impl Client {
     }
 
     /// Returns the file whose certificate authorities are trusted instead of this machine's, and
-    /// where it was named.
+    /// the origin of that setting.
     #[must_use]
     pub fn ca_bundle(&self) -> Option<String> {
         let bundle = self.shared.endpoint.network.needed_ca_bundle()?;
@@ -439,9 +441,9 @@ impl Client {
             .map_or_else(|| public_url(&self.shared.region), str::to_owned)
     }
 
-    /// Returns who this client is and where: identity, Region, and URL. Asks the Security Token
-    /// Service on AWS; elsewhere, and where it does not answer, names the access key's last four
-    /// characters and where the key comes from.
+    /// Describes this client: its identity, Region, and URL. On AWS it asks the Security Token
+    /// Service. Elsewhere, or if that does not answer, it names the last four characters of the
+    /// access key and the source of the key.
     pub async fn who_and_where(&self) -> String {
         let endpoint = &self.shared.endpoint;
         let place = format!("{}, {}", self.shared.region, self.place());
@@ -452,7 +454,7 @@ impl Client {
         format!("{}: {}, {place}{proxy}", endpoint.name, self.who().await)
     }
 
-    /// Returns the source that gave the credentials, once one has.
+    /// Returns the source of the credentials, once a provider has returned any.
     #[must_use]
     pub fn credential_source(&self) -> Option<CredentialSource> {
         self.shared.identities.source().cloned()
@@ -505,28 +507,28 @@ impl Client {
         }
     }
 
-    /// Returns the number of the set of credentials that requests are signed with now, from 1 on.
+    /// Returns the number of the set of credentials that signs requests now, counted from 1.
     #[must_use]
     pub fn credentials(&self) -> u64 {
         self.shared.identities.generation()
     }
 
-    /// Waits until there are credentials to sign with that the server has not refused.
+    /// Waits for credentials that the server has not refused.
     ///
     /// # Errors
-    /// There will be none, or there were none for `patience`, or for as long as is `left` of
-    /// another patience.
+    /// No credentials will come, none came while requests waited for `patience`, or none came
+    /// while this request waited for `left`, the rest of another time limit.
     pub async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
         self.shared.identities.ready(patience, left).await
     }
 
-    /// Returns true if the credentials never change, as those in variables do not.
+    /// Returns true if the credentials never change, as those in environment variables.
     pub(crate) fn has_fixed_credentials(&self) -> bool {
         self.shared.identities.is_fixed()
     }
 
-    /// Asks the provider, because the server did not allow a request that was signed with this set
-    /// of credentials, whether it has a newer one.
+    /// Returns true if the provider has credentials newer than this set, which signed a denied
+    /// request.
     pub(crate) async fn has_newer_credentials(&self, credentials: u64) -> bool {
         self.shared.identities.has_newer(credentials).await
     }
@@ -541,30 +543,29 @@ impl Client {
         self.shared.identities.refused(credentials, failure);
     }
 
-    /// Records that the server accepted this set of credentials in a request that was sent at this
-    /// time.
+    /// Records that the server accepted this set of credentials in a request sent at `sent`.
     pub(crate) fn accepted(&self, credentials: u64, sent: Instant) {
         self.shared.identities.accepted(credentials, sent);
     }
 
-    /// Returns true if the server has accepted this set in a request that was sent later than this.
+    /// Returns true if the server has accepted this set in a request sent after `sent`.
     pub(crate) fn is_proven_since(&self, credentials: u64, sent: Instant) -> bool {
         self.shared.identities.is_proven_since(credentials, sent)
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time.
-    /// `is_told` says that the server named the time as the reason.
+    /// Corrects the clock after a refusal. Returns true if the request was signed with a wrong
+    /// time. `is_told` is true if the server named the time as the reason.
     pub(crate) fn correct_clock(&self, signed: &Signed, is_told: bool) -> bool {
         self.shared.identities.clock().learn(signed, is_told)
     }
 
-    /// Locks out other requests while one finds out whether the credentials of this endpoint are
-    /// refused.
+    /// Waits for the lock that lets only one request at a time find out whether the credentials of
+    /// this endpoint are refused.
     pub(crate) async fn inquiry(&self) -> MutexGuard<'_, ()> {
         self.shared.inquiry.lock().await
     }
 
-    /// Returns the provider of credentials that requests wait for, and the reason, if any request
+    /// Returns the credential provider that requests wait for, and the reason, if any request
     /// waits.
     #[must_use]
     pub fn awaited_credentials(&self) -> Option<String> {
@@ -577,14 +578,15 @@ impl Client {
         &self.shared.region
     }
 
-    /// Returns true if the manifest names the Region. If the bucket is in another one, that is an
-    /// error to report and not something to correct.
+    /// Returns true if the manifest names the Region. Then a bucket in another Region is an error
+    /// to report, not to correct.
     #[must_use]
     pub fn region_was_given(&self) -> bool {
         self.shared.endpoint.region_is_stated()
     }
 
-    /// Returns true if both reach the same server: only then can it copy between their buckets.
+    /// Returns true if both clients reach the same server: only then can it copy between their
+    /// buckets.
     #[must_use]
     pub fn same_server(&self, other: &Self) -> bool {
         self.shared.endpoint.is_same_server(&other.shared.endpoint)

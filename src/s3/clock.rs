@@ -2,11 +2,10 @@
 //!
 //! A server refuses a signature whose time differs from its own by more than 15 minutes
 //! (`RequestTimeTooSkewed`; a HEAD gets a bare 403). The machine's clock may be wrong from the
-//! start, and it may be changed during a run. So the time is counted from the start by the
-//! monotonic clock, which nothing can change, and the `Date` header of each refusal shows by how
-//! much this clock is off ([`Signed`]). The correction applies to all later requests to the
-//! endpoint, whether they go through the SDK or not. It may change again, because a suspended
-//! machine loses time.
+//! start, and it may be changed during a run. So the clock counts from its start by the monotonic
+//! clock, which nothing can change, and the `Date` header of each refusal shows by how much this
+//! clock is off ([`Signed`]). The correction applies to all later requests to the endpoint, whether
+//! they go through the SDK or not. It may change again, because a suspended machine loses time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -90,10 +89,10 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time has passed, both by a clock that a server has confirmed and by
-    /// that of this machine. An unconfirmed clock may be off by years. And if a server's clock is
-    /// wrong for a while, it must not make all credentials look expired: then no request would be
-    /// sent that could show that the clock is right again.
+    /// Returns true if this time has passed, both by the corrected clock, once a server has
+    /// confirmed it, and by this machine's clock. An unconfirmed clock may be off by years. And if
+    /// a server's clock is wrong for a while, it must not make all credentials look expired: then
+    /// no request would be sent that could show that the clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
         self.0.is_confirmed.load(Ordering::Acquire)
             && time <= self.now()
@@ -269,8 +268,8 @@ pub(crate) struct Signed {
 #[derive(Clone, Debug)]
 pub(super) struct Witness(pub(super) Clock);
 
-/// The identity that signs a request: the set of credentials, which is stored while the request is
-/// signed, and the clock offset.
+/// The set of credentials and the clock offset that sign a request. The set is stored while the
+/// request is signed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signing {
     pub(super) generation: Arc<AtomicU64>,
@@ -372,7 +371,7 @@ mod tests {
         }
     }
 
-    /// Returns a refusal by a server whose clock shows this.
+    /// Returns a refusal by a server whose clock shows `at`.
     fn refused(clock: &Clock, at: SystemTime) -> Signed {
         let mut response = refusal(at);
         clock.witness(&mut response, 1, clock.offset());

@@ -1,4 +1,4 @@
-//! Between the SDK's types and ours: what an answer says, and how a header is spelt.
+//! Converts between the SDK's types and the crate's own: fields of answers, and values of headers.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ use super::{
     Lock, PartDone, Retention, Tag, WriteCondition,
 };
 
-/// All fields of an answer in which a checksum may stand.
+/// Lists all fields of an answer that may hold a checksum.
 macro_rules! any_checksums {
     ($answer:expr) => {
         [
@@ -31,8 +31,9 @@ macro_rules! any_checksums {
 }
 pub(super) use any_checksums;
 
-/// Reads what HEAD says, or returns what an answer lacks that every object has. `knows_classes`
-/// says that the classes of archives are S3's; elsewhere a class of that name may be anything.
+/// Converts the answer to HEAD. Fails if the answer lacks a field that every object has.
+/// `knows_classes` is true if the archive classes are S3's; elsewhere a class of that name may mean
+/// anything.
 pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head, String> {
     let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
@@ -106,9 +107,9 @@ pub(super) fn is_archive(storage_class: Option<&str>) -> bool {
     matches!(storage_class, Some("GLACIER" | "DEEP_ARCHIVE"))
 }
 
-/// Returns the archive state of an object in this class from a list that was asked for
-/// `RestoreStatus`: absent until a restore is requested, then in progress, then with the date until
-/// which the object can be read.
+/// Returns the archive state of an entry in a list that was requested with `RestoreStatus`. That
+/// field is absent until a restore is requested. Then it says that the restore is in progress, and
+/// finally it has the date until which the object can be read.
 pub(super) fn listed_archive(
     storage_class: Option<&str>,
     status: Option<&sdk::RestoreStatus>,
@@ -134,7 +135,7 @@ pub(super) fn encryption(
             bucket_key,
             dsse: false,
         }),
-        // Two layers know no bucket keys.
+        // Dual-layer encryption supports no bucket keys.
         sdk::ServerSideEncryption::AwsKmsDsse => Some(Encryption::Kms {
             key,
             bucket_key: None,
@@ -144,7 +145,7 @@ pub(super) fn encryption(
     }
 }
 
-/// Returns a retention, when both of its fields are there.
+/// Returns a retention if both of its fields are present.
 pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<Retention> {
     Some(Retention {
         mode: mode?.to_owned(),
@@ -152,10 +153,10 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
     })
 }
 
-/// Returns the strongest checksum that is there. CRC64NVME comes first: those of parts combine into
-/// that of the whole. An answer without a type tells the kind of a composite value only. A value
-/// that is no checksum of its algorithm, such as an empty one, says nothing: two of them would be
-/// equal whatever the bytes are.
+/// Returns the strongest checksum of an answer. CRC64NVME comes first, because the checksum of an
+/// object follows from those of its parts. Without a type in the answer, only a composite value,
+/// which has a suffix, reveals its kind. A value that is not a checksum of its algorithm, such as
+/// an empty one, is ignored: two such values would be equal whatever the bytes are.
 pub(super) fn checksum(
     values: [Option<String>; 5],
     kind: Option<&sdk::ChecksumType>,
@@ -171,7 +172,7 @@ pub(super) fn checksum(
     ];
     let (algorithm, value, suffix) = by_strength.into_iter().find_map(|(algorithm, value)| {
         let value = value?;
-        // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
+        // HEAD gives composite values a suffix "-N". Old answers have that suffix but no type.
         let (sum, parts) = match value.split_once('-') {
             Some((sum, parts)) => (sum, Some(parts)),
             None => (value.as_str(), None),
@@ -192,7 +193,7 @@ pub(super) fn checksum(
     })
 }
 
-/// Returns true for the base64 of as many bytes as a checksum of this algorithm has.
+/// Returns true if the value is base64 of as many bytes as a checksum of this algorithm has.
 fn is_sum(algorithm: ChecksumAlgorithm, value: &str) -> bool {
     let width = match algorithm {
         ChecksumAlgorithm::Crc64Nvme => 8,
@@ -205,7 +206,7 @@ fn is_sum(algorithm: ChecksumAlgorithm, value: &str) -> bool {
         .is_ok_and(|bytes| bytes.len() == width)
 }
 
-/// Returns true for the number of parts behind a composite checksum.
+/// Returns true for the number of parts that follows a composite checksum.
 fn is_count(parts: &str) -> bool {
     parts.parse().is_ok_and(|count: u32| count > 0)
 }
@@ -229,7 +230,7 @@ pub(super) fn completed_part(
     .build()
 }
 
-/// Returns tags as the query string that `x-amz-tagging` takes.
+/// Returns the tags as a query string, the value of `x-amz-tagging`.
 pub(super) fn tagging_header(tags: &[Tag]) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     tags.iter()
@@ -238,8 +239,8 @@ pub(super) fn tagging_header(tags: &[Tag]) -> String {
         .join("&")
 }
 
-/// Undoes `encoding-type=url`, where `+` stands for a space; the raw text when the bytes are not
-/// UTF-8.
+/// Undoes `encoding-type=url`, where `+` stands for a space. Fails with the raw text if the bytes
+/// are not UTF-8.
 pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
     if !encoded || !key.contains(['%', '+']) {
         return Ok(key);
@@ -300,8 +301,8 @@ impl From<ChecksumAlgorithm> for sdk::ChecksumAlgorithm {
     }
 }
 
-/// Returns the checksum that an upload declared. An algorithm that this crate does not know counts
-/// as none: the server will name what it lacks.
+/// Returns the checksum that an upload declared, or `None` for an algorithm that this crate does
+/// not know: the server will then name what is missing.
 pub(super) fn declared(
     algorithm: Option<&sdk::ChecksumAlgorithm>,
     kind: Option<&sdk::ChecksumType>,
@@ -317,8 +318,8 @@ pub(super) fn declared(
     let kind = match kind {
         Some(sdk::ChecksumType::FullObject) => ChecksumKind::FullObject,
         Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
-        // S3's own default where no type was named; servers from before the types know only this
-        // one.
+        // S3's default if no type was named. Older servers, which do not know types, support only
+        // this kind.
         _ if algorithm == ChecksumAlgorithm::Crc64Nvme => ChecksumKind::FullObject,
         _ => ChecksumKind::Composite,
     };
@@ -335,7 +336,7 @@ pub(super) const fn is_kms(encryption: Option<&sdk::ServerSideEncryption>) -> bo
 impl From<ChecksumKind> for sdk::ChecksumType {
     fn from(kind: ChecksumKind) -> Self {
         match kind {
-            // No request declares a kind that is not known.
+            // No request declares an unknown kind.
             ChecksumKind::FullObject | ChecksumKind::Untold => Self::FullObject,
             ChecksumKind::Composite => Self::Composite,
         }
@@ -376,7 +377,7 @@ mod tests {
         );
     }
 
-    /// A checksum of as many bytes.
+    /// Returns a checksum of this many bytes.
     fn sum(bytes: usize) -> String {
         STANDARD.encode(vec![7; bytes])
     }
@@ -437,7 +438,7 @@ mod tests {
                 let mut values = [const { None }; 5];
                 values[at] = Some(value.clone());
                 assert_eq!(checksum(values.clone(), None), None, "{value:?} at {at}");
-                // A weaker one that is whole is better than a stronger one that is not.
+                // A weaker checksum that is valid is better than a stronger one that is not.
                 let other = if at == 1 { 2 } else { 1 };
                 values[other] = Some(sum(4));
                 assert_eq!(checksum(values, None).unwrap().value, sum(4));

@@ -1,10 +1,10 @@
-//! Explains why there are no credentials to sign with, and decides if waiting may help.
+//! Explains why there are no credentials to sign with, and decides whether waiting may help.
 //!
-//! A configured provider that does not answer is distinguished from one that was never configured
-//! and from one that refuses: the container endpoint of a fresh node comes up within seconds, but a
-//! missing profile never appears. The SDK's error types decide that, and its texts only where it
-//! has no types. The message names the provider and its setting (a profile, a file, a variable, or
-//! a URL), which the SDK's errors leave out.
+//! Three cases are distinguished: a configured provider that does not answer, one that was never
+//! configured, and one that refuses. The container endpoint of a fresh node comes up within
+//! seconds, but a missing profile never appears. The SDK's error types tell these cases apart, and
+//! its texts only where it has no types. The message names the provider and its setting (a profile,
+//! a file, a variable, or a URL), which the SDK's errors leave out.
 
 use std::error::Error;
 use std::fmt;
@@ -44,7 +44,7 @@ impl fmt::Display for NoIdentity {
 
 impl Error for NoIdentity {}
 
-/// The settings that decide where credentials come from.
+/// The settings that determine where credentials come from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CredentialOrigin {
     /// The endpoint's name.
@@ -66,15 +66,15 @@ impl From<&ResolvedEndpoint> for CredentialOrigin {
     }
 }
 
-/// The properties of this machine on which credentials depend.
+/// The properties of this machine that affect its credentials.
 pub(super) struct Machine<'a> {
     /// Reads an environment variable.
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
-    /// True on an EC2 instance, outside of Kubernetes: its metadata service is always configured.
+    /// True on an EC2 instance outside of Kubernetes, where the metadata service always exists.
     pub(super) is_instance: bool,
 }
 
-/// A provider of the SDK, as messages name it.
+/// A provider of the SDK, for messages.
 enum SdkProvider {
     Keys,
     Role(String),
@@ -127,7 +127,7 @@ impl Machine<'_> {
             .unwrap_or(SdkProvider::Instance)
     }
 
-    /// Returns the provider of a source.
+    /// Returns the provider that a source stands for.
     fn provider(&self, source: &CredentialSource, origin: &CredentialOrigin) -> SdkProvider {
         let provider = match source {
             CredentialSource::Environment => Some(SdkProvider::Keys),
@@ -139,8 +139,8 @@ impl Machine<'_> {
         provider.unwrap_or(SdkProvider::Instance)
     }
 
-    /// Names the provider that was asked for credentials: `link` of a chain, or the one that the
-    /// settings select.
+    /// Names the provider that was last asked for credentials: `link` of a chain, or the provider
+    /// that the settings select.
     pub(super) fn asked(&self, origin: &CredentialOrigin, link: Option<&Link>) -> String {
         if let Some(Link { source, name }) = link {
             return match name {
@@ -162,13 +162,13 @@ impl Machine<'_> {
         }
     }
 
-    /// Returns true if the metadata service is expected to be there.
+    /// Returns true if the metadata service is expected to answer.
     fn expects_metadata(&self) -> bool {
         self.is_instance || self.var("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()
     }
 }
 
-/// Calls `ask` with the environment and the vendor of this machine.
+/// Calls `ask` with the environment of this machine, and with whether it is an EC2 instance.
 pub(super) fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
     let env = |name: &str| std::env::var(name).ok();
     let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
@@ -258,7 +258,8 @@ fn sort(
         .filter_map(<dyn Error>::downcast_ref)
         .collect();
     let Some(last) = errors.last() else {
-        // Only the time limit of the identity cache has no public type.
+        // Every other error of a provider has a public type, so this is the time limit of the
+        // identity cache.
         let message = format!(
             "{} does not answer: {}",
             machine.asked(origin, link),
@@ -294,8 +295,8 @@ fn sort(
     }
 }
 
-/// Explains that no credentials were found: by the provider that a profile names, if `wrapped` is
-/// true, or else anywhere.
+/// Explains that no credentials were found. `wrapped` is true if a profile names the provider that
+/// has none.
 fn not_loaded(
     error: &CredentialsError,
     wrapped: bool,
@@ -305,7 +306,7 @@ fn not_loaded(
     worked_before: bool,
 ) -> NoIdentity {
     let text = full_text(error);
-    // The SDK's type for this is private.
+    // The SDK's error type for this is private.
     let metadata_is_shut_off = text.contains(METADATA_SHUT_OFF);
     let metadata_is_away = text.contains("could not communicate with IMDS");
     let may_pass = worked_before || (metadata_is_away && (wrapped || machine.expects_metadata()));
@@ -390,7 +391,7 @@ fn reason(error: &CredentialsError, provider: &SdkProvider) -> (bool, String) {
     {
         return refused;
     }
-    // A token file is read by the provider itself, which wraps the system's error at once.
+    // The provider itself reads a token file, and wraps the system's error directly.
     if let Some(file) = error
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>())
@@ -429,7 +430,7 @@ fn reason(error: &CredentialsError, provider: &SdkProvider) -> (bool, String) {
 fn words(error: &CredentialsError, text: &str) -> String {
     let all: Vec<_> = causes(error).collect();
     let mut words = match all.as_slice() {
-        // The error of the system names no file, but the error around it does.
+        // The error of the operating system names no file, but the error around it does.
         [.., wrapper, last] if last.is::<io::Error>() => {
             format!("{}: {}", one_line(&wrapper.to_string()), plain(error))
         }
@@ -446,8 +447,8 @@ fn words(error: &CredentialsError, text: &str) -> String {
     words
 }
 
-/// Describes the answer of STS, and returns true if it may pass. Returns `None` if STS did not
-/// answer.
+/// Describes the answer of STS, and returns true if the failure may pass. Returns `None` if STS did
+/// not answer.
 fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<(bool, String)> {
     let SdkError::ServiceError(answer) = error else {
         return None;

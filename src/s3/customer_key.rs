@@ -1,8 +1,7 @@
-//! Customer keys (SSE-C): 256 bits that S3 encrypts with and does not keep.
+//! Customer keys (SSE-C): 256-bit keys that S3 encrypts with and does not store.
 //!
-//! The key goes with every request that reads or writes the object's bytes or describes it. It is
-//! never printed: a `Debug` of a request, a client or an error shows that there is a key and
-//! nothing of it.
+//! The key goes with every request that reads or writes the object's bytes or describes the object.
+//! It is never printed: `Debug` of a request, a client or an error shows only that there is a key.
 
 use std::fmt;
 
@@ -10,22 +9,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest as _, Md5};
 
-/// The only algorithm that S3 knows.
+/// The only algorithm that S3 supports.
 pub(super) const ALGORITHM: &str = "AES256";
-/// Bytes of a key.
+/// The length of a key in bytes.
 const LENGTH: usize = 32;
 
 /// A key that S3 encrypts objects with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CustomerKey([u8; LENGTH]);
 
-/// The text is not a key. The error does not repeat it.
+/// The error for a text that is not a key. It does not repeat the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a customer key: it must be {LENGTH} bytes, raw or in base64")]
 pub struct NoCustomerKey;
 
 impl CustomerKey {
-    /// Reads a key: exactly 32 bytes, or the base64 of 32 bytes with perhaps a line break behind
+    /// Reads a key: exactly 32 bytes, or the base64 of 32 bytes, with or without white space around
     /// it.
     ///
     /// # Errors
@@ -40,12 +39,12 @@ impl CustomerKey {
         decoded.try_into().map(Self).map_err(|_| NoCustomerKey)
     }
 
-    /// Returns the key as the header has it.
+    /// Returns the key as it is sent in the header.
     pub(super) fn encoded(&self) -> String {
         STANDARD.encode(self.0)
     }
 
-    /// Returns the digest by which S3 checks that the key has arrived whole.
+    /// Returns the digest with which S3 checks that the key arrived intact.
     pub(super) fn digest(&self) -> String {
         STANDARD.encode(Md5::digest(self.0))
     }

@@ -1,7 +1,7 @@
 //! Sorts the failures of requests into kinds.
 //!
-//! Errors are sorted by S3's error *code*, and by status only where there is no code: errors come
-//! inside `200 OK` answers, and HEAD errors have no body. What to do about a failure
+//! Errors are sorted by S3's error *code*, and by status only where there is no code: errors also
+//! come inside `200 OK` answers, and HEAD errors have no body. The handling of a failure
 //! ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so callers
 //! do not look at codes.
 
@@ -22,25 +22,26 @@ pub enum FailureKind {
     Throttled,
     /// The server failed, or the connection broke during the answer.
     Transient,
-    /// No answer within the time that the bytes allow.
+    /// No answer within the time limit for a request of this size.
     TimedOut,
     /// The answer could not be read: it was empty, cut short, or not XML.
     Unreadable,
-    /// The answer is longer than any of S3's.
+    /// The answer is longer than any answer of S3.
     AnswerTooLong,
-    /// No answer to requests of this operation within the run's patience.
+    /// The server answered no request of this operation within the run's patience.
     Silent,
-    /// The answer can be read and contradicts the protocol: a list that does not advance, a length
-    /// that is missing, an id beyond the limits of S3. The same request gets the same answer.
+    /// The answer can be read but contradicts the protocol: a list that does not advance, a missing
+    /// length, an id beyond the limits of S3. The same request gets the same answer.
     ServerFault,
-    /// No connection: DNS, refused, reset.
+    /// No connection could be made: the name does not resolve, or the connection was refused or
+    /// reset.
     Unreachable,
-    /// No authority signed the server's certificate that is in the configured bundle (the field)
-    /// or, without one, that this machine trusts.
+    /// The server's certificate is not trusted: no authority in the configured bundle (the field)
+    /// signed it or, without a bundle, no authority that this machine trusts.
     Certificate(Option<String>),
     /// TLS cannot be set up with the server, now or later.
     Tls,
-    /// The request could not be built or signed, so that nothing was sent.
+    /// The request could not be built or signed. Nothing was sent.
     NotSent,
     /// A condition on the source or the destination did not hold (412).
     PreconditionFailed,
@@ -50,7 +51,7 @@ pub enum FailureKind {
     Denied,
     /// The server refuses the credentials: they are wrong or expired.
     Credentials,
-    /// The server does not accept the credentials any more, and they cannot be renewed.
+    /// The server no longer accepts the credentials, and they cannot be renewed.
     CredentialsEnded,
     /// There are no credentials: none are configured, or their provider refuses them.
     NoCredentials,
@@ -62,7 +63,7 @@ pub enum FailureKind {
     WrongRegion(Option<String>),
     /// No such bucket.
     NoSuchBucket,
-    /// A bucket that accepted writes of this run does not exist any more.
+    /// A bucket that accepted writes of this run no longer exists.
     BucketLost,
     /// No such object or version.
     NotFound,
@@ -72,23 +73,23 @@ pub enum FailureKind {
     Archived,
     /// The server does not know the request or one of its headers (501, 405).
     Unsupported,
-    /// The server does not know the request, and answers with something else, such as the object
-    /// itself.
+    /// The server does not know the request and answers it as another one, for example with the
+    /// object itself.
     NotUnderstood,
     /// The server refuses the request as invalid.
     Invalid,
-    /// The bytes that arrived are not those that were sent.
+    /// The bytes that arrived are not the bytes that were sent.
     Corrupted,
     /// The source changed again and again while it was copied.
     SourceChanged,
-    /// The copy is there, but it is not equal to the source.
+    /// The copy exists, but it is not equal to the source.
     NotEqual,
     /// The job needs versions, and the bucket does not keep them.
     NoVersions,
-    /// The destination's versions of a key are not those of the source, so newer ones cannot be
+    /// The destination's versions of a key differ from those of the source, so newer ones cannot be
     /// appended.
     Diverged,
-    /// The job requires a stronger proof than the two sides can give.
+    /// The job requires a stronger proof than the two endpoints can give.
     Unprovable,
     /// The job requires an attribute of the source that the copy cannot have.
     NotKept,
@@ -96,9 +97,9 @@ pub enum FailureKind {
     Configuration,
     /// A file of this machine could not be read.
     Local,
-    /// The run was asked to stop before this was done.
+    /// The run was asked to stop before it did this.
     Stopped,
-    /// A mistake in s3haul.
+    /// A bug in s3haul.
     Bug,
 }
 
@@ -118,7 +119,7 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if a write may have happened although no good answer came back.
+    /// Returns true if a write may have taken effect although its answer was lost or bad.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(
@@ -174,9 +175,8 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if the credentials, a permission, or the location of the bucket must be
-    /// corrected. These are the permanent failures that concern all requests, or all requests about
-    /// one bucket.
+    /// Returns true if the user must correct the credentials, a permission, or the location of the
+    /// bucket. These are the permanent failures of all requests, or of all requests to one bucket.
     const fn refuses_access(&self) -> bool {
         let concerns_the_bucket = matches!(
             self,
@@ -236,7 +236,7 @@ impl FailureKind {
         }
     }
 
-    /// Returns what the user can do, as the end of a sentence.
+    /// Returns what the user can do, in a form that can end a sentence.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -314,7 +314,7 @@ impl FailureKind {
     }
 }
 
-/// A request that failed. It is as small as a pointer, because it is the error type of nearly all
+/// A failed request. It is as small as a pointer, because it is the error type of nearly all
 /// functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(Box<Details>);
@@ -326,9 +326,9 @@ pub struct Details {
     pub kind: FailureKind,
     /// The request.
     pub operation: Operation,
-    /// `bucket/key`, the bucket alone, or a path.
+    /// The location: `bucket/key`, the bucket alone, or a path.
     pub place: String,
-    /// S3's error code, `HTTP 403` for a HEAD without one, or a name for an error of the network.
+    /// S3's error code, `HTTP 403` for a HEAD without one, or a name for a network error.
     pub code: String,
     /// S3's message, or the cause in s3haul's words.
     pub message: String,
@@ -340,8 +340,7 @@ pub struct Details {
     pub(crate) signed: Option<Signed>,
     /// Set if the server answered the request.
     pub(crate) is_answer: bool,
-    /// Set if the request is about an object that s3haul keeps for itself, such as a piece of a
-    /// report.
+    /// Set if the request concerns an object of s3haul's own, such as a piece of a report.
     pub(crate) is_about_record: bool,
 }
 
@@ -375,17 +374,17 @@ impl Failure {
         &self.0.kind
     }
 
-    /// Returns what the user can do, as the end of a sentence. The message of a refusal by s3haul
-    /// itself says so already.
+    /// Returns what the user can do, in a form that can end a sentence. Empty for a refusal by
+    /// s3haul itself, whose message already says it.
     #[must_use]
     pub fn remedy(&self) -> String {
         if self.is_own_refusal() {
             String::new()
         } else if self.0.kind == FailureKind::Transient && self.0.request_id.is_none() {
-            // There is no request id for the support.
+            // A failure without a request id has nothing to give to the support.
             FailureKind::TimedOut.remedy()
         } else if self.0.kind == FailureKind::Denied && self.0.is_about_record {
-            // No object can be excluded to avoid it.
+            // No object can be excluded to avoid this request.
             format!(
                 "grant {} on s3://{}",
                 self.0.operation.permission(),
@@ -396,7 +395,7 @@ impl Failure {
         }
     }
 
-    /// Returns true if s3haul itself refused the request, without an answer of a server.
+    /// Returns true if s3haul itself refused the request, without an answer from a server.
     fn is_own_refusal(&self) -> bool {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }
@@ -436,15 +435,15 @@ impl Failure {
         failure
     }
 
-    /// Returns true if the server refuses the credentials, and so would refuse every other request
-    /// with them.
+    /// Returns true if the server refuses the credentials, so that it would refuse every other
+    /// request with them too.
     #[must_use]
     pub fn is_about_credentials(&self) -> bool {
         self.is_about_expiry() || self.0.code == "InvalidAccessKeyId"
     }
 
-    /// Returns true for a refusal that may be caused by the credentials or the time of the
-    /// signature.
+    /// Returns true for a refusal that the credentials or the time of the signature may have
+    /// caused.
     #[must_use]
     pub fn may_be_about_signature(&self) -> bool {
         matches!(
@@ -453,7 +452,8 @@ impl Failure {
         ) || self.hides_reason()
     }
 
-    /// Returns true for a refusal that does not show if it concerns one object or all requests.
+    /// Returns true for a refusal that does not show whether it concerns one object or all
+    /// requests.
     #[must_use]
     pub fn hides_reason(&self) -> bool {
         let is_bare = matches!(self.0.code.as_str(), "HTTP 400" | "HTTP 403");
@@ -461,8 +461,8 @@ impl Failure {
             || self.0.code == "SignatureDoesNotMatch"
     }
 
-    /// Returns true if nothing must be corrected: the same command may succeed later, or was
-    /// interrupted.
+    /// Returns true if the user need not correct anything: the same command may succeed later, or
+    /// it was interrupted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.0.kind.may_pass_later() || self.0.kind == FailureKind::Stopped
@@ -471,22 +471,22 @@ impl Failure {
     /// Returns true if every other object of the job would fail in the same way, so that the run
     /// must end.
     ///
-    /// Not for a signature that does not match, which unusual keys and proxies cause for single
-    /// objects.
+    /// Returns false for a signature that does not match: unusual keys and proxies cause that for
+    /// single objects.
     #[must_use]
     pub fn ends_run(&self) -> bool {
         self.is_about_credentials() || self.0.kind.concerns_all()
     }
 
-    /// Returns true if the credentials, a permission, or the location of the bucket must be
-    /// corrected.
+    /// Returns true if the user must correct the credentials, a permission, or the location of the
+    /// bucket.
     #[must_use]
     pub fn refuses_access(&self) -> bool {
         self.0.kind.refuses_access()
     }
 
-    /// Returns true if the write, or an earlier attempt of it, may have happened although no good
-    /// answer came back.
+    /// Returns true if the write, or an earlier attempt of it, may have taken effect although its
+    /// answer was lost or bad.
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.kind.outcome_unknown() || self.0.attempts > 1
@@ -512,14 +512,14 @@ impl Failure {
         self
     }
 
-    /// Returns this failure as one about an object that s3haul keeps for itself.
+    /// Marks this failure as one about an object of s3haul's own.
     #[must_use]
     pub(crate) fn about_record(mut self) -> Self {
         self.0.is_about_record = true;
         self
     }
 
-    /// Returns this failure as another kind, for callers that know the meaning of a code for their
+    /// Returns this failure with another kind, for callers that know what a code means for their
     /// request.
     #[must_use]
     pub fn as_kind(mut self, kind: FailureKind) -> Self {

@@ -1,9 +1,9 @@
-//! Keeps a panic inside a provider of credentials from ending more than one renewal.
+//! Turns a panic inside a credential provider into the failure of one renewal.
 //!
-//! The SDK's providers panic on some states of the machine, such as configuration files that
-//! vanish. Such a panic is a provider that gives no credentials: it is reported like any other
-//! failure of a provider, and asked again later. The hook of the process asks here whether a panic
-//! is one of these, so that it does not report a bug of s3haul.
+//! The SDK's providers panic in some states of the machine, for example if configuration files
+//! vanish. A provider that panics counts as one that gives no credentials: the failure is reported
+//! like any other, and the provider is asked again later. The panic hook of the process asks here
+//! whether a panic is one of these, so that it does not report a bug of s3haul.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -17,8 +17,8 @@ thread_local! {
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Returns true on a thread that is inside a provider of credentials, and notes the place of the
-/// panic there.
+/// Returns true on a thread that is inside a credential provider, and notes the place of the panic
+/// there.
 pub(crate) fn takes_panic(place: &str) -> bool {
     let is_guarded = IS_GUARDED.get();
     if is_guarded {
@@ -31,22 +31,22 @@ pub(crate) fn takes_panic(place: &str) -> bool {
     is_guarded
 }
 
-/// A provider panicked.
+/// The error for a provider that panicked.
 #[derive(Debug)]
 pub(super) struct Panicked {
-    /// The file and line, if the process has a hook that tells.
+    /// The file and line, if the panic hook of the process notes them.
     pub(super) place: String,
 }
 
 impl fmt::Display for Panicked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the AWS SDK broke off while it asked for credentials")
+        f.write_str("the AWS SDK panicked while it asked for credentials")
     }
 }
 
 impl Error for Panicked {}
 
-/// Marks this thread until it is dropped.
+/// Marks this thread as guarded until it is dropped.
 struct GuardMark;
 
 impl GuardMark {

@@ -1,16 +1,15 @@
-//! The headers that several requests share, written once for all of them.
+//! Sets the headers that several requests share.
 
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types as sdk;
 
 use super::{Grant, Lock, Permission};
 
-/// The attributes as headers, for each of the three requests that create an object. One text for
-/// all of them, so that none can forget an attribute that another one sends.
+/// Sets the attributes as headers of a request that creates an object. All three such requests use
+/// this macro, so that none can omit an attribute that another one sends.
 macro_rules! with_attributes {
     ($request:expr, $attributes:expr) => {{
-        // The checksum and the annotations are said in ways of their own by the requests that know
-        // them.
+        // Each request sets the checksum and the annotations itself, if it supports them.
         let crate::s3::Attributes {
             headers,
             metadata,
@@ -85,7 +84,7 @@ macro_rules! with_attributes {
 }
 pub(super) use with_attributes;
 
-/// The customer key (SSE-C) of the object that a request reads or writes.
+/// Sets the customer key (SSE-C) of the object that a request reads or writes.
 macro_rules! with_customer_key {
     ($request:expr, $key:expr) => {
         match $key {
@@ -99,7 +98,7 @@ macro_rules! with_customer_key {
 }
 pub(super) use with_customer_key;
 
-/// The customer key (SSE-C) of the source of a copy.
+/// Sets the customer key (SSE-C) of the source of a copy.
 macro_rules! with_source_key {
     ($request:expr, $key:expr) => {
         match $key {
@@ -113,7 +112,7 @@ macro_rules! with_source_key {
 }
 pub(super) use with_source_key;
 
-/// Returns the grantees of a permission, as its header has them.
+/// Returns the grantees of a permission, as a grant header lists them.
 pub(super) fn granted(grants: &[Grant], permission: Permission) -> Option<String> {
     let grantees = grants.iter().filter(|grant| grant.permission == permission);
     let grantees: Vec<_> = grantees.map(|grant| grant.grantee.as_str()).collect();

@@ -1,7 +1,6 @@
-//! Requests about what a bucket was and what it holds in archives: versions, delete markers,
-//! restores.
+//! Requests about versions, delete markers, and restores.
 //!
-//! `ListObjectVersions` needs two repairs: the SDK has no paginator for it, and it loses the order
+//! `ListObjectVersions` needs two additions: the SDK has no paginator for it, and loses the order
 //! of versions and delete markers ([`order`]).
 
 mod order;
@@ -25,30 +24,30 @@ use order::{RawAnswer, in_order, newest_first};
 /// The archive state of an object, which decides whether its bytes can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ArchiveState {
-    /// They can: it is in no archive, or was restored.
+    /// The object is in no archive, or was restored.
     #[default]
     Readable,
-    /// It must be restored first.
+    /// The object must be restored first.
     Archived,
-    /// A restore was asked for and is under way.
+    /// A restore was requested and is in progress.
     Restoring,
 }
 
 /// The versioning state of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Versioning {
-    /// It never did.
+    /// Versioning was never enabled.
     Never,
-    /// Each write makes a version.
+    /// Each write creates a version.
     Enabled,
-    /// It did once; writes replace the version `null`.
+    /// Versioning was enabled once; now writes replace the version `null`.
     Suspended,
 }
 
 /// The result of a request for a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restored {
-    /// It began, or was under way already.
+    /// The restore began, or was already in progress.
     Ongoing,
     /// The object can be read.
     Readable,
@@ -59,19 +58,19 @@ pub enum Restored {
 pub struct ListedVersion {
     /// The key, decoded.
     pub key: String,
-    /// `null` for what was written while the bucket kept no versions.
+    /// The version id; `null` for an object written while the bucket kept no versions.
     pub id: String,
-    /// A delete marker: it has no bytes and hides what is older.
+    /// True for a delete marker: it has no bytes and hides older versions.
     pub is_marker: bool,
-    /// The newest of its key.
+    /// True for the newest version of its key.
     pub is_latest: bool,
-    /// Bytes; 0 for markers.
+    /// The size in bytes; 0 for markers.
     pub size: u64,
-    /// Without quotes; absent for markers.
+    /// The `ETag`, without quotes; absent for markers.
     pub etag: Option<String>,
-    /// Last-Modified: when it was written, and for multipart uploads when they were initiated.
+    /// The time of the write. For a multipart object, the time at which its upload was created.
     pub modified: Option<Timestamp>,
-    /// Absent means STANDARD.
+    /// The storage class; `None` means STANDARD.
     pub storage_class: Option<String>,
     /// The archive state in the listing.
     pub archive: ArchiveState,
@@ -87,8 +86,8 @@ pub struct VersionMarker {
 }
 
 impl Client {
-    /// Returns the optional attributes that lists are asked for: `RestoreStatus`, which only Amazon
-    /// S3 supports.
+    /// Returns the optional attributes to request in lists: `RestoreStatus`, which only Amazon S3
+    /// supports.
     pub(super) fn asks_for_restores(
         &self,
         bucket: &BucketName,
@@ -203,8 +202,8 @@ impl Client {
         versions.into_iter().flatten().map(convert).collect()
     }
 
-    /// Puts a delete marker on top of the key's versions, which stay; returns its version id. No
-    /// version is named, so that nothing can be destroyed.
+    /// Puts a delete marker on top of the key's versions, which all remain, and returns its version
+    /// id. The request names no version, so it cannot destroy one.
     pub async fn put_delete_marker(
         &self,
         bucket: &BucketName,
@@ -236,8 +235,8 @@ impl Client {
         }
     }
 
-    /// Asks for the bytes of an archived version to be made readable. `days` are not given for
-    /// `INTELLIGENT_TIERING`, where the object moves up for good.
+    /// Requests a restore of an archived version. `days` is false for `INTELLIGENT_TIERING`, where
+    /// the object moves to a higher tier for good.
     pub async fn restore_object(
         &self,
         bucket: &BucketName,
@@ -282,7 +281,7 @@ impl Client {
             .send()
             .await;
         match answer {
-            // 202 begins a restore, 200 prolongs one that is done.
+            // 202 starts a restore, 200 extends a finished one.
             Ok(_) if seen.status() == 200 => Ok(Restored::Readable),
             Ok(_) => Ok(Restored::Ongoing),
             Err(error) => match error.code() {
@@ -315,7 +314,7 @@ fn listed_markers(
     markers.into_iter().flatten().map(convert).collect()
 }
 
-/// Reads the markers of the next page, or returns `None` where the answer names no key.
+/// Returns the marker of the next page, or `None` if the answer names no key.
 fn next_marker(
     output: ListObjectVersionsOutput,
     encoded: bool,
@@ -337,7 +336,7 @@ fn decoded_key(key: Option<String>, encoded: bool) -> Result<String, String> {
     decode(key, encoded).map_err(|key| format!("the list holds a key that is not UTF-8: {key}"))
 }
 
-/// Checks a version id. Of objects from before versioning, some servers name none.
+/// Checks a version id. Some servers name none for objects from before versioning.
 fn version_id(id: Option<String>) -> Result<String, String> {
     let id = IdKind::Version.optional(id)?;
     Ok(id.unwrap_or_else(|| "null".to_owned()))

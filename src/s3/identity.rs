@@ -3,10 +3,10 @@
 //! [`Identities`] holds the current set of credentials. Each set has a number, its generation, so
 //! that a refusal is attributed to the set that signed the request. A set is renewed before it
 //! expires, while requests still use it; [`Renewal`] decides when. Requests wait here before they
-//! are sent, and not inside the SDK, where the wait would count as silence of the server. The SDK's
+//! are sent, not inside the SDK, where the wait would look like a silent server. The SDK's
 //! providers read profiles and files only once, so each renewal builds a new provider.
 //!
-//! All failures to get credentials pass here, and get their messages here ([`credentials`]).
+//! All failures to get credentials pass through here and get their messages from [`credentials`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ use crate::size::display_duration;
 
 /// The longest wait for a newer set after a 403.
 const NEWER: Duration = Duration::from_secs(10);
-/// The time after which the log reports a wait.
+/// The log reports a wait that takes longer than this.
 const SILENT: Duration = Duration::from_secs(2);
 
 /// The owner of an endpoint's credentials. Cheap to clone.
@@ -48,7 +48,7 @@ struct IdentityState {
     clock: Clock,
     held: ArcSwapOption<CachedIdentity>,
     renewal: Mutex<Renewal>,
-    /// True unless the held set is refused.
+    /// False while the held set is refused.
     is_calm: AtomicBool,
     /// Notified when a renewal ends, and when a refusal is over.
     changed: Notify,
@@ -62,9 +62,9 @@ struct IdentityState {
 pub(super) struct CachedIdentity {
     pub(super) identity: Identity,
     pub(super) generation: u64,
-    /// The time at which it expires, by the clock of its issuer.
+    /// The expiry, by the clock of the issuer.
     end: Option<SystemTime>,
-    /// The time at which the provider gave it.
+    /// The time at which the provider returned the set.
     since: Instant,
 }
 
@@ -93,7 +93,7 @@ pub enum NotReady {
     NoCredentials(String),
     /// The provider gave no credentials within the patience. Names the provider and the reason.
     Unavailable(String),
-    /// The server refuses them, and there will be no others.
+    /// The server refuses the credentials, and there will be no others.
     Refused(Box<Failure>),
 }
 
@@ -130,7 +130,7 @@ impl Identities {
             .map_or(0, |held| held.generation)
     }
 
-    /// Returns the source of the credentials, once one has given some.
+    /// Returns the source of the credentials, once a provider has returned some.
     pub(super) fn source(&self) -> Option<&CredentialSource> {
         self.0.provider.used()
     }
@@ -145,7 +145,7 @@ impl Identities {
         self.renewal().is_accepted()
     }
 
-    /// Describes the provider that requests wait for now, and the reason.
+    /// Describes the provider that requests wait for now, and the reason, if any request waits.
     pub(super) fn awaited(&self) -> Option<String> {
         (self.0.waiting.load(Ordering::Acquire) > 0).then(|| self.reason())
     }
@@ -180,8 +180,8 @@ impl Identities {
     /// Waits until a request may be sent with the held set.
     ///
     /// # Errors
-    /// [`NotReady`], also if requests have waited for `patience`, or this one for `left`, if that
-    /// is given.
+    /// [`NotReady`], also if requests have waited for `patience`, or this one for `left` if that is
+    /// given.
     pub(super) async fn ready(
         &self,
         patience: Duration,
@@ -220,7 +220,7 @@ impl Identities {
         }
     }
 
-    /// Decides what a request does now, and begins a renewal if one is due.
+    /// Decides what a request does now, and starts a renewal if one is due.
     fn step(&self) -> RequestStep {
         let usable = self.usable();
         let now = Instant::now();
@@ -247,7 +247,7 @@ impl Identities {
     }
 
     /// Returns true if there is a newer set than this one, which signed a request that got a 403.
-    /// Asks the provider for one: a revoked session gets only 403s.
+    /// Asks the provider for one, because a revoked session gets only 403s.
     pub(super) async fn has_newer(&self, generation: u64) -> bool {
         if self.is_fixed() || !self.is_session() {
             return self.generation() > generation;
@@ -298,7 +298,7 @@ impl Identities {
             may_pass: true,
             message: format!("{}: {reason}", self.provider()),
         };
-        // The provider of a profile stops its own program a second earlier, and reports that.
+        // The provider of a profile stops its own program a second earlier and reports that.
         let limit = ANSWER + Duration::from_secs(1);
         match timeout(limit, guarded(self.0.provider.ask())).await {
             Ok(Ok(Ok(credentials))) => Ok(credentials),
@@ -349,7 +349,7 @@ impl Identities {
         self.0.changed.notify_waiters();
     }
 
-    /// Holds a set that has not expired, and compares it with the one before.
+    /// Stores a set that has not expired, and compares it with the previous one.
     fn hold(&self, credentials: Credentials) -> RenewalResult {
         let end = credentials.expiry();
         if end.is_some_and(|end| self.0.clock.is_past(end)) {
@@ -368,7 +368,7 @@ impl Identities {
                     && last.secret_access_key() == credentials.secret_access_key()
                     && last.session_token() == credentials.session_token()
             });
-        // The same set may have a later end now.
+        // The provider may return the same set with a later expiry.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);
         self.0.held.store(Some(Arc::new(CachedIdentity {
             identity: credentials.into(),
@@ -442,7 +442,7 @@ impl Identities {
         }
     }
 
-    /// Records that the server accepted this set, in a request that was sent at the time `sent`.
+    /// Records that the server accepted this set in a request sent at `sent`.
     pub(super) fn accepted(&self, generation: u64, sent: Instant) {
         let mut proven = self.proven();
         let is_first = proven.is_none_or(|(last, _)| last != generation);
@@ -468,8 +468,7 @@ impl Identities {
         self.0.changed.notify_waiters();
     }
 
-    /// Returns true if the server has accepted this set in a request that was sent after the time
-    /// `sent`.
+    /// Returns true if the server has accepted this set in a request sent after `sent`.
     pub(super) fn is_proven_since(&self, generation: u64, sent: Instant) -> bool {
         self.proven()
             .is_some_and(|proven| proven > (generation, sent))
@@ -506,7 +505,7 @@ impl fmt::Debug for Identities {
 
 impl ResolveCachedIdentity for Identities {
     /// Returns the credentials that sign all requests of a client. The sessions of directory
-    /// buckets have a cache of their own, which gets the credentials to create a session from here.
+    /// buckets have their own cache, which gets the credentials to create a session from here.
     fn resolve_cached_identity<'a>(
         &'a self,
         _: SharedIdentityResolver,

@@ -1,9 +1,9 @@
-//! Limits of what a server names: `ETag`s, version ids, upload ids, keys, and tokens of lists.
+//! Limits the names that a server sends: `ETag`s, version ids, upload ids, keys, and list tokens.
 //!
-//! Names go back to the server in URLs and headers. One that is far beyond the limits of S3, or
-//! that holds control characters, comes from no S3 server, and the SDK panics on a URL or header
-//! that it makes of it. So each name is checked once, where it is read, and the message says which
-//! limit it breaks.
+//! Names go back to the server in URLs and headers. A name that is far beyond the limits of S3, or
+//! that contains control characters, comes from no S3 server, and the SDK panics on the URL or
+//! header that contains it. So each name is checked once, where it is read, and the message states
+//! the limit that it breaks.
 
 use super::page::is_spelling;
 use crate::location::{BucketName, MAX_KEY_BYTES, ObjectKey};
@@ -11,9 +11,9 @@ use crate::location::{BucketName, MAX_KEY_BYTES, ObjectKey};
 /// A kind of name, with its limit in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdKind {
-    /// S3 sends 32 hexadecimal digits and a count of parts; other servers send texts of their own.
+    /// S3 sends 32 hexadecimal digits and a count of parts; other servers send other texts.
     Etag,
-    /// "No more than 1,024 bytes", says S3.
+    /// S3 documents "no more than 1,024 bytes".
     Version,
     /// S3 documents no limit and sends about 130 bytes.
     Upload,
@@ -22,7 +22,7 @@ pub(super) enum IdKind {
 }
 
 impl IdKind {
-    /// Returns the longest name of this kind in bytes.
+    /// Returns the largest length of such a name in bytes.
     pub(super) const fn limit(self) -> usize {
         match self {
             Self::Etag | Self::Version => 1024,
@@ -40,7 +40,7 @@ impl IdKind {
         }
     }
 
-    /// Returns the name, or what is wrong with it.
+    /// Returns the name, or the reason why it cannot be used.
     pub(super) fn check(self, text: String) -> Result<String, String> {
         let (what, limit) = (self.what(), self.limit());
         if text.len() > limit {
@@ -59,14 +59,14 @@ impl IdKind {
         Ok(text)
     }
 
-    /// Returns the name if there is one and it is not empty.
+    /// Returns the name, or `None` if it is missing or empty.
     pub(super) fn optional(self, text: Option<String>) -> Result<Option<String>, String> {
         text.filter(|text| !text.is_empty())
             .map(|text| self.check(text))
             .transpose()
     }
 
-    /// Returns the name, which must be there.
+    /// Returns the name, or an error if it is missing or empty.
     pub(super) fn required(self, text: Option<String>) -> Result<String, String> {
         let missing = || {
             format!(
@@ -78,7 +78,7 @@ impl IdKind {
     }
 }
 
-/// The bucket and the key that an answer names, which may be names that no S3 server has.
+/// The bucket and the key that an answer names, which may be invalid names on S3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elsewhere {
     /// The bucket.
@@ -87,8 +87,9 @@ pub struct Elsewhere {
     pub key: String,
 }
 
-/// Returns where an answer says that it created an upload, if that is not what was asked for. An
-/// access point answers with the name of its bucket, and a tenant's bucket may have a short name.
+/// Returns the location of a created upload according to the answer, if it differs from the
+/// requested one. An access point answers with the name of its bucket, and a tenant's bucket may
+/// have a short name.
 pub(super) fn elsewhere(
     (bucket, key): (Option<String>, Option<String>),
     (asked_bucket, asked_key): (&BucketName, &ObjectKey),
@@ -109,31 +110,31 @@ pub(super) fn elsewhere(
     (!is_asked).then_some(Elsewhere { bucket, key })
 }
 
-/// Returns the version that a write made. `null` names no version: S3 sends it for buckets whose
-/// versioning is suspended, other servers for buckets without versioning, and those refuse it in a
-/// request.
+/// Returns the version that a write created. `null` names no version: S3 sends it for buckets whose
+/// versioning is suspended. Other servers send it for buckets without versioning, and refuse it in
+/// a request.
 pub(super) fn written_version(version: Option<String>) -> Result<Option<String>, String> {
     Ok(IdKind::Version
         .optional(version)?
         .filter(|version| version != "null"))
 }
 
-/// Returns how an answer contradicts the version that its request named. Servers that keep none
-/// ignore the name.
+/// Fails if the answer names another version than the request. Servers without versions ignore the
+/// version id.
 pub(super) fn other_version(asked: Option<&str>, answered: Option<&str>) -> Result<(), String> {
     match asked.zip(answered.filter(|answered| !answered.is_empty())) {
         Some((asked, answered)) if asked != answered => Err(format!(
-            "the answer is about the version `{answered}`, and `{asked}` was asked for"
+            "the answer is about the version `{answered}`, but the request was for `{asked}`"
         )),
         _ => Ok(()),
     }
 }
 
-/// The largest size that is believed: far beyond the 50 TB of S3, and a number that JSON and the sums
-/// of a run can hold.
+/// The largest size that is accepted: far beyond the 50 TB of S3, and a number that JSON and the
+/// totals of a run can hold.
 pub(super) const LARGEST: u64 = 1 << 53;
 
-/// Returns a number of bytes, which must be there, not negative, and one that an object can have.
+/// Returns a number of bytes. Fails if it is missing, negative, or more than an object can have.
 pub(super) fn required_size<N>(size: Option<N>, what: &str) -> Result<u64, String>
 where
     u64: TryFrom<N>,
@@ -145,7 +146,7 @@ where
     possible_size(size, what)
 }
 
-/// Returns a number of bytes that an object can have.
+/// Returns a number of bytes, or an error if it is more than an object can have.
 pub(super) fn possible_size(size: u64, what: &str) -> Result<u64, String> {
     if size > LARGEST {
         return Err(format!(
@@ -155,7 +156,7 @@ pub(super) fn possible_size(size: u64, what: &str) -> Result<u64, String> {
     Ok(size)
 }
 
-/// Returns the number of a part, which is 1 to 10,000 on S3 and at most 100,000 elsewhere.
+/// Returns a part number, which is 1 to 10,000 on S3 and at most 100,000 elsewhere.
 pub(super) fn part_number(number: Option<i32>) -> Result<u32, String> {
     let number = number.ok_or("the answer lists a part without a number")?;
     let known = u32::try_from(number)
@@ -164,7 +165,7 @@ pub(super) fn part_number(number: Option<i32>) -> Result<u32, String> {
     known.ok_or_else(|| format!("the answer lists a part with the number {number}"))
 }
 
-/// Returns what is wrong with a key of a list, if anything is.
+/// Returns the reason why a listed key cannot be used, if there is one.
 pub(super) fn unusable_key(key: &str) -> Option<&'static str> {
     match key.len() {
         0 => Some("empty keys"),

@@ -1,21 +1,21 @@
-//! Compares the answer to a write with what HEAD shows of the object.
+//! Compares the answer to a write with HEAD of the object.
 
 use super::{Capabilities, Head, Written};
 use crate::size::{by_number, display_counted};
 
-/// The object that a write was asked to make.
+/// The expected result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedObject {
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// The parts that it published; 0 for an object that one request wrote.
+    /// The number of parts that the write published, or 0 for an object written with one request.
     pub parts: u32,
 }
 
 impl Written {
-    /// Returns why the object that was found cannot be the one that this write made. `ETag`s that
-    /// do not follow from the bytes are compared only where no answer is believed: servers may be
-    /// careless with them.
+    /// Returns the reason why the object that was found cannot be the result of this write, or
+    /// `None`. `ETag`s that do not follow from the bytes are compared only on endpoints whose
+    /// answers are not trusted, because servers may be careless with them.
     #[must_use]
     pub fn contradicted_by(
         &self,
@@ -32,7 +32,7 @@ impl Written {
             && asked != shown
         {
             return Some(format!(
-                "the server shows version {shown} where {asked} was asked for"
+                "the server shows version {shown} instead of {asked}"
             ));
         }
         let otherwise = |what: &str, shown: &str, answered: &str| {
@@ -67,9 +67,9 @@ impl Written {
         ))
     }
 
-    /// Returns why the object that was found stood there before the write: it has another `ETag`
-    /// than the answer, and is older than the request. A server that is careless with `ETag`s still
-    /// dates what it writes.
+    /// Returns the reason why the object that was found is older than the write: its `ETag` differs
+    /// from that in the answer, and its modification time is before the request. Even a server that
+    /// is careless with `ETag`s dates the objects that it writes.
     fn without_effect(&self, found: &Head) -> Option<String> {
         let since = self.since.filter(|_| found.etag != self.etag)?;
         let age = match found.modified {

@@ -1,9 +1,10 @@
-//! Header values that are not UTF-8, which S3-compatible servers store and return unchanged.
+//! Supports header values that are not UTF-8, which S3-compatible servers store and return
+//! unchanged.
 //!
-//! This crate and the SDK hold values as text. A value that is not UTF-8 is held as a text in which
-//! a private character (U+F780 to U+F7FF) stands for each byte from 0x80 on, and such a text is
-//! sent as the bytes that it stands for. A UTF-8 value in which one of these characters occurs by
-//! itself is held the same way, so that no two values share a text.
+//! This crate and the SDK hold header values as text. In the text of a value that is not UTF-8, a
+//! private-use character (U+F780 to U+F7FF) stands for each byte from 0x80 on. Such a text is sent
+//! as the original bytes. A UTF-8 value that contains such a character itself is encoded the same
+//! way, so that no two values have the same text.
 
 use std::borrow::Cow;
 
@@ -12,14 +13,14 @@ use aws_sdk_s3::error::BoxError;
 
 use super::Attributes;
 
-/// Stands for the byte 0x80.
+/// The character that stands for the byte 0x80.
 const FIRST: u32 = 0xF780;
 
 fn is_stand_in(letter: char) -> bool {
     (FIRST..FIRST + 0x80).contains(&u32::from(letter))
 }
 
-/// Returns the text that stands for a value, or `None` where the value is that text itself.
+/// Returns the text that stands for a value, or `None` if the value itself is the text.
 fn text_of(value: &[u8]) -> Option<String> {
     if std::str::from_utf8(value).is_ok_and(|text| !text.contains(is_stand_in)) {
         return None;
@@ -31,7 +32,7 @@ fn text_of(value: &[u8]) -> Option<String> {
     Some(value.iter().map(letter).collect())
 }
 
-/// Returns the bytes that a text stands for, or `None` where they are the text's own.
+/// Returns the bytes that a text stands for, or `None` if they are the text's own.
 fn value_of(text: &str) -> Option<Vec<u8>> {
     if text.is_ascii() || !text.contains(is_stand_in) {
         return None;
@@ -46,12 +47,12 @@ fn value_of(text: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// Returns the bytes of a header value.
+/// Returns the bytes of a header value that is held as text.
 pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
     value_of(text).map_or(Cow::Borrowed(text.as_bytes()), Cow::Owned)
 }
 
-/// Replaces the values of an answer that are not UTF-8 by texts, which the SDK can read.
+/// Replaces the header values that are not UTF-8 in an answer by texts that the SDK can read.
 pub(super) fn make_readable(response: &mut HttpResponse) -> Result<(), BoxError> {
     let texts: Vec<_> = response
         .headers()
@@ -65,7 +66,7 @@ pub(super) fn make_readable(response: &mut HttpResponse) -> Result<(), BoxError>
     Ok(())
 }
 
-/// Replaces the texts in a request that stand for other bytes.
+/// Replaces the texts in a request that stand for other bytes by those bytes.
 pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
     if !request
         .headers()
@@ -86,8 +87,7 @@ pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
     Ok(HttpRequest::try_from(request)?)
 }
 
-/// Returns true if one of the attributes is not UTF-8. The SDK would leave such a header out of its
-/// signature.
+/// Returns true if an attribute is not UTF-8. The SDK would leave its header out of the signature.
 pub(super) fn are_in(attributes: &Attributes) -> bool {
     let headers = &attributes.headers;
     let texts = [

@@ -1,10 +1,10 @@
-//! The requests that this crate sends, by S3's names, and the class that each is throttled in.
+//! The requests that this crate sends, and the throttling class of each.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The requests that this crate sends, by S3's names.
+/// The requests that this crate sends, by their names in S3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each is S3's own name of the request")]
 pub enum Operation {
@@ -33,12 +33,12 @@ pub enum Operation {
     ListObjectVersions,
     GetBucketVersioning,
     RestoreObject,
-    /// Reading a file of this machine; no request, but it fails like one.
+    /// Reading a file of this machine. It is not a request, but it fails like one.
     ReadFile,
 }
 
-/// S3 limits and throttles these two apart: 3,500 writes and 5,500 reads per second and partitioned
-/// prefix.
+/// The class of a request. S3 limits and throttles the two classes separately: 3,500 writes and
+/// 5,500 reads per second and partitioned prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestClass {
@@ -52,7 +52,7 @@ impl Operation {
     /// The number of operations.
     pub(crate) const COUNT: usize = Self::ReadFile as usize + 1;
 
-    /// All of them, in the order of their declaration.
+    /// All operations, in the order of their declaration.
     #[cfg(test)]
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::HeadBucket,
@@ -83,7 +83,7 @@ impl Operation {
         Self::ReadFile,
     ];
 
-    /// Returns the request limit of S3 that this operation counts against.
+    /// Returns the class, whose request limit this operation counts against.
     #[must_use]
     pub const fn class(self) -> RequestClass {
         match self {
@@ -116,7 +116,7 @@ impl Operation {
         }
     }
 
-    /// Returns the permission that the request needs at the place that its failure names.
+    /// Returns the permission that the request needs on the location that its failure names.
     pub(crate) fn permission(self) -> String {
         match self {
             Self::HeadBucket | Self::ListObjects => "s3:ListBucket".to_owned(),

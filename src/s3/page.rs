@@ -1,9 +1,10 @@
-//! Compares what a page of a list says about itself with what it holds and with what was asked for.
+//! Compares the claims of a list page about itself with its contents and with the request.
 //!
-//! A page that contradicts itself would be read as a shorter list, and keys would be missing
-//! without a word: a gateway that groups keys by a delimiter of its own, a count of five
-//! beside one key, an error behind the first keys, the answer to another request. Nothing is
-//! required here: servers leave most of these elements out. Only what a page does say counts.
+//! s3haul would read a page that contradicts itself as a shorter list, and keys would be missing
+//! silently. Examples are a gateway that groups keys by its own delimiter, a count of five next to
+//! one key, an error after the first keys, and the answer to another request. None of these
+//! elements is required, because servers omit most of them. Only the claims that a page makes are
+//! checked.
 
 use aws_sdk_s3::types::CommonPrefix;
 use percent_encoding::percent_decode_str;
@@ -12,19 +13,19 @@ use super::convert::decode;
 use super::xml::{XmlReader, XmlTag};
 use crate::size::display_counted;
 
-/// The statements of a page about itself.
+/// The claims of a page about itself.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct PageClaims {
-    /// The prefix that it is an answer to, as it is written.
+    /// The prefix that the page claims to list, as it is written there.
     pub(super) prefix: Option<String>,
-    /// Its `KeyCount`.
+    /// The page's `KeyCount`.
     pub(super) count: Option<u64>,
-    /// The first prefix that stands for several keys.
+    /// The first prefix that stands for a group of keys.
     pub(super) group: Option<String>,
 }
 
 impl PageClaims {
-    /// Reads what the SDK has read of a page.
+    /// Collects the claims of a page that the SDK parsed.
     pub(super) fn of(prefix: Option<&str>, groups: &[CommonPrefix]) -> Self {
         Self {
             prefix: prefix.map(str::to_owned),
@@ -36,18 +37,18 @@ impl PageClaims {
         }
     }
 
-    /// Returns how a page of `entries` entries contradicts the request for the keys below a prefix,
-    /// or `None` if it does not. No request of this crate names a delimiter.
+    /// Returns the contradiction between a page of `entries` entries and the request for the keys
+    /// below a prefix, or `None`. No request of this crate has a delimiter.
     pub(super) fn contradiction(&self, prefix: &str, entries: usize) -> Option<String> {
         if let Some(group) = &self.group {
             return Some(format!(
-                "the list holds `{group}` in the place of the keys below it, although no delimiter was asked for"
+                "the list contains `{group}` instead of the keys below it, although the request had no delimiter"
             ));
         }
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
         if let Some(count) = self.count.filter(|count| *count > entries) {
             return Some(format!(
-                "the page holds {}, and its KeyCount says {count}",
+                "the page holds {}, but its KeyCount says {count}",
                 display_counted(entries, "key")
             ));
         }
@@ -56,13 +57,13 @@ impl PageClaims {
             .as_deref()
             .filter(|shown| !shown.trim().is_empty())?;
         (!is_spelling(shown, prefix)).then(|| {
-            format!("the list is one of the keys below `{shown}`, and those below `{prefix}` were asked for")
+            format!("the list contains the keys below `{shown}`, but the request was for those below `{prefix}`")
         })
     }
 }
 
-/// Returns true if a server may write `text` as `shown`. Not all that encode say so, or encode
-/// alike.
+/// Returns true if a server may write `text` as `shown`. Some servers encode without saying so, and
+/// they encode differently.
 pub(super) fn is_spelling(shown: &str, text: &str) -> bool {
     shown == text
         || percent_decode_str(shown)
@@ -71,7 +72,7 @@ pub(super) fn is_spelling(shown: &str, text: &str) -> bool {
         || decode(shown.to_owned(), true).is_ok_and(|plain| plain == text)
 }
 
-/// Returns true for a document that starts as something else and holds an error.
+/// Returns true for a document that begins as something else and contains an error.
 pub(super) fn holds_error(document: &str) -> bool {
     if !document.contains("Error>") {
         return false;
@@ -121,7 +122,9 @@ mod tests {
         for (prefix, asked) in [("b/", "a/"), ("a", "a/"), ("a/", ""), ("%FF", "a")] {
             let why = shown(prefix).contradiction(asked, 0).unwrap();
             assert!(
-                why.contains(&format!("`{prefix}`, and those below `{asked}`")),
+                why.contains(&format!(
+                    "`{prefix}`, but the request was for those below `{asked}`"
+                )),
                 "{why}"
             );
         }
@@ -136,7 +139,7 @@ mod tests {
         };
         assert_eq!(
             counted(5).contradiction("", 1).unwrap(),
-            "the page holds 1 key, and its KeyCount says 5"
+            "the page holds 1 key, but its KeyCount says 5"
         );
         for count in [0, 1] {
             assert_eq!(counted(count).contradiction("", 1), None);

@@ -1,14 +1,15 @@
-//! Follows a list from page to page, and trusts no page.
+//! Follows a list from page to page without trusting the server.
 //!
 //! Every list of this crate (objects, versions, uploads, parts, annotations) is read through a
-//! [`Paging`]. It holds a server to what a list is: each page brings entries that no page before
-//! had, keys begin with the requested prefix, and where order is promised they ascend. A server
-//! that breaks this would otherwise end a run too early, let it run for ever, or make it copy
+//! [`Paging`]. It checks that each page brings entries that no earlier page had, that keys begin
+//! with the requested prefix, and that they ascend if the list promises an order. A server that
+//! violates this would otherwise end a run too early, keep it running forever, or make it copy
 //! objects twice.
 //!
-//! Memory: a list in order needs its last key. A list without order remembers the first and the
-//! last entry of each page and all entries of the page before. Lists of uploads, parts, and
-//! annotations are short and are remembered whole; one that stays at a key for ever is a failure.
+//! Memory: for an ordered list, `Paging` remembers the last key. For an unordered list, it
+//! remembers the first and the last entry of each page and all entries of the previous page. Lists
+//! of uploads, parts, and annotations are short and are remembered entirely; one that stays at a
+//! key forever is a failure.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -21,21 +22,21 @@ use super::{
 };
 use crate::location::BucketName;
 
-/// The most empty pages in a row that do not count as an endless list. Servers send some if they
-/// have deleted keys.
+/// The number of empty pages in a row that a list may have. Servers send some after keys were
+/// deleted.
 pub const MOST_EMPTY_PAGES: u32 = 100;
-/// The number of times that a page is requested if the answer is the page before.
+/// The number of times that a page is requested if the answer is the previous page.
 pub const PAGE_TRIES: u32 = 3;
 
-/// A list of uploads or parts that shows more than this at one key is no list that ends: S3 allows
-/// 10,000 parts, and no key has as many open uploads in practice.
+/// A list of uploads or parts with more entries than this at one key counts as endless: S3 allows
+/// 10,000 parts, and in practice no key has as many open uploads.
 const MOST_AT_A_KEY: u32 = 10_000;
-/// The same in pages. A server that sends few entries a page sends ten of them.
+/// The same limit in pages, for servers that send as few as ten entries per page.
 const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;
 
-/// A line of a list.
+/// An entry of a list.
 pub trait PageEntry {
-    /// Returns the key, or the value that stands for it in this list.
+    /// Returns the key, or the value that serves as the key in this list.
     fn key(&self) -> Cow<'_, str>;
 
     /// Returns the id that distinguishes entries of one key.
@@ -94,13 +95,13 @@ impl PageEntry for AnnotationEntry {
 /// The order that a list promises for its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Keys ascend, by their bytes.
+    /// Keys ascend by their bytes.
     Ascending,
-    /// Keys ascend; a key may have several entries, one after the other.
+    /// Keys ascend; a key may have several entries in a row.
     Grouped,
-    /// None, and the list may be of any length.
+    /// No order, and the list may have any length.
     Unknown,
-    /// None, and the list is short enough to remember all of it.
+    /// No order, and the list is short enough to remember entirely.
     Short,
 }
 
@@ -129,43 +130,43 @@ impl Order {
 /// The verdict on a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageVerdict {
-    /// A new page, with the place of the next one.
+    /// A new page.
     Next,
-    /// The page before once more. Its entries are taken out; ask for it again.
+    /// The previous page again. Its entries were removed; request the page again.
     Again,
 }
 
-/// Two keyed hashes: no server can make one entry look like another.
+/// Two keyed hashes of an entry. A server that does not know the keys cannot forge a collision.
 type Print = (u64, u64);
 
-/// Follows one list.
+/// The state of one list.
 #[derive(Debug)]
 pub struct Paging {
     operation: Operation,
     bucket: String,
-    /// Every key must begin with it.
+    /// The prefix that every key must have.
     prefix: String,
     order: Order,
     hashers: (RandomState, RandomState),
-    /// The last key of the page before, in a list with order.
+    /// The last key of the previous page, in an ordered list.
     last: Option<String>,
-    /// True if the entries of that key began with the latest.
+    /// True if the first entry of that key was its latest version.
     led: bool,
-    /// The entries of the list that are remembered.
+    /// The remembered entries of the whole list.
     seen: HashSet<Print>,
-    /// The entries of the page before that are remembered.
+    /// The remembered entries of the previous page.
     before: HashSet<Print>,
     first_and_last: Option<(Print, Print)>,
-    /// The marker that the page before led to.
+    /// The hash of the marker that the previous page led to.
     token: Option<u64>,
     empty: u32,
     again: u32,
-    /// In a list of uploads or parts, what one key has so far.
+    /// In a list of uploads or parts, the count of entries at the current key.
     at_key: AtKey,
     refused: BTreeMap<&'static str, RejectedEntries>,
 }
 
-/// The entries of one key, and the pages on which they stand.
+/// The number of entries of one key, and of the pages that list them.
 #[derive(Debug, Default)]
 struct AtKey {
     key: String,
@@ -173,7 +174,7 @@ struct AtKey {
     pages: u32,
 }
 
-/// Entries that were taken out of a list.
+/// Entries that were removed from a list.
 #[derive(Debug)]
 struct RejectedEntries {
     count: u64,
@@ -192,7 +193,7 @@ impl RejectedEntries {
 }
 
 impl Paging {
-    /// Begins a list of `bucket` whose keys begin with `prefix`.
+    /// Starts a list of the keys in `bucket` that begin with `prefix`.
     #[must_use]
     pub fn new(operation: Operation, bucket: &BucketName, prefix: &str, order: Order) -> Self {
         Self {
@@ -214,21 +215,21 @@ impl Paging {
         }
     }
 
-    /// Sets the key that the list begins behind.
+    /// Sets the key after which the list begins.
     #[must_use]
     pub fn behind(mut self, key: Option<String>) -> Self {
         self.last = key;
         self
     }
 
-    /// Goes on with the keys that begin with another prefix.
+    /// Continues with the keys that begin with another prefix.
     pub fn enter(&mut self, prefix: &str) {
         if self.prefix != prefix {
             prefix.clone_into(&mut self.prefix);
         }
     }
 
-    /// Checks a page and takes out of it what must not be in the list or was in it before.
+    /// Checks a page, and removes entries that do not belong in the list or were in it before.
     ///
     /// # Errors
     /// [`FailureKind::ServerFault`] if the list does not advance; [`FailureKind::Invalid`] if it is
@@ -272,8 +273,8 @@ impl Paging {
         Ok(PageVerdict::Next)
     }
 
-    /// Returns a failure for each kind of entries that were taken out because a list must not hold
-    /// them.
+    /// Returns a failure for each kind of entry that was removed because a list must not contain
+    /// it.
     pub fn take_refused(&mut self) -> Vec<Failure> {
         let refused = std::mem::take(&mut self.refused);
         let failures = refused
@@ -286,7 +287,7 @@ impl Paging {
         failures.collect()
     }
 
-    /// Takes out keys that cannot be meant.
+    /// Removes keys that cannot be valid.
     fn refuse<T: PageEntry>(&mut self, items: &mut Vec<T>) {
         let names_keys = !matches!(
             self.operation,
@@ -338,8 +339,8 @@ impl Paging {
         }
     }
 
-    /// Checks that a list of uploads or parts does not stay at one key for ever. It would fill the
-    /// memory, because it is remembered.
+    /// Checks that a list of uploads or parts does not stay at one key forever. It is remembered,
+    /// so it would fill the memory.
     fn check_length<T: PageEntry>(&mut self, items: &[T]) -> Result<(), Failure> {
         let (is_of_parts, what) = match self.operation {
             Operation::ListParts => (true, "parts of one upload"),
@@ -368,8 +369,7 @@ impl Paging {
         Ok(())
     }
 
-    /// Checks that each key comes behind the one before it; of one key, that each entry is another
-    /// one.
+    /// Checks that each key comes after the previous one and, within a key, that no entry repeats.
     fn check_order<T: PageEntry>(&mut self, items: &[T]) -> Result<(), Failure> {
         let mut last = self.last.as_deref().map(Cow::Borrowed);
         for item in items {
@@ -383,7 +383,7 @@ impl Paging {
                 Some(std::cmp::Ordering::Equal) if self.order == Order::Grouped => {
                     if item.is_latest() && !self.led {
                         let message = format!(
-                            "the server lists the latest version of `{key}` behind older ones"
+                            "the server lists the latest version of `{key}` after older ones"
                         );
                         return Err(self.fault(message));
                     }
@@ -405,9 +405,9 @@ impl Paging {
         Ok(())
     }
 
-    /// Removes from a list without order the entries that were on the page before, or at the end of
-    /// any page. The same key twice on one page may be two keys that the server writes alike, and
-    /// is kept.
+    /// Removes from an unordered list the entries that were on the previous page, or first or last
+    /// on any page. Of a key that is listed twice on one page, only the first entry stays; the
+    /// second is reported.
     fn drop_repeated<T: PageEntry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
         let Self {
@@ -435,7 +435,7 @@ impl Paging {
 
     fn out_of_order(&self, before: &str, key: &str) -> Failure {
         let message = format!(
-            "the server lists `{key}` behind `{before}`, out of the order of their bytes; write `ordered_lists: false` into the \
+            "the server lists `{key}` after `{before}`, which is not byte order; write `ordered_lists: false` into the \
              endpoint's capabilities"
         );
         Failure::new(
@@ -457,7 +457,7 @@ fn print_of<T: PageEntry>(hashers: &(RandomState, RandomState), item: &T) -> Pri
     (hashers.0.hash_one(&name), hashers.1.hash_one(&name))
 }
 
-/// Returns the beginning of a key, for messages.
+/// Returns the start of a key, for messages.
 fn shortened(key: &str) -> String {
     match key.char_indices().nth(100) {
         Some((end, _)) => format!("{}…", &key[..end]),
@@ -465,12 +465,12 @@ fn shortened(key: &str) -> String {
     }
 }
 
-/// Returns where the next page begins, or `None` at the end of the list. A token means that there
-/// is more, whatever `IsTruncated` says. Where the protocol lets a list go on behind its `last`
-/// entry, that stands in for a token.
+/// Returns the marker of the next page, or `None` at the end of the list. A token means that there
+/// are more pages, whatever `IsTruncated` says. If the protocol can continue a list after its
+/// `last` entry, that entry replaces a missing token.
 ///
 /// # Errors
-/// The list continues, and nothing says where.
+/// The list continues, but nothing says where.
 pub(super) fn follows<M>(
     truncated: Option<bool>,
     token: Option<M>,
@@ -486,11 +486,11 @@ pub(super) fn follows<M>(
 }
 
 /// Returns the next marker of a list, or `None` after the last page. S3 names the last entry on
-/// every page, including the last page, and other servers repeat the marker that they were `asked`
-/// for. Neither contradicts `IsTruncated: false`.
+/// every page, including the last page, and other servers repeat the marker of the request
+/// (`asked`). Neither contradicts `IsTruncated: false`.
 ///
 /// # Errors
-/// Those of [`follows`].
+/// Fails for the same reasons as [`follows`].
 pub(super) fn follows_unless_last<M: PartialEq>(
     truncated: Option<bool>,
     token: Option<M>,

@@ -1,12 +1,11 @@
 //! The HTTP clients of the process. Endpoints with equal network settings share connections and TLS
 //! sessions.
 //!
-//! The SDK's own client would do, if it knew proxies and private certificate authorities: it takes
-//! neither from the environment. So each set of settings gets two pools, one for `http://` and one
-//! for `https://`. What TLS needs, above all the machine's list of some 150 trusted certificates,
-//! is read with the first request that goes over TLS. An endpoint on plain HTTP never pays for it:
-//! the list is half of the processor time at start-up (15 ms until the first request with it, 8
-//! without).
+//! The SDK's own client supports neither proxies nor private certificate authorities from the
+//! environment. So each set of settings gets two pools, one for `http://` and one for `https://`.
+//! The data that TLS needs, above all the machine's list of about 150 trusted certificates, is read
+//! when the first request goes over TLS. An endpoint on plain HTTP never pays for it: the list is
+//! half of the CPU time at start-up (15 ms until the first request with it, 8 ms without).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,23 +34,23 @@ use super::progress::{self, Progress};
 use super::served::{Connection, ServerConnections};
 use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
-/// For TCP and TLS together.
+/// The time limit for TCP and TLS together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for
-/// nothing.
+/// S3 closes idle connections after about 20 s, and a request sent on a closing connection fails
+/// needlessly.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 
-/// Network settings that no connection can be made with.
+/// Network settings with which no connection can be made.
 #[derive(Debug, Error)]
 pub(super) enum NetworkError {
-    /// The file of certificates cannot be read.
+    /// The CA bundle cannot be read.
     #[error("the CA bundle {path} ({origin}) cannot be read: {error}", path = path.display())]
     Unreadable {
         path: PathBuf,
         origin: String,
         error: std::io::Error,
     },
-    /// The file holds no certificate.
+    /// The CA bundle holds no certificate.
     #[error("the CA bundle {path} ({origin}) holds no certificate in PEM format", path = path.display())]
     Empty { path: PathBuf, origin: String },
 }
@@ -138,9 +137,9 @@ fn pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
 }
 
-/// Returns a pool of connections, all through this proxy if there is one.
+/// Returns a connection pool that goes through this proxy, if there is one.
 fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> SharedHttpClient {
-    // The URL was checked when it was read.
+    // The URL was validated when it was read.
     let proxy = proxy.and_then(|url| ProxyConfig::all(url.as_str()).ok());
     let context = TlsContext::builder().with_trust_store(trusted).build().ok();
     Builder::new().build_with_connector_fn(move |settings, components| {
@@ -155,20 +154,20 @@ fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> SharedHttpClient {
         ));
         match context.clone() {
             Some(context) => builder.tls_context(context).build(),
-            // A trust store that cannot be built leaves the machine's own certificates.
+            // If the trust store cannot be built, the machine's own certificates apply.
             None => builder.build(),
         }
     })
 }
 
-/// A pool for plain connections, one for those over TLS, and a client for hosts that are reached
-/// without the proxies, each made with its first request.
+/// A pool for plain connections, one for TLS, and a client that bypasses the proxies. Each is
+/// created for its first request.
 struct Pools {
     settings: Settings,
     plain: OnceLock<SharedHttpClient>,
     secure: OnceLock<SharedHttpClient>,
     direct: OnceLock<SharedHttpClient>,
-    /// By the beginning of the URL, up to the path.
+    /// The servers by origin: the URL up to its path.
     servers: Mutex<HashMap<String, Arc<ServerConnections>>>,
 }
 
@@ -185,7 +184,7 @@ impl Pools {
         Arc::clone(servers.entry(origin.to_owned()).or_default())
     }
 
-    /// Returns the client for hosts in `NO_PROXY`. The SDK's own list knows no ports.
+    /// Returns the client for hosts in `NO_PROXY`. The SDK's own list does not support ports.
     fn direct(&self) -> &SharedHttpClient {
         self.direct.get_or_init(|| {
             let Settings { trusted, .. } = self.settings.clone();
@@ -198,7 +197,7 @@ impl Pools {
         })
     }
 
-    /// Returns true if a request to this URL would go through a proxy, but for `NO_PROXY`.
+    /// Returns true if only `NO_PROXY` keeps a request to this URL from a proxy.
     fn is_exempt(&self, url: &str) -> bool {
         let Settings {
             http,
@@ -269,7 +268,7 @@ impl HttpClient for SharedPools {
     }
 }
 
-/// Takes each request to the pool of its scheme.
+/// Routes each request to the pool of its scheme.
 #[derive(Debug)]
 struct Connector {
     pools: SharedPools,

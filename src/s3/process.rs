@@ -1,15 +1,15 @@
 //! Runs the program that a profile names with `credential_process`.
 //!
-//! The SDK has a provider for this. It starts the same shell and reads the same answer, but it
-//! leaves the program running when no caller waits for it any more. Here, a program that takes too
-//! long is ended with all that it has started, and so is one that still runs when the command ends.
-//! A child that outlives the program may keep the inherited standard output open, so the end of the
-//! output may never come. So the program's own end counts: what it has printed by then, or a moment
-//! later, is its answer, and its remaining children are ended.
+//! The SDK has a provider for this. It starts the same shell and reads the same answer, but leaves
+//! the program running after the last caller has stopped waiting. Here, a program that takes too
+//! long is killed together with everything that it started, and so is one that still runs when the
+//! command ends. A child that outlives the program may keep the inherited standard output open, so
+//! the end of the output may never come. So the exit of the program counts: its output up to then,
+//! or a moment later, is its answer, and its remaining children are killed.
 //!
 //! The program gets its own process group, so that a signal reaches all of its processes. If
-//! standard input is a terminal, the program stays in the terminal's group: it may ask for a
-//! password or a code, which only that group can read. Then only the shell is ended.
+//! standard input is a terminal, the program stays in the terminal's group, because it may ask for
+//! a password or a code, and only that group can read. Then only the shell is killed.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -33,15 +33,15 @@ use tokio::time::timeout;
 
 use super::causes::one_line;
 
-/// The time that the output may take to end after the program has ended.
+/// The time within which the output must end after the program has exited.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 /// The most bytes that are read from each output of a program.
 const MOST: u64 = 1 << 20;
 
-/// The ids of the running programs, and whether each has its own process group.
+/// The ids of the running programs; true for those with their own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
 
-/// Ends all running programs, because the command ends.
+/// Kills all running programs, because the command ends.
 pub(crate) fn end_credential_processes() {
     for (id, has_group) in std::mem::take(&mut *running()) {
         end(id, has_group);
@@ -54,7 +54,7 @@ fn running() -> MutexGuard<'static, BTreeMap<i32, bool>> {
 
 fn end(id: i32, has_group: bool) {
     let Some(id) = Pid::from_raw(id) else { return };
-    // The process may have ended by itself.
+    // The process may have exited by itself.
     let _ = if has_group {
         kill_process_group(id, Signal::KILL)
     } else {
@@ -62,7 +62,7 @@ fn end(id: i32, has_group: bool) {
     };
 }
 
-/// A running program. Dropping this ends it, unless [`RunningProcess::forget`] is called.
+/// A running program. Dropping this kills it, unless [`RunningProcess::forget`] is called.
 struct RunningProcess(i32);
 
 impl RunningProcess {
@@ -71,7 +71,7 @@ impl RunningProcess {
         Self(id)
     }
 
-    /// Forgets a program that has ended: its id may soon belong to another process.
+    /// Forgets a program that has exited: its id may soon belong to another process.
     fn forget(self) {
         running().remove(&self.0);
     }
@@ -200,7 +200,7 @@ impl CredentialProcess {
             printed.read().await?;
         }
         match running {
-            // `running` is dropped on return, which ends what is left.
+            // Dropping `running` on return kills the remaining processes.
             Some(_) if is_left => {
                 let name = name(&self.profile);
                 tracing::warn!(
@@ -257,9 +257,9 @@ impl ProvideCredentials for CredentialProcess {
     }
 }
 
-/// Parses what a program printed. As in the SDK, the case of names does not matter.
+/// Parses the output of a program. As in the SDK, the case of names does not matter.
 fn read(printed: &[u8]) -> Result<Credentials, String> {
-    // The text may hold secrets, which serde's messages about syntax do not repeat.
+    // The text may hold secrets. serde's messages about syntax do not repeat them.
     let fields: Map<String, Value> = serde_json::from_slice(printed)
         .map_err(|error| format!("printed something that is no JSON object ({error})"))?;
     let field = |name: &str| {
@@ -370,7 +370,7 @@ mod tests {
         let credentials = run(&command, Duration::from_mins(5)).await.unwrap();
         assert_eq!(credentials.access_key_id(), "id");
         assert_ended(&std::fs::read_to_string(&id).unwrap()).await;
-        // Nothing says that an answer will come, and nothing that it will not.
+        // Nothing shows whether an answer will come.
         let command = format!("sleep 600 & echo $! > {}", id.display());
         let failed = run(&command, Duration::from_secs(2)).await.unwrap_err();
         assert!(
@@ -391,7 +391,7 @@ mod tests {
         }
     }
 
-    /// Checks that the shell's child and the processes beside it are ended too.
+    /// Checks that the shell's child processes are killed too.
     #[tokio::test]
     async fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Bounds the time of one attempt, with regard to the bytes of an object that move meanwhile.
+//! Bounds the time of one attempt, depending on the progress of an object's bytes.
 //!
 //! s3haul must not wait for a silent server longer than the run's patience. A slow upload of a
 //! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes each 64
@@ -21,29 +21,29 @@ use tokio::time::{Instant, timeout_at};
 
 use super::served::Connection;
 
-/// Bytes that count as progress.
+/// The number of bytes that count as progress.
 const STEP: u64 = 64 << 10;
-/// The bytes of one write of a body to the socket.
+/// The number of bytes of a body that are written to the socket at once.
 const PIECE: usize = 256 << 10;
 
 tokio::task_local! {
     static PROGRESS: Arc<Progress>;
 }
 
-/// The time at which bytes of an attempt moved last, and its connection.
+/// The progress of an attempt: the last time at which bytes moved, and its connection.
 #[derive(Debug)]
 pub(crate) struct Progress {
     began: Instant,
-    /// Milliseconds from `began` to the last step.
+    /// Milliseconds from `began` to the last progress.
     last: AtomicU64,
-    /// Bytes since that step.
+    /// Bytes since then.
     bytes: AtomicU64,
-    /// The connection of its last request, once that is sent.
+    /// The connection of the attempt's request, once it is sent.
     connection: OnceLock<Connection>,
 }
 
 impl Progress {
-    /// Returns that of an attempt that begins now.
+    /// Returns the progress of an attempt that begins now.
     pub(crate) fn begin() -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
@@ -58,20 +58,20 @@ impl Progress {
         self.began
     }
 
-    /// Notes the connection that the request waits on. Of several requests of one attempt, the
+    /// Notes the connection that the request waits on. If an attempt sends several requests, the
     /// first one counts.
     pub(super) fn waits_on(&self, connection: Connection) {
         let _ = self.connection.set(connection);
     }
 
-    /// Returns the connection that the request waits on, if the server has answered nothing on it
-    /// and others at the same time.
+    /// Returns the connection that the request waits on, if the server has never answered on it but
+    /// has answered on others since the attempt began.
     pub(crate) fn unserved(&self) -> Option<&Connection> {
         let connection = self.connection.get()?;
         connection.is_unserved(self.began).then_some(connection)
     }
 
-    /// Returns that of the attempt under way, if there is one.
+    /// Returns the progress of the current attempt, if there is one.
     pub(crate) fn current() -> Option<Arc<Self>> {
         PROGRESS.try_with(Arc::clone).ok()
     }
@@ -90,12 +90,13 @@ impl Progress {
     }
 }
 
-/// Runs `request` as a part of the attempt under way, for a task of its own.
+/// Runs `request` as part of the current attempt, in a separate task.
 pub(crate) fn carried<F: Future>(request: F) -> impl Future<Output = F::Output> {
     PROGRESS.scope(Progress::current().unwrap_or_else(Progress::begin), request)
 }
 
-/// Runs an attempt that may take `total`, and `quiet` without bytes of an object that move.
+/// Runs an attempt that may take `total`, of which at most `quiet` without progress of an object's
+/// bytes.
 ///
 /// # Errors
 /// Returns the time without progress as an error if the attempt took too long.
@@ -105,7 +106,7 @@ pub(crate) fn within<F: Future>(
     total: Duration,
     attempt: F,
 ) -> impl Future<Output = Result<F::Output, Duration>> {
-    // In a box, because it would be in the future of an object twice.
+    // In a box, because the future of an object would otherwise contain it twice.
     let mut attempt = Box::pin(PROGRESS.scope(Arc::clone(&progress), attempt));
     async move {
         let end = progress.began + total;
@@ -122,7 +123,7 @@ pub(crate) fn within<F: Future>(
     }
 }
 
-/// Lets the body of a request note its progress, if it is a long one.
+/// Lets a long body of a request note its progress.
 pub(super) fn watch(request: &mut HttpRequest) {
     let Some(progress) = Progress::current() else {
         return;
@@ -140,13 +141,13 @@ pub(super) fn watch(request: &mut HttpRequest) {
     }
 }
 
-/// A body in pieces.
+/// A body that is sent in pieces.
 struct Pieces {
     /// The body, which gives all its bytes at once.
     whole: SdkBody,
-    /// The bytes that the body returned and that are not sent yet.
+    /// The bytes that the body has returned and that are not sent yet.
     piece: Bytes,
-    /// Bytes that were not sent yet.
+    /// The number of bytes not sent yet.
     left: u64,
     progress: Arc<Progress>,
 }

@@ -1,9 +1,9 @@
-//! Credentials of an endpoint: the SDK's own providers, in the order that the endpoint was resolved
-//! to. A `credential_process` alone is run by s3haul itself ([`super::process`]).
+//! The credential providers of an endpoint: the SDK's own, in the order that was resolved for the
+//! endpoint. Only a `credential_process` is run by s3haul itself ([`super::process`]).
 //!
-//! The SDK's default chain reads the environment by itself, so it would find an exported key
-//! although a profile was named, and would take an empty variable for a set one. Here the chain
-//! holds what [`ResolvedEndpoint::credentials`] lists and nothing else.
+//! The SDK's default chain reads the environment by itself. It would find an exported key although
+//! the user named a profile, and would treat an empty variable as set. Here the chain holds exactly
+//! the sources in [`ResolvedEndpoint::credentials`].
 
 use std::error::Error;
 use std::fmt;
@@ -29,14 +29,14 @@ use super::client::StaticCredentials;
 use super::process::{self, CredentialProcess};
 use crate::endpoint::{AssumeRole, CredentialSource, Environment, Login, ResolvedEndpoint};
 
-/// A provider may take this long to answer, which may start a program.
+/// The time limit of a provider, which may start a program.
 pub(super) const ANSWER: Duration = Duration::from_mins(1);
-/// The names by which the SDK finds the `credential_process` of a profile.
+/// The name under which the SDK finds the `credential_process` of a profile.
 const PROCESS: &str = "s3haul-process";
 
 /// The source of the credentials of an endpoint.
 pub(super) enum CredentialProvider {
-    /// This set.
+    /// This set of credentials.
     Fixed(Credentials),
     /// The providers of the machine.
     Ambient {
@@ -46,7 +46,7 @@ pub(super) enum CredentialProvider {
 }
 
 impl CredentialProvider {
-    /// Returns the provider of the endpoint's credentials, or of `fixed` ones; nothing is sent yet.
+    /// Returns the provider of the endpoint's credentials, or of `fixed` ones. Sends nothing yet.
     pub(super) fn new(foundation: &Foundation, fixed: Option<StaticCredentials>) -> Self {
         match fixed {
             Some(StaticCredentials {
@@ -62,7 +62,7 @@ impl CredentialProvider {
         }
     }
 
-    /// Returns credentials. Files and variables are read again.
+    /// Returns credentials. Reads files and variables again.
     pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
@@ -84,7 +84,7 @@ impl CredentialProvider {
         }
     }
 
-    /// Returns the source that gave the credentials, once one has.
+    /// Returns the source of the credentials, once a provider has returned some.
     pub(super) fn used(&self) -> Option<&CredentialSource> {
         match self {
             Self::Fixed(_) => None,
@@ -92,8 +92,8 @@ impl CredentialProvider {
         }
     }
 
-    /// Returns the source that is asked now, or was asked last, unless that gave credentials with
-    /// which another one is asked.
+    /// Returns the source that is asked now or was asked last. Returns `None` if its credentials
+    /// serve to assume a role.
     pub(super) fn asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,
@@ -157,7 +157,7 @@ impl Foundation {
                 provider(source, config, &environment),
             )
         };
-        // A run keeps the identity with which it began, or waits for it.
+        // A run keeps the identity that it started with, or waits for it.
         let sources: &[_] = match asked.used.get() {
             Some(used) => std::slice::from_ref(used),
             None => &self.endpoint.credentials,
@@ -236,7 +236,7 @@ fn of_profile(
     config: &ProviderConfig,
     environment: &Environment,
 ) -> SharedCredentialsProvider {
-    // The profile was there when the endpoint was resolved.
+    // The profile existed when the endpoint was resolved.
     if let Some(reason) = environment.broken_files() {
         let reason = format!("the shared AWS configuration cannot be read: {reason}");
         return SharedCredentialsProvider::new(ProfileGone(reason));
@@ -258,7 +258,7 @@ fn of_profile(
         && let Login::Process(command) = base.login
     {
         let profile = base.profile;
-        // Later text of a profile replaces earlier one.
+        // Later settings of a profile replace earlier ones.
         let source = if base.is_its_own_source {
             format!(
                 "[{profile}]\nsource_profile = {PROCESS}\n[{PROCESS}]\ncredential_source = {PROCESS}\n"
@@ -277,7 +277,8 @@ fn of_profile(
     SharedCredentialsProvider::new(provider.profile_files(files.build()).build())
 }
 
-/// A profile that has gone, for this reason. It may come back.
+/// The error for a profile that no longer exists or cannot be read, with the reason. It may come
+/// back.
 #[derive(Clone, Debug)]
 pub(super) struct ProfileGone(pub(super) String);
 
@@ -298,10 +299,10 @@ impl ProvideCredentials for ProfileGone {
     }
 }
 
-/// The state of the sources that were asked.
+/// The history of the sources that were asked.
 #[derive(Debug, Default)]
 pub(super) struct ProviderHistory {
-    /// Returns the source of the credentials, once one has returned some.
+    /// The source of the credentials, once a provider has returned some.
     used: OnceLock<CredentialSource>,
     /// See [`CredentialProvider::asked`].
     link: Mutex<Option<Link>>,
@@ -317,7 +318,7 @@ impl ProviderHistory {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) source: CredentialSource,
-    /// Its name in messages, if the source alone does not say it.
+    /// The name in messages, if the source alone does not identify it.
     pub(super) name: Option<String>,
 }
 
@@ -341,7 +342,7 @@ impl Link {
             Login::Session => format!("`aws login` of profile `{}`", base.profile),
             Login::Keys | Login::WebIdentity | Login::Source => return None,
         };
-        // A role is assumed with the credentials.
+        // The login provides credentials with which a role is assumed.
         let has_role = base.is_its_own_source || base.profile != name;
         Some(if has_role {
             format!("profile `{name}` (with {login})")
@@ -351,9 +352,9 @@ impl Link {
     }
 }
 
-/// Asks one provider after the other until one is set up.
+/// Asks one provider after the other until one is configured.
 ///
-/// The SDK has such a chain, but does not tell which provider gave the credentials or failed.
+/// The SDK has such a chain, but does not report which provider gave the credentials or failed.
 #[derive(Clone, Debug)]
 struct Chain {
     links: Vec<(Link, SharedCredentialsProvider)>,
@@ -397,8 +398,8 @@ impl Chain {
     }
 }
 
-/// Credentials that no request can be signed with. The SDK panics on some of them. The value is not
-/// shown.
+/// The error for credentials that cannot sign a request. The SDK panics on some of them. It does
+/// not show the value.
 #[derive(Debug)]
 pub(super) struct Unsignable {
     field: &'static str,

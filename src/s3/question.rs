@@ -1,9 +1,8 @@
-//! Questions about one attribute of an object, and the answers of servers that do not know the
-//! question.
+//! Requests for one attribute of an object, and the answers of servers that do not support them.
 //!
-//! A server that ignores `?tagging` answers with the object itself, of which no more is read than a
-//! good answer has (`s3::bounds`). An unreadable answer that is neither cut short nor empty is not
-//! an accident either, so the question is not repeated.
+//! A server that ignores `?tagging` answers with the object itself. No more of it is read than a
+//! valid answer has (`s3::bounds`). An unreadable answer that is neither cut short nor empty is no
+//! accident, so the request is not repeated.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
@@ -13,7 +12,7 @@ use super::requests::{failure, place};
 use super::{Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
 
-/// Sorts the failure of a question about an object. An answer that is none to this question is
+/// Sorts the failure of a request for an attribute. An answer to some other request is
 /// [`FailureKind::NotUnderstood`].
 pub(super) fn unanswered<E>(
     operation: Operation,
@@ -35,7 +34,7 @@ where
     else {
         return sorted;
     };
-    // An error document in an answer that claims success says what it is about.
+    // An error document in an answer that claims success states its own reason.
     let is_refusal =
         matches!(error, SdkError::ServiceError(refused) if refused.err().code().is_some());
     if is_refusal {
@@ -47,7 +46,7 @@ where
     }
 }
 
-/// Returns the failure of a question that the server answers with more than any good answer has.
+/// Returns the failure for an answer that is longer than any valid one.
 pub(super) fn too_long(operation: Operation, bucket: &BucketName, key: &ObjectKey) -> Failure {
     no_answer(
         operation,
@@ -57,7 +56,7 @@ pub(super) fn too_long(operation: Operation, bucket: &BucketName, key: &ObjectKe
     )
 }
 
-/// Returns the failure of a question whose answer lacks what every good one has.
+/// Returns the failure for an answer that lacks something that every valid one has.
 pub(super) fn lacking(
     operation: Operation,
     bucket: &BucketName,
@@ -72,9 +71,9 @@ pub(super) fn lacking(
     )
 }
 
-/// Returns the failure of a question that the server answers with something else.
+/// Returns the failure for an answer to some other request.
 fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead: &str) -> Failure {
-    let message = format!("the server does not know the question: it answers with {instead}");
+    let message = format!("the server does not support this request: it answers with {instead}");
     Failure::new(
         FailureKind::NotUnderstood,
         operation,
@@ -83,8 +82,8 @@ fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead
     )
 }
 
-/// Returns what an unreadable answer is instead of a good one; `None` for one that may be better
-/// the next time.
+/// Describes an unreadable answer that is not a valid one cut short. Returns `None` for one that
+/// may be better next time.
 fn instead(answer: &HttpResponse) -> Option<String> {
     let body = answer
         .body()

@@ -1,7 +1,7 @@
-//! Reading what is there, for proof, and taking back one version.
+//! Reads objects and parts for proof, and deletes a single version.
 //!
-//! A copy never needs these requests. They serve those who want bytes compared, part boundaries
-//! replayed, or a copy that is not equal removed.
+//! A plain copy never sends these requests. They serve to compare bytes, to replay part boundaries,
+//! or to remove a copy that is not equal to its source.
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
@@ -49,7 +49,7 @@ impl Body {
 }
 
 impl Client {
-    /// Begins to read `first..=last` of one version of an object of `size` bytes.
+    /// Starts reading `first..=last` of one version of an object of `size` bytes.
     pub async fn get_object(
         &self,
         pin: &SourcePin,
@@ -78,7 +78,7 @@ impl Client {
         })
     }
 
-    /// Looks at part `number` of one version of a multipart object.
+    /// Returns the size of part `number` of one version of a multipart object.
     pub async fn head_part(&self, pin: &SourcePin, number: u32) -> Result<PartHead, Failure> {
         let request = self
             .sdk
@@ -105,11 +105,11 @@ impl Client {
         })
     }
 
-    /// Removes one version of an object for good; without a version, the object, `only` if it still
-    /// has that `ETag`.
+    /// Deletes one version of an object permanently, or, without a version, the object: with
+    /// `only`, only if it still has that `ETag`.
     ///
-    /// No object of a job is removed but a bad copy that this very run wrote; else only what a
-    /// probe or a journal made.
+    /// Of a job's objects, s3haul deletes only a bad copy that the same run wrote. Otherwise it
+    /// deletes only objects that a probe or a journal created.
     pub async fn delete_object(
         &self,
         bucket: &BucketName,
@@ -130,8 +130,8 @@ impl Client {
     }
 }
 
-/// Refuses the bytes of another range than `first..=last`, or of an object of another size. An
-/// answer that names no range begins with the first byte.
+/// Refuses an answer with another range than `first..=last`, or about an object of another size. An
+/// answer without a range begins with the first byte.
 fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> Result<(), String> {
     let Some(answered) = answered else {
         let unknown = "the answer does not say which bytes it holds";
@@ -147,7 +147,7 @@ fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> R
         .unwrap_or_default();
     if range.trim() != format!("{first}-{last}") {
         return Err(format!(
-            "the answer holds the bytes `{answered}`, and {first}-{last} were asked for"
+            "the answer holds the bytes `{answered}`, but the request was for {first}-{last}"
         ));
     }
     match total.trim() {

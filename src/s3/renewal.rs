@@ -1,11 +1,11 @@
 //! Decides when a provider is asked for credentials, and what requests do meanwhile. Pure: the time
 //! is an argument.
 //!
-//! Only one renewal is under way at a time. A renewal that brings no new set is followed by a
-//! pause, which grows with each further one: more questions do not help a provider that fails, or
-//! that lags and repeats an old set. The held set is used until it expires. A set that the server
-//! refuses is not used any more, except by one request after each renewal that brought no other
-//! set. The answer to that request shows if the refusal has passed.
+//! Only one renewal runs at a time. After a renewal without a new set there is a pause, which grows
+//! with each further one: asking more often does not help a provider that fails, or that lags and
+//! repeats an old set. The held set is used until it expires. A set that the server refuses is no
+//! longer used, except by one request after each renewal that brought no other set. The answer to
+//! that request shows whether the refusal has passed.
 
 use std::time::Duration;
 
@@ -15,27 +15,27 @@ use super::Failure;
 use super::credentials::NoIdentity;
 use crate::awake::AwakeInstant;
 
-/// The longest pause between two renewals: once the provider has given credentials, and before
-/// that.
+/// The longest pause between two renewals: first, if the provider has given credentials before;
+/// second, if it has not.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
-/// The pause after the first renewal that brought no new set.
+/// The pause after the first renewal without a new set.
 const FIRST: Duration = Duration::from_secs(1);
 /// The shortest time between two renewals that a 403 causes.
 const DENIED: Duration = Duration::from_mins(1);
 /// The time after which a message says that the provider has not answered.
 const SILENT: Duration = Duration::from_secs(1);
-/// The longest time before the end of a set at which it is renewed.
+/// The longest time before the expiry of a set at which it is renewed.
 const LEAD: Duration = Duration::from_mins(5);
 
-/// Returns how long before its end a set is renewed that lasts for `remaining`.
+/// Returns the time before its expiry at which a set that lasts for `remaining` is renewed.
 pub(super) fn lead(remaining: Duration) -> Duration {
     (remaining / 4).min(LEAD)
 }
 
-/// The properties of the held set of credentials that matter here.
+/// The properties of the held set of credentials that affect a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldSet {
-    /// True if its end is known, as with providers that renew their sets.
+    /// True if its expiry is known, as with providers that renew their sets.
     pub(super) has_end: bool,
     /// True if it is time to renew it.
     pub(super) is_due: bool,
@@ -44,7 +44,7 @@ pub(super) struct HeldSet {
 /// The next step of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum RequestStep {
-    /// The request is sent. If `renew` is true, a renewal starts beside it.
+    /// The request is sent. If `renew` is true, a renewal starts at the same time.
     Go { renew: bool },
     /// The request waits for this long, or until something changes. If `renew` is true, a renewal
     /// starts.
@@ -55,7 +55,7 @@ pub(super) enum RequestStep {
     Refused(Box<Failure>),
 }
 
-/// The decision if the provider is asked for a newer set.
+/// The answer to a request for a newer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inquiry {
     /// A renewal starts.
@@ -103,7 +103,7 @@ struct RefusedSet {
     generation: u64,
     failure: Failure,
     at: Instant,
-    /// True if one request may find out if the refusal has passed.
+    /// True if one request may find out whether the refusal has passed.
     permit: bool,
 }
 
@@ -114,7 +114,7 @@ pub(super) struct Renewal {
     under_way: Option<Instant>,
     /// The time of the last renewal that a 403 caused.
     denied_at: Option<Instant>,
-    /// The renewals in a row that brought no new set that the server accepted.
+    /// The number of renewals in a row without a new set that the server accepted.
     unsuccessful: u32,
     /// The earliest time of the next renewal.
     not_before: Option<Instant>,
@@ -126,7 +126,7 @@ pub(super) struct Renewal {
     progress: CredentialProgress,
     /// True while the held set has replaced a refused one, and the server has not accepted it yet.
     is_on_trial: bool,
-    /// True once the log has said that the held set, which still lasts, cannot be renewed.
+    /// True once the log has warned that the held set, which is still valid, cannot be renewed.
     is_warned: bool,
 }
 
@@ -169,7 +169,7 @@ impl Renewal {
         RequestStep::Wait { at_most, renew }
     }
 
-    /// Begins a renewal if one may begin. Returns true if so.
+    /// Starts a renewal if one may start, and returns true if so.
     fn begin(&mut self, now: Instant) -> bool {
         let may =
             self.under_way.is_none() && self.not_before.is_none_or(|not_before| not_before <= now);
@@ -179,7 +179,7 @@ impl Renewal {
         may
     }
 
-    /// Decides if the provider is asked for a newer set after a 403.
+    /// Decides whether to ask the provider for a newer set after a 403.
     pub(super) fn denied(&mut self, now: Instant) -> Inquiry {
         let is_recent = self
             .denied_at
@@ -200,8 +200,8 @@ impl Renewal {
         self.under_way.is_some()
     }
 
-    /// Records the result of a renewal. Returns how long requests waited for it, if the log has
-    /// reported the wait.
+    /// Records the result of a renewal. Returns the length of the wait for it, if the log has
+    /// reported it.
     pub(super) fn ended(
         &mut self,
         now: Instant,
@@ -274,14 +274,14 @@ impl Renewal {
         }
     }
 
-    /// Records that the server accepted the held set, in a request that was sent at the time
-    /// `sent`. Returns how long requests waited for that, if the log has reported the wait.
+    /// Records that the server accepted the held set in a request sent at `sent`. Returns the
+    /// length of the wait for that, if the log has reported it.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
         self.progress = CredentialProgress::Accepted;
         if std::mem::take(&mut self.is_on_trial) {
             self.unsuccessful = 0;
         }
-        // The answer to an older request says nothing about a refusal.
+        // The answer to a request sent before the refusal says nothing about it.
         self.refusal.take_if(|refusal| refusal.at < sent)?;
         self.end_wait(now)
     }
@@ -301,7 +301,7 @@ impl Renewal {
         self.refusal.is_some()
     }
 
-    /// Returns how long requests have been waiting.
+    /// Returns the time for which requests have been waiting.
     pub(super) fn waiting_for(&self, now: Instant) -> Duration {
         self.wait
             .as_ref()
@@ -320,7 +320,7 @@ impl Renewal {
         !std::mem::replace(&mut self.is_warned, true)
     }
 
-    /// Describes why no credentials can be used. `provider` is the name of the provider.
+    /// Describes why there are no usable credentials. `provider` is the name of the provider.
     pub(super) fn reason(&self, provider: &str, now: Instant) -> String {
         let silent_for = self
             .under_way

@@ -1,9 +1,9 @@
-//! The requests themselves, one method each: our types in, one attempt, our types or a [`Failure`]
-//! out.
+//! The requests for single objects, one method each. Each takes and returns the crate's own types,
+//! and sends one attempt.
 //!
-//! A `200 OK` is not yet a success: an answer without an `ETag` (an empty body, for instance) is a
-//! failure here, so that no caller can take it for a copy. The requests of multipart uploads are in
-//! [`multipart`].
+//! A `200 OK` is not a success by itself: an answer without an `ETag`, such as one with an empty
+//! body, is a failure here, so that no caller mistakes it for a copy. The requests of multipart
+//! uploads are in [`multipart`].
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::copy_object::{CopyObject, CopyObjectInput};
@@ -27,8 +27,7 @@ use super::{
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
-/// The checksum that a request declares for its bytes or for the whole object, in the field of its
-/// algorithm.
+/// Sets the checksum of a request's bytes, or of the whole object, in the field of its algorithm.
 macro_rules! with_checksum {
     ($request:expr, $checksum:expr) => {
         match $checksum {
@@ -46,21 +45,21 @@ macro_rules! with_checksum {
     };
 }
 
-/// The checksum of an object in an answer, whichever field it stands in.
+/// Returns the checksum of an object in an answer, from whichever field holds it.
 macro_rules! checksum_of {
     ($answer:expr) => {
         checksum(any_checksums!($answer), $answer.checksum_type.as_ref())
     };
 }
 
-/// The value of a part's checksum; its algorithm is the upload's.
+/// Returns the checksum of a part, whose algorithm is that of the upload.
 macro_rules! any_checksum {
     ($answer:expr) => {
         checksum(any_checksums!($answer), None).map(|checksum| checksum.value)
     };
 }
 
-/// Reads the encryption of an object from an answer about it.
+/// Returns the encryption of an object from an answer about it.
 macro_rules! encryption_of {
     ($answer:expr) => {
         encryption(
@@ -71,8 +70,8 @@ macro_rules! encryption_of {
     };
 }
 
-/// Sends a request: on the fast path if it is known for the bucket, otherwise through the SDK.
-/// The extra header is sent unchanged.
+/// Sends a request: on the fast path if it is known for the bucket, otherwise through the SDK. The
+/// extra header is sent unchanged.
 macro_rules! send {
     ($client:expr, $bucket:expr, $operation:ty, $request:expr, $header:expr) => {{
         let (request, header): (_, Header) = ($request, $header);
@@ -81,17 +80,16 @@ macro_rules! send {
                 path.send::<$operation>(request.build(), header, $client.signs_bodies)
                     .await
             }
-            // In a box: these futures are large, and most requests need none.
+            // In a box, because these futures are large and most requests need none.
             None => Box::pin(request.send_with(&$client.sdk_with(header))).await,
         }
     }};
 }
 
-// Below the macros, which it uses.
+// Declared after the macros that it uses.
 mod multipart;
 
-/// Returns the `Expires` header with its text unchanged, because S3 keeps texts there that are not
-/// dates.
+/// Returns the `Expires` header with its text unchanged: S3 also stores texts that are not dates.
 fn expires(attributes: &Attributes) -> Header {
     attributes
         .headers
@@ -101,7 +99,7 @@ fn expires(attributes: &Attributes) -> Header {
 }
 
 impl Client {
-    /// Returns what the server tells about the bucket.
+    /// Returns the server's answer about the bucket.
     pub async fn head_bucket(&self, bucket: &BucketName) -> Result<BucketHead, Failure> {
         let answer = self.sdk.head_bucket().bucket(bucket.as_str()).send().await;
         let output =
@@ -113,8 +111,8 @@ impl Client {
         })
     }
 
-    /// Returns everything that HEAD shows. It always asks for the checksum: a server without one
-    /// ignores that.
+    /// Returns everything that HEAD shows. It always requests the checksum; servers without
+    /// checksums ignore that.
     pub async fn head_object(
         &self,
         bucket: &BucketName,
@@ -136,9 +134,9 @@ impl Client {
         Ok(Head { checksum, ..head })
     }
 
-    /// Returns a checksum of an answer, unless it was stated that those of the server do not count
-    /// (`checksums: false`). One whose kind is not told covers the whole object if the `ETag` is
-    /// that of one request; that of an upload may be made of its parts' checksums.
+    /// Returns the checksum of an answer, unless the manifest states `checksums: false`. A checksum
+    /// of unknown kind covers the whole object if the `ETag` is that of a single request. That of a
+    /// multipart object may be a composite one.
     fn believed(&self, checksum: Option<Checksum>, etag: &str) -> Option<Checksum> {
         let checksum = checksum.filter(|_| !self.capabilities().ignores_checksums)?;
         let is_of_one_request = self.capabilities().part_counts
@@ -151,7 +149,8 @@ impl Client {
         Some(Checksum { kind, ..checksum })
     }
 
-    /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
+    /// Copies an object of at most 5 GiB with one request, and gives the copy exactly these
+    /// attributes.
     pub async fn copy_object(
         &self,
         source: &SourcePin,
@@ -221,8 +220,8 @@ impl Client {
         })
     }
 
-    /// Makes sure that header values that are not UTF-8 can be signed, which only the fast path
-    /// can: the SDK's signature leaves them out. Sends a HEAD of the bucket if that path is not
+    /// Ensures that header values that are not UTF-8 can be signed. Only the fast path can do that:
+    /// the SDK leaves them out of its signature. Sends a HEAD of the bucket if the fast path is not
     /// known yet.
     async fn ensure_signable(
         &self,
@@ -234,7 +233,7 @@ impl Client {
         if !octets::are_in(attributes) || self.fast_path(bucket).is_some() {
             return Ok(());
         }
-        // The path is learned from a request that succeeds.
+        // The fast path is learned from a request that succeeds.
         Box::pin(self.head_bucket(bucket)).await?;
         if self.fast_path(bucket).is_some() {
             return Ok(());

@@ -1,11 +1,11 @@
-//! Reads answers by their elements, whatever their root is called.
+//! Recognizes answers by their elements, whatever their root is called.
 //!
-//! The SDK refuses a document whose root has another name than in the model of S3; boto3 and most
-//! other clients never look at it. Servers that were written against those call it
-//! `ListPartsResponse`, or wrap the document into such an element. So this module gives a root the
-//! name that the SDK expects, if the document holds an element that only an answer to this
-//! operation has. Any other document (a page of HTML, an object instead of its tags) stays as it is
-//! and is refused.
+//! The SDK refuses a document whose root has another name than in S3's model; boto3 and most other
+//! clients never look at it. Servers that were tested only with those clients name it
+//! `ListPartsResponse`, or wrap the document in such an element. So this module gives the root the
+//! name that the SDK expects, if the document has an element that only an answer to this operation
+//! has. Any other document (an HTML page, an object instead of its tags) stays unchanged and is
+//! refused.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
@@ -28,7 +28,7 @@ use super::xml::{Unreadable, XmlReader, XmlTag};
 pub(super) struct Root {
     operation: &'static str,
     name: &'static str,
-    /// Elements by one of which the document is known.
+    /// The elements that identify the document; one of them is enough.
     marks: &'static [TellingElement],
     /// Returns the SDK's configuration of the operation, which holds its deserializer.
     layer: fn() -> Option<FrozenLayer>,
@@ -42,13 +42,13 @@ struct TellingElement {
     values: &'static [&'static str],
 }
 
-/// The root of a list of objects. A server answers with such a list if it does not know a question
-/// about a bucket; it would be read as an empty list of uploads or versions.
+/// The root of a list of objects. Some servers answer with such a list if they do not know a
+/// request about a bucket. The SDK would read it as an empty list of uploads or versions.
 const OBJECTS: &str = "ListBucketResult";
 /// An element that all lists have.
 const OF_ALL_LISTS: &str = "IsTruncated";
 
-/// Writes the table of roots.
+/// Builds the table of roots.
 macro_rules! roots {
     ($($module:ident::$operation:ident => $name:literal, [$($element:literal $(= $($value:literal)|+)?),+];)+) => {
         const ROOTS: &[Root] = &[$(Root {
@@ -82,7 +82,7 @@ impl Root {
         ROOTS.iter().find(|root| root.operation == operation)
     }
 
-    /// Returns the body of an answer with the root renamed, or `None` if it can be read as it is,
+    /// Returns the body of an answer with its root renamed, or `None` if it can be read unchanged,
     /// or not at all.
     pub(super) fn renamed_in(&self, response: &HttpResponse) -> Option<SdkBody> {
         self.renamed(document_of(response)?)
@@ -116,7 +116,7 @@ impl Root {
                     name,
                     inner(document, begin, &reader).unwrap_or_default(),
                 );
-                // The document itself, in a wrapper.
+                // A wrapper around the document itself.
                 if name == self.name {
                     return Ok(inner(document, begin, &reader).map(|inner| self.wrap(inner)));
                 }
@@ -128,8 +128,8 @@ impl Root {
             .map(|inner| self.wrap(inner)))
     }
 
-    /// Returns true if an element with this text, directly below a root of this name, shows that
-    /// the document is the answer.
+    /// Returns true if an element with this text, directly below a root of this name, identifies
+    /// the document.
     fn is_marked(&self, root: &str, element: &str, text: &str) -> bool {
         let mark = self.marks.iter().find(|mark| mark.element == element);
         mark.is_some_and(|mark| {
@@ -138,7 +138,7 @@ impl Root {
         })
     }
 
-    /// Returns true if the name of the root alone says that a bucket has no versions.
+    /// Returns true if the name of the root alone shows that a bucket has no versions.
     fn means_no_versions(&self, root: &str) -> bool {
         self.operation == "GetBucketVersioning" && root.starts_with(self.operation)
     }
@@ -166,7 +166,7 @@ fn document_of(response: &HttpResponse) -> Option<&str> {
     std::str::from_utf8(document).ok()
 }
 
-/// Returns true if the last tag of a document does not close its first.
+/// Returns true if the last tag of a document does not close its root.
 fn ends_early(document: &str) -> bool {
     let Ok(Some(XmlTag::Open(root))) = XmlReader::new(document).child() else {
         return false;
@@ -179,7 +179,7 @@ fn ends_early(document: &str) -> bool {
     last != Some(root)
 }
 
-/// Returns true for a document of this name that holds no element.
+/// Returns true for a document with this root that contains no element.
 fn is_bare(document: &str, name: &str) -> bool {
     let mut reader = XmlReader::new(document);
     match reader.child() {
@@ -195,7 +195,7 @@ fn inner<'d>(document: &'d str, begin: usize, reader: &XmlReader<'_>) -> Option<
     read.get(..read.rfind("</")?)
 }
 
-/// Lets the SDK read answers with any root.
+/// Lets the SDK read answers whose root has any name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnyRoot;
 
@@ -392,7 +392,7 @@ mod tests {
                 "<Other></Other>",
                 "{\"UploadId\": 1}",
                 "<R><UploadId>u</UploadId>",
-                // Objects that a server sends in the place of what it was asked about them.
+                // Objects that a server sends instead of one of their attributes.
                 "<order><Status>open</Status><Mode>express</Mode></order>",
                 "<order><Status/><Mode/></order>",
                 "<order><Status><ON/></Status></order>",
@@ -406,7 +406,7 @@ mod tests {
                     root.operation
                 );
             }
-            // The name of the root alone says nothing, except of a bucket without versions.
+            // The name of the root alone identifies nothing, except a bucket without versions.
             let alias = format!("<{}Response></{}Response>", root.operation, root.operation);
             let is_known = root.operation == "GetBucketVersioning";
             assert_eq!(

@@ -1,9 +1,9 @@
-//! The secrets of a request, which a server may quote when it refuses the request.
+//! Hides the secrets of a request in the answer to it.
 //!
-//! Some servers and gateways quote the headers that they reject, with their values. Messages from
+//! Some servers and gateways repeat the headers that they reject, with their values. Messages from
 //! the server go into the log, the report, and the journal, so secret values are removed when an
 //! answer becomes a failure. An `ETag`, an id, or a checksum that repeats a secret cannot be
-//! shortened, since it is sent back to the server: such an answer is refused ([`Quoted`]) before
+//! shortened, because it is sent back to the server: such an answer is refused ([`Quoted`]) before
 //! anything is recorded.
 
 use std::collections::HashSet;
@@ -31,10 +31,10 @@ const SECRET: [&str; 6] = [
 ];
 /// Any run of this many bytes of a secret is hidden, at any position in a text.
 const PIECE: usize = 16;
-/// A text of fewer bytes is not treated as a secret: any message may contain it by chance.
+/// A shorter text is not treated as a secret, because any message may contain it by chance.
 const SHORTEST: usize = 8;
-/// Headers of an answer that are recorded and sent back, and what they hold. [`CHECKSUM`] covers
-/// checksums.
+/// Headers of an answer that are recorded and sent back, and a name for their values. [`CHECKSUM`]
+/// covers checksums.
 const NAMES: [(&str, &str); 3] = [
     ("etag", "an ETag"),
     ("x-amz-version-id", "a version id"),
@@ -52,7 +52,7 @@ const ELEMENTS: [(&str, &str); 7] = [
 ];
 /// The prefixes of the names of headers and elements that hold checksums.
 const CHECKSUM: [&str; 2] = ["x-amz-checksum-", "Checksum"];
-/// The bytes of a document from which on an index of the secrets pays off.
+/// The length of a document in bytes from which an index of the secrets pays off.
 const LONG: usize = 8192;
 /// The text shown in place of a secret.
 const HIDDEN: &str = "[hidden]";
@@ -113,7 +113,7 @@ impl Secrets {
         Ok(())
     }
 
-    /// Returns the text without the secrets, whole or in part, in any spelling that a server may
+    /// Returns the text without the secrets or parts of them, in any spelling that a server may
     /// use.
     pub(super) fn hide(&self, text: String) -> String {
         let forms: Vec<String> = self.0.iter().flat_map(|secret| forms(secret)).collect();
@@ -157,7 +157,7 @@ impl Secrets {
 )]
 pub(super) struct Quoted(&'static str);
 
-/// Returns what a header or element holds, if it is recorded.
+/// Returns the name for the value of a header or element, if it is recorded.
 fn recorded(known: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
     let is_sum = CHECKSUM.iter().any(|begin| name.starts_with(begin));
     let known = known.iter().find(|(known, _)| *known == name);
@@ -166,7 +166,7 @@ fn recorded(known: &[(&str, &'static str)], name: &str) -> Option<&'static str> 
         .or_else(|| is_sum.then_some("a checksum"))
 }
 
-/// The spellings of the secrets of a request, to look for in short texts.
+/// The spellings of the secrets of a request, to search for in short texts.
 struct TextPieces {
     forms: Vec<String>,
     /// All pieces of the spellings; `None` if there are few texts to check.

@@ -1,11 +1,11 @@
-//! Tells the connections that a server serves from those that it lets wait.
+//! Distinguishes the connections that a server serves from those that it leaves waiting.
 //!
 //! A server may serve only a few connections at a time. The kernel of its machine accepts more, so
-//! a request may go out on a connection that no process reads, and hang until its time is up. Such
-//! a connection looks like one whose request takes long. But the server has never answered on it
-//! while it answers on others, and many requests hang like that at once. Then `bucket/twice.rs`
-//! gives them up, with their connections, and the pacer allows no more requests in flight than
-//! there are connections that the server serves.
+//! a request may go out on a connection that no process reads, and hang until it times out. Such a
+//! connection looks like one with a slow request. But the server has never answered on it while it
+//! answers on others, and many requests hang like that at once. Then `bucket/twice.rs` abandons
+//! them with their connections, and the pacer allows no more requests in flight than there are
+//! connections that the server serves.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,9 +17,9 @@ use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use tokio::time::Instant;
 
 /// The number of requests that must hang at once before a server counts as one that serves few
-/// connections. Fewer are sent twice instead ([`crate::pace::latency`]).
+/// connections. If fewer hang, they are sent again instead ([`crate::pace::latency`]).
 const MANY: u32 = 4;
-/// The most connections that are remembered. Those with the oldest answers are forgotten first.
+/// The most connections that are remembered. When there are more, the older half is forgotten.
 const MOST: usize = 16_384;
 
 /// A server, or a proxy on the way to it.
@@ -27,7 +27,7 @@ const MOST: usize = 16_384;
 pub(super) struct ServerConnections {
     /// The time of the last answer on each connection, by its local address.
     answered: Mutex<HashMap<SocketAddr, Instant>>,
-    /// The number of requests that hang on connections that never had an answer.
+    /// The number of requests that hang on connections without any answer so far.
     hanging: AtomicU32,
     /// Set once the server is known to serve few connections.
     is_limited: AtomicBool,
@@ -46,7 +46,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A request that hangs on a connection that never had an answer.
+/// A request that hangs on a connection without any answer so far.
 #[derive(Debug)]
 pub(crate) struct Hanging(Arc<ServerConnections>);
 
@@ -63,7 +63,8 @@ impl ServerConnections {
 }
 
 impl Connection {
-    /// Returns the connection of a request to `server`. `captured` knows it once it is sent.
+    /// Returns the connection of a request to `server`. `captured` knows it once the request is
+    /// sent.
     pub(super) fn to(server: Arc<ServerConnections>, captured: CaptureSmithyConnection) -> Self {
         Self { captured, server }
     }
@@ -102,8 +103,8 @@ impl Connection {
         Hanging(Arc::clone(&self.server))
     }
 
-    /// Returns the number of connections on which the server has answered since `since`, if it is
-    /// known to serve few: many requests hang at once, or did before.
+    /// Returns the number of connections on which the server has answered since `since`, if the
+    /// server is known to serve few: many requests hang at once now, or did earlier.
     pub(crate) fn limit(&self, since: Instant) -> Option<u32> {
         let is_many = self.server.hanging.load(Ordering::Relaxed) >= MANY;
         if is_many {

@@ -1,10 +1,10 @@
-//! Signature Version 4 of one request, as S3 wants it.
+//! Signs a request with Signature Version 4, as S3 requires it.
 //!
-//! The SDK derives the signing key from the secret for every request, five HMACs, and builds its
-//! canonical request out of maps; at thousands of requests a second that is a tenth of all the
-//! work. Here the key is derived once a day and secret, and the canonical request is one string.
-//! What is signed is the same: the tests compare with the SDK's own signatures, and every server
-//! that the conformance suite runs against checks them.
+//! For every request, the SDK derives the signing key from the secret with five HMACs, and builds
+//! the canonical request from maps. At thousands of requests per second, that is a tenth of all
+//! work. Here the key is derived once per day and secret, and the canonical request is one string.
+//! The signatures are the same: the tests compare them with the SDK's, and every server that the
+//! conformance suite runs against checks them.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,12 +18,12 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sha2::{Digest as _, Sha256};
 
-/// The hash of no bytes.
+/// The SHA-256 of an empty body.
 pub(super) const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-/// Stands in place of the hash of a body that is not signed.
+/// Replaces the hash of a body that is not signed.
 pub(super) const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
-/// Headers that proxies change or that are not there yet.
+/// Headers that are not signed: proxies change them, or they are not set yet.
 const NOT_SIGNED: [&str; 5] = [
     "authorization",
     "user-agent",
@@ -40,7 +40,7 @@ pub(super) struct Signer {
     key: ArcSwapOption<SigningKey>,
 }
 
-/// Derived from a secret, for one day.
+/// A signing key, derived from a secret for one day.
 struct SigningKey {
     day: String,
     secret: String,
@@ -63,11 +63,11 @@ impl Signer {
         }
     }
 
-    /// Adds the headers that make `request`, whose URI is absolute, a signed one. `payload` is the
-    /// hexadecimal SHA-256 of its body or [`UNSIGNED`].
+    /// Signs `request`, whose URI is absolute, by adding the headers of the signature. `payload` is
+    /// the SHA-256 of its body in hexadecimal, or [`UNSIGNED`].
     ///
     /// # Errors
-    /// Credentials that cannot stand in a header.
+    /// The credentials cannot be put into a header.
     pub(super) fn sign(
         &self,
         request: &mut HttpRequest,
@@ -101,14 +101,14 @@ impl Signer {
 
     /// Returns the canonical request, and the names of the headers in it.
     fn canonical(&self, request: &HttpRequest, payload: &str) -> (Vec<u8>, String) {
-        // Values need not be text.
+        // Header values need not be UTF-8.
         let mut headers: Vec<(&str, &[u8])> = request
             .headers()
             .iter_bytes()
             .filter(|(name, _)| !NOT_SIGNED.contains(name))
             .collect();
         headers.push(("host", self.host.as_bytes()));
-        // Values of the same name stay in their order.
+        // The sort is stable: values of the same name stay in order.
         headers.sort_by_key(|(name, _)| *name);
         let (path, query) = path_and_query(request.uri());
         let mut text = String::with_capacity(1024);
@@ -134,7 +134,7 @@ impl Signer {
                 text.push(b':');
                 last = name;
             }
-            // Blanks count once within a value, and not at all around it.
+            // Runs of blanks become one blank; leading and trailing blanks are dropped.
             let words = value
                 .split(|byte| *byte == b' ')
                 .filter(|word| !word.is_empty());
@@ -187,7 +187,7 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// Returns the SHA-256 of a body, as it is signed.
+/// Returns the SHA-256 of a body, for its signature.
 pub(super) fn payload_hash(body: &[u8]) -> String {
     hex(&Sha256::digest(body))
 }
@@ -307,7 +307,7 @@ mod tests {
             signer.sign(&mut ours, &credentials, time, UNSIGNED).unwrap();
             let authorization = ours.headers().get("authorization").unwrap();
             prop_assert!(authorization.ends_with(&format!("Signature={expected}")), "{}", authorization);
-            // Again with the key that was kept.
+            // Again, with the cached key.
             let mut again = request(&uri, &headers);
             signer.sign(&mut again, &credentials, time, UNSIGNED).unwrap();
             prop_assert_eq!(again.headers().get("authorization"), Some(authorization));

@@ -1,14 +1,13 @@
-//! Reading XML as S3 writes it: elements and text, nothing that a document about data does not
-//! need.
+//! Reads XML as S3 writes it: elements and text only.
 //!
-//! The SDK's own reader allocates ten thousand strings for a list of a thousand keys. This one
-//! walks the document once and borrows from it. It knows elements, character references, comments
-//! and declarations; whatever else it meets (a `DOCTYPE`, an element that does not end) makes the
-//! document unreadable, which is what an answer that was cut off is, too.
+//! The SDK's parser allocates ten thousand strings for a list of a thousand keys. This one walks
+//! the document once and borrows from it. It supports elements, character references, comments, and
+//! declarations. Anything else (a `DOCTYPE`, an element that does not end) makes the document
+//! unreadable; a truncated answer is unreadable for the same reason.
 
 use std::borrow::Cow;
 
-/// A tag. Prefixes of names are left out, attributes too.
+/// A tag, without its attributes and without the prefix of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum XmlTag<'a> {
     Open(&'a str),
@@ -17,7 +16,7 @@ pub(super) enum XmlTag<'a> {
     Empty(&'a str),
 }
 
-/// The rest of a document.
+/// A parser at a position in a document.
 #[derive(Clone, Debug)]
 pub(super) struct XmlReader<'a> {
     rest: &'a str,
@@ -25,7 +24,7 @@ pub(super) struct XmlReader<'a> {
     opened: &'a str,
 }
 
-/// The document cannot be read.
+/// The error for a document that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the document is cut off or not what it should be")]
 pub(super) struct Unreadable;
@@ -38,7 +37,7 @@ impl<'a> XmlReader<'a> {
         }
     }
 
-    /// Returns how many bytes are left of the document.
+    /// Returns the number of bytes that are left of the document.
     pub(super) fn left(&self) -> usize {
         self.rest.len()
     }
@@ -61,12 +60,12 @@ impl<'a> XmlReader<'a> {
 
     /// Returns the text up to the next tag, and the rest from the tag on.
     fn up_to_tag(&self) -> Option<(&'a str, &'a str)> {
-        // Texts are short, so that this is faster than the search of the standard library.
+        // Texts are short, so this is faster than the search of the standard library.
         let begin = self.rest.bytes().position(|byte| byte == b'<')?;
         self.rest.split_at_checked(begin)
     }
 
-    /// Returns the tag behind a `<`, and what follows the tag. Each byte is looked at once.
+    /// Returns the tag after a `<`, and the rest after the tag. Looks at each byte once.
     fn tag(&mut self, document: &'a str) -> Option<(XmlTag<'a>, &'a str)> {
         let (mut begin, mut name_end, mut last) = (0, None, 0);
         for (at, byte) in document.bytes().enumerate() {
@@ -98,7 +97,7 @@ impl<'a> XmlReader<'a> {
         None
     }
 
-    /// Returns the text of the element that was opened last, if its end follows the text.
+    /// Returns the text of the element that was opened last, if its end tag follows the text.
     fn leaf(&mut self) -> Option<&'a str> {
         let (text, rest) = self.up_to_tag()?;
         let rest = rest.strip_prefix("</")?.strip_prefix(self.opened)?;
@@ -106,7 +105,7 @@ impl<'a> XmlReader<'a> {
         Some(text)
     }
 
-    /// Reads the text as it is written.
+    /// Returns the text without resolving references.
     fn raw(&mut self) -> Result<&'a str, Unreadable> {
         if let Some(text) = self.leaf() {
             return Ok(text);
@@ -130,7 +129,7 @@ impl<'a> XmlReader<'a> {
         unescape(self.raw()?)
     }
 
-    /// Reads such a text without the quotes around it, and makes no copy because of them.
+    /// Reads such a text without the quotes around it. The quotes alone cause no copy.
     pub(super) fn unquoted(&mut self) -> Result<Cow<'a, str>, Unreadable> {
         let raw = self.raw()?;
         let text = raw.strip_prefix("&quot;");
@@ -141,7 +140,7 @@ impl<'a> XmlReader<'a> {
         }
     }
 
-    /// Passes by what is left of the element that was opened last.
+    /// Skips the rest of the element that was opened last.
     pub(super) fn skip(&mut self) -> Result<(), Unreadable> {
         if self.leaf().is_some() {
             return Ok(());
@@ -158,7 +157,7 @@ impl<'a> XmlReader<'a> {
     }
 }
 
-/// Puts characters in the place of their references.
+/// Replaces character references by their characters.
 fn unescape(text: &str) -> Result<Cow<'_, str>, Unreadable> {
     let Some((begin, mut rest)) = text.split_once('&') else {
         return Ok(text.into());

@@ -1,4 +1,4 @@
-//! Events of the log as lines of JSON.
+//! Writes the events of the log as lines of JSON.
 
 use std::fmt::Debug;
 
@@ -31,7 +31,8 @@ impl<S: Subscriber> Layer<S> for JsonLines {
     }
 }
 
-/// Returns the name that s3haul gave to an event. The macros name all others after their line.
+/// Returns the name that s3haul gave to an event. The macros name all other events after their
+/// source line.
 fn name(metadata: &Metadata<'static>) -> &'static str {
     let is_ours = metadata.target().starts_with("s3haul");
     match metadata.name() {

@@ -1,9 +1,9 @@
-//! The one writer of standard error.
+//! The only writer of standard error.
 //!
 //! All output to standard error passes through here: events of the log, notes, and errors. Text is
-//! written as it is. With `--log-format json`, each line is one JSON object with the fields `time`,
-//! `level`, `event`, and `message`, then `job`, `run`, and `pod` if they are known, then the fields
-//! of the event.
+//! written unchanged. With `--log-format json`, each line is one JSON object with the fields
+//! `time`, `level`, `event`, and `message`, then `job`, `run`, and `pod` if they are known, then
+//! the fields of the event.
 
 use std::env;
 use std::fmt::Write as _;
@@ -21,20 +21,21 @@ use crate::printable::printable_json;
 
 /// The event name of a line that has no other.
 pub(crate) const PLAIN_EVENT: &str = "log";
-/// Fields of every line. A field of an event with such a name gets a `_` behind it.
+/// The fields of every line. If an event has a field with one of these names, a `_` is appended to
+/// that name.
 const COMMON: [&str; 7] = ["time", "level", "event", "message", "job", "run", "pod"];
 
-/// Set if lines are JSON.
+/// True if lines are JSON.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
-/// The job and the run that lines name.
+/// The job and the run of all lines.
 static SUBJECT: Mutex<Subject> = Mutex::new(Subject {
     job: None,
     run: None,
 });
-/// The screen that bars are on, if there are any.
+/// The screen with the progress bars, if there is one.
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
 
-/// Makes room on a screen while something is written to it.
+/// Clears a place on a screen while something is written there.
 pub type Screen = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 
 #[derive(Clone, Debug)]
@@ -53,12 +54,12 @@ pub(crate) fn is_json() -> bool {
     IS_JSON.load(Ordering::Relaxed)
 }
 
-/// Names the job that the following lines are about.
+/// Sets the job that the following lines name.
 pub(crate) fn name_job(job: &str) {
     SUBJECT.lock().unwrap_or_else(PoisonError::into_inner).job = Some(job.to_owned());
 }
 
-/// Names the run that the following lines are about.
+/// Sets the run that the following lines name.
 pub(crate) fn name_run(run: &str) {
     SUBJECT.lock().unwrap_or_else(PoisonError::into_inner).run = Some(run.to_owned());
 }
@@ -77,12 +78,12 @@ pub(crate) fn pod() -> Option<&'static str> {
     .as_deref()
 }
 
-/// Sets the screen above which lines are written. With `None`, they go straight to standard error.
+/// Sets the screen above which lines are written. With `None`, they go directly to standard error.
 pub fn draw_above(screen: Option<Screen>) {
     *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
 }
 
-/// Returns a line of JSON, without its end.
+/// Returns a line of JSON, without its line break.
 pub(super) fn json(
     level: Level,
     event: &str,
@@ -123,7 +124,7 @@ pub(super) fn json(
     printable_json(&line).into_owned()
 }
 
-/// Writes a line, with its end, above what is drawn on the screen.
+/// Writes a line, with its line break, above the drawing on the screen.
 pub(super) fn write(line: &[u8]) -> io::Result<()> {
     let screen = SCREEN
         .lock()
@@ -138,7 +139,7 @@ pub(super) fn write(line: &[u8]) -> io::Result<()> {
     outcome
 }
 
-/// A line from a command, outside of the events of the log.
+/// A line from a command, other than an event of the log.
 #[derive(Debug)]
 pub(crate) struct Note {
     level: Level,
@@ -161,7 +162,7 @@ impl Note {
         }
     }
 
-    /// Creates a note from a text whose first word may tell its level.
+    /// Creates a note from a text whose first word may state its level.
     pub(crate) fn of_text(text: &str) -> Self {
         let prefixes = [
             ("error: ", Level::ERROR, "error"),
@@ -187,7 +188,7 @@ impl Note {
         Self { text, ..self }
     }
 
-    /// Omits the note from text, where another line says the same.
+    /// Omits the note from text logs, where another line says the same.
     pub(crate) fn only_json(self) -> Self {
         Self { text: None, ..self }
     }
@@ -209,7 +210,7 @@ impl Note {
         self
     }
 
-    /// Returns the line in the format of the log, with its end.
+    /// Returns the line in the format of the log, with its line break.
     fn line(&self, escape: impl Fn(&str) -> String) -> Option<String> {
         if is_json() {
             let line = json(self.level, self.event, &self.message, &self.fields);
@@ -220,14 +221,14 @@ impl Note {
             .map(|text| format!("{}\n", escape(text)))
     }
 
-    /// Writes the note. `escape` makes its text harmless.
+    /// Writes the note. `escape` makes its text safe for the terminal.
     pub(crate) fn write(&self, escape: impl Fn(&str) -> String) {
         if let Some(line) = self.line(escape) {
             let _ = write(line.as_bytes());
         }
     }
 
-    /// Writes the note past the screen, whose lock the panicking thread may hold.
+    /// Writes the note without the screen, whose lock the panicking thread may hold.
     pub(crate) fn write_in_a_panic(&self, escape: impl Fn(&str) -> String) {
         if let Some(line) = self.line(escape) {
             let _ = io::stderr().lock().write_all(line.as_bytes());

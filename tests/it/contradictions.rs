@@ -235,7 +235,7 @@ fn page(rest: &str) -> String {
 )]
 #[case::count(
     "<KeyCount>5</KeyCount><IsTruncated>false</IsTruncated>",
-    "the page holds 1 key, and its KeyCount says 5"
+    "the page holds 1 key, but its KeyCount says 5"
 )]
 #[case::late(
     "<Error><Code>AccessDenied</Code><Message>disk</Message></Error>",
@@ -243,7 +243,7 @@ fn page(rest: &str) -> String {
 )]
 #[case::end("<IsTruncated/>", "unreadable-answer")]
 #[case::hollow("<Contents/>", "an object without a key")]
-#[case::prefix("<Prefix>other/</Prefix>", "one of the keys below `other/`")]
+#[case::prefix("<Prefix>other/</Prefix>", "contains the keys below `other/`")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_contradicts_itself_is_no_list(
     #[case] rest: &'static str,
@@ -445,7 +445,7 @@ async fn versions_in_no_order_are_no_list() {
     };
     let run = run(&world, &liar, all, Provider::Aws).await;
     assert!(
-        failure(&run).contains("of `k` its latest, behind others"),
+        failure(&run).contains("other versions of `k` before its latest one"),
         "{}",
         failure(&run)
     );

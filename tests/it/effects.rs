@@ -281,7 +281,7 @@ async fn an_upload_that_was_created_under_another_key_is_aborted_there(
     if named == "other" {
         assert!(
             failure.contains(
-                "an upload to `destination/other`, and one to `destination/k` was asked for"
+                "an upload to `destination/other`, but the request was for `destination/k`"
             ),
             "{failure}"
         );

@@ -1,7 +1,7 @@
-//! Annotations: up to 1,000 texts of at most 1 MiB beside an object, each with a name.
+//! Annotations: up to 1,000 named texts of at most 1 MiB that are attached to an object.
 //!
-//! The `s3s` crate has no such operations, so these requests are answered before it sees them.
-//! Their signatures are not verified; everything else that S3 checks is.
+//! The `s3s` crate does not implement these operations, so the sandbox answers them before `s3s`
+//! sees the request. It does not verify their signatures; it checks everything else that S3 checks.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -17,11 +17,11 @@ use super::operation::{Call, Operation, QueryString};
 use super::refusal::{Refusal, escape};
 use super::store::Store;
 
-/// Bytes of one annotation.
+/// The largest annotation, in bytes.
 const LARGEST: usize = 1 << 20;
-/// Bytes of a name.
+/// The longest name, in bytes.
 const LONGEST_NAME: usize = 512;
-/// Annotations of one object, and of one page of a list.
+/// The most annotations of an object, and of a page of a list.
 const MOST: usize = 1000;
 
 pub(super) const fn is_about(operation: Operation) -> bool {

@@ -1,4 +1,4 @@
-//! One bucket: its settings, the versions of its keys and its open uploads.
+//! One bucket: its settings, the versions of its keys, and its open uploads.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,10 +13,10 @@ use super::object::{Encryption, Marker, Object, Version};
 use super::refusal::Refusal;
 use super::store::{BucketOptions, OWNER, Store, read, write};
 
-/// Completed uploads whose answer is remembered for a repeated Complete, per bucket.
+/// The number of completed uploads per bucket whose answers are kept for a repeated Complete.
 const COMPLETED_KEPT: usize = 10_000;
 
-/// Versioning of a bucket.
+/// The versioning state of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Versioning {
     Never,
@@ -35,7 +35,7 @@ pub(super) struct Bucket {
     pub(super) region: String,
     pub(super) owner: String,
     pub(super) created: SystemTime,
-    /// Told by its name, see [`kind`](super::kind).
+    /// Set if the name ends in `--x-s3`, see [`kind`](super::kind).
     pub(super) directory: bool,
     pub(super) requester_pays: bool,
     pub(super) signed_bodies: bool,
@@ -48,15 +48,16 @@ pub(super) struct Bucket {
     state: RwLock<State>,
 }
 
-/// The state of a bucket, behind its lock.
+/// The part of a bucket that its lock protects.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) versioning: Versioning,
-    /// Versions of each key, newest first, never empty.
+    /// The versions of each key, newest first. No list is empty.
     pub(super) objects: BTreeMap<String, Vec<Version>>,
-    /// Open uploads by key and sequence of their initiation: the order in which S3 lists them.
+    /// The open uploads by key and by the sequence number of Create, which is the order in which S3
+    /// lists them.
     pub(super) uploads: BTreeMap<(String, u64), Upload>,
-    /// Aborted uploads that late parts bring back, see [`Quirks`](super::store::Quirks).
+    /// Aborted uploads that a late part can bring back, see [`Quirks`](super::store::Quirks).
     pub(super) aborted: HashMap<String, (String, Upload)>,
     completed: HashMap<String, Completed>,
     completed_order: VecDeque<String>,
@@ -109,7 +110,7 @@ impl Bucket {
         write(&self.state)
     }
 
-    /// Returns the `ETag` of an object or a part written in one piece.
+    /// Returns the `ETag` of a part, or of an object that is written in one piece.
     pub(super) fn etag(&self, store: &Store, content: &Content, encryption: &Encryption) -> String {
         if self.directory {
             store.unique()
@@ -118,7 +119,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the time at which the lifecycle rule ends an upload that was initiated at this time.
+    /// Returns the time at which the lifecycle rule ends an upload that is created at `initiated`.
     pub(super) fn abort_date(&self, initiated: SystemTime) -> Option<SystemTime> {
         // The rule acts at the next midnight UTC.
         const DAY: u64 = 86_400;
@@ -130,7 +131,7 @@ impl Bucket {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(days * DAY))
     }
 
-    /// Writes an object if the condition holds. Returns its version id as S3 shows it.
+    /// Writes an object if the condition holds. Returns the version id that S3 shows.
     pub(super) fn put(
         &self,
         store: &Store,
@@ -144,8 +145,8 @@ impl Bucket {
         Ok(state.shown_id(version_id.as_deref()))
     }
 
-    /// Deletes the current version (by a marker, where there is versioning) or the named one for
-    /// good.
+    /// Deletes the current version, or the named version permanently. In a versioned bucket,
+    /// deleting the current version adds a delete marker.
     pub(super) fn delete(
         &self,
         store: &Store,
@@ -184,8 +185,8 @@ impl Bucket {
         })
     }
 
-    /// Replaces the attributes of a version, which keeps its identity. Returns the version id as S3
-    /// shows it.
+    /// Changes the attributes of a version without creating a new one. Returns the version id that
+    /// S3 shows.
     pub(super) fn change<T>(
         &self,
         key: &str,
@@ -209,12 +210,12 @@ impl Bucket {
 }
 
 impl State {
-    /// Returns the object that a plain read of the key finds.
+    /// Returns the object that a read without a version id finds.
     pub(super) fn current(&self, key: &str) -> Option<&Arc<Object>> {
         self.objects.get(key)?.first()?.object()
     }
 
-    /// Returns the version that a read finds: the current one, or the named one.
+    /// Returns the version that a read finds: the named one, or the current one.
     pub(super) fn resolve(
         &self,
         key: &str,
@@ -245,8 +246,8 @@ impl State {
         }
     }
 
-    /// Returns the version id to show: none before a bucket had versioning, and `null` for the null
-    /// version.
+    /// Returns the version id to show: none in a bucket that never had versioning, and `null` for
+    /// the null version.
     pub(super) fn shown_id(&self, version_id: Option<&str>) -> Option<String> {
         match (version_id, self.versioning) {
             (Some(id), _) => Some(id.to_owned()),
@@ -271,8 +272,8 @@ impl State {
         version_id
     }
 
-    /// Stores an object that another key has, too. Without versioning both share it, so that a
-    /// million copies cost little more than their keys.
+    /// Stores an object that also belongs to another key. Without versioning, both keys share it,
+    /// so a million copies cost little more than their keys.
     pub(super) fn insert_shared(
         &mut self,
         key: &str,
@@ -286,7 +287,8 @@ impl State {
         }
     }
 
-    /// Puts a version at its place in the key's history. A null version replaces the null version.
+    /// Inserts a version at its position in the history of the key. A null version replaces the
+    /// previous null version.
     fn place(&mut self, key: &str, version: Version) {
         let Some(history) = self.objects.get_mut(key) else {
             self.objects.insert(key.to_owned(), vec![version]);
@@ -347,7 +349,7 @@ impl State {
         self.completed.get(upload_id)
     }
 
-    /// Remembers the answer of a Complete; the oldest is forgotten when there are too many.
+    /// Keeps the answer to a Complete. If there are too many, it drops the oldest.
     pub(super) fn remember(&mut self, upload_id: String, completed: Completed) {
         if self.completed_order.len() >= COMPLETED_KEPT
             && let Some(oldest) = self.completed_order.pop_front()

@@ -1,10 +1,11 @@
-//! Additional checksums and `ETags`, as S3 computes them.
+//! Additional checksums and `ETags`, computed as S3 does.
 //!
-//! CRCs are always the true CRCs of the bytes, also of virtual ones. MD5 and SHA cannot be computed
-//! without the bytes: for real bytes and for contents up to [`HASHED`] bytes they are true; above
-//! that the sum of a virtual content is the sum of a description of it. Such a sum is
-//! deterministic, equal for ranges of one pattern that are equal and different for different ones,
-//! which is all that a copy can observe; it is not that of the same bytes uploaded from outside.
+//! CRCs are always the real CRCs of the bytes, even for virtual contents. MD5 and SHA cannot be
+//! computed without the bytes. They are real for contents in memory and for contents up to
+//! [`HASHED`] bytes. Above that, the sum of a virtual content is computed over a description of it.
+//! The description is deterministic: equal ranges of a pattern have equal sums, and different
+//! ranges have different ones. A copy cannot observe more than that, but the sum differs from that
+//! of the same bytes uploaded by a client.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,23 +19,23 @@ use super::content::{Content, Segment};
 use super::crc::{Crc, CrcSum};
 use super::pattern;
 
-/// Largest virtual content whose MD5 and SHA sums are the real ones. It takes 2 ms to hash that
-/// much, and a benchmark sends thousands of parts per second. [`Content::pattern_bytes`] has real
-/// sums at any size.
+/// The largest virtual content whose MD5 and SHA sums are real. Hashing that much takes 2 ms, and a
+/// benchmark sends thousands of parts per second. [`Content::pattern_bytes`] has real sums at any
+/// size.
 pub const HASHED: u64 = 1024 * 1024;
 
-/// Sums of small virtual contents kept at hand: thousands of objects of one pattern and length are
-/// common in tests.
+/// The number of cached sums of small virtual contents. Tests often create thousands of objects
+/// with the same pattern and length.
 const SUMS_KEPT: usize = 4096;
 
 /// A checksum algorithm that S3 accepts for objects and for multipart uploads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// CRC-32 of zlib.
+    /// CRC-32, as in zlib.
     Crc32,
     /// CRC-32C (Castagnoli).
     Crc32c,
-    /// CRC-64/NVME, what S3 computes when no algorithm is named.
+    /// CRC-64/NVME, which S3 computes if a request names no algorithm.
     Crc64Nvme,
     /// SHA-1.
     Sha1,
@@ -42,7 +43,7 @@ pub enum Algorithm {
     Sha256,
 }
 
-/// The bytes that a checksum of a multipart object covers.
+/// The data that a checksum of a multipart object covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksumKind {
     /// All bytes of the object.
@@ -54,14 +55,14 @@ pub enum ChecksumKind {
 /// The additional checksum of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
-    /// The algorithm of the value.
+    /// The algorithm.
     pub algorithm: Algorithm,
-    /// Of what.
+    /// The data that the checksum covers.
     pub kind: ChecksumKind,
-    /// Base64 of the big-endian bytes, without the `-N` that some answers append to composite
+    /// The big-endian bytes in base64, without the `-N` that some answers append to composite
     /// values.
     pub value: String,
-    /// Parts that a composite value sums up; 0 for a full object.
+    /// The number of parts that a composite value covers; 0 for a full object.
     pub parts: usize,
 }
 
@@ -87,7 +88,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the header that carries a value.
+    /// Returns the name of the header that carries a value.
     pub(super) const fn header(self) -> &'static str {
         match self {
             Self::Crc32 => "x-amz-checksum-crc32",
@@ -113,7 +114,8 @@ impl Algorithm {
         }
     }
 
-    /// Returns the kind of a multipart checksum, by algorithm, for a caller who names none.
+    /// Returns the kind of checksum that S3 chooses for a multipart upload that names only the
+    /// algorithm.
     pub(super) const fn default_kind(self) -> ChecksumKind {
         match self {
             Self::Crc64Nvme => ChecksumKind::FullObject,
@@ -121,7 +123,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns true if S3 lets a multipart upload use this kind.
+    /// Returns true if S3 accepts this kind for multipart uploads.
     pub(super) const fn allows(self, kind: ChecksumKind) -> bool {
         match self {
             Self::Crc32 | Self::Crc32c => true,
@@ -140,7 +142,7 @@ impl Algorithm {
         }))
     }
 
-    /// Returns the checksum of the parts' checksums. `None` if a part's value is not base64.
+    /// Returns the checksum of the checksums of the parts, or `None` if one of them is not base64.
     pub(super) fn composite<'a>(self, parts: impl IntoIterator<Item = &'a str>) -> Option<String> {
         let mut joined = Vec::new();
         for part in parts {
@@ -149,9 +151,9 @@ impl Algorithm {
         Some(self.of(&Content::bytes(joined)))
     }
 
-    /// Returns the checksum of contents joined, from those of the pieces and their lengths in
-    /// bytes. `None` for the SHA algorithms, which can't be joined, and for values that are not
-    /// base64 of the algorithm's width.
+    /// Returns the checksum of joined contents, computed from the checksums and the lengths of the
+    /// pieces. Returns `None` for the SHA algorithms, which cannot be combined, and for values that
+    /// are not base64 of the right length.
     #[must_use]
     pub fn joined<'a>(self, pieces: impl IntoIterator<Item = (&'a str, u64)>) -> Option<String> {
         let crc = self.crc()?;
@@ -188,7 +190,7 @@ impl ChecksumKind {
 }
 
 impl Checksum {
-    /// Returns the checksum of all of `content`.
+    /// Returns the checksum of the whole `content`.
     pub(super) fn full(algorithm: Algorithm, content: &Content) -> Self {
         Self {
             algorithm,
@@ -198,7 +200,7 @@ impl Checksum {
         }
     }
 
-    /// Returns the value as HEAD, GET and Complete show it: composite ones end in `-N`.
+    /// Returns the value as HEAD, GET, and Complete show it: composite values end in `-N`.
     #[must_use]
     pub fn shown(&self) -> String {
         match self.kind {
@@ -208,7 +210,7 @@ impl Checksum {
     }
 }
 
-/// A checksum of bytes that are seen once, piece by piece.
+/// A checksum that is computed piece by piece as the bytes arrive.
 pub(super) enum Hasher {
     Crc32(s3s::crypto::Crc32),
     Crc32c(s3s::crypto::Crc32c),
@@ -263,7 +265,7 @@ fn crc_of(content: &Content, crc: Crc) -> CrcSum {
         })
 }
 
-/// Returns true if sums that need every byte are computed over the bytes.
+/// Returns true if MD5 and SHA are computed over the bytes and not over a description.
 fn is_hashed(content: &Content) -> bool {
     content.len() <= HASHED
         || content
@@ -272,12 +274,12 @@ fn is_hashed(content: &Content) -> bool {
             .all(|segment| matches!(segment, Segment::Bytes(_)))
 }
 
-/// Returns true if a reader who hashes the bytes of the object gets the same sums.
+/// Returns true if a client that hashes the bytes of the object gets the same sums.
 pub(super) fn is_verifiable(object: &super::object::Object) -> bool {
     is_hashed(&object.content)
 }
 
-/// Feeds `content` to a hash: its bytes, or a description of its segments.
+/// Passes `content` to a hash: its bytes, or a description of its segments.
 fn feed(content: &Content, mut update: impl FnMut(&[u8])) {
     if is_hashed(content) {
         content.chunks().for_each(|chunk| update(&chunk));
@@ -312,10 +314,10 @@ pub(super) fn md5(content: &Content) -> [u8; 16] {
     array
 }
 
-/// A range of a pattern (seed, offset, length) and the sum of it: `None` is MD5.
+/// A range of a pattern (seed, offset, length) and the algorithm of its sum; `None` is MD5.
 type SumOf = (u64, u64, u64, Option<Algorithm>);
 
-/// Computes a sum, or finds it among those of small virtual contents that were computed before.
+/// Returns a sum from the cache of small virtual contents, or computes it.
 fn kept(
     content: &Content,
     algorithm: Option<Algorithm>,
@@ -363,7 +365,7 @@ pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> St
     format!("{}-{count}", hex(&hash.finalize()))
 }
 
-/// Returns lower-case hexadecimal digits.
+/// Returns the bytes as lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(2 * bytes.len());
@@ -393,8 +395,8 @@ fn hex_digit(digit: u8) -> Option<u8> {
     (digit as char).to_digit(16).map(|value| value as u8)
 }
 
-/// Compares a `Content-MD5` value with the MD5 of `content`. Returns `None` if it is not the base64
-/// of 16 bytes.
+/// Compares a `Content-MD5` value with the MD5 of `content`. Returns `None` if the value is not the
+/// base64 of 16 bytes.
 pub(super) fn matches_content_md5(value: &str, content: &Content) -> Option<bool> {
     let wanted = BASE64.decode(value).ok().filter(|sum| sum.len() == 16)?;
     Some(wanted == md5(content))

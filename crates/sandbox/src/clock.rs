@@ -1,8 +1,8 @@
-//! The server's clock: what it makes of the time in a signature, and what it says the time is.
+//! The clock of the server: it decides if a signature is too old, and appears in the `Date` header.
 //!
-//! `s3s` compares with the machine's clock. Here the clock may be wrong, by
-//! [`Effect::Skew`](super::Effect::Skew), so that the comparison is made here, and the one of `s3s`
-//! is switched off.
+//! `s3s` compares the time of a signature with the clock of the machine. In the sandbox,
+//! [`Effect::Skew`](super::Effect::Skew) can make the clock wrong, so this module checks the time
+//! and switches off the check in `s3s`.
 
 use std::sync::Arc;
 
@@ -14,20 +14,20 @@ use s3s::config::{S3Config, StaticConfigProvider};
 
 use super::refusal::Refusal;
 
-/// A signature may be this much older or newer than the server's clock.
+/// The largest difference between the time of a signature and the clock of the server.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(15);
 
 /// The format of the time in signatures.
 const SIGNED: &str = "%Y%m%dT%H%M%S%z";
 
-/// Returns settings with which `s3s` accepts a signature of any time.
+/// Returns the settings that make `s3s` accept a signature of any age.
 pub(super) fn unchecked() -> Arc<StaticConfigProvider> {
     let mut config = S3Config::default();
     config.presigned_url_max_skew_time_secs = u32::MAX;
     Arc::new(StaticConfigProvider::new(Arc::new(config)))
 }
 
-/// Refuses a request that was signed at another time than the server's clock shows.
+/// Refuses a request whose signature time is too far from the clock of the server.
 pub(super) fn check(headers: &HeaderMap, now: Timestamp) -> Result<(), Refusal> {
     let text = headers
         .get("x-amz-date")
@@ -53,7 +53,7 @@ pub(super) fn check(headers: &HeaderMap, now: Timestamp) -> Result<(), Refusal> 
         .with("MaxAllowedSkewMilliseconds", MAX_SKEW.as_millis()))
 }
 
-/// Puts the time of the server's clock into an answer.
+/// Sets the `Date` header of an answer to the time on the clock of the server.
 pub(super) fn show(response: &mut Response<Body>, now: Timestamp) {
     let date = strtime::format("%a, %d %b %Y %H:%M:%S GMT", now);
     if let Some(date) = date.ok().and_then(|date| HeaderValue::from_str(&date).ok()) {

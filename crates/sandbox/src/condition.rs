@@ -1,4 +1,4 @@
-//! Conditional requests: which headers decide, in which order, with which answer.
+//! Conditional requests: which headers count, in which order, and which answer they lead to.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use s3s::dto::{ETagCondition, Timestamp, TimestampFormat};
 use super::object::{Object, whole_seconds};
 use super::refusal::Refusal;
 
-/// The four conditions that reads and copy sources know.
+/// The four conditions that reads and copy sources support.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_field_names, reason = "the names of the headers")]
 pub(super) struct ReadConditions {
@@ -21,13 +21,13 @@ pub(super) struct ReadConditions {
 /// The answer to a read whose condition is not met.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unmet {
-    /// 412, with the name of the condition.
+    /// 412 Precondition Failed, with the name of the condition.
     Failed(&'static str),
-    /// 304.
+    /// 304 Not Modified.
     NotModified,
 }
 
-/// Returns the point in time that a header or an element names.
+/// Converts the time of a header or an element.
 pub(super) fn time(timestamp: Option<&Timestamp>) -> Option<SystemTime> {
     let mut text = Vec::new();
     timestamp?
@@ -45,8 +45,8 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
 }
 
 impl ReadConditions {
-    /// Checks the conditions of GET and HEAD after RFC 9110: the `ETag` headers win over the dates,
-    /// and a cache that is fresh gets 304.
+    /// Checks the conditions of GET and HEAD according to RFC 9110: the `ETag` headers take
+    /// precedence over the dates, and a client whose cached copy is current gets 304.
     pub(super) fn check_read(&self, object: &Object) -> Option<Unmet> {
         match (&self.if_match, self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, &object.etag) => {
@@ -66,9 +66,10 @@ impl ReadConditions {
         }
     }
 
-    /// Checks the conditions of copy sources: always 412, reported in the order If-Match,
-    /// If-Unmodified-Since, If-None-Match, If-Modified-Since. A match excuses If-Unmodified-Since;
-    /// a date in the future is not a condition.
+    /// Checks the conditions of a copy source. The answer is always 412. The conditions are checked
+    /// in the order If-Match, If-Unmodified-Since, If-None-Match, If-Modified-Since. If the source
+    /// matches If-Match, If-Unmodified-Since is ignored. If-Modified-Since is ignored if its date
+    /// is in the future.
     pub(super) fn check_source(&self, object: &Object) -> Result<(), Refusal> {
         let failed = |condition| Err(Refusal::precondition_failed(condition));
         match (&self.if_match, self.if_unmodified_since) {
@@ -96,21 +97,20 @@ impl ReadConditions {
     }
 }
 
-/// The condition that a write puts on what its key holds.
+/// The condition of a write on the current object of its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum WriteCondition {
     #[default]
     None,
-    /// `If-None-Match: *`: the key must hold nothing.
+    /// `If-None-Match: *`: the key must not exist.
     Absent,
-    /// `If-Match`: the key must hold this `ETag`.
+    /// `If-Match`: the object must have this `ETag`.
     Match(String),
 }
 
 impl WriteCondition {
     /// Reads the condition from the headers of `PutObject`, `CopyObject`, and
-    /// `CompleteMultipartUpload`, which accept `If-None-Match: *` or `If-Match: <ETag>` and nothing
-    /// else.
+    /// `CompleteMultipartUpload`. They accept only `If-None-Match: *` and `If-Match: <ETag>`.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, Refusal> {
         let value = |name: &str| {
             headers
@@ -137,7 +137,7 @@ impl WriteCondition {
         }
     }
 
-    /// Returns [`Self::from_headers`], or nothing where the server ignores conditions.
+    /// Returns [`Self::from_headers`], or no condition if the server ignores conditions.
     pub(super) fn unless(ignored: bool, headers: &HeaderMap) -> Result<Self, Refusal> {
         if ignored {
             Ok(Self::None)
@@ -146,7 +146,8 @@ impl WriteCondition {
         }
     }
 
-    /// Checks what the key holds now; `None` if it holds nothing or a delete marker.
+    /// Checks the condition against the current object, which is `None` if the key does not exist
+    /// or is deleted.
     pub(super) fn check(&self, key: &str, current: Option<&Object>) -> Result<(), Refusal> {
         match (self, current) {
             (Self::None, _) | (Self::Absent, None) => Ok(()),

@@ -1,10 +1,10 @@
-//! What an object holds: bytes, or a description of bytes that are made when somebody reads them.
+//! The content of an object: bytes, or a description from which bytes are generated when they are
+//! read.
 //!
-//! A [`Content`] is a list of segments, each real bytes or a range of a pseudo-random pattern.
-//! Cutting and joining touch segments only, so that an object of 48.8 TiB made of 10,000 parts
-//! costs a few words. Neighbouring ranges of one pattern are merged, so equal contents stay small
-//! however they were cut on the way; equality compares the bytes that the two descriptions stand
-//! for.
+//! A [`Content`] is a list of segments. Each segment is real bytes or a range of a pseudo-random
+//! pattern. Cutting and joining work on segments, so an object of 48.8 TiB made of 10,000 parts
+//! takes a few words of memory. Adjacent ranges of the same pattern are merged, so equal contents
+//! stay small however they were cut. Equality compares the bytes that two contents describe.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,11 +19,11 @@ use s3s::stream::{ByteStream, RemainingLength};
 
 use super::pattern;
 
-/// Bytes that a reader of a virtual object is given at a time.
+/// The bytes that are generated at a time for a reader of a virtual object.
 const CHUNK: u64 = 256 * 1024;
 
-/// Pattern ranges of different seeds or places are compared byte by byte up to this length; beyond
-/// it they differ.
+/// Ranges of different patterns or offsets are compared byte by byte up to this length. Longer ones
+/// count as different.
 const COMPARED: u64 = 4096;
 
 /// The bytes of an object or of a part. Cheap to clone.
@@ -39,7 +39,7 @@ enum Segments {
     Many(Arc<[Segment]>),
 }
 
-/// A run of bytes.
+/// A contiguous run of bytes.
 #[derive(Clone, Debug)]
 pub(super) enum Segment {
     /// Real bytes.
@@ -73,7 +73,7 @@ impl Segment {
         }
     }
 
-    /// Holds the real bytes. The caller bounds the length.
+    /// Returns the bytes. The caller limits the length.
     fn to_bytes(&self) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.clone(),
@@ -85,7 +85,7 @@ impl Segment {
         }
     }
 
-    /// Joins two segments if `next` continues the same pattern where this one ends.
+    /// Joins two segments if both are from the same pattern and `next` begins where this one ends.
     fn join(&self, next: &Self) -> Option<Self> {
         match (self, next) {
             (
@@ -106,7 +106,7 @@ impl Segment {
         }
     }
 
-    /// Returns true if both, which have the same length, stand for the same bytes.
+    /// Returns true if two segments of the same length describe the same bytes.
     fn same_bytes(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
@@ -127,7 +127,7 @@ impl Segment {
 }
 
 impl Content {
-    /// Makes a content of real bytes.
+    /// Creates a content from real bytes.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self {
@@ -136,13 +136,13 @@ impl Content {
         }
     }
 
-    /// Makes a content without bytes.
+    /// Creates an empty content.
     #[must_use]
     pub fn empty() -> Self {
         Self::bytes(Bytes::new())
     }
 
-    /// Returns the same with one bit of its first byte turned over; an empty content stays empty.
+    /// Returns a copy with one bit of the first byte flipped. An empty content stays empty.
     pub(super) fn corrupted(&self) -> Self {
         if self.len == 0 {
             return self.clone();
@@ -156,7 +156,8 @@ impl Content {
         Self::concat([&Self::bytes(first), &self.slice(1..self.len)])
     }
 
-    /// Returns the first `len` bytes of the pseudo-random pattern `seed`, none of them in memory.
+    /// Returns the first `len` bytes of the pseudo-random pattern `seed`, without keeping them in
+    /// memory.
     #[must_use]
     pub fn pattern(seed: u64, len: u64) -> Self {
         Self {
@@ -169,8 +170,8 @@ impl Content {
         }
     }
 
-    /// Makes the same content as [`Content::pattern`], but in memory, so that its MD5 and SHA sums
-    /// are the real ones at any size.
+    /// Returns the same bytes as [`Content::pattern`], but in memory, so that the MD5 and SHA sums
+    /// are real at any size.
     #[must_use]
     pub fn pattern_bytes(seed: u64, len: u64) -> Self {
         Self::bytes(
@@ -202,7 +203,7 @@ impl Content {
         }
     }
 
-    /// Returns the bytes of `range`, which is cut at the end of the content.
+    /// Returns the bytes of `range`, cut at the end of the content.
     #[must_use]
     pub fn slice(&self, range: Range<u64>) -> Self {
         let (start, end) = (range.start.min(self.len), range.end.min(self.len));
@@ -222,7 +223,7 @@ impl Content {
         Self::of_segments(cut)
     }
 
-    /// Joins the contents, one after the other.
+    /// Joins the contents in order.
     pub fn concat<'a>(contents: impl IntoIterator<Item = &'a Self>) -> Self {
         Self::of_segments(
             contents
@@ -262,7 +263,7 @@ impl Content {
         }
     }
 
-    /// Returns all bytes, in memory. Meant for small contents.
+    /// Returns all bytes. They are held in memory, so use this for small contents only.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         match &self.segments {
@@ -292,7 +293,7 @@ impl PartialEq for Content {
         let (mut left, mut right) = (self.segments().iter(), other.segments().iter());
         let (mut a, mut b) = (left.next().cloned(), right.next().cloned());
         while let (Some(x), Some(y)) = (&a, &b) {
-            // A range of a pattern beside real bytes is made in chunks, not all at once.
+            // Generate a range that is compared with real bytes in chunks, not all at once.
             let shared = match (x, y) {
                 (Segment::Bytes(_), Segment::Pattern { .. })
                 | (Segment::Pattern { .. }, Segment::Bytes(_)) => x.len().min(y.len()).min(CHUNK),
@@ -335,7 +336,7 @@ impl fmt::Debug for Content {
     }
 }
 
-/// Reads a content in chunks: an iterator for hashing, a stream for answers.
+/// Reads a content in chunks, as an iterator for hashing and as a stream for answers.
 pub(super) struct Chunks {
     content: Content,
     at: u64,

@@ -1,7 +1,7 @@
-//! The second port: takes, shows, and clears rules while the sandbox runs.
+//! The control port: adds, shows, and removes rules while the sandbox runs.
 //!
-//! It is never the port of S3, so that no key of a bucket is shadowed and no client of S3 comes
-//! upon it. It has no authentication, and its owner binds it to the loopback interface.
+//! It is separate from the S3 port, so it hides no key of a bucket and S3 clients never reach it.
+//! It has no authentication. Bind it to the loopback interface.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::faults::Faults;
 use super::rules;
 
-/// The path of the rules; one rule is below it.
+/// The path of the list of rules. Each rule has a path below it.
 const RULES: &str = "/_sandbox/rules";
 
-/// Rules that are longer together are refused.
+/// The most bytes of rules in one request.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// An answer that is an error: its status and what is wrong.
+/// An error answer: its status and its message.
 struct Refused {
     status: StatusCode,
     why: String,

@@ -1,4 +1,4 @@
-//! CRCs as values that can be joined, cut and repeated without the bytes that they sum up.
+//! CRCs that can be joined, cut, and repeated without the bytes that they cover.
 //!
 //! A CRC is the remainder of the message, read as a polynomial over GF(2), so appending `n` bytes
 //! multiplies it by `x^(8n)`. The library's own `checksum_combine` squares 64x64 bit matrices for
@@ -7,7 +7,7 @@
 
 use crc_fast::CrcAlgorithm;
 
-/// The CRCs that S3 knows. All are reflected, start with all ones and end by inverting.
+/// The CRCs that S3 supports. All are reflected, start with all ones, and invert the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Crc {
     Crc32,
@@ -40,7 +40,7 @@ impl Crc {
         }
     }
 
-    /// Returns the polynomial `1`: in reflected order the highest bit.
+    /// Returns the polynomial `1`. In reflected order it is the highest bit.
     const fn one(self) -> u64 {
         1 << (8 * self.width() - 1)
     }
@@ -131,7 +131,7 @@ impl CrcSum {
         }
     }
 
-    /// Computes the CRC of what follows `prefix` in these bytes.
+    /// Computes the CRC of the bytes that follow `prefix`.
     pub(super) fn without_prefix(self, prefix: Self, crc: Crc) -> Self {
         let len = self.len - prefix.len;
         Self {
@@ -140,10 +140,10 @@ impl CrcSum {
         }
     }
 
-    /// Computes the CRC of these bytes written `times` times.
+    /// Computes the CRC of these bytes repeated `times` times.
     pub(super) fn repeat(self, times: u64, crc: Crc) -> Self {
         let (mut result, mut doubled, mut left) = (Self::EMPTY, self, times);
-        // What appending `doubled` multiplies by: squaring it is cheaper than deriving it from the
+        // The factor for appending `doubled`. Squaring it is cheaper than deriving it from the
         // doubled length.
         let mut factor = crc.shift(crc.one(), self.len);
         while left != 0 {
@@ -167,7 +167,7 @@ impl CrcSum {
         result
     }
 
-    /// Returns the value as S3 writes it: big-endian bytes.
+    /// Returns the value as S3 writes it, in big-endian bytes.
     pub(super) fn to_bytes(self, crc: Crc) -> Vec<u8> {
         self.value.to_be_bytes()[8 - crc.width()..].to_vec()
     }

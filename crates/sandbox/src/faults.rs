@@ -1,8 +1,8 @@
-//! Scripted misbehaviour: errors, lost answers, stalls and broken answers, at exactly the call that
-//! a test names.
+//! Scripted faults: errors, lost answers, stalls, and broken answers at exactly the calls that a
+//! test selects.
 //!
-//! A fault names calls, which of them it strikes, and its [`effect`]. Faults are armed and disarmed while the sandbox runs, by a test through [`Faults`] or
-//! from another process through its control port.
+//! A fault selects calls and has an [`effect`] on them. A test in the same process adds and removes
+//! faults through [`Faults`]; other processes do so through the control port.
 
 mod effect;
 
@@ -20,54 +20,55 @@ use super::operation::{Call, Operation};
 
 pub use effect::Effect;
 
-/// One rule: which calls, how often, what happens to them.
+/// A fault: the calls that it selects, how many of them it affects, and its effect.
 ///
 /// `Fault::on(Operation::UploadPartCopy).nth(7).then(Effect::SlowDown)`
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// The operations; none is any.
+    /// The operations; an empty list means all.
     pub on: Vec<Operation>,
-    /// Only calls of this bucket.
+    /// Only calls to this bucket.
     pub bucket: Option<String>,
-    /// Only calls whose key contains this.
+    /// Only calls whose key contains this text.
     pub key: Option<String>,
-    /// Only calls whose key, or the prefix of whose list, begins with this.
+    /// Only calls whose key, or whose list prefix, begins with this prefix.
     pub prefix: Option<String>,
-    /// Only calls that are signed with this access key.
+    /// Only calls signed with this access key.
     pub access_key: Option<String>,
-    /// Only calls that carry this session token.
+    /// Only calls with this session token.
     pub token: Option<String>,
-    /// Which of these calls.
+    /// Which of the matching calls to affect.
     pub when: When,
-    /// Strikes this often, then never again.
+    /// The number of calls to affect before the fault ends; `None` is unlimited.
     pub count: Option<u64>,
-    /// Begins so long after it was armed; earlier calls are not counted.
+    /// The time after which the fault starts. Earlier calls are not counted.
     pub from: Duration,
-    /// Ends this long after its start.
+    /// How long the fault lasts after its start; `None` is without end.
     pub lasts: Option<Duration>,
-    /// The effect on them.
+    /// The effect on the calls.
     pub then: Effect,
 }
 
-/// Which of the matching calls a fault strikes.
+/// Which of the matching calls a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum When {
-    /// All.
+    /// All calls.
     Always,
-    /// The nth, counted from 1.
+    /// The nth call, counted from 1.
     Nth(u64),
-    /// Each nth.
+    /// Every nth call.
     Every(u64),
-    /// The first n.
+    /// The first n calls.
     First(u64),
-    /// All but the first n.
+    /// All calls after the first n.
     After(u64),
-    /// Each with this probability, drawn from a generator with this seed.
+    /// Each call with this probability. The second field is the seed of the generator.
     Chance(f64, u64),
 }
 
 impl Fault {
-    /// Strikes all calls of an operation until narrowed down; by default with [`Effect::SlowDown`].
+    /// Affects all calls of an operation until you narrow it down. The default effect is
+    /// [`Effect::SlowDown`].
     #[must_use]
     pub fn on(operation: Operation) -> Self {
         Self {
@@ -76,7 +77,7 @@ impl Fault {
         }
     }
 
-    /// Strikes all calls of all operations until narrowed down.
+    /// Affects all calls of all operations until you narrow it down.
     #[must_use]
     pub fn on_any() -> Self {
         Self {
@@ -94,61 +95,61 @@ impl Fault {
         }
     }
 
-    /// Limits the fault to calls of this bucket.
+    /// Limits the fault to calls to this bucket.
     #[must_use]
     pub fn bucket(mut self, name: impl Into<String>) -> Self {
         self.bucket = Some(name.into());
         self
     }
 
-    /// Limits the fault to calls whose key contains this.
+    /// Limits the fault to calls whose key contains this text.
     #[must_use]
     pub fn key(mut self, part: impl Into<String>) -> Self {
         self.key = Some(part.into());
         self
     }
 
-    /// Limits the fault to calls whose key, or the prefix of whose list, begins with this.
+    /// Limits the fault to calls whose key, or whose list prefix, begins with this prefix.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
     }
 
-    /// Limits the fault to calls that are signed with this access key.
+    /// Limits the fault to calls signed with this access key.
     #[must_use]
     pub fn access_key(mut self, key: impl Into<String>) -> Self {
         self.access_key = Some(key.into());
         self
     }
 
-    /// Limits the fault to calls that carry this session token.
+    /// Limits the fault to calls with this session token.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// Limits the fault to these of the matching calls.
+    /// Sets which of the matching calls to affect.
     #[must_use]
     pub fn when(mut self, when: When) -> Self {
         self.when = when;
         self
     }
 
-    /// Limits the fault to the nth of the matching calls, counted from 1.
+    /// Limits the fault to the nth matching call, counted from 1.
     #[must_use]
     pub fn nth(self, n: u64) -> Self {
         self.when(When::Nth(n))
     }
 
-    /// Limits the fault to the first n of the matching calls.
+    /// Limits the fault to the first n matching calls.
     #[must_use]
     pub fn first(self, n: u64) -> Self {
         self.when(When::First(n))
     }
 
-    /// Limits the fault to this span of time, counted from when it is armed.
+    /// Limits the fault to a period that starts `from` after it is added and lasts this long.
     #[must_use]
     pub fn during(mut self, from: Duration, lasts: Duration) -> Self {
         self.from = from;
@@ -187,46 +188,47 @@ impl Fault {
                 .is_none_or(|token| session_token(headers) == Some(token))
     }
 
-    /// Returns true at this age of the fault.
+    /// Returns true if the fault is active at this age.
     fn is_due(&self, age: Duration) -> bool {
         let since = age.checked_sub(self.from);
         since.is_some_and(|since| self.lasts.is_none_or(|lasts| since < lasts))
     }
 }
 
-/// The calls that a fault has seen.
+/// The number of calls that a fault has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Calls that it names, in its span of time.
+    /// Calls that matched the fault while it was active.
     pub matched: u64,
-    /// The matching calls that it has struck.
+    /// Matching calls that it affected.
     pub struck: u64,
 }
 
-/// A fault that is armed.
+/// An active fault.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Its number; none is given twice.
+    /// The number of the rule, which is never used again.
     pub id: u64,
-    /// The effect.
+    /// The fault.
     pub fault: Fault,
     /// The counts of the rule.
     pub counts: Counts,
 }
 
-/// The combined effects of all faults that strike one call.
+/// The combined effects of all faults on one call.
 #[derive(Debug, Default)]
 pub(super) struct Strike {
-    /// The delay of the call.
+    /// The total delay of the call.
     pub(super) delay: Duration,
-    /// The time by which the server's clock is ahead.
+    /// How far ahead the clock of the server is.
     pub(super) skew: SignedDuration,
-    /// The other effect on the call.
+    /// The effect other than delay and skew.
     pub(super) effect: Option<Effect>,
 }
 
 impl Strike {
-    /// Adds what a fault does; false where another has struck first.
+    /// Adds the effect of a fault. Returns false if another fault already had an effect that
+    /// excludes this one.
     fn add(&mut self, effect: &Effect) -> bool {
         match effect {
             Effect::Delay(time) => self.delay += *time,
@@ -241,11 +243,11 @@ impl Strike {
 /// The faults of a sandbox.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// The number of armed faults, so that sandboxes without faults take no lock.
+    /// The number of faults. A sandbox without faults takes no lock.
     count: AtomicUsize,
     fired: AtomicU64,
     armed: Mutex<Vec<Armed>>,
-    /// The number of the last one.
+    /// The number of the rule added last.
     last: AtomicU64,
 }
 
@@ -259,7 +261,7 @@ struct Armed {
 }
 
 impl Armed {
-    /// Counts a matching call; whether the fault strikes it.
+    /// Counts a matching call. Returns true if the fault affects it.
     fn strikes(&mut self) -> bool {
         self.counts.matched += 1;
         let seen = self.counts.matched;
@@ -280,8 +282,8 @@ impl Armed {
 }
 
 impl Faults {
-    /// Arms a fault and returns its number. Of several that strike one call, the first armed has
-    /// effect, besides those that delay it or change the clock; all count the call.
+    /// Adds a fault and returns its number. If several faults match one call, all of them count it,
+    /// but only the first one added has an effect. Delays and skews always apply.
     pub fn add(&self, fault: Fault) -> u64 {
         let random = match fault.when {
             When::Chance(_, seed) => fastrand::Rng::with_seed(seed),
@@ -300,17 +302,17 @@ impl Faults {
         id
     }
 
-    /// Arms rules in the JSON that the control port takes: one object, or a list of them.
+    /// Adds rules in the JSON format of the control port: one object, or a list of them.
     ///
     /// # Errors
-    /// Names the field that is wrong, and why. No rule is armed then.
+    /// Names the wrong field and the reason. In that case no rule is added.
     pub fn add_json(&self, rules: &[u8]) -> Result<Vec<u64>, String> {
         let faults = crate::rules::parse(rules)?;
         Ok(faults.into_iter().map(|fault| self.add(fault)).collect())
     }
 
-    /// Disarms one; false if there is none of this number. Calls that it keeps waiting go on
-    /// waiting.
+    /// Removes a fault. Returns false if no fault has this number. Calls that it is stalling stay
+    /// stalled.
     pub fn remove(&self, id: u64) -> bool {
         let mut armed = self.lock();
         let before = armed.len();
@@ -319,20 +321,20 @@ impl Faults {
         armed.len() < before
     }
 
-    /// Disarms all.
+    /// Removes all faults.
     pub fn clear(&self) {
         let mut armed = self.lock();
         armed.clear();
         self.count.store(0, Ordering::Release);
     }
 
-    /// Returns the number of calls that were struck so far.
+    /// Returns the number of calls that faults have affected so far.
     #[must_use]
     pub fn fired(&self) -> u64 {
         self.fired.load(Ordering::Relaxed)
     }
 
-    /// Returns those that are armed, in the order in which they were.
+    /// Returns the active faults in the order in which they were added.
     #[must_use]
     pub fn armed(&self) -> Vec<Rule> {
         let rule = |one: &Armed| Rule {
@@ -343,7 +345,7 @@ impl Faults {
         self.lock().iter().map(rule).collect()
     }
 
-    /// Returns what one has seen, as long as it is armed.
+    /// Returns the counts of a fault, or `None` if it was removed.
     #[must_use]
     pub fn counts(&self, id: u64) -> Option<Counts> {
         self.lock()
@@ -352,7 +354,7 @@ impl Faults {
             .map(|one| one.counts)
     }
 
-    /// Decides what happens to this call.
+    /// Returns the combined effects of all faults on this call.
     pub(super) fn strike(&self, call: &Call, headers: &HeaderMap) -> Strike {
         let mut strike = Strike::default();
         if self.count.load(Ordering::Acquire) == 0 {

@@ -1,6 +1,6 @@
-//! The HTTP layer around the service: classifies each request, strikes faults, keeps the model's
-//! times and rates, checks what S3 checks before it looks at an operation (region, owner, denials),
-//! and records the call.
+//! The HTTP layer around the service. It classifies each request, applies faults, applies the
+//! latencies and rates of the model, makes the checks that S3 makes before the operation (region,
+//! owner, denials), and records the call.
 
 mod altered;
 
@@ -35,17 +35,17 @@ use super::store::Store;
 
 use altered::{after_effect, error_in_200, scripted, stall};
 
-/// Bodies of requests that are refused unread are read to this length, so that the client hears the
-/// answer.
+/// The most bytes to read from the body of a refused request. Clients read the answer only after
+/// they sent the body.
 const DRAINED: usize = 64 * 1024 * 1024;
 
 /// The header that names the source of a copy.
 const COPY_SOURCE: &str = "x-amz-copy-source";
 
-/// All headers of a request together, in bytes.
+/// The most bytes of all headers of a request.
 const MAX_HEADERS: usize = 8192;
 
-/// The ways in which a call gets no answer.
+/// The ways in which a call can end without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoAnswer {
     /// The connection closes.
@@ -60,7 +60,7 @@ pub(super) enum NoAnswer {
 pub(super) struct Front {
     keys: KeyRing,
     service: S3Service,
-    /// The same without signatures.
+    /// The same service without signature verification.
     unsigned: S3Service,
     store: Store,
     faults: Arc<Faults>,
@@ -99,7 +99,7 @@ impl Front {
         }
     }
 
-    /// Answers one request, or none: [`NoAnswer`].
+    /// Answers a request, or returns the reason for not answering it.
     pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
@@ -194,7 +194,7 @@ impl Front {
         after_effect(response, effect, id, outcome).await
     }
 
-    /// Does what the request asks for, at this time of the server's clock.
+    /// Executes the request at this time on the clock of the server.
     async fn operate(
         &self,
         request: Request<Incoming>,
@@ -227,7 +227,8 @@ impl Front {
         response
     }
 
-    /// Checks the bucket as S3 does before the operation. Returns true if the requester is charged.
+    /// Makes the checks on the bucket that S3 makes before the operation. Returns true if the
+    /// requester is charged.
     fn check(&self, call: &Call, query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
         let size: usize = headers
             .iter()
@@ -279,9 +280,10 @@ impl Front {
         Ok(bucket.requester_pays)
     }
 
-    /// Rewrites what `s3s` objects to and S3 accepts: any text in `Expires`, and tenants. `s3s`
-    /// gets the request as it is, so that it verifies the signature; what it objects to goes to a
-    /// service that verifies nothing, in headers of ours.
+    /// Handles a request with headers that `s3s` refuses but S3 accepts: any text in `Expires`, and
+    /// copy sources with tenants. `s3s` first gets the original request, so that it verifies the
+    /// signature. If it then refuses one of these headers, the request goes to a service that
+    /// verifies nothing, with the values in headers of the sandbox.
     async fn call_with(
         &self,
         mut parts: Parts,
@@ -305,7 +307,7 @@ impl Front {
             .await
     }
 
-    /// Lets the service answer and completes its answer.
+    /// Passes the request to the service and completes its answer.
     async fn serve(&self, request: Request<Incoming>, id: &str, head: bool) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let answered = match readable(&parts, &body) {
@@ -350,9 +352,9 @@ impl Front {
     }
 }
 
-/// Returns the headers of a request without a body as `s3s` can read them, unsigned, if it cannot
-/// read them as they are: because `Expires` is no date, or because the source of a copy belongs to
-/// a tenant.
+/// Returns headers that `s3s` can read, without the signature, for a request without a body that
+/// has an `Expires` that is not a date, or a copy source of a tenant. Returns `None` if `s3s` can
+/// read the original headers.
 fn readable(parts: &Parts, body: &Incoming) -> Option<HeaderMap> {
     if !hyper::body::Body::is_end_stream(body) {
         return None;
@@ -386,8 +388,8 @@ fn readable(parts: &Parts, body: &Incoming) -> Option<HeaderMap> {
     is_rewritten.then_some(headers)
 }
 
-/// Removes the quotes from the `ETag` of `GetObjectAttributes`, the one answer that shows it
-/// without; `s3s` writes them everywhere.
+/// Removes the quotes from the `ETag` in the answer to `GetObjectAttributes`. It is the only answer
+/// in which S3 shows it without quotes; `s3s` always adds them.
 fn unquote_etag(response: &mut Response<Body>) {
     let Some(body) = response.body().bytes() else {
         return;
@@ -407,7 +409,7 @@ fn unquote_etag(response: &mut Response<Body>) {
     response.headers_mut().remove(CONTENT_LENGTH);
 }
 
-/// Puts the entries of a listing of versions into one sequence, as S3 writes them.
+/// Merges the entries of a listing of versions into one sequence, as S3 writes them.
 fn interleave(response: &mut Response<Body>, order: &[bool]) {
     let Some(body) = response.body().bytes() else {
         return;
@@ -446,7 +448,7 @@ fn interleave(response: &mut Response<Body>, order: &[bool]) {
     response.headers_mut().remove(CONTENT_LENGTH);
 }
 
-/// Puts the lines of a listing into its document.
+/// Inserts the entries of a listing into its document.
 fn insert(response: &mut Response<Body>, lines: &str) {
     const END: &[u8] = b"</ListBucketResult>";
     let Some(body) = response.body().bytes() else {
@@ -468,19 +470,19 @@ fn signed_region(headers: &HeaderMap) -> Option<&str> {
     scope.split(',').next()?.split('/').nth(2)
 }
 
-/// Answers with an error. Reads the request to its end first, because a client reads no answer
-/// while it sends.
+/// Answers with an error. Reads the request to its end first, because many clients read no answer
+/// while they send.
 async fn refuse(request: Request<Incoming>, refusal: &Refusal, id: &str) -> Response<Body> {
     drain(request.into_body()).await;
     refusal.response(id)
 }
 
 async fn drain(body: Incoming) {
-    // What the body was, and whether it came to its end, does not matter.
+    // The content of the body does not matter, and neither does an error in it.
     let _ = Limited::new(body, DRAINED).collect().await;
 }
 
-/// Returns the code of an error document.
+/// Returns the error code in an error document.
 fn error_code(body: &Body) -> Option<String> {
     let bytes = body.bytes()?;
     let text = std::str::from_utf8(&bytes).ok()?;

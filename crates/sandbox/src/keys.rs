@@ -1,4 +1,4 @@
-//! The access keys that the sandbox accepts, which change while it runs as those of a role do.
+//! The access keys that the sandbox accepts. They can change while it runs, like those of a role.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,13 +19,13 @@ impl std::fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// Accepts a key from now on.
+    /// Accepts requests signed with a key from now on.
     pub(super) fn add(&self, access_key: &str, secret_key: &str) {
         let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
         keys.insert(access_key.to_owned(), secret_key.into());
     }
 
-    /// Accepts a key no longer.
+    /// Stops accepting a key.
     pub(super) fn remove(&self, access_key: &str) {
         self.0
             .write()
@@ -33,7 +33,7 @@ impl KeyRing {
             .remove(access_key);
     }
 
-    /// Returns true if a request names a key that is accepted, whatever its signature is.
+    /// Returns true if the request names an accepted key. Does not verify the signature.
     pub(super) fn signs(&self, headers: &HeaderMap) -> bool {
         signing_key(headers).is_some_and(|key| self.secret(key).is_some())
     }

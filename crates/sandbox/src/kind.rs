@@ -1,12 +1,13 @@
-//! What a request may not ask of this kind of bucket or server, whatever it is about otherwise.
+//! Refuses requests that this kind of bucket or server does not support.
 //!
-//! A bucket whose name ends in `--x-s3` is a directory bucket, as on AWS: it lists without order
-//! and by prefixes that end in a slash, its `ETag`s are random, and it knows neither versions nor
-//! tags nor annotations. [`Quirks`] make the sandbox a look-alike that lacks things.
+//! A bucket whose name ends in `--x-s3` is a directory bucket, as on AWS. It lists keys in no
+//! particular order and only by prefixes that end in a slash, its `ETag`s are random, and it
+//! supports neither versions nor tags nor annotations. [`Quirks`] imitate S3-compatible servers
+//! that lack features.
 //!
 //! Requests to directory buckets are signed for the service `s3express`, which the `s3s` crate does
-//! not know. Their signature is not verified, nor that of uploads that are not kept; that they name
-//! the right key is.
+//! not support. The sandbox does not verify the signatures of these requests, nor those of uploads
+//! whose bodies it does not keep. It only checks that they name an accepted access key.
 
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
 use hyper::{HeaderMap, Request};
@@ -25,9 +26,9 @@ use super::store::Quirks;
 #[derive(Clone, Copy)]
 struct Waived;
 
-/// Takes the signature off a request that names the key, where `s3s` cannot check it (those for
-/// `s3express`) or should not: to check one that covers the hash of a payload which is not kept
-/// takes more CPU than all else about it.
+/// Removes the signature from a request that names an accepted key, if `s3s` cannot verify it
+/// (`s3express`) or should not: hashing a payload that is not kept takes more CPU than everything
+/// else about the request.
 pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirks: &Quirks) {
     let Some(signature) = header(request.headers(), AUTHORIZATION.as_str()) else {
         return;
@@ -41,8 +42,8 @@ pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirk
     }
 }
 
-/// Returns true for a body that [`Payload::pass`](super::payload::Payload::pass) does not keep, and
-/// that is hashed for the signature.
+/// Returns true if [`Payload::pass`](super::payload::Payload::pass) does not keep the body and the
+/// signature covers its hash.
 fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     let length =
         header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
@@ -50,7 +51,7 @@ fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     length > Some(KEPT) && hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The names of buckets: S3's, and behind the name of a tenant as Ceph has them.
+/// Accepts the bucket names of S3, and those with a tenant in front, as in Ceph (`tenant:bucket`).
 pub(super) struct WithTenants;
 
 impl NameValidation for WithTenants {
@@ -60,7 +61,7 @@ impl NameValidation for WithTenants {
     }
 }
 
-/// Lets through what is signed, and what [`waive_signature`] has seen.
+/// Accepts signed requests, and requests whose signature [`waive_signature`] removed.
 pub(super) struct Signed;
 
 #[async_trait::async_trait]
@@ -73,7 +74,7 @@ impl S3Access for Signed {
     }
 }
 
-/// Refuses what this server or this bucket does not have.
+/// Refuses a request that this server or this bucket does not support.
 pub(super) fn check(
     bucket: &Bucket,
     quirks: &Quirks,
@@ -129,7 +130,8 @@ fn check_directory(call: &Call, query: &str, headers: &HeaderMap) -> Result<(), 
     }
 }
 
-/// Tags that a request reads, writes or names; with `may_deny` it may say that there are none.
+/// Refuses requests that read, write, or name tags. With `may_deny`, a request may have a tagging
+/// directive.
 fn check_tags(operation: Operation, headers: &HeaderMap, may_deny: bool) -> Result<(), Refusal> {
     use Operation::{DeleteObjectTagging, GetObjectTagging, PutObjectTagging};
     let names_tags = headers.contains_key("x-amz-tagging")

@@ -1,25 +1,26 @@
-//! An S3 in this process: for the demo, for tests, for benchmarks.
+//! An S3 server inside this process, for demos, tests, and benchmarks.
 //!
-//! The sandbox serves the S3 API over HTTP on the loopback interface, on the `s3s` crate, and does
-//! what S3 does rather than what is convenient: conditions, version histories, checksum rules, part
-//! rules, error codes and their order are those of S3. It differs from S3 where that helps a test:
+//! The sandbox serves the S3 API over HTTP on the loopback interface. It is built on the `s3s`
+//! crate and behaves like S3: its conditions, version histories, checksum rules, part rules, error
+//! codes, and the order of its checks are those of S3. It differs from S3 where that helps a test:
 //!
-//! - Large objects are virtual ([`Content::pattern`]): 48.8 TiB cost nothing, yet any byte can be
-//!   read and CRCs are true. The MD5 and SHA sums of virtual contents over 1 MiB are those of a
-//!   description instead, equal for equal contents.
-//! - A test reads and changes the [`Store`] directly, scripts [`Faults`], and inspects the
+//! - Large objects are virtual ([`Content::pattern`]). An object of 48.8 TiB takes no memory, yet
+//!   you can read each byte and its CRCs are real. Above 1 MiB, the MD5 and SHA sums of a virtual
+//!   object are computed over a description of it; equal contents have equal sums.
+//! - A test can read and change the [`Store`] directly, script [`Faults`], and inspect the
 //!   [`CallRecord`].
-//! - A [`Model`] gives it latency and request rates; there are none by default.
-//! - A second port takes [`Faults`] from other processes ([`SandboxOptions::control`]).
+//! - A [`Model`] adds latencies and request rates. There are none by default.
+//! - A second port accepts rules for [`Faults`] from other processes ([`SandboxOptions::control`]).
 //!
 //! # Layout
 //!
-//! A connection is a `wire`. A request passes `front` (faults, model, record; its `operation` is
-//! told from the request line; `keys` and `clock` judge its signature; `control` takes `rules` for
-//! faults), `protocol` (the API on `s3s` types; `payload`: bodies) and `store` (`bucket`:
-//! versions), which use `multipart`, `listing`, `condition`, `object`. Contents are `content` over
-//! `pattern`; sums are `checksum` over `crc`; `kind` refuses what a directory bucket or a
-//! look-alike does not have.
+//! `wire` handles a connection. A request first passes `front`, which applies faults and the model
+//! and records the call. `operation` classifies it by its request line and headers, and `keys` and
+//! `clock` check its signature; `control` accepts `rules` for faults. Then `protocol` implements
+//! the API with the types of `s3s` (bodies are in `payload`), and `store` holds each `bucket` and
+//! its versions. They use `multipart`, `listing`, `condition`, and `object`. The bytes are in
+//! `content` and `pattern`, their sums in `checksum` and `crc`. `kind` refuses what a directory
+//! bucket or an S3-compatible server does not support.
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
@@ -80,19 +81,20 @@ pub use self::store::{BucketOptions, BucketUsage, OWNER, Quirks, Store};
 /// The settings of a sandbox.
 #[derive(Clone, Debug)]
 pub struct SandboxOptions {
-    /// TCP port on 127.0.0.1; 0 takes a free one.
+    /// The TCP port on 127.0.0.1; 0 chooses a free one.
     pub port: u16,
-    /// Region of buckets that name none.
+    /// The region of buckets that are created without one.
     pub region: String,
-    /// The access key that requests must be signed with.
+    /// The access key that clients use to sign requests.
     pub access_key: String,
-    /// Its secret.
+    /// The secret of the access key.
     pub secret_key: String,
-    /// Latency and rates.
+    /// Latencies and request rates.
     pub model: Model,
-    /// Set to keep the list of calls. It grows with every request: benchmarks turn it off.
+    /// Set to keep a list of all calls. It grows with each request, so benchmarks turn it off.
     pub record_calls: bool,
-    /// The address that accepts rules for faults from other processes; `None` accepts none.
+    /// The address of the control port, which accepts rules for faults from other processes; `None`
+    /// opens no such port.
     pub control: Option<SocketAddr>,
 }
 
@@ -110,7 +112,7 @@ impl Default for SandboxOptions {
     }
 }
 
-/// A running sandbox. It ends when it is stopped or dropped.
+/// A running sandbox. It ends when you stop or drop it.
 #[derive(Debug)]
 pub struct Sandbox {
     url: String,
@@ -127,7 +129,7 @@ impl Sandbox {
     /// Starts a sandbox on the current tokio runtime.
     ///
     /// # Errors
-    /// A port cannot be listened on.
+    /// Fails if the sandbox cannot listen on a port.
     pub async fn start(options: SandboxOptions) -> io::Result<Self> {
         let listener =
             TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, options.port))).await?;
@@ -184,41 +186,41 @@ impl Sandbox {
         &self.url
     }
 
-    /// Returns the URL that accepts rules: `http://HOST:PORT`.
+    /// Returns the URL of the control port, `http://HOST:PORT`, if there is one.
     #[must_use]
     pub fn control_url(&self) -> Option<&str> {
         self.control.as_deref()
     }
 
-    /// Accepts requests that are signed with this key too, with any session token.
+    /// Accepts requests signed with this key as well, with any session token.
     pub fn accept_key(&self, access_key: &str, secret_key: &str) {
         self.keys.add(access_key, secret_key);
     }
 
-    /// Accepts requests that are signed with this key no longer: `InvalidAccessKeyId`.
+    /// Stops accepting a key. Requests signed with it are answered `InvalidAccessKeyId`.
     pub fn forget_key(&self, access_key: &str) {
         self.keys.remove(access_key);
     }
 
-    /// Returns its buckets and objects.
+    /// Returns the buckets and objects.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Returns the faults to strike.
+    /// Returns the faults.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// Returns the calls that it has seen.
+    /// Returns the record of calls.
     #[must_use]
     pub fn calls(&self) -> &CallRecord {
         &self.record
     }
 
-    /// Closes all connections and waits for the end of what was in flight.
+    /// Closes all connections and waits until all tasks have ended.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();

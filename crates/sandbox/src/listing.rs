@@ -1,8 +1,8 @@
-//! Pages of listings: keys, versions and open uploads.
+//! Pages of listings: keys, versions, and open uploads.
 //!
-//! All three walk a map in key order from a marker, roll up keys that share a prefix up to the
-//! delimiter, and stop at a full page. A rolled-up prefix is skipped by seeking past it, so a page
-//! costs its entries, not the keys below it.
+//! Each listing walks a map in key order from a marker, groups keys that share a prefix up to the
+//! delimiter, and stops when the page is full. After it lists a common prefix, it seeks past it, so
+//! the cost of a page depends on its entries and not on the keys below them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,7 +13,7 @@ use super::content::Content;
 use super::multipart::Upload;
 use super::object::{Object, Version};
 
-/// Entries per page at most, and by default.
+/// The largest and the default number of entries per page.
 pub(super) const PAGE: usize = 1000;
 
 /// The parameters of a listing.
@@ -21,12 +21,12 @@ pub(super) const PAGE: usize = 1000;
 pub(super) struct ListingQuery<'a> {
     pub(super) prefix: &'a str,
     pub(super) delimiter: Option<&'a str>,
-    /// Only keys (and rolled-up prefixes) after this one.
+    /// List only keys and common prefixes after this one.
     pub(super) after: Option<&'a str>,
     pub(super) max: usize,
 }
 
-/// A page of rows `T`; a key can have several.
+/// A page of entries `T`. A key can have several entries.
 #[derive(Debug)]
 pub(super) struct Page<T> {
     pub(super) entries: Vec<(String, T)>,
@@ -36,7 +36,7 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Returns the last key or rolled-up prefix of the page.
+    /// Returns the last key or common prefix of the page.
     pub(super) fn last(&self) -> Option<&str> {
         match self.last_entry() {
             Some((key, _)) => Some(key),
@@ -44,7 +44,7 @@ impl<T> Page<T> {
         }
     }
 
-    /// Returns the last entry, if no rolled-up prefix follows it.
+    /// Returns the last entry, or `None` if the page ends with a common prefix.
     pub(super) fn last_entry(&self) -> Option<(&str, &T)> {
         self.entries
             .last()
@@ -58,7 +58,7 @@ impl<T> Page<T> {
 }
 
 impl ListingQuery<'_> {
-    /// Returns the prefix that `key` is rolled up to.
+    /// Returns the common prefix that `key` belongs to.
     fn rolled<'k>(&self, key: &'k str) -> Option<&'k str> {
         let delimiter = self.delimiter.filter(|delimiter| !delimiter.is_empty())?;
         let rest = key.strip_prefix(self.prefix)?;
@@ -66,8 +66,8 @@ impl ListingQuery<'_> {
             .map(|at| &key[..self.prefix.len() + at + delimiter.len()])
     }
 
-    /// Returns the key at which the walk begins. A marker that is a rolled-up prefix, or lies in one, means that the
-    /// prefix was listed.
+    /// Returns the key at which the walk begins. If the marker is a common prefix or lies in one,
+    /// that prefix was already listed.
     fn start(&self) -> Bound<String> {
         match self.after {
             Some(after) if after >= self.prefix => match self.rolled(after) {
@@ -79,13 +79,13 @@ impl ListingQuery<'_> {
     }
 }
 
-/// Returns a string after all keys that start with `prefix`, but for those that go on with
-/// U+10FFFF.
+/// Returns a string that sorts after all keys that start with `prefix`, except keys that continue
+/// with U+10FFFF.
 fn past(prefix: &str) -> String {
     format!("{prefix}{}", char::MAX)
 }
 
-/// Collects a page: `seek` iterates from a key on, `rows` says what is listed for one item.
+/// Collects a page. `seek` iterates from a key on, and `rows` returns the entries of an item.
 fn collect<'m, V, T, I, R>(
     query: &ListingQuery<'_>,
     mut start: Bound<String>,
@@ -160,8 +160,7 @@ pub(super) fn objects(
     )
 }
 
-/// Lists current objects of a directory bucket: in no order that a client could know, and with none
-/// of the marks of one.
+/// Lists the current objects of a directory bucket, in an order that no client can predict.
 pub(super) fn unordered(
     map: &BTreeMap<String, Vec<Version>>,
     query: &ListingQuery<'_>,
@@ -198,8 +197,8 @@ pub(super) struct ListedVersion {
     pub(super) is_latest: bool,
 }
 
-/// Versions and delete markers, newest first within a key. With `version_marker` the page goes on
-/// inside the history of the key that `query.after` names, after that version.
+/// Lists versions and delete markers, newest first within a key. With `version_marker`, the page
+/// continues in the history of the key `query.after`, after that version.
 pub(super) fn versions(
     map: &BTreeMap<String, Vec<Version>>,
     query: &ListingQuery<'_>,
@@ -237,8 +236,8 @@ pub(super) fn versions(
     )
 }
 
-/// Lists open uploads by key and initiation. With `upload_marker` the page continues among the
-/// uploads of the key that `query.after` names, after that upload.
+/// Lists open uploads by key and creation. With `upload_marker`, the page continues among the
+/// uploads of the key `query.after`, after that upload.
 pub(super) fn uploads<'m>(
     map: &'m BTreeMap<(String, u64), Upload>,
     query: &ListingQuery<'_>,
@@ -274,7 +273,7 @@ pub(super) fn uploads<'m>(
     )
 }
 
-/// Returns a key as `encoding-type=url` shows it: a form's encoding, but for slashes.
+/// Encodes a key for `encoding-type=url`: form encoding, except that slashes stay as they are.
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -314,7 +313,7 @@ mod tests {
             .collect()
     }
 
-    /// Returns keys and prefixes of all pages, in the order in which they came.
+    /// Returns the keys and prefixes of all pages in order.
     fn all(
         map: &BTreeMap<String, Vec<Version>>,
         prefix: &str,

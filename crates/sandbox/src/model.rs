@@ -1,7 +1,7 @@
-//! The performance of the sandbox: latency per operation, copy speed, and rates per prefix.
+//! The performance model of the sandbox: latency per operation, copy speed, and request rates per
+//! prefix.
 //!
-//! The default model has neither latency nor limits. [`Model::aws_like`] has the figures that S3 is
-//! known for.
+//! The default model has neither latency nor limits. [`Model::aws_like`] has typical figures of S3.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,18 +11,18 @@ use tokio::time::Instant;
 
 use super::operation::{Call, Operation};
 
-/// The behaviour of the sandbox in time.
+/// The timing of the sandbox.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// The time that answers take.
+    /// The latency of answers.
     pub latency: LatencyModel,
-    /// The rates up to which requests are admitted.
+    /// The accepted request rates.
     pub limits: RateModel,
 }
 
 impl Model {
-    /// Models S3 as seen from a machine in its region: 60 ms lists, copies of 35 ms plus the bytes
-    /// at 80 MB/s, 3,500 writes and 5,500 reads per second and prefix.
+    /// Models S3 as seen from a machine in the same region: 60 ms for a list, 35 ms plus the bytes
+    /// at 80 MB/s for a copy, 3,500 writes and 5,500 reads per second and prefix.
     #[must_use]
     pub fn aws_like() -> Self {
         let ms = Duration::from_millis;
@@ -48,7 +48,7 @@ impl Model {
     }
 }
 
-/// Time that an answer takes, by kind of operation.
+/// The latency of an answer, by kind of operation.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyModel {
     /// All listings.
@@ -57,24 +57,24 @@ pub struct LatencyModel {
     pub head: Duration,
     /// `CreateMultipartUpload`.
     pub create: Duration,
-    /// CopyObject and UploadPartCopy, besides their bytes.
+    /// `CopyObject` and `UploadPartCopy`, plus the time for their bytes.
     pub copy: Duration,
-    /// `UploadPartCopy`, besides its bytes; `None` is as long as `copy`.
+    /// `UploadPartCopy`, plus the time for its bytes; `None` means the same as `copy`.
     pub part_copy: Option<Duration>,
     /// `CompleteMultipartUpload`.
     pub complete: Duration,
-    /// `PutObject` and `UploadPart`, besides their bytes.
+    /// `PutObject` and `UploadPart`, plus the time for their bytes.
     pub put: Duration,
-    /// `GetObject`, to the first byte.
+    /// `GetObject`, until the first byte.
     pub get: Duration,
-    /// All others.
+    /// All other operations.
     pub other: Duration,
-    /// Speed of one copy or upload, in bytes per second; `None` is unlimited.
+    /// The speed of one copy or upload in bytes per second; `None` is unlimited.
     pub bytes_per_second: Option<u64>,
 }
 
 impl LatencyModel {
-    /// Returns the time before anything is done.
+    /// Returns the latency before the operation starts.
     pub(super) fn base(&self, operation: Operation) -> Duration {
         match operation {
             Operation::ListBuckets
@@ -96,7 +96,7 @@ impl LatencyModel {
         }
     }
 
-    /// Returns the time that moving these bytes takes.
+    /// Returns the time that it takes to move this number of bytes.
     pub(super) fn transfer(&self, bytes: u64) -> Duration {
         match self.bytes_per_second {
             #[expect(
@@ -109,29 +109,31 @@ impl LatencyModel {
     }
 }
 
-/// Requests per second that each prefix of a bucket (up to the first `/`) takes; more are answered
-/// 503 `SlowDown`.
+/// The requests per second that each prefix of a bucket (up to the first `/`) accepts. Requests
+/// above the rate are answered with 503 `SlowDown`.
 #[derive(Clone, Debug, Default)]
 pub struct RateModel {
     /// PUT, COPY, POST and DELETE; `None` is unlimited.
     pub writes_per_second: Option<u32>,
     /// GET, HEAD and listings; `None` is unlimited.
     pub reads_per_second: Option<u32>,
-    /// A prefix takes less at first, as before S3 has partitioned it.
+    /// Start each prefix at a lower rate, as S3 does until it has partitioned the prefix.
     pub ramp: Option<Ramp>,
-    /// The one prefix (`logs/`) that has limits; `None` means that each has its own.
+    /// The only prefix with limits (for example `logs/`); `None` means that each prefix has its
+    /// own.
     pub only: Option<String>,
-    /// Connections that are served at once; further ones wait unaccepted. `None` is unlimited.
+    /// The number of connections that are served at once; others wait to be accepted. `None` is
+    /// unlimited.
     pub connections: Option<usize>,
 }
 
-/// The growth of a prefix's rate after its first request: in steps, as S3 divides a partition in
-/// two.
+/// How the rate of a prefix grows after its first request. It grows in steps, as S3 splits a
+/// partition in two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp {
-    /// The rate at first, as a fraction of the full one, above 0.
+    /// The initial rate as a fraction of the full one, above 0.
     pub start: f64,
-    /// Time after which it doubles, again and again until it is the full one.
+    /// The time after which the rate doubles, repeatedly, until it reaches the full one.
     pub doubles_every: Duration,
 }
 
@@ -152,10 +154,10 @@ impl RateModel {
     }
 }
 
-/// Seconds of the rate that a prefix may take at once after a pause.
+/// The burst that a prefix accepts after a pause, in seconds of its rate.
 const BURST: f64 = 0.25;
 
-/// Counts requests against the rates.
+/// Admits requests according to the rates.
 #[derive(Debug)]
 pub(super) struct Limiter {
     model: RateModel,
@@ -235,7 +237,7 @@ mod tests {
         )
     }
 
-    /// Calls let through when 1,000 per second are sent.
+    /// Returns the number of admitted calls when 1,000 per second are sent.
     async fn admitted(limiter: &Limiter, key: &str, time: Duration) -> usize {
         let mut count = 0;
         for _ in 0..time.as_millis() {
@@ -253,7 +255,7 @@ mod tests {
         });
         let first = admitted(&limiter, "a/x", Duration::from_secs(10)).await;
         assert!((1000..=1030).contains(&first), "{first}");
-        // Another prefix has its own.
+        // Another prefix has its own limit.
         assert!(limiter.admits(&put("b/x")) && limiter.admits(&put("top")));
     }
 

@@ -1,5 +1,5 @@
-//! Multipart uploads: what is kept between Create and Complete, and the rules by which parts become
-//! an object.
+//! Multipart uploads: the state between Create and Complete, and the rules for completing an
+//! object.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct Upload {
     /// The checksum that Create declared.
     pub(super) declared: Declared,
     pub(super) parts: BTreeMap<i32, Part>,
-    /// The key was deleted since Create, which a conditional Complete must not overlook.
+    /// Set if the key was deleted since Create. A conditional Complete then fails.
     pub(super) key_was_deleted: bool,
 }
 
@@ -36,24 +36,24 @@ pub(super) type Declared = Option<(Algorithm, ChecksumKind)>;
 pub(super) struct Part {
     pub(super) content: Content,
     pub(super) etag: String,
-    /// Of the declared algorithm, or CRC64NVME if none was declared; `None` only where checksums
-    /// are switched off.
+    /// The checksum of the declared algorithm, or CRC64NVME if Create declared none; `None` only if
+    /// checksums are switched off.
     pub(super) checksum: Option<String>,
     pub(super) last_modified: SystemTime,
 }
 
-/// An open upload as a test sees it.
+/// An open upload as tests see it.
 #[derive(Clone, Debug)]
 pub struct UploadInfo {
-    /// The key that it will write.
+    /// The key of the object.
     pub key: String,
-    /// Its id.
+    /// The upload id.
     pub upload_id: String,
     /// The time of its creation.
     pub initiated: SystemTime,
-    /// Number, size in bytes and `ETag` of the parts, by number.
+    /// The number, the size in bytes, and the `ETag` of each part, by number.
     pub parts: Vec<(i32, u64, String)>,
-    /// The attributes of the object that it will become.
+    /// The attributes of the object.
     pub attributes: Arc<Attributes>,
 }
 
@@ -73,7 +73,7 @@ impl UploadInfo {
     }
 }
 
-/// The answer of a Complete that succeeded.
+/// The answer to a successful Complete.
 #[derive(Clone, Debug)]
 pub(super) struct Completed {
     pub(super) key: String,
@@ -83,7 +83,7 @@ pub(super) struct Completed {
     pub(super) attributes: Arc<Attributes>,
 }
 
-/// A part as Complete lists it.
+/// A part in the list of a Complete.
 #[derive(Debug, Default)]
 pub(super) struct ListedPart {
     pub(super) number: i32,
@@ -91,7 +91,7 @@ pub(super) struct ListedPart {
     pub(super) checksums: Vec<(Algorithm, String)>,
 }
 
-/// The conditions of Complete besides the parts.
+/// The parameters of a Complete.
 #[derive(Debug, Default)]
 pub(super) struct CompleteRequest {
     pub(super) parts: Vec<ListedPart>,
@@ -101,7 +101,8 @@ pub(super) struct CompleteRequest {
     pub(super) condition: WriteCondition,
 }
 
-/// Returns the checksum that a Create declares, after S3's rules for algorithm and type.
+/// Returns the checksum that a Create declares, according to the rules of S3 for algorithm and
+/// type.
 pub(super) fn declare(algorithm: Option<&str>, kind: Option<&str>) -> Result<Declared, Refusal> {
     let Some(name) = algorithm else {
         return match kind {
@@ -162,7 +163,7 @@ impl State {
 }
 
 impl Bucket {
-    /// Opens an upload and returns its id.
+    /// Creates an upload and returns its id.
     pub(super) fn create_upload(
         &self,
         store: &Store,
@@ -187,7 +188,8 @@ impl Bucket {
         id
     }
 
-    /// Returns what each part of the upload must match: the declared checksum and the attributes.
+    /// Returns the settings that each part of the upload must match: the declared checksum and the
+    /// attributes.
     pub(super) fn upload_settings(
         &self,
         key: &str,
@@ -198,7 +200,7 @@ impl Bucket {
         Ok((upload.declared, Arc::clone(&upload.attributes)))
     }
 
-    /// Makes a part. Hashes, so it takes no lock.
+    /// Creates a part. It hashes the bytes, so it takes no lock.
     pub(super) fn make_part(
         &self,
         store: &Store,
@@ -216,7 +218,7 @@ impl Bucket {
         }
     }
 
-    /// Stores a part; an earlier one of the same number is replaced.
+    /// Stores a part and replaces an earlier one with the same number.
     pub(super) fn put_part(
         &self,
         key: &str,
@@ -232,7 +234,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Drops an upload and its parts.
+    /// Deletes an upload and its parts.
     pub(super) fn abort(&self, store: &Store, key: &str, upload_id: &str) -> Result<(), Refusal> {
         let mut state = self.write();
         let sequence = state.upload(key, upload_id)?.sequence;
@@ -247,8 +249,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// Makes the object of the listed parts, or says what stands against it; the upload then stays
-    /// as it was.
+    /// Creates the object from the listed parts, or returns the reason for a refusal. In that case
+    /// the upload stays as it was.
     pub(super) fn complete(
         &self,
         store: &Store,
@@ -320,7 +322,7 @@ impl Bucket {
     }
 }
 
-/// Returns true if all parts but the last have one size, and the last is not larger.
+/// Refuses the parts unless all but the last have the same size and the last is not larger.
 fn check_equal(parts: &[&Part]) -> Result<(), Refusal> {
     let sizes: Vec<_> = parts.iter().map(|part| part.content.len()).collect();
     let [first, middle @ .., last] = sizes.as_slice() else {
@@ -335,7 +337,8 @@ fn check_equal(parts: &[&Part]) -> Result<(), Refusal> {
 }
 
 impl Upload {
-    /// Returns the parts that a Complete lists, in order, checked against those that are there.
+    /// Returns the parts that a Complete lists, in order, after checking them against the uploaded
+    /// ones.
     fn chosen(&self, request: &CompleteRequest, dense: bool) -> Result<Vec<&Part>, Refusal> {
         if request.parts.is_empty() {
             return Err(Refusal::invalid_request(
@@ -409,7 +412,7 @@ impl Upload {
         }
     }
 
-    /// Returns the checksum of the object, checked against what the request claims.
+    /// Returns the checksum of the object after checking it against the ones in the request.
     fn checksum(
         &self,
         parts: &[&Part],
@@ -435,7 +438,7 @@ impl Upload {
             .iter()
             .map(|part| Some((part.checksum.as_deref()?, part.content.len())))
             .collect();
-        // Without sums of the parts the server keeps no checksums at all.
+        // If a part has no checksum, checksums are switched off.
         let Some(sums) = sums else { return Ok(None) };
         let value = match kind {
             ChecksumKind::Composite => algorithm.composite(sums.iter().map(|(value, _)| *value)),
@@ -463,8 +466,8 @@ impl Upload {
         Ok(checksum)
     }
 
-    /// Checks the condition of Complete. Beside the plain rules, a key that was deleted or
-    /// rewritten since Create is a conflict, not a match.
+    /// Checks the condition of a Complete. If the key was deleted or rewritten since Create, the
+    /// answer is a conflict.
     fn check_condition(
         &self,
         key: &str,

@@ -1,5 +1,5 @@
-//! Objects as the sandbox keeps them, the description of an object to arrange, and what a test sees
-//! of one.
+//! Stored objects, the description from which a test creates an object, and the view of an object
+//! that tests get.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,34 +8,34 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::checksum::{Algorithm, Checksum, ChecksumKind, etag, multipart_etag};
 use super::content::Content;
 
-/// Smallest part that is not the last, in bytes: 5 MiB.
+/// The smallest part that is not the last one, in bytes: 5 MiB.
 pub const SMALLEST_PART: u64 = 5 * 1024 * 1024;
-/// Largest part, largest single PUT and largest source of `CopyObject`, in bytes: 5 GiB.
+/// The largest part, single PUT, and source of `CopyObject`, in bytes: 5 GiB.
 pub const LARGEST_PIECE: u64 = 5 * 1024 * 1024 * 1024;
-/// Largest part number.
+/// The largest part number.
 pub const LAST_PART_NUMBER: i32 = 10_000;
 
-/// The content type of an object that was written without one.
+/// The content type of an object that is written without one.
 pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
 /// Encryption at rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Encryption {
-    /// SSE-S3, what S3 does when nothing is said.
+    /// SSE-S3, the default of S3.
     #[default]
     Aes256,
-    /// SSE-KMS, or DSSE-KMS. `ETags` of such objects are not MD5 sums and differ per write.
+    /// SSE-KMS or DSSE-KMS. `ETags` of these objects are not MD5 sums and differ for each write.
     Kms {
-        /// ARN of the key.
+        /// The ARN of the key.
         key_id: String,
-        /// Set if an S3 bucket key is used.
+        /// Set if an S3 Bucket Key is used.
         bucket_key: bool,
-        /// Two layers: `aws:kms:dsse`.
+        /// Set for two layers: `aws:kms:dsse`.
         dual_layer: bool,
     },
-    /// SSE-C: with a key that every request must bring along. `ETags` are not MD5 sums either.
+    /// SSE-C, with a key that each request must carry. `ETags` are not MD5 sums.
     Customer {
-        /// Base64 of the MD5 of the key, as the headers have it.
+        /// The MD5 of the key in base64, as in the headers.
         key_md5: String,
     },
 }
@@ -56,7 +56,7 @@ impl Encryption {
         }
     }
 
-    /// Encrypts by SSE-KMS with this key and no bucket key.
+    /// Returns SSE-KMS with this key and without an S3 Bucket Key.
     pub fn kms(key_id: impl Into<String>) -> Self {
         Self::Kms {
             key_id: key_id.into(),
@@ -69,23 +69,23 @@ impl Encryption {
         matches!(self, Self::Kms { .. })
     }
 
-    /// Returns true if `ETags` do not follow from the content.
+    /// Returns true if `ETags` do not depend on the content alone.
     pub(super) fn hides_content(&self) -> bool {
         !matches!(self, Self::Aes256)
     }
 }
 
-/// Object lock of one version.
+/// The Object Lock settings of a version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
     /// `GOVERNANCE` or `COMPLIANCE`, and the end of the retention.
     pub retention: Option<(String, SystemTime)>,
-    /// Legal hold on or off, if it was ever set.
+    /// The legal hold, if it was ever set.
     pub legal_hold: Option<bool>,
 }
 
 impl Lock {
-    /// Returns true if the version may not be deleted now.
+    /// Returns true if the version may not be deleted at this time.
     pub(super) fn is_held(&self, now: SystemTime) -> bool {
         self.legal_hold == Some(true)
             || self
@@ -95,16 +95,16 @@ impl Lock {
     }
 }
 
-/// A permission on an object, by ACL.
+/// A permission in the ACL of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     /// `FULL_CONTROL`, `READ`, `READ_ACP` or `WRITE_ACP`.
     pub permission: String,
-    /// Canonical id of an account, or URI of a group.
+    /// The canonical id of an account, or the URI of a group.
     pub grantee: String,
 }
 
-/// All that belongs to an object besides its bytes.
+/// The properties of an object other than its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// `Content-Type`; S3 shows `binary/octet-stream` for `None`.
@@ -117,29 +117,29 @@ pub struct Attributes {
     pub content_encoding: Option<String>,
     /// `Content-Language`.
     pub content_language: Option<String>,
-    /// `Expires`, as it was written.
+    /// `Expires` as written.
     pub expires: Option<String>,
     /// `x-amz-website-redirect-location`.
     pub website_redirect: Option<String>,
-    /// User metadata, names without `x-amz-meta-`.
+    /// User metadata. The names are without `x-amz-meta-`.
     pub metadata: BTreeMap<String, String>,
     /// Tags.
     pub tags: BTreeMap<String, String>,
-    /// Storage class; `None` is `STANDARD`.
+    /// The storage class; `None` is `STANDARD`.
     pub storage_class: Option<String>,
     /// Encryption at rest.
     pub encryption: Encryption,
     /// Retention and legal hold.
     pub lock: Lock,
-    /// ACL; empty is private to the owner.
+    /// The grants of the ACL. If empty, only the owner has access.
     pub grants: Vec<Grant>,
-    /// The canned ACL that the write named.
+    /// The canned ACL that the write requested.
     pub canned_acl: Option<String>,
     /// Annotations by name.
     pub annotations: BTreeMap<String, String>,
-    /// `x-amz-restore`, of archived objects that were restored or are being restored.
+    /// `x-amz-restore` of an archived object that is restored or being restored.
     pub restore: Option<String>,
-    /// `x-amz-archive-status`, of `INTELLIGENT_TIERING` objects in an archive tier.
+    /// `x-amz-archive-status` of an `INTELLIGENT_TIERING` object in an archive tier.
     pub archive_status: Option<String>,
 }
 
@@ -181,28 +181,28 @@ pub(super) fn restore_expiry(restore: &str) -> Option<SystemTime> {
     Some(date.timestamp().into())
 }
 
-/// One part of a multipart object, as `HeadObject(partNumber)` shows it.
+/// A part of a multipart object, as `HeadObject` with a part number shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartInfo {
-    /// Size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// The part's checksum, for COMPOSITE objects.
+    /// The checksum of the part, for composite checksums.
     pub checksum: Option<String>,
 }
 
-/// One stored version of an object.
+/// A stored version of an object.
 #[derive(Clone, Debug)]
 pub(super) struct Object {
     pub(super) content: Content,
-    /// Unquoted.
+    /// Without quotes.
     pub(super) etag: String,
     pub(super) checksum: Option<Checksum>,
     pub(super) attributes: Arc<Attributes>,
     /// `None` for an object written in one piece.
     pub(super) parts: Option<Arc<[PartInfo]>>,
-    /// Whole seconds, as S3 has it.
+    /// In whole seconds, as in S3.
     pub(super) last_modified: SystemTime,
-    /// Place in the order of writes; for multipart objects that of the upload's initiation.
+    /// The position in the order of writes. For multipart objects it is that of Create.
     pub(super) sequence: u64,
     /// `None` is the null version.
     pub(super) version_id: Option<Arc<str>>,
@@ -251,25 +251,25 @@ impl Version {
     }
 }
 
-/// The description of an object that a test arranges. Start from `ObjectSpec::default()`.
+/// The description of an object for a test to create. Start from `ObjectSpec::default()`.
 #[derive(Clone, Debug, Default)]
 pub struct ObjectSpec {
-    /// Headers, metadata, tags, class, encryption, lock.
+    /// Headers, metadata, tags, storage class, encryption, and lock.
     pub attributes: Attributes,
-    /// Algorithm and kind of the checksum; `None` is what S3 does by itself, CRC64NVME of the full
-    /// object.
+    /// The algorithm and the kind of the checksum; `None` is the default of S3, a CRC64NVME of the
+    /// full object.
     pub checksum: Option<(Algorithm, ChecksumKind)>,
-    /// The object has no additional checksum, like those written before December 2024.
+    /// Set for an object without an additional checksum, like those written before December 2024.
     pub without_checksum: bool,
-    /// Part sizes of an object that shall look as if it was uploaded in parts (`ETag` `-N`). A rest
-    /// becomes the last part.
+    /// The part sizes of an object that looks as if it was uploaded in parts (`ETag` `-N`).
+    /// Remaining bytes become the last part.
     pub part_sizes: Option<Vec<u64>>,
-    /// The time of its last write; `None` is now.
+    /// The time of the last write; `None` is now.
     pub last_modified: Option<SystemTime>,
 }
 
 impl ObjectSpec {
-    /// Sets a `Content-Type`.
+    /// Sets the `Content-Type`.
     #[must_use]
     pub fn content_type(mut self, value: impl Into<String>) -> Self {
         self.attributes.content_type = Some(value.into());
@@ -342,8 +342,8 @@ impl ObjectSpec {
         self
     }
 
-    /// Makes the object look as if it was uploaded in parts of these sizes in bytes; a rest becomes
-    /// the last part.
+    /// Makes the object look as if it was uploaded in parts of these sizes in bytes. Remaining
+    /// bytes become the last part.
     #[must_use]
     pub fn part_sizes(mut self, sizes: impl Into<Vec<u64>>) -> Self {
         self.part_sizes = Some(sizes.into());
@@ -357,7 +357,7 @@ impl ObjectSpec {
         self
     }
 
-    /// Returns the object that this describes. `unique` makes `ETags` that are not MD5 sums.
+    /// Creates the object. `unique` generates `ETags` that are not MD5 sums.
     pub(super) fn build(
         &self,
         content: Content,
@@ -416,7 +416,7 @@ impl ObjectSpec {
     }
 }
 
-/// Cuts a content in pieces of the given sizes; a rest becomes the last piece.
+/// Cuts a content into pieces of the given sizes. Remaining bytes become the last piece.
 fn cut(content: &Content, sizes: &[u64]) -> Vec<Content> {
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -438,26 +438,26 @@ pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
-/// One version of an object as a test sees it.
+/// A version of an object as tests see it.
 #[derive(Clone, Debug)]
 pub struct ObjectInfo {
     /// The key.
     pub key: String,
-    /// Size in bytes.
+    /// The size in bytes.
     pub size: u64,
     /// The bytes.
     pub content: Content,
-    /// `ETag` without quotes.
+    /// The `ETag` without quotes.
     pub etag: String,
-    /// Additional checksum.
+    /// The additional checksum.
     pub checksum: Option<Checksum>,
-    /// Headers, metadata, tags, class, encryption, lock.
+    /// Headers, metadata, tags, storage class, encryption, and lock.
     pub attributes: Arc<Attributes>,
-    /// Parts, in order; empty for an object written in one piece.
+    /// The parts in order; empty for an object that was written in one piece.
     pub parts: Vec<PartInfo>,
-    /// The time of its last write (for multipart objects: of Create), in whole seconds.
+    /// The time of the last write in whole seconds. For multipart objects it is the time of Create.
     pub last_modified: SystemTime,
-    /// Version id; `None` is the null version.
+    /// The version id; `None` is the null version.
     pub version_id: Option<String>,
 }
 
@@ -477,7 +477,7 @@ impl ObjectInfo {
     }
 }
 
-/// One entry in the history of a key as a test sees it.
+/// An entry in the history of a key as tests see it.
 #[derive(Clone, Debug)]
 pub enum VersionInfo {
     /// A stored version.

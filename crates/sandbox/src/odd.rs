@@ -1,5 +1,4 @@
-//! Requests as a server understands them that ignores some of what they say, and answers that are
-//! none.
+//! Requests of which the server ignores a part, and answers that belong to no operation.
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -8,7 +7,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 use s3s::Body;
 use s3s::service::S3Service;
 
-/// Returns an answer that no operation gave.
+/// Builds an answer that belongs to no operation.
 pub(super) fn answer(status: u16, kind: &'static str, body: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(body.to_owned()));
     *response.status_mut() =
@@ -19,13 +18,13 @@ pub(super) fn answer(status: u16, kind: &'static str, body: &'static str) -> Res
     response
 }
 
-/// Lets a service answer that verifies no signature.
+/// Passes a request to a service that verifies no signatures.
 pub(super) async fn served(unsigned: &S3Service, request: Request<Body>) -> Response<Body> {
     let answered = unsigned.call(request).await;
     answered.unwrap_or_else(|_| answer(500, "text/plain", "the sandbox cannot serve this"))
 }
 
-/// Returns a request without these headers and query parameters.
+/// Removes these headers and query parameters, and the signature, from a request.
 pub(super) fn without(request: Request<Incoming>, names: &[&str]) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     for name in names {
@@ -41,7 +40,7 @@ pub(super) fn without(request: Request<Incoming>, names: &[&str]) -> Request<Bod
     Request::from_parts(parts, Body::from(body))
 }
 
-/// Returns a request to publish an upload that names all of its parts but the last.
+/// Removes the last part from the list in a Complete request.
 pub(super) async fn without_last_part(request: Request<Incoming>) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let body = body

@@ -1,5 +1,4 @@
-//! Which operation a request is, told from its method, path, query and headers without reading its
-//! body.
+//! Classifies requests by method, path, query, and headers, without reading the body.
 //!
 //! Faults, the record of calls and the models of latency and rates all work on a [`Call`].
 
@@ -11,7 +10,8 @@ use percent_encoding::percent_decode_str;
 
 macro_rules! operations {
     ($($name:ident),+ $(,)?) => {
-        /// An S3 operation, by its name in the API. `Other` is any that the sandbox does not know.
+        /// An S3 operation, named as in the API. `Other` is any operation that the sandbox does not
+        /// support.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[expect(missing_docs, reason = "the names are those of the S3 API")]
         pub enum Operation { $($name),+ }
@@ -73,14 +73,14 @@ operations!(
 );
 
 impl Operation {
-    /// Returns which operation a request is, by its method, its URI, and its headers.
+    /// Returns the operation of a request.
     #[must_use]
     pub fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         Call::classify(method, uri, headers).operation
     }
 
-    /// Returns true if it counts against the write rate of a prefix (PUT, COPY, POST, DELETE) rather than
-    /// the read rate.
+    /// Returns true if the operation counts against the write rate of a prefix (PUT, COPY, POST,
+    /// DELETE) and not against the read rate.
     #[must_use]
     pub const fn is_write(self) -> bool {
         matches!(
@@ -113,13 +113,14 @@ impl Operation {
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) operation: Operation,
-    /// Empty for requests on the service.
+    /// The bucket; empty for requests to the service.
     pub(super) bucket: String,
-    /// The key; for listings the prefix.
+    /// The key, or the prefix of a listing.
     pub(super) key: String,
     pub(super) part_number: Option<i32>,
     pub(super) upload_id: Option<String>,
-    /// Length of the body in bytes; of the payload where that is framed in chunks.
+    /// The length of the body in bytes. If the payload is framed in chunks, the length of the
+    /// payload.
     pub(super) body_bytes: u64,
 }
 
@@ -211,7 +212,7 @@ fn of_object(method: &Method, query: &QueryString<'_>, headers: &HeaderMap) -> O
     }
 }
 
-/// The pairs of a query string, decoded when looked at.
+/// The parameters of a query string, decoded when they are read.
 pub(super) struct QueryString<'a>(pub(super) &'a str);
 
 impl<'a> QueryString<'a> {
@@ -238,12 +239,12 @@ impl<'a> QueryString<'a> {
         Some(percent_decode_str(value).decode_utf8_lossy())
     }
 
-    /// Returns true if no sub-resource is named. SDKs add `x-id`.
+    /// Returns true if the query names no sub-resource. SDKs add `x-id`.
     fn is_plain(&self) -> bool {
         self.pairs().all(|(key, _)| key == "x-id")
     }
 
-    /// Returns true if only parameters of `ListObjects` are named.
+    /// Returns true if the query has only parameters of `ListObjects`.
     fn is_listing(&self) -> bool {
         const NAMES: [&str; 6] = [
             "delimiter",

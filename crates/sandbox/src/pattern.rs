@@ -1,29 +1,30 @@
-//! The pseudo-random bytes that virtual objects are made of.
+//! The pseudo-random bytes of virtual objects.
 //!
 //! Byte `i` of pattern `seed` is byte `i mod PERIOD` of a block that a counter-based generator
-//! derives from the seed, so any byte can be made without making those before it. The period is a
-//! prime near 1 MiB: parts of round sizes never start at the same place of the block, which would
-//! hide a part written to the wrong offset.
+//! derives from the seed, so any byte can be generated without those before it. The period is a
+//! prime near 1 MiB. If it were a round size, parts of round sizes would all begin with the same
+//! bytes, and a part written to the wrong offset would go unnoticed.
 //!
-//! Because the stream is periodic, a CRC of any range follows from the CRCs of the block's
-//! prefixes: [`Tables`] keeps those for the few seeds used last, so that the CRC of 128 MiB costs
-//! microseconds and no bytes.
+//! Because the pattern is periodic, the CRC of any range follows from the CRCs of the prefixes of
+//! the block. [`Tables`] caches these for the seeds used last, so the CRC of 128 MiB takes
+//! microseconds and no bytes are generated.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::crc::{Crc, CrcSum};
 
-/// Bytes after which a pattern repeats. A prime, see the module's documentation.
+/// The number of bytes after which a pattern repeats. For why it is a prime, see the module
+/// documentation.
 pub const PERIOD: u64 = 1_048_573;
 
-/// Distance between two stored prefix CRCs, in bytes.
+/// The distance between two stored prefix CRCs, in bytes.
 const STRIDE: u64 = 512;
 
-/// Seeds whose tables are kept; about 16 KiB each and half a millisecond to make again.
+/// The number of cached tables. Each takes about 16 KiB and half a millisecond to compute.
 const SEEDS_KEPT: usize = 256;
 
-/// Ranges of fewer bytes than this are hashed directly; tables would cost more than they save.
+/// Ranges shorter than this are hashed directly, because a table would cost more than it saves.
 const DIRECT: u64 = 256 * 1024;
 
 /// Returns the eight bytes at `8 * index` of the block of `seed` (`splitmix64` of a counter).
@@ -54,7 +55,7 @@ pub(super) fn write(seed: u64, offset: u64, len: u64, into: &mut Vec<u8>) {
     }
 }
 
-/// CRCs of the block's prefixes at every [`STRIDE`], and of the whole block.
+/// The CRCs of the prefixes of the block at each multiple of [`STRIDE`], and of the whole block.
 struct Prefixes {
     at: Vec<u64>,
     block: CrcSum,
@@ -90,7 +91,7 @@ impl Prefixes {
     }
 }
 
-/// Prefix tables of the seeds used last, per seed and algorithm.
+/// The prefix tables of recently used seeds, by seed and algorithm.
 #[derive(Default)]
 struct Tables {
     known: HashMap<(u64, Crc), Arc<Prefixes>>,
@@ -116,7 +117,7 @@ fn prefixes(seed: u64, crc: Crc) -> Arc<Prefixes> {
     made
 }
 
-/// Computes the true CRC of the `len` bytes at `offset` of the pattern `seed`.
+/// Computes the real CRC of the `len` bytes at `offset` of the pattern `seed`.
 pub(super) fn crc(seed: u64, offset: u64, len: u64, crc: Crc) -> CrcSum {
     let start = offset % PERIOD;
     if len < DIRECT {

@@ -1,11 +1,11 @@
-//! What came as the body of a write: its bytes, or a virtual content in their place.
+//! The body of a write: its bytes, or a virtual content in their place.
 //!
-//! A body is kept in memory and hashed with MD5 for its `ETag`, as S3 does. Where uploads are
-//! measured, that costs the sandbox more CPU than the client needs to send them, and all of their
-//! bytes in memory. With [`Quirks::virtual_uploads`](super::store::Quirks) a body above [`KEPT`]
-//! becomes a virtual content of the same length, another one for other bytes. Only the checksums
-//! that S3 would compute are taken while it passes, so that what the client claims is still checked
-//! and what it is told is still true.
+//! By default the sandbox keeps a body in memory and hashes it with MD5 for the `ETag`, as S3 does.
+//! In a benchmark of uploads that costs the sandbox more CPU than the client needs to send them,
+//! and the memory for all bytes. With [`Quirks::virtual_uploads`](super::store::Quirks), a body
+//! above [`KEPT`] becomes a virtual content of the same length; different bytes become different
+//! contents. Only the checksums that S3 would compute are computed while the body passes, so the
+//! sandbox still verifies those in the request and returns real ones.
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -18,10 +18,10 @@ use super::checksum::{self, Algorithm, Hasher};
 use super::content::Content;
 use super::refusal::Refusal;
 
-/// Bodies up to this many bytes are always kept.
+/// Bodies up to this size in bytes are always kept.
 pub(super) const KEPT: usize = 64 * 1024;
 
-/// Most bytes that a header alone makes the sandbox set aside; longer bodies grow.
+/// The most bytes to reserve because of a header alone. The buffer grows for longer bodies.
 const RESERVED: usize = 1 << 30;
 
 /// The body of a write.
@@ -29,7 +29,7 @@ const RESERVED: usize = 1 << 30;
 pub(super) struct Payload {
     /// The stored bytes.
     pub(super) content: Content,
-    /// Checksums of the bytes that came, if these are not kept.
+    /// The checksums of the received bytes, if they are not kept.
     sums: Vec<(Algorithm, String)>,
 }
 
@@ -48,7 +48,7 @@ impl Payload {
         Ok(Content::bytes(collect(body, usize::MAX, |_| ()).await?).into())
     }
 
-    /// Reads a body, and forgets it if it is long, but for these checksums.
+    /// Reads a body. A long body is not kept; only these checksums are computed.
     pub(super) async fn pass(
         body: Option<StreamingBlob>,
         algorithms: &[Algorithm],
@@ -72,7 +72,7 @@ impl Payload {
             .into_iter()
             .map(|(algorithm, hasher)| (algorithm, hasher.finish()))
             .collect();
-        // Equal bytes become equal contents.
+        // Equal bytes must become equal contents.
         let text = sums.iter().flat_map(|(_, sum)| sum.bytes());
         let seed = text.fold(0, |seed: u64, byte| {
             seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte)
@@ -83,13 +83,14 @@ impl Payload {
         })
     }
 
-    /// Returns the base64 of the checksum of what came.
+    /// Returns the base64 of the checksum of the received bytes.
     pub(super) fn sum(&self, algorithm: Algorithm) -> String {
         let taken = self.sums.iter().find(|(taken, _)| *taken == algorithm);
         taken.map_or_else(|| algorithm.of(&self.content), |(_, sum)| sum.clone())
     }
 
-    /// Checks that `Content-MD5` is the MD5 of the payload, which is unknown if that is not kept.
+    /// Checks `Content-MD5` against the payload. If the payload is not kept, its MD5 is unknown and
+    /// is not checked.
     pub(super) fn check_md5(&self, header: Option<&str>) -> Result<(), Refusal> {
         let Some(header) = header.filter(|_| self.sums.is_empty()) else {
             return Ok(());
@@ -106,8 +107,7 @@ impl Payload {
     }
 }
 
-/// Returns the algorithm of the checksum that a request announces, in a header or in what follows
-/// the body.
+/// Returns the algorithm of the checksum that a request announces in a header or for its trailer.
 pub(super) fn announced(headers: &HeaderMap) -> Option<Algorithm> {
     let trailer = headers
         .get("x-amz-trailer")
@@ -118,8 +118,8 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<Algorithm> {
     })
 }
 
-/// Reads a body. One of more than `most` bytes is shown to `pass`, all of it from its beginning;
-/// what is returned then is empty.
+/// Reads a body and returns it. A body of more than `most` bytes is passed to `pass` in full
+/// instead, and the result is empty.
 async fn collect(
     body: Option<StreamingBlob>,
     most: usize,
@@ -133,8 +133,8 @@ async fn collect(
     let mut passing = announced > most;
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|error| {
-            // The stream checks signatures and hashes of the payload; such errors are S3 errors
-            // inside.
+            // The stream verifies signatures and hashes of the payload. These errors contain an S3
+            // error.
             match error.downcast::<S3Error>() {
                 Ok(error) => *error,
                 Err(error) => S3Error::with_source(S3ErrorCode::IncompleteBody, error),

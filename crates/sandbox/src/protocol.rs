@@ -1,5 +1,6 @@
-//! The S3 API of the sandbox: the `s3s` crate parses and writes the documents, this module
-//! translates between its types and the store's, one submodule per family of operations.
+//! The S3 API of the sandbox. The `s3s` crate parses and writes the documents, and this module
+//! translates between its types and those of the store, with a submodule for each family of
+//! operations.
 
 #![expect(
     clippy::needless_pass_by_value,
@@ -51,35 +52,38 @@ use super::model::LatencyModel;
 use super::payload::Payload;
 use super::store::Store;
 
-/// Goes from an operation to the HTTP layer in the response's extensions: bytes copied, for the
-/// record.
+/// Passes the number of copied bytes from an operation to the HTTP layer, for the record of calls.
+/// It travels in the extensions of the response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CopiedBytes(pub(super) u64);
 
-/// Goes the same way: for each entry of a listing of versions, whether it is a delete marker. S3
-/// writes both kinds in one sequence, `s3s` one after the other.
+/// Passes the order of a listing of versions to the HTTP layer, in the extensions of the response:
+/// for each entry, whether it is a delete marker. S3 writes versions and markers in one sequence,
+/// but `s3s` writes one kind after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Interleaved(pub(super) Vec<bool>);
 
-/// Goes the same way: lines of a listing, which are written without `s3s`.
+/// Passes the entries of a listing, which are written without `s3s`, to the HTTP layer in the
+/// extensions of the response.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(pub(super) String);
 
-/// Goes from the HTTP layer to an operation: an `Expires` that is no date.
+/// Passes an `Expires` that is not a date from the HTTP layer to an operation.
 pub(super) const ODD_EXPIRES: HeaderName = HeaderName::from_static("x-sandbox-expires");
-/// The bucket of the source of a copy, where `s3s` would not read its name.
+/// Passes the source bucket of a copy from the HTTP layer to an operation if `s3s` cannot read its
+/// name.
 pub(super) const TENANT_SOURCE: HeaderName = HeaderName::from_static("x-sandbox-copy-bucket");
 
-/// Goes the same way back as the bytes: a success status other than 200, which `s3s` does not take
-/// over from an operation.
+/// Passes a success status other than 200 to the HTTP layer, in the extensions of the response,
+/// because `s3s` does not take it from an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SuccessStatus(pub(super) StatusCode);
 
-/// Goes the other way, in the request's extensions: what is stored shall be wrong.
+/// Tells an operation, in the extensions of the request, to store wrong bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Corrupted;
 
-/// Returns the payload to store: as it came, or wrong where a fault says so.
+/// Returns the payload to store: the received one, or a wrong one if a fault requires it.
 fn stored(payload: Payload, extensions: &Extensions) -> Payload {
     if extensions.get::<Corrupted>().is_some() {
         payload.content.corrupted().into()
@@ -88,7 +92,7 @@ fn stored(payload: Payload, extensions: &Extensions) -> Payload {
     }
 }
 
-/// The operations on a store, as `s3s` calls them.
+/// The operations on a store that `s3s` calls.
 #[derive(Debug)]
 pub(super) struct Service {
     store: Store,
@@ -100,7 +104,7 @@ impl Service {
         Self { store, latency }
     }
 
-    /// Waits as long as moving these bytes takes.
+    /// Waits for the time that it takes to move this number of bytes.
     async fn transfer(&self, bytes: u64) {
         let time = self.latency.transfer(bytes);
         if !time.is_zero() {

@@ -1,7 +1,7 @@
-//! The record of calls: what clients asked for, what they got, how much of it at once.
+//! The record of calls: the requests of clients, the answers, and the number of calls at once.
 //!
-//! Counts per operation are kept always; the list of calls only if [`SandboxOptions::record_calls`]
-//! says so, because it grows with every request.
+//! Counts per operation are always kept. The list of calls grows with each request, so it is kept
+//! only if [`SandboxOptions::record_calls`] is set.
 //!
 //! [`SandboxOptions::record_calls`]: super::SandboxOptions::record_calls
 
@@ -15,14 +15,14 @@ use tokio::time::Instant;
 
 use super::operation::{Call, Operation};
 
-/// One answered (or broken off) call.
+/// A call that was answered or broken off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallEntry {
-    /// Which operation.
+    /// The operation.
     pub operation: Operation,
-    /// Bucket; empty for requests on the service.
+    /// The bucket; empty for requests to the service.
     pub bucket: String,
-    /// Key; for listings the prefix.
+    /// The key, or the prefix of a listing.
     pub key: String,
     /// `partNumber`.
     pub part_number: Option<i32>,
@@ -30,23 +30,23 @@ pub struct CallEntry {
     pub upload_id: Option<String>,
     /// Bytes copied inside the server.
     pub copied_bytes: u64,
-    /// Bytes of the request's payload.
+    /// The bytes in the payload of the request.
     pub uploaded_bytes: u64,
-    /// HTTP status; `None` if no answer was sent.
+    /// The HTTP status; `None` if no answer was sent.
     pub status: Option<u16>,
-    /// S3's error code, also of errors inside a 200.
+    /// The S3 error code, including one in an answer with status 200.
     pub code: Option<String>,
-    /// The time of its arrival, since the start of the sandbox.
+    /// The arrival of the call, as the time since the sandbox started.
     pub arrived: Duration,
-    /// The time of its answer, since the start of the sandbox.
+    /// The time of the answer, since the sandbox started.
     pub answered: Duration,
-    /// Calls in flight when it arrived, this one included.
+    /// The number of calls in flight when it arrived, including this one.
     pub in_flight: u64,
-    /// The request's headers that are text, by their names in lower case.
+    /// The headers of the request with text values. Their names are in lower case.
     pub headers: BTreeMap<String, String>,
 }
 
-/// The answer, as it is recorded.
+/// The answer to a call for the record.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) status: Option<u16>,
@@ -81,13 +81,14 @@ impl CallRecord {
         }
     }
 
-    /// Calls of an operation, arrived since the start or the last [`CallRecord::clear`].
+    /// Returns the number of calls of an operation that have arrived since the start or the last
+    /// [`CallRecord::clear`].
     #[must_use]
     pub fn count(&self, operation: Operation) -> u64 {
         self.counts[operation as usize].load(Ordering::Relaxed)
     }
 
-    /// Calls of all operations.
+    /// Returns the number of calls of all operations.
     #[must_use]
     pub fn total(&self) -> u64 {
         Operation::ALL
@@ -102,7 +103,7 @@ impl CallRecord {
         self.max_in_flight.load(Ordering::Relaxed)
     }
 
-    /// Calls that were answered `SlowDown`, by a limit or a fault.
+    /// Returns the number of calls that were answered `SlowDown`, by a limit or a fault.
     #[must_use]
     pub fn throttled(&self) -> u64 {
         self.throttled.load(Ordering::Relaxed)
@@ -114,7 +115,7 @@ impl CallRecord {
         self.copied_bytes.load(Ordering::Relaxed)
     }
 
-    /// Connections that were accepted since the start.
+    /// Returns the number of connections that were accepted since the start.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
@@ -124,7 +125,8 @@ impl CallRecord {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns all calls in the order in which they were answered; none if calls are not recorded.
+    /// Returns all calls in the order in which they were answered, or nothing if calls are not
+    /// recorded.
     #[must_use]
     pub fn list(&self) -> Vec<CallEntry> {
         let Some(entries) = &self.entries else {
@@ -145,7 +147,7 @@ impl CallRecord {
             .collect()
     }
 
-    /// Forgets all calls and counts. Calls in flight are recorded when they end.
+    /// Clears all calls and counts. Calls in flight are still recorded when they end.
     pub fn clear(&self) {
         for count in &self.counts {
             count.store(0, Ordering::Relaxed);
@@ -162,7 +164,8 @@ impl CallRecord {
         }
     }
 
-    /// Notes that a call arrived. It ends when the guard is dropped, also if the client goes away.
+    /// Records the arrival of a call. The call ends when the guard is dropped, even if the client
+    /// disconnects.
     pub(super) fn begin(self: &Arc<Self>, call: &Call, headers: &HeaderMap) -> InFlight {
         self.counts[call.operation as usize].fetch_add(1, Ordering::Relaxed);
         let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
@@ -180,13 +183,13 @@ impl CallRecord {
     }
 }
 
-/// A call that has arrived and is not answered yet.
+/// A call that is not answered yet.
 pub(super) struct InFlight {
     record: Arc<CallRecord>,
     call: Option<(Call, HeaderMap)>,
     arrived: Duration,
     at_once: u64,
-    /// The answer to record at the end.
+    /// The answer to record when the call ends.
     pub(super) outcome: Outcome,
 }
 

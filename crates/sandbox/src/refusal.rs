@@ -1,4 +1,4 @@
-//! The error answers of the sandbox: S3's status, code, message, and extra elements.
+//! The error answers of the sandbox, with the status, code, message, and extra elements of S3.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
@@ -7,11 +7,11 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use s3s::{Body, S3Error, S3ErrorCode};
 
-/// Carries the extra elements of an error document from the service to the HTTP layer, which writes
-/// them into the body.
+/// Carries the extra elements of an error document from the service to the HTTP layer, which adds
+/// them to the body.
 pub(super) const DETAILS: HeaderName = HeaderName::from_static("x-sandbox-error-details");
 
-/// An answer that is an error.
+/// An error answer.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -228,7 +228,7 @@ impl Refusal {
         xml
     }
 
-    /// Makes the whole answer.
+    /// Builds the complete answer.
     pub(super) fn response(&self, request_id: &str) -> Response<Body> {
         let mut response = Response::new(Body::from(self.document(request_id)));
         *response.status_mut() = self.status;
@@ -250,7 +250,7 @@ fn element(xml: &mut String, name: &str, value: &str) {
     let _ = write!(xml, "<{name}>{}</{name}>", escape(value));
 }
 
-/// Returns a text as an element holds it. Characters that XML can't hold come percent-encoded.
+/// Escapes a text for an XML element. Characters that XML cannot contain are percent-encoded.
 pub(super) fn escape(text: &str) -> String {
     let mut xml = String::new();
     for c in text.chars() {

@@ -1,7 +1,7 @@
-//! Rules as other processes write them: JSON to [`Fault`]s and back.
+//! Fault rules in JSON: conversion to [`Fault`]s and back.
 //!
-//! A rule is read by hand and not by serde, because a mistake in one is to be told by the path of
-//! its field: `rules[1].effect.answer.status: 99 is not a status from 200 to 599`.
+//! Rules are parsed by hand and not with serde, so that an error names the path of the wrong field:
+//! `rules[1].effect.answer.status: 99 is not a status from 200 to 599`.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -32,7 +32,7 @@ const FIELDS: &[&str] = &[
     "effect",
 ];
 
-/// The effects that are a word, and what they are.
+/// The effects that are a single word.
 const WORDS: &[(&str, Effect)] = &[
     ("throttle", Effect::SlowDown),
     ("expire", Effect::Error(400, "ExpiredToken")),
@@ -41,10 +41,10 @@ const WORDS: &[(&str, Effect)] = &[
     ("truncate", Effect::TruncateBody),
 ];
 
-/// The effects that are an object of one field.
+/// The effects that are an object with one field.
 const OBJECTS: &[&str] = &["answer", "delay", "close", "reset", "freeze", "skew"];
 
-/// Reads one rule, or a list of them. All are good, or none is taken.
+/// Parses one rule or a list of rules. If one is wrong, none is accepted.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Fault>, String> {
     let value: Value =
         serde_json::from_slice(text).map_err(|error| format!("this is not JSON: {error}"))?;
@@ -59,7 +59,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Fault>, String> {
     }
 }
 
-/// An object whose fields are read one by one, and its place in the document.
+/// A JSON object whose fields are read one by one, and its path in the document.
 struct Fields<'a> {
     at: String,
     map: &'a Map<String, Value>,
@@ -72,7 +72,7 @@ impl<'a> Fields<'a> {
         };
         if let Some(unknown) = map.keys().find(|name| !known.contains(&name.as_str())) {
             return Err(format!(
-                "{at}.{unknown}: there is no such field; there are {}",
+                "{at}.{unknown}: there is no such field; the fields are {}",
                 known.join(", ")
             ));
         }
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Says what is wrong with a field.
+    /// Returns the message for an error in a field.
     fn wrong(&self, name: &str, what: impl Display) -> String {
         format!("{}.{name}: {what}", self.at)
     }
@@ -91,7 +91,7 @@ impl<'a> Fields<'a> {
         let text = |value: &'a Value| {
             value
                 .as_str()
-                .ok_or_else(|| self.wrong(name, format!("{value} is not a text")))
+                .ok_or_else(|| self.wrong(name, format!("{value} is not a string")))
         };
         self.map.get(name).map(text).transpose()
     }
@@ -100,12 +100,15 @@ impl<'a> Fields<'a> {
         Ok(self.text(name)?.map(str::to_owned))
     }
 
-    /// Returns a number of at least `least`.
+    /// Returns a number that is at least `least`.
     fn number(&self, name: &str, least: u64) -> Result<Option<u64>, String> {
         let number = |value: &Value| {
             let number = value.as_u64().filter(|number| *number >= least);
             number.ok_or_else(|| {
-                self.wrong(name, format!("{value} is not a whole number from {least}"))
+                self.wrong(
+                    name,
+                    format!("{value} is not a whole number of {least} or more"),
+                )
             })
         };
         self.map.get(name).map(number).transpose()
@@ -116,11 +119,11 @@ impl<'a> Fields<'a> {
         self.text(name)?.map(duration).transpose()
     }
 
-    /// Returns the other field beside this one, of those that cannot stand together.
+    /// Refuses a field that is present together with one of `others`.
     fn alone(&self, name: &str, others: &[&str]) -> Result<(), String> {
         match others.iter().find(|other| self.map.contains_key(**other)) {
             Some(other) if self.map.contains_key(name) => {
-                Err(self.wrong(name, format!("it cannot stand beside `{other}`")))
+                Err(self.wrong(name, format!("it cannot be combined with `{other}`")))
             }
             _ => Ok(()),
         }
@@ -130,7 +133,7 @@ impl<'a> Fields<'a> {
 fn fault(at: &str, rule: &Value) -> Result<Fault, String> {
     let fields = Fields::of(at, rule, FIELDS)?;
     let Some(said) = fields.map.get("effect") else {
-        return Err(fields.wrong("effect", "it is missing; write what happens to the calls"));
+        return Err(fields.wrong("effect", "it is missing; write the effect on the calls"));
     };
     Ok(Fault {
         on: operations(&fields)?,
@@ -147,7 +150,7 @@ fn fault(at: &str, rule: &Value) -> Result<Fault, String> {
     })
 }
 
-/// Returns the operations of a rule: one name, or a list of them.
+/// Returns the operations of a rule: one name or a list of names.
 fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
     let Some(said) = fields.map.get("operation") else {
         return Ok(Vec::new());
@@ -161,7 +164,7 @@ fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
             .into_iter()
             .find(|operation| name == operation.name());
         known.ok_or_else(|| {
-            let what = "is not an operation that the sandbox knows; write it as S3 does, for instance UploadPartCopy";
+            let what = "is not an operation that the sandbox supports; write its name as S3 does, for instance UploadPartCopy";
             fields.wrong("operation", format!("{name} {what}"))
         })
     };
@@ -178,7 +181,7 @@ fn when(fields: &Fields<'_>) -> Result<When, String> {
     fields.alone("nth", &["every", "probability", "count"])?;
     fields.alone("every", &["probability"])?;
     if fields.map.contains_key("seed") && !fields.map.contains_key("probability") {
-        return Err(fields.wrong("seed", "it means nothing without `probability`"));
+        return Err(fields.wrong("seed", "it needs `probability`"));
     }
     if let Some(nth) = fields.number("nth", 1)? {
         return Ok(When::Nth(nth));
@@ -244,10 +247,14 @@ fn effects() -> String {
         .iter()
         .map(|name| format!("{{\"{name}\": …}}"))
         .collect();
-    format!("there are {}, and {}", words.join(", "), objects.join(", "))
+    format!(
+        "the effects are {}, and {}",
+        words.join(", "),
+        objects.join(", ")
+    )
 }
 
-/// Returns true if the effect strikes before the operation, false if behind it.
+/// Returns true if the effect comes before the operation, false if after it.
 fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
     match fields.text(name)? {
         Some("before") => Ok(true),
@@ -262,7 +269,7 @@ fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
     }
 }
 
-/// Reads the skew of a clock: `-20m` is slow, `20m` and `+20m` are fast.
+/// Parses the skew of a clock: `-20m` is slow, `20m` and `+20m` are fast.
 fn skew(fields: &Fields<'_>) -> Result<Effect, String> {
     let text = fields.text("skew")?.unwrap_or_default();
     parse_signed(text.strip_prefix('+').unwrap_or(text))
@@ -270,13 +277,13 @@ fn skew(fields: &Fields<'_>) -> Result<Effect, String> {
         .map_err(|error| fields.wrong("skew", error))
 }
 
-/// Parses a length of time such as `90s`, `1m 30s`, or `-20m`.
+/// Parses a duration such as `90s`, `1m 30s`, or `-20m`.
 fn parse_signed(text: &str) -> Result<SignedDuration, String> {
     text.parse()
-        .map_err(|_| format!("`{text}` is no length of time; write 500ms, 90s, or 1h 30m"))
+        .map_err(|_| format!("`{text}` is not a duration; write 500ms, 90s, or 1h 30m"))
 }
 
-/// Parses a length of time that is not negative.
+/// Parses a duration that is not negative.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let length = parse_signed(text)?;
     Duration::try_from(length).map_err(|_| format!("`{text}` is negative"))
@@ -295,7 +302,7 @@ fn answer(at: &str, value: &Value) -> Result<Effect, String> {
     let Some(code) = fields.text("code")? else {
         return Err(fields.wrong(
             "code",
-            "it is missing; write the code of S3, for instance AccessDenied",
+            "it is missing; write an error code of S3, for instance AccessDenied",
         ));
     };
     let is_plain = !code.is_empty()
@@ -304,7 +311,7 @@ fn answer(at: &str, value: &Value) -> Result<Effect, String> {
     if !is_plain {
         return Err(fields.wrong(
             "code",
-            format!("`{code}` is not the code of an error: letters and digits"),
+            format!("`{code}` is not an error code; use letters and digits"),
         ));
     }
     let code = interned(code);
@@ -320,7 +327,7 @@ fn answer(at: &str, value: &Value) -> Result<Effect, String> {
     })
 }
 
-/// Keeps a code for as long as the process lives, once; there are as many as errors have names.
+/// Returns a copy of the code that lives as long as the process. Each distinct code is leaked once.
 fn interned(code: &str) -> &'static str {
     static CODES: OnceLock<Mutex<HashSet<&'static str>>> = OnceLock::new();
     let mut codes = CODES
@@ -335,7 +342,7 @@ fn interned(code: &str) -> &'static str {
     kept
 }
 
-/// Returns a rule as it is read, with its number and its counts.
+/// Returns a rule in the format in which it is written, with its number and its counts.
 pub(super) fn show(rule: &Rule) -> Value {
     let Fault {
         on,
@@ -419,7 +426,7 @@ fn show_effect(effect: &Effect) -> Value {
         Effect::RstAfter => json!({ "reset": "after" }),
         Effect::StallBefore(None) => json!({ "freeze": "before" }),
         Effect::StallAfter(None) => json!({ "freeze": "after" }),
-        // Those that only tests in this process can arm.
+        // Only tests in this process can arm the other effects.
         other => format!("{other:?}").into(),
     }
 }

@@ -1,9 +1,9 @@
 //! Buckets and the objects in them.
 //!
-//! Each bucket has one lock around a map ordered as S3 lists; nothing waits while it is held, and
-//! what is expensive (hashing) happens before. An object is an immutable value behind an [`Arc`]: a
-//! copy that has looked up its source goes on with that version whatever is written meanwhile, as
-//! in S3.
+//! Each bucket has one lock around a map in the order in which S3 lists keys. Nothing waits while
+//! it holds the lock, and expensive work (hashing) happens before. An object is an immutable value
+//! behind an [`Arc`]. A copy that has found its source keeps using that version even if the key is
+//! overwritten, as in S3.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -26,7 +26,7 @@ use super::object::{
 use super::operation::Operation;
 use super::refusal::Refusal;
 
-/// The account that owns buckets unless told otherwise.
+/// The account that owns buckets by default.
 pub const OWNER: &str = "111122223333";
 
 /// The settings of a bucket.
@@ -38,44 +38,44 @@ pub const OWNER: &str = "111122223333";
 pub struct BucketOptions {
     /// Set if versioning is enabled.
     pub versioning: bool,
-    /// The region it is in; `None` is the sandbox's own. Requests signed for another region get
-    /// 301.
+    /// The region of the bucket; `None` is that of the sandbox. Requests signed for another region
+    /// get 301.
     pub region: Option<String>,
-    /// The account that owns it; `None` is [`OWNER`].
+    /// The account that owns the bucket; `None` is [`OWNER`].
     pub owner: Option<String>,
-    /// Set if requests must carry `x-amz-request-payer`.
+    /// Set if requests must have the header `x-amz-request-payer`.
     pub requester_pays: bool,
-    /// Set if a policy denies bodies that are not signed.
+    /// Set if a policy denies unsigned bodies.
     pub signed_bodies: bool,
-    /// Set if objects can be locked; turns versioning on.
+    /// Set if objects can be locked. This also enables versioning.
     pub object_lock: bool,
-    /// Mode and days of the retention of objects that are written without one; wants `object_lock`.
+    /// The default retention, as mode and days. It needs `object_lock`.
     pub retention: Option<(String, u32)>,
-    /// Days after which open uploads are aborted, which Create and `ListParts` announce; the
-    /// sandbox never does it.
+    /// The number of days after which open uploads are aborted. Create and `ListParts` announce it,
+    /// but the sandbox never aborts them.
     pub abort_after_days: Option<u32>,
-    /// Encryption of objects that are written without a choice.
+    /// The default encryption of objects.
     pub encryption: Encryption,
-    /// Set if ACLs count; they are disabled in new buckets.
+    /// Set if ACLs are enabled. They are disabled in new buckets.
     pub acls: bool,
-    /// The canned ACL without which a policy denies all writes of objects.
+    /// The canned ACL that a policy requires for all writes of objects.
     pub demanded_acl: Option<&'static str>,
 }
 
 /// The number and size of the objects in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BucketUsage {
-    /// Its name.
+    /// The name of the bucket.
     pub bucket: String,
-    /// Keys whose current version is an object.
+    /// The number of keys whose current version is an object.
     pub objects: u64,
-    /// Bytes of these current versions together.
+    /// The total size of these versions in bytes.
     pub bytes: u64,
-    /// Multipart uploads that are neither completed nor aborted.
+    /// The number of multipart uploads that are neither completed nor aborted.
     pub open_uploads: u64,
 }
 
-/// The buckets of one sandbox. A handle: clones share the same buckets.
+/// The buckets of a sandbox. Clones share the same buckets.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -88,8 +88,8 @@ struct Inner {
     denied: RwLock<Vec<Denied>>,
     sequence: AtomicU64,
     quirks: Quirks,
-    /// Attributes of the object arranged last. Buckets of a million objects that are all alike
-    /// share them.
+    /// The attributes of the object that a test created last. Buckets with a million objects that
+    /// have the same attributes share them.
     arranged: Mutex<Arc<Attributes>>,
 }
 
@@ -100,40 +100,42 @@ struct Denied {
     key_prefix: String,
 }
 
-/// Deviations from S3 that compatible servers show. All off at first.
+/// Deviations from S3, as in S3-compatible servers. All are off by default.
 #[derive(Debug, Default)]
 pub struct Quirks {
     /// `x-amz-copy-source-if-*` headers have no effect.
     pub ignore_source_conditions: AtomicBool,
-    /// `If-None-Match` and `If-Match` have no effect on CopyObject.
+    /// `If-None-Match` and `If-Match` have no effect on `CopyObject`.
     pub copies_overwrite: AtomicBool,
-    /// Nor on `PutObject`.
+    /// `If-None-Match` and `If-Match` have no effect on `PutObject`.
     pub puts_overwrite: AtomicBool,
-    /// Nor on `CompleteMultipartUpload`.
+    /// `If-None-Match` and `If-Match` have no effect on `CompleteMultipartUpload`.
     pub completes_overwrite: AtomicBool,
-    /// There is no `UploadPartCopy`.
+    /// The server does not support `UploadPartCopy`.
     pub no_part_copy: AtomicBool,
-    /// All parts but the last must have one size, and the last must not be larger.
+    /// All parts but the last must have the same size, and the last must not be larger.
     pub equal_parts: AtomicBool,
-    /// Everything that has to do with tags is refused.
+    /// The server refuses all requests that involve tags.
     pub no_tags: AtomicBool,
-    /// CopyObject and `CreateMultipartUpload` make objects without tags, whatever they are told.
+    /// `CopyObject` and `CreateMultipartUpload` create objects without tags, whatever the request
+    /// says.
     pub copies_drop_tags: AtomicBool,
-    /// `ETags` of objects and parts are random: they do not follow from the content.
+    /// The `ETags` of objects and parts are random and do not depend on the content.
     pub opaque_etags: AtomicBool,
     /// No additional checksums are computed, stored or shown.
     pub no_checksums: AtomicBool,
     /// In an unversioned bucket, a delete between Create and Complete wins although Complete
-    /// reports success, because the object is dated at the initiation of its upload.
+    /// reports success, because the object has the time of its Create.
     pub deletes_win_over_uploads: AtomicBool,
-    /// Bodies of uploads above 64 KiB are not kept: what is stored has their length and checksums
-    /// and other bytes, and its `ETag` does not follow from theirs. Neither `Content-MD5` nor a
-    /// signature that covers their SHA-256 is checked. For benchmarks of uploads.
+    /// The server does not keep the bodies of uploads above 64 KiB. The stored object has the
+    /// length and the checksums of the body, but other bytes, and its `ETag` does not match them.
+    /// `Content-MD5` and signatures that cover the SHA-256 of the body are not checked. For
+    /// benchmarks of uploads.
     pub virtual_uploads: AtomicBool,
-    /// Signatures are not checked, so that a proxy may change what was signed.
+    /// Signatures are not checked, so a proxy may change signed headers.
     pub unchecked_signatures: AtomicBool,
-    /// A part that is stored after the abort of its upload brings the upload back, with that part,
-    /// as S3 warns.
+    /// A part that is stored after the abort of its upload brings the upload back with that part.
+    /// S3 warns that this can happen.
     pub late_parts_survive_aborts: AtomicBool,
 }
 
@@ -157,12 +159,12 @@ impl Store {
         }
     }
 
-    /// Creates a bucket, unless there is one of this name: then nothing changes.
+    /// Creates a bucket. If it already exists, nothing changes.
     pub fn create_bucket(&self, name: &str, options: BucketOptions) {
         let _existed = !self.add_bucket(name, options);
     }
 
-    /// Creates a bucket. Whether there was none of this name.
+    /// Creates a bucket. Returns false if it already exists.
     pub(super) fn add_bucket(&self, name: &str, options: BucketOptions) -> bool {
         let mut buckets = write(&self.inner.buckets);
         if buckets.contains_key(name) {
@@ -173,8 +175,8 @@ impl Store {
         true
     }
 
-    /// Writes an object as if somebody else had, past all checks. Creates the bucket if there is
-    /// none.
+    /// Writes an object as another client would, but without any checks. Creates the bucket if
+    /// necessary.
     pub fn put_object(
         &self,
         bucket: &str,
@@ -203,9 +205,10 @@ impl Store {
         ObjectInfo::of(key, &object)
     }
 
-    /// Copies the current objects whose keys begin with `from.1` as if somebody else had, past all
-    /// checks, to keys that begin with `to.1` instead: `(bucket, prefix)`. They keep their `ETags`,
-    /// attributes and times. Returns how many. Creates the bucket if there is none.
+    /// Copies the current objects with the prefix `from.1` in the bucket `from.0` to the prefix
+    /// `to.1` in the bucket `to.0`, as another client would, but without any checks. The copies
+    /// keep `ETags`, attributes, and times. Returns the number of copied objects. Creates the
+    /// destination bucket if necessary.
     #[must_use = "0 says that there is nothing with this prefix"]
     pub fn copy_prefix(&self, from: (&str, &str), to: (&str, &str)) -> usize {
         self.create_bucket(to.0, BucketOptions::default());
@@ -258,7 +261,7 @@ impl Store {
             .collect()
     }
 
-    /// Returns the current version of an object; `None` if there is none or it is deleted.
+    /// Returns the current version of an object, or `None` if it does not exist or is deleted.
     #[must_use]
     pub fn object(&self, bucket: &str, key: &str) -> Option<ObjectInfo> {
         let bucket = self.find(bucket)?;
@@ -289,7 +292,7 @@ impl Store {
             .collect()
     }
 
-    /// Returns the keys that a listing of the bucket shows, in order.
+    /// Returns the keys that a listing of the bucket contains, in order.
     #[must_use]
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         let Some(bucket) = self.find(bucket) else {
@@ -304,7 +307,7 @@ impl Store {
             .collect()
     }
 
-    /// Returns the uploads that are neither completed nor aborted, by key and initiation.
+    /// Returns the uploads that are neither completed nor aborted, by key and creation.
     #[must_use]
     pub fn open_uploads(&self, bucket: &str) -> Vec<UploadInfo> {
         let Some(bucket) = self.find(bucket) else {
@@ -318,7 +321,7 @@ impl Store {
             .collect()
     }
 
-    /// Aborts all uploads of a bucket as if somebody else had.
+    /// Aborts all uploads of a bucket as another client would.
     pub fn abort_uploads(&self, bucket: &str) {
         for upload in self.open_uploads(bucket) {
             if let Some(bucket) = self.find(bucket) {
@@ -327,16 +330,16 @@ impl Store {
         }
     }
 
-    /// Deletes the current version of an object as if somebody else had: a marker in a versioned
-    /// bucket.
+    /// Deletes the current version of an object as another client would. In a versioned bucket this
+    /// adds a delete marker.
     pub fn delete_object(&self, bucket: &str, key: &str) {
         if let Some(bucket) = self.find(bucket) {
             let _ = bucket.delete(self, key, None, &WriteCondition::None);
         }
     }
 
-    /// Returns the same at this time, in a versioned bucket: the marker's time, that is, for its
-    /// place is the newest one.
+    /// Deletes the current version of an object in a versioned bucket with a delete marker that has
+    /// this time. The marker is still the newest version.
     pub fn delete_object_at(&self, bucket: &str, key: &str, time: SystemTime) {
         self.delete_object(bucket, key);
         let Some(bucket) = self.find(bucket) else {
@@ -352,7 +355,7 @@ impl Store {
         }
     }
 
-    /// Finishes all restores that are going on in a bucket: the objects can be read for a day.
+    /// Finishes all restores in progress in a bucket. The objects can then be read for a day.
     pub fn finish_restores(&self, bucket: &str) {
         let Some(bucket) = self.find(bucket) else {
             return;
@@ -368,9 +371,9 @@ impl Store {
         }
     }
 
-    /// Answers `operation` on keys that start with `key_prefix` with 403 `AccessDenied` from now
-    /// on. Reads of copy sources count as [`Operation::GetObject`]; without
-    /// [`Operation::ListObjectsV2`] a missing key is 403, not 404.
+    /// Denies `operation` on keys that start with `key_prefix` from now on, with 403
+    /// `AccessDenied`. Reads of copy sources count as [`Operation::GetObject`]. If
+    /// [`Operation::ListObjectsV2`] is denied, a missing key is 403 and not 404.
     pub fn deny(&self, bucket: &str, operation: Operation, key_prefix: &str) {
         write(&self.inner.denied).push(Denied {
             bucket: bucket.to_owned(),
@@ -379,12 +382,12 @@ impl Store {
         });
     }
 
-    /// Takes back all [`Store::deny`].
+    /// Revokes all [`Store::deny`].
     pub fn allow_all(&self) {
         write(&self.inner.denied).clear();
     }
 
-    /// Deviations from S3 to switch on.
+    /// Returns the switches for deviations from S3.
     #[must_use]
     pub fn quirks(&self) -> &Quirks {
         &self.inner.quirks
@@ -411,7 +414,7 @@ impl Store {
         read(&self.inner.buckets).values().cloned().collect()
     }
 
-    /// Removes a bucket that holds no versions.
+    /// Removes a bucket that has no versions.
     pub(super) fn remove_bucket(&self, name: &str) -> Result<(), Refusal> {
         let mut buckets = write(&self.inner.buckets);
         let bucket = buckets
@@ -433,24 +436,24 @@ impl Store {
         &self.inner.region
     }
 
-    /// Returns the next place in the order of writes.
+    /// Returns the next number in the order of writes.
     pub(super) fn next_sequence(&self) -> u64 {
         self.inner.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Returns 32 hexadecimal digits that were not given out before.
+    /// Returns 32 hexadecimal digits that were never returned before.
     pub(super) fn unique(&self) -> String {
         hex(&checksum::md5(&Content::bytes(
             self.next_sequence().to_le_bytes().to_vec(),
         )))
     }
 
-    /// Returns true if `ETags` of objects with this encryption do not follow from the content.
+    /// Returns true if the `ETags` of objects with this encryption do not depend on the content.
     pub(super) fn hides_content(&self, encryption: &Encryption) -> bool {
         encryption.hides_content() || Quirks::on(&self.quirks().opaque_etags)
     }
 
-    /// Returns the `ETag` of an object or a part written in one piece.
+    /// Returns the `ETag` of a part, or of an object that is written in one piece.
     pub(super) fn etag(&self, content: &Content, encryption: &Encryption) -> String {
         if self.hides_content(encryption) {
             self.unique()
@@ -460,8 +463,7 @@ impl Store {
     }
 }
 
-/// Locks the state: a panic elsewhere leaves nothing half done under these locks, so a poisoned one is used
-/// on.
+/// Locks the state. No panic leaves the state half changed, so a poisoned lock is used anyway.
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

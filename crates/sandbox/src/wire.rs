@@ -1,5 +1,5 @@
-//! Connections: a loop that accepts them, and HTTP over TCP that can end in the ways in which a
-//! real one ends.
+//! Connections: the accept loop, and HTTP over TCP connections that can end with a close or a
+//! reset.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use super::front::{Front, NoAnswer};
 
-/// A TCP stream that can end with a reset: unsent bytes are dropped, and the peer gets RST, not
-/// FIN.
+/// A TCP stream that can end with a reset. Unsent bytes are dropped, and the peer gets an RST, not
+/// a FIN.
 struct Wire {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
@@ -29,7 +29,8 @@ struct Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         if self.reset.load(Ordering::Relaxed) {
-            // Without it the client sees a close, which is an end without an answer as well.
+            // If this fails, the client sees a close, which also ends the connection without an
+            // answer.
             let _ = self.stream.set_zero_linger();
         }
     }
@@ -75,8 +76,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Accepts connections until told to stop, and hands each to `serve`. At most `most` are open at
-/// once.
+/// Accepts connections until `stop` is cancelled and passes each to `serve`. At most `most` are
+/// open at once.
 pub(super) async fn accept<F>(
     listener: TcpListener,
     most: Option<usize>,
@@ -105,13 +106,14 @@ pub(super) async fn accept<F>(
                     drop(permit);
                 });
             }
-            // Out of file descriptors, most likely: they come back when connections end.
+            // The process is probably out of file descriptors. Some become free when connections
+            // end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-/// Serves one connection. An error of it is the client's to notice.
+/// Serves one connection. Errors on it are left to the client.
 pub(super) async fn serve(stream: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));

@@ -1,20 +1,20 @@
-//! The places that settings come from, and the reading of single settings.
+//! The sources of settings below the typed ones, and the reading of single settings.
 
 use super::super::Endpoint;
 use super::super::environment::{Environment, Profile};
 use super::super::server::url_mistake;
 use super::{EndpointMistake, Setting, SettingOrigin};
 
-/// The Region that requests are signed for if no setting names one. Amazon S3 answers with the
-/// bucket's own; most other servers accept it.
+/// The Region that requests are signed for if no setting names one. Amazon S3 then names the
+/// bucket's own Region; most other servers accept this one.
 const DEFAULT_REGION: &str = "us-east-1";
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 const URLS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 
-/// The places that settings come from, below what was stated.
+/// The sources of settings below the typed ones.
 pub(super) struct Layers<'e> {
     pub(super) environment: &'e Environment,
-    /// The profile that the endpoint names. It beats the environment.
+    /// The profile that the endpoint names. It takes precedence over the environment.
     named: Option<Profile<'e>>,
     /// The profile that the environment selects. It comes after the environment's variables.
     selected: Option<Profile<'e>>,
@@ -107,7 +107,7 @@ impl<'e> Layers<'e> {
         self.named.or(self.selected)
     }
 
-    /// Returns the first of the layers that has the setting, read by `read`.
+    /// Returns the setting from the first layer that has it, parsed by `read`.
     pub(super) fn pick<T>(
         &mut self,
         stated: Option<T>,
@@ -218,7 +218,7 @@ impl<'e> Layers<'e> {
         })
     }
 
-    /// Decides which Region requests are signed for.
+    /// Returns the Region that requests are signed for.
     pub(super) fn region(&mut self, endpoint: &Endpoint) -> Setting<String> {
         let region = self.pick(
             endpoint.region.clone(),
@@ -230,7 +230,7 @@ impl<'e> Layers<'e> {
             value: DEFAULT_REGION.to_owned(),
             origin: SettingOrigin::Default,
         });
-        // It becomes a label of host names and a part of every signature.
+        // The Region becomes a label of host names and a part of every signature.
         if !region
             .value
             .chars()
@@ -246,7 +246,8 @@ impl<'e> Layers<'e> {
         region
     }
 
-    /// Returns true for path-style addressing and false for virtual-hosted, if anyone says.
+    /// Returns true for path-style addressing, false for virtual-hosted, or `None` if no layer sets
+    /// it.
     pub(super) fn path_style(&mut self, endpoint: &Endpoint) -> Option<bool> {
         let path_style = self.pick(
             endpoint.path_style,

@@ -1,4 +1,4 @@
-//! Decides how servers are reached: proxies, certificates, and which URLs may be used at all.
+//! Decides how servers are reached: proxies, certificates, and the URLs that may be used at all.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::layers::Layers;
 use super::{EndpointMistake, Setting, SettingOrigin};
 
 impl Layers<'_> {
-    /// Refuses FIPS endpoints at a URL that is none.
+    /// Refuses FIPS endpoints for a URL that is not one.
     pub(super) fn check_fips(
         &mut self,
         use_fips: Option<&Setting<bool>>,
@@ -64,7 +64,7 @@ impl Layers<'_> {
         if endpoint.allow_http {
             return;
         }
-        // One of them may be the other, and is then refused once.
+        // Both URLs may be the same, which is then refused once.
         let sts_url = sts_url.filter(|sts| url.is_none_or(|url| url.value != sts.value));
         for (url, service) in url
             .map(|url| (url, ""))
@@ -98,9 +98,9 @@ impl Layers<'_> {
         }
     }
 
-    /// Decides on proxies and certificates for the endpoint at the URL `place` and, if
-    /// `asks_elsewhere`, for credential services over TLS. An environment setting that none of
-    /// these connections uses is ignored, even if it is wrong.
+    /// Resolves proxies and certificates for the endpoint at the URL `place` and, if
+    /// `asks_elsewhere` is true, for credential services over TLS. A setting of the environment
+    /// that none of these connections uses is ignored, even if it is wrong.
     pub(super) fn network(
         &mut self,
         endpoint: &Endpoint,
@@ -120,7 +120,7 @@ impl Layers<'_> {
                     .find_map(|name| self.environment.variable(name));
                 let no_proxy = NoProxy::of(hosts.unwrap_or_default());
                 let uses_proxy = !no_proxy.covers_url(place);
-                // A web server hands the header `Proxy` of its clients to CGI programs as
+                // A web server passes the header `Proxy` of its clients to CGI programs as
                 // HTTP_PROXY.
                 let is_cgi = self.environment.variable("REQUEST_METHOD").is_some();
                 let names: &[_] = if is_cgi {
@@ -160,8 +160,8 @@ impl Layers<'_> {
         }
     }
 
-    /// Reads a proxy from the first of these variables that is set; the shared configuration has no
-    /// proxies. A value that cannot be used is a mistake only if the proxy `is_used`.
+    /// Reads a proxy from the first of these variables that is set. The shared configuration has no
+    /// proxies. A value that cannot be used is a mistake only if `is_used` is true.
     pub(super) fn proxy(
         &mut self,
         variables: &[&'static str],

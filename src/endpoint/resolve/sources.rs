@@ -5,8 +5,8 @@ use super::layers::Layers;
 use super::{CredentialSource, EndpointMistake};
 
 impl Layers<'_> {
-    /// Returns true if credentials come from a service that is asked over TLS, even if the endpoint
-    /// has no TLS.
+    /// Returns true if credentials come from a service that is reached over TLS, even if the
+    /// endpoint does not use TLS.
     pub(super) fn asks_credential_services(&self, credentials: &[CredentialSource]) -> bool {
         const WAYS: [&str; 4] = ["role_arn", "sso_session", "sso_start_url", "login_session"];
         let asks = |source: &CredentialSource| match source {
@@ -26,7 +26,7 @@ impl Layers<'_> {
         credentials.iter().any(asks)
     }
 
-    /// Returns the sources of credentials, in the order in which they are asked.
+    /// Returns the sources of credentials, in the order in which they are tried.
     pub(super) fn credentials(&mut self) -> Vec<CredentialSource> {
         if self.environment.is_isolated() {
             return Vec::new();
@@ -38,7 +38,7 @@ impl Layers<'_> {
             profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
         if self.profile_was_stated {
             if let Some(profile) = of_profile {
-                // The profile's credentials or an error, never those of something else.
+                // Uses the profile's credentials or fails; never uses those of another source.
                 return vec![profile];
             }
         } else {
@@ -60,7 +60,7 @@ impl Layers<'_> {
                 }
                 (false, false) => {}
             }
-            // botocore asks for a web identity after a profile's role and before a profile's keys.
+            // botocore tries a web identity after a profile's role and before a profile's keys.
             let has_role = profile.is_some_and(|profile| profile.get("role_arn").is_some());
             let is_web = set("AWS_WEB_IDENTITY_TOKEN_FILE") && set("AWS_ROLE_ARN");
             let web_identity = is_web.then_some(CredentialSource::WebIdentity);

@@ -1,4 +1,4 @@
-//! The precedence matrix: who wins for each setting, and what cannot be used.
+//! The precedence matrix: which source wins for each setting, and which values cannot be used.
 
 use super::*;
 use crate::endpoint::ProxyUrl;
@@ -452,7 +452,7 @@ fn plain_http_to_other_machines_must_be_allowed() {
         "{text}"
     );
     assert_eq!(text.lines().count(), 1, "{text}");
-    // STS matters where it is asked.
+    // STS matters only if requests go to it.
     let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];
     assert_eq!(refused(at("http://127.0.0.1:1"), &sts), "");
     let text = refused(strict("bare"), &sts);
@@ -460,7 +460,7 @@ fn plain_http_to_other_machines_must_be_allowed() {
         text.starts_with("None STS at http://sts.example (AWS_ENDPOINT_URL_STS)"),
         "{text}"
     );
-    // A proxy elsewhere sees what goes to a server of this machine.
+    // A proxy on another machine sees the requests to a server on this machine.
     let through = [("HTTP_PROXY", "http://u:p@proxy.example:3128")];
     let text = refused(at("http://127.0.0.1:1"), &through);
     assert!(

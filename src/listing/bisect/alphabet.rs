@@ -1,49 +1,49 @@
-//! Treats keys as numbers: computes where a key lies between two others, and which text lies in the
+//! Treats keys as numbers: computes the position of a key between two others, and the text in the
 //! middle between them.
 //!
 //! A key is a fraction whose digits are its characters, in the order of their code points, which is
-//! the order of S3's lists. Only characters that occur in keys are digits. Hexadecimal names then
+//! the order of S3's lists. Only characters that occur in keys are digits. So hexadecimal names
 //! have sixteen digits, and the middle between `0…` and the end is `8…`, not a character between
 //! `9` and `a`.
 //!
-//! Many keys have a form: `year=2026/month=03/day=17/…`. At most places, such keys have one
-//! character or a few. A number that allowed every character everywhere would say that almost
-//! nothing lies before the middle of a directory. So each place gets digits of its own once enough
-//! different beginnings of keys show the same characters there ([`KeyPosition`]). The zeros at the
-//! start of a counter do not count: they have one beginning.
+//! Many keys have a fixed form: `year=2026/month=03/day=17/…`. At most positions, such keys have
+//! only one or a few characters. A number that allowed every character everywhere would put almost
+//! nothing before the middle of a directory. So each position gets its own digits once enough
+//! different beginnings of keys show the same characters there ([`KeyPosition`]). The leading zeros
+//! of a counter do not count: they all have the same beginning.
 
 use std::collections::BTreeSet;
 
-/// Characters of a key that a number is made of. More would not fit the precision.
+/// The number of characters of a key that make up its number. More would exceed the precision.
 const DIGITS: usize = 8;
-/// Different beginnings of keys that must show the characters of a place before others are ruled
-/// out.
+/// The number of different beginnings that must show the characters of a position before all others
+/// are ruled out.
 const BEGINNINGS: usize = 6;
-/// Bytes of a key whose places have characters of their own.
+/// The number of bytes of a key whose positions have their own characters.
 const PLACES: usize = 128;
-/// Characters that are kept apart. Keys in Chinese have thousands; what is beyond lies between its
-/// neighbours.
+/// The most characters that are distinguished. Keys in Chinese have thousands; further characters
+/// lie between their neighbours.
 const MOST: usize = 4096;
 
-/// The characters that keys are made of.
+/// The characters that occur in keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alphabet {
     ascii: u128,
     others: BTreeSet<char>,
-    /// All of them, in order.
+    /// All characters, in order.
     sorted: Vec<char>,
-    /// The places of bytes behind the prefix.
+    /// The positions of bytes after the prefix.
     places: Vec<KeyPosition>,
 }
 
-/// One place in the keys.
+/// One position in the keys.
 #[derive(Clone, Debug, Default)]
 struct KeyPosition {
-    /// The ASCII characters that were seen.
+    /// The ASCII characters that occurred here.
     ascii: u128,
     has_others: bool,
-    /// Hashes of different beginnings that were followed by one of the characters, since there was
-    /// a new character.
+    /// Hashes of different beginnings that one of the characters followed, since the last new
+    /// character.
     beginnings: Vec<u64>,
 }
 
@@ -60,14 +60,14 @@ impl KeyPosition {
         }
     }
 
-    /// Returns the characters, if there are probably no others.
+    /// Returns the characters, if others are unlikely.
     fn settled(&self) -> Option<Characters> {
         let is_settled = self.beginnings.len() >= BEGINNINGS && !self.has_others;
         is_settled.then_some(Characters(self.ascii))
     }
 }
 
-/// Some ASCII characters, at least one.
+/// A set of ASCII characters, at least one.
 #[derive(Clone, Copy, Debug)]
 struct Characters(u128);
 
@@ -76,7 +76,7 @@ impl Characters {
         self.0.count_ones()
     }
 
-    /// Returns how many of them come before `char`, and true if it is one of them.
+    /// Returns how many of the characters come before `char`, and true if it is one of them.
     fn find(self, char: char) -> (u32, bool) {
         match 1_u128.checked_shl(char.into()) {
             Some(bit) => ((self.0 & (bit - 1)).count_ones(), self.0 & bit == bit),
@@ -94,7 +94,7 @@ impl Characters {
 }
 
 impl Alphabet {
-    /// Takes the characters of a key in, from the end of its prefix on.
+    /// Learns the characters of a key from the end of its prefix on.
     pub(super) fn learn(&mut self, text: &str) {
         let mut beginning = 0xcbf2_9ce4_8422_2325_u64;
         let places = text.len().min(PLACES).max(self.places.len());
@@ -125,15 +125,15 @@ impl Alphabet {
         self.places.get(place)?.settled()
     }
 
-    /// One more than there are characters, because a key that ends comes before all that go on, and
-    /// one for characters behind the last.
+    /// Returns two more than the number of characters: one because a key that ends comes before all
+    /// that continue, and one for characters after the last.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     fn base(&self) -> f64 {
         self.sorted.len() as f64 + 2.0
     }
 
-    /// Returns the position of a text, which stands at a place, among all texts: 0 is the empty one,
-    /// 1 is behind all.
+    /// Returns the value of a text that stands at a position, among all texts: 0 is the empty text,
+    /// 1 is after all texts.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     pub(super) fn value(&self, text: &str, place: usize) -> f64 {
         let (mut value, mut unit, mut digits) = (0.0, 1.0, 0);
@@ -141,7 +141,7 @@ impl Alphabet {
             if let Some(characters) = self.settled(place + at) {
                 let (before, is_one) = characters.find(char);
                 let count = characters.count();
-                // The only character says nothing.
+                // A position with only one character carries no information.
                 if count == 1 && is_one {
                     continue;
                 }
@@ -163,7 +163,7 @@ impl Alphabet {
         value
     }
 
-    /// Returns a short text whose value is about this one, if it stands at that place.
+    /// Returns a short text with about this value, if it stands at this position.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -199,7 +199,7 @@ impl Alphabet {
     }
 }
 
-/// Returns the bytes that two texts begin with alike, up to whole characters.
+/// Returns the number of bytes that two texts have in common at the start, up to whole characters.
 pub(super) fn common(one: &str, other: &str) -> usize {
     let same = one
         .bytes()
@@ -212,8 +212,8 @@ pub(super) fn common(one: &str, other: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// Returns the next character that can be sent without trouble: no control character, no surrogate,
-/// and none that XML forbids.
+/// Returns the next character that is safe to send: no control character, no surrogate, and none
+/// that XML forbids.
 pub(super) fn next_char(char: char) -> Option<char> {
     let next = match u32::from(char) {
         0..0x20 => 0x20,
@@ -306,7 +306,7 @@ mod tests {
     }
 
     proptest! {
-        /// Places that are settled leave some texts out, so that those are beside others.
+        /// Settled positions leave some texts out, so other texts share their values.
         #[test]
         fn values_are_in_the_order_of_texts_where_places_are_settled(
             days in proptest::collection::vec((0..4_u32, 0..13_u32, 0..32_u32), 30..60),

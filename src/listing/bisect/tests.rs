@@ -36,11 +36,11 @@ impl Model {
     }
 }
 
-/// The listed keys, range by range, in the order of arrival.
+/// The keys that were listed, by range and in the order of arrival.
 struct Listers {
     ranges: Ranges,
     reach: Reach,
-    /// The positions of prefixes that are listed next, by range.
+    /// The position of the prefix that is listed next, by range.
     at: BTreeMap<u32, usize>,
     open: Vec<(KeyRange, Vec<String>)>,
     done: Vec<(KeyRange, Vec<String>)>,
@@ -71,7 +71,7 @@ impl Listers {
         }
     }
 
-    /// One request of one range.
+    /// Sends one request of one range.
     fn step(&mut self, at: usize, server: &Model) {
         self.requests += 1;
         let (range, keys) = &mut self.open[at];
@@ -120,7 +120,7 @@ impl Listers {
         }
     }
 
-    /// All ranges at the same pace. How many rounds it takes.
+    /// Lists all ranges at the same pace. Returns the number of rounds.
     fn rounds(&mut self, server: &Model) -> usize {
         let mut rounds = 0;
         while !self.open.is_empty() {
@@ -147,7 +147,7 @@ impl Listers {
     }
 }
 
-/// Something like a hash.
+/// Returns a number that looks random.
 fn hash(number: u64) -> u64 {
     let mixed = (number ^ 0x5851_f42d_4c95_7f2d).wrapping_mul(0x2545_f491_4f6c_dd1d);
     (mixed ^ (mixed >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -416,7 +416,7 @@ fn a_session_goes_on_with_several_ranges() {
     );
 }
 
-/// The keys that include patterns reach.
+/// Returns the keys that include patterns reach.
 fn reach(include: &[String]) -> Reach {
     let include = include.iter().map(|glob| glob.parse().unwrap()).collect();
     Reach::of_source(
@@ -456,7 +456,8 @@ fn a_range_is_cut_between_prefixes_before_anything_is_known() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the keys, whichever range is asked first, whatever others do meanwhile.
+    /// Holds for all keys, in whatever order ranges send requests, and whatever others write
+    /// meanwhile.
     #[test]
     fn no_key_is_missed_or_listed_twice(
         keys in proptest::collection::btree_set("[a-c/é\u{10FFFF}]{1,5}|[0-9]{6}|x{200}[0-9]{1,20}", 0..400),
@@ -466,7 +467,7 @@ proptest! {
         include in proptest::collection::vec("[a-c0-3x]{1,2}\\*\\*", 0..4),
     ) {
         let mut server = Model::of(keys.clone(), size);
-        // Half of them come and go.
+        // Every second key comes and goes.
         let fickle: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 1).map(|(_, key)| key.clone()).collect();
         let stable: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 0).map(|(_, key)| key.clone()).collect();
         let mut listers = Listers::of(reach(&include), most);

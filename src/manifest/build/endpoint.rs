@@ -16,7 +16,7 @@ impl FieldReader<'_> {
             path_style: section.path_style,
             allow_http: section.allow_http.unwrap_or_default(),
             profile: section.profile,
-            // Without an ARN the shape of the file was already refused.
+            // The check of the shape has already refused a role without an ARN.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),
             ca_bundle: section.ca_bundle.map(|path| LocalPath(path.into())),
             proxy: section.proxy.and_then(|text| self.proxy(name, &text)),
@@ -58,7 +58,7 @@ impl FieldReader<'_> {
     }
 }
 
-/// Removes the slash at the end of `https://host/`; the rules report what is not a URL.
+/// Removes the slash at the end of `https://host/`. The rules report texts that are not URLs.
 fn without_slash(url: String) -> String {
     match url.strip_suffix('/') {
         Some(stripped) if !stripped.ends_with('/') => stripped.to_owned(),

@@ -6,7 +6,7 @@ use super::super::moment::MomentError;
 use crate::location::LocationError;
 use crate::size::SizeError;
 
-/// An error as what is wrong and what to do about it.
+/// An error that can be split into a message and a remedy.
 pub(super) trait Explain {
     fn explain(&self) -> (String, String);
 }

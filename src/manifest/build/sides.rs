@@ -1,4 +1,4 @@
-//! Builds the two sides of a transfer: what `from` selects, and where `to` writes.
+//! Builds the source and destination of a transfer: what `from` selects, and where `to` writes.
 
 use std::path::PathBuf;
 
@@ -114,7 +114,7 @@ impl FieldReader<'_> {
             exclude: self.globs(&path("exclude"), from.exclude.as_deref()),
             larger_than: self.read(&path("larger_than"), from.larger_than.clone()),
             smaller_than: self.read(&path("smaller_than"), from.smaller_than.clone()),
-            // They may be ages, which are the transfer's.
+            // These may be ages, which belong to the transfer.
             modified_after: None,
             modified_before: None,
             storage_classes: from.storage_classes.clone().unwrap_or_default(),

@@ -14,8 +14,8 @@ impl Rules<'_> {
             self.refuse(&format!("{path}.url"), message, remedy);
         }
         for mistake in &resolved.mistakes {
-            // A value from the environment alone is refused when a transfer connects to the
-            // endpoint.
+            // A mistake that comes only from the environment is refused when a transfer connects to
+            // the endpoint.
             if let Some(field) = mistake.field {
                 self.refuse(
                     &format!("{path}.{field}"),
@@ -115,7 +115,7 @@ impl Rules<'_> {
     }
 
     /// Reports a copy between two servers. S3 copies only between buckets of one server; the copy
-    /// would go to a bucket of the same name at the destination's server.
+    /// would go to a bucket of the same name on the destination's server.
     pub(super) fn one_server(
         &mut self,
         path: &str,

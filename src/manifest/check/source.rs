@@ -1,4 +1,4 @@
-//! Rules about what a transfer reads: its source, the versions, and the selection.
+//! Rules about the source of a transfer, its versions, and the selection.
 
 use super::Rules;
 use crate::location::{LocalPath, suggestion};
@@ -17,7 +17,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Checks that the source can have a history and that the destination can take one.
+    /// Checks that the source can have a history and that the destination can store one.
     pub(super) fn versions(&mut self, path: &str, transfer: &Transfer) {
         if transfer.restore.days == 0 {
             let message = "an object is restored for at least one day";
@@ -77,7 +77,7 @@ impl Rules<'_> {
         let (message, remedy) = match &*text {
             "" => ("this is empty", "write a path".to_owned()),
             "-" => (
-                "`-` is no path: standard input has no place in a manifest",
+                "`-` is not a path: standard input has no place in a manifest",
                 "use `s3haul copy - s3://bucket/key`, or ./- for a file of that name".to_owned(),
             ),
             text if text.starts_with("s3://") => {
@@ -157,8 +157,8 @@ impl Rules<'_> {
                 "write a later time here",
             );
         }
-        // In aws s3 the last pattern that matches decides, and there this is how to include only
-        // some keys.
+        // In `aws s3`, the last pattern that matches decides, so there this pattern is how to
+        // include only some keys.
         let covers = |glob: &KeyGlob| {
             let are_all_flat = select.include.iter().all(KeyGlob::is_flat);
             !select.include.is_empty()

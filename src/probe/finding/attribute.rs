@@ -1,31 +1,31 @@
-//! The finding about an attribute of objects, which each route sets by another request.
+//! The finding about an attribute of objects, which each route sets with a different request.
 //!
-//! An attribute is asked for at all three routes, but judged only by those that the job uses, and
-//! only if the job wants it. The policy decides if a loss is fatal.
+//! An attribute is tested on all three routes, but judged only by those that the job uses, and only
+//! if the job wants it. The policy decides whether a loss is fatal.
 
 use super::{How, ProbeAnswer, ProbeVerdict};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::OnWrites;
 
-/// An attribute of objects, by the request that gives it.
+/// The finding about an attribute, with the answer of each request that can set it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributeFinding {
     /// The attribute.
     pub attribute: Attribute,
     /// The policy of the job.
     pub policy: Policy,
-    /// True if the job names a value of its own.
+    /// True if the job itself names a value.
     pub is_named: bool,
     /// The answer of `PutObject`.
     pub put: ProbeAnswer,
     /// The answer of `CopyObject`.
     pub copy: ProbeAnswer,
-    /// The answer of `CreateMultipartUpload`, seen at the finished object.
+    /// The answer of `CreateMultipartUpload`, observed on the finished object.
     pub multipart: ProbeAnswer,
     /// The requests that the job sends.
     pub sent_by_job: OnWrites,
-    /// True if another request sets it if these do not keep it.
+    /// True if another request sets the attribute after these did not keep it.
     pub is_set_later: bool,
 }
 
@@ -55,7 +55,7 @@ impl AttributeFinding {
         self.policy.keeps() || self.is_named
     }
 
-    /// Compares what was found with what the job wants.
+    /// Compares the finding with what the job wants.
     #[must_use]
     pub fn verdict(&self) -> ProbeVerdict {
         if !self.is_wanted() {
@@ -104,7 +104,7 @@ impl AttributeFinding {
         }
     }
 
-    /// Returns true if the job cannot work because of this.
+    /// Returns true if this finding prevents the job from working.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {

@@ -1,4 +1,4 @@
-//! The answers about capabilities, each beside what the profile or the manifest says.
+//! Combines the answers about capabilities with the stated ones.
 
 use crate::manifest::job::Attribute;
 use crate::probe::conditions::Conditions;
@@ -23,8 +23,8 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Puts each answer beside what the profile or the manifest says, and notes if the job needs
-    /// it.
+    /// Combines each answer with the capability that the profile or the manifest states, and notes
+    /// whether the job needs it.
     pub(super) fn findings(self, stated: &Capabilities, needs: &Needs) -> Vec<ProbeFinding> {
         let wants_tags = needs.wants(Attribute::Tags);
         let flag = |name, stated, measured, is_needed| ProbeFinding {

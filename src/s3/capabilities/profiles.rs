@@ -1,21 +1,22 @@
-//! The profiles of the providers: what each server does at its own endpoint.
+//! The profiles of the providers: the capabilities of each one's own endpoint.
 //!
-//! A profile claims only what the server's own documentation, its source or a measurement says; the
-//! reason stands with each claim that is not S3's. In doubt it claims less: that costs a request or
-//! a weaker proof, the opposite costs data.
+//! A profile claims only what the server's documentation, its source code, or a measurement shows.
+//! A comment gives the reason for each claim that differs from S3. In doubt, a profile claims less:
+//! a missing capability costs a request or a weaker proof, a wrong one costs data.
 
 use super::{Capabilities, OnWrites, PartLimits};
 use crate::endpoint::{Provider, Trust};
 use crate::size::{GIB, MIB};
 
 impl Capabilities {
-    /// Amazon S3 itself; also the sandbox. `CopyObject` knows conditions on the destination since
-    /// October 2025.
+    /// Amazon S3 itself, and the sandbox. `CopyObject` has supported conditions on the destination
+    /// since October 2025.
     ///
-    /// A run starts with 3,072 requests in flight. S3 copies each part at the same speed however
-    /// many there are, so a low start would only cost time; the rates of the lanes are the limit.
-    /// All 800 parts of a 50 GiB object end before a run could learn anything, and large parts take
-    /// four seconds, so a run starts with what the documented rate sends in the first of them.
+    /// A run starts with 3,072 requests in flight. S3 copies each part at the same speed, no matter
+    /// how many are in flight, so a low start would only cost time; the request rates are the
+    /// limit. The 800 parts of a 50 GiB object finish before a run can learn anything. A large part
+    /// takes four seconds, so a run starts with about the requests that the documented rate sends
+    /// in the first second.
     pub const AWS: Self = Self {
         initial_in_flight: 3072,
         part_copy: true,
@@ -46,14 +47,13 @@ impl Capabilities {
         trust: Trust::Answers,
     };
 
-    /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are
-    /// random, its lists have no order.
+    /// A directory bucket of Amazon S3, whose `ETag`s are random and whose lists are unordered.
     pub const DIRECTORY: Self = Self::AWS.of_directory_bucket();
 
-    /// A server that we know nothing about: nothing is proven by what it may ignore.
+    /// A server that we know nothing about: s3haul relies on nothing that the server may ignore.
     ///
-    /// A run starts with only 512 requests in flight: for an appliance that moves 500 MB/s, 512
-    /// parts of 64 MiB are a minute of work.
+    /// A run starts with only 512 requests in flight: an appliance that moves 500 MB/s takes a
+    /// minute to copy 512 parts of 64 MiB.
     pub const CAUTIOUS: Self = Self {
         initial_in_flight: 512,
         copy_conditions: false,
@@ -94,7 +94,8 @@ impl Capabilities {
             Provider::Digitalocean => DIGITALOCEAN,
             Provider::Alibaba => ALIBABA,
             Provider::Ibm => IBM,
-            // Multipart ETags are opaque, and x-amz headers that they do not know are ignored.
+            // Their multipart ETags are opaque, and they ignore x-amz headers that they do not
+            // know.
             Provider::Tencent => PLAIN,
             Provider::Oracle => Capabilities {
                 part_counts: false,
@@ -104,7 +105,7 @@ impl Capabilities {
     }
 }
 
-/// Lists in order, and nothing else taken on trust.
+/// A server with ordered lists, about which nothing else is assumed.
 const PLAIN: Capabilities = Capabilities {
     ordered_lists: true,
     ..Capabilities::CAUTIOUS
@@ -113,8 +114,7 @@ const PLAIN: Capabilities = Capabilities {
 const MINIO: Capabilities = Capabilities {
     copy_conditions: true,
     part_conditions: true,
-    // Its handlers of PutObject and Complete check both conditions, that of CopyObject
-    // neither.
+    // In MinIO's source, PutObject and Complete check both conditions, CopyObject checks neither.
     if_none_match: OnWrites::UPLOADS,
     if_match: OnWrites::UPLOADS,
     content_etags: true,
@@ -124,36 +124,34 @@ const MINIO: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// Measured with 16.2, as Debian has it.
+/// Measured with Ceph 16.2 of Debian.
 const CEPH: Capabilities = Capabilities {
-    // Source conditions are accepted and ignored by both copies. Of the writes only
-    // PutObject looks at its key, and takes an If-Match in quotes for another ETag.
+    // Both copies accept source conditions and ignore them. Of the writes, only PutObject checks
+    // its condition, and it does not recognize an ETag in quotes in If-Match.
     if_none_match: OnWrites {
         put: true,
         ..OnWrites::NONE
     },
     content_etags: true,
-    // Tags are dropped by a CopyObject that replaces metadata and by
-    // CreateMultipartUpload.
+    // CreateMultipartUpload drops tags, and so does a CopyObject that replaces metadata.
     tag_headers: false,
     locks: true,
     ..PLAIN
 };
 
-/// Measured with 4.48. Releases differ, so that what an older one ignores is not relied
-/// on.
+/// Measured with 4.48. Releases differ, so s3haul relies on nothing that an older one ignores.
 const SEAWEEDFS: Capabilities = Capabilities {
-    // The ETag of a copied part is made of the ETags of the stored chunks that it
-    // touches, so that different ranges have equal ones (content_etags). Lists go
-    // directory by directory ("a/b" before "a b"; ordered_lists), and those of uploads
-    // claim to be encoded when they are not. Older releases count chunks, not parts (part_counts).
+    // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so
+    // different ranges can have equal ETags (content_etags). Lists go directory by directory ("a/b"
+    // before "a b"; ordered_lists), and lists of uploads claim to be encoded but are not. Older
+    // releases count chunks, not parts (part_counts).
     part_counts: false,
     odd_part_sources: true,
     ..Capabilities::CAUTIOUS
 };
 
-/// A copy is a reference to the source's blocks and keeps even its "-N" `ETag`. Tagging is
-/// 501.
+/// A copy is a reference to the source's blocks and keeps even its "-N" `ETag`. Garage answers
+/// tagging requests with 501.
 const GARAGE: Capabilities = Capabilities {
     copy_conditions: true,
     part_conditions: true,
@@ -170,10 +168,10 @@ const R2: Capabilities = Capabilities {
         largest: 5 * 1024 * GIB - 5 * GIB, // "4.995 TiB"
         ..PartLimits::S3
     },
-    // Documented for CopyObject, and for UploadPartCopy as not honoured.
+    // R2 documents that CopyObject honours them and UploadPartCopy does not.
     copy_conditions: true,
     part_conditions: false,
-    // CopyObject has them under names of its own (cf-copy-destination-if-…).
+    // CopyObject has them under other names (cf-copy-destination-if-…).
     if_none_match: OnWrites::UPLOADS,
     if_match: OnWrites::UPLOADS,
     content_etags: true,
@@ -182,7 +180,7 @@ const R2: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// x-amz-tagging is an error there, not a header to ignore.
+/// B2 refuses x-amz-tagging instead of ignoring it.
 const B2: Capabilities = Capabilities {
     content_etags: true,
     tags: false,
@@ -198,9 +196,9 @@ const WASABI: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// It has no UploadPartCopy and copies objects of any size in one request.
+/// GCS has no UploadPartCopy and copies objects of any size in one request.
 const GCS: Capabilities = Capabilities {
-    // ETags count nothing.
+    // The ETag of a multipart object does not count its parts.
     part_counts: false,
     part_copy: false,
     max_copy: u64::MAX,
@@ -209,8 +207,8 @@ const GCS: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// No UploadPartCopy and no limit to `CopyObject` here either. Storj orders by encrypted keys. Its
-/// gateway documents If-None-Match for all three writes.
+/// Storj has no UploadPartCopy and no limit on `CopyObject` either. It sorts lists by encrypted
+/// keys. Its gateway documents If-None-Match for all three writes.
 const STORJ: Capabilities = Capabilities {
     part_copy: false,
     max_copy: u64::MAX,
@@ -229,22 +227,22 @@ const SCALEWAY: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// Ceph of an unknown version behind a front end of its own, whose encoding of lists is not
-/// reliable.
+/// Ceph of an unknown version behind DigitalOcean's own front end, which does not encode lists
+/// reliably.
 const DIGITALOCEAN: Capabilities = Capabilities {
     encoded_lists: false,
     tag_headers: false,
     ..PLAIN
 };
 
-/// Multipart `ETag`s are of its own making; one CopyObject takes 1 GB.
+/// Multipart `ETag`s are opaque, and one CopyObject copies at most 1 GB.
 const ALIBABA: Capabilities = Capabilities {
     max_copy: 1_000_000_000,
     ..PLAIN
 };
 
 const IBM: Capabilities = Capabilities {
-    // In decimal units, as its documentation counts.
+    // IBM documents its limits in decimal units.
     parts: PartLimits {
         max_part: 5_000_000_000,
         largest: 10_000_000_000_000,

@@ -1,8 +1,9 @@
-//! Sorts what the SDK returned into a [`Failure`].
+//! Sorts the SDK's errors into [`Failure`]s.
 //!
-//! The line that matters most runs between faults that can pass and faults that cannot: a refused
-//! connection, a 503, or a provider of credentials that is not up yet is worth waiting for; a
-//! certificate that no root vouches for, a request that cannot be built, or a refused key is not.
+//! The most important distinction is between faults that can pass and faults that cannot. It is
+//! worth waiting after a refused connection, a 503, or while a credential provider is not up yet.
+//! Waiting does not help after an untrusted certificate, a request that cannot be built, or a
+//! refused key.
 
 use std::error::Error;
 use std::io;
@@ -18,16 +19,16 @@ use super::super::secrets::{Quoted, Secrets};
 use super::{Details, Failure, FailureKind, Operation, tls};
 use crate::printable::cut;
 
-/// Bytes of an error code or request id that are kept. S3's have at most 60 or so.
+/// The most bytes that are kept of an error code or request id. S3's have about 60 at most.
 const MAX_CODE: usize = 128;
-/// Bytes of a server's message that are kept: it goes into every receipt.
+/// The most bytes that are kept of a server's message, which goes into every receipt.
 const MAX_MESSAGE: usize = 1024;
 
 /// The kind of a failure, S3's code or a word in its place, and the message.
 type SortedFailure = (FailureKind, String, String);
 
 impl Failure {
-    /// Sorts what the SDK returned. `place` is `bucket/key`.
+    /// Sorts an error of the SDK. `place` is `bucket/key`.
     pub(in super::super) fn from_sdk<E>(
         operation: Operation,
         place: String,
@@ -47,7 +48,7 @@ impl Failure {
             _ if find::<Quoted>(error).is_some() => {
                 verdict(FailureKind::Unreadable, "unreadable answer")
             }
-            // The HTTP client's own bounds.
+            // The HTTP client has its own bounds.
             SdkError::DispatchFailure(_) if whole(error).contains("message head is too large") => {
                 let message =
                     "the header of the answer is longer or has more fields than any of S3";
@@ -73,8 +74,8 @@ impl Failure {
                         ConnectionProgress::Lost
                     }
                     Some(failure) if failure.is_user() => ConnectionProgress::Unused,
-                    // The HTTP client sorts its own errors; those that it does not know are not its
-                    // own.
+                    // The HTTP client classifies its own errors; an error that it cannot classify
+                    // comes from elsewhere.
                     Some(failure) if failure.is_other() && failure.as_other().is_none() => {
                         ConnectionProgress::of(error, ConnectionProgress::Unused)
                     }
@@ -89,7 +90,7 @@ impl Failure {
             _ => not_answered(ConnectionProgress::Unused, error),
         };
         let response = error.raw_response();
-        // A server may quote the request's headers.
+        // A server may echo headers of the request.
         let secrets = response.and_then(|response| response.extension::<Secrets>());
         let hidden = |text: String| match secrets {
             Some(secrets) => secrets.hide(text),
@@ -117,7 +118,7 @@ impl Failure {
 enum ConnectionProgress {
     /// Nothing was sent: the request could not be built or signed.
     Unused,
-    /// There was no connection, so that no write can have happened.
+    /// No connection was made, so no write can have taken effect.
     NeverUp,
     /// The connection broke.
     Lost,
@@ -192,7 +193,7 @@ where
     let region = response
         .and_then(|response| response.headers().get("x-amz-bucket-region"))
         .map(str::to_owned);
-    // Modelled HEAD errors carry the SDK's own code, never the server's.
+    // A HEAD error that S3's model defines carries the SDK's own code, never the server's.
     let code = error
         .code()
         .filter(|code| *code != "NotFound" && !code.is_empty());
@@ -201,7 +202,7 @@ where
             of_upload(operation, by_code(code, status, region)),
             code.to_owned(),
         ),
-        // A success, whichever the SDK expects. Nothing is refused.
+        // Any status of success: the server refused nothing.
         None if status.is_some_and(|status| (200..300).contains(&status)) => {
             (FailureKind::Unreadable, "unreadable answer".to_owned())
         }
@@ -218,14 +219,14 @@ where
     let message = match (said, header) {
         (Some(said), _) => one_paragraph(said),
         (None, Some(header)) => {
-            format!("the answer's header `{header}` comes twice or cannot be read")
+            format!("the answer's header `{header}` appears twice or cannot be read")
         }
         (None, None) => without_words(operation, &kind, code).to_owned(),
     };
     (kind, word, message)
 }
 
-/// Returns the header that the SDK could not read.
+/// Returns the name of the header that the SDK could not read.
 fn unreadable_header(error: &(dyn Error + 'static)) -> Option<String> {
     let text = whole(error);
     let (_, name) = text.split_once(" from header `")?;
@@ -273,7 +274,7 @@ fn without_words(operation: Operation, kind: &FailureKind, code: Option<&str>) -
     }
 }
 
-/// Sorts by S3's error code; the status decides for codes that no one has heard of.
+/// Sorts by S3's error code. The status decides for unknown codes.
 fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKind {
     match code {
         "SlowDown"
@@ -329,8 +330,8 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
     }
 }
 
-/// Corrects the kind of a failure about an upload: Ceph answers `NoSuchKey` if the upload is gone,
-/// and the request names no other key that could be missing.
+/// Corrects the kind of a failure of an upload: Ceph answers `NoSuchKey` if the upload is gone, and
+/// these requests name no other key that could be missing.
 fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
     let names_an_upload = matches!(
         operation,
@@ -347,7 +348,8 @@ fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
 fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) -> FailureKind {
     match status {
         Some(301 | 307) => FailureKind::WrongRegion(region),
-        // HEAD hides the code of a wrong region behind a 400 that names the right one.
+        // For a wrong region, HEAD gets a 400 without a code, but with the right region in a
+        // header.
         Some(400) if region.is_some() && operation == Operation::HeadBucket => {
             FailureKind::WrongRegion(region)
         }
@@ -357,8 +359,8 @@ fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) 
         Some(405 | 501) => FailureKind::Unsupported,
         Some(408) => FailureKind::TimedOut,
         Some(412) => FailureKind::PreconditionFailed,
-        // A 503 without a body comes from the front of a throttling S3, or from a load balancer:
-        // slower is right.
+        // A 503 without a body comes from the front end of a throttling S3, or from a load
+        // balancer: in both cases, slowing down is right.
         Some(429 | 503) => FailureKind::Throttled,
         Some(500..) => FailureKind::Transient,
         _ => FailureKind::Invalid,

@@ -1,17 +1,17 @@
-//! Sorts what went wrong while TLS was set up.
+//! Sorts the errors of TLS handshakes.
 
 use rustls::{AlertDescription as Alert, CertificateError, Error as TlsError};
 
 use super::FailureKind;
 
-/// Returns the kind, a word, and a sentence for a TLS error that will come again with every
-/// connection, or `None` for one that may pass.
+/// Returns the kind, a code, and a sentence for a TLS error that every new connection would meet
+/// again, or `None` for one that may pass.
 pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'static str, String)> {
     let tls = |message: &str| Some((FailureKind::Tls, "TLS", message.to_owned()));
     match error {
         TlsError::InvalidCertificate(fault) => Some(certificate(fault)),
         TlsError::NoCertificatesPresented => tls("the server shows no certificate"),
-        TlsError::InvalidMessage(_) => tls("what answers there does not speak TLS"),
+        TlsError::InvalidMessage(_) => tls("the server does not speak TLS"),
         TlsError::PeerIncompatible(_) => {
             tls("the server and s3haul have no TLS version or cipher in common")
         }

@@ -1,11 +1,11 @@
-//! The order of a listing of versions.
+//! Restores the order of a listing of versions.
 //!
-//! The SDK sorts versions and delete markers into two lists. Which of two entries of a key is the
-//! newer one can then not be seen when both were written in one second, which is as fine as S3's
-//! times are; but the answer itself has them in order. So an interceptor reads the order of the
-//! elements from the text of the answer, and the lists are put together by it; where a server
-//! writes the two kinds apart, by time. The interceptor also keeps the status, which tells a
-//! restore that begins from one that is done.
+//! The SDK splits versions and delete markers into two lists. If two entries of a key were written
+//! in the same second, the precision of S3's times, the lists no longer show which one is newer.
+//! The answer itself has the entries in order. So an interceptor reads the order of the elements
+//! from the answer's text, and the lists are merged in that order, or by time if the server lists
+//! the two kinds separately. The interceptor also keeps the status, which distinguishes a restore
+//! that begins from a finished one.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -17,14 +17,14 @@ use aws_sdk_s3::error::BoxError;
 
 use super::ListedVersion;
 
-/// Looks at an answer before the SDK's types lose something of it.
+/// Keeps facts of an answer that the SDK's types lose.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawAnswer(Arc<Mutex<RawAnswerState>>);
 
 #[derive(Debug, Default)]
 struct RawAnswerState {
     status: u16,
-    /// For each entry of a listing of versions, whether it is a delete marker.
+    /// For each entry of a listing of versions, true if it is a delete marker.
     order: Vec<bool>,
 }
 
@@ -57,8 +57,8 @@ impl Intercept for RawAnswer {
     }
 }
 
-/// Returns the kinds of a document's entries, in order. A `<` in a key is escaped, so no name looks
-/// like a tag.
+/// Returns true for each delete marker and false for each version of a document, in order. A `<` in
+/// a key is escaped, so no key looks like a tag.
 fn order_of(document: &[u8]) -> Vec<bool> {
     let mut order = Vec::new();
     for (at, _) in document
@@ -76,8 +76,8 @@ fn order_of(document: &[u8]) -> Vec<bool> {
     order
 }
 
-/// Merges versions and delete markers into one list, in the order of the document if that is the
-/// order of a history.
+/// Merges versions and delete markers into one list, in the order of the document if that is a
+/// valid order of a history.
 pub(super) fn in_order(
     versions: Vec<ListedVersion>,
     markers: Vec<ListedVersion>,
@@ -111,9 +111,9 @@ pub(super) fn in_order(
     }
 }
 
-/// Merges by key, newest first. The latest one of its key is the newest, whatever its time: an
-/// upload is dated at its beginning. Of two entries of one second it is the marker, because an
-/// object is deleted after it was written.
+/// Merges by key, newest first. The latest entry of a key counts as its newest, whatever its time,
+/// because an upload is dated at its creation. Of two entries of the same second, the marker is
+/// newer, because an object is deleted after it was written.
 fn by_time(
     mut versions: VecDeque<ListedVersion>,
     mut markers: VecDeque<ListedVersion>,
@@ -143,11 +143,11 @@ fn by_time(
     merged
 }
 
-/// Turns the versions of each key that are listed oldest first. Their times say nothing against a
-/// list that begins with the latest, because uploads are dated at their beginning.
+/// Reverses the versions of each key that is listed oldest first. If a list begins with the latest
+/// version, its times prove nothing against its order, because uploads are dated at their creation.
 ///
 /// # Errors
-/// The latest version of a key stands among the others, so that their order is unknown.
+/// The latest version of a key is neither first nor last, so that the order is unknown.
 pub(super) fn newest_first(mut list: Vec<ListedVersion>) -> Result<Vec<ListedVersion>, String> {
     for history in list.chunk_by_mut(|one, next| one.key == next.key) {
         let ascends = || {
@@ -161,7 +161,7 @@ pub(super) fn newest_first(mut list: Vec<ListedVersion>) -> Result<Vec<ListedVer
             Some(at) => {
                 let ListedVersion { key, id, .. } = &history[at];
                 return Err(format!(
-                    "the list calls the version `{id}` of `{key}` its latest, behind others"
+                    "the list shows other versions of `{key}` before its latest one, `{id}`"
                 ));
             }
         }
@@ -227,7 +227,7 @@ mod tests {
             newest_first(oldest_first.into()).unwrap(),
             [a3, a2, a1, b1, b2]
         );
-        // An upload is dated at its beginning.
+        // An upload is dated at its creation.
         let early = [entry("a", 1, false, true), entry("a", 2, false, false)];
         assert_eq!(newest_first(early.clone().into()).unwrap(), early);
         for bad in [
@@ -243,7 +243,10 @@ mod tests {
             ],
         ] {
             let why = newest_first(bad.into()).unwrap_err();
-            assert!(why.contains("of `a` its latest, behind others"), "{why}");
+            assert!(
+                why.contains("other versions of `a` before its latest one"),
+                "{why}"
+            );
         }
     }
 

@@ -1,4 +1,4 @@
-//! Lists that lie, and lists that are only odd.
+//! Lists that contradict the protocol, and lists that are only unusual.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn paging(prefix: &str, order: Order) -> Paging {
     )
 }
 
-/// Returns the keys that are left of a page that leads to a new one.
+/// Returns the keys that remain of a page with a new marker.
 fn check(paging: &mut Paging, keys: &[&str]) -> Result<(PageVerdict, Vec<String>), Failure> {
     let mut page = page(keys, true);
     page.next = Some(fastrand::u64(..).to_string());
@@ -54,7 +54,7 @@ fn a_token_means_more_and_truncation_without_a_place_is_an_error() {
     assert_eq!(follows::<String>(Some(false), None, some("k")), Ok(None));
     assert_eq!(follows(Some(true), None, some("k")), Ok(some("k")));
     assert!(follows::<String>(Some(true), None, None).is_err());
-    // As S3 ends its lists of parts.
+    // S3 ends its lists of parts like this.
     let follows = |truncated, token: &str, last: &str, asked: &str| {
         follows_unless_last(truncated, some(token), some(last), Some(&asked.to_owned()))
     };
@@ -169,7 +169,7 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
         }
         let failed = (0..=MOST_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
-        // A list that never leads on is not a list either.
+        // A list that leads back to the same page is not a list either.
         let mut back = self::paging("", order);
         let failed = (0..=PAGE_TRIES).find_map(|_| back.check(&mut page(&[], true)).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
@@ -179,7 +179,7 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
             PageVerdict::Next
         );
     }
-    // So are pages of which nothing is left.
+    // Pages whose keys are all removed count as empty pages.
     let mut paging = paging("p/", Order::Unknown);
     assert!((0..=MOST_EMPTY_PAGES).any(|_| check(&mut paging, &["q"]).is_err()));
 }
@@ -225,7 +225,7 @@ fn a_key_that_comes_twice_on_one_page_is_told() {
         told.contains("the same key twice on one page (1, for example `a b`)"),
         "{told}"
     );
-    // The page before, sent once more, is not such a page.
+    // An entry of the previous page that is sent again is not a key twice on one page.
     assert_eq!(check(&mut list, &["a b", "c"]).unwrap().1, ["c"]);
     assert!(list.take_refused().is_empty());
 }
@@ -380,7 +380,7 @@ fn a_list_of_uploads_to_one_key_or_of_parts_ends() {
     assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
     let message = &failure.details().message;
     assert!(message.contains("parts of one upload"), "{message}");
-    // Many keys with an upload each are an honest list.
+    // Many keys with one upload each are a legitimate list.
     let bucket = BucketName::new("lake").unwrap();
     let mut paging = Paging::new(Operation::ListMultipartUploads, &bucket, "", Order::Short);
     for number in 0..2 * MOST_AT_A_KEY {

@@ -1,8 +1,8 @@
-//! The requests of a multipart upload: create it, copy or send its parts, complete or abort it, and
-//! list what is open.
+//! The requests of multipart uploads: create an upload, copy or send its parts, complete or abort
+//! it, and list parts and open uploads.
 //!
 //! The lists follow the markers that the server names. An answer about another upload or prefix, or
-//! one that ends where it began, is a failure: it does not show which parts are there.
+//! one whose marker does not advance, is a failure: it does not show which parts exist.
 
 use aws_sdk_s3::operation::create_multipart_upload::{
     CreateMultipartUpload, CreateMultipartUploadInput,
@@ -102,7 +102,7 @@ impl Client {
             .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")));
         let request = with_source_key!(request, &source.customer_key);
         let request = with_customer_key!(request, &self.customer_key);
-        // Without a body the client names no length, for which Ceph answers 411.
+        // The client sends no Content-Length without a body, and Ceph answers that with 411.
         let length = ("content-length", "0".to_owned());
         let output = send!(self, bucket, UploadPartCopy, request, Some(length))
             .map_err(|error| failure(Operation::UploadPartCopy, bucket, Some(key), &error))?;
@@ -195,7 +195,7 @@ impl Client {
         )?;
         Ok(Written {
             was_found: false,
-            // Servers date objects of parts by the beginning of their uploads, or by their end.
+            // Some servers date a multipart object by the start of its upload, others by its end.
             since: None,
             encryption,
             checksum: self.believed(checksum, &etag),
@@ -253,7 +253,7 @@ impl Client {
             .filter(|id| !id.is_empty() && *id != upload_id)
         {
             return Err(faulty(format!(
-                "the list is one of the parts of another upload, `{other}`"
+                "the list contains the parts of another upload, `{other}`"
             )));
         }
         let checksum = declared(
@@ -270,7 +270,7 @@ impl Client {
         });
         let items = parts.collect::<Result<Vec<_>, _>>().map_err(faulty)?;
         let last = items.last().map(|part| part.number.to_string());
-        // Part 0 is where a list begins.
+        // Part 0 is the start of a list.
         let asked = after.map(str::to_owned);
         let marker = IdKind::Token.optional(
             output

@@ -105,25 +105,25 @@ fn what_is_set_is_text_whatever_it_looks_like() {
 #[case(
     "preserve: {tags: ⟦replace}",
     "preserve.tags",
-    "nothing is given",
+    "no value is given",
     "add `set.tags`"
 )]
 #[case(
     "preserve: {acl: ⟦replace}",
     "preserve.acl",
-    "nothing is given",
+    "no value is given",
     "add `to.acl`"
 )]
 #[case(
     "preserve: {storage_class: ⟦replace}",
     "preserve.storage_class",
-    "nothing is given",
+    "no value is given",
     "to.storage_class"
 )]
 #[case(
     "preserve: {lock: ⟦replace}",
     "preserve.lock",
-    "nothing that could replace",
+    "no setting can replace",
     "skip"
 )]
 #[case("set: {content_type: ⟦\"\"}", "set.content_type", "empty", "remove it")]
@@ -148,7 +148,7 @@ fn what_is_set_is_text_whatever_it_looks_like() {
 #[case(
     "set: {metadata: {x-amz-meta-a: ⟦x}}",
     "set.metadata.x-amz-meta-a",
-    "put in front by S3's own rule",
+    "adds the prefix `x-amz-meta-` itself",
     "write `a`"
 )]
 #[case(
@@ -166,7 +166,7 @@ fn what_is_set_is_text_whatever_it_looks_like() {
 #[case(
     "set: {tags: {a: ⟦\"b&c\"}}",
     "set.tags.a",
-    "not take this as a tag",
+    "not accept this as a tag",
     "letters"
 )]
 fn policies_and_values(

@@ -132,7 +132,7 @@ fn secrets_are_refused_and_not_shown() {
         &[
             (
                 "endpoints.x.secret_access_key",
-                "secrets never stand",
+                "secrets do not belong",
                 "profile",
             ),
             ("endpoints.x.access-key", "secrets", "AWS_ACCESS_KEY_ID"),
@@ -146,7 +146,7 @@ fn secrets_are_refused_and_not_shown() {
     let text = with("endpoints:\n  x: {url: ⟦http://user:hunter2@host}\n");
     refused(
         &text,
-        &[("endpoints.x.url", "secrets never stand", "profile")],
+        &[("endpoints.x.url", "secrets do not belong", "profile")],
     );
     let shown = draw(&parse(&text.replace('⟦', "")).unwrap_err(), false);
     assert!(

@@ -383,7 +383,7 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
         ("{s3: nightly/}", "is not a location in S3"),
         ("{s3: S3://ops/nightly/}", "s3://ops/nightly/"),
         ("{s3: s3://source/own/}", "lies in the source of `all`"),
-        ("{s3: s3://ops/a/, json: r.jsonl}", "names two places"),
+        ("{s3: s3://ops/a/, json: r.jsonl}", "names two locations"),
     ] {
         let job = manifest(&world, "");
         let path = job.path().join("job.yaml");

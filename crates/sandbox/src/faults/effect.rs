@@ -1,7 +1,7 @@
 //! The effects that a fault can have on a call.
 //!
-//! An effect works on the HTTP layer, so that the effect of an operation and its answer can be told
-//! apart: an operation can take effect and be answered with an error, or with nothing at all.
+//! Effects work on the HTTP layer. They can separate what an operation does from its answer: an
+//! operation can take effect and still be answered with an error, or not at all.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,70 +14,74 @@ use crate::store::Store;
 /// An effect on a call.
 #[derive(Clone)]
 pub enum Effect {
-    /// An error instead of the operation.
+    /// An error answer; the operation is not done.
     Error(u16, &'static str),
-    /// The operation takes effect, the answer is an error.
+    /// The operation takes effect, but the answer is an error.
     ErrorAfterEffect(u16, &'static str),
-    /// 503 `SlowDown` instead of the operation.
+    /// 503 `SlowDown`; the operation is not done.
     SlowDown,
-    /// Status 200 with an `Error` document.
+    /// An answer with status 200 and an `Error` document.
     ErrorIn200 {
         /// The error code.
         code: &'static str,
-        /// The operation takes effect all the same.
+        /// Set if the operation takes effect anyway.
         after_effect: bool,
-        /// Blanks between the XML declaration and the element, as S3 sends while it works.
+        /// The number of blanks between the XML declaration and the element. S3 sends them while it
+        /// works.
         blanks: usize,
     },
-    /// The answer of a success has blanks in front of its document, as while S3 works.
+    /// A successful answer with blanks before its document, which S3 sends while it works.
     Blanks {
-        /// The number of calls.
+        /// The number of blanks.
         count: usize,
-        /// Before the XML declaration, as some servers do, which parsers refuse; S3 sends them
-        /// behind it.
+        /// Set if the blanks are before the XML declaration, as some servers send them and parsers
+        /// refuse them. S3 sends them after it.
         before_declaration: bool,
     },
-    /// The connection closes without an answer, and nothing is done.
+    /// The connection closes without an answer, and the operation is not done.
     ResetBefore,
     /// The operation takes effect, then the connection closes without an answer.
     ResetAfter,
-    /// The connection ends with a TCP reset (RST) instead of an answer, and nothing is done.
+    /// The connection ends with a TCP reset (RST) instead of an answer, and the operation is not
+    /// done.
     RstBefore,
     /// The operation takes effect, then the connection ends with a TCP reset (RST) instead of an
     /// answer.
     RstAfter,
-    /// Silence for a time (`None`: until the client gives up), then the operation.
+    /// Silence for this time (`None`: until the client gives up), then the operation.
     StallBefore(Option<Duration>),
-    /// The operation, then silence for a time (`None`: until the client gives up), then the answer.
+    /// The operation, then silence for this time (`None`: until the client gives up), then the
+    /// answer.
     StallAfter(Option<Duration>),
-    /// The operation takes effect; the connection closes in the middle of the answer's body.
+    /// The operation takes effect, but the connection closes in the middle of the body of the
+    /// answer.
     TruncateBody,
-    /// The operation takes effect; the answer has its status and no body.
+    /// The operation takes effect, but the answer has no body.
     EmptyBody,
-    /// The operation takes effect; the answer's body comes one byte at a time, with this pause
-    /// before each.
+    /// The operation takes effect, and the body of the answer arrives one byte at a time, with this
+    /// pause before each.
     Trickle(Duration),
-    /// The answer is late. Delays of several faults add up, and another fault may have its effect
-    /// behind them.
+    /// The answer is late. The delays of several faults add up, and the call can have another
+    /// effect too.
     Delay(Duration),
-    /// The clock that the server judges signatures by, and puts into `Date`, is ahead by this much,
-    /// or behind. Adds up with those of other faults, and another fault may have its effect beside
-    /// it.
+    /// The clock of the server is ahead by this much, or behind if negative. It decides if a
+    /// signature is too old, and sets the `Date` header. The skews of several faults add up, and
+    /// the call can have another effect too.
     Skew(SignedDuration),
-    /// The operation takes effect with other bytes than it should: one byte of what is stored is
-    /// wrong, and everything that the server computes from it (`ETag`, checksums) is that of the
-    /// wrong bytes. For writes that carry or copy bytes.
+    /// The operation takes effect with wrong bytes: one byte of the stored object is wrong, and
+    /// everything that the server computes from the bytes (`ETag`, checksums) matches the wrong
+    /// ones. For writes that carry or copy bytes.
     Corrupt,
-    /// The operation as if the request had none of these headers and query parameters: what a
-    /// server does that does not know them. The signature is not verified.
+    /// The request is handled as if it had none of these headers and query parameters, as by a
+    /// server that does not know them. The signature is not verified.
     Ignore(&'static [&'static str]),
-    /// `CompleteMultipartUpload` publishes the object without its last part. The signature is not
+    /// `CompleteMultipartUpload` creates the object without its last part. The signature is not
     /// verified.
     DropPart,
-    /// This answer instead of the operation: a status, a content type, and a body.
+    /// This answer instead of the operation: status, content type, and body.
     Answer(u16, &'static str, &'static str),
-    /// A closure runs when the call arrives, then the operation: to change the store behind the
-    /// client's back.
+    /// A closure that runs when the call arrives, before the operation. Use it to change the store
+    /// without the knowledge of the client.
     Hook(Arc<dyn Fn(&Store) + Send + Sync>),
 }
 
@@ -122,12 +126,12 @@ impl fmt::Debug for Effect {
 }
 
 impl Effect {
-    /// Returns a hook, see [`Effect::Hook`].
+    /// Creates a hook, see [`Effect::Hook`].
     pub fn hook(run: impl Fn(&Store) + Send + Sync + 'static) -> Self {
         Self::Hook(Arc::new(run))
     }
 
-    /// Returns an error in a 200 that stands for an operation that was not done.
+    /// Returns an error in a 200 answer to an operation that was not done.
     #[must_use]
     pub fn error_in_200(code: &'static str) -> Self {
         Self::ErrorIn200 {

@@ -1,7 +1,7 @@
-//! Answers as a fault alters them: an error instead of the answer, blanks in it, half of it, or one
-//! byte at a time.
+//! Answers changed by a fault: replaced by an error, with blanks added, cut in half, or sent byte
+//! by byte.
 //!
-//! Whatever happens to the answer, the operation has had its effect by then.
+//! The operation has already taken effect.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) fn scripted(status: u16, code: &'static str) -> Refusal {
     Refusal::new(status, code, "A fault of the sandbox")
 }
 
-/// Does to the answer of an operation that took effect what a fault says.
+/// Applies the effect of a fault to the answer of an operation that took effect.
 pub(super) async fn after_effect(
     mut response: Response<Body>,
     effect: Option<Effect>,
@@ -86,7 +86,7 @@ pub(super) fn error_in_200(code: &'static str, blanks: usize, id: &str) -> Respo
     response
 }
 
-/// Returns the answer with blanks in its document.
+/// Adds blanks to the document of the answer.
 fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool) -> Response<Body> {
     let Some(body) = response.body().bytes() else {
         return response;
@@ -102,7 +102,7 @@ fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool)
     response
 }
 
-/// Returns the answer with its full length announced and half of its body sent.
+/// Announces the full length of the answer but sends half of its body.
 fn truncated(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let announced = parts
@@ -115,7 +115,7 @@ fn truncated(response: Response<Body>) -> Response<Body> {
     parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
     let sent = futures::stream::unfold((body, len / 2), |(mut body, left)| async move {
         if left == 0 {
-            // The connection must not be closed before what was sent has left.
+            // Wait until the data is sent before the connection closes.
             tokio::time::sleep(Duration::from_millis(20)).await;
             return Some((Err(Box::new(NoAnswer::Closed) as StdError), (body, 0)));
         }
@@ -129,7 +129,7 @@ fn truncated(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
 }
 
-/// Returns the answer with its body byte by byte.
+/// Sends the body of the answer byte by byte.
 fn trickling(response: Response<Body>, pause: Duration) -> Response<Body> {
     let (parts, body) = response.into_parts();
     let sent = futures::stream::unfold(

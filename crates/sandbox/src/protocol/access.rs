@@ -1,5 +1,4 @@
-//! Who may do what to an object: customer keys, ACLs, and the rights that the headers of a write
-//! need.
+//! Access to objects: customer keys, ACLs, and the permissions that the headers of a write need.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,19 +14,20 @@ use crate::operation::Operation;
 use crate::refusal::Refusal;
 use crate::store::{OWNER, Store};
 
-/// The beginning of the names of all headers of a customer key.
+/// The prefix of the names of the customer key headers.
 pub(super) const OWN_KEY: &str = "x-amz-server-side-encryption-customer";
-/// The same for the source of a copy.
+/// The prefix of these headers for the source of a copy.
 pub(super) const SOURCE_KEY: &str = "x-amz-copy-source-server-side-encryption-customer";
 
-/// The group of everybody.
+/// The group that contains everyone.
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
-/// The group of all AWS accounts.
+/// The group that contains all AWS accounts.
 const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
 /// The canonical id of Amazon EC2, which reads machine images.
 const EC2: &str = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c";
 
-/// Returns the MD5 of the customer key of a request, if it brings a whole one.
+/// Returns the MD5 of the customer key in the headers, or `None` if there is no such key. Refuses
+/// an incomplete or invalid one.
 pub(super) fn customer_key(headers: &HeaderMap, prefix: &str) -> Result<Option<String>, Refusal> {
     let field = |name: &str| text(headers, &format!("{prefix}-{name}"));
     let (algorithm, key, digest) = (field("algorithm"), field("key"), field("key-md5"));
@@ -57,8 +57,8 @@ pub(super) fn customer_key(headers: &HeaderMap, prefix: &str) -> Result<Option<S
     }
 }
 
-/// Checks the customer key of a read: an object that a customer key encrypts is readable with that key, and every other one
-/// without any.
+/// Checks the customer key of a read. An object that is encrypted with a customer key can be read
+/// only with that key, and any other object only without a key.
 pub(super) fn check_key(encryption: &Encryption, given: Option<&str>) -> Result<(), Refusal> {
     match (encryption, given) {
         (Encryption::Customer { key_md5 }, Some(given)) if key_md5 == given => Ok(()),
@@ -73,12 +73,13 @@ pub(super) fn check_key(encryption: &Encryption, given: Option<&str>) -> Result<
     }
 }
 
-/// Returns the same from the headers of a request.
+/// Checks the customer key in the headers of a request.
 pub(super) fn check_own_key(encryption: &Encryption, headers: &HeaderMap) -> Result<(), Refusal> {
     check_key(encryption, customer_key(headers, OWN_KEY)?.as_deref())
 }
 
-/// Refuses a write as a whole if it has a header that the caller may not send, as S3 does.
+/// Refuses a write if the caller may not send one of its headers, or if the request lacks the ACL
+/// that the bucket demands. As in S3, the whole write fails.
 pub(super) fn check_write(
     store: &Store,
     bucket: &Bucket,
@@ -108,7 +109,7 @@ pub(super) fn check_write(
     Ok(())
 }
 
-/// Returns the grants of a write. Where ACLs are disabled, as in all new buckets, only grants that
+/// Returns the grants of a write. If ACLs are disabled, as in all new buckets, only grants that
 /// change nothing are accepted.
 pub(super) fn grants(
     canned: Option<&str>,

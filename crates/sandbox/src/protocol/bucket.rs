@@ -118,7 +118,7 @@ impl Service {
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
         let bucket = self.store.bucket(&request.input.bucket)?;
-        // The oldest region has no name here.
+        // S3 reports no location constraint for its first region.
         let constraint = (bucket.region != "us-east-1")
             .then(|| BucketLocationConstraint::from(bucket.region.clone()));
         Ok(S3Response::new(GetBucketLocationOutput {

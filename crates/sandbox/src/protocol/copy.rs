@@ -1,4 +1,5 @@
-//! Copies inside the server: where the source is, whether it may be read, what the copy keeps.
+//! Server-side copies: reading the source, checking access to it, and choosing the attributes of
+//! the copy.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,18 +25,18 @@ use crate::operation::Operation;
 use crate::refusal::Refusal;
 use crate::store::Quirks;
 
-/// The object that a copy reads. Fixed from here on, whatever is written meanwhile.
+/// The object that a copy reads. Later writes do not change it.
 struct Source {
     bucket: String,
     key: String,
     /// Set if the request named a version.
     pinned: bool,
     object: Arc<Object>,
-    /// As S3 shows it.
+    /// The version id as S3 shows it.
     version_id: Option<String>,
 }
 
-/// The source conditions of an input.
+/// Returns the source conditions of an input.
 macro_rules! source_conditions {
     ($input:expr) => {
         ReadConditions {
@@ -65,8 +66,8 @@ impl Service {
                 "x-amz-copy-source",
             ));
         };
-        // In this header a plus sign stands for a space, as in a form; `s3s` leaves it. Clients
-        // must encode it.
+        // In this header a plus sign is a space, as in a form, but `s3s` does not decode it.
+        // Clients must encode plus signs.
         let raw = fields::text(headers, "x-amz-copy-source").unwrap_or_default();
         let key = if raw.contains('+') {
             parse_key(&raw).unwrap_or_else(|| key.to_string())
@@ -78,7 +79,7 @@ impl Service {
         let stored = self.store.bucket(bucket)?;
         let foreign = fields::text(headers, "x-amz-source-expected-bucket-owner")
             .is_some_and(|owner| owner != stored.owner);
-        // One header covers source and destination.
+        // One header covers both source and destination.
         let unpaid = stored.requester_pays && !headers.contains_key("x-amz-request-payer");
         if foreign || unpaid {
             return Err(Refusal::access_denied());
@@ -120,8 +121,8 @@ impl Service {
         })
     }
 
-    /// Returns the object as a fault lets it be copied: with one wrong byte, and everything that is
-    /// computed from the bytes.
+    /// Returns the object with one wrong byte, and with everything that is computed from the bytes
+    /// changed to match. A fault asks for this.
     fn corrupted(&self, object: &Object) -> Arc<Object> {
         let content = object.content.corrupted();
         Arc::new(Object {
@@ -135,7 +136,7 @@ impl Service {
         })
     }
 
-    /// Checks that the caller may read the tags that the copy takes along.
+    /// Checks that the caller may read the tags that the copy inherits.
     fn check_tagging(&self, source: &Source) -> Result<(), Refusal> {
         let right = Operation::GetObjectTagging;
         let is_tagged = !source.object.attributes.tags.is_empty();
@@ -145,7 +146,7 @@ impl Service {
         Ok(())
     }
 
-    /// Checks that the caller may read the source's annotations and give them to the copy.
+    /// Checks that the caller may read the annotations of the source and write them to the copy.
     fn check_annotations(&self, source: &Source, bucket: &str, key: &str) -> Result<(), Refusal> {
         let reads = Operation::GetObjectAnnotation;
         let writes = Operation::PutObjectAnnotation;
@@ -254,8 +255,8 @@ impl Service {
         Ok(response)
     }
 
-    /// Returns the `ETag` of the copy: the MD5 of the bytes, which a source written in one piece
-    /// has already.
+    /// Returns the `ETag` of the copy, the MD5 of the bytes. A source that was written in one piece
+    /// already has it.
     fn copied_etag(&self, bucket: &Bucket, source: &Object, encryption: &Encryption) -> String {
         let known = !bucket.directory
             && source.parts.is_none()
@@ -266,8 +267,8 @@ impl Service {
         bucket.etag(&self.store, &source.content, encryption)
     }
 
-    /// Returns the checksum of the copy: the source's algorithm unless another is asked for, always
-    /// of the full object.
+    /// Returns the checksum of the copy. It has the requested algorithm, or that of the source, and
+    /// always covers the full object.
     fn copied_checksum(&self, source: &Object, asked: Option<Algorithm>) -> Option<Checksum> {
         if !fields::checksums_on(&self.store) {
             return None;
@@ -336,7 +337,7 @@ impl Service {
     }
 }
 
-/// Refuses to copy an object onto itself if nothing of it changes.
+/// Refuses to copy an object onto itself without a change.
 fn check_change(input: &CopyObjectInput, source: &Source, replaces: bool) -> Result<(), Refusal> {
     let changes = replaces
         || input.storage_class.is_some()
@@ -352,7 +353,7 @@ fn check_change(input: &CopyObjectInput, source: &Source, replaces: bool) -> Res
     Ok(())
 }
 
-/// Describes the copy in the body of the answer.
+/// Builds the result document of a copy.
 fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> CopyObjectResult {
     let mut result = CopyObjectResult {
         e_tag: etag(tag),
@@ -366,8 +367,9 @@ fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> Cop
     result
 }
 
-/// Returns the attributes of a copy: metadata and tags by their directives, everything else as
-/// requested. A copy does not inherit the source's class, encryption, redirect, or lock.
+/// Returns the attributes of a copy. Metadata and tags depend on the directives; everything else
+/// comes from the request. A copy does not inherit the storage class, encryption, redirect, or lock
+/// of its source.
 fn kept(
     source: &Attributes,
     asked: Attributes,
@@ -396,7 +398,7 @@ fn kept(
     attributes
 }
 
-/// Returns the key of a raw `x-amz-copy-source`, with plus signs read as spaces.
+/// Returns the key in a raw `x-amz-copy-source`, with plus signs decoded to spaces.
 fn parse_key(raw: &str) -> Option<String> {
     let path = raw.split_once("?versionId=").map_or(raw, |(path, _)| path);
     let decoded = percent_encoding::percent_decode_str(&path.replace('+', " "))
@@ -407,7 +409,8 @@ fn parse_key(raw: &str) -> Option<String> {
     decoded.split_once('/').map(|(_, key)| key.to_owned())
 }
 
-/// Reads `x-amz-copy-source-range`: both ends given, inside the source, never cut to fit.
+/// Parses `x-amz-copy-source-range`. Both ends must be given and be inside the source; S3 never
+/// shortens the range.
 fn copy_range(text: &str, size: u64) -> Result<Range<u64>, Refusal> {
     let invalid =
         |message: String| Refusal::invalid_argument("x-amz-copy-source-range", text, message);
@@ -431,7 +434,7 @@ fn copy_range(text: &str, size: u64) -> Result<Range<u64>, Refusal> {
     };
     if first >= size {
         return Err(Refusal::invalid_request(
-            "The specified copy range is invalid for the source object size: the range starts behind its end",
+            "The specified copy range is invalid for the source object size: the range starts after its end",
         ));
     }
     if last >= size {

@@ -1,4 +1,4 @@
-//! Fields that several operations share: attributes of what is written, checksums, tags, times.
+//! Fields that several operations share: attributes of written objects, checksums, tags, and times.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
@@ -16,7 +16,7 @@ use crate::payload::{self, Payload};
 use crate::refusal::Refusal;
 use crate::store::{Quirks, Store};
 
-/// Sets the checksum field of an output that belongs to an algorithm.
+/// Sets the output field for the checksum of an algorithm.
 macro_rules! set_checksum {
     ($output:expr, $algorithm:expr, $value:expr) => {{
         let value = Some($value);
@@ -31,7 +31,7 @@ macro_rules! set_checksum {
 }
 pub(super) use set_checksum;
 
-/// The checksums that an input carries.
+/// Returns the checksums in an input.
 macro_rules! checksums_of {
     ($input:expr) => {
         [
@@ -48,7 +48,7 @@ macro_rules! checksums_of {
 }
 pub(super) use checksums_of;
 
-/// The attributes that `PutObject`, CopyObject or `CreateMultipartUpload` ask for.
+/// Returns the attributes that a `PutObject`, `CopyObject`, or `CreateMultipartUpload` requests.
 macro_rules! attributes_of {
     ($input:expr, $headers:expr, $bucket:expr, $store:expr) => {{
         let input = &$input;
@@ -113,7 +113,7 @@ macro_rules! attributes_of {
 }
 pub(super) use attributes_of;
 
-/// Shows the encryption of what was written in an output.
+/// Sets the encryption fields of an output.
 macro_rules! set_encryption {
     ($output:expr, $encryption:expr) => {{
         let encryption: &Encryption = $encryption;
@@ -126,7 +126,7 @@ macro_rules! set_encryption {
 }
 pub(super) use set_encryption;
 
-/// The same for the output that shows no customer key.
+/// Sets the encryption fields of an output that has none for customer keys.
 macro_rules! set_server_encryption {
     ($output:expr, $encryption:expr) => {{
         let encryption: &Encryption = $encryption;
@@ -144,7 +144,7 @@ macro_rules! set_server_encryption {
 }
 pub(super) use set_server_encryption;
 
-/// Returns a quoted `ETag`.
+/// Returns an `ETag` in the type of the API.
 pub(super) fn etag(value: &str) -> Option<ETag> {
     Some(ETag::Strong(value.to_owned()))
 }
@@ -153,12 +153,12 @@ pub(super) fn timestamp(time: SystemTime) -> Option<Timestamp> {
     Some(Timestamp::from(time))
 }
 
-/// Returns a count or size as the API types it.
+/// Converts a count or a size to the type of the API.
 pub(super) fn long(value: u64) -> Option<i64> {
     Some(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// Returns a count as the API types it.
+/// Converts a count to the type of the API.
 pub(super) fn int(value: usize) -> Option<i32> {
     Some(i32::try_from(value).unwrap_or(i32::MAX))
 }
@@ -169,7 +169,7 @@ pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// Removes `aws-chunked`, which is the framing of the request and not an encoding of the object.
+/// Removes `aws-chunked`, which is the framing of the request and not the encoding of the object.
 pub(super) fn content_encoding(value: Option<&str>) -> Option<String> {
     let kept: Vec<_> = value?
         .split(',')
@@ -187,7 +187,8 @@ pub(super) fn sorted(map: Option<&HashMap<String, String>>) -> BTreeMap<String, 
         .collect()
 }
 
-/// Refuses user metadata of more than 2 KB: the sum of the bytes of names and values.
+/// Refuses user metadata of more than 2 KB, which is the total number of bytes of all names and
+/// values.
 pub(super) fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(), Refusal> {
     let size: usize = metadata
         .into_iter()
@@ -228,7 +229,7 @@ pub(super) fn storage_class(class: Option<&str>) -> Result<Option<String>, Refus
     }
 }
 
-/// The encryption headers of a write.
+/// The encryption settings in the headers of a write.
 pub(super) struct EncryptionRequest<'a> {
     pub(super) customer: Option<String>,
     pub(super) name: Option<&'a str>,
@@ -328,7 +329,7 @@ pub(super) fn lock(
     })
 }
 
-/// Tags as `x-amz-tagging` writes them: a query string.
+/// Parses the tags in `x-amz-tagging`, which are written as a query string.
 pub(super) fn parse_tags(header: &str) -> Result<BTreeMap<String, String>, Refusal> {
     let decode = |text: &str| {
         percent_encoding::percent_decode_str(&text.replace('+', " "))
@@ -354,7 +355,7 @@ pub(super) fn parse_tags(header: &str) -> Result<BTreeMap<String, String>, Refus
     check_tags(pairs)
 }
 
-/// Accepts at most 10 tags, keys of 1 to 128 characters, values of up to 256, and no key twice.
+/// Checks tags: at most 10, keys of 1 to 128 characters, values of up to 256, and no key twice.
 pub(super) fn check_tags(
     pairs: impl IntoIterator<Item = (String, String)>,
 ) -> Result<BTreeMap<String, String>, Refusal> {
@@ -386,8 +387,8 @@ pub(super) fn check_tags(
     Ok(tags)
 }
 
-/// Reads a body, as the store keeps them. `declared` is the algorithm of the upload that it is a
-/// part of.
+/// Reads a body in the form in which the store keeps it. `declared` is the checksum algorithm of
+/// the upload, if the body is a part.
 pub(super) async fn read_body(
     body: Option<StreamingBlob>,
     headers: &HeaderMap,
@@ -403,7 +404,7 @@ pub(super) async fn read_body(
     Payload::pass(body, &algorithms).await
 }
 
-/// Returns the checksum that an upload claims in its headers or in its trailer.
+/// Returns the checksum in the headers or in the trailer of an upload.
 pub(super) fn claimed_checksum(
     headers: &HeaderMap,
     trailers: Option<&TrailingHeaders>,

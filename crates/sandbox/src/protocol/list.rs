@@ -22,8 +22,8 @@ use crate::listing::{self, ListingQuery, PAGE, Page};
 use crate::object::{Object, Version, restore_expiry};
 use crate::refusal::Refusal;
 
-/// Writes names as the request wants them: encoded if it named the encoding, as they are otherwise.
-/// Control characters that are not encoded make a document that XML parsers refuse, as with S3.
+/// Writes names as the request asks: encoded if it names an encoding, otherwise as they are. As
+/// with S3, XML parsers refuse a document with unencoded control characters.
 #[derive(Clone, Copy)]
 struct Names {
     encoded: bool,
@@ -64,7 +64,7 @@ impl Names {
     }
 }
 
-/// Returns the page size: up to 1,000.
+/// Returns the page size, which is at most 1,000.
 fn page_size(name: &'static str, asked: Option<i32>) -> Result<usize, Refusal> {
     match asked.map(usize::try_from) {
         None => Ok(PAGE),
@@ -91,7 +91,7 @@ pub(super) fn initiator(bucket: &Bucket) -> Initiator {
     }
 }
 
-/// Returns the `RestoreStatus` of archived objects, where the request asks for it.
+/// Returns the `RestoreStatus` of an archived object if the request asks for it.
 fn restore_status(
     object: &Object,
     asked: Option<&[OptionalObjectAttributes]>,
@@ -106,8 +106,8 @@ fn restore_status(
     })
 }
 
-/// Writes the lines of a page of `ListObjectsV2`. `s3s` would make a dozen texts of each object
-/// first: a sandbox must not be what limits a client that is measured with it.
+/// Writes the entries of a page of `ListObjectsV2`. `s3s` would allocate a dozen strings per
+/// object, and the sandbox must not be the bottleneck in a benchmark of a client.
 fn lines(
     names: Names,
     page: &Page<Arc<Object>>,
@@ -118,7 +118,7 @@ fn lines(
     for (key, object) in &page.entries {
         text.push_str("<Contents>");
         let mut field = |name: &str, value: fmt::Arguments<'_>| {
-            // Writing to a text does not fail.
+            // Writing to a string never fails.
             let _ = write!(text, "<{name}>{value}</{name}>");
         };
         field("Key", format_args!("{}", escaped(&names.write(key))));
@@ -286,7 +286,7 @@ impl Service {
             },
         )?;
         let asked = input.optional_object_attributes.as_deref();
-        // Without a delimiter the client takes the last key as the marker.
+        // Without a delimiter, clients use the last key as the marker.
         let next = page
             .last()
             .filter(|_| page.truncated && input.delimiter.is_some());
@@ -465,7 +465,7 @@ impl Service {
     }
 }
 
-/// Tokens are opaque to clients: the last name of the page, in base64.
+/// Returns a continuation token: the last name of the page in base64. Clients treat it as opaque.
 fn write_token(last: &str) -> String {
     URL_SAFE_NO_PAD.encode(last)
 }

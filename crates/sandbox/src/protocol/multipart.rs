@@ -1,4 +1,4 @@
-//! Multipart uploads, but for copied parts.
+//! Multipart uploads, except `UploadPartCopy`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::object::{Attributes, Encryption, LARGEST_PIECE};
 use crate::refusal::Refusal;
 use crate::store::Quirks;
 
-/// The name of the lifecycle rule that aborts uploads.
+/// The name of the lifecycle rule that aborts incomplete uploads.
 const ABORT_RULE: &str = "abort-incomplete-uploads";
 
 impl Service {
@@ -156,7 +156,7 @@ impl Service {
                 &request.headers,
             )?,
         };
-        // With a declared checksum the key is needed once more, to check it.
+        // With a declared checksum, Complete needs the customer key to verify it.
         if let Ok((Some(_), attributes)) = bucket.upload_settings(&input.key, &input.upload_id) {
             access::check_own_key(&attributes.encryption, &request.headers)?;
         }
@@ -171,7 +171,7 @@ impl Service {
         };
         let encryption = &completed.attributes.encryption;
         set_server_encryption!(output, encryption);
-        // With KMS the answer leaves the checksum out, although the object has it.
+        // With KMS, S3 leaves the checksum out of the answer, although the object has it.
         if let Some(checksum) = completed.checksum.filter(|_| !encryption.is_kms()) {
             output.checksum_type = Some(ChecksumType::from_static(checksum.kind.name()));
             set_checksum!(output, checksum.algorithm, checksum.shown());

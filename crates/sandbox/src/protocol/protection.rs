@@ -1,5 +1,4 @@
-//! Object lock and ACLs. Without grants the owner has full control and that is that, as in all new
-//! buckets.
+//! Object Lock and ACLs. If there are no grants, only the owner has access, as in all new buckets.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -76,7 +75,7 @@ impl Service {
         let bucket = self.lockable(&input.bucket)?;
         let retention = input.retention.unwrap_or_default();
         let mode = retention.mode.as_ref().map(ObjectLockRetentionMode::as_str);
-        // An empty document takes the retention away.
+        // An empty document removes the retention.
         let wanted = match (mode, &retention.retain_until_date) {
             (None, None) => Lock::default(),
             (mode, until) => fields::lock(mode, until.as_ref(), None, &bucket)?,
@@ -204,10 +203,10 @@ impl Service {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
         if input.access_control_policy.is_some() && bucket.acls {
-            let message = "The sandbox takes ACLs in headers only";
+            let message = "The sandbox accepts ACLs only in headers";
             return Err(Refusal::not_implemented(message, "AccessControlPolicy").into());
         }
-        // Where ACLs are disabled, a document is refused like a header.
+        // If ACLs are disabled, a document is refused like a header.
         let policy = input.access_control_policy.as_ref().map(|_| "id=document");
         let grants = access::grants(
             input.acl.as_ref().map(ObjectCannedACL::as_str),
@@ -230,7 +229,7 @@ impl Service {
     }
 }
 
-/// Returns a grant as a document shows it.
+/// Returns a grant in the type of the API.
 fn grant(permission: &str, grantee: &str) -> Grant {
     let group = grantee.starts_with("http://");
     Grant {
@@ -249,7 +248,7 @@ fn grant(permission: &str, grantee: &str) -> Grant {
     }
 }
 
-/// Returns the end of a retention that begins now.
+/// Returns the end of a retention period that begins now.
 pub(super) fn retained_for(days: u32) -> SystemTime {
     condition::now() + std::time::Duration::from_secs(u64::from(days) * 86_400)
 }

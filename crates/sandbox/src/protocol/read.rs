@@ -1,4 +1,4 @@
-//! Reading objects, their attributes and their tags.
+//! Reading objects, their attributes, and their tags.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,20 +25,20 @@ use crate::refusal::Refusal;
 /// The object that a read found.
 struct Found {
     object: Arc<Object>,
-    /// As S3 shows it.
+    /// The version id as S3 shows it.
     version_id: Option<String>,
 }
 
-/// The bytes that a read is about.
+/// The bytes that a read requests.
 struct Piece {
     range: Range<u64>,
-    /// Only a part of the object.
+    /// Set if the request names a range or a part.
     partial: bool,
-    /// Number of the part that was asked for.
+    /// The index of the requested part.
     part: Option<usize>,
 }
 
-/// The fields that `GetObject` and `HeadObject` share.
+/// Sets the fields that `GetObject` and `HeadObject` share.
 macro_rules! describe {
     ($output:expr, $service:expr, $found:expr, $piece:expr, $input:expr) => {{
         let (found, piece): (&Found, &Piece) = (&$found, &$piece);
@@ -66,7 +66,7 @@ macro_rules! describe {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         );
-        // Locks are shown to those who may ask for them.
+        // S3 shows locks only to callers that may read them.
         let shows = |right| !$service.store.is_denied(&$input.bucket, right, &$input.key);
         if shows(Operation::GetObjectRetention) {
             let retention = attributes.lock.retention.as_ref();
@@ -102,7 +102,7 @@ macro_rules! describe {
 }
 
 impl Piece {
-    /// Returns the bytes that `Range` or `partNumber` ask for.
+    /// Returns the bytes that `Range` or `partNumber` request.
     fn asked(
         object: &Object,
         range: Option<s3s::dto::Range>,
@@ -169,8 +169,8 @@ impl Piece {
         })
     }
 
-    /// Returns the checksum that an answer shows: the object's for all of it, the part's for a part
-    /// of a COMPOSITE object.
+    /// Returns the checksum to show: that of the object for a full read, and that of the part for a
+    /// part of an object with a composite checksum.
     fn checksum(&self, object: &Object) -> Option<(Algorithm, ChecksumKind, String)> {
         let checksum = object.checksum.as_ref()?;
         let value = match (self.partial, self.part, &object.parts) {
@@ -183,7 +183,8 @@ impl Piece {
 }
 
 impl Service {
-    /// Looks an object up for reading. A missing key is 403 for those who may not list.
+    /// Finds the object to read. If the caller may not list the bucket, a missing key is 403 and
+    /// not 404.
     fn find(&self, bucket: &str, key: &str, version_id: Option<&str>) -> Result<Found, Refusal> {
         let stored = self.store.bucket(bucket)?;
         let state = stored.read();
@@ -200,7 +201,7 @@ impl Service {
         Ok(Found { object, version_id })
     }
 
-    /// Headers that the types of `s3s` lack or would change.
+    /// Returns the headers that the types of `s3s` lack or would change.
     fn extra_headers(&self, found: &Found, bucket: &str, key: &str) -> HeaderMap {
         let attributes = &found.object.attributes;
         let mut headers = HeaderMap::new();
@@ -407,8 +408,9 @@ fn check_read(object: &Object, conditions: ReadConditions) -> Result<(), Refusal
     }
 }
 
-/// Returns the parts as `GetObjectAttributes` shows them: each of them for COMPOSITE objects, only
-/// their number for others, nothing for objects that have no checksum or were written in one piece.
+/// Returns the parts as `GetObjectAttributes` shows them: all parts for a composite checksum, only
+/// their number for a full-object checksum, and nothing for an object without a checksum or written
+/// in one piece.
 fn object_parts(
     object: &Object,
     marker: Option<i32>,

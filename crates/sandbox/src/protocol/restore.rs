@@ -1,4 +1,4 @@
-//! Restoring archived objects. A restore goes on until the test says that it is finished.
+//! Restores of archived objects. A restore stays in progress until the test finishes it.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ impl Service {
                     "RestoreAlreadyInProgress",
                     "Object restore is already in progress",
                 )),
-                // A restore of what is restored prolongs it.
+                // A restore of a restored object extends its period.
                 Some(_) => {
                     attributes.restore = Some(restored_until(days));
                     Ok(false)

@@ -149,7 +149,7 @@ impl Service {
     }
 }
 
-/// Checks that a claimed checksum is the computed one.
+/// Refuses a claimed checksum that differs from the computed one.
 pub(super) fn check_claim(
     claimed: Option<&(Algorithm, String)>,
     computed: &str,

@@ -1,4 +1,4 @@
-//! Tests of the rules: each is shown as it is read, and a mistake is told by its field.
+//! Tests that rules are shown as they are written, and that errors name the field.
 
 use super::super::faults::Counts;
 use super::*;
@@ -92,19 +92,19 @@ fn a_mistake_is_told_by_its_field() {
         ),
         (
             json!({ "bucket": 7, "effect": "throttle" }),
-            Some("rule.bucket: 7 is not a text"),
+            Some("rule.bucket: 7 is not a string"),
         ),
         (
             json!({ "nth": 0, "effect": "throttle" }),
-            Some("rule.nth: 0 is not a whole number from 1"),
+            Some("rule.nth: 0 is not a whole number of 1 or more"),
         ),
         (
             json!({ "nth": 1, "every": 2, "effect": "throttle" }),
-            Some("rule.nth: it cannot stand beside `every`"),
+            Some("rule.nth: it cannot be combined with `every`"),
         ),
         (
             json!({ "seed": 1, "effect": "throttle" }),
-            Some("rule.seed: it means nothing"),
+            Some("rule.seed: it needs `probability`"),
         ),
         (
             json!({ "probability": 1.5, "effect": "throttle" }),
@@ -116,11 +116,11 @@ fn a_mistake_is_told_by_its_field() {
         ),
         (
             json!({ "for": 10, "effect": "throttle" }),
-            Some("rule.for: 10 is not a text"),
+            Some("rule.for: 10 is not a string"),
         ),
         (
             json!({ "effect": "explode" }),
-            Some("rule.effect: there is no effect `explode`; there are throttle"),
+            Some("rule.effect: there is no effect `explode`; the effects are throttle"),
         ),
         (
             json!({ "effect": { "explode": 1 } }),
@@ -160,7 +160,7 @@ fn a_mistake_is_told_by_its_field() {
         ),
         (
             json!({ "effect": { "answer": { "status": 403, "code": "<x>" } } }),
-            Some("rule.effect.answer.code: `<x>` is not the code"),
+            Some("rule.effect.answer.code: `<x>` is not an error code"),
         ),
     ] {
         let parsed = parse(rule.to_string().as_bytes()).map(|faults| faults.len());
