@@ -178,9 +178,8 @@ impl CliError {
             Self::Report(ReportError::Store { failure, .. }) if failure.is_passing() => {
                 Exit::Interrupted
             }
-            Self::State(error) if error.is_passing() => Exit::Interrupted,
+            Self::State(error) | Self::Unrecorded(error) if error.is_passing() => Exit::Interrupted,
             Self::Lost(_)
-            | Self::Unrecorded(_)
             | Self::Interrupted(_)
             | Self::Unplanned(_)
             | Self::Report(
@@ -197,6 +196,7 @@ impl CliError {
             )
             | Self::Journal(_)
             | Self::State(_)
+            | Self::Unrecorded(_)
             | Self::Unusable(_) => Exit::Refused,
             Self::Report(
                 ReportError::Incomplete { .. }

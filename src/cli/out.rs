@@ -1,6 +1,7 @@
 //! Writes to standard output and, through [`crate::telemetry`], to standard error. Nothing else of
 //! the command line does, so that untrusted text is always escaped ([`crate::printable`]).
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use serde::Serialize;
@@ -78,6 +79,27 @@ fn put(text: &str) -> Result<bool, CliError> {
     }
 }
 
+/// Breaks a text into lines of at most this many columns, as far as its words permit. The first line
+/// starts with `start`, and the others with `indent` blanks.
+pub(crate) fn wrapped(start: &str, text: &str, columns: usize, indent: usize) -> Vec<String> {
+    let (text, indent) = (format!("{start}{}", printable(text)), " ".repeat(indent));
+    let options = textwrap::Options::new(columns)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .subsequent_indent(&indent);
+    let lines = textwrap::wrap(&text, options).into_iter();
+    lines.map(Cow::into_owned).collect()
+}
+
+/// Returns the number of columns of the terminal that is standard output, if it is one.
+pub(crate) fn columns() -> Option<usize> {
+    let terminal = console::Term::stdout();
+    terminal
+        .size_checked()
+        .filter(|_| terminal.is_term())
+        .map(|(_, columns)| usize::from(columns).max(1))
+}
+
 /// A result that is shown again and again. On a terminal, each page takes the place of the one
 /// before.
 #[derive(Debug, Default)]
@@ -90,11 +112,7 @@ impl Screen {
     /// Shows a page. Returns false if its reader has gone away.
     pub(crate) fn show(&mut self, text: &str) -> Result<bool, CliError> {
         let text = printable_lines(text);
-        let terminal = console::Term::stdout();
-        let columns = terminal
-            .size_checked()
-            .filter(|_| terminal.is_term())
-            .map(|(_, columns)| usize::from(columns).max(1));
+        let columns = columns();
         let before = match (self.rows, columns) {
             (0, _) => String::new(),
             (rows, Some(_)) => format!("\x1b[{rows}A\x1b[J"),
@@ -113,5 +131,25 @@ impl Screen {
         put(&printable_json(
             &serde_json::to_string(value).map_err(io::Error::from)?,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_no_wider_than_a_terminal() {
+        let lines = wrapped("FAIL name: ", &"word and other words ".repeat(20), 80, 4);
+        assert!(
+            lines.len() > 3 && lines.iter().all(|line| line.chars().count() <= 80),
+            "{lines:?}"
+        );
+        assert!(
+            lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    word"),
+            "{lines:?}"
+        );
+        assert_eq!(wrapped("", "one two", 80, 4), ["one two"]);
+        assert_eq!(wrapped("", &"x".repeat(100), 80, 4).len(), 1);
     }
 }

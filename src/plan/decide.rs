@@ -189,7 +189,7 @@ pub enum Decision {
     Ask(Doubt),
 }
 
-/// The reasons for which lists cannot decide.
+/// The reasons why lists cannot decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// The destination is newer, but the source has the time at which its upload began.

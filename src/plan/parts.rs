@@ -108,7 +108,7 @@ impl Capacity {
     }
 }
 
-/// The reasons for which an object cannot be divided into parts.
+/// The reasons why an object cannot be divided into parts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A range needs at least one byte.

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::location::{LocationError, ObjectKey};
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// The reasons for which an object gets no key at the destination.
+/// The reasons why an object gets no key at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RemapError {
     /// The key does not begin with `strip_prefix`.

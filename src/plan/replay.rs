@@ -123,7 +123,7 @@ pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<P
 /// Returns the layout whose parts have these sizes, in their order.
 ///
 /// # Errors
-/// Returns the reason for which this destination cannot have such parts.
+/// Returns the reason why this destination cannot have such parts.
 pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayout, &'static str> {
     let mut ends = Vec::with_capacity(sizes.len());
     let mut end = 0_u64;

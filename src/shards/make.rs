@@ -21,7 +21,7 @@ use crate::planner::Sides;
 use crate::s3::Failure;
 use crate::size::ByteRate;
 
-/// The reason for which a job cannot be planned.
+/// The reason why a job cannot be planned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MakeError {
     /// A list failed, or a bucket cannot be used.
@@ -50,7 +50,7 @@ pub enum MakeError {
     },
 }
 
-/// Returns the reasons for which a job cannot run in shards, as far as the job alone shows them.
+/// Returns the reasons why a job cannot run in shards, as far as the job alone shows them.
 #[must_use]
 pub fn refusals(job: &Job) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -107,7 +107,7 @@ pub fn refusals(job: &Job) -> Vec<Finding> {
     findings
 }
 
-/// Returns the reason for which a run cannot have this many shards.
+/// Returns the reason why a run cannot have this many shards.
 #[must_use]
 pub fn refused_number(shards: u32) -> Option<String> {
     match shards {

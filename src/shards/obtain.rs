@@ -55,7 +55,7 @@ impl PlanTerms {
     }
 }
 
-/// The reason for which there is no plan.
+/// The reason why there is no plan.
 #[derive(Debug, Error)]
 pub enum ObtainError<E: std::error::Error + 'static> {
     /// The state prefix cannot be used.

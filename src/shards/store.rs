@@ -22,7 +22,7 @@ use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 /// The number of objects that are read at once.
 const AT_ONCE: usize = 32;
 
-/// The reason for which a state prefix cannot be used.
+/// The reason why a state prefix cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StateError {
     /// A request failed.

@@ -275,7 +275,9 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
     let told = notes(&run);
     let says = |words: &str| told.iter().filter(|note| note.contains(words)).count();
     assert_eq!(
-        says(&format!("the parts of the open upload {id} cannot be listed")),
+        says(&format!(
+            "the parts of the open upload {id} cannot be listed"
+        )),
         1,
         "{told:?}"
     );

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::super::out::wrapped;
 use super::super::{CliError, Exit, Output, say, say_json};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
@@ -180,7 +181,7 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
     let statements: Vec<_> = probe.statements().collect();
     if !statements.is_empty() {
         lines.push(String::new());
-        lines.extend(wrapped(
+        lines.extend(wrapped_lines(
             "",
             &format!(
                 "to rely on what was found, state it under `endpoints.{endpoint}` of the manifest:"
@@ -199,7 +200,7 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
             "its dates of uploads are made up, so that `s3haul uploads abort --older-than` aborts none: {contradiction}"
         );
         lines.push(String::new());
-        lines.extend(wrapped("", &message));
+        lines.extend(wrapped_lines("", &message));
     }
     for left in &probe.left {
         lines.extend(left_behind(left));
@@ -222,7 +223,7 @@ fn trust(endpoint: &str, probe: &Probe) -> Vec<String> {
          `endpoints.{endpoint}`:"
     );
     let mut lines = vec![String::new()];
-    lines.extend(wrapped("", &message));
+    lines.extend(wrapped_lines("", &message));
     lines.push(format!("  trust: {}", trust_word(trust)));
     lines
 }
@@ -386,14 +387,14 @@ fn remarks(probe: &Probe) -> Vec<String> {
         } else {
             format!("{reason}. ")
         };
-        lines.extend(wrapped(
+        lines.extend(wrapped_lines(
             &format!("{start}{name}: "),
             &format!("{reason}{}", sentence(&consequence)),
         ));
     }
     for key in &probe.not_stored {
         let text = format!("{} ({}); objects with such keys fail", key.key, key.reason);
-        lines.extend(wrapped("not stored: ", &text));
+        lines.extend(wrapped_lines("not stored: ", &text));
     }
     if lines.len() == 1 {
         lines.clear();
@@ -427,7 +428,7 @@ fn left_behind(left: &Left) -> Vec<String> {
         "may be left behind: "
     };
     let id = id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
-    let mut lines = wrapped(
+    let mut lines = wrapped_lines(
         start,
         &format!("{what}{id} of {key}: {reason}; remove it with"),
     );
@@ -436,38 +437,7 @@ fn left_behind(left: &Left) -> Vec<String> {
     lines
 }
 
-/// Breaks a text into lines. All but the first are indented.
-fn wrapped(start: &str, text: &str) -> Vec<String> {
-    let (mut lines, mut line) = (Vec::new(), start.to_owned());
-    for word in printable(text).split_whitespace() {
-        let is_empty = line.trim().is_empty() || line == start;
-        if !is_empty && line.chars().count() + word.chars().count() + 1 > WIDTH {
-            lines.push(std::mem::replace(&mut line, "    ".to_owned()));
-        } else if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    lines.push(line);
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_no_wider_than_a_terminal() {
-        let lines = wrapped("FAIL name: ", &"word and other words ".repeat(20));
-        assert!(
-            lines.len() > 3 && lines.iter().all(|line| line.chars().count() <= WIDTH),
-            "{lines:?}"
-        );
-        assert!(
-            lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    "),
-            "{lines:?}"
-        );
-        assert_eq!(wrapped("", "one two"), ["one two"]);
-        assert_eq!(wrapped("", &"x".repeat(100)).len(), 1);
-    }
+/// Breaks a text into lines for a terminal of the usual width.
+fn wrapped_lines(start: &str, text: &str) -> Vec<String> {
+    wrapped(start, text, WIDTH, 4)
 }

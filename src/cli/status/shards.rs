@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use crate::cli::out::Screen;
+use crate::cli::out::{self, Screen, wrapped};
 use crate::cli::state::{FoundState, StatePrefix, is_empty};
 use crate::cli::{CliError, EndpointFlags, Exit, Output, next};
 use crate::location::S3Uri;
@@ -18,6 +18,9 @@ use crate::size::{ByteSize, display_count as count, display_counted, display_dur
 
 /// The most columns for the name of a pod, so that a line fits into 80.
 const HOST_COLUMNS: usize = 24;
+
+/// The columns in front of all lines of a reason but the first.
+const REASON_INDENT: usize = 12;
 
 /// The age of a plan from which a run without a process needs attention.
 const NEW_PLAN: SignedDuration = SignedDuration::from_secs(60);
@@ -135,7 +138,7 @@ async fn show_planned(
             next,
         })?
     } else {
-        let mut text = text(&view, &place, at, is_watched);
+        let mut text = text(&view, &place, at, is_watched, out::columns());
         for line in retry.iter().chain(&next) {
             let _ = writeln!(text, "  {}", printable(line));
         }
@@ -231,7 +234,14 @@ fn show_planning(
     })
 }
 
-fn text(view: &StateView, place: &str, now: Timestamp, is_watched: bool) -> String {
+/// Returns the text of one look. For a terminal of this many columns, breaks long reasons.
+fn text(
+    view: &StateView,
+    place: &str,
+    now: Timestamp,
+    is_watched: bool,
+    columns: Option<usize>,
+) -> String {
     let mut text = String::new();
     let ShardCounts { total, failed, .. } = view.shards;
     let state = match (view.state, failed) {
@@ -286,7 +296,7 @@ fn text(view: &StateView, place: &str, now: Timestamp, is_watched: bool) -> Stri
         };
         let _ = writeln!(text, "  left      {left:.0}% of the work, {time}");
     }
-    details(&mut text, view);
+    details(&mut text, view, columns);
     text
 }
 
@@ -345,7 +355,7 @@ fn whole(rate: f64) -> u64 {
 }
 
 /// Adds the shards that need attention.
-fn details(text: &mut String, view: &StateView) {
+fn details(text: &mut String, view: &StateView, columns: Option<usize>) {
     if !view.slowest.is_empty() {
         let _ = writeln!(text, "  slowest");
     }
@@ -379,12 +389,12 @@ fn details(text: &mut String, view: &StateView) {
         .iter()
         .map(|failure| ("again", ", after", failure));
     for (word, link, failure) in failed.chain(again) {
-        let _ = writeln!(
-            text,
-            "  {word:<9} shard {}{link} {}",
-            failure.shard,
-            printable(&reason(failure))
-        );
+        let start = format!("  {word:<9} shard {}{link} ", failure.shard);
+        // A file or a pipe gets the reason in one line, so that `grep` finds it.
+        let columns = columns.unwrap_or(usize::MAX);
+        for line in wrapped(&start, &reason(failure), columns, REASON_INDENT) {
+            let _ = writeln!(text, "{line}");
+        }
     }
     for (named, all, what) in [
         (view.silent.len(), view.shards.silent, "silent"),

@@ -22,7 +22,7 @@ use crate::plan::condition::{DestinationState, demanded};
 use crate::plan::decide::Skip;
 use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition, Written};
 
-/// The reason for which the destination refused a conditional write.
+/// The reason why the destination refused a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusedWrite {
     /// Another writer's object is at the key.

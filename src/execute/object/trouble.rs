@@ -1,11 +1,11 @@
-//! Defines the reasons for which a round ends without the object, and for which the object is
+//! Defines the reasons why a round ends without the object, and for which the object is
 //! planned again.
 
 use serde::Serialize;
 
 use crate::s3::{Failure, FailureKind};
 
-/// The reason for which a round ended without the object.
+/// The reason why a round ended without the object.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
     /// The object must be planned again. Holds the failure that led to this, if there is one.
@@ -52,7 +52,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// The reason for which an object is planned again.
+/// The reason why an object is planned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
