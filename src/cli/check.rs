@@ -4,6 +4,7 @@ mod journal;
 mod look;
 mod probe;
 mod report;
+mod state;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -16,10 +17,12 @@ use look::{CheckFinding, CheckFindings, CheckStatus, look};
 
 use super::journal::of_environment;
 use super::place::JobEnvironment;
+use super::shards::{GivenShard, require_number, state_prefix};
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, JobFile, Output, out, presence, say_json, say_line, termination};
 use crate::connections::Connections;
 use crate::execute::{DRAIN, describe};
+use crate::location::S3Uri;
 use crate::manifest::job::Job;
 use crate::planner::Sides;
 use crate::telemetry::Note;
@@ -30,6 +33,7 @@ use crate::telemetry::Note;
 Examples:
   s3haul check nightly.yaml
   s3haul check nightly.yaml --probe                 also measures the servers, and prints what to state in the manifest
+  s3haul check lake.yaml --state s3://ops/lake/run-1/ --shards 512 --pods 32     a run in shards
 
 Shows the identity at each endpoint. Lists one key of each source and of each destination that is compared with,
 and sends HEAD for the first object with the credentials that sign the copies. Reads the journal, if there is one.
@@ -49,6 +53,16 @@ pub(super) struct CheckJob {
     /// Scratch prefix, empty and with a slash at the end. Default: a new one.
     #[arg(long, value_name = "PREFIX", requires = "probe", value_parser = scratch)]
     probe_prefix: Option<String>,
+    /// Check that the job can run in shards with its state below this prefix, and that a plan there
+    /// is of this job.
+    #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
+    state: Option<S3Uri>,
+    /// Number of shards of the run.
+    #[arg(long, value_name = "N", requires = "state")]
+    shards: Option<u32>,
+    /// Number of processes that would run at a time, among which the limits of the job are divided.
+    #[arg(long, value_name = "P", requires = "state", value_parser = clap::value_parser!(u32).range(1..))]
+    pods: Option<u32>,
 }
 
 impl CheckJob {
@@ -90,10 +104,28 @@ impl CheckJob {
         })
     }
 
+    /// Returns the run in shards to check, if the flags name one.
+    fn in_shards(&self) -> Result<Option<GivenShard>, CliError> {
+        let (Some(state), Some(shards)) = (&self.state, self.shards) else {
+            return Ok(None);
+        };
+        require_number(shards)?;
+        // Each shard is checked in the same way.
+        Ok(Some(GivenShard {
+            state: state.clone(),
+            shards,
+            shard: 0,
+            pods: self.pods,
+        }))
+    }
+
     /// Looks at everything without writing.
     async fn look(&self, output: Output) -> Result<CheckedJob, CliError> {
         let mut job = self.job.load()?;
-        if let Some(place) = of_environment()? {
+        let in_shards = self.in_shards()?;
+        if let Some(given) = &in_shards {
+            given.prepare(&mut job)?;
+        } else if let Some(place) = of_environment()? {
             job.journal = place;
         }
         let place = JobEnvironment::of(&self.job, &mut job).await?;
@@ -119,10 +151,15 @@ impl CheckJob {
             }
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
-        for findings in [
-            journal::check(&job, &mut connections, output).await?,
-            report::check(&job, &mut connections, output).await?,
-        ] {
+        let records = match &in_shards {
+            // With a state prefix, the journal and the report of the job are not used.
+            Some(given) => vec![state::check(&job, given, &mut connections, output).await?],
+            None => vec![
+                journal::check(&job, &mut connections, output).await?,
+                report::check(&job, &mut connections, output).await?,
+            ],
+        };
+        for findings in records {
             if findings.is_forbidden() {
                 termination::set_reason(findings.failure().unwrap_or_default());
                 exit = Exit::Refused;

@@ -146,7 +146,7 @@ mod tests {
             "{lines:?}"
         );
         assert!(
-            lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    word"),
+            lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    and"),
             "{lines:?}"
         );
         assert_eq!(wrapped("", "one two", 80, 4), ["one two"]);

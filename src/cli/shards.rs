@@ -5,6 +5,7 @@
 //! of the shard's end after it.
 
 mod index;
+mod plan;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -15,17 +16,20 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tracing::Level;
 
+pub(super) use plan::plan;
+use plan::plan_text;
+
 use super::exit::NEXT_ERROR;
 use super::idle::{self, Flag};
-use super::lease::{own_terms, variable};
+use super::lease::variable;
 use super::out::tell;
 use super::place::JobEnvironment;
 use super::run::{RunConnections, RunOptions, run_with};
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, Output, lifecycle, note, presence, say_json, say_line, termination};
 use crate::connections::Connections;
+use crate::execute::Outcome;
 use crate::execute::monitor::{Event, Monitor};
-use crate::execute::{DRAIN, Outcome};
 use crate::journal::Writer;
 use crate::journal::state::{RunState, RunTotals};
 use crate::listing::bisect::KeyRange;
@@ -41,7 +45,7 @@ use crate::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
 use crate::shards::record::{FORMAT, LiveRecord, ShardActivity, ShardEnd, ShardPlan};
 use crate::shards::store::{StateStore, Stored};
 use crate::shards::survey::Extent;
-use crate::size::{ByteSize, display_count, display_counted};
+use crate::size::display_counted;
 use crate::telemetry::{self, Note};
 
 /// The message about a signal that comes before the run of a shard begins.
@@ -99,9 +103,7 @@ impl ShardFlags {
         let (Some(state), Some(shards)) = (&self.state, self.shards) else {
             return Ok(None);
         };
-        if let Some(reason) = refused_number(shards) {
-            return Err(CliError::Usage(format!("--shards: {reason}")));
-        }
+        require_number(shards)?;
         let shard = index::index(self.shard, variable).map_err(CliError::Usage)?;
         if shard >= shards {
             return Err(CliError::Usage(format!(
@@ -110,11 +112,12 @@ impl ShardFlags {
                 shards - 1
             )));
         }
+        let pods = self.pods.or_else(|| index::array_size(variable));
         Ok(Some(GivenShard {
             state: state.clone(),
             shards,
             shard,
-            pods: self.pods.or_else(|| index::array_size(variable)),
+            pods,
         }))
     }
 
@@ -157,6 +160,14 @@ pub(super) fn refuse_flags(flags: &[Flag]) -> Result<(), CliError> {
     let why = "keeps the journal and the report of each shard below its prefix, and each shard resumes by itself";
     let remedy = "leave that out; to start over, use another prefix, and to see what would be done, use `s3haul plan`";
     idle::refuse("--state", why, flags, remedy)
+}
+
+/// Refuses a number of shards that a run cannot have.
+pub(super) fn require_number(shards: u32) -> Result<(), CliError> {
+    match refused_number(shards) {
+        Some(reason) => Err(CliError::Usage(format!("--shards: {reason}"))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a job that cannot run in shards.
@@ -443,10 +454,7 @@ async fn plan_at(
     process: &Writer,
 ) -> Result<(StateStore, ObtainedPlan), CliError> {
     let connections = &mut run.connections;
-    let bucket = connections.bucket(DEFAULT_ENDPOINT, &state.bucket).await?;
-    let bucket = bucket.for_records().outliving_the_run();
-    let store = StateStore::new(bucket, state.key.clone());
-    store.demand_conditions()?;
+    let store = store_at(state, connections).await?;
     let stored: Option<Stored<ShardPlan>> = store.get(PLAN).await?;
     let obtained = if let Some(Stored { record: plan, .. }) = stored {
         ObtainedPlan {
@@ -459,18 +467,41 @@ async fn plan_at(
         run.is_checked = true;
         obtain_plan(&store, job, &buckets, extent, process, drain).await?
     };
-    let differences = make::differences(&obtained.plan, job, extent.shards);
-    if !differences.is_empty() {
-        return Err(CliError::Usage(format!(
-            "the plan {store}plan.json was made for another job: {}; put the job back as it was, or give this run a prefix of \
-             its own with --state (in Kubernetes, give the Job another name)",
-            differences.join("; ")
-        )));
-    }
+    require_plan_of(job, extent.shards, &obtained.plan, &store)?;
     if obtained.is_new {
         note(&format!("planned {}", plan_text(&obtained.plan)));
     }
     Ok((store, obtained))
+}
+
+/// Connects to a state prefix.
+pub(super) async fn store_at(
+    state: &S3Uri,
+    connections: &mut Connections,
+) -> Result<StateStore, CliError> {
+    let bucket = connections.bucket(DEFAULT_ENDPOINT, &state.bucket).await?;
+    let bucket = bucket.for_records().outliving_the_run();
+    let store = StateStore::new(bucket, state.key.clone());
+    store.demand_conditions()?;
+    Ok(store)
+}
+
+/// Refuses a plan that was made for another job.
+pub(super) fn require_plan_of(
+    job: &Job,
+    shards: u32,
+    plan: &ShardPlan,
+    store: &StateStore,
+) -> Result<(), CliError> {
+    let differences = make::differences(plan, job, shards);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "the plan {store}plan.json was made for another job: {}; put the job back as it was, or give this run a prefix of \
+         its own with --state (in Kubernetes, give the Job another name)",
+        differences.join("; ")
+    )))
 }
 
 /// Asks the buckets of a job that is to run in shards, and looks for the objects that it names one
@@ -511,55 +542,6 @@ async fn obtain_plan(
         return Err(CliError::Interrupted(NOTHING_COPIED.to_owned()));
     }
     Ok(obtained)
-}
-
-/// Returns a summary of a plan in one line.
-fn plan_text(plan: &ShardPlan) -> String {
-    let about = if plan.exact { "" } else { "about " };
-    format!(
-        "{}: {about}{}, {about}{}, with {}",
-        display_counted(plan.shards.len() as u64, "shard"),
-        display_counted(plan.weight.objects, "object"),
-        ByteSize(plan.weight.bytes),
-        display_counted(plan.lists, "list request")
-    )
-}
-
-/// Plans the shards of a job, for `plan --shards`.
-pub(super) async fn plan(
-    job: &Job,
-    place: &JobEnvironment,
-    state: &S3Uri,
-    extent: Extent,
-    output: Output,
-) -> Result<Exit, CliError> {
-    if let Some(reason) = refused_number(extent.shards) {
-        return Err(CliError::Usage(format!("--shards: {reason}")));
-    }
-    refuse_job(job)?;
-    let mut connections = RunConnections::new(job, place, DRAIN);
-    let process = Writer::this_process(&own_terms());
-    let (store, obtained) = plan_at(state, job, &mut connections, extent, &process).await?;
-    let plan = &obtained.plan;
-    if output.json {
-        return say_json(&serde_json::json!({ "plan": plan, "new": obtained.is_new }));
-    }
-    let place = store.uri(PLAN)?;
-    say_line(&if obtained.is_new {
-        format!("{place}: {}", plan_text(plan))
-    } else {
-        format!("{place} is there already: {}", plan_text(plan))
-    })?;
-    let used = plan.shards.iter().filter(|shard| !shard.ranges.is_empty());
-    let heaviest = plan.shards.iter().map(|shard| shard.weight);
-    let heaviest = heaviest.max_by(|one, other| one.units().total_cmp(&other.units()));
-    let heaviest = heaviest.unwrap_or_default();
-    say_line(&format!(
-        "{} of them have keys; the heaviest has {} and {}",
-        display_count(used.count() as u64),
-        display_counted(heaviest.objects, "object"),
-        ByteSize(heaviest.bytes)
-    ))
 }
 
 impl From<MakeError> for CliError {

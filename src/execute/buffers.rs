@@ -69,11 +69,12 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
+        // Declared before the guard, so that large buffers are freed after it is unlocked.
+        let mut gone = Vec::new();
         let mut kept = self.home.kept();
         // Drops the oldest buffers first, because parts of their sizes have not been requested
         // lately.
         let mut all: usize = buffer.capacity() + kept.iter().map(Vec::capacity).sum::<usize>();
-        let mut gone = Vec::new();
         while all > MOST_KEPT && !kept.is_empty() {
             let oldest = kept.remove(0);
             all -= oldest.capacity();

@@ -105,9 +105,10 @@ impl Waiting {
         }
     }
 
-    /// Adds an object before all small ones. An object in parts is queued by its size, as usual.
+    /// Adds an object before all small ones. A large object is queued by its size, as usual.
     pub(super) fn push_first(&mut self, queued: Queued) {
         match queued.step.route.parts() {
+            0 if queued.step.entry.size > BULK_FROM => self.heavy.push(BySize(queued)),
             0 => self.urgent.push_front(queued),
             _ => self.large.push(BySize(queued)),
         }

@@ -1,14 +1,12 @@
 //! Compares one pair: by the lists, then by HEAD, then by the bytes, and stops as soon as one of
 //! them decides.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::walk::DestinationEntry;
 use super::{Deep, Verdict, VerifyFinding, VersionLocation};
 use crate::bucket::Bucket;
-use crate::checksum::{RunningCrc, looks_like_md5, may_be_of_content};
+use crate::checksum::{looks_like_md5, may_be_of_content};
 use crate::execute::prove::{Expected, ProofVerdict, against_weak_sum, judge_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
@@ -16,13 +14,12 @@ use crate::listing::local::path_of;
 use crate::listing::sizes_contradict;
 use crate::manifest::job::Source;
 use crate::pace::slots::SlotKind;
+use crate::planner::hash::{self, Hashes, WantedHash};
 use crate::planner::{Sides, Step};
 use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
 };
 
-/// The size of the buffer for reading a file.
-const BUFFER: usize = 1 << 20;
 /// The checksum algorithm for reading, unless one side has a usable checksum of another algorithm.
 const USUAL: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
@@ -246,28 +243,38 @@ impl Pair {
             });
         }
         let algorithm = stored.as_ref().map_or(USUAL, |sum| sum.algorithm);
-        let local = sum_file(path, algorithm).await?;
-        if local.bytes != there.size {
-            return Ok(sizes_differ(local.bytes, there.size));
+        let want = WantedHash {
+            checksum: Some((algorithm, ChecksumKind::FullObject)),
+            etag: stored.is_none() && md5 && deep != Deep::All,
+            part_size: None,
+        };
+        let Hashes {
+            bytes,
+            checksum,
+            etag,
+        } = hash::file(path, want).await?;
+        if bytes != there.size {
+            return Ok(sizes_differ(bytes, there.size));
         }
-        match stored {
-            Some(stored) if deep != Deep::All => {
-                return Ok(judged(&local.sum, &stored).of_answers(&stored));
-            }
-            None if md5 && deep != Deep::All => {
-                return Ok(if local.etag == there.etag {
-                    Verdict::Equal { proof: Proof::Etag }
-                } else {
-                    Verdict::Different {
-                        why: format!("MD5 is {}, the file's {}", there.etag, local.etag),
-                    }
-                });
-            }
-            _ => {}
+        if let Some(etag) = etag {
+            return Ok(if etag == there.etag {
+                Verdict::Equal { proof: Proof::Etag }
+            } else {
+                Verdict::Different {
+                    why: format!("MD5 is {}, the file's {etag}", there.etag),
+                }
+            });
+        }
+        let Some(local) = checksum else {
+            let why = format!("the {algorithm} of the file is not known");
+            return Ok(Verdict::Unprovable { why });
+        };
+        if let Some(stored) = stored.filter(|_| deep != Deep::All) {
+            return Ok(judged(&local, &stored).of_answers(&stored));
         }
         let pin = pin(&self.destination, there);
         let read = read::sum(&self.destination.bucket, &pin, there.size, algorithm).await?;
-        Ok(judged(&local.sum, &read))
+        Ok(judged(&local, &read))
     }
 }
 
@@ -437,49 +444,4 @@ fn has(place: &VersionLocation, head: &Head) -> String {
         format!("ETag {}", head.etag)
     };
     format!("{sum} and {etag}")
-}
-
-/// The size, checksum, and MD5 of a local file.
-struct Local {
-    bytes: u64,
-    sum: Checksum,
-    etag: String,
-}
-
-/// Reads a file, and computes its checksum and MD5.
-async fn sum_file(path: &Path, algorithm: ChecksumAlgorithm) -> Result<Local, Failure> {
-    let place = path.display().to_string();
-    let path = path.to_owned();
-    let work = move || -> io::Result<Option<Local>> {
-        let mut file = File::open(&path)?;
-        let Some(mut sum) = RunningCrc::new(algorithm) else {
-            return Ok(None);
-        };
-        let mut md5 = crate::checksum::RunningMd5::default();
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                read => {
-                    sum.update(&buffer[..read]);
-                    md5.update(&buffer[..read]);
-                }
-            }
-        }
-        Ok(Some(Local {
-            bytes: sum.bytes(),
-            sum: sum.finish(),
-            etag: md5.finish(),
-        }))
-    };
-    let failed = |kind, message| Failure::new(kind, Operation::ReadFile, place.clone(), message);
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(Some(local))) => Ok(local),
-        Ok(Ok(None)) => Err(failed(
-            FailureKind::Bug,
-            format!("{algorithm} does not combine"),
-        )),
-        Ok(Err(error)) => Err(failed(FailureKind::Local, error.to_string())),
-        Err(error) => Err(failed(FailureKind::Bug, error.to_string())),
-    }
 }

@@ -194,7 +194,12 @@ impl Walk {
         match (order, order.is_le().then(|| front.take()).flatten()) {
             (std::cmp::Ordering::Less, Some(ListingItem::Entry(entry))) => {
                 self.waiting = Some(step);
-                self.surplus(entry)
+                // The source may have it in a part that could not be listed.
+                if self.source_is_whole {
+                    self.surplus(entry)
+                } else {
+                    Task::Foreign
+                }
             }
             (std::cmp::Ordering::Equal, Some(ListingItem::Entry(entry))) => {
                 Task::Compare(step, DestinationEntry::Entry(Box::new(entry)))

@@ -6,7 +6,7 @@ use rstest::rstest;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Provider, Source, Transfer};
 use s3haul::manifest::keys::KeyMap;
 use s3haul::planner::Sides;
-use s3haul::sandbox::{Content, Encryption, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Encryption, Fault, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, MIB};
 use s3haul::verify::{self, Counts, Deep, Verdict, VerifyFinding};
 use serde_json::Value;
@@ -555,4 +555,27 @@ async fn deep_is_a_choice_of_two() {
         exit == 0 && stdout.contains("proven by: read 1"),
         "{exit} {stdout} {stderr}"
     );
+}
+
+/// Otherwise `verify` would report objects as extra that the source has.
+#[tokio::test]
+async fn nothing_is_extra_behind_a_part_of_the_source_that_cannot_be_listed() {
+    let world = World::new().await;
+    let plain = ObjectSpec::default();
+    for key in ["a/1", "b/1", "c/1"] {
+        both(&world, key, 10, &plain, &plain);
+    }
+    put(&world, DESTINATION, "b/0", 1, 10, &plain);
+    let fault = Fault::on(Operation::ListObjectsV2)
+        .bucket(SOURCE)
+        .key("b/")
+        .then(Effect::Error(403, "AccessDenied"));
+    world.sandbox.faults().add(fault);
+    let mut transfer = copy_all();
+    transfer.select.include = ["a/*", "b/*", "c/*"]
+        .map(|glob| glob.parse().unwrap())
+        .into();
+    let (counts, findings) = verified(&world, transfer, Deep::No).await;
+    assert_eq!((counts.equal, counts.extra), (2, 0), "{findings:?}");
+    assert_eq!(names(&findings).len(), 1, "{findings:?}");
 }

@@ -116,6 +116,12 @@ class Server:
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return {each["Key"]: (each["Size"], each["ETag"]) for page in pages for each in page.get("Contents", [])}
 
+    def checksum(self, bucket, key):
+        """The size and the checksum of all bytes, however many parts the object has."""
+        head = self.client().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        assert head["ChecksumType"] == "FULL_OBJECT", head
+        return head["ContentLength"], head["ChecksumCRC64NVME"]
+
     def writes(self, bucket):
         """Maps each key of a bucket that keeps all versions to the number of times it was written."""
         pages = self.client().get_paginator("list_object_versions").paginate(Bucket=bucket)
