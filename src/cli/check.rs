@@ -31,15 +31,15 @@ Examples:
   s3haul check nightly.yaml
   s3haul check nightly.yaml --probe                 also measures the servers, and prints what to state in the manifest
 
-Shows the identity at each endpoint. Lists one key of each source and of each destination that is compared with,
-and sends HEAD for the first object with the credentials that sign the copies. Reads the journal, if there is one.
+Shows the identity at each endpoint. Lists one key of each source, and of each destination that the job compares with.
+Sends HEAD for the first object, with the credentials that sign the copies. Reads the journal, if there is one.
 
-A probe sends some 120 requests: it writes small objects and one of 11 MiB below a scratch prefix of each destination
-bucket, and removes them, also when it is stopped. It needs s3:DeleteObject there; a job never does.
+A probe sends about 120 requests: it writes small objects and one of 11 MiB below a scratch prefix of each destination
+bucket, and removes them, even when it is stopped. It needs s3:DeleteObject there; a job never does.
 
-Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
-job relies on or that is not known, or the probe left something behind, 3 a bucket or a local source cannot be used, listed,
-or read, or the journal or the report in S3 cannot be used, 4 interrupted.")]
+Exit codes: 0 nothing is known to be wrong; 1 a selection with `empty: fail` matches nothing, a server lacks what the job
+relies on or this could not be measured, or the probe left something behind; 3 a bucket or a local source cannot be used,
+listed, or read, or the journal or the report in S3 cannot be used; 4 interrupted.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,

@@ -26,7 +26,7 @@ pub(super) struct HistoryFlags {
     /// Speed of restores. Default: standard.
     #[arg(long, value_name = "TIER", value_parser = ["standard", "bulk", "expedited"])]
     restore_tier: Option<String>,
-    /// Days for which restored objects can be read. Default: 7.
+    /// Days for which restored objects stay readable. Default: 7.
     #[arg(long, value_name = "DAYS")]
     restore_days: Option<u32>,
 }

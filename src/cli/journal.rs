@@ -55,13 +55,13 @@ pub(super) struct JournalFlags {
     /// Resume an unfinished run although the job has changed.
     #[arg(long)]
     resume_anyway: bool,
-    /// Consequence if the job differs from the unfinished run in its journal: fail, or new-run,
-    /// which aborts the uploads that run left open and compares both sides. Overrides `on_change`
-    /// of the manifest. Default: fail.
+    /// Reaction if the job differs from the unfinished run in its journal: fail, or new-run, which
+    /// aborts the open uploads of that run and compares both sides. Overrides `on_change` of the
+    /// manifest. Default: fail.
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,
-    /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
-    /// no other program writes to the destination keys.
+    /// Resume open uploads that no journal names, if their parts can be proven. Use it only if no
+    /// other program writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
     /// Wait this long for a journal that another run holds. Default: the command ends with exit

@@ -21,16 +21,16 @@ use crate::size::{display_count, display_counted};
 /// Which journals say whose uploads are open.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MineFlags {
-    /// Only uploads that a journal of s3haul knows: those in ./.s3haul, or the one that --journal or
-    /// --job names.
+    /// Select only uploads that a journal of s3haul names: those in ./.s3haul, or the one that
+    /// --journal or --job names.
     #[arg(long)]
     mine: bool,
     /// With --mine, the journal: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
-    // The variable is read with --mine only: it is there for `run`, and to abort everybody's
-    // uploads with --journal would be to take no notice of it.
+    // The variable is read only with --mine: it is set for `run`, and `uploads abort` without --mine
+    // would ignore it.
     #[arg(long, value_name = "PLACE", requires = "mine")]
     journal: Option<JournalPlace>,
-    /// With --mine, the manifest of a job: the journal that it names is read.
+    /// With --mine, the manifest of a job, whose journal is read.
     #[arg(
         long,
         value_name = "FILE",

@@ -55,8 +55,8 @@ enum ReportAction {
         #[arg(long, value_name = "NUMBER", default_value_t = 10)]
         first: usize,
     },
-    /// Make one report of those of all shards of a run, with one receipt per object, and print its
-    /// totals. Exits 0 only if all shards have ended and nothing failed.
+    /// Combine the reports of all shards of a run into one, with one receipt per object, and print
+    /// its totals. Exits 0 only if all shards have ended and nothing failed.
     Merge {
         /// State prefix of the run.
         #[arg(value_name = "STATE", value_parser = state_prefix)]

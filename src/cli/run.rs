@@ -39,7 +39,7 @@ Examples:
   s3haul run nightly.yaml
   s3haul run nightly.yaml --dry-run                 the same as `s3haul plan nightly.yaml`
   s3haul run jobs/quickstart.yaml --sandbox         on an S3 inside this process
-  s3haul run lake.yaml --state s3://ops/s3haul/lake/ --shards 512 --pods 32    one of 512 shards, as its engine says")]
+  s3haul run lake.yaml --state s3://ops/s3haul/lake/ --shards 512 --pods 32    one of 512 shards; the engine sets the index")]
 pub(super) struct RunJob {
     #[command(flatten)]
     job: JobFile,

@@ -17,7 +17,7 @@ pub(super) struct SetFlags {
     /// Add a tag to those of the source. May be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     tags: Vec<(String, String)>,
-    /// Content-Type. Default: that of the source, or by the name of a file.
+    /// Content-Type. Default: that of the source; for a file, derived from its name.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// Content-Encoding.
