@@ -246,8 +246,7 @@ pub enum Verify {
     /// The strongest proof that both sides can give. The receipt names it.
     #[default]
     Best,
-    /// The proof in the answers to the copy. s3haul sends no further request where they show the
-    /// size.
+    /// The proof in the answers to the copy. s3haul sends no further request if they show the size.
     Size,
 }
 

@@ -58,8 +58,8 @@ pub enum OnChange {
     /// The command is refused, and names the differences.
     #[default]
     Fail,
-    /// A new run begins. It aborts the uploads that the old one left open, and copies nothing again
-    /// that is at the destination and equal.
+    /// A new run begins. It aborts the open uploads of the old run, and does not copy equal objects
+    /// again.
     NewRun,
 }
 
