@@ -37,7 +37,7 @@ impl HistoryFlags {
         let restores = self.archived.as_deref() == Some("restore");
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
         (says_how && !restores).then_some(
-            "--restore-tier and --restore-days mean something only with --archived restore",
+            "--restore-tier and --restore-days have an effect only with --archived restore",
         )
     }
 

@@ -19,13 +19,13 @@ pub(super) fn refuse(
         .filter(|(_, given)| *given)
         .map(|(flag, _)| *flag)
         .collect();
-    let (list, mean) = match given.as_slice() {
+    let (list, has) = match given.as_slice() {
         [] => return Ok(()),
-        [only] => ((*only).to_owned(), "means"),
-        [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "mean"),
+        [only] => ((*only).to_owned(), "has"),
+        [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "have"),
     };
     Err(CliError::Usage(format!(
-        "{subject} {why}: {list} {mean} nothing here; {remedy}"
+        "{subject} {why}: {list} {has} no effect here; {remedy}"
     )))
 }
 

@@ -547,9 +547,9 @@ async fn reopen(
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();
     tell(&format!(
-        "the old journal cannot be used ({error}){aside}. {} could be read from it and will be cancelled, {} \
-         of it could not: if uploads were in {}, `s3haul uploads list` at the destinations shows those. What it knew of \
-         objects is given up: they are compared again",
+        "the old journal cannot be used ({error}){aside}. {} could be read from it and will be aborted, {} \
+         of it could not: if uploads were in {}, `s3haul uploads list` at the destinations shows those. The run compares \
+         all objects again",
         display_counted(salvage.open_uploads() as u64, "open upload"),
         display_counted(salvage.bad_lines, "line"),
         by_number(salvage.bad_lines, "it", "them")

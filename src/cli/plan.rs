@@ -185,7 +185,7 @@ pub(super) async fn show(
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
                 say_line(&format!(
-                    "  besides   what {names} will have written into its source by then"
+                    "  besides   the objects that {names} writes into its source first"
                 ))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
@@ -336,7 +336,7 @@ fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result
         say(&format!("in all\n{}", text(all, "")))?;
     }
     say(&format!(
-        "nothing was written; {} sent to look",
+        "nothing was written; {} sent",
         display_counted(requests, "request")
     ))?;
     Ok(())
@@ -365,8 +365,8 @@ fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
         .filter_map(|name| job.endpoints.get(name))
         .find(|endpoint| !endpoint.is_aws() && endpoint.stated.provider == Provider::Auto)?;
     Some(format!(
-        "  hint      the kind of {} is not named, so it is trusted with little: that costs requests and weaker \
-         proofs. Name it with --provider, or `provider:` in a manifest",
+        "  hint      the kind of {} is not named, so s3haul relies on little: it sends more requests and gives weaker \
+         proofs. Name it with --provider, or with `provider:` in a manifest",
         endpoint.describe()
     ))
 }

@@ -413,7 +413,7 @@ impl Console {
             ));
         }
         if self.is_paused.load(Ordering::Relaxed) {
-            waits.push("waiting for the end of refusals, single objects are tried".to_owned());
+            waits.push("waiting for the end of refusals, trying single objects".to_owned());
         }
         waits
     }
@@ -475,9 +475,9 @@ impl Console {
                     tell(&lifecycle::failure(receipt, error, self.output));
                 } else if number == SHOWN_FAILURES {
                     let message = if self.has_report {
-                        "more objects fail; the report has them all"
+                        "more objects have failed; the report lists all of them"
                     } else {
-                        "more objects fail; the summary counts them by cause, and --report FILE lists each"
+                        "more objects have failed; the summary counts them by cause, and --report FILE lists each"
                     };
                     tell(&Note::new(Level::ERROR, "more_failures", message));
                 }

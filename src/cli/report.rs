@@ -318,7 +318,7 @@ fn state(overview: &Overview) -> String {
         ) if shards.incomplete > 0 => {
             let of = display_counted(shards.total.into(), "shard");
             format!(
-                "incomplete: {} of {of} are not over",
+                "incomplete: {} of {of} not ended",
                 count(shards.incomplete.into())
             )
         }

@@ -458,7 +458,7 @@ fn left_behind(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to continue"
     } else {
-        "objects that are done stay, and no journal says more (uploads that could not be aborted are in the receipts); run \
+        "finished objects stay, and there is no journal (receipts name uploads that could not be aborted); run \
          the same command again for the rest"
     }
 }

@@ -110,7 +110,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 
 /// Parses a ramp such as `1/8:10s`.
 fn ramp(text: &str) -> Result<Ramp, String> {
-    let wrong = || format!("`{text}` is no ramp: write FRACTION:TIME, for instance 1/8:10s");
+    let wrong = || format!("`{text}` is not a ramp: write FRACTION:TIME, for instance 1/8:10s");
     let (fraction, time) = text.split_once(':').ok_or_else(wrong)?;
     let start = match fraction.split_once('/') {
         Some((over, under)) => {

@@ -175,11 +175,11 @@ impl GivenShard {
         let Some(pods) = self.pods else {
             if make::has_shared_limits(&job.limits) {
                 let message = "the job has `limits`, which are divided among the processes that run at a time, and their number \
-                               is not known; say it with --pods (in Kubernetes, the Job's parallelism)";
+                               is not known; set it with --pods (in Kubernetes, the Job's parallelism)";
                 return Err(CliError::Usage(message.to_owned()));
             }
             note(
-                "the number of processes that run at a time is not known, so that each begins at the full documented rate; say \
+                "the number of processes that run at a time is not known, so each begins at the full documented rate; set \
                   it with --pods",
             );
             return Ok(1);
@@ -462,8 +462,8 @@ async fn plan_at(
     let differences = make::differences(&obtained.plan, job, extent.shards);
     if !differences.is_empty() {
         return Err(CliError::Usage(format!(
-            "the plan {store}plan.json was made for another job: {}; put the job back as it was, or give this run a prefix of \
-             its own with --state (in Kubernetes, give the Job another name)",
+            "the plan {store}plan.json was made for another job: {}; restore the job, or give this run another \
+             prefix with --state (in Kubernetes, give the Job another name)",
             differences.join("; ")
         )));
     }

@@ -400,7 +400,7 @@ async fn list(
     choice.tell_journals(wasted.uploads > 0);
     if let Some(contradiction) = choice.false_date() {
         note(&format!(
-            "the ages are those that the server tells, and they are not true: {contradiction}"
+            "the ages come from the server's dates, which are not true: {contradiction}"
         ));
     }
     Ok(Exit::Done)

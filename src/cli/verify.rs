@@ -298,7 +298,7 @@ impl VerifyArgs {
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
             let message =
-                "standard input is gone once it was read; compare the file that it came from";
+                "standard input cannot be read again; compare the file that it came from";
             return Err(CliError::Usage(message.to_owned()));
         }
         let location: S3Uri = destination

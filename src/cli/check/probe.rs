@@ -196,7 +196,7 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
     lines.extend(trust(endpoint, probe));
     if let Some(contradiction) = &probe.false_date {
         let message = format!(
-            "its dates of uploads are made up, so that `s3haul uploads abort --older-than` aborts none: {contradiction}"
+            "its dates of uploads are not true, so `s3haul uploads abort --older-than` aborts none: {contradiction}"
         );
         lines.push(String::new());
         lines.extend(wrapped("", &message));
@@ -218,7 +218,7 @@ fn trust(endpoint: &str, probe: &Probe) -> Vec<String> {
     };
     let doubts = probe.doubts().join(", ");
     let message = format!(
-        "the server confirmed what it did not do ({doubts}); to look at each object after it was written, state under \
+        "the server confirmed what it did not do ({doubts}); to check each object after it is written, state under \
          `endpoints.{endpoint}`:"
     );
     let mut lines = vec![String::new()];

@@ -30,8 +30,8 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell:
         String::new()
     } else {
         format!(
-            ", which named {} {} attributes; what this run finds equal stays without them, and \
-             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
+            ", which named {} {} attributes. Copies that this run finds equal stay without them; `when: always` \
+             (--when always) copies them again. To repair them with `s3haul retry --losses`, keep the report or \
              name another one",
             display_count(losses),
             by_number(losses, "copy that lacks", "copies that lack")
@@ -125,8 +125,8 @@ pub(super) fn unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
         by_number(count, "copy", "copies")
     );
     tell(&format!(
-        "{copies} of earlier runs failed their proof and were kept; this run copies those of them again that are in it, \
-         unless a checksum or ETag proves them now"
+        "{copies} of earlier runs failed their proof and were kept; this run copies those that belong to it again, \
+         unless a checksum or ETag now proves them"
     ));
 }
 

@@ -89,9 +89,9 @@ pub(super) fn require(
     };
     let (missing, of) = (looked.objects - looked.there, looked.objects);
     Err(CliError::Untrue(format!(
-        "the report {report} is not true any more: {missing} of {of} of its objects that were looked at are not at the \
-         destination, for example {example}. They were deleted, or the bucket was made again. \
-         `s3haul verify --report {report}` shows what is there. To copy what is missing, {again}; to copy no more than what \
-         failed all the same, add --resume-anyway"
+        "the report {report} no longer matches the destination: {missing} of {of} objects that were checked are not \
+         there, for example {example}. They were deleted, or the bucket was created again. \
+         `s3haul verify --report {report}` shows what is there. To copy what is missing, {again}; to copy only what \
+         failed, add --resume-anyway"
     )))
 }

@@ -54,7 +54,7 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
         Some((smallest, largest)) => (bytes(smallest)?, bytes(largest)?),
     };
     if smallest > largest {
-        return Err(format!("{sizes}: the smaller size stands first"));
+        return Err(format!("{sizes}: write the smaller size first"));
     }
     Ok(Seed {
         location,

@@ -176,7 +176,7 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
 fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) -> Option<String> {
     match view.state {
         RunProgress::Ended if view.needs_restart => Some(
-            "to continue: mend the cause, and start the job again under the name of this run"
+            "to continue: correct the cause, and start the job again under the name of this run"
                 .to_owned(),
         ),
         RunProgress::Ended if view.shards.failed > 0 && !is_retried => {
@@ -186,11 +186,11 @@ fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) ->
         RunProgress::Waiting if is_new(view, now) => None,
         RunProgress::Waiting => Some(
             "to continue: start the job again under the name of this run. If its processes ended \
-             with exit code 2 or 3, mend first what they refused"
+             with exit code 2 or 3, first correct what they refused"
                 .to_owned(),
         ),
         RunProgress::Running if view.shards.silent > 0 => Some(
-            "silent shards: see if their pods are alive; the next process continues them"
+            "silent shards: check that their pods are alive; the next process continues them"
                 .to_owned(),
         ),
         RunProgress::Running => None,
