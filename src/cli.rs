@@ -1,8 +1,8 @@
 //! The command line: parse, call the library, print.
 //!
-//! Results go to standard output, progress and logs to standard error. The exit code says how it
-//! ended ([`Exit`]), in the terms that schedulers act on: what failed may be run again, what was
-//! refused must be mended first.
+//! Results go to standard output, progress and logs to standard error. The exit code ([`Exit`])
+//! says how the command ended, in terms that schedulers can act on: what failed can be run again,
+//! what was refused must be corrected first.
 
 #![expect(
     clippy::doc_markdown,
@@ -201,8 +201,8 @@ impl Command {
     }
 }
 
-/// Which server to connect to, and as whom. What no flag says comes from the profile, or else from
-/// AWS_* variables.
+/// The server to connect to, and the identity. Settings without a flag come from the profile, or
+/// else from AWS_* variables.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {

@@ -1,4 +1,4 @@
-//! `check`: would this job start, and is what it relies on true?
+//! `check`: tests whether a job would start, and whether its assumptions hold.
 
 mod journal;
 mod look;
@@ -24,7 +24,7 @@ use crate::manifest::job::Job;
 use crate::planner::Sides;
 use crate::telemetry::Note;
 
-/// Checks a job without writing anything, but for a probe that is asked for.
+/// Checks a job. Writes nothing, except with `--probe`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -146,7 +146,7 @@ struct CheckedJob {
     exit: Exit,
 }
 
-/// Parses a scratch prefix as typed. Without its slash it would be the beginning of other keys too.
+/// Parses a scratch prefix as typed. Without its slash, it would match other keys too.
 fn scratch(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("s3://").map_or(text, |location| {
         // The bucket is the job's.
@@ -187,7 +187,7 @@ async fn introduce(
     Ok(())
 }
 
-/// Prints what was found out about a transfer.
+/// Prints the findings about a transfer.
 fn tell(
     sides: &Sides,
     old_versions: Option<&impl Display>,

@@ -280,7 +280,7 @@ impl Copy {
         in_s3(text, self.recursive, self.history.version_id.clone())
     }
 
-    /// Refuses what would mean nothing for this source.
+    /// Refuses flags that have no effect for this source.
     fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
         let own = format!("leave out what is meant for another source, or copy {source} by itself");
         let remedy = if self.sources.len() > 1 {
@@ -387,8 +387,7 @@ fn stdin_is_closed() -> bool {
     is_null && flags.is_some_and(|flags| flags & 3 == 2)
 }
 
-/// Refuses `--recursive` where there is nothing below the source, or where a pattern says what
-/// takes part.
+/// Refuses `--recursive` if there is nothing below the source, or if a pattern selects the objects.
 pub(super) fn recursive(
     given: bool,
     source: &str,

@@ -6,7 +6,7 @@ use super::idle::Flag;
 use crate::manifest::job::{Archived, Restore, RestoreTier, Transfer, Versions};
 use crate::manifest::moment::Moment;
 
-/// Which versions are copied, and what becomes of archived objects.
+/// The flags for versions and archived objects.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Versions and archives")]
 pub(super) struct HistoryFlags {
@@ -32,7 +32,7 @@ pub(super) struct HistoryFlags {
 }
 
 impl HistoryFlags {
-    /// Returns the mistake of a flag that would mean nothing.
+    /// Returns the error for a flag without an effect.
     pub(super) fn mistake(&self) -> Option<&'static str> {
         let restores = self.archived.as_deref() == Some("restore");
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();

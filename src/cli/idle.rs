@@ -1,4 +1,4 @@
-//! Flags that would change nothing here. They are refused: who gives one expects something of it.
+//! Refuses flags that have no effect: a user who types one expects an effect.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use super::CliError;
 /// A flag as it is typed, and whether it was.
 pub(super) type Flag = (&'static str, bool);
 
-/// Refuses those of `flags` that were given. `why` follows the name of what they mean nothing for.
+/// Refuses those of `flags` that were given. `subject` and `why` begin the message.
 pub(super) fn refuse(
     subject: &str,
     why: &str,

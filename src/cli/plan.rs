@@ -1,4 +1,4 @@
-//! `plan`: what a job would do, in numbers or step by step.
+//! `plan`: shows what a job would do, in numbers or step by step.
 
 mod out;
 mod time;
@@ -342,7 +342,7 @@ fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result
     Ok(())
 }
 
-/// Returns what the requests cost on Amazon S3.
+/// Returns the price of the requests on Amazon S3.
 fn price(transfer: &Transfer, totals: &PlanTotals, sides: &Sides) -> Option<String> {
     if totals.objects == 0 || sides.destination.client().url().is_some() {
         return None;
@@ -371,7 +371,7 @@ fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
     ))
 }
 
-/// Returns a note on what becomes of the old versions of objects that are changed in place.
+/// Returns a note about the old versions of objects that are changed in place.
 async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<String> {
     let note = connections.old_versions(sides.changed_bucket()?).await?;
     Some(format!("  versions  {note}"))
@@ -458,7 +458,7 @@ fn with_failures(exit: Exit, all: &PlanTotals, unlisted: UnlistedCounts) -> Exit
     }
 }
 
-/// Returns what becomes of a transfer's archived objects.
+/// Returns the fate of a transfer's archived objects, as a text.
 fn fate(transfer: &Transfer, totals: &PlanTotals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => {
@@ -494,7 +494,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     })
 }
 
-/// Returns the totals as a text. `fate` is what becomes of archived objects.
+/// Returns the totals as a text. `fate` is the text about archived objects.
 fn text(totals: &PlanTotals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;

@@ -34,12 +34,12 @@ const SHORTEST_KEY: usize = 12;
 const SHOWN_FAILURES: u64 = 20;
 /// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
-/// Between looks at a run without bars.
+/// The time between checks of a run without bars.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Failures without a success in between that last as long are told, and the time that is left is
-/// not estimated meanwhile.
+/// After failures without a success for this long, the display says so, and estimates no remaining
+/// time.
 const STALLED: Duration = Duration::from_secs(10);
-/// Between redraws of the bars.
+/// The time between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// The number of redraws over which the rate is measured.
 const RATE_OVER: usize = 20;

@@ -1,5 +1,5 @@
-//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud, and
-//! for measuring clients.
+//! `sandbox`, and `--sandbox`: an S3 in this process, for experiments without a cloud, and for
+//! measuring clients.
 
 mod seed;
 

@@ -21,7 +21,7 @@ Patterns match the whole key after SRC:
 of the AWS CLI is --include '**/*.txt' here. Only keys that begin with the literal beginning of a pattern are listed:
 2026/0[1-3]/*.csv lists 2026/0.";
 
-/// Which objects take part.
+/// The flags that select objects.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Selection")]
 pub(super) struct SelectFlags {

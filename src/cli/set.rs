@@ -1,5 +1,5 @@
-//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them.
-//! Those about customer keys are apart, because `verify` has them too.
+//! The flags of `copy` for the attributes of new objects, with the names of the AWS CLI and s5cmd.
+//! Customer keys have a separate struct, because `verify` has these flags too.
 
 use clap::{Args, ValueEnum};
 

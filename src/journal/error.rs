@@ -9,7 +9,7 @@ use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_duration;
 
-/// The reason why a journal cannot be used, or cannot be written any more. The message names the
+/// The reason why a journal cannot be used, or can no longer be written. The message names the
 /// remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -83,7 +83,7 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It holds an unfinished run between other places, whose record says nothing about these.
+    /// It holds an unfinished run between other locations, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or restore the job and finish that run",
@@ -105,7 +105,7 @@ pub enum JournalError {
         example: String,
         /// The number of objects that are missing or differ.
         missing: u64,
-        /// The number of objects that were looked at.
+        /// The number of objects that were checked.
         of: u64,
     },
     /// The directory, its lock, or its segment was removed or replaced while the run was at work.

@@ -1,7 +1,7 @@
 //! Probes the destinations of a job, and prints what was found.
 //!
-//! A signal stops a probe in an orderly way: what it made is removed first, and what could not be
-//! is told.
+//! A signal stops a probe cleanly: the probe first removes what it created, and reports what it
+//! could not remove.
 
 use std::collections::BTreeMap;
 

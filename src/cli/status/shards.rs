@@ -26,7 +26,7 @@ const NEW_PLAN: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Debug, Serialize)]
 struct StateDocument<'a> {
     state_prefix: String,
-    /// The time of the look.
+    /// The time at which the state was read.
     at: Timestamp,
     #[serde(flatten)]
     view: &'a StateView,
@@ -38,7 +38,7 @@ struct StateDocument<'a> {
     next: Option<String>,
 }
 
-/// The result of one look at a run.
+/// The result of one refresh.
 struct ShownState {
     /// The exit code, once all shards have ended.
     exit: Option<Exit>,
@@ -75,7 +75,7 @@ pub(super) async fn show(
     }
 }
 
-/// Waits for a run of which nothing is there yet. Returns `None` if something else is there.
+/// Waits for a run that has written nothing yet. Returns `None` if something else is there.
 pub(super) async fn wait_for(
     uri: &S3Uri,
     endpoint: &EndpointFlags,
@@ -117,7 +117,7 @@ async fn show_planned(
     let at = Timestamp::now();
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
-    // To look for a retry takes requests, and it means little while shards are at work.
+    // Looking for a retry takes requests, and says little while shards are at work.
     let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
         last_retry(state).await?
     } else {
