@@ -24,10 +24,7 @@ pub(super) struct ManPages {
 }
 
 const ENVIRONMENT: &[(&str, &str)] = &[
-    (
-        "S3HAUL_JOURNAL",
-        "Location of the journal, as --journal.",
-    ),
+    ("S3HAUL_JOURNAL", "Location of the journal, as --journal."),
     ("S3HAUL_ADOPT", "Set to 1, the same as --adopt."),
     (
         "S3HAUL_WAIT",

@@ -297,8 +297,7 @@ impl VerifyArgs {
     /// Returns the job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
-            let message =
-                "standard input cannot be read again; compare the file that it came from";
+            let message = "standard input cannot be read again; compare the file that it came from";
             return Err(CliError::Usage(message.to_owned()));
         }
         let location: S3Uri = destination
