@@ -1,6 +1,6 @@
 //! Tells a bucket that went away from one that was never there.
 //!
-//! A bucket that has taken writes of this run and is not there any more was deleted, with all that
+//! A bucket that has accepted writes of this run and no longer exists was deleted, with all that
 //! was in it. Somebody may make it again at once, so that the next write goes through. What was
 //! copied before is gone all the same.
 
@@ -36,8 +36,8 @@ impl Bucket {
             return Err(failure);
         }
         Err(failure.as_kind(FailureKind::BucketLost).noting(
-            "the bucket has taken writes of this run and is not there any more, or was made again: what was copied \
-             before may be gone",
+            "the bucket has accepted writes of this run and no longer exists, or was created again: earlier copies \
+             may be gone",
         ))
     }
 

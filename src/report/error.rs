@@ -42,7 +42,7 @@ pub enum ReportError {
     },
     /// It has all receipts, but no footer.
     #[error(
-        "the report {place} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; {}",
+        "the report {place} has all its receipts but no footer, so `retry` and `verify --report` refuse it: {error}; {}",
         match place {
             ReportPlace::File(_) => "free some space and run the same command again",
             ReportPlace::Prefix(_) => "correct the problem there, and run the same command again",
