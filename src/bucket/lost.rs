@@ -1,8 +1,8 @@
-//! Tells a bucket that went away from one that was never there.
+//! Distinguishes a deleted bucket from one that never existed.
 //!
 //! A bucket that has accepted writes of this run and no longer exists was deleted, with all that
-//! was in it. Somebody may make it again at once, so that the next write goes through. What was
-//! copied before is gone all the same.
+//! was in it. Somebody may create it again at once, so that the next write succeeds. What was
+//! copied before is gone nevertheless.
 
 use std::sync::atomic::Ordering;
 
