@@ -1,4 +1,4 @@
-# Shared by the stages that run the conformance module against a real server: sourced, from the repository's root.
+# Functions of the stages that run the conformance module against a real server. Source it from the repository's root.
 #
 # The stage sets `server` to the process that it starts; it is killed when the stage ends, and the end of
 # `$work/log` is printed when the stage fails.
@@ -40,7 +40,7 @@ until_it_listens() {
     local port=$1 attempt
     for attempt in {1..300}; do
         kill -0 "$server" || { echo "the server ended at its start"; exit 1; }
-        # The shell's own redirection, which fails while nobody listens.
+        # A redirection of the shell, which fails while nobody listens.
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return
         sleep 0.2
     done
@@ -48,8 +48,8 @@ until_it_listens() {
     exit 1
 }
 
-# Runs the conformance module against a URL, as a provider, with what the manifest would state about it (JSON), without
-# the tests that the other arguments name. A server that hangs ends the stage.
+# Runs the conformance module against a URL, as a provider, with the capabilities that a manifest would state (JSON), without
+# the tests that the other arguments name. If the server hangs, ends the stage.
 conformance() {
     local url=$1 provider=$2 capabilities=${3-} status=0 each skip=()
     for each in "${@:4}"; do

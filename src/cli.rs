@@ -1,8 +1,8 @@
 //! The command line: parse, call the library, print.
 //!
-//! Results go to standard output, progress and logs to standard error. The exit code says how it
-//! ended ([`Exit`]), in the terms that schedulers act on: what failed may be run again, what was
-//! refused must be mended first.
+//! Results go to standard output, progress and logs to standard error. The exit code ([`Exit`])
+//! says how the command ended, in terms that schedulers can act on: what failed can be run again,
+//! what was refused must be corrected first.
 
 #![expect(
     clippy::doc_markdown,
@@ -85,10 +85,10 @@ use crate::telemetry::{self, LogFormat};
 /// cost more processor time than their reading and 100 MiB; a disk is busy with far fewer.
 const BLOCKING_THREADS: usize = 32;
 
-/// Moves objects between S3 buckets inside S3, and local files into them.
+/// Copies objects between S3 buckets inside S3, and uploads local files.
 ///
-/// Large objects are copied in parts with UploadPartCopy, hundreds at a time, under limits that it
-/// learns; every copy is pinned to one version of its source and proven by what S3 computed,
+/// Copies large objects in parts with UploadPartCopy, hundreds at a time, under limits that it
+/// learns. Pins every copy to one version of its source, and proves it by what S3 computed,
 /// without a download.
 #[derive(Debug, Parser)]
 #[command(
@@ -114,11 +114,11 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Log more to standard error: -v events, -vv debugging, -vvv the SDK too.
+    /// Log more to standard error: -v events, -vv debug output, -vvv also the SDK.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Print results as lines of JSON.
+    /// Print results as JSON lines.
     #[arg(long, global = true)]
     json: bool,
 
@@ -126,12 +126,12 @@ struct Cli {
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Format of standard error: text, or json, in which each line is an object.
+    /// Format of standard error: text, or json with one object per line.
     #[arg(long, global = true, value_enum, default_value_t, env = parse::LOG_FORMAT)]
     log_format: LogFormat,
 
-    /// Write the reason of an end that is not good to FILE. Default: /dev/termination-log, where
-    /// that exists.
+    /// If the command fails, write the reason to FILE. Default: /dev/termination-log, if that
+    /// exists.
     #[arg(long, global = true, value_name = "FILE", env = termination::VARIABLE, value_parser = output_file)]
     termination_log: Option<PathBuf>,
 
@@ -163,7 +163,7 @@ enum Command {
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.
     Schema,
-    /// Serve S3 from memory, to try things out.
+    /// Serve S3 from memory, for experiments and tests.
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Serve),
     /// Print a completion script for a shell.
@@ -201,8 +201,8 @@ impl Command {
     }
 }
 
-/// Which server to connect to, and as whom. What no flag says comes from the profile, or else from
-/// AWS_* variables.
+/// The server to connect to, and the identity. Settings without a flag come from the profile, or
+/// else from AWS_* variables.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {
@@ -212,14 +212,14 @@ struct EndpointFlags {
     /// AWS Region. Default: the bucket's.
     #[arg(long, global = true)]
     region: Option<String>,
-    /// Profile of the shared AWS configuration. Its credentials beat those of the environment.
+    /// Profile of the shared AWS configuration. Its credentials override those of the environment.
     #[arg(long, global = true)]
     profile: Option<String>,
     /// Put the bucket into the path (true) or into the host name (false) of URLs.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     path_style: Option<bool>,
-    /// Allow signed requests over plain HTTP to another machine. Everybody on the way can read
-    /// them.
+    /// Allow signed requests over plain HTTP to another machine. Everybody on the network path can
+    /// read them.
     #[arg(long, global = true)]
     allow_http: bool,
     /// File of PEM certificates to trust, and no others.
@@ -231,8 +231,8 @@ struct EndpointFlags {
     /// Kind of server, which decides what s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
-    /// Trust in the server's answers: answers, or nothing, which looks at each object after it was
-    /// written and before it is called equal.
+    /// Trust in the server's answers: answers, or nothing, which checks each object after it is
+    /// written and before it counts as equal.
     #[arg(long, global = true, value_name = "HOW", value_parser = word::<Trust>())]
     trust: Option<Trust>,
 }

@@ -84,8 +84,8 @@ pub enum Trust {
     /// An answer that proves the effect of a request is enough.
     #[default]
     Answers,
-    /// No answer is enough: s3haul looks at each object after writing it and before calling it
-    /// equal.
+    /// No answer is enough: s3haul checks each object after it wrote the object, and before it
+    /// calls the object equal.
     Nothing,
 }
 
@@ -129,7 +129,7 @@ pub enum Provider {
     Ibm,
     /// Oracle Cloud Infrastructure Object Storage.
     Oracle,
-    /// Any other server. s3haul relies on nothing that it may ignore.
+    /// Any other server. s3haul relies on nothing that the server may ignore.
     Other,
 }
 

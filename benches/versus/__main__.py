@@ -280,17 +280,17 @@ def document(rows, known, versions):
         f"- `{key}`: `{outcome['command']}`" for key, outcome in known.items()
         if "command" in outcome and key.split("/")[2] == "tuned"
     ]
-    return f"""# s3haul beside other clients
+    return f"""# s3haul compared with other clients
 
-Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is one run, where the result does not say otherwise.
+Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}). Every number is one run, unless the result says otherwise.
 
 - Machine: {machine()}. Client and sandbox share it.
 - Clients: {'; '.join(versions)}. All but s3haul come from PyPI; what is not there (s3sync,
   mc) is left out.
-- The sandbox's model, where a row does not say otherwise: lists 60 ms, HEAD 15 ms, Create 25 ms, copies 35 ms and their
+- The sandbox's model, unless a row says otherwise: lists 60 ms, HEAD 15 ms, Create 25 ms, copies 35 ms and their
   bytes at 80 MB/s, Complete 80 ms; 3,500 writes and 5,500 reads per second for each prefix, a quarter of a second of
-  which may come at once. `limit` is what that model takes with the best part size and any number of requests in flight.
-- `default` is the bare command, `tuned` the flags that are known to serve best (below). `throttled` is what the sandbox
+  which may come at once. `limit` is the time of that model with the best part size and any number of requests in flight.
+- `default` is the command without flags, `tuned` has the best known flags (below). `throttled` is what the sandbox
   answered with SlowDown; `sandbox's CPU` shows where it, and not the client, was the limit. Peak memory is the largest
   resident set; less than some 20 MiB can't be seen. `ok`: exit code 0, all objects and bytes there, no upload left open.
 

@@ -1,4 +1,4 @@
-//! `check`: would this job start, and is what it relies on true?
+//! `check`: tests whether a job would start, and whether its assumptions hold.
 
 mod journal;
 mod look;
@@ -27,7 +27,7 @@ use crate::manifest::job::Job;
 use crate::planner::Sides;
 use crate::telemetry::Note;
 
-/// Checks a job without writing anything, but for a probe that is asked for.
+/// Checks a job. Writes nothing, except with `--probe`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -35,15 +35,15 @@ Examples:
   s3haul check nightly.yaml --probe                 also measures the servers, and prints what to state in the manifest
   s3haul check lake.yaml --state s3://ops/lake/run-1/ --shards 512 --pods 32     a run in shards
 
-Shows the identity at each endpoint. Lists one key of each source and of each destination that is compared with,
-and sends HEAD for the first object with the credentials that sign the copies. Reads the journal, if there is one.
+Shows the identity at each endpoint. Lists one key of each source, and of each destination that the job compares with.
+Sends HEAD for the first object, with the credentials that sign the copies. Reads the journal, if there is one.
 
-A probe sends some 120 requests: it writes small objects and one of 11 MiB below a scratch prefix of each destination
-bucket, and removes them, also when it is stopped. It needs s3:DeleteObject there; a job never does.
+A probe sends about 120 requests: it writes small objects and one of 11 MiB below a scratch prefix of each destination
+bucket, and removes them, even when it is stopped. It needs s3:DeleteObject there; a job never does.
 
-Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
-job relies on or that is not known, or the probe left something behind, 3 a bucket or a local source cannot be used, listed,
-or read, or the journal or the report in S3 cannot be used, 4 interrupted.")]
+Exit codes: 0 nothing is known to be wrong; 1 a selection with `empty: fail` matches nothing, a server lacks what the job
+relies on or this could not be measured, or the probe left something behind; 3 a bucket or a local source cannot be used,
+listed, or read, or the journal or the report in S3 cannot be used; 4 interrupted.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
@@ -183,7 +183,7 @@ struct CheckedJob {
     exit: Exit,
 }
 
-/// Parses a scratch prefix as typed. Without its slash it would be the beginning of other keys too.
+/// Parses a scratch prefix as typed. Without its slash, it would match other keys too.
 fn scratch(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("s3://").map_or(text, |location| {
         // The bucket is the job's.
@@ -224,7 +224,7 @@ async fn introduce(
     Ok(())
 }
 
-/// Prints what was found out about a transfer.
+/// Prints the findings about a transfer.
 fn tell(
     sides: &Sides,
     old_versions: Option<&impl Display>,

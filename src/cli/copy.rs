@@ -35,7 +35,7 @@ Examples:
   s3haul copy s3://lake/logs/ s3://lake/logs/ --storage-class GLACIER_IR    change objects in place
 
 A location that ends in a slash is a prefix. Only objects that are missing or changed are copied; --when always
-copies all. Limits are never exceeded, and lower ones are found by themselves when S3 asks to slow down.";
+copies all. s3haul never exceeds the limits that you set, and slows down when S3 asks it to.";
 
 /// Copies once, without a manifest.
 #[derive(Debug, Args)]
@@ -60,8 +60,8 @@ pub(super) struct Copy {
     /// times), size, etag, checksum (HEAD requests; hashes local files), or time. Default: auto.
     #[arg(long, value_name = "HOW", value_parser = word::<Compare>())]
     compare: Option<Compare>,
-    /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set
-    /// here. Sends one HEAD for each unchanged object.
+    /// Also copy equal objects whose headers, metadata, tags, encryption, or ACL differ from those
+    /// set here. Sends one HEAD for each unchanged object.
     #[arg(long)]
     compare_attributes: bool,
     /// Treatment of symbolic links below a directory. Default: skip.
@@ -128,7 +128,7 @@ pub(super) struct Copy {
     /// 300 objects in a row are refused alike.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
-    /// Consequence if the source or a pattern matches nothing: fail (exit code 1), warn, or ok.
+    /// Reaction if the source or a pattern matches nothing: fail (exit code 1), warn, or ok.
     /// Default: warn.
     #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
     empty: Option<Empty>,
@@ -280,7 +280,7 @@ impl Copy {
         in_s3(text, self.recursive, self.history.version_id.clone())
     }
 
-    /// Refuses what would mean nothing for this source.
+    /// Refuses flags that have no effect for this source.
     fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
         let own = format!("leave out what is meant for another source, or copy {source} by itself");
         let remedy = if self.sources.len() > 1 {
@@ -387,8 +387,7 @@ fn stdin_is_closed() -> bool {
     is_null && flags.is_some_and(|flags| flags & 3 == 2)
 }
 
-/// Refuses `--recursive` where there is nothing below the source, or where a pattern says what
-/// takes part.
+/// Refuses `--recursive` if there is nothing below the source, or if a pattern selects the objects.
 pub(super) fn recursive(
     given: bool,
     source: &str,

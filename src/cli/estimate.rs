@@ -1,8 +1,8 @@
 //! Estimates the time that a run still takes, from the work that is left and the rates so far.
 //!
-//! Bytes and objects go at rates of their own. A thousand small objects behind one large one have
-//! hardly any bytes left and many requests, a large object behind them has one request left and
-//! many bytes. Whichever takes longer decides. Pure.
+//! Bytes and objects have separate rates. If a thousand small objects follow a large one, few bytes
+//! and many requests are left. If a large object comes last, many bytes and one request are left.
+//! The longer of the two times is the estimate. Pure.
 
 use std::time::Duration;
 
@@ -24,16 +24,16 @@ pub(super) struct PlannedWork {
     pub(super) objects: u64,
 }
 
-/// Returns how many of something were done a second between two moments.
+/// Returns the rate per second between two moments.
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 pub(super) fn rate(before: u64, after: u64, time: Duration) -> f64 {
     after.saturating_sub(before) as f64 / time.as_secs_f64().max(0.001)
 }
 
-/// Returns the time that is left, or `None` where nothing that is left was seen to advance.
+/// Returns the time that is left, or `None` if none of the remaining work has advanced yet.
 ///
-/// The rates are those since `recent`. Where something has not advanced since then, its rate since
-/// `began` counts: objects end in bursts, and small ones wait while a large one is copied.
+/// The rates are those since `recent`. If bytes or objects have not advanced since then, their rate
+/// since `began` counts: objects end in bursts, and small ones wait while a large one is copied.
 pub(super) fn time_left(
     planned: PlannedWork,
     began: Done,

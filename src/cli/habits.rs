@@ -17,7 +17,7 @@ type Answer = (&'static str, &'static str);
 const COMMANDS: &[Answer] = &[
     (
         "sync rsync mirror replicate backup",
-        "use `s3haul copy SRC/ DST/`: it copies what is missing or changed, and it never deletes",
+        "use `s3haul copy SRC/ DST/`: it copies what is missing or changed, and never deletes",
     ),
     ("cp copyto put upload push", "use `s3haul copy SRC DST`"),
     ("s3 s3api", "leave that word out: `s3haul copy SRC DST`"),
@@ -64,7 +64,7 @@ const COMMANDS: &[Answer] = &[
     ),
     (
         "resume continue restart",
-        "run the same command again: it resumes from its journal; `s3haul status` shows how far it is",
+        "run the same command again: it resumes from its journal; `s3haul status` shows its progress",
     ),
     (
         "ps jobs log logs history progress watch top",
@@ -76,7 +76,7 @@ const COMMANDS: &[Answer] = &[
     ),
     (
         "init new config configure login alias",
-        "nothing has to be set up: AWS_* variables and profiles apply, and `s3haul schema` describes a job manifest",
+        "no setup is needed: AWS_* variables and profiles apply, and `s3haul schema` describes a job manifest",
     ),
     (
         "abort clean cleanup gc",
@@ -107,7 +107,7 @@ const FLAGS: &[Answer] = &[
     ("--dryrun --dry --simulate --just-print -n", "use --dry-run"),
     (
         "-f --force",
-        "there is nothing to force: a job is given without -f, --when always copies everything, and --fresh starts over",
+        "there is nothing to force: give a job without -f; --when always copies everything; --fresh starts over",
     ),
     (
         "-y --yes --assume-yes --no-interactive -i --interactive",
@@ -117,7 +117,7 @@ const FLAGS: &[Answer] = &[
         "--transfers --checkers --numworkers --num-workers --workers --threads --parallel --parallelism -j -c --jobs \
          --concurrency --max-concurrent-requests --max_concurrent_requests --upload-concurrency --s3-upload-concurrency \
          --multi-thread-streams --max-workers",
-        "the number of requests in flight adapts by itself; --in-flight N sets a ceiling",
+        "the number of requests in flight adapts automatically; --in-flight N sets a ceiling",
     ),
     (
         "--bwlimit --bandwidth --max-bandwidth --max_bandwidth --limit-rate --limit-upload --limit-download --bwlimit-file",
@@ -177,7 +177,7 @@ const FLAGS: &[Answer] = &[
     ),
     (
         "--source-region --src-region --destination-region --dst-region",
-        "the region of each bucket is found by itself; --region or an endpoint in a job manifest overrides it",
+        "s3haul finds the Region of each bucket; --region or an endpoint in a job manifest overrides it",
     ),
     (
         "--source-profile --source-endpoint --source-endpoint-url --destination-profile --target-profile \
@@ -221,19 +221,19 @@ const FLAGS: &[Answer] = &[
     ),
     (
         "--disable-multipart --no-multipart",
-        "use --threshold 5GiB: what is not larger goes in one request",
+        "use --threshold 5GiB: objects up to that size are copied in one request",
     ),
     (
         "--retries --low-level-retries --retry-count --retry --max-retries --max-attempts --retries-sleep",
-        "requests are repeated by themselves; --patience sets how long a server is waited for",
+        "s3haul retries requests; --patience sets the longest wait for a server",
     ),
     (
         "--max-errors --max-failure --ignore-errors",
-        "use --max-failures N; a run goes on after failed objects",
+        "use --max-failures N; a run continues after failed objects",
     ),
     (
         "--timeout --contimeout --cli-read-timeout --cli-connect-timeout",
-        "time limits grow with the bytes of a request; --patience sets how long a server is waited for",
+        "time limits grow with the bytes of a request; --patience sets the longest wait for a server",
     ),
     (
         "-L -l --follow-symlinks --no-follow-symlinks --copy-links --links --skip-links --follow",
@@ -266,7 +266,7 @@ const FLAGS: &[Answer] = &[
     ),
     (
         "-a -z --archive --compress --times --owner --perms",
-        "s3haul keeps metadata by itself (--preserve) and never compresses",
+        "s3haul keeps metadata by default (see --preserve), and never compresses",
     ),
     (
         "-w --daemon --monitor",
@@ -278,7 +278,7 @@ const FLAGS: &[Answer] = &[
     ),
     (
         "--config --config-file --conf -C",
-        "credentials come from AWS_CONFIG_FILE and --profile; a job is given by its path",
+        "credentials come from AWS_CONFIG_FILE and --profile; give a job by its path",
     ),
     (
         "--from --to --src --dst --source --dest --destination",
@@ -294,7 +294,7 @@ const FLAGS: &[Answer] = &[
     ),
     (
         "--no-traverse --fast-list --page-size --list-cutoff",
-        "lists are split and run in parallel by themselves",
+        "s3haul splits lists and reads them in parallel",
     ),
     (
         "--cache --mode --server-side-across-configs --s3-no-check-bucket",
@@ -383,11 +383,11 @@ fn about_command(word: &str) -> Option<String> {
     }
     if word.contains("://") || word == "-" {
         return Some(format!(
-            "{word} stands where a command belongs: write `s3haul copy SRC DST`"
+            "{word} is not a command: write `s3haul copy SRC DST`"
         ));
     }
     let is_file = std::path::Path::new(word).is_file();
-    is_file.then(|| format!("{word} stands where a command belongs: write `s3haul run {word}`"))
+    is_file.then(|| format!("{word} is not a command: write `s3haul run {word}`"))
 }
 
 /// Returns the answer to a word that `command` does not take.
@@ -401,7 +401,7 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
             _ => return None,
         };
         return Some(format!(
-            "`{command}` takes one job manifest, and {word} is one too many; {answer}"
+            "`{command}` takes one job manifest, so {word} is one argument too many; {answer}"
         ));
     }
     if let Some(others) = elsewhere(word) {

@@ -1,7 +1,7 @@
 //! The layout of help: flags under headings, and examples that fit the terminal.
 //!
-//! Headings stand here and not at the flags, because structs of flags are shared by commands and a
-//! heading set on one flag of a struct would hold for all that follow it.
+//! The headings are here and not at the flags, because commands share structs of flags, and a
+//! heading on one flag of a struct would apply to all flags after it.
 
 use clap::{Arg, Command};
 

@@ -6,7 +6,7 @@ use super::idle::Flag;
 use crate::manifest::job::{Archived, Restore, RestoreTier, Transfer, Versions};
 use crate::manifest::moment::Moment;
 
-/// Which versions are copied, and what becomes of archived objects.
+/// The flags for versions and archived objects.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Versions and archives")]
 pub(super) struct HistoryFlags {
@@ -26,18 +26,18 @@ pub(super) struct HistoryFlags {
     /// Speed of restores. Default: standard.
     #[arg(long, value_name = "TIER", value_parser = ["standard", "bulk", "expedited"])]
     restore_tier: Option<String>,
-    /// Days for which restored objects can be read. Default: 7.
+    /// Days for which restored objects stay readable. Default: 7.
     #[arg(long, value_name = "DAYS")]
     restore_days: Option<u32>,
 }
 
 impl HistoryFlags {
-    /// Returns the mistake of a flag that would mean nothing.
+    /// Returns the error for a flag without an effect.
     pub(super) fn mistake(&self) -> Option<&'static str> {
         let restores = self.archived.as_deref() == Some("restore");
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
         (says_how && !restores).then_some(
-            "--restore-tier and --restore-days mean something only with --archived restore",
+            "--restore-tier and --restore-days have an effect only with --archived restore",
         )
     }
 

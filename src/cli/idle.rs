@@ -1,4 +1,4 @@
-//! Flags that would change nothing here. They are refused: who gives one expects something of it.
+//! Refuses flags that have no effect: a user who types one expects an effect.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use super::CliError;
 /// A flag as it is typed, and whether it was.
 pub(super) type Flag = (&'static str, bool);
 
-/// Refuses those of `flags` that were given. `why` follows the name of what they mean nothing for.
+/// Refuses those of `flags` that were given. `subject` and `why` begin the message.
 pub(super) fn refuse(
     subject: &str,
     why: &str,
@@ -19,13 +19,13 @@ pub(super) fn refuse(
         .filter(|(_, given)| *given)
         .map(|(flag, _)| *flag)
         .collect();
-    let (list, mean) = match given.as_slice() {
+    let (list, has) = match given.as_slice() {
         [] => return Ok(()),
-        [only] => ((*only).to_owned(), "means"),
-        [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "mean"),
+        [only] => ((*only).to_owned(), "has"),
+        [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "have"),
     };
     Err(CliError::Usage(format!(
-        "{subject} {why}: {list} {mean} nothing here; {remedy}"
+        "{subject} {why}: {list} {has} no effect here; {remedy}"
     )))
 }
 

@@ -75,7 +75,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
     Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
-/// Returns a hint on what was probably meant by a manifest that is not there.
+/// Returns a hint about the manifest that was probably meant, if the named one does not exist.
 fn not_found(path: &Path) -> Option<CliError> {
     if path.exists() {
         return None;

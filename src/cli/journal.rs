@@ -1,8 +1,8 @@
-//! The place of a run's journal, and the decision whether the run is a new one or resumes.
+//! The location of a run's journal, and the decision whether the run is new or resumes.
 //!
-//! A run keeps a journal by default, below the working directory. Where that cannot be written (the
-//! root of a container often cannot), the run does without, unless an unfinished run is there; a
-//! place that was named must be usable.
+//! By default, a run keeps a journal below the working directory. If the directory cannot be
+//! written (often in a container), the run keeps no journal, unless an unfinished run is there. A
+//! location that the user named must be usable.
 
 mod notes;
 
@@ -55,13 +55,13 @@ pub(super) struct JournalFlags {
     /// Resume an unfinished run although the job has changed.
     #[arg(long)]
     resume_anyway: bool,
-    /// Consequence if the job differs from the unfinished run in its journal: fail, or new-run,
-    /// which aborts the uploads that run left open and compares both sides. Overrides `on_change`
-    /// of the manifest. Default: fail.
+    /// Reaction if the job differs from the unfinished run in its journal: fail, or new-run, which
+    /// aborts the open uploads of that run and compares both sides. Overrides `on_change` of the
+    /// manifest. Default: fail.
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,
-    /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
-    /// no other program writes to the destination keys.
+    /// Resume open uploads that no journal names, if their parts can be proven. Use it only if no
+    /// other program writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
     /// Wait this long for a journal that another run holds. Default: the command ends with exit
@@ -75,7 +75,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl JournalFlags {
-    /// Overrides what the manifest says.
+    /// Overrides the settings of the manifest.
     pub(super) fn apply(&self, job: &mut Job) {
         if let Some(place) = &self.journal {
             job.journal = place.clone();
@@ -121,7 +121,7 @@ impl JournalFlags {
         ]
     }
 
-    /// Returns the flags that say where one run has its journal, and what becomes of that.
+    /// Returns the flags about the journal of one run.
     pub(super) fn of_one_journal(&self) -> [Flag; 4] {
         let read = |place: OsString| place.to_str()?.parse().ok();
         [
@@ -175,7 +175,7 @@ fn on_change(text: OsString) -> Option<OnChange> {
     serde_json::from_value(text.into_string().ok()?.into()).ok()
 }
 
-/// Leaves the report and the journal of a job out of its sources on this machine.
+/// Excludes the report and the journal of a job from its local sources.
 pub(super) fn leave_out_own_files(job: &mut Job) {
     let journal = match &job.journal {
         JournalPlace::Directory(path) => Some(path.clone()),
@@ -213,8 +213,8 @@ pub(super) async fn open(
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
-        // To open one there shuts out an earlier process of this Job; what would refuse this run
-        // must not cost that one its journal.
+        // Opening a journal in S3 shuts out an earlier process of this Job. So a run that will be
+        // refused must not open it.
         examine(&location, &fingerprint, (intent, job.on_change), wait)
             .await
             .map_err(unusable)?;
@@ -363,7 +363,7 @@ async fn resume(
     })
 }
 
-/// Returns the error of a record that is not true any more.
+/// Returns the error of a journal that no longer matches the destination.
 fn untrue(looked: SampleResult) -> Option<JournalError> {
     let example = looked.example?;
     Some(JournalError::Untrue {
@@ -373,7 +373,7 @@ fn untrue(looked: SampleResult) -> Option<JournalError> {
     })
 }
 
-/// A journal that a command looks at.
+/// The journals that a command reads.
 #[derive(Clone, Debug)]
 pub(super) enum Named {
     /// All below the working directory.
@@ -494,8 +494,7 @@ pub(super) fn decide(
     }
 }
 
-/// Decides about a journal that is only looked at. One that cannot be read any more says nothing
-/// against a run that begins anew.
+/// Decides about a journal that is only read. An unreadable journal does not prevent a new run.
 async fn examine(
     location: &Location,
     job: &Fingerprint,
@@ -516,8 +515,8 @@ async fn examine(
     }
 }
 
-/// Returns true if a journal that cannot be written has something to resume. One that cannot be
-/// read either may have.
+/// Returns true if a journal that cannot be written has something to resume. An unreadable one may
+/// have, too.
 async fn may_go_on(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
@@ -526,8 +525,7 @@ async fn may_go_on(location: &Location) -> bool {
     }
 }
 
-/// Opens a journal. In the place of one that cannot be read any more another one is made if the run
-/// is to start over.
+/// Opens a journal. If it cannot be read and the run is to start over, replaces it by a new one.
 async fn reopen(
     location: Location,
     terms: &LeaseTerms,
@@ -547,9 +545,9 @@ async fn reopen(
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();
     tell(&format!(
-        "the old journal cannot be used ({error}){aside}. {} could be read from it and will be cancelled, {} \
-         of it could not: if uploads were in {}, `s3haul uploads list` at the destinations shows those. What it knew of \
-         objects is given up: they are compared again",
+        "the old journal cannot be used ({error}){aside}. {} could be read from it and will be aborted, {} \
+         of it could not: if uploads were in {}, `s3haul uploads list` at the destinations shows those. The run compares \
+         all objects again",
         display_counted(salvage.open_uploads() as u64, "open upload"),
         display_counted(salvage.bad_lines, "line"),
         by_number(salvage.bad_lines, "it", "them")
@@ -557,8 +555,8 @@ async fn reopen(
     Ok(opened)
 }
 
-/// Opens the report: what the journal writes to, and what ends it. A pipe waits for its reader, off
-/// the runtime's threads.
+/// Opens the report. Returns the part that the journal writes to, and the part that ends the
+/// report. Waits for the reader of a pipe off the runtime's threads.
 async fn report(
     job: &Job,
     connections: &mut Connections,

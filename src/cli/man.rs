@@ -24,14 +24,11 @@ pub(super) struct ManPages {
 }
 
 const ENVIRONMENT: &[(&str, &str)] = &[
-    (
-        "S3HAUL_JOURNAL",
-        "Where runs keep their journal, as --journal.",
-    ),
+    ("S3HAUL_JOURNAL", "Location of the journal, as --journal."),
     ("S3HAUL_ADOPT", "Set to 1, the same as --adopt."),
     (
         "S3HAUL_WAIT",
-        "How long to wait for a journal that another run holds, as --wait.",
+        "Time to wait for a journal that another run holds, as --wait.",
     ),
     (
         "S3HAUL_JOB_UID",
@@ -39,44 +36,44 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "S3HAUL_DRAIN",
-        "How long a run may take to end after a signal, as --drain.",
+        "Longest time that a run takes to end after a signal, as --drain.",
     ),
     (
         "S3HAUL_LOG",
-        "What is logged: a level, or directives such as s3haul=debug,aws=info. Wins over -v.",
+        "Events to log: a level, or directives such as s3haul=debug,aws=info. Overrides -v.",
     ),
     ("S3HAUL_LOG_FORMAT", "text or json, as --log-format."),
     ("S3HAUL_ON_CHANGE", "fail or new-run, as --on-change."),
     (
         "S3HAUL_TERMINATION_LOG",
-        "File for the reason of an end, as --termination-log.",
+        "File for the reason of a failed command, as --termination-log.",
     ),
     (
         "POD_NAME",
-        "Name of the pod, for the journal and for lines of the log in JSON.",
+        "Name of the pod, for the journal and for log lines in JSON.",
     ),
     (
         "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL",
-        "URL of an S3 that is not Amazon's, as --endpoint-url.",
+        "URL of a server other than Amazon S3, as --endpoint-url.",
     ),
     (
         "AWS_PROFILE, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
-        "Identity and region, as for the AWS CLI.",
+        "Identity and Region, as for the AWS CLI.",
     ),
     (
         "AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE",
         "Files of the AWS CLI.",
     ),
-    ("NO_COLOR", "Turns colours off."),
+    ("NO_COLOR", "Turns colors off."),
 ];
 const FILES: &[(&str, &str)] = &[
     (
         "./.s3haul/JOB/",
-        "The journal of a job, by which a run resumes after a stop.",
+        "The journal of a job, from which a run resumes after a stop.",
     ),
     (
         "/dev/termination-log",
-        "The reason of an end that is not good, where the file exists: Kubernetes shows it.",
+        "The reason of a failed command, if the file exists. Kubernetes shows it.",
     ),
     ("~/.aws/config, ~/.aws/credentials", "Profiles."),
 ];
@@ -92,16 +89,17 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ),
     (
         "3",
-        "Refused before the first write: a bucket, its region, the credentials, or an object that is not there.",
+        "Refused before the first write: a bucket, its Region, the credentials, or an object that does not exist.",
     ),
     (
         "4",
-        "Interrupted, or the server was away for too long; run the same command again.",
+        "Interrupted, or the server was unavailable for too long; run the same command again.",
     ),
     (
         "5",
         "Objects are being restored from an archive; run the same command again later.",
     ),
+    ("6", "Another run holds the journal; nothing was copied."),
     ("70", "A bug."),
 ];
 

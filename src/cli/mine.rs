@@ -1,4 +1,4 @@
-//! Whose uploads are open: what journals know of them.
+//! The open uploads that journals name.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -18,19 +18,19 @@ use crate::probe;
 use crate::s3::OpenUpload;
 use crate::size::{display_count, display_counted};
 
-/// Which journals say whose uploads are open.
+/// The flags that select uploads by journal.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MineFlags {
-    /// Only uploads that a journal of s3haul knows: those in ./.s3haul, or the one that --journal or
-    /// --job names.
+    /// Select only uploads that a journal of s3haul names: those in ./.s3haul, or the one that
+    /// --journal or --job names.
     #[arg(long)]
     mine: bool,
     /// With --mine, the journal: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
-    // The variable is read with --mine only: it is there for `run`, and to abort everybody's
-    // uploads with --journal would be to take no notice of it.
+    // The variable is read only with --mine: it is set for `run`, and `uploads abort` ignores it
+    // without --mine.
     #[arg(long, value_name = "PLACE", requires = "mine")]
     journal: Option<JournalPlace>,
-    /// With --mine, the manifest of a job: the journal that it names is read.
+    /// With --mine, the manifest of a job, whose journal is read.
     #[arg(
         long,
         value_name = "FILE",
@@ -123,9 +123,9 @@ fn named(place: JournalPlace) -> Result<Named, CliError> {
 }
 
 impl Mine {
-    /// Returns what the journals of this environment say of uploads that are chosen by their age:
-    /// those below the working directory, and the one that S3HAUL_JOURNAL names. One that cannot be
-    /// read is told and left out.
+    /// Reads the journals of this environment, for uploads that are selected by age: those below
+    /// the working directory, and the one that S3HAUL_JOURNAL names. Notes and skips one that
+    /// cannot be read.
     pub(super) async fn beside(bucket: &BucketName, endpoint: &EndpointFlags) -> Self {
         let named = match of_environment() {
             Ok(Some(JournalPlace::Directory(path))) => vec![Named::None, Named::Directory(path)],

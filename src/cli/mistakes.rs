@@ -24,8 +24,7 @@ pub fn draw(problems: &Problems, colour: bool) -> String {
             .primary_title(&*message)
             .element(snippet)
             .element(Level::HELP.message(printable(&excerpt.problem.remedy)));
-        // The renderer replaces some of what a terminal obeys, and not all: what has an escape is
-        // its own.
+        // The renderer replaces some control characters, but not all. Its own escapes must stay.
         let shown = renderer.render(&[group]);
         let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
         out.push_str(&harmless.join("\u{1b}"));

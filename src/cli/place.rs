@@ -1,4 +1,4 @@
-//! The place where a command works: the world as it is, or a sandbox in this process.
+//! The environment of a command: real endpoints, or a sandbox in this process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
 use crate::size::display_count;
 
-/// Whose a bucket must be, and who pays for it.
+/// The required owner of a bucket, and the payer of its requests.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct AccessFlags {
     /// Account (12 digits) that must own the bucket.
@@ -38,7 +38,7 @@ impl AccessFlags {
     }
 }
 
-/// Whose the buckets of a copy must be, and who pays for its source.
+/// The required owners of the buckets of a copy, and the payer of requests to the source.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct SidesFlags {
     /// Account (12 digits) that must own the source bucket.
@@ -66,7 +66,7 @@ impl SidesFlags {
         ("--destination-owner", self.destination_owner.is_some())
     }
 
-    /// Gives them to a transfer.
+    /// Writes the flags into a transfer.
     pub(super) fn apply(&self, transfer: &mut Transfer) {
         let (expected_owner, requester_pays) = (self.source_owner.clone(), self.requester_pays);
         transfer.source_access = Access {
@@ -96,7 +96,7 @@ pub(super) struct JobEnvironment {
 }
 
 impl JobEnvironment {
-    /// Returns the world as it is.
+    /// Returns the environment without a sandbox.
     pub(super) fn ambient() -> Self {
         Self {
             credentials: None,

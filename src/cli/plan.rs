@@ -1,4 +1,4 @@
-//! `plan`: what a job would do, in numbers or step by step.
+//! `plan`: shows what a job would do, in numbers or step by step.
 
 mod out;
 mod time;
@@ -185,7 +185,7 @@ pub(super) async fn show(
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
                 say_line(&format!(
-                    "  besides   what {names} will have written into its source by then"
+                    "  besides   the objects that {names} writes into its source first"
                 ))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
@@ -336,13 +336,13 @@ fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result
         say(&format!("in all\n{}", text(all, "")))?;
     }
     say(&format!(
-        "nothing was written; {} sent to look",
+        "nothing was written; {} sent",
         display_counted(requests, "request")
     ))?;
     Ok(())
 }
 
-/// Returns what the requests cost on Amazon S3.
+/// Returns the price of the requests on Amazon S3.
 fn price(transfer: &Transfer, totals: &PlanTotals, sides: &Sides) -> Option<String> {
     if totals.objects == 0 || sides.destination.client().url().is_some() {
         return None;
@@ -365,13 +365,13 @@ fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
         .filter_map(|name| job.endpoints.get(name))
         .find(|endpoint| !endpoint.is_aws() && endpoint.stated.provider == Provider::Auto)?;
     Some(format!(
-        "  hint      the kind of {} is not named, so it is trusted with little: that costs requests and weaker \
-         proofs. Name it with --provider, or `provider:` in a manifest",
+        "  hint      the kind of {} is not named, so s3haul relies on little: it sends more requests and gives weaker \
+         proofs. Name it with --provider, or with `provider:` in a manifest",
         endpoint.describe()
     ))
 }
 
-/// Returns a note on what becomes of the old versions of objects that are changed in place.
+/// Returns a note about the old versions of objects that are changed in place.
 async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<String> {
     let note = connections.old_versions(sides.changed_bucket()?).await?;
     Some(format!("  versions  {note}"))
@@ -458,7 +458,7 @@ fn with_failures(exit: Exit, all: &PlanTotals, unlisted: UnlistedCounts) -> Exit
     }
 }
 
-/// Returns what becomes of a transfer's archived objects.
+/// Returns the fate of a transfer's archived objects, as a text.
 fn fate(transfer: &Transfer, totals: &PlanTotals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => {
@@ -494,7 +494,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     })
 }
 
-/// Returns the totals as a text. `fate` is what becomes of archived objects.
+/// Returns the totals as a text. `fate` is the text about archived objects.
 fn text(totals: &PlanTotals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;

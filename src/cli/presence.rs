@@ -100,11 +100,10 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
         // The bucket can be listed, so the HEAD is about this very object, and the run reports it.
         Ok(_) => Ok(()),
         Err(_) if is_missing => absent(format!(
-            "there is no object {location}; if it is a prefix, write {below} (whether there are objects below it could not be \
-             listed)"
+            "there is no object {location}; if it is a prefix, write {below} (s3haul could not list the objects below it)"
         )),
         Err(listed) => absent(format!(
-            "{location} cannot be looked at ({}; {}): without s3:ListBucket, S3 answers 403 for objects that do not exist too; \
+            "{location} cannot be read ({}; {}): without s3:ListBucket, S3 also answers 403 for objects that do not exist; \
              check the key, write {below} if it is a prefix, or get s3:GetObject and s3:ListBucket",
             answer(&failure),
             answer(&listed)

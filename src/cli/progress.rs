@@ -34,12 +34,12 @@ const SHORTEST_KEY: usize = 12;
 const SHOWN_FAILURES: u64 = 20;
 /// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
-/// Between looks at a run without bars.
+/// The time between checks of a run without bars.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Failures without a success in between that last as long are told, and the time that is left is
-/// not estimated meanwhile.
+/// After failures without a success for this long, the display says so, and estimates no remaining
+/// time.
 const STALLED: Duration = Duration::from_secs(10);
-/// Between redraws of the bars.
+/// The time between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// The number of redraws over which the rate is measured.
 const RATE_OVER: usize = 20;
@@ -413,7 +413,7 @@ impl Console {
             ));
         }
         if self.is_paused.load(Ordering::Relaxed) {
-            waits.push("waiting for the end of refusals, single objects are tried".to_owned());
+            waits.push("waiting for the end of refusals, trying single objects".to_owned());
         }
         waits
     }
@@ -475,9 +475,9 @@ impl Console {
                     tell(&lifecycle::failure(receipt, error, self.output));
                 } else if number == SHOWN_FAILURES {
                     let message = if self.has_report {
-                        "more objects fail; the report has them all"
+                        "more objects have failed; the report lists all of them"
                     } else {
-                        "more objects fail; the summary counts them by cause, and --report FILE lists each"
+                        "more objects have failed; the summary counts them by cause, and --report FILE lists each"
                     };
                     tell(&Note::new(Level::ERROR, "more_failures", message));
                 }

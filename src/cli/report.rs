@@ -1,5 +1,5 @@
-//! `report`: what a report says, the reports of all shards of a run as one, and how commands find
-//! the report that they read.
+//! `report`: shows a report, merges the reports of all shards of a run, and finds the report that a
+//! command reads.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::report::{
 };
 use crate::size::{ByteSize, display_count as count, display_counted};
 
-/// Shards that are not over and are named.
+/// The most shards that are named because they have not ended.
 const SHOWN_SHARDS: usize = 10;
 
 /// Shows what a report says.
@@ -55,8 +55,8 @@ enum ReportAction {
         #[arg(long, value_name = "NUMBER", default_value_t = 10)]
         first: usize,
     },
-    /// Make one report of those of all shards of a run, with one receipt per object, and print its
-    /// totals. Exits 0 only if all shards have ended and nothing failed.
+    /// Combine the reports of all shards of a run into one, with one receipt per object, and print
+    /// its totals. Exits 0 only if all shards have ended and nothing failed.
     Merge {
         /// State prefix of the run.
         #[arg(value_name = "STATE", value_parser = state_prefix)]
@@ -215,7 +215,7 @@ impl FoundReport {
         }
     }
 
-    /// Reads it from its start. Of a run in shards, `scope` says which shards are read.
+    /// Reads the report from its start. For a run in shards, `scope` selects the shards.
     pub(super) fn lines(&self, scope: MergeScope) -> Result<ReportLines, CliError> {
         match self {
             Self::Shards(_, merge) => Ok(merge.lines(scope)),
@@ -318,7 +318,7 @@ fn state(overview: &Overview) -> String {
         ) if shards.incomplete > 0 => {
             let of = display_counted(shards.total.into(), "shard");
             format!(
-                "incomplete: {} of {of} are not over",
+                "incomplete: {} of {of} not ended",
                 count(shards.incomplete.into())
             )
         }
@@ -376,7 +376,7 @@ fn totals(text: &mut String, overview: &Overview) {
     text.push('\n');
 }
 
-/// Adds how the copies were proven, if all receipts were read.
+/// Adds the proofs of the copies, if all receipts were read.
 fn proofs(text: &mut String, overview: &Overview) {
     let proven: u64 = overview.proofs.values().sum();
     let done = overview.footer.as_ref().map(|footer| footer.done_objects);
@@ -390,7 +390,7 @@ fn proofs(text: &mut String, overview: &Overview) {
     let _ = writeln!(text, "  proven by: {}", printable(&proofs.join(", ")));
 }
 
-/// Adds the shards that are not over.
+/// Adds the shards that have not ended.
 fn incomplete(text: &mut String, overview: &Overview) {
     let shards = overview
         .footer
@@ -429,7 +429,7 @@ fn tell_cause(text: &mut String, cause: &UndoneCause) {
     }
 }
 
-/// Adds what can be done.
+/// Adds the next steps.
 fn remedies(text: &mut String, overview: &Overview, place: &ReportPlace) {
     let origin = &overview.origin;
     let shards = overview

@@ -379,7 +379,7 @@ fn narrow(job: &mut Job, failed: &[ReportedFailure]) -> Result<(), CliError> {
     job.transfers = transfers;
     match by_transfer.keys().next() {
         Some(gone) => Err(CliError::Usage(format!(
-            "the report is about a transfer `{gone}`, which the job has no more; run the job itself"
+            "the report is about a transfer `{gone}`, which the job no longer has; run the job itself"
         ))),
         None => Ok(()),
     }

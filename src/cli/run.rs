@@ -39,7 +39,7 @@ Examples:
   s3haul run nightly.yaml
   s3haul run nightly.yaml --dry-run                 the same as `s3haul plan nightly.yaml`
   s3haul run jobs/quickstart.yaml --sandbox         on an S3 inside this process
-  s3haul run lake.yaml --state s3://ops/s3haul/lake/ --shards 512 --pods 32    one of 512 shards, as its engine says")]
+  s3haul run lake.yaml --state s3://ops/s3haul/lake/ --shards 512 --pods 32    one of 512 shards; the engine sets the index")]
 pub(super) struct RunJob {
     #[command(flatten)]
     job: JobFile,
@@ -458,7 +458,7 @@ fn left_behind(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to continue"
     } else {
-        "objects that are done stay, and no journal says more (uploads that could not be aborted are in the receipts); run \
+        "finished objects stay, and there is no journal (receipts name uploads that could not be aborted); run \
          the same command again for the rest"
     }
 }

@@ -1,5 +1,5 @@
-//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud, and
-//! for measuring clients.
+//! `sandbox`, and `--sandbox`: an S3 in this process, for experiments without a cloud, and for
+//! measuring clients.
 
 mod seed;
 
@@ -28,20 +28,21 @@ use s3haul_sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox
 #[command(after_help = "\
 Examples:
   s3haul sandbox --port 9000 --bucket copies --object s3://data/big.bin=1TiB --model aws
-  # and in another shell, with what it prints:
+  # in another shell, with the variables that it prints:
   export AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000
   export AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox-secret
   s3haul copy s3://data/big.bin s3://copies/
 
-  # does a sync of a million keys read more than the two listings?
+To measure how a client behaves:
+  # which requests does a sync of a million equal keys send?
   s3haul sandbox --json --object s3://data/s/=1000000x1KiB --copied s3://data/s/=s3://copies/s/
-  # does a client bear limits that S3 raises while it works?
+  # how does it handle limits that rise while it works?
   s3haul sandbox --model aws --ramp 1/8:10s --bucket copies --object s3://data/s/=20000x64KiB-1MiB
-  # does it bear a minute of refusals that begins in ten seconds?
+  # how does it handle a minute of refusals that begins in ten seconds?
   s3haul sandbox --port 9000 --control 127.0.0.1:9001 --object s3://data/s/=20000x64KiB
   curl 127.0.0.1:9001/_sandbox/rules -d '{\"prefix\": \"s/1\", \"from\": \"10s\", \"for\": \"1m\", \"effect\": \"throttle\"}'")]
 pub(super) struct Serve {
-    /// TCP port. Default: a free one.
+    /// TCP port. 0 is a free port.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Create this bucket. May be repeated.
@@ -59,35 +60,34 @@ pub(super) struct Serve {
     /// Latency of answers: none, or like Amazon S3 from a machine nearby.
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
-    /// PUT, COPY, POST and DELETE requests per second that each top-level prefix takes, instead of
-    /// the model's; more are answered SlowDown.
+    /// PUT, COPY, POST, and DELETE requests per second that each top-level prefix accepts, instead
+    /// of the model's rate. Further requests get SlowDown.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     writes_per_second: Option<u32>,
     /// GET, HEAD, and list requests per second that each top-level prefix accepts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reads_per_second: Option<u32>,
-    /// Each prefix begins with this part of its rates, from its first request on, and they double
-    /// after every TIME, as S3 divides partitions: 1/8:10s
+    /// Start each prefix at this fraction of its rates, and double them after every TIME, as S3
+    /// does when it divides partitions: 1/8:10s
     #[arg(long, value_name = "FRACTION:TIME", value_parser = ramp)]
     ramp: Option<Ramp>,
     /// Serve this many connections at once. Further ones wait until one closes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections: Option<u32>,
-    /// Latency of a part copy besides its bytes, instead of the model's: 2450ms is what Amazon S3
-    /// takes for large parts.
+    /// Fixed latency of a part copy, instead of the model's: 2450ms is that of Amazon S3 for large
+    /// parts.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     part_latency: Option<Duration>,
-    /// Keep no bytes of uploads above 64 KiB, only lengths and checksums, so that it is the client
-    /// that is measured: other bytes are read back, ETags are not MD5 sums, and neither Content-MD5
-    /// nor a signature that covers the SHA-256 of the bytes is checked.
+    /// Keep only lengths and checksums of uploads above 64 KiB, so that a benchmark measures the
+    /// client. Reads then return other bytes, ETags are not MD5 sums, and Content-MD5 and payload
+    /// signatures are not checked.
     #[arg(long)]
     virtual_uploads: bool,
-    /// Take rules for faults at this address of the loopback interface while it serves (POST, GET,
-    /// and DELETE of /_sandbox/rules, JSON); port 0 is a free one.
+    /// Accept fault rules at this loopback address while it serves (POST, GET, and DELETE of
+    /// /_sandbox/rules, in JSON). Port 0 is a free port.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     control: Option<SocketAddr>,
-    /// A rule for faults that holds from the start, in the JSON that --control takes. May be
-    /// repeated.
+    /// Arm this fault rule from the start, in the JSON of --control. May be repeated.
     #[arg(long, value_name = "JSON")]
     rule: Vec<String>,
 }
@@ -110,7 +110,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 
 /// Parses a ramp such as `1/8:10s`.
 fn ramp(text: &str) -> Result<Ramp, String> {
-    let wrong = || format!("`{text}` is no ramp: write FRACTION:TIME, for instance 1/8:10s");
+    let wrong = || format!("`{text}` is not a ramp: write FRACTION:TIME, for instance 1/8:10s");
     let (fraction, time) = text.split_once(':').ok_or_else(wrong)?;
     let start = match fraction.split_once('/') {
         Some((over, under)) => {

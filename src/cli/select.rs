@@ -11,30 +11,30 @@ use crate::size::ByteSize;
 
 /// The rules about patterns, as help texts show them.
 pub(super) const PATTERNS: &str = "\
-Patterns match the whole key behind SRC:
+Patterns match the whole key after SRC:
   *      any characters but a slash             *.csv       a.csv, but not 2026/a.csv
   **     any directories                        **/*.csv    a.csv, 2026/a.csv, and 2026/01/a.csv
   ?      one character but a slash              tmp/**      everything below tmp/
   [..]   one of these: [abc], [0-9], [!a-z]     {a,b}/*     a/x and b/x
   \\      takes the next character literally: \\*
---exclude wins over --include, in any order. With --include, all other keys are left out, so that aws's
---exclude '*' --include '*.txt' is --include '**/*.txt' here. Only keys that begin with the literal beginning of a
-pattern are listed: 2026/0[1-3]/*.csv lists 2026/0.";
+--exclude wins over --include, in any order. --include leaves out all other keys, so --exclude '*' --include '*.txt'
+of the AWS CLI is --include '**/*.txt' here. Only keys that begin with the literal beginning of a pattern are listed:
+2026/0[1-3]/*.csv lists 2026/0.";
 
-/// Which objects take part.
+/// The flags that select objects.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Selection")]
 pub(super) struct SelectFlags {
-    /// Copy only keys that match this pattern, relative to SRC. May be repeated.
+    /// Select only keys that match this pattern, relative to SRC. May be repeated.
     #[arg(long, value_name = "GLOB")]
     include: Vec<KeyGlob>,
     /// Leave out keys that match this pattern. Wins over --include. May be repeated.
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<KeyGlob>,
-    /// Copy only objects with more bytes than this.
+    /// Select only objects with more bytes than this.
     #[arg(long, value_name = "SIZE")]
     larger_than: Option<ByteSize>,
-    /// Copy only objects with fewer bytes than this.
+    /// Select only objects with fewer bytes than this.
     #[arg(long, value_name = "SIZE")]
     smaller_than: Option<ByteSize>,
     /// Copy only objects with at least, or at most, this many bytes, as in rclone.
@@ -48,14 +48,14 @@ pub(super) struct SelectFlags {
         conflicts_with = "smaller_than"
     )]
     max_size: Option<ByteSize>,
-    /// Copy only objects modified at this time or later: 2026-01-01T00:00:00Z, 2026-01-01 (midnight
-    /// UTC), or an age such as 24h.
+    /// Select only objects modified at this time or later: 2026-01-01T00:00:00Z, 2026-01-01
+    /// (midnight UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME", alias = "max-age")]
     modified_after: Option<Moment>,
-    /// Copy only objects modified before this time.
+    /// Select only objects modified before this time.
     #[arg(long, value_name = "TIME", alias = "min-age")]
     modified_before: Option<Moment>,
-    /// Copy only objects in these storage classes, for instance STANDARD,GLACIER_IR.
+    /// Select only objects in these storage classes, for instance STANDARD,GLACIER_IR.
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
     storage_classes: Vec<String>,
 }

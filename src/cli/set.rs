@@ -1,5 +1,5 @@
-//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them.
-//! Those about customer keys are apart, because `verify` has them too.
+//! The flags of `copy` for the attributes of new objects, with the names of the AWS CLI and s5cmd.
+//! Customer keys have a separate struct, because `verify` has these flags too.
 
 use clap::{Args, ValueEnum};
 
@@ -17,7 +17,7 @@ pub(super) struct SetFlags {
     /// Add a tag to those of the source. May be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     tags: Vec<(String, String)>,
-    /// Content-Type. Default: that of the source, or by the name of a file.
+    /// Content-Type. Default: that of the source; for a file, derived from its name.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// Content-Encoding.

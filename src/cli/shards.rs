@@ -55,15 +55,15 @@ const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Many processes")]
 pub(super) struct ShardFlags {
-    /// Run one shard of the job. The plan, the journal and the report of each shard, and its
-    /// progress are kept below s3://bucket/prefix/, which the processes of this run share.
+    /// Run one shard of the job. The processes of a run share s3://bucket/prefix/, which holds the
+    /// plan and the journal, report, and progress of each shard.
     #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
     state: Option<S3Uri>,
     /// Number of shards, at most 2000: 8 to 16 for each process that runs at a time.
     #[arg(long, value_name = "N", requires = "state")]
     shards: Option<u32>,
-    /// Number of processes that run at a time. Each has its share of the limits of the job.
-    /// Default: the size of the array, if Slurm or AWS Batch started this process.
+    /// Number of processes that run at a time. Each takes its share of the job's limits. Default:
+    /// the size of the array, if Slurm or AWS Batch started this process.
     #[arg(long, value_name = "P", requires = "state", value_parser = clap::value_parser!(u32).range(1..))]
     pods: Option<u32>,
     /// Index of the shard, from 0. Default: JOB_COMPLETION_INDEX, AWS_BATCH_JOB_ARRAY_INDEX, or
@@ -186,11 +186,11 @@ impl GivenShard {
         let Some(pods) = self.pods else {
             if make::has_shared_limits(&job.limits) {
                 let message = "the job has `limits`, which are divided among the processes that run at a time, and their number \
-                               is not known; say it with --pods (in Kubernetes, the Job's parallelism)";
+                               is not known; set it with --pods (in Kubernetes, the Job's parallelism)";
                 return Err(CliError::Usage(message.to_owned()));
             }
             note(
-                "the number of processes that run at a time is not known, so that each begins at the full documented rate; say \
+                "the number of processes that run at a time is not known, so each begins at the full documented rate; set \
                   it with --pods",
             );
             return Ok(1);
@@ -498,8 +498,8 @@ pub(super) fn require_plan_of(
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "the plan {store}plan.json was made for another job: {}; put the job back as it was, or give this run a prefix of \
-         its own with --state (in Kubernetes, give the Job another name)",
+        "the plan {store}plan.json was made for another job: {}; restore the job, or give this run another prefix with \
+         --state (in Kubernetes, give the Job another name)",
         differences.join("; ")
     )))
 }

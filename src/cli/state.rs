@@ -261,8 +261,8 @@ pub(super) async fn is_empty(uri: &S3Uri, endpoint: &EndpointFlags) -> Result<bo
     Ok(bucket.first(uri.key.as_str(), None).await?.is_none())
 }
 
-/// Returns the rest of a message about a prefix at which no run in shards is: the runs that are
-/// near, if any are.
+/// Returns the end of a message about a prefix without a run in shards: the runs nearby, if there
+/// are any.
 pub(super) async fn runs_near(uri: &S3Uri, endpoint: &EndpointFlags) -> Result<String, CliError> {
     let bucket = records_at(uri, endpoint).await?;
     if let Some(around) = enclosing(uri.key.as_str())

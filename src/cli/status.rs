@@ -33,7 +33,7 @@ const SHOWN_COPIES: usize = 5;
 /// The most lanes that are shown with the rate that was accepted on them.
 const SHOWN_LANES: usize = 5;
 
-/// Shows how far a run is.
+/// Shows the progress of a run.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -55,7 +55,7 @@ pub(super) struct Status {
     endpoint: EndpointFlags,
 }
 
-/// Parses the time between two looks.
+/// Parses the time between two refreshes.
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text).map_err(|error| error.to_string())?;
     if interval.is_zero() {

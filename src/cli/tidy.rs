@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use crate::journal::{LeaseTerms, Life, Location, Opened, look};
 use crate::listing::local::JOURNALS;
 
-/// Journals of finished copies are kept for so long.
+/// The time for which journals of finished copies are kept.
 const KEPT: Duration = Duration::from_hours(7 * 24);
 /// Hexadecimal digits in the name of a one-off copy.
 const DIGITS: usize = 16;
@@ -30,7 +30,7 @@ pub(super) fn ignore_in_git() {
     }
 }
 
-/// Removes old journals of finished copies, but for that of the copy `own`.
+/// Removes old journals of finished copies, except that of the copy `own`.
 pub(super) async fn remove_old_copies(own: &str) {
     let Ok(entries) = fs::read_dir(JOURNALS) else {
         return;

@@ -202,7 +202,7 @@ fn age(upload: &OpenUpload) -> Option<Duration> {
     Some(since.try_into().unwrap_or_default())
 }
 
-/// Which open uploads are meant.
+/// The selection of open uploads.
 struct Choice {
     older_than: Option<Duration>,
     mine: Option<Mine>,
@@ -237,9 +237,9 @@ impl Choice {
         self.mine.as_ref().unwrap_or(&self.beside)
     }
 
-    /// Returns true for an upload that is old enough, and notes dates that the server makes up. An
-    /// upload whose age is not known is never older than anything, and one that a journal knows is
-    /// as old as the journal says.
+    /// Returns true for an upload that is old enough, and notes false dates of the server. An
+    /// upload of unknown age is never old enough. For an upload that a journal names, the age in
+    /// the journal counts.
     fn is_old_enough(&self, upload: &OpenUpload) -> bool {
         let Some(than) = self.older_than else {
             return true;
@@ -400,7 +400,7 @@ async fn list(
     choice.tell_journals(wasted.uploads > 0);
     if let Some(contradiction) = choice.false_date() {
         note(&format!(
-            "the ages are those that the server tells, and they are not true: {contradiction}"
+            "the ages come from the server's dates, which are not true: {contradiction}"
         ));
     }
     Ok(Exit::Done)

@@ -33,10 +33,10 @@ Examples:
   s3haul verify s3://lake/events/ s3://lake-dr/events/
   s3haul verify --report report.jsonl              what a run has copied, object by object
   s3haul verify --report s3://ops/s3haul/nightly/  the same for the latest run that reported there
-  s3haul verify nightly.yaml --deep                read what checksums and ETags do not settle
+  s3haul verify nightly.yaml --deep                read what checksums and ETags do not prove
   s3haul verify nightly.yaml --deep=all            read everything
 
-Exit codes: 0 all equal; 1 something is different, missing or could not be looked at, with --strict also extra or
+Exit codes: 0 all equal; 1 something is different, missing, or could not be compared, with --strict also extra or
 unprovable; 4 interrupted.";
 
 /// Compares two sides without copying anything, and without reading a byte unless --deep asks for
@@ -51,10 +51,10 @@ pub(super) struct VerifyArgs {
     /// s3://bucket/prefix/ for the latest run that reported there.
     #[arg(long, value_name = "REPORT", conflicts_with = "what")]
     report: Option<ReportPlace>,
-    /// Read both sides and compare the bytes, of pairs that nothing else settles or of all.
+    /// Read both sides and compare the bytes of unprovable pairs, or of all pairs.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
-    /// Exit 1 for extra and unprovable objects too, and for those that could not be compared.
+    /// Also exit 1 for extra and unprovable objects, and for those that could not be compared.
     #[arg(long)]
     strict: bool,
     /// Treat SRC as a prefix, as in `copy`.
@@ -297,8 +297,7 @@ impl VerifyArgs {
     /// Returns the job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
-            let message =
-                "standard input is gone once it was read; compare the file that it came from";
+            let message = "standard input cannot be read again; compare the file that it came from";
             return Err(CliError::Usage(message.to_owned()));
         }
         let location: S3Uri = destination

@@ -33,7 +33,7 @@ pub enum ConditionalWrite {
 )]
 #[schemars(title = "capabilities", rename = "Capabilities")]
 pub struct Overrides<S> {
-    /// The server supports `UploadPartCopy`.
+    /// The server has `UploadPartCopy`.
     #[schemars(extend("examples" = [false]))]
     pub part_copy: Option<bool>,
     /// The largest object that one `CopyObject` copies.
@@ -60,7 +60,7 @@ pub struct Overrides<S> {
     /// The writes that honour `If-Match`.
     #[schemars(extend("examples" = [["put", "complete"]]))]
     pub if_match: Option<Vec<ConditionalWrite>>,
-    /// `ETag`s follow from the bytes in the same way as on Amazon S3.
+    /// `ETag`s derive from the bytes, as in S3.
     #[schemars(extend("examples" = [true]))]
     pub content_etags: Option<bool>,
     /// `x-amz-checksum-*` headers are checked and stored. If false, s3haul neither compares the
@@ -82,10 +82,10 @@ pub struct Overrides<S> {
     /// The server supports object tags.
     #[schemars(extend("examples" = [true]))]
     pub tags: Option<bool>,
-    /// `CopyObject` and `CreateMultipartUpload` set the tags of the objects that they create.
+    /// `CopyObject` and `CreateMultipartUpload` set the tags of the tagging header.
     #[schemars(extend("examples" = [true]))]
     pub tag_headers: Option<bool>,
-    /// `UploadPartCopy` finds its source even if the key contains a `%`.
+    /// `UploadPartCopy` finds its source even if the key contains `%`.
     #[schemars(extend("examples" = [true]))]
     pub odd_part_sources: Option<bool>,
 }

@@ -9,7 +9,7 @@ use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_duration;
 
-/// The reason why a journal cannot be used, or cannot be written any more. The message names the
+/// The reason why a journal cannot be used, or can no longer be written. The message names the
 /// remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -30,7 +30,7 @@ pub enum JournalError {
     /// Another session took the journal over. This one writes nothing more, neither here nor at a
     /// destination.
     #[error(
-        "the journal {place} was taken over by {by}; this run ends, the other one goes on with its work"
+        "the journal {place} was taken over by {by}; this run ends, and the other one continues its work"
     )]
     Fenced {
         /// The journal.
@@ -40,7 +40,7 @@ pub enum JournalError {
     },
     /// The journal is damaged, and not only at its end.
     #[error(
-        "{place}, line {line}: {what}; put back a copy from a backup, or run the job with --fresh to start over \
+        "{place}, line {line}: {what}; restore the journal from a backup, or run the job with --fresh to start over \
          (what is at the destination is compared and not copied again)"
     )]
     Corrupt {
@@ -64,9 +64,9 @@ pub enum JournalError {
     },
     /// It holds an unfinished run, and the job was changed since.
     #[error(
-        "the journal holds an unfinished run that began otherwise: {}; start over with --fresh (what is at the \
-         destination is compared and not copied again), or go on with the changed job with --resume-anyway (what is done \
-         stays as it is)",
+        "the journal holds an unfinished run with other settings: {}; start over with --fresh (what is at the \
+         destination is compared and not copied again), or continue with the changed job with --resume-anyway (finished \
+         objects stay as they are)",
         changes.join("; ")
     )]
     Changed {
@@ -76,17 +76,17 @@ pub enum JournalError {
     /// It holds an unfinished run of other transfers, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
-         compared and not copied again), or put the manifest back as it was and finish that run",
+         compared and not copied again), or restore the manifest and finish that run",
         changes.join("; ")
     )]
     OtherTransfers {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It holds an unfinished run between other places, whose record says nothing about these.
+    /// It holds an unfinished run between other locations, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
-         compared and not copied again), or put the job back as it was and finish that run",
+         compared and not copied again), or restore the job and finish that run",
         changes.join("; ")
     )]
     OtherPlaces {
@@ -95,17 +95,17 @@ pub enum JournalError {
     },
     /// The destination lacks objects that are on record.
     #[error(
-        "the journal's record is not true any more: {missing} of {of} objects on record that were looked at are not at the \
-         destination as they were, for example {example}. They were deleted or replaced, or another bucket or server \
-         stands there. Begin anew with --fresh (what is at the destination is compared, what is missing is copied), or, if \
-         that is as it should be, go on with --resume-anyway"
+        "the journal no longer matches the destination: {missing} of {of} recorded objects that were checked are not there \
+         as they were, for example {example}. They were deleted or replaced, or the name leads to another bucket or \
+         server. Start over with --fresh (which compares the destination and copies what is missing), or, if this is \
+         intended, continue with --resume-anyway"
     )]
     Untrue {
         /// One of the objects, and what is wrong with it.
         example: String,
         /// The number of objects that are missing or differ.
         missing: u64,
-        /// The number of objects that were looked at.
+        /// The number of objects that were checked.
         of: u64,
     },
     /// The directory, its lock, or its segment was removed or replaced while the run was at work.
@@ -153,7 +153,7 @@ pub enum JournalError {
     },
     /// No space is left for it.
     #[error(
-        "no space is left for the journal {place}; free some and run the same command again, it goes on from there"
+        "no space is left for the journal {place}; free some and run the same command again: it continues from there"
     )]
     Full {
         /// The file.

@@ -41,10 +41,10 @@ pub enum JournalEvent {
         range: u32,
         /// The transfer that it belongs to, by position in the job.
         transfer: u32,
-        /// True if keys come in the order of their bytes, so that a list can continue behind any
+        /// True if keys come in the order of their bytes, so that a list can continue after any
         /// key.
         ordered: bool,
-        /// The key behind which it begins; `None` if it begins with the first key.
+        /// The key after which it begins; `None` if it begins with the first key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<ObjectKey>,
         /// The last key that may be in it; `None` if it ends with the transfer.
@@ -150,7 +150,7 @@ pub enum JournalEvent {
         /// The `ETag` that the object will have, if it follows from the parts.
         etag: Option<String>,
     },
-    /// The server does not have the upload any more: it was completed, aborted, or never created.
+    /// The server no longer has the upload: it was completed, aborted, or never created.
     UploadEnded {
         /// The upload.
         upload: u64,
@@ -277,7 +277,7 @@ impl From<&Entry> for PlannedObject {
 }
 
 impl PlannedObject {
-    /// Returns the entry as it was listed. `relative_at` is the offset of the key's part behind the
+    /// Returns the entry as it was listed. `relative_at` is the offset of the key's part after the
     /// transfer's prefix.
     #[must_use]
     pub fn into_entry(self, relative_at: usize) -> Entry {

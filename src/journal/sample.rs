@@ -1,8 +1,8 @@
 //! A random sample of the objects that a run has copied or found equal.
 //!
 //! The record of a run is wrong if its destination has lost the objects: the bucket was created
-//! again, or another server has the same URL. Looking at every object again would cost too much,
-//! but a small sample shows if many are gone.
+//! again, or another server has the same URL. Checking every object again would cost too much, but
+//! a small sample shows whether many are gone.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

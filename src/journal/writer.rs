@@ -78,7 +78,7 @@ struct WriterState {
     next_id: AtomicU64,
     keeps: bool,
     has_ledger: bool,
-    /// The reason why the journal cannot be written any more.
+    /// The reason why the journal can no longer be written.
     error: OnceLock<JournalError>,
     /// Cancelled once `error` is set, and when the writer ends.
     broken: CancellationToken,
@@ -130,7 +130,7 @@ impl Journal {
     /// the queue is full.
     ///
     /// # Errors
-    /// The journal cannot be written any more.
+    /// The journal can no longer be written.
     pub async fn append(&self, event: JournalEvent) -> Result<(), JournalError> {
         self.send(Message::Event(event, None)).await
     }
@@ -138,7 +138,7 @@ impl Journal {
     /// Sends an event to the writer, and waits until it and all events before it are durable.
     ///
     /// # Errors
-    /// The journal cannot be written any more.
+    /// The journal can no longer be written.
     pub async fn commit(&self, event: JournalEvent) -> Result<(), JournalError> {
         let (done, durable) = oneshot::channel();
         self.send(Message::Event(event, Some(done))).await?;
@@ -152,7 +152,7 @@ impl Journal {
     /// report; the next session cuts it off, because it knows the object from the events.
     ///
     /// # Errors
-    /// The journal cannot be written any more.
+    /// The journal can no longer be written.
     pub async fn leave(&self, receipt: ReceiptLine) -> Result<(), JournalError> {
         self.send(Message::Left(receipt)).await
     }
@@ -169,7 +169,7 @@ impl Journal {
     /// [`JournalEvent::RunEnded`].
     ///
     /// # Errors
-    /// The journal cannot be written any more.
+    /// The journal can no longer be written.
     pub async fn close(self, last: JournalEvent) -> Result<Closed, JournalError> {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Message::Close(last, done)).await.is_ok()
@@ -182,14 +182,14 @@ impl Journal {
         Err(self.failed().await)
     }
 
-    /// Returns the token that is cancelled when the journal cannot be written any more: the run
-    /// must end.
+    /// Returns the token that is cancelled when the journal can no longer be written: the run must
+    /// end.
     #[must_use]
     pub fn broken(&self) -> &CancellationToken {
         &self.shared.broken
     }
 
-    /// Returns the reason why the journal cannot be written any more.
+    /// Returns the reason why the journal can no longer be written.
     #[must_use]
     pub fn error(&self) -> JournalError {
         self.shared

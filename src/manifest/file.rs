@@ -53,15 +53,16 @@ pub struct ManifestFile {
     /// Ceilings for the whole run. Without them, the pace adapts to what the servers accept.
     #[schemars(extend("examples" = [{"requests_per_second": 3000}]))]
     pub limits: Option<LimitsSection>,
-    /// The place that receives the report: a file, or a prefix in S3.
+    /// The location of the report: a file, or a prefix in S3.
     #[schemars(extend("examples" = [{"s3": "s3://lake-ops/s3haul/lake-replica/"}]))]
     pub report: Option<ReportSection>,
     /// The journal, from which a run resumes after a stop: a directory, `s3://bucket/prefix/` at
     /// the default endpoint, or `none`. Default: `./.s3haul/` and the job's name.
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
-    /// The consequence if this job differs from the unfinished run in its journal. `new-run` lets
-    /// an edit of a scheduled job take effect by itself. Has no effect if no journal is kept.
+    /// Decides what happens if this job differs from the unfinished run in its journal. With
+    /// `new-run`, an edit of a scheduled job takes effect without a flag. Has no effect without a
+    /// journal.
     #[schemars(extend("default" = "fail"))]
     pub on_change: Option<OnChange>,
 }
@@ -82,8 +83,8 @@ pub struct EndpointSection {
     /// Puts the bucket into the path instead of the host name. Default: on, except for Amazon S3.
     #[schemars(extend("examples" = [true]))]
     pub path_style: Option<bool>,
-    /// Allows signed requests over plain HTTP to another machine. Everybody on the way can read
-    /// them. Customer keys (SSE-C) are never sent over plain HTTP.
+    /// Allows signed requests over plain HTTP to another machine. Everybody on the network path can
+    /// read them. Customer keys (SSE-C) never travel over plain HTTP.
     #[schemars(extend("default" = false))]
     pub allow_http: Option<bool>,
     /// A profile of the AWS configuration files.
@@ -102,13 +103,12 @@ pub struct EndpointSection {
     /// The kind of server, which decides what s3haul relies on.
     #[schemars(extend("default" = "auto"))]
     pub provider: Option<Provider>,
-    /// The trust in the server's answers. With `nothing`, s3haul looks at each object once after it
-    /// was written, and at each pair of objects before it calls them equal: one or two more HEAD
+    /// The trust in the server's answers. With `nothing`, s3haul checks each object once after it
+    /// wrote the object, and each pair of objects before it calls them equal: one or two more HEAD
     /// requests per object.
     #[schemars(extend("default" = "answers"))]
     pub trust: Option<Trust>,
-    /// Capabilities that differ from those of the provider. `s3haul check JOB --probe` measures
-    /// them.
+    /// Differences from what the provider is known to do. `s3haul check JOB --probe` measures them.
     #[schemars(extend("examples" = [{"copy_conditions": true}]))]
     pub capabilities: Option<Overrides<String>>,
 }
@@ -143,12 +143,13 @@ pub struct DefaultsSection {
     /// The comparison that `when: changed` makes.
     #[schemars(extend("default" = "auto"))]
     pub compare: Option<Compare>,
-    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of
-    /// equal objects: one HEAD request for each, and one `GetObjectTagging` if tags are set.
-    /// Without it, the summary counts the objects that were not checked.
+    /// Also compares the headers, metadata, tags, encryption, and ACL that the job sets with those
+    /// of equal objects: one HEAD request for each, one `GetObjectTagging` if the job sets tags,
+    /// and one `GetObjectAcl` if it sets an ACL. Without it, the summary counts what was not
+    /// checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
-    /// The consequence if the source, the patterns, or the filters match no object.
+    /// Decides what happens if the source, the patterns, or the filters match no object.
     #[schemars(extend("default" = "warn"))]
     pub empty: Option<Empty>,
     /// The attributes of the source object that a copy keeps.
@@ -157,7 +158,7 @@ pub struct DefaultsSection {
     /// The division of objects into parts.
     #[schemars(extend("examples" = [{"size": "64MiB"}]))]
     pub parts: Option<PartsSection>,
-    /// The treatment of objects in an archive, which cannot be read before they are restored.
+    /// Decides what happens to archived objects, which cannot be read before they are restored.
     #[schemars(extend("default" = "fail"))]
     pub archived: Option<Archived>,
     /// The restore that `archived: restore` requests.
@@ -169,7 +170,7 @@ pub struct DefaultsSection {
     /// The means of proof. `read` downloads the objects that no checksum proves.
     #[schemars(extend("default" = "answers"))]
     pub prove: Option<Prove>,
-    /// The treatment of a copy that was published and is not equal to its source.
+    /// Decides what happens to a published copy that is not equal to its source.
     #[schemars(extend("default" = "keep"))]
     pub on_mismatch: Option<OnMismatch>,
 }
@@ -199,12 +200,13 @@ pub struct TransferSection {
     /// The comparison that `when: changed` makes.
     #[schemars(extend("default" = "auto"))]
     pub compare: Option<Compare>,
-    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of
-    /// equal objects: one HEAD request for each, and one `GetObjectTagging` if tags are set.
-    /// Without it, the summary counts the objects that were not checked.
+    /// Also compares the headers, metadata, tags, encryption, and ACL that the job sets with those
+    /// of equal objects: one HEAD request for each, one `GetObjectTagging` if the job sets tags,
+    /// and one `GetObjectAcl` if it sets an ACL. Without it, the summary counts what was not
+    /// checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
-    /// The consequence if the source, the patterns, or the filters match no object.
+    /// Decides what happens if the source, the patterns, or the filters match no object.
     #[schemars(extend("default" = "warn"))]
     pub empty: Option<Empty>,
     /// The mapping from source keys to destination keys.
@@ -216,7 +218,7 @@ pub struct TransferSection {
     /// The attributes of the source object that a copy keeps.
     #[schemars(extend("examples" = [{"tags": "skip"}]))]
     pub preserve: Option<PreserveSection>,
-    /// The treatment of objects in an archive, which cannot be read before they are restored.
+    /// Decides what happens to archived objects, which cannot be read before they are restored.
     #[schemars(extend("default" = "fail"))]
     pub archived: Option<Archived>,
     /// The restore that `archived: restore` requests.
@@ -228,7 +230,7 @@ pub struct TransferSection {
     /// The means of proof. `read` downloads the objects that no checksum proves.
     #[schemars(extend("default" = "answers"))]
     pub prove: Option<Prove>,
-    /// The treatment of a copy that was published and is not equal to its source.
+    /// Decides what happens to a published copy that is not equal to its source.
     #[schemars(extend("default" = "keep"))]
     pub on_mismatch: Option<OnMismatch>,
     /// Attributes of the new objects that do not come from the source.
@@ -273,7 +275,7 @@ pub struct FromSection {
     /// directory.
     #[schemars(extend("examples" = ["./exports"]))]
     pub files: Option<String>,
-    /// The treatment of symbolic links below the directory.
+    /// Decides what happens to symbolic links below the directory.
     #[schemars(extend("default" = "skip"))]
     pub symlinks: Option<Symlinks>,
     /// Patterns for the key after the prefix. At least one must match. `*` stays inside one
@@ -377,17 +379,16 @@ pub struct EncryptionKey {
     pub bucket_key: Option<bool>,
 }
 
-/// Maps the key after the source's prefix to the key after the destination's prefix: first
+/// Maps the key after the source prefix to the key after the destination prefix: first
 /// `strip_prefix`, then `rename`, then `add_prefix`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "keys")]
 pub struct KeysSection {
-    /// Text that is removed from the front of the key. An object whose key does not start with it
-    /// fails.
+    /// Text to remove from the front of the key. An object whose key does not start with it fails.
     #[schemars(extend("examples" = ["raw/"]))]
     pub strip_prefix: Option<String>,
-    /// Text that is put in front of the key.
+    /// Text to put in front of the key.
     #[schemars(extend("examples" = ["2026/"]))]
     pub add_prefix: Option<String>,
     /// A new key from `{key}`, `{dir}` (with its slash), `{name}`, `{stem}`, `{ext}` (with its
@@ -456,7 +457,7 @@ pub struct PreserveFields {
     /// Object Lock: retention and legal hold.
     #[schemars(extend("default" = "try"))]
     pub lock: Option<Policy>,
-    /// Grants to others than the owner. Takes one request per object.
+    /// Grants to others besides the owner. Takes one request per object.
     #[schemars(extend("default" = "skip"))]
     pub acl: Option<Policy>,
     /// Annotations. Takes one request per object in parts and one per annotation.
@@ -469,10 +470,11 @@ pub struct PreserveFields {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "set")]
 pub struct SetSection {
-    /// User metadata, merged over the kept metadata: at most 2 KB in total.
+    /// User metadata, added to what the copy keeps; replaces values of the same name. At most 2 KB
+    /// in all.
     #[schemars(extend("examples" = [{"team": "lake"}]))]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Tags, merged over the kept tags: at most 10.
+    /// Tags, added to what the copy keeps; replaces values of the same name. At most 10.
     #[schemars(extend("examples" = [{"stage": "replica"}]))]
     pub tags: Option<BTreeMap<String, String>>,
     /// The header of that name.
@@ -492,7 +494,7 @@ pub struct SetSection {
     pub cache_control: Option<String>,
 }
 
-/// The place from which s3haul reads a customer key (SSE-C) when the run starts: exactly one of
+/// The location from which s3haul reads a customer key (SSE-C) when the run starts: exactly one of
 /// `env` and `file`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -555,7 +557,7 @@ pub struct LimitsSection {
     pub max_failures: Option<String>,
 }
 
-/// The place that receives the report. Name one of the two.
+/// The location of the report. Name one of the two.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "report")]

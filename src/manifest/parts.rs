@@ -27,7 +27,7 @@ pub struct Parts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PartGoal {
-    /// Fast with few requests: parts of 64 to 128 MiB, and larger parts if copies start slowly.
+    /// Fast with few requests: parts of 64 to 128 MiB, and larger if copies start slowly.
     #[default]
     Balanced,
     /// The shortest time, as measured while the run copies.

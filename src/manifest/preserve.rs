@@ -30,7 +30,7 @@ pub enum Attribute {
     Encryption,
     /// Object Lock: retention and legal hold.
     Lock,
-    /// Grants to others than the owner.
+    /// Grants to others besides the owner.
     Acl,
     /// Annotations.
     Annotations,
@@ -242,9 +242,9 @@ impl FromStr for Preserve {
 /// they cannot be set fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {
-    /// User metadata by lower-case name, merged over the kept metadata. At most 2 KB in total.
+    /// User metadata by lower-case name, added to what the copy keeps. Together at most 2 KB.
     pub metadata: BTreeMap<String, String>,
-    /// Tags, merged over the kept tags. At most 10.
+    /// Tags, added to what the copy keeps. At most 10.
     pub tags: BTreeMap<String, String>,
     /// `Content-Type`.
     pub content_type: Option<String>,

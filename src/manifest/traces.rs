@@ -58,8 +58,8 @@ pub enum OnChange {
     /// The command fails and names the differences.
     #[default]
     Fail,
-    /// A new run starts. It aborts the uploads that the old one left open, and skips objects that
-    /// are equal at the destination.
+    /// A new run begins. It aborts the open uploads of the old run, and does not copy equal objects
+    /// again.
     NewRun,
 }
 

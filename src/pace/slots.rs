@@ -267,10 +267,10 @@ impl Slots {
         receiver
     }
 
-    /// Returns the want of one part of `part` bytes, of an object of which `left` bytes are left.
-    /// The object takes at least the time of that part, and that of its rest divided by all slots;
-    /// the sum decides its turn. So a single copy of 5 GiB goes before the small parts of a far
-    /// larger object: more slots speed up those, but not the copy.
+    /// Returns the kind of slot for one part of `part` bytes, of an object of which `left` bytes
+    /// are left. The object takes at least the time of that part, and that of its rest divided by
+    /// all slots; the sum decides its turn. So a single copy of 5 GiB goes before the small parts
+    /// of a far larger object: more slots speed up those, but not the copy.
     #[must_use]
     pub fn bulk(&self, left: u64, part: u64) -> SlotKind {
         let width = u64::from(self.lock().width.get().max(1));

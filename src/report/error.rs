@@ -23,7 +23,7 @@ pub enum ReportError {
                  report and copies nothing twice"
             }
             (true, ReportPlace::Prefix(_)) => {
-                "the journal has them: mend what is wrong there, and run the same command again; it completes the report and \
+                "the journal has them: correct the problem there, and run the same command again; it completes the report and \
                  copies nothing twice"
             }
             (false, _) => {
@@ -42,10 +42,10 @@ pub enum ReportError {
     },
     /// It has all receipts, but no footer.
     #[error(
-        "the report {place} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; {}",
+        "the report {place} has all its receipts but no footer, so `retry` and `verify --report` refuse it: {error}; {}",
         match place {
             ReportPlace::File(_) => "free some space and run the same command again",
-            ReportPlace::Prefix(_) => "mend what is wrong there, and run the same command again",
+            ReportPlace::Prefix(_) => "correct the problem there, and run the same command again",
         }
     )]
     Footer {
@@ -69,7 +69,7 @@ pub enum ReportError {
          copied",
         match place {
             ReportPlace::File(_) => "free some space, or put the file back",
-            ReportPlace::Prefix(_) => "mend what is wrong there",
+            ReportPlace::Prefix(_) => "correct the problem there",
         }
     )]
     Unwritten {

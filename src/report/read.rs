@@ -495,14 +495,14 @@ mod tests {
         assert!(of(&[&head, &c, &foot(true)]).unwrap().failed.is_empty());
         let error = of(&[&head, &a]).unwrap_err().to_string();
         assert!(
-            error.contains("no footer behind line 2") && error.contains("`s3haul run job.yaml`"),
+            error.contains("no footer after line 2") && error.contains("`s3haul run job.yaml`"),
             "{error}"
         );
         assert!(
             of(&[&head])
                 .unwrap_err()
                 .to_string()
-                .contains("no footer behind line 1")
+                .contains("no footer after line 1")
         );
         let error = of(&[&head, &a, &foot(true), &b, &foot(true)])
             .unwrap_err()

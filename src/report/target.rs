@@ -35,7 +35,7 @@ pub enum TargetError {
     },
     /// The file holds something else.
     #[error(
-        "{} holds something else than a {} of s3haul, which would be lost: {reason}; choose another path in {}, or remove \
+        "{} holds something other than a {} of s3haul, which would be lost: {reason}; choose another path in {}, or remove \
          the file", path.display(), kind.name(), kind.setting()
     )]
     Foreign {

@@ -207,7 +207,7 @@ async fn a_plan_says_what_it_can_not_know() {
         .collect();
     assert_eq!(
         told,
-        ["  besides   what transfer-1 will have written into its source by then"],
+        ["  besides   the objects that transfer-1 writes into its source first"],
         "{stdout}"
     );
     let (_, stdout, _) = run(at(&world), &["plan", path, "--json"]).await;

@@ -24,7 +24,7 @@ use crate::world::{DESTINATION, SOURCE, World};
 #[case(&["copy", "s3://a-b/", "s3://c-d/", "-n"], "--dry-run", "as a value")]
 #[case(&["copy", "s3://a-b/", "s3://c-d/", "--transfers=16"], "--in-flight", "as a value")]
 #[case(&["copy", "s3://a-b/", "s3://c-d/", "--progress"], "shown without a flag", "--prove")]
-#[case(&["copy", "s3://a-b/", "s3://c-d/", "--source-region", "x"], "found by itself", "--source-owner")]
+#[case(&["copy", "s3://a-b/", "s3://c-d/", "--source-region", "x"], "finds the Region", "--source-owner")]
 #[case(&["copy", "s3://a-b/", "s3://c-d/", "--no-such-flag"], "unexpected argument", "as a value")]
 #[case(&["run", "-f", "job.yaml"], "without -f", "as a value")]
 #[case(&["run", "job.yaml", "--storage-class", "X"], "`copy` has it", "as a value")]

@@ -168,7 +168,7 @@ async fn of_two_writers_exactly_one_survives() {
     assert!(
         shut_out
             .to_string()
-            .contains("this run ends, the other one goes on"),
+            .contains("this run ends, and the other one continues"),
         "{shut_out}"
     );
     older.broken().cancelled().await;

@@ -11,7 +11,7 @@ use crate::readme::assert_page_has;
 
 fn table() -> String {
     let mut table = String::from(
-        "| `provider` | copies in parts | at once | pinned | `If-None-Match` | `If-Match` | proof | tags |\n\
+        "| `provider` | copies in parts | in one request | pinned | `If-None-Match` | `If-Match` | proof | tags |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     let mut row = |name: &str, capabilities: &Capabilities| {
@@ -26,12 +26,12 @@ fn table() -> String {
         } = *capabilities;
         let pinned = match (copy_conditions, part_conditions, capabilities.part_copy) {
             (true, true, _) | (true, _, false) => "by the server",
-            (true, false, true) => "parts by a second look",
-            _ => "by a second look",
+            (true, false, true) => "parts by a second HEAD",
+            _ => "by a second HEAD",
         };
         let tags = match (tags, tag_headers) {
             (true, true) => "yes",
-            (true, false) => "by a request more",
+            (true, false) => "by a second request",
             (false, _) => "no",
         };
         let writes = |on: s3haul::s3::OnWrites| match on.to_string().trim_matches(['[', ']']) {
@@ -82,15 +82,15 @@ fn parts(capabilities: &Capabilities) -> String {
     if max_parts < PartLimits::S3.max_parts {
         let _ = write!(
             text,
-            ", {} at most",
+            ", at most {}",
             s3haul::size::display_count(u64::from(max_parts))
         );
     }
     if max_part < PartLimits::S3.max_part {
-        let _ = write!(text, ", of {} at most", ByteSize(max_part));
+        let _ = write!(text, ", of at most {}", ByteSize(max_part));
     }
     if equal_parts {
-        text.push_str(", equal ones");
+        text.push_str(", all of one size");
     }
     text
 }
@@ -104,7 +104,7 @@ fn proof(capabilities: &Capabilities) -> &'static str {
     }
 }
 
-/// What is believed of each of them.
+/// Returns the table of what s3haul believes of each provider.
 fn trust() -> String {
     let mut table = String::from(
         "| `provider` | source conditions | destination conditions | `ETag`s | order of lists | effects |\n\
@@ -121,7 +121,7 @@ fn trust() -> String {
         } = *capabilities;
         let source = match (capabilities.pins_copies(), capabilities.pins_parts()) {
             (true, true) => "believed",
-            (true, false) => "believed of `CopyObject`",
+            (true, false) => "believed for `CopyObject`",
             _ => "no",
         };
         let names = |on: s3haul::s3::OnWrites| on.to_string().trim_matches(['[', ']']).to_owned();
@@ -133,7 +133,7 @@ fn trust() -> String {
         let effects = if capabilities.refuses_what_it_lacks() {
             "by the answer"
         } else {
-            "after a look"
+            "after a check"
         };
         let (etags, order) = (believed(content_etags), believed(ordered_lists));
         let _ = writeln!(

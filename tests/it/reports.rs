@@ -191,11 +191,11 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
     for (length, said) in [
         (0, "is not a report of s3haul"),
         (100, "is not a report of s3haul"),
-        (ends[0] + 1, "has no footer behind line 1"),
+        (ends[0] + 1, "has no footer after line 1"),
         (ends[0] + 50, "line 2 is not a receipt"),
-        (ends[1], "has no footer behind line 2"),
-        (ends[2] + 1, "has no footer behind line 3"),
-        (ends[3] + 1, "has no footer behind line 4"),
+        (ends[1], "has no footer after line 2"),
+        (ends[2] + 1, "has no footer after line 3"),
+        (ends[3] + 1, "has no footer after line 4"),
         (ends[3] + 10, "line 5 is not a receipt"),
         (text.len() - 5, "line 5 is not a receipt"),
     ] {

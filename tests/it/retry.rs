@@ -155,7 +155,7 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     job("other");
     let (exit, _, stderr) = run(at(&world), &["retry", report]).await;
     assert!(
-        exit == 2 && stderr.contains("a transfer `nightly`, which the job has no more"),
+        exit == 2 && stderr.contains("a transfer `nightly`, which the job no longer has"),
         "{stderr}"
     );
     let (exit, _, stderr) = run(at(&world), &["retry", manifest]).await;

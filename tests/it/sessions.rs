@@ -184,7 +184,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     let (exit, _, stderr) = copy(world, directory, &[journal, &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
-        stderr.contains("1 open upload could be read from it and will be cancelled"),
+        stderr.contains("1 open upload could be read from it and will be aborted"),
         "{stderr}"
     );
     world.assert_no_upload_is_left();

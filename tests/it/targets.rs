@@ -114,7 +114,7 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
     )
     .await;
     assert!(
-        exit == 3 && stderr.contains("r.jsonl holds something else than a plan"),
+        exit == 3 && stderr.contains("r.jsonl holds something other than a plan"),
         "{exit} {stderr}"
     );
     let (exit, _, stderr) = run_in(

@@ -78,7 +78,7 @@ pub(super) async fn check(
     Ok(findings)
 }
 
-/// Returns what keeps a directory from being made or written to, as far as that shows without
+/// Returns the reason why a directory cannot be created or written to, as far as that shows without
 /// trying.
 fn obstacle(path: &Path) -> Option<String> {
     let mut parents = path.ancestors().map(|path| {

@@ -25,7 +25,7 @@ pub(super) enum CheckStatus {
     /// Nothing is known to be wrong.
     #[default]
     Ok,
-    /// A part was not looked at.
+    /// A part was not checked.
     NotChecked,
     /// The run would do less than its author may expect.
     Warning,

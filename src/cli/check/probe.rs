@@ -1,7 +1,7 @@
 //! Probes the destinations of a job, and prints what was found.
 //!
-//! A signal stops a probe in an orderly way: what it made is removed first, and what could not be
-//! is told.
+//! A signal stops a probe cleanly: the probe first removes what it created, and reports what it
+//! could not remove.
 
 use std::collections::BTreeMap;
 
@@ -197,7 +197,7 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
     lines.extend(trust(endpoint, probe));
     if let Some(contradiction) = &probe.false_date {
         let message = format!(
-            "its dates of uploads are made up, so that `s3haul uploads abort --older-than` aborts none: {contradiction}"
+            "its dates of uploads are not true, so `s3haul uploads abort --older-than` aborts none: {contradiction}"
         );
         lines.push(String::new());
         lines.extend(wrapped_lines("", &message));
@@ -219,7 +219,7 @@ fn trust(endpoint: &str, probe: &Probe) -> Vec<String> {
     };
     let doubts = probe.doubts().join(", ");
     let message = format!(
-        "the server confirmed what it did not do ({doubts}); to look at each object after it was written, state under \
+        "the server confirmed what it did not do ({doubts}); to check each object after it is written, state under \
          `endpoints.{endpoint}`:"
     );
     let mut lines = vec![String::new()];

@@ -1,4 +1,4 @@
-//! The notes that a run writes before it begins: about the run that it resumes or gives up, and about
+//! Notes that a run writes before it begins: about the run that it resumes or abandons, and about
 //! the report that it replaces.
 
 use std::fmt::Write as _;
@@ -30,8 +30,8 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell:
         String::new()
     } else {
         format!(
-            ", which named {} {} attributes; what this run finds equal stays without them, and \
-             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
+            ", which named {} {} attributes. Copies that this run finds equal stay without them; `when: always` \
+             (--when always) copies them again. To repair them with `s3haul retry --losses`, keep the report or \
              name another one",
             display_count(losses),
             by_number(losses, "copy that lacks", "copies that lack")
@@ -43,7 +43,8 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell:
     ));
 }
 
-/// Tells that a new run begins, and for which differences the one in the journal is given up.
+/// Logs that a new run begins, and the differences because of which it abandons the run in the
+/// journal.
 pub(super) fn begun(old: &RunState, left: &RunState, changes: &[String]) {
     let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
     let (uploads, bytes) = (left.uploads.len() as u64, left.open_bytes());
@@ -81,7 +82,7 @@ pub(super) fn begun(old: &RunState, left: &RunState, changes: &[String]) {
     tell_note(&began);
 }
 
-/// Tells how far the run is that is resumed.
+/// Logs the progress of the resumed run.
 pub(super) fn resumed(state: &RunState) {
     if let Some(run) = &state.run {
         telemetry::name_run(&run.run);
@@ -125,8 +126,8 @@ pub(super) fn unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
         by_number(count, "copy", "copies")
     );
     tell(&format!(
-        "{copies} of earlier runs failed their proof and were kept; this run copies those of them again that are in it, \
-         unless a checksum or ETag proves them now"
+        "{copies} of earlier runs failed their proof and were kept; this run copies those that belong to it again, \
+         unless a checksum or ETag now proves them"
     ));
 }
 
@@ -138,7 +139,7 @@ pub(super) async fn unproven_beside(own: &str, unproven: &mut UnprovenCopies) {
     };
     for entry in entries.filter_map(Result::ok) {
         let is_other = entry.file_name() != own && entry.path().is_dir();
-        // One that cannot be read is no concern of this run.
+        // This run ignores a journal that cannot be read.
         if is_other && let Ok(Some(glance)) = journal::look(Location::Directory(entry.path())).await
         {
             unproven.merge(&glance.state.unproven);

@@ -1,7 +1,7 @@
 //! The estimated time of a plan.
 //!
-//! The copies take as long as the requests in flight allow; the limits of the job allow no more than
-//! a number of requests and bytes a second. Whichever takes longer decides, and is named.
+//! The requests in flight determine how long the copies take, and so do the limits of the job. The
+//! estimate is the longer of the two times, and the text says which one that is.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) fn line(
     ))
 }
 
-/// Returns the seconds that the limits of a job demand, and the limit that demands most.
+/// Returns the seconds that the limits of a job require, and the limit that requires most.
 #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
 fn at_limits(totals: &PlanTotals, limits: &Limits) -> Option<(f64, String)> {
     let requests = limits.requests_per_second.map(|rate| {

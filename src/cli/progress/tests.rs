@@ -54,7 +54,7 @@ fn a_line_tells_what_matters_first() {
     insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  3m 00s left  11.37KiB/s  1 of 2 objects  0 in flight");
     console.failed_objects.store(1, Ordering::Relaxed);
     console.observe(&Event::Paused { is_paused: true });
-    insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  stalled  waiting for the end of refusals, single objects are tried  1 failed  11.37KiB/s  1 of 2 objects  0 in flight");
+    insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  stalled  waiting for the end of refusals, trying single objects  1 failed  11.37KiB/s  1 of 2 objects  0 in flight");
 }
 
 #[test]

@@ -23,13 +23,13 @@ pub(super) fn again(found: &FoundReport, origin: &ReportHeader) -> String {
 pub(super) fn stopped_before_its_end(found: &FoundReport, again: &str) -> CliError {
     CliError::Usage(match found {
         FoundReport::Shards(state, _) => format!(
-            "no object of this report failed so far, but some shards are not over: `{}` shows which. Wait for those at \
+            "no object of this report failed so far, but some shards have not ended: `{}` shows which. Wait for those at \
              work; if no process is at work, {again}",
             next::status(&state.uri.to_string())
         ),
         FoundReport::File(_) | FoundReport::Stored(_) => format!(
             "no object of this report failed, but its run was stopped before its end and may never have listed others; \
-             its run is not over; {again}, which goes on with it"
+             its run is not over; {again}, which resumes it"
         ),
     })
 }
@@ -37,7 +37,7 @@ pub(super) fn stopped_before_its_end(found: &FoundReport, again: &str) -> CliErr
 /// Returns the error for a report without failed objects whose run can be resumed.
 pub(super) fn not_over(again: &str) -> CliError {
     CliError::Usage(format!(
-        "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
+        "no object of this report failed so far, but its run is not over; {again}, which resumes it"
     ))
 }
 

@@ -1,7 +1,7 @@
-//! Looks at a sample of the objects that a report calls copied, before its failed ones are retried.
+//! Checks a sample of the objects that a report calls copied, before its failed ones are retried.
 //!
-//! A retry copies only what failed. If the bucket was emptied or made again since, its success
-//! would not mean that all objects are there. Only clear answers of the server count.
+//! A retry copies only what failed. If the bucket was emptied or created again since, a successful
+//! retry would not mean that all objects are there. Only clear answers of the server count.
 
 use futures::stream::{self, StreamExt as _};
 
@@ -14,7 +14,7 @@ use crate::manifest::job::{Job, ReportPlace, Versions};
 use crate::report::read::ReportedObject;
 use crate::s3::{Failure, FailureKind};
 
-/// The most looks at the same time.
+/// The most objects that are checked at the same time.
 const AT_ONCE: usize = 8;
 
 /// Looks at the objects in buckets that the job still writes to.
@@ -78,7 +78,7 @@ async fn found(
     }
 }
 
-/// Refuses a report that is not true any more.
+/// Refuses a report that no longer matches the destination.
 pub(super) fn require(
     looked: &SampleResult,
     report: &ReportPlace,
@@ -89,9 +89,9 @@ pub(super) fn require(
     };
     let (missing, of) = (looked.objects - looked.there, looked.objects);
     Err(CliError::Untrue(format!(
-        "the report {report} is not true any more: {missing} of {of} of its objects that were looked at are not at the \
-         destination, for example {example}. They were deleted, or the bucket was made again. \
-         `s3haul verify --report {report}` shows what is there. To copy what is missing, {again}; to copy no more than what \
-         failed all the same, add --resume-anyway"
+        "the report {report} no longer matches the destination: {missing} of {of} objects that were checked are not \
+         there, for example {example}. They were deleted, or the bucket was created again. \
+         `s3haul verify --report {report}` shows what is there. To copy what is missing, {again}; to copy only what \
+         failed, add --resume-anyway"
     )))
 }

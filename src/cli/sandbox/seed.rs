@@ -4,8 +4,8 @@ use crate::location::S3Uri;
 use crate::size::ByteSize;
 use s3haul_sandbox::{Content, ObjectSpec, Sandbox};
 
-/// Different sizes that a range of sizes comes in. Few enough that the checksums of all are at
-/// hand: a sandbox that hashes each object which it makes would be measured instead of its clients.
+/// The number of different sizes in a range of sizes. It is small enough to keep all checksums: if
+/// the sandbox had to hash each object, a benchmark would measure the sandbox and not its clients.
 const SIZES: u64 = 256;
 
 /// Objects to begin with: one, or `count` below a prefix, of `smallest` to `largest` bytes.
@@ -54,7 +54,7 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
         Some((smallest, largest)) => (bytes(smallest)?, bytes(largest)?),
     };
     if smallest > largest {
-        return Err(format!("{sizes}: the smaller size stands first"));
+        return Err(format!("{sizes}: write the smaller size first"));
     }
     Ok(Seed {
         location,

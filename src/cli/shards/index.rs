@@ -22,7 +22,7 @@ pub(super) fn index(
         if let Some(text) = variable(name).filter(|text| !text.is_empty()) {
             return text
                 .parse()
-                .map_err(|_| format!("{name} is `{text}`, which is not the index of a shard; unset it, or say the index with --shard"));
+                .map_err(|_| format!("{name} is `{text}`, which is not the index of a shard; unset it, or set the index with --shard"));
         }
     }
     let names: Vec<_> = INDICES
@@ -30,7 +30,7 @@ pub(super) fn index(
         .map(|(name, engine)| format!("{name} ({engine})"))
         .collect();
     Err(format!(
-        "--state runs one shard, and its index is not known: none of {} is set; start the processes with one of these, or say the \
+        "--state runs one shard, and its index is not known: none of {} is set; start the processes with one of these, or set the \
          index with --shard",
         names.join(", ")
     ))

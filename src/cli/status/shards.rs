@@ -29,7 +29,7 @@ const NEW_PLAN: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Debug, Serialize)]
 struct StateDocument<'a> {
     state_prefix: String,
-    /// The time of the look.
+    /// The time at which the state was read.
     at: Timestamp,
     #[serde(flatten)]
     view: &'a StateView,
@@ -41,7 +41,7 @@ struct StateDocument<'a> {
     next: Option<String>,
 }
 
-/// The result of one look at a run.
+/// The result of one refresh.
 struct ShownState {
     /// The exit code, once all shards have ended.
     exit: Option<Exit>,
@@ -78,7 +78,7 @@ pub(super) async fn show(
     }
 }
 
-/// Waits for a run of which nothing is there yet. Returns `None` if something else is there.
+/// Waits for a run that has written nothing yet. Returns `None` if something else is there.
 pub(super) async fn wait_for(
     uri: &S3Uri,
     endpoint: &EndpointFlags,
@@ -120,7 +120,7 @@ async fn show_planned(
     let at = Timestamp::now();
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
-    // To look for a retry takes requests, and it means little while shards are at work.
+    // Looking for a retry takes requests, and says little while shards are at work.
     let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
         last_retry(state).await?
     } else {
@@ -179,7 +179,7 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
 fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) -> Option<String> {
     match view.state {
         RunProgress::Ended if view.needs_restart => Some(
-            "to continue: mend the cause, and start the job again under the name of this run"
+            "to continue: correct the cause, and start the job again under the name of this run"
                 .to_owned(),
         ),
         RunProgress::Ended if view.shards.failed > 0 && !is_retried => {
@@ -189,11 +189,11 @@ fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) ->
         RunProgress::Waiting if is_new(view, now) => None,
         RunProgress::Waiting => Some(
             "to continue: start the job again under the name of this run. If its processes ended \
-             with exit code 2 or 3, mend first what they refused"
+             with exit code 2 or 3, first correct what they refused"
                 .to_owned(),
         ),
         RunProgress::Running if view.shards.silent > 0 => Some(
-            "silent shards: see if their pods are alive; the next process continues them"
+            "silent shards: check that their pods are alive; the next process continues them"
                 .to_owned(),
         ),
         RunProgress::Running => None,

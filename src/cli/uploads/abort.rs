@@ -1,5 +1,5 @@
-//! `uploads abort`: ends open uploads, and says "aborted" only of those that the server has no
-//! more.
+//! `uploads abort`: aborts open uploads, and prints "aborted" only for those that the server no
+//! longer has.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use crate::multipart::{self, Aborted, MultipartUpload};
 use crate::probe;
 use crate::s3::{Attributes, Capabilities, Failure, FailureKind, OpenUpload};
 
-/// Aborts one upload. Aborting what is not there succeeds everywhere; a mistyped id must not.
+/// Aborts one upload. Servers confirm the abort of an upload that does not exist, but a mistyped ID
+/// must be an error.
 pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<Exit, CliError> {
     let upload = MultipartUpload::open(bucket, &location.key, id);
     let is_there = match bucket.list_parts(&location.key, id, None).await {
@@ -123,7 +124,7 @@ pub(super) async fn all(
     Ok(results.exit)
 }
 
-/// Returns the refusal to abort by ages that the server makes up.
+/// Returns the refusal to abort by age on a server with false dates.
 fn made_up(contradiction: &str) -> CliError {
     CliError::Usage(format!(
         "this server's dates of uploads are not true, so no upload was aborted by its age: {contradiction}; abort uploads by \

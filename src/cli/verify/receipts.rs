@@ -72,7 +72,7 @@ impl VerifyArgs {
                 .find(|transfer| transfer.name == receipt.transfer);
             let transfer = transfer.ok_or_else(|| {
                 usage(format!(
-                    "line {number} is about a transfer `{}` that the job has no more",
+                    "line {number} is about a transfer `{}` that the job no longer has",
                     receipt.transfer
                 ))
             })?;
@@ -112,7 +112,7 @@ impl VerifyArgs {
         }
         if report.is_incomplete() {
             note(&format!(
-                "error: the run of this report was stopped before its end, so that objects may be missing that it never listed: \
+                "error: the run of this report was stopped before its end, so objects that it never listed may be missing: \
                  run `{}` again in {}",
                 report.origin.command_line(),
                 report.origin.directory.display()

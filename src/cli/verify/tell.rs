@@ -8,10 +8,10 @@ use crate::report::read::ReportedFailure;
 use crate::size::{display_count, display_duration};
 use crate::verify::{Counts, Verdict, VerifyFinding};
 
-/// Between lines that tell how far it is.
+/// The time between progress lines.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// Prints what is not equal, and now and then how far it is.
+/// Prints differences, and from time to time the progress.
 pub(super) struct VerifyConsole {
     output: Output,
     shown: Instant,

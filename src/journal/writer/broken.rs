@@ -1,8 +1,8 @@
 //! The behaviour of the writer once its journal is broken.
 //!
-//! A journal of which a part was cut or removed is replaced by a snapshot, because the state is in
-//! memory. If the journal cannot be written any more, the run ends. Its receipts still go to the
-//! report, which then shows what is done.
+//! If a part of the journal was cut or removed, the writer replaces the journal by a snapshot of
+//! the state in memory. If the journal can no longer be written, the run ends. Its receipts still
+//! go to the report, which then shows what is done.
 
 use super::{Message, WriterTask, receipts};
 use crate::journal::error::JournalError;

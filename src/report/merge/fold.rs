@@ -163,8 +163,8 @@ impl Verdicts {
         }
     }
 
-    /// Drops objects that the report `latest`, which is complete, does not name. They are not in
-    /// the source any more.
+    /// Drops objects that the report `latest`, which is complete, does not name. They are no longer
+    /// in the source.
     pub(super) fn require_seen_in(&mut self, latest: u32) {
         self.objects.retain(|_, verdict| verdict.seen >= latest);
     }

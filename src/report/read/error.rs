@@ -75,7 +75,7 @@ pub enum ReadError {
     /// A line was cut or changed.
     #[error(
         "the report {}: line {} is not a receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
-         writes the report anew", at.place, at.line, at.command, at.directory.display()
+         writes the report again", at.place, at.line, at.command, at.directory.display()
     )]
     Torn {
         /// The line.
@@ -86,7 +86,7 @@ pub enum ReadError {
     /// A line is repeated.
     #[error(
         "the report {}: line {} repeats line {of}; the file was changed. Run `{}` again in {}, which writes the \
-         report anew", at.place, at.line, at.command, at.directory.display()
+         report again", at.place, at.line, at.command, at.directory.display()
     )]
     Repeated {
         /// The line.
@@ -97,7 +97,7 @@ pub enum ReadError {
     /// The footer counts another number of receipts.
     #[error(
         "the report {} has {receipts} receipts in lines 2 to {}, and its footer in line {} counts {counted}: lines were \
-         {}. Run `{}` again in {}, which writes the report anew", at.place, at.line - 1, at.line,
+         {}. Run `{}` again in {}, which writes the report again", at.place, at.line - 1, at.line,
         if *receipts as u64 > *counted { "added" } else { "removed" }, at.command, at.directory.display()
     )]
     Miscounted {
@@ -111,7 +111,7 @@ pub enum ReadError {
     /// A line was changed, but is still a receipt.
     #[error(
         "the report {}: lines 1 to {} are not those that the footer in line {} was written for: the file was changed. Run \
-         `{}` again in {}, which writes the report anew", .0.place, .0.line - 1, .0.line, .0.command,
+         `{}` again in {}, which writes the report again", .0.place, .0.line - 1, .0.line, .0.command,
         .0.directory.display()
     )]
     Changed(
@@ -120,7 +120,7 @@ pub enum ReadError {
     ),
     /// It has no footer.
     #[error(
-        "the report {} has no footer behind line {}: its run is still at work or was killed, or the file was cut. Wait for \
+        "the report {} has no footer after line {}: its run is still at work or was killed, or the file was cut. Wait for \
          the run, or run `{}` again in {}: that resumes the run if it has a journal, and completes the report",
         .0.place, .0.line, .0.command, .0.directory.display()
     )]

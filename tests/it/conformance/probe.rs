@@ -35,7 +35,7 @@ async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
             let verdict = finding.verdict();
             let more = verdict == ProbeVerdict::CanDoMore
                 && CAN_DO_MORE.contains(&server.endpoint.provider);
-            // A question that means nothing here has no answer.
+            // A question that does not apply here has no answer.
             assert!(
                 matches!(verdict, ProbeVerdict::Agrees | ProbeVerdict::Moot) || more,
                 "{finding:?}"

@@ -42,9 +42,9 @@ pub(super) fn all() -> Vec<Row> {
         Row {
             attribute: Attribute::Tags,
             what: "tags",
-            read_from: "CopyObject by itself; GetObjectTagging for objects in parts, and where HEAD shows no number of \
+            read_from: "CopyObject copies them; GetObjectTagging for objects in parts, and if HEAD shows no number of \
                         tags",
-            set_by: "CopyObject (COPY) or Create; PutObjectTagging where they are too long for a header",
+            set_by: "CopyObject (COPY) or Create; PutObjectTagging if they are too long for a header",
             prevented_by: "no s3:GetObjectTagging at the source or s3:PutObjectTagging at the destination; a server \
                            without tags",
             cases: tags,
@@ -54,41 +54,41 @@ pub(super) fn all() -> Vec<Row> {
             what: "storage class",
             read_from: "HEAD",
             set_by: "header of CopyObject or Create",
-            prevented_by: "a class of another kind of bucket (EXPRESS_ONEZONE, OUTPOSTS, …): STANDARD then",
+            prevented_by: "a class of another kind of bucket (EXPRESS_ONEZONE, OUTPOSTS, …); the copy then gets STANDARD",
             cases: classes,
         },
         Row {
             attribute: Attribute::Encryption,
             what: "SSE-S3, SSE-KMS with key and bucket key, DSSE-KMS; SSE-C by `customer_key` on either side",
             read_from: "HEAD",
-            set_by: "by `require` and `to.encryption`: headers of CopyObject or Create. By `try` the destination's \
-                     bucket decides, and a weaker result is told",
-            prevented_by: "no right to use the key; a customer key without `to.customer_key`",
+            set_by: "with `require` and `to.encryption`: headers of CopyObject or Create. With `try`, the destination's \
+                     bucket decides, and a weaker result is reported",
+            prevented_by: "no permission to use the key; a customer key without `to.customer_key`",
             cases: encryption,
         },
         Row {
             attribute: Attribute::Lock,
             what: "Object Lock: retention and legal hold",
-            read_from: "HEAD; GetObjectRetention and GetObjectLegalHold once per bucket, by `require` per object",
+            read_from: "HEAD; GetObjectRetention and GetObjectLegalHold once per bucket, with `require` per object",
             set_by: "headers of CopyObject or Create",
-            prevented_by: "no s3:GetObjectRetention, s3:GetObjectLegalHold or s3:Put… of the same; a destination \
-                           without Object Lock; an end that is past; event holds",
+            prevented_by: "no s3:GetObjectRetention, s3:GetObjectLegalHold, or the matching s3:Put…; a destination \
+                           without Object Lock; an expired retention; event holds",
             cases: locks,
         },
         Row {
             attribute: Attribute::Acl,
-            what: "grants to accounts and groups, as they are",
+            what: "grants to accounts and groups, unchanged",
             read_from: "GetObjectAcl",
             set_by: "grant headers of CopyObject or Create",
-            prevented_by: "ACLs that are disabled (BucketOwnerEnforced); no s3:GetObjectAcl or s3:PutObjectAcl",
+            prevented_by: "disabled ACLs (BucketOwnerEnforced); no s3:GetObjectAcl or s3:PutObjectAcl",
             cases: acls,
         },
         Row {
             attribute: Attribute::Annotations,
             what: "annotations",
-            read_from: "CopyObject by itself; ListObjectAnnotations and GetObjectAnnotation for objects in parts",
+            read_from: "CopyObject copies them; ListObjectAnnotations and GetObjectAnnotation for objects in parts",
             set_by: "CopyObject (COPY); PutObjectAnnotation after Complete, if the ETag is still the same",
-            prevented_by: "no s3:…ObjectAnnotation; objects that a customer key encrypts; servers other than AWS",
+            prevented_by: "no s3:…ObjectAnnotation; objects encrypted with a customer key; servers other than AWS",
             cases: annotations,
         },
     ]

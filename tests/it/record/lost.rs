@@ -34,7 +34,7 @@ async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!(exit, 3, "{stderr}");
     for said in [
-        "objects on record",
+        "recorded objects",
         ", found equal at ",
         "is not there",
         "--fresh",
@@ -61,10 +61,7 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     let command = [&COPY[..], &more, &flags].concat();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
-    for said in [
-        "what was copied before may be gone",
-        "s3haul verify --report",
-    ] {
+    for said in ["earlier copies may be gone", "s3haul verify --report"] {
         assert!(stdout.contains(said), "{said}: {stdout} {stderr}");
     }
     let copied = world.sandbox.store().keys(DESTINATION).len();

@@ -183,7 +183,7 @@ async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
         "{stderr}"
     );
     for said in [
-        "16 of 16 objects on record",
+        "16 of 16 recorded objects",
         "s3://destination/k0",
         "is not there",
         "--fresh",

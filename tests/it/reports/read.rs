@@ -127,7 +127,8 @@ async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
                 .filter(|line| line.starts_with("failed: "))
                 .count();
             assert!(
-                told == of("failed") || (told == 20 && stderr.contains("the report has them all")),
+                told == of("failed")
+                    || (told == 20 && stderr.contains("the report lists all of them")),
                 "{stderr}"
             );
         }

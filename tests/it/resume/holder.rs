@@ -292,7 +292,7 @@ async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     }
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
     assert!(
-        exit == 3 && stderr.contains("record is not true any more"),
+        exit == 3 && stderr.contains("journal no longer matches the destination"),
         "{exit} {stderr}"
     );
     let left = record(&world).unwrap();
@@ -389,7 +389,7 @@ async fn to_wait_without_a_journal_is_refused() {
     let flags = ["--journal", "none", "--wait", "1m"];
     let (exit, _, stderr) = again(&world, directory.path(), &flags).await;
     assert!(
-        exit == 2 && stderr.contains("--wait means nothing here"),
+        exit == 2 && stderr.contains("--wait has no effect here"),
         "{exit} {stderr}"
     );
     let (exit, _, stderr) = again(&world, directory.path(), &["--wait", "soon"]).await;

@@ -40,19 +40,19 @@ async fn flags_that_contradict_shards_are_refused() {
         ),
         (
             &["--shards", "4", "--shard", "0", "--report", "r.jsonl"],
-            "--report means nothing here",
+            "--report has no effect here",
         ),
         (
             &["--shards", "4", "--shard", "0", "--journal", "j"],
-            "--journal means nothing here",
+            "--journal has no effect here",
         ),
         (
             &["--shards", "4", "--shard", "0", "--fresh"],
-            "--fresh means nothing here",
+            "--fresh has no effect here",
         ),
         (
             &["--shards", "4", "--shard", "0", "--dry-run"],
-            "--dry-run means nothing here",
+            "--dry-run has no effect here",
         ),
         (&["--shards", "4", "--shard", "0", "--pods", "0"], "--pods"),
     ] {
@@ -162,7 +162,7 @@ async fn limits_that_cannot_be_divided_are_refused() {
         "run", "job.yaml", "--state", STATE, "--shards", "8", "--shard", "0",
     ];
     let error = refused(&shards, &unknown, 2).await;
-    assert!(error.contains("say it with --pods"), "{error}");
+    assert!(error.contains("set it with --pods"), "{error}");
 }
 
 /// The job may come from a run of one process.

@@ -142,7 +142,7 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
     let (exit, stdout, _, path) = merge(&state, &directory).await;
     assert_eq!(exit, 4, "{stdout}");
     for said in [
-        "): incomplete: 1 of 3 shards are not over",
+        "): incomplete: 1 of 3 shards not ended",
         "  shard 1: it has not ended: it is at work, or was stopped",
         "  to see how far they are: s3haul status s3://ops/runs/lake-1/",
     ] {
@@ -167,7 +167,7 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
     )
     .await;
     assert!(
-        shown.contains("incomplete: 1 of 3 shards are not over"),
+        shown.contains("incomplete: 1 of 3 shards not ended"),
         "{shown}"
     );
 }
@@ -221,7 +221,7 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
     let (exit, stdout, stderr, path) = merge(&state, &directory).await;
     assert_eq!(exit, 4, "{stdout} {stderr}");
     assert!(
-        stdout.contains("incomplete: 7 of 9 shards are not over"),
+        stdout.contains("incomplete: 7 of 9 shards not ended"),
         "{stdout}"
     );
     for said in [

@@ -123,7 +123,7 @@ async fn shards_that_failed_without_failed_objects_are_not_retried() {
     state.refused(1);
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(
-        stdout.contains("to continue: mend the cause, and start the job again")
+        stdout.contains("to continue: correct the cause, and start the job again")
             && !stdout.contains("s3haul retry"),
         "{stdout}"
     );
