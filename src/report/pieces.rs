@@ -405,6 +405,11 @@ impl PieceWriter {
         if let Some(error) = &self.error {
             return Err(Unfinished::Receipts(error.clone()));
         }
+        if let Some(piece) = self.removed_piece().await {
+            return Err(Unfinished::Receipts(format!(
+                "its piece {piece} was removed while the run was at work"
+            )));
+        }
         let ReportLength { lines, sum, .. } = self.end();
         let footer = Footer {
             lines: Some(lines),
@@ -415,6 +420,20 @@ impl PieceWriter {
         let line = line.map_err(|error| Unfinished::Footer(error.to_string()))?;
         let written = self.write(&line, 0, true).await;
         written.map_err(Unfinished::Footer)
+    }
+
+    /// Returns the number of a piece that somebody has removed, if the list shows it and S3 confirms
+    /// it. A list that cannot be read shows nothing: every piece was confirmed when it was written.
+    async fn removed_piece(&self) -> Option<u64> {
+        let there = self.directory.numbers().await.ok()?;
+        let missing = self.shared.kept().iter().map(|head| head.piece);
+        let missing: Vec<_> = missing.filter(|piece| !there.contains(piece)).collect();
+        for piece in missing {
+            if self.directory.is_gone(piece).await {
+                return Some(piece);
+            }
+        }
+        None
     }
 
     /// Writes a piece after those that count.

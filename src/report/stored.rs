@@ -374,6 +374,14 @@ impl RunDirectory {
         Ok(head.filter(|head| head.piece == number).ok_or(number))
     }
 
+    /// Returns true if S3 answers that a piece does not exist.
+    pub(super) async fn is_gone(&self, piece: u64) -> bool {
+        match self.head(piece).await {
+            Err(ReportError::Store { failure, .. }) => failure.kind() == &FailureKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// Returns the lines of a piece.
     pub(super) async fn body(&self, expected: PieceHead) -> Result<Bytes, ReportError> {
         let bytes = self.bucket.get_small(&self.key(expected.piece)?).await;

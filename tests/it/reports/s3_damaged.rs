@@ -174,3 +174,26 @@ async fn objects_that_are_no_pieces_are_stepped_over() {
     let reports = ReportBucket::new(bucket, "none/".parse().unwrap());
     assert!(matches!(reports.latest().await, Ok::<_, ReportError>(None)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_is_removed_during_the_run_is_reported() {
+    let world = world().await;
+    let bucket = world.bucket(OPS).await;
+    let mut report = open(&bucket, "19ca71fb900a83f4").await;
+    report.add(&receipt(1));
+    let (report, written) = synced(report).await;
+    written.unwrap();
+    let store = world.sandbox.store();
+    let keys = store.keys(OPS);
+    let second = keys.iter().find(|key| key.ends_with("000002.jsonl"));
+    store.delete_object(OPS, second.unwrap());
+    let error = finish(report.end()).await.unwrap_err().to_string();
+    assert!(
+        error.contains("lacks receipts: its piece 2 was removed while the run was at work"),
+        "{error}"
+    );
+    assert!(
+        !store.keys(OPS).iter().any(|key| key.ends_with("000003.jsonl")),
+        "a report that lacks receipts must have no footer"
+    );
+}

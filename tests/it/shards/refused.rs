@@ -1,6 +1,6 @@
 //! What cannot run in shards is refused before anything is written, with its reason.
 
-use s3haul::sandbox::Model;
+use s3haul::sandbox::{Model, Operation};
 
 use super::{STATE, Shards, flags};
 use crate::cli::COPY_ALL;
@@ -210,4 +210,54 @@ async fn a_plan_of_another_job_is_refused_with_the_difference() {
     shards.expect_done(1, 3).await;
     shards.expect_done(2, 3).await;
     assert_eq!(shards.keys("destination"), ["a", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_with_the_state_prefix_says_what_a_run_would() {
+    let shards = Shards::new(Model::default()).await;
+    shards.put_many(20);
+    let check = |count: &'static str| ["check", "job.yaml", "--state", STATE, "--shards", count];
+    let first = shards.run(&check("2")).await;
+    assert_eq!(first.exit, 0, "{}", first.stderr);
+    for expected in [
+        "no plan is there yet; the first process plans the shards",
+        "not checked: writing to s3://ops/run/",
+    ] {
+        assert!(first.stdout.contains(expected), "{}", first.stdout);
+    }
+    assert!(shards.state("plan.json").is_none(), "check wrote the plan");
+
+    shards.expect_done(0, 2).await;
+    let second = shards.run(&check("2")).await;
+    let expected = "the plan there is of this job; 1 of 2 shards are done";
+    assert_eq!(second.exit, 0, "{}", second.stderr);
+    assert!(second.stdout.contains(expected), "{}", second.stdout);
+    let error = refused(&shards, &check("3"), 2).await;
+    assert!(
+        error.contains("it has 2 shards, but --shards says 3"),
+        "{error}"
+    );
+
+    let store = shards.world.sandbox.store();
+    store.deny("ops", Operation::GetObject, "");
+    let denied = shards.run(&check("2")).await;
+    assert_eq!(denied.exit, 3, "{}", denied.stderr);
+    assert!(
+        denied.stdout.contains("state: s3://ops/run/"),
+        "{}",
+        denied.stdout
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_with_the_state_prefix_refuses_a_job_that_cannot_run_in_shards() {
+    let shards = Shards::new(Model::default()).await;
+    shards.job("version: 1\ntransfers:\n  - from: {files: .}\n    to: {s3: s3://destination/}\n");
+    let check = ["check", "job.yaml", "--state", STATE, "--shards", "2"];
+    let error = refused(&shards, &check, 2).await;
+    assert!(
+        error.contains("local files cannot be copied in shards"),
+        "{error}"
+    );
+    assert_eq!(shards.world.calls(Operation::GetObject), 0);
 }
