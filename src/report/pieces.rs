@@ -426,9 +426,8 @@ impl PieceWriter {
     /// it. A list that cannot be read shows nothing: every piece was confirmed when it was written.
     async fn removed_piece(&self) -> Option<u64> {
         let there = self.directory.numbers().await.ok()?;
-        let missing = self.shared.kept().iter().map(|head| head.piece);
-        let missing: Vec<_> = missing.filter(|piece| !there.contains(piece)).collect();
-        for piece in missing {
+        let numbers: Vec<_> = self.shared.kept().iter().map(|head| head.piece).collect();
+        for piece in numbers.into_iter().filter(|piece| !there.contains(piece)) {
             if self.directory.is_gone(piece).await {
                 return Some(piece);
             }

@@ -193,7 +193,10 @@ async fn a_piece_that_is_removed_during_the_run_is_reported() {
         "{error}"
     );
     assert!(
-        !store.keys(OPS).iter().any(|key| key.ends_with("000003.jsonl")),
+        !store
+            .keys(OPS)
+            .iter()
+            .any(|key| key.ends_with("000003.jsonl")),
         "a report that lacks receipts must have no footer"
     );
 }
