@@ -231,7 +231,7 @@ fn page(rest: &str) -> String {
 #[rstest]
 #[case::groups(
     "<Delimiter>/</Delimiter><CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>",
-    "`d/` in the place"
+    "contains `d/` instead of the keys below it"
 )]
 #[case::count(
     "<KeyCount>5</KeyCount><IsTruncated>false</IsTruncated>",
