@@ -62,7 +62,8 @@ impl Profile {
         }
     }
 
-    /// True for requests by which the profile differs from the others. The first two are about all.
+    /// Returns true for requests in which the profile differs from the others. The first two are
+    /// about all requests.
     fn is_about(self, operation: Operation) -> bool {
         let lists = matches!(
             operation,
@@ -102,7 +103,7 @@ struct Case {
     way: Way,
 }
 
-/// All cases, from what each scenario asks for when it is answered well.
+/// Returns all cases, by the requests that each scenario sends to a server that answers well.
 fn cases() -> Vec<Case> {
     let bases: Vec<(Scenario, Profile)> = Scenario::ALL
         .iter()

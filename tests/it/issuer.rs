@@ -7,18 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{Operation, SandboxOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::{command, process, run};
-use crate::world::{SOURCE, World};
+use crate::world::World;
+use crate::world::program::{command, process, run};
 
-/// What is replied to a request for credentials.
+/// The reply to a request for credentials.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so
-    /// on.
+    /// Returns the key of the sandbox with this session token.
     Fresh(Duration),
     /// These credentials for this long.
     Issue(Session, Duration),
@@ -54,16 +53,16 @@ impl Session {
     }
 }
 
-/// What an issuer is told and what it is asked.
+/// The replies and the requests of an issuer.
 #[derive(Debug)]
 struct State {
     /// The reply to all requests that have none of their own.
     usual: Reply,
     /// The replies to the next requests.
     next: VecDeque<Reply>,
-    /// How many session tokens were counted.
+    /// The number of session tokens that were issued for an instance.
     tokens: u64,
-    /// The requests for credentials: head and body.
+    /// Returns the requests for credentials, head and body.
     requests: Vec<String>,
 }
 
@@ -103,7 +102,7 @@ impl Issuer {
         format!("http://{}", self.at)
     }
 
-    /// The variable that makes it the endpoint of a container.
+    /// Returns the variable that makes this issuer the endpoint of a container.
     pub(crate) fn container(&self) -> (&'static str, String) {
         (
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -111,7 +110,7 @@ impl Issuer {
         )
     }
 
-    /// The variables that make it the instance metadata service.
+    /// Returns the variables that make this issuer the instance metadata service.
     pub(crate) fn instance(&self) -> [(&'static str, String); 2] {
         [
             ("AWS_EC2_METADATA_DISABLED", "false".to_owned()),
@@ -119,7 +118,7 @@ impl Issuer {
         ]
     }
 
-    /// The variable that makes it the Security Token Service.
+    /// Returns the variable that makes this issuer the Security Token Service.
     pub(crate) fn sts(&self) -> (&'static str, String) {
         ("AWS_ENDPOINT_URL_STS", self.url())
     }
@@ -134,7 +133,7 @@ impl Issuer {
         self.state.lock().unwrap().next.push_back(reply);
     }
 
-    /// How often it was asked for credentials.
+    /// Returns the number of requests for credentials.
     pub(crate) fn asked(&self) -> usize {
         self.state.lock().unwrap().requests.len()
     }
@@ -154,7 +153,7 @@ impl Issuer {
     }
 }
 
-/// What a request gets.
+/// The answer to a request.
 enum Answer {
     Http(String),
     Silence,
@@ -290,10 +289,7 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put("k", 10);
     world.sandbox.accept_key("rotated", "another-secret");
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let directory = tempfile::tempdir().unwrap();

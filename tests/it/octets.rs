@@ -10,7 +10,7 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::{command, run};
+use crate::world::program::{command, run};
 
 const ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 /// `café` and `ü`, in Latin-1.

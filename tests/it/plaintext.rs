@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rstest::rstest;
 
-use crate::cli::{command, run};
+use crate::world::program::{command, run};
 
 /// Runs the program with credentials and these variables. Nothing listens on this network's hosts.
 async fn ended(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {

@@ -104,7 +104,7 @@ fn proof(capabilities: &Capabilities) -> &'static str {
     }
 }
 
-/// What is believed of each of them.
+/// Returns the table of the trust in each of them.
 fn trust() -> String {
     let mut table = String::from(
         "| `provider` | source conditions | destination conditions | `ETag`s | order of lists | effects |\n\

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{PART, Server, a_second_later, bytes, on_server};
-use crate::cli::process;
+use crate::world::program::process;
 
 const KILLS: u64 = 5;
 const IN_FLIGHT: u64 = 4;

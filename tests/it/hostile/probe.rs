@@ -29,7 +29,7 @@ const WAYS: [Way; 7] = [
     Way::IgnoredCondition,
 ];
 
-async fn world() -> World {
+async fn impatient_world() -> World {
     let mut world = World::new().await;
     world.retry = RetryPolicy {
         patience: Duration::from_secs(3),
@@ -48,7 +48,7 @@ async fn world() -> World {
 /// An object, or an upload with its id.
 type Name = (String, Option<String>);
 
-/// All that is in the bucket.
+/// Returns the objects, versions, and uploads of the bucket.
 fn there(store: &Store) -> BTreeSet<Name> {
     let uploads = store.open_uploads(DESTINATION).into_iter();
     let uploads = uploads.map(|upload| (upload.key, Some(upload.upload_id)));
@@ -62,7 +62,7 @@ fn there(store: &Store) -> BTreeSet<Name> {
 
 /// Probes with one operation answered wrongly. Returns what does not hold, and what was asked for.
 async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
-    let world = world().await;
+    let world = impatient_world().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -117,7 +117,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     (verdict, asked)
 }
 
-/// True for a lie about an operation that each job depends on.
+/// Returns true for a wrong answer to an operation on which each job depends.
 fn lies_about_writes(operation: Operation, way: Way) -> bool {
     let is_write = matches!(
         operation,

@@ -13,7 +13,7 @@ use s3haul::sandbox::{
 };
 use s3haul::size::GIB;
 
-use super::{object, onto_itself, put, receipt, to_class, versioned};
+use super::{object, onto_itself, receipt, to_class, versioned};
 use crate::world::{SOURCE, World};
 
 /// Somebody writes to the key between the look and the change.
@@ -33,20 +33,12 @@ async fn an_overwrite_is_changed_and_not_undone(
     } else {
         World::new().await
     };
-    put(
-        &world,
-        "k",
-        size,
-        &ObjectSpec::default().metadata("m", "old"),
-    );
+    world.put_with("k", size, &ObjectSpec::default().metadata("m", "old"));
     let overwrite = Effect::hook(|store| {
         let spec = ObjectSpec::default().metadata("m", "new");
         store.put_object(SOURCE, "k", Content::pattern(2, 11), &spec);
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(1).then(overwrite));
+    world.add_fault(Fault::on(operation).nth(1).then(overwrite));
     let mut transfer = to_class("STANDARD_IA");
     transfer.when = When::Always;
     let run = world.run(transfer).await;
@@ -60,7 +52,7 @@ async fn an_overwrite_is_changed_and_not_undone(
         ),
         ("new", "STANDARD_IA")
     );
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 #[rstest]
@@ -72,16 +64,13 @@ async fn an_object_that_is_deleted_meanwhile_stays_deleted(
     #[case] operation: Operation,
 ) {
     let world = World::new().await;
-    put(&world, "k", size, &ObjectSpec::default());
+    world.put("k", size);
     let delete = Effect::hook(|store| store.delete_object(SOURCE, "k"));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(1).then(delete));
+    world.add_fault(Fault::on(operation).nth(1).then(delete));
     let run = world.run(to_class("STANDARD_IA")).await;
     assert_eq!(run.error(), "not-found");
-    assert!(world.sandbox.store().object(SOURCE, "k").is_none());
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.object(SOURCE, "k").is_none());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 /// The answer of the change is lost; the object, which was in parts before, has another `ETag` by
@@ -92,15 +81,9 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     let spec = ObjectSpec::default()
         .part_sizes([6 << 20])
         .metadata("m", "n");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10 << 20), &spec);
+    world.put_with("k", 10 << 20, &spec);
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    world.add_fault(Fault::on(Operation::CopyObject).nth(1).then(lost));
     let run = world.run(to_class("STANDARD_IA")).await;
     assert!(
         matches!(receipt(&run, "k").ending, Ending::Done { .. }),
@@ -119,13 +102,10 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
 async fn one_request_at_a_time_is_enough() {
     let world = versioned().await;
     for key in ["a", "b", "c"] {
-        put(&world, key, 10, &ObjectSpec::default().tag("t", "u"));
+        world.put_with(key, 10, &ObjectSpec::default().tag("t", "u"));
     }
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(2).then(lost));
+    world.add_fault(Fault::on(Operation::CopyObject).nth(2).then(lost));
     let mut job = world.job(onto_itself(|transfer| {
         transfer.set.tags = [("x".to_owned(), "y".to_owned())].into();
         transfer.to.acl = Some(CannedAcl::BucketOwnerFullControl);
@@ -146,7 +126,7 @@ async fn one_request_at_a_time_is_enough() {
 #[tokio::test]
 async fn an_upload_that_is_gone_has_changed_nothing() {
     let world = World::new().await;
-    put(&world, "huge", 6 * GIB, &ObjectSpec::default());
+    world.put("huge", 6 * GIB);
     let faults = world.sandbox.faults();
     let failed = Effect::Error(500, "InternalError");
     faults.add(
@@ -219,8 +199,7 @@ async fn killed(
 async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     let world = slow().await;
     for index in 0..40 {
-        put(
-            &world,
+        world.put_with(
             &format!("k{index:02}"),
             10,
             &ObjectSpec::default().metadata("m", "n"),
@@ -257,8 +236,7 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
 #[tokio::test]
 async fn a_large_change_that_is_killed_is_gone_on_with() {
     let world = slow().await;
-    put(
-        &world,
+    world.put_with(
         "huge",
         6 * GIB,
         &ObjectSpec::default().metadata("m", "n").tag("t", "u"),
@@ -282,7 +260,7 @@ async fn a_large_change_that_is_killed_is_gone_on_with() {
     assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
     assert_eq!(world.sandbox.store().versions(SOURCE, "huge").len(), 2);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 /// A session is killed while its Complete is on the way, and a lifecycle rule ends its upload. The
@@ -290,11 +268,11 @@ async fn a_large_change_that_is_killed_is_gone_on_with() {
 #[tokio::test]
 async fn an_object_is_not_taken_for_its_own_change() {
     let world = slow().await;
-    put(&world, "huge", 6 * GIB, &ObjectSpec::default());
+    world.put("huge", 6 * GIB);
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(to_class("STANDARD_IA"));
     let stall = Effect::StallBefore(Some(Duration::from_hours(1)));
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
             .nth(1)
             .then(stall),
@@ -309,12 +287,7 @@ async fn an_object_is_not_taken_for_its_own_change() {
         () = killed => {}
     }
     let bucket = world.bucket(SOURCE).await;
-    let [upload] = world
-        .sandbox
-        .store()
-        .open_uploads(SOURCE)
-        .try_into()
-        .unwrap();
+    let [upload] = world.open_uploads(SOURCE).try_into().unwrap();
     bucket
         .abort_upload(&"huge".parse().unwrap(), &upload.upload_id)
         .await
