@@ -6,7 +6,7 @@ use s3haul::sandbox::{Effect, Fault, Operation, SandboxOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::world::program::{COPY_ALL, at, run};
+use crate::world::program::{COPY_ALL, at, run, run_in};
 use crate::world::{DESTINATION, World};
 
 async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, String) {
@@ -300,9 +300,7 @@ async fn check_in(
         format!("name: lake\n{transfer}{journal}"),
     )
     .unwrap();
-    let mut program = at(world);
-    program.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
-    run(program, &[command, "job.yaml"]).await
+    run_in(world, dir.path(), &[command, "job.yaml"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -294,8 +294,7 @@ async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
         "{changed}"
     );
     // The reason that s3haul cannot see is told as a guess.
-    let other = Content::pattern(1, SMALL);
-    world.put_object(SOURCE, "another", other, &ObjectSpec::default());
+    world.put("another", SMALL);
     let run = world.run(copy(When::Always)).await;
     let guesses = run.receipts.iter().filter(|receipt| match &receipt.ending {
         Ending::Failed { error } => error

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::issuer::{Issuer, Reply};
 use crate::signals::send;
-use crate::world::program::{at, process, process_at, run};
+use crate::world::program::{at, journaled, process, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Less than the drain time of 20 s, and long enough for a machine that is busy.
@@ -353,10 +353,7 @@ async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool)
     ended.assert_at_once();
     world.sandbox.faults().clear();
     if left() > 0 {
-        let mut status = at(&world);
-        status
-            .current_dir(directory.path())
-            .env_remove("S3HAUL_JOURNAL");
+        let status = journaled(&world, directory.path());
         let (exit, stdout, stderr) = run(status, &["status"]).await;
         assert_eq!(exit, 0, "{stderr}");
         assert!(
@@ -364,10 +361,7 @@ async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool)
             "{stdout}"
         );
     }
-    let mut again = at(&world);
-    again
-        .current_dir(directory.path())
-        .env_remove("S3HAUL_JOURNAL");
+    let again = journaled(&world, directory.path());
     let (exit, _, stderr) = run(again, words("copy")).await;
     assert_eq!(exit, 0, "{stderr}");
     world.assert_equal("k", "k");

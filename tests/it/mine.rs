@@ -12,7 +12,7 @@ use s3haul::size::MIB;
 use serde_json::Value;
 
 use crate::liar::{Answer, Liar};
-use crate::world::program::{COPY_ALL, at, process_at, run};
+use crate::world::program::{COPY_ALL, at, journaled, kill, process_at, run, run_in};
 use crate::world::{DESTINATION, World};
 
 async fn world_with_two_large() -> World {
@@ -55,13 +55,6 @@ async fn both_are_open(world: &World) {
         .expect("the run begins nothing");
 }
 
-async fn kill(mut child: Child) {
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
-}
-
 /// Creates an upload that no journal knows.
 async fn foreign(world: &World) -> MultipartUpload {
     let bucket = world.bucket(DESTINATION).await;
@@ -74,9 +67,7 @@ async fn foreign(world: &World) -> MultipartUpload {
 }
 
 async fn uploads(world: &World, directory: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(command, &[&["uploads"], arguments].concat()).await
+    run_in(world, directory, &[&["uploads"], arguments].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,10 +242,7 @@ async fn the_journals_that_were_read_are_named_and_that_of_a_manifest_may_be_ask
     let directory = tempfile::tempdir().unwrap();
     // A journal of another job is where the command looks by itself.
     world.put("small", 10);
-    let mut command = at(&world);
-    command
-        .current_dir(directory.path())
-        .env_remove("S3HAUL_JOURNAL");
+    let command = journaled(&world, directory.path());
     let small = ["copy", "s3://source/small", "s3://destination/small"];
     let (exit, _, stderr) = run(command, &small).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -312,8 +300,7 @@ async fn dating(world: &World, date: &'static str) -> Liar {
 }
 
 async fn abort_old(world: &World, liar: &Liar, directory: &Path) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let command = journaled(world, directory);
     let abort = [
         "uploads",
         "abort",

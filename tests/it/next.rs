@@ -5,7 +5,7 @@ use std::fs;
 use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
-use crate::world::program::{COPY_ALL, at, run};
+use crate::world::program::{COPY_ALL, run_in};
 use crate::world::{DESTINATION, World};
 
 /// Runs a command in a directory with a job.
@@ -15,11 +15,7 @@ async fn in_site(
     words: &[&str],
 ) -> (i32, String, String) {
     fs::write(directory.path().join("my job.yaml"), COPY_ALL).unwrap();
-    let mut program = at(world);
-    program
-        .current_dir(directory.path())
-        .env_remove("S3HAUL_JOURNAL");
-    run(program, words).await
+    run_in(world, directory.path(), words).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

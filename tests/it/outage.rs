@@ -9,7 +9,7 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{FailureLimit, Job, Limits};
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::FailureKind;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -87,8 +87,7 @@ async fn world_with(objects: u32) -> World {
         let key = format!("{number:05}");
         world.put(&key, 100);
     }
-    let large = Content::pattern(1, 400 * MIB);
-    world.put_object(SOURCE, "large", large, &ObjectSpec::default());
+    world.put("large", 400 * MIB);
     world
 }
 

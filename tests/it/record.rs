@@ -8,7 +8,7 @@ mod stale;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use s3haul::journal::{JournalError, LeaseTerms, Location, Opened};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::journal::{begin_in, planned};
 use crate::reports::{lines_of, receipts_in};
-use crate::world::program::{COPY_ALL, Ended, ended, kill, process_at, run_in};
+use crate::world::program::{COPY_ALL, Ended, ended, kill, run_in, spawn_in};
 use crate::world::{DESTINATION, World, aged};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
@@ -50,13 +50,7 @@ fn slow(world: &World, copy: Duration) {
 /// Starts the program in a directory and waits for so many more copies.
 async fn started(world: &World, directory: &Path, arguments: &[&str], copies: u64) -> Child {
     let before = world.calls(Operation::CopyObject);
-    let child = process_at(world)
-        .args(arguments)
-        .current_dir(directory)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = spawn_in(world, directory, arguments);
     let working = async {
         while world.calls(Operation::CopyObject) < before + copies {
             tokio::time::sleep(Duration::from_millis(5)).await;

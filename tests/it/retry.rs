@@ -9,7 +9,7 @@ use s3haul::manifest::job::{Chosen, When};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
 use crate::reports::{receipts_in, without_checksum};
-use crate::world::program::{at, run};
+use crate::world::program::{at, journaled, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 fn denied(key: &str) -> Fault {
@@ -24,8 +24,7 @@ async fn a_retry_of_a_run_that_gave_up_says_how_to_go_on_with_it() {
     world.put_all(["a", "b"], 100);
     world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let dir = tempfile::tempdir().unwrap();
-    let mut first = at(&world);
-    first.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
+    let first = journaled(&world, dir.path());
     let copy = [
         "copy",
         "s3://source/",

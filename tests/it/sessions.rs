@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::reports::receipts_in;
-use crate::world::program::{at, process_at, run};
+use crate::world::program::{kill, process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const OBJECTS: u64 = 120;
@@ -56,7 +56,7 @@ async fn killed_after(
     operation: Operation,
     requests: u64,
 ) {
-    let mut child = process_at(world)
+    let child = process_at(world)
         .args(COPY)
         .arg("report.jsonl")
         .args(more)
@@ -73,16 +73,16 @@ async fn killed_after(
     tokio::time::timeout(Duration::from_secs(30), working)
         .await
         .expect("the run does nothing");
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
+    kill(child).await;
 }
 
 async fn copy(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(command, &[&COPY[..], &["report.jsonl"], more].concat()).await
+    run_in(
+        world,
+        directory,
+        &[&COPY[..], &["report.jsonl"], more].concat(),
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,8 +154,7 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
 /// Asserts that a run that begins anew on a damaged journal knows the open uploads that can still
 /// be read.
 async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl Fn()) -> String {
-    let large = Content::pattern(1, 100 * 5 * MIB);
-    world.put_object(SOURCE, "a-large", large, &ObjectSpec::default());
+    world.put("a-large", 100 * 5 * MIB);
     killed_after(world, directory, journal, Operation::UploadPartCopy, 20).await;
     assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     damage();

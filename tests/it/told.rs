@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::network::{Site, right_keys, tls};
-use crate::world::program::{at, command, process_at, run};
+use crate::world::program::{at, command, journaled, process_at, run};
 use crate::world::{DESTINATION, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
@@ -179,10 +179,7 @@ async fn status_without_a_journal_is_a_short_list() {
     let world = World::new().await;
     let directory = tempfile::tempdir().unwrap();
     let program = || {
-        let mut program = at(&world);
-        program
-            .current_dir(directory.path())
-            .env_remove("S3HAUL_JOURNAL");
+        let program = journaled(&world, directory.path());
         program
     };
     for name in ["one", "two"] {

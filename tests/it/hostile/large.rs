@@ -28,10 +28,7 @@ const OBJECTS: [(&str, u64); 2] = [("small", 1000), ("large", 300 << 20)];
 async fn world_with_all_sizes() -> World {
     let world = World::new().await;
     let store = world.sandbox.store();
-    store
-        .quirks()
-        .unchecked_signatures
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    world.accept_any_signature();
     for (key, size) in OBJECTS {
         store.put_object(SOURCE, key, Content::pattern(1, size), &spec(key));
     }

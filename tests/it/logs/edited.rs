@@ -9,7 +9,7 @@ use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operati
 use s3haul::size::MIB;
 
 use super::{lines, only};
-use crate::world::program::{at, process_at, run};
+use crate::world::program::{journaled, kill, process_at, run, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const LARGE: &str = "tmp/large";
@@ -38,7 +38,7 @@ async fn unfinished(world: &World, directory: &Path) {
     let faults = world.sandbox.faults();
     let stall = Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None));
     let stall = faults.add(stall);
-    let mut child = process_at(world)
+    let child = process_at(world)
         .args(["run", "lake.yaml"])
         .current_dir(directory)
         .stdout(Stdio::null())
@@ -48,19 +48,14 @@ async fn unfinished(world: &World, directory: &Path) {
     while faults.fired() == 0 || world.keys(DESTINATION).len() < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
+    kill(child).await;
     assert!(faults.remove(stall));
     assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     world.sandbox.calls().clear();
 }
 
 async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
-    let mut program = at(world);
-    program.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(program, &[&["run", "lake.yaml"], more].concat()).await
+    run_in(world, directory, &[&["run", "lake.yaml"], more].concat()).await
 }
 
 /// Asserts that the edited job was run: nothing twice, and nothing left of the old run.
@@ -91,8 +86,7 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
     assert_eq!(world.open_uploads(DESTINATION).len(), 1);
 
     write(directory, "on_change: new-run\n", ", exclude: [\"tmp/**\"]");
-    let mut check = at(&world);
-    check.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let check = journaled(&world, directory);
     let (exit, stdout, stderr) = run(check, &["check", "lake.yaml"]).await;
     assert!(
         exit == 0 && stdout.contains("the next run is a new one (`on_change: new-run`)"),

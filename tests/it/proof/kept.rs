@@ -8,7 +8,7 @@ use s3haul::manifest::job::{Provider, Transfer, When};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
 use super::{READ, message, under, unsummed};
-use crate::world::program::{at, run};
+use crate::world::program::{journaled, run};
 use crate::world::{DESTINATION, World};
 
 /// Starts a sandbox whose lists show no `ETag` of the bytes, and whose first copy is wrong.
@@ -88,8 +88,7 @@ async fn a_job_that_replaces_nothing_fails_again() {
 }
 
 async fn copy(world: &World, directory: &Path, flags: &[&str]) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let command = journaled(world, directory);
     let copy = [
         "copy",
         "s3://source/",

@@ -8,7 +8,7 @@ use s3haul::size::MIB;
 use tempfile::TempDir;
 
 use crate::reports::receipts_in;
-use crate::world::program::{kill, process_at, run_in};
+use crate::world::program::{kill, process_at, run_in, spawn_in};
 use crate::world::{DESTINATION, SOURCE, World, aged};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -214,13 +214,7 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
             &["--provider", "ceph", "--drain", "1s", "--when", when],
         ]
         .concat();
-        let child = process_at(&world)
-            .args(&command)
-            .current_dir(dir.path())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = spawn_in(&world, dir.path(), &command);
         let tagging = async {
             while world.calls(Operation::PutObjectTagging) == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
