@@ -146,7 +146,7 @@ async fn a_bucket_of_somebody_else_refuses_the_run_in_one_sentence() {
     }
 }
 
-/// The owner of the source is named by the copies too: the bucket may change hands in mid-run.
+/// Copies name the owner of the source, too: the bucket may change hands in mid-run.
 #[tokio::test]
 async fn copies_name_the_owner_of_their_source() {
     let world = World::new().await;

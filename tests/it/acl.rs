@@ -168,8 +168,8 @@ async fn a_missing_permission_is_named_by_every_route() {
     }
 }
 
-/// A write whose answer is lost is sent again, and a history is written version by version: all
-/// with the ACL.
+/// A write whose answer is lost is sent again, and a history is written version by version, each
+/// time with the ACL.
 #[tokio::test]
 async fn repeated_writes_and_histories_have_it_too() {
     let world = demanding().await;

@@ -147,7 +147,7 @@ async fn null_is_no_version_of_a_bucket_without_versions(
     );
 }
 
-/// There are objects from before the versions in a bucket that has some: `null` names them.
+/// Objects from before versioning was enabled have the version `null`.
 #[tokio::test(flavor = "multi_thread")]
 async fn null_is_a_version_of_a_bucket_with_versions() {
     let world = world_with_small_and_large().await;

@@ -323,7 +323,7 @@ async fn a_copy_that_is_refused_for_its_archive_is_dealt_with_alike(
     }
 }
 
-/// On a server that is not Amazon's, a class of that name may be anything: its HEAD decides.
+/// A class of that name may mean anything on a server that is not Amazon's: its HEAD decides.
 #[tokio::test]
 async fn other_servers_are_asked_by_head() {
     let mut world = world_with_each_class().await;

@@ -354,7 +354,7 @@ async fn what_a_server_keeps_is_no_loss() {
     }
 }
 
-/// A server that nobody knows is looked at until it has shown that it keeps what it is asked to
+/// Objects on an unknown server are read back until it has shown that it keeps what it is asked to
 /// keep.
 #[tokio::test]
 async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
@@ -379,7 +379,7 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     assert_eq!(looked, ["a", "d"], "the class is new");
 }
 
-/// A bucket that shows no tags in HEAD is asked once whether it has them.
+/// If HEAD shows no tags, the bucket is asked once whether it has any.
 #[tokio::test]
 async fn a_server_that_ignores_tags_is_asked_once() {
     let world = unknown().await;

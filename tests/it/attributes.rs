@@ -206,7 +206,7 @@ fn from_locked(policy: Policy) -> Transfer {
     transfer
 }
 
-/// HEAD leaves out what one may not see: that there is nothing to see must be known, not assumed.
+/// HEAD leaves out attributes that the caller may not see, so that their absence must be proven.
 #[tokio::test]
 async fn a_lock_that_may_not_be_seen() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
@@ -333,7 +333,7 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
         "denied",
     );
 
-    // By default nobody asks, and the copy is private on both routes.
+    // By default ACLs are not read, and the copy is private on both routes.
     let world = public_source().await;
     let run = world.run(transfer(Policy::Skip)).await;
     assert_eq!(

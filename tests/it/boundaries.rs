@@ -38,7 +38,7 @@ const COPIED_PARTS: u64 = 4;
 const SENT_PARTS: u64 = 2;
 const OBJECTS: u64 = 6;
 
-/// The server and the job, on a runtime that lives as long as the test; and a journal and a report.
+/// The server, the job, a journal, and a report. The runtime lives as long as the test.
 struct Stage {
     _server: Runtime,
     world: World,
@@ -48,21 +48,20 @@ struct Stage {
 
 /// The end of a session.
 enum End {
-    /// By itself; what the journal was then.
+    /// It ended by itself with this state of the journal.
     Whole(Box<(Outcome, RunState)>),
     /// The journal could not be written any more.
     Broken(Option<Box<Outcome>>, JournalError),
-    /// It died.
+    /// It was dropped after its journal died.
     Dead,
 }
 
-/// When a session whose journal has died is dropped.
+/// The time at which a session is dropped after its journal died.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Death {
-    /// At that very moment.
+    /// Immediately.
     AtOnce,
-    /// When nothing more can happen without the journal: all that need not wait for it was done and
-    /// is on no record.
+    /// After all work that does not wait for the journal; this work is not recorded.
     AsLateAsPossible,
 }
 

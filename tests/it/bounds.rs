@@ -25,9 +25,9 @@ const MEMORY_KIB: u64 = 300 * 1024;
 /// The replacement of the sandbox's answer.
 #[derive(Clone, Debug)]
 enum Play {
-    /// This, and then the same piece again and again.
+    /// The first text, and then the second one again and again.
     Endless(String, String),
-    /// This, and then nothing more.
+    /// This text, and then silence.
     Half(String),
 }
 
@@ -45,7 +45,7 @@ fn large_header() -> Play {
     ))
 }
 
-/// A server that plays where a request line begins with the method and holds the words.
+/// A proxy that replaces the answers to requests whose first line has this method and these words.
 struct Front {
     at: SocketAddr,
     played: Arc<AtomicU32>,
@@ -272,8 +272,8 @@ async fn an_answer_without_end_is_cut_off(
 const UPLOAD: &[&str] = &["copy", "Cargo.toml", "s3://destination/k"];
 const LARGE_FILE: &[&str] = &["copy", "LARGE", "s3://destination/k"];
 
-/// Nothing but silence, also after a part of the answer. Whatever the request: the run ends by
-/// itself with exit code 4, names the request, and leaves nothing in doubt for long.
+/// The server is silent, or becomes silent after a part of the answer. The run ends by itself with
+/// exit code 4, names the request, and leaves nothing in doubt for long.
 #[rstest]
 #[case::list("GET", &["list-type"], "ListObjectsV2", COPY)]
 #[case::head("HEAD", &["/small/"], "HeadObject", COPY)]

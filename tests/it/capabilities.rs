@@ -278,7 +278,7 @@ async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
         "{:?}",
         again.receipts
     );
-    // And out of it again, where it is nobody's to ask for tags.
+    // And out of it again, where tags are not read.
     world.sandbox.calls().clear();
     let run = world
         .run(Transfer {

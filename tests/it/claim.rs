@@ -376,7 +376,8 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     assert_eq!(world.calls(Operation::ListParts), 0);
 }
 
-/// Killed when the answer to Complete is awaited, and when the object that came of it is looked at.
+/// The run is killed while it waits for the answer to Complete, and while it reads the new object
+/// back.
 #[rstest]
 #[case::unheard_of_and_alike("blue", Operation::CompleteMultipartUpload, 1, 0)]
 #[case::unheard_of_and_other("red", Operation::CompleteMultipartUpload, 1, PARTS)]

@@ -293,7 +293,7 @@ async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
         changed.contains("s3:GetObject on the destination"),
         "{changed}"
     );
-    // The reason that s3haul cannot see is told as a guess.
+    // s3haul reports a reason that it cannot see as a guess.
     world.put("another", SMALL);
     let run = world.run(copy(When::Always)).await;
     let guesses = run.receipts.iter().filter(|receipt| match &receipt.ending {

@@ -68,11 +68,11 @@ const AT_ONCE: usize = 32;
 struct Server {
     endpoint: Endpoint,
     credentials: StaticCredentials,
-    /// The second opinion: requests that do not go through s3haul.
+    /// A client for requests that do not go through s3haul.
     sdk: aws_sdk_s3::Client,
     source: String,
     destination: String,
-    /// Serves as long as it lives; `None` when the environment names a server.
+    /// The sandbox, or `None` when the environment names a server.
     sandbox: Option<Sandbox>,
 }
 

@@ -33,7 +33,7 @@ async fn nobody() -> SocketAddr {
         .unwrap()
 }
 
-/// Serves at an address from now on what the sandbox serves.
+/// Forwards connections to an address to the sandbox from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to: SocketAddr = world
         .sandbox
@@ -474,7 +474,7 @@ async fn with_job(world: &World, command: &str) -> (i32, String) {
     (exit, stderr)
 }
 
-/// HEAD may be answered before the server looks at the key, as a redirect is, so that a list is the
+/// A server may answer HEAD before it looks at the key, as with a redirect, so that a list is the
 /// first to be refused.
 #[rstest]
 #[case(403, "InvalidAccessKeyId")]

@@ -301,7 +301,7 @@ async fn the_parts_of_another_upload_are_no_list() {
     );
 }
 
-/// An encoder that leaves `+` as it is, and writes a space like that too.
+/// An encoder leaves `+` as it is and also writes a space as `+`.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_keys_that_are_written_alike_are_told() {
     let world = World::new().await;

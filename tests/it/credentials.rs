@@ -61,7 +61,7 @@ impl Log {
         self.refused.lock().unwrap().insert(token);
     }
 
-    /// Returns true once, when so many requests have been let through.
+    /// Returns true once, after this many accepted requests.
     pub(crate) fn passes(&self, count: usize) -> bool {
         self.taken() >= count && !self.has_passed.swap(true, Ordering::SeqCst)
     }
@@ -143,8 +143,7 @@ async fn a_token_that_is_revoked_costs_no_object(#[case] status: u16, #[case] co
     );
 }
 
-/// A role whose session is revoked gets nothing but `AccessDenied`, as for an object that it may
-/// not read.
+/// A role whose session is revoked gets only `AccessDenied`, as for an object that it may not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -187,7 +186,7 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     assert!(denied.load(Ordering::SeqCst));
 }
 
-/// The set that is held is used while the provider hangs, or fails, at its renewal.
+/// The current set is used while the provider hangs or fails at its renewal.
 #[rstest]
 #[case::hangs(Reply::Hang)]
 #[case::fails(Reply::Status(400, ""))]
@@ -226,8 +225,7 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
     assert!(issuer.asked() <= 12, "{} questions", issuer.asked());
 }
 
-/// While there is no set that the server takes, all requests wait, and the provider is asked now
-/// and then.
+/// While the server accepts no set, all requests wait, and the provider is asked now and then.
 #[rstest]
 #[case::fails(Reply::Status(500, ""))]
 #[case::repeats_the_set(set("one", 3600))]
@@ -314,7 +312,7 @@ async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_
     assert_all_copied(&world, exit, &stderr);
 }
 
-/// A profile is read again, with whatever it names.
+/// A profile is read again, with everything that it names.
 #[rstest]
 #[case(400, "ExpiredToken")]
 #[case(403, "InvalidAccessKeyId")]
@@ -356,8 +354,8 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     assert!(gate.log.refusals() > 0);
 }
 
-/// Keys in the environment cannot change: the run ends at once, and what it had under way is not on
-/// record as failed.
+/// Keys in the environment cannot change: the run ends at once, and its unfinished objects are not
+/// recorded as failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_the_environment_that_are_refused_end_the_run() {
     let world = World::with_numbered(OBJECTS, 10).await;

@@ -14,6 +14,7 @@ use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, Store};
 use s3haul::size::MIB;
 
 use crate::liar::{Answer, Asked, Liar, Lie};
+use crate::world::program::{at, run};
 use crate::world::{
     DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate, upload_all, uri,
 };
@@ -201,7 +202,7 @@ async fn a_write_without_effect_over_an_older_object_of_the_same_size_fails(
     );
 }
 
-/// A server that gives answers and objects different `ETag`s is believed by the time that it shows.
+/// If answers and objects have different `ETag`s, the time of the object is the proof.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
@@ -283,7 +284,7 @@ async fn an_upload_that_was_created_under_another_key_is_aborted_there(
     }
 }
 
-/// The answer names another key, and the upload is where it was asked for.
+/// The answer names another key, but the upload is at the requested one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_only_said_to_be_elsewhere_is_aborted() {
     let world = world_without_checksum(LARGE).await;
@@ -364,8 +365,7 @@ async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16
         "aws",
     ];
     let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
-    let (exit, stdout, stderr) =
-        crate::world::program::run(crate::world::program::at(&world), &all).await;
+    let (exit, stdout, stderr) = run(at(&world), &all).await;
     assert!(
         exit == 1 && stdout.is_empty() && stderr.contains(&id),
         "{exit} {stdout} {stderr}"
@@ -478,8 +478,7 @@ async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500
     .await;
     let arguments = ["uploads", "complete", "s3://destination/k", upload.id()];
     let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
-    let (exit, stdout, stderr) =
-        crate::world::program::run(crate::world::program::at(&world), &all).await;
+    let (exit, stdout, stderr) = run(at(&world), &all).await;
     assert!(exit != 0 && stdout.is_empty(), "{exit} {stdout} {stderr}");
     assert!(
         stderr.contains("is the one that was there before"),

@@ -155,7 +155,7 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
     world.retry.attempts = 3;
     world.add_fault(Fault::on(operation).when(When::Always).then(effect.clone()));
     let run = world.run(copy_all()).await;
-    // A Complete that took effect is found by looking, whatever was answered.
+    // A HEAD finds a Complete that took effect, whatever the answer was.
     let found = operation == Operation::CompleteMultipartUpload
         && matches!(effect, Effect::ErrorAfterEffect(..));
     assert_eq!(

@@ -7,7 +7,8 @@ use rstest::rstest;
 use crate::world::program::{COPY_ALL, at, command, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// The words, what the answer has, and what it must not have.
+/// Each case has the words of the command, texts that the answer must have, and texts that it must
+/// not have.
 #[rstest]
 #[case(&["sync", "s3://a-b/", "s3://c-d/"], "`s3haul copy SRC/ DST/`", "unrecognized")]
 #[case(&["sync", "s3://a-b/", "s3://c-d/", "--delete"], "never deletes", "unrecognized")]

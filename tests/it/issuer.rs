@@ -17,7 +17,8 @@ use crate::world::program::{command, process, run};
 /// The reply to a request for credentials.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// Returns the key of the sandbox with this session token.
+    /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so
+    /// on.
     Fresh(Duration),
     /// These credentials for this long.
     Issue(Session, Duration),
@@ -38,7 +39,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The key of the sandbox with this session token.
+    /// Returns the key of the sandbox with this session token.
     pub(crate) fn of_sandbox(token: &str) -> Self {
         let SandboxOptions {
             access_key,
@@ -60,9 +61,9 @@ struct State {
     usual: Reply,
     /// The replies to the next requests.
     next: VecDeque<Reply>,
-    /// The number of session tokens that were issued for an instance.
+    /// The number of session tokens that were issued.
     tokens: u64,
-    /// Returns the requests for credentials, head and body.
+    /// The requests for credentials: head and body.
     requests: Vec<String>,
 }
 
@@ -138,7 +139,7 @@ impl Issuer {
         self.state.lock().unwrap().requests.len()
     }
 
-    /// The requests for credentials, head and body.
+    /// Returns the requests for credentials, head and body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -281,7 +282,8 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Every way of asking for credentials is understood, and each answer is what a test said last.
+/// The issuer understands every protocol for credentials, and answers with the last reply that a
+/// test set.
 #[rstest]
 #[case::container("container", "GET /credentials")]
 #[case::instance("instance", "GET /latest/meta-data/iam/security-credentials")]
@@ -348,8 +350,7 @@ async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     );
 }
 
-/// A command that hangs while it waits for credentials is at rest for a test that waits for its
-/// request.
+/// A test that waits for the request of a command that waits for credentials finds it at rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_hangs_is_asked() {
     let issuer = Issuer::start(Reply::Hang).await;

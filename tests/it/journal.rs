@@ -410,8 +410,8 @@ fn bytes_in(directory: &std::path::Path) -> u64 {
         .sum()
 }
 
-/// With snapshots in the place of what is over, a journal is as large as what is under way, and not
-/// as what was done: what holds for these objects holds for ten million.
+/// Snapshots replace finished work, so that a journal is as large as the work in flight, not as the
+/// work done. This holds for ten million objects as for these.
 #[tokio::test]
 async fn a_journal_does_not_grow_with_the_objects() {
     const WINDOW: u64 = 4096;

@@ -13,10 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use s3haul::manifest::job::Transfer;
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
-    SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, LatencyModel, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -114,8 +111,7 @@ const COPY: &[Moment] = &[
     (Operation::HeadObject, 40),
 ];
 
-/// One large and small objects with everything that a copy keeps, and a directory for the journal
-/// and the report.
+/// The objects, with everything that a copy keeps, and a directory for the journal and the report.
 struct Round {
     errand: Errand,
     world: World,
@@ -126,7 +122,7 @@ struct Round {
 impl Round {
     async fn new(errand: Errand) -> Self {
         let ms = Duration::from_millis;
-        let latency = LatencyModel {
+        let world = World::with_latency(LatencyModel {
             copy: ms(6),
             put: ms(6),
             create: ms(4),
@@ -134,16 +130,8 @@ impl Round {
             head: ms(2),
             list: ms(2),
             ..LatencyModel::default()
-        };
-        let model = Model {
-            latency,
-            ..Model::default()
-        };
-        let options = SandboxOptions {
-            model,
-            ..SandboxOptions::default()
-        };
-        let world = World::with(options, BucketOptions::default()).await;
+        })
+        .await;
         let round = Self {
             errand,
             world,

@@ -97,7 +97,7 @@ async fn what_a_session_learns_about_a_bucket_does_not_hide_what_an_older_upload
     world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
     let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
-    // From now on nobody may set tags; the upload has them already. The other object is asked for
+    // From now on tags may not be set; the upload has them already. The other object is asked for
     // first.
     world.deny(DESTINATION, Operation::PutObjectTagging, "");
     let run = world.session(journal.path(), &job, Intent::Resume).await;

@@ -250,7 +250,7 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
     stop_at(&mut world, Operation::UploadPartCopy, PARTS / 4);
     if !versioning {
         without_order(&mut job);
-        // The first session does not come to the end of the list, the second one does.
+        // The first session does not reach the end of the list, the second one does.
         for index in 0..1000 {
             world.put(&format!("e/{index:04}"), 1);
             objects += 1;

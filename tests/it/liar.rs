@@ -13,7 +13,7 @@ use crate::world::{Run, World, restate};
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: String,
-    /// Without the query.
+    /// The path without the query.
     pub(crate) path: String,
     pub(crate) query: String,
     head: String,
@@ -204,7 +204,7 @@ impl Lie {
     }
 }
 
-/// The server, and what it was asked.
+/// A proxy before the sandbox, and the requests that it received.
 pub(crate) struct Liar {
     pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -247,7 +247,7 @@ impl Liar {
         Self { url, asked }
     }
 
-    /// Returns what it was asked, in order.
+    /// Returns the requests, in order.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
@@ -360,7 +360,7 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     line.split_once(':').map(|(_, value)| value.trim())
 }
 
-/// Reads up to the end of the headers; returns them and what came behind them.
+/// Reads up to the end of the headers. Returns them and the bytes behind them.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut read = Vec::new();
     loop {

@@ -95,8 +95,8 @@ async fn a_request_rate_is_kept_over_every_second() {
     }
 }
 
-/// Behind an unknown server each key is asked for. When no more steps are taken, because all copies
-/// are slow, questions go on standing in line for the rate, and must not hold it up for the copies.
+/// On an unknown server each key needs a HEAD. If all copies are slow, these HEADs still queue for
+/// the rate, and must not delay the copies.
 #[rstest]
 #[case::about_keys_of_a_list(false)]
 #[case::about_keys_that_were_chosen(true)]

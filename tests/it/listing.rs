@@ -97,7 +97,7 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
             world.put_in(DESTINATION, &key, 1);
         }
     }
-    // What stands beside the prefix is nobody's business.
+    // Keys beside the prefix do not matter.
     world.put("o", 1);
     world.put("q", 1);
     let from = Source::Prefix {

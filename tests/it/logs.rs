@@ -61,8 +61,8 @@ pub(super) fn only<'a>(lines: &'a [Value], event: &str) -> &'a Value {
     found[0]
 }
 
-/// The log of a pod outlives neither the pod nor its Job; the name of the report is all that leads
-/// from it to the receipts.
+/// The log of a pod ends with the pod and its Job; only the name of the report leads from it to the
+/// receipts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_names_a_report_in_s3() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -283,7 +283,7 @@ async fn a_stop_is_told_with_its_signal_and_what_is_left() {
     );
 }
 
-/// Serves at an address from now on what the sandbox serves.
+/// Forwards connections to an address to the sandbox from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to = world.sandbox.url().trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind(at).await.unwrap();
@@ -402,7 +402,7 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
     assert_eq!(world.keys(DESTINATION).len(), 200);
 }
 
-/// In text, only what a person can use is told.
+/// The text format has only what a person can use.
 #[tokio::test(flavor = "multi_thread")]
 async fn text_stays_as_it_is() {
     let world = World::with_objects(["a", "b", "c"], 10).await;

@@ -179,7 +179,7 @@ async fn a_server_that_counts_tags_is_not_asked_for_them() {
     }
 }
 
-/// Objects of which nothing shows that they have tags cost a question each, up to a hundred.
+/// Objects that do not show whether they have tags cost a request each, up to a hundred.
 #[tokio::test]
 async fn a_bucket_without_tags_is_asked_a_hundred_times() {
     let world = World::new().await;
@@ -288,7 +288,7 @@ async fn each_request_must_show_that_it_gives_tags() {
     assert_eq!(questions(&liar, DESTINATION), 2, "once for each request");
 }
 
-/// Documents that hold nothing of what was asked about are no answers.
+/// Documents without the requested element are no answers.
 #[rstest]
 #[case(Attribute::Acl, Operation::GetObjectAcl, "<AccessControlPolicy/>")]
 #[case(
@@ -346,7 +346,7 @@ async fn an_answer_without_contents_is_none(
     }
 }
 
-/// Some servers have no other words for an object without tags.
+/// Some servers answer this way for an object without tags.
 #[tokio::test]
 async fn a_bare_document_is_an_empty_set_of_tags_on_servers_that_may_say_so() {
     let world = World::new().await;

@@ -21,8 +21,7 @@ use crate::issuer::{Issuer, Reply};
 use crate::world::program::command;
 use crate::world::{SOURCE, World, copy_all, restate};
 
-/// A line to the sandbox that can be cut: then connections are refused, and those that are open
-/// break.
+/// A line to the sandbox that can be cut: it then refuses new connections and breaks open ones.
 struct Line {
     at: SocketAddr,
     to: SocketAddr,
@@ -179,8 +178,8 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     );
 }
 
-/// Runs with so many requests in flight through an outage in its middle. What it came to, and what
-/// was asked meanwhile.
+/// Runs with this many requests in flight through an outage in its middle. Returns the outcome, and
+/// the number of requests during the outage.
 async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
     let mut world = world_with(200).await;
     (world.retry, world.ceiling) = (RetryPolicy::default(), at_once);
@@ -307,7 +306,7 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     assert!(tried < 800, "most are not even tried: {tried}");
 }
 
-/// S3 answers HEAD with a bare 400 then.
+/// In this case S3 answers HEAD with a bare 400.
 #[tokio::test]
 async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_be_read() {
     let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));

@@ -188,7 +188,7 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
     assert!(message.contains(says), "{message}");
 }
 
-/// A list that is read in several ranges at once begins in the middle, which this server ignores.
+/// A list in several ranges begins in the middle, which this server ignores.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copied_twice() {
     let world = World {
@@ -417,7 +417,7 @@ async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
     assert_eq!(first_key(&liar, &world).await, Ok(None));
 }
 
-/// An append whose answer is lost is looked for before it is sent again.
+/// After a lost answer, an append is looked for before it is sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
     let world = World::versioned().await;

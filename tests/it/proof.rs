@@ -469,8 +469,8 @@ async fn the_proof_that_a_fault_leaves_is_still_one() {
     world.assert_equal("k", "k");
 }
 
-/// A file that arrived is proven as the job demands, also when it is found there because the answer
-/// was lost.
+/// An uploaded file is proven as the job demands, also if it is found at the destination because
+/// its answer was lost.
 #[tokio::test]
 async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
     let world = World::of_provider(Provider::Ceph).await;

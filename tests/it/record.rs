@@ -47,7 +47,7 @@ fn slow(world: &World, copy: Duration) {
     world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Delay(copy)));
 }
 
-/// Starts the program in a directory and waits for so many more copies.
+/// Starts the program in a directory and waits for this many more copies.
 async fn started(world: &World, directory: &Path, arguments: &[&str], copies: u64) -> Child {
     let before = world.calls(Operation::CopyObject);
     let child = spawn_in(world, directory, arguments);
@@ -381,7 +381,7 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
     second.commit(planned(1)).await.unwrap();
 }
 
-/// Cuts or removes what is in a journal's directory.
+/// Damages the files in a journal's directory.
 fn damage_journal(place: &Path, damage: fn(&Path)) {
     for entry in fs::read_dir(place).unwrap() {
         let path = entry.unwrap().path();
@@ -431,7 +431,7 @@ async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
     }
 }
 
-/// Nobody can go on with it: its report has a footer, and names what is not done.
+/// The run cannot be resumed: its report has a footer, and names what is not done.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() {
     let world = world_with_old_objects(60, Duration::from_millis(50)).await;

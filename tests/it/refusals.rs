@@ -50,8 +50,8 @@ async fn one_refused_part_of_many_is_sent_again() {
     world.assert_equal("large", "large");
 }
 
-/// Parts that were never allowed are refused for good: that small objects are copied and uploads
-/// are created says nothing about them.
+/// Parts that were never allowed are refused for good: allowed small objects and Creates prove
+/// nothing about them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
     let (mut world, mut job) = world_with_large().await;
@@ -130,7 +130,7 @@ async fn refusals_that_last_are_believed() {
     assert!((5..200).contains(&sent_again), "{sent_again} repetitions");
 }
 
-/// Lets a run copy so many parts; all others are refused, which is believed at once.
+/// Lets a run copy this many parts; all others are refused, which the run believes at once.
 fn refuse_after(world: &mut World, job: &mut Job, parts: u64) -> u64 {
     world.retry.brief_doubt = Duration::ZERO;
     // All parts have a slot, and wait for their turn.
@@ -338,7 +338,7 @@ async fn an_endless_series_of_refusals_can_be_asked_for_in_mid_run() {
     );
 }
 
-/// A short series at the end of a run is what it looks like.
+/// A short series of refusals at the end of a run counts as refusals for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_objects_that_are_refused_last_have_failed() {
     let (world, job) = many(100).await;
@@ -407,7 +407,7 @@ async fn an_outage_of_403_costs_no_tags() {
     assert_eq!(tags(&world, "k0699"), 2);
 }
 
-/// A permission that comes back is noticed, and one that is missing is not asked for by each object.
+/// A permission that returns is noticed, and a missing one is not requested for each object.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     let (mut world, job) = tagged(600).await;

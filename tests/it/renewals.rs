@@ -116,7 +116,7 @@ fn program(directory: &Path, seconds: u64, then: &str) {
 
 /// Returns true while a process runs that has this number.
 fn runs(id: &str) -> bool {
-    // One that nobody has waited for yet is a zombie.
+    // A child without a `wait` is a zombie.
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|state| !state.contains(") Z "))
 }
 
@@ -194,7 +194,7 @@ async fn a_credential_process_that_fails_in_mid_run_is_asked_again_and_named() {
     assert!(stderr.contains(said), "{stderr}");
 }
 
-/// A session that is revoked is denied everything, also what it may do.
+/// A revoked session is denied everything, even what it may do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -211,7 +211,7 @@ async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one
     assert!(refusals <= 40, "{refusals} with 16 requests in flight");
 }
 
-/// A permission that lacks is no reason to ask the provider again and again.
+/// A missing permission does not ask the provider again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_refusal_asks_the_provider_once() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -238,10 +238,10 @@ async fn an_ordinary_refusal_asks_the_provider_once() {
 /// The way in which a file is replaced.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// By another one that takes its name.
+    /// By another file that is renamed to its name.
     Rename,
-    /// As Kubernetes does in projected volumes: the file is a link into `..data`, which is a link
-    /// that is switched to another directory.
+    /// As in projected volumes of Kubernetes: the file is a link into `..data`, a link that is
+    /// switched to another directory.
     Projected,
 }
 

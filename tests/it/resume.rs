@@ -54,7 +54,7 @@ async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, 
     .await
 }
 
-/// Waits until so many objects were copied.
+/// Waits until this many objects were copied.
 async fn copied(world: &World, objects: u64) {
     let copying = async {
         while world.calls(Operation::CopyObject) < objects {
@@ -66,7 +66,7 @@ async fn copied(world: &World, objects: u64) {
         .expect("the run copies nothing");
 }
 
-/// Starts a run and kills it after so many copies.
+/// Starts a run and kills it after this many copies.
 async fn kill_after(world: &World, directory: &Path, objects: u64) {
     let child = spawn_in(world, directory, &["run", "job.yaml"]);
     copied(world, objects).await;
@@ -202,7 +202,7 @@ async fn a_run_is_begun_anew_if_that_is_asked_for() {
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
     assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
-    // A journal that somebody edited is told, and put aside by nobody but its user.
+    // An edited journal is reported, and only its user puts it aside.
     let journal = directory.path().join(".s3haul/lake");
     for file in std::fs::read_dir(&journal)
         .unwrap()
@@ -355,7 +355,7 @@ async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
     assert_eq!(world.keys(DESTINATION), ["a", "deep/b"]);
 }
 
-/// A run is known by what is at hand: its job, its journal, or the directory that it was begun in.
+/// A run is known by its job, its journal, or the directory in which it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
     for (journal, places) in [

@@ -348,7 +348,7 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     world.deny(SOURCE, Operation::ListObjectsV2, "");
     let listing = failing(&world, &copy, &report).await;
     world.sandbox.store().allow_all();
-    // One run would have come to both: with its second page.
+    // One run would have reached both with its second page.
     let failures = listing
         .lines()
         .skip(1)

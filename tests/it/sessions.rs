@@ -141,7 +141,7 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
         receipts_in(&directory.path().join("report.jsonl")).len() as u64,
         OBJECTS
     );
-    // Without a journal nobody has what is missing.
+    // Without a journal, the missing objects are on no record.
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &["--journal", "none"]).await;

@@ -11,9 +11,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,16 +29,8 @@ pub(crate) struct Shards {
 
 impl Shards {
     pub(crate) async fn new(model: Model) -> Self {
-        let world = World::with(
-            SandboxOptions {
-                model,
-                ..SandboxOptions::default()
-            },
-            BucketOptions::default(),
-        )
-        .await;
-        let store = world.sandbox.store();
-        store.create_bucket("ops", BucketOptions::default());
+        let world = World::modelled(model).await;
+        world.create_bucket("ops");
         let directory = TempDir::new().unwrap();
         std::fs::write(directory.path().join("job.yaml"), COPY_ALL).unwrap();
         Self { world, directory }
@@ -130,7 +120,7 @@ impl Shards {
         assert_eq!(exit, 0, "shard {shard}: {stderr}");
     }
 
-    /// Waits until the server has had so many requests of a kind.
+    /// Waits until the server has received this many requests of a kind.
     async fn requests(&self, operation: Operation, count: u64) {
         let working = async {
             while self.world.calls(operation) < count {

@@ -198,7 +198,7 @@ async fn stopped_in_create(world: &mut World) -> Run {
     run
 }
 
-/// A run without a journal that is stopped while the answer to Create is awaited leaves nothing
+/// A run without a journal that is stopped while it waits for the answer to Create leaves no upload
 /// either.
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
@@ -209,8 +209,8 @@ async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
 }
 
-/// The next run with `--adopt` goes on with it, if there is one. Where it cannot see what an upload
-/// holds, it says so and copies the object anew.
+/// The next run with `--adopt` resumes an upload if there is one. If it cannot see the parts of an
+/// upload, it says so and copies the object anew.
 #[tokio::test]
 async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_be_judged() {
     let mut world = world_with_large().await;
@@ -401,7 +401,7 @@ async fn an_abort_without_effect_is_not_believed() {
     );
 }
 
-/// A server that dates uploads by no clock: nobody can tell which one a lost Create made.
+/// A server dates uploads by no clock, so that nobody can tell which one a lost Create made.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
     let world = world_with_large().await;
@@ -449,7 +449,7 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
     );
 }
 
-/// The same for what an attempt left whose answer was lost.
+/// The same for an upload of an attempt whose answer was lost.
 #[tokio::test]
 async fn a_twin_of_false_date_is_told_and_left() {
     let world = world_with_large().await;

@@ -318,7 +318,7 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
             "{session}: {exit} {stdout} {stderr}"
         );
     }
-    // A run that was stopped goes on with it.
+    // The next session of a stopped run appends to it.
     let copy = [
         "copy",
         "s3://source/",

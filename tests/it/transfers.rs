@@ -193,8 +193,7 @@ async fn a_later_transfer_that_ended_first_is_not_repeated() {
     assert_eq!(about_b.count(), 0, "it was over");
 }
 
-/// A prefix that is throttled alone fills neither the places in flight nor the window of what is
-/// planned.
+/// A throttled prefix fills neither the requests in flight nor the window of the plan.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_a_hot_prefix_hold_up_no_others() {
     let only = Some("a-hot/".to_owned());

@@ -29,7 +29,7 @@ struct Case {
     world: World,
     directory: TempDir,
     random: fastrand::Rng,
-    /// The command.
+    /// The command of the run.
     copy: Vec<String>,
     /// The events so far, for the message of a failure.
     story: Vec<String>,
@@ -37,7 +37,7 @@ struct Case {
 
 /// The end of a command.
 struct Ended {
-    /// None if it was killed.
+    /// The exit code, or `None` if the command was killed.
     exit: Option<i32>,
     stderr: String,
 }

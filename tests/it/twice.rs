@@ -313,7 +313,7 @@ async fn only_amazon_gets_a_second_complete() {
     assert_eq!((world.calls(complete), repeated(&run)), (COUNT, (0, 0)));
 }
 
-/// An upload is aborted, although the first request for that hangs.
+/// An upload is aborted although the first request for it hangs.
 #[rstest]
 #[case::before_it_took_effect(Effect::StallBefore(None))]
 #[case::after_it_took_effect(Effect::StallAfter(None))]

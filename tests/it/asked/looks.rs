@@ -70,7 +70,7 @@ async fn one_head_beside_the_parts() {
     }
 }
 
-/// Whoever may write and not read has what the answers prove, and a note.
+/// A run that may write and not read has the proof of the answers, and a note.
 #[tokio::test]
 async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
     let world = World::new().await;

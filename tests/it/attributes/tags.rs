@@ -89,7 +89,7 @@ async fn tags_that_may_not_be_set() {
     }
 }
 
-/// They follow the object, so a denial is seen when it is there already.
+/// Tags follow the object, so a denial is seen after the object is written.
 #[tokio::test]
 async fn long_tags_that_may_not_be_set() {
     let long = (0..10).fold(ObjectSpec::default(), |spec, i| {

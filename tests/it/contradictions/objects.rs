@@ -320,7 +320,7 @@ async fn a_server_that_contradicts_itself_is_not_a_source_that_changed(
     assert!(told.contains(&format!("its list shows {listed}")), "{told}");
 }
 
-/// A date that is none of now in one answer.
+/// One answer has an invalid date.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_date_in_one_answer_does_not_hide_a_write_without_effect(

@@ -35,7 +35,7 @@ const COSTS: u64 = 20;
 enum Scene {
     /// Small and large objects are copied.
     Copy,
-    /// The same on a server that takes tags only for what is there.
+    /// The same on a server that accepts tags only on existing objects.
     LateTags,
     /// Small files are sent.
     Put,
@@ -43,7 +43,7 @@ enum Scene {
     Send,
     /// The parts of two large objects are denied, so that their uploads are aborted.
     Abort,
-    /// A run that was killed in the middle of two uploads goes on.
+    /// The next session of a run that was killed in the middle of two uploads.
     Resume,
 }
 
@@ -66,11 +66,11 @@ impl Scene {
 /// The outcome that a fault must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
-    /// To nothing but more requests.
+    /// The run succeeds with more requests.
     Passes,
     /// One object fails with this kind, or all that depend on the answer; the others are done.
     Fails(&'static str),
-    /// The object is done, and what it lacks is on its receipt.
+    /// The object is copied, and its receipt names the loss.
     IsLost,
     /// An upload may be left open, and its receipt says so.
     IsNoted,
@@ -443,7 +443,7 @@ async fn cell(
                 (run.outcome.gave_up, run.outcome.stopped_objects),
                 (None, 0)
             );
-            // Of an object that was denied, the next run goes on with the parts.
+            // The next run resumes the parts of an object that was denied.
             if scene != Scene::Resume || kind != "denied" {
                 stage.world.assert_no_upload_is_left();
             }

@@ -35,7 +35,7 @@ async fn world_with_all_sizes() -> World {
     world
 }
 
-/// Runs a copy with a strike. Returns what does not hold, and what was asked for.
+/// Runs a copy with a strike. Returns the broken promise, and the requests.
 async fn run_struck(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
     let world = world_with_all_sizes().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
@@ -85,7 +85,7 @@ async fn run_struck(strike: Option<(Operation, Way)>) -> (Result<(), String>, Ve
     (verdict, asked)
 }
 
-/// Asserts that the destination holds what the source does.
+/// Asserts that the destination equals the source.
 fn equal(world: &World) -> Result<(), String> {
     for (key, _) in OBJECTS {
         let object = |bucket: &str| world.object(bucket, key).map(|object| object.content);

@@ -55,7 +55,7 @@ fn there(store: &Store) -> BTreeSet<Name> {
         .collect()
 }
 
-/// Probes with one operation answered wrongly. Returns what does not hold, and what was asked for.
+/// Probes with one operation answered wrongly. Returns the broken promise, and the requests.
 async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
     let world = impatient_world().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
@@ -76,7 +76,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let there = there(world.sandbox.store());
     let verdict = match ended {
         Err(_) => Err("it does not end".to_owned()),
-        // There is nothing to probe; what was made all the same is told.
+        // There is nothing to probe; objects that were made anyway are reported.
         Ok(Err(failure)) if there.is_empty() || failure.to_string().contains("left behind") => {
             Ok(())
         }

@@ -135,8 +135,7 @@ impl Scenario {
         }
     }
 
-    /// Runs it, with one operation answered wrongly. Returns what does not hold, and what was asked
-    /// for.
+    /// Runs it with one operation answered wrongly. Returns the broken promise, and the requests.
     pub(super) fn run(
         self,
         profile: Profile,
@@ -330,10 +329,10 @@ impl Scenario {
         transfer
     }
 
-    /// Asserts that what is left open is named, whatever became of the run.
+    /// Asserts that open uploads are named, however the run ended.
     fn told(self, world: &World, text: &str) -> Result<(), String> {
         for upload in world.open_uploads(DESTINATION) {
-            // A journal knows its uploads, and the next session goes on with them.
+            // A journal knows its uploads, and the next session resumes them.
             if self != Self::Resume && !text.contains(&upload.upload_id) {
                 return Err(format!(
                     "an upload of {} is left open and not told",
@@ -402,7 +401,7 @@ impl Scenario {
             .iter()
             .filter(|receipt| receipt.destination.ends_with(key))
             .count();
-        // The session before has told of some.
+        // The session before has reported some.
         let is_told = receipts >= source.len() || self == Self::Resume;
         if is_told {
             Ok(())
@@ -411,8 +410,8 @@ impl Scenario {
         }
     }
 
-    /// Asserts that what a receipt calls done is there, and is what its source is, but for the
-    /// losses that are told.
+    /// Asserts that an object that a receipt calls done exists and equals its source, but for the
+    /// losses on the receipt.
     fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
         let key = KEYS
             .into_iter()
@@ -470,7 +469,7 @@ impl Scenario {
         }
     }
 
-    /// Returns what the copy has otherwise than its source, and the receipt does not tell.
+    /// Returns the differences between a copy and its source that are not on the receipt.
     fn lost(
         self,
         world: &World,

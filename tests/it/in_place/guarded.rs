@@ -16,7 +16,7 @@ use s3haul::size::GIB;
 use super::{object, onto_itself, receipt, to_class, versioned};
 use crate::world::{SOURCE, World};
 
-/// Somebody writes to the key between the look and the change.
+/// Another writer replaces the object between HEAD and the change.
 #[rstest]
 #[case::small(10, Operation::CopyObject, false)]
 #[case::small_with_versions(10, Operation::CopyObject, true)]
@@ -97,7 +97,8 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     );
 }
 
-/// With one request in flight, what is looked at waits for nobody who waits for it.
+/// With one request in flight, reading an object back does not wait for a request that waits for
+/// it.
 #[tokio::test]
 async fn one_request_at_a_time_is_enough() {
     let world = versioned().await;
@@ -173,7 +174,7 @@ async fn slow() -> World {
     world
 }
 
-/// Drops a session once so many requests of this kind were sent; what is under way arrives or not.
+/// Drops a session after this many requests of this kind; requests in flight arrive or not.
 async fn killed(
     world: &World,
     directory: &Path,
@@ -231,8 +232,8 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     }
 }
 
-/// The first session leaves an upload; the second goes on with it, and its object is not taken for
-/// the changed one.
+/// The second session resumes the upload of the first one, and does not take its object for the
+/// changed one.
 #[tokio::test]
 async fn a_large_change_that_is_killed_is_gone_on_with() {
     let world = slow().await;

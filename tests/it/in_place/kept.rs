@@ -270,8 +270,8 @@ async fn an_archived_object_is_restored_and_then_changed() {
     assert_eq!((after.class(), after.metadata.len()), ("STANDARD", 1));
 }
 
-/// Neither knows a condition on the object that is replaced. Their source conditions, or a look
-/// before, must do.
+/// Neither provider has a condition on the object that is replaced. Their source conditions, or an
+/// earlier HEAD, must do.
 #[tokio::test]
 async fn other_servers_change_objects_too() {
     for provider in [Provider::Minio, Provider::Ceph, Provider::Other] {

@@ -81,7 +81,8 @@ async fn a_holder_renews_its_record_and_releases_it_at_the_end() {
     assert_eq!(writes(&world, &key).len(), at_the_end, "nothing is renewed");
 }
 
-/// It is shut out by the segments anyway; the renewal tells it while it has nothing to write.
+/// The segments shut the session out anyway; the renewal reports it while the session has nothing
+/// to write.
 #[tokio::test]
 async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     let world = World::new().await;
@@ -167,7 +168,8 @@ async fn where_if_none_match_is_ignored_no_journal_is_begun() {
     assert_eq!(records(&world).len(), 0);
 }
 
-/// Two Jobs see that the journal is free. One is slow, and the other one is at work when it goes on.
+/// Two Jobs find the journal free. One is slow, and the other one is at work when the slow one
+/// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {
     let world = World::new().await;
@@ -232,7 +234,7 @@ async fn a_session_that_only_a_late_list_calls_silent_keeps_the_journal() {
     holder.commit(planned(1)).await.unwrap();
 }
 
-/// A list that does not show the last segments says that the journal is free.
+/// A list without the last segments shows the journal as free.
 #[tokio::test]
 async fn a_late_list_does_not_make_two_holders() {
     let world = World::new().await;
@@ -250,7 +252,7 @@ async fn a_late_list_does_not_make_two_holders() {
     holder.commit(planned(1)).await.unwrap();
 }
 
-/// Somebody removes all that is below the prefix: what would be written next is no journal.
+/// Another client deletes everything below the prefix: further writes would be no journal.
 #[tokio::test]
 async fn a_session_whose_journal_is_removed_ends() {
     let world = World::new().await;
@@ -330,7 +332,7 @@ fn segments(world: &World) -> Vec<String> {
     keys
 }
 
-/// Writes so many events that a snapshot is due.
+/// Writes events until a snapshot is due.
 async fn until_snapshot(journal: &Journal, is_begun: impl Fn() -> bool) {
     for object in 10..300 {
         if is_begun() {
@@ -400,7 +402,7 @@ async fn fences_are_as_old_as_the_server_says() {
     drop(older);
 }
 
-/// The segments say who writes; a record that somebody removed or overwrote is written anew.
+/// The segments name the writer; a record that was removed or overwritten is written anew.
 #[tokio::test]
 async fn a_record_that_is_removed_or_damaged_is_written_again() {
     let world = World::new().await;

@@ -59,7 +59,7 @@ async fn failed_objects_are_counted_by_their_first_cause() {
     );
 }
 
-/// Also of commands that are no runs.
+/// Commands that are no runs write it, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_and_a_check_name_what_they_found() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -111,7 +111,7 @@ async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
     );
 }
 
-/// The end stays what it is if the file cannot be written, and nothing is made without a name.
+/// The exit code stays the same if the file cannot be written, and no file is made without a name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_changes_no_exit_code() {
     let world = World::with_objects(["a", "b", "c"], 10).await;

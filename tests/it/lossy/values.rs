@@ -89,7 +89,7 @@ async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
     }
 }
 
-/// A server that counts what it cannot show does not excuse what it could.
+/// A server that counts tags it cannot show does not excuse those that it could show.
 #[tokio::test]
 async fn missing_metadata_excuses_nothing_that_can_be_shown() {
     let world = World::new().await;

@@ -215,7 +215,7 @@ async fn a_probe_tells_what_it_may_not_remove() {
     assert!(world.open_uploads(DESTINATION).is_empty());
 }
 
-/// Answers that are lost, after an effect that nobody is told of.
+/// Answers are lost after their effects.
 #[tokio::test]
 async fn what_was_made_without_an_answer_is_found_and_removed() {
     for operation in [

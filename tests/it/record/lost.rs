@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{COPY, put_old, started, world_with_old_objects};
 use crate::reports::receipts_in;
-use crate::world::program::{kill, run_in};
+use crate::world::program::{kill, process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 fn empty(world: &World) {
@@ -195,7 +195,7 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
         .then(Effect::StallBefore(None));
     world.add_fault(silent);
     let retry = ["retry", "report.jsonl"];
-    let child = crate::world::program::process_at(&world)
+    let child = process_at(&world)
         .args(retry)
         .current_dir(dir.path())
         .stdout(std::process::Stdio::null())
@@ -239,7 +239,7 @@ async fn the_job_takes_over_what_a_killed_retry_left() {
         .when(When::Always)
         .then(Effect::StallBefore(None));
     world.add_fault(silent);
-    let child = crate::world::program::process_at(&world)
+    let child = process_at(&world)
         .args(["retry", "report.jsonl"])
         .current_dir(dir.path())
         .stdout(std::process::Stdio::null())

@@ -99,7 +99,7 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     assert!((42..=43).contains(&done), "{done}");
 }
 
-/// A copy that was made and whose answer the session did not live to see.
+/// The session is killed after its copy and before the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
     for more in [&["--provider", "aws"][..], &[]] {

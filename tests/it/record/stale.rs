@@ -13,8 +13,8 @@ use crate::world::{DESTINATION, SOURCE, World, aged};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// Runs the command until the server has taken so many writes by `operation` without an answer, and
-/// kills it.
+/// Runs the command until the server has accepted this many writes by `operation` without an
+/// answer, and kills it.
 async fn killed_unanswered(
     world: &World,
     directory: &std::path::Path,
@@ -114,7 +114,7 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
     }
 }
 
-/// Only a copy of the run is replaced where nothing else may be.
+/// Only a copy of this run may be replaced if no other object may be.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_somebody_else_stays_where_only_missing_ones_are_copied() {
     let world = World::new().await;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::deny_copy;
-use crate::world::program::run_in;
+use crate::world::program::{process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// The bucket that has the reports.
@@ -197,7 +197,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
     let job = manifest(&world, "journal: s3://ops/nightly/\n");
     for session in 1..=3 {
         let fired = world.sandbox.faults().fired();
-        let mut child = crate::world::program::process_at(&world)
+        let mut child = process_at(&world)
             .args(["run", "job.yaml", "--drain", "1s"])
             .current_dir(job.path())
             .stdout(std::process::Stdio::null())
@@ -514,7 +514,7 @@ async fn a_second_session_shuts_the_first_one_out() {
     assert_eq!(reported(&lines), ["00001", "00002"]);
 }
 
-/// The write fails for its session, and the piece is there all the same.
+/// The write fails for its session, but the piece exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_was_given_up_is_cut_off() {
     let world = world_with_reports_bucket().await;
@@ -546,7 +546,7 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     );
 }
 
-/// The run is the same, and what the journal says of the report is not there.
+/// The run is the same, but the journal lost its record of the report.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_lost_says_that_receipts_are_missing() {
     let world = world_with_reports_bucket().await;

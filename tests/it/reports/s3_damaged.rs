@@ -48,7 +48,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
         .to_string()
     };
     let mut lines: Vec<_> = (0..30).map(|number| failed(number, &long)).collect();
-    // More causes than are told apart.
+    // More causes than the report distinguishes.
     lines.extend((30..400).map(|number| failed(number, &format!("cause {number}"))));
     report(&world, &lines).await;
     let (exit, stdout, stderr) = show(&world, &["--first", "3"]).await;
@@ -86,7 +86,7 @@ async fn a_piece_that_is_missing_or_changed_is_told() {
         (longer, "its piece 3 was changed"),
         (b"nothing\n".to_vec(), "its piece 3 has no head"),
         (vec![b'x'; 10_000], "its piece 3 has no head"),
-        // One that cuts off more than it stands for.
+        // A piece that cuts off more than it replaces.
         (
             String::from_utf8(whole.clone())
                 .unwrap()

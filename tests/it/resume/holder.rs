@@ -273,7 +273,7 @@ async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
     all_are_there(&world);
 }
 
-/// A session that does not get as far as to begin a run lets the journal go, too.
+/// A session that begins no run releases the journal, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     let (world, _directory, first) = holding(&["--drain", "4s"]).await;

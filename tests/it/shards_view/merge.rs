@@ -249,7 +249,7 @@ async fn a_run_without_any_report_is_refused() {
             "{exit} {stderr}"
         );
     }
-    // What stands in the way of the result is told before anything is read.
+    // A conflict with the result is reported before anything is read.
     state
         .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
         .await;
@@ -317,7 +317,7 @@ async fn a_retry_counts_as_later_than_all_shards() {
     let failed = [receipt("a", "done"), receipt("b", "failed")];
     state.report(0, 0, &failed, Some(footer(1))).await;
     state.end(0, 0, 1);
-    // The list of the second shard failed, which no object stands for.
+    // The list of the second shard failed, which no object shows.
     let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
     list["error"]["operation"] = "ListObjectsV2".into();
     state

@@ -409,8 +409,8 @@ async fn an_unknown_server_gets_the_same_histories() {
     );
 }
 
-/// A version that cannot be read holds up the newer ones of its key, which could not be put before
-/// it later.
+/// An unreadable version holds up the newer ones of its key, because it could not be put before
+/// them later.
 #[tokio::test]
 async fn an_archived_version_holds_up_those_behind_it() {
     let world = World::versioned().await;

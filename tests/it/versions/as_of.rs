@@ -86,7 +86,7 @@ async fn a_key_whose_versions_span_pages_is_decided_once() {
     assert_eq!(world.calls(Operation::ListObjectVersions), 3);
 }
 
-/// That the destination is newer says nothing here: what it has may come from a later version.
+/// A newer destination proves nothing here: its object may come from a later version.
 #[tokio::test]
 async fn a_later_version_of_the_same_size_is_replaced() {
     let world = World::versioned().await;

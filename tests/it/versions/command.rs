@@ -57,7 +57,7 @@ async fn all_versions_are_planned_and_copied() {
     );
 }
 
-/// A key that failed in the middle is gone on with, and no other key is looked at.
+/// A key that failed in the middle is resumed, and no other key is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_goes_on_with_the_keys_that_failed() {
     let world = World::versioned().await;
