@@ -14,7 +14,7 @@ use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, Store};
 use s3haul::size::MIB;
 
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::program::{at, run};
+use crate::world::program::{at, run as run_command};
 use crate::world::{
     DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate, upload_all, uri,
 };
@@ -365,7 +365,7 @@ async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16
         "aws",
     ];
     let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
-    let (exit, stdout, stderr) = run(at(&world), &all).await;
+    let (exit, stdout, stderr) = run_command(at(&world), &all).await;
     assert!(
         exit == 1 && stdout.is_empty() && stderr.contains(&id),
         "{exit} {stdout} {stderr}"
@@ -478,7 +478,7 @@ async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500
     .await;
     let arguments = ["uploads", "complete", "s3://destination/k", upload.id()];
     let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
-    let (exit, stdout, stderr) = run(at(&world), &all).await;
+    let (exit, stdout, stderr) = run_command(at(&world), &all).await;
     assert!(exit != 0 && stdout.is_empty(), "{exit} {stdout} {stderr}");
     assert!(
         stderr.contains("is the one that was there before"),

@@ -5,7 +5,7 @@ use std::fs;
 use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
-use crate::world::program::{COPY_ALL, run_in};
+use crate::world::program::{COPY_ALL, in_clean_environment, run_in};
 use crate::world::{DESTINATION, World};
 
 /// Runs a command in a directory with a job.
@@ -73,8 +73,7 @@ async fn a_working_directory_that_is_gone_is_named() {
     ] {
         let program = env!("CARGO_BIN_EXE_s3haul");
         let script = "d=$(mktemp -d) && cd \"$d\" && rmdir \"$d\" && exec \"$@\"";
-        let mut shell =
-            crate::world::program::in_clean_environment(std::process::Command::new("sh"));
+        let mut shell = in_clean_environment(std::process::Command::new("sh"));
         shell.args(["-c", script, "sh", program]).args(words);
         shell.env("AWS_ENDPOINT_URL_S3", world.sandbox.url());
         let output = tokio::task::spawn_blocking(move || shell.output().unwrap());

@@ -15,6 +15,7 @@ use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
 
 use super::{bucket, failure, heads, with_versions};
+use crate::world::program::{at, run};
 
 /// Copies the oldest version, by its id.
 fn first_version(world: &World) -> Transfer {
@@ -391,7 +392,7 @@ async fn an_upload_is_completed_from_parts_that_stay_and_is_there_afterwards(
         Lie::Truth
     };
     let liar = Liar::lying(&world, lie).await;
-    let mut command = crate::world::program::at(&world);
+    let mut command = at(&world);
     command.env("AWS_ENDPOINT_URL_S3", &liar.url);
     let arguments = [
         "uploads",
@@ -401,7 +402,7 @@ async fn an_upload_is_completed_from_parts_that_stay_and_is_there_afterwards(
         "--provider",
         "other",
     ];
-    let (exit, stdout, stderr) = crate::world::program::run(command, &arguments).await;
+    let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, if forgets { 3 } else { 1 }, "{stdout}{stderr}");
     assert!(stderr.contains(says), "{stderr}");
     assert!(!stderr.contains("retry REPORT"), "{stderr}");

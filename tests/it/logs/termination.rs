@@ -7,7 +7,7 @@ use s3haul::sandbox::{Effect, Fault, Operation};
 
 use super::lines;
 use crate::world::World;
-use crate::world::program::{at, command, run};
+use crate::world::program::{COPY_ALL, at, command, run};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
@@ -63,7 +63,7 @@ async fn failed_objects_are_counted_by_their_first_cause() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_and_a_check_name_what_they_found() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
-    let directory = super::directory_with(crate::world::program::COPY_ALL);
+    let directory = super::directory_with(COPY_ALL);
     let path = directory.path().join("termination-log");
     let named = |word: &str| {
         let mut program = at(&world);
