@@ -30,7 +30,7 @@ async fn world_with_bad_copy() -> World {
 
 fn assert_good(world: &World) {
     let copy = world.object(DESTINATION, "k").unwrap();
-    assert_eq!(copy.content, Content::pattern(3, 1000));
+    assert_eq!(copy.content, Content::pattern(1, 1000));
 }
 
 #[tokio::test]
