@@ -3,23 +3,18 @@
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{Access, Transfer};
 use s3haul::s3::{Attributes, FailureKind, SourcePin, WriteCondition};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, OWNER, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, OWNER, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
-use crate::cli::{at, run};
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 const STRANGER: &str = "999999999999";
 
-fn put(world: &World) {
+fn put_small_and_large(world: &World) {
     for (key, size) in [("small", 10), ("large", 300 * MIB)] {
         let spec = ObjectSpec::default().tag("a", "b");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(1, size), &spec);
+        world.put_with(key, size, &spec);
     }
 }
 
@@ -45,8 +40,8 @@ async fn a_requester_pays_for_all_requests_to_both_buckets() {
         requester_pays: true,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), options).await;
-    put(&world);
+    let world = World::with_buckets(options).await;
+    put_small_and_large(&world);
     let transfer = Transfer {
         source_access: paying(),
         destination_access: paying(),
@@ -54,7 +49,7 @@ async fn a_requester_pays_for_all_requests_to_both_buckets() {
     };
     // An answer that is lost brings in the requests of looking: ListParts, HEAD of the destination.
     let lost = Effect::EmptyBody;
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
             .nth(1)
             .then(lost),
@@ -87,12 +82,7 @@ async fn a_copy_pays_for_its_source_alone() {
     };
     world.sandbox.store().create_bucket("paid", options);
     for (key, size) in [("small", 10), ("large", 300 * MIB)] {
-        world.sandbox.store().put_object(
-            "paid",
-            key,
-            Content::pattern(1, size),
-            &ObjectSpec::default(),
-        );
+        world.put_in("paid", key, size);
     }
     let mut transfer = copy_all();
     transfer.from = s3haul::manifest::job::Source::Prefix {
@@ -118,7 +108,7 @@ async fn a_copy_pays_for_its_source_alone() {
 #[tokio::test]
 async fn the_expected_owners_let_everything_through() {
     let world = World::new().await;
-    put(&world);
+    put_small_and_large(&world);
     let owner = owned_by(OWNER);
     let transfer = Transfer {
         source_access: owner.clone(),
@@ -138,7 +128,7 @@ async fn the_expected_owners_let_everything_through() {
 async fn a_bucket_of_somebody_else_refuses_the_run_in_one_sentence() {
     for (source, destination) in [(STRANGER, OWNER), (OWNER, STRANGER)] {
         let world = World::new().await;
-        put(&world);
+        put_small_and_large(&world);
         let transfer = Transfer {
             source_access: owned_by(source),
             destination_access: owned_by(destination),
@@ -152,15 +142,15 @@ async fn a_bucket_of_somebody_else_refuses_the_run_in_one_sentence() {
             message.contains("does not belong to the account 999999999999"),
             "{message}"
         );
-        assert_eq!(world.sandbox.store().keys(DESTINATION), [""; 0]);
+        assert_eq!(world.keys(DESTINATION), [""; 0]);
     }
 }
 
-/// The owner of the source is named by the copies too: the bucket may change hands in mid-run.
+/// Copies name the owner of the source, too: the bucket may change hands in mid-run.
 #[tokio::test]
 async fn copies_name_the_owner_of_their_source() {
     let world = World::new().await;
-    put(&world);
+    put_small_and_large(&world);
     let source = world.bucket(SOURCE).await;
     let key: ObjectKey = "small".parse().unwrap();
     let head = source.head(&key, None).await.unwrap();
@@ -195,10 +185,7 @@ async fn the_command_line_can_name_owners_and_payer() {
     };
     let world = World::new().await;
     world.sandbox.store().create_bucket("paid", options);
-    world
-        .sandbox
-        .store()
-        .put_object("paid", "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put_in("paid", "k", 10);
     let copy = [
         "copy",
         "s3://paid/k",

@@ -4,39 +4,27 @@
 use std::fs;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{
-    CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check,
-};
+use s3haul::manifest::job::{CannedAcl, Policy, Source, Symlinks, Transfer, Versions, check};
 use s3haul::multipart::MultipartUpload;
 use s3haul::probe::{self, Needs};
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, FailureKind, SourcePin};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
-};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation};
+use s3haul::size::MIB;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{at, run as run_command};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+use crate::world::program::{at, run as run_command};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, upload_all};
 
 const OWNER: &str = "bucket-owner-full-control";
 
-/// A world whose buckets deny every write of an object without `bucket-owner-full-control`.
+/// Starts a sandbox whose buckets deny every write of an object without
+/// `bucket-owner-full-control`.
 async fn demanding() -> World {
     let buckets = BucketOptions {
         demanded_acl: Some(OWNER),
         ..BucketOptions::default()
     };
-    World::with(SandboxOptions::default(), buckets).await
-}
-
-fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(1, size),
-        &ObjectSpec::default(),
-    );
+    World::with_buckets(buckets).await
 }
 
 fn with(acl: CannedAcl, mut transfer: Transfer) -> Transfer {
@@ -46,8 +34,6 @@ fn with(acl: CannedAcl, mut transfer: Transfer) -> Transfer {
 
 fn acl_of(world: &World, key: &str) -> Option<String> {
     world
-        .sandbox
-        .store()
         .object(DESTINATION, key)
         .unwrap()
         .attributes
@@ -65,8 +51,8 @@ fn message(run: &Run) -> &str {
 #[tokio::test]
 async fn a_bucket_that_demands_an_acl_gets_it_by_every_route() {
     let world = demanding().await;
-    put(&world, "small", 10);
-    put(&world, "large", 300 * MIB);
+    world.put("small", 10);
+    world.put("large", 300 * MIB);
     let run = world
         .run(with(CannedAcl::BucketOwnerFullControl, copy_all()))
         .await;
@@ -96,7 +82,7 @@ async fn a_bucket_that_demands_an_acl_gets_it_by_every_route() {
 async fn without_it_the_message_says_what_to_set() {
     for size in [10, 300 * MIB] {
         let world = demanding().await;
-        put(&world, "k", size);
+        world.put("k", size);
         let run = world.run(copy_all()).await;
         assert_eq!(run.error(), "denied");
         assert!(
@@ -104,7 +90,7 @@ async fn without_it_the_message_says_what_to_set() {
             "{}",
             message(&run)
         );
-        assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+        assert!(world.keys(DESTINATION).is_empty());
     }
 }
 
@@ -115,8 +101,8 @@ async fn each_canned_acl_is_sent_by_its_name() {
         owner: Some("444455556666".into()),
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), buckets).await;
-    put(&world, "k", 10);
+    let world = World::with_buckets(buckets).await;
+    world.put("k", 10);
     for (acl, name, grants) in [
         (CannedAcl::Private, "private", 0),
         (CannedAcl::PublicRead, "public-read", 2),
@@ -131,12 +117,7 @@ async fn each_canned_acl_is_sent_by_its_name() {
         let run = world.run(transfer).await;
         assert_eq!(run.outcome.done_objects, 1, "{name}: {:?}", run.receipts);
         assert_eq!(acl_of(&world, "k").as_deref(), Some(name));
-        let attributes = world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .unwrap()
-            .attributes;
+        let attributes = world.object(DESTINATION, "k").unwrap().attributes;
         assert_eq!(
             attributes.grants.len(),
             grants,
@@ -152,7 +133,7 @@ async fn each_canned_acl_is_sent_by_its_name() {
 async fn a_bucket_without_acls_takes_only_the_one_that_changes_nothing() {
     for size in [10, 300 * MIB] {
         let world = World::new().await;
-        put(&world, "k", size);
+        world.put("k", size);
         let run = world.run(with(CannedAcl::PublicRead, copy_all())).await;
         assert_eq!(run.outcome.failed_objects, 1);
         let text = message(&run);
@@ -173,11 +154,8 @@ async fn a_missing_permission_is_named_by_every_route() {
     fs::write(directory.path().join("k"), b"bytes").unwrap();
     for transfer in [copy_all(), upload_all(directory.path())] {
         let world = World::new().await;
-        world
-            .sandbox
-            .store()
-            .deny(DESTINATION, Operation::PutObjectAcl, "");
-        put(&world, "k", 10);
+        world.deny(DESTINATION, Operation::PutObjectAcl, "");
+        world.put("k", 10);
         let run = world
             .run(with(CannedAcl::BucketOwnerFullControl, transfer))
             .await;
@@ -190,19 +168,19 @@ async fn a_missing_permission_is_named_by_every_route() {
     }
 }
 
-/// A write whose answer is lost is sent again, and a history is written version by version: all
-/// with the ACL.
+/// A write whose answer is lost is sent again, and a history is written version by version, each
+/// time with the ACL.
 #[tokio::test]
 async fn repeated_writes_and_histories_have_it_too() {
     let world = demanding().await;
-    put(&world, "k", 10);
-    put(&world, "large", 300 * MIB);
-    world.sandbox.faults().add(
+    world.put("k", 10);
+    world.put("large", 300 * MIB);
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .nth(1)
             .then(Effect::Error(503, "SlowDown")),
     );
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
             .nth(1)
             .then(Effect::ErrorAfterEffect(500, "InternalError")),
@@ -224,9 +202,9 @@ async fn repeated_writes_and_histories_have_it_too() {
         demanded_acl: Some(OWNER),
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), versioned).await;
-    put(&world, "k", 10);
-    put(&world, "k", 11);
+    let world = World::with_buckets(versioned).await;
+    world.put("k", 10);
+    world.put("k", 11);
     let mut transfer = with(CannedAcl::BucketOwnerFullControl, copy_all());
     transfer.versions = Versions::All;
     let run = world.run(transfer).await;
@@ -239,7 +217,7 @@ async fn repeated_writes_and_histories_have_it_too() {
 #[tokio::test]
 async fn an_upload_of_unknown_acl_is_not_adopted() {
     let world = World::new().await;
-    put(&world, "k", 16 * MIB);
+    world.put("k", 16 * MIB);
     let bucket = world.bucket(DESTINATION).await;
     let declared = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
     let attributes = Attributes {
@@ -253,17 +231,17 @@ async fn an_upload_of_unknown_acl_is_not_adopted() {
         bucket: SOURCE.parse().unwrap(),
         key: "k".parse().unwrap(),
         version: None,
-        etag: world.sandbox.store().object(SOURCE, "k").unwrap().etag,
+        etag: world.object(SOURCE, "k").unwrap().etag,
         customer_key: None,
     };
     upload
         .copy_part(1, &pin, Some(0..=8 * MIB - 1), 8 * MIB)
         .await
         .unwrap();
-    let mut transfer = with(CannedAcl::BucketOwnerFullControl, copy_all());
-    transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB));
-    transfer.parts.threshold = ByteSize(8 * MIB);
-    let mut job = world.job(transfer);
+    let mut job = world.job(in_parts_of(
+        8 * MIB,
+        with(CannedAcl::BucketOwnerFullControl, copy_all()),
+    ));
     job.claims = true;
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
@@ -281,7 +259,7 @@ async fn an_upload_of_unknown_acl_is_not_adopted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_has_it_and_refuses_what_contradicts_it() {
     let world = demanding().await;
-    put(&world, "k", 10);
+    world.put("k", 10);
     let copy = ["copy", "s3://source/", "s3://destination/", "--acl"];
     let with = |more: &[&'static str]| [&copy, more].concat();
     let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER])).await;

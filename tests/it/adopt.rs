@@ -10,14 +10,12 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, PartSize, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::SourcePin;
-use s3haul::sandbox::{
-    Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, ObjectSpec, Operation, UploadInfo};
 use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, upload_all};
 
 const PART: u64 = 8 * MIB;
 const PARTS: u64 = 64;
@@ -32,40 +30,34 @@ struct Stopped {
 }
 
 fn copy_large() -> Transfer {
-    let mut transfer = copy_all();
-    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
-    transfer.parts.threshold = ByteSize(PART);
-    transfer
+    in_parts_of(PART, copy_all())
 }
 
 async fn slow_world() -> World {
     let ms = Duration::from_millis;
-    let latency = LatencyModel {
+    let mut world = World::with_latency(LatencyModel {
         copy: ms(10),
         put: ms(10),
         ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let mut world = World::modelled(model).await;
+    })
+    .await;
     world.ceiling = 8;
     world
 }
 
-fn put(world: &World, seed: u64) {
-    let content = Content::pattern(seed, PART * PARTS - 7);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content, &ObjectSpec::default());
+fn put_large(world: &World, seed: u64) {
+    world.put_object(
+        SOURCE,
+        "large",
+        Content::pattern(seed, PART * PARTS - 7),
+        &ObjectSpec::default(),
+    );
 }
 
 impl Stopped {
     async fn new() -> Self {
         let mut world = slow_world().await;
-        put(&world, 1);
+        put_large(&world, 1);
         let job = world.job(copy_large());
         let journal = TempDir::new().unwrap();
         let run = stopped_at(&mut world, Operation::UploadPartCopy, &job, journal.path()).await;
@@ -81,10 +73,10 @@ impl Stopped {
         }
     }
 
-    /// Killed when the object was published and nobody had heard of it.
+    /// Kills a session after its object was published and before the answer arrived.
     async fn unseen() -> Self {
         let world = slow_world().await;
-        put(&world, 1);
+        put_large(&world, 1);
         let mut transfer = copy_large();
         // So that what stands there already is no reason to leave it.
         transfer.when = When::Always;
@@ -92,9 +84,9 @@ impl Stopped {
         let unheard = Fault::on(Operation::CompleteMultipartUpload)
             .nth(1)
             .then(Effect::StallAfter(None));
-        world.sandbox.faults().add(unheard);
+        world.add_fault(unheard);
         killed_when(&world, &job, journal.path(), |world| {
-            world.sandbox.store().object(DESTINATION, "large").is_some()
+            world.object(DESTINATION, "large").is_some()
         })
         .await;
         Self {
@@ -105,7 +97,7 @@ impl Stopped {
     }
 
     fn open(&self) -> UploadInfo {
-        let mut open = self.world.sandbox.store().open_uploads(DESTINATION);
+        let mut open = self.world.open_uploads(DESTINATION);
         assert_eq!(open.len(), 1, "{open:?}");
         open.remove(0)
     }
@@ -117,7 +109,8 @@ impl Stopped {
             .await
     }
 
-    /// What a session that copied so many parts has come to, in so many uploads of its own.
+    /// Asserts that a session copied this many parts in this many uploads of its own, and finished
+    /// the object.
     fn assert_done(&self, run: &Run, part_copies: u64, begun: u64) {
         let world = &self.world;
         assert!(
@@ -133,10 +126,10 @@ impl Stopped {
     }
 }
 
-/// A session that is stopped in an orderly way when the tenth part is sent.
+/// Stops a session in an orderly way when it sends its tenth part.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Path) -> Run {
     let stop = world.stop.clone();
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(part)
             .nth(10)
             .then(Effect::hook(move |_| stop.cancel())),
@@ -147,7 +140,7 @@ async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Pat
     run
 }
 
-/// A session that ends without a word as soon as `dead` is true.
+/// Drops a session as soon as `dead` returns true.
 async fn killed_when(world: &World, job: &Job, journal: &Path, dead: impl Fn(&World) -> bool) {
     let killed = async {
         while !dead(world) {
@@ -209,7 +202,7 @@ async fn the_recorded_part_size_holds_whatever_would_be_chosen_now() {
 #[tokio::test]
 async fn another_source_is_begun_anew() {
     let stopped = Stopped::new().await;
-    put(&stopped.world, 2);
+    put_large(&stopped.world, 2);
     let run = stopped.resume().await;
     stopped.assert_done(&run, PARTS, 1);
     assert_eq!(stopped.world.calls(Operation::AbortMultipartUpload), 1);
@@ -234,12 +227,7 @@ async fn other_attributes_are_begun_anew() {
     );
     stopped.world.assert_no_upload_is_left();
     assert_eq!(stopped.world.calls(Operation::UploadPartCopy), PARTS);
-    let copy = stopped
-        .world
-        .sandbox
-        .store()
-        .object(DESTINATION, "large")
-        .unwrap();
+    let copy = stopped.world.object(DESTINATION, "large").unwrap();
     assert_eq!(
         copy.attributes.metadata.get("team").map(String::as_str),
         Some("blue")
@@ -269,13 +257,7 @@ async fn parts_that_somebody_replaced_are_copied_again() {
         bucket: SOURCE.parse().unwrap(),
         key: "large".parse().unwrap(),
         version: None,
-        etag: stopped
-            .world
-            .sandbox
-            .store()
-            .object(SOURCE, "large")
-            .unwrap()
-            .etag,
+        etag: stopped.world.object(SOURCE, "large").unwrap().etag,
         customer_key: None,
     };
     let copy = async |number: u32, from: u64, bytes: u64| {
@@ -307,8 +289,6 @@ async fn what_needs_no_copy_any_more_leaves_no_upload() {
     let content = Content::pattern(9, 10);
     stopped
         .world
-        .sandbox
-        .store()
         .put_object(DESTINATION, "large", content, &ObjectSpec::default());
     stopped.world.sandbox.calls().clear();
     let run = stopped
@@ -372,8 +352,6 @@ async fn another_object_in_its_place_is_not_taken_for_it() {
     let other = Content::pattern(2, PART * PARTS - 7);
     stopped
         .world
-        .sandbox
-        .store()
         .put_object(DESTINATION, "large", other, &ObjectSpec::default());
     let run = stopped.resume().await;
     stopped.assert_done(&run, PARTS, 1);
@@ -382,7 +360,7 @@ async fn another_object_in_its_place_is_not_taken_for_it() {
 #[tokio::test]
 async fn an_upload_whose_id_nobody_saw_is_found_and_cancelled() {
     let world = slow_world().await;
-    put(&world, 1);
+    put_large(&world, 1);
     // Somebody else's: it has a part.
     let bucket = world.bucket(DESTINATION).await;
     let key = "large".parse().unwrap();
@@ -391,13 +369,13 @@ async fn an_upload_whose_id_nobody_saw_is_found_and_cancelled() {
         .unwrap();
     others.upload_part(1, &b"theirs"[..]).await.unwrap();
     let (job, journal) = (world.job(copy_large()), TempDir::new().unwrap());
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
             .nth(1)
             .then(Effect::StallAfter(None)),
     );
     killed_when(&world, &job, journal.path(), |world| {
-        world.sandbox.store().open_uploads(DESTINATION).len() == 2
+        world.open_uploads(DESTINATION).len() == 2
     })
     .await;
     let stopped = Stopped {
@@ -452,11 +430,6 @@ async fn only_the_parts_of_a_file_that_are_missing_or_changed_are_sent() {
     stopped.world.assert_no_upload_is_left();
     assert_eq!(stopped.world.calls(Operation::UploadPart), 12 - held + 1);
     assert_eq!(stopped.world.calls(Operation::CreateMultipartUpload), 0);
-    let sent = stopped
-        .world
-        .sandbox
-        .store()
-        .object(DESTINATION, "large")
-        .unwrap();
+    let sent = stopped.world.object(DESTINATION, "large").unwrap();
     assert_eq!(sent.content, Content::bytes(bytes));
 }

@@ -4,40 +4,27 @@ use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Transfer, Versions};
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SandboxOptions};
 use s3haul::size::{ByteSize, MIB};
 
 use crate::liar::{Answer, Asked, Liar};
-use crate::world::{Run, SOURCE, World, copy_all};
+use crate::world::{Run, World, copy_all};
 
 const KEYS: [&str; 2] = ["large", "small"];
 
-/// A small object and one that is copied in parts.
-async fn world() -> World {
+/// Starts a sandbox with a small object, and with one that is copied in parts.
+async fn world_with_small_and_large() -> World {
     let world = World::new().await;
     for (key, size) in [("large", 40 * MIB), ("small", 100)] {
-        world.sandbox.store().put_object(
-            SOURCE,
-            key,
-            Content::pattern(1, size),
-            &ObjectSpec::default(),
-        );
+        world.put(key, size);
     }
     world
 }
 
-/// Everything, objects beyond 16 MiB in parts.
+/// Copies everything, objects beyond 16 MiB in parts.
 fn in_parts() -> Transfer {
     let mut transfer = copy_all();
     transfer.parts.threshold = ByteSize(16 * MIB);
     transfer
-}
-
-async fn run(world: &World, liar: &Liar, provider: Provider) -> Run {
-    world
-        .try_run_job(&liar.job(world, in_parts(), provider))
-        .await
-        .unwrap()
 }
 
 fn errors(run: &Run) -> Vec<(&str, &str)> {
@@ -51,7 +38,7 @@ fn errors(run: &Run) -> Vec<(&str, &str)> {
     errors.collect()
 }
 
-/// What the documents of S3 are called, and what else servers call them.
+/// The roots of the documents of S3, and the names that other servers give them.
 const ROOTS: [(&str, &str); 6] = [
     ("InitiateMultipartUploadResult", "InitiateMultipartUpload"),
     ("ListPartsResult", "ListPartsResponse"),
@@ -66,7 +53,7 @@ const ROOTS: [(&str, &str); 6] = [
 async fn documents_are_read_by_their_elements(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let rename = |_: &Asked, answer: Answer| {
         let tag = |begin: &str, name: &str| format!("<{begin}{name}");
         ROOTS.iter().fold(answer, |answer, (root, other)| {
@@ -76,7 +63,7 @@ async fn documents_are_read_by_their_elements(
         })
     };
     let liar = Liar::before(&world, rename).await;
-    let run = run(&world, &liar, provider).await;
+    let run = liar.run(&world, in_parts(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (2, 0),
@@ -91,18 +78,9 @@ async fn documents_are_read_by_their_elements(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_are_read_by_their_elements() {
-    let versioned = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), versioned).await;
+    let world = World::versioned().await;
     for size in [1, 2] {
-        world.sandbox.store().put_object(
-            SOURCE,
-            "k",
-            Content::pattern(1, size),
-            &ObjectSpec::default(),
-        );
+        world.put("k", size);
     }
     let rename = |_: &Asked, answer: Answer| {
         answer
@@ -114,10 +92,7 @@ async fn histories_are_read_by_their_elements() {
         versions: Versions::All,
         ..copy_all()
     };
-    let run = world
-        .try_run_job(&liar.job(&world, transfer, Provider::Aws))
-        .await
-        .unwrap();
+    let run = liar.run(&world, transfer, Provider::Aws).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (2, 0),
@@ -132,7 +107,7 @@ async fn histories_are_read_by_their_elements() {
 async fn null_is_no_version_of_a_bucket_without_versions(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let lie = |asked: &Asked, answer: Answer| match asked.parameter("versionId") {
         Some(_) => Answer {
             head: vec!["HTTP/1.1 400 Bad Request".to_owned()],
@@ -144,7 +119,7 @@ async fn null_is_no_version_of_a_bucket_without_versions(
         None => answer,
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, provider).await;
+    let run = liar.run(&world, in_parts(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (2, 0),
@@ -172,10 +147,10 @@ async fn null_is_no_version_of_a_bucket_without_versions(
     );
 }
 
-/// There are objects from before the versions in a bucket that has some: `null` names them.
+/// Objects from before versioning was enabled have the version `null`.
 #[tokio::test(flavor = "multi_thread")]
 async fn null_is_a_version_of_a_bucket_with_versions() {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let lie = |asked: &Asked, answer: Answer| match asked.parameter("versioning") {
         Some(_) => Answer::document(
             "<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>",
@@ -184,7 +159,7 @@ async fn null_is_a_version_of_a_bucket_with_versions() {
         None => answer,
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, Provider::Aws).await;
+    let run = liar.run(&world, in_parts(), Provider::Aws).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (2, 0),
@@ -207,7 +182,7 @@ async fn what_head_must_say_is_not_made_up(
     #[case] says: &str,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let lie = move |asked: &Asked, answer: Answer| {
         let is_object = asked.method == "HEAD" && KEYS.iter().any(|key| asked.path.ends_with(key));
         if is_object {
@@ -217,7 +192,7 @@ async fn what_head_must_say_is_not_made_up(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, provider).await;
+    let run = liar.run(&world, in_parts(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (0, 2),
@@ -245,7 +220,7 @@ async fn ids_beyond_the_limits_of_s3_are_errors(
     #[case] end: &'static str,
     #[case] says: &str,
 ) {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let lie = move |asked: &Asked, answer: Answer| {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let is_write = asked.method != "GET" && asked.path.ends_with("large");
@@ -258,7 +233,7 @@ async fn ids_beyond_the_limits_of_s3_are_errors(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, Provider::Aws).await;
+    let run = liar.run(&world, in_parts(), Provider::Aws).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (1, 1),
@@ -280,7 +255,7 @@ async fn headers_beyond_the_limits_of_s3_are_errors(
     #[case] header: &'static str,
     #[case] says: &str,
 ) {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let lie = move |asked: &Asked, answer: Answer| {
         let is_of_object = asked.method == "HEAD" && asked.path.ends_with('l');
         let long = format!("{header}: {}", "x".repeat(5000));
@@ -291,7 +266,7 @@ async fn headers_beyond_the_limits_of_s3_are_errors(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, Provider::Aws).await;
+    let run = liar.run(&world, in_parts(), Provider::Aws).await;
     assert_eq!(run.outcome.done_objects, 0);
     for (kind, message) in errors(&run) {
         assert_eq!(kind, "server-fault", "{message}");

@@ -15,24 +15,21 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
 const RESTORED: &str = "ongoing-request=\"false\", expiry-date=\"Fri, 01 Jan 2100 00:00:00 GMT\"";
 
-fn put(world: &World, key: &str, class: &str, size: u64) {
+fn put_archived(world: &World, key: &str, class: &str, size: u64) {
     // An object is in an archive long before it is copied.
     let yesterday = SystemTime::now() - Duration::from_hours(24);
     let spec = ObjectSpec::default()
         .storage_class(class)
         .last_modified(yesterday);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, size), &spec);
+    world.put_with(key, size, &spec);
 }
 
-/// One object of each kind that a bucket with archives has.
-async fn world() -> World {
+/// Starts a sandbox with one object of each kind that a bucket with archives has.
+async fn world_with_each_class() -> World {
     let world = World::new().await;
-    put(&world, "cold", "GLACIER", 10);
-    put(&world, "deep", "DEEP_ARCHIVE", 300 * MIB);
-    put(&world, "warm", "STANDARD", 10);
+    put_archived(&world, "cold", "GLACIER", 10);
+    put_archived(&world, "deep", "DEEP_ARCHIVE", 300 * MIB);
+    put_archived(&world, "warm", "STANDARD", 10);
     world
 }
 
@@ -54,7 +51,7 @@ fn receipt<'r>(run: &'r Run, key: &str) -> &'r Receipt {
 /// none is sent.
 #[tokio::test]
 async fn what_the_listing_tells_costs_no_request() {
-    let world = world().await;
+    let world = world_with_each_class().await;
     let run = world.run(copy_all()).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -81,7 +78,7 @@ async fn what_the_listing_tells_costs_no_request() {
 
 #[tokio::test]
 async fn what_is_left_out_is_counted_and_no_failure() {
-    let world = world().await;
+    let world = world_with_each_class().await;
     let run = world.run(archived(Archived::Skip)).await;
     let outcome = &run.outcome;
     assert_eq!(
@@ -107,14 +104,11 @@ async fn what_is_left_out_is_counted_and_no_failure() {
 
 #[tokio::test]
 async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
-    let mut world = world().await;
+    let mut world = world_with_each_class().await;
     let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
     spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "a-tiered", Content::pattern(1, 10), &spec);
-    put(&world, "z-large", "STANDARD", 300 * MIB);
+    world.put_with("a-tiered", 10, &spec);
+    put_archived(&world, "z-large", "STANDARD", 300 * MIB);
     let mut transfer = archived(Archived::Skip);
     transfer.parts.threshold = ByteSize(8 * MIB);
     let (job, journal) = (world.job(transfer), tempfile::tempdir().unwrap());
@@ -122,7 +116,7 @@ async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
     let fault = Fault::on(Operation::UploadPartCopy)
         .nth(1)
         .then(Effect::hook(move |_| stop.cancel()));
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     world.stop = CancellationToken::new();
@@ -143,7 +137,7 @@ async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
 
 #[tokio::test]
 async fn a_restore_is_asked_for_once_and_a_later_run_copies() {
-    let world = world().await;
+    let world = world_with_each_class().await;
     let transfer = Transfer {
         restore: Restore {
             tier: RestoreTier::Expedited,
@@ -209,8 +203,6 @@ async fn a_restore_is_asked_for_once_and_a_later_run_copies() {
     world.assert_equal("deep", "deep");
     assert_eq!(
         world
-            .sandbox
-            .store()
             .object(DESTINATION, "deep")
             .unwrap()
             .attributes
@@ -233,11 +225,8 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
     let world = World::new().await;
     let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
     spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "tiered", Content::pattern(1, 10), &spec);
-    put(&world, "readable", "INTELLIGENT_TIERING", 10);
+    world.put_with("tiered", 10, &spec);
+    put_archived(&world, "readable", "INTELLIGENT_TIERING", 10);
     let run = world.run(copy_all()).await;
     let Ending::Failed { error } = &receipt(&run, "tiered").ending else {
         panic!("{:?}", run.receipts)
@@ -271,12 +260,9 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
 #[tokio::test]
 async fn a_restore_that_is_not_needed_is_no_failure() {
     let world = World::new().await;
-    put(&world, "cold", "GLACIER", 10);
+    put_archived(&world, "cold", "GLACIER", 10);
     let in_progress = Effect::Error(409, "RestoreAlreadyInProgress");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::RestoreObject).nth(1).then(in_progress));
+    world.add_fault(Fault::on(Operation::RestoreObject).nth(1).then(in_progress));
     let run = world.run(archived(Archived::Restore)).await;
     assert_eq!(run.outcome.restoring_objects, 1, "{:?}", run.receipts);
 
@@ -285,10 +271,7 @@ async fn a_restore_that_is_not_needed_is_no_failure() {
         spec.attributes.restore = Some(RESTORED.into());
         store.put_object(SOURCE, "cold", Content::pattern(1, 10), &spec);
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::RestoreObject).nth(1).then(restored));
+    world.add_fault(Fault::on(Operation::RestoreObject).nth(1).then(restored));
     let run = world.run(archived(Archived::Restore)).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert_eq!(run.receipts[0].route, Some("copy"));
@@ -298,12 +281,9 @@ async fn a_restore_that_is_not_needed_is_no_failure() {
 #[tokio::test]
 async fn throttled_restores_are_asked_for_again() {
     let world = World::new().await;
-    put(&world, "cold", "GLACIER", 10);
+    put_archived(&world, "cold", "GLACIER", 10);
     let throttled = Effect::Error(503, "ThrottlingException");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::RestoreObject).nth(1).then(throttled));
+    world.add_fault(Fault::on(Operation::RestoreObject).nth(1).then(throttled));
     let run = world.run(archived(Archived::Restore)).await;
     assert_eq!(
         (
@@ -317,7 +297,7 @@ async fn throttled_restores_are_asked_for_again() {
     assert_eq!(world.calls(Operation::RestoreObject), 2);
 }
 
-/// What was restored has expired when its turn comes: the copy itself is refused.
+/// A restored object expires before its turn: the copy itself is refused.
 #[rstest]
 #[case(10, Operation::CopyObject)]
 #[case(300 * MIB, Operation::UploadPartCopy)]
@@ -329,11 +309,8 @@ async fn a_copy_that_is_refused_for_its_archive_is_dealt_with_alike(
 ) {
     for (policy, expected) in [(Archived::Fail, (1, 0)), (Archived::Skip, (0, 1))] {
         let world = World::new().await;
-        put(&world, "k", "GLACIER_IR", size);
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).then(Effect::Error(403, code)));
+        put_archived(&world, "k", "GLACIER_IR", size);
+        world.add_fault(Fault::on(operation).then(Effect::Error(403, code)));
         let run = world.run(archived(policy)).await;
         let outcome = &run.outcome;
         assert_eq!(
@@ -346,10 +323,10 @@ async fn a_copy_that_is_refused_for_its_archive_is_dealt_with_alike(
     }
 }
 
-/// On a server that is not Amazon's, a class of that name may be anything: its HEAD decides.
+/// A class of that name may mean anything on a server that is not Amazon's: its HEAD decides.
 #[tokio::test]
 async fn other_servers_are_asked_by_head() {
-    let mut world = world().await;
+    let mut world = world_with_each_class().await;
     world.provider = Provider::Other;
     let run = world.run(archived(Archived::Restore)).await;
     assert_eq!(

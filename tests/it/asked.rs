@@ -7,46 +7,25 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{
-    Attribute, Encryption, OnMismatch, PartSize, Policy, Provider, Transfer,
-};
+use s3haul::manifest::job::{Attribute, Encryption, OnMismatch, Policy, Provider};
 use s3haul::report::summary;
-use s3haul::sandbox::{
-    BucketOptions, CallEntry, Content, Effect, Fault, Lock, ObjectSpec, Operation, SandboxOptions,
-};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::sandbox::{BucketOptions, CallEntry, Effect, Fault, Lock, ObjectSpec, Operation};
+use s3haul::size::MIB;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, upload_all};
 
 const PART: u64 = 5 * MIB;
 const PARTS: u64 = 3;
 const LARGE: u64 = PART * PARTS - 1;
 
-fn cut(mut transfer: Transfer) -> Transfer {
-    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
-    transfer.parts.threshold = ByteSize(PART);
-    transfer
-}
-
-/// A world whose server nobody knows, so that single copies are looked at too.
+/// Starts a sandbox of an unknown provider, so that single copies are read back, too.
 async fn unknown() -> World {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     world
-}
-
-fn put(world: &World, key: &str, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, size), spec);
 }
 
 fn ignore(world: &World, operation: Operation, names: &'static [&'static str]) {
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).then(Effect::Ignore(names)));
+    world.add_fault(Fault::on(operation).then(Effect::Ignore(names)));
 }
 
 fn losses(run: &Run) -> Vec<String> {
@@ -65,7 +44,7 @@ fn message(run: &Run) -> String {
 
 const NOT_KNOWN: &str = "tags not readable: source does not know GetObjectTagging";
 
-/// What a server answers that does not know `?tagging`.
+/// Returns the answers of servers that do not know `?tagging`.
 fn odd_answers() -> Vec<(&'static str, Effect, &'static str)> {
     let other = "<?xml version=\"1.0\"?><Other><Thing/></Other>";
     vec![
@@ -115,13 +94,10 @@ async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_
     for (name, effect, loss) in odd_answers() {
         let world = World::new().await;
         for key in ["a", "b", "c"] {
-            put(&world, key, LARGE, &ObjectSpec::default().tag("a", "b"));
+            world.put_with(key, LARGE, &ObjectSpec::default().tag("a", "b"));
         }
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(Operation::GetObjectTagging).then(effect));
-        let mut job = world.job(cut(copy_all()));
+        world.add_fault(Fault::on(Operation::GetObjectTagging).then(effect));
+        let mut job = world.job(in_parts_of(PART, copy_all()));
         job.limits.in_flight = Some(1);
         let run = world.try_run_job(&job).await.unwrap();
         assert_eq!(
@@ -146,12 +122,9 @@ async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_
 async fn a_required_attribute_that_cannot_be_asked_for_fails_at_once() {
     for (name, effect, _) in odd_answers() {
         let world = World::new().await;
-        put(&world, "a", LARGE, &ObjectSpec::default().tag("a", "b"));
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(Operation::GetObjectTagging).then(effect));
-        let mut transfer = cut(copy_all());
+        world.put_with("a", LARGE, &ObjectSpec::default().tag("a", "b"));
+        world.add_fault(Fault::on(Operation::GetObjectTagging).then(effect));
+        let mut transfer = in_parts_of(PART, copy_all());
         transfer.preserve.tags = Policy::Require;
         let run = world.run(transfer).await;
         assert_eq!(
@@ -171,7 +144,7 @@ async fn a_required_attribute_that_cannot_be_asked_for_fails_at_once() {
 #[tokio::test]
 async fn an_answer_that_is_the_object_itself_is_not_read() {
     let world = World::new().await;
-    put(&world, "a", 1 << 40, &ObjectSpec::default().tag("a", "b"));
+    world.put_with("a", 1 << 40, &ObjectSpec::default().tag("a", "b"));
     ignore(&world, Operation::GetObjectTagging, &["tagging"]);
     let run = world.run(copy_all()).await;
     assert_eq!(losses(&run), [NOT_KNOWN]);
@@ -181,20 +154,18 @@ async fn an_answer_that_is_the_object_itself_is_not_read() {
 async fn one_bad_answer_among_good_ones_is_about_one_object() {
     let world = World::new().await;
     for key in ["a", "b", "c", "d"] {
-        put(&world, key, LARGE, &ObjectSpec::default().tag("a", "b"));
+        world.put_with(key, LARGE, &ObjectSpec::default().tag("a", "b"));
     }
     let odd = Fault::on(Operation::GetObjectTagging)
         .key("b")
         .then(Effect::Error(400, "InvalidArgument"));
-    world.sandbox.faults().add(odd);
-    let mut job = world.job(cut(copy_all()));
+    world.add_fault(odd);
+    let mut job = world.job(in_parts_of(PART, copy_all()));
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!((run.outcome.done_objects, losses(&run).len()), (4, 1));
     assert_eq!(
         world
-            .sandbox
-            .store()
             .object(DESTINATION, "d")
             .unwrap()
             .attributes
@@ -208,13 +179,10 @@ async fn one_bad_answer_among_good_ones_is_about_one_object() {
 #[tokio::test]
 async fn an_object_that_is_gone_is_no_loss() {
     let world = World::new().await;
-    put(&world, "a", LARGE, &ObjectSpec::default().tag("a", "b"));
+    world.put_with("a", LARGE, &ObjectSpec::default().tag("a", "b"));
     let gone = Effect::hook(|store| store.delete_object(SOURCE, "a"));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::GetObjectTagging).then(gone));
-    let run = world.run(cut(copy_all())).await;
+    world.add_fault(Fault::on(Operation::GetObjectTagging).then(gone));
+    let run = world.run(in_parts_of(PART, copy_all())).await;
     assert_eq!(run.error(), "not-found");
 }
 
@@ -235,12 +203,10 @@ async fn every_attribute_fails_softly(
             object_lock: true,
             ..BucketOptions::default()
         };
-        let world = World::with(SandboxOptions::default(), options).await;
-        for key in ["a", "b"] {
-            put(&world, key, LARGE, &ObjectSpec::default());
-        }
+        let world = World::with_buckets(options).await;
+        world.put_all(["a", "b"], LARGE);
         ignore(&world, operation, names);
-        let mut transfer = cut(copy_all());
+        let mut transfer = in_parts_of(PART, copy_all());
         transfer.preserve.set(attribute, policy);
         let mut job = world.job(transfer);
         job.limits.in_flight = Some(1);
@@ -265,7 +231,7 @@ async fn every_attribute_fails_softly(
     }
 }
 
-/// What a server ignores of the requests that create objects, and how that is told.
+/// Returns the headers that a server may ignore when it creates objects, and the message about it.
 fn ignored() -> Vec<(Attribute, &'static [&'static str], &'static str)> {
     vec![
         (
@@ -309,7 +275,7 @@ fn ignored() -> Vec<(Attribute, &'static [&'static str], &'static str)> {
     ]
 }
 
-/// An object with everything that a server may ignore.
+/// Describes an object with everything that a server may ignore.
 fn rich() -> ObjectSpec {
     let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
     let lock = Lock {
@@ -339,13 +305,13 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
                 object_lock: true,
                 ..BucketOptions::default()
             };
-            let mut world = World::with(SandboxOptions::default(), options).await;
+            let mut world = World::with_buckets(options).await;
             world.provider = Provider::Other;
-            put(&world, "a", size, &rich());
+            world.put_with("a", size, &rich());
             for operation in [Operation::CopyObject, Operation::CreateMultipartUpload] {
                 ignore(&world, operation, names);
             }
-            let mut transfer = cut(copy_all());
+            let mut transfer = in_parts_of(PART, copy_all());
             // A copy in one request carries the tags of the source by itself, unless there are
             // others.
             if attribute == Attribute::Tags {
@@ -376,10 +342,10 @@ async fn what_a_server_keeps_is_no_loss() {
             object_lock: true,
             ..BucketOptions::default()
         };
-        let mut world = World::with(SandboxOptions::default(), options).await;
+        let mut world = World::with_buckets(options).await;
         world.provider = Provider::Other;
-        put(&world, "a", size, &rich());
-        let run = world.run(cut(copy_all())).await;
+        world.put_with("a", size, &rich());
+        let run = world.run(in_parts_of(PART, copy_all())).await;
         assert_eq!(
             (run.outcome.done_objects, losses(&run)),
             (1, vec![]),
@@ -388,16 +354,16 @@ async fn what_a_server_keeps_is_no_loss() {
     }
 }
 
-/// A server that nobody knows is looked at until it has shown that it keeps what it is asked to
+/// Objects on an unknown server are read back until it has shown that it keeps what it is asked to
 /// keep.
 #[tokio::test]
 async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let world = unknown().await;
     let spec = ObjectSpec::default().metadata("team", "blue").tag("a", "b");
     for key in ["a", "b", "c"] {
-        put(&world, key, 10, &spec);
+        world.put_with(key, 10, &spec);
     }
-    put(&world, "d", 10, &spec.storage_class("GLACIER_IR"));
+    world.put_with("d", 10, &spec.storage_class("GLACIER_IR"));
     let mut job = world.job(copy_all());
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
@@ -413,15 +379,15 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     assert_eq!(looked, ["a", "d"], "the class is new");
 }
 
-/// A bucket that shows no tags in HEAD is asked once whether it has them.
+/// If HEAD shows no tags, the bucket is asked once whether it has any.
 #[tokio::test]
 async fn a_server_that_ignores_tags_is_asked_once() {
     let world = unknown().await;
     for key in ["a", "b", "c"] {
-        put(&world, key, LARGE, &ObjectSpec::default().tag("a", "b"));
+        world.put_with(key, LARGE, &ObjectSpec::default().tag("a", "b"));
     }
     ignore(&world, Operation::CreateMultipartUpload, &["x-amz-tagging"]);
-    let run = world.run(cut(copy_all())).await;
+    let run = world.run(in_parts_of(PART, copy_all())).await;
     assert_eq!((run.outcome.done_objects, losses(&run).len()), (3, 3));
     assert_eq!(
         world.calls(Operation::GetObjectTagging),
@@ -433,18 +399,9 @@ async fn a_server_that_ignores_tags_is_asked_once() {
 
 #[tokio::test]
 async fn a_bad_copy_is_removed_where_the_job_says_so() {
-    let options = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let mut world = World::with(SandboxOptions::default(), options).await;
+    let mut world = World::versioned().await;
     world.provider = Provider::Other;
-    put(
-        &world,
-        "a",
-        10,
-        &ObjectSpec::default().metadata("team", "blue"),
-    );
+    world.put_with("a", 10, &ObjectSpec::default().metadata("team", "blue"));
     ignore(&world, Operation::CopyObject, &["x-amz-meta-team"]);
     let mut transfer = copy_all();
     transfer.proof.on_mismatch = OnMismatch::Remove;
@@ -470,7 +427,7 @@ async fn attributes_of_uploads_that_are_ignored_are_losses() {
         for operation in [Operation::PutObject, Operation::CreateMultipartUpload] {
             ignore(&world, operation, names);
         }
-        let mut transfer = cut(upload_all(directory.path()));
+        let mut transfer = in_parts_of(PART, upload_all(directory.path()));
         transfer
             .set
             .metadata

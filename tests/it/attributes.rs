@@ -9,7 +9,6 @@ use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Attribute, CustomerKeys, Encryption, KeySource, Policy, Transfer};
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Encryption as Stored, Fault, Lock, ObjectSpec, Operation,
-    SandboxOptions,
 };
 use s3haul::size::MIB;
 
@@ -20,10 +19,7 @@ const BOTH: [(&str, u64); 2] = [("small", 10), ("large", 300 * MIB)];
 
 fn put_both(world: &World, spec: &ObjectSpec) {
     for (key, size) in BOTH {
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(1, size), spec);
+        world.put_with(key, size, spec);
     }
 }
 
@@ -33,7 +29,7 @@ fn with(attribute: Attribute, policy: Policy) -> Transfer {
     transfer
 }
 
-/// Both objects are there, and each receipt has this one loss.
+/// Asserts that both objects were copied, and that each receipt has exactly this loss.
 fn assert_lost(world: &World, run: &Run, loss: &str) {
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -55,7 +51,7 @@ fn assert_lost(world: &World, run: &Run, loss: &str) {
     world.assert_no_upload_is_left();
 }
 
-/// Both failed, and nothing of them was published.
+/// Asserts that both objects failed and that neither was published.
 fn assert_failed(world: &World, run: &Run, kind: &str) {
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -82,14 +78,8 @@ fn assert_failed(world: &World, run: &Run, kind: &str) {
 async fn a_denied_write_is_told_as_what_it_is() {
     let world = World::new().await;
     put_both(&world, &ObjectSpec::default().tag("a", "b"));
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::CopyObject, "");
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::CreateMultipartUpload, "");
+    world.deny(DESTINATION, Operation::CopyObject, "");
+    world.deny(DESTINATION, Operation::CreateMultipartUpload, "");
     let run = world.run(copy_all()).await;
     assert_failed(&world, &run, "denied");
     assert!(
@@ -145,10 +135,7 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
         let world = World::new().await;
         for operation in [Operation::CopyObject, Operation::CompleteMultipartUpload] {
             let lost = Effect::ErrorAfterEffect(500, "InternalError");
-            world
-                .sandbox
-                .faults()
-                .add(Fault::on(operation).first(u64::from(is_lost)).then(lost));
+            world.add_fault(Fault::on(operation).first(u64::from(is_lost)).then(lost));
         }
         let options = BucketOptions {
             encryption: default,
@@ -191,7 +178,7 @@ async fn a_lock_that_the_destination_can_not_have() {
     }
 }
 
-/// A source bucket `locked` with both objects under retention and hold.
+/// Starts a sandbox whose bucket `locked` has both objects under retention and legal hold.
 async fn locked_source() -> World {
     let world = World::new().await;
     let options = BucketOptions {
@@ -206,10 +193,7 @@ async fn locked_source() -> World {
     };
     for (key, size) in BOTH {
         let spec = ObjectSpec::default().lock(lock.clone());
-        world
-            .sandbox
-            .store()
-            .put_object("locked", key, Content::pattern(1, size), &spec);
+        world.put_object("locked", key, Content::pattern(1, size), &spec);
     }
     world
 }
@@ -222,19 +206,13 @@ fn from_locked(policy: Policy) -> Transfer {
     transfer
 }
 
-/// HEAD leaves out what one may not see: that there is nothing to see must be known, not assumed.
+/// HEAD leaves out attributes that the caller may not see, so that their absence must be proven.
 #[tokio::test]
 async fn a_lock_that_may_not_be_seen() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
         let world = locked_source().await;
-        world
-            .sandbox
-            .store()
-            .deny("locked", Operation::GetObjectRetention, "");
-        world
-            .sandbox
-            .store()
-            .deny("locked", Operation::GetObjectLegalHold, "");
+        world.deny("locked", Operation::GetObjectRetention, "");
+        world.deny("locked", Operation::GetObjectLegalHold, "");
         let run = world.run(from_locked(policy)).await;
         if let Some(kind) = kind {
             assert_failed(&world, &run, kind);
@@ -275,10 +253,10 @@ async fn that_there_is_no_lock_is_asked_once() {
         ..BucketOptions::default()
     };
     for policy in [Policy::Try, Policy::Require] {
-        let world = World::with(SandboxOptions::default(), buckets.clone()).await;
+        let world = World::with_buckets(buckets.clone()).await;
         for index in 0..20 {
             let spec = ObjectSpec::default();
-            world.sandbox.store().put_object(
+            world.put_object(
                 SOURCE,
                 &format!("k{index}"),
                 Content::pattern(index, 10),
@@ -298,7 +276,7 @@ async fn that_there_is_no_lock_is_asked_once() {
     }
 }
 
-/// A world whose source has ACLs, and both objects are readable by everybody.
+/// Starts a sandbox whose source bucket has ACLs, with both objects readable by everybody.
 async fn public_source() -> World {
     let world = World::new().await;
     world.sandbox.store().create_bucket(
@@ -312,10 +290,7 @@ async fn public_source() -> World {
         .grant("FULL_CONTROL", s3haul::sandbox::OWNER)
         .grant("READ", "http://acs.amazonaws.com/groups/global/AllUsers");
     for (key, size) in BOTH {
-        world
-            .sandbox
-            .store()
-            .put_object("public", key, Content::pattern(1, size), &spec);
+        world.put_object("public", key, Content::pattern(1, size), &spec);
     }
     world
 }
@@ -343,10 +318,7 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
     );
 
     let world = public_source().await;
-    world
-        .sandbox
-        .store()
-        .deny("public", Operation::GetObjectAcl, "");
+    world.deny("public", Operation::GetObjectAcl, "");
     let run = world.run(transfer(Policy::Try)).await;
     assert_lost(
         &world,
@@ -354,17 +326,14 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
         "acl not readable: s3:GetObjectAcl missing on public",
     );
     let world = public_source().await;
-    world
-        .sandbox
-        .store()
-        .deny("public", Operation::GetObjectAcl, "");
+    world.deny("public", Operation::GetObjectAcl, "");
     assert_failed(
         &world,
         &world.run(transfer(Policy::Require)).await,
         "denied",
     );
 
-    // By default nobody asks, and the copy is private on both routes.
+    // By default ACLs are not read, and the copy is private on both routes.
     let world = public_source().await;
     let run = world.run(transfer(Policy::Skip)).await;
     assert_eq!(
@@ -374,8 +343,6 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
     assert_eq!(world.calls(Operation::GetObjectAcl), 0);
     assert!(
         world
-            .sandbox
-            .store()
             .object(DESTINATION, "small")
             .unwrap()
             .attributes
@@ -389,10 +356,7 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
     let annotated = ObjectSpec::default().annotation("summary", "text");
     let world = World::new().await;
     put_both(&world, &annotated);
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectAnnotation, "");
+    world.deny(SOURCE, Operation::GetObjectAnnotation, "");
     let run = world.run(copy_all()).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.objects_with_losses),
@@ -401,16 +365,13 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
         run.receipts
     );
     for (key, _) in BOTH {
-        let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+        let copy = world.object(DESTINATION, key).unwrap();
         assert!(copy.attributes.annotations.is_empty(), "{key}");
     }
 
     let world = World::new().await;
     put_both(&world, &annotated);
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectAnnotation, "");
+    world.deny(SOURCE, Operation::GetObjectAnnotation, "");
     let run = world.run(with(Attribute::Annotations, Policy::Try)).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.objects_with_losses),
@@ -420,10 +381,7 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
     );
     let world = World::new().await;
     put_both(&world, &annotated);
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectAnnotation, "");
+    world.deny(SOURCE, Operation::GetObjectAnnotation, "");
     assert_failed(
         &world,
         &world
@@ -438,10 +396,7 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
 async fn annotations_do_not_go_to_somebody_elses_object() {
     let world = World::new().await;
     let annotated = ObjectSpec::default().annotation("summary", "text");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &annotated);
+    world.put_with("large", 300 * MIB, &annotated);
     let overwrite = Effect::hook(|store| {
         store.put_object(
             DESTINATION,
@@ -450,7 +405,7 @@ async fn annotations_do_not_go_to_somebody_elses_object() {
             &ObjectSpec::default(),
         );
     });
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::PutObjectAnnotation)
             .nth(1)
             .then(overwrite),
@@ -459,7 +414,7 @@ async fn annotations_do_not_go_to_somebody_elses_object() {
         .run(with(Attribute::Annotations, Policy::Require))
         .await;
     assert_eq!(run.error(), "precondition-failed");
-    let there = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let there = world.object(DESTINATION, "large").unwrap();
     assert!(there.attributes.annotations.is_empty());
 }
 
@@ -492,15 +447,7 @@ async fn a_customer_key_for_some_of_the_objects() {
         "{:?}",
         run.receipts
     );
-    assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "encrypted/key")
-            .unwrap()
-            .size,
-        32
-    );
+    assert_eq!(world.object(DESTINATION, "encrypted/key").unwrap().size, 32);
 
     // Without the key, or with another one, the encrypted object alone fails, and says why.
     transfer.when = s3haul::manifest::job::When::Always;
@@ -572,12 +519,7 @@ async fn what_is_set_is_merged_over_what_is_kept_on_both_routes() {
     );
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     for (key, _) in BOTH {
-        let copy = world
-            .sandbox
-            .store()
-            .object(DESTINATION, key)
-            .unwrap()
-            .attributes;
+        let copy = world.object(DESTINATION, key).unwrap().attributes;
         assert_eq!(
             copy.metadata,
             [pair("owner", "us"), pair("kept", "yes")].into(),

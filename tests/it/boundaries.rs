@@ -20,16 +20,16 @@ use s3haul::journal::{
     Intent, Journal, JournalError, LeaseTerms, Ledger, Location, Opened, RunDecision, WriteFault,
     decide,
 };
-use s3haul::manifest::job::{Job, PartSize, Transfer};
+use s3haul::manifest::job::{Job, Transfer};
 use s3haul::report::{ReportHeader, ReportWriter};
 use s3haul::sandbox::{CallEntry, Content, ObjectSpec, Operation};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::reports::receipts_in;
-use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, in_parts_of, upload_all};
 
 const PART: u64 = 5 * MIB;
 const IN_FLIGHT: u32 = 2;
@@ -38,7 +38,7 @@ const COPIED_PARTS: u64 = 4;
 const SENT_PARTS: u64 = 2;
 const OBJECTS: u64 = 6;
 
-/// The server and the job, on a runtime that lives as long as the test; and a journal and a report.
+/// The server, the job, a journal, and a report. The runtime lives as long as the test.
 struct Stage {
     _server: Runtime,
     world: World,
@@ -46,35 +46,32 @@ struct Stage {
     directory: TempDir,
 }
 
-/// How a session ended.
+/// The end of a session.
 enum End {
-    /// By itself; what the journal was then.
+    /// It ended by itself with this state of the journal.
     Whole(Box<(Outcome, RunState)>),
     /// The journal could not be written any more.
     Broken(Option<Box<Outcome>>, JournalError),
-    /// It died.
+    /// It was dropped after its journal died.
     Dead,
 }
 
-/// When a session whose journal has died is dropped.
+/// The time at which a session is dropped after its journal died.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Death {
-    /// At that very moment.
+    /// Immediately.
     AtOnce,
-    /// When nothing more can happen without the journal: all that need not wait for it was done and
-    /// is on no record.
+    /// After all work that does not wait for the journal; this work is not recorded.
     AsLateAsPossible,
 }
 
 fn cut(transfer: Transfer, name: &str, to: &str) -> Transfer {
-    let mut transfer = Transfer {
+    let transfer = Transfer {
         name: name.to_owned(),
         to: destination(to),
         ..transfer
     };
-    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
-    transfer.parts.threshold = ByteSize(PART);
-    transfer
+    in_parts_of(PART, transfer)
 }
 
 impl Stage {
@@ -225,8 +222,8 @@ impl Stage {
         }
     }
 
-    /// A session on a runtime of its own. With `records` and a death, its journal takes so many
-    /// records and no more.
+    /// Runs a session on a runtime of its own. With `records` and a death, its journal accepts this
+    /// many records and no more.
     fn session(&self, dying: Option<(u64, Death)>) -> End {
         let session = Builder::new_current_thread().enable_all().build().unwrap();
         let died = CancellationToken::new();
@@ -258,7 +255,7 @@ impl Stage {
         session.block_on(self.run(Some((records, WriteFault::Full))))
     }
 
-    /// The same command again, with nothing in its way.
+    /// Runs the same command again, undisturbed.
     fn finish(&self) -> (Outcome, RunState) {
         match self.session(None) {
             End::Whole(whole) => *whole,
@@ -267,7 +264,7 @@ impl Stage {
         }
     }
 
-    /// How many records the journal has.
+    /// Returns the number of records in the journal.
     fn records(&self) -> u64 {
         let opened = async {
             Opened::open(Location::Directory(self.journal()), &LeaseTerms::default())
@@ -282,8 +279,8 @@ impl Stage {
             .block_on(opened)
     }
 
-    /// What must be true in the end, however it came about. `twice` is how many parts may have been
-    /// sent again.
+    /// Asserts that everything was copied, whatever happened before. `twice` is the number of parts
+    /// that may have been sent again.
     fn assert_done(&self, after: &str, state: &RunState, whole: &RunTotals, twice: u64) {
         let (world, store) = (&self.world, self.world.sandbox.store());
         assert_eq!(
@@ -347,7 +344,7 @@ impl Stage {
     }
 }
 
-/// Every object stands in the report once.
+/// Asserts that the report has each object once.
 fn assert_reported(after: &str, report: &Path) {
     let receipts = receipts_in(report).into_iter().map(|line| {
         let text = |field: &str| line[field].as_str().unwrap().to_owned();
@@ -387,7 +384,7 @@ impl execute::monitor::Monitor for Silent {
     fn observe(&self, _event: &execute::monitor::Event<'_>) {}
 }
 
-/// What an undisturbed run comes to, and how many records it writes.
+/// Returns the totals of an undisturbed run and the number of records that it writes.
 fn undisturbed() -> (RunTotals, u64) {
     let run = Stage::new();
     let (outcome, state) = run.finish();

@@ -15,19 +15,19 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::cli::process_at;
 use crate::liar::read_head;
+use crate::world::program::process_at;
 use crate::world::{SOURCE, World};
 
 /// Peak memory that no server may push a run beyond.
 const MEMORY_KIB: u64 = 300 * 1024;
 
-/// What comes instead of the sandbox's answer.
+/// The replacement of the sandbox's answer.
 #[derive(Clone, Debug)]
 enum Play {
-    /// This, and then the same piece again and again.
+    /// The first text, and then the second one again and again.
     Endless(String, String),
-    /// This, and then nothing more.
+    /// This text, and then silence.
     Half(String),
 }
 
@@ -37,7 +37,7 @@ fn endless(head: &str, piece: &str) -> Play {
 
 const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
 
-/// A header that the HTTP client still reads.
+/// Returns a header that the HTTP client still reads.
 fn large_header() -> Play {
     Play::Half(format!(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\nx-amz-meta-a: {}\r\n\r\n",
@@ -45,7 +45,7 @@ fn large_header() -> Play {
     ))
 }
 
-/// A server that plays where a request line begins with the method and holds the words.
+/// A proxy that replaces the answers to requests whose first line has this method and these words.
 struct Front {
     at: SocketAddr,
     played: Arc<AtomicU32>,
@@ -127,7 +127,7 @@ async fn serve(
     }
 }
 
-/// What became of a command.
+/// The end of a command.
 #[derive(Debug)]
 struct Ended {
     exit: i32,
@@ -136,7 +136,7 @@ struct Ended {
     memory: u64,
 }
 
-async fn run(world: &World, front: &Front, arguments: &[&str]) -> Ended {
+async fn run_measured(world: &World, front: &Front, arguments: &[&str]) -> Ended {
     let mut program = process_at(world);
     program
         .env("AWS_ENDPOINT_URL_S3", format!("http://{}", front.at))
@@ -198,7 +198,7 @@ const READ: &[&str] = &[
 const VERSIONS: &[&str] = &["copy", "--versions", "all", "s3://old/", "s3://new/"];
 const PARTS: &[&str] = &["uploads", "parts", "s3://destination/k", "UPLOAD"];
 
-async fn world() -> World {
+async fn world_with_versioned_buckets() -> World {
     let world = World::new().await;
     let (store, spec) = (
         world.sandbox.store(),
@@ -250,9 +250,9 @@ async fn an_answer_without_end_is_cut_off(
     #[case] play: Play,
     #[case] arguments: &[&str],
 ) {
-    let world = world().await;
+    let world = world_with_versioned_buckets().await;
     let front = Front::new(&world, method, words, play).await;
-    let ended = run(&world, &front, arguments).await;
+    let ended = run_measured(&world, &front, arguments).await;
     // Once for each of the eight objects, or for each of the parts and ranges.
     assert!(
         (1..=64).contains(&front.played()),
@@ -272,8 +272,8 @@ async fn an_answer_without_end_is_cut_off(
 const UPLOAD: &[&str] = &["copy", "Cargo.toml", "s3://destination/k"];
 const LARGE_FILE: &[&str] = &["copy", "LARGE", "s3://destination/k"];
 
-/// Nothing but silence, also after a part of the answer. Whatever the request: the run ends by
-/// itself with exit code 4, names the request, and leaves nothing in doubt for long.
+/// The server is silent, or becomes silent after a part of the answer. The run ends by itself with
+/// exit code 4, names the request, and leaves nothing in doubt for long.
 #[rstest]
 #[case::list("GET", &["list-type"], "ListObjectsV2", COPY)]
 #[case::head("HEAD", &["/small/"], "HeadObject", COPY)]
@@ -297,7 +297,7 @@ async fn a_silent_server_ends_the_run(
     )]
     half: &str,
 ) {
-    let world = world().await;
+    let world = world_with_versioned_buckets().await;
     // The answer to a HEAD request has no body that could be missing.
     let half = if method == "HEAD" {
         half.split("\r\n\r\n").next().unwrap()
@@ -312,7 +312,7 @@ async fn a_silent_server_ends_the_run(
         .iter()
         .map(|word| if *word == "LARGE" { large } else { word });
     let arguments: Vec<_> = arguments.chain(["--patience", "2s"]).collect();
-    let ended = run(&world, &front, &arguments).await;
+    let ended = run_measured(&world, &front, &arguments).await;
     assert_eq!(ended.exit, 4, "{ended:?}");
     assert!(ended.stderr.contains(operation), "{}", ended.stderr);
     assert!(ended.memory < MEMORY_KIB, "{} KiB", ended.memory);

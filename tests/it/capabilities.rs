@@ -19,19 +19,9 @@ fn on(quirk: &AtomicBool) {
     quirk.store(true, Ordering::Relaxed);
 }
 
-fn put(world: &World, bucket: &str, key: &str, size: u64) {
+fn put_owned(world: &World, bucket: &str, key: &str, size: u64) {
     let spec = ObjectSpec::default().metadata("owner", "me");
-    world
-        .sandbox
-        .store()
-        .put_object(bucket, key, Content::pattern(1, size), &spec);
-}
-
-async fn world(provider: Provider) -> World {
-    World {
-        provider,
-        ..World::new().await
-    }
+    world.put_object(bucket, key, Content::pattern(1, size), &spec);
 }
 
 fn error(run: &Run) -> String {
@@ -40,9 +30,9 @@ fn error(run: &Run) -> String {
 
 #[tokio::test]
 async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_the_remedy() {
-    let world = world(Provider::Gcs).await;
+    let world = World::of_provider(Provider::Gcs).await;
     on(&world.sandbox.store().quirks().no_part_copy);
-    put(&world, SOURCE, "k", 4 * GIB);
+    put_owned(&world, SOURCE, "k", 4 * GIB);
     let run = world.run(copy_all()).await;
     assert_eq!(
         (run.receipts[0].route, run.outcome.done_objects),
@@ -51,7 +41,7 @@ async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_th
         run.receipts
     );
     // A server that has neither part copies nor copies of any size.
-    put(&world, SOURCE, "k", 6 * GIB);
+    put_owned(&world, SOURCE, "k", 6 * GIB);
     let mut job = world.job(copy_all());
     let stated = Overrides {
         part_copy: Some(false),
@@ -73,10 +63,10 @@ async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_th
 #[tokio::test]
 async fn tags_are_not_spoken_of_where_there_are_none() {
     for (provider, done) in [(Provider::B2, 2), (Provider::Garage, 2), (Provider::Aws, 0)] {
-        let world = world(provider).await;
+        let world = World::of_provider(provider).await;
         on(&world.sandbox.store().quirks().no_tags);
-        put(&world, SOURCE, "small", 10);
-        put(&world, SOURCE, "large", LARGE);
+        put_owned(&world, SOURCE, "small", 10);
+        put_owned(&world, SOURCE, "large", LARGE);
         let mut transfer = copy_all();
         transfer.preserve.tags = s3haul::manifest::job::Policy::Skip;
         let run = world.run(transfer).await;
@@ -93,7 +83,7 @@ async fn tags_are_not_spoken_of_where_there_are_none() {
 
 #[tokio::test]
 async fn parts_of_one_size_satisfy_a_server_that_demands_them() {
-    let world = world(Provider::R2).await;
+    let world = World::of_provider(Provider::R2).await;
     let quirks = world.sandbox.store().quirks();
     for quirk in [
         &quirks.equal_parts,
@@ -102,15 +92,10 @@ async fn parts_of_one_size_satisfy_a_server_that_demands_them() {
     ] {
         on(quirk);
     }
-    put(&world, SOURCE, "k", 5 * GIB + 7);
+    put_owned(&world, SOURCE, "k", 5 * GIB + 7);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    let sizes: Vec<_> = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "k")
-        .unwrap()
-        .parts;
+    let sizes: Vec<_> = world.object(DESTINATION, "k").unwrap().parts;
     assert!(sizes.len() > 2 && sizes.windows(2).all(|pair| pair[0].size >= pair[1].size));
 }
 
@@ -122,17 +107,17 @@ async fn a_source_that_changes_under_unconditional_parts_is_seen_before_it_is_pu
         (Provider::Ceph, true),
         (Provider::Minio, false),
     ] {
-        let world = world(provider).await;
-        put(&world, SOURCE, "k", LARGE);
+        let world = World::of_provider(provider).await;
+        put_owned(&world, SOURCE, "k", LARGE);
         let run = world.run(copy_all()).await;
         assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
         let heads = world.sandbox.calls().of(Operation::HeadObject);
         let of_source = heads.iter().filter(|call| call.bucket == SOURCE).count();
         assert_eq!(of_source, if looks { 2 } else { 1 }, "{provider:?}");
     }
-    let world = world(Provider::R2).await;
+    let world = World::of_provider(Provider::R2).await;
     on(&world.sandbox.store().quirks().ignore_source_conditions);
-    put(&world, SOURCE, "k", LARGE);
+    put_owned(&world, SOURCE, "k", LARGE);
     let overwrite = Effect::hook(|store| {
         store.put_object(
             SOURCE,
@@ -141,19 +126,16 @@ async fn a_source_that_changes_under_unconditional_parts_is_seen_before_it_is_pu
             &ObjectSpec::default(),
         );
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
+    world.add_fault(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    let copy = world.object(DESTINATION, "k").unwrap();
     assert_eq!(copy.content, Content::pattern(6, LARGE));
 }
 
 #[tokio::test]
 async fn ceph_16_is_copied_on_as_it_is() {
-    let world = world(Provider::Ceph).await;
+    let world = World::of_provider(Provider::Ceph).await;
     let quirks = world.sandbox.store().quirks();
     for quirk in [
         &quirks.ignore_source_conditions,
@@ -171,10 +153,7 @@ async fn ceph_16_is_copied_on_as_it_is() {
         ("large 100%", LARGE),
         ("large?versionId=1", LARGE),
     ] {
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(2, size), &spec);
+        world.put_object(SOURCE, key, Content::pattern(2, size), &spec);
     }
     // Its Complete is answered without an ETag, and the upload that is gone then is a key that
     // there is not.
@@ -218,8 +197,8 @@ async fn ceph_16_is_copied_on_as_it_is() {
 
 #[tokio::test]
 async fn what_the_manifest_states_is_relied_on() {
-    let world = world(Provider::Other).await;
-    put(&world, SOURCE, "k", 10);
+    let world = World::of_provider(Provider::Other).await;
+    put_owned(&world, SOURCE, "k", 10);
     let mut job = world.job(copy_all());
     let stated = Overrides {
         copy_conditions: Some(true),
@@ -269,12 +248,7 @@ async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
         let yesterday = std::time::SystemTime::now() - std::time::Duration::from_hours(24);
         let spec = spec.last_modified(yesterday);
         let size = if index == 7 { LARGE } else { 10 + index };
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("d/k{index:02}"),
-            Content::pattern(1, size),
-            &spec,
-        );
+        world.put_with(&format!("d/k{index:02}"), size, &spec);
     }
     let transfer = Transfer {
         to: destination(&format!("s3://{EXPRESS}/")),
@@ -292,7 +266,7 @@ async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
         None,
         "its ETags prove nothing"
     );
-    let copy = world.sandbox.store().object(EXPRESS, "d/k07").unwrap();
+    let copy = world.object(EXPRESS, "d/k07").unwrap();
     assert_eq!(
         (copy.content, copy.attributes.tags.len()),
         (Content::pattern(1, LARGE), 0)
@@ -304,7 +278,7 @@ async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
         "{:?}",
         again.receipts
     );
-    // And out of it again, where it is nobody's to ask for tags.
+    // And out of it again, where tags are not read.
     world.sandbox.calls().clear();
     let run = world
         .run(Transfer {

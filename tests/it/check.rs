@@ -2,26 +2,12 @@
 
 use std::fs;
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{Effect, Fault, Operation, SandboxOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{COPY_ALL, at, run};
-use crate::world::{DESTINATION, SOURCE, World};
-
-fn put(world: &World, key: &str) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, 9), &ObjectSpec::default());
-}
-
-/// A world with an object, as buckets look from the outside that may be listed and read.
-async fn world() -> World {
-    let world = World::new().await;
-    put(&world, "k");
-    world
-}
+use crate::world::program::{COPY_ALL, at, run, run_in};
+use crate::world::{DESTINATION, World};
 
 async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, String) {
     let dir = TempDir::new().unwrap();
@@ -34,7 +20,7 @@ async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, St
     .await
 }
 
-fn manifest(transfers: &[&str]) -> String {
+fn manifest_with(transfers: &[&str]) -> String {
     let head = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
     let lines: Vec<_> = transfers
         .iter()
@@ -44,20 +30,14 @@ fn manifest(transfers: &[&str]) -> String {
     format!("{head}{lines}")
 }
 
-fn deny(world: &World, operation: Operation) {
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
+fn refuse_all(world: &World, operation: Operation) {
+    world.add_fault(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
 }
 
 /// Denies lists of one prefix, which the buckets of a test tell apart.
 fn deny_list(world: &World, prefix: &str) {
     let fault = Fault::on(Operation::ListObjectsV2).key(prefix);
-    world
-        .sandbox
-        .faults()
-        .add(fault.then(Effect::Error(403, "AccessDenied")));
+    world.add_fault(fault.then(Effect::Error(403, "AccessDenied")));
 }
 
 fn assert_nothing_written(world: &World) {
@@ -72,8 +52,8 @@ fn assert_nothing_written(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_may_be_listed_is_ok_and_writing_is_not_checked() {
-    let world = world().await;
-    deny(&world, Operation::CopyObject);
+    let world = World::with_objects(["k"], 9).await;
+    refuse_all(&world, Operation::CopyObject);
     let (exit, stdout, stderr) = check(&world, COPY_ALL, &[]).await;
     assert_eq!(exit, 0, "{stdout}{stderr}");
     let lines: Vec<_> = stdout.lines().collect();
@@ -108,9 +88,9 @@ async fn a_destination_that_may_be_listed_is_ok_and_writing_is_not_checked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_may_not_be_listed_fails() {
-    let world = world().await;
+    let world = World::with_objects(["k"], 9).await;
     deny_list(&world, "one/");
-    let job = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}}"]);
+    let job = manifest_with(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}}"]);
     let (exit, stdout, _) = check(&world, &job, &[]).await;
     assert_eq!(exit, 3, "{stdout}");
     assert!(stdout.contains("\nFAIL  transfer-1: "), "{stdout}");
@@ -121,8 +101,9 @@ async fn a_destination_that_may_not_be_listed_fails() {
     assert!(stdout.contains(": AccessDenied"), "{stdout}");
     assert_eq!(world.calls(Operation::ListObjectsV2), 2);
     // What is not compared needs no list.
-    let job =
-        manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}, when: always}"]);
+    let job = manifest_with(&[
+        "{from: {s3: s3://source/}, to: {s3: s3://destination/one/}, when: always}",
+    ]);
     let (exit, stdout, _) = check(&world, &job, &[]).await;
     assert!(
         exit == 0 && stdout.contains("\nok  transfer-1: "),
@@ -132,8 +113,8 @@ async fn a_destination_that_may_not_be_listed_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_may_be_listed_and_not_read_fails() {
-    let world = world().await;
-    deny(&world, Operation::HeadObject);
+    let world = World::with_objects(["k"], 9).await;
+    refuse_all(&world, Operation::HeadObject);
     let (exit, stdout, _) = check(&world, COPY_ALL, &["--json"]).await;
     assert_eq!(exit, 3, "{stdout}");
     let lines: Vec<Value> = stdout
@@ -166,9 +147,9 @@ async fn a_source_that_may_be_listed_and_not_read_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_may_not_be_listed_fails() {
-    let world = world().await;
+    let world = World::with_objects(["k"], 9).await;
     deny_list(&world, "data/");
-    let job = manifest(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
+    let job = manifest_with(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
     let (exit, stdout, _) = check(&world, &job, &[]).await;
     assert_eq!(exit, 3, "{stdout}");
     assert!(
@@ -181,8 +162,8 @@ async fn a_source_that_may_not_be_listed_fails() {
 /// The copies are signed by the destination's endpoint, so its credentials must be able to read.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_object_is_read_by_the_endpoint_that_signs_the_copies() {
-    let world = world().await;
-    deny(&world, Operation::HeadObject);
+    let world = World::with_objects(["k"], 9).await;
+    refuse_all(&world, Operation::HeadObject);
     let job = "\
 version: 1
 endpoints:
@@ -205,7 +186,7 @@ transfers:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_source_is_a_warning_or_a_failure() {
-    let world = world().await;
+    let world = World::with_objects(["k"], 9).await;
     for (empty, exit, word) in [
         ("", 0, "warning"),
         (", empty: fail", 1, "FAIL"),
@@ -213,7 +194,7 @@ async fn an_empty_source_is_a_warning_or_a_failure() {
     ] {
         let transfer =
             format!("{{from: {{s3: s3://source/smal/}}, to: {{s3: s3://destination/}}{empty}}}");
-        let (found, stdout, stderr) = check(&world, &manifest(&[&transfer]), &[]).await;
+        let (found, stdout, stderr) = check(&world, &manifest_with(&[&transfer]), &[]).await;
         assert_eq!(found, exit, "{stdout}{stderr}");
         assert!(
             stdout.contains(&format!("\n{word}  transfer-1: ")),
@@ -230,8 +211,8 @@ async fn an_empty_source_is_a_warning_or_a_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_transfer_writes_may_be_empty() {
-    let world = world().await;
-    let job = manifest(&[
+    let world = World::with_objects(["k"], 9).await;
+    let job = manifest_with(&[
         "{name: first, from: {s3: s3://source/}, to: {s3: s3://destination/a/}}",
         "{name: second, from: {s3: s3://destination/a/}, to: {s3: s3://destination/b/}, empty: fail}",
     ]);
@@ -247,7 +228,7 @@ async fn what_an_earlier_transfer_writes_may_be_empty() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_are_judged_as_far_as_one_key_goes() {
-    let world = world().await;
+    let world = World::with_objects(["k"], 9).await;
     for (select, said) in [
         (
             "include: ['x*']",
@@ -265,7 +246,7 @@ async fn patterns_are_judged_as_far_as_one_key_goes() {
     ] {
         let transfer =
             format!("{{from: {{s3: s3://source/, {select}}}, to: {{s3: s3://destination/}}}}");
-        let (exit, stdout, stderr) = check(&world, &manifest(&[&transfer]), &[]).await;
+        let (exit, stdout, stderr) = check(&world, &manifest_with(&[&transfer]), &[]).await;
         assert_eq!(exit, 0, "{select}: {stdout}{stderr}");
         match said {
             Some(said) => assert!(stdout.contains(said), "{select}: {stdout}"),
@@ -281,51 +262,50 @@ async fn patterns_are_judged_as_far_as_one_key_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_alone_is_nothing() {
     let world = World::new().await;
-    put(&world, "data/");
-    let job = manifest(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
+    world.put("data/", 9);
+    let job = manifest_with(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
     let (_, stdout, _) = check(&world, &job, &[]).await;
     assert!(
         stdout.contains("    nothing below s3://source/data/\n"),
         "{stdout}"
     );
-    put(&world, "data/k");
+    world.put("data/k", 9);
     let (_, stdout, _) = check(&world, &job, &[]).await;
     assert!(stdout.contains("\nok  "), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verbose_run_logs_the_identity_once_per_endpoint() {
-    let world = world().await;
+    let world = World::with_objects(["k"], 9).await;
     for (flags, count) in [(&[][..], 0), (&["-v"], 1)] {
         let words = [&["copy", "s3://source/", "s3://destination/"], flags].concat();
         let (exit, _, stderr) = run(at(&world), &words).await;
         assert_eq!(exit, 0, "{stderr}");
         assert_eq!(stderr.matches("access key …").count(), count, "{stderr}");
     }
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
-/// A job in a directory of its own, in which it keeps its journal unless it names another place.
+/// Checks a job in a directory of its own. Its journal is in this directory unless the job names
+/// another place.
 async fn check_in(
     dir: &TempDir,
     world: &World,
     command: &str,
     journal: &str,
 ) -> (i32, String, String) {
-    let transfer = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/}}"]);
+    let transfer = manifest_with(&["{from: {s3: s3://source/}, to: {s3: s3://destination/}}"]);
     fs::write(
         dir.path().join("job.yaml"),
         format!("name: lake\n{transfer}{journal}"),
     )
     .unwrap();
-    let mut program = at(world);
-    program.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
-    run(program, &[command, "job.yaml"]).await
+    run_in(world, dir.path(), &[command, "job.yaml"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journal_is_looked_at_and_not_written() {
-    let (world, dir) = (world().await, TempDir::new().unwrap());
+    let (world, dir) = (World::with_objects(["k"], 9).await, TempDir::new().unwrap());
     let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
     assert!(
         exit == 0 && stdout.contains("\nok  journal: .s3haul/lake\n"),
@@ -348,7 +328,7 @@ async fn the_journal_is_looked_at_and_not_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
-    let (world, dir) = (world().await, TempDir::new().unwrap());
+    let (world, dir) = (World::with_objects(["k"], 9).await, TempDir::new().unwrap());
     fs::write(dir.path().join("file"), "no directory").unwrap();
     deny_list(&world, "forbidden/");
     for (journal, said) in [

@@ -13,15 +13,13 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, PartSize, Prove, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
-use s3haul::sandbox::{
-    Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo,
-};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, ObjectSpec, Operation, UploadInfo};
+use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{at, run as run_command};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
+use crate::world::program::{at, run as run_command};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const PART: u64 = 8 * MIB;
 
@@ -33,18 +31,14 @@ const AT_ONCE: u64 = 8;
 /// Of a file, whose bytes are real.
 const FILE_PART: u64 = 5 * MIB;
 
-async fn world() -> World {
+async fn slow_world() -> World {
     let ms = Duration::from_millis;
-    let latency = LatencyModel {
+    let mut world = World::with_latency(LatencyModel {
         copy: ms(10),
         put: ms(10),
         ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let mut world = World::modelled(model).await;
+    })
+    .await;
     world.ceiling = u32::try_from(AT_ONCE).unwrap();
     world
 }
@@ -53,24 +47,15 @@ fn content(seed: u64) -> Content {
     Content::pattern(seed, PART * PARTS - 7)
 }
 
-fn put(world: &World, seed: u64) {
+fn put_large(world: &World, seed: u64) {
     let spec = ObjectSpec::default()
         .content_type("text/x-large")
         .metadata("team", "blue")
         .tag("tier", "gold");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content(seed), &spec);
+    world.put_object(SOURCE, "large", content(seed), &spec);
 }
 
-fn in_parts(mut transfer: Transfer, part: u64) -> Transfer {
-    transfer.parts.size = PartSize::Exactly(ByteSize(part));
-    transfer.parts.threshold = ByteSize(part);
-    transfer
-}
-
-/// A job that takes up what is open.
+/// Returns a job that adopts open uploads.
 fn claiming(world: &World, transfer: Transfer) -> Job {
     let mut job = world.job(transfer);
     job.claims = true;
@@ -78,14 +63,14 @@ fn claiming(world: &World, transfer: Transfer) -> Job {
 }
 
 fn claiming_copy(world: &World) -> Job {
-    claiming(world, in_parts(copy_all(), PART))
+    claiming(world, in_parts_of(PART, copy_all()))
 }
 
 fn open(world: &World) -> Vec<UploadInfo> {
-    world.sandbox.store().open_uploads(DESTINATION)
+    world.open_uploads(DESTINATION)
 }
 
-/// A run without a journal that is dropped once so many parts are there.
+/// Drops a run without a journal once the server has this many parts.
 async fn killed(world: &World, job: &Job, parts: usize) {
     let killed = async {
         while open(world)
@@ -107,7 +92,7 @@ async fn killed(world: &World, job: &Job, parts: usize) {
     }
 }
 
-async fn run(world: &World, job: &Job) -> Run {
+async fn run_counted(world: &World, job: &Job) -> Run {
     world.sandbox.calls().clear();
     world.try_run_job(job).await.unwrap()
 }
@@ -130,7 +115,7 @@ fn assert_noted(receipt: &Receipt, what: &str) {
     );
 }
 
-/// An upload to `large` that was begun by hand, with these parts of the source.
+/// Creates an upload to `large` as another program would, with these parts of the source.
 async fn begin(
     world: &World,
     attributes: &Attributes,
@@ -145,7 +130,7 @@ async fn begin(
         bucket: SOURCE.parse().unwrap(),
         key: "large".parse().unwrap(),
         version: None,
-        etag: world.sandbox.store().object(SOURCE, "large").unwrap().etag,
+        etag: world.object(SOURCE, "large").unwrap().etag,
         customer_key: None,
     };
     for number in numbers {
@@ -166,7 +151,7 @@ fn declared() -> Attributes {
     }
 }
 
-/// Begun exactly as the job would.
+/// Returns the attributes with which the job itself creates uploads.
 fn as_the_job_would() -> Attributes {
     let mut attributes = declared();
     attributes.headers.content_type = Some("text/x-large".into());
@@ -178,12 +163,12 @@ fn as_the_job_would() -> Attributes {
 
 #[tokio::test]
 async fn after_a_kill_without_a_journal_only_missing_parts_are_copied() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let job = claiming_copy(&world);
     killed(&world, &job, 20).await;
     let held = open(&world)[0].parts.len() as u64;
-    let run = run(&world, &job).await;
+    let run = run_counted(&world, &job).await;
     assert_done(&world, &run);
     world.assert_no_upload_is_left();
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
@@ -194,12 +179,12 @@ async fn after_a_kill_without_a_journal_only_missing_parts_are_copied() {
 
 #[tokio::test]
 async fn without_the_flag_nothing_open_is_touched() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let mut job = claiming_copy(&world);
     killed(&world, &job, 20).await;
     job.claims = false;
-    let run = run(&world, &job).await;
+    let run = run_counted(&world, &job).await;
     assert_done(&world, &run);
     assert_eq!(
         (world.calls(Operation::UploadPartCopy), open(&world).len()),
@@ -212,8 +197,8 @@ async fn without_the_flag_nothing_open_is_touched() {
 
 #[tokio::test]
 async fn a_run_whose_journal_is_lost_goes_on_and_so_does_the_one_after_it() {
-    let mut world = world().await;
-    put(&world, 1);
+    let mut world = slow_world().await;
+    put_large(&world, 1);
     let job = claiming_copy(&world);
     let (lost, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     stopped_at(
@@ -249,10 +234,10 @@ async fn a_run_whose_journal_is_lost_goes_on_and_so_does_the_one_after_it() {
     );
 }
 
-/// A session that is stopped in an orderly way when the tenth part is sent.
+/// Stops a session in an orderly way when it sends its tenth part.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Option<&Path>) {
     let stop = world.stop.clone();
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(part)
             .nth(10)
             .then(Effect::hook(move |_| stop.cancel())),
@@ -267,12 +252,12 @@ async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Opti
 
 #[tokio::test]
 async fn a_stop_without_a_journal_leaves_what_the_next_run_takes_up() {
-    let mut world = world().await;
-    put(&world, 1);
+    let mut world = slow_world().await;
+    put_large(&world, 1);
     let job = claiming_copy(&world);
     stopped_at(&mut world, Operation::UploadPartCopy, &job, None).await;
     let held = open(&world)[0].parts.len() as u64;
-    let run = run(&world, &job).await;
+    let run = run_counted(&world, &job).await;
     assert_done(&world, &run);
     world.assert_no_upload_is_left();
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
@@ -280,10 +265,10 @@ async fn a_stop_without_a_journal_leaves_what_the_next_run_takes_up() {
 
 #[tokio::test]
 async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let theirs = begin(&world, &as_the_job_would(), PART / 2, &[1, 2]).await;
-    let run = run(&world, &claiming_copy(&world)).await;
+    let run = run_counted(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
     let left = open(&world);
@@ -296,14 +281,14 @@ async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
 
 #[tokio::test]
 async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     // Of the object's 512 MiB, parts of 20 MiB: what another machine had chosen.
     let earlier = 20 * MIB;
     begin(&world, &as_the_job_would(), earlier, &[1, 2, 3, 4, 5]).await;
-    let mut transfer = in_parts(copy_all(), PART);
+    let mut transfer = in_parts_of(PART, copy_all());
     transfer.parts.size = PartSize::Auto;
-    let run = run(&world, &claiming(&world, transfer)).await;
+    let run = run_counted(&world, &claiming(&world, transfer)).await;
     assert_done(&world, &run);
     world.assert_no_upload_is_left();
     let parts = (PART * PARTS - 7).div_ceil(earlier);
@@ -313,8 +298,8 @@ async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
 
 #[tokio::test]
 async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let few = begin(&world, &as_the_job_would(), PART, &[1, 2]).await;
     let most = begin(&world, &as_the_job_would(), PART, &[1, 2, 3, 9]).await;
     let empty = begin(&world, &as_the_job_would(), PART, &[]).await;
@@ -323,7 +308,7 @@ async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() 
     let other_key = MultipartUpload::initiate(&bucket, &longer, &as_the_job_would())
         .await
         .unwrap();
-    let run = run(&world, &claiming_copy(&world)).await;
+    let run = run_counted(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 4);
     assert_noted(&run.receipts[0], most.id());
@@ -343,19 +328,16 @@ async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() 
 
 #[tokio::test]
 async fn parts_of_a_source_that_was_replaced_are_not_published() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     // The same second, so that no time tells.
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
     let spec = ObjectSpec {
         last_modified: Some(SystemTime::now() - Duration::from_secs(5)),
         ..spec_of(&world)
     };
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content(2), &spec);
-    let first = run(&world, &claiming_copy(&world)).await;
+    world.put_object(SOURCE, "large", content(2), &spec);
+    let first = run_counted(&world, &claiming_copy(&world)).await;
     assert_done(&world, &first);
     assert_noted(&first.receipts[0], "holds something else; it is left open");
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 3 + PARTS);
@@ -364,12 +346,7 @@ async fn parts_of_a_source_that_was_replaced_are_not_published() {
 }
 
 fn spec_of(world: &World) -> ObjectSpec {
-    let attributes = world
-        .sandbox
-        .store()
-        .object(SOURCE, "large")
-        .unwrap()
-        .attributes;
+    let attributes = world.object(SOURCE, "large").unwrap().attributes;
     ObjectSpec {
         attributes: (*attributes).clone(),
         ..ObjectSpec::default()
@@ -378,18 +355,15 @@ fn spec_of(world: &World) -> ObjectSpec {
 
 #[tokio::test]
 async fn an_upload_older_than_its_source_is_not_looked_into() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
     let spec = ObjectSpec {
         last_modified: Some(SystemTime::now() + Duration::from_secs(5)),
         ..spec_of(&world)
     };
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content(2), &spec);
-    let run = run(&world, &claiming_copy(&world)).await;
+    world.put_object(SOURCE, "large", content(2), &spec);
+    let run = run_counted(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
     assert_eq!(
@@ -402,7 +376,8 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     assert_eq!(world.calls(Operation::ListParts), 0);
 }
 
-/// Killed when the answer to Complete is awaited, and when the object that came of it is looked at.
+/// The run is killed while it waits for the answer to Complete, and while it reads the new object
+/// back.
 #[rstest]
 #[case::unheard_of_and_alike("blue", Operation::CompleteMultipartUpload, 1, 0)]
 #[case::unheard_of_and_other("red", Operation::CompleteMultipartUpload, 1, PARTS)]
@@ -416,8 +391,8 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
     #[case] copied: u64,
 ) {
     for when in [When::Changed, When::Missing] {
-        let world = world().await;
-        put(&world, 1);
+        let world = slow_world().await;
+        put_large(&world, 1);
         // The copy is newer than its source by a second, which is what a list tells of equal
         // objects.
         let hour = SystemTime::now() - Duration::from_hours(1);
@@ -425,10 +400,7 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
             last_modified: Some(hour),
             ..spec_of(&world)
         };
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "large", content(1), &old);
+        world.put_object(SOURCE, "large", content(1), &old);
         let mut attributes = as_the_job_would();
         attributes.metadata.insert("team".into(), team.into());
         begin(&world, &attributes, PART, &[1, 2, 3]).await;
@@ -436,17 +408,14 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
             &world,
             Transfer {
                 when,
-                ..in_parts(copy_all(), PART)
+                ..in_parts_of(PART, copy_all())
             },
         );
         let journal = TempDir::new().unwrap();
         world.sandbox.calls().clear();
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(stalled).nth(nth).then(Effect::StallAfter(None)));
+        world.add_fault(Fault::on(stalled).nth(nth).then(Effect::StallAfter(None)));
         let killed = async {
-            let published = || world.sandbox.store().object(DESTINATION, "large").is_some();
+            let published = || world.object(DESTINATION, "large").is_some();
             while world.calls(stalled) < nth || !published() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -473,8 +442,8 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
 
 #[tokio::test]
 async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let other_team = {
         let mut attributes = as_the_job_would();
         attributes.metadata.insert("team".into(), "red".into());
@@ -487,7 +456,7 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
     for (attributes, what) in [(other_team, "other metadata"), (other_tags, "other tags")] {
         world.sandbox.store().delete_object(DESTINATION, "large");
         begin(&world, &attributes, PART, &[1, 2, 3]).await;
-        let run = run(&world, &claiming_copy(&world)).await;
+        let run = run_counted(&world, &claiming_copy(&world)).await;
         assert_done(&world, &run);
         world.assert_no_upload_is_left();
         assert_noted(&run.receipts[0], what);
@@ -500,7 +469,7 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
         ..as_the_job_would()
     };
     begin(&world, &class, PART, &[1]).await;
-    let run = run(&world, &claiming_copy(&world)).await;
+    let run = run_counted(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
     assert_eq!(
         (world.calls(Operation::UploadPartCopy), open(&world).len()),
@@ -510,21 +479,18 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
 
 #[tokio::test]
 async fn what_can_not_be_proven_is_copied_anew_and_told() {
-    let world = world().await;
+    let world = slow_world().await;
     let spec = ObjectSpec {
         without_checksum: true,
         ..ObjectSpec::default()
     };
     let few = 3;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", Content::pattern(1, few * PART), &spec);
+    world.put_with("large", few * PART, &spec);
     let first = begin(&world, &declared(), PART, &[1, 2]).await;
     let run_of = async |prove| {
-        let mut transfer = in_parts(copy_all(), PART);
+        let mut transfer = in_parts_of(PART, copy_all());
         transfer.proof.prove = prove;
-        run(&world, &claiming(&world, transfer)).await
+        run_counted(&world, &claiming(&world, transfer)).await
     };
     let by_answers = run_of(Prove::Answers).await;
     assert!(
@@ -557,8 +523,8 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_takes_up_what_is_open_if_it_is_asked_to() {
-    let world = world().await;
-    put(&world, 1);
+    let world = slow_world().await;
+    put_large(&world, 1);
     let copy = [
         "copy",
         "s3://source/",

@@ -3,107 +3,22 @@
 mod failing;
 
 use std::fs;
-use std::process::{self, Output};
+use std::process;
 use std::time::Duration;
 
-use assert_cmd::Command;
 use rstest::rstest;
-use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::{GIB, MIB};
 use serde_json::Value;
 
-use crate::world::{DESTINATION, SOURCE, World};
-
-/// A job that copies everything in `source` to `destination`, where the environment says that the
-/// server is.
-pub(crate) const COPY_ALL: &str = "\
-version: 1
-endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
-transfers:
-  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
-";
-
-/// The program without anything of this machine's settings, keeping a journal as its users have it.
-pub(crate) fn process() -> process::Command {
-    in_clean_environment(process::Command::new(assert_cmd::cargo::cargo_bin!(
-        "s3haul"
-    )))
-}
-
-/// Takes this machine's settings from a command that runs the program.
-pub(crate) fn in_clean_environment(mut command: process::Command) -> process::Command {
-    let inherited = std::env::vars().map(|(name, _)| name);
-    for name in inherited.filter(|name| name.starts_with("AWS_") || name.starts_with("S3HAUL_")) {
-        command.env_remove(name);
-    }
-    command
-        .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true");
-    command
-}
-
-/// The same, with the sandbox for S3.
-pub(crate) fn process_at(world: &World) -> process::Command {
-    let options = SandboxOptions::default();
-    let mut command = process();
-    command
-        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
-        .env("AWS_ACCESS_KEY_ID", options.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", options.secret_key);
-    command
-}
-
-pub(crate) fn command() -> Command {
-    patient(process())
-}
-
-/// Tests that run side by side in one directory must not go on with each other's runs.
-fn patient(mut command: process::Command) -> Command {
-    command.env("S3HAUL_JOURNAL", "none");
-    let mut command = Command::from_std(command);
-    command.timeout(Duration::from_mins(1));
-    command
-}
-
-pub(crate) fn at(world: &World) -> Command {
-    patient(process_at(world))
-}
-
-/// Runs it without blocking the sandbox, which is in this process.
-pub(crate) async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
-    command.args(arguments);
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        status.code().expect("it was killed: a hang"),
-        text(stdout),
-        text(stderr),
-    )
-}
-
-fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(1, size),
-        &ObjectSpec::default(),
-    );
-}
+use crate::world::program::{COPY_ALL, at, command, process_at, run};
+use crate::world::{DESTINATION, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_one_off_copy_says_what_it_did() {
     let world = World::new().await;
-    put(&world, "a/one", 10);
-    put(&world, "a/two", 300 * MIB);
+    world.put("a/one", 10);
+    world.put("a/two", 300 * MIB);
     let (exit, stdout, stderr) = run(
         at(&world),
         &["copy", "s3://source/a/", "s3://destination/b/"],
@@ -115,7 +30,7 @@ async fn a_one_off_copy_says_what_it_did() {
         "{stdout}"
     );
     assert!(stdout.contains("proven by: crc64nvme 2"), "{stdout}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["b/one", "b/two"]);
+    assert_eq!(world.keys(DESTINATION), ["b/one", "b/two"]);
     let (exit, stdout, _) = run(
         at(&world),
         &[
@@ -127,17 +42,13 @@ async fn a_one_off_copy_says_what_it_did() {
         ],
     )
     .await;
-    assert_eq!(
-        (exit, world.sandbox.store().keys(DESTINATION).len()),
-        (0, 3),
-        "{stdout}"
-    );
+    assert_eq!((exit, world.keys(DESTINATION).len()), (0, 3), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_is_one_document_per_line_and_nothing_else() {
     let world = World::new().await;
-    put(&world, "k", 10);
+    world.put("k", 10);
     let (exit, stdout, _) = run(
         at(&world),
         &["copy", "s3://source/", "s3://destination/", "--json"],
@@ -175,8 +86,6 @@ async fn json_is_one_document_per_line_and_nothing_else() {
     assert_eq!(lines.last().unwrap()["totals"]["requests"]["CopyObject"], 1);
     assert!(
         !world
-            .sandbox
-            .store()
             .keys(DESTINATION)
             .iter()
             .any(|key| key.starts_with("x/")),
@@ -187,17 +96,14 @@ async fn json_is_one_document_per_line_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_says_what_it_can_not_know() {
     let world = World::new().await;
-    put(&world, "a", 10);
+    world.put("a", 10);
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
     let relay = format!(
         "{COPY_ALL}  - {{name: on, from: {{s3: s3://destination/}}, to: {{s3: s3://other/on/}}}}\n  \
          - {{name: back, from: {{s3: s3://source/}}, to: {{s3: s3://other/again/}}}}\n"
     );
     fs::write(job.path(), relay).unwrap();
-    world
-        .sandbox
-        .store()
-        .create_bucket("other", BucketOptions::default());
+    world.create_bucket("other");
     let path = job.path().to_str().unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -223,8 +129,8 @@ async fn a_plan_says_what_it_can_not_know() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     let world = World::new().await;
-    put(&world, "small", 10);
-    put(&world, "large", GIB);
+    world.put("small", 10);
+    world.put("large", GIB);
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
     fs::write(job.path(), COPY_ALL).unwrap();
     let path = job.path().to_str().unwrap();
@@ -270,8 +176,6 @@ async fn standard_input_is_sent_to_its_end(#[case] size: usize, #[case] proof: &
     );
     assert!(
         world
-            .sandbox
-            .store()
             .object(DESTINATION, "dump")
             .unwrap()
             .content
@@ -289,10 +193,7 @@ async fn standard_input_is_sent_to_its_end(#[case] size: usize, #[case] proof: &
 async fn a_stream_that_ends_with_a_signal_is_not_published() {
     let world = World::new().await;
     let before = Content::bytes(b"the last good backup".to_vec());
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "dump", before.clone(), &ObjectSpec::default());
+    world.put_object(DESTINATION, "dump", before.clone(), &ObjectSpec::default());
     let mut child = process_at(&world)
         .args(["copy", "-", "s3://destination/dump", "--quiet"])
         .env("S3HAUL_JOURNAL", "none")
@@ -316,15 +217,7 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
         .await
         .unwrap();
     assert_eq!(exit.code(), Some(4));
-    assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "dump")
-            .unwrap()
-            .content,
-        before
-    );
+    assert_eq!(world.object(DESTINATION, "dump").unwrap().content, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -334,10 +227,7 @@ async fn flags_say_what_new_objects_get() {
         .content_type("text/csv")
         .metadata("a", "old")
         .tag("t", "old");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &spec);
+    world.put_with("k", 10, &spec);
     let set = [
         "--metadata",
         "A=b=c",
@@ -358,12 +248,7 @@ async fn flags_say_what_new_objects_get() {
     )
     .await;
     assert_eq!(exit, 0, "{stderr}");
-    let found = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "k")
-        .unwrap()
-        .attributes;
+    let found = world.object(DESTINATION, "k").unwrap().attributes;
     assert_eq!(found.metadata["a"], "b=c");
     assert_eq!(
         (found.tags.len(), found.tags["stage"].as_str()),
@@ -388,12 +273,7 @@ async fn flags_say_what_new_objects_get() {
     let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(!format!("{stdout}{stderr}").contains("MDEy"));
-    let found = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "bare")
-        .unwrap()
-        .attributes;
+    let found = world.object(DESTINATION, "bare").unwrap().attributes;
     assert_eq!(
         (
             found.encryption.name(),
@@ -406,16 +286,8 @@ async fn flags_say_what_new_objects_get() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(500),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
-    put(&world, "large", 100 * GIB);
+    let world = World::with_copy_latency(Duration::from_millis(500)).await;
+    world.put("large", 100 * GIB);
     let mut child = process_at(&world)
         .args([
             "copy",
@@ -443,7 +315,7 @@ async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
         .unwrap();
     assert_eq!(exit.code(), Some(4));
     world.assert_no_upload_is_left();
-    assert!(world.sandbox.store().object(DESTINATION, "large").is_none());
+    assert!(world.object(DESTINATION, "large").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,8 +367,6 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
     assert!(exit == 0 && stdout.contains("completed"), "{stdout}");
     assert_eq!(
         world
-            .sandbox
-            .store()
             .object(DESTINATION, "dir/a")
             .unwrap()
             .content
@@ -512,7 +382,7 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
     ];
     run(at(&world), &older).await;
     assert_eq!(
-        world.sandbox.store().open_uploads(DESTINATION).len(),
+        world.open_uploads(DESTINATION).len(),
         2,
         "none is a day old"
     );
@@ -532,7 +402,7 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
     assert_eq!(
         (
             stdout.lines().count(),
-            world.sandbox.store().open_uploads(DESTINATION).len()
+            world.open_uploads(DESTINATION).len()
         ),
         (2, 2)
     );
@@ -550,10 +420,7 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
         &["uploads", "abort", "s3://destination/other", &ids[2]],
     )
     .await;
-    assert_eq!(
-        (exit, world.sandbox.store().open_uploads(DESTINATION).len()),
-        (0, 1)
-    );
+    assert_eq!((exit, world.open_uploads(DESTINATION).len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

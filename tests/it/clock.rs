@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
+use s3haul::sandbox::SandboxOptions;
 
-use crate::cli::{command, run};
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{command, run};
+use crate::world::{DESTINATION, World};
 
 const OBJECTS: usize = 60;
 const MINUTE: i64 = 60;
 
-/// The header that tells a time.
+/// Returns the `Date` header of a time.
 pub(crate) fn date_header(time: &jiff::Zoned) -> String {
     format!("date: {}", time.strftime("%a, %d %b %Y %H:%M:%S GMT"))
 }
@@ -34,8 +34,8 @@ pub(crate) fn signed_at(asked: &Asked) -> Option<Timestamp> {
 }
 
 impl Server {
-    /// `ahead` gives the seconds by which its clock is ahead when it has taken so many requests.
-    /// `tells` says that its answers have a date.
+    /// Starts a proxy with a clock of its own. `ahead` returns the seconds by which it is ahead
+    /// after this many requests; `tells` says that its answers have a date.
     async fn before(
         world: &World,
         tells: bool,
@@ -86,21 +86,6 @@ impl Server {
     }
 }
 
-async fn world() -> World {
-    let world = World::new().await;
-    let store = world.sandbox.store();
-    for index in 0..OBJECTS {
-        let content = Content::pattern(index as u64, 10);
-        store.put_object(
-            SOURCE,
-            &format!("k{index:02}"),
-            content,
-            &ObjectSpec::default(),
-        );
-    }
-    world
-}
-
 #[rstest]
 #[case::behind_from_the_start(|_| 10 * MINUTE)]
 #[case::ahead_from_the_start(|_| -10 * MINUTE)]
@@ -108,11 +93,11 @@ async fn world() -> World {
 #[case::set_twice(|taken| if taken < 30 { 10 * MINUTE } else if taken < 80 { 0 } else { -10 * MINUTE })]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_time_is_learned_from_its_refusals(#[case] ahead: fn(usize) -> i64) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let server = Server::before(&world, true, ahead).await;
     let (exit, stderr) = server.copy().await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), OBJECTS);
+    assert_eq!(world.keys(DESTINATION).len(), OBJECTS);
     assert!(stderr.contains("this machine's clock is"), "{stderr}");
     let refusals = server.refusals.load(Ordering::SeqCst);
     assert!(
@@ -123,7 +108,7 @@ async fn the_servers_time_is_learned_from_its_refusals(#[case] ahead: fn(usize) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_cannot_be_corrected_ends_with_the_remedy() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let server = Server::before(&world, false, |_| 10 * MINUTE).await;
     let (exit, stderr) = server.copy().await;
     assert_eq!(exit, 3, "{stderr}");

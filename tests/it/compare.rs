@@ -11,7 +11,7 @@ use s3haul::plan::decide::{Basis, Reason, SetAttributes, Skip};
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use tempfile::TempDir;
 
-use crate::cli::{at, run};
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn hours_ago(hours: u64) -> SystemTime {
@@ -22,16 +22,10 @@ fn dated(hours: u64) -> ObjectSpec {
     ObjectSpec::default().last_modified(hours_ago(hours))
 }
 
-/// An object on both sides, of one size and other bytes; the destination is newer.
+/// Puts an object on both sides, of one size and with other bytes; the destination is newer.
 fn overwritten(world: &World, key: &str, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, 20), &dated(48));
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, key, Content::pattern(2, 20), spec);
+    world.put_with(key, 20, &dated(48));
+    world.put_object(DESTINATION, key, Content::pattern(2, 20), spec);
 }
 
 fn by(compare: Compare) -> Transfer {
@@ -45,14 +39,8 @@ fn by(compare: Compare) -> Transfer {
 async fn other_bytes_of_the_same_size_are_copied_although_the_destination_is_newer() {
     let world = World::new().await;
     overwritten(&world, "k", &dated(1));
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "same", Content::pattern(3, 20), &dated(48));
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "same", Content::pattern(3, 20), &dated(1));
+    world.put_object(SOURCE, "same", Content::pattern(3, 20), &dated(48));
+    world.put_object(DESTINATION, "same", Content::pattern(3, 20), &dated(1));
     let run = world.run(copy_all()).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.skipped_objects),
@@ -84,14 +72,8 @@ async fn etags_that_a_key_hides_are_no_difference_and_are_asked_for_a_hundred_ti
         let key = format!("k{number:03}");
         let spec = dated(1).encryption(kms.clone()).without_checksum();
         let source = dated(48).without_checksum();
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, Content::pattern(1, 20), &source);
-        world
-            .sandbox
-            .store()
-            .put_object(DESTINATION, &key, Content::pattern(1, 20), &spec);
+        world.put_with(&key, 20, &source);
+        world.put_object(DESTINATION, &key, Content::pattern(1, 20), &spec);
     }
     let run = world.run(copy_all()).await;
     assert_eq!(
@@ -160,14 +142,8 @@ async fn each_mode_compares_what_it_says() {
         (Compare::Checksum, 0),
     ] {
         let world = World::new().await;
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "k", Content::pattern(1, 20), &dated(1));
-        world
-            .sandbox
-            .store()
-            .put_object(DESTINATION, "k", Content::pattern(1, 20), &dated(48));
+        world.put_with("k", 20, &dated(1));
+        world.put_object(DESTINATION, "k", Content::pattern(1, 20), &dated(48));
         assert_eq!(
             world.run(by(compare)).await.outcome.done_objects,
             done,
@@ -182,10 +158,7 @@ async fn a_copy_in_the_second_of_its_source_says_so() {
     let at = hours_ago(1);
     for (bucket, seed) in [(SOURCE, 1), (DESTINATION, 2)] {
         let spec = ObjectSpec::default().last_modified(at);
-        world
-            .sandbox
-            .store()
-            .put_object(bucket, "k", Content::pattern(seed, 20), &spec);
+        world.put_object(bucket, "k", Content::pattern(seed, 20), &spec);
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.receipts[0].copy_reason, Some(Reason::SameSecond));
@@ -200,7 +173,7 @@ async fn a_copy_in_the_second_of_its_source_says_so() {
     );
 }
 
-/// A directory with one file of 20 bytes, whose modification time is so many hours past.
+/// Makes a directory with one file of 20 bytes that was modified this many hours ago.
 fn directory(name: &str, bytes: &[u8], hours: u64) -> (TempDir, Transfer) {
     let dir = TempDir::new().unwrap();
     touch(&dir, name, bytes, hours);
@@ -270,7 +243,7 @@ async fn files_with_equal_bytes_and_a_new_time_are_hashed_and_not_sent_again() {
             "{summary}"
         );
         assert_eq!(world.run(hashing).await.outcome.done_objects, 1);
-        let there = world.sandbox.store().object(DESTINATION, "f").unwrap();
+        let there = world.object(DESTINATION, "f").unwrap();
         assert_eq!(
             there.content,
             Content::bytes(b"twenty bytes of TEXT".to_vec())
@@ -282,21 +255,12 @@ async fn files_with_equal_bytes_and_a_new_time_are_hashed_and_not_sent_again() {
 async fn a_storage_class_that_lists_show_is_compared() {
     let world = World::new().await;
     for key in ["a", "b"] {
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(1, 20), &dated(48));
-        world
-            .sandbox
-            .store()
-            .put_object(DESTINATION, key, Content::pattern(1, 20), &dated(1));
+        world.put_with(key, 20, &dated(48));
+        world.put_object(DESTINATION, key, Content::pattern(1, 20), &dated(1));
     }
     // A lifecycle rule has moved this one.
     let cold = dated(1).storage_class("GLACIER");
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "b", Content::pattern(1, 20), &cold);
+    world.put_object(DESTINATION, "b", Content::pattern(1, 20), &cold);
     let mut transfer = copy_all();
     transfer.to.storage_class = Some("STANDARD_IA".to_owned());
     let run = world.run(transfer.clone()).await;
@@ -309,8 +273,6 @@ async fn a_storage_class_that_lists_show_is_compared() {
     assert_eq!(run.outcome.unchanged.other_storage_class, 1);
     let class = |key| {
         world
-            .sandbox
-            .store()
             .object(DESTINATION, key)
             .unwrap()
             .attributes
@@ -334,10 +296,7 @@ async fn a_storage_class_that_lists_show_is_compared() {
 #[tokio::test]
 async fn attributes_that_no_list_shows_are_counted_and_compared_on_demand() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 20), &dated(48));
+    world.put_with("k", 20, &dated(48));
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 1);
     let set = |change: fn(&mut Transfer)| {
         let mut transfer = copy_all();
@@ -433,14 +392,8 @@ async fn verify_names_the_command_that_mends_and_the_command_mends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_says_by_what_objects_are_unchanged() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 20), &dated(48));
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "k", Content::pattern(2, 20), &dated(1));
+    world.put_with("k", 20, &dated(48));
+    world.put_object(DESTINATION, "k", Content::pattern(2, 20), &dated(1));
     let copy = [
         "copy",
         "s3://source/",

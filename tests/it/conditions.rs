@@ -15,16 +15,13 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 const SMALL: u64 = 10;
 const LARGE: u64 = 300 * MIB;
 
-/// What somebody else writes.
+/// Returns the content that another writer puts.
 fn theirs() -> Content {
     Content::pattern(9, 5)
 }
 
 fn at(world: &World, bucket: &str, content: Content) {
-    world
-        .sandbox
-        .store()
-        .put_object(bucket, "k", content, &ObjectSpec::default());
+    world.put_object(bucket, "k", content, &ObjectSpec::default());
 }
 
 fn copy(when: When) -> Transfer {
@@ -32,24 +29,16 @@ fn copy(when: When) -> Transfer {
 }
 
 fn now_at_destination(world: &World) -> Content {
-    world
-        .sandbox
-        .store()
-        .object(DESTINATION, "k")
-        .unwrap()
-        .content
+    world.object(DESTINATION, "k").unwrap().content
 }
 
-/// Somebody writes to the destination when the copy has begun: the look at the source is its first
-/// request.
+/// Lets another writer put an object when the copy has begun: its first request is the HEAD of the
+/// source.
 fn they_write(world: &World) {
     let write = Effect::hook(|store| {
         store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::HeadObject).key("k").nth(1).then(write));
+    world.add_fault(Fault::on(Operation::HeadObject).key("k").nth(1).then(write));
 }
 
 #[track_caller]
@@ -109,10 +98,7 @@ async fn an_object_that_is_deleted_instead_of_replaced_is_written_as_an_absent_o
     } else {
         Operation::CompleteMultipartUpload
     };
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(write).nth(1).then(delete));
+    world.add_fault(Fault::on(write).nth(1).then(delete));
     let run = world.run(copy(When::Changed)).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     world.assert_equal("k", "k");
@@ -130,7 +116,7 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
         at(&world, SOURCE, Content::pattern(1, LARGE));
         let conflict = Effect::Error(409, "ConditionalRequestConflict");
         let on_complete = Fault::on(Operation::CompleteMultipartUpload).when(which);
-        world.sandbox.faults().add(on_complete.then(conflict));
+        world.add_fault(on_complete.then(conflict));
         let run = world.run(copy(When::Changed)).await;
         assert_eq!(run.outcome.done_objects == 1, done, "{:?}", run.receipts);
         let rounds = if done { 2 } else { 4 };
@@ -141,10 +127,7 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
         if !done {
             assert_eq!(run.error(), "conflict");
         }
-        assert_eq!(
-            world.sandbox.store().object(DESTINATION, "k").is_some(),
-            done
-        );
+        assert_eq!(world.object(DESTINATION, "k").is_some(), done);
         world.assert_no_upload_is_left();
     }
 }
@@ -164,10 +147,7 @@ async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
         at(&world, DESTINATION, Content::pattern(2, 7));
     }
     at(&world, SOURCE, Content::pattern(1, SMALL));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    world.add_fault(Fault::on(Operation::CopyObject).nth(1).then(lost));
     let run = world.run(copy(When::Changed)).await;
     assert_eq!(
         (run.proof().as_str(), world.calls(Operation::CopyObject)),
@@ -176,10 +156,10 @@ async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
     world.assert_equal("k", "k");
 }
 
-/// A server that honours conditions with Complete and not with CopyObject, as MinIO and R2 do.
+/// Starts a sandbox that honours conditions with Complete and not with CopyObject, as MinIO and R2
+/// do.
 async fn minio() -> World {
-    let mut world = World::new().await;
-    world.provider = Provider::Minio;
+    let world = World::of_provider(Provider::Minio).await;
     world
         .sandbox
         .store()
@@ -197,7 +177,7 @@ async fn one_part_closes_the_race_where_only_a_complete_can_be_refused() {
         store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
     });
     // Later than any look could see it.
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
             .nth(1)
             .then(appears),
@@ -233,8 +213,7 @@ async fn an_empty_object_has_no_part_and_is_looked_for_before_it_is_copied() {
 
 #[tokio::test]
 async fn where_no_write_knows_conditions_none_is_sent() {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     at(&world, DESTINATION, Content::pattern(2, 7));
     at(&world, SOURCE, Content::pattern(1, SMALL));
     they_write(&world);
@@ -263,10 +242,7 @@ async fn files_overwrite_nothing_either(#[case] size: u64, #[case] write: Operat
         let appears = Effect::hook(|store| {
             store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
         });
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(write).nth(1).then(appears));
+        world.add_fault(Fault::on(write).nth(1).then(appears));
         let run = world.run(upload_all(directory.path())).await;
         assert_skipped(&run.receipts[0], Skip::ChangedMeanwhile);
         assert_eq!(now_at_destination(&world), theirs());
@@ -292,10 +268,7 @@ async fn a_file_replaces_what_is_deleted_or_raced_meanwhile(
             vec![1; usize::try_from(size).unwrap()],
         )
         .unwrap();
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(write).nth(1).then(effect));
+        world.add_fault(Fault::on(write).nth(1).then(effect));
         let run = world.run(upload_all(directory.path())).await;
         assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
         assert_eq!(now_at_destination(&world).len(), size);
@@ -307,10 +280,7 @@ async fn a_file_replaces_what_is_deleted_or_raced_meanwhile(
 async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
     let world = World::new().await;
     at(&world, SOURCE, Content::pattern(1, SMALL));
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::CopyObject, "");
+    world.deny(DESTINATION, Operation::CopyObject, "");
     let message = |run: &crate::world::Run| match &run.receipts[0].ending {
         Ending::Failed { error } => error.message.clone(),
         other => panic!("{other:?}"),
@@ -323,12 +293,8 @@ async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
         changed.contains("s3:GetObject on the destination"),
         "{changed}"
     );
-    // The reason that s3haul cannot see is told as a guess.
-    let other = Content::pattern(1, SMALL);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "another", other, &ObjectSpec::default());
+    // s3haul reports a reason that it cannot see as a guess.
+    world.put("another", SMALL);
     let run = world.run(copy(When::Always)).await;
     let guesses = run.receipts.iter().filter(|receipt| match &receipt.ending {
         Ending::Failed { error } => error

@@ -68,15 +68,15 @@ const AT_ONCE: usize = 32;
 struct Server {
     endpoint: Endpoint,
     credentials: StaticCredentials,
-    /// The second opinion: requests that do not go through s3haul.
+    /// A client for requests that do not go through s3haul.
     sdk: aws_sdk_s3::Client,
     source: String,
     destination: String,
-    /// Serves as long as it lives; `None` when the environment names a server.
+    /// The sandbox, or `None` when the environment names a server.
     sandbox: Option<Sandbox>,
 }
 
-/// What a run came to.
+/// The outcome of a run.
 struct Run {
     outcome: Outcome,
     receipts: Vec<Receipt>,
@@ -200,7 +200,7 @@ impl Server {
         server
     }
 
-    /// The same server with the same buckets, to be described in another way.
+    /// Returns the same server with the same buckets, to be described in another way.
     fn again(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
@@ -212,7 +212,7 @@ impl Server {
         }
     }
 
-    /// What the product relies on here.
+    /// Returns the capabilities that s3haul relies on here.
     fn capabilities(&self) -> Capabilities {
         Capabilities::of(
             &self
@@ -326,7 +326,7 @@ impl Server {
         answer.body.collect().await.unwrap().to_vec()
     }
 
-    /// All keys of a bucket, sorted.
+    /// Returns all keys of a bucket, sorted.
     async fn keys(&self, bucket: &str) -> Vec<String> {
         let mut pages = self
             .sdk
@@ -361,7 +361,7 @@ impl Server {
         assert!(left.is_empty(), "{left:?}");
     }
 
-    /// The open uploads of a bucket. rclone has a 404 for none.
+    /// Returns the open uploads of a bucket. rclone answers 404 if there are none.
     async fn uploads(&self, bucket: &str) -> Vec<MultipartUpload> {
         match self
             .sdk
@@ -381,7 +381,7 @@ impl Server {
         Connections::new(job, Some(self.credentials.clone()), pacer, halt.clone())
     }
 
-    /// A bucket for using the library directly.
+    /// Connects to a bucket, for tests that use the library directly.
     async fn bucket(&self, name: &str) -> Bucket {
         let job = Job::single(self.copy_all(), [self.endpoint.clone()]);
         let mut connections = self.connections(&job, &CancellationToken::new());
@@ -424,8 +424,9 @@ impl Server {
         run
     }
 
-    /// Whether the profile backs this proof. Bytes that went through our hands are another matter:
-    /// an `ETag` that is their MD5 is no accident, whatever the server's `ETag`s are in general.
+    /// Returns true if the profile backs this proof. Bytes that this process sent are another
+    /// matter: an `ETag` that is their MD5 is no accident, whatever the server's `ETag`s are in
+    /// general.
     fn may_rest_on(&self, proof: Proof, is_copy: bool) -> bool {
         let Capabilities {
             content_etags,
@@ -448,7 +449,7 @@ impl Server {
         }
     }
 
-    /// From `from` to the destination's root, in parts of [`PART`] from [`PART`] on.
+    /// Copies `from` to the root of the destination, in parts of [`PART`] from [`PART`] on.
     fn transfer(&self, from: Source) -> Transfer {
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -468,7 +469,7 @@ impl Server {
         }
     }
 
-    /// Everything in the source bucket.
+    /// Copies everything in the source bucket.
     fn copy_all(&self) -> Transfer {
         let location = Self::location(&self.source, "");
         self.transfer(Source::Prefix {
@@ -479,7 +480,7 @@ impl Server {
 }
 
 impl Run {
-    /// The receipt of the object that was written to this key.
+    /// Returns the receipt of the object that was written to this key.
     fn receipt(&self, key: &str) -> &Receipt {
         let is_it = |receipt: &&Receipt| {
             let to: S3Uri = receipt.destination.parse().unwrap();
@@ -492,14 +493,14 @@ impl Run {
     }
 }
 
-/// `size` bytes without any pattern, equal for equal seeds.
+/// Returns `size` bytes without any pattern, equal for equal seeds.
 fn bytes(seed: u64, size: u64) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(size).unwrap()];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
-/// Like `assert_eq!`, but tells where the difference is instead of printing megabytes.
+/// Asserts that bytes are equal. Names the first difference instead of printing megabytes.
 #[track_caller]
 fn assert_bytes(name: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "{name}: bytes");

@@ -4,14 +4,14 @@
 mod credentials;
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use assert_cmd::Command as Program;
 use rstest::rstest;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
@@ -19,21 +19,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::cli::{at, command, process, process_at, run};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{Ended, at, command, ended, process, process_at, run};
+use crate::world::{DESTINATION, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
-async fn world() -> World {
-    let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
-    world
-}
-
-/// An address of this machine at which nobody listens yet.
+/// Returns an address of this machine at which nobody listens yet.
 async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
@@ -42,7 +33,7 @@ async fn nobody() -> SocketAddr {
         .unwrap()
 }
 
-/// Serves at an address from now on what the sandbox serves.
+/// Forwards connections to an address to the sandbox from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to: SocketAddr = world
         .sandbox
@@ -109,17 +100,6 @@ fn answer(status: &str, body: &str) -> String {
     )
 }
 
-async fn ended(child: Child) -> (i32, String) {
-    let Output { status, stderr, .. } =
-        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
-            .await
-            .unwrap();
-    (
-        status.code().expect("it ends by itself"),
-        String::from_utf8(stderr).unwrap(),
-    )
-}
-
 fn start(mut program: Command) -> Child {
     program
         .env("S3HAUL_JOURNAL", "none")
@@ -131,7 +111,7 @@ fn start(mut program: Command) -> Child {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_up_late_is_waited_for() {
-    let (world, address) = (world().await, nobody().await);
+    let (world, address) = (World::with_objects(["k"], 10).await, nobody().await);
     let mut program = process_at(&world);
     program
         .env("AWS_ENDPOINT_URL_S3", format!("http://{address}"))
@@ -139,7 +119,7 @@ async fn a_server_that_comes_up_late_is_waited_for() {
     let child = start(program);
     sleep(Duration::from_secs(3)).await;
     forward(address, &world).await;
-    let (exit, stderr) = ended(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
         stderr.contains(&format!(
@@ -151,10 +131,10 @@ async fn a_server_that_comes_up_late_is_waited_for() {
         stderr.contains(&format!("http://{address} answers after")),
         "{stderr}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
-/// A program with an S3 that answers all requests in the same way, and little patience.
+/// Returns a program with little patience whose S3 answers all requests in the same way.
 fn impatient(url: &str, word: &str) -> Program {
     let mut program = command();
     program
@@ -236,7 +216,7 @@ async fn a_web_page_is_no_s3_server(#[case] status: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_source_that_is_missing_is_found_before_the_first_write() {
-    let world = world().await;
+    let world = World::with_objects(["k"], 10).await;
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     for missing in ["gone", "gone/", "job.yaml/below"] {
@@ -260,10 +240,7 @@ async fn a_local_source_that_is_missing_is_found_before_the_first_write() {
         told.dedup();
         assert_eq!(told.len(), 1, "all say the same: {told:?}");
     }
-    assert!(
-        world.sandbox.store().keys(DESTINATION).is_empty(),
-        "nothing was written"
-    );
+    assert!(world.keys(DESTINATION).is_empty(), "nothing was written");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,7 +249,7 @@ async fn a_refused_key_is_not_tried_again() {
         ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"),
         ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"),
     ] {
-        let world = world().await;
+        let world = World::with_objects(["k"], 10).await;
         let mut program = at(&world);
         program.env(name, "wrong");
         let (exit, _, stderr) = run(program, &COPY).await;
@@ -290,7 +267,7 @@ async fn a_refused_key_is_not_tried_again() {
     }
 }
 
-/// A TLS server with a certificate that nobody trusts; it counts connections.
+/// Starts a TLS server with a certificate that nobody trusts. It counts connections.
 async fn untrusted() -> (SocketAddr, Arc<AtomicU32>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
@@ -336,7 +313,7 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_tls_is_told_from_one_that_is_away() {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(answer("200 OK", ""))).await;
-    let world = world().await;
+    let world = World::with_objects(["k"], 10).await;
     let url = world.sandbox.url().replace("http://", "https://");
     let (exit, _, stderr) = run(impatient(&url, "copy"), &COPY[1..]).await;
     assert_eq!((exit, odd.requests()), (3, 0), "{stderr}");
@@ -367,7 +344,7 @@ async fn a_signal_ends_the_wait(
         .status()
         .unwrap();
     let began = Instant::now();
-    let (exit, stderr) = ended(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert_eq!(exit, 4, "{stderr}");
     assert!(
         stderr.contains("waiting for") && stderr.contains("error: interrupted;"),
@@ -414,15 +391,12 @@ async fn a_server_that_answers_badly_at_first_is_waited_for(
     #[case] status: u16,
     #[case] code: &'static str,
 ) {
-    let world = world().await;
+    let world = World::with_objects(["k"], 10).await;
     // More often than a request is tried that has no patience.
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on_any().first(6).then(Effect::Error(status, code)));
+    world.add_fault(Fault::on_any().first(6).then(Effect::Error(status, code)));
     let (exit, _, stderr) = run(at(&world), &COPY).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
 #[rstest]
@@ -472,11 +446,8 @@ async fn a_list_that_fails_for_now_ends_a_command_within_its_patience(
     #[case] effect: Effect,
     #[values("run", "dry-run", "plan", "check", "verify")] word: &str,
 ) {
-    let world = world().await;
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::ListObjectsV2).then(effect));
+    let world = World::with_objects(["k"], 10).await;
+    world.add_fault(Fault::on(Operation::ListObjectsV2).then(effect));
     let began = Instant::now();
     let (exit, stderr) = with_job(&world, word).await;
     assert_eq!(exit, 4, "{stderr}");
@@ -485,10 +456,7 @@ async fn a_list_that_fails_for_now_ends_a_command_within_its_patience(
         "{:?}: {stderr}",
         began.elapsed()
     );
-    assert!(
-        world.sandbox.store().keys(DESTINATION).is_empty(),
-        "nothing was written"
-    );
+    assert!(world.keys(DESTINATION).is_empty(), "nothing was written");
 }
 
 /// Runs a command with a job from the source to the destination.
@@ -506,7 +474,7 @@ async fn with_job(world: &World, command: &str) -> (i32, String) {
     (exit, stderr)
 }
 
-/// HEAD may be answered before the server looks at the key, as a redirect is, so that a list is the
+/// A server may answer HEAD before it looks at the key, as with a redirect, so that a list is the
 /// first to be refused.
 #[rstest]
 #[case(403, "InvalidAccessKeyId")]
@@ -521,11 +489,8 @@ async fn a_list_that_is_refused_ends_a_command_like_a_refused_bucket(
     #[case] code: &'static str,
     #[values("run", "dry-run", "plan", "check", "verify")] word: &str,
 ) {
-    let world = world().await;
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::ListObjectsV2).then(Effect::Error(status, code)));
+    let world = World::with_objects(["k"], 10).await;
+    world.add_fault(Fault::on(Operation::ListObjectsV2).then(Effect::Error(status, code)));
     let (exit, stderr) = with_job(&world, word).await;
     assert_eq!(exit, 3, "{stderr}");
 }
@@ -534,8 +499,8 @@ async fn a_list_that_is_refused_ends_a_command_like_a_refused_bucket(
 #[case::refused(Effect::Error(403, "AccessDenied"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_list_beside_a_copy_is_a_failure(#[case] effect: Effect) {
-    let world = world().await;
-    world.sandbox.faults().add(
+    let world = World::with_objects(["k"], 10).await;
+    world.add_fault(
         Fault::on(Operation::ListObjectsV2)
             .key("denied/")
             .then(effect),
@@ -547,5 +512,5 @@ async fn a_refused_list_beside_a_copy_is_a_failure(#[case] effect: Effect) {
     std::fs::write(&job, format!("version: 1\n{transfers}")).unwrap();
     let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
     assert_eq!(exit, 1, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["b/k"]);
+    assert_eq!(world.keys(DESTINATION), ["b/k"]);
 }

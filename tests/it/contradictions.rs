@@ -16,7 +16,7 @@ use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
 use s3haul::multipart::{MultipartUpload, uploads};
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SandboxOptions, VersionInfo};
+use s3haul::sandbox::{Content, ObjectSpec, VersionInfo};
 use tokio_util::sync::CancellationToken;
 
 use crate::liar::{Answer, Asked, Liar};
@@ -24,44 +24,24 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(bucket, key, Content::pattern(seed, size), spec);
-}
-
-/// Three objects of 100 bytes with a tag.
-async fn world() -> World {
+/// Starts a sandbox with three objects of 100 bytes with a tag.
+async fn world_with_tagged_objects() -> World {
     let world = World::new().await;
     for key in KEYS {
-        put(
-            &world,
-            SOURCE,
-            key,
-            1,
-            100,
-            &ObjectSpec::default().tag("t", "1"),
-        );
+        world.put_with(key, 100, &ObjectSpec::default().tag("t", "1"));
     }
     world
 }
 
-/// A key with three versions in a bucket that keeps them, an hour apart.
+/// Starts a sandbox with three versions of a key, an hour apart.
 async fn with_versions() -> World {
-    let versioned = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), versioned).await;
+    let world = World::versioned().await;
     for (number, name) in (1..).zip(KEYS) {
         let time = SystemTime::now() - Duration::from_hours(9 - number);
-        put(
-            &world,
+        world.put_object(
             SOURCE,
             "k",
-            number,
-            100,
+            Content::pattern(number, 100),
             &ObjectSpec::default()
                 .last_modified(time)
                 .metadata("name", name),
@@ -70,14 +50,7 @@ async fn with_versions() -> World {
     world
 }
 
-async fn run(world: &World, liar: &Liar, transfer: Transfer, provider: Provider) -> Run {
-    world
-        .try_run_job(&liar.job(world, transfer, provider))
-        .await
-        .unwrap()
-}
-
-/// A bucket as the server shows it.
+/// Connects to a bucket through a proxy.
 async fn bucket(world: &World, liar: &Liar, name: &str) -> Bucket {
     let job = liar.job(world, copy_all(), Provider::Aws);
     let mut connections =
@@ -99,7 +72,7 @@ fn messages(run: &Run) -> Vec<String> {
     failed.collect()
 }
 
-/// The one failure of a run that has copied nothing.
+/// Returns the one failure of a run that copied nothing.
 fn failure(run: &Run) -> String {
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     let messages = messages(run);
@@ -115,7 +88,7 @@ fn heads(asked: &Asked, bucket: &str) -> bool {
     asked.method == "HEAD" && asked.path.starts_with(&format!("/{bucket}/"))
 }
 
-/// The same answer with another status.
+/// Returns the same answer with another status.
 fn with_status(mut answer: Answer, status: &str) -> Answer {
     if answer.head[0].contains(" 200") {
         answer.head[0] = format!("HTTP/1.1 {status}");
@@ -135,7 +108,7 @@ async fn a_list_is_read_whatever_success_its_status_tells(
     status: &'static str,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_with_tagged_objects().await;
     let lie = move |asked: &Asked, answer: Answer| {
         if asked.method == "GET" {
             with_status(answer, status)
@@ -144,7 +117,7 @@ async fn a_list_is_read_whatever_success_its_status_tells(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (3, 0),
@@ -152,7 +125,7 @@ async fn a_list_is_read_whatever_success_its_status_tells(
         messages(&run)
     );
     for key in KEYS {
-        let object = world.sandbox.store().object(DESTINATION, key).unwrap();
+        let object = world.object(DESTINATION, key).unwrap();
         assert_eq!(object.attributes.tags.len(), 1);
     }
 }
@@ -172,7 +145,7 @@ async fn versions_uploads_and_parts_are_read_whatever_success_their_status_tells
         versions: Versions::All,
         ..copy_all()
     };
-    let run = run(&world, &liar, all, Provider::Aws).await;
+    let run = liar.run(&world, all, Provider::Aws).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (3, 0),
@@ -203,7 +176,7 @@ async fn versions_uploads_and_parts_are_read_whatever_success_their_status_tells
 async fn a_success_without_a_document_is_no_empty_list(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_with_tagged_objects().await;
     let lie = |asked: &Asked, answer: Answer| {
         if !asked.lists(SOURCE) {
             return answer;
@@ -214,7 +187,7 @@ async fn a_success_without_a_document_is_no_empty_list(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert!(
         failure(&run).starts_with("unreadable-answer"),
         "{}",
@@ -222,7 +195,7 @@ async fn a_success_without_a_document_is_no_empty_list(
     );
 }
 
-/// One key, and what else is in the page.
+/// Returns a page with one key and `rest`.
 fn page(rest: &str) -> String {
     let key = "<Contents><Key>a</Key><Size>100</Size></Contents>";
     format!("<ListBucketResult>{key}{rest}</ListBucketResult>")
@@ -250,7 +223,7 @@ async fn a_page_that_contradicts_itself_is_no_list(
     #[case] says: &str,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_with_tagged_objects().await;
     let lie = move |asked: &Asked, answer: Answer| {
         if asked.lists(SOURCE) {
             Answer::document(page(rest))
@@ -259,7 +232,7 @@ async fn a_page_that_contradicts_itself_is_no_list(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert!(failure(&run).contains(says), "{}", failure(&run));
 }
 
@@ -328,13 +301,11 @@ async fn the_parts_of_another_upload_are_no_list() {
     );
 }
 
-/// An encoder that leaves `+` as it is, and writes a space like that too.
+/// An encoder leaves `+` as it is and also writes a space as `+`.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_keys_that_are_written_alike_are_told() {
     let world = World::new().await;
-    for key in ["a b", "a+b"] {
-        put(&world, SOURCE, key, 1, 100, &ObjectSpec::default());
-    }
+    world.put_all(["a b", "a+b"], 100);
     let lie = |asked: &Asked, answer: Answer| {
         if asked.lists(SOURCE) {
             answer.replacing("%2B", "+").replacing("%20", "+")
@@ -358,7 +329,7 @@ async fn two_keys_that_are_written_alike_are_told() {
     );
 }
 
-/// The names of the versions at the destination, oldest first.
+/// Returns the names of the versions at the destination, oldest first.
 fn copied(world: &World) -> String {
     let versions = world
         .sandbox
@@ -410,7 +381,7 @@ async fn versions_that_are_listed_oldest_first_are_copied_in_their_order(
         versions: Versions::AsOf(past),
         ..copy_all()
     };
-    let run_then = run(&world, &liar, then, provider).await;
+    let run_then = liar.run(&world, then, provider).await;
     assert_eq!(
         (run_then.outcome.done_objects, copied(&world)),
         (1, "c".to_owned())
@@ -421,7 +392,7 @@ async fn versions_that_are_listed_oldest_first_are_copied_in_their_order(
         versions: Versions::All,
         ..copy_all()
     };
-    let run = run(&world_again, &liar, all, provider).await;
+    let run = liar.run(&world_again, all, provider).await;
     assert_eq!(
         (run.outcome.done_objects, copied(&world_again)),
         (3, "abc".to_owned())
@@ -443,7 +414,7 @@ async fn versions_in_no_order_are_no_list() {
         versions: Versions::All,
         ..copy_all()
     };
-    let run = run(&world, &liar, all, Provider::Aws).await;
+    let run = liar.run(&world, all, Provider::Aws).await;
     assert!(
         failure(&run).contains("other versions of `k` before its latest one"),
         "{}",
@@ -451,7 +422,7 @@ async fn versions_in_no_order_are_no_list() {
     );
 }
 
-/// The answer without any time of modification.
+/// Returns the answer without any time of modification.
 fn undated(answer: Answer) -> Answer {
     let mut body = String::from_utf8_lossy(&answer.body).into_owned();
     while let Some(begin) = body.find("<LastModified>") {
@@ -477,7 +448,7 @@ async fn an_object_without_a_time_fails_where_a_time_selects(
     let world = if is_history {
         with_versions().await
     } else {
-        world().await
+        world_with_tagged_objects().await
     };
     let lie = |asked: &Asked, answer: Answer| {
         if asked.lists(SOURCE) || lists_versions(asked) {
@@ -498,7 +469,7 @@ async fn an_object_without_a_time_fails_where_a_time_selects(
     } else {
         Versions::Current
     };
-    let dated = run(&world, &liar, transfer, Provider::Aws).await;
+    let dated = liar.run(&world, transfer, Provider::Aws).await;
     let failed = if is_history { 1 } else { 3 };
     assert_eq!(
         (dated.outcome.done_objects, dated.outcome.failed_objects),
@@ -512,7 +483,7 @@ async fn an_object_without_a_time_fails_where_a_time_selects(
         "{messages:?}"
     );
     // Nobody else needs it.
-    let all = run(&world, &liar, copy_all(), Provider::Aws).await;
+    let all = liar.run(&world, copy_all(), Provider::Aws).await;
     assert_eq!(all.outcome.failed_objects, 0, "{:?}", all.receipts);
 }
 
@@ -531,7 +502,7 @@ async fn a_version_without_a_time_fails_where_the_past_is_asked_for() {
         versions: Versions::AsOf(Timestamp::now()),
         ..copy_all()
     };
-    let run = run(&world, &liar, then, Provider::Aws).await;
+    let run = liar.run(&world, then, Provider::Aws).await;
     assert!(
         failure(&run).contains("no time of a version"),
         "{}",

@@ -4,10 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, PartSize, Parts, Provider, Source, When};
-use s3haul::sandbox::{
-    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation,
-    SandboxOptions,
-};
+use s3haul::sandbox::{Algorithm, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, GIB, MIB, TIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
@@ -25,7 +22,7 @@ async fn every_size_arrives_equal_with_the_same_attributes() {
     let world = World::new().await;
     let sizes = [0, 1, 5 * MIB, 256 * MIB, 256 * MIB + 1, 6 * GIB];
     for (index, size) in sizes.into_iter().enumerate() {
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("o{index}"),
             Content::pattern(7, size),
@@ -50,14 +47,8 @@ async fn every_size_arrives_equal_with_the_same_attributes() {
 #[tokio::test]
 async fn a_copy_costs_the_requests_that_it_must() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "small", Content::pattern(1, 1000), &rich());
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", Content::pattern(2, GIB), &rich());
+    world.put_with("small", 1000, &rich());
+    world.put_object(SOURCE, "large", Content::pattern(2, GIB), &rich());
     let mut transfer = copy_all();
     transfer.when = When::Always;
     let run = world.run(transfer).await;
@@ -83,22 +74,13 @@ async fn a_copy_costs_the_requests_that_it_must() {
 async fn the_largest_object_is_ten_thousand_parts_equal_by_segments() {
     let world = World::new().await;
     let size = 53_687_091_200_000;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "largest", Content::pattern(3, size), &rich());
+    world.put_object(SOURCE, "largest", Content::pattern(3, size), &rich());
     let run = world.run(copy_all()).await;
     assert_eq!(run.proof(), "crc64nvme");
     assert_eq!(run.receipts[0].parts, 10_000);
     world.assert_equal("largest", "largest");
     assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "largest")
-            .unwrap()
-            .parts
-            .len(),
+        world.object(DESTINATION, "largest").unwrap().parts.len(),
         10_000
     );
 }
@@ -107,10 +89,7 @@ async fn the_largest_object_is_ten_thousand_parts_equal_by_segments() {
 async fn a_source_without_a_checksum_is_proven_by_its_parts() {
     let world = World::new().await;
     let spec = ObjectSpec::default().without_checksum();
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "old", Content::pattern(3, 300 * MIB), &spec);
+    world.put_object(SOURCE, "old", Content::pattern(3, 300 * MIB), &spec);
     let run = world.run(copy_all()).await;
     assert_eq!(run.proof(), "part-etags");
     world.assert_equal("old", "old");
@@ -119,7 +98,7 @@ async fn a_source_without_a_checksum_is_proven_by_its_parts() {
 #[tokio::test]
 async fn parts_are_as_the_job_says() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
+    world.put_object(
         SOURCE,
         "o",
         Content::pattern(3, 100 * MIB + 1),
@@ -136,12 +115,7 @@ async fn parts_are_as_the_job_says() {
         (run.receipts[0].parts, run.receipts[0].route),
         (5, Some("multipart-copy"))
     );
-    let parts = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "o")
-        .unwrap()
-        .parts;
+    let parts = world.object(DESTINATION, "o").unwrap().parts;
     assert_eq!(
         parts.iter().map(|part| part.size).collect::<Vec<_>>(),
         [25 * MIB, 25 * MIB, 25 * MIB, 25 * MIB, 1]
@@ -162,7 +136,7 @@ async fn odd_keys_arrive_under_their_names() {
         &"k".repeat(1024),
     ];
     for key in keys {
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             key,
             Content::bytes(key.as_bytes().to_vec()),
@@ -182,19 +156,16 @@ async fn when_decides_what_is_copied_again() {
     for (key, size) in [("same", 10), ("other", 20), ("large", 300 * MIB)] {
         let yesterday = SystemTime::now() - Duration::from_hours(24);
         let spec = ObjectSpec::default().last_modified(yesterday);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(1, size), &spec);
+        world.put_with(key, size, &spec);
     }
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 3);
-    world.sandbox.store().put_object(
+    world.put_object(
         SOURCE,
         "other",
         Content::pattern(9, 20),
         &ObjectSpec::default(),
     );
-    world.sandbox.store().put_object(
+    world.put_object(
         SOURCE,
         "new",
         Content::pattern(9, 5),
@@ -220,12 +191,7 @@ async fn when_decides_what_is_copied_again() {
 #[tokio::test]
 async fn a_single_object_goes_into_a_prefix_or_to_a_name() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "dir/one",
-        Content::pattern(1, 10),
-        &ObjectSpec::default(),
-    );
+    world.put("dir/one", 10);
     for (to, key) in [
         ("s3://destination/into/", "into/one"),
         ("s3://destination/name", "name"),
@@ -246,20 +212,9 @@ async fn a_single_object_goes_into_a_prefix_or_to_a_name() {
 
 #[tokio::test]
 async fn versions_are_pinned_and_on_record() {
-    let options = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), options).await;
-    let first =
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "v", Content::pattern(1, 300 * MIB), &rich());
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "v", Content::pattern(2, 300 * MIB), &rich());
+    let world = World::versioned().await;
+    let first = world.put_object(SOURCE, "v", Content::pattern(1, 300 * MIB), &rich());
+    world.put_object(SOURCE, "v", Content::pattern(2, 300 * MIB), &rich());
     let run = world.run(copy_all()).await;
     assert_ne!(run.receipts[0].source_version, first.version_id);
     world.assert_equal("v", "v");
@@ -274,12 +229,7 @@ async fn versions_are_pinned_and_on_record() {
     let run = world.run(transfer).await;
     assert_eq!(run.receipts[0].source_version, first.version_id);
     assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "old/v")
-            .unwrap()
-            .content,
+        world.object(DESTINATION, "old/v").unwrap().content,
         Content::pattern(1, 300 * MIB)
     );
 }
@@ -287,16 +237,8 @@ async fn versions_are_pinned_and_on_record() {
 #[tokio::test]
 async fn an_archived_object_fails_alone_and_says_what_to_do() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "cold",
-        Content::pattern(1, 10),
-        &rich().storage_class("GLACIER"),
-    );
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "warm", Content::pattern(1, 10), &rich());
+    world.put_with("cold", 10, &rich().storage_class("GLACIER"));
+    world.put_with("warm", 10, &rich());
     let run = world.run(copy_all()).await;
     assert_eq!(
         (
@@ -310,16 +252,9 @@ async fn an_archived_object_fails_alone_and_says_what_to_do() {
 
 #[tokio::test]
 async fn an_unknown_server_gets_a_second_look_at_the_source_and_weak_proofs_are_called_weak() {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "small", Content::pattern(1, 10), &rich());
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", Content::pattern(1, TIB), &rich());
+    let world = World::of_provider(Provider::Other).await;
+    world.put_with("small", 10, &rich());
+    world.put_with("large", TIB, &rich());
     world
         .sandbox
         .store()
@@ -341,10 +276,7 @@ async fn an_unknown_server_gets_a_second_look_at_the_source_and_weak_proofs_are_
 async fn a_large_source_with_a_sha256_of_its_own_arrives() {
     let world = World::new().await;
     let spec = ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "sha", Content::pattern(3, 300 * MIB), &spec);
+    world.put_object(SOURCE, "sha", Content::pattern(3, 300 * MIB), &spec);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
     world.assert_equal("sha", "sha");
@@ -358,14 +290,8 @@ async fn a_large_source_with_a_sha256_of_its_own_arrives() {
 #[tokio::test]
 async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
     for size in [10, 300 * MIB] {
-        let mut world = World::new().await;
-        world.provider = Provider::Other;
-        world.sandbox.store().put_object(
-            SOURCE,
-            "k",
-            Content::pattern(1, size),
-            &ObjectSpec::default(),
-        );
+        let world = World::of_provider(Provider::Other).await;
+        world.put("k", size);
         let appears = Effect::hook(|store| {
             store.put_object(
                 DESTINATION,
@@ -375,7 +301,7 @@ async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
             );
         });
         // The planner's look at the destination, then the look at the source.
-        world.sandbox.faults().add(
+        world.add_fault(
             Fault::on(Operation::HeadObject)
                 .key("k")
                 .nth(2)
@@ -386,12 +312,7 @@ async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
         let run = world.run(transfer).await;
         assert_eq!(run.outcome.skipped_objects, 1, "{:?}", run.receipts);
         assert_eq!(
-            world
-                .sandbox
-                .store()
-                .object(DESTINATION, "k")
-                .unwrap()
-                .content,
+            world.object(DESTINATION, "k").unwrap().content,
             Content::pattern(9, 5)
         );
         world.assert_no_upload_is_left();

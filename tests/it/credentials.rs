@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
+use s3haul::sandbox::SandboxOptions;
 use tokio::sync::watch;
 
-use crate::cli::{command, run};
 use crate::issuer::{Issuer, Reply, Session};
 use crate::liar::{Asked, Liar, Lie};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{command, run};
+use crate::world::{DESTINATION, World};
 
 pub(crate) const OBJECTS: usize = 120;
 pub(crate) const COPY: [&str; 5] = [
@@ -29,22 +29,8 @@ pub(crate) const COPY: [&str; 5] = [
     "16",
 ];
 
-pub(crate) async fn world() -> World {
-    let world = World::new().await;
-    let store = world.sandbox.store();
-    for index in 0..OBJECTS {
-        let content = Content::pattern(index as u64, 10);
-        store.put_object(
-            SOURCE,
-            &format!("k{index:03}"),
-            content,
-            &ObjectSpec::default(),
-        );
-    }
-    world
-}
-
-/// The sandbox's key with this token for so many seconds; none if it has expired.
+/// Returns the key of the sandbox with this token, valid for this many seconds; 0 means that it has
+/// expired.
 pub(crate) fn set(token: &str, seconds: u64) -> Reply {
     Reply::Issue(Session::of_sandbox(token), Duration::from_secs(seconds))
 }
@@ -59,7 +45,7 @@ pub(crate) struct Gate {
     pub(crate) log: Arc<Log>,
 }
 
-/// What the gate knows.
+/// The tokens and requests that the gate has seen.
 #[derive(Default)]
 pub(crate) struct Log {
     refused: Mutex<BTreeSet<&'static str>>,
@@ -75,7 +61,7 @@ impl Log {
         self.refused.lock().unwrap().insert(token);
     }
 
-    /// Returns true once, when so many requests have been let through.
+    /// Returns true once, after this many accepted requests.
     pub(crate) fn passes(&self, count: usize) -> bool {
         self.taken() >= count && !self.has_passed.swap(true, Ordering::SeqCst)
     }
@@ -125,11 +111,7 @@ impl Gate {
 
 pub(crate) fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION).len(),
-        OBJECTS,
-        "{stderr}"
-    );
+    assert_eq!(world.keys(DESTINATION).len(), OBJECTS, "{stderr}");
 }
 
 /// HEADs are refused with a bare status; all that were signed with the old set are sent again with
@@ -141,7 +123,7 @@ pub(crate) fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
 #[case::another_secret(403, "SignatureDoesNotMatch")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_revoked_costs_no_object(#[case] status: u16, #[case] code: &'static str) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let gives = Arc::clone(&issuer);
     let gate = Gate::before(&world, (status, code), move |log, _| {
@@ -161,11 +143,10 @@ async fn a_token_that_is_revoked_costs_no_object(#[case] status: u16, #[case] co
     );
 }
 
-/// A role whose session is revoked gets nothing but `AccessDenied`, as for an object that it may
-/// not read.
+/// A role whose session is revoked gets only `AccessDenied`, as for an object that it may not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let gives = Arc::clone(&issuer);
     let newer = watch::Sender::new(false);
@@ -205,14 +186,14 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     assert!(denied.load(Ordering::SeqCst));
 }
 
-/// The set that is held is used while the provider hangs, or fails, at its renewal.
+/// The current set is used while the provider hangs or fails at its renewal.
 #[rstest]
 #[case::hangs(Reply::Hang)]
 #[case::fails(Reply::Status(400, ""))]
 #[case::lags(set("old", 0))]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal: Reply) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 6)).await;
     let gives = Arc::clone(&issuer);
     let gate = Gate::before(&world, (400, "ExpiredToken"), |_, _| {}).await;
@@ -244,8 +225,7 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
     assert!(issuer.asked() <= 12, "{} questions", issuer.asked());
 }
 
-/// While there is no set that the server takes, all requests wait, and the provider is asked now
-/// and then.
+/// While the server accepts no set, all requests wait, and the provider is asked now and then.
 #[rstest]
 #[case::fails(Reply::Status(500, ""))]
 #[case::repeats_the_set(set("one", 3600))]
@@ -253,7 +233,7 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
 #[case::hangs(Reply::Hang)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_has_no_new_set_is_waited_for(#[case] meanwhile: Reply) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let gives = Arc::clone(&issuer);
     let revoked = watch::Sender::new(false);
@@ -298,7 +278,7 @@ async fn a_provider_that_has_no_new_set_is_waited_for(#[case] meanwhile: Reply) 
 async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_nothing(
     #[case] requests: usize,
 ) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let gives = Arc::clone(&issuer);
     let gate = Gate::before(&world, (403, "InvalidAccessKeyId"), move |log, _| {
@@ -332,7 +312,7 @@ async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_
     assert_all_copied(&world, exit, &stderr);
 }
 
-/// A profile is read again, with whatever it names.
+/// A profile is read again, with everything that it names.
 #[rstest]
 #[case(400, "ExpiredToken")]
 #[case(403, "InvalidAccessKeyId")]
@@ -341,7 +321,7 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     #[case] status: u16,
     #[case] code: &'static str,
 ) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("credentials");
     let write = |file: &Path, token: &str| {
@@ -374,11 +354,11 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     assert!(gate.log.refusals() > 0);
 }
 
-/// Keys in the environment cannot change: the run ends at once, and what it had under way is not on
-/// record as failed.
+/// Keys in the environment cannot change: the run ends at once, and its unfinished objects are not
+/// recorded as failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_the_environment_that_are_refused_end_the_run() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let gate = Gate::before(&world, (400, "ExpiredToken"), |log, _| {
         if log.passes(100) {
             log.refuse("one");

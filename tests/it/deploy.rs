@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-/// The repository.
+/// Returns the root of the repository.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -33,7 +33,7 @@ fn yaml(path: impl AsRef<Path>) -> Value {
         .unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
-/// The files of a directory with this extension, relative to the repository.
+/// Returns the files of a directory with this extension, relative to the repository.
 fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join(directory)).unwrap();
     let mut files: Vec<_> = entries
@@ -44,7 +44,7 @@ fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The texts of a sequence; none where there is no sequence.
+/// Returns the texts of a sequence, or none if the value is no sequence.
 fn texts(value: &Value) -> Vec<&str> {
     let items = value.as_sequence().map(Vec::as_slice).unwrap_or_default();
     items.iter().map(|item| item.as_str().unwrap()).collect()

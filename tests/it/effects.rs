@@ -7,29 +7,28 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{
-    DEFAULT_ENDPOINT, OnMismatch, PartSize, Source, Transfer, Trust, When,
-};
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, OnMismatch, Source, Transfer, Trust, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, SandboxOptions, Store};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, Store};
+use s3haul::size::MIB;
 
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all, uri};
+use crate::world::program::{at, run as run_command};
+use crate::world::{
+    DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate, upload_all, uri,
+};
 
 const LARGE: u64 = 12 * MIB;
 
-/// A copy in parts of 5 MiB of everything that is larger, whatever is there.
+/// Copies everything, whatever the destination has, and in parts of 5 MiB if it is larger.
 fn always() -> Transfer {
     let mut transfer = copy_all();
     transfer.when = When::Always;
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    transfer
+    in_parts_of(5 * MIB, transfer)
 }
 
-/// The same of one object that is named.
+/// Copies the same way one object that is named.
 fn named() -> Transfer {
     Transfer {
         from: Source::Object {
@@ -41,20 +40,16 @@ fn named() -> Transfer {
     }
 }
 
-/// One object without checksum.
-async fn world(size: u64) -> World {
+/// Starts a sandbox with one object without checksum.
+async fn world_without_checksum(size: u64) -> World {
     let mut world = World::new().await;
     world.retry.attempts = 2;
     let spec = ObjectSpec::default().without_checksum();
-    let content = Content::pattern(1, size);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", content, &spec);
+    world.put_with("k", size, &spec);
     world
 }
 
-/// What another writer has put at the destination.
+/// Puts the object of another writer at the destination.
 fn other(store: &Store, size: u64, spec: &ObjectSpec) {
     store.put_object(DESTINATION, "k", Content::pattern(9, size), spec);
 }
@@ -63,7 +58,7 @@ fn an_hour_ago() -> SystemTime {
     SystemTime::now() - Duration::from_hours(1)
 }
 
-async fn run(
+async fn run_through(
     world: &World,
     transfer: Transfer,
     provider: Provider,
@@ -74,7 +69,7 @@ async fn run(
     world.try_run_job(&job).await.unwrap()
 }
 
-/// The one failure of a run that has done nothing.
+/// Returns the one failure of a run that copied nothing.
 fn failure(run: &Run) -> String {
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     match &run.receipts[..] {
@@ -92,7 +87,7 @@ fn notes(run: &Run) -> Vec<&str> {
 }
 
 fn open(world: &World) -> usize {
-    world.sandbox.store().open_uploads(DESTINATION).len()
+    world.open_uploads(DESTINATION).len()
 }
 
 fn completes(asked: &Asked) -> bool {
@@ -115,9 +110,9 @@ async fn an_unanswered_complete_takes_no_object_of_another_writer_for_its_own(
     #[case] theirs: ObjectSpec,
     #[values(Provider::Auto, Provider::Tencent, Provider::Ceph)] provider: Provider,
 ) {
-    let world = world(LARGE).await;
+    let world = world_without_checksum(LARGE).await;
     let (store, is_gone) = (world.sandbox.store().clone(), AtomicBool::new(false));
-    let run = run(&world, always(), provider, move |asked| match asked {
+    let run = run_through(&world, always(), provider, move |asked| match asked {
         _ if completes(asked) => {
             other(&store, LARGE, &theirs);
             is_gone.store(true, Ordering::Relaxed);
@@ -146,8 +141,8 @@ async fn an_unanswered_complete_that_took_effect_is_found(
     #[case] provider: Provider,
     #[case] etag: Option<&'static str>,
 ) {
-    let world = world(LARGE).await;
-    let run = run(&world, always(), provider, move |asked| match asked {
+    let world = world_without_checksum(LARGE).await;
+    let run = run_through(&world, always(), provider, move |asked| match asked {
         _ if completes(asked) => Lie::Changed(Box::new(|_| Answer::error(500, "InternalError"))),
         _ if heads(asked, DESTINATION) => Lie::Changed(Box::new(move |answer| match etag {
             Some(etag) if answer.head[0].contains("200") => answer.with(etag),
@@ -160,7 +155,7 @@ async fn an_unanswered_complete_that_took_effect_is_found(
     world.assert_equal("k", "k");
 }
 
-/// An answer that tells of success with this `ETag`.
+/// Returns a successful answer with this `ETag`.
 fn pretended(root: &str, etag: &str) -> Lie {
     let body =
         format!("<{root}><Bucket>destination</Bucket><Key>k</Key><ETag>{etag}</ETag></{root}>");
@@ -174,7 +169,7 @@ async fn a_write_without_effect_over_an_older_object_of_the_same_size_fails(
     #[values(Provider::Auto, Provider::Tencent)] provider: Provider,
 ) {
     let size = if how == "complete" { LARGE } else { 1000 };
-    let world = world(size).await;
+    let world = world_without_checksum(size).await;
     let old = ObjectSpec::default().last_modified(an_hour_ago());
     let old = if how == "complete" {
         old.part_sizes([5 * MIB, 5 * MIB])
@@ -192,7 +187,7 @@ async fn a_write_without_effect_over_an_older_object_of_the_same_size_fails(
         },
         ..always()
     };
-    let run = run(&world, transfer, provider, move |asked| match how {
+    let run = run_through(&world, transfer, provider, move |asked| match how {
         "copy" if copies(asked) => pretended("CopyObjectResult", "opaque"),
         "put" if asked.method == "PUT" => pretended("Nothing", "opaque"),
         "complete" if completes(asked) => pretended("CompleteMultipartUploadResult", "opaque-3"),
@@ -207,14 +202,14 @@ async fn a_write_without_effect_over_an_older_object_of_the_same_size_fails(
     );
 }
 
-/// A server that gives answers and objects different `ETag`s is believed by the time that it shows.
+/// If answers and objects have different `ETag`s, the time of the object is the proof.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
     #[values(1000, LARGE)] size: u64,
     #[values(0, 3600)] behind: u64,
 ) {
-    let world = world(size).await;
+    let world = world_without_checksum(size).await;
     let old = ObjectSpec::default().last_modified(an_hour_ago() - Duration::from_hours(2));
     other(world.sandbox.store(), size, &old);
     // The clock of the server may be behind ours.
@@ -242,13 +237,13 @@ async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
 }
 
-/// A time as headers have it.
+/// Returns a time as headers have it.
 fn httpdate(time: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap();
     time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// The answer to Create, about this upload.
+/// Returns the answer to Create of this upload.
 fn created(bucket: &str, key: &str, id: &str) -> Lie {
     let inside = format!("<Bucket>{bucket}</Bucket><Key>{key}</Key><UploadId>{id}</UploadId>");
     let root = "InitiateMultipartUploadResult";
@@ -269,9 +264,9 @@ async fn begin(world: &World, key: &str) -> String {
 async fn an_upload_that_was_created_under_another_key_is_aborted_there(
     #[case] named: &'static str,
 ) {
-    let world = world(LARGE).await;
+    let world = world_without_checksum(LARGE).await;
     let id = begin(&world, "other").await;
-    let run = run(&world, always(), Provider::Aws, move |asked| match asked {
+    let run = run_through(&world, always(), Provider::Aws, move |asked| match asked {
         _ if asked.creates_upload() => created(DESTINATION, named, &id),
         _ => Lie::Truth,
     })
@@ -289,11 +284,11 @@ async fn an_upload_that_was_created_under_another_key_is_aborted_there(
     }
 }
 
-/// The answer names another key, and the upload is where it was asked for.
+/// The answer names another key, but the upload is at the requested one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_only_said_to_be_elsewhere_is_aborted() {
-    let world = world(LARGE).await;
-    let run = run(&world, always(), Provider::Aws, |asked| match asked {
+    let world = world_without_checksum(LARGE).await;
+    let run = run_through(&world, always(), Provider::Aws, |asked| match asked {
         _ if asked.creates_upload() => Lie::rewrite(|body| body.replace("<Key>k<", "<Key>other<")),
         _ => Lie::Truth,
     })
@@ -308,8 +303,8 @@ async fn an_upload_that_is_only_said_to_be_elsewhere_is_aborted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_in_another_bucket_is_told_with_its_id() {
-    let world = world(LARGE).await;
-    let run = run(&world, always(), Provider::Aws, |asked| match asked {
+    let world = world_without_checksum(LARGE).await;
+    let run = run_through(&world, always(), Provider::Aws, |asked| match asked {
         _ if asked.creates_upload() => created("foreign", "k", "lost-id"),
         _ => Lie::Truth,
     })
@@ -326,7 +321,7 @@ async fn the_same_key_in_another_spelling_is_no_other_key() {
     let content = Content::pattern(1, LARGE);
     let store = world.sandbox.store();
     store.put_object(SOURCE, "a b+c", content, &ObjectSpec::default());
-    let run = run(&world, always(), Provider::Aws, |asked| match asked {
+    let run = run_through(&world, always(), Provider::Aws, |asked| match asked {
         _ if asked.creates_upload() => Lie::rewrite(|body| body.replace("a b+c", "a%20b%2Bc")),
         _ => Lie::Truth,
     })
@@ -338,7 +333,7 @@ async fn the_same_key_in_another_spelling_is_no_other_key() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16) {
-    let world = world(LARGE).await;
+    let world = world_without_checksum(LARGE).await;
     let liar = Liar::lying(&world, move |asked| match asked {
         _ if asked.aborts() => Lie::Instead(204, String::new()),
         _ if asked.lists_uploads() && refusal == 403 => Lie::error(403, "AccessDenied"),
@@ -350,9 +345,7 @@ async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16
     let job = liar.job(&world, always(), Provider::Aws);
     let run = world.try_run_job(&job).await.unwrap();
     failure(&run);
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
-        .upload_id
-        .clone();
+    let id = world.open_uploads(DESTINATION)[0].upload_id.clone();
     let told = notes(&run);
     assert!(
         told.len() == 1 && told[0].contains(&format!("the upload {id} may be left open")),
@@ -372,14 +365,14 @@ async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16
         "aws",
     ];
     let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
-    let (exit, stdout, stderr) = crate::cli::run(crate::cli::at(&world), &all).await;
+    let (exit, stdout, stderr) = run_command(at(&world), &all).await;
     assert!(
         exit == 1 && stdout.is_empty() && stderr.contains(&id),
         "{exit} {stdout} {stderr}"
     );
 }
 
-/// HEAD of a source shows half of its size.
+/// Halves the size that HEAD shows for an object of this bucket.
 fn halved(asked: &Asked, bucket: &str, size: u64) -> Lie {
     if heads(asked, bucket) {
         Lie::Changed(Box::new(move |answer| {
@@ -395,7 +388,7 @@ fn halved(asked: &Asked, bucket: &str, size: u64) -> Lie {
 async fn a_named_object_that_is_longer_than_head_says_is_not_cut(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world(2 * LARGE).await;
+    let world = world_without_checksum(2 * LARGE).await;
     let reads = |asked: &Asked| asked.method == "GET" && asked.header("range").is_some();
     let liar = Liar::lying(&world, |asked| halved(asked, SOURCE, 2 * LARGE)).await;
     let mut job = liar.job(&world, named(), provider);
@@ -405,7 +398,7 @@ async fn a_named_object_that_is_longer_than_head_says_is_not_cut(
     let sizes = format!("/{}` of an object of {LARGE} bytes", 2 * LARGE);
     assert!(failure.contains(&sizes), "{failure}");
     assert_eq!((open(&world), liar.count(reads)), (0, 1));
-    assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
+    assert!(world.object(DESTINATION, "k").is_none());
     // An honest server is asked once, and an object of a list is not.
     for (transfer, asked) in [(named(), 1), (always(), 0)] {
         let liar = Liar::lying(&world, |_| Lie::Truth).await;
@@ -419,8 +412,8 @@ async fn a_named_object_that_is_longer_than_head_says_is_not_cut(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_in_one_request_of_an_object_that_head_halves_fails_with_both_sizes() {
-    let world = world(1000).await;
-    let run = run(&world, named(), Provider::Auto, |asked| {
+    let world = world_without_checksum(1000).await;
+    let run = run_through(&world, named(), Provider::Auto, |asked| {
         halved(asked, SOURCE, 1000)
     })
     .await;
@@ -434,11 +427,11 @@ async fn a_copy_in_one_request_of_an_object_that_head_halves_fails_with_both_siz
 /// A change in place would cut the object.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_head_halves_is_not_changed_in_place() {
-    let world = world(2 * LARGE).await;
+    let world = world_without_checksum(2 * LARGE).await;
     let mut transfer = always();
     transfer.to = crate::world::destination("s3://source/");
     transfer.to.storage_class = Some("STANDARD_IA".to_owned());
-    let run = run(&world, transfer, Provider::Aws, |asked| {
+    let run = run_through(&world, transfer, Provider::Aws, |asked| {
         halved(asked, SOURCE, 2 * LARGE)
     })
     .await;
@@ -450,7 +443,7 @@ async fn an_object_that_head_halves_is_not_changed_in_place() {
         "{}",
         failure(&run)
     );
-    let object = world.sandbox.store().object(SOURCE, "k").unwrap();
+    let object = world.object(SOURCE, "k").unwrap();
     assert_eq!(object.content.len(), 2 * LARGE);
 }
 
@@ -485,7 +478,7 @@ async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500
     .await;
     let arguments = ["uploads", "complete", "s3://destination/k", upload.id()];
     let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
-    let (exit, stdout, stderr) = crate::cli::run(crate::cli::at(&world), &all).await;
+    let (exit, stdout, stderr) = run_command(at(&world), &all).await;
     assert!(exit != 0 && stdout.is_empty(), "{exit} {stdout} {stderr}");
     assert!(
         stderr.contains("is the one that was there before"),
@@ -501,13 +494,13 @@ async fn a_removal_without_effect_is_not_reported_as_one() {
         ..BucketOptions::default()
     };
     for is_removed in [false, true] {
-        let world = World::with(SandboxOptions::default(), versioned.clone()).await;
+        let world = World::with_buckets(versioned.clone()).await;
         let content = Content::pattern(1, 1000);
         let store = world.sandbox.store();
         store.put_object(SOURCE, "k", content, &ObjectSpec::default());
         let mut transfer = always();
         transfer.proof.on_mismatch = OnMismatch::Remove;
-        let run = run(&world, transfer, Provider::Auto, move |asked| match asked {
+        let run = run_through(&world, transfer, Provider::Auto, move |asked| match asked {
             _ if heads(asked, DESTINATION) => {
                 Lie::Changed(Box::new(|answer| match &answer.head[0] {
                     status if status.contains("200") => answer.with("content-length: 7"),

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rstest::rstest;
 
-use crate::cli::{command, run};
 use crate::world::World;
+use crate::world::program::{command, run};
 
-/// A port that counts who connects to it.
+/// Opens a port that counts its connections.
 fn trap() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -12,7 +12,7 @@ use s3haul::s3::Attributes;
 use s3haul::sandbox::{Content, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::MIB;
 
-use crate::cli::{in_clean_environment, run};
+use crate::world::program::{in_clean_environment, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Returns the program of an example. `cargo test` builds them all, `cargo test --test it` none.
@@ -32,7 +32,12 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Starts an example in `directory` against the sandbox, and returns what it printed.
-async fn start(world: &World, directory: &tempfile::TempDir, name: &str, words: &[&str]) -> String {
+async fn run_example(
+    world: &World,
+    directory: &tempfile::TempDir,
+    name: &str,
+    words: &[&str],
+) -> String {
     let options = SandboxOptions::default();
     let mut command = in_clean_environment(Command::new(program(name)));
     command
@@ -58,7 +63,7 @@ async fn copy_prefix_copies_what_is_missing() {
     }
     let directory = tempfile::tempdir().unwrap();
     let words = ["s3://source/a/", "s3://destination/x/"];
-    let shown = start(&world, &directory, "copy_prefix", &words).await;
+    let shown = run_example(&world, &directory, "copy_prefix", &words).await;
     assert!(
         shown.contains("s3://destination/x/1: copied, proven by crc64nvme"),
         "{shown}"
@@ -67,8 +72,8 @@ async fn copy_prefix_copies_what_is_missing() {
         shown.ends_with("2 copied, 0 failed, 0 left alone\n"),
         "{shown}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["x/1", "x/2"]);
-    let again = start(&world, &directory, "copy_prefix", &words).await;
+    assert_eq!(world.keys(DESTINATION), ["x/1", "x/2"]);
+    let again = run_example(&world, &directory, "copy_prefix", &words).await;
     assert_eq!(again, "0 copied, 0 failed, 2 left alone\n");
     assert_eq!(world.calls(Operation::CopyObject), 2);
 }
@@ -82,16 +87,12 @@ async fn upload_file_sends_parts() {
     let bytes: Vec<u8> = (0..=250).cycle().take(count).collect();
     fs::write(directory.path().join("film.mp4"), &bytes).unwrap();
     let words = ["film.mp4", "s3://destination/film.mp4"];
-    let shown = start(&world, &directory, "upload_file", &words).await;
+    let shown = run_example(&world, &directory, "upload_file", &words).await;
     assert!(
         shown.starts_with(&format!("{size} bytes in 3 parts")),
         "{shown}"
     );
-    let stored = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "film.mp4")
-        .unwrap();
+    let stored = world.object(DESTINATION, "film.mp4").unwrap();
     assert_eq!(stored.content, Content::bytes(bytes));
     assert_eq!(world.calls(Operation::UploadPart), 3);
 }
@@ -107,8 +108,9 @@ async fn abort_uploads_aborts_old_ones() {
             .unwrap();
     }
     let directory = tempfile::tempdir().unwrap();
-    let open = || world.sandbox.store().open_uploads(DESTINATION).len();
-    let list = |words: &'static [&'static str]| start(&world, &directory, "abort_uploads", words);
+    let open = || world.open_uploads(DESTINATION).len();
+    let list =
+        |words: &'static [&'static str]| run_example(&world, &directory, "abort_uploads", words);
     assert_eq!(list(&["s3://destination/a/", "1", "--abort"]).await, "");
     // All are older than an hour from now.
     let shown = list(&["s3://destination/a/", "-1"]).await;

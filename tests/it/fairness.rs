@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits, PartSize, Source, Transfer};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
-};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits, Source, Transfer};
+use s3haul::sandbox::{Effect, Fault, Operation};
+use s3haul::size::MIB;
 use tokio::time::{sleep, timeout};
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, in_parts_of, uri};
 
 /// Ends a test that hangs. Some thousand requests take a busy machine minutes.
 const GENEROUS: Duration = Duration::from_mins(5);
@@ -19,35 +17,16 @@ const GENEROUS: Duration = Duration::from_mins(5);
 /// The prefix that is refused or slow comes first, and has the most objects.
 const PREFIXES: [(&str, u32); 3] = [("aaa/", 1500), ("bbb/", 400), ("ccc/", 400)];
 
-async fn world() -> World {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(10),
-        ..LatencyModel::default()
-    };
-    let mut world = World::modelled(Model {
-        latency,
-        ..Model::default()
-    })
-    .await;
+async fn patient_world() -> World {
+    let mut world = World::with_copy_latency(Duration::from_millis(10)).await;
     world.ceiling = 64;
     // Nothing is given up meanwhile.
     (world.retry.patience, world.retry.silence) = (GENEROUS * 4, GENEROUS * 4);
     world
 }
 
-fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(1, size),
-        &ObjectSpec::default(),
-    );
-}
-
 fn copied(world: &World, bucket: &str, prefix: &str) -> usize {
     world
-        .sandbox
-        .store()
         .keys(bucket)
         .iter()
         .filter(|key| key.starts_with(prefix))
@@ -63,7 +42,7 @@ async fn others_complete(
     ends: bool,
     is_complete: impl Fn() -> bool,
 ) {
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let others = async {
         while !is_complete() {
             sleep(Duration::from_millis(20)).await;
@@ -98,9 +77,9 @@ async fn others_complete(
 #[case::a_rate(Limits { requests_per_second: Some(500), ..Limits::default() })]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] limits: Limits) {
-    let world = world().await;
+    let world = patient_world().await;
     for (prefix, objects) in PREFIXES {
-        (0..objects).for_each(|index| put(&world, &format!("{prefix}{index:05}"), 9));
+        (0..objects).for_each(|index| world.put(&format!("{prefix}{index:05}"), 9));
     }
     let mut job = world.job(copy_all());
     job.limits = limits;
@@ -111,7 +90,7 @@ async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] li
     };
     let refused = Fault::on(Operation::CopyObject).key("aaa/");
     others_complete(&world, &job, refused, true, is_complete).await;
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 2300);
+    assert_eq!(world.keys(DESTINATION).len(), 2300);
     // Few requests were spent on what was refused.
     let refused = world.sandbox.calls().of(Operation::CopyObject);
     let refused = refused
@@ -123,9 +102,9 @@ async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] li
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_prefix_does_not_hold_up_the_others() {
-    let world = world().await;
+    let world = patient_world().await;
     for (prefix, objects) in PREFIXES {
-        (0..objects).for_each(|index| put(&world, &format!("{prefix}{index:05}"), 9));
+        (0..objects).for_each(|index| world.put(&format!("{prefix}{index:05}"), 9));
     }
     let is_complete = || {
         PREFIXES[1..]
@@ -162,15 +141,12 @@ async fn a_bucket_that_accepts_nothing_does_not_hold_up_other_transfers(
     #[case] effect: Effect,
     #[case] ends: bool,
 ) {
-    let world = world().await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("elsewhere", BucketOptions::default());
+    let world = patient_world().await;
+    world.create_bucket("elsewhere");
     // More than are planned ahead.
-    (0..6000).for_each(|index| put(&world, &format!("aaa/{index:05}"), 9));
+    (0..6000).for_each(|index| world.put(&format!("aaa/{index:05}"), 9));
     for prefix in ["bbb/", "ccc/"] {
-        (0..200).for_each(|index| put(&world, &format!("{prefix}{index:05}"), 9));
+        (0..200).for_each(|index| world.put(&format!("{prefix}{index:05}"), 9));
     }
     let mut job = world.job(transfer("aaa/", "elsewhere"));
     job.transfers
@@ -182,14 +158,11 @@ async fn a_bucket_that_accepts_nothing_does_not_hold_up_other_transfers(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_objects_below_a_refused_prefix_do_not_hold_up_the_others() {
-    let world = world().await;
+    let world = patient_world().await;
     // More of them than uploads are open at once, and the larger ones.
-    (0..60).for_each(|index| put(&world, &format!("aaa/{index:02}"), 100 * MIB));
-    (0..10).for_each(|index| put(&world, &format!("bbb/{index:02}"), 50 * MIB));
-    let mut transfer = copy_all();
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    let mut job = world.job(transfer);
+    (0..60).for_each(|index| world.put(&format!("aaa/{index:02}"), 100 * MIB));
+    (0..10).for_each(|index| world.put(&format!("bbb/{index:02}"), 50 * MIB));
+    let mut job = world.job(in_parts_of(5 * MIB, copy_all()));
     job.limits = Limits {
         in_flight: Some(16),
         ..Limits::default()

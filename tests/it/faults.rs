@@ -9,28 +9,26 @@ use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::execute::receipt::{Ending, Replan};
-use s3haul::manifest::job::{Job, PartSize};
+use s3haul::manifest::job::Job;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::size::MIB;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, upload_all};
 
 const SMALL: u64 = 1000;
 const LARGE: u64 = 300 * MIB;
 
-async fn world() -> World {
+async fn world_with_small_and_large() -> World {
     let world = World::new().await;
     for (key, size) in [("small", SMALL), ("large", LARGE)] {
         let spec = ObjectSpec::default().metadata("owner", "me").tag("a", "b");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(5, size), &spec);
+        world.put_object(SOURCE, key, Content::pattern(5, size), &spec);
     }
     world
 }
 
-/// What is there is whole, what is not there is on record as failed, and nothing is left over.
+/// Asserts that each copy is equal to its source, that each absent one is recorded as failed, and
+/// that no upload is left.
 fn assert_right(world: &World, run: &Run) {
     for key in ["small", "large"] {
         let receipt = run
@@ -41,8 +39,8 @@ fn assert_right(world: &World, run: &Run) {
         match &receipt.ending {
             Ending::Done { .. } => world.assert_equal(key, key),
             Ending::Failed { .. } => {
-                let there = world.sandbox.store().object(DESTINATION, key);
-                let source = world.sandbox.store().object(SOURCE, key).unwrap();
+                let there = world.object(DESTINATION, key);
+                let source = world.object(SOURCE, key).unwrap();
                 assert!(
                     there.is_none_or(|there| there.content == source.content),
                     "{key} is torn"
@@ -97,11 +95,8 @@ async fn a_passing_fault_costs_a_retry_and_nothing_else(
     if bodiless && needs_a_body {
         return;
     }
-    let world = world().await;
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(1).then(effect.clone()));
+    let world = world_with_small_and_large().await;
+    world.add_fault(Fault::on(operation).nth(1).then(effect.clone()));
     let run = world.run(copy_all()).await;
     assert_eq!(world.sandbox.faults().fired(), 1);
     assert_eq!(
@@ -125,15 +120,12 @@ async fn a_passing_fault_costs_a_retry_and_nothing_else(
 #[case(Operation::CompleteMultipartUpload)]
 #[tokio::test]
 async fn silence_is_waited_out_no_longer_than_the_bytes_allow(#[case] operation: Operation) {
-    let mut world = world().await;
+    let mut world = world_with_small_and_large().await;
     world.retry.silence = Duration::from_millis(400);
     world.retry.complete = Duration::from_millis(400);
     world.retry.slowest = 1 << 40;
     for effect in [Effect::StallBefore(None), Effect::StallAfter(None)] {
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).nth(1).then(effect));
+        world.add_fault(Fault::on(operation).nth(1).then(effect));
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
@@ -159,14 +151,11 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
     )]
     effect: Effect,
 ) {
-    let mut world = world().await;
+    let mut world = world_with_small_and_large().await;
     world.retry.attempts = 3;
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).when(When::Always).then(effect.clone()));
+    world.add_fault(Fault::on(operation).when(When::Always).then(effect.clone()));
     let run = world.run(copy_all()).await;
-    // A Complete that took effect is found by looking, whatever was answered.
+    // A HEAD finds a Complete that took effect, whatever the answer was.
     let found = operation == Operation::CompleteMultipartUpload
         && matches!(effect, Effect::ErrorAfterEffect(..));
     assert_eq!(
@@ -175,17 +164,14 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
         "{operation:?} {effect:?}: {:?}",
         run.receipts
     );
-    let uploads = world.sandbox.store().open_uploads(DESTINATION);
+    let uploads = world.open_uploads(DESTINATION);
     // Uploads whose id never arrived cannot be aborted by it.
     let strays = operation == Operation::CreateMultipartUpload
         && matches!(effect, Effect::ErrorAfterEffect(..));
     assert!(strays || uploads.is_empty(), "{uploads:?}");
     for key in ["small", "large"] {
-        if let Some(there) = world.sandbox.store().object(DESTINATION, key) {
-            assert_eq!(
-                there.content,
-                world.sandbox.store().object(SOURCE, key).unwrap().content
-            );
+        if let Some(there) = world.object(DESTINATION, key) {
+            assert_eq!(there.content, world.object(SOURCE, key).unwrap().content);
         }
     }
 }
@@ -194,17 +180,9 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
 async fn one_bad_object_does_not_stop_the_others() {
     let world = World::new().await;
     for index in 0..50 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("o{index}"),
-            Content::pattern(1, 10),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("o{index}"), 10);
     }
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::HeadObject, "o7");
+    world.deny(SOURCE, Operation::HeadObject, "o7");
     let run = world.run(copy_all()).await;
     assert_eq!(
         (
@@ -218,16 +196,13 @@ async fn one_bad_object_does_not_stop_the_others() {
 
 #[tokio::test]
 async fn throttling_slows_down_and_fails_nothing() {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     for operation in [
         Operation::UploadPartCopy,
         Operation::CopyObject,
         Operation::HeadObject,
     ] {
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).first(4).then(Effect::SlowDown));
+        world.add_fault(Fault::on(operation).first(4).then(Effect::SlowDown));
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
@@ -246,7 +221,7 @@ async fn a_source_overwritten_in_mid_copy_is_copied_whole_in_its_new_version() {
         Operation::CompleteMultipartUpload,
         Operation::CreateMultipartUpload,
     ] {
-        let world = world().await;
+        let world = world_with_small_and_large().await;
         let overwrite = Effect::hook(|store| {
             store.put_object(
                 SOURCE,
@@ -255,13 +230,10 @@ async fn a_source_overwritten_in_mid_copy_is_copied_whole_in_its_new_version() {
                 &ObjectSpec::default().metadata("v", "2"),
             );
         });
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).key("large").nth(1).then(overwrite));
+        world.add_fault(Fault::on(operation).key("large").nth(1).then(overwrite));
         let run = world.run(copy_all()).await;
         assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
-        let copy = world.sandbox.store().object(DESTINATION, "large").unwrap();
+        let copy = world.object(DESTINATION, "large").unwrap();
         let versions = [Content::pattern(5, LARGE), Content::pattern(6, LARGE)];
         assert!(versions.contains(&copy.content), "{operation:?}: torn");
         let is_new = copy.content == versions[1];
@@ -279,7 +251,7 @@ async fn a_source_overwritten_in_mid_copy_is_copied_whole_in_its_new_version() {
 
 #[tokio::test]
 async fn a_server_that_ignores_conditions_is_caught_by_a_second_look() {
-    let mut world = world().await;
+    let mut world = world_with_small_and_large().await;
     world.provider = s3haul::manifest::job::Provider::Other;
     world
         .sandbox
@@ -295,20 +267,17 @@ async fn a_server_that_ignores_conditions_is_caught_by_a_second_look() {
             &ObjectSpec::default(),
         );
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
+    world.add_fault(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
-    let copy = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let copy = world.object(DESTINATION, "large").unwrap();
     assert_eq!(copy.content, Content::pattern(6, LARGE));
     world.assert_no_upload_is_left();
 }
 
 #[tokio::test]
 async fn a_source_that_never_rests_fails_with_that_reason() {
-    let world = world().await;
+    let world = world_with_small_and_large().await;
     let seed = std::sync::atomic::AtomicU64::new(100);
     let overwrite = Effect::hook(move |store| {
         let seed = seed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -319,7 +288,7 @@ async fn a_source_that_never_rests_fails_with_that_reason() {
             &ObjectSpec::default(),
         );
     });
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .when(When::Always)
             .then(overwrite),
@@ -331,22 +300,22 @@ async fn a_source_that_never_rests_fails_with_that_reason() {
         replans.copied().collect::<Vec<_>>(),
         [Replan::SourceRefused; 4]
     );
-    assert!(world.sandbox.store().object(DESTINATION, "large").is_none());
+    assert!(world.object(DESTINATION, "large").is_none());
     world.assert_no_upload_is_left();
 }
 
 #[tokio::test]
 async fn what_was_there_before_stays_when_the_copy_fails() {
-    let mut world = world().await;
+    let mut world = world_with_small_and_large().await;
     world.retry.attempts = 2;
     world.retry.brief_doubt = Duration::ZERO;
-    let before = world.sandbox.store().put_object(
+    let before = world.put_object(
         DESTINATION,
         "large",
         Content::pattern(9, 77),
         &ObjectSpec::default(),
     );
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .nth(4)
             .then(Effect::Error(403, "AccessDenied")),
@@ -354,12 +323,7 @@ async fn what_was_there_before_stays_when_the_copy_fails() {
     let run = world.run(copy_all()).await;
     assert_eq!(run.error(), "denied");
     assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "large")
-            .unwrap()
-            .content,
+        world.object(DESTINATION, "large").unwrap().content,
         before.content
     );
     world.assert_no_upload_is_left();
@@ -388,27 +352,21 @@ async fn uploads_survive_the_same_faults(
     let large: Vec<u8> = (0..20 * MIB).map(|byte| (byte % 251) as u8).collect();
     std::fs::write(dir.path().join("large"), &large).unwrap();
     std::fs::write(dir.path().join("small"), b"small").unwrap();
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(1).then(effect));
+    world.add_fault(Fault::on(operation).nth(1).then(effect));
     let run = world.run(upload_all(dir.path())).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
-    let stored = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let stored = world.object(DESTINATION, "large").unwrap();
     assert!(stored.content.to_bytes() == large, "other bytes arrived");
     world.assert_no_upload_is_left();
 }
 
-/// A world with one object of ten parts, which are sent one by one.
+/// Starts a sandbox with one object of ten parts, which are sent one by one.
 async fn ten_parts() -> (World, Job) {
     let world = World::new().await;
     let (content, spec) = (Content::pattern(5, 50 * MIB), ObjectSpec::default());
     let store = world.sandbox.store();
     store.put_object(SOURCE, "k", content, &spec);
-    let mut transfer = copy_all();
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    let mut job = world.job(transfer);
+    let mut job = world.job(in_parts_of(5 * MIB, copy_all()));
     job.limits.in_flight = Some(1);
     (world, job)
 }
@@ -423,10 +381,7 @@ async fn an_upload_that_somebody_aborts_is_begun_again(
 ) {
     let (world, job) = ten_parts().await;
     let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(call).then(aborted));
+    world.add_fault(Fault::on(operation).nth(call).then(aborted));
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     world.assert_equal("k", "k");
@@ -439,10 +394,7 @@ async fn an_upload_that_is_aborted_again_and_again_fails_its_object() {
     let (world, job) = ten_parts().await;
     let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
     let parts = Fault::on(Operation::UploadPartCopy);
-    world
-        .sandbox
-        .faults()
-        .add(parts.when(When::Every(3)).then(aborted));
+    world.add_fault(parts.when(When::Every(3)).then(aborted));
     let run = world.try_run_job(&job).await.unwrap();
     let Ending::Failed { error } = &run.receipts[0].ending else {
         panic!("{:?}", run.receipts)
@@ -462,17 +414,14 @@ async fn the_upload_of_a_file_that_somebody_aborts_is_begun_again() {
     let world = World::new().await;
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("k"), vec![7; 20 << 20]).unwrap();
-    let mut transfer = upload_all(files.path());
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    let mut job = world.job(transfer);
+    let mut job = world.job(in_parts_of(5 * MIB, upload_all(files.path())));
     job.limits.in_flight = Some(1);
     let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
     let part = Fault::on(Operation::UploadPart).nth(3);
-    world.sandbox.faults().add(part.then(aborted));
+    world.add_fault(part.then(aborted));
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    let copy = world.object(DESTINATION, "k").unwrap();
     assert_eq!(copy.content.len(), 20 << 20);
     world.assert_no_upload_is_left();
 }

@@ -11,21 +11,17 @@ use s3haul::size::{GIB, MIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
-fn put(world: &World, key: &str, seed: u64, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(seed, size),
-        &ObjectSpec::default(),
-    );
-}
-
 /// 1. A destination object is absent, as before, or a complete copy of one version of the source.
 #[tokio::test]
 async fn g1_never_a_mix() {
     for (honest, seed) in [(true, 1), (true, 2), (true, 3), (false, 4), (false, 5)] {
         let mut world = World::new().await;
-        put(&world, "k", 100, GIB);
+        world.put_object(
+            SOURCE,
+            "k",
+            Content::pattern(100, GIB),
+            &ObjectSpec::default(),
+        );
         if !honest {
             world.provider = s3haul::manifest::job::Provider::Other;
             world
@@ -43,18 +39,13 @@ async fn g1_never_a_mix() {
                 &ObjectSpec::default(),
             );
         });
-        world.sandbox.faults().add(
+        world.add_fault(
             Fault::on(Operation::UploadPartCopy)
                 .nth(seed * 3)
                 .then(change),
         );
         world.run(copy_all()).await;
-        let there = world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .unwrap()
-            .content;
+        let there = world.object(DESTINATION, "k").unwrap().content;
         assert!(
             there == Content::pattern(100, GIB) || there == Content::pattern(200 + seed, GIB),
             "seed {seed}: a mix"
@@ -78,10 +69,7 @@ async fn g2_the_same_for_every_size() {
         ("parts", 300 * MIB),
         ("huge", 20 * GIB),
     ] {
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(1, size), &spec);
+        world.put_with(key, size, &spec);
     }
     let run = world.run(copy_all()).await;
     assert!(run.receipts.iter().all(|receipt| receipt.losses.is_empty()));
@@ -94,16 +82,8 @@ async fn g2_the_same_for_every_size() {
 #[tokio::test]
 async fn g2_losses_are_reported() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "k",
-        Content::pattern(1, 300 * MIB),
-        &ObjectSpec::default().tag("a", "b"),
-    );
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectTagging, "");
+    world.put_with("k", 300 * MIB, &ObjectSpec::default().tag("a", "b"));
+    world.deny(SOURCE, Operation::GetObjectTagging, "");
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.objects_with_losses, 1);
     assert_eq!(
@@ -121,7 +101,7 @@ async fn g3_proven_not_assumed() {
         ("large", 300 * MIB, Operation::CreateMultipartUpload),
     ] {
         let world = World::new().await;
-        put(&world, key, 1, size);
+        world.put(key, size);
         world
             .sandbox
             .store()
@@ -141,10 +121,7 @@ async fn g3_proven_not_assumed() {
         } else {
             Operation::UploadPartCopy
         };
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(copy).nth(1).then(swap));
+        world.add_fault(Fault::on(copy).nth(1).then(swap));
         let run = world.run(copy_all()).await;
         assert_eq!(run.proof(), "crc64nvme");
         assert_eq!(
@@ -157,12 +134,7 @@ async fn g3_proven_not_assumed() {
             "{key}: what parts make is known before"
         );
         assert_eq!(
-            world
-                .sandbox
-                .store()
-                .object(DESTINATION, key)
-                .unwrap()
-                .content,
+            world.object(DESTINATION, key).unwrap().content,
             Content::pattern(2, size)
         );
         world.assert_no_upload_is_left();
@@ -174,21 +146,13 @@ async fn g3_proven_not_assumed() {
 async fn g5_failures_are_alone_and_visible() {
     let world = World::new().await;
     for index in 0..20 {
-        put(
-            &world,
+        world.put(
             &format!("k{index:02}"),
-            1,
             if index % 5 == 0 { 300 * MIB } else { 10 },
         );
     }
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::CreateMultipartUpload, "k05");
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::CopyObject, "k07");
+    world.deny(DESTINATION, Operation::CreateMultipartUpload, "k05");
+    world.deny(DESTINATION, Operation::CopyObject, "k07");
     let run = world.run(copy_all()).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -202,9 +166,9 @@ async fn g5_failures_are_alone_and_visible() {
 async fn g6_the_plan_does_not_run_ahead() {
     let world = World::new().await;
     for index in 0..40_000 {
-        put(&world, &format!("k{index:05}"), 1, 1);
+        world.put(&format!("k{index:05}"), 1);
     }
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::HeadObject)
             .when(Which::Always)
             .then(Effect::StallBefore(Some(Duration::from_millis(2500)))),
@@ -234,9 +198,9 @@ async fn g6_the_plan_does_not_run_ahead() {
 async fn g7_throttled_but_done() {
     let world = World::new().await;
     for index in 0..40 {
-        put(&world, &format!("k{index}"), 1, 10);
+        world.put(&format!("k{index}"), 10);
     }
-    put(&world, "large", 1, 2 * GIB);
+    world.put("large", 2 * GIB);
     for (seed, operation) in [
         Operation::CopyObject,
         Operation::UploadPartCopy,
@@ -248,14 +212,11 @@ async fn g7_throttled_but_done() {
         let often = Fault::on(operation)
             .when(Which::Chance(0.3, seed as u64))
             .then(Effect::error_in_200("SlowDown"));
-        world
-            .sandbox
-            .faults()
-            .add(if operation == Operation::HeadObject {
-                often.then(Effect::SlowDown)
-            } else {
-                often
-            });
+        world.add_fault(if operation == Operation::HeadObject {
+            often.then(Effect::SlowDown)
+        } else {
+            often
+        });
     }
     let mut job = world.job(copy_all());
     job.limits = Limits {
@@ -279,7 +240,7 @@ async fn g7_throttled_but_done() {
 async fn g8_missing_means_missing_at_the_moment_of_writing() {
     for size in [10, 300 * MIB] {
         let world = World::new().await;
-        put(&world, "k", 1, size);
+        world.put("k", size);
         let appears = Effect::hook(|store| {
             store.put_object(
                 DESTINATION,
@@ -288,7 +249,7 @@ async fn g8_missing_means_missing_at_the_moment_of_writing() {
                 &ObjectSpec::default(),
             );
         });
-        world.sandbox.faults().add(
+        world.add_fault(
             Fault::on(Operation::HeadObject)
                 .key("k")
                 .nth(1)
@@ -303,12 +264,7 @@ async fn g8_missing_means_missing_at_the_moment_of_writing() {
             run.receipts
         );
         assert_eq!(
-            world
-                .sandbox
-                .store()
-                .object(DESTINATION, "k")
-                .unwrap()
-                .content,
+            world.object(DESTINATION, "k").unwrap().content,
             Content::pattern(9, 5)
         );
         world.assert_no_upload_is_left();

@@ -4,10 +4,11 @@ use std::fs;
 
 use rstest::rstest;
 
-use crate::cli::{COPY_ALL, at, command, run};
+use crate::world::program::{COPY_ALL, at, command, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// The words, what the answer has, and what it must not have.
+/// Each case has the words of the command, texts that the answer must have, and texts that it must
+/// not have.
 #[rstest]
 #[case(&["sync", "s3://a-b/", "s3://c-d/"], "`s3haul copy SRC/ DST/`", "unrecognized")]
 #[case(&["sync", "s3://a-b/", "s3://c-d/", "--delete"], "never deletes", "unrecognized")]
@@ -58,7 +59,7 @@ async fn version_works_as_a_word() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_read_from_standard_input() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
+    world.put_object(
         SOURCE,
         "k",
         s3haul::sandbox::Content::pattern(1, 9),
@@ -70,7 +71,7 @@ async fn a_job_is_read_from_standard_input() {
         let (exit, _, stderr) = run(command, &[word, "-"]).await;
         assert_eq!(exit, 0, "{word}: {stderr}");
     }
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
     let mut command = at(&world);
     command.write_stdin("version: 1\ntransfer: []\n");
     let (exit, _, stderr) = run(command, &["check", "-"]).await;
@@ -143,7 +144,7 @@ async fn a_file_gets_no_colours() {
     }
 }
 
-/// What is said about a command line names flags, and nothing that nobody typed.
+/// Messages about a command line name flags, and nothing that nobody typed.
 #[rstest]
 #[case(&["copy", "s3://a-b/", "s3://a-b/copy/"], "--exclude 'copy/**'", "exclude: [")]
 #[case(&["copy", "Cargo.toml", "src", "s3://a-b/"], "Cargo.toml and src may write", "copy-1")]

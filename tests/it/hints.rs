@@ -5,10 +5,10 @@ use std::fs;
 use s3haul::sandbox::{Content, ObjectSpec};
 use serde_json::Value;
 
-use crate::cli::{at, run};
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-async fn world() -> World {
+async fn world_with_temporary_files() -> World {
     let world = World::new().await;
     for key in [
         "a.tmp",
@@ -19,7 +19,7 @@ async fn world() -> World {
         "d/tmp",
         "d/",
     ] {
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             key,
             Content::bytes(&b"x"[..]),
@@ -33,7 +33,7 @@ const PLACES: [&str; 2] = ["s3://source/", "s3://destination/"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pattern_without_a_slash_gets_a_hint_about_keys_with_one() {
-    let world = world().await;
+    let world = world_with_temporary_files().await;
     for (flags, hint) in [
         (
             &["--include", "*.tmp"][..],
@@ -94,7 +94,7 @@ async fn directories_that_were_not_read_are_hinted_at() {
     ];
     let (exit, stdout, _) = run(at(&world), &copy).await;
     assert_eq!(
-        (exit, world.sandbox.store().keys(DESTINATION)),
+        (exit, world.keys(DESTINATION)),
         (0, vec!["a.csv".to_owned()])
     );
     let hint = "`*.csv` matches at the top level only; 2 directories below it were not read: write `**/*.csv`";
@@ -103,7 +103,7 @@ async fn directories_that_were_not_read_are_hinted_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_idiom_of_aws_is_explained_and_not_taken_for_nothing() {
-    let world = world().await;
+    let world = world_with_temporary_files().await;
     for flags in [
         ["--exclude", "*", "--include", "*.tmp"],
         ["--include", "*.tmp", "--exclude", "**"],
@@ -122,11 +122,7 @@ async fn the_idiom_of_aws_is_explained_and_not_taken_for_nothing() {
     // Only what is at the top level is left out, and that can be meant.
     let flags = ["copy", "--exclude", "*", "--include", "**/*.tmp"];
     let (exit, stdout, _) = run(at(&world), &[&flags[..], &PLACES].concat()).await;
-    assert_eq!(
-        (exit, world.sandbox.store().keys(DESTINATION).len()),
-        (0, 2),
-        "{stdout}"
-    );
+    assert_eq!((exit, world.keys(DESTINATION).len()), (0, 2), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

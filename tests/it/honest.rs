@@ -5,25 +5,16 @@ use std::time::Duration;
 
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{FailureLimit, Limits};
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, Operation};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{at, run};
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
-
-fn put(world: &World, key: &str) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(1, 100),
-        &ObjectSpec::default(),
-    );
-}
+use crate::world::program::{at, run};
+use crate::world::{DESTINATION, World, copy_all};
 
 fn put_many(world: &World, number: usize) {
     for number in 0..number {
-        put(world, &format!("k/{number:05}"));
+        world.put(&format!("k/{number:05}"), 100);
     }
 }
 
@@ -35,7 +26,7 @@ fn denied(operation: Operation) -> Fault {
 async fn a_run_in_which_everything_fails_alike_stops_early() {
     let mut world = World::new().await;
     put_many(&world, 5000);
-    world.sandbox.faults().add(denied(Operation::CopyObject));
+    world.add_fault(denied(Operation::CopyObject));
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     let first = world.session(directory.path(), &job, Intent::Resume).await;
@@ -72,18 +63,15 @@ async fn a_run_in_which_everything_fails_alike_stops_early() {
 async fn a_run_with_scattered_failures_goes_on_to_its_end() {
     let world = World::new().await;
     for number in 0..1000 {
-        put(&world, &format!("k/{number:05}-bad"));
-        put(&world, &format!("k/{number:05}-good"));
+        world.put(&format!("k/{number:05}-bad"), 100);
+        world.put(&format!("k/{number:05}-good"), 100);
     }
     // The successes are slow, so that all refusals of what is open arrive before the first of them.
     let slow = Fault::on(Operation::CopyObject)
         .key("-good")
         .then(Effect::Delay(Duration::from_millis(300)));
-    world.sandbox.faults().add(slow);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).key("-bad"));
+    world.add_fault(slow);
+    world.add_fault(denied(Operation::CopyObject).key("-bad"));
     let run = world.try_run_job(&world.job(copy_all())).await.unwrap();
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -96,7 +84,7 @@ async fn a_run_with_scattered_failures_goes_on_to_its_end() {
 async fn an_endless_series_of_failures_can_be_asked_for() {
     let world = World::new().await;
     put_many(&world, 1000);
-    world.sandbox.faults().add(denied(Operation::CopyObject));
+    world.add_fault(denied(Operation::CopyObject));
     let mut job = world.job(copy_all());
     job.limits = Limits {
         max_failures: Some(FailureLimit::Unlimited),
@@ -113,19 +101,13 @@ async fn an_endless_series_of_failures_can_be_asked_for() {
 async fn the_summary_counts_failures_by_cause() {
     let world = World::new().await;
     put_many(&world, 30);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).key("k/0000"));
-    world.sandbox.faults().add(
+    world.add_fault(denied(Operation::CopyObject).key("k/0000"));
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .key("k/0001")
             .then(Effect::Error(400, "InvalidStorageClass")),
     );
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).key("k/0002"));
+    world.add_fault(denied(Operation::CopyObject).key("k/0002"));
     let copy = [
         "copy",
         "s3://source/",
@@ -172,7 +154,7 @@ async fn the_summary_counts_failures_by_cause() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selection_without_a_match_is_reported() {
     let world = World::new().await;
-    put(&world, "data/one");
+    world.put("data/one", 100);
     let copy = |source: &'static str, more: &[&'static str]| {
         [
             &["copy", source, "s3://destination/", "--provider", "aws"],
@@ -255,7 +237,7 @@ async fn a_selection_without_a_match_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strict_comparison_fails_where_it_cannot_look() {
     let world = World::new().await;
-    put(&world, "k");
+    world.put("k", 100);
     let (exit, ..) = run(
         at(&world),
         &[
@@ -268,12 +250,7 @@ async fn a_strict_comparison_fails_where_it_cannot_look() {
     )
     .await;
     assert_eq!(exit, 0);
-    world.sandbox.store().put_object(
-        DESTINATION,
-        "extra",
-        Content::pattern(1, 5),
-        &ObjectSpec::default(),
-    );
+    world.put_in(DESTINATION, "extra", 5);
     let verify = ["verify", "s3://source/", "s3://destination/", "--strict"];
     let (exit, _, stderr) = run(at(&world), &verify).await;
     assert_eq!(exit, 1, "{stderr}");
@@ -304,7 +281,7 @@ async fn a_strict_comparison_fails_where_it_cannot_look() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_says_that_nothing_was_compared() {
     let world = World::new().await;
-    put(&world, "k/1");
+    world.put("k/1", 100);
     let (exit, _, stderr) = run(
         at(&world),
         &["verify", "s3://source/mistyped/", "s3://destination/"],

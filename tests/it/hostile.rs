@@ -30,14 +30,14 @@ use self::ways::Way;
 /// Cases under way together. Most of them wait.
 const AT_ONCE: usize = 16;
 
-/// Whose server the run takes it for, and how far it believes it.
+/// The profile under which the run addresses the server, and its trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Profile {
-    /// Its answers and its checksums are believed.
+    /// The profile of AWS: answers and checksums are trusted.
     Aws,
-    /// Nothing is known of it.
+    /// No profile.
     Auto,
-    /// The order of its lists is believed, and sizes are the proof.
+    /// The profile of Tencent: the order of lists is trusted, and sizes are the proof.
     Tencent,
     /// The profile of AWS with `trust: nothing`.
     AwsNothing,
@@ -62,7 +62,8 @@ impl Profile {
         }
     }
 
-    /// True for requests by which the profile differs from the others. The first two are about all.
+    /// Returns true for requests in which the profile differs from the others. The first two are
+    /// about all requests.
     fn is_about(self, operation: Operation) -> bool {
         let lists = matches!(
             operation,
@@ -102,7 +103,7 @@ struct Case {
     way: Way,
 }
 
-/// All cases, from what each scenario asks for when it is answered well.
+/// Returns all cases, by the requests that each scenario sends to a server that answers well.
 fn cases() -> Vec<Case> {
     let bases: Vec<(Scenario, Profile)> = Scenario::ALL
         .iter()

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::cli::{COPY_ALL, at, command, run};
 use crate::world::World;
+use crate::world::program::{COPY_ALL, at, command, run};
 
-/// What is given and has no place there, and the words that the refusal has.
+/// Flags without effect, and the words of the refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_ignored_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ async fn what_would_be_ignored_is_refused() {
     }
 }
 
-/// What the environment says is meant for whoever has a use for it.
+/// Variables of the environment are meant for whichever command uses them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_environment_says_is_no_mistake() {
     let world = World::new().await;

@@ -9,13 +9,13 @@ mod refused;
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::manifest::job::{Source, Transfer};
 use s3haul::plan::decide::Skip;
-use s3haul::sandbox::{BucketOptions, Content, ObjectInfo, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{ObjectInfo, ObjectSpec, Operation};
 use s3haul::size::GIB;
 
-use crate::cli::{at, run as run_command};
+use crate::world::program::{at, run as run_command};
 use crate::world::{DEFAULT, Run, SOURCE, World, destination, uri};
 
-/// Everything in `source`, onto itself.
+/// Copies everything in `source` onto itself.
 fn onto_itself(change: impl FnOnce(&mut Transfer)) -> Transfer {
     let from = Source::Prefix {
         endpoint: DEFAULT.to_owned(),
@@ -31,22 +31,11 @@ fn to_class(class: &str) -> Transfer {
 }
 
 async fn versioned() -> World {
-    let buckets = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    World::with(SandboxOptions::default(), buckets).await
-}
-
-fn put(world: &World, key: &str, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, size), spec);
+    World::versioned().await
 }
 
 fn object(world: &World, key: &str) -> ObjectInfo {
-    world.sandbox.store().object(SOURCE, key).unwrap()
+    world.object(SOURCE, key).unwrap()
 }
 
 fn receipt<'r>(run: &'r Run, key: &str) -> &'r Receipt {
@@ -67,24 +56,17 @@ fn is_left(run: &Run, key: &str) -> bool {
 #[tokio::test]
 async fn a_storage_class_is_changed_and_then_left() {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
         "a/small",
         10,
         &ObjectSpec::default().metadata("m", "n").tag("t", "u"),
     );
-    put(
-        &world,
+    world.put_with(
         "b",
         300 << 20,
         &ObjectSpec::default().storage_class("STANDARD_IA"),
     );
-    put(
-        &world,
-        "c",
-        10,
-        &ObjectSpec::default().storage_class("GLACIER_IR"),
-    );
+    world.put_with("c", 10, &ObjectSpec::default().storage_class("GLACIER_IR"));
     let run = world.run(to_class("GLACIER_IR")).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.in_place_objects),
@@ -140,7 +122,7 @@ async fn above_5_gib_it_is_changed_in_parts() {
         .metadata("m", "n")
         .tag("t", "u")
         .content_type("text/x");
-    put(&world, "huge", 6 * GIB, &spec);
+    world.put_with("huge", 6 * GIB, &spec);
     let before = object(&world, "huge");
     let run = world.run(to_class("STANDARD_IA")).await;
     assert_eq!(
@@ -161,14 +143,14 @@ async fn above_5_gib_it_is_changed_in_parts() {
         after.attributes.content_type,
         before.attributes.content_type
     );
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_plans_and_counts_it() {
     let world = versioned().await;
-    put(&world, "k", 10, &ObjectSpec::default());
-    put(&world, "l", 10, &ObjectSpec::default());
+    world.put("k", 10);
+    world.put("l", 10);
     let class = ["--storage-class", "GLACIER_IR", "--provider", "aws"];
     let copy = |from: &'static str, to: &'static str, more: &[&'static str]| {
         let arguments = [&["copy", from, to], class.as_slice(), more].concat();

@@ -7,15 +7,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, Operation};
 use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use crate::cli::{at, process, process_at, run};
 use crate::issuer::{Issuer, Reply};
 use crate::signals::send;
+use crate::world::program::{at, journaled, process, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Less than the drain time of 20 s, and long enough for a machine that is busy.
@@ -28,15 +28,13 @@ transfers:
   - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
 ";
 
-/// A directory with a job, and with a report in which an object has failed.
+/// Makes a directory with a job, and with a report in which an object has failed.
 async fn site(world: &World) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("job.yaml"), JOB).unwrap();
-    put(world, SOURCE, "k", 10);
-    let id = world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world.put("k", 10);
+    let id =
+        world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let mut program = at(world);
     program.current_dir(directory.path());
     let (exit, _, stderr) = run(program, &["run", "job.yaml", "--report", "report.jsonl"]).await;
@@ -44,15 +42,6 @@ async fn site(world: &World) -> TempDir {
     world.sandbox.faults().remove(id);
     world.sandbox.calls().clear();
     directory
-}
-
-fn put(world: &World, bucket: &str, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        bucket,
-        key,
-        Content::pattern(1, size),
-        &ObjectSpec::default(),
-    );
 }
 
 fn words(command: &str) -> &'static [&'static str] {
@@ -87,7 +76,7 @@ fn start(mut program: Command, directory: &Path, words: &[&str]) -> Child {
     program.spawn().unwrap()
 }
 
-/// How a command ended that got a signal.
+/// The end of a command that got a signal.
 struct Ended {
     exit: Option<i32>,
     stderr: String,
@@ -181,10 +170,7 @@ async fn while_a_list_hangs(
     let world = World::new().await;
     let directory = site(&world).await;
     for list in [Operation::ListObjectsV2, Operation::ListMultipartUploads] {
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(list).then(Effect::StallBefore(None)));
+        world.add_fault(Fault::on(list).then(Effect::StallBefore(None)));
     }
     let child = start(process_at(&world), directory.path(), words(command));
     let before = world.sandbox.faults().fired();
@@ -192,7 +178,7 @@ async fn while_a_list_hangs(
     let ended = terminate(child).await;
     ended.assert_says("run the same command again");
     ended.assert_at_once();
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+    assert!(world.keys(DESTINATION).is_empty());
 }
 
 #[rstest]
@@ -219,7 +205,7 @@ async fn while_the_manifest_is_read(#[values("run", "plan", "check", "verify")] 
     drop(writer);
 }
 
-/// Everything that is under way has been refused and waits for its next attempt.
+/// All requests in flight were refused and wait for their next attempt.
 #[rstest]
 #[case::small(Operation::CopyObject, Effect::SlowDown, 10)]
 #[case::parts(Operation::UploadPartCopy, Effect::SlowDown, 300 * MIB)]
@@ -232,12 +218,9 @@ async fn while_requests_only_wait_for_their_next_attempt(
     #[values(true, false)] journal: bool,
 ) {
     let world = World::new().await;
-    put(&world, SOURCE, "k", size);
+    world.put("k", size);
     let directory = tempfile::tempdir().unwrap();
-    let id = world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).then(effect));
+    let id = world.add_fault(Fault::on(operation).then(effect));
     let mut program = process_at(&world);
     if !journal {
         program.env("S3HAUL_JOURNAL", "none");
@@ -262,7 +245,7 @@ async fn while_requests_only_wait_for_their_next_attempt(
         .await
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
     world.assert_no_upload_is_left();
     // An upload without a part is begun anew.
     if journal && operation == Operation::CompleteMultipartUpload {
@@ -279,7 +262,7 @@ async fn while_requests_only_wait_for_their_next_attempt(
 async fn while_the_server_is_away(#[values(true, false)] journal: bool) {
     let world = World::new().await;
     for number in 0..200 {
-        put(&world, SOURCE, &format!("{number:03}"), 10);
+        world.put(&format!("{number:03}"), 10);
     }
     let faults = world.sandbox.faults();
     faults.add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(50))));
@@ -301,16 +284,13 @@ async fn while_the_server_is_away(#[values(true, false)] journal: bool) {
     ended.assert_at_once();
 }
 
-/// A copy of one object in parts, whose upload hangs in its last request.
+/// Starts a copy of one object in parts whose upload hangs in its last request.
 async fn hanging_complete(drain: &str) -> (World, TempDir, Child) {
     let world = World::new().await;
-    put(&world, SOURCE, "k", 300 * MIB);
+    world.put("k", 300 * MIB);
     let directory = tempfile::tempdir().unwrap();
     let complete = Fault::on(Operation::CompleteMultipartUpload);
-    world
-        .sandbox
-        .faults()
-        .add(complete.then(Effect::StallBefore(None)));
+    world.add_fault(complete.then(Effect::StallBefore(None)));
     let mut program = process_at(&world);
     program.env("S3HAUL_DRAIN", drain);
     let child = start(program, directory.path(), words("copy"));
@@ -354,7 +334,7 @@ async fn while_an_upload_is_completed_and_nobody_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool) {
     let world = World::new().await;
-    put(&world, SOURCE, "k", 300 * MIB);
+    world.put("k", 300 * MIB);
     let directory = tempfile::tempdir().unwrap();
     let (stall, open) = if is_created {
         (Effect::StallAfter(None), 1)
@@ -362,21 +342,18 @@ async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool)
         (Effect::StallBefore(None), 0)
     };
     let create = Fault::on(Operation::CreateMultipartUpload);
-    world.sandbox.faults().add(create.then(stall));
+    world.add_fault(create.then(stall));
     let mut program = process_at(&world);
     program.env("S3HAUL_DRAIN", "2s");
     let child = start(program, directory.path(), words("copy"));
-    let left = || world.sandbox.store().open_uploads(DESTINATION).len();
+    let left = || world.open_uploads(DESTINATION).len();
     until(|| world.sandbox.faults().fired() > 0 && left() == open).await;
     let ended = terminate(child).await;
     ended.assert_says("the parts of open uploads are in the journal");
     ended.assert_at_once();
     world.sandbox.faults().clear();
     if left() > 0 {
-        let mut status = at(&world);
-        status
-            .current_dir(directory.path())
-            .env_remove("S3HAUL_JOURNAL");
+        let status = journaled(&world, directory.path());
         let (exit, stdout, stderr) = run(status, &["status"]).await;
         assert_eq!(exit, 0, "{stderr}");
         assert!(
@@ -384,10 +361,7 @@ async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool)
             "{stdout}"
         );
     }
-    let mut again = at(&world);
-    again
-        .current_dir(directory.path())
-        .env_remove("S3HAUL_JOURNAL");
+    let again = journaled(&world, directory.path());
     let (exit, _, stderr) = run(again, words("copy")).await;
     assert_eq!(exit, 0, "{stderr}");
     world.assert_equal("k", "k");
@@ -418,7 +392,7 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_journal_in_s3_is_not_written() {
     let world = World::new().await;
-    put(&world, SOURCE, "k", 300 * MIB);
+    world.put("k", 300 * MIB);
     let directory = tempfile::tempdir().unwrap();
     let faults = world.sandbox.faults();
     let listing = faults.add(
@@ -461,7 +435,7 @@ async fn while_a_journal_in_s3_is_not_written() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     world.assert_equal("k", "copies/k");
-    let uploads = world.sandbox.store().open_uploads(DESTINATION);
+    let uploads = world.open_uploads(DESTINATION);
     assert!(uploads.is_empty(), "{uploads:?}");
 }
 
@@ -480,7 +454,7 @@ async fn a_drain_time_that_is_too_short_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_summary_counts_all_objects_that_the_journal_still_expects() {
     let world = World::new().await;
-    (0..40).for_each(|index| put(&world, SOURCE, &format!("{index:02}"), 9));
+    (0..40).for_each(|index| world.put(&format!("{index:02}"), 9));
     let directory = tempfile::tempdir().unwrap();
     let copy: Vec<_> = [
         words("copy"),

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{Operation, SandboxOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::{command, process, run};
-use crate::world::{SOURCE, World};
+use crate::world::World;
+use crate::world::program::{command, process, run};
 
-/// What is replied to a request for credentials.
+/// The reply to a request for credentials.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so
@@ -39,7 +39,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The key of the sandbox with this session token.
+    /// Returns the key of the sandbox with this session token.
     pub(crate) fn of_sandbox(token: &str) -> Self {
         let SandboxOptions {
             access_key,
@@ -54,14 +54,14 @@ impl Session {
     }
 }
 
-/// What an issuer is told and what it is asked.
+/// The replies and the requests of an issuer.
 #[derive(Debug)]
 struct State {
     /// The reply to all requests that have none of their own.
     usual: Reply,
     /// The replies to the next requests.
     next: VecDeque<Reply>,
-    /// How many session tokens were counted.
+    /// The number of session tokens that were issued.
     tokens: u64,
     /// The requests for credentials: head and body.
     requests: Vec<String>,
@@ -103,7 +103,7 @@ impl Issuer {
         format!("http://{}", self.at)
     }
 
-    /// The variable that makes it the endpoint of a container.
+    /// Returns the variable that makes this issuer the endpoint of a container.
     pub(crate) fn container(&self) -> (&'static str, String) {
         (
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -111,7 +111,7 @@ impl Issuer {
         )
     }
 
-    /// The variables that make it the instance metadata service.
+    /// Returns the variables that make this issuer the instance metadata service.
     pub(crate) fn instance(&self) -> [(&'static str, String); 2] {
         [
             ("AWS_EC2_METADATA_DISABLED", "false".to_owned()),
@@ -119,7 +119,7 @@ impl Issuer {
         ]
     }
 
-    /// The variable that makes it the Security Token Service.
+    /// Returns the variable that makes this issuer the Security Token Service.
     pub(crate) fn sts(&self) -> (&'static str, String) {
         ("AWS_ENDPOINT_URL_STS", self.url())
     }
@@ -134,12 +134,12 @@ impl Issuer {
         self.state.lock().unwrap().next.push_back(reply);
     }
 
-    /// How often it was asked for credentials.
+    /// Returns the number of requests for credentials.
     pub(crate) fn asked(&self) -> usize {
         self.state.lock().unwrap().requests.len()
     }
 
-    /// The requests for credentials, head and body.
+    /// Returns the requests for credentials, head and body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -154,7 +154,7 @@ impl Issuer {
     }
 }
 
-/// What a request gets.
+/// The answer to a request.
 enum Answer {
     Http(String),
     Silence,
@@ -282,7 +282,8 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Every way of asking for credentials is understood, and each answer is what a test said last.
+/// The issuer understands every protocol for credentials, and answers with the last reply that a
+/// test set.
 #[rstest]
 #[case::container("container", "GET /credentials")]
 #[case::instance("instance", "GET /latest/meta-data/iam/security-credentials")]
@@ -290,10 +291,7 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put("k", 10);
     world.sandbox.accept_key("rotated", "another-secret");
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let directory = tempfile::tempdir().unwrap();
@@ -352,8 +350,7 @@ async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     );
 }
 
-/// A command that hangs while it waits for credentials is at rest for a test that waits for its
-/// request.
+/// A test that waits for the request of a command that waits for credentials finds it at rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_hangs_is_asked() {
     let issuer = Issuer::start(Reply::Hang).await;

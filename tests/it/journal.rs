@@ -23,7 +23,7 @@ async fn location(world: &World) -> Location {
     Location::Bucket(world.bucket(DESTINATION).await, PREFIX.parse().unwrap())
 }
 
-fn run() -> RunInfo {
+fn run_info() -> RunInfo {
     RunInfo {
         run: "r1".into(),
         job: "lake".into(),
@@ -35,17 +35,17 @@ fn run() -> RunInfo {
     }
 }
 
-/// Each session takes over from the one before.
+/// Returns the terms under which each session takes over from the one before.
 fn terms() -> LeaseTerms {
     LeaseTerms::of_job("nightly")
 }
 
 async fn begin(world: &World) -> Journal {
     let opened = Opened::open(location(world).await, &terms()).await.unwrap();
-    opened.begin(run(), None).await.unwrap()
+    opened.begin(run_info(), None).await.unwrap()
 }
 
-/// A run whose journal is in a directory.
+/// Begins a run whose journal is in a directory.
 pub(crate) async fn begin_in(directory: &std::path::Path) -> Journal {
     let opened = Opened::open(
         Location::Directory(directory.to_owned()),
@@ -53,7 +53,7 @@ pub(crate) async fn begin_in(directory: &std::path::Path) -> Journal {
     )
     .await
     .unwrap();
-    opened.begin(run(), None).await.unwrap()
+    opened.begin(run_info(), None).await.unwrap()
 }
 
 async fn resume(world: &World) -> Journal {
@@ -106,7 +106,7 @@ fn ended(object: u64) -> JournalEvent {
 }
 
 fn keys(world: &World) -> Vec<String> {
-    let keys = world.sandbox.store().keys(DESTINATION).into_iter();
+    let keys = world.keys(DESTINATION).into_iter();
     keys.map(|key| {
         key.strip_prefix(PREFIX)
             .expect("nothing is written beside the prefix")
@@ -187,7 +187,7 @@ async fn two_that_begin_at_the_same_moment_do_not_mix() {
         Opened::open(location(&world).await, &terms)
     );
     let (a, b) = (a.unwrap(), b.unwrap());
-    let (a, b) = tokio::join!(a.begin(run(), None), b.begin(run(), None));
+    let (a, b) = tokio::join!(a.begin(run_info(), None), b.begin(run_info(), None));
     assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
     let journal = a.or(b).unwrap();
     journal.commit(RANGE).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_lost_answer_is_not_taken_for_another_writer() {
     ] {
         let world = World::new().await;
         for nth in [1, 3, 6] {
-            world.sandbox.faults().add(
+            world.add_fault(
                 Fault::on(Operation::PutObject)
                     .nth(nth)
                     .then(effect.clone()),
@@ -303,7 +303,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
             .rfind(|name| name.starts_with("segment-"))
             .unwrap()
     );
-    world.sandbox.store().put_object(
+    world.put_object(
         DESTINATION,
         &name,
         Content::bytes(b"00000000 {}\n".to_vec()),
@@ -332,7 +332,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
         matches!(shut_out, JournalError::Fenced { .. }),
         "{shut_out}"
     );
-    let second = opened.begin(run(), None).await.unwrap();
+    let second = opened.begin(run_info(), None).await.unwrap();
     second.commit(RANGE).await.unwrap();
     assert!(second.next_id() > 7, "a number never comes back");
     drop(second);
@@ -343,8 +343,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
 
 #[tokio::test]
 async fn an_endpoint_without_conditional_writes_is_refused_with_the_reason() {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     let refused = Opened::open(location(&world).await, &terms())
         .await
         .unwrap_err();
@@ -371,7 +370,7 @@ async fn a_run_that_is_over_makes_room_for_the_next() {
         assert!(!opened.state().is_unfinished(), "round {round}");
         let fingerprint = Fingerprint::default();
         decide(opened.state(), &fingerprint, Intent::Resume).unwrap();
-        let journal = opened.begin(run(), None).await.unwrap();
+        let journal = opened.begin(run_info(), None).await.unwrap();
         journal.append(RANGE).await.unwrap();
         journal.commit(planned(round)).await.unwrap();
         journal.commit(ended(round)).await.unwrap();
@@ -392,10 +391,7 @@ async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
     world.retry.attempts = 2;
     let bucket: Bucket = world.bucket(DESTINATION).await;
     drop(bucket);
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObject, PREFIX);
+    world.deny(DESTINATION, Operation::PutObject, PREFIX);
     let failed = journal.commit(planned(1)).await.unwrap_err();
     assert!(matches!(failed, JournalError::Store { .. }), "{failed}");
     world.sandbox.store().allow_all();
@@ -404,7 +400,7 @@ async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
     assert_eq!(pending(&world).await, 1);
 }
 
-/// Bytes of all files in a directory.
+/// Returns the number of bytes of all files in a directory.
 fn bytes_in(directory: &std::path::Path) -> u64 {
     let files = std::fs::read_dir(directory).unwrap();
     // One that is just being removed counts no more.
@@ -414,8 +410,8 @@ fn bytes_in(directory: &std::path::Path) -> u64 {
         .sum()
 }
 
-/// With snapshots in the place of what is over, a journal is as large as what is under way, and not
-/// as what was done: what holds for these objects holds for ten million.
+/// Snapshots replace finished work, so that a journal is as large as the work in flight, not as the
+/// work done. This holds for ten million objects as for these.
 #[tokio::test]
 async fn a_journal_does_not_grow_with_the_objects() {
     const WINDOW: u64 = 4096;
@@ -427,7 +423,7 @@ async fn a_journal_does_not_grow_with_the_objects() {
     )
     .await
     .unwrap();
-    let journal = opened.begin(run(), None).await.unwrap();
+    let journal = opened.begin(run_info(), None).await.unwrap();
     journal.append(RANGE).await.unwrap();
     let (mut peaks, mut written) = ([0; 2], 0);
     for object in 0..OBJECTS {

@@ -13,34 +13,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use s3haul::manifest::job::Transfer;
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
-    SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, LatencyModel, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::process_at;
 use crate::reports::lines_of;
 use crate::reports::s3::lines_below;
+use crate::world::program::process_at;
 use crate::world::{DESTINATION, SOURCE, World, destination, upload_all};
 
-/// How often the command is killed in all.
+/// The number of kills.
 const KILLS: u64 = 60;
-/// How often where the journal is in S3, which has a session wait for its journal, or where bytes
-/// are sent from here.
+/// The number of kills if the journal is in S3, for which a session waits, or if bytes are sent
+/// from here.
 const FEWER_KILLS: u64 = 12;
 const IN_FLIGHT: u64 = 8;
 const PART: u64 = 5 * MIB;
-/// Where a journal in S3 is.
+/// The bucket of a journal in S3.
 const OPS: &str = "ops";
-/// What an undisturbed run made of the same files.
+/// The bucket that an undisturbed run filled from the same files.
 const REFERENCE: &str = "reference";
 /// A session that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What is killed.
+/// The command that is killed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Errand {
     /// A copy of buckets, with its journal in a directory.
@@ -53,11 +50,11 @@ enum Errand {
     Upload,
 }
 
-/// What the command is killed at, and up to which occurrence of it.
+/// The operation at which the command is killed, and its last occurrence.
 type Moment = (Operation, u64);
 
 impl Errand {
-    /// Parts of each of the large objects.
+    /// Returns the numbers of parts of the large objects.
     fn parts(self) -> &'static [u64] {
         match self {
             Self::Copy | Self::JournalInS3 | Self::ReportInS3 => &[40, 25, 10],
@@ -96,7 +93,7 @@ impl Errand {
         [&any, own].concat()
     }
 
-    /// Requests that move bytes: of parts, and of whole objects.
+    /// Returns the requests that move bytes: of parts, and of whole objects.
     fn moves(self) -> (Operation, Operation) {
         match self {
             Self::Copy | Self::JournalInS3 | Self::ReportInS3 => {
@@ -114,8 +111,7 @@ const COPY: &[Moment] = &[
     (Operation::HeadObject, 40),
 ];
 
-/// One large and small objects with everything that a copy keeps, and a directory for the journal
-/// and the report.
+/// The objects, with everything that a copy keeps, and a directory for the journal and the report.
 struct Round {
     errand: Errand,
     world: World,
@@ -126,7 +122,7 @@ struct Round {
 impl Round {
     async fn new(errand: Errand) -> Self {
         let ms = Duration::from_millis;
-        let latency = LatencyModel {
+        let world = World::with_latency(LatencyModel {
             copy: ms(6),
             put: ms(6),
             create: ms(4),
@@ -134,16 +130,8 @@ impl Round {
             head: ms(2),
             list: ms(2),
             ..LatencyModel::default()
-        };
-        let model = Model {
-            latency,
-            ..Model::default()
-        };
-        let options = SandboxOptions {
-            model,
-            ..SandboxOptions::default()
-        };
-        let world = World::with(options, BucketOptions::default()).await;
+        })
+        .await;
         let round = Self {
             errand,
             world,
@@ -267,8 +255,7 @@ impl Round {
         waited.await.unwrap()
     }
 
-    /// A session that is killed in the middle of something. True when it came to its end all the
-    /// same.
+    /// Kills a session in the middle of something. Returns true if it ended by itself before.
     async fn killed(&mut self, random: &mut fastrand::Rng) -> bool {
         let moments = self.errand.moments();
         let (operation, most) = moments[random.usize(..moments.len())];
@@ -303,7 +290,7 @@ impl Round {
         );
     }
 
-    /// What must be true once a session has come to its end.
+    /// Asserts that everything was copied by a session that ended by itself.
     fn assert_done(&self) {
         let (world, kills) = (&self.world, self.kills);
         let store = world.sandbox.store();
@@ -350,7 +337,7 @@ impl Round {
     }
 }
 
-/// Every object stands in the report exactly once, however many sessions it took.
+/// Asserts that the report has each object exactly once, however many sessions there were.
 fn assert_reported(report: &[Value], keys: &[String]) {
     assert!(report.last().unwrap()["footer"]["complete"] == true);
     let mut lines: BTreeMap<String, u32> = BTreeMap::new();

@@ -6,54 +6,36 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Policy, Preset, Transfer, When};
+use s3haul::manifest::job::{Job, Policy, Preset, Transfer, When};
 use s3haul::plan::decide::Skip;
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const PART: u64 = 8 * MIB;
 const PARTS: u64 = 40;
 const NO_TAGS: &str = "tags not set: s3:PutObjectTagging missing on destination";
 
-async fn world() -> World {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(10),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let mut world = World::modelled(model).await;
+async fn slow_world() -> World {
+    let mut world = World::with_copy_latency(Duration::from_millis(10)).await;
     world.ceiling = 8;
     world
 }
 
 fn transfer() -> Transfer {
-    let mut transfer = copy_all();
-    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
-    transfer.parts.threshold = ByteSize(PART);
-    transfer
+    in_parts_of(PART, copy_all())
 }
 
-fn put(world: &World, key: &str, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, PART * PARTS), spec);
-}
-
-/// A session that is stopped at the tenth part.
+/// Stops a session at its tenth part.
 async fn stopped(world: &mut World, job: &Job, journal: &TempDir) {
     let stop = world.stop.clone();
     let fault = Fault::on(Operation::UploadPartCopy)
         .nth(10)
         .then(Effect::hook(move |_| stop.cancel()));
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let run = world.session(journal.path(), job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     world.stop = CancellationToken::new();
@@ -70,17 +52,12 @@ fn losses(run: &Run) -> Vec<String> {
 
 #[tokio::test]
 async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
-    let mut world = world().await;
-    put(&world, "large", &ObjectSpec::default().tag("a", "b"));
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObjectTagging, "");
+    let mut world = slow_world().await;
+    world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
     let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
-    let held = world.sandbox.store().open_uploads(DESTINATION)[0]
-        .parts
-        .len() as u64;
+    let held = world.open_uploads(DESTINATION)[0].parts.len() as u64;
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     assert!(
         matches!(run.receipts[0].ending, Ending::Done { .. }),
@@ -98,12 +75,9 @@ async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
 
 #[tokio::test]
 async fn an_upload_without_an_attribute_that_is_required_by_now_is_begun_anew() {
-    let mut world = world().await;
-    put(&world, "large", &ObjectSpec::default().tag("a", "b"));
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObjectTagging, "");
+    let mut world = slow_world().await;
+    world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
     let (mut job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
     world.sandbox.store().allow_all();
@@ -119,23 +93,20 @@ async fn an_upload_without_an_attribute_that_is_required_by_now_is_begun_anew() 
 
 #[tokio::test]
 async fn what_a_session_learns_about_a_bucket_does_not_hide_what_an_older_upload_has() {
-    let mut world = world().await;
-    put(&world, "large", &ObjectSpec::default().tag("a", "b"));
+    let mut world = slow_world().await;
+    world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
     let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
-    // From now on nobody may set tags; the upload has them already. The other object is asked for
+    // From now on tags may not be set; the upload has them already. The other object is asked for
     // first.
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObjectTagging, "");
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     assert_eq!(losses(&run), [""; 0], "{:?}", run.receipts);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
     world.assert_equal("large", "large");
 }
 
-/// Tags that are too long for headers.
+/// Describes an object whose tags are too long for headers.
 fn long_tags() -> ObjectSpec {
     (0..10).fold(ObjectSpec::default(), |spec, i| {
         spec.tag(format!("k{i}"), "ü".repeat(256))
@@ -149,12 +120,12 @@ fn with_late_tags(when: When) -> Transfer {
     transfer
 }
 
-/// A session that is killed between the bytes of an object and its tags.
+/// Kills a session between the bytes of an object and its tags.
 async fn killed_before_the_tags(world: &World, job: &Job, journal: &TempDir, key: &str) {
     let stall = Fault::on(Operation::PutObjectTagging)
         .nth(1)
         .then(Effect::StallBefore(None));
-    world.sandbox.faults().add(stall);
+    world.add_fault(stall);
     let killed = async {
         while world.calls(Operation::PutObjectTagging) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -164,7 +135,7 @@ async fn killed_before_the_tags(world: &World, job: &Job, journal: &TempDir, key
         run = world.session(journal.path(), job, Intent::Resume) => panic!("{:?}", run.outcome),
         () = killed => {}
     }
-    let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+    let copy = world.object(DESTINATION, key).unwrap();
     assert!(copy.attributes.tags.is_empty(), "{key}");
 }
 
@@ -179,11 +150,8 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
     #[case] size: u64,
     #[case] when: When,
 ) {
-    let world = world().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, size), &long_tags());
+    let world = slow_world().await;
+    world.put_with(key, size, &long_tags());
     // S3's times have whole seconds, and a copy of the same second counts as older.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let (job, journal) = (world.job(with_late_tags(when)), TempDir::new().unwrap());
@@ -194,7 +162,7 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
         "{:?}",
         run.receipts
     );
-    let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+    let copy = world.object(DESTINATION, key).unwrap();
     assert_eq!(copy.attributes.tags.len(), 10, "{key}");
     assert_eq!(
         copy.attributes.tags.get("k0").map(String::as_str),
@@ -213,16 +181,11 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
 
 #[tokio::test]
 async fn tags_are_set_late_on_a_copy_whose_answer_was_lost() {
-    let world = world().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "small",
-        Content::pattern(1, 10),
-        &ObjectSpec::default(),
-    );
+    let world = slow_world().await;
+    world.put("small", 10);
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
     let fault = Fault::on(Operation::CopyObject).nth(1).then(lost);
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     // For the content alone, the list is enough.
     let mut transfer = copy_all();
     transfer.preserve = Preset::ContentOnly.into();
@@ -233,7 +196,7 @@ async fn tags_are_set_late_on_a_copy_whose_answer_was_lost() {
     let run = world.run(transfer).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert_eq!(world.calls(Operation::CopyObject), 2);
-    let copy = world.sandbox.store().object(DESTINATION, "small").unwrap();
+    let copy = world.object(DESTINATION, "small").unwrap();
     assert_eq!(copy.attributes.tags.len(), 10);
 }
 
@@ -245,14 +208,9 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
     #[case] spec: ObjectSpec,
     #[case] seed: u64,
 ) {
-    let world = world().await;
+    let world = slow_world().await;
     let put = |bucket: &str, seed: u64, spec: &ObjectSpec| {
-        world.sandbox.store().put_object(
-            bucket,
-            "large",
-            Content::pattern(seed, PART * PARTS),
-            spec,
-        );
+        world.put_object(bucket, "large", Content::pattern(seed, PART * PARTS), spec);
     };
     put(SOURCE, 1, &long_tags());
     let (job, journal) = (
@@ -261,7 +219,7 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
     );
     killed_before_the_tags(&world, &job, &journal, "large").await;
     put(DESTINATION, seed, &spec.part_sizes([PART / 2 * 3]));
-    let theirs = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let theirs = world.object(DESTINATION, "large").unwrap();
     world.sandbox.calls().clear();
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     assert_eq!(
@@ -271,12 +229,7 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
         }
     );
     assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "large")
-            .unwrap()
-            .etag,
+        world.object(DESTINATION, "large").unwrap().etag,
         theirs.etag
     );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);

@@ -254,11 +254,43 @@ fn a_type_name_is_defined_once_in_a_crate() {
     assert!(again.is_empty(), "defined several times: {again:?}");
 }
 
+/// Returns true for a line that begins a function of this name outside of any block.
+fn defines_at_top_level(line: &str, name: &str) -> bool {
+    let is_function = !line.starts_with(char::is_whitespace) && is_function(line);
+    let rest = line.split_once("fn ").map_or("", |(_, rest)| rest);
+    is_function
+        && rest
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('('))
+}
+
+/// `World::put` and the constructors of `World` are the fixtures of all modules. A helper of one
+/// module has a name that says what is special.
+#[test]
+fn fixtures_are_defined_once() {
+    assert!(defines_at_top_level(
+        "pub(crate) async fn world() -> World {",
+        "world"
+    ));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    files.retain(|path| !path.starts_with(root.join("world")));
+    assert!(files.len() > 100, "the check has lost sight of the tests");
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        for name in ["put", "world"] {
+            let again = text.lines().find(|line| defines_at_top_level(line, name));
+            assert_eq!(again, None, "{}: use tests/it/world.rs", path.display());
+        }
+    }
+}
+
 #[test]
 fn docs_of_functions_begin_with_a_verb() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for directory in ["src", "crates", "examples"] {
+    for directory in ["src", "crates", "examples", "tests"] {
         sources(&root.join(directory), &mut files);
     }
     let mut functions = 0;

@@ -5,12 +5,12 @@ use std::fs;
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::Provider;
 use s3haul::s3::{Attributes, WriteCondition};
-use s3haul::sandbox::{BucketOptions, CallEntry, Content, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, CallEntry, Operation};
 use s3haul::size::{GIB, MIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
-/// What only the SDK's own machinery adds to a request.
+/// The headers that only the SDK itself adds to a request.
 const OF_THE_SDK: [&str; 3] = [
     "amz-sdk-invocation-id",
     "amz-sdk-request",
@@ -21,22 +21,13 @@ fn has(call: &CallEntry, name: &str) -> bool {
     call.headers.contains_key(name)
 }
 
-fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(1, size),
-        &ObjectSpec::default(),
-    );
-}
-
 #[tokio::test]
 async fn the_requests_of_a_copy_go_the_short_way_once_the_buckets_have_answered() {
     let world = World::new().await;
     for index in 0..20 {
-        put(&world, &format!("o{index}"), 1000);
+        world.put(&format!("o{index}"), 1000);
     }
-    put(&world, "large", GIB);
+    world.put("large", GIB);
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 21);
     let record = world.sandbox.calls();
     let mut seen = 0;
@@ -127,10 +118,7 @@ async fn an_upload_declares_one_checksum_and_signs_no_body_that_nobody_can_chang
 
 #[tokio::test]
 async fn a_body_without_a_checksum_is_signed() {
-    let world = World {
-        provider: Provider::Other,
-        ..World::new().await
-    };
+    let world = World::of_provider(Provider::Other).await;
     let dir = tempfile::tempdir().unwrap();
     for (name, size) in [("small", 1000), ("large", 40 * MIB)] {
         fs::write(
@@ -165,7 +153,7 @@ async fn a_body_without_a_checksum_is_signed() {
     }
 }
 
-/// The bodies that were sent without a signature, and those with one.
+/// Returns the number of bodies that were sent without a signature, and with one.
 fn bodies(world: &World) -> (usize, usize) {
     let record = world.sandbox.calls();
     let calls = [
@@ -186,7 +174,7 @@ async fn a_bucket_that_wants_bodies_signed_gets_them_signed() {
     };
     let world = World {
         ceiling: 1,
-        ..World::with(SandboxOptions::default(), buckets).await
+        ..World::with_buckets(buckets).await
     };
     let dir = tempfile::tempdir().unwrap();
     for index in 0..10 {
@@ -211,7 +199,7 @@ async fn bodies_that_are_denied_at_the_same_time_are_all_sent_again() {
         signed_bodies: true,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), buckets).await;
+    let world = World::with_buckets(buckets).await;
     let dir = tempfile::tempdir().unwrap();
     for index in 0..100 {
         fs::write(dir.path().join(index.to_string()), [7; 1000]).unwrap();
@@ -231,10 +219,7 @@ async fn where_a_signature_does_not_help_none_is_tried_for_long() {
     for index in 0..50 {
         fs::write(dir.path().join(index.to_string()), [7; 1000]).unwrap();
     }
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObject, "");
+    world.deny(DESTINATION, Operation::PutObject, "");
     let run = world.run(upload_all(dir.path())).await;
     assert_eq!(run.outcome.failed_objects, 50);
     assert_eq!(bodies(&world), (50, 3));
@@ -244,7 +229,7 @@ async fn where_a_signature_does_not_help_none_is_tried_for_long() {
 async fn requests_one_after_another_share_a_connection() {
     const REQUESTS: u64 = 50;
     let world = World::new().await;
-    put(&world, "o", 10);
+    world.put("o", 10);
     let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
     let key = ObjectKey::new("o").unwrap();
     for _ in 0..REQUESTS {

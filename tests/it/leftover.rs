@@ -9,31 +9,22 @@ use s3haul::execute::receipt::Ending;
 use s3haul::journal::state::RunState;
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{
-    DEFAULT_ENDPOINT, FailureLimit, Job, Limits, PartSize, Source, Symlinks, Transfer, Versions,
+    DEFAULT_ENDPOINT, FailureLimit, Job, Limits, Source, Symlinks, Transfer, Versions,
 };
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
-    SandboxOptions,
+    BucketOptions, Effect, Fault, LatencyModel, Model, Operation, SandboxOptions,
 };
-use s3haul::size::{ByteSize, MIB};
+use s3haul::size::MIB;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all, restate, upload_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, in_parts_of, restate, upload_all};
 
 const PARTS: u64 = 40;
 
-fn put(world: &World, key: &str, size: u64) {
-    let content = Content::pattern(1, size);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, content, &ObjectSpec::default());
-}
-
-/// Objects on three pages.
+/// Puts objects that fill three pages.
 fn put_many(world: &World) {
     for index in 0..2500 {
-        put(world, &format!("{index:05}"), 1);
+        world.put(&format!("{index:05}"), 1);
     }
 }
 
@@ -43,7 +34,7 @@ fn denied_list(nth: u64) -> Fault {
         .then(Effect::Error(403, "AccessDenied"))
 }
 
-async fn world(buckets: BucketOptions) -> World {
+async fn slow_world(buckets: BucketOptions) -> World {
     let latency = LatencyModel {
         copy: Duration::from_millis(10),
         ..LatencyModel::default()
@@ -68,7 +59,7 @@ async fn world(buckets: BucketOptions) -> World {
 fn stop_at(world: &mut World, operation: Operation, n: u64) {
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(operation)
             .nth(n)
             .then(Effect::hook(move |_| stop.cancel())),
@@ -89,10 +80,7 @@ async fn state(place: &Path) -> RunState {
 }
 
 fn in_parts(transfer: Transfer) -> Transfer {
-    let mut transfer = transfer;
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    transfer
+    in_parts_of(5 * MIB, transfer)
 }
 
 fn without_order(job: &mut Job) {
@@ -106,13 +94,13 @@ async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
     let mut world = World::new().await;
     (world.retry.patience, world.retry.persistence) =
         (Duration::from_hours(1), Duration::from_hours(1));
-    put(&world, "large", PARTS * 5 * MIB);
-    put(&world, "small", 9);
+    world.put("large", PARTS * 5 * MIB);
+    world.put("small", 9);
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(in_parts(copy_all()));
     stop_at(&mut world, Operation::UploadPartCopy, PARTS);
     for operation in [Operation::CompleteMultipartUpload, Operation::CopyObject] {
-        world.sandbox.faults().add(Fault::on(operation));
+        world.add_fault(Fault::on(operation));
     }
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
@@ -150,7 +138,7 @@ async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
         ..Limits::default()
     };
     // Each side has been asked for its first page.
-    world.sandbox.faults().add(denied_list(4));
+    world.add_fault(denied_list(4));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(
         run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1,
@@ -176,7 +164,7 @@ async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() 
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     stop_at(&mut world, Operation::CopyObject, 500);
-    world.sandbox.faults().add(denied_list(4));
+    world.add_fault(denied_list(4));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(
         run.outcome.stopped && run.outcome.failed_objects == 1,
@@ -189,7 +177,7 @@ async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() 
         "the next session may list it"
     );
     go_on(&mut world);
-    world.sandbox.faults().add(denied_list(1));
+    world.add_fault(denied_list(1));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
         (run.outcome.stopped, run.outcome.failed_objects),
@@ -206,12 +194,12 @@ async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() 
 
 #[tokio::test]
 async fn a_key_that_fails_before_it_is_copied_is_told_once() {
-    let mut world = world(BucketOptions::default()).await;
+    let mut world = slow_world(BucketOptions::default()).await;
     for index in 0..200 {
-        put(&world, &format!("{index:03}"), 1);
+        world.put(&format!("{index:03}"), 1);
     }
     // The last one has no place at the destination.
-    put(&world, &"z".repeat(1000), 1);
+    world.put(&"z".repeat(1000), 1);
     let mut transfer = copy_all();
     transfer.keys.add_prefix = Some(format!("{}/", "p".repeat(100)));
     let directory = tempfile::tempdir().unwrap();
@@ -247,12 +235,12 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
     #[case] versions: Versions,
 ) {
     let versioning = versions == Versions::All;
-    let mut world = world(BucketOptions {
+    let mut world = slow_world(BucketOptions {
         versioning,
         ..BucketOptions::default()
     })
     .await;
-    put(&world, "dir/large", PARTS * 5 * MIB);
+    world.put("dir/large", PARTS * 5 * MIB);
     let mut objects = 1;
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(in_parts(Transfer {
@@ -262,9 +250,9 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
     stop_at(&mut world, Operation::UploadPartCopy, PARTS / 4);
     if !versioning {
         without_order(&mut job);
-        // The first session does not come to the end of the list, the second one does.
+        // The first session does not reach the end of the list, the second one does.
         for index in 0..1000 {
-            put(&world, &format!("e/{index:04}"), 1);
+            world.put(&format!("e/{index:04}"), 1);
             objects += 1;
         }
         let page = |call: u64| {
@@ -272,7 +260,7 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
                 .nth(call)
                 .then(Effect::StallBefore(None))
         };
-        world.sandbox.faults().add(page(3));
+        world.add_fault(page(3));
     }
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
@@ -295,7 +283,7 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
         "{:?}",
         run.outcome
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), objects);
+    assert_eq!(world.keys(DESTINATION).len(), objects);
     assert_eq!(
         world.calls(Operation::UploadPartCopy),
         PARTS,
@@ -308,9 +296,9 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
 
 #[tokio::test]
 async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() {
-    let mut world = world(BucketOptions::default()).await;
+    let mut world = slow_world(BucketOptions::default()).await;
     for index in 0..1200 {
-        put(&world, &format!("1{index:04}"), 1);
+        world.put(&format!("1{index:04}"), 1);
     }
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
@@ -321,33 +309,30 @@ async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() 
             .nth(3)
             .then(Effect::StallBefore(None))
     };
-    world.sandbox.faults().add(last_page());
+    world.add_fault(last_page());
     world.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut world);
     // Such a list may bring a key at any time, also one that sorts before all that were seen.
-    put(&world, "000", 1);
+    world.put("000", 1);
     without_order(&mut job);
     stop_at(&mut world, Operation::CopyObject, 50);
-    world.sandbox.faults().add(last_page());
+    world.add_fault(last_page());
     world.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut world);
-    put(&world, "001", 1);
+    world.put("001", 1);
     restate(&mut job, |endpoint| {
         endpoint.capabilities.ordered_lists = None;
     });
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
-        world.sandbox.store().keys(SOURCE)
-    );
+    assert_eq!(world.keys(DESTINATION), world.keys(SOURCE));
 }
 
 #[tokio::test]
 async fn an_upload_at_another_server_is_not_forgotten() {
-    let mut here = world(BucketOptions::default()).await;
-    put(&here, "large", PARTS * 5 * MIB);
-    let elsewhere = world(BucketOptions::default()).await;
+    let mut here = slow_world(BucketOptions::default()).await;
+    here.put("large", PARTS * 5 * MIB);
+    let elsewhere = slow_world(BucketOptions::default()).await;
     let directory = tempfile::tempdir().unwrap();
     let mut job = here.job(in_parts(copy_all()));
     stop_at(&mut here, Operation::UploadPartCopy, PARTS / 2);
@@ -375,18 +360,15 @@ async fn an_upload_at_another_server_is_not_forgotten() {
 /// it for good.
 #[tokio::test]
 async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
-    let mut world = world(BucketOptions::default()).await;
-    put(&world, "a", 100);
+    let mut world = slow_world(BucketOptions::default()).await;
+    world.put("a", 100);
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
     job.limits = Limits {
         max_failures: Some("0".parse::<FailureLimit>().unwrap()),
         ..Limits::default()
     };
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(
         run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1,
@@ -405,7 +387,7 @@ async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
 
 #[tokio::test]
 async fn what_can_not_be_read_of_a_directory_is_told_once() {
-    let mut world = world(BucketOptions::default()).await;
+    let mut world = slow_world(BucketOptions::default()).await;
     let root = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("nowhere", root.path().join("a")).unwrap();
     for index in 0..4500 {

@@ -7,13 +7,13 @@ use s3haul::manifest::job::{Job, Transfer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{World, restate};
+use crate::world::{Run, World, restate};
 
 /// A request as the server sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: String,
-    /// Without the query.
+    /// The path without the query.
     pub(crate) path: String,
     pub(crate) query: String,
     head: String,
@@ -50,7 +50,7 @@ impl Asked {
             })
     }
 
-    /// True if the query has this parameter.
+    /// Returns true if the query has this parameter.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.parameter(name).is_some()
     }
@@ -71,7 +71,7 @@ impl Asked {
         self.method == "DELETE" && self.has("uploadId")
     }
 
-    /// True for a list of objects of this bucket.
+    /// Returns true for a list of objects of this bucket.
     pub(crate) fn lists(&self, bucket: &str) -> bool {
         self.method == "GET"
             && self.path.trim_matches('/') == bucket
@@ -88,7 +88,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// This status and body.
+    /// Returns an answer with this status and body.
     fn of(status: u16, body: String) -> Self {
         Self {
             head: vec![format!("HTTP/1.1 {status} X")],
@@ -97,7 +97,7 @@ impl Answer {
         .with_body(body.into_bytes())
     }
 
-    /// An error document.
+    /// Returns an error document.
     pub(crate) fn error(status: u16, code: &str) -> Self {
         Self::of(
             status,
@@ -105,7 +105,7 @@ impl Answer {
         )
     }
 
-    /// A document with the status 200.
+    /// Returns a document with the status 200.
     pub(crate) fn document(body: impl Into<String>) -> Self {
         let body = body.into().into_bytes();
         let length = format!("content-length: {}", body.len());
@@ -119,7 +119,7 @@ impl Answer {
         }
     }
 
-    /// The same answer with this header.
+    /// Returns the same answer with this header.
     pub(crate) fn with(mut self, header: &str) -> Self {
         let name = header.split(':').next().unwrap();
         self = self.without(name);
@@ -127,7 +127,7 @@ impl Answer {
         self
     }
 
-    /// The same answer without a header.
+    /// Returns the same answer without a header.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.head.retain(|line| {
             !line
@@ -137,7 +137,7 @@ impl Answer {
         self
     }
 
-    /// The same answer with something else in its body.
+    /// Returns the same answer with a text of its body replaced.
     pub(crate) fn replacing(self, from: &str, to: &str) -> Self {
         let body = String::from_utf8_lossy(&self.body).replace(from, to);
         // The length in an answer without a body is that of the object.
@@ -185,12 +185,12 @@ pub(crate) enum Lie {
 }
 
 impl Lie {
-    /// An error document instead of an effect.
+    /// Returns an error document instead of an effect.
     pub(crate) fn error(status: u16, code: &str) -> Self {
         Self::Given(Answer::error(status, code))
     }
 
-    /// The sandbox's answer with another body.
+    /// Returns the answer of the sandbox with another body.
     pub(crate) fn rewrite(rewrite: fn(&str) -> String) -> Self {
         Self::Changed(Box::new(move |answer| {
             let body = rewrite(&String::from_utf8_lossy(&answer.body));
@@ -198,13 +198,13 @@ impl Lie {
         }))
     }
 
-    /// An answer that no S3 gives.
+    /// Returns an answer that no S3 gives.
     pub(crate) fn unreadable() -> Self {
         Self::rewrite(|_| "<html><body>hello".to_owned())
     }
 }
 
-/// The server, and what it was asked.
+/// A proxy before the sandbox, and the requests that it received.
 pub(crate) struct Liar {
     pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -247,7 +247,7 @@ impl Liar {
         Self { url, asked }
     }
 
-    /// Returns what it was asked, in order.
+    /// Returns the requests, in order.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
@@ -260,7 +260,13 @@ impl Liar {
             .count()
     }
 
-    /// A job that goes through it.
+    /// Runs a transfer through this proxy.
+    pub(crate) async fn run(&self, world: &World, transfer: Transfer, provider: Provider) -> Run {
+        let job = self.job(world, transfer, provider);
+        world.try_run_job(&job).await.unwrap()
+    }
+
+    /// Returns a job whose requests go through this proxy.
     pub(crate) fn job(&self, world: &World, transfer: Transfer, provider: Provider) -> Job {
         let mut job = world.job(transfer);
         restate(&mut job, |endpoint| {
@@ -343,7 +349,7 @@ async fn forward(to: &str, request: &str, body: &[u8]) -> Option<Answer> {
     Some(answer.with_body(dechunked(&body)?))
 }
 
-/// True for a header line with one of these names.
+/// Returns true for a header line with one of these names.
 fn is_of(line: &str, names: &[&str]) -> bool {
     let name = line.split(':').next().unwrap_or_default();
     names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
@@ -354,7 +360,7 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     line.split_once(':').map(|(_, value)| value.trim())
 }
 
-/// Reads up to the end of the headers; returns them and what came behind them.
+/// Reads up to the end of the headers. Returns them and the bytes behind them.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut read = Vec::new();
     loop {

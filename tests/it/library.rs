@@ -8,7 +8,7 @@ use s3haul::run::{Run, RunError};
 use s3haul::s3::{
     Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Encryption, FailureKind, SourcePin,
 };
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tokio_util::sync::CancellationToken;
 
@@ -20,10 +20,7 @@ fn key(text: &str) -> ObjectKey {
 
 /// Puts a source there, and pins it.
 fn source(world: &World, content: Content) -> SourcePin {
-    let put = world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "s", content, &ObjectSpec::default());
+    let put = world.put_object(SOURCE, "s", content, &ObjectSpec::default());
     SourcePin {
         bucket: SOURCE.parse().unwrap(),
         key: key("s"),
@@ -69,11 +66,7 @@ async fn parts_from_readers_and_objects_make_one_object_in_any_order() {
         .complete(&[last, first, second], &sized(12 * MIB + 3))
         .await
         .unwrap();
-    let stored = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "größe/ключ 1+2")
-        .unwrap();
+    let stored = world.object(DESTINATION, "größe/ключ 1+2").unwrap();
     let pattern = Content::pattern(1, 20 * MIB);
     let expected = Content::concat([
         &pattern.slice(0..6 * MIB),
@@ -100,10 +93,7 @@ async fn one_part_without_a_range_is_a_whole_object() {
             .etag
             .ends_with("-1")
     );
-    assert_eq!(
-        world.sandbox.store().object(DESTINATION, "k").unwrap().size,
-        3
-    );
+    assert_eq!(world.object(DESTINATION, "k").unwrap().size, 3);
 }
 
 #[tokio::test]
@@ -133,10 +123,7 @@ async fn ten_thousand_parts_are_listed_over_all_pages() {
         .complete(&parts, &sized(10_000 * size))
         .await
         .unwrap();
-    assert_eq!(
-        world.sandbox.store().object(DESTINATION, "k").unwrap().size,
-        10_000 * size
-    );
+    assert_eq!(world.object(DESTINATION, "k").unwrap().size, 10_000 * size);
     let beyond = upload
         .copy_part(10_001, &pin, None, size)
         .await
@@ -192,10 +179,7 @@ async fn cancelling_is_repeated_while_parts_turn_up() {
         .await
         .unwrap();
     let stall = Effect::StallBefore(Some(std::time::Duration::from_millis(300)));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPart).nth(1).then(stall));
+    world.add_fault(Fault::on(Operation::UploadPart).nth(1).then(stall));
     let late = tokio::spawn({
         let upload = upload.clone();
         async move { upload.upload_part(1, &b"late"[..]).await }
@@ -212,7 +196,7 @@ async fn an_upload_that_someone_aborted_is_not_taken_for_published() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
     // What stands at the key has the size of the upload, but is another object.
-    world.sandbox.store().put_object(
+    world.put_object(
         DESTINATION,
         "k",
         Content::bytes(b"abc".to_vec()),
@@ -236,7 +220,7 @@ async fn a_wrong_size_is_refused_before_it_is_published() {
         .unwrap();
     let part = upload.upload_part(1, &b"xyz"[..]).await.unwrap();
     upload.complete(&[part], &sized(4)).await.unwrap_err();
-    assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
+    assert!(world.object(DESTINATION, "k").is_none());
 }
 
 /// Two requests for one part of an encrypted upload leave it with the name that the later one gave
@@ -268,12 +252,7 @@ async fn a_part_that_was_sent_twice_is_named_as_the_server_does() {
         .await
         .unwrap();
     assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .unwrap()
-            .content,
+        world.object(DESTINATION, "k").unwrap().content,
         Content::pattern(1, 12 * MIB)
     );
 }
@@ -282,19 +261,16 @@ async fn a_part_that_was_sent_twice_is_named_as_the_server_does() {
 async fn a_stray_is_found_in_a_directory_bucket() {
     let world = World::new().await;
     let name = "express--usw2-az1--x-s3";
-    world
-        .sandbox
-        .store()
-        .create_bucket(name, BucketOptions::default());
+    world.create_bucket(name);
     let bucket = world.bucket(name).await;
     let lost = Fault::on(Operation::CreateMultipartUpload)
         .nth(1)
         .then(Effect::ResetAfter);
-    world.sandbox.faults().add(lost);
+    world.add_fault(lost);
     let upload = MultipartUpload::initiate(&bucket, &key("dir/k"), &Attributes::default())
         .await
         .unwrap();
-    let open = world.sandbox.store().open_uploads(name);
+    let open = world.open_uploads(name);
     assert_eq!(
         open.iter()
             .map(|open| open.upload_id.as_str())
@@ -322,7 +298,7 @@ async fn a_run_from_code_copies_and_keeps_no_journal() {
         .await
         .unwrap();
     assert_eq!((outcome.done_objects, outcome.sessions), (3, 1));
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
     assert!(!std::path::Path::new(".s3haul/all").exists());
 }
 

@@ -4,40 +4,22 @@ use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::manifest::job::{Chosen, Limits, Provider, When};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, LatencyModel, Operation};
 use s3haul::size::{ByteRate, GIB, MIB};
 use tokio::time::timeout;
 
-use crate::world::{SOURCE, World, copy_all};
+use crate::world::{World, copy_all};
 
 async fn slow_world(copy: u64) -> World {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(copy),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    World::modelled(model).await
+    World::with_copy_latency(Duration::from_millis(copy)).await
 }
 
 #[tokio::test]
 async fn in_flight_stays_below_its_limit_and_uses_it() {
     let world = slow_world(30).await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "large",
-        Content::pattern(1, 20 * GIB),
-        &ObjectSpec::default(),
-    );
+    world.put("large", 20 * GIB);
     for index in 0..100 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("s{index}"),
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("s{index}"), 9);
     }
     let mut job = world.job(copy_all());
     job.limits = Limits {
@@ -59,25 +41,14 @@ async fn in_flight_stays_below_its_limit_and_uses_it() {
 #[case::about_keys_that_were_chosen(true)]
 #[tokio::test]
 async fn questions_of_a_plan_are_in_flight_like_copies(#[case] are_chosen: bool) {
-    let latency = LatencyModel {
+    let mut world = World::with_latency(LatencyModel {
         head: Duration::from_millis(20),
         ..LatencyModel::default()
-    };
-    let mut world = World::modelled(Model {
-        latency,
-        ..Model::default()
     })
     .await;
     world.provider = Provider::Other;
     let keys = || (0..200).map(|index| format!("s{index:03}"));
-    for key in keys() {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
-    }
+    world.put_all(keys(), 9);
     let mut job = world.job(copy_all());
     job.transfers[0].chosen = are_chosen.then(|| keys().map(|key| Chosen { key }).collect());
     job.limits = Limits {
@@ -97,12 +68,7 @@ async fn questions_of_a_plan_are_in_flight_like_copies(#[case] are_chosen: bool)
 async fn a_request_rate_is_kept_over_every_second() {
     let world = World::new().await;
     for index in 0..60 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("s{index}"),
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("s{index}"), 9);
     }
     let mut job = world.job(copy_all());
     job.limits = Limits {
@@ -129,25 +95,19 @@ async fn a_request_rate_is_kept_over_every_second() {
     }
 }
 
-/// Behind an unknown server each key is asked for. When no more steps are taken, because all copies
-/// are slow, questions go on standing in line for the rate, and must not hold it up for the copies.
+/// On an unknown server each key needs a HEAD. If all copies are slow, these HEADs still queue for
+/// the rate, and must not delay the copies.
 #[rstest]
 #[case::about_keys_of_a_list(false)]
 #[case::about_keys_that_were_chosen(true)]
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool) {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let mut world = World::of_provider(Provider::Other).await;
     world.retry.silence = Duration::from_mins(1);
     let mut chosen = Vec::new();
     for index in 0..5000 {
         let key = format!("s{index:04}");
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&key, 9);
         chosen.push(Chosen { key });
     }
     // So many copies are under way at first; they end when all that can be planned meanwhile is
@@ -155,7 +115,7 @@ async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool)
     let slow = Fault::on(Operation::CopyObject)
         .first(320)
         .then(Effect::StallBefore(Some(Duration::from_secs(5))));
-    world.sandbox.faults().add(slow);
+    world.add_fault(slow);
     let mut job = world.job(copy_all());
     job.transfers[0].when = if are_chosen {
         When::Always
@@ -180,12 +140,7 @@ async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool)
 #[tokio::test]
 async fn a_byte_rate_is_kept() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "large",
-        Content::pattern(1, 600 * MIB),
-        &ObjectSpec::default(),
-    );
+    world.put("large", 600 * MIB);
     let mut job = world.job(copy_all());
     job.limits = Limits {
         bytes_per_second: Some(ByteRate(300 * MIB)),
@@ -205,12 +160,7 @@ async fn a_byte_rate_is_used_by_small_objects() {
     let world = World::new().await;
     for index in 0..200 {
         let key = format!("s{index:03}");
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 1 << 10),
-            &ObjectSpec::default(),
-        );
+        world.put(&key, 1 << 10);
     }
     let mut job = world.job(copy_all());
     job.limits = Limits {
@@ -230,12 +180,7 @@ async fn a_byte_rate_is_used_by_small_objects() {
 async fn two_parts_of_one_object_are_under_way_together_with_the_next_object() {
     let world = slow_world(50).await;
     for index in 0..4 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("l{index}"),
-            Content::pattern(1, GIB),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("l{index}"), GIB);
     }
     world.run(copy_all()).await;
     let parts = world.sandbox.calls().of(Operation::UploadPartCopy);

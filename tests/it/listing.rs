@@ -9,27 +9,18 @@ use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{Selection, Source, Transfer, When};
 use s3haul::planner::{MOST_RANGES, Planned, Sides};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, Store};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, ObjectSpec, Operation};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
 
 const LIST: Operation = Operation::ListObjectsV2;
 
-fn put(store: &Store, bucket: &str, key: &str) {
-    store.put_object(
-        bucket,
-        key,
-        Content::bytes(&b"x"[..]),
-        &ObjectSpec::default(),
-    );
-}
-
-/// Keys that are spread evenly.
+/// Returns keys that are spread evenly.
 fn hashed(count: u32) -> impl Iterator<Item = String> {
     (0..count).map(|index| format!("{:08x}", index.wrapping_mul(0x9E37_79B1)))
 }
 
-/// How many pages of a bucket were asked for.
+/// Returns the number of pages that were listed of a bucket.
 fn pages(world: &World, bucket: &str) -> usize {
     world
         .sandbox
@@ -40,7 +31,7 @@ fn pages(world: &World, bucket: &str) -> usize {
         .count()
 }
 
-/// Destination keys by how they ended; each but once.
+/// Returns the destination keys that were copied, and those that were skipped; each is there once.
 fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut ended = BTreeMap::new();
     for receipt in receipts {
@@ -66,17 +57,13 @@ fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
     (keys(copied), keys(left))
 }
 
-/// A world where a list takes its time, so that many can be under way.
+/// Starts a sandbox with slow lists, so that many are under way at once.
 async fn slow_lists() -> World {
-    let latency = LatencyModel {
+    World::with_latency(LatencyModel {
         list: Duration::from_millis(20),
         ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    World::modelled(model).await
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,8 +71,8 @@ async fn short_lists_cost_one_request_a_page() {
     for (count, expected) in [(0, 1), (7, 1), (1000, 1), (1500, 2), (2000, 2)] {
         let world = World::new().await;
         for key in hashed(count) {
-            put(world.sandbox.store(), SOURCE, &key);
-            put(world.sandbox.store(), DESTINATION, &key);
+            world.put(&key, 1);
+            world.put_in(DESTINATION, &key, 1);
         }
         let run = world.run(copy_all()).await;
         assert_eq!(run.outcome.skipped_objects, u64::from(count));
@@ -105,14 +92,14 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
     let world = slow_lists().await;
     for (index, key) in hashed(COUNT).enumerate() {
         let key = format!("p/{key}");
-        put(world.sandbox.store(), SOURCE, &key);
+        world.put(&key, 1);
         if index % 100 != 0 {
-            put(world.sandbox.store(), DESTINATION, &key);
+            world.put_in(DESTINATION, &key, 1);
         }
     }
-    // What stands beside the prefix is nobody's business.
-    put(world.sandbox.store(), SOURCE, "o");
-    put(world.sandbox.store(), SOURCE, "q");
+    // Keys beside the prefix do not matter.
+    world.put("o", 1);
+    world.put("q", 1);
     let from = Source::Prefix {
         endpoint: "default".to_owned(),
         location: uri("s3://source/p/"),
@@ -125,10 +112,7 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
         .collect();
     let (copied, left) = endings(&run.receipts);
     assert_eq!((copied, left.len()), (missing, COUNT as usize * 99 / 100));
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION).len(),
-        COUNT as usize
-    );
+    assert_eq!(world.keys(DESTINATION).len(), COUNT as usize);
     let most = world
         .sandbox
         .calls()
@@ -162,9 +146,9 @@ async fn what_others_write_and_delete_meanwhile_hides_nothing() {
     const COUNT: u32 = 8000;
     let world = slow_lists().await;
     for key in hashed(COUNT) {
-        put(world.sandbox.store(), SOURCE, &key);
-        put(world.sandbox.store(), DESTINATION, &key);
-        put(world.sandbox.store(), SOURCE, &format!("{key}-fickle"));
+        world.put(&key, 1);
+        world.put_in(DESTINATION, &key, 1);
+        world.put(&format!("{key}-fickle"), 1);
     }
     let turn = std::sync::atomic::AtomicU32::new(0);
     let meddle = Effect::hook(move |store| {
@@ -174,10 +158,11 @@ async fn what_others_write_and_delete_meanwhile_hides_nothing() {
             .step_by(501)
         {
             store.delete_object(SOURCE, &format!("{key}-fickle"));
-            put(store, SOURCE, &format!("{key}-new-fickle"));
+            let key = format!("{key}-new-fickle");
+            store.put_object(SOURCE, &key, Content::pattern(1, 1), &ObjectSpec::default());
         }
     });
-    world.sandbox.faults().add(Fault::on(LIST).then(meddle));
+    world.add_fault(Fault::on(LIST).then(meddle));
     let exclude = vec!["*-fickle".parse().unwrap()];
     let select = Selection {
         exclude,
@@ -203,7 +188,7 @@ async fn what_others_write_and_delete_meanwhile_hides_nothing() {
     assert!(most > 2, "nothing was cut");
 }
 
-/// All keys as they are planned.
+/// Returns all keys in the order of the plan.
 async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
     let mut steps = if in_order {
         sides.plan()
@@ -223,15 +208,11 @@ async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_all_kinds_are_found_over_the_wire() {
     // So that a list takes longer than to read it on a busy machine and to decide that it is cut.
-    let latency = LatencyModel {
+    let world = World::with_latency(LatencyModel {
         list: Duration::from_millis(100),
         ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
+    })
+    .await;
     let mut keys = BTreeSet::new();
     for index in 0..1500_u32 {
         let hash = index.wrapping_mul(0x9E37_79B1);
@@ -250,9 +231,7 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
             format!("{hash:08x}//{index}/"),
         ]);
     }
-    for key in &keys {
-        put(world.sandbox.store(), SOURCE, key);
-    }
+    world.put_all(&keys, 1);
     let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
     let transfer = Arc::new(Transfer {
         when: When::Missing,
@@ -285,9 +264,9 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
     const COUNT: u32 = 20_000;
     let mut world = World::new().await;
     for (index, key) in hashed(COUNT).enumerate() {
-        put(world.sandbox.store(), SOURCE, &key);
+        world.put(&key, 1);
         if index % 50 != 0 {
-            put(world.sandbox.store(), DESTINATION, &key);
+            world.put_in(DESTINATION, &key, 1);
         }
     }
     let directory = tempfile::tempdir().unwrap();
@@ -300,7 +279,7 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
         world.sandbox.faults().clear();
         if session < 3 {
             let stop = world.stop.clone();
-            world.sandbox.faults().add(
+            world.add_fault(
                 Fault::on(LIST)
                     .nth(16)
                     .then(Effect::hook(move |_| stop.cancel())),
@@ -330,10 +309,7 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
         "{} copied",
         copied.len()
     );
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
-        world.sandbox.store().keys(SOURCE)
-    );
+    assert_eq!(world.keys(DESTINATION), world.keys(SOURCE));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,13 +317,13 @@ async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
     const COUNT: u32 = 8000;
     let world = World::new().await;
     for key in hashed(COUNT) {
-        put(world.sandbox.store(), SOURCE, &key);
-        put(world.sandbox.store(), DESTINATION, &key);
+        world.put(&key, 1);
+        world.put_in(DESTINATION, &key, 1);
     }
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     let place = directory.path().join("journal");
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(LIST)
             .nth(12)
             .then(Effect::Error(400, "InvalidRequest")),
@@ -367,9 +343,7 @@ async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_out_of_order_is_never_cut() {
     let world = World::new().await;
-    for key in hashed(5000) {
-        put(world.sandbox.store(), SOURCE, &key);
-    }
+    world.put_all(hashed(5000), 1);
     let unordered = |bucket: s3haul::bucket::Bucket| {
         let capabilities = s3haul::s3::Capabilities {
             ordered_lists: false,

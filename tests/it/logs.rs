@@ -15,30 +15,18 @@ use serde_json::Value;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::{COPY_ALL, at, command, process_at, run};
 use crate::signals::send;
+use crate::world::program::{COPY_ALL, at, command, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-pub(super) async fn world() -> World {
-    let world = World::new().await;
-    for key in ["a", "b", "c"] {
-        let content = Content::pattern(1, 10);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, content, &ObjectSpec::default());
-    }
-    world
-}
-
-/// A directory with a job that copies everything.
-pub(super) fn job(text: &str) -> tempfile::TempDir {
+/// Makes a directory with this job.
+pub(super) fn directory_with(text: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("lake.yaml"), text).unwrap();
     directory
 }
 
-/// The lines of a log. Each must be an object with the fields that all lines have.
+/// Returns the lines of a log. Asserts that each is an object with the fields that all lines have.
 pub(super) fn lines(stderr: &str) -> Vec<Value> {
     let lines = stderr.lines().map(|line| {
         let value: Value = serde_json::from_str(line)
@@ -66,19 +54,19 @@ pub(super) fn events(lines: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// The one line of an event.
+/// Returns the one line of an event.
 pub(super) fn only<'a>(lines: &'a [Value], event: &str) -> &'a Value {
     let found: Vec<_> = lines.iter().filter(|line| line["event"] == event).collect();
     assert_eq!(found.len(), 1, "{event} in {lines:#?}");
     found[0]
 }
 
-/// The log of a pod outlives neither the pod nor its Job; the name of the report is all that leads
-/// from it to the receipts.
+/// The log of a pod ends with the pod and its Job; only the name of the report leads from it to the
+/// receipts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_names_a_report_in_s3() {
-    let world = world().await;
-    let directory = job(&format!(
+    let world = World::with_objects(["a", "b", "c"], 10).await;
+    let directory = directory_with(&format!(
         "{COPY_ALL}report: {{s3: s3://destination/reports/}}\n"
     ));
     let mut program = at(&world);
@@ -98,8 +86,8 @@ async fn the_log_names_a_report_in_s3() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_run_says_what_runs_and_what_it_came_to() {
-    let world = world().await;
-    let directory = job(COPY_ALL);
+    let world = World::with_objects(["a", "b", "c"], 10).await;
+    let directory = directory_with(COPY_ALL);
     let mut program = at(&world);
     program
         .current_dir(directory.path())
@@ -155,12 +143,9 @@ async fn a_good_run_says_what_runs_and_what_it_came_to() {
 /// The variable sets the format as the flag does, and `--json` still prints results.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_object_is_an_event_with_its_cause() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let denied = Fault::on(Operation::CopyObject).key("b");
-    world
-        .sandbox
-        .faults()
-        .add(denied.then(Effect::Error(403, "AccessDenied")));
+    world.add_fault(denied.then(Effect::Error(403, "AccessDenied")));
     let mut program = at(&world);
     program.env("S3HAUL_LOG_FORMAT", "json");
     let copy = ["copy", "s3://source/", "s3://destination/", "--json"];
@@ -230,7 +215,8 @@ async fn a_usage_error_is_an_event_also_before_the_flags_are_known() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mistake_of_a_manifest_is_an_event_with_its_place() {
-    let directory = job("version: 2\ntransfers:\n  - {form: {s3: s3://a/}, to: {s3: s3://b/}}\n");
+    let directory =
+        directory_with("version: 2\ntransfers:\n  - {form: {s3: s3://a/}, to: {s3: s3://b/}}\n");
     let mut program = command();
     program.current_dir(directory.path());
     let (exit, _, stderr) = run(program, &["run", "lake.yaml", "--log-format", "json"]).await;
@@ -256,7 +242,7 @@ async fn each_mistake_of_a_manifest_is_an_event_with_its_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_told_with_its_signal_and_what_is_left() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let faults = world.sandbox.faults();
     faults.add(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
     let directory = tempfile::tempdir().unwrap();
@@ -297,7 +283,7 @@ async fn a_stop_is_told_with_its_signal_and_what_is_left() {
     );
 }
 
-/// Serves at an address from now on what the sandbox serves.
+/// Forwards connections to an address to the sandbox from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to = world.sandbox.url().trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind(at).await.unwrap();
@@ -314,7 +300,7 @@ async fn forward(at: SocketAddr, world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);
@@ -370,7 +356,7 @@ async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
             .is_some_and(|seconds| seconds >= 2.0),
         "{back}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
 }
 
 /// A run that waits in its middle says so, and says when the server is back.
@@ -379,10 +365,7 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
     let world = World::new().await;
     for index in 0..200 {
         let (key, content) = (format!("k{index:03}"), Content::pattern(1, 10));
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, content, &ObjectSpec::default());
+        world.put_object(SOURCE, &key, content, &ObjectSpec::default());
     }
     let faults = world.sandbox.faults();
     faults.add(Fault::on(Operation::CopyObject).then(Effect::ResetBefore));
@@ -416,13 +399,13 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
         (0, &["waiting", "back"][..]),
         "{stderr}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 200);
+    assert_eq!(world.keys(DESTINATION).len(), 200);
 }
 
-/// In text, only what a person can use is told.
+/// The text format has only what a person can use.
 #[tokio::test(flavor = "multi_thread")]
 async fn text_stays_as_it_is() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let copy = ["copy", "s3://source/", "s3://destination/"];
     let (exit, stdout, stderr) = run(at(&world), &copy).await;
     assert_eq!((exit, stderr.as_str()), (0, ""));

@@ -10,30 +10,15 @@ mod values;
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{Attribute, Job, PartSize, Policy, Transfer, Trust};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions, Store,
-};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::manifest::job::{Attribute, Job, Policy, Trust};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, ObjectSpec, Operation, Store};
+use s3haul::size::MIB;
 
 use crate::liar::{Answer, Asked, Liar};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate, upload_all};
 
 const PART: u64 = 5 * MIB;
 const LARGE: u64 = 2 * PART - 1;
-
-fn cut(mut transfer: Transfer) -> Transfer {
-    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
-    transfer.parts.threshold = ByteSize(PART);
-    transfer
-}
-
-fn put(world: &World, key: &str, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, size), spec);
-}
 
 fn tagged() -> ObjectSpec {
     ObjectSpec::default().tag("team", "a b")
@@ -43,7 +28,7 @@ fn is_copy(asked: &Asked) -> bool {
     asked.method == "PUT" && asked.header("x-amz-copy-source").is_some() && !asked.has("partNumber")
 }
 
-/// The bucket and the key of a request.
+/// Returns the bucket and the key of a request.
 fn place(asked: &Asked) -> (&str, &str) {
     asked.path.trim_start_matches('/').split_once('/').unwrap()
 }
@@ -60,13 +45,13 @@ fn drop_tags(store: &Store, asked: &Asked) {
     store.put_object(bucket, key, object.content, &spec);
 }
 
-/// A server whose HEAD shows no number of tags.
+/// Starts a proxy whose HEAD shows no number of tags.
 async fn uncounted(world: &World) -> Liar {
     let change = |_: &Asked, answer: Answer| answer.without("x-amz-tagging-count");
     Liar::before(world, change).await
 }
 
-/// One whose copies drop the tags, too.
+/// Starts a proxy whose copies drop the tags, too.
 async fn dropping(world: &World) -> Liar {
     let store = world.sandbox.store().clone();
     let change = move |asked: &Asked, answer: Answer| {
@@ -78,9 +63,9 @@ async fn dropping(world: &World) -> Liar {
     Liar::before(world, change).await
 }
 
-/// A job with one request at a time.
-fn job(world: &World, liar: &Liar, tags: Policy, provider: Provider) -> Job {
-    let mut transfer = cut(copy_all());
+/// Returns a job that sends one request at a time.
+fn job_in_order(world: &World, liar: &Liar, tags: Policy, provider: Provider) -> Job {
+    let mut transfer = in_parts_of(PART, copy_all());
     transfer.preserve.tags = tags;
     let mut job = liar.job(world, transfer, provider);
     job.limits.in_flight = Some(1);
@@ -105,7 +90,7 @@ fn messages(run: &Run) -> Vec<String> {
     failed.collect()
 }
 
-/// The questions about the tags of objects in a bucket.
+/// Returns the number of requests for the tags of objects in a bucket.
 fn questions(liar: &Liar, bucket: &str) -> usize {
     liar.count(|asked| asked.method == "GET" && asked.has("tagging") && place(asked).0 == bucket)
 }
@@ -117,13 +102,13 @@ const DROPPED: &str =
 async fn tags_that_a_copy_drops_are_losses_or_failures() {
     for policy in [Policy::Try, Policy::Require] {
         let world = World::new().await;
-        put(&world, "a", 10, &ObjectSpec::default());
+        world.put("a", 10);
         for key in ["b", "c", "d"] {
-            put(&world, key, 10, &tagged());
+            world.put_with(key, 10, &tagged());
         }
         let liar = dropping(&world).await;
         let run = world
-            .try_run_job(&job(&world, &liar, policy, Provider::Other))
+            .try_run_job(&job_in_order(&world, &liar, policy, Provider::Other))
             .await
             .unwrap();
         assert_eq!(questions(&liar, SOURCE), 4);
@@ -155,10 +140,10 @@ async fn tags_that_a_copy_keeps_are_compared_once_or_with_each_object_if_require
     ] {
         let world = World::new().await;
         for key in ["a", "b", "c"] {
-            put(&world, key, 10, &tagged());
+            world.put_with(key, 10, &tagged());
         }
         let liar = uncounted(&world).await;
-        let mut job = job(&world, &liar, policy, Provider::Other);
+        let mut job = job_in_order(&world, &liar, policy, Provider::Other);
         restate(&mut job, |endpoint| endpoint.trust = trust);
         let run = world.try_run_job(&job).await.unwrap();
         assert_eq!(
@@ -181,13 +166,11 @@ async fn a_server_that_counts_tags_is_not_asked_for_them() {
         (Provider::Other, Policy::Try, 0),
     ] {
         let world = World::new().await;
-        put(&world, "a", 10, &tagged());
-        for key in ["b", "c"] {
-            put(&world, key, 10, &ObjectSpec::default());
-        }
+        world.put_with("a", 10, &tagged());
+        world.put_all(["b", "c"], 10);
         let liar = Liar::before(&world, |_, answer| answer).await;
         let run = world
-            .try_run_job(&job(&world, &liar, policy, provider))
+            .try_run_job(&job_in_order(&world, &liar, policy, provider))
             .await
             .unwrap();
         assert_eq!(run.outcome.done_objects, 3, "{:?}", run.receipts);
@@ -196,16 +179,16 @@ async fn a_server_that_counts_tags_is_not_asked_for_them() {
     }
 }
 
-/// Objects of which nothing shows that they have tags cost a question each, up to a hundred.
+/// Objects that do not show whether they have tags cost a request each, up to a hundred.
 #[tokio::test]
 async fn a_bucket_without_tags_is_asked_a_hundred_times() {
     let world = World::new().await;
     for number in 0..105 {
-        put(&world, &format!("{number:03}"), 1, &ObjectSpec::default());
+        world.put(&format!("{number:03}"), 1);
     }
     let liar = uncounted(&world).await;
     let run = world
-        .try_run_job(&job(&world, &liar, Policy::Try, Provider::Other))
+        .try_run_job(&job_in_order(&world, &liar, Policy::Try, Provider::Other))
         .await
         .unwrap();
     assert_eq!(run.outcome.done_objects, 105, "{:?}", run.receipts);
@@ -217,17 +200,12 @@ async fn a_bucket_without_tags_is_asked_a_hundred_times() {
 async fn a_server_that_knows_no_tags_loses_none_and_fails_what_requires_them() {
     for (policy, done) in [(Policy::Try, 2), (Policy::Require, 0)] {
         let world = World::new().await;
-        for key in ["a", "b"] {
-            put(&world, key, 10, &ObjectSpec::default());
-        }
+        world.put_all(["a", "b"], 10);
         let unknown = Effect::Error(501, "NotImplemented");
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(Operation::GetObjectTagging).then(unknown));
+        world.add_fault(Fault::on(Operation::GetObjectTagging).then(unknown));
         let liar = uncounted(&world).await;
         let run = world
-            .try_run_job(&job(&world, &liar, policy, Provider::Other))
+            .try_run_job(&job_in_order(&world, &liar, policy, Provider::Other))
             .await
             .unwrap();
         assert_eq!(
@@ -251,16 +229,13 @@ async fn tags_that_may_not_be_read_are_noted_or_fail_what_requires_them() {
     for (policy, done) in [(Policy::Try, 2), (Policy::Require, 0)] {
         let world = World::new().await;
         for key in ["a", "b"] {
-            put(&world, key, 10, &tagged());
+            world.put_with(key, 10, &tagged());
         }
         let denied = Effect::Error(403, "AccessDenied");
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(Operation::GetObjectTagging).then(denied));
+        world.add_fault(Fault::on(Operation::GetObjectTagging).then(denied));
         let liar = uncounted(&world).await;
         let run = world
-            .try_run_job(&job(&world, &liar, policy, Provider::Other))
+            .try_run_job(&job_in_order(&world, &liar, policy, Provider::Other))
             .await
             .unwrap();
         assert_eq!(run.outcome.done_objects, done, "{:?}", run.receipts);
@@ -296,12 +271,9 @@ async fn each_request_must_show_that_it_gives_tags() {
         std::fs::write(files.path().join(name), bytes).unwrap();
     }
     let ignored = Effect::Ignore(&["x-amz-tagging"]);
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CreateMultipartUpload).then(ignored));
+    world.add_fault(Fault::on(Operation::CreateMultipartUpload).then(ignored));
     let liar = uncounted(&world).await;
-    let mut transfer = cut(upload_all(files.path()));
+    let mut transfer = in_parts_of(PART, upload_all(files.path()));
     transfer.set.tags.insert("a".to_owned(), "b".to_owned());
     let mut job = liar.job(&world, transfer, Provider::Other);
     job.limits.in_flight = Some(1);
@@ -316,7 +288,7 @@ async fn each_request_must_show_that_it_gives_tags() {
     assert_eq!(questions(&liar, DESTINATION), 2, "once for each request");
 }
 
-/// Documents that hold nothing of what was asked about are no answers.
+/// Documents without the requested element are no answers.
 #[rstest]
 #[case(Attribute::Acl, Operation::GetObjectAcl, "<AccessControlPolicy/>")]
 #[case(
@@ -356,14 +328,11 @@ async fn an_answer_without_contents_is_none(
             object_lock: true,
             ..BucketOptions::default()
         };
-        let world = World::with(SandboxOptions::default(), options).await;
-        put(&world, "a", LARGE, &ObjectSpec::default());
+        let world = World::with_buckets(options).await;
+        world.put("a", LARGE);
         let answer = Effect::Answer(200, "application/xml", document);
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).then(answer));
-        let mut transfer = cut(copy_all());
+        world.add_fault(Fault::on(operation).then(answer));
+        let mut transfer = in_parts_of(PART, copy_all());
         transfer.preserve.set(attribute, policy);
         let run = world.run(transfer).await;
         if policy == Policy::Try {
@@ -377,19 +346,21 @@ async fn an_answer_without_contents_is_none(
     }
 }
 
-/// Some servers have no other words for an object without tags.
+/// Some servers answer this way for an object without tags.
 #[tokio::test]
 async fn a_bare_document_is_an_empty_set_of_tags_on_servers_that_may_say_so() {
     let world = World::new().await;
-    put(&world, "a", LARGE, &ObjectSpec::default());
+    world.put("a", LARGE);
     let bare = Effect::Answer(200, "application/xml", "<Tagging/>");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::GetObjectTagging).then(bare));
+    world.add_fault(Fault::on(Operation::GetObjectTagging).then(bare));
     let liar = uncounted(&world).await;
     let run = world
-        .try_run_job(&job(&world, &liar, Policy::Require, Provider::Other))
+        .try_run_job(&job_in_order(
+            &world,
+            &liar,
+            Policy::Require,
+            Provider::Other,
+        ))
         .await
         .unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);

@@ -13,7 +13,7 @@ use s3haul::manifest::job::{
     CustomerKeys, Encryption, KeySource, PartSize, Parts, Preset, SetValues, Transfer,
 };
 use s3haul::sandbox::{
-    BucketOptions, Content, Encryption as Stored, ObjectInfo, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Encryption as Stored, ObjectInfo, ObjectSpec, Operation,
 };
 use s3haul::size::{ByteSize, GIB, MIB};
 
@@ -24,13 +24,13 @@ const SIZES: [u64; 4] = [0, 1, 8 * MIB, 6 * GIB];
 /// Thresholds, and the route that 8 MiB takes with each.
 const THRESHOLDS: [(u64, &str); 2] = [(256 * MIB, "copy"), (5 * MIB, "multipart-copy")];
 
-async fn world() -> World {
+async fn world_with_locks_and_acls() -> World {
     let buckets = BucketOptions {
         object_lock: true,
         acls: true,
         ..BucketOptions::default()
     };
-    World::with(SandboxOptions::default(), buckets).await
+    World::with_buckets(buckets).await
 }
 
 fn with_threshold(mut transfer: Transfer, threshold: u64) -> Transfer {
@@ -44,13 +44,11 @@ fn with_threshold(mut transfer: Transfer, threshold: u64) -> Transfer {
 
 fn object(world: &World, bucket: &str, key: &str) -> ObjectInfo {
     world
-        .sandbox
-        .store()
         .object(bucket, key)
         .unwrap_or_else(|| panic!("{bucket}/{key} is not there"))
 }
 
-/// The route of each receipt is the one that its size calls for.
+/// Asserts that the route of each receipt is the one of its size.
 fn assert_routes(receipts: &[Receipt], of_8_mib: &str) {
     for receipt in receipts {
         let route = match receipt.size {
@@ -67,7 +65,7 @@ fn assert_routes(receipts: &[Receipt], of_8_mib: &str) {
 #[tokio::test]
 async fn every_attribute_of_every_size_by_every_route() {
     for (threshold, route) in THRESHOLDS {
-        let world = world().await;
+        let world = world_with_locks_and_acls().await;
         let mut keys = Vec::new();
         let cases = rows::all()
             .into_iter()
@@ -76,12 +74,7 @@ async fn every_attribute_of_every_size_by_every_route() {
             for (case, spec) in cases {
                 for size in SIZES {
                     let key = format!("{attribute}/{case}/{size}");
-                    world.sandbox.store().put_object(
-                        SOURCE,
-                        &key,
-                        Content::pattern(7, size),
-                        &spec,
-                    );
+                    world.put_object(SOURCE, &key, Content::pattern(7, size), &spec);
                     keys.push(key);
                 }
             }
@@ -106,7 +99,7 @@ async fn every_attribute_of_every_size_by_every_route() {
     }
 }
 
-/// The keys of two customers, in files because the environment is shared by all tests.
+/// Returns the keys of two customers, in files because all tests share the environment.
 fn keys(dir: &tempfile::TempDir) -> CustomerKeys {
     let key = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -132,7 +125,7 @@ async fn customer_keys_on_either_side_and_on_both() {
     let both = keys(&dir);
     for (threshold, route) in THRESHOLDS {
         for (source, destination) in [(true, false), (false, true), (true, true)] {
-            let world = world().await;
+            let world = world_with_locks_and_acls().await;
             let customer = |md5: &str| Stored::Customer {
                 key_md5: md5.to_owned(),
             };
@@ -245,7 +238,7 @@ async fn uploads_get_what_the_job_sets_in_one_piece_and_in_parts() {
         (overrides.clone(), Some(kms(true)), false),
         (overrides, None, true),
     ] {
-        let world = world().await;
+        let world = world_with_locks_and_acls().await;
         let mut transfer = upload_all(dir.path());
         transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
         transfer.set = set.clone();
@@ -318,17 +311,11 @@ async fn a_thousand_objects_cost_what_they_must() {
         .tag("a", "b");
     for index in 0..990 {
         let key = format!("small/{index:03}");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, Content::pattern(index, 100), &rich);
+        world.put_object(SOURCE, &key, Content::pattern(index, 100), &rich);
     }
     for index in 0..10 {
         let key = format!("large/{index}");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, Content::pattern(index, 300 * MIB), &rich);
+        world.put_object(SOURCE, &key, Content::pattern(index, 300 * MIB), &rich);
     }
     let run = world.run(copy_all()).await;
     assert_eq!(
@@ -363,7 +350,7 @@ async fn each_more_request_has_its_reason() {
     let world = World::new().await;
     for index in 0..10 {
         let spec = ObjectSpec::default().tag("a", "b");
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("k{index}"),
             Content::pattern(index, 10),
@@ -454,17 +441,14 @@ async fn content_alone_is_copied_without_a_look_at_each_object() {
 #[tokio::test]
 async fn content_alone_is_of_one_version_too() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put("k", 10);
     let swap = s3haul::sandbox::Effect::hook(|store| {
         store.put_object(SOURCE, "k", Content::pattern(2, 20), &ObjectSpec::default());
     });
     let fault = s3haul::sandbox::Fault::on(Operation::CopyObject)
         .nth(1)
         .then(swap);
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let mut transfer = copy_all();
     transfer.preserve = Preset::ContentOnly.into();
     let run = tokio::time::timeout(Duration::from_secs(30), world.run(transfer))

@@ -7,36 +7,22 @@ use std::time::Duration;
 
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::sandbox::Operation;
 use s3haul::size::MIB;
 use serde_json::Value;
 
-use crate::cli::{COPY_ALL, at, process_at, run};
 use crate::liar::{Answer, Liar};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{COPY_ALL, at, journaled, kill, process_at, run, run_in};
+use crate::world::{DESTINATION, World};
 
-async fn world() -> World {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(20),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
-    for key in ["dir/large", "other"] {
-        let content = Content::pattern(1, 200 * 5 * MIB);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, content, &ObjectSpec::default());
-    }
+async fn world_with_two_large() -> World {
+    let world = World::with_copy_latency(Duration::from_millis(20)).await;
+    world.put_all(["dir/large", "other"], 200 * 5 * MIB);
     world
 }
 
-/// A run of both objects in the background, in this directory.
-fn spawn(world: &World, directory: &Path, journal: &[&str]) -> Child {
+/// Starts a run of both objects in this directory.
+fn spawn_copy(world: &World, directory: &Path, journal: &[&str]) -> Child {
     process_at(world)
         .args([
             "copy",
@@ -59,7 +45,7 @@ fn spawn(world: &World, directory: &Path, journal: &[&str]) -> Child {
 async fn both_are_open(world: &World) {
     let open = async {
         while world.calls(Operation::UploadPartCopy) < 10
-            || world.sandbox.store().open_uploads(DESTINATION).len() < 2
+            || world.open_uploads(DESTINATION).len() < 2
         {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -69,14 +55,7 @@ async fn both_are_open(world: &World) {
         .expect("the run begins nothing");
 }
 
-async fn kill(mut child: Child) {
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
-}
-
-/// An upload that no journal knows.
+/// Creates an upload that no journal knows.
 async fn foreign(world: &World) -> MultipartUpload {
     let bucket = world.bucket(DESTINATION).await;
     let key = "dir/large".parse().unwrap();
@@ -88,14 +67,12 @@ async fn foreign(world: &World) -> MultipartUpload {
 }
 
 async fn uploads(world: &World, directory: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(command, &[&["uploads"], arguments].concat()).await
+    run_in(world, directory, &[&["uploads"], arguments].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_a_journal_knows_is_listed_and_aborted() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     let directory = tempfile::tempdir().unwrap();
     let (exit, _, stderr) = uploads(
         &world,
@@ -108,7 +85,7 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
         "{exit} {stderr}"
     );
     let theirs = foreign(&world).await;
-    let child = spawn(&world, directory.path(), &[]);
+    let child = spawn_copy(&world, directory.path(), &[]);
     both_are_open(&world).await;
     let (exit, _, stderr) = uploads(
         &world,
@@ -150,7 +127,7 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
         exit == 0 && stdout.contains("would abort") && stdout.lines().count() == 1,
         "{exit} {stdout}"
     );
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 3);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 3);
     let (exit, _, stderr) = uploads(&world, directory.path(), &abort).await;
     assert!(
         exit == 0 && stderr.contains("1 upload aborted"),
@@ -166,13 +143,13 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
         exit == 0 && stderr.contains("1 upload aborted"),
         "{exit} {stderr}"
     );
-    let left = world.sandbox.store().open_uploads(DESTINATION);
+    let left = world.open_uploads(DESTINATION);
     assert_eq!((left.len(), left[0].upload_id.as_str()), (1, theirs.id()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_alone_does_not_abort_what_is_not_in_it() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     foreign(&world).await;
     let abort = [
         "abort",
@@ -184,19 +161,16 @@ async fn a_journal_alone_does_not_abort_what_is_not_in_it() {
     ];
     let (exit, _, stderr) = uploads(&world, Path::new("."), &abort).await;
     assert!(exit == 2 && stderr.contains("--mine"), "{exit} {stderr}");
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_s3_says_it_too_and_the_next_run_does_without_what_was_aborted() {
-    let world = world().await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = world_with_two_large().await;
+    world.create_bucket("ops");
     let directory = tempfile::tempdir().unwrap();
     let journal = ["--journal", "s3://ops/lake/"];
-    let child = spawn(&world, directory.path(), &journal);
+    let child = spawn_copy(&world, directory.path(), &journal);
     both_are_open(&world).await;
     std::process::Command::new("kill")
         .args(["-TERM", &child.id().to_string()])
@@ -217,19 +191,19 @@ async fn a_journal_in_s3_says_it_too_and_the_next_run_does_without_what_was_abor
         exit == 0 && stderr.contains("2 uploads aborted"),
         "{exit} {stdout} {stderr}"
     );
-    let mut child = spawn(&world, directory.path(), &journal);
+    let mut child = spawn_copy(&world, directory.path(), &journal);
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap())
         .await
         .unwrap();
     assert_eq!(status.code(), Some(0));
     world.assert_equal("dir/large", "dir/large");
-    let left = world.sandbox.store().open_uploads(DESTINATION);
+    let left = world.open_uploads(DESTINATION);
     assert_eq!((left.len(), left[0].upload_id.as_str()), (1, theirs.id()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_of_a_bucket_whose_owner_is_another_are_refused() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     let list = [
         "list",
         "s3://destination/",
@@ -264,23 +238,15 @@ async fn uploads_of_a_bucket_whose_owner_is_another_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journals_that_were_read_are_named_and_that_of_a_manifest_may_be_asked() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     let directory = tempfile::tempdir().unwrap();
     // A journal of another job is where the command looks by itself.
-    world.sandbox.store().put_object(
-        SOURCE,
-        "small",
-        Content::pattern(1, 10),
-        &ObjectSpec::default(),
-    );
-    let mut command = at(&world);
-    command
-        .current_dir(directory.path())
-        .env_remove("S3HAUL_JOURNAL");
+    world.put("small", 10);
+    let command = journaled(&world, directory.path());
     let small = ["copy", "s3://source/small", "s3://destination/small"];
     let (exit, _, stderr) = run(command, &small).await;
     assert_eq!(exit, 0, "{stderr}");
-    let child = spawn(&world, directory.path(), &["--journal", "./elsewhere"]);
+    let child = spawn_copy(&world, directory.path(), &["--journal", "./elsewhere"]);
     both_are_open(&world).await;
     kill(child).await;
     let abort = ["abort", "s3://destination/", "--mine", "--dry-run"];
@@ -307,7 +273,7 @@ async fn the_journals_that_were_read_are_named_and_that_of_a_manifest_may_be_ask
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_says_how_uploads_are_chosen() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     let (exit, _, stderr) = uploads(&world, Path::new("."), &["abort", "s3://destination/"]).await;
     assert!(
         exit == 2 && stderr.contains("--older-than AGE") && stderr.contains("--mine"),
@@ -315,7 +281,7 @@ async fn an_abort_says_how_uploads_are_chosen() {
     );
 }
 
-/// A server that gives this date to every upload.
+/// Starts a proxy that gives this date to every upload.
 async fn dating(world: &World, date: &'static str) -> Liar {
     Liar::before(world, move |asked, answer| {
         if !asked.lists_uploads() {
@@ -334,8 +300,7 @@ async fn dating(world: &World, date: &'static str) -> Liar {
 }
 
 async fn abort_old(world: &World, liar: &Liar, directory: &Path) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let command = journaled(world, directory);
     let abort = [
         "uploads",
         "abort",
@@ -352,7 +317,7 @@ async fn abort_old(world: &World, liar: &Liar, directory: &Path) -> (i32, String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dates_that_a_server_makes_up_abort_nothing() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     foreign(&world).await;
     let directory = tempfile::tempdir().unwrap();
     let liar = dating(&world, "2010-11-10T20:48:33.000Z").await;
@@ -361,7 +326,7 @@ async fn dates_that_a_server_makes_up_abort_nothing() {
         exit == 2 && stderr.contains("dates of uploads are not true"),
         "{exit} {stderr}"
     );
-    let left = world.sandbox.store().open_uploads(DESTINATION);
+    let left = world.open_uploads(DESTINATION);
     assert_eq!(left.len(), 1, "{left:?}");
     // Before there was S3: no age at all.
     let liar = dating(&world, "1970-01-01T00:00:00.000Z").await;
@@ -374,9 +339,9 @@ async fn dates_that_a_server_makes_up_abort_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_at_work_keeps_its_uploads_whatever_their_age() {
-    let world = world().await;
+    let world = world_with_two_large().await;
     let directory = tempfile::tempdir().unwrap();
-    let child = spawn(&world, directory.path(), &[]);
+    let child = spawn_copy(&world, directory.path(), &[]);
     both_are_open(&world).await;
     let liar = dating(&world, "2010-11-10T20:48:33.000Z").await;
     let (exit, _, stderr) = abort_old(&world, &liar, directory.path()).await;

@@ -3,12 +3,12 @@
 use std::fs;
 
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::sandbox::Operation;
 
-use crate::cli::{at, command, run};
+use crate::world::program::{at, command, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Nothing answers there, so that a request would end otherwise than with exit 2.
+/// Returns a program whose S3 does not answer, so that a request ends otherwise than with exit 2.
 fn offline() -> assert_cmd::Command {
     let mut command = command();
     command
@@ -115,25 +115,15 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
     );
 }
 
-/// What a prefix without its slash gets, from every command that takes one.
+/// Every command that takes a prefix answers one without its slash.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
     let world = World::new().await;
     for index in 0..3 {
         let key = format!("events/{index}");
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&key, 9);
     }
-    world.sandbox.store().put_object(
-        SOURCE,
-        "other",
-        Content::pattern(1, 9),
-        &ObjectSpec::default(),
-    );
+    world.put("other", 9);
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     let manifest = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
@@ -165,10 +155,7 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
             "{words:?}: {stderr}"
         );
     }
-    assert!(
-        world.sandbox.store().keys(DESTINATION).is_empty(),
-        "something was written"
-    );
+    assert!(world.keys(DESTINATION).is_empty(), "something was written");
     let (exit, _, stderr) = run(
         at(&world),
         &["copy", "s3://source/evnts", "s3://destination/"],
@@ -179,14 +166,8 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
         "{stderr}"
     );
     // Rights to objects without any to their bucket: S3 answers 403 for what is not there.
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::HeadObject, "");
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::ListObjectsV2, "");
+    world.deny(SOURCE, Operation::HeadObject, "");
+    world.deny(SOURCE, Operation::ListObjectsV2, "");
     let (exit, _, stderr) = run(
         at(&world),
         &["copy", "s3://source/events", "s3://destination/"],
@@ -199,10 +180,7 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_the_job_writes_first_need_not_be_there() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "a", Content::pattern(1, 9), &ObjectSpec::default());
+    world.put("a", 9);
     world
         .sandbox
         .store()
@@ -214,11 +192,7 @@ async fn an_object_that_the_job_writes_first_need_not_be_there() {
                     - {from: {s3: s3://destination/a}, to: {s3: s3://third/a}}\n";
     fs::write(&job, manifest).unwrap();
     let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
-    assert_eq!(
-        (exit, world.sandbox.store().keys("third").len()),
-        (0, 1),
-        "{stderr}"
-    );
+    assert_eq!((exit, world.keys("third").len()), (0, 1), "{stderr}");
 }
 
 /// Servers other than Amazon S3 have classes of their own, so only `provider: aws` is sure.

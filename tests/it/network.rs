@@ -18,8 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::cli::process;
 use crate::issuer::{Issuer, Reply};
+use crate::world::program::{Ended, process};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
@@ -30,22 +30,10 @@ pub(crate) struct Site {
     directory: TempDir,
 }
 
-/// What a command printed and how it ended.
-pub(crate) struct Ended {
-    pub(crate) exit: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
 impl Site {
     pub(crate) async fn new(config: &str, credentials: &str) -> Self {
         let world = World::new().await;
-        world.sandbox.store().put_object(
-            SOURCE,
-            "k",
-            Content::pattern(1, 10),
-            &ObjectSpec::default(),
-        );
+        world.put("k", 10);
         let site = Self {
             world,
             directory: tempfile::tempdir().unwrap(),
@@ -102,15 +90,11 @@ impl Site {
     }
 
     pub(crate) fn copied(&self) -> bool {
-        self.world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .is_some()
+        self.world.object(DESTINATION, "k").is_some()
     }
 }
 
-/// Variables with the keys of the sandbox.
+/// Returns the variables with the keys of the sandbox.
 pub(crate) fn right_keys() -> [(&'static str, &'static str); 2] {
     [
         ("AWS_ACCESS_KEY_ID", "sandbox"),
@@ -208,14 +192,11 @@ async fn a_profile_that_does_not_exist_is_named_with_the_files_searched() {
     );
 }
 
-/// The dangerous one: the copy went to the destination's server, for the bucket of that name there.
+/// Pitfall: the copy went to the destination's server, for the bucket of that name there.
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_differ_by_profile_only_are_two_servers() {
     let other = World::new().await;
-    other
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(2, 10), &ObjectSpec::default());
+    other.put_object(SOURCE, "k", Content::pattern(2, 10), &ObjectSpec::default());
     let config = format!(
         "[profile here]\nendpoint_url = SANDBOX\n{RIGHT}[profile there]\nendpoint_url = {}\n{RIGHT}",
         other.sandbox.url()
@@ -233,7 +214,7 @@ async fn endpoints_that_differ_by_profile_only_are_two_servers() {
             ended.stderr
         );
     }
-    assert!(other.sandbox.store().object(DESTINATION, "k").is_none());
+    assert!(other.object(DESTINATION, "k").is_none());
     assert_eq!(other.sandbox.calls().total(), 0, "nothing was sent");
 }
 

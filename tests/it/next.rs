@@ -2,16 +2,11 @@
 
 use std::fs;
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
-use crate::cli::{COPY_ALL, at, run};
-use crate::world::{DESTINATION, SOURCE, World};
-
-fn put(world: &World, bucket: &str, key: &str, size: u64, spec: &ObjectSpec) {
-    let content = Content::pattern(1, size);
-    world.sandbox.store().put_object(bucket, key, content, spec);
-}
+use crate::world::program::{COPY_ALL, in_clean_environment, run_in};
+use crate::world::{DESTINATION, World};
 
 /// Runs a command in a directory with a job.
 async fn in_site(
@@ -20,19 +15,15 @@ async fn in_site(
     words: &[&str],
 ) -> (i32, String, String) {
     fs::write(directory.path().join("my job.yaml"), COPY_ALL).unwrap();
-    let mut program = at(world);
-    program
-        .current_dir(directory.path())
-        .env_remove("S3HAUL_JOURNAL");
-    run(program, words).await
+    run_in(world, directory.path(), words).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_with_failures_ends_with_the_command_that_copies_them() {
     let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
-    put(&world, SOURCE, "k", 1, &ObjectSpec::default());
+    world.put("k", 1);
     let refused = Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(refused);
+    world.add_fault(refused);
     let words = ["run", "my job.yaml", "--report", "my report.jsonl"];
     let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
     assert_eq!(exit, 1, "{stderr}");
@@ -52,8 +43,8 @@ async fn a_run_with_failures_ends_with_the_command_that_copies_them() {
 async fn a_comparison_that_proves_too_little_names_the_one_that_reads() {
     let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
     let parts = ObjectSpec::default().part_sizes([5 * MIB]);
-    put(&world, SOURCE, "k", 9 * MIB, &parts.without_checksum());
-    put(&world, DESTINATION, "k", 9 * MIB, &ObjectSpec::default());
+    world.put_with("k", 9 * MIB, &parts.without_checksum());
+    world.put_in(DESTINATION, "k", 9 * MIB);
     let words = ["verify", "my job.yaml"];
     let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
     assert_eq!(exit, 0, "{stdout}{stderr}");
@@ -82,7 +73,7 @@ async fn a_working_directory_that_is_gone_is_named() {
     ] {
         let program = env!("CARGO_BIN_EXE_s3haul");
         let script = "d=$(mktemp -d) && cd \"$d\" && rmdir \"$d\" && exec \"$@\"";
-        let mut shell = crate::cli::in_clean_environment(std::process::Command::new("sh"));
+        let mut shell = in_clean_environment(std::process::Command::new("sh"));
         shell.args(["-c", script, "sh", program]).args(words);
         shell.env("AWS_ENDPOINT_URL_S3", world.sandbox.url());
         let output = tokio::task::spawn_blocking(move || shell.output().unwrap());

@@ -10,7 +10,7 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::{command, run};
+use crate::world::program::{command, run};
 
 const ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 /// `café` and `ü`, in Latin-1.
@@ -25,7 +25,7 @@ type Objects = Arc<Mutex<HashMap<String, Vec<Vec<u8>>>>>;
 struct Server {
     url: String,
     objects: Objects,
-    /// First lines of the requests, and the authorization of those that write attributes.
+    /// The first lines of the requests, and the authorization of those that write attributes.
     log: Arc<Mutex<Vec<String>>>,
 }
 

@@ -5,16 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, Operation};
 
-use crate::cli::{at, process_at, run};
-use crate::world::{SOURCE, World};
-
-async fn run_in(world: &World, directory: &Path, words: &[&str]) -> (i32, String, String) {
-    let mut program = at(world);
-    program.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(program, words).await
-}
+use crate::world::World;
+use crate::world::program::{process_at, run_in};
 
 fn journals(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory.join(".s3haul"))
@@ -40,10 +34,7 @@ fn age(journal: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put("k", 10);
     let dir = tempfile::tempdir().unwrap();
     let copy = async |to: &str| run_in(&world, dir.path(), &["copy", "s3://source/", to]).await;
     assert_eq!(copy("s3://destination/old/").await.0, 0);
@@ -62,10 +53,7 @@ async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
     let job = "version: 1\nname: copy-lake\ntransfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/job/}}]\n";
     fs::write(dir.path().join("job.yaml"), job).unwrap();
     assert_eq!(run_in(&world, dir.path(), &["run", "job.yaml"]).await.0, 0);
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
     let copied = world.calls(Operation::CopyObject);
     let mut program = process_at(&world);
     program

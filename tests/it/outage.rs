@@ -9,7 +9,7 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{FailureLimit, Job, Limits};
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::FailureKind;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,12 +17,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::command;
 use crate::issuer::{Issuer, Reply};
+use crate::world::program::command;
 use crate::world::{SOURCE, World, copy_all, restate};
 
-/// A line to the sandbox that can be cut: then connections are refused, and those that are open
-/// break.
+/// A line to the sandbox that can be cut: it then refuses new connections and breaks open ones.
 struct Line {
     at: SocketAddr,
     to: SocketAddr,
@@ -85,18 +84,9 @@ async fn world_with(objects: u32) -> World {
     let world = World::new().await;
     for number in 0..objects {
         let key = format!("{number:05}");
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
+        world.put(&key, 100);
     }
-    let large = Content::pattern(1, 400 * MIB);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", large, &ObjectSpec::default());
+    world.put("large", 400 * MIB);
     world
 }
 
@@ -106,10 +96,9 @@ async fn a_server_that_goes_away_and_comes_back_costs_no_object() {
     let mut line = Line::to(&world).await;
     let job = line.job(&world);
     // Slow enough to be cut in the middle.
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(100))));
+    world.add_fault(
+        Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(100))),
+    );
     let half_way = async {
         while world.calls(Operation::CopyObject) < 200 {
             sleep(Duration::from_millis(5)).await;
@@ -135,10 +124,9 @@ async fn a_server_that_stays_away_ends_the_run_and_not_each_object() {
     let mut line = Line::to(&world).await;
     let mut job = line.job(&world);
     job.limits.patience = Some(Duration::from_secs(2));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(100))));
+    world.add_fault(
+        Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(100))),
+    );
     let cut = async {
         while world.calls(Operation::CopyObject) < 50 {
             sleep(Duration::from_millis(5)).await;
@@ -190,8 +178,8 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     );
 }
 
-/// Runs with so many requests in flight through an outage in its middle. What it came to, and what
-/// was asked meanwhile.
+/// Runs with this many requests in flight through an outage in its middle. Returns the outcome, and
+/// the number of requests during the outage.
 async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
     let mut world = world_with(200).await;
     (world.retry, world.ceiling) = (RetryPolicy::default(), at_once);
@@ -261,10 +249,7 @@ async fn a_bucket_waits_out_a_minute_too() {
     let bucket = world.bucket(SOURCE).await;
     let key = "00000".parse().unwrap();
     world.sandbox.calls().clear();
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on_any().then(Effect::ResetBefore));
+    world.add_fault(Fault::on_any().then(Effect::ResetBefore));
     let over = async {
         sleep(Duration::from_mins(1)).await;
         world.sandbox.faults().clear();
@@ -306,13 +291,13 @@ async fn a_name_that_nobody_knows_is_told_with_its_reason() {
 async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     let world = world_with(50).await;
     let expired = || Fault::on(Operation::CopyObject).then(Effect::Error(400, "ExpiredToken"));
-    world.sandbox.faults().add(expired().nth(1));
+    world.add_fault(expired().nth(1));
     let outcome = world.run(copy_all()).await.outcome;
     assert_eq!((outcome.done_objects, outcome.failed_objects), (51, 0));
     assert_eq!(outcome.requests.retried, 1);
 
     let world = world_with(3000).await;
-    world.sandbox.faults().add(expired());
+    world.add_fault(expired());
     let outcome = world.run(copy_all()).await.outcome;
     let gave_up = outcome.gave_up.clone().expect("all requests are refused");
     assert!(gave_up.may_pass_later, "{gave_up:?}");
@@ -321,20 +306,14 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     assert!(tried < 800, "most are not even tried: {tried}");
 }
 
-/// S3 answers HEAD with a bare 400 then.
+/// In this case S3 answers HEAD with a bare 400.
 #[tokio::test]
 async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_be_read() {
     let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));
     let world = world_with(50).await;
-    world
-        .sandbox
-        .faults()
-        .add(expired(Operation::HeadObject).nth(1));
+    world.add_fault(expired(Operation::HeadObject).nth(1));
     // The plan has listed both sides by then.
-    world
-        .sandbox
-        .faults()
-        .add(expired(Operation::ListObjectsV2).nth(3));
+    world.add_fault(expired(Operation::ListObjectsV2).nth(3));
     let outcome = world.run(copy_all()).await.outcome;
     assert_eq!(
         (outcome.done_objects, outcome.failed_objects),
@@ -343,17 +322,14 @@ async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_
     );
 
     let world = world_with(3000).await;
-    world.sandbox.faults().add(expired(Operation::HeadObject));
-    world.sandbox.faults().add(expired(Operation::CopyObject));
+    world.add_fault(expired(Operation::HeadObject));
+    world.add_fault(expired(Operation::CopyObject));
     let job = world.job(copy_all());
     let (run, ()) = tokio::join!(world.try_run_job(&job), async {
         while world.calls(Operation::HeadObject) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        world
-            .sandbox
-            .faults()
-            .add(expired(Operation::ListObjectsV2));
+        world.add_fault(expired(Operation::ListObjectsV2));
     });
     let outcome = run.unwrap().outcome;
     assert!(
@@ -370,10 +346,7 @@ async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_
 async fn what_a_run_gave_up_for_is_looked_at_again_by_the_next_session() {
     let mut world = world_with(20).await;
     let put = |world: &World, spec: &ObjectSpec| {
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "a", Content::pattern(1, 9), spec);
+        world.put_with("a", 9, spec);
     };
     put(&world, &ObjectSpec::default().storage_class("GLACIER"));
     let directory = tempfile::tempdir().unwrap();
@@ -408,7 +381,7 @@ async fn a_run_with_too_many_failures_ends() {
         ("50%", 40, false),
     ] {
         let world = world_with(400).await;
-        world.sandbox.faults().add(
+        world.add_fault(
             Fault::on(Operation::CopyObject)
                 .first(denied)
                 .then(Effect::Error(403, "AccessDenied")),
@@ -468,10 +441,7 @@ async fn credentials_that_a_server_calls_expired_are_fetched_again_once() {
     let world = world_with(100).await;
     for number in 0..15 {
         let copy = Fault::on(Operation::CopyObject).key(format!("{number:05}"));
-        world
-            .sandbox
-            .faults()
-            .add(copy.nth(1).then(Effect::Error(400, "ExpiredToken")));
+        world.add_fault(copy.nth(1).then(Effect::Error(400, "ExpiredToken")));
     }
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let output = copy_with(&issuer, &world).await;

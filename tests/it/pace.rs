@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
-/// A sandbox that takes so many writes a second for each leading prefix.
+/// Starts a sandbox that accepts this many writes a second for each leading prefix.
 async fn limited(writes: u32) -> World {
     let limits = RateModel {
         writes_per_second: Some(writes),
@@ -36,7 +36,7 @@ fn key(text: &str) -> ObjectKey {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_prefix_does_not_slow_a_cold_one() {
     let world = World::new().await;
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::PutObject)
             .key("hot/")
             .then(Effect::SlowDown),
@@ -71,7 +71,7 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
         cold.join_next().await.unwrap().unwrap().unwrap();
         cold.spawn(put(format!("cold/{next}")));
     }
-    // Nothing slows it any more, whatever becomes of the other.
+    // Nothing slows it any more, whatever happens to the other.
     let lanes = limited();
     let [lane] = &lanes[..] else {
         panic!("one lane is limited, not {lanes:?}")
@@ -111,18 +111,13 @@ async fn time_in_line_at_a_rate_that_the_server_keeps_does_not_use_up_patience()
 async fn a_session_begins_with_what_the_last_one_learned() {
     let mut world = limited(80).await;
     for index in 0..400 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("{index:04}"),
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("{index:04}"), 9);
     }
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     let stop = world.stop.clone();
     let first = async {
-        let copied = || world.sandbox.store().keys(DESTINATION).len();
+        let copied = || world.keys(DESTINATION).len();
         while copied() < 200 {
             sleep(Duration::from_millis(10)).await;
         }

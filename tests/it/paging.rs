@@ -10,35 +10,26 @@ use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
 use s3haul::multipart::uploads;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Effect, Fault, Operation};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli;
 use crate::liar::{Answer, Asked, Liar};
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// Three objects, whose list is read as one range.
-async fn world() -> World {
+/// Starts a sandbox with three objects, whose list is read as one range.
+async fn world_of_one_range() -> World {
     let world = World {
         ceiling: 8,
         ..World::new().await
     };
-    for key in KEYS {
-        world.sandbox.store().put_object(
-            SOURCE,
-            key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
-    }
+    world.put_all(KEYS, 100);
     world
 }
 
-/// A page of a list of objects: these keys, and what it says about the end.
+/// Returns a page of a list of objects: these keys, and `end`.
 fn page(keys: &[&str], end: &str) -> Answer {
     let line = |key: &&str| {
         format!(
@@ -54,7 +45,7 @@ fn token(number: usize) -> String {
     format!("<NextContinuationToken>{number}</NextContinuationToken>")
 }
 
-/// Which page is asked for.
+/// Returns the number of the requested page.
 fn number(asked: &Asked) -> usize {
     asked
         .parameter("continuation-token")
@@ -74,14 +65,7 @@ fn lists(
     }
 }
 
-async fn run(world: &World, liar: &Liar, transfer: Transfer, provider: Provider) -> Run {
-    world
-        .try_run_job(&liar.job(world, transfer, provider))
-        .await
-        .unwrap()
-}
-
-/// The kinds of all failures.
+/// Returns the kinds of all failures.
 fn failures(run: &Run) -> Vec<&str> {
     let kinds = run
         .receipts
@@ -93,7 +77,7 @@ fn failures(run: &Run) -> Vec<&str> {
     kinds.collect()
 }
 
-/// The message of the one failure.
+/// Returns the message of the one failure.
 fn message(run: &Run) -> String {
     let mut messages = run
         .receipts
@@ -126,13 +110,13 @@ async fn a_token_means_more_whatever_else_the_page_says(
     end: &'static str,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_of_one_range().await;
     let pages = move |number: usize| {
         let more = (number < 2).then(|| format!("{end}{}", token(number + 1)));
         page(&[KEYS[number]], &more.unwrap_or_default())
     };
     let liar = Liar::before(&world, lists(pages)).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (3, 0)
@@ -145,13 +129,13 @@ async fn a_token_means_more_whatever_else_the_page_says(
 async fn a_list_that_goes_on_without_a_token_fails_at_once(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_of_one_range().await;
     let liar = Liar::before(
         &world,
         lists(|_| page(&["a"], "<IsTruncated>true</IsTruncated>")),
     )
     .await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert_eq!((run.error(), run.outcome.done_objects), ("server-fault", 0));
     assert!(
         message(&run).contains("sends no token for the next page"),
@@ -175,7 +159,7 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
     #[case] copies: u64,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_of_one_range().await;
     let lie = move |number: usize| {
         let next = if number + 1 < pages.len() {
             number + 1
@@ -188,7 +172,7 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
         )
     };
     let liar = Liar::before(&world, lists(lie)).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (copies, 1)
@@ -204,12 +188,12 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
     assert!(message.contains(says), "{message}");
 }
 
-/// A list that is read in several ranges at once begins in the middle, which this server ignores.
+/// A list in several ranges begins in the middle, which this server ignores.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copied_twice() {
     let world = World {
         ceiling: 256,
-        ..world().await
+        ..world_of_one_range().await
     };
     let pages = |number: usize| {
         // A list that ends at once is not worth a second range.
@@ -220,7 +204,7 @@ async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copie
         page(&[KEYS[number]], &more.unwrap_or_default())
     };
     let liar = Liar::before(&world, lists(pages)).await;
-    let run = run(&world, &liar, copy_all(), Provider::Aws).await;
+    let run = liar.run(&world, copy_all(), Provider::Aws).await;
     assert!(
         liar.count(|asked| asked.parameter("start-after").is_some()) > 0,
         "it was read in ranges"
@@ -234,7 +218,7 @@ async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copie
 async fn empty_pages_without_end_are_no_list(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_of_one_range().await;
     let lie = |number: usize| {
         let keys = if number == 0 { &KEYS[..1] } else { &[] };
         page(
@@ -243,7 +227,7 @@ async fn empty_pages_without_end_are_no_list(
         )
     };
     let liar = Liar::before(&world, lists(lie)).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert_eq!((run.error(), run.outcome.done_objects), ("server-fault", 1));
     assert_eq!(liar.count(listed), 102);
 }
@@ -253,7 +237,7 @@ async fn empty_pages_without_end_are_no_list(
 async fn odd_pages_of_honest_servers_are_followed(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let world = world().await;
+    let world = world_of_one_range().await;
     // An empty page where keys were deleted, a page that a cache gives out once more, and an empty
     // last one.
     let asked_again = std::sync::atomic::AtomicU32::new(0);
@@ -267,7 +251,7 @@ async fn odd_pages_of_honest_servers_are_followed(
         _ => page(&[], "<IsTruncated>false</IsTruncated>"),
     };
     let liar = Liar::before(&world, lists(lie)).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (3, 0)
@@ -282,14 +266,7 @@ async fn keys_that_nobody_asked_for_are_reported_and_not_copied(
     #[values(SOURCE, DESTINATION)] side: &'static str,
 ) {
     let world = World::new().await;
-    for key in ["p/1", "p/2"] {
-        world.sandbox.store().put_object(
-            SOURCE,
-            key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
-    }
+    world.put_all(["p/1", "p/2"], 100);
     let long = format!("p/1{}", "x".repeat(1100));
     let lie = move |asked: &Asked, answer: Answer| match asked.lists(side) {
         true if side == SOURCE => page(&["o/9", "p/1", &long, "p/2", "q/1", "q/2"], ""),
@@ -297,7 +274,7 @@ async fn keys_that_nobody_asked_for_are_reported_and_not_copied(
         false => answer,
     };
     let liar = Liar::before(&world, lie).await;
-    let mut command = cli::at(&world);
+    let mut command = at(&world);
     command.env("AWS_ENDPOINT_URL_S3", &liar.url);
     let arguments = [
         "copy",
@@ -306,9 +283,9 @@ async fn keys_that_nobody_asked_for_are_reported_and_not_copied(
         "--provider",
         provider,
     ];
-    let (exit, stdout, stderr) = cli::run(command, &arguments).await;
+    let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, 1, "{stdout}{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["p/1", "p/2"]);
+    assert_eq!(world.keys(DESTINATION), ["p/1", "p/2"]);
     let count = if side == SOURCE { 3 } else { 1 };
     let says = format!("keys outside the requested prefix ({count}, for example `o/9`)");
     assert!(
@@ -320,9 +297,9 @@ async fn keys_that_nobody_asked_for_are_reported_and_not_copied(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_out_of_a_promised_order_end_the_list() {
-    let world = world().await;
+    let world = world_of_one_range().await;
     let liar = Liar::before(&world, lists(|_| page(&["a", "c", "b"], ""))).await;
-    let run = run(&world, &liar, copy_all(), Provider::Aws).await;
+    let run = liar.run(&world, copy_all(), Provider::Aws).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (0, 1)
@@ -339,19 +316,8 @@ async fn keys_out_of_a_promised_order_end_the_list() {
 async fn versions_whose_markers_go_round_end(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
-    let versioned = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), versioned).await;
-    for key in KEYS {
-        world.sandbox.store().put_object(
-            SOURCE,
-            key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
-    }
+    let world = World::versioned().await;
+    world.put_all(KEYS, 100);
     let lie = |asked: &Asked, answer: Answer| {
         let is_list =
             asked.path.trim_matches('/') == SOURCE && asked.parameter("versions").is_some();
@@ -366,7 +332,7 @@ async fn versions_whose_markers_go_round_end(
         versions: Versions::All,
         ..copy_all()
     };
-    let run = run(&world, &liar, transfer, provider).await;
+    let run = liar.run(&world, transfer, provider).await;
     assert_eq!(run.outcome.failed_objects, 1, "{:?}", failures(&run));
     assert!(KEYS.iter().all(|key| copied(&liar, key) <= 1));
     let lists = liar.count(|asked| {
@@ -411,7 +377,7 @@ async fn uploads_and_parts_that_go_round_end() {
     assert!(liar.count(|asked| asked.method == "GET") <= 10);
 }
 
-/// The first key of a bucket, through a server whose lists are these pages.
+/// Returns the first key of a bucket, through a proxy that answers with these pages.
 async fn first_key(liar: &Liar, world: &World) -> Result<Option<String>, &'static str> {
     let job = liar.job(world, copy_all(), Provider::Aws);
     let mut connections =
@@ -428,7 +394,7 @@ async fn first_key(liar: &Liar, world: &World) -> Result<Option<String>, &'stati
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
-    let world = world().await;
+    let world = world_of_one_range().await;
     let more = |number: usize| format!("<IsTruncated>true</IsTruncated>{}", token(number + 1));
     let late = move |number: usize| {
         if number < 3 {
@@ -451,21 +417,12 @@ async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
     assert_eq!(first_key(&liar, &world).await, Ok(None));
 }
 
-/// An append whose answer is lost is looked for before it is sent again.
+/// After a lost answer, an append is looked for before it is sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
-    let versioned = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), versioned).await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "a",
-        Content::pattern(1, 100),
-        &ObjectSpec::default(),
-    );
-    world.sandbox.faults().add(
+    let world = World::versioned().await;
+    world.put("a", 100);
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .nth(1)
             .then(Effect::EmptyBody),
@@ -483,7 +440,7 @@ async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
         versions: Versions::All,
         ..copy_all()
     };
-    let run = run(&world, &liar, transfer, Provider::Aws).await;
+    let run = liar.run(&world, transfer, Provider::Aws).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (1, 0),

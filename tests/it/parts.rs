@@ -5,39 +5,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::manifest::job::{PartGoal, PartSize, Provider};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::manifest::job::{PartGoal, Provider};
+use s3haul::sandbox::{Effect, Fault, Operation};
 use s3haul::size::{ByteSize, GIB, MIB};
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, World, copy_all, in_parts_of};
 
 const PARTS: u64 = 40;
 
-fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(1, size),
-        &ObjectSpec::default(),
-    );
-}
-
-/// A world in which one part copy of an object of [`PARTS`] parts hangs.
+/// Starts a sandbox in which one part copy of an object of [`PARTS`] parts hangs.
 async fn hanging(effect: Effect) -> World {
     let world = World::new().await;
-    put(&world, "large", PARTS * 8 * MIB);
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).nth(20).then(effect));
+    world.put("large", PARTS * 8 * MIB);
+    world.add_fault(Fault::on(Operation::UploadPartCopy).nth(20).then(effect));
     world
 }
 
 async fn copy(world: &World) -> crate::world::Run {
-    let mut transfer = copy_all();
-    (transfer.parts.size, transfer.parts.threshold) =
-        (PartSize::Exactly(ByteSize(8 * MIB)), ByteSize(8 * MIB));
-    world.run(transfer).await
+    world.run(in_parts_of(8 * MIB, copy_all())).await
 }
 
 #[rstest]
@@ -46,7 +31,7 @@ async fn copy(world: &World) -> crate::world::Run {
 #[tokio::test]
 async fn a_part_whose_request_hangs_is_asked_for_once_more(#[case] effect: Effect) {
     let mut world = hanging(effect).await;
-    // Far beyond what the test may take: nobody waits for the request that hangs.
+    // Far beyond the time of the test: no run waits for the request that hangs.
     world.retry.silence = Duration::from_mins(10);
     let run = copy(&world).await;
     assert_eq!(run.proof(), "crc64nvme");
@@ -88,7 +73,7 @@ async fn a_goal_decides_how_an_object_is_cut(
     #[case] part: u64,
 ) {
     let world = World::new().await;
-    put(&world, "large", 12 * GIB);
+    world.put("large", 12 * GIB);
     let mut transfer = copy_all();
     transfer.parts.goal = goal;
     let run = world.run(transfer).await;
@@ -99,28 +84,20 @@ async fn a_goal_decides_how_an_object_is_cut(
         ),
         (parts, u64::from(parts))
     );
-    let stored = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let stored = world.object(DESTINATION, "large").unwrap();
     assert_eq!(stored.parts.iter().map(|part| part.size).max(), Some(part));
     world.assert_equal("large", "large");
 }
 
 #[tokio::test]
 async fn as_many_uploads_are_open_as_fill_all_places() {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(100),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
+    let world = World::with_copy_latency(Duration::from_millis(100)).await;
     for index in 0..120 {
-        put(&world, &format!("o{index:03}"), 257 * MIB);
+        world.put(&format!("o{index:03}"), 257 * MIB);
     }
     let most = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&most);
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload).then(Effect::hook(move |store| {
             seen.fetch_max(store.open_uploads(DESTINATION).len(), Ordering::Relaxed);
         })),
@@ -139,9 +116,9 @@ async fn as_many_uploads_are_open_as_fill_all_places() {
 async fn one_long_copy_begins_before_many_short_ones() {
     let world = World::new().await;
     for index in 0..300 {
-        put(&world, &format!("a{index:03}"), 1000);
+        world.put(&format!("a{index:03}"), 1000);
     }
-    put(&world, "z", 5 * GIB);
+    world.put("z", 5 * GIB);
     let mut transfer = copy_all();
     transfer.parts.threshold = ByteSize(5 * GIB);
     let mut job = world.job(transfer);
@@ -150,7 +127,7 @@ async fn one_long_copy_begins_before_many_short_ones() {
     let first = Fault::on(Operation::HeadObject)
         .nth(1)
         .then(Effect::StallBefore(Some(Duration::from_millis(300))));
-    world.sandbox.faults().add(first);
+    world.add_fault(first);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 301);
     let at = run

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rstest::rstest;
 
-use crate::cli::{command, run};
+use crate::world::program::{command, run};
 
 /// Runs the program with credentials and these variables. Nothing listens on this network's hosts.
 async fn ended(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
@@ -47,7 +47,7 @@ async fn plain_http_must_be_allowed(
     );
     assert_eq!(stderr.matches("--allow-http").count(), 1, "{stderr}");
     if !origin.starts_with("STS") {
-        // It is sent now, and nobody answers.
+        // It is sent now and gets no answer.
         let (exit, stderr) = ended(&[&arguments[..], &["--allow-http"]].concat(), variables).await;
         assert_eq!(exit, 4, "{stderr}");
     }

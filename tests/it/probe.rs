@@ -15,9 +15,7 @@ use s3haul::probe::{
     self, AttributeFinding, How, Needs, Probe, ProbeFinding, ProbeVerdict, RequestFinding,
 };
 use s3haul::s3::{Failure, OnWrites, Operation as Request};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
 use tokio_util::sync::CancellationToken;
 
 use crate::liar::{Asked, Liar, Lie};
@@ -45,7 +43,7 @@ async fn probed(world: &World) -> Probe {
         .unwrap()
 }
 
-/// The bucket as it is reached through a server that lies.
+/// Connects to the bucket through a proxy that answers wrongly.
 async fn behind(world: &World, lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static) -> Bucket {
     let job = Liar::lying(world, lie)
         .await
@@ -92,7 +90,7 @@ fn request(probe: &Probe, operation: Request) -> &RequestFinding {
         .unwrap()
 }
 
-/// The findings that are neither as relied on nor moot.
+/// Returns the findings that are neither as relied on nor moot.
 fn odd(probe: &Probe) -> Vec<String> {
     let is_odd =
         |verdict: ProbeVerdict| !matches!(verdict, ProbeVerdict::Agrees | ProbeVerdict::Moot);
@@ -121,7 +119,7 @@ async fn a_probe_of_s3_finds_s3_and_leaves_nothing() {
             versioning,
             ..BucketOptions::default()
         };
-        let world = World::with(SandboxOptions::default(), options).await;
+        let world = World::with_buckets(options).await;
         let probe = probed(&world).await;
         assert!(probe.is_good(), "{probe:?}");
         // The bucket has no Object Lock, and the job has no need for it.
@@ -206,7 +204,7 @@ async fn a_condition_that_is_ignored_is_told_from_one_that_is_refused() {
     let world = World::new().await;
     on(&world.sandbox.store().quirks().puts_overwrite);
     let refusal = Effect::Error(501, "NotImplemented");
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
             .key("absent")
             .then(refusal),
@@ -319,10 +317,7 @@ async fn one_request_that_fails_makes_no_other_question_unknown() {
         (Operation::ListObjectVersions, vec![], false),
     ] {
         world.sandbox.faults().clear();
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).then(refusal("AccessDenied")));
+        world.add_fault(Fault::on(operation).then(refusal("AccessDenied")));
         let probe = probed(&world).await;
         let is_unknown = |finding: &&ProbeFinding| finding.verdict() == ProbeVerdict::Unknown;
         let capabilities = probe
@@ -347,15 +342,12 @@ async fn one_request_that_fails_makes_no_other_question_unknown() {
     }
 }
 
-/// What is not known fails a job that depends on it, and no other one.
+/// An unknown capability fails a job that depends on it, and no other one.
 #[tokio::test]
 async fn what_is_unknown_fails_only_the_job_that_needs_it() {
     let world = World::new().await;
     let denied = Effect::Error(403, "AccessDenied");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).then(denied));
+    world.add_fault(Fault::on(Operation::UploadPartCopy).then(denied));
     let bucket = world.bucket(DESTINATION).await;
     let copies = try_probe(&bucket, &Needs::of(&[copy_all()])).await.unwrap();
     let consequence = finding(&copies, "part_copy").consequence().unwrap();
@@ -401,15 +393,14 @@ fn completes(asked: &Asked) -> bool {
     asked.method == "POST" && asked.has("uploadId")
 }
 
-/// A DELETE of an object, not of an upload.
+/// Returns true for a DELETE of an object, not of an upload.
 fn deletes(asked: &Asked) -> bool {
     asked.method == "DELETE" && !asked.has("uploadId")
 }
 
 #[tokio::test]
 async fn a_probe_of_an_unknown_server_says_what_may_be_stated_and_that_is_then_relied_on() {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     let probe = probed(&world).await;
     assert!(probe.is_good());
     let statement = probe.statement().unwrap();
@@ -439,10 +430,7 @@ async fn a_probe_of_an_unknown_server_says_what_may_be_stated_and_that_is_then_r
 async fn a_probe_stays_out_of_what_is_there() {
     let world = World::new().await;
     let spec = ObjectSpec::default();
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "data/k", Content::pattern(1, 10), &spec);
+    world.put_object(DESTINATION, "data/k", Content::pattern(1, 10), &spec);
     let bucket = world.bucket(DESTINATION).await;
     let key = "open/upload".parse().unwrap();
     let attributes = s3haul::s3::Attributes::default();
@@ -476,10 +464,7 @@ async fn a_probe_stays_out_of_what_is_there() {
 #[tokio::test]
 async fn a_probe_finds_a_directory_bucket_to_be_one() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .create_bucket(EXPRESS, BucketOptions::default());
+    world.create_bucket(EXPRESS);
     let probe = try_probe(&world.bucket(EXPRESS).await, &Needs::default())
         .await
         .unwrap();
@@ -506,7 +491,7 @@ async fn hidden_etags_are_no_failing() {
         encryption,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), options).await;
+    let world = World::with_buckets(options).await;
     let probe = probed(&world).await;
     assert_eq!(
         finding(&probe, "content_etags").verdict(),

@@ -17,24 +17,17 @@ use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind as Kind, CompleteSpec, FailureKind};
 use s3haul::sandbox::{
     Algorithm, BucketOptions, ChecksumKind, Content, Effect, Encryption, Fault, ObjectSpec,
-    Operation, SandboxOptions, VersionInfo, When as Which,
+    Operation, VersionInfo, When as Which,
 };
 use s3haul::size::{ByteSize, MIB};
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
 
-fn put(world: &World, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(3, size), spec);
-}
-
 fn unsummed() -> ObjectSpec {
     ObjectSpec::default().without_checksum()
 }
 
-/// Everything, under this policy; objects above 8 MiB go in parts of 5 MiB.
+/// Copies everything under this policy; objects above 8 MiB go in parts of 5 MiB.
 fn under(proof: ProofPolicy) -> Transfer {
     let parts = Parts {
         size: PartSize::Exactly(ByteSize(5 * MIB)),
@@ -78,17 +71,14 @@ fn message(run: &Run) -> &str {
 #[tokio::test]
 async fn a_part_that_was_stored_wrong_publishes_nothing(#[case] algorithm: Algorithm) {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
+        "k",
         20 * MIB,
         &ObjectSpec::default().checksum(algorithm, ChecksumKind::FullObject),
     );
     let before = Content::bytes(b"before".to_vec());
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
-    world.sandbox.faults().add(
+    world.put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .nth(3)
             .then(Effect::Corrupt),
@@ -105,26 +95,15 @@ async fn a_part_that_was_stored_wrong_publishes_nothing(#[case] algorithm: Algor
         0,
         "it was not left to the server to notice"
     );
-    assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .unwrap()
-            .content,
-        before
-    );
+    assert_eq!(world.object(DESTINATION, "k").unwrap().content, before);
     world.assert_no_upload_is_left();
 }
 
 #[tokio::test]
 async fn a_copy_that_is_not_equal_is_kept_unless_the_job_says_otherwise() {
     let world = World::new().await;
-    put(&world, 1000, &ObjectSpec::default());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world.put("k", 1000);
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(ProofPolicy::default())).await;
     assert_eq!(run.error(), "not-equal");
     assert!(
@@ -133,7 +112,7 @@ async fn a_copy_that_is_not_equal_is_kept_unless_the_job_says_otherwise() {
         message(&run)
     );
     assert_eq!(world.calls(Operation::DeleteObject), 0);
-    assert!(world.sandbox.store().object(DESTINATION, "k").is_some());
+    assert!(world.object(DESTINATION, "k").is_some());
 }
 
 #[rstest]
@@ -145,21 +124,15 @@ async fn what_is_removed_is_exactly_what_was_written(#[case] versioning: bool) {
         versioning,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), options).await;
-    put(&world, 1000, &ObjectSpec::default());
+    let world = World::with_buckets(options).await;
+    world.put("k", 1000);
     let before = Content::bytes(b"before".to_vec());
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world.put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(REMOVE)).await;
     assert_eq!(run.error(), "not-equal");
     assert!(message(&run).contains("was removed"), "{}", message(&run));
-    let there = world.sandbox.store().object(DESTINATION, "k");
+    let there = world.object(DESTINATION, "k");
     if versioning {
         assert_eq!(
             there.unwrap().content,
@@ -182,11 +155,8 @@ async fn what_is_removed_is_exactly_what_was_written(#[case] versioning: bool) {
 #[tokio::test]
 async fn someone_elses_object_is_not_removed_in_place_of_ours() {
     let world = World::new().await;
-    put(&world, 1000, &ObjectSpec::default());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world.put("k", 1000);
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let theirs = Content::bytes(b"theirs".to_vec());
     let overwrite = Effect::hook({
         let theirs = theirs.clone();
@@ -194,36 +164,21 @@ async fn someone_elses_object_is_not_removed_in_place_of_ours() {
             drop(store.put_object(DESTINATION, "k", theirs.clone(), &ObjectSpec::default()));
         }
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::DeleteObject).then(overwrite));
+    world.add_fault(Fault::on(Operation::DeleteObject).then(overwrite));
     let run = world.run(under(REMOVE)).await;
     assert!(
         message(&run).contains("could not be removed"),
         "{}",
         message(&run)
     );
-    assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .unwrap()
-            .content,
-        theirs
-    );
+    assert_eq!(world.object(DESTINATION, "k").unwrap().content, theirs);
 }
 
 #[tokio::test]
 async fn where_deletes_know_no_condition_the_copy_stays_and_that_is_told() {
-    let mut world = World::new().await;
-    world.provider = Provider::Minio;
-    put(&world, 1000, &ObjectSpec::default());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    let world = World::of_provider(Provider::Minio).await;
+    world.put("k", 1000);
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(REMOVE)).await;
     assert!(
         message(&run).contains("delete only an object with its ETag"),
@@ -241,7 +196,7 @@ async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes
     #[case] size: u64,
 ) {
     let world = World::new().await;
-    put(&world, size, &unsummed());
+    world.put_with("k", size, &unsummed());
     let run = world.run(under(REQUIRE)).await;
     assert_eq!(run.error(), "unprovable");
     assert!(message(&run).contains("no checksum"), "{}", message(&run));
@@ -253,8 +208,8 @@ async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes
 #[tokio::test]
 async fn a_checksum_that_parts_can_not_make_is_kept_by_a_single_copy_when_one_is_demanded() {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
+        "k",
         20 * MIB,
         &ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject),
     );
@@ -271,7 +226,7 @@ async fn a_composite_checksum_is_not_demanded_of_other_boundaries() {
     let spec = ObjectSpec::default()
         .checksum(Algorithm::Crc32, ChecksumKind::Composite)
         .part_sizes([8 * MIB, 8 * MIB, MIB]);
-    put(&world, 17 * MIB, &spec);
+    world.put_with("k", 17 * MIB, &spec);
     let run = world.run(under(REQUIRE)).await;
     assert!(
         message(&run).contains("layout: source"),
@@ -284,7 +239,7 @@ async fn a_composite_checksum_is_not_demanded_of_other_boundaries() {
         "part-etags",
         "a composite CRC32 says nothing about one of the whole object"
     );
-    let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    let copy = world.object(DESTINATION, "k").unwrap();
     assert_eq!(copy.checksum.unwrap().kind, ChecksumKind::FullObject);
 }
 
@@ -293,15 +248,14 @@ async fn a_composite_checksum_is_not_demanded_of_other_boundaries() {
 #[case::parts(70 * MIB)]
 #[tokio::test]
 async fn both_sides_are_read_where_the_server_sums_nothing(#[case] size: u64) {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     world
         .sandbox
         .store()
         .quirks()
         .no_checksums
         .store(true, Ordering::Relaxed);
-    put(&world, size, &unsummed());
+    world.put_with("k", size, &unsummed());
     // One place in flight: reading must not wait for a place that its own object holds.
     let mut job = world.job(under(READ));
     job.limits.in_flight = Some(1);
@@ -317,8 +271,7 @@ async fn both_sides_are_read_where_the_server_sums_nothing(#[case] size: u64) {
 #[tokio::test]
 async fn uploads_keep_the_same_levels() {
     for (size, proof) in [(1000, "etag"), (20 * MIB, "part-etags")] {
-        let mut world = World::new().await;
-        world.provider = Provider::Garage;
+        let world = World::of_provider(Provider::Garage).await;
         world
             .sandbox
             .store()
@@ -339,10 +292,7 @@ async fn uploads_keep_the_same_levels() {
             ..upload_all(dir.path())
         };
         assert_eq!(world.run(of(REQUIRE)).await.error(), "unprovable");
-        assert!(
-            world.sandbox.store().object(DESTINATION, "k").is_none(),
-            "nothing was sent"
-        );
+        assert!(world.object(DESTINATION, "k").is_none(), "nothing was sent");
         assert_eq!(world.run(of(ProofPolicy::default())).await.proof(), proof);
         assert_eq!(world.calls(Operation::GetObject), 0);
         assert_eq!(world.run(of(READ)).await.proof(), "read");
@@ -360,7 +310,7 @@ async fn an_object_of_parts_is_looked_at_whatever_is_asked_for() {
             ..BucketOptions::default()
         };
         world.sandbox.store().create_bucket("secret", kms);
-        put(&world, 20 * MIB, &ObjectSpec::default());
+        world.put("k", 20 * MIB);
         let mut transfer = under(ProofPolicy {
             verify,
             ..ProofPolicy::default()
@@ -444,11 +394,12 @@ async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     let world = World::new().await;
     let size = 20 * MIB;
     let key = |world: &World, seed| {
-        let content = Content::pattern(seed, size);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "k", content, &in_parts(Duration::from_secs(100)));
+        world.put_object(
+            SOURCE,
+            "k",
+            Content::pattern(seed, size),
+            &in_parts(Duration::from_secs(100)),
+        );
     };
     key(&world, 1);
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 1);
@@ -457,12 +408,7 @@ async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "k")
-            .unwrap()
-            .content,
+        world.object(DESTINATION, "k").unwrap().content,
         Content::pattern(2, size)
     );
 }
@@ -486,10 +432,7 @@ async fn a_sync_asks_only_for_what_was_copied_soon_after_it_was_written() {
             spec
         };
         let key = format!("{name}{index}");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, Content::pattern(index, 20 * MIB), &spec);
+        world.put_object(SOURCE, &key, Content::pattern(index, 20 * MIB), &spec);
     }
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 30);
     world.sandbox.calls().clear();
@@ -510,13 +453,13 @@ async fn a_sync_asks_only_for_what_was_copied_soon_after_it_was_written() {
 async fn the_proof_that_a_fault_leaves_is_still_one() {
     // The answer of Complete is lost: what is found at the key must be what the parts make.
     let world = World::new().await;
-    put(&world, 20 * MIB, &ObjectSpec::default());
-    world.sandbox.faults().add(
+    world.put("k", 20 * MIB);
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
             .nth(1)
             .then(Effect::ResetAfter),
     );
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .when(Which::Nth(1))
             .then(Effect::SlowDown),
@@ -526,19 +469,15 @@ async fn the_proof_that_a_fault_leaves_is_still_one() {
     world.assert_equal("k", "k");
 }
 
-/// A file that arrived is proven as the job demands, also when it is found there because the answer
-/// was lost.
+/// An uploaded file is proven as the job demands, also if it is found at the destination because
+/// its answer was lost.
 #[tokio::test]
 async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
-    let mut world = World::new().await;
-    world.provider = Provider::Ceph;
+    let world = World::of_provider(Provider::Ceph).await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f"), "bytes").unwrap();
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::PutObject).nth(1).then(lost));
+    world.add_fault(Fault::on(Operation::PutObject).nth(1).then(lost));
     let proof = ProofPolicy {
         prove: Prove::Read,
         ..REQUIRE

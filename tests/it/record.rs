@@ -8,25 +8,25 @@ mod stale;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, SystemTime};
+use std::process::Child;
+use std::time::Duration;
 
 use s3haul::journal::{JournalError, LeaseTerms, Location, Opened};
 use s3haul::printable::hex;
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, When};
+use s3haul::sandbox::{Effect, Fault, Operation, When};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::cli::{COPY_ALL, process_at};
 use crate::journal::{begin_in, planned};
-use crate::reports::{lines_of, receipts_in, run_in};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::reports::{lines_of, receipts_in};
+use crate::world::program::{COPY_ALL, Ended, ended, kill, run_in, spawn_in};
+use crate::world::{DESTINATION, World, aged};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
-/// A world with so many objects, each copy of which takes so long.
-async fn world(objects: usize, copy: Duration) -> World {
+/// Starts a sandbox with this many objects, each copy of which takes this long.
+async fn world_with_old_objects(objects: usize, copy: Duration) -> World {
     let world = World::new().await;
     for index in 0..objects {
         put_old(&world, &format!("k{index:04}"));
@@ -39,33 +39,18 @@ async fn world(objects: usize, copy: Duration) -> World {
 
 /// Puts an object that is older than any copy of it, so that times alone tell the copy.
 fn put_old(world: &World, key: &str) {
-    let spec = ObjectSpec {
-        last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
-        ..ObjectSpec::default()
-    };
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, 100), &spec);
+    let spec = aged(Duration::from_hours(1));
+    world.put_with(key, 100, &spec);
 }
 
 fn slow(world: &World, copy: Duration) {
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Delay(copy)));
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Delay(copy)));
 }
 
-/// Starts the program in a directory and waits for so many more copies.
+/// Starts the program in a directory and waits for this many more copies.
 async fn started(world: &World, directory: &Path, arguments: &[&str], copies: u64) -> Child {
     let before = world.calls(Operation::CopyObject);
-    let child = process_at(world)
-        .args(arguments)
-        .current_dir(directory)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = spawn_in(world, directory, arguments);
     let working = async {
         while world.calls(Operation::CopyObject) < before + copies {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -77,27 +62,9 @@ async fn started(world: &World, directory: &Path, arguments: &[&str], copies: u6
     child
 }
 
-async fn killed(mut child: Child) {
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
-}
-
-/// The exit code and what was said, once it has ended.
-async fn ended(child: Child) -> (i32, String) {
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
-        .await
-        .unwrap();
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(output.stderr).unwrap(),
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_from_a_pipe_is_read_once_and_its_hash_is_in_the_report() {
-    let world = world(1, Duration::ZERO).await;
+    let world = world_with_old_objects(1, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     assert!(
         std::process::Command::new("mkfifo")
@@ -125,7 +92,7 @@ async fn a_manifest_from_a_pipe_is_read_once_and_its_hash_is_in_the_report() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_of_the_sandbox_does_not_replace_a_real_one() {
-    let world = world(2, Duration::ZERO).await;
+    let world = world_with_old_objects(2, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let on_sandbox = ["plan", "job.yaml", "--sandbox", "--out", "plan.jsonl"];
@@ -147,12 +114,12 @@ async fn a_plan_of_the_sandbox_does_not_replace_a_real_one() {
 /// A session without a report has no receipts to give to one that has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
-    let world = world(40, Duration::from_millis(100)).await;
+    let world = world_with_old_objects(40, Duration::from_millis(100)).await;
     let dir = TempDir::new().unwrap();
     let few = [&COPY[..], &["--in-flight", "2"]].concat();
-    killed(started(&world, dir.path(), &few, 8).await).await;
+    kill(started(&world, dir.path(), &few, 8).await).await;
     let reported = [&few[..], &["--report", "report.jsonl"]].concat();
-    killed(started(&world, dir.path(), &reported, 8).await).await;
+    kill(started(&world, dir.path(), &reported, 8).await).await;
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run_in(&world, dir.path(), &reported).await;
     assert!(
@@ -181,7 +148,7 @@ async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
     );
 }
 
-/// What may happen to the file of a report while its run is at work.
+/// The file of a report may be cut or written to while its run is at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_that_it_is_not() {
     type Damage = fn(&Path);
@@ -212,7 +179,7 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
         ("cut", cut, "none", 1),
         ("more", more, "none", 1),
     ] {
-        let world = world(60, Duration::from_millis(50)).await;
+        let world = world_with_old_objects(60, Duration::from_millis(50)).await;
         let dir = TempDir::new().unwrap();
         let report = dir.path().join("report.jsonl");
         let command = [
@@ -229,7 +196,11 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
         .concat();
         let child = started(&world, dir.path(), &command, 20).await;
         damage(&report);
-        let (ended_with, stderr) = ended(child).await;
+        let Ended {
+            exit: ended_with,
+            stderr,
+            ..
+        } = ended(child).await;
         assert_eq!(ended_with, exit, "{what} {journal}: {stderr}");
         if exit == 0 {
             assert_eq!(receipts_in(&report).len(), 60, "{what}");
@@ -257,14 +228,11 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_does_not_resume_to_or_from_another_place() {
-    let world = world(60, Duration::from_millis(50)).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("other", BucketOptions::default());
+    let world = world_with_old_objects(60, Duration::from_millis(50)).await;
+    world.create_bucket("other");
     let dir = TempDir::new().unwrap();
     let few = ["--journal", "kept", "--in-flight", "2"];
-    killed(started(&world, dir.path(), &[&COPY[..], &few].concat(), 10).await).await;
+    kill(started(&world, dir.path(), &[&COPY[..], &few].concat(), 10).await).await;
     world.sandbox.faults().clear();
     for (from, to, changed) in [
         (
@@ -309,16 +277,12 @@ async fn a_run_does_not_resume_to_or_from_another_place() {
     ]
     .concat();
     let (exit, _, stderr) = run_in(&world, dir.path(), &fresh).await;
-    assert_eq!(
-        (exit, world.sandbox.store().keys("other").len()),
-        (0, 60),
-        "{stderr}"
-    );
+    assert_eq!((exit, world.keys("other").len()), (0, 60), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_a_source_is_refused_unless_it_is_left_out_there() {
-    let world = world(2, Duration::ZERO).await;
+    let world = world_with_old_objects(2, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     let manifest = |journal: &str| {
         fs::write(dir.path().join("job.yaml"), format!("{COPY_ALL}{journal}")).unwrap();
@@ -348,18 +312,15 @@ async fn a_journal_in_a_source_is_refused_unless_it_is_left_out_there() {
         let (exit, _, stderr) = run_in(&world, dir.path(), &[&copy[..], &more].concat()).await;
         assert_eq!(exit, 0, "{stderr}");
     }
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 2);
+    assert_eq!(world.keys(DESTINATION).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_conditions_keeps_no_journal_whatever_its_profile_says() {
-    let world = world(2, Duration::ZERO).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = world_with_old_objects(2, Duration::ZERO).await;
+    world.create_bucket("ops");
     let ignores = Effect::Ignore(&["if-none-match"]);
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::PutObject)
             .when(When::Always)
             .then(ignores),
@@ -420,7 +381,7 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
     second.commit(planned(1)).await.unwrap();
 }
 
-/// Cuts or removes what is in a journal's directory.
+/// Damages the files in a journal's directory.
 fn damage_journal(place: &Path, damage: fn(&Path)) {
     for entry in fs::read_dir(place).unwrap() {
         let path = entry.unwrap().path();
@@ -435,10 +396,10 @@ fn cut_to_nothing(path: &Path) {
     file.set_len(0).unwrap();
 }
 
-/// What the journal stands for is in memory, so that it is written anew.
+/// The state of the journal is in memory, so that it is written anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
-    let world = world(60, Duration::from_millis(50)).await;
+    let world = world_with_old_objects(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
     let command = [
         &COPY[..],
@@ -454,7 +415,7 @@ async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
     .concat();
     let child = started(&world, dir.path(), &command, 20).await;
     damage_journal(&dir.path().join("kept"), cut_to_nothing);
-    let (exit, stderr) = ended(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert!(
         exit == 0 && stderr.contains("was cut or removed while the run was at work"),
         "{exit} {stderr}"
@@ -470,10 +431,10 @@ async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
     }
 }
 
-/// Nobody can go on with it: its report has a footer, and names what is not done.
+/// The run cannot be resumed: its report has a footer, and names what is not done.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() {
-    let world = world(60, Duration::from_millis(50)).await;
+    let world = world_with_old_objects(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
     let command = [
         &COPY[..],
@@ -489,7 +450,7 @@ async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() 
     .concat();
     let child = started(&world, dir.path(), &command, 20).await;
     fs::remove_dir_all(dir.path().join("kept")).unwrap();
-    let (exit, stderr) = ended(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert!(
         exit == 4 && stderr.contains("was removed or replaced"),
         "{exit} {stderr}"
@@ -517,7 +478,7 @@ async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() 
 /// A journal that cannot be read says nothing against a report that is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_needs_no_journal_where_the_report_says_all() {
-    let world = world(3, Duration::ZERO).await;
+    let world = world_with_old_objects(3, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     let command = [
         &COPY[..],
@@ -543,7 +504,7 @@ async fn a_retry_needs_no_journal_where_the_report_says_all() {
 /// A session that finds the copies of another one equal reports them a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_two_lines_is_compared_once() {
-    let world = world(3, Duration::ZERO).await;
+    let world = world_with_old_objects(3, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     let command = [&COPY[..], &["--report", "report.jsonl"]].concat();
     let (exit, ..) = run_in(&world, dir.path(), &command).await;

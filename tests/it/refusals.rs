@@ -6,39 +6,24 @@ use std::time::Duration;
 use s3haul::journal::Intent;
 use s3haul::journal::uploads::Kept;
 use s3haul::journal::{Location, look};
-use s3haul::manifest::job::{FailureLimit, Job, Limits, PartSize};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, When};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::manifest::job::{FailureLimit, Job, Limits};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation, When};
+use s3haul::size::MIB;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const PARTS: u64 = 100;
 /// Longer than a busy machine needs for a few repetitions.
 const DOUBT: Duration = Duration::from_mins(1);
 
-/// One object of many parts.
-async fn world() -> (World, Job) {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(5),
-        ..LatencyModel::default()
-    };
-    let mut world = World::modelled(Model {
-        latency,
-        ..Model::default()
-    })
-    .await;
+/// Starts a sandbox with one object of many parts, and returns the job that copies it.
+async fn world_with_large() -> (World, Job) {
+    let mut world = World::with_copy_latency(Duration::from_millis(5)).await;
     world.retry.brief_doubt = DOUBT;
-    let content = Content::pattern(1, PARTS * 5 * MIB);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content, &ObjectSpec::default());
-    let mut transfer = copy_all();
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    let job = world.job(transfer);
+    world.put("large", PARTS * 5 * MIB);
+    let job = world.job(in_parts_of(5 * MIB, copy_all()));
     (world, job)
 }
 
@@ -52,11 +37,8 @@ fn copied_parts(world: &World) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_refused_part_of_many_is_sent_again() {
-    let (world, job) = world().await;
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::UploadPartCopy).nth(PARTS / 2));
+    let (world, job) = world_with_large().await;
+    world.add_fault(denied(Operation::UploadPartCopy).nth(PARTS / 2));
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -68,21 +50,15 @@ async fn one_refused_part_of_many_is_sent_again() {
     world.assert_equal("large", "large");
 }
 
-/// Parts that were never allowed are refused for good: that small objects are copied and uploads
-/// are created says nothing about them.
+/// Parts that were never allowed are refused for good: allowed small objects and Creates prove
+/// nothing about them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
-    let (mut world, mut job) = world().await;
+    let (mut world, mut job) = world_with_large().await;
     world.retry.brief_doubt = Duration::from_secs(4);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "a", Content::pattern(1, 9), &ObjectSpec::default());
+    world.put("a", 9);
     job.limits.in_flight = Some(4);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::UploadPartCopy));
+    world.add_fault(denied(Operation::UploadPartCopy));
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -98,13 +74,10 @@ async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
 /// The repetitions of a refused part leave the server time.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_parts_are_sent_again_at_growing_intervals() {
-    let (mut world, mut job) = world().await;
+    let (mut world, mut job) = world_with_large().await;
     world.retry.brief_doubt = Duration::from_secs(2);
     job.limits.in_flight = Some(4);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::UploadPartCopy).when(When::After(20)));
+    world.add_fault(denied(Operation::UploadPartCopy).when(When::After(20)));
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.failed_objects, 1, "{:?}", run.receipts);
     let again = copied_parts(&world) - 20;
@@ -118,19 +91,14 @@ async fn a_refused_request_for_a_small_object_is_sent_again_where_others_succeed
         world.retry.brief_doubt = DOUBT;
         for index in 0..50 {
             let key = format!("k{index:02}");
-            world.sandbox.store().put_object(
-                SOURCE,
-                &key,
-                Content::pattern(1, 9),
-                &ObjectSpec::default(),
-            );
+            world.put(&key, 9);
         }
         let mut job = world.job(copy_all());
         job.limits = Limits {
             in_flight: Some(1),
             ..Limits::default()
         };
-        world.sandbox.faults().add(denied(operation).nth(25));
+        world.add_fault(denied(operation).nth(25));
         let run = world.try_run_job(&job).await.unwrap();
         let done = (run.outcome.done_objects, run.outcome.failed_objects);
         assert!(world.sandbox.faults().fired() == 1 || operation == Operation::HeadObject);
@@ -145,17 +113,9 @@ async fn refusals_that_last_are_believed() {
     world.retry.brief_doubt = Duration::from_millis(500);
     for index in 0..200 {
         let key = format!("k{index:03}{}", if index % 2 == 0 { "-bad" } else { "" });
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&key, 9);
     }
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).key("-bad"));
+    world.add_fault(denied(Operation::CopyObject).key("-bad"));
     let mut job = world.job(copy_all());
     job.limits = Limits {
         in_flight: Some(4),
@@ -170,7 +130,7 @@ async fn refusals_that_last_are_believed() {
     assert!((5..200).contains(&sent_again), "{sent_again} repetitions");
 }
 
-/// Lets a run copy so many parts; all others are refused, which is believed at once.
+/// Lets a run copy this many parts; all others are refused, which the run believes at once.
 fn refuse_after(world: &mut World, job: &mut Job, parts: u64) -> u64 {
     world.retry.brief_doubt = Duration::ZERO;
     // All parts have a slot, and wait for their turn.
@@ -178,10 +138,7 @@ fn refuse_after(world: &mut World, job: &mut Job, parts: u64) -> u64 {
         requests_per_second: Some(60),
         ..Limits::default()
     };
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::UploadPartCopy).when(When::After(parts)));
+    world.add_fault(denied(Operation::UploadPartCopy).when(When::After(parts)));
     world.sandbox.calls().clear();
     parts
 }
@@ -202,12 +159,12 @@ fn assert_denied(world: &World, run: &Run, stored: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_parts() {
-    let (mut world, mut job) = world().await;
+    let (mut world, mut job) = world_with_large().await;
     let directory = tempfile::tempdir().unwrap();
     let stored = refuse_after(&mut world, &mut job, 30);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_denied(&world, &run, stored);
-    let [upload] = &world.sandbox.store().open_uploads(DESTINATION)[..] else {
+    let [upload] = &world.open_uploads(DESTINATION)[..] else {
         panic!("no upload is kept")
     };
     let notes = run.receipts[0].notes.join("\n");
@@ -231,7 +188,7 @@ async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_pa
     // It is refused still: nothing is lost by a run that fails again.
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_denied(&world, &run, stored);
-    let open = world.sandbox.store().open_uploads(DESTINATION);
+    let open = world.open_uploads(DESTINATION);
     assert_eq!(
         open.iter().map(|open| &open.upload_id).collect::<Vec<_>>(),
         [&upload.upload_id]
@@ -254,11 +211,11 @@ async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_pa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kept_upload_of_an_object_that_is_gone_is_aborted() {
-    let (mut world, mut job) = world().await;
+    let (mut world, mut job) = world_with_large().await;
     let directory = tempfile::tempdir().unwrap();
     refuse_after(&mut world, &mut job, 30);
     world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     world.sandbox.store().delete_object(SOURCE, "large");
     world.session(directory.path(), &job, Intent::Resume).await;
     world.assert_no_upload_is_left();
@@ -266,24 +223,20 @@ async fn the_kept_upload_of_an_object_that_is_gone_is_aborted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_journal_the_upload_of_a_failed_object_is_aborted() {
-    let (mut world, mut job) = world().await;
+    let (mut world, mut job) = world_with_large().await;
     let stored = refuse_after(&mut world, &mut job, 30);
     let run = world.try_run_job(&job).await.unwrap();
     assert_denied(&world, &run, stored);
     world.assert_no_upload_is_left();
 }
 
-/// Many small objects; copies take a while, so that some are under way when everything is refused.
+/// Starts a sandbox with many small objects; copies take a while, so that some are under way when
+/// everything is refused.
 async fn many(objects: u32) -> (World, Job) {
     let world = World::new().await;
     for index in 0..objects {
         let key = format!("k{index:05}");
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&key, 9);
     }
     let job = world.job(copy_all());
     (world, job)
@@ -296,10 +249,7 @@ async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none()
     // believed.
     (job.limits.patience, world.retry.brief_doubt) =
         (Some(Duration::from_secs(4)), Duration::from_secs(3));
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).when(When::After(500)));
+    world.add_fault(denied(Operation::CopyObject).when(When::After(500)));
     let directory = tempfile::tempdir().unwrap();
     let first = world.session(directory.path(), &job, Intent::Resume).await;
     let gave_up = first
@@ -336,10 +286,7 @@ async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_goes_on_when_its_refusals_end_and_loses_no_object() {
     let (world, job) = many(2000).await;
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).when(When::After(500)));
+    world.add_fault(denied(Operation::CopyObject).when(When::After(500)));
     let mend = async {
         // The pause begins after some hundred objects, each of which was refused again and again.
         while !paused(&world).await {}
@@ -379,10 +326,7 @@ fn copies(world: &World) -> u64 {
 async fn an_endless_series_of_refusals_can_be_asked_for_in_mid_run() {
     let (world, mut job) = many(1500).await;
     job.limits.max_failures = Some(FailureLimit::Unlimited);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).when(When::After(500)));
+    world.add_fault(denied(Operation::CopyObject).when(When::After(500)));
     let outcome = world.try_run_job(&job).await.unwrap().outcome;
     assert_eq!(
         (
@@ -394,14 +338,11 @@ async fn an_endless_series_of_refusals_can_be_asked_for_in_mid_run() {
     );
 }
 
-/// A short series at the end of a run is what it looks like.
+/// A short series of refusals at the end of a run counts as refusals for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_objects_that_are_refused_last_have_failed() {
     let (world, job) = many(100).await;
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::CopyObject).key("k0009"));
+    world.add_fault(denied(Operation::CopyObject).key("k0009"));
     let outcome = world.try_run_job(&job).await.unwrap().outcome;
     assert_eq!(
         (
@@ -413,25 +354,14 @@ async fn a_few_objects_that_are_refused_last_have_failed() {
     );
 }
 
-/// Objects with tags, which are read one by one because the job adds some.
+/// Starts a sandbox with objects with tags, which are read one by one because the job adds some.
 async fn tagged(objects: u32) -> (World, Job) {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(5),
-        ..LatencyModel::default()
-    };
-    let mut world = World::modelled(Model {
-        latency,
-        ..Model::default()
-    })
-    .await;
+    let mut world = World::with_copy_latency(Duration::from_millis(5)).await;
     world.retry.questions = (Duration::from_millis(20), Duration::from_secs(2));
     for index in 0..objects {
         let spec = ObjectSpec::default().tag("team", "lake");
         let key = format!("k{index:04}");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, Content::pattern(1, 9), &spec);
+        world.put_with(&key, 9, &spec);
     }
     let mut transfer = copy_all();
     transfer.set.tags = [("copied".to_owned(), "yes".to_owned())].into();
@@ -441,7 +371,7 @@ async fn tagged(objects: u32) -> (World, Job) {
 }
 
 fn tags(world: &World, key: &str) -> usize {
-    let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+    let copy = world.object(DESTINATION, key).unwrap();
     copy.attributes.tags.len()
 }
 
@@ -452,7 +382,7 @@ fn lossy(run: &Run) -> usize {
         .count()
 }
 
-/// What is refused while all is refused says nothing about what is refused alone.
+/// A refusal while everything is refused says nothing about one alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_403_costs_no_tags() {
     let (mut world, job) = tagged(700).await;
@@ -461,7 +391,7 @@ async fn an_outage_of_403_costs_no_tags() {
         on: Vec::new(),
         ..denied(Operation::CopyObject)
     };
-    world.sandbox.faults().add(outage.when(When::After(300)));
+    world.add_fault(outage.when(When::After(300)));
     let end = async {
         while world.sandbox.faults().fired() < 100 {
             sleep(Duration::from_millis(5)).await;
@@ -477,15 +407,12 @@ async fn an_outage_of_403_costs_no_tags() {
     assert_eq!(tags(&world, "k0699"), 2);
 }
 
-/// A permission that comes back is noticed, and one that is missing is not asked for by each object.
+/// A permission that returns is noticed, and a missing one is not requested for each object.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     let (mut world, job) = tagged(600).await;
     world.retry.brief_doubt = Duration::from_millis(20);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::GetObjectTagging).when(When::After(10)));
+    world.add_fault(denied(Operation::GetObjectTagging).when(When::After(10)));
     let end = async {
         while world.calls(Operation::CopyObject) < 100 {
             sleep(Duration::from_millis(1)).await;
@@ -502,10 +429,7 @@ async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     // A policy that never lets them be read costs some questions, not one for each object.
     let (mut world, job) = tagged(600).await;
     world.retry.brief_doubt = Duration::from_millis(20);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::GetObjectTagging));
+    world.add_fault(denied(Operation::GetObjectTagging));
     let run = world.try_run_job(&job).await.unwrap();
     let asked = world.calls(Operation::GetObjectTagging);
     assert_eq!(lossy(&run), 600);
@@ -517,10 +441,7 @@ async fn a_permission_that_was_missing_for_a_while_is_used_again() {
 async fn tags_that_are_denied_for_some_objects_are_kept_for_the_others() {
     let (mut world, job) = tagged(200).await;
     world.retry.brief_doubt = Duration::from_millis(20);
-    world
-        .sandbox
-        .faults()
-        .add(denied(Operation::GetObjectTagging).key("7"));
+    world.add_fault(denied(Operation::GetObjectTagging).key("7"));
     let run = world.try_run_job(&job).await.unwrap();
     let denied = (0..200).filter(|index| format!("{index:04}").contains('7'));
     assert_eq!(lossy(&run), denied.count());

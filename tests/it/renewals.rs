@@ -14,11 +14,11 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use rstest::rstest;
 use s3haul::sandbox::SandboxOptions;
 
-use crate::cli::{command, run};
 use crate::clock::{date_header, signed_at};
-use crate::credentials::{COPY, Gate, Log, OBJECTS, assert_all_copied, issuer, set, world};
+use crate::credentials::{COPY, Gate, Log, OBJECTS, assert_all_copied, issuer, set};
 use crate::issuer::Reply;
 use crate::liar::{Answer, Asked, Liar, Lie};
+use crate::world::program::{command, run};
 use crate::world::{DESTINATION, World};
 
 /// Refuses the first set of credentials after some requests, and does `then` at that moment.
@@ -36,7 +36,7 @@ async fn revoking(
     .await
 }
 
-/// The keys of the sandbox with this token, as a profile holds them.
+/// Returns the keys of the sandbox with this token, as a profile holds them.
 fn keys(token: &str) -> String {
     let SandboxOptions {
         access_key,
@@ -48,7 +48,7 @@ fn keys(token: &str) -> String {
     )
 }
 
-/// A program with this profile, whose files are in a directory.
+/// Returns a program with this profile, whose files are in a directory.
 fn with_profile(directory: &Path, gate: &Gate) -> Command {
     let mut program = command();
     program
@@ -61,7 +61,7 @@ fn with_profile(directory: &Path, gate: &Gate) -> Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn configuration_files_that_vanish_in_mid_run_are_waited_for_and_named() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("credentials");
     fs::write(directory.path().join("config"), "[profile lake]\n").unwrap();
@@ -93,8 +93,8 @@ async fn configuration_files_that_vanish_in_mid_run_are_waited_for_and_named() {
     }
 }
 
-/// A program that prints a set of credentials for so many seconds, and does something else when it
-/// is run again.
+/// Writes a program that prints a set of credentials for this many seconds, and does something else
+/// when it is run again.
 fn program(directory: &Path, seconds: u64, then: &str) {
     let SandboxOptions {
         access_key,
@@ -116,7 +116,7 @@ fn program(directory: &Path, seconds: u64, then: &str) {
 
 /// Returns true while a process runs that has this number.
 fn runs(id: &str) -> bool {
-    // One that nobody has waited for yet is a zombie.
+    // A child without a `wait` is a zombie.
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|state| !state.contains(") Z "))
 }
 
@@ -127,7 +127,7 @@ fn runs(id: &str) -> bool {
 async fn a_credential_process_that_hangs_in_mid_run_is_named_and_ends_with_the_run(
     #[case] seconds: u64,
 ) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let directory = tempfile::tempdir().unwrap();
     let ids = directory.path().join("ids");
     program(
@@ -167,7 +167,7 @@ async fn a_credential_process_that_hangs_in_mid_run_is_named_and_ends_with_the_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_process_that_fails_in_mid_run_is_asked_again_and_named() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path().display().to_string();
     let SandboxOptions {
@@ -194,10 +194,10 @@ async fn a_credential_process_that_fails_in_mid_run_is_asked_again_and_named() {
     assert!(stderr.contains(said), "{stderr}");
 }
 
-/// A session that is revoked is denied everything, also what it may do.
+/// A revoked session is denied everything, even what it may do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let gives = Arc::clone(&issuer);
     let gate = revoking(&world, (403, "AccessDenied"), move || {
@@ -211,10 +211,10 @@ async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one
     assert!(refusals <= 40, "{refusals} with 16 requests in flight");
 }
 
-/// A permission that lacks is no reason to ask the provider again and again.
+/// A missing permission does not ask the provider again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_refusal_asks_the_provider_once() {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let liar = Liar::lying(&world, |asked: &Asked| {
         if asked.method == "PUT" && asked.path.ends_with('7') {
@@ -230,18 +230,18 @@ async fn an_ordinary_refusal_asks_the_provider_once() {
         .env("AWS_ENDPOINT_URL_S3", &liar.url);
     let (exit, _, stderr) = run(program, &COPY).await;
     assert_eq!(exit, 1, "{stderr}");
-    let copied = world.sandbox.store().keys(DESTINATION).len();
+    let copied = world.keys(DESTINATION).len();
     assert_eq!(copied, OBJECTS - OBJECTS / 10, "{stderr}");
     assert_eq!(issuer.asked(), 2, "{stderr}");
 }
 
-/// How a file is replaced.
+/// The way in which a file is replaced.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// By another one that takes its name.
+    /// By another file that is renamed to its name.
     Rename,
-    /// As Kubernetes does in projected volumes: the file is a link into `..data`, which is a link
-    /// that is switched to another directory.
+    /// As in projected volumes of Kubernetes: the file is a link into `..data`, a link that is
+    /// switched to another directory.
     Projected,
 }
 
@@ -280,7 +280,7 @@ async fn tokens_in_files_are_read_again(
     #[values("container", "web identity")] provider: &str,
     #[values(Way::Rename, Way::Projected)] way: Way,
 ) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(set("one", 3600)).await;
     let directory = tempfile::tempdir().unwrap();
     let file = way.write(directory.path(), "first-jwt");
@@ -317,7 +317,7 @@ async fn tokens_in_files_are_read_again(
 #[case(Way::Projected)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_credentials_file_that_is_replaced_is_read_again(#[case] way: Way) {
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let directory = tempfile::tempdir().unwrap();
     let file = way.write(directory.path(), &keys("one"));
     let at = directory.path().to_owned();
@@ -341,7 +341,7 @@ async fn a_shared_credentials_file_that_is_replaced_is_read_again(#[case] way: W
 async fn the_end_of_credentials_is_judged_by_the_clock_of_the_server(#[case] first: usize) {
     const LASTS: Duration = Duration::from_secs(3);
     const AHEAD: Duration = Duration::from_mins(10);
-    let world = world().await;
+    let world = World::with_numbered(OBJECTS, 10).await;
     let issuer = issuer(Reply::Fresh(if first > 0 { LASTS } else { LASTS + AHEAD })).await;
     let gives = Arc::clone(&issuer);
     let ended = Arc::new(AtomicUsize::new(0));

@@ -6,8 +6,7 @@ use s3haul::plan::attributes::Reads;
 use s3haul::plan::totals::PlanTotals;
 use s3haul::planner::{Planned, Sides};
 use s3haul::sandbox::{
-    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Encryption, Fault, ObjectSpec,
-    Operation,
+    Algorithm, BucketOptions, ChecksumKind, Effect, Encryption, Fault, ObjectSpec, Operation,
 };
 use s3haul::size::{GIB, MIB};
 
@@ -23,25 +22,13 @@ fn replayed() -> Transfer {
     }
 }
 
-fn put(world: &World, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(3, size), spec);
-}
-
 fn sizes(world: &World) -> Vec<u64> {
-    let parts = world
-        .sandbox
-        .store()
-        .object(DESTINATION, "k")
-        .unwrap()
-        .parts;
+    let parts = world.object(DESTINATION, "k").unwrap().parts;
     parts.iter().map(|part| part.size).collect()
 }
 
 fn etag(world: &World, bucket: &str) -> String {
-    world.sandbox.store().object(bucket, "k").unwrap().etag
+    world.object(bucket, "k").unwrap().etag
 }
 
 #[rstest]
@@ -54,8 +41,8 @@ fn etag(world: &World, bucket: &str) -> String {
 #[tokio::test]
 async fn the_etag_is_that_of_the_source(#[case] parts: Vec<u64>, #[case] part_heads: u64) {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
+        "k",
         parts.iter().sum(),
         &ObjectSpec::default()
             .part_sizes(parts.clone())
@@ -84,7 +71,7 @@ async fn the_etag_is_that_of_the_source(#[case] parts: Vec<u64>, #[case] part_he
 async fn boundaries_that_only_seem_uniform_are_found_out_before_anything_is_published() {
     let world = World::new().await;
     let parts = [8 * MIB, 7 * MIB, 9 * MIB];
-    put(&world, 24 * MIB, &ObjectSpec::default().part_sizes(parts));
+    world.put_with("k", 24 * MIB, &ObjectSpec::default().part_sizes(parts));
     // One place in flight: the questions must not wait for a place that their own object holds.
     let mut job = world.job(replayed());
     job.limits.in_flight = Some(1);
@@ -111,7 +98,7 @@ async fn composite_checksums_stay_and_prove(#[case] algorithm: Algorithm, #[case
     let spec = ObjectSpec::default()
         .checksum(algorithm, ChecksumKind::Composite)
         .part_sizes([6 * MIB, 6 * MIB, MIB]);
-    put(&world, 13 * MIB, &spec);
+    world.put_with("k", 13 * MIB, &spec);
     let demand = ProofPolicy {
         verify: Verify::RequireChecksum,
         ..ProofPolicy::default()
@@ -123,7 +110,7 @@ async fn composite_checksums_stay_and_prove(#[case] algorithm: Algorithm, #[case
         })
         .await;
     assert_eq!(run.proof(), proof, "{:?}", run.receipts);
-    let of = |bucket| world.sandbox.store().object(bucket, "k").unwrap().checksum;
+    let of = |bucket| world.object(bucket, "k").unwrap().checksum;
     assert_eq!(of(DESTINATION), of(SOURCE));
     assert_eq!(etag(&world, DESTINATION), etag(&world, SOURCE));
 }
@@ -139,7 +126,7 @@ async fn a_composite_checksum_stays_where_a_key_takes_the_etag() {
     let spec = ObjectSpec::default()
         .checksum(Algorithm::Sha256, ChecksumKind::Composite)
         .part_sizes([6 * MIB, 6 * MIB, MIB]);
-    put(&world, 13 * MIB, &spec);
+    world.put_with("k", 13 * MIB, &spec);
     let run = world
         .run(Transfer {
             to: destination("s3://secret/"),
@@ -157,7 +144,7 @@ async fn a_composite_checksum_stays_where_a_key_takes_the_etag() {
 #[tokio::test]
 async fn a_plain_etag_stays_by_a_single_copy() {
     let world = World::new().await;
-    put(&world, GIB, &ObjectSpec::default());
+    world.put("k", GIB);
     let run = world.run(replayed()).await;
     assert_eq!(
         (run.receipts[0].route, world.calls(Operation::CopyObject)),
@@ -183,7 +170,7 @@ async fn what_can_not_be_replayed_is_copied_all_the_same_and_says_why() {
         ),
     ] {
         let world = World::new().await;
-        put(&world, size, &spec);
+        world.put_with("k", size, &spec);
         let run = world.run(replayed()).await;
         assert_eq!(run.proof(), "crc64nvme", "{:?}", run.receipts);
         let losses = &run.receipts[0].notes;
@@ -203,8 +190,8 @@ async fn a_bucket_that_encrypts_with_a_key_is_noticed_at_the_beginning() {
         ..BucketOptions::default()
     };
     world.sandbox.store().create_bucket("secret", kms);
-    put(
-        &world,
+    world.put_with(
+        "k",
         24 * MIB,
         &ObjectSpec::default().part_sizes([8 * MIB, 8 * MIB]),
     );
@@ -231,18 +218,15 @@ async fn a_bucket_that_encrypts_with_a_key_is_noticed_at_the_beginning() {
 async fn a_part_that_was_stored_wrong_is_not_taken_for_another_layout_for_ever() {
     for (always, published) in [(false, true), (true, false)] {
         let world = World::new().await;
-        put(
-            &world,
+        world.put_with(
+            "k",
             24 * MIB,
             &ObjectSpec::default()
                 .part_sizes([8 * MIB, 8 * MIB])
                 .without_checksum(),
         );
         let fault = Fault::on(Operation::UploadPartCopy).then(Effect::Corrupt);
-        world
-            .sandbox
-            .faults()
-            .add(if always { fault } else { fault.nth(2) });
+        world.add_fault(if always { fault } else { fault.nth(2) });
         let run = world.run(replayed()).await;
         assert_eq!(
             run.outcome.done_objects == 1,
@@ -254,10 +238,7 @@ async fn a_part_that_was_stored_wrong_is_not_taken_for_another_layout_for_ever()
             world.calls(Operation::CompleteMultipartUpload),
             u64::from(published)
         );
-        assert_eq!(
-            world.sandbox.store().object(DESTINATION, "k").is_some(),
-            published
-        );
+        assert_eq!(world.object(DESTINATION, "k").is_some(), published);
         world.assert_no_upload_is_left();
     }
 }
@@ -265,8 +246,8 @@ async fn a_part_that_was_stored_wrong_is_not_taken_for_another_layout_for_ever()
 #[tokio::test]
 async fn a_sync_of_replayed_objects_asks_for_nothing() {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
+        "k",
         24 * MIB,
         &ObjectSpec::default().part_sizes([8 * MIB, 8 * MIB]),
     );
@@ -283,8 +264,8 @@ async fn a_sync_of_replayed_objects_asks_for_nothing() {
 #[tokio::test]
 async fn the_plan_counts_the_question_for_the_first_part() {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
+        "k",
         24 * MIB,
         &ObjectSpec::default().part_sizes([8 * MIB, 8 * MIB]),
     );

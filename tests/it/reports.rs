@@ -12,14 +12,14 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, Operation};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{COPY_ALL, at, process_at, run};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{COPY_ALL, at, process_at, run, run_in};
+use crate::world::{DESTINATION, World};
 
-/// The lines of a report, which must be JSON.
+/// Returns the lines of a report, which must be JSON.
 pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
     let text = fs::read_to_string(report).unwrap();
     text.lines()
@@ -27,7 +27,7 @@ pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The receipts of a report, between its one header and its footer, which a run that was killed has
+/// Returns the receipts of a report, between its one header and its footer, which a killed run has
 /// not written.
 pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     let mut lines = lines_of(report);
@@ -40,8 +40,8 @@ pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     lines
 }
 
-/// A report without the checksum in its footer, which only holds for the lines that it was written
-/// for.
+/// Returns a report without the checksum in its footer, which only holds for the lines that it was
+/// written for.
 pub(crate) fn without_checksum(report: &str) -> String {
     let Some(at) = report.find(",\"checksum\":\"") else {
         return report.to_owned();
@@ -50,42 +50,20 @@ pub(crate) fn without_checksum(report: &str) -> String {
     format!("{}{}", &report[..at], &report[end..])
 }
 
-pub(crate) fn put(world: &World, keys: &[&str]) {
-    for key in keys {
-        world.sandbox.store().put_object(
-            SOURCE,
-            key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
-    }
-}
-
-pub(crate) fn deny(world: &World, key: &str) {
+pub(crate) fn deny_copy(world: &World, key: &str) {
     let fault = Fault::on(Operation::CopyObject)
         .key(key)
         .then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
 }
 
 const ALL: [&str; 4] = ["copy", "s3://source/", "s3://destination/", "--report"];
 
-/// Runs a command in a directory, with a journal as its users have it.
-pub(crate) async fn run_in(
-    world: &World,
-    directory: &Path,
-    arguments: &[&str],
-) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(command, arguments).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_ended() {
     let world = World::new().await;
-    put(&world, &["a", "b"]);
-    deny(&world, "b");
+    world.put_all(["a", "b"], 100);
+    deny_copy(&world, "b");
     let dir = TempDir::new().unwrap();
     let (job, report) = (dir.path().join("job.yaml"), dir.path().join("report.jsonl"));
     fs::write(&job, COPY_ALL).unwrap();
@@ -160,8 +138,8 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
     let world = World::new().await;
-    put(&world, &["a", "b", "c"]);
-    deny(&world, "b");
+    world.put_all(["a", "b", "c"], 100);
+    deny_copy(&world, "b");
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.jsonl");
     let (exit, ..) = run(
@@ -218,15 +196,12 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
 async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     let world = World::new().await;
     let keys: Vec<_> = (0..40).map(|index| format!("k{index:02}")).collect();
-    put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    world.put_all(&keys, 100);
     // Not the first: the run would give up before it knows the others.
     let invalid = Effect::Error(400, "InvalidStorageClass");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).key("k20").then(invalid));
+    world.add_fault(Fault::on(Operation::CopyObject).key("k20").then(invalid));
     let slow = Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(300)));
-    world.sandbox.faults().add(slow);
+    world.add_fault(slow);
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.jsonl");
     let more = [
@@ -268,10 +243,7 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
             .unwrap()
             .strip_prefix("s3://source/")
             .unwrap();
-        assert!(
-            world.sandbox.store().object(DESTINATION, key).is_some(),
-            "{receipt}"
-        );
+        assert!(world.object(DESTINATION, key).is_some(), "{receipt}");
     }
     // Nothing failed and the run has not ended: that is not "nothing to do".
     let text = fs::read_to_string(&report).unwrap();
@@ -287,7 +259,8 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     );
 }
 
-/// A run that copies two objects and waits for the third, until it gets a signal.
+/// Starts a run that copies two objects and waits for the third, and sends it a signal. Returns its
+/// exit code.
 async fn signalled(world: &World, directory: &Path, signal: &str) -> i32 {
     let before = world.calls(Operation::CopyObject);
     let mut child = process_at(world)
@@ -319,9 +292,9 @@ async fn signalled(world: &World, directory: &Path, signal: &str) -> i32 {
 async fn a_resumed_run_has_one_header_and_one_footer() {
     let world = World::new().await;
     let keys: Vec<_> = (0..30).map(|index| format!("k{index:02}")).collect();
-    put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    world.put_all(&keys, 100);
     let slow = Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(200)));
-    world.sandbox.faults().add(slow);
+    world.add_fault(slow);
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.jsonl");
     assert_eq!(signalled(&world, dir.path(), "-TERM").await, 4);
@@ -378,8 +351,8 @@ async fn a_resumed_run_has_one_header_and_one_footer() {
 
 /// Runs a copy of `a`, `b`, and `c`, of which `b` fails, and returns the lines of its report.
 async fn report_of_three(world: &World, report: &Path) -> Vec<String> {
-    put(world, &["a", "b", "c"]);
-    deny(world, "b");
+    world.put_all(["a", "b", "c"], 100);
+    deny_copy(world, "b");
     let (exit, ..) = run(at(world), &[&ALL[..], &[report.to_str().unwrap()]].concat()).await;
     assert_eq!(exit, 1);
     fs::read_to_string(report)

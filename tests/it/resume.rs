@@ -6,42 +6,30 @@ mod unwritable;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use s3haul::journal::{Location, look};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, Sandbox,
-};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, Sandbox};
 
-use crate::cli::{at, process_at, run};
 use crate::reports::receipts_in;
+use crate::world::program::{Ended, ended, journaled, kill, run, spawn_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// A sandbox whose copies take their time, with so many objects to copy.
-async fn world(objects: u32, copy: Duration) -> World {
-    let latency = LatencyModel {
-        copy,
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
+/// Starts a sandbox with this many objects, each copy of which takes this long.
+async fn slow_world(objects: u32, copy: Duration) -> World {
+    let world = World::with_copy_latency(copy).await;
     for index in 0..objects {
-        let content = Content::pattern(u64::from(index), 10);
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("k{index:05}"),
-            content,
+            Content::pattern(u64::from(index), 10),
             &ObjectSpec::default(),
         );
     }
     world
 }
 
-/// A directory with a manifest that copies everything, `more` of which stands in the transfer.
+/// Makes a directory with a manifest that copies everything; `more` is part of the transfer.
 fn manifest(sandbox: &Sandbox, more: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     rewrite(directory.path(), sandbox, more);
@@ -58,33 +46,15 @@ fn rewrite(directory: &Path, sandbox: &Sandbox, more: &str) {
     std::fs::write(directory.join("job.yaml"), text).unwrap();
 }
 
-/// The program in a directory, as its users have it: it keeps a journal by itself.
-fn command(world: &World, directory: &Path) -> assert_cmd::Command {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    command
-}
-
 async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
     run(
-        command(world, directory),
+        journaled(world, directory),
         &[&["run", "job.yaml"], more].concat(),
     )
     .await
 }
 
-/// A run in the background.
-fn spawn(world: &World, directory: &Path, arguments: &[&str]) -> Child {
-    process_at(world)
-        .args(arguments)
-        .current_dir(directory)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Waits until so many objects were copied.
+/// Waits until this many objects were copied.
 async fn copied(world: &World, objects: u64) {
     let copying = async {
         while world.calls(Operation::CopyObject) < objects {
@@ -96,17 +66,14 @@ async fn copied(world: &World, objects: u64) {
         .expect("the run copies nothing");
 }
 
-/// Starts a run and kills it after so many copies.
+/// Starts a run and kills it after this many copies.
 async fn kill_after(world: &World, directory: &Path, objects: u64) {
-    let mut child = spawn(world, directory, &["run", "job.yaml"]);
+    let child = spawn_in(world, directory, &["run", "job.yaml"]);
     copied(world, objects).await;
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
+    kill(child).await;
 }
 
-/// How many objects the journal says are done.
+/// Returns the number of objects that are done according to the journal.
 async fn done(directory: &Path) -> u64 {
     let glance = look(Location::Directory(directory.join(".s3haul/lake")))
         .await
@@ -115,18 +82,7 @@ async fn done(directory: &Path) -> u64 {
     glance.state.totals.done_objects
 }
 
-/// What a run ended with that is left to itself.
-async fn end(child: Child) -> (i32, String) {
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
-        .await
-        .unwrap();
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(output.stderr).unwrap(),
-    )
-}
-
-/// How often each object stands in the report.
+/// Returns the number of receipts of each object in the report.
 fn receipts(directory: &Path) -> BTreeMap<String, u32> {
     let mut receipts = BTreeMap::new();
     for receipt in receipts_in(&directory.join("report.jsonl")) {
@@ -142,10 +98,7 @@ fn receipts(directory: &Path) -> BTreeMap<String, u32> {
 }
 
 fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
-        world.sandbox.store().keys(SOURCE)
-    );
+    assert_eq!(world.keys(DESTINATION), world.keys(SOURCE));
     let receipts = receipts(directory);
     assert_eq!(receipts.len(), objects);
     assert!(
@@ -156,7 +109,7 @@ fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
-    let world = world(400, Duration::from_millis(15)).await;
+    let world = slow_world(400, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 100).await;
     kill_after(&world, directory.path(), 250).await;
@@ -181,18 +134,18 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
-    let world = world(4000, Duration::from_millis(30)).await;
+    let world = slow_world(4000, Duration::from_millis(30)).await;
     let directory = manifest(&world.sandbox, "");
-    let child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    let child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 50).await;
     std::process::Command::new("kill")
         .args(["-TERM", &child.id().to_string()])
         .status()
         .unwrap();
-    let (exit, stderr) = end(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert_eq!(exit, 4, "{stderr}");
     let before = world.calls(Operation::CopyObject);
-    let done = world.sandbox.store().keys(DESTINATION).len();
+    let done = world.keys(DESTINATION).len();
     assert!(
         before < 3500 && done as u64 == before,
         "{before} {done}: it was stopped too late"
@@ -215,7 +168,7 @@ async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_job_does_not_go_on_by_itself() {
-    let world = world(200, Duration::from_millis(15)).await;
+    let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;
     // What the journal knows, not what was copied: how far it is behind hangs on the disk.
@@ -242,14 +195,14 @@ async fn a_changed_job_does_not_go_on_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_begun_anew_if_that_is_asked_for() {
-    let world = world(200, Duration::from_millis(15)).await;
+    let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;
     rewrite(directory.path(), &world.sandbox, "    when: missing\n");
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
     assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
-    // A journal that somebody edited is told, and put aside by nobody but its user.
+    // An edited journal is reported, and only its user puts it aside.
     let journal = directory.path().join(".s3haul/lake");
     for file in std::fs::read_dir(&journal)
         .unwrap()
@@ -271,9 +224,9 @@ async fn a_run_is_begun_anew_if_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_on_a_journal_ends_with_6_and_says_who_holds_it() {
-    let world = world(200, Duration::from_millis(40)).await;
+    let world = slow_world(200, Duration::from_millis(40)).await;
     let directory = manifest(&world.sandbox, "");
-    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    let first = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     let pid = first.id();
     copied(&world, 10).await;
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
@@ -282,22 +235,19 @@ async fn a_second_run_on_a_journal_ends_with_6_and_says_who_holds_it() {
         stderr.contains("is in use by") && stderr.contains(&pid.to_string()),
         "{stderr}"
     );
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), 200);
     assert_eq!(world.calls(Operation::CopyObject), 200);
 }
 
-/// What would refuse a run anyway is told before the journal is touched.
+/// An error that refuses any run is reported before the journal is touched.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
-    let world = world(300, Duration::from_millis(60)).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = slow_world(300, Duration::from_millis(60)).await;
+    world.create_bucket("ops");
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
-    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    let first = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 30).await;
     let elsewhere = manifest(
         &world.sandbox,
@@ -319,32 +269,28 @@ async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
         exit == 3 && stderr.contains("cannot write the report"),
         "{exit} {stderr}"
     );
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), 300);
 }
 
-/// What is refused before a run begins is to be mended; what happens to it later is to be run
-/// again.
+/// A refusal before a run begins is to be mended; after one during the run, it is to be run again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
-    let world = world(300, Duration::from_millis(15)).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = slow_world(300, Duration::from_millis(15)).await;
+    world.create_bucket("ops");
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
-    world.sandbox.store().deny("ops", Operation::PutObject, "");
+    world.deny("ops", Operation::PutObject, "");
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(
         exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
         "{exit} {stderr}"
     );
     world.sandbox.store().allow_all();
-    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    let first = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 30).await;
-    world.sandbox.store().deny("ops", Operation::PutObject, "");
-    let (exit, stderr) = end(first).await;
+    world.deny("ops", Operation::PutObject, "");
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert!(
         exit == 4 && stderr.contains("error: the journal s3://ops/lake/"),
         "{exit} {stderr}"
@@ -357,19 +303,13 @@ async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
-    let world = world(3, Duration::ZERO).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = slow_world(3, Duration::ZERO).await;
+    world.create_bucket("ops");
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     // The first one that has an event of the run itself.
     let third = Fault::on(Operation::PutObject).key("segment-0000000003");
-    world
-        .sandbox
-        .faults()
-        .add(third.then(Effect::StallBefore(None)));
-    let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    world.add_fault(third.then(Effect::StallBefore(None)));
+    let mut child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 3).await;
     while world.sandbox.faults().fired() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -400,22 +340,22 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
-    let world = world(0, Duration::ZERO).await;
+    let world = slow_world(0, Duration::ZERO).await;
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("deep")).unwrap();
     std::fs::write(directory.path().join("a"), "a").unwrap();
     std::fs::write(directory.path().join("deep/b"), "b").unwrap();
     let (exit, _, stderr) = run(
-        command(&world, directory.path()),
+        journaled(&world, directory.path()),
         &["copy", ".", "s3://destination/"],
     )
     .await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(directory.path().join(".s3haul").is_dir());
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "deep/b"]);
+    assert_eq!(world.keys(DESTINATION), ["a", "deep/b"]);
 }
 
-/// A run is known by what is at hand: its job, its journal, or the directory that it was begun in.
+/// A run is known by its job, its journal, or the directory in which it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
     for (journal, places) in [
@@ -425,16 +365,16 @@ async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
             &["job.yaml", "s3://destination/j/"],
         ),
     ] {
-        let world = world(200, Duration::from_millis(50)).await;
+        let world = slow_world(200, Duration::from_millis(50)).await;
         let directory = manifest(&world.sandbox, journal);
         let (code, _, error) =
-            run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+            run(journaled(&world, directory.path()), &["status", "job.yaml"]).await;
         assert_eq!(
             (code, error.contains("has not been run here yet")),
             (2, true),
             "{error}"
         );
-        let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+        let mut child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
         copied(&world, 20).await;
         child.kill().unwrap();
         child.wait().unwrap();
@@ -443,7 +383,7 @@ async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
                 .into_iter()
                 .filter(|text| !text.is_empty())
                 .collect();
-            let (code, output, error) = run(command(&world, directory.path()), &arguments).await;
+            let (code, output, error) = run(journaled(&world, directory.path()), &arguments).await;
             assert_eq!(code, 0, "{place}: {error}");
             let view: serde_json::Value = serde_json::from_str(&output).unwrap();
             assert_eq!(
@@ -454,7 +394,8 @@ async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
             assert_ne!(view["life"], "ended", "{place}: {view}");
         }
         assert_eq!(again(&world, directory.path(), &[]).await.0, 0);
-        let (_, output, _) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+        let (_, output, _) =
+            run(journaled(&world, directory.path()), &["status", "job.yaml"]).await;
         assert!(
             output.contains("ended") && output.contains("1 of 1 transfer over"),
             "{output}"
@@ -462,7 +403,7 @@ async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
     }
     let world = World::new().await;
     let directory = manifest(&world.sandbox, "journal: none\n");
-    let (code, _, error) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+    let (code, _, error) = run(journaled(&world, directory.path()), &["status", "job.yaml"]).await;
     assert_eq!(
         (code, error.contains("keep no journal")),
         (2, true),

@@ -6,24 +6,11 @@ use std::path::Path;
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Chosen, When};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
-use crate::cli::{at, run};
 use crate::reports::{receipts_in, without_checksum};
+use crate::world::program::{at, journaled, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
-
-fn put(world: &World, keys: &[&str]) {
-    for key in keys {
-        world.sandbox.store().put_object(
-            SOURCE,
-            key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
-    }
-}
 
 fn denied(key: &str) -> Fault {
     Fault::on(Operation::CopyObject)
@@ -34,14 +21,10 @@ fn denied(key: &str) -> Fault {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_a_run_that_gave_up_says_how_to_go_on_with_it() {
     let world = World::new().await;
-    put(&world, &["a", "b"]);
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world.put_all(["a", "b"], 100);
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let dir = tempfile::tempdir().unwrap();
-    let mut first = at(&world);
-    first.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
+    let first = journaled(&world, dir.path());
     let copy = [
         "copy",
         "s3://source/",
@@ -70,9 +53,9 @@ async fn a_retry_of_a_run_that_gave_up_says_how_to_go_on_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_runs_what_failed_with_the_command_that_failed() {
     let world = World::new().await;
-    put(&world, &["a", "b", "c/ü +", "d"]);
-    world.sandbox.faults().add(denied("b"));
-    world.sandbox.faults().add(denied("c/"));
+    world.put_all(["a", "b", "c/ü +", "d"], 100);
+    world.add_fault(denied("b"));
+    world.add_fault(denied("c/"));
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("night.jsonl");
     let report = report.to_str().unwrap();
@@ -94,7 +77,7 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     // What was copied is gone again: a retry must not copy it.
     world.sandbox.store().delete_object(DESTINATION, "a");
     world.sandbox.faults().clear();
-    world.sandbox.faults().add(denied("c/"));
+    world.add_fault(denied("c/"));
     world.sandbox.calls().clear();
     let retry = ["retry", report, "--resume-anyway"];
     let (exit, stdout, stderr) = run(at(&world), &retry).await;
@@ -112,19 +95,19 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
         0,
         "no side is listed"
     );
-    let copied = world.sandbox.store().object(DESTINATION, "b").unwrap();
+    let copied = world.object(DESTINATION, "b").unwrap();
     assert_eq!(
         copied.attributes.class(),
         "STANDARD_IA",
         "the command's flags count"
     );
-    assert!(world.sandbox.store().object(DESTINATION, "a").is_none());
+    assert!(world.object(DESTINATION, "a").is_none());
 
     world.sandbox.faults().clear();
     let second = dir.path().join("night.retry-1.jsonl");
     let (exit, stdout, _) = run(at(&world), &["retry", second.to_str().unwrap()]).await;
     assert_eq!(exit, 0, "{stdout}");
-    assert!(world.sandbox.store().object(DESTINATION, "c/ü +").is_some());
+    assert!(world.object(DESTINATION, "c/ü +").is_some());
     let third = dir.path().join("night.retry-2.jsonl");
     let receipts = receipts_in(&third);
     assert_eq!(
@@ -139,8 +122,8 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     let world = World::new().await;
-    put(&world, &["a", "b"]);
-    world.sandbox.faults().add(denied("b"));
+    world.put_all(["a", "b"], 100);
+    world.add_fault(denied("b"));
     let dir = tempfile::tempdir().unwrap();
     let manifest = dir.path().join("job.yaml");
     let job = |name: &str| {
@@ -172,14 +155,14 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     );
     let (exit, ..) = run(at(&world), &["retry", report]).await;
     assert_eq!(exit, 0);
-    assert!(world.sandbox.store().object(DESTINATION, "b").is_some());
+    assert!(world.object(DESTINATION, "b").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
     let world = World::new().await;
-    put(&world, &["a", "b"]);
-    world.sandbox.faults().add(denied("b"));
+    world.put_all(["a", "b"], 100);
+    world.add_fault(denied("b"));
     let dir = tempfile::tempdir().unwrap();
     let (manifest, report) = (dir.path().join("job.yaml"), dir.path().join("report.jsonl"));
     let text = "version: 1\ntransfers:\n  - name: nightly\n    from: {s3: \"s3://${FROM}/\"}\n    to: {s3: \"s3://${TO}/\"}\n";
@@ -265,10 +248,10 @@ async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
     assert!(exit == 1 && stdout.contains("1 failed"), "{exit} {stdout}");
     let (exit, _, stderr) = told("source", "destination/rt", retry).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(world.sandbox.store().object(DESTINATION, "rt/b").is_some());
+    assert!(world.object(DESTINATION, "rt/b").is_some());
 }
 
-/// The report that a copy with these arguments leaves, which must fail.
+/// Runs a copy with these arguments, which must fail, and returns its report.
 async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
     let (exit, stdout, stderr) = run(
         at(world),
@@ -287,7 +270,7 @@ async fn what_could_not_be_listed_is_done_again_as_a_whole() {
         ("s3://source/", "s3://source/out/"),
     ] {
         let world = World::new().await;
-        put(&world, &["in/a", "in/b"]);
+        world.put_all(["in/a", "in/b"], 100);
         let dir = tempfile::tempdir().unwrap();
         let report = dir.path().join("report.jsonl");
         let copy = [
@@ -300,18 +283,13 @@ async fn what_could_not_be_listed_is_done_again_as_a_whole() {
             "aws",
         ];
         // Its own listing is not at fault.
-        world
-            .sandbox
-            .store()
-            .deny(SOURCE, Operation::ListObjectsV2, "out/");
+        world.deny(SOURCE, Operation::ListObjectsV2, "out/");
         let text = failing(&world, &copy, &report).await;
         assert!(text.contains(&format!(r#""source":"{to}""#)), "{text}");
         world.sandbox.store().allow_all();
         let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
         assert_eq!(exit, 0, "{stdout} {stderr}");
         let copied = world
-            .sandbox
-            .store()
             .keys(SOURCE)
             .into_iter()
             .filter(|key| key.starts_with("out/"));
@@ -326,10 +304,7 @@ async fn a_directory_that_could_not_be_read_is_no_file_that_failed() {
     let files = dir.path().join("files");
     fs::create_dir_all(files.join("sub")).unwrap();
     fs::write(files.join("sub/one"), "1").unwrap();
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::PutObject).then(Effect::Error(403, "AccessDenied")));
+    world.add_fault(Fault::on(Operation::PutObject).then(Effect::Error(403, "AccessDenied")));
     let report = dir.path().join("report.jsonl");
     let text = failing(
         &world,
@@ -347,26 +322,19 @@ async fn a_directory_that_could_not_be_read_is_no_file_that_failed() {
     world.sandbox.faults().clear();
     let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
-        ["sub/one"],
-        "{stdout}"
-    );
+    assert_eq!(world.keys(DESTINATION), ["sub/one"], "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_they_differ() {
     let world = World::new().await;
-    put(&world, &["a"]);
+    world.put_all(["a"], 100);
     let (content, said) = (
         Content::pattern(1, 100),
         ObjectSpec::default().metadata("a", "b"),
     );
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "b", content.clone(), &said);
-    world.sandbox.faults().add(denied("b"));
+    world.put_object(SOURCE, "b", content.clone(), &said);
+    world.add_fault(denied("b"));
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.jsonl");
     let copy = [
@@ -377,13 +345,10 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
         "aws",
     ];
     let objects = failing(&world, &copy, &report).await;
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::ListObjectsV2, "");
+    world.deny(SOURCE, Operation::ListObjectsV2, "");
     let listing = failing(&world, &copy, &report).await;
     world.sandbox.store().allow_all();
-    // One run would have come to both: with its second page.
+    // One run would have reached both with its second page.
     let failures = listing
         .lines()
         .skip(1)
@@ -391,17 +356,14 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     let (objects, _footer) = objects.trim_end().rsplit_once('\n').unwrap();
     let both = format!("{objects}\n{}", failures.collect::<String>());
     fs::write(&report, without_checksum(&both)).unwrap();
-    put(&world, &["c"]);
+    world.put_all(["c"], 100);
     // A copy whose bytes are right, and what goes with them is not.
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "b", content, &ObjectSpec::default());
+    world.put_object(DESTINATION, "b", content, &ObjectSpec::default());
 
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
     // Only `b`, in vain, and `c`.
     assert_eq!(world.calls(Operation::CopyObject), 2, "{stdout}");
     // That the listing calls the bad copy equal does not make it good.
@@ -418,7 +380,7 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
 #[tokio::test]
 async fn chosen_objects_are_those_that_take_part() {
     let world = World::new().await;
-    put(&world, &["a", "b", "c"]);
+    world.put_all(["a", "b", "c"], 100);
     let mut transfer = copy_all();
     transfer.when = When::Always;
     let chosen = |key: &str| Chosen { key: key.into() };
@@ -438,7 +400,7 @@ async fn chosen_objects_are_those_that_take_part() {
         failed.source, "s3://source/gone",
         "as a retry wants to read it"
     );
-    assert!(world.sandbox.store().object(DESTINATION, "b").is_none());
+    assert!(world.object(DESTINATION, "b").is_none());
 
     let dir = tempfile::tempdir().unwrap();
     for name in ["one", "two"] {
@@ -459,15 +421,9 @@ async fn lossy(world: &World, report: &str) {
     };
     for index in 0..20 {
         let (key, spec) = (format!("k{index:02}"), tagged(&index.to_string()));
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &key, Content::pattern(index, 100), &spec);
+        world.put_object(SOURCE, &key, Content::pattern(index, 100), &spec);
     }
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectTagging, "");
+    world.deny(SOURCE, Operation::GetObjectTagging, "");
     let copy = [
         "copy",
         "s3://source/",
@@ -487,11 +443,7 @@ async fn lossy(world: &World, report: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_that_were_lost_are_set_without_another_copy() {
-    let versioning = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), versioning).await;
+    let world = World::versioned().await;
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("night.jsonl");
     let report = report.to_str().unwrap();
@@ -503,7 +455,7 @@ async fn tags_that_were_lost_are_set_without_another_copy() {
 
     world.sandbox.store().allow_all();
     // One was overwritten meanwhile.
-    world.sandbox.store().put_object(
+    world.put_object(
         DESTINATION,
         "k00",
         Content::pattern(99, 5),

@@ -31,7 +31,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use s3haul::sandbox::{BucketOptions, Sandbox, SandboxOptions};
 
-/// A sandbox with the buckets `src` and `dst`, and a client of it.
+/// Starts a sandbox with the buckets `src` and `dst`, and returns a client of it.
 async fn start() -> (Sandbox, Client) {
     start_with(SandboxOptions::default()).await
 }
@@ -71,7 +71,7 @@ fn unsigned(url: &str) -> aws_sdk_s3::config::Builder {
         )
 }
 
-/// Status and code of a call that must fail with an answer.
+/// Returns the status and the code of a call that must fail with an answer.
 fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
     result: Answer<T, E>,
 ) -> (u16, String) {
@@ -84,14 +84,14 @@ fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
     }
 }
 
-/// `(status, code)` to compare with.
+/// Returns `(status, code)` to compare with.
 fn is(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
 type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
-/// The list that Complete takes, of numbers and `ETags`.
+/// Returns the list that Complete takes, of numbers and `ETags`.
 fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
     let part = |(number, tag): &(i32, &str)| {
         CompletedPart::builder()

@@ -7,18 +7,18 @@ use assert_cmd::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
+use s3haul::sandbox::SandboxOptions;
 use s3haul::size::MIB;
 
-use crate::cli::{at, run};
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{at, run};
+use crate::world::{DESTINATION, World};
 
 const KEY: &str = "customer-key-of-32-bytes-in-all!";
 const TOKEN: &str = "session-token-that-nobody-may-see";
 const PASSWORD: &str = "proxy-password";
 
-/// A secret in every form in which a log may have it.
+/// Returns a secret in every form in which a log may have it.
 fn forms(secret: &str) -> Vec<String> {
     let hex = secret
         .bytes()
@@ -47,10 +47,7 @@ fn forms(secret: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_logged(#[case] directives: &str, #[case] format: &str) {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put("k", 10);
     let directory = tempfile::tempdir().unwrap();
     let (job, report) = (
         directory.path().join("job.yaml"),
@@ -80,7 +77,7 @@ async fn no_secret_is_logged(#[case] directives: &str, #[case] format: &str) {
     ];
     let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
     assert!(stderr.contains("DEBUG"), "the log is off: {stderr}");
     let all = stdout + &stderr + &fs::read_to_string(report).unwrap();
     let pair = format!("user:{PASSWORD}");
@@ -118,11 +115,7 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
         "authorization",
     ];
     let world = World::new().await;
-    let content = Content::pattern(1, size);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", content, &ObjectSpec::default());
+    world.put("k", size);
     let lie = move |asked: &Asked| {
         if asked.method != method {
             return Lie::Truth;
@@ -199,11 +192,7 @@ async fn a_name_that_repeats_a_secret_is_neither_shown_nor_recorded(
     #[case] place: &'static str,
 ) {
     let world = World::new().await;
-    let content = Content::pattern(1, size);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", content, &ObjectSpec::default());
+    world.put("k", size);
     let liar = Liar::before(&world, move |asked: &Asked, answer: Answer| {
         let token = asked.header("x-amz-security-token").unwrap_or_default();
         match place {

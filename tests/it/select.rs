@@ -11,26 +11,15 @@ use s3haul::manifest::job::{PartSize, Selection, Source, Transfer, Versions, Whe
 use s3haul::manifest::keys::KeyMap;
 use s3haul::plan::decide::Skip;
 use s3haul::planner::{Planned, Sides};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions, Store,
-};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, Store};
 use s3haul::size::ByteSize;
 
-use crate::cli::{at, run};
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all, uri};
 
 const LIST: Operation = Operation::ListObjectsV2;
 
-fn put(world: &World, bucket: &str, key: &str) {
-    world.sandbox.store().put_object(
-        bucket,
-        key,
-        Content::bytes(&b"x"[..]),
-        &ObjectSpec::default(),
-    );
-}
-
-/// The prefixes of the lists of a bucket, in the order of requests.
+/// Returns the prefixes of the lists of a bucket, in the order of requests.
 fn lists(world: &World, operation: Operation, bucket: &str) -> Vec<String> {
     let calls = world.sandbox.calls().of(operation);
     calls
@@ -49,7 +38,7 @@ fn select(include: &[&str], exclude: &[&str]) -> Selection {
     }
 }
 
-/// `below` of the source to `to/` of the destination.
+/// Copies `below` of the source to `to/` of the destination.
 fn transfer(below: &str, select: Selection) -> Transfer {
     let from = Source::Prefix {
         endpoint: "default".to_owned(),
@@ -65,7 +54,7 @@ fn transfer(below: &str, select: Selection) -> Transfer {
 async fn a_pattern_on_the_command_line_lists_its_literal_beginning() {
     let world = World::new().await;
     for index in 0..300_000 {
-        put(&world, SOURCE, &format!("logs/{index:08}"));
+        world.put(&format!("logs/{index:08}"), 1);
     }
     let (exit, stdout, stderr) = run(
         at(&world),
@@ -100,8 +89,8 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
     for year in 2020..2030 {
         for index in 0..300 {
             let key = format!("p/{year}/{:02}/{index:04}.parquet", index % 12 + 1);
-            put(&world, SOURCE, &key);
-            put(&world, SOURCE, &format!("p/{year}/x{index}"));
+            world.put(&key, 1);
+            world.put(&format!("p/{year}/x{index}"), 1);
             if year == 2026 || (year == 2027 && (1..=2).contains(&(index % 12 + 1))) {
                 wanted.insert(key.replacen("p/", "to/", 1));
             }
@@ -120,7 +109,7 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
     let run = world.run(transfer("p/", select(&include, &[]))).await;
     assert_eq!(run.outcome.failed_objects, 0);
     assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
+        world.keys(DESTINATION),
         wanted.into_iter().collect::<Vec<_>>()
     );
     let mut prefixes = lists(&world, LIST, SOURCE);
@@ -152,9 +141,9 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
 async fn the_destinations_list_is_that_of_the_mapped_keys() {
     let world = World::new().await;
     for index in 0..3000 {
-        put(&world, SOURCE, &format!("raw/{index:04}"));
-        put(&world, DESTINATION, &format!("to/v1/n-{index:04}"));
-        put(&world, DESTINATION, &format!("to/{index:04}"));
+        world.put(&format!("raw/{index:04}"), 1);
+        world.put_in(DESTINATION, &format!("to/v1/n-{index:04}"), 1);
+        world.put_in(DESTINATION, &format!("to/{index:04}"), 1);
     }
     let keys = |rename: &str| KeyMap {
         strip_prefix: Some("raw/".to_owned()),
@@ -186,8 +175,8 @@ async fn the_destinations_list_is_that_of_the_mapped_keys() {
 async fn a_huge_directory_that_is_excluded_is_passed_over() {
     let world = World::new().await;
     for index in 0..30_000 {
-        put(&world, SOURCE, &format!("tmp/{index:06}"));
-        put(&world, DESTINATION, &format!("to/tmp/{index:06}"));
+        world.put(&format!("tmp/{index:06}"), 1);
+        world.put_in(DESTINATION, &format!("to/tmp/{index:06}"), 1);
     }
     for key in [
         "a",
@@ -198,7 +187,7 @@ async fn a_huge_directory_that_is_excluded_is_passed_over() {
         "x/_spark/1",
         "z",
     ] {
-        put(&world, SOURCE, key);
+        world.put(key, 1);
     }
     let kept = select(&[], &["tmp/**", "**/_spark/**"]);
     let run = world.run(transfer("", kept.clone())).await;
@@ -224,8 +213,8 @@ async fn an_excluded_directory_in_the_middle_hides_nothing_from_ranges() {
     let mut wanted = Vec::new();
     for index in 0..12_000_u32 {
         let key = format!("{:08x}", index.wrapping_mul(0x9E37_79B1));
-        put(&world, SOURCE, &key);
-        put(&world, SOURCE, &format!("7/{key}"));
+        world.put(&key, 1);
+        world.put(&format!("7/{key}"), 1);
         wanted.push(key);
     }
     wanted.sort();
@@ -263,9 +252,9 @@ async fn a_session_goes_on_with_the_prefixes_that_are_left() {
             10 + index % 2,
             1 + index / 2 % 20
         );
-        put(&world, SOURCE, &key);
+        world.put(&key, 1);
         if index / 2 % 50 != 0 {
-            put(&world, DESTINATION, &key);
+            world.put_in(DESTINATION, &key, 1);
         }
     }
     let days: Vec<_> = days.iter().map(String::as_str).collect();
@@ -281,7 +270,7 @@ async fn a_session_goes_on_with_the_prefixes_that_are_left() {
         world.sandbox.calls().clear();
         if session < 3 {
             let stop = world.stop.clone();
-            world.sandbox.faults().add(
+            world.add_fault(
                 Fault::on(LIST)
                     .nth(12)
                     .then(Effect::hook(move |_| stop.cancel())),
@@ -306,7 +295,7 @@ async fn a_session_goes_on_with_the_prefixes_that_are_left() {
     dealt_with.sort();
     dealt_with.dedup();
     assert_eq!((all, dealt_with.len()), (10_000, 10_000));
-    let keys = world.sandbox.store().keys(DESTINATION);
+    let keys = world.keys(DESTINATION);
     assert_eq!(
         keys.iter().filter(|key| key.starts_with("2026-11")).count(),
         10_000
@@ -316,17 +305,13 @@ async fn a_session_goes_on_with_the_prefixes_that_are_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_and_the_past_are_listed_by_prefix_too() {
     const LIST: Operation = Operation::ListObjectVersions;
-    let buckets = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), buckets).await;
+    let world = World::versioned().await;
     for index in 0..3000 {
-        put(&world, SOURCE, &format!("p/{index:04}"));
-        put(&world, SOURCE, &format!("p/tmp/{index:04}"));
-        put(&world, SOURCE, &format!("p/tmp/{index:04}"));
+        world.put(&format!("p/{index:04}"), 1);
+        world.put(&format!("p/tmp/{index:04}"), 1);
+        world.put(&format!("p/tmp/{index:04}"), 1);
     }
-    put(&world, SOURCE, "p/0012");
+    world.put("p/0012", 1);
     let select = select(&["001*", "29{98,99}", "tmp*"], &["tmp/**"]);
     let now = jiff::Timestamp::now();
     for (versions, copies) in [(Versions::All, 13), (Versions::AsOf(now), 0)] {
@@ -394,7 +379,7 @@ async fn keys_with_wildcards_in_their_names_stay_within_reach() {
     for key in [
         "d/a*b", "d/a?b", "d/a[1]b", "d/axb", "d/[x]/y", "d/{x}/y", r"d/a\b",
     ] {
-        put(&world, SOURCE, key);
+        world.put(key, 1);
     }
     for (source, keys) in [
         (r"s3://source/d/a\*b", &["to/a*b"][..]),
@@ -408,13 +393,13 @@ async fn keys_with_wildcards_in_their_names_stay_within_reach() {
         ),
         (r"s3://source/d/a\[1]*", &["to/a[1]b"]),
     ] {
-        for key in world.sandbox.store().keys(DESTINATION) {
+        for key in world.keys(DESTINATION) {
             world.sandbox.store().delete_object(DESTINATION, &key);
         }
         let (exit, stdout, stderr) =
             run(at(&world), &["copy", source, "s3://destination/to/"]).await;
         assert_eq!(exit, 0, "{source}: {stdout}{stderr}");
-        assert_eq!(world.sandbox.store().keys(DESTINATION), keys, "{source}");
+        assert_eq!(world.keys(DESTINATION), keys, "{source}");
     }
 }
 
@@ -438,7 +423,7 @@ async fn the_version_that_would_be_copied_is_the_one_that_is_selected(
     write(world.sandbox.store(), listed + 10);
     let rewritten = Effect::hook(move |store| write(store, size_now));
     let heads = Fault::on(Operation::HeadObject).bucket(SOURCE);
-    world.sandbox.faults().add(heads.nth(1).then(rewritten));
+    world.add_fault(heads.nth(1).then(rewritten));
     let mut transfer = copy_all();
     transfer.select.smaller_than = Some(ByteSize(bound));
     transfer.parts.size = PartSize::Exactly(ByteSize(5 << 20));
@@ -454,7 +439,7 @@ async fn the_version_that_would_be_copied_is_the_one_that_is_selected(
     }
     assert_skipped_for(receipt, &format!("not smaller than {}", ByteSize(bound)));
     assert_eq!(run.outcome.skipped_objects, 1);
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+    assert!(world.keys(DESTINATION).is_empty());
 }
 
 fn assert_skipped_for(receipt: &Receipt, rule: &str) {
@@ -477,10 +462,7 @@ async fn a_file_that_grew_beyond_the_selection_is_not_sent() {
         std::thread::sleep(Duration::from_secs(3));
         std::fs::write(&path, [1; 1000]).unwrap();
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(LIST).nth(1).then(grows));
+    world.add_fault(Fault::on(LIST).nth(1).then(grows));
     let mut transfer = upload_all(files.path());
     transfer.select.smaller_than = Some(ByteSize(100));
     let run = world.run(transfer).await;
@@ -488,5 +470,5 @@ async fn a_file_that_grew_beyond_the_selection_is_not_sent() {
         &run.receipts[0],
         &format!("not smaller than {}", ByteSize(100)),
     );
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+    assert!(world.keys(DESTINATION).is_empty());
 }

@@ -5,44 +5,31 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{at, process_at, run};
 use crate::reports::receipts_in;
+use crate::world::program::{kill, process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const OBJECTS: u64 = 120;
 
-/// Small objects with tags that nobody may read, and a large one.
-async fn world() -> World {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(15),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+/// Starts a sandbox with small objects with tags that nobody may read.
+async fn world_with_unreadable_tags() -> World {
+    let world = World::with_copy_latency(Duration::from_millis(15)).await;
+    world.create_bucket("ops");
     let tagged = ObjectSpec::default().tag("a", "b");
     for index in 0..OBJECTS {
-        let content = Content::pattern(index, 10);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, &format!("k{index:03}"), content, &tagged);
+        world.put_object(
+            SOURCE,
+            &format!("k{index:03}"),
+            Content::pattern(index, 10),
+            &tagged,
+        );
     }
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectTagging, "");
+    world.deny(SOURCE, Operation::GetObjectTagging, "");
     world
 }
 
@@ -61,7 +48,7 @@ const COPY: [&str; 12] = [
     "--report",
 ];
 
-/// A run that is killed after so many requests of a kind.
+/// Kills a run after this many requests of a kind.
 async fn killed_after(
     world: &World,
     directory: &Path,
@@ -69,7 +56,7 @@ async fn killed_after(
     operation: Operation,
     requests: u64,
 ) {
-    let mut child = process_at(world)
+    let child = process_at(world)
         .args(COPY)
         .arg("report.jsonl")
         .args(more)
@@ -86,21 +73,21 @@ async fn killed_after(
     tokio::time::timeout(Duration::from_secs(30), working)
         .await
         .expect("the run does nothing");
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
+    kill(child).await;
 }
 
 async fn copy(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(command, &[&COPY[..], &["report.jsonl"], more].concat()).await
+    run_in(
+        world,
+        directory,
+        &[&COPY[..], &["report.jsonl"], more].concat(),
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_summary_is_about_all_sessions() {
-    let world = world().await;
+    let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     killed_after(&world, directory.path(), &[], Operation::CopyObject, 60).await;
     world.sandbox.calls().clear();
@@ -131,7 +118,7 @@ async fn the_summary_is_about_all_sessions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
-    let world = world().await;
+    let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &[]).await;
@@ -154,7 +141,7 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
         receipts_in(&directory.path().join("report.jsonl")).len() as u64,
         OBJECTS
     );
-    // Without a journal nobody has what is missing.
+    // Without a journal, the missing objects are on no record.
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &["--journal", "none"]).await;
@@ -164,15 +151,12 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
     );
 }
 
-/// A run that is begun anew on a damaged journal knows of its open uploads what can still be read.
+/// Asserts that a run that begins anew on a damaged journal knows the open uploads that can still
+/// be read.
 async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl Fn()) -> String {
-    let large = Content::pattern(1, 100 * 5 * MIB);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "a-large", large, &ObjectSpec::default());
+    world.put("a-large", 100 * 5 * MIB);
     killed_after(world, directory, journal, Operation::UploadPartCopy, 20).await;
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     damage();
     let (exit, _, stderr) = copy(world, directory, journal).await;
     assert!(
@@ -188,8 +172,8 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
         "{stderr}"
     );
     world.assert_no_upload_is_left();
-    let copied = world.sandbox.store().keys(DESTINATION);
-    assert_eq!(copied, world.sandbox.store().keys(SOURCE));
+    let copied = world.keys(DESTINATION);
+    assert_eq!(copied, world.keys(SOURCE));
     // From now on it is a journal like any other.
     let (exit, _, again) = copy(world, directory, journal).await;
     assert_eq!(exit, 0, "{again}");
@@ -205,7 +189,7 @@ fn spoil(text: &str, at: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
-    let world = world().await;
+    let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     let place = directory.path().join("journal");
     let told = damaged(&world, directory.path(), &["--journal", "journal"], || {
@@ -234,7 +218,7 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_journal_in_s3_is_begun_anew_and_still_tells_of_open_uploads() {
-    let world = world().await;
+    let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     let told = damaged(
         &world,

@@ -11,14 +11,12 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli::{COPY_ALL, process_at};
+use crate::world::program::{COPY_ALL, Ended, ended, kill, process_at};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const STATE: &str = "s3://ops/run/";
@@ -29,31 +27,16 @@ pub(crate) struct Shards {
     pub(crate) directory: TempDir,
 }
 
-/// The end of a process.
-pub(crate) struct Ended {
-    pub(crate) exit: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
 impl Shards {
     pub(crate) async fn new(model: Model) -> Self {
-        let world = World::with(
-            SandboxOptions {
-                model,
-                ..SandboxOptions::default()
-            },
-            BucketOptions::default(),
-        )
-        .await;
-        let store = world.sandbox.store();
-        store.create_bucket("ops", BucketOptions::default());
+        let world = World::modelled(model).await;
+        world.create_bucket("ops");
         let directory = TempDir::new().unwrap();
         std::fs::write(directory.path().join("job.yaml"), COPY_ALL).unwrap();
         Self { world, directory }
     }
 
-    /// One whose copies take so long.
+    /// Starts a sandbox whose copies take this long.
     async fn with_slow_copies(copy: Duration) -> Self {
         let latency = LatencyModel {
             copy,
@@ -85,16 +68,12 @@ impl Shards {
     }
 
     fn keys(&self, bucket: &str) -> Vec<String> {
-        self.world.sandbox.store().keys(bucket)
+        self.world.keys(bucket)
     }
 
     /// Returns an object of the state prefix.
     pub(crate) fn state(&self, name: &str) -> Option<Value> {
-        let object = self
-            .world
-            .sandbox
-            .store()
-            .object("ops", &format!("run/{name}"))?;
+        let object = self.world.object("ops", &format!("run/{name}"))?;
         Some(serde_json::from_slice(&object.content.to_bytes()).unwrap())
     }
 
@@ -141,7 +120,7 @@ impl Shards {
         assert_eq!(exit, 0, "shard {shard}: {stderr}");
     }
 
-    /// Waits until the server has had so many requests of a kind.
+    /// Waits until the server has received this many requests of a kind.
     async fn requests(&self, operation: Operation, count: u64) {
         let working = async {
             while self.world.calls(operation) < count {
@@ -160,7 +139,7 @@ impl Shards {
             if !key.contains("/report/") {
                 continue;
             }
-            let object = self.world.sandbox.store().object("ops", &key).unwrap();
+            let object = self.world.object("ops", &key).unwrap();
             let text = String::from_utf8(object.content.to_bytes().to_vec()).unwrap();
             for line in text.lines() {
                 let line: Value = serde_json::from_str(line).unwrap();
@@ -199,21 +178,6 @@ pub(crate) fn flags<'a>(shard: &'a str, shards: &'a str) -> Vec<&'a str> {
     vec![
         "run", "job.yaml", "--state", STATE, "--shards", shards, "--pods", "4", "--shard", shard,
     ]
-}
-
-/// Waits for a process without blocking the sandbox, which is in this process.
-pub(crate) async fn ended(child: Child) -> Ended {
-    let waited = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let output = tokio::time::timeout(Duration::from_mins(2), waited)
-        .await
-        .expect("a hang")
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended {
-        exit: output.status.code().unwrap_or(-1),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,8 +219,6 @@ async fn shards_in_any_order_copy_each_object_once() {
     assert_eq!(shards.world.calls(Operation::CompleteMultipartUpload), 1);
     let parts = shards
         .world
-        .sandbox
-        .store()
         .object(DESTINATION, "large")
         .unwrap()
         .parts
@@ -322,18 +284,11 @@ async fn a_run_goes_on_from_its_state_alone() {
     // Four in flight for each process, so that none is done at once.
     let job = format!("{COPY_ALL}limits: {{in_flight: 16}}\n");
     shards.job(&job);
-    let killed = |child: Child| async move {
-        let mut child = child;
-        child.kill().unwrap();
-        tokio::task::spawn_blocking(move || child.wait().unwrap())
-            .await
-            .unwrap();
-    };
     let first = shards.start(&flags("0", "4"), Some("uid"));
     let second = shards.start(&flags("1", "4"), Some("uid"));
     shards.requests(Operation::CopyObject, 120).await;
-    killed(first).await;
-    killed(second).await;
+    kill(first).await;
+    kill(second).await;
     // Another machine has the job, and nothing else.
     let elsewhere = TempDir::new().unwrap();
     std::fs::write(elsewhere.path().join("job.yaml"), &job).unwrap();

@@ -13,13 +13,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use self::state::{OPS, RUN, STATE, State, process};
-use crate::cli::{at, process_at, run};
-use crate::reports::{put, run_in};
+use crate::world::program::{at, process_at, run, run_in};
 
 const NOW: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(185);
 
-/// A run with shards in all states.
+/// Returns a run with shards in all states.
 async fn two_hundred() -> State {
     let state = State::planned(200).await;
     for shard in 0..120 {
@@ -37,7 +36,7 @@ async fn two_hundred() -> State {
     state
 }
 
-/// The text without the seconds of a silence, which grow while the test runs.
+/// Returns the text without the seconds of a silence, which grow while the test runs.
 fn still(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let cut = line
@@ -258,7 +257,7 @@ async fn it_watches_until_all_shards_have_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_is_still_shown_as_one() {
     let state = State::planned(2).await;
-    put(&state.world, &["a"]);
+    state.world.put_all(["a"], 100);
     let journal = "s3://ops/journal/";
     let directory = TempDir::new().unwrap();
     let copy = [

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
-use crate::cli::process_at;
+use crate::world::program::process_at;
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Sends a signal to a process.
@@ -53,19 +53,11 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
         &[SOURCE, DESTINATION]
     };
     for bucket in buckets {
-        world.sandbox.store().put_object(
-            bucket,
-            "k",
-            Content::pattern(1, 10),
-            &ObjectSpec::default(),
-        );
+        world.put_in(bucket, "k", 10);
     }
     // The first list is answered when the signals have been sent.
     let stall = Effect::StallBefore(Some(Duration::from_secs(1)));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::ListObjectsV2).nth(1).then(stall));
+    world.add_fault(Fault::on(Operation::ListObjectsV2).nth(1).then(stall));
     let mut command = ignoring(signal, &process_at(&world));
     let mut child = command
         .args([word, "s3://source/", "s3://destination/"])
@@ -83,7 +75,7 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
         .await
         .unwrap();
     assert_eq!(status.code(), Some(0), "{status:?}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
 /// The server refuses everything until a while after the program goes on.
@@ -91,12 +83,9 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
 async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
     let world = World::new().await;
     let (content, spec) = (Content::pattern(1, 10), ObjectSpec::default());
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", content, &spec);
+    world.put_object(SOURCE, "k", content, &spec);
     let copies = Operation::CopyObject;
-    world.sandbox.faults().add(Fault::on(copies));
+    world.add_fault(Fault::on(copies));
     let child = process_at(&world)
         .args(["copy", "s3://source/", "s3://destination/"])
         .args(["--journal", "none", "--patience", "12s"])
@@ -128,5 +117,5 @@ async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
     let output = ended.await;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::GIB;
 use tokio::time::sleep;
 
@@ -12,34 +12,16 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 #[tokio::test]
 async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(200),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let mut world = World::modelled(model).await;
+    let mut world = World::with_copy_latency(Duration::from_millis(200)).await;
     world.ceiling = 8;
     for index in 0..4 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("large{index}"),
-            Content::pattern(1, 4 * GIB),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("large{index}"), 4 * GIB);
     }
     for index in 0..200 {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &format!("small{index:03}"),
-            Content::pattern(1, 9),
-            &ObjectSpec::default(),
-        );
+        world.put(&format!("small{index:03}"), 9);
     }
     let stop = world.stop.clone();
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .nth(10)
             .then(Effect::hook(move |_| stop.cancel())),
@@ -54,7 +36,7 @@ async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
     );
     assert!(run.outcome.stopped_objects >= 4, "{:?}", run.outcome);
     world.assert_no_upload_is_left();
-    let copied = world.sandbox.store().keys(DESTINATION);
+    let copied = world.keys(DESTINATION);
     let done = run
         .receipts
         .iter()
@@ -75,24 +57,16 @@ async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
 #[tokio::test(start_paused = true)]
 async fn requests_that_never_end_are_given_up_after_the_drain() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "large",
-        Content::pattern(1, 4 * GIB),
-        &ObjectSpec::default(),
-    );
+    world.put("large", 4 * GIB);
     let mut world = world;
     world.retry.silence = Duration::from_hours(1);
     let stop = world.stop.clone();
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .nth(3)
             .then(Effect::hook(move |_| stop.cancel())),
     );
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).then(Effect::StallBefore(None)));
+    world.add_fault(Fault::on(Operation::UploadPartCopy).then(Effect::StallBefore(None)));
     let began = tokio::time::Instant::now();
     let run = world.run(copy_all()).await;
     assert!(run.outcome.stopped);
@@ -122,7 +96,7 @@ async fn a_stop_ends_what_waits_for_a_server_that_accepts_nothing() {
         store.put_object(SOURCE, &key, content, &spec);
     }
     let copies = Operation::CopyObject;
-    world.sandbox.faults().add(Fault::on(copies));
+    world.add_fault(Fault::on(copies));
     let refused = async {
         while world.calls(copies) < 40 {
             sleep(Duration::from_millis(10)).await;

@@ -10,52 +10,40 @@ use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Transfer};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::manifest::job::{Job, Transfer};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
+use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::liar::{Asked, Liar, Lie};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate};
+use crate::world::{DESTINATION, Run, World, copy_all, in_parts_of, restate};
 
 const PARTS: u64 = 20;
 
 fn in_parts() -> Transfer {
-    let mut transfer = copy_all();
-    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
-    transfer.parts.threshold = ByteSize(5 * MIB);
-    transfer
+    in_parts_of(5 * MIB, copy_all())
 }
 
-async fn world() -> World {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(5),
-        ..LatencyModel::default()
-    };
-    let mut world = World::modelled(Model {
-        latency,
-        ..Model::default()
-    })
-    .await;
+async fn world_with_large() -> World {
+    let mut world = World::with_copy_latency(Duration::from_millis(5)).await;
     (world.ceiling, world.retry.attempts) = (4, 2);
-    let content = Content::pattern(1, PARTS * 5 * MIB);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content, &ObjectSpec::default());
+    world.put("large", PARTS * 5 * MIB);
     world
 }
 
-/// A job whose server answers so.
-async fn job(world: &World, lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static) -> Job {
+/// Returns a job that goes through a proxy with these answers.
+async fn job_with_answers(
+    world: &World,
+    lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static,
+) -> Job {
     let url = Liar::lying(world, lie).await.url;
     let mut job = world.job(in_parts());
     restate(&mut job, |endpoint| endpoint.url = Some(url));
     job
 }
 
-/// A run with a journal in this directory, or without one.
+/// Runs a job with a journal in this directory, or without one.
 async fn session(world: &World, job: &Job, journal: Option<&TempDir>) -> Run {
     match journal {
         Some(directory) => world.session(directory.path(), job, Intent::Resume).await,
@@ -72,7 +60,7 @@ fn notes(run: &Run) -> Vec<&str> {
 }
 
 fn open(world: &World) -> usize {
-    let open = world.sandbox.store().open_uploads(DESTINATION);
+    let open = world.open_uploads(DESTINATION);
     // `--older-than` checks the dates of a server with an upload, which this one may refuse to abort.
     open.iter()
         .filter(|open| !open.key.contains("s3haul-date-check"))
@@ -84,9 +72,9 @@ fn open(world: &World) -> usize {
 async fn a_create_that_is_answered_with_nonsense_leaves_nothing(
     #[values(false, true)] journal: bool,
 ) {
-    let world = world().await;
+    let world = world_with_large().await;
     let directory = journal.then(|| TempDir::new().unwrap());
-    let job = job(&world, |asked| {
+    let job = job_with_answers(&world, |asked| {
         if asked.creates_upload() {
             Lie::unreadable()
         } else {
@@ -110,11 +98,11 @@ async fn what_cannot_be_searched_for_is_told_once_with_its_key(
     #[values(false, true)] journal: bool,
     #[values("refused", "denied", "nonsense")] how: &'static str,
 ) {
-    let world = world().await;
+    let world = world_with_large().await;
     let directory = journal.then(|| TempDir::new().unwrap());
     let mended = Arc::new(AtomicBool::new(false));
     let is_mended = Arc::clone(&mended);
-    let job = job(&world, move |asked| match how {
+    let job = job_with_answers(&world, move |asked| match how {
         _ if asked.creates_upload() && !is_mended.load(Ordering::Relaxed) => Lie::unreadable(),
         "refused" if asked.lists_uploads() => Lie::error(501, "NotImplemented"),
         "denied" if asked.lists_uploads() => Lie::error(403, "AccessDenied"),
@@ -143,16 +131,15 @@ async fn what_cannot_be_searched_for_is_told_once_with_its_key(
 
 #[tokio::test]
 async fn a_twin_that_cannot_be_searched_for_is_told() {
-    let world = world().await;
-    world.sandbox.faults().add(
+    let world = world_with_large().await;
+    world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
             .nth(1)
             .then(Effect::EmptyBody),
     );
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::ListMultipartUploads).then(Effect::Error(403, "AccessDenied")));
+    world.add_fault(
+        Fault::on(Operation::ListMultipartUploads).then(Effect::Error(403, "AccessDenied")),
+    );
     let run = world.run(in_parts()).await;
     assert_eq!(
         (run.outcome.done_objects, open(&world)),
@@ -169,12 +156,9 @@ async fn a_twin_that_cannot_be_searched_for_is_told() {
 
 #[tokio::test]
 async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
-    let world = world().await;
+    let world = world_with_large().await;
     let spec = ObjectSpec::default().tag("a", "b");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", Content::pattern(1, PARTS * 5 * MIB), &spec);
+    world.put_with("large", PARTS * 5 * MIB, &spec);
     let faults = world.sandbox.faults();
     faults.add(
         Fault::on(Operation::CreateMultipartUpload)
@@ -199,10 +183,7 @@ async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
 async fn stopped_in_create(world: &mut World) -> Run {
     world.stop = CancellationToken::new();
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
-    world
-        .sandbox
-        .faults()
-        .add(create.then(Effect::StallAfter(None)));
+    world.add_fault(create.then(Effect::StallAfter(None)));
     world.retry.silence = Duration::from_hours(1);
     let job = world.job(in_parts());
     let stopped = async {
@@ -217,29 +198,29 @@ async fn stopped_in_create(world: &mut World) -> Run {
     run
 }
 
-/// A run without a journal that is stopped while the answer to Create is awaited leaves nothing
+/// A run without a journal that is stopped while it waits for the answer to Create leaves no upload
 /// either.
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
-    let mut world = world().await;
+    let mut world = world_with_large().await;
     let run = stopped_in_create(&mut world).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     assert_eq!((open(&world), notes(&run)), (0, vec![]));
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
 }
 
-/// The next run with `--adopt` goes on with it, if there is one. Where it cannot see what an upload
-/// holds, it says so and copies the object anew.
+/// The next run with `--adopt` resumes an upload if there is one. If it cannot see the parts of an
+/// upload, it says so and copies the object anew.
 #[tokio::test]
 async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_be_judged() {
-    let mut world = world().await;
+    let mut world = world_with_large().await;
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
     let tenth = Fault::on(Operation::UploadPartCopy)
         .nth(10)
         .then(Effect::hook(move |_| stop.cancel()));
-    world.sandbox.faults().add(tenth);
-    let mut job = job(&world, |asked| match asked {
+    world.add_fault(tenth);
+    let mut job = job_with_answers(&world, |asked| match asked {
         _ if asked.lists_parts() => Lie::error(501, "NotImplemented"),
         _ => Lie::Truth,
     })
@@ -251,9 +232,7 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
         "{:?}",
         run.outcome
     );
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
-        .upload_id
-        .clone();
+    let id = world.open_uploads(DESTINATION)[0].upload_id.clone();
     let told = notes(&run);
     assert!(
         told.len() == 1 && told[0].starts_with(&format!("the upload {id} is left open")),
@@ -296,7 +275,7 @@ async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
     let tenth = Fault::on(Operation::UploadPartCopy)
         .nth(10)
         .then(Effect::hook(move |_| stop.cancel()));
-    world.sandbox.faults().add(tenth);
+    world.add_fault(tenth);
     let run = world.session(directory.path(), job, Intent::Resume).await;
     assert!(run.outcome.stopped && open(world) == 1, "{:?}", run.outcome);
     world.stop = CancellationToken::new();
@@ -309,9 +288,9 @@ async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
 async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by_the_list_of_uploads(
     #[values("missing", "not found", "nonsense", "denied")] how: &'static str,
 ) {
-    let mut world = world().await;
+    let mut world = world_with_large().await;
     let directory = TempDir::new().unwrap();
-    let job = job(&world, move |asked| match how {
+    let job = job_with_answers(&world, move |asked| match how {
         _ if !asked.lists_parts() => Lie::Truth,
         "missing" => Lie::error(501, "NotImplemented"),
         "not found" => Lie::error(404, "NoSuchKey"),
@@ -348,17 +327,15 @@ async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by
 
 #[tokio::test]
 async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
-    let mut world = world().await;
+    let mut world = world_with_large().await;
     let directory = TempDir::new().unwrap();
-    let job = job(&world, |asked| match asked {
+    let job = job_with_answers(&world, |asked| match asked {
         _ if asked.lists_parts() || asked.lists_uploads() => Lie::error(501, "NotImplemented"),
         _ => Lie::Truth,
     })
     .await;
     interrupted(&mut world, &job, &directory).await;
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
-        .upload_id
-        .clone();
+    let id = world.open_uploads(DESTINATION)[0].upload_id.clone();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
         (run.outcome.done_objects, open(&world)),
@@ -387,9 +364,9 @@ async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
 
 #[tokio::test]
 async fn an_abort_without_effect_is_not_believed() {
-    let mut world = world().await;
+    let mut world = world_with_large().await;
     let directory = TempDir::new().unwrap();
-    let job = job(&world, |asked| match asked {
+    let job = job_with_answers(&world, |asked| match asked {
         _ if asked.lists_parts() => Lie::error(501, "NotImplemented"),
         _ if asked.aborts() => Lie::Instead(204, String::new()),
         _ => Lie::Truth,
@@ -426,10 +403,10 @@ async fn an_abort_without_effect_is_not_believed() {
     );
 }
 
-/// A server that dates uploads by no clock: nobody can tell which one a lost Create made.
+/// A server dates uploads by no clock, so that nobody can tell which one a lost Create made.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
-    let world = world().await;
+    let world = world_with_large().await;
     let directory = TempDir::new().unwrap();
     let dated = |asked: &Asked| {
         if asked.lists_uploads() {
@@ -438,12 +415,9 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
             Lie::Truth
         }
     };
-    let job = job(&world, dated).await;
+    let job = job_with_answers(&world, dated).await;
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
-    world
-        .sandbox
-        .faults()
-        .add(create.then(Effect::StallAfter(None)));
+    world.add_fault(create.then(Effect::StallAfter(None)));
     let created = async {
         while open(&world) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -454,9 +428,7 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
         () = created => {}
     }
     world.sandbox.faults().clear();
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
-        .upload_id
-        .clone();
+    let id = world.open_uploads(DESTINATION)[0].upload_id.clone();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
         (run.outcome.done_objects, open(&world)),
@@ -479,10 +451,10 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
     );
 }
 
-/// The same for what an attempt left whose answer was lost.
+/// The same for an upload of an attempt whose answer was lost.
 #[tokio::test]
 async fn a_twin_of_false_date_is_told_and_left() {
-    let world = world().await;
+    let world = world_with_large().await;
     let dated = |asked: &Asked| {
         if asked.lists_uploads() {
             Lie::rewrite(long_ago)
@@ -490,8 +462,8 @@ async fn a_twin_of_false_date_is_told_and_left() {
             Lie::Truth
         }
     };
-    let job = job(&world, dated).await;
-    world.sandbox.faults().add(
+    let job = job_with_answers(&world, dated).await;
+    world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
             .nth(1)
             .then(Effect::EmptyBody),

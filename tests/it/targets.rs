@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use s3haul::sandbox::Operation;
 use tempfile::TempDir;
 
-use crate::cli::{COPY_ALL, process_at};
-use crate::reports::{deny, lines_of, put, run_in};
+use crate::reports::{deny_copy, lines_of};
+use crate::world::program::{COPY_ALL, process_at, run_in};
 use crate::world::{DESTINATION, World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,18 +32,15 @@ async fn a_run_does_not_upload_its_own_report_and_journal() {
         ];
         let (exit, _, stderr) = run_in(&world, dir.path(), &copy).await;
         assert_eq!(exit, 0, "{stderr}");
-        assert_eq!(
-            world.sandbox.store().keys(DESTINATION),
-            ["data", "reports/other.jsonl"]
-        );
+        assert_eq!(world.keys(DESTINATION), ["data", "reports/other.jsonl"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_no_report_is_never_replaced_by_one() {
     let world = World::new().await;
-    put(&world, &["a"]);
-    deny(&world, "a");
+    world.put_all(["a"], 100);
+    deny_copy(&world, "a");
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     fs::write(
@@ -179,7 +176,7 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
     let world = World::new().await;
-    put(&world, &["a"]);
+    world.put_all(["a"], 100);
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let on_sandbox = ["run", "job.yaml", "--sandbox", "--report", "tried.jsonl"];
@@ -225,7 +222,7 @@ async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
     );
 }
 
-/// The permissions of a file or directory.
+/// Returns the permissions of a file or directory.
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -233,8 +230,8 @@ fn mode(path: &Path) -> u32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn journals_reports_and_plans_are_for_their_owner_only() {
     let world = World::new().await;
-    put(&world, &["a"]);
-    deny(&world, "a");
+    world.put_all(["a"], 100);
+    deny_copy(&world, "a");
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("job.yaml"), COPY_ALL).unwrap();
@@ -308,8 +305,8 @@ async fn journals_reports_and_plans_are_for_their_owner_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
     let world = World::new().await;
-    put(&world, &["a", "b"]);
-    deny(&world, "b");
+    world.put_all(["a", "b"], 100);
+    deny_copy(&world, "b");
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let run = ["run", "job.yaml", "--report"];
@@ -321,7 +318,7 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
             "{session}: {exit} {stdout} {stderr}"
         );
     }
-    // A run that was stopped goes on with it.
+    // The next session of a stopped run appends to it.
     let copy = [
         "copy",
         "s3://source/",

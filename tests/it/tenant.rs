@@ -4,30 +4,23 @@
 use std::fs;
 
 use s3haul::manifest::job::{Provider, Source, Transfer, When};
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
-use crate::cli::{at, run as run_command};
+use crate::world::program::{at, run as run_command};
 use crate::world::{World, copy_all, destination, uri};
 
-/// A Ceph with the bucket `lake` of two tenants.
+/// Starts a sandbox as a Ceph with the bucket `lake` of two tenants.
 async fn ceph() -> World {
-    let mut world = World::new().await;
-    world.provider = Provider::Ceph;
+    let world = World::of_provider(Provider::Ceph).await;
     for bucket in ["acme:lake", "globex:lake"] {
-        world
-            .sandbox
-            .store()
-            .create_bucket(bucket, BucketOptions::default());
+        world.create_bucket(bucket);
     }
     let spec = ObjectSpec::default()
         .metadata("team", "blue")
         .tag("tier", "gold");
     for (key, size) in [("a:b c", 10), ("large", 300 * MIB)] {
-        world
-            .sandbox
-            .store()
-            .put_object("acme:lake", key, Content::pattern(1, size), &spec);
+        world.put_object("acme:lake", key, Content::pattern(1, size), &spec);
     }
     world
 }
@@ -56,12 +49,8 @@ async fn a_bucket_of_a_tenant_is_copied_by_both_routes() {
     );
     assert!(world.calls(Operation::CopyObject) > 0 && world.calls(Operation::UploadPartCopy) > 0);
     for key in ["a:b c", "large"] {
-        let source = world.sandbox.store().object("acme:lake", key).unwrap();
-        let copy = world
-            .sandbox
-            .store()
-            .object("globex:lake", &format!("x/{key}"))
-            .unwrap();
+        let source = world.object("acme:lake", key).unwrap();
+        let copy = world.object("globex:lake", &format!("x/{key}")).unwrap();
         assert_eq!(copy.content, source.content);
         assert_eq!(
             (&copy.attributes.metadata, &copy.attributes.tags),
@@ -87,13 +76,7 @@ async fn a_bucket_of_a_tenant_is_copied_by_both_routes() {
         again.receipts
     );
     // The same key of two tenants is not the same object.
-    assert!(
-        world
-            .sandbox
-            .store()
-            .object("acme:lake", "x/large")
-            .is_none()
-    );
+    assert!(world.object("acme:lake", "x/large").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

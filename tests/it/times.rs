@@ -1,45 +1,28 @@
 //! The filters of a source on the command line, and times that are written as ages.
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use jiff::Timestamp;
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{Transfer, Versions};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 
-use crate::cli::{at, process_at, run};
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
+use crate::world::program::{at, process_at, run};
+use crate::world::{DESTINATION, World, aged, copy_all};
 
 const HOUR: Duration = Duration::from_hours(1);
-
-/// An object that was last modified so long ago.
-fn put(world: &World, key: &str, size: u64, age: Duration) {
-    let spec = ObjectSpec {
-        last_modified: Some(SystemTime::now() - age),
-        ..ObjectSpec::default()
-    };
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, key, Content::pattern(1, size), &spec);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_manifests_filters_are_flags() {
     let world = World::new().await;
     for (key, size, days) in [("a", 0, 0), ("b", 10, 1), ("c", 20, 3), ("d", 30, 10)] {
-        put(&world, key, size, 24 * HOUR * days + HOUR);
+        world.put_with(key, size, &aged(24 * HOUR * days + HOUR));
     }
     let class = ObjectSpec::default().storage_class("STANDARD_IA");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "ia", Content::pattern(1, 10), &class);
+    world.put_with("ia", 10, &class);
     let date = (Timestamp::now() - jiff::SignedDuration::from_hours(48))
         .strftime("%Y-%m-%d")
         .to_string();
@@ -56,14 +39,14 @@ async fn the_manifests_filters_are_flags() {
         (&["--storage-classes", "STANDARD_IA,GLACIER"], &["ia"]),
         (&["--include", "[ab]", "--exclude", "a"], &["b"]),
     ] {
-        for key in world.sandbox.store().keys(DESTINATION) {
+        for key in world.keys(DESTINATION) {
             world.sandbox.store().delete_object(DESTINATION, &key);
         }
         let places = ["s3://source/", "s3://destination/"];
         let (exit, stdout, stderr) =
             run(at(&world), &[&["copy"], &places[..], flags].concat()).await;
         assert_eq!(exit, 0, "{flags:?}: {stdout}{stderr}");
-        assert_eq!(world.sandbox.store().keys(DESTINATION), keys, "{flags:?}");
+        assert_eq!(world.keys(DESTINATION), keys, "{flags:?}");
         let (exit, stdout, _) = run(at(&world), &[&["verify"], &places[..], flags].concat()).await;
         assert_eq!(exit, 0, "{flags:?}: {stdout}");
         assert!(
@@ -116,17 +99,17 @@ async fn the_manifests_filters_are_flags() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_renamed_on_the_command_line() {
     let world = World::new().await;
-    put(&world, "d/a.tar.gz", 1, HOUR);
+    world.put_with("d/a.tar.gz", 1, &aged(HOUR));
     let rename = ["--rename", "{dir}{stem}-v1{ext}"];
     let places = ["copy", "s3://source/", "s3://destination/"];
     let (exit, _, stderr) = run(at(&world), &[&places[..], &rename].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["d/a.tar-v1.gz"]);
+    assert_eq!(world.keys(DESTINATION), ["d/a.tar-v1.gz"]);
     let (exit, _, stderr) = run(at(&world), &[&places[..], &["--rename", "x"]].concat()).await;
     assert!(exit == 2 && stderr.contains("overwrite"), "{stderr}");
 }
 
-fn manifest(from: &str) -> String {
+fn manifest_from(from: &str) -> String {
     format!(
         "version: 1\nendpoints: {{default: {{provider: aws, url: \"${{AWS_ENDPOINT_URL_S3}}\"}}}}\n\
          transfers:\n  - {{name: all, from: {{s3: s3://source/, {from}}}, to: {{s3: s3://destination/}}}}\n"
@@ -136,13 +119,13 @@ fn manifest(from: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn plan_and_check_show_the_times_that_they_select_by() {
     let world = World::new().await;
-    put(&world, "old", 1, 48 * HOUR);
-    put(&world, "new", 1, HOUR);
+    world.put_with("old", 1, &aged(48 * HOUR));
+    world.put_with("new", 1, &aged(HOUR));
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     fs::write(
         &job,
-        manifest("modified_after: 24h, modified_before: 2199-01-01"),
+        manifest_from("modified_after: 24h, modified_before: 2199-01-01"),
     )
     .unwrap();
     let day = (Timestamp::now() - jiff::SignedDuration::from_hours(24))
@@ -177,7 +160,7 @@ async fn a_run_that_resumes_counts_ages_from_its_start() {
         ..World::new().await
     };
     for index in 0..40 {
-        put(&world, &format!("{index:02}"), 1, HOUR);
+        world.put_with(&format!("{index:02}"), 1, &aged(HOUR));
     }
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("journal");
@@ -197,7 +180,7 @@ async fn a_run_that_resumes_counts_ages_from_its_start() {
     );
     assert_ne!(today, next_week);
     let stop = world.stop.clone();
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .nth(5)
             .then(Effect::hook(move |_| stop.cancel())),
@@ -237,8 +220,8 @@ async fn a_run_that_resumes_counts_ages_from_its_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_nobody_counted_counts_from_its_run() {
     let world = World::new().await;
-    put(&world, "old", 1, 48 * HOUR);
-    put(&world, "new", 1, HOUR);
+    world.put_with("old", 1, &aged(48 * HOUR));
+    world.put_with("new", 1, &aged(HOUR));
     let mut transfer = copy_all();
     transfer.set_modified_after(Some("24h".parse().unwrap()));
     assert_eq!(
@@ -255,17 +238,11 @@ async fn a_job_that_nobody_counted_counts_from_its_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_past_may_be_an_age_or_a_date() {
-    let buckets = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    let world = World::with(SandboxOptions::default(), buckets).await;
-    put(&world, "k", 1, 48 * HOUR);
-    put(&world, "k", 2, HOUR);
+    let world = World::versioned().await;
+    world.put_with("k", 1, &aged(48 * HOUR));
+    world.put_with("k", 2, &aged(HOUR));
     let size = || {
         world
-            .sandbox
-            .store()
             .object(DESTINATION, "k")
             .map(|object| object.content.len())
     };
@@ -291,11 +268,8 @@ async fn the_past_may_be_an_age_or_a_date() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_takes_what_the_run_chose_whatever_its_age_is_by_now() {
     let world = World::new().await;
-    put(&world, "k", 1, HOUR);
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world.put_with("k", 1, &aged(HOUR));
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let dir = tempfile::tempdir().unwrap();
     let in_directory = || {
         let mut command = process_at(&world);
@@ -326,7 +300,7 @@ async fn a_retry_takes_what_the_run_chose_whatever_its_age_is_by_now() {
     .unwrap();
     let (exit, stdout, stderr) = run(in_directory(), &["retry", "r.jsonl"]).await;
     assert_eq!(
-        (exit, world.sandbox.store().keys(DESTINATION).len()),
+        (exit, world.keys(DESTINATION).len()),
         (0, 1),
         "{stdout}{stderr}"
     );

@@ -7,8 +7,8 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::cli::{at, command, process_at, run};
 use crate::network::{Site, right_keys, tls};
+use crate::world::program::{at, command, journaled, process_at, run};
 use crate::world::{DESTINATION, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
@@ -135,7 +135,7 @@ async fn a_local_source_that_is_missing_is_told_from_a_mistyped_one(
     assert!(stderr.contains(told), "{stderr}");
 }
 
-/// What a program sees of `<&-` is `/dev/null`, which is not what a user means who asks for it.
+/// A program sees `/dev/null` for `<&-`, which no user means.
 #[rstest]
 #[case::closed("<&-", 3)]
 #[case::empty("</dev/null", 0)]
@@ -166,10 +166,7 @@ async fn standard_input_that_is_closed_is_no_empty_object(
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(expected), "{stderr}");
-    assert_eq!(
-        world.sandbox.store().object(DESTINATION, "k").is_some(),
-        expected == 0
-    );
+    assert_eq!(world.object(DESTINATION, "k").is_some(), expected == 0);
     assert_eq!(
         stderr.contains("standard input is closed"),
         expected != 0,
@@ -182,10 +179,7 @@ async fn status_without_a_journal_is_a_short_list() {
     let world = World::new().await;
     let directory = tempfile::tempdir().unwrap();
     let program = || {
-        let mut program = at(&world);
-        program
-            .current_dir(directory.path())
-            .env_remove("S3HAUL_JOURNAL");
+        let program = journaled(&world, directory.path());
         program
     };
     for name in ["one", "two"] {

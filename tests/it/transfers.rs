@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Source, Transfer};
-use s3haul::sandbox::{
-    Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, RateModel,
-};
+use s3haul::sandbox::{Effect, Fault, Model, Operation, RateModel};
 use s3haul::size::MIB;
 use tokio::time::{sleep, timeout};
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
+use crate::world::{DESTINATION, World, copy_all, destination, uri};
 
 fn prefix(name: &str, from: &str, to: &str) -> Transfer {
     let from = Source::Prefix {
@@ -30,38 +28,29 @@ fn object(name: &str, from: &str, to: &str) -> Transfer {
     Transfer::new(name, from, destination(to))
 }
 
-fn job(world: &World, transfers: Vec<Transfer>) -> Job {
+fn job_of(world: &World, transfers: Vec<Transfer>) -> Job {
     Job {
         transfers,
         ..world.job(copy_all())
     }
 }
 
-fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(
-        SOURCE,
-        key,
-        Content::pattern(7, size),
-        &ObjectSpec::default(),
-    );
-}
-
-/// Two transfers of one object each, the first of which is not answered the first time.
+/// Returns two transfers of one object each; the first one gets no answer the first time.
 fn the_first_hangs(world: &World) -> Job {
-    put(world, "a/slow", 9);
-    put(world, "b/1", 9);
+    world.put("a/slow", 9);
+    world.put("b/1", 9);
     let hung = Fault::on(Operation::CopyObject)
         .key("slow")
         .then(Effect::StallBefore(None));
-    world.sandbox.faults().add(hung.first(1));
+    world.add_fault(hung.first(1));
     let transfers = vec![
         prefix("a", "s3://source/a/", "s3://destination/a/"),
         prefix("b", "s3://source/b/", "s3://destination/b/"),
     ];
-    job(world, transfers)
+    job_of(world, transfers)
 }
 
-/// The keys of what was asked for and answered, in the order of the requests.
+/// Returns the keys of the answered requests, in their order.
 fn written(world: &World, operation: Operation) -> Vec<String> {
     let mut calls = world.sandbox.calls().of(operation);
     calls.retain(|call| call.status.is_some());
@@ -71,25 +60,17 @@ fn written(world: &World, operation: Operation) -> Vec<String> {
 
 #[tokio::test]
 async fn single_objects_are_copied_side_by_side() {
-    let latency = LatencyModel {
-        copy: Duration::from_millis(50),
-        ..LatencyModel::default()
-    };
-    let model = Model {
-        latency,
-        ..Model::default()
-    };
-    let world = World::modelled(model).await;
+    let world = World::with_copy_latency(Duration::from_millis(50)).await;
     let mut transfers = Vec::new();
     for index in 0..40 {
-        put(&world, &format!("{index}"), 64 * MIB);
+        world.put(&format!("{index}"), 64 * MIB);
         let (from, to) = (
             format!("s3://source/{index}"),
             format!("s3://destination/{index}"),
         );
         transfers.push(object(&format!("t{index}"), &from, &to));
     }
-    let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
+    let run = world.try_run_job(&job_of(&world, transfers)).await.unwrap();
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (40, 0)
@@ -119,17 +100,17 @@ async fn a_listing_begins_when_all_before_it_is_found_and_not_when_it_is_done() 
 async fn what_reads_what_another_one_writes_waits_for_its_end() {
     let world = World::new().await;
     for index in 0..50 {
-        put(&world, &format!("x/{index}"), 9);
+        world.put(&format!("x/{index}"), 9);
     }
     let slow = Fault::on(Operation::CopyObject)
         .then(Effect::StallBefore(Some(Duration::from_millis(300))));
-    world.sandbox.faults().add(slow.first(3));
+    world.add_fault(slow.first(3));
     let transfers = vec![
         prefix("in", "s3://source/x/", "s3://destination/in/"),
         prefix("on", "s3://destination/in/", "s3://destination/on/"),
         object("one", "s3://destination/on/7", "s3://destination/one"),
     ];
-    let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
+    let run = world.try_run_job(&job_of(&world, transfers)).await.unwrap();
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
         (101, 0)
@@ -155,12 +136,12 @@ async fn what_reads_what_another_one_writes_waits_for_its_end() {
 async fn after_is_waited_for() {
     let world = World::new().await;
     for index in 0..20 {
-        put(&world, &format!("data/{index}"), 9);
+        world.put(&format!("data/{index}"), 9);
     }
-    put(&world, "latest.json", 9);
+    world.put("latest.json", 9);
     let slow = Fault::on(Operation::CopyObject)
         .then(Effect::StallBefore(Some(Duration::from_millis(300))));
-    world.sandbox.faults().add(slow.first(1));
+    world.add_fault(slow.first(1));
     let mut pointer = object(
         "pointer",
         "s3://source/latest.json",
@@ -171,7 +152,7 @@ async fn after_is_waited_for() {
         prefix("data", "s3://source/data/", "s3://destination/data/"),
         pointer,
     ];
-    let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
+    let run = world.try_run_job(&job_of(&world, transfers)).await.unwrap();
     assert_eq!(run.outcome.done_objects, 21);
     assert_eq!(run.receipts.last().unwrap().transfer, "pointer");
     assert_eq!(
@@ -212,8 +193,7 @@ async fn a_later_transfer_that_ended_first_is_not_repeated() {
     assert_eq!(about_b.count(), 0, "it was over");
 }
 
-/// A prefix that is throttled alone fills neither the places in flight nor the window of what is
-/// planned.
+/// A throttled prefix fills neither the requests in flight nor the window of the plan.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_a_hot_prefix_hold_up_no_others() {
     let only = Some("a-hot/".to_owned());
@@ -229,15 +209,15 @@ async fn objects_of_a_hot_prefix_hold_up_no_others() {
     let mut world = World::modelled(model).await;
     (world.ceiling, world.retry.patience) = (64, Duration::from_mins(10));
     for index in 0..6000 {
-        put(&world, &format!("a-hot/{index:04}"), 9);
+        world.put(&format!("a-hot/{index:04}"), 9);
     }
     for index in 0..3000 {
-        put(&world, &format!("z-cold/{index:04}"), 9);
+        world.put(&format!("z-cold/{index:04}"), 9);
     }
     let job = world.job(copy_all());
     let cold = async {
         loop {
-            let keys = world.sandbox.store().keys(DESTINATION);
+            let keys = world.keys(DESTINATION);
             let cold = keys.iter().filter(|key| key.starts_with("z-cold/")).count();
             if cold == 3000 {
                 world.stop.cancel();

@@ -11,17 +11,17 @@ use s3haul::size::MIB;
 use s3haul::verify::{self, Deep, Verdict, VerifyFinding};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{at, run as run_command};
 use crate::liar::{Asked, Liar, Lie};
+use crate::world::program::{at, run as run_command};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all, uri};
 
 const OBJECTS: u64 = 3;
 
-async fn world() -> World {
+async fn world_with_numbered_metadata() -> World {
     let world = World::new().await;
     for number in 0..OBJECTS {
         let spec = ObjectSpec::default().metadata("number", number.to_string());
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("k{number}"),
             Content::pattern(number, 1000),
@@ -51,7 +51,7 @@ async fn heads(world: &World, transfer: Transfer, trust: Trust) -> (Run, u64) {
 #[tokio::test]
 async fn each_object_is_looked_at_before_and_after_it_is_written() {
     for (trust, copied, equal) in [(Trust::Answers, 1, 0), (Trust::Nothing, 3, 2)] {
-        let world = world().await;
+        let world = world_with_numbered_metadata().await;
         let (run, asked) = heads(&world, copy_all(), trust).await;
         assert_eq!(
             (run.outcome.done_objects, asked),
@@ -86,7 +86,7 @@ async fn the_key_is_looked_at_although_the_write_has_a_condition() {
         ..copy_all()
     };
     for (trust, looks) in [(Trust::Answers, 1), (Trust::Nothing, 4)] {
-        let world = world().await;
+        let world = world_with_numbered_metadata().await;
         let (_, asked) = heads(&world, missing(), trust).await;
         assert_eq!(asked, OBJECTS * looks, "{trust:?}");
         let refused = world.sandbox.calls().of(Operation::CopyObject);
@@ -101,8 +101,8 @@ async fn the_key_is_looked_at_although_the_write_has_a_condition() {
 
 #[tokio::test]
 async fn what_a_list_shows_to_be_there_is_looked_at() {
-    let world = world().await;
-    world.sandbox.store().put_object(
+    let world = world_with_numbered_metadata().await;
+    world.put_object(
         DESTINATION,
         "k0",
         Content::pattern(9, 1000),
@@ -134,12 +134,7 @@ async fn what_a_list_shows_to_be_there_is_looked_at() {
 #[tokio::test]
 async fn an_object_in_parts_has_the_proof_that_its_look_shows() {
     let world = World::new().await;
-    world.sandbox.store().put_object(
-        SOURCE,
-        "large",
-        Content::pattern(1, 11 * MIB),
-        &ObjectSpec::default(),
-    );
+    world.put("large", 11 * MIB);
     let mut transfer = copy_all();
     transfer.parts.threshold = s3haul::size::ByteSize(5 * MIB);
     let (run, asked) = heads(&world, transfer, Trust::Nothing).await;
@@ -148,7 +143,7 @@ async fn an_object_in_parts_has_the_proof_that_its_look_shows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_flag_does_the_same() {
-    let world = world().await;
+    let world = world_with_numbered_metadata().await;
     let copy = [
         "copy",
         "s3://source/",
@@ -221,10 +216,7 @@ async fn verify_reads_the_last_byte_of_a_named_object(
     let world = World::new().await;
     for bucket in [SOURCE, DESTINATION] {
         let (content, spec) = (Content::pattern(1, 1000), ObjectSpec::default());
-        world
-            .sandbox
-            .store()
-            .put_object(bucket, "k", content, &spec);
+        world.put_object(bucket, "k", content, &spec);
     }
     let mut transfer = copy_all();
     if is_named {

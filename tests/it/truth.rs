@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, When};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
 use tempfile::TempDir;
 
-use crate::cli::process_at;
+use crate::world::program::process_at;
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Cases of an ordinary test run.
@@ -29,15 +29,15 @@ struct Case {
     world: World,
     directory: TempDir,
     random: fastrand::Rng,
-    /// The command.
+    /// The command of the run.
     copy: Vec<String>,
-    /// What happened so far, for the message of a failure.
+    /// The events so far, for the message of a failure.
     story: Vec<String>,
 }
 
-/// How a command ended.
+/// The end of a command.
 struct Ended {
-    /// None if it was killed.
+    /// The exit code, or `None` if the command was killed.
     exit: Option<i32>,
     stderr: String,
 }
@@ -46,17 +46,13 @@ impl Case {
     async fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let world = World::new().await;
-        world
-            .sandbox
-            .store()
-            .create_bucket("ops", BucketOptions::default());
+        world.create_bucket("ops");
         for index in 0..OBJECTS {
             let size = if index == 7 { 12 << 20 } else { 100 + index };
-            let content = Content::pattern(index, size);
-            world.sandbox.store().put_object(
+            world.put_object(
                 SOURCE,
                 &format!("k{index:03}"),
-                content,
+                Content::pattern(index, size),
                 &ObjectSpec::default(),
             );
         }
@@ -151,7 +147,7 @@ impl Case {
         })
     }
 
-    /// A command that exits with 0 while something is missing must have said so.
+    /// Asserts that a command that exits with 0 while something is missing has said so.
     fn judge(&self, command: &[String], ended: &Ended) {
         if ended.exit == Some(0) && !self.is_complete() {
             let is_retry = command[0] == "retry";
@@ -243,7 +239,7 @@ impl Case {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Runs, retries, and edits, until all is said to be done.
+    /// Runs, retries, and edits, until the command reports that everything is done.
     async fn play(mut self) {
         let copy = self.copy.clone();
         for _ in 0..SESSIONS {
@@ -273,7 +269,7 @@ impl Case {
         self.finish(&copy).await;
     }
 
-    /// Without further trouble, the command comes to its end, if need be anew.
+    /// Repeats the command undisturbed until it ends, if need be anew.
     async fn finish(&mut self, copy: &[String]) {
         let mut ended = self.run(copy, None, Arc::default()).await;
         if ended.exit != Some(0) {

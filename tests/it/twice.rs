@@ -5,14 +5,14 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::journal::{Intent, Location, look};
-use s3haul::manifest::job::{PartSize, Transfer, When};
+use s3haul::manifest::job::{Transfer, When};
 use s3haul::s3::Attributes;
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
 };
-use s3haul::size::{ByteSize, MIB};
+use s3haul::size::MIB;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const COUNT: u64 = 60;
 const COPY: Operation = Operation::CopyObject;
@@ -20,7 +20,7 @@ const CREATE: Operation = Operation::CreateMultipartUpload;
 
 fn put_all(world: &World, size: u64) {
     for index in 0..COUNT {
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("{index:03}"),
             Content::pattern(index, size),
@@ -29,7 +29,7 @@ fn put_all(world: &World, size: u64) {
     }
 }
 
-/// A world of which nobody can wait for a request that hangs.
+/// Starts a sandbox in which a run waits ten minutes for a request that hangs.
 async fn patient(buckets: BucketOptions) -> World {
     patient_with(SandboxOptions::default(), buckets).await
 }
@@ -41,15 +41,12 @@ async fn patient_with(options: SandboxOptions, buckets: BucketOptions) -> World 
     world
 }
 
-/// A transfer of objects in parts.
+/// Copies everything in parts of 5 MiB.
 fn in_parts() -> Transfer {
-    let mut transfer = copy_all();
-    (transfer.parts.size, transfer.parts.threshold) =
-        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
-    transfer
+    in_parts_of(5 * MIB, copy_all())
 }
 
-/// The requests that were sent twice because they hung, and because they failed.
+/// Returns the numbers of requests that were sent twice because they hung, and because they failed.
 fn repeated(run: &Run) -> (u64, u64) {
     let requests = run.outcome.requests;
     (requests.hedged, requests.retried)
@@ -65,10 +62,7 @@ async fn a_copy_that_hangs_is_sent_once_more(
 ) {
     let world = patient(BucketOptions::default()).await;
     put_all(&world, 1000);
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(COPY).nth(40).then(effect));
+    world.add_fault(Fault::on(COPY).nth(40).then(effect));
     let mut transfer = copy_all();
     transfer.when = when;
     let run = world.run(transfer).await;
@@ -96,7 +90,7 @@ async fn no_copy_is_sent_twice_that_would_leave_two_versions() {
     world.retry.silence = Duration::from_secs(6);
     put_all(&world, 1000);
     let stall = Fault::on(COPY).nth(40).then(Effect::StallBefore(None));
-    world.sandbox.faults().add(stall);
+    world.add_fault(stall);
     let mut transfer = copy_all();
     transfer.when = When::Always;
     let run = world.run(transfer).await;
@@ -112,7 +106,7 @@ async fn reads_that_hang_are_sent_once_more() {
     let stall = Fault::on(Operation::HeadObject)
         .nth(50)
         .then(Effect::StallBefore(None));
-    world.sandbox.faults().add(stall);
+    world.add_fault(stall);
     let run = world.run(in_parts()).await;
     assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
     assert_eq!(repeated(&run), (1, 0));
@@ -125,10 +119,7 @@ async fn a_server_that_is_slow_as_a_whole_is_not_sent_much_more() {
     put_all(&world, 1000);
     for nth in 20..=COUNT {
         let slow = Effect::StallBefore(Some(Duration::from_secs(4)));
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(COPY).nth(nth).then(slow));
+        world.add_fault(Fault::on(COPY).nth(nth).then(slow));
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
@@ -136,7 +127,7 @@ async fn a_server_that_is_slow_as_a_whole_is_not_sent_much_more() {
     // Two at first, and one for each 20 answers.
     assert!((1..=5).contains(&hedged), "{hedged} were sent twice");
     assert_eq!(world.calls(COPY), COUNT + hedged);
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len() as u64, COUNT);
+    assert_eq!(world.keys(DESTINATION).len() as u64, COUNT);
 }
 
 #[tokio::test]
@@ -144,14 +135,10 @@ async fn an_object_is_found_whose_complete_is_not_answered() {
     let mut world = patient(BucketOptions::default()).await;
     world.retry.complete = Duration::from_mins(10);
     let spec = ObjectSpec::default();
-    let content = Content::pattern(1, 20 * MIB);
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", content, &spec);
+    world.put_with("large", 20 * MIB, &spec);
     let complete = Operation::CompleteMultipartUpload;
     let stall = Fault::on(complete).then(Effect::StallAfter(None));
-    world.sandbox.faults().add(stall);
+    world.add_fault(stall);
     let run = world.run(in_parts()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.outcome);
     assert_eq!(world.calls(complete), 1);
@@ -160,7 +147,7 @@ async fn an_object_is_found_whose_complete_is_not_answered() {
     world.assert_no_upload_is_left();
 }
 
-/// A world with objects in parts, and one Create of many that has these effects.
+/// Starts a sandbox with objects in parts, one of whose Creates has these effects.
 async fn with_late_create(versioning: bool, effects: &[Effect]) -> (World, Transfer) {
     let world = patient(BucketOptions {
         versioning,
@@ -170,7 +157,7 @@ async fn with_late_create(versioning: bool, effects: &[Effect]) -> (World, Trans
     put_all(&world, 6 * MIB);
     for effect in effects {
         let late = Fault::on(CREATE).nth(40).then(effect.clone());
-        world.sandbox.faults().add(late);
+        world.add_fault(late);
     }
     (world, in_parts())
 }
@@ -284,7 +271,7 @@ async fn a_third_request_is_sent_if_the_second_one_does_not_succeed(#[case] effe
     assert_eq!(repeated(&run), (2, 0));
 }
 
-/// What the first request of its kind is, before anything is known of how long they take.
+/// The first request of its kind hangs before anything is known of the time that they take.
 #[rstest]
 #[case::first_contact(Operation::HeadBucket)]
 #[case::list(Operation::ListObjectsV2)]
@@ -301,14 +288,10 @@ async fn the_first_request_of_its_kind_may_hang(#[case] operation: Operation) {
     let mut spec = ObjectSpec::default();
     spec.attributes.tags = [("team".to_owned(), "data".to_owned())].into();
     for (key, size) in [("small", 1000), ("large", 12 * MIB)] {
-        let content = Content::pattern(1, size);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, content, &spec);
+        world.put_with(key, size, &spec);
     }
     let stall = Fault::on(operation).nth(1).then(Effect::StallBefore(None));
-    world.sandbox.faults().add(stall);
+    world.add_fault(stall);
     let run = world.run(in_parts()).await;
     assert_eq!(run.outcome.done_objects, 2, "{:?}", run.outcome);
     assert!(world.calls(operation) >= 2, "one of them hung");
@@ -324,16 +307,13 @@ async fn only_amazon_gets_a_second_complete() {
     put_all(&world, 6 * MIB);
     let complete = Operation::CompleteMultipartUpload;
     let late = Effect::StallBefore(Some(Duration::from_millis(1500)));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(complete).nth(40).then(late));
+    world.add_fault(Fault::on(complete).nth(40).then(late));
     let run = world.run(in_parts()).await;
     assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
     assert_eq!((world.calls(complete), repeated(&run)), (COUNT, (0, 0)));
 }
 
-/// An upload is aborted, although the first request for that hangs.
+/// An upload is aborted although the first request for it hangs.
 #[rstest]
 #[case::before_it_took_effect(Effect::StallBefore(None))]
 #[case::after_it_took_effect(Effect::StallAfter(None))]
@@ -344,10 +324,7 @@ async fn an_abort_that_hangs_is_sent_once_more(#[case] effect: Effect) {
     let upload = bucket.create_upload(&key, &Attributes::default()).await;
     let id = upload.unwrap().value.id;
     let abort = Operation::AbortMultipartUpload;
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(abort).nth(1).then(effect));
+    world.add_fault(Fault::on(abort).nth(1).then(effect));
     assert!(bucket.abort_upload(&key, &id).await.unwrap());
     assert_eq!(world.calls(abort), 2);
     world.assert_no_upload_is_left();

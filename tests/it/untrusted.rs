@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use crate::cli::{at, command, run};
 use crate::liar::read_head;
+use crate::world::program::{at, command, run};
 use crate::world::{SOURCE, World};
 
 /// A line of a log that a key tries to forge.
@@ -81,18 +81,8 @@ fn assert_harmless(text: &str, context: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_escaped_wherever_they_are_shown() {
     let world = World::new().await;
-    for key in keys() {
-        world.sandbox.store().put_object(
-            SOURCE,
-            &key,
-            Content::pattern(1, 10),
-            &ObjectSpec::default(),
-        );
-    }
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world.put_all(keys(), 10);
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.jsonl");
     let report = report.to_str().unwrap();
@@ -252,10 +242,7 @@ async fn a_journal_is_shown_with_its_keys_escaped() {
         Operation::UploadPartCopy,
         Operation::AbortMultipartUpload,
     ] {
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
+        world.add_fault(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
     }
     let directory = tempfile::tempdir().unwrap();
     let journal = directory.path().join("journal");
@@ -293,15 +280,11 @@ async fn a_journal_is_shown_with_its_keys_escaped() {
     }
 }
 
-/// What a manifest says is somebody's text too: it may come with a repository that was cloned a
-/// minute ago.
+/// A manifest is somebody's text, too: it may come with a repository that was cloned a minute ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_in_a_manifest_are_escaped() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.put("k", 10);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("job.yaml");
     let path = path.to_str().unwrap();

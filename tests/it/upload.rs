@@ -29,11 +29,7 @@ async fn files_of_every_size_arrive_and_are_proven_by_their_own_sum() {
         run.receipts
     );
     for size in sizes {
-        let stored = world
-            .sandbox
-            .store()
-            .object(DESTINATION, &format!("f{size}.html"))
-            .unwrap();
+        let stored = world.object(DESTINATION, &format!("f{size}.html")).unwrap();
         assert!(
             stored.content.to_bytes() == pattern(size),
             "{size}: other bytes arrived"
@@ -82,7 +78,7 @@ async fn an_unreadable_file_fails_alone_and_by_name() {
     // while it is sent.
     fs::write(dir.path().join("gone"), "x").unwrap();
     let path = dir.path().join("gone");
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::ListObjectsV2)
             .nth(2)
             .then(Effect::hook(move |_| {
@@ -109,19 +105,16 @@ async fn a_file_that_changes_while_it_is_read_is_sent_again() {
     let path = dir.path().join("log");
     fs::write(&path, pattern(40 * MIB)).unwrap();
     let grown = path.clone();
-    world
-        .sandbox
-        .faults()
-        .add(
-            Fault::on(Operation::UploadPart)
-                .nth(1)
-                .then(Effect::hook(move |_| {
-                    fs::write(&grown, vec![7; 41 << 20]).unwrap();
-                })),
-        );
+    world.add_fault(
+        Fault::on(Operation::UploadPart)
+            .nth(1)
+            .then(Effect::hook(move |_| {
+                fs::write(&grown, vec![7; 41 << 20]).unwrap();
+            })),
+    );
     let run = world.run(upload_all(dir.path())).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    let stored = world.sandbox.store().object(DESTINATION, "log").unwrap();
+    let stored = world.object(DESTINATION, "log").unwrap();
     assert!(
         stored.content.to_bytes().iter().all(|byte| *byte == 7) && stored.size == 41 * MIB,
         "torn"
@@ -131,8 +124,7 @@ async fn a_file_that_changes_while_it_is_read_is_sent_again() {
 
 #[tokio::test]
 async fn a_server_without_checksums_is_held_to_the_md5_of_what_was_sent() {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     world
         .sandbox
         .store()
@@ -191,5 +183,5 @@ async fn a_directory_does_not_go_into_one_key() {
     transfer.to.location = crate::world::uri("s3://destination/one-key");
     let run = world.run(transfer).await;
     assert_eq!((run.error(), run.outcome.done_objects), ("invalid", 0));
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+    assert!(world.keys(DESTINATION).is_empty());
 }

@@ -11,20 +11,13 @@ use s3haul::size::{ByteSize, MIB};
 use s3haul::verify::{self, Counts, Deep, Verdict, VerifyFinding};
 use serde_json::Value;
 
-use crate::cli::{COPY_ALL, at, run};
+use crate::world::program::{COPY_ALL, at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all, uri};
 
-fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, spec: &ObjectSpec) {
-    world
-        .sandbox
-        .store()
-        .put_object(bucket, key, Content::pattern(seed, size), spec);
-}
-
-/// The same bytes on both sides.
+/// Puts the same bytes on both sides.
 fn both(world: &World, key: &str, size: u64, here: &ObjectSpec, there: &ObjectSpec) {
-    put(world, SOURCE, key, 1, size, here);
-    put(world, DESTINATION, key, 1, size, there);
+    world.put_with(key, size, here);
+    world.put_object(DESTINATION, key, Content::pattern(1, size), there);
 }
 
 async fn verified(world: &World, transfer: Transfer, deep: Deep) -> (Counts, Vec<VerifyFinding>) {
@@ -56,7 +49,7 @@ fn names(findings: &[VerifyFinding]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// One of each kind.
+/// Puts one object of each kind.
 fn arrange(world: &World) {
     let (plain, parts) = (
         ObjectSpec::default(),
@@ -66,13 +59,18 @@ fn arrange(world: &World) {
     both(world, "b-by-etag", 10, &plain, &plain);
     both(world, "c-by-checksum", 9 * MIB, &parts, &plain);
     both(world, "d-by-nothing", 9 * MIB, &bare(&parts), &plain);
-    put(world, SOURCE, "e-other-bytes", 1, 100, &plain);
-    put(world, DESTINATION, "e-other-bytes", 2, 100, &plain);
-    put(world, SOURCE, "f-other-size", 1, 100, &plain);
-    put(world, DESTINATION, "f-other-size", 1, 99, &plain);
-    put(world, SOURCE, "g-missing", 1, 100, &plain);
-    put(world, DESTINATION, "h-extra", 1, 100, &plain);
-    put(world, DESTINATION, "a-extra", 1, 100, &plain);
+    world.put_with("e-other-bytes", 100, &plain);
+    world.put_object(
+        DESTINATION,
+        "e-other-bytes",
+        Content::pattern(2, 100),
+        &plain,
+    );
+    world.put_with("f-other-size", 100, &plain);
+    world.put_object(DESTINATION, "f-other-size", Content::pattern(1, 99), &plain);
+    world.put_with("g-missing", 100, &plain);
+    world.put_object(DESTINATION, "h-extra", Content::pattern(1, 100), &plain);
+    world.put_object(DESTINATION, "a-extra", Content::pattern(1, 100), &plain);
 }
 
 #[tokio::test]
@@ -133,8 +131,8 @@ async fn reading_finds_bytes_that_are_not_what_the_server_says() {
     let bare = ObjectSpec::default()
         .without_checksum()
         .encryption(Encryption::kms("key"));
-    put(&world, SOURCE, "k", 1, 130 * MIB, &bare);
-    put(&world, DESTINATION, "k", 2, 130 * MIB, &bare);
+    world.put_with("k", 130 * MIB, &bare);
+    world.put_object(DESTINATION, "k", Content::pattern(2, 130 * MIB), &bare);
     let (counts, _) = verified(&world, copy_all(), Deep::No).await;
     assert_eq!(
         (counts.unprovable, counts.different),
@@ -155,14 +153,7 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
     let world = World::new().await;
     let plain = ObjectSpec::default();
     for key in ["raw/a.csv", "raw/b.csv", "raw/b.tmp", "raw/large.csv"] {
-        put(
-            &world,
-            SOURCE,
-            key,
-            1,
-            if key.contains("large") { 1000 } else { 10 },
-            &plain,
-        );
+        world.put_with(key, if key.contains("large") { 1000 } else { 10 }, &plain);
     }
     for key in [
         "to/new/a.csv",
@@ -172,12 +163,10 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
         "to/new/large.csv",
         "to/else",
     ] {
-        put(
-            &world,
+        world.put_object(
             DESTINATION,
             key,
-            1,
-            if key.contains("large") { 1000 } else { 10 },
+            Content::pattern(1, if key.contains("large") { 1000 } else { 10 }),
             &plain,
         );
     }
@@ -202,7 +191,12 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
     );
     // A template gives keys in another order: each is asked for, and what is extra is not known.
     transfer.keys.rename = Some("{dir}{name}.bak".parse().unwrap());
-    put(&world, DESTINATION, "to/new/a.csv.bak", 1, 10, &plain);
+    world.put_object(
+        DESTINATION,
+        "to/new/a.csv.bak",
+        Content::pattern(1, 10),
+        &plain,
+    );
     let (counts, findings) = verified(&world, transfer, Deep::No).await;
     assert_eq!((counts.equal, counts.looked_for_extra), (1, false));
     assert_eq!(names(&findings), [("b.csv.bak", "missing")]);
@@ -210,8 +204,7 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
 
 #[tokio::test]
 async fn a_server_without_order_or_content_etags_is_asked_for_each_key() {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+    let world = World::of_provider(Provider::Other).await;
     both(
         &world,
         "a/b",
@@ -248,11 +241,7 @@ async fn files_are_compared_with_what_was_uploaded() {
     fs::write(dir.path().join("changed"), "CHANGED").unwrap();
     world.sandbox.store().delete_object(DESTINATION, "missing");
     let bare = ObjectSpec::default().without_checksum();
-    let content = Content::bytes(b"same".to_vec());
-    world
-        .sandbox
-        .store()
-        .put_object(DESTINATION, "same", content, &bare);
+    world.put_object(DESTINATION, "same", Content::bytes(b"same".to_vec()), &bare);
     let (counts, findings) = verified(&world, upload_all(dir.path()), Deep::No).await;
     assert_eq!(
         names(&findings),
@@ -268,12 +257,9 @@ async fn what_can_not_be_looked_at_fails_alone() {
     for key in ["a", "b", "c"] {
         both(&world, key, 9 * MIB, &parts, &ObjectSpec::default());
     }
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::HeadObject, "b");
+    world.deny(SOURCE, Operation::HeadObject, "b");
     let fault = Fault::on(Operation::HeadObject).key("c").first(2);
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let (counts, findings) = verified(&world, copy_all(), Deep::No).await;
     assert_eq!((counts.equal, names(&findings)), (2, vec![("b", "failed")]));
 }
@@ -281,7 +267,7 @@ async fn what_can_not_be_looked_at_fails_alone() {
 #[tokio::test]
 async fn one_object_is_a_pair_too() {
     let world = World::new().await;
-    put(&world, SOURCE, "dir/one", 1, 10, &ObjectSpec::default());
+    world.put("dir/one", 10);
     let mut transfer = copy_all();
     let endpoint = DEFAULT_ENDPOINT.to_owned();
     transfer.from = Source::Object {
@@ -292,7 +278,7 @@ async fn one_object_is_a_pair_too() {
     transfer.to = destination("s3://destination/other");
     let (_, findings) = verified(&world, transfer.clone(), Deep::No).await;
     assert_eq!(names(&findings), [("other", "missing")]);
-    put(&world, DESTINATION, "other", 1, 10, &ObjectSpec::default());
+    world.put_in(DESTINATION, "other", 10);
     let (counts, _) = verified(&world, transfer, Deep::No).await;
     assert_eq!(counts.equal, 1);
 }
@@ -352,7 +338,7 @@ async fn the_command_prints_what_is_not_equal_and_exits_by_it() {
         stdout.contains("1 equal (etag 1)") && stdout.lines().count() == 1,
         "{stdout}"
     );
-    put(&world, DESTINATION, "extra", 1, 10, &ObjectSpec::default());
+    world.put_in(DESTINATION, "extra", 10);
     let (exit, stdout, _) = run(at(&world), &sides).await;
     assert!(
         exit == 0 && stdout.contains("extra       s3://destination/extra"),
@@ -360,8 +346,13 @@ async fn the_command_prints_what_is_not_equal_and_exits_by_it() {
     );
     let (exit, ..) = run(at(&world), &[&sides[..], &["--strict"]].concat()).await;
     assert_eq!(exit, 1, "strictly, the destination has too much");
-    put(&world, SOURCE, "other", 1, 10, &ObjectSpec::default());
-    put(&world, DESTINATION, "other", 2, 10, &ObjectSpec::default());
+    world.put("other", 10);
+    world.put_object(
+        DESTINATION,
+        "other",
+        Content::pattern(2, 10),
+        &ObjectSpec::default(),
+    );
     let (exit, stdout, _) = run(at(&world), &[&sides[..], &["--json"]].concat()).await;
     let lines: Vec<Value> = stdout
         .lines()
@@ -397,8 +388,8 @@ async fn the_command_prints_what_is_not_equal_and_exits_by_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_and_reports_are_verified_too() {
     let world = World::new().await;
-    put(&world, SOURCE, "a", 1, 10, &ObjectSpec::default());
-    put(&world, SOURCE, "b", 1, 10, &ObjectSpec::default());
+    world.put("a", 10);
+    world.put("b", 10);
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (job, report) = (file("job.yaml"), file("report.jsonl"));
@@ -415,7 +406,12 @@ async fn jobs_and_reports_are_verified_too() {
             "{exit} {stdout} {stderr}"
         );
     }
-    put(&world, DESTINATION, "b", 2, 10, &ObjectSpec::default());
+    world.put_object(
+        DESTINATION,
+        "b",
+        Content::pattern(2, 10),
+        &ObjectSpec::default(),
+    );
     let (exit, stdout, _) = run(at(&world), &["verify", "--report", &report]).await;
     assert!(
         exit == 1 && stdout.contains("different   s3://source/b -> s3://destination/b"),
@@ -457,7 +453,7 @@ async fn jobs_and_reports_are_verified_too() {
 async fn two_places_are_compared_with_the_customer_keys_of_either() {
     const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
     let world = World::new().await;
-    put(&world, SOURCE, "k", 1, 10, &ObjectSpec::default());
+    world.put("k", 10);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), KEY).unwrap();
     let (variable, file) = ("env:LAKE_KEY", format!("file:{}", file.path().display()));

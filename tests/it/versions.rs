@@ -10,20 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Source, Transfer, Versions};
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, SandboxOptions, VersionInfo};
+use s3haul::sandbox::{Content, ObjectSpec, Operation, VersionInfo};
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, uri};
 
-/// Both buckets keep versions.
-async fn world() -> World {
-    let options = BucketOptions {
-        versioning: true,
-        ..BucketOptions::default()
-    };
-    World::with(SandboxOptions::default(), options).await
-}
-
-/// A day before now, and `hours` later.
+/// Returns the time a day before now, plus `hours`.
 fn at(hours: u64) -> SystemTime {
     SystemTime::now() - Duration::from_hours(24) + Duration::from_hours(hours)
 }
@@ -42,18 +33,13 @@ fn write(world: &World, bucket: &str, key: &str, contents: &str) {
                 let spec = ObjectSpec::default()
                     .last_modified(at(hours))
                     .metadata("name", content);
-                world.sandbox.store().put_object(
-                    bucket,
-                    key,
-                    Content::bytes(content.to_string()),
-                    &spec,
-                );
+                world.put_object(bucket, key, Content::bytes(content.to_string()), &spec);
             }
         }
     }
 }
 
-/// What [`write`] would have written to make this history.
+/// Returns the text for which [`write`] makes this history.
 fn history(world: &World, bucket: &str, key: &str) -> String {
     let versions = world
         .sandbox
@@ -102,7 +88,7 @@ fn writes(world: &World) -> u64 {
         .sum()
 }
 
-/// How a key's versions ended, in the order of their receipts.
+/// Returns the endings of a key's versions, in the order of their receipts.
 fn endings<'r>(run: &'r Run, key: &str) -> Vec<&'r Receipt> {
     let destination = format!("s3://destination/{key}");
     run.receipts
@@ -140,7 +126,7 @@ fn ids(world: &World, bucket: &str, key: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_helpers_write_what_they_read() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "abMc");
     assert_eq!(history(&world, SOURCE, "k"), "abMc");
 }

@@ -1,28 +1,40 @@
-//! A sandbox with two buckets, and the means to run jobs against it.
+//! The fixtures of all tests: a sandbox with two buckets, its objects, and runs against it.
+//!
+//! A [`World`] runs jobs in this process. [`program`] runs the program against it.
+
+mod objects;
+pub(crate) mod program;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use s3haul::bucket::Bucket;
 use s3haul::connections::Connections;
 use s3haul::endpoint::Environment;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::execute::{self, Execution, Outcome};
-use s3haul::journal::event::RunInfo;
+use s3haul::journal::event::{JournalEvent, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
-use s3haul::journal::{self, Intent, JournalError, LeaseTerms, Location, Opened, RunDecision};
+use s3haul::journal::state::RunState;
+use s3haul::journal::{
+    self, Intent, Journal, JournalError, LeaseTerms, Location, Opened, RunDecision,
+};
 use s3haul::location::{LocalPath, S3Uri};
 use s3haul::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, Provider, Source, Symlinks, Transfer,
+    DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, PartSize, Provider, Source, Symlinks,
+    Transfer,
 };
 use s3haul::pace::{Pacer, RetryPolicy};
 use s3haul::s3::Failure;
 use s3haul::s3::client::StaticCredentials;
-use s3haul::sandbox::{BucketOptions, Model, Operation, Sandbox, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, LatencyModel, Model, Operation, Sandbox, SandboxOptions};
+use s3haul::size::ByteSize;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use objects::aged;
 pub(crate) use s3haul::manifest::job::DEFAULT_ENDPOINT as DEFAULT;
 pub(crate) const SOURCE: &str = "source";
 pub(crate) const DESTINATION: &str = "destination";
@@ -36,7 +48,7 @@ pub(crate) struct World {
     pub(crate) stop: CancellationToken,
 }
 
-/// What a run came to, and each object's receipt by destination key.
+/// The outcome of a run and the receipts of its objects, in the order in which they ended.
 pub(crate) struct Run {
     pub(crate) outcome: Outcome,
     pub(crate) receipts: Vec<Receipt>,
@@ -54,28 +66,80 @@ impl Monitor for Receipts {
 }
 
 impl World {
+    /// Starts a sandbox without latency, with default buckets.
     pub(crate) async fn new() -> Self {
-        Self::with(SandboxOptions::default(), BucketOptions::default()).await
+        Self::with_buckets(BucketOptions::default()).await
     }
 
-    /// One that behaves like this.
-    pub(crate) async fn modelled(model: Model) -> Self {
-        Self::with(
-            SandboxOptions {
-                model,
-                ..SandboxOptions::default()
-            },
-            BucketOptions::default(),
-        )
+    /// Starts a sandbox that jobs address as this provider.
+    pub(crate) async fn of_provider(provider: Provider) -> Self {
+        let mut world = Self::new().await;
+        world.provider = provider;
+        world
+    }
+
+    /// Starts a sandbox with an object of `size` bytes under each of the keys in the source bucket.
+    pub(crate) async fn with_objects(keys: impl IntoIterator<Item: AsRef<str>>, size: u64) -> Self {
+        let world = Self::new().await;
+        world.put_all(keys, size);
+        world
+    }
+
+    /// Starts a sandbox with `count` objects of `size` bytes, see [`Self::put_numbered`].
+    pub(crate) async fn with_numbered(count: usize, size: u64) -> Self {
+        let world = Self::new().await;
+        world.put_numbered(count, size);
+        world
+    }
+
+    /// Starts a sandbox whose buckets have these options.
+    pub(crate) async fn with_buckets(buckets: BucketOptions) -> Self {
+        Self::with(SandboxOptions::default(), buckets).await
+    }
+
+    /// Starts a sandbox whose buckets are versioned.
+    pub(crate) async fn versioned() -> Self {
+        Self::with_buckets(BucketOptions {
+            versioning: true,
+            ..BucketOptions::default()
+        })
         .await
     }
 
+    /// Starts a sandbox with this performance.
+    pub(crate) async fn modelled(model: Model) -> Self {
+        let options = SandboxOptions {
+            model,
+            ..SandboxOptions::default()
+        };
+        Self::with(options, BucketOptions::default()).await
+    }
+
+    /// Starts a sandbox with these latencies.
+    pub(crate) async fn with_latency(latency: LatencyModel) -> Self {
+        Self::modelled(Model {
+            latency,
+            ..Model::default()
+        })
+        .await
+    }
+
+    /// Starts a sandbox in which each copy, of an object or of a part, takes this long.
+    pub(crate) async fn with_copy_latency(copy: Duration) -> Self {
+        Self::with_latency(LatencyModel {
+            copy,
+            ..LatencyModel::default()
+        })
+        .await
+    }
+
+    /// Starts a sandbox with all options stated.
     pub(crate) async fn with(options: SandboxOptions, buckets: BucketOptions) -> Self {
         let sandbox = Sandbox::start(options).await.unwrap();
         for bucket in [SOURCE, DESTINATION] {
             sandbox.store().create_bucket(bucket, buckets.clone());
         }
-        // Faults are to cost a test milliseconds, and a hopeless case is to end.
+        // A fault costs a test milliseconds, and a hopeless case ends.
         let retry = RetryPolicy {
             persistence: Duration::from_secs(1),
             patience: Duration::from_secs(20),
@@ -94,6 +158,7 @@ impl World {
         }
     }
 
+    /// Returns the sandbox as the endpoint of a job.
     pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint {
             name: DEFAULT_ENDPOINT.to_owned(),
@@ -105,6 +170,7 @@ impl World {
         }
     }
 
+    /// Returns the credentials that the sandbox accepts.
     pub(crate) fn credentials() -> StaticCredentials {
         let options = SandboxOptions::default();
         StaticCredentials {
@@ -113,11 +179,12 @@ impl World {
         }
     }
 
-    /// A job whose only endpoint is the sandbox, whatever the environment of the tests says.
+    /// Returns a job whose only endpoint is the sandbox. The environment of the tests is not read.
     pub(crate) fn job(&self, transfer: Transfer) -> Job {
         Job::single(transfer, [self.endpoint().resolve(&Environment::default())])
     }
 
+    /// Returns the connections of a run of this job.
     pub(crate) fn connections(
         &self,
         job: &Job,
@@ -128,7 +195,7 @@ impl World {
         Connections::new(job, Some(Self::credentials()), pacer, halt.clone())
     }
 
-    /// A bucket for using the library directly.
+    /// Connects to a bucket, for tests that use the library directly.
     pub(crate) async fn bucket(&self, name: &str) -> Bucket {
         let job = self.job(copy_all());
         let mut connections = self.connections(&job, &CancellationToken::new(), &Limits::default());
@@ -138,118 +205,98 @@ impl World {
             .unwrap()
     }
 
+    /// Runs a transfer without a journal.
+    pub(crate) async fn run(&self, transfer: Transfer) -> Run {
+        self.try_run_job(&self.job(transfer)).await.unwrap()
+    }
+
+    /// Runs a job without a journal.
     pub(crate) async fn try_run_job(&self, job: &Job) -> Result<Run, Failure> {
+        self.execute(job, &journal::off(None), &Arc::default())
+            .await
+    }
+
+    /// Executes a job with a journal that is open.
+    async fn execute(
+        &self,
+        job: &Job,
+        journal: &Journal,
+        resumed: &Arc<RunState>,
+    ) -> Result<Run, Failure> {
         let halt = CancellationToken::new();
         let mut connections = self.connections(job, &halt, &job.limits);
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let (journal, new) = (journal::off(None), Arc::default());
-        let outcome = execute::run(Execution {
+        let execution = Execution {
             job,
             connections: &mut connections,
             monitor,
-            journal: &journal,
-            resumed: &new,
+            journal,
+            resumed,
             ranges: None,
             stop: &self.stop,
             halt: &halt,
-        })
-        .await?;
+        };
+        let outcome = execute::run(execution).await?;
         let receipts = receipts.0.lock().unwrap().clone();
         Ok(Run { outcome, receipts })
     }
 
-    /// A session of a run whose journal is in `directory`: it goes on with what is there, or begins
-    /// a run.
+    /// Runs a session whose journal is in `directory`: it resumes the run there, or begins one.
     pub(crate) async fn session(&self, directory: &Path, job: &Job, intent: Intent) -> Run {
         self.try_session(directory, job, intent).await.unwrap()
     }
 
+    /// Runs a session, see [`Self::session`].
     pub(crate) async fn try_session(
         &self,
         directory: &Path,
         job: &Job,
         intent: Intent,
     ) -> Result<Run, Failure> {
-        // A session that was killed lets go of its journal a moment later.
-        let mut patience = 1000;
-        let opened = loop {
-            match Opened::open(
-                Location::Directory(directory.to_owned()),
-                &LeaseTerms::default(),
-            )
-            .await
-            {
-                Err(JournalError::Held { .. }) if patience > 0 => {
-                    patience -= 1;
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                opened => break opened.unwrap(),
-            }
-        };
+        let opened = open_journal(directory).await;
         let fingerprint = Fingerprint::of(job);
         let decision = journal::decide(opened.state(), &fingerprint, intent).unwrap();
         let resumed = Arc::new(opened.resumed(decision));
         let journal = match decision {
             RunDecision::Resume => opened.resume(None).await.unwrap(),
             RunDecision::Begin => {
-                let (run, tool) = ("run".to_owned(), "test".to_owned());
                 let transfers = job
                     .transfers
                     .iter()
                     .map(|transfer| transfer.name.clone())
                     .collect();
                 let info = RunInfo {
-                    run,
+                    run: "run".to_owned(),
                     job: job.name.clone(),
                     transfers,
                     fingerprint,
-                    tool,
+                    tool: "test".to_owned(),
                     counted_from: job.counted_from(),
                     command: None,
                 };
                 opened.begin(info, None).await.unwrap()
             }
         };
-        let halt = CancellationToken::new();
-        let mut connections = self.connections(job, &halt, &job.limits);
-        let receipts = Arc::new(Receipts::default());
-        let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let outcome = execute::run(Execution {
-            job,
-            connections: &mut connections,
-            monitor,
-            journal: &journal,
-            resumed: &resumed,
-            ranges: None,
-            stop: &self.stop,
-            halt: &halt,
-        })
-        .await?;
-        let last = if outcome.stopped {
-            journal::event::JournalEvent::RunStopped
+        let run = self.execute(job, &journal, &resumed).await?;
+        let last = if run.outcome.stopped {
+            JournalEvent::RunStopped
         } else {
-            journal::event::JournalEvent::RunEnded
+            JournalEvent::RunEnded
         };
         journal.close(last).await.unwrap();
-        let receipts = receipts.0.lock().unwrap().clone();
-        Ok(Run { outcome, receipts })
+        Ok(run)
     }
 
-    pub(crate) async fn run(&self, transfer: Transfer) -> Run {
-        self.try_run_job(&self.job(transfer)).await.unwrap()
-    }
-
+    /// Returns the number of requests of this kind that the sandbox received.
     pub(crate) fn calls(&self, operation: Operation) -> u64 {
         self.sandbox.calls().count(operation)
     }
 
     /// Asserts that both keys hold the same bytes and everything else that a copy keeps.
     pub(crate) fn assert_equal(&self, from: &str, to: &str) {
-        let source = self.sandbox.store().object(SOURCE, from).unwrap();
+        let source = self.object(SOURCE, from).unwrap();
         let copy = self
-            .sandbox
-            .store()
             .object(DESTINATION, to)
             .unwrap_or_else(|| panic!("{to} is not there"));
         assert_eq!(copy.content, source.content, "{to}");
@@ -269,14 +316,32 @@ impl World {
         );
     }
 
+    /// Asserts that the destination has no open upload.
     pub(crate) fn assert_no_upload_is_left(&self) {
-        let left = self.sandbox.store().open_uploads(DESTINATION);
+        let left = self.open_uploads(DESTINATION);
         assert!(left.is_empty(), "{left:?}");
     }
 }
 
+/// Opens the journal in a directory, once a session that was dropped has released it.
+///
+/// The future is boxed, because the compiler limits the depth of futures that are `Send`.
+async fn open_journal(directory: &Path) -> Opened {
+    let mut patience = 1000;
+    loop {
+        let location = Location::Directory(directory.to_owned());
+        match Opened::open(location, &LeaseTerms::default()).boxed().await {
+            Err(JournalError::Held { .. }) if patience > 0 => {
+                patience -= 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 impl Run {
-    /// The error code of the one object that failed.
+    /// Returns the error code of the one object that failed.
     pub(crate) fn error(&self) -> &str {
         let mut errors = self
             .receipts
@@ -290,6 +355,7 @@ impl Run {
         first
     }
 
+    /// Returns the proof of the first object.
     pub(crate) fn proof(&self) -> String {
         match &self.receipts[0].ending {
             Ending::Done { proof, .. } => proof.to_string(),
@@ -298,7 +364,7 @@ impl Run {
     }
 }
 
-/// Changes the job's default endpoint as if it had been stated so.
+/// Changes the default endpoint of a job, as if the manifest stated it that way.
 pub(crate) fn restate(job: &mut Job, change: impl FnOnce(&mut Endpoint)) {
     let endpoint = job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap();
     let mut stated = endpoint.stated.clone();
@@ -306,10 +372,12 @@ pub(crate) fn restate(job: &mut Job, change: impl FnOnce(&mut Endpoint)) {
     *endpoint = stated.resolve(&Environment::default());
 }
 
+/// Parses an S3 URI.
 pub(crate) fn uri(text: &str) -> S3Uri {
     text.parse().unwrap()
 }
 
+/// Returns this location of the sandbox as a destination.
 pub(crate) fn destination(text: &str) -> Destination {
     let endpoint = DEFAULT_ENDPOINT.to_owned();
     Destination {
@@ -321,7 +389,7 @@ pub(crate) fn destination(text: &str) -> Destination {
     }
 }
 
-/// Everything in `source` to the root of `destination`.
+/// Copies everything in `source` to the root of `destination`.
 pub(crate) fn copy_all() -> Transfer {
     let from = Source::Prefix {
         endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -330,11 +398,18 @@ pub(crate) fn copy_all() -> Transfer {
     Transfer::new("all", from, destination("s3://destination/"))
 }
 
-/// A directory to the root of `destination`.
+/// Uploads a directory to the root of `destination`.
 pub(crate) fn upload_all(path: &Path) -> Transfer {
     let from = Source::Files {
         path: LocalPath(path.to_owned()),
         symlinks: Symlinks::Skip,
     };
     Transfer::new("files", from, destination("s3://destination/"))
+}
+
+/// Copies objects in parts of `part` bytes, those of this size included.
+pub(crate) fn in_parts_of(part: u64, mut transfer: Transfer) -> Transfer {
+    transfer.parts.size = PartSize::Exactly(ByteSize(part));
+    transfer.parts.threshold = ByteSize(part);
+    transfer
 }

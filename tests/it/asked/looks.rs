@@ -4,9 +4,9 @@ use rstest::rstest;
 use s3haul::manifest::job::Provider;
 use s3haul::sandbox::{CallEntry, Effect, Fault, ObjectSpec, Operation};
 
-use crate::world::{DESTINATION, World, copy_all, upload_all};
+use crate::world::{DESTINATION, World, copy_all, in_parts_of, upload_all};
 
-use super::{LARGE, cut, ignore, message, put};
+use super::{LARGE, PART, ignore, message};
 
 /// The profile claims that `ETag`s follow from bytes: the answers of all parts look right.
 #[rstest]
@@ -23,18 +23,9 @@ async fn an_object_of_parts_is_looked_at_once(
     #[case] what: &str,
     #[values(Provider::Aws, Provider::Wasabi, Provider::Other)] provider: Provider,
 ) {
-    let mut world = World::new().await;
-    world.provider = provider;
-    put(
-        &world,
-        "a",
-        LARGE,
-        &ObjectSpec::default().without_checksum(),
-    );
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).then(effect));
+    let world = World::of_provider(provider).await;
+    world.put_with("a", LARGE, &ObjectSpec::default().without_checksum());
+    world.add_fault(Fault::on(operation).then(effect));
     if operation == Operation::UploadPartCopy {
         ignore(
             &world,
@@ -42,7 +33,7 @@ async fn an_object_of_parts_is_looked_at_once(
             &["x-amz-mp-object-size", "x-amz-checksum-crc64nvme"],
         );
     }
-    let run = world.run(cut(copy_all())).await;
+    let run = world.run(in_parts_of(PART, copy_all())).await;
     assert_eq!(
         run.outcome.failed_objects, 1,
         "{provider:?} {:?}",
@@ -60,9 +51,8 @@ async fn an_object_of_parts_is_looked_at_once(
 #[tokio::test]
 async fn one_head_beside_the_parts() {
     for provider in [Provider::Aws, Provider::Wasabi, Provider::Other] {
-        let mut world = World::new().await;
-        world.provider = provider;
-        put(&world, "a", LARGE, &ObjectSpec::default());
+        let world = World::of_provider(provider).await;
+        world.put("a", LARGE);
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(
             directory.path().join("b"),
@@ -70,7 +60,7 @@ async fn one_head_beside_the_parts() {
         )
         .unwrap();
         for (transfer, looks) in [(copy_all(), 1), (upload_all(directory.path()), 2)] {
-            let run = world.run(cut(transfer)).await;
+            let run = world.run(in_parts_of(PART, transfer)).await;
             assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
             let heads = world.sandbox.calls().of(Operation::HeadObject);
             let is_look =
@@ -80,16 +70,13 @@ async fn one_head_beside_the_parts() {
     }
 }
 
-/// Whoever may write and not read has what the answers prove, and a note.
+/// A run that may write and not read has the proof of the answers, and a note.
 #[tokio::test]
 async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
     let world = World::new().await;
-    put(&world, "a", LARGE, &ObjectSpec::default());
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::HeadObject, "");
-    let run = world.run(cut(copy_all())).await;
+    world.put("a", LARGE);
+    world.deny(DESTINATION, Operation::HeadObject, "");
+    let run = world.run(in_parts_of(PART, copy_all())).await;
     assert_eq!(
         (run.outcome.done_objects, run.proof().as_str()),
         (1, "crc64nvme"),
@@ -103,10 +90,9 @@ async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
 /// A server that takes `?tagging` for nothing writes the tags over the object.
 #[tokio::test]
 async fn tags_that_replace_the_object_are_found_out() {
-    let mut world = World::new().await;
-    world.provider = Provider::Ceph;
+    let world = World::of_provider(Provider::Ceph).await;
     for key in ["a", "b"] {
-        put(&world, key, 10, &ObjectSpec::default().tag("a", "b"));
+        world.put_with(key, 10, &ObjectSpec::default().tag("a", "b"));
     }
     ignore(&world, Operation::PutObjectTagging, &["tagging"]);
     let mut job = world.job(copy_all());
@@ -128,8 +114,5 @@ async fn tags_that_replace_the_object_are_found_out() {
         1,
         "the others are left alone"
     );
-    assert_eq!(
-        world.sandbox.store().object(DESTINATION, "b").unwrap().size,
-        10
-    );
+    assert_eq!(world.object(DESTINATION, "b").unwrap().size, 10);
 }

@@ -17,10 +17,7 @@ async fn tags_that_may_not_be_read() {
             &world,
             &ObjectSpec::default().tag("a", "b").metadata("m", "n"),
         );
-        world
-            .sandbox
-            .store()
-            .deny(SOURCE, Operation::GetObjectTagging, "");
+        world.deny(SOURCE, Operation::GetObjectTagging, "");
         let run = world.run(with(Attribute::Tags, policy)).await;
         if let Some(kind) = denied {
             assert_failed(&world, &run, kind);
@@ -32,7 +29,7 @@ async fn tags_that_may_not_be_read() {
             "tags not readable: s3:GetObjectTagging missing on source",
         );
         for (key, _) in BOTH {
-            let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+            let copy = world.object(DESTINATION, key).unwrap();
             assert_eq!(
                 (copy.attributes.tags.len(), copy.attributes.metadata.len()),
                 (0, 1),
@@ -47,17 +44,14 @@ async fn a_denial_is_found_out_once() {
     let world = World::new().await;
     for index in 0..50 {
         let spec = ObjectSpec::default().tag("a", "b");
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("k{index:02}"),
             Content::pattern(index, 10),
             &spec,
         );
     }
-    world
-        .sandbox
-        .store()
-        .deny(SOURCE, Operation::GetObjectTagging, "");
+    world.deny(SOURCE, Operation::GetObjectTagging, "");
     let mut job = world.job(copy_all());
     // One after another, so that the second one knows what the first one has seen.
     job.limits.in_flight = Some(1);
@@ -82,10 +76,7 @@ async fn tags_that_may_not_be_set() {
     for (policy, denied) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
         let world = World::new().await;
         put_both(&world, &ObjectSpec::default().tag("a", "b"));
-        world
-            .sandbox
-            .store()
-            .deny(DESTINATION, Operation::PutObjectTagging, "");
+        world.deny(DESTINATION, Operation::PutObjectTagging, "");
         let run = world.run(with(Attribute::Tags, policy)).await;
         match denied {
             Some(kind) => assert_failed(&world, &run, kind),
@@ -98,7 +89,7 @@ async fn tags_that_may_not_be_set() {
     }
 }
 
-/// They follow the object, so a denial is seen when it is there already.
+/// Tags follow the object, so a denial is seen after the object is written.
 #[tokio::test]
 async fn long_tags_that_may_not_be_set() {
     let long = (0..10).fold(ObjectSpec::default(), |spec, i| {
@@ -106,15 +97,12 @@ async fn long_tags_that_may_not_be_set() {
     });
     for policy in [Policy::Try, Policy::Require] {
         let world = World::new().await;
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &long);
+        world.put_with("large", 300 * MIB, &long);
         let denied =
             Fault::on(Operation::PutObjectTagging).then(Effect::Error(403, "AccessDenied"));
-        world.sandbox.faults().add(denied);
+        world.add_fault(denied);
         let run = world.run(with(Attribute::Tags, policy)).await;
-        assert!(world.sandbox.store().object(DESTINATION, "large").is_some());
+        assert!(world.object(DESTINATION, "large").is_some());
         match &run.receipts[0].ending {
             Ending::Done { .. } => {
                 let losses = &run.receipts[0].losses;
@@ -138,15 +126,12 @@ async fn long_tags_that_may_not_be_set() {
     }
 }
 
-/// What the job sets is a wish, and not something of the source to do without.
+/// Tags that the job sets are no loss of the source's.
 #[tokio::test]
 async fn tags_that_the_job_sets_are_no_loss() {
     let world = World::new().await;
     put_both(&world, &ObjectSpec::default());
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObjectTagging, "");
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
     let mut transfer = copy_all();
     transfer.set.tags.insert("run".to_owned(), "1".to_owned());
     let run = world.run(transfer).await;

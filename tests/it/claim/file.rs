@@ -7,35 +7,35 @@ use s3haul::multipart::MultipartUpload;
 use s3haul::sandbox::{Content, Operation};
 use tempfile::TempDir;
 
-use super::{FILE_PART, as_the_job_would, claiming, in_parts, open, run, stopped_at, world};
-use crate::world::{DESTINATION, upload_all};
+use super::{FILE_PART, as_the_job_would, claiming, open, run_counted, slow_world, stopped_at};
+use crate::world::{DESTINATION, in_parts_of, upload_all};
 
 #[tokio::test]
 async fn only_the_missing_parts_of_a_file_are_sent() {
-    let mut world = world().await;
+    let mut world = slow_world().await;
     world.ceiling = 2;
     let files = TempDir::new().unwrap();
     let path = files.path().join("large");
     let mut bytes = vec![7; usize::try_from(12 * FILE_PART).unwrap()];
     fs::write(&path, &bytes).unwrap();
-    let job = claiming(&world, in_parts(upload_all(files.path()), FILE_PART));
+    let job = claiming(&world, in_parts_of(FILE_PART, upload_all(files.path())));
     stopped_at(&mut world, Operation::UploadPart, &job, None).await;
     let held = open(&world)[0].parts.len() as u64;
     // Each part is compared with the file by itself.
     bytes[0] = 8;
     fs::write(&path, &bytes).unwrap();
-    let run = run(&world, &job).await;
+    let run = run_counted(&world, &job).await;
     assert_eq!(run.proof(), "crc64nvme", "{:?}", run.receipts);
     world.assert_no_upload_is_left();
     assert_eq!(world.calls(Operation::UploadPart), 12 - held + 1);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
-    let sent = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let sent = world.object(DESTINATION, "large").unwrap();
     assert_eq!(sent.content, Content::bytes(bytes));
 }
 
 #[tokio::test]
 async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
-    let mut world = world().await;
+    let mut world = slow_world().await;
     world.ceiling = 2;
     let files = TempDir::new().unwrap();
     fs::write(
@@ -51,9 +51,9 @@ async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
         .upload_part(2, &vec![7; usize::try_from(FILE_PART).unwrap()][..])
         .await
         .unwrap();
-    let run = run(
+    let run = run_counted(
         &world,
-        &claiming(&world, in_parts(upload_all(files.path()), FILE_PART)),
+        &claiming(&world, in_parts_of(FILE_PART, upload_all(files.path()))),
     )
     .await;
     assert!(
@@ -62,7 +62,7 @@ async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
         run.receipts
     );
     assert_eq!(world.calls(Operation::UploadPart), 2 + 3);
-    let sent = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let sent = world.object(DESTINATION, "large").unwrap();
     assert!(
         sent.attributes.metadata.is_empty() && sent.attributes.tags.is_empty(),
         "{:?}",

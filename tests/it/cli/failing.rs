@@ -7,18 +7,15 @@ use rstest::rstest;
 use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, When};
 use serde_json::Value;
 
-use super::{at, command, process, put, run};
+use crate::world::program::{at, command, process, process_at, run};
 use crate::world::{DESTINATION, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_exit_1_and_are_told_with_code_and_remedy() {
     let world = World::new().await;
-    put(&world, "good", 10);
-    put(&world, "bad", 10);
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::CopyObject, "bad");
+    world.put("good", 10);
+    world.put("bad", 10);
+    world.deny(DESTINATION, Operation::CopyObject, "bad");
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.jsonl");
     let arguments = [
@@ -54,7 +51,7 @@ async fn a_stream_whose_upload_somebody_aborts_fails_with_the_answer_of_s3() {
     let world = World::new().await;
     let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
     let fault = Fault::on(Operation::CompleteMultipartUpload).then(aborted);
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let mut command = at(&world);
     command.write_stdin(vec![7; 40 << 20]);
     let arguments = ["copy", "-", "s3://destination/dump", "--json"];
@@ -104,7 +101,7 @@ async fn what_would_fail_every_object_is_refused_once(
     #[case] remedy: &str,
 ) {
     let world = World::new().await;
-    put(&world, "k", 10);
+    world.put("k", 10);
     let mut command = at(&world);
     match (name, value) {
         ("AWS_", "") => command
@@ -129,7 +126,7 @@ async fn what_would_fail_every_object_is_refused_once(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
     let world = World::new().await;
-    put(&world, "k", 10);
+    world.put("k", 10);
     let abroad = BucketOptions {
         region: Some("eu-west-1".to_owned()),
         ..BucketOptions::default()
@@ -160,7 +157,7 @@ async fn a_clock_that_is_off_is_told_as_such() {
     let skew = Fault::on_any()
         .when(When::Always)
         .then(Effect::Error(403, "RequestTimeTooSkewed"));
-    world.sandbox.faults().add(skew);
+    world.add_fault(skew);
     let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/", "s3://destination/"]).await;
     assert!(
         exit == 3 && stderr.contains("RequestTimeTooSkewed") && stderr.contains("NTP"),
@@ -171,14 +168,14 @@ async fn a_clock_that_is_off_is_told_as_such() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
     let world = World::new().await;
-    put(&world, "k", 10);
+    world.put("k", 10);
     let copy = ["copy", "s3://source/", "s3://destination/", "--report"];
     let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/dev/full"]].concat()).await;
     assert!(
         exit == 1 && stderr.contains("lacks receipts: No space left"),
         "{exit} {stderr}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    assert_eq!(world.keys(DESTINATION), ["k"]);
     let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/proc/nope/report"]].concat()).await;
     assert!(
         exit == 3 && stderr.contains("choose another path"),
@@ -204,7 +201,7 @@ async fn files_that_can_not_be_sent_are_named() {
     )
     .await;
     assert!(exit == 1 && stderr.contains("not UTF-8"), "{exit} {stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["fine"]);
+    assert_eq!(world.keys(DESTINATION), ["fine"]);
     let (exit, _, stderr) = run(at(&world), &["copy", "./no-such-file", "s3://destination/"]).await;
     assert!(
         exit == 3 && stderr.contains("no file or directory ./no-such-file"),
@@ -217,7 +214,10 @@ async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");
-    process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap();
     let (exit, _, stderr) = run(
         at(&world),
         &["copy", pipe.to_str().unwrap(), "s3://destination/k"],
@@ -227,7 +227,7 @@ async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
         exit == 1 && stderr.contains("no regular file"),
         "{exit} {stderr}"
     );
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+    assert!(world.keys(DESTINATION).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,7 +301,7 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
     }
 }
 
-/// A limit of the size of files is like a full disk: it is told, and does not kill the process.
+/// A limit of the size of files is reported like a full disk, and does not kill the process.
 #[rstest]
 #[case::report(1, "report.jsonl", "none")]
 #[case::journal(4, "journal", "journal")]
@@ -313,11 +313,11 @@ async fn a_limit_of_the_size_of_files_is_told(
 ) {
     let world = World::new().await;
     for number in 0..60 {
-        put(&world, &format!("{}-{number}", "k".repeat(200)), 10);
+        world.put(&format!("{}-{number}", "k".repeat(200)), 10);
     }
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.jsonl");
-    let program = super::process_at(&world);
+    let program = process_at(&world);
     let mut shell = std::process::Command::new("/bin/sh");
     shell
         .args(["-c", "ulimit -f 4; exec \"$0\" \"$@\""])

@@ -74,7 +74,7 @@ async fn a_source_that_was_uploaded_in_parts_arrives_equal() {
     .await;
 }
 
-/// What a URL, a query or a form would take for something else.
+/// Keys that a URL, a query, or a form would misread.
 const ODD_KEYS: [&str; 9] = [
     "with space",
     "a+b",

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{PART, Server, a_second_later, bytes, on_server};
-use crate::cli::process;
+use crate::world::program::process;
 
 const KILLS: u64 = 5;
 const IN_FLIGHT: u64 = 4;
@@ -97,7 +97,7 @@ async fn forward(client: TcpStream, to: String, header: &'static [u8], copies: A
     tokio::join!(requests, answers);
 }
 
-/// Writes the job: what the server can do has no flags.
+/// Writes the job: the capabilities of the server have no flags.
 fn write_job(tap: &Tap, server: &Server, directory: &TempDir) {
     let provider: Provider = server.endpoint.provider;
     let capabilities = std::env::var("S3HAUL_TEST_CAPABILITIES")
@@ -141,8 +141,7 @@ fn spawn(server: &Server, directory: &TempDir) -> Child {
         .unwrap()
 }
 
-/// Runs a session that is killed when it has sent so many copies; true when it came to its end
-/// before.
+/// Runs a session that is killed after this many copies. Returns true if it ended before.
 async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option<u64>) -> bool {
     let mut child = spawn(server, directory);
     let (began, before) = (Instant::now(), tap.copies());

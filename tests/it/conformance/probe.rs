@@ -129,7 +129,7 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
     .await;
 }
 
-/// The statement, and what the environment says beyond it.
+/// Returns the statement with the additions of the environment.
 fn with_given(statement: &str) -> String {
     let given = std::env::var("S3HAUL_TEST_CAPABILITIES").unwrap_or_default();
     let given: BTreeMap<String, serde_json::Value> =

@@ -6,13 +6,14 @@ use std::time::Duration;
 use rstest::rstest;
 use tokio::time::sleep;
 
-use super::{COPY, Odd, ended, nobody, start, world};
-use crate::cli::{command, process_at, run};
+use super::{COPY, Odd, nobody, start};
 use crate::issuer::{Issuer, Reply};
+use crate::world::World;
+use crate::world::program::{Ended, command, ended, process_at, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_that_come_late_are_waited_for() {
-    let (world, address) = (world().await, nobody().await);
+    let (world, address) = (World::with_objects(["k"], 10).await, nobody().await);
     let mut program = process_at(&world);
     program
         .env_remove("AWS_ACCESS_KEY_ID")
@@ -25,7 +26,7 @@ async fn credentials_that_come_late_are_waited_for() {
     let child = start(program);
     sleep(Duration::from_secs(4)).await;
     let issuer = Issuer::at(address, Reply::Fresh(Duration::from_hours(1))).await;
-    let (exit, stderr) = ended(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
         stderr.contains(&format!(

@@ -6,16 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::sandbox::{BucketOptions, ObjectSpec};
+use s3haul::sandbox::BucketOptions;
 use s3haul::size::MIB;
 
-use super::put;
-use crate::cli::{at, process_at, run};
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::signals::send;
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::program::{at, process_at, run};
+use crate::world::{DESTINATION, World};
 
-/// The next page of a list of uploads at other keys that begin with this one.
+/// Returns the next page of a list of uploads at other keys that begin with this one.
 fn page_of_uploads(key: &str, number: u64) -> Answer {
     let mut uploads = String::new();
     for at in 0..10 {
@@ -35,7 +34,7 @@ fn page_of_uploads(key: &str, number: u64) -> Answer {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_stopped_while_it_looks_for_an_upload_names_it() {
     let world = World::new().await;
-    put(&world, SOURCE, "k", 1, 12 * MIB, &ObjectSpec::default());
+    world.put("k", 12 * MIB);
     let pages = AtomicU64::new(0);
     let lie = move |asked: &Asked| {
         if asked.creates_upload() {
@@ -76,7 +75,7 @@ async fn a_run_that_is_stopped_while_it_looks_for_an_upload_names_it() {
     let output = output.await.unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     let receipts = std::fs::read_to_string(report).unwrap();
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     let says = "an upload of unknown id may be left open";
     assert!(receipts.contains(says), "{receipts}\n{told}");
 }
@@ -85,7 +84,7 @@ async fn a_run_that_is_stopped_while_it_looks_for_an_upload_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_of_a_journal_in_s3_ends(#[values("segment", "strange")] kind: &'static str) {
     let world = World::new().await;
-    put(&world, SOURCE, "k", 1, 100, &ObjectSpec::default());
+    world.put("k", 100);
     let store = world.sandbox.store();
     store.create_bucket("journals", BucketOptions::default());
     let pages = AtomicU64::new(1);

@@ -7,16 +7,17 @@ use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::manifest::job::{Compare, DEFAULT_ENDPOINT, Source, Transfer, Versions};
 use s3haul::planner::Sides;
-use s3haul::sandbox::{ObjectSpec, VersionInfo};
+use s3haul::sandbox::{Content, ObjectSpec, VersionInfo};
 use s3haul::size::{ByteSize, MIB};
 use s3haul::verify::{self, Deep, Verdict, VerifyFinding};
 
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
 
-use super::{bucket, failure, heads, put, run, with_versions};
+use super::{bucket, failure, heads, with_versions};
+use crate::world::program::{at, run};
 
-/// The oldest version, by its id.
+/// Copies the oldest version, by its id.
 fn first_version(world: &World) -> Transfer {
     let Some(VersionInfo::Object(oldest)) = world
         .sandbox
@@ -50,7 +51,7 @@ async fn an_answer_about_another_version_is_refused(
 ) {
     let world = with_versions().await;
     if in_parts {
-        put(&world, SOURCE, "k", 1, 12 * MIB, &ObjectSpec::default());
+        world.put("k", 12 * MIB);
     }
     let lie = move |asked: &Asked, answer: Answer| {
         let is_about_it = asked.method == method && (method == "PUT" || asked.has("versionId"));
@@ -70,7 +71,7 @@ async fn an_answer_about_another_version_is_refused(
     if in_parts {
         transfer.versions = Versions::AsOf(Timestamp::now() + Duration::from_hours(1));
     }
-    let run = run(&world, &liar, transfer, provider).await;
+    let run = liar.run(&world, transfer, provider).await;
     assert!(
         failure(&run).contains("the version `other`"),
         "{}",
@@ -90,7 +91,7 @@ async fn a_bucket_without_versions_has_not_the_one_that_is_asked_for(
         false => answer,
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, first_version(&world), provider).await;
+    let run = liar.run(&world, first_version(&world), provider).await;
     assert!(
         failure(&run).contains("the bucket has none"),
         "{}",
@@ -105,8 +106,13 @@ async fn head_and_list_agree_on_the_size_before_anything_is_written(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = World::new().await;
-    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
-    put(&world, DESTINATION, "a", 2, 10, &ObjectSpec::default());
+    world.put("a", 100);
+    world.put_object(
+        DESTINATION,
+        "a",
+        Content::pattern(2, 10),
+        &ObjectSpec::default(),
+    );
     let lie = move |asked: &Asked, answer: Answer| {
         if heads(asked, SOURCE) {
             answer.with(&format!("content-length: {size}"))
@@ -115,19 +121,10 @@ async fn head_and_list_agree_on_the_size_before_anything_is_written(
         }
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, copy_all(), provider).await;
+    let run = liar.run(&world, copy_all(), provider).await;
     let says = format!("HEAD shows {size} bytes, the list shows 100");
     assert!(failure(&run).contains(&says), "{}", failure(&run));
-    assert_eq!(
-        world
-            .sandbox
-            .store()
-            .object(DESTINATION, "a")
-            .unwrap()
-            .content
-            .len(),
-        10
-    );
+    assert_eq!(world.object(DESTINATION, "a").unwrap().content.len(), 10);
 }
 
 async fn verified(world: &World, liar: &Liar) -> Vec<VerifyFinding> {
@@ -142,12 +139,13 @@ async fn verified(world: &World, liar: &Liar) -> Vec<VerifyFinding> {
     findings
 }
 
-/// A world with one object of 100 bytes on both sides, without checksums, made from these seeds.
+/// Starts a sandbox with one object of 100 bytes on both sides, without checksums, made from these
+/// seeds.
 async fn without_checksums(source: u64, destination: u64) -> World {
     let world = World::new().await;
     for (bucket, seed) in [(SOURCE, source), (DESTINATION, destination)] {
         let spec = ObjectSpec::default().without_checksum();
-        put(&world, bucket, "a", seed, 100, &spec);
+        world.put_object(bucket, "a", Content::pattern(seed, 100), &spec);
     }
     world
 }
@@ -178,7 +176,7 @@ async fn objects_whose_heads_are_empty_are_not_equal() {
         compare: Compare::Checksum,
         ..copy_all()
     };
-    let run = run(&world, &liar, transfer, Provider::Aws).await;
+    let run = liar.run(&world, transfer, Provider::Aws).await;
     assert!(
         failure(&run).contains("HEAD shows 0 bytes, the list shows 100"),
         "{}",
@@ -225,7 +223,7 @@ async fn bytes_of_another_range_are_not_read(#[case] range: &'static str, #[case
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_that_cannot_be_read_is_named(#[case] header: &'static str, #[case] says: &str) {
     let world = World::new().await;
-    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
+    world.put("a", 100);
     let lie = move |asked: &Asked, mut answer: Answer| {
         if heads(asked, SOURCE) {
             answer.head.push(header.to_owned());
@@ -233,7 +231,7 @@ async fn a_header_that_cannot_be_read_is_named(#[case] header: &'static str, #[c
         answer
     };
     let liar = Liar::before(&world, lie).await;
-    let run = run(&world, &liar, copy_all(), Provider::Aws).await;
+    let run = liar.run(&world, copy_all(), Provider::Aws).await;
     assert!(
         failure(&run).contains(&format!("the answer's header {says}")),
         "{}",
@@ -300,7 +298,7 @@ async fn a_server_that_contradicts_itself_is_not_a_source_that_changed(
 ) {
     let world = World::new().await;
     let size = if in_parts { 12 * MIB } else { 100 };
-    put(&world, SOURCE, "a", 1, size, &ObjectSpec::default());
+    world.put("a", size);
     let wrong = "ffffffffffffffffffffffffffffffff";
     let lie = move |asked: &Asked, answer: Answer| {
         if heads(asked, SOURCE) {
@@ -312,28 +310,28 @@ async fn a_server_that_contradicts_itself_is_not_a_source_that_changed(
     let liar = Liar::before(&world, lie).await;
     let mut transfer = copy_all();
     transfer.parts.threshold = ByteSize(6 * MIB);
-    let run = run(&world, &liar, transfer, Provider::Auto).await;
+    let run = liar.run(&world, transfer, Provider::Auto).await;
     let told = failure(&run);
     let says = format!("HEAD shows the ETag {wrong} each time");
     assert!(
         told.starts_with("server-fault") && told.contains(&says),
         "{told}"
     );
-    let listed = world.sandbox.store().object(SOURCE, "a").unwrap().etag;
+    let listed = world.object(SOURCE, "a").unwrap().etag;
     assert!(told.contains(&format!("its list shows {listed}")), "{told}");
 }
 
-/// A date that is none of now in one answer.
+/// One answer has an invalid date.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_date_in_one_answer_does_not_hide_a_write_without_effect(
     #[values("list-type", "HEAD")] stale: &'static str,
 ) {
     let world = World::new().await;
-    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
+    world.put("a", 100);
     let yesterday = std::time::SystemTime::now() - Duration::from_hours(24);
     let old = ObjectSpec::default().last_modified(yesterday);
-    put(&world, DESTINATION, "a", 2, 100, &old);
+    world.put_object(DESTINATION, "a", Content::pattern(2, 100), &old);
     let is_first = std::sync::atomic::AtomicBool::new(true);
     let lie = move |asked: &Asked| {
         use std::sync::atomic::Ordering::Relaxed;
@@ -358,7 +356,7 @@ async fn a_stale_date_in_one_answer_does_not_hide_a_write_without_effect(
     let liar = Liar::lying(&world, lie).await;
     let mut transfer = copy_all();
     transfer.when = s3haul::manifest::job::When::Always;
-    let run = run(&world, &liar, transfer, Provider::Auto).await;
+    let run = liar.run(&world, transfer, Provider::Auto).await;
     let told = failure(&run);
     assert!(told.contains("did not write it"), "{told}");
 }
@@ -372,7 +370,7 @@ async fn an_upload_is_completed_from_parts_that_stay_and_is_there_afterwards(
     #[case] says: &str,
 ) {
     let world = World::new().await;
-    put(&world, DESTINATION, "u", 1, 100, &ObjectSpec::default());
+    world.put_in(DESTINATION, "u", 100);
     let bucket_of = world.bucket(DESTINATION).await;
     let attributes = s3haul::s3::Attributes::default();
     let key = "u".parse().unwrap();
@@ -394,7 +392,7 @@ async fn an_upload_is_completed_from_parts_that_stay_and_is_there_afterwards(
         Lie::Truth
     };
     let liar = Liar::lying(&world, lie).await;
-    let mut command = crate::cli::at(&world);
+    let mut command = at(&world);
     command.env("AWS_ENDPOINT_URL_S3", &liar.url);
     let arguments = [
         "uploads",
@@ -404,7 +402,7 @@ async fn an_upload_is_completed_from_parts_that_stay_and_is_there_afterwards(
         "--provider",
         "other",
     ];
-    let (exit, stdout, stderr) = crate::cli::run(command, &arguments).await;
+    let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, if forgets { 3 } else { 1 }, "{stdout}{stderr}");
     assert!(stderr.contains(says), "{stderr}");
     assert!(!stderr.contains("retry REPORT"), "{stderr}");

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{files, read};
 
-/// Which permissions a request needs, by the side whose objects it is about. The rules are those of
-/// S3's API reference; HEAD is authorised as GET, and a version that is named as one of its own.
+/// Returns the permissions that a request needs, by the side whose objects it is about. The rules
+/// are those of S3's API reference; HEAD is authorised as GET, and a version that is named as one
+/// of its own.
 fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     const LIST: &[&str] = &["s3:ListBucket"];
     const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
@@ -63,8 +64,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     }
 }
 
-/// What it takes besides where the job says `acl:` or `annotations:`. A write then has headers for
-/// the ACL.
+/// Returns the additional permissions of a job that says `acl:` or `annotations:`. A write then has
+/// headers for the ACL.
 fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     match operation {
         Operation::GetObjectAcl => (&["s3:GetObjectAcl", "s3:GetObjectVersionAcl"], &[]),
@@ -78,7 +79,8 @@ fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'stati
     }
 }
 
-/// What only jobs about versions and archives send; it has a policy of its own.
+/// Returns true for requests of jobs about versions and archives alone, which have a policy of
+/// their own.
 fn is_about_history(operation: Operation) -> bool {
     use Operation::{DeleteObject, GetBucketVersioning, ListObjectVersions, RestoreObject};
     matches!(
@@ -87,7 +89,7 @@ fn is_about_history(operation: Operation) -> bool {
     )
 }
 
-/// What the operations need of both sides, or of one.
+/// Returns the permissions that the operations need on both sides, or on one.
 fn needed(
     bucket: &str,
     is_source: bool,
@@ -120,7 +122,7 @@ fn needed(
         .collect()
 }
 
-/// Every operation that there is: serde lists their names when it is given one that is none.
+/// Returns every operation: serde lists their names when it is given an unknown one.
 fn operations() -> Vec<Operation> {
     let message = serde_json::from_value::<Operation>("none".into())
         .unwrap_err()
@@ -151,7 +153,7 @@ fn statements(policy: &Value) -> &Vec<Value> {
     policy["Statement"].as_array().unwrap()
 }
 
-/// What a policy allows, and on what.
+/// Returns the actions that a policy allows, and their resources.
 fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
     let mut allowed = BTreeSet::new();
     for statement in statements(policy) {

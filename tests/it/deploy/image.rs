@@ -2,7 +2,7 @@
 
 use super::{read, yaml};
 
-/// The arguments of each instruction, by its name.
+/// Returns the arguments of each instruction, by its name.
 fn instructions(dockerfile: &str) -> Vec<(String, String)> {
     let joined = dockerfile.replace("\\\n", " ");
     let lines = joined
@@ -20,7 +20,7 @@ fn instructions(dockerfile: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A table of Cargo.toml, as its lines of `name = value`.
+/// Returns a table of Cargo.toml as its lines of `name = value`.
 fn cargo(table: &str) -> Vec<(String, String)> {
     let text = read("Cargo.toml");
     let header = format!("[{table}]");

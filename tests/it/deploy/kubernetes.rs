@@ -18,7 +18,7 @@ const OVERLAYS: [&str; 2] = ["deploy/overlays/eks", "deploy/overlays/keys"];
 /// A component that overlays take.
 const NETWORK: &str = "deploy/kubernetes/network";
 
-/// The spec of the job, of its pods, and of their one container.
+/// Returns the specs of the job, of its pods, and of their one container.
 pub(super) fn cron_job() -> (Value, Value, Value, Value) {
     let cron_job = yaml("deploy/kubernetes/cronjob.yaml")["spec"].clone();
     let job = cron_job["jobTemplate"]["spec"].clone();
@@ -84,7 +84,7 @@ fn a_patch_is_for_something_that_the_base_has() {
     }
 }
 
-/// The variables that the patches of a directory set.
+/// Returns the variables that the patches of a directory set.
 fn environment(directory: &str) -> Environment {
     let kustomization = yaml(Path::new(directory).join("kustomization.yaml"));
     let patches = kustomization["patches"].as_sequence().into_iter().flatten();
@@ -213,7 +213,7 @@ fn exit_codes_are_answered_as_they_are_meant() {
     assert_eq!(disruption["onPodConditions"][0]["type"], "DisruptionTarget");
 }
 
-/// The rows of the first table of a page whose header row has these words: their cells.
+/// Returns the cells of the rows of the first table of a page whose header row has these words.
 pub(super) fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
     let text = read(page);
     let table = text
@@ -228,7 +228,7 @@ pub(super) fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
     table.map(cells).collect()
 }
 
-/// The codes in a cell: `2, 3, 5`.
+/// Returns the codes in a cell: `2, 3, 5`.
 pub(super) fn codes(cell: &str) -> impl Iterator<Item = u8> {
     cell.split(", ")
         .filter_map(|code| code.split(' ').next()?.parse().ok())
@@ -298,7 +298,7 @@ fn the_tables_of_exit_codes_are_complete_and_say_what_the_policy_does() {
     }
 }
 
-/// What names the holder of a journal comes from the pod.
+/// The identity of the holder of a journal comes from the pod.
 #[test]
 fn the_pod_knows_its_job_and_its_name() {
     let (.., container) = cron_job();

@@ -15,12 +15,12 @@ use futures::StreamExt as _;
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Provider, Transfer};
+use s3haul::manifest::job::{Job, Provider};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::size::MIB;
 use tempfile::TempDir;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, upload_all};
 
 const PART: u64 = 5 * MIB;
 const IN_FLIGHT: u32 = 4;
@@ -30,12 +30,12 @@ const AT_ONCE: usize = 8;
 /// outcome that nobody knows, and a fresh start of one object.
 const COSTS: u64 = 20;
 
-/// What is run, so that an operation is sent.
+/// A run in which an operation is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scene {
     /// Small and large objects are copied.
     Copy,
-    /// The same on a server that takes tags only for what is there.
+    /// The same on a server that accepts tags only on existing objects.
     LateTags,
     /// Small files are sent.
     Put,
@@ -43,7 +43,7 @@ enum Scene {
     Send,
     /// The parts of two large objects are denied, so that their uploads are aborted.
     Abort,
-    /// A run that was killed in the middle of two uploads goes on.
+    /// The next session of a run that was killed in the middle of two uploads.
     Resume,
 }
 
@@ -52,7 +52,8 @@ impl Scene {
         matches!(self, Self::Put | Self::Send)
     }
 
-    /// Parts of the large objects. Of an upload that is gone on with, some must be missing.
+    /// Returns the number of parts of the large objects. Of an upload that is resumed, some must be
+    /// missing.
     fn parts(self) -> u64 {
         if self == Self::Resume {
             2 * u64::from(IN_FLIGHT)
@@ -62,20 +63,20 @@ impl Scene {
     }
 }
 
-/// What a fault must come to.
+/// The outcome that a fault must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
-    /// To nothing but more requests.
+    /// The run succeeds with more requests.
     Passes,
     /// One object fails with this kind, or all that depend on the answer; the others are done.
     Fails(&'static str),
-    /// The object is done, and what it lacks is on its receipt.
+    /// The object is copied, and its receipt names the loss.
     IsLost,
     /// An upload may be left open, and its receipt says so.
     IsNoted,
 }
 
-/// A fault by name, and what it comes to if its operation makes no difference.
+/// Returns the faults by name, with the outcome that does not depend on the operation.
 fn faults() -> Vec<(&'static str, Effect, Comes)> {
     let second = Duration::from_secs(1);
     let in_200 = |after_effect| Effect::ErrorIn200 {
@@ -155,7 +156,7 @@ fn faults() -> Vec<(&'static str, Effect, Comes)> {
     ]
 }
 
-/// What becomes of it where the operation makes a difference; `None` where there can be no such
+/// Returns the outcome of a fault of this operation, or `None` if the operation cannot have such an
 /// answer.
 fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -> Option<Comes> {
     let is_head = operation == Operation::HeadObject;
@@ -201,12 +202,6 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
     })
 }
 
-fn cut(mut transfer: Transfer) -> Transfer {
-    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
-    transfer.parts.threshold = ByteSize(PART);
-    transfer
-}
-
 /// A scene that is ready to run.
 struct Stage {
     scene: Scene,
@@ -225,7 +220,7 @@ impl Stage {
         world.ceiling = IN_FLIGHT;
         let directory = TempDir::new().unwrap();
         let store = world.sandbox.store();
-        let (mut denied, mut transfer) = (&[][..], cut(copy_all()));
+        let (mut denied, mut transfer) = (&[][..], in_parts_of(PART, copy_all()));
         if scene.sends_files() {
             let files = directory.path().join("files");
             fs::create_dir(&files).unwrap();
@@ -240,7 +235,7 @@ impl Stage {
                     fs::write(files.join(name), name).unwrap();
                 }
             }
-            transfer = cut(upload_all(&files));
+            transfer = in_parts_of(PART, upload_all(&files));
         } else {
             for (seed, key) in (1..).zip(["large1", "large2", "small1", "small2", "small3"]) {
                 let size = if key.starts_with("large") {
@@ -276,7 +271,7 @@ impl Stage {
         stage
     }
 
-    /// A session that is killed while one object is to be published and another one lacks parts.
+    /// Kills a session while one object is to be published and another one lacks parts.
     async fn kill(&self) {
         let faults = self.world.sandbox.faults();
         faults.add(Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None)));
@@ -285,7 +280,7 @@ impl Stage {
         );
         let at_work = async {
             loop {
-                let open = self.world.sandbox.store().open_uploads(DESTINATION);
+                let open = self.world.open_uploads(DESTINATION);
                 if open.len() == 2 && open.iter().all(|open| !open.parts.is_empty()) {
                     return;
                 }
@@ -307,9 +302,9 @@ impl Stage {
         faults.clear();
     }
 
-    /// Parts of the two large objects that the server does not have.
+    /// Returns the number of parts of the two large objects that the server does not have.
     fn missing_parts(&self) -> u64 {
-        let open = self.world.sandbox.store().open_uploads(DESTINATION);
+        let open = self.world.open_uploads(DESTINATION);
         2 * self.scene.parts() - open.iter().map(|open| open.parts.len() as u64).sum::<u64>()
     }
 
@@ -333,17 +328,18 @@ impl Stage {
             .expect("it hangs")
     }
 
-    /// Whether what stands at a key is what it must be.
+    /// Asserts that the object at a key is the expected one.
     fn assert_equal(&self, key: &str) {
         if !self.scene.sends_files() {
             return self.world.assert_equal(key, key);
         }
-        let sent = self.world.sandbox.store().object(DESTINATION, key).unwrap();
+        let sent = self.world.object(DESTINATION, key).unwrap();
         let file = fs::read(self.directory.path().join("files").join(key)).unwrap();
         assert!(sent.content == Content::bytes(file), "{key}");
     }
 
-    /// What is there is whole, and what is on record as done is there. Returns what failed, by key.
+    /// Asserts that each copy is equal to its source and that each one recorded as done exists.
+    /// Returns the failures by key.
     fn assert_sound(&self, run: &Run) -> BTreeMap<String, &'static str> {
         let store = self.world.sandbox.store();
         let mut failed = BTreeMap::new();
@@ -370,7 +366,7 @@ impl Stage {
     }
 }
 
-/// One cell: a run with this fault at the nth call.
+/// Runs one cell: a run with this fault at the nth call.
 async fn cell(
     scene: Scene,
     operation: Operation,
@@ -389,9 +385,7 @@ async fn cell(
     let before = stage.world.sandbox.faults().fired();
     stage
         .world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(nth).then(effect));
+        .add_fault(Fault::on(operation).nth(nth).then(effect));
     let run = stage.run().await;
     assert!(
         stage.world.sandbox.faults().fired() > before,
@@ -449,7 +443,7 @@ async fn cell(
                 (run.outcome.gave_up, run.outcome.stopped_objects),
                 (None, 0)
             );
-            // Of an object that was denied, the next run goes on with the parts.
+            // The next run resumes the parts of an object that was denied.
             if scene != Scene::Resume || kind != "denied" {
                 stage.world.assert_no_upload_is_left();
             }
@@ -468,7 +462,7 @@ async fn cell(
         Comes::IsNoted => {
             assert!(failed.is_empty(), "{failed:?}");
             assert!(notes(), "{:?}", run.receipts);
-            assert!(stage.world.sandbox.store().open_uploads(DESTINATION).len() <= 1);
+            assert!(stage.world.open_uploads(DESTINATION).len() <= 1);
         }
     }
 }

@@ -86,7 +86,7 @@ pub(super) struct Open {
 /// Leaves three uploads open at the destination, of copies, which cost the sandbox little.
 pub(super) async fn leave_open(world: &World) -> Vec<Open> {
     let bucket = world.bucket(DESTINATION).await;
-    let from = world.sandbox.store().object(SOURCE, KEYS[1]).unwrap();
+    let from = world.object(SOURCE, KEYS[1]).unwrap();
     let pin = SourcePin {
         bucket: SOURCE.parse().unwrap(),
         key: KEYS[1].parse().unwrap(),
@@ -119,7 +119,7 @@ pub(super) async fn leave_open(world: &World) -> Vec<Open> {
     open
 }
 
-/// Lists, inspects, completes, and aborts uploads. What succeeds must be so.
+/// Lists, inspects, completes, and aborts uploads. Asserts that each success is one.
 pub(super) async fn uploads(
     world: &World,
     job: &Job,
@@ -170,20 +170,18 @@ pub(super) async fn uploads(
         Err(failure) => Err(failure),
     };
     let content = world
-        .sandbox
-        .store()
         .object(SOURCE, KEYS[1])
         .unwrap()
         .content
         .slice(0..size);
     let is_there = || {
-        let object = world.sandbox.store().object(DESTINATION, open[1].key);
+        let object = world.object(DESTINATION, open[1].key);
         object.is_some_and(|object| object.content == content)
     };
     judge("complete", completed.map(|()| is_there()))?;
     let aborted = upload(0).cancel().await;
     let is_gone = || {
-        let left = world.sandbox.store().open_uploads(DESTINATION);
+        let left = world.open_uploads(DESTINATION);
         left.iter().all(|left| left.upload_id != open[0].id)
     };
     judge("abort", aborted.map(|()| is_gone()))

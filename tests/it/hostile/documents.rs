@@ -25,13 +25,13 @@ pub(super) fn set_checksums(operation: Operation, answer: &mut Answer, by: &str)
     answer.body = text.into_bytes();
 }
 
-/// The name of the root of a document.
+/// Returns the name of the root of a document.
 pub(super) fn root_of(document: &str) -> String {
     let last = document.trim_end().rsplit("</").next().unwrap_or_default();
     last.trim_end_matches('>').to_owned()
 }
 
-/// The document with another name of its root.
+/// Returns the document with another root.
 pub(super) fn under_another_root(document: &str) -> String {
     let root = root_of(document);
     if root.is_empty() {
@@ -43,7 +43,7 @@ pub(super) fn under_another_root(document: &str) -> String {
         .replace(&close, "</AnotherRoot>")
 }
 
-/// The document with half of each size.
+/// Returns the document with half of each size.
 pub(super) fn halved(document: &str) -> String {
     let mut pieces = document.split("<Size>");
     let mut text = pieces.next().unwrap_or_default().to_owned();
@@ -55,7 +55,7 @@ pub(super) fn halved(document: &str) -> String {
     text
 }
 
-/// A path that ends in another of the keys.
+/// Returns a path that ends in another of the keys.
 pub(super) fn other_key(path: &str) -> String {
     let at = KEYS.iter().position(|key| path.contains(key));
     at.map_or_else(
@@ -64,7 +64,7 @@ pub(super) fn other_key(path: &str) -> String {
     )
 }
 
-/// A range of the same length, a little before or behind.
+/// Returns a range of the same length, a little before or behind.
 pub(super) fn other_range(range: &str) -> String {
     const BY: u64 = 100;
     let bounds = range.trim_start_matches("bytes=").split_once('-');
@@ -76,7 +76,7 @@ pub(super) fn other_range(range: &str) -> String {
     format!("bytes={}-{}", moved(first), moved(last))
 }
 
-/// The document with another text in each element of this name.
+/// Returns the document with another text in each element of this name.
 pub(super) fn replaced(document: &str, name: &str, by: &str) -> String {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let mut pieces = document.split(&open);
@@ -88,7 +88,7 @@ pub(super) fn replaced(document: &str, name: &str, by: &str) -> String {
     text
 }
 
-/// A refusal, or one that claims success.
+/// Returns a refusal, or one that claims success.
 pub(super) fn refusal(status: u16, code: &str) -> Answer {
     let body =
         format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>");
@@ -101,7 +101,7 @@ pub(super) fn refusal(status: u16, code: &str) -> Answer {
     }
 }
 
-/// An answer that tells of success where nothing was done.
+/// Returns a successful answer to a request that had no effect.
 pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
     let source = store
         .object(SOURCE, request.key())

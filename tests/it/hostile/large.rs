@@ -10,12 +10,12 @@ use s3haul::sandbox::{Content, Operation, SandboxOptions};
 use super::scenario::spec;
 use super::server::Hostile;
 use super::ways::Way;
-use crate::cli::process;
+use crate::world::program::process;
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// What the program may take at its height, in KiB.
+/// The limit of the program's memory, in KiB.
 const MEMORY: u64 = 300 * 1024;
-/// How long the program may take; `patience` plus half a minute, and what a slow machine adds.
+/// The limit of the program's time: `patience`, half a minute, and the delay of a slow machine.
 const TIME: Duration = Duration::from_mins(1);
 
 /// Programs at work together. Most of them wait.
@@ -23,23 +23,21 @@ const AT_ONCE: usize = 6;
 
 const OBJECTS: [(&str, u64); 2] = [("small", 1000), ("large", 300 << 20)];
 
-/// A tag, so that they are asked for, and a size of several parts.
-async fn world() -> World {
+/// Starts a sandbox with objects that have tags, so that they are read, and that are copied in
+/// parts.
+async fn world_with_all_sizes() -> World {
     let world = World::new().await;
     let store = world.sandbox.store();
-    store
-        .quirks()
-        .unchecked_signatures
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    world.accept_any_signature();
     for (key, size) in OBJECTS {
         store.put_object(SOURCE, key, Content::pattern(1, size), &spec(key));
     }
     world
 }
 
-/// Runs a copy with a strike. Returns what does not hold, and what was asked for.
-async fn run(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
-    let world = world().await;
+/// Runs a copy with a strike. Returns the broken promise, and the requests.
+async fn run_struck(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
+    let world = world_with_all_sizes().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
     hostile.arm(strike);
     let options = SandboxOptions::default();
@@ -87,16 +85,10 @@ async fn run(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Opera
     (verdict, asked)
 }
 
-/// Asserts that the destination holds what the source does.
+/// Asserts that the destination equals the source.
 fn equal(world: &World) -> Result<(), String> {
     for (key, _) in OBJECTS {
-        let object = |bucket: &str| {
-            world
-                .sandbox
-                .store()
-                .object(bucket, key)
-                .map(|object| object.content)
-        };
+        let object = |bucket: &str| world.object(bucket, key).map(|object| object.content);
         if object(DESTINATION) != object(SOURCE) {
             return Err(format!("it exits with 0, and {key} has other bytes"));
         }
@@ -106,7 +98,7 @@ fn equal(world: &World) -> Result<(), String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_end_is_ended() {
-    let (well, asked) = run(None).await;
+    let (well, asked) = run_struck(None).await;
     assert_eq!(well, Ok(()));
     let operations: BTreeSet<Operation> = asked.into_iter().collect();
     let cases = operations.into_iter().flat_map(|operation| {
@@ -115,8 +107,8 @@ async fn an_answer_without_end_is_ended() {
             .filter(move |way| way.is_large() && way.applies(operation));
         ways.map(move |way| (operation, way))
     });
-    let runs =
-        cases.map(async |(operation, way)| (operation, way, run(Some((operation, way))).await.0));
+    let runs = cases
+        .map(async |(operation, way)| (operation, way, run_struck(Some((operation, way))).await.0));
     let mut failed: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
     failed.retain(|(_, _, verdict)| verdict.is_err());
     failed.sort();

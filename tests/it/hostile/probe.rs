@@ -29,26 +29,21 @@ const WAYS: [Way; 7] = [
     Way::IgnoredCondition,
 ];
 
-async fn world() -> World {
+async fn impatient_world() -> World {
     let mut world = World::new().await;
     world.retry = RetryPolicy {
         patience: Duration::from_secs(3),
         probes: (Duration::from_millis(5), Duration::from_millis(50)),
         ..world.retry
     };
-    world
-        .sandbox
-        .store()
-        .quirks()
-        .unchecked_signatures
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    world.accept_any_signature();
     world
 }
 
 /// An object, or an upload with its id.
 type Name = (String, Option<String>);
 
-/// All that is in the bucket.
+/// Returns the objects, versions, and uploads of the bucket.
 fn there(store: &Store) -> BTreeSet<Name> {
     let uploads = store.open_uploads(DESTINATION).into_iter();
     let uploads = uploads.map(|upload| (upload.key, Some(upload.upload_id)));
@@ -60,9 +55,9 @@ fn there(store: &Store) -> BTreeSet<Name> {
         .collect()
 }
 
-/// Probes with one operation answered wrongly. Returns what does not hold, and what was asked for.
+/// Probes with one operation answered wrongly. Returns the broken promise, and the requests.
 async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
-    let world = world().await;
+    let world = impatient_world().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -81,7 +76,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let there = there(world.sandbox.store());
     let verdict = match ended {
         Err(_) => Err("it does not end".to_owned()),
-        // There is nothing to probe; what was made all the same is told.
+        // There is nothing to probe; objects that were made anyway are reported.
         Ok(Err(failure)) if there.is_empty() || failure.to_string().contains("left behind") => {
             Ok(())
         }
@@ -117,7 +112,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     (verdict, asked)
 }
 
-/// True for a lie about an operation that each job depends on.
+/// Returns true for a wrong answer to an operation on which each job depends.
 fn lies_about_writes(operation: Operation, way: Way) -> bool {
     let is_write = matches!(
         operation,

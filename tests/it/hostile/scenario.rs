@@ -14,8 +14,7 @@ use s3haul::manifest::job::{
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::Failure;
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, Lock, ObjectInfo, ObjectSpec, Operation, SandboxOptions,
-    VersionInfo,
+    BucketOptions, Content, Effect, Fault, Lock, ObjectInfo, ObjectSpec, Operation, VersionInfo,
 };
 use s3haul::size::{ByteSize, MIB};
 use s3haul::verify::Deep;
@@ -34,7 +33,7 @@ const SMALL: u64 = 1000;
 const LARGE: u64 = 11 * MIB;
 pub(super) const KEYS: [&str; 3] = ["a-small", "b-large", "c-last"];
 
-/// What is done.
+/// The job of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scenario {
     /// A copy of two small objects and a large one.
@@ -61,7 +60,7 @@ pub(super) enum Scenario {
     Uploads,
 }
 
-/// What the source's objects have besides their bytes; metadata tells whose it is.
+/// Describes an object of the source; metadata tells its key.
 pub(super) fn spec(key: &str) -> ObjectSpec {
     ObjectSpec::default()
         .metadata("owner", key)
@@ -70,20 +69,20 @@ pub(super) fn spec(key: &str) -> ObjectSpec {
         .storage_class("STANDARD_IA")
 }
 
-/// What the file of this key holds.
+/// Returns the content of the file of this key.
 fn uploaded(key: &str) -> Content {
     let seed = key.bytes().next().map_or(0, u64::from);
     Content::pattern_bytes(seed, if key == "b-large" { 6 * MIB } else { SMALL })
 }
 
-/// The versions of a key, oldest first.
+/// Returns the versions of a key, oldest first.
 fn versions_of(world: &World, bucket: &str, key: &str) -> Vec<VersionInfo> {
     let mut versions = world.sandbox.store().versions(bucket, key);
     versions.reverse();
     versions
 }
 
-/// What a run wrote to the log.
+/// The log of a run.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -124,7 +123,7 @@ impl Scenario {
         }
     }
 
-    /// True for requests that are answered wrongly in this scenario.
+    /// Returns true for requests that are answered wrongly in this scenario.
     pub(super) fn is_about(self, operation: Operation, profile: Profile) -> bool {
         use Operation::{CompleteMultipartUpload, CopyObject, GetObject, HeadObject};
         match self {
@@ -136,8 +135,7 @@ impl Scenario {
         }
     }
 
-    /// Runs it, with one operation answered wrongly. Returns what does not hold, and what was asked
-    /// for.
+    /// Runs it with one operation answered wrongly. Returns the broken promise, and the requests.
     pub(super) fn run(
         self,
         profile: Profile,
@@ -181,10 +179,7 @@ impl Scenario {
             // The first session is stopped at its second part.
             let stop = world.stop.clone();
             let hook = Effect::hook(move |_| stop.cancel());
-            world
-                .sandbox
-                .faults()
-                .add(Fault::on(Operation::UploadPartCopy).nth(2).then(hook));
+            world.add_fault(Fault::on(Operation::UploadPartCopy).nth(2).then(hook));
             world.session(journal.path(), &job, Intent::default()).await;
             world.stop = CancellationToken::new();
         }
@@ -239,7 +234,7 @@ impl Scenario {
             acls: object_lock,
             ..BucketOptions::default()
         };
-        let mut world = World::with(SandboxOptions::default(), buckets).await;
+        let mut world = World::with_buckets(buckets).await;
         world.retry = RetryPolicy {
             attempts: 2,
             persistence: Duration::from_millis(200),
@@ -254,10 +249,7 @@ impl Scenario {
             ..RetryPolicy::default()
         };
         let store = world.sandbox.store();
-        store
-            .quirks()
-            .unchecked_signatures
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        world.accept_any_signature();
         for (seed, key) in (1..).zip(KEYS) {
             let mut spec = spec(key);
             if object_lock {
@@ -295,10 +287,7 @@ impl Scenario {
         }
         if self == Self::Abort {
             let refusal = Effect::Error(403, "AccessDenied");
-            world
-                .sandbox
-                .faults()
-                .add(Fault::on(Operation::UploadPartCopy).then(refusal));
+            world.add_fault(Fault::on(Operation::UploadPartCopy).then(refusal));
         }
         world
     }
@@ -340,10 +329,10 @@ impl Scenario {
         transfer
     }
 
-    /// Asserts that what is left open is named, whatever became of the run.
+    /// Asserts that open uploads are named, however the run ended.
     fn told(self, world: &World, text: &str) -> Result<(), String> {
-        for upload in world.sandbox.store().open_uploads(DESTINATION) {
-            // A journal knows its uploads, and the next session goes on with them.
+        for upload in world.open_uploads(DESTINATION) {
+            // A journal knows its uploads, and the next session resumes them.
             if self != Self::Resume && !text.contains(&upload.upload_id) {
                 return Err(format!(
                     "an upload of {} is left open and not told",
@@ -412,7 +401,7 @@ impl Scenario {
             .iter()
             .filter(|receipt| receipt.destination.ends_with(key))
             .count();
-        // The session before has told of some.
+        // The session before has reported some.
         let is_told = receipts >= source.len() || self == Self::Resume;
         if is_told {
             Ok(())
@@ -421,8 +410,8 @@ impl Scenario {
         }
     }
 
-    /// Asserts that what a receipt calls done is there, and is what its source is, but for the
-    /// losses that are told.
+    /// Asserts that an object that a receipt calls done exists and equals its source, but for the
+    /// losses on the receipt.
     fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
         let key = KEYS
             .into_iter()
@@ -480,7 +469,7 @@ impl Scenario {
         }
     }
 
-    /// Returns what the copy has otherwise than its source, and the receipt does not tell.
+    /// Returns the differences between a copy and its source that are not on the receipt.
     fn lost(
         self,
         world: &World,

@@ -22,7 +22,7 @@ use crate::liar::dechunked;
 const DRIP: Duration = Duration::from_millis(40);
 /// A piece of an answer that is too long.
 const PIECE: &[u8] = &[b' '; 64 * 1024];
-/// How much of it comes at most; far beyond every bound, so that the test ends where there is none.
+/// The most bytes of a huge answer, far beyond every bound, so that a test without a bound ends.
 const HUGE: usize = 600 * 1024 * 1024;
 
 /// A request as it came.
@@ -48,16 +48,16 @@ pub(super) struct Answer {
     pub(super) untold: bool,
 }
 
-/// What the proxy has seen.
+/// The state of the proxy: the requests and the wrong answers.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Each operation that was asked for.
     pub(super) operations: Vec<Operation>,
     /// The first answer to the operation that is answered wrongly.
     pub(super) first: Option<Answer>,
-    /// What is answered wrongly, and how.
+    /// The operation that is answered wrongly, and the way in which it is.
     pub(super) strike: Option<(Operation, Way)>,
-    /// How often it was answered wrongly.
+    /// The number of wrong answers.
     pub(super) struck: usize,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Hostile {
     pub(super) seen: Arc<Mutex<Seen>>,
 }
 
-/// What a connection needs.
+/// The state that connections share.
 #[derive(Clone)]
 struct Context {
     to: SocketAddr,
@@ -94,7 +94,7 @@ impl Hostile {
         Self { url, seen }
     }
 
-    /// Is hostile from now on.
+    /// Answers wrongly from now on.
     pub(super) fn arm(&self, strike: Option<(Operation, Way)>) {
         *self.seen.lock().unwrap() = Seen {
             strike,
@@ -190,7 +190,7 @@ impl Context {
         }
     }
 
-    /// The sandbox's answer.
+    /// Returns the answer of the sandbox.
     async fn forward(&self, request: &Request) -> Option<Answer> {
         let mut stream = TcpStream::connect(self.to).await.ok()?;
         let mut text = format!("{} {} HTTP/1.1\r\n", request.method, request.target());
@@ -242,7 +242,8 @@ impl Request {
         Operation::of(&method, &self.target().parse::<Uri>().unwrap(), &headers)
     }
 
-    /// The part of the path behind the bucket, undecoded: the tests' keys need no decoding.
+    /// Returns the part of the path behind the bucket, undecoded: the keys of the tests need no
+    /// decoding.
     pub(super) fn key(&self) -> &str {
         self.path
             .trim_start_matches('/')
@@ -345,7 +346,7 @@ fn read_answer(bytes: &[u8], head: bool) -> Option<Answer> {
     })
 }
 
-/// The head of an answer.
+/// Returns the head of an answer.
 fn head_of(answer: &Answer, head: bool) -> String {
     let mut text = format!("HTTP/1.1 {} Hostile\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -373,7 +374,7 @@ async fn send(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
     stream.shutdown().await.ok()
 }
 
-/// The head at once, the body byte by byte.
+/// Sends the head at once and the body byte by byte.
 async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()> {
     stream
         .write_all(head_of(answer, head).as_bytes())
@@ -386,7 +387,7 @@ async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
     stream.shutdown().await.ok()
 }
 
-/// The answer with blanks in the middle, which XML allows, and hardly an end.
+/// Sends the answer with blanks in the middle, which XML allows, and almost without end.
 async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     let answer = Answer {
         untold: true,
@@ -409,7 +410,7 @@ async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     stream.shutdown().await.ok()
 }
 
-/// A header that hardly ends.
+/// Sends a header almost without end.
 async fn pour_header(stream: &mut TcpStream) -> Option<()> {
     stream
         .write_all(b"HTTP/1.1 200 Hostile\r\nx-amz-meta-long: a")

@@ -142,7 +142,7 @@ const LISTS: [Operation; 5] = [
 ];
 
 impl Way {
-    /// True when this way is different from a right answer of this operation.
+    /// Returns true if this way differs from a right answer to this operation.
     pub(super) fn applies(self, to: Operation) -> bool {
         let bodiless = matches!(
             to,
@@ -226,7 +226,7 @@ impl Way {
         }
     }
 
-    /// True when the answer may fill memory, so that the program needs a process of its own.
+    /// Returns true if the answer may fill memory, so that the program needs a process of its own.
     pub(super) const fn is_large(self) -> bool {
         matches!(self, Self::Huge | Self::HugeHeader)
     }

@@ -13,10 +13,10 @@ use s3haul::sandbox::{
 };
 use s3haul::size::GIB;
 
-use super::{object, onto_itself, put, receipt, to_class, versioned};
+use super::{object, onto_itself, receipt, to_class, versioned};
 use crate::world::{SOURCE, World};
 
-/// Somebody writes to the key between the look and the change.
+/// Another writer replaces the object between HEAD and the change.
 #[rstest]
 #[case::small(10, Operation::CopyObject, false)]
 #[case::small_with_versions(10, Operation::CopyObject, true)]
@@ -33,20 +33,12 @@ async fn an_overwrite_is_changed_and_not_undone(
     } else {
         World::new().await
     };
-    put(
-        &world,
-        "k",
-        size,
-        &ObjectSpec::default().metadata("m", "old"),
-    );
+    world.put_with("k", size, &ObjectSpec::default().metadata("m", "old"));
     let overwrite = Effect::hook(|store| {
         let spec = ObjectSpec::default().metadata("m", "new");
         store.put_object(SOURCE, "k", Content::pattern(2, 11), &spec);
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(1).then(overwrite));
+    world.add_fault(Fault::on(operation).nth(1).then(overwrite));
     let mut transfer = to_class("STANDARD_IA");
     transfer.when = When::Always;
     let run = world.run(transfer).await;
@@ -60,7 +52,7 @@ async fn an_overwrite_is_changed_and_not_undone(
         ),
         ("new", "STANDARD_IA")
     );
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 #[rstest]
@@ -72,16 +64,13 @@ async fn an_object_that_is_deleted_meanwhile_stays_deleted(
     #[case] operation: Operation,
 ) {
     let world = World::new().await;
-    put(&world, "k", size, &ObjectSpec::default());
+    world.put("k", size);
     let delete = Effect::hook(|store| store.delete_object(SOURCE, "k"));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(1).then(delete));
+    world.add_fault(Fault::on(operation).nth(1).then(delete));
     let run = world.run(to_class("STANDARD_IA")).await;
     assert_eq!(run.error(), "not-found");
-    assert!(world.sandbox.store().object(SOURCE, "k").is_none());
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.object(SOURCE, "k").is_none());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 /// The answer of the change is lost; the object, which was in parts before, has another `ETag` by
@@ -92,15 +81,9 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     let spec = ObjectSpec::default()
         .part_sizes([6 << 20])
         .metadata("m", "n");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 10 << 20), &spec);
+    world.put_with("k", 10 << 20, &spec);
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    world.add_fault(Fault::on(Operation::CopyObject).nth(1).then(lost));
     let run = world.run(to_class("STANDARD_IA")).await;
     assert!(
         matches!(receipt(&run, "k").ending, Ending::Done { .. }),
@@ -114,18 +97,16 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     );
 }
 
-/// With one request in flight, what is looked at waits for nobody who waits for it.
+/// With one request in flight, reading an object back does not wait for a request that waits for
+/// it.
 #[tokio::test]
 async fn one_request_at_a_time_is_enough() {
     let world = versioned().await;
     for key in ["a", "b", "c"] {
-        put(&world, key, 10, &ObjectSpec::default().tag("t", "u"));
+        world.put_with(key, 10, &ObjectSpec::default().tag("t", "u"));
     }
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(2).then(lost));
+    world.add_fault(Fault::on(Operation::CopyObject).nth(2).then(lost));
     let mut job = world.job(onto_itself(|transfer| {
         transfer.set.tags = [("x".to_owned(), "y".to_owned())].into();
         transfer.to.acl = Some(CannedAcl::BucketOwnerFullControl);
@@ -146,7 +127,7 @@ async fn one_request_at_a_time_is_enough() {
 #[tokio::test]
 async fn an_upload_that_is_gone_has_changed_nothing() {
     let world = World::new().await;
-    put(&world, "huge", 6 * GIB, &ObjectSpec::default());
+    world.put("huge", 6 * GIB);
     let faults = world.sandbox.faults();
     let failed = Effect::Error(500, "InternalError");
     faults.add(
@@ -193,7 +174,7 @@ async fn slow() -> World {
     world
 }
 
-/// Drops a session once so many requests of this kind were sent; what is under way arrives or not.
+/// Drops a session after this many requests of this kind; requests in flight arrive or not.
 async fn killed(
     world: &World,
     directory: &Path,
@@ -219,8 +200,7 @@ async fn killed(
 async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     let world = slow().await;
     for index in 0..40 {
-        put(
-            &world,
+        world.put_with(
             &format!("k{index:02}"),
             10,
             &ObjectSpec::default().metadata("m", "n"),
@@ -252,13 +232,12 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     }
 }
 
-/// The first session leaves an upload; the second goes on with it, and its object is not taken for
-/// the changed one.
+/// The second session resumes the upload of the first one, and does not take its object for the
+/// changed one.
 #[tokio::test]
 async fn a_large_change_that_is_killed_is_gone_on_with() {
     let world = slow().await;
-    put(
-        &world,
+    world.put_with(
         "huge",
         6 * GIB,
         &ObjectSpec::default().metadata("m", "n").tag("t", "u"),
@@ -282,7 +261,7 @@ async fn a_large_change_that_is_killed_is_gone_on_with() {
     assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
     assert_eq!(world.sandbox.store().versions(SOURCE, "huge").len(), 2);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
-    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+    assert!(world.open_uploads(SOURCE).is_empty());
 }
 
 /// A session is killed while its Complete is on the way, and a lifecycle rule ends its upload. The
@@ -290,11 +269,11 @@ async fn a_large_change_that_is_killed_is_gone_on_with() {
 #[tokio::test]
 async fn an_object_is_not_taken_for_its_own_change() {
     let world = slow().await;
-    put(&world, "huge", 6 * GIB, &ObjectSpec::default());
+    world.put("huge", 6 * GIB);
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(to_class("STANDARD_IA"));
     let stall = Effect::StallBefore(Some(Duration::from_hours(1)));
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
             .nth(1)
             .then(stall),
@@ -309,12 +288,7 @@ async fn an_object_is_not_taken_for_its_own_change() {
         () = killed => {}
     }
     let bucket = world.bucket(SOURCE).await;
-    let [upload] = world
-        .sandbox
-        .store()
-        .open_uploads(SOURCE)
-        .try_into()
-        .unwrap();
+    let [upload] = world.open_uploads(SOURCE).try_into().unwrap();
     bucket
         .abort_upload(&"huge".parse().unwrap(), &upload.upload_id)
         .await

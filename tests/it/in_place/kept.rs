@@ -1,12 +1,10 @@
 //! What a change in place changes, and what it keeps.
 
 use s3haul::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, Policy, Provider};
-use s3haul::sandbox::{
-    BucketOptions, Content, Encryption as Stored, Lock, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Encryption as Stored, Lock, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, GIB, MIB};
 
-use super::{is_left, object, onto_itself, put, receipt, to_class, versioned};
+use super::{is_left, object, onto_itself, receipt, to_class, versioned};
 use crate::world::{SOURCE, World};
 
 fn rich() -> ObjectSpec {
@@ -28,7 +26,7 @@ async fn one_header_changes_and_everything_else_stays() {
         acls: true,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), buckets).await;
+    let world = World::with_buckets(buckets).await;
     let until = std::time::SystemTime::now() + std::time::Duration::from_hours(48);
     let lock = Lock {
         retention: Some(("GOVERNANCE".to_owned(), until)),
@@ -40,7 +38,7 @@ async fn one_header_changes_and_everything_else_stays() {
         .grant("FULL_CONTROL", "111122223333")
         .grant("READ", "http://acs.amazonaws.com/groups/global/AllUsers");
     spec.attributes.expires = Some("never".to_owned());
-    put(&world, "k", 10, &spec);
+    world.put_with("k", 10, &spec);
     let before = object(&world, "k");
     let change =
         || onto_itself(|transfer| transfer.set.content_type = Some("text/plain".to_owned()));
@@ -79,8 +77,8 @@ async fn one_header_changes_and_everything_else_stays() {
 #[tokio::test]
 async fn metadata_tags_and_encryption_are_merged_and_then_left() {
     let world = World::new().await;
-    put(&world, "k", 10, &rich());
-    put(&world, "plain", 10, &ObjectSpec::default());
+    world.put_with("k", 10, &rich());
+    world.put("plain", 10);
     let change = || {
         onto_itself(|transfer| {
             transfer.set.metadata = [("year".to_owned(), "2026".to_owned())].into();
@@ -129,7 +127,7 @@ async fn metadata_tags_and_encryption_are_merged_and_then_left() {
 #[tokio::test]
 async fn what_shall_go_goes() {
     let world = World::new().await;
-    put(&world, "k", 10, &rich());
+    world.put_with("k", 10, &rich());
     let change = || onto_itself(|transfer| transfer.preserve.metadata = Policy::Skip);
     assert_eq!(world.run(change()).await.outcome.done_objects, 1);
     let after = object(&world, "k").attributes;
@@ -146,8 +144,8 @@ async fn a_canned_acl_is_set_and_seen() {
         acls: true,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), buckets).await;
-    put(&world, "k", 10, &rich());
+    let world = World::with_buckets(buckets).await;
+    world.put_with("k", 10, &rich());
     let change = || onto_itself(|transfer| transfer.to.acl = Some(CannedAcl::PublicRead));
     assert_eq!(world.run(change()).await.outcome.done_objects, 1);
     let after = object(&world, "k").attributes;
@@ -159,7 +157,7 @@ async fn a_canned_acl_is_set_and_seen() {
     assert!(is_left(&world.run(change()).await, "k"));
 }
 
-/// What may not be read would be lost with the old object.
+/// Attributes that may not be read would be lost with the old object.
 #[tokio::test]
 async fn what_can_not_be_read_is_not_lost() {
     for (operation, what) in [
@@ -167,8 +165,8 @@ async fn what_can_not_be_read_is_not_lost() {
         (Operation::GetObjectAcl, "Acl"),
     ] {
         let world = World::new().await;
-        put(&world, "k", 10, &rich());
-        world.sandbox.store().deny(SOURCE, operation, "");
+        world.put_with("k", 10, &rich());
+        world.deny(SOURCE, operation, "");
         let run = world.run(to_class("GLACIER_IR")).await;
         assert_eq!(run.error(), "denied", "{what}");
         let told = format!("{:?}", run.receipts);
@@ -195,7 +193,7 @@ async fn a_customer_key_is_replaced() {
         Some(KeySource::File(path))
     };
     let (old, new) = (key("old", 1), key("new", 2));
-    put(&world, "k", 10, &ObjectSpec::default().metadata("m", "n"));
+    world.put_with("k", 10, &ObjectSpec::default().metadata("m", "n"));
     let with = |source: &Option<KeySource>, destination: &Option<KeySource>| {
         onto_itself(|transfer| {
             transfer.customer_keys = CustomerKeys {
@@ -221,18 +219,12 @@ async fn a_customer_key_is_replaced() {
 #[tokio::test]
 async fn archived_objects_are_as_archived_says() {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
         "cold",
         10,
         &ObjectSpec::default().storage_class("DEEP_ARCHIVE"),
     );
-    put(
-        &world,
-        "there",
-        10,
-        &ObjectSpec::default().storage_class("GLACIER"),
-    );
+    world.put_with("there", 10, &ObjectSpec::default().storage_class("GLACIER"));
     let run = world.run(to_class("GLACIER")).await;
     assert_eq!(run.error(), "archived");
     assert!(is_left(&run, "there"), "{:?}", run.receipts);
@@ -251,8 +243,7 @@ async fn archived_objects_are_as_archived_says() {
 #[tokio::test]
 async fn an_archived_object_is_restored_and_then_changed() {
     let world = World::new().await;
-    put(
-        &world,
+    world.put_with(
         "cold",
         10,
         &ObjectSpec::default()
@@ -272,27 +263,21 @@ async fn an_archived_object_is_restored_and_then_changed() {
         .storage_class("DEEP_ARCHIVE")
         .metadata("m", "n");
     spec.attributes.restore = Some("ongoing-request=\"false\", expiry-date=\"x\"".to_owned());
-    put(&world, "cold", 10, &spec);
+    world.put_with("cold", 10, &spec);
     let run = world.run(back).await;
     assert_eq!(run.outcome.in_place_objects, 1, "{:?}", run.receipts);
     let after = object(&world, "cold").attributes;
     assert_eq!((after.class(), after.metadata.len()), ("STANDARD", 1));
 }
 
-/// Neither knows a condition on the object that is replaced. Their source conditions, or a look
-/// before, must do.
+/// Neither provider has a condition on the object that is replaced. Their source conditions, or an
+/// earlier HEAD, must do.
 #[tokio::test]
 async fn other_servers_change_objects_too() {
     for provider in [Provider::Minio, Provider::Ceph, Provider::Other] {
-        let mut world = World::new().await;
-        world.provider = provider;
-        put(&world, "k", 10, &ObjectSpec::default().metadata("m", "n"));
-        put(
-            &world,
-            "large",
-            6 * GIB,
-            &ObjectSpec::default().metadata("m", "n"),
-        );
+        let world = World::of_provider(provider).await;
+        world.put_with("k", 10, &ObjectSpec::default().metadata("m", "n"));
+        world.put_with("large", 6 * GIB, &ObjectSpec::default().metadata("m", "n"));
         let change = || {
             onto_itself(|transfer| {
                 transfer.set.metadata = [("x".to_owned(), "y".to_owned())].into();
@@ -323,9 +308,8 @@ async fn other_servers_change_objects_too() {
 /// A server that sets tags only on finished objects would lose them to a kill in between.
 #[tokio::test]
 async fn tags_that_would_come_late_fail_the_object() {
-    let mut world = World::new().await;
-    world.provider = Provider::Ceph;
-    put(&world, "k", 10, &ObjectSpec::default().tag("a", "b"));
+    let world = World::of_provider(Provider::Ceph).await;
+    world.put_with("k", 10, &ObjectSpec::default().tag("a", "b"));
     let run = world
         .run(onto_itself(|transfer| {
             transfer.set.content_type = Some("a/b".to_owned());
@@ -341,10 +325,7 @@ async fn parts_as_given_and_versions_as_kept() {
     let spec = ObjectSpec::default()
         .part_sizes([100 * MIB, 100 * MIB])
         .metadata("m", "n");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "k", Content::pattern(1, 250 * MIB), &spec);
+    world.put_with("k", 250 * MIB, &spec);
     let before = object(&world, "k");
     let mut transfer = to_class("STANDARD_IA");
     transfer.parts.layout = s3haul::manifest::job::LayoutChoice::Source;

@@ -11,10 +11,10 @@ use s3haul::manifest::job::Limits;
 use s3haul::sandbox::{CallEntry, Content, Effect, Fault, ObjectSpec, Operation, When};
 use tokio_util::sync::CancellationToken;
 
-use super::{PREFIX, RANGE, location, planned, run};
+use super::{PREFIX, RANGE, location, planned, run_info};
 use crate::world::{DEFAULT, DESTINATION, World, copy_all, restate};
 
-/// Terms under which a sign of life is shown many times a second.
+/// Returns the terms of a lease that is renewed many times a second.
 fn lively(job: &str) -> LeaseTerms {
     LeaseTerms {
         renewal: Duration::from_millis(20),
@@ -24,7 +24,7 @@ fn lively(job: &str) -> LeaseTerms {
 
 async fn begin(location: Location, terms: &LeaseTerms) -> Journal {
     let opened = Opened::open(location, terms).await.unwrap();
-    opened.begin(run(), None).await.unwrap()
+    opened.begin(run_info(), None).await.unwrap()
 }
 
 async fn resume(location: Location, terms: &LeaseTerms) -> Journal {
@@ -33,7 +33,7 @@ async fn resume(location: Location, terms: &LeaseTerms) -> Journal {
 }
 
 fn records(world: &World) -> Vec<String> {
-    let mut keys = world.sandbox.store().keys(DESTINATION);
+    let mut keys = world.keys(DESTINATION);
     keys.retain(|key| key.starts_with(&format!("{PREFIX}session-")));
     keys
 }
@@ -58,7 +58,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 fn text(world: &World, key: &str) -> String {
-    let object = world.sandbox.store().object(DESTINATION, key).unwrap();
+    let object = world.object(DESTINATION, key).unwrap();
     String::from_utf8(object.content.to_bytes().to_vec()).unwrap()
 }
 
@@ -81,7 +81,8 @@ async fn a_holder_renews_its_record_and_releases_it_at_the_end() {
     assert_eq!(writes(&world, &key).len(), at_the_end, "nothing is renewed");
 }
 
-/// It is shut out by the segments anyway; the renewal tells it while it has nothing to write.
+/// The segments shut the session out anyway; the renewal reports it while the session has nothing
+/// to write.
 #[tokio::test]
 async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     let world = World::new().await;
@@ -93,7 +94,7 @@ async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     newer.commit(RANGE).await.unwrap();
 }
 
-/// A place in S3 at an endpoint that does not honour `If-Match`.
+/// Returns a location in S3 at an endpoint that does not honour `If-Match`.
 async fn without_if_match(world: &World) -> Location {
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -128,7 +129,7 @@ async fn without_if_match_an_idle_session_learns_that_it_was_replaced() {
     third.close(JournalEvent::RunStopped).await.unwrap();
 }
 
-/// What a session is told that has nothing to write.
+/// Returns the error of a session that lost its journal and has nothing to write.
 async fn replaced(session: &Journal) -> JournalError {
     let broken = tokio::time::timeout(Duration::from_mins(1), session.broken().cancelled());
     broken.await.expect("it is not told");
@@ -137,7 +138,7 @@ async fn replaced(session: &Journal) -> JournalError {
 
 /// Writes as if the server did not know a header, although its profile says so.
 fn ignored(world: &World, headers: &'static [&'static str]) {
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::PutObject)
             .when(When::Always)
             .then(Effect::Ignore(headers)),
@@ -167,7 +168,8 @@ async fn where_if_none_match_is_ignored_no_journal_is_begun() {
     assert_eq!(records(&world).len(), 0);
 }
 
-/// Two Jobs see that the journal is free. One is slow, and the other one is at work when it goes on.
+/// Two Jobs find the journal free. One is slow, and the other one is at work when the slow one
+/// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {
     let world = World::new().await;
@@ -197,7 +199,7 @@ async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_no
     assert_eq!(records(&world).len(), 1);
 }
 
-/// Lists show only these objects, and that they are old.
+/// Lets lists show only these objects, as old ones.
 fn late_lists(world: &World, keys: &[String]) {
     let entry = |key: &String| {
         format!(
@@ -214,7 +216,7 @@ fn late_lists(world: &World, keys: &[String]) {
     );
     let answer = Effect::Answer(200, "application/xml", list.leak());
     let lists = Fault::on(Operation::ListObjectsV2).when(When::Always);
-    world.sandbox.faults().add(lists.then(answer));
+    world.add_fault(lists.then(answer));
 }
 
 #[tokio::test]
@@ -222,7 +224,7 @@ async fn a_session_that_only_a_late_list_calls_silent_keeps_the_journal() {
     let world = World::new().await;
     let holder = begin(location(&world).await, &lively("a")).await;
     holder.commit(RANGE).await.unwrap();
-    late_lists(&world, &world.sandbox.store().keys(DESTINATION));
+    late_lists(&world, &world.keys(DESTINATION));
     let refused = Opened::open(location(&world).await, &lively("b")).await;
     let Err(JournalError::Held { by, silence, .. }) = refused else {
         panic!("{refused:?}")
@@ -232,13 +234,13 @@ async fn a_session_that_only_a_late_list_calls_silent_keeps_the_journal() {
     holder.commit(planned(1)).await.unwrap();
 }
 
-/// A list that does not show the last segments says that the journal is free.
+/// A list without the last segments shows the journal as free.
 #[tokio::test]
 async fn a_late_list_does_not_make_two_holders() {
     let world = World::new().await;
     let first = begin(location(&world).await, &lively("before")).await;
     first.close(JournalEvent::RunStopped).await.unwrap();
-    let free = world.sandbox.store().keys(DESTINATION);
+    let free = world.keys(DESTINATION);
     let holder = resume(location(&world).await, &lively("a")).await;
     holder.commit(RANGE).await.unwrap();
     late_lists(&world, &free);
@@ -250,7 +252,7 @@ async fn a_late_list_does_not_make_two_holders() {
     holder.commit(planned(1)).await.unwrap();
 }
 
-/// Somebody removes all that is below the prefix: what would be written next is no journal.
+/// Another client deletes everything below the prefix: further writes would be no journal.
 #[tokio::test]
 async fn a_session_whose_journal_is_removed_ends() {
     let world = World::new().await;
@@ -325,12 +327,12 @@ async fn a_journal_of_which_all_is_removed_is_written_anew_while_the_run_goes_on
 }
 
 fn segments(world: &World) -> Vec<String> {
-    let mut keys = world.sandbox.store().keys(DESTINATION);
+    let mut keys = world.keys(DESTINATION);
     keys.retain(|key| key.contains("segment-"));
     keys
 }
 
-/// Writes so many events that a snapshot is due.
+/// Writes events until a snapshot is due.
 async fn until_snapshot(journal: &Journal, is_begun: impl Fn() -> bool) {
     for object in 10..300 {
         if is_begun() {
@@ -380,13 +382,10 @@ async fn fences_are_as_old_as_the_server_says() {
     let days = |days: i64| {
         let skew = Effect::Skew(SignedDuration::from_hours(24 * days));
         world.sandbox.faults().clear();
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on_any().when(When::Always).then(skew));
+        world.add_fault(Fault::on_any().when(When::Always).then(skew));
     };
     let snapshots = || {
-        let keys = world.sandbox.store().keys(DESTINATION);
+        let keys = world.keys(DESTINATION);
         keys.into_iter()
             .filter(|key| key.contains("snapshot-"))
             .max()
@@ -403,7 +402,7 @@ async fn fences_are_as_old_as_the_server_says() {
     drop(older);
 }
 
-/// The segments say who writes; a record that somebody removed or overwrote is written anew.
+/// The segments name the writer; a record that was removed or overwritten is written anew.
 #[tokio::test]
 async fn a_record_that_is_removed_or_damaged_is_written_again() {
     let world = World::new().await;
@@ -432,10 +431,7 @@ async fn a_renewal_that_is_refused_for_a_while_does_not_end_the_run() {
         let refused = calls.iter().filter(|call| call.status == Some(403));
         refused.count()
     };
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObject, &key);
+    world.deny(DESTINATION, Operation::PutObject, &key);
     until("three refusals", || refused() > 3).await;
     journal.commit(RANGE).await.unwrap();
     world.sandbox.store().allow_all();
@@ -486,7 +482,7 @@ async fn of_two_jobs_that_begin_at_the_same_moment_one_is_told_of_the_other() {
             both => panic!("{both:?}"),
         };
         assert!(matches!(refused, JournalError::Held { .. }), "{refused}");
-        let journal = opened.begin(run(), None).await.unwrap();
+        let journal = opened.begin(run_info(), None).await.unwrap();
         journal.commit(RANGE).await.unwrap();
         assert_eq!(records(&world).len(), 1);
     }

@@ -9,14 +9,14 @@ use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operati
 use s3haul::size::MIB;
 
 use super::{lines, only};
-use crate::cli::{at, process_at, run};
+use crate::world::program::{journaled, kill, process_at, run, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const LARGE: &str = "tmp/large";
 
-/// Three small objects, and a large one that an edit excludes.
-async fn world() -> World {
-    let world = super::world().await;
+/// Starts a sandbox with three small objects, and a large one that an edit excludes.
+async fn world_with_excluded_object() -> World {
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let store = world.sandbox.store();
     store.create_bucket("ops", BucketOptions::default());
     let content = Content::pattern(1, 300 * MIB);
@@ -38,34 +38,29 @@ async fn unfinished(world: &World, directory: &Path) {
     let faults = world.sandbox.faults();
     let stall = Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None));
     let stall = faults.add(stall);
-    let mut child = process_at(world)
+    let child = process_at(world)
         .args(["run", "lake.yaml"])
         .current_dir(directory)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while faults.fired() == 0 || world.sandbox.store().keys(DESTINATION).len() < 3 {
+    while faults.fired() == 0 || world.keys(DESTINATION).len() < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
+    kill(child).await;
     assert!(faults.remove(stall));
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     world.sandbox.calls().clear();
 }
 
 async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
-    let mut program = at(world);
-    program.current_dir(directory).env_remove("S3HAUL_JOURNAL");
-    run(program, &[&["run", "lake.yaml"], more].concat()).await
+    run_in(world, directory, &[&["run", "lake.yaml"], more].concat()).await
 }
 
 /// Asserts that the edited job was run: nothing twice, and nothing left of the old run.
 fn assert_run(world: &World) {
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
     assert_eq!(world.calls(Operation::CopyObject), 0, "copied twice");
     assert_eq!(world.calls(Operation::UploadPartCopy), 0);
     world.assert_no_upload_is_left();
@@ -73,7 +68,7 @@ fn assert_run(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
-    let world = world().await;
+    let world = world_with_excluded_object().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     write(directory, "", "");
@@ -88,11 +83,10 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
             "{stderr}"
         );
     }
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
 
     write(directory, "on_change: new-run\n", ", exclude: [\"tmp/**\"]");
-    let mut check = at(&world);
-    check.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let check = journaled(&world, directory);
     let (exit, stdout, stderr) = run(check, &["check", "lake.yaml"]).await;
     assert!(
         exit == 0 && stdout.contains("the next run is a new one (`on_change: new-run`)"),
@@ -120,7 +114,7 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
 /// Starting over aborts an upload of which up to a terabyte is stored, so the log says how much.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_run_says_what_it_gives_up() {
-    let world = world().await;
+    let world = world_with_excluded_object().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     write(directory, "", "");
@@ -139,7 +133,7 @@ async fn a_fresh_run_says_what_it_gives_up() {
 /// With the journal in S3, other places, and the flag; the log tells it in fields.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_transfers_begin_a_new_run_too() {
-    let world = world().await;
+    let world = world_with_excluded_object().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let journal = "journal: s3://ops/lake/\n";
@@ -182,7 +176,7 @@ async fn other_transfers_begin_a_new_run_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_job_resumes_whatever_on_change_says() {
-    let world = world().await;
+    let world = world_with_excluded_object().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     write(directory, "on_change: new-run\n", "");

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use s3haul::sandbox::{Effect, Fault, Operation};
 
-use super::{lines, world};
-use crate::cli::{at, command, run};
+use super::lines;
+use crate::world::World;
+use crate::world::program::{COPY_ALL, at, command, run};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
@@ -16,7 +17,7 @@ fn read(path: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reason_of_an_end_is_written_where_the_flag_or_the_variable_says() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("termination-log");
     let flag = ["--termination-log", path.to_str().unwrap()];
@@ -42,14 +43,11 @@ async fn the_reason_of_an_end_is_written_where_the_flag_or_the_variable_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_objects_are_counted_by_their_first_cause() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("termination-log");
     let denied = Fault::on(Operation::CopyObject).key("b");
-    world
-        .sandbox
-        .faults()
-        .add(denied.then(Effect::Error(403, "AccessDenied")));
+    world.add_fault(denied.then(Effect::Error(403, "AccessDenied")));
     let flag = ["--termination-log", path.to_str().unwrap()];
     let (exit, _, stderr) = run(at(&world), &[&COPY[..], &flag].concat()).await;
     let reason = read(&path);
@@ -61,11 +59,11 @@ async fn failed_objects_are_counted_by_their_first_cause() {
     );
 }
 
-/// Also of commands that are no runs.
+/// Commands that are no runs write it, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_and_a_check_name_what_they_found() {
-    let world = world().await;
-    let directory = super::job(crate::cli::COPY_ALL);
+    let world = World::with_objects(["a", "b", "c"], 10).await;
+    let directory = super::directory_with(COPY_ALL);
     let path = directory.path().join("termination-log");
     let named = |word: &str| {
         let mut program = at(&world);
@@ -81,7 +79,7 @@ async fn a_comparison_and_a_check_name_what_they_found() {
     assert!(reason.contains("3 missing at the destination"), "{reason}");
     let denied = Fault::on(Operation::ListObjectsV2).bucket("source");
     let denied = denied.then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(denied);
+    world.add_fault(denied);
     let (exit, _, stderr) = run(named("check"), &["lake.yaml"]).await;
     assert_eq!(exit, 3, "{stderr}");
     let reason = read(&path);
@@ -113,10 +111,10 @@ async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
     );
 }
 
-/// The end stays what it is if the file cannot be written, and nothing is made without a name.
+/// The exit code stays the same if the file cannot be written, and no file is made without a name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_changes_no_exit_code() {
-    let world = world().await;
+    let world = World::with_objects(["a", "b", "c"], 10).await;
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("no/such/directory/t");
     let wrong_bucket = ["copy", "s3://source/", "s3://no-such-bucket/"];

@@ -10,7 +10,7 @@ use s3haul::manifest::job::Policy;
 use s3haul::sandbox::Operation;
 use tokio::time::sleep;
 
-use super::{job, place, put, questions, tagged};
+use super::{job_in_order, place, questions, tagged};
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World};
 
@@ -29,7 +29,7 @@ async fn tags_that_may_be_read_at_last_are_compared(
     let mut world = World::new().await;
     world.retry.questions = (Duration::from_millis(20), Duration::from_secs(2));
     for number in 0..OBJECTS {
-        put(&world, &format!("k{number:04}"), 9, &tagged());
+        world.put_with(&format!("k{number:04}"), 9, &tagged());
     }
     let granted = Arc::new(AtomicBool::new(false));
     let may_read = Arc::clone(&granted);
@@ -47,7 +47,7 @@ async fn tags_that_may_be_read_at_last_are_compared(
         _ => Lie::Truth,
     })
     .await;
-    let mut job = job(&world, &liar, Policy::Try, Provider::Other);
+    let mut job = job_in_order(&world, &liar, Policy::Try, Provider::Other);
     job.limits.in_flight = Some(4);
     let grant = async {
         while world.calls(Operation::CopyObject) < OBJECTS / 8 {

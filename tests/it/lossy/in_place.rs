@@ -4,7 +4,7 @@ use s3haul::endpoint::Provider;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Source, Transfer};
 use s3haul::sandbox::{Effect, Fault, Operation};
 
-use super::{dropping, messages, put, questions, tagged};
+use super::{dropping, messages, questions, tagged};
 use crate::liar::{Answer, Asked, Liar};
 use crate::world::{Run, SOURCE, World, destination, uri};
 
@@ -23,12 +23,7 @@ async fn change(world: &World, liar: &Liar) -> Run {
 
 /// Asserts the type of an object, and how many tags it has.
 fn assert_has(world: &World, key: &str, content_type: Option<&str>, tags: usize) {
-    let attributes = world
-        .sandbox
-        .store()
-        .object(SOURCE, key)
-        .unwrap()
-        .attributes;
+    let attributes = world.object(SOURCE, key).unwrap().attributes;
     assert_eq!(attributes.content_type.as_deref(), content_type, "{key}");
     assert_eq!(attributes.tags.len(), tags, "{key}");
 }
@@ -37,7 +32,7 @@ fn assert_has(world: &World, key: &str, content_type: Option<&str>, tags: usize)
 async fn tags_that_a_change_drops_are_written_back() {
     let world = World::new().await;
     for key in ["a", "b"] {
-        put(&world, key, 10, &tagged());
+        world.put_with(key, 10, &tagged());
     }
     let liar = dropping(&world).await;
     let run = change(&world, &liar).await;
@@ -57,7 +52,7 @@ async fn tags_that_a_change_drops_are_written_back() {
 async fn tags_that_a_change_keeps_are_compared_with_each_object() {
     let world = World::new().await;
     for key in ["a", "b"] {
-        put(&world, key, 10, &tagged());
+        world.put_with(key, 10, &tagged());
     }
     let liar = super::uncounted(&world).await;
     let run = change(&world, &liar).await;
@@ -70,7 +65,7 @@ async fn tags_that_a_change_keeps_are_compared_with_each_object() {
 #[tokio::test]
 async fn counted_tags_are_written_back_too() {
     let world = World::new().await;
-    put(&world, "a", 10, &tagged());
+    world.put_with("a", 10, &tagged());
     let store = world.sandbox.store().clone();
     let change_answer = move |asked: &Asked, answer: Answer| {
         if super::is_copy(asked) {
@@ -87,12 +82,9 @@ async fn counted_tags_are_written_back_too() {
 #[tokio::test]
 async fn tags_that_cannot_be_written_back_are_in_the_message() {
     let world = World::new().await;
-    put(&world, "a", 10, &tagged());
+    world.put_with("a", 10, &tagged());
     let denied = Effect::Error(403, "AccessDenied");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::PutObjectTagging).then(denied));
+    world.add_fault(Fault::on(Operation::PutObjectTagging).then(denied));
     let liar = dropping(&world).await;
     let run = change(&world, &liar).await;
     let messages = messages(&run);
@@ -108,12 +100,9 @@ async fn tags_that_cannot_be_written_back_are_in_the_message() {
 #[tokio::test]
 async fn an_object_whose_tags_cannot_be_read_is_not_changed() {
     let world = World::new().await;
-    put(&world, "a", 10, &tagged());
+    world.put_with("a", 10, &tagged());
     let denied = Effect::Error(403, "AccessDenied");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::GetObjectTagging).then(denied));
+    world.add_fault(Fault::on(Operation::GetObjectTagging).then(denied));
     let liar = dropping(&world).await;
     let run = change(&world, &liar).await;
     let messages = messages(&run);
@@ -128,12 +117,9 @@ async fn an_object_whose_tags_cannot_be_read_is_not_changed() {
 #[tokio::test]
 async fn a_server_without_tags_has_none_to_lose() {
     let world = World::new().await;
-    put(&world, "a", 10, &s3haul::sandbox::ObjectSpec::default());
+    world.put_with("a", 10, &s3haul::sandbox::ObjectSpec::default());
     let unknown = Effect::Error(501, "NotImplemented");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::GetObjectTagging).then(unknown));
+    world.add_fault(Fault::on(Operation::GetObjectTagging).then(unknown));
     let liar = super::uncounted(&world).await;
     let run = change(&world, &liar).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);

@@ -1,12 +1,11 @@
 //! `plan` counts the questions about tags that a copy may drop.
 
 use rstest::rstest;
-use s3haul::sandbox::{ObjectSpec, Operation};
+use s3haul::sandbox::Operation;
 use serde_json::Value;
 
-use super::put;
-use crate::cli::{at, run};
 use crate::world::World;
+use crate::world::program::{at, run};
 
 #[rstest]
 #[case::tried("try", "other", 100)]
@@ -20,7 +19,7 @@ async fn a_plan_counts_the_questions_that_a_run_asks(
 ) {
     let world = World::new().await;
     for number in 0..105 {
-        put(&world, &format!("{number:03}"), 1, &ObjectSpec::default());
+        world.put(&format!("{number:03}"), 1);
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("job.yaml");

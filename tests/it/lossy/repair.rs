@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::manifest::job::{Policy, PublishedCopy, When};
-use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Operation};
 
-use super::{job, messages, put, questions, tagged};
+use super::{job_in_order, messages, questions, tagged};
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, Run, World};
 
@@ -56,10 +56,10 @@ impl Server {
 
 /// Repairs the tags of a copy that has one and whose source has none any more.
 async fn repair(world: &World, liar: &Liar) -> Run {
-    put(world, "k", 10, &ObjectSpec::default());
+    world.put("k", 10);
     let store = world.sandbox.store();
     store.put_object(DESTINATION, "k", Content::pattern(1, 10), &tagged());
-    let mut job = job(world, liar, Policy::Require, Provider::Other);
+    let mut job = job_in_order(world, liar, Policy::Require, Provider::Other);
     let transfer = &mut job.transfers[0];
     transfer.when = When::Always;
     let copy = PublishedCopy {
@@ -76,7 +76,7 @@ async fn repair(world: &World, liar: &Liar) -> Run {
 }
 
 fn tags(world: &World) -> usize {
-    let object = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    let object = world.object(DESTINATION, "k").unwrap();
     object.attributes.tags.len()
 }
 

@@ -4,13 +4,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use s3haul::endpoint::Provider;
 use s3haul::manifest::job::{Encryption, Policy, Transfer, Trust};
-use s3haul::sandbox::{BucketOptions, Effect, Fault, Lock, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Lock, ObjectSpec, Operation};
 
-use super::{LARGE, cut, losses, messages, put};
+use super::{LARGE, PART, losses, messages};
 use crate::liar::{Answer, Asked, Liar};
-use crate::world::{DESTINATION, Run, World, copy_all, restate};
+use crate::world::{DESTINATION, Run, World, copy_all, in_parts_of, restate};
 
-/// True for a HEAD of the destination.
+/// Returns true for a HEAD of the destination.
 fn looks(asked: &Asked) -> bool {
     asked.method == "HEAD" && is_of_destination(asked)
 }
@@ -20,8 +20,8 @@ fn is_of_destination(asked: &Asked) -> bool {
 }
 
 /// Runs a job against a server that nobody knows, with one request at a time.
-async fn run(world: &World, liar: &Liar, transfer: Transfer) -> Run {
-    let mut job = liar.job(world, cut(transfer), Provider::Other);
+async fn run_in_order(world: &World, liar: &Liar, transfer: Transfer) -> Run {
+    let mut job = liar.job(world, in_parts_of(PART, transfer), Provider::Other);
     job.limits.in_flight = Some(1);
     world.try_run_job(&job).await.unwrap()
 }
@@ -33,7 +33,7 @@ async fn assert_told(
     transfer: impl Fn(Policy) -> Transfer,
     loss: &str,
 ) {
-    let tried = run(world, liar, transfer(Policy::Try)).await;
+    let tried = run_in_order(world, liar, transfer(Policy::Try)).await;
     let told = losses(&tried);
     assert_eq!(
         told.first().map(String::as_str),
@@ -43,7 +43,7 @@ async fn assert_told(
     );
     let mut always = transfer(Policy::Require);
     always.when = s3haul::manifest::job::When::Always;
-    let required = run(world, liar, always).await;
+    let required = run_in_order(world, liar, always).await;
     assert!(
         messages(&required)
             .first()
@@ -69,18 +69,8 @@ async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
         ("Z%C3%BCrich", false),
     ] {
         let world = World::new().await;
-        put(
-            &world,
-            "a",
-            10,
-            &ObjectSpec::default().metadata("city", "Basel"),
-        );
-        put(
-            &world,
-            "b",
-            10,
-            &ObjectSpec::default().metadata("city", "Zürich"),
-        );
+        world.put_with("a", 10, &ObjectSpec::default().metadata("city", "Basel"));
+        world.put_with("b", 10, &ObjectSpec::default().metadata("city", "Zürich"));
         let liar = Liar::before(&world, move |asked, answer: Answer| {
             if looks(asked) && asked.path.ends_with("/b") {
                 answer.with(&format!("x-amz-meta-city: {shown}"))
@@ -93,22 +83,17 @@ async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
             let loss = "metadata not set: destination ignored it: it shows other values";
             assert_told(&world, &liar, metadata, loss).await;
         } else {
-            let run = run(&world, &liar, metadata(Policy::Require)).await;
+            let run = run_in_order(&world, &liar, metadata(Policy::Require)).await;
             assert_eq!(run.outcome.done_objects, 2, "{shown} {:?}", run.receipts);
         }
     }
 }
 
-/// A server that counts what it cannot show does not excuse what it could.
+/// A server that counts tags it cannot show does not excuse those that it could show.
 #[tokio::test]
 async fn missing_metadata_excuses_nothing_that_can_be_shown() {
     let world = World::new().await;
-    put(
-        &world,
-        "a",
-        10,
-        &ObjectSpec::default().metadata("team", "blue"),
-    );
+    world.put_with("a", 10, &ObjectSpec::default().metadata("team", "blue"));
     let liar = Liar::before(&world, |asked, answer: Answer| {
         if looks(asked) {
             answer
@@ -126,7 +111,7 @@ async fn missing_metadata_excuses_nothing_that_can_be_shown() {
 #[tokio::test]
 async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
     let world = World::new().await;
-    put(&world, "a", 10, &ObjectSpec::default());
+    world.put("a", 10);
     let liar = Liar::before(&world, |_, answer: Answer| {
         answer.without("x-amz-server-side-encryption-aws-kms-key-id")
     })
@@ -137,7 +122,7 @@ async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
         bucket_key: None,
         dsse: false,
     });
-    let run = run(&world, &liar, transfer).await;
+    let run = run_in_order(&world, &liar, transfer).await;
     let loss = "encryption not set: destination ignored it: it shows no key";
     assert_eq!(losses(&run), [loss], "{:?}", run.receipts);
 }
@@ -147,7 +132,7 @@ async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
 async fn other_values_of_tags_are_told() {
     for size in [10, LARGE] {
         let world = World::new().await;
-        put(&world, "a", size, &ObjectSpec::default());
+        world.put("a", size);
         let liar = Liar::before(&world, |asked, answer: Answer| {
             if asked.has("tagging") && is_of_destination(asked) {
                 answer.replacing("<Value>a b</Value>", "<Value>a+b</Value>")
@@ -178,13 +163,13 @@ async fn a_weaker_retention_in_the_answer_is_told() {
         object_lock: true,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), options).await;
+    let world = World::with_buckets(options).await;
     let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
     let lock = Lock {
         retention: Some(("COMPLIANCE".to_owned(), until)),
         legal_hold: None,
     };
-    put(&world, "a", 10, &ObjectSpec::default().lock(lock));
+    world.put_with("a", 10, &ObjectSpec::default().lock(lock));
     let liar = Liar::before(&world, |asked, answer: Answer| {
         if looks(asked) {
             answer
@@ -213,18 +198,15 @@ async fn grants_that_a_server_ignores_are_told() {
         ..BucketOptions::default()
     };
     for (size, ignored) in [(10, true), (LARGE, true), (10, false), (LARGE, false)] {
-        let world = World::with(SandboxOptions::default(), options.clone()).await;
+        let world = World::with_buckets(options.clone()).await;
         let spec = ObjectSpec::default()
             .grant("FULL_CONTROL", "111122223333")
             .grant("READ", "http://acs.amazonaws.com/groups/global/AllUsers");
-        put(&world, "a", size, &spec);
+        world.put_with("a", size, &spec);
         if ignored {
             for operation in [Operation::CopyObject, Operation::CreateMultipartUpload] {
                 let names = &["x-amz-grant-read", "x-amz-grant-full-control"];
-                world
-                    .sandbox
-                    .faults()
-                    .add(Fault::on(operation).then(Effect::Ignore(names)));
+                world.add_fault(Fault::on(operation).then(Effect::Ignore(names)));
             }
         }
         let liar = Liar::before(&world, |_, answer| answer).await;
@@ -237,7 +219,7 @@ async fn grants_that_a_server_ignores_are_told() {
             let loss = "acl not set: destination ignored it: it shows none of it in the answer to GetObjectAcl";
             assert_told(&world, &liar, transfer, loss).await;
         } else {
-            let run = run(&world, &liar, transfer(Policy::Require)).await;
+            let run = run_in_order(&world, &liar, transfer(Policy::Require)).await;
             assert_eq!(
                 (run.outcome.done_objects, losses(&run)),
                 (1, vec![]),
@@ -257,8 +239,7 @@ async fn an_annotation_that_comes_back_otherwise_is_told() {
         (Policy::Require, false),
     ] {
         let world = World::new().await;
-        put(
-            &world,
+        world.put_with(
             "a",
             LARGE,
             &ObjectSpec::default().annotation("note", "text"),
@@ -272,7 +253,7 @@ async fn an_annotation_that_comes_back_otherwise_is_told() {
             }
         })
         .await;
-        let mut transfer = cut(copy_all());
+        let mut transfer = in_parts_of(PART, copy_all());
         transfer.preserve.annotations = policy;
         let mut job = liar.job(&world, transfer, Provider::Aws);
         restate(&mut job, |endpoint| endpoint.trust = Trust::Nothing);

@@ -17,7 +17,7 @@ fn seeds() -> Vec<String> {
         .collect()
 }
 
-/// Every answer can be shown, is in the order of the file and points into it.
+/// Asserts that every message can be shown, is in the order of the file, and points into it.
 fn answer(text: &str) -> Result<(), TestCaseError> {
     let Err(problems) = parse(text) else {
         return Ok(());

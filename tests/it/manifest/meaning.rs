@@ -447,7 +447,7 @@ fn the_rendering_is_safe_and_can_be_coloured() {
     );
 }
 
-/// What a rule would say about a default that stands in for something refused is no use to anybody.
+/// A rule says nothing about a default that stands in for a refused value.
 #[test]
 fn one_mistake_is_not_reported_as_another() {
     let servers = "endpoints:\n  rgw: {url: \"⟦${NO_SUCH}\", provider: ceph}\n";

@@ -3,7 +3,7 @@
 use s3haul::manifest::job::{Attribute, Policy, Preserve, Preset};
 use s3haul::probe::{How, Needs, ProbeVerdict};
 use s3haul::s3::Operation as Request;
-use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation};
 
 use super::{assert_clean, attribute, finding, odd, on, probed, request, try_probe};
 use crate::world::{DESTINATION, World, copy_all, upload_all};
@@ -14,7 +14,7 @@ async fn locked_scratch_objects_are_removed_when_their_lock_ends() {
         object_lock: true,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), options).await;
+    let world = World::with_buckets(options).await;
     let probe = probed(&world).await;
     let lock = attribute(&probe, Attribute::Lock);
     assert_eq!(
@@ -88,7 +88,7 @@ async fn a_bucket_that_locks_all_objects_is_not_probed() {
         retention,
         ..BucketOptions::default()
     };
-    let world = World::with(SandboxOptions::default(), options).await;
+    let world = World::with_buckets(options).await;
     let failure = try_probe(&world.bucket(DESTINATION).await, &Needs::default())
         .await
         .unwrap_err();
@@ -97,7 +97,7 @@ async fn a_bucket_that_locks_all_objects_is_not_probed() {
         told.contains("locks each new object") && told.contains("another bucket"),
         "{told}"
     );
-    let keys = world.sandbox.store().keys(DESTINATION);
+    let keys = world.keys(DESTINATION);
     assert!(
         keys.len() == 1 && told.contains("left behind") && told.contains(&keys[0]),
         "{told}"

@@ -8,11 +8,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{assert_clean, completes, deletes, on};
-use crate::cli::{at, process_at, run};
 use crate::liar::{Liar, Lie};
+use crate::world::program::{at, process_at, run};
 use crate::world::{DESTINATION, World};
 
-/// A manifest with two transfers to one bucket.
+/// Returns a manifest with two transfers to one bucket.
 fn manifest(url: &str, provider: &str, preserve: &str) -> String {
     format!(
         "version: 1\nendpoints:\n  default: {{url: \"{url}\", region: us-east-1, provider: {provider}}}\n\
@@ -99,10 +99,7 @@ async fn it_prints_what_it_found_and_exits_by_it() {
         "{stdout}"
     );
     assert_fits(&stdout);
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::PutObject, "");
+    world.deny(DESTINATION, Operation::PutObject, "");
     let (exit, stdout, stderr) = of("aws").check(&world, &[]).await;
     assert_eq!(exit, 3, "{stdout}{stderr}");
     assert_clean(&world, DESTINATION);
@@ -113,15 +110,9 @@ async fn json_has_all_of_it_under_stable_names() {
     let world = World::new().await;
     on(&world.sandbox.store().quirks().copies_overwrite);
     let ignored = ["x-amz-tagging"].as_slice();
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).then(Effect::Ignore(ignored)));
+    world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Ignore(ignored)));
     let refused = Effect::Error(400, "InvalidObjectName");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::PutObject).key("a b").then(refused));
+    world.add_fault(Fault::on(Operation::PutObject).key("a b").then(refused));
     let url = Liar::lying(&world, |asked| match asked {
         _ if deletes(asked) => Lie::Instead(204, String::new()),
         _ => Lie::Truth,
@@ -270,10 +261,7 @@ async fn a_signal_ends_it_and_what_it_made_is_removed() {
     for signal in ["-TERM", "-INT"] {
         let world = World::new().await;
         let slow = Effect::Delay(Duration::from_secs(1));
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(Operation::UploadPartCopy).nth(1).then(slow));
+        world.add_fault(Fault::on(Operation::UploadPartCopy).nth(1).then(slow));
         let job = Job::new(&manifest(world.sandbox.url(), "aws", "default"));
         let child = process_at(&world)
             .args(["check", &job.path(), "--probe"])
@@ -284,7 +272,7 @@ async fn a_signal_ends_it_and_what_it_made_is_removed() {
         while world.calls(Operation::UploadPartCopy) == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(!world.sandbox.store().keys(DESTINATION).is_empty());
+        assert!(!world.keys(DESTINATION).is_empty());
         std::process::Command::new("kill")
             .args([signal, &child.id().to_string()])
             .status()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use s3haul::manifest::job::Attribute;
 use s3haul::probe::{self, How, Needs, ProbeVerdict, Thing};
 use s3haul::s3::Operation as Request;
-use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, SandboxOptions, VersionInfo};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, VersionInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -33,8 +33,7 @@ async fn parts_that_cannot_be_listed_leave_nothing_behind_and_fail_nothing() {
     assert_clean(&world, DESTINATION);
 }
 
-/// Where neither list exists, an abort that is accepted proves nothing; that is told, and is no
-/// failure.
+/// Without both lists, an accepted abort proves nothing; this is reported, and is no failure.
 #[tokio::test]
 async fn what_nothing_shows_may_be_left() {
     let world = World::new().await;
@@ -101,7 +100,7 @@ async fn a_delete_without_effect_leaves_what_is_then_named_with_its_command() {
             versioning,
             ..BucketOptions::default()
         };
-        let world = World::with(SandboxOptions::default(), options).await;
+        let world = World::with_buckets(options).await;
         let bucket = behind(&world, |asked| match asked {
             _ if deletes(asked) => Lie::Instead(204, String::new()),
             _ => Lie::Truth,
@@ -174,7 +173,7 @@ async fn an_abort_without_effect_leaves_uploads_that_are_named_with_their_comman
         .iter()
         .filter_map(|left| left.id.clone())
         .collect();
-    let open = world.sandbox.store().open_uploads(DESTINATION);
+    let open = world.open_uploads(DESTINATION);
     assert_eq!(
         told,
         open.into_iter().map(|upload| upload.upload_id).collect()
@@ -198,10 +197,7 @@ async fn an_abort_without_effect_leaves_uploads_that_are_named_with_their_comman
 #[tokio::test]
 async fn a_probe_tells_what_it_may_not_remove() {
     let world = World::new().await;
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::DeleteObject, "");
+    world.deny(DESTINATION, Operation::DeleteObject, "");
     let probe = probed(&world).await;
     let source = probe
         .left
@@ -216,10 +212,10 @@ async fn a_probe_tells_what_it_may_not_remove() {
         request(&probe, Request::DeleteObject).measured.how,
         How::Refused
     );
-    assert!(world.sandbox.store().open_uploads(DESTINATION).is_empty());
+    assert!(world.open_uploads(DESTINATION).is_empty());
 }
 
-/// Answers that are lost, after an effect that nobody is told of.
+/// Answers are lost after their effects.
 #[tokio::test]
 async fn what_was_made_without_an_answer_is_found_and_removed() {
     for operation in [
@@ -227,15 +223,11 @@ async fn what_was_made_without_an_answer_is_found_and_removed() {
         Operation::CopyObject,
         Operation::CreateMultipartUpload,
     ] {
-        let options = BucketOptions {
-            versioning: true,
-            ..BucketOptions::default()
-        };
-        let world = World::with(SandboxOptions::default(), options).await;
+        let world = World::versioned().await;
         let lost = Fault::on(operation)
             .when(s3haul::sandbox::When::Every(3))
             .then(Effect::ResetAfter);
-        world.sandbox.faults().add(lost);
+        world.add_fault(lost);
         let probe = probed(&world).await;
         assert_eq!(probe.left, [], "{operation:?}");
         assert_clean(&world, DESTINATION);
@@ -261,10 +253,7 @@ async fn a_probe_that_is_stopped_cleans_up() {
         let stop = CancellationToken::new();
         let token = stop.clone();
         let hook = Effect::hook(move |_| token.cancel());
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(operation).nth(2).then(hook));
+        world.add_fault(Fault::on(operation).nth(2).then(hook));
         let needs = Needs::default();
         let probe = probe::probe(&bucket, &probe::scratch_prefix(), &needs, &stop)
             .await

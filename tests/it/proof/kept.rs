@@ -7,21 +7,20 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Provider, Transfer, When};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
-use super::{READ, message, put, under, unsummed};
-use crate::cli::{at, run};
+use super::{READ, message, under, unsummed};
+use crate::world::program::{journaled, run};
 use crate::world::{DESTINATION, World};
 
-/// A server whose lists tell nothing of the bytes, and whose first copy is wrong.
-async fn world() -> World {
-    let mut world = World::new().await;
-    world.provider = Provider::Other;
+/// Starts a sandbox whose lists show no `ETag` of the bytes, and whose first copy is wrong.
+async fn world_with_bad_copy() -> World {
+    let world = World::of_provider(Provider::Other).await;
     // A copy of the same second would be copied again for that.
     let old = ObjectSpec {
         last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
         ..unsummed()
     };
-    put(&world, 1000, &old);
-    world.sandbox.faults().add(
+    world.put_with("k", 1000, &old);
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .nth(1)
             .then(Effect::Corrupt),
@@ -30,13 +29,13 @@ async fn world() -> World {
 }
 
 fn assert_good(world: &World) {
-    let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
-    assert_eq!(copy.content, Content::pattern(3, 1000));
+    let copy = world.object(DESTINATION, "k").unwrap();
+    assert_eq!(copy.content, Content::pattern(1, 1000));
 }
 
 #[tokio::test]
 async fn a_bad_copy_is_copied_again_by_the_next_run() {
-    let world = world().await;
+    let world = world_with_bad_copy().await;
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(under(READ));
     let first = world.session(directory.path(), &job, Intent::Resume).await;
@@ -61,7 +60,7 @@ async fn a_bad_copy_is_copied_again_by_the_next_run() {
 
 #[tokio::test]
 async fn a_job_that_replaces_nothing_fails_again() {
-    let world = world().await;
+    let world = world_with_bad_copy().await;
     let directory = tempfile::tempdir().unwrap();
     let missing = world.job(Transfer {
         when: When::Missing,
@@ -89,8 +88,7 @@ async fn a_job_that_replaces_nothing_fails_again() {
 }
 
 async fn copy(world: &World, directory: &Path, flags: &[&str]) -> (i32, String, String) {
-    let mut command = at(world);
-    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let command = journaled(world, directory);
     let copy = [
         "copy",
         "s3://source/",
@@ -105,7 +103,7 @@ async fn copy(world: &World, directory: &Path, flags: &[&str]) -> (i32, String, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_one_off_copy_with_other_flags_knows_it_too() {
-    let world = world().await;
+    let world = world_with_bad_copy().await;
     let directory = tempfile::tempdir().unwrap();
     let (exit, ..) = copy(&world, directory.path(), &[]).await;
     assert_eq!(exit, 1);
@@ -119,7 +117,7 @@ async fn a_one_off_copy_with_other_flags_knows_it_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_journal_the_failure_says_what_the_next_run_may_think() {
-    let world = world().await;
+    let world = world_with_bad_copy().await;
     let directory = tempfile::tempdir().unwrap();
     let (exit, stdout, stderr) = copy(&world, directory.path(), &["--journal", "none"]).await;
     assert!(

@@ -1,10 +1,10 @@
 //! `prove: read`: what no checksum proves is read, and what it costs when the reading goes wrong.
 
 use rstest::rstest;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, Operation};
 use s3haul::size::MIB;
 
-use super::{READ, put, under, unsummed};
+use super::{READ, under, unsummed};
 use crate::world::{DESTINATION, SOURCE, World};
 
 #[rstest]
@@ -17,7 +17,7 @@ async fn what_no_checksum_proves_is_read_where_the_job_allows_it(
     #[case] ranges: u64,
 ) {
     let world = World::new().await;
-    put(&world, size, &unsummed());
+    world.put_with("k", size, &unsummed());
     let run = world.run(under(READ)).await;
     assert_eq!(run.proof(), "read", "{:?}", run.receipts);
     let reads = world.sandbox.calls().of(Operation::GetObject);
@@ -31,7 +31,7 @@ async fn what_no_checksum_proves_is_read_where_the_job_allows_it(
 #[tokio::test]
 async fn what_a_checksum_proves_is_not_read() {
     let world = World::new().await;
-    put(&world, 20 * MIB, &ObjectSpec::default());
+    world.put("k", 20 * MIB);
     let run = world.run(under(READ)).await;
     assert_eq!(
         (run.proof().as_str(), world.calls(Operation::GetObject)),
@@ -42,8 +42,8 @@ async fn what_a_checksum_proves_is_not_read() {
 #[tokio::test]
 async fn reading_finds_a_wrong_part_before_it_is_published() {
     let world = World::new().await;
-    put(&world, 20 * MIB, &unsummed());
-    world.sandbox.faults().add(
+    world.put_with("k", 20 * MIB, &unsummed());
+    world.add_fault(
         Fault::on(Operation::UploadPartCopy)
             .nth(2)
             .then(Effect::Corrupt),
@@ -53,7 +53,7 @@ async fn reading_finds_a_wrong_part_before_it_is_published() {
         (run.error(), world.calls(Operation::CompleteMultipartUpload)),
         ("not-equal", 0)
     );
-    assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
+    assert!(world.object(DESTINATION, "k").is_none());
     world.assert_no_upload_is_left();
 }
 
@@ -69,11 +69,8 @@ async fn a_read_that_breaks_off_is_read_again(
     effect: Effect,
 ) {
     let world = World::new().await;
-    put(&world, 3 * MIB, &unsummed());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::GetObject).nth(1).then(effect));
+    world.put_with("k", 3 * MIB, &unsummed());
+    world.add_fault(Fault::on(Operation::GetObject).nth(1).then(effect));
     let run = world.run(under(READ)).await;
     assert_eq!(
         (run.proof().as_str(), world.calls(Operation::GetObject)),
@@ -84,16 +81,13 @@ async fn a_read_that_breaks_off_is_read_again(
 #[tokio::test]
 async fn a_source_that_changes_while_it_is_read_is_planned_again() {
     let world = World::new().await;
-    put(&world, 20 * MIB, &unsummed());
+    world.put_with("k", 20 * MIB, &unsummed());
     let overwrite = Effect::hook(|store| {
         store.put_object(SOURCE, "k", Content::pattern(9, 20 * MIB), &unsummed());
     });
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::GetObject).nth(1).then(overwrite));
+    world.add_fault(Fault::on(Operation::GetObject).nth(1).then(overwrite));
     let run = world.run(under(READ)).await;
     assert_eq!(run.proof(), "read");
-    let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    let copy = world.object(DESTINATION, "k").unwrap();
     assert_eq!(copy.content, Content::pattern(9, 20 * MIB));
 }

@@ -5,11 +5,11 @@ use rstest::rstest;
 use s3haul::manifest::job::Provider;
 use s3haul::size::MIB;
 
-use super::{READ, message, put, under, unsummed};
+use super::{READ, message, under, unsummed};
 use crate::liar::{Answer, Asked, Liar};
 use crate::world::{DESTINATION, World, restate};
 
-/// A server that shows, of an object of parts, a checksum that is not the one of all bytes.
+/// Replaces the checksum that HEAD shows of an object of parts by one that is not of all bytes.
 fn sums_of_parts(asked: &Asked, answer: Answer, kind: Option<&str>) -> Answer {
     if asked.method == "POST" && asked.has("uploadId") {
         return answer.replacing("ChecksumCRC64NVME", "Unknown");
@@ -36,7 +36,7 @@ async fn a_checksum_of_unknown_kind_contradicts_nothing(
     #[case] kind: Option<&'static str>,
 ) {
     let world = World::new().await;
-    put(&world, 20 * MIB, &unsummed());
+    world.put_with("k", 20 * MIB, &unsummed());
     let liar = Liar::before(&world, move |asked, answer| {
         sums_of_parts(asked, answer, kind)
     })
@@ -62,9 +62,8 @@ async fn checksums_that_are_not_relied_on_prove_nothing() {
         (Some(false), "size"),
         (None, "crc64nvme"),
     ] {
-        let mut world = World::new().await;
-        world.provider = Provider::Other;
-        put(&world, 1000, &s3haul::sandbox::ObjectSpec::default());
+        let world = World::of_provider(Provider::Other).await;
+        world.put_with("k", 1000, &s3haul::sandbox::ObjectSpec::default());
         let mut job = world.job(s3haul::manifest::job::Transfer {
             proof: s3haul::manifest::job::ProofPolicy::default(),
             ..under(READ)

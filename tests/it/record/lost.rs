@@ -7,19 +7,20 @@ use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
 use s3haul::size::MIB;
 use tempfile::TempDir;
 
-use super::{COPY, killed, put_old, started, world};
-use crate::reports::{receipts_in, run_in};
+use super::{COPY, put_old, started, world_with_old_objects};
+use crate::reports::receipts_in;
+use crate::world::program::{kill, process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 fn empty(world: &World) {
-    for key in world.sandbox.store().keys(DESTINATION) {
+    for key in world.keys(DESTINATION) {
         world.sandbox.store().delete_object(DESTINATION, &key);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
-    let world = world(40, Duration::ZERO).await;
+    let world = world_with_old_objects(40, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     let command = [&COPY[..], &["--provider", "aws", "--journal", "kept"]].concat();
     assert_eq!(run_in(&world, dir.path(), &command).await.0, 0);
@@ -27,8 +28,8 @@ async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
     let silent = Fault::on(Operation::CopyObject)
         .when(When::Always)
         .then(Effect::StallBefore(None));
-    world.sandbox.faults().add(silent);
-    killed(started(&world, dir.path(), &command, 1).await).await;
+    world.add_fault(silent);
+    kill(started(&world, dir.path(), &command, 1).await).await;
     world.sandbox.faults().clear();
     empty(&world);
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
@@ -44,17 +45,17 @@ async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
     let (exit, _, stderr) =
         run_in(&world, dir.path(), &[&command[..], &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 41);
+    assert_eq!(world.keys(DESTINATION).len(), 41);
 }
 
 /// Somebody deletes the bucket and makes it again while the run is at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first() {
-    let world = world(60, Duration::ZERO).await;
+    let world = world_with_old_objects(60, Duration::ZERO).await;
     let gone = Fault::on(Operation::CopyObject)
         .when(When::Nth(30))
         .then(Effect::Error(404, "NoSuchBucket"));
-    world.sandbox.faults().add(gone);
+    world.add_fault(gone);
     let dir = TempDir::new().unwrap();
     let more = ["--report", "report.jsonl", "--journal", "kept"];
     let flags = ["--provider", "aws", "--in-flight", "2"];
@@ -64,7 +65,7 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     for said in ["earlier copies may be gone", "s3haul verify --report"] {
         assert!(stdout.contains(said), "{said}: {stdout} {stderr}");
     }
-    let copied = world.sandbox.store().keys(DESTINATION).len();
+    let copied = world.keys(DESTINATION).len();
     assert!((20..50).contains(&copied), "{copied}: the run went on");
     empty(&world);
     let before = world.calls(Operation::CopyObject);
@@ -90,20 +91,20 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     let fresh = [&command[..], &["--fresh"]].concat();
     let (exit, _, stderr) = run_in(&world, dir.path(), &fresh).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 60);
+    assert_eq!(world.keys(DESTINATION).len(), 60);
 }
 
 /// A copy whose source bucket is gone says nothing about the destination.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_bucket_that_goes_away_fails_its_objects_alone() {
-    let world = world(20, Duration::ZERO).await;
-    world.sandbox.faults().add(
+    let world = world_with_old_objects(20, Duration::ZERO).await;
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .when(When::Nth(10))
             .then(Effect::Error(404, "NoSuchBucket")),
     );
     // The probe of the source's bucket.
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::HeadBucket)
             .bucket(SOURCE)
             .when(When::After(1))
@@ -116,7 +117,7 @@ async fn a_source_bucket_that_goes_away_fails_its_objects_alone() {
         exit == 1 && stdout.contains("1 failed") && !stdout.contains("may be gone"),
         "{exit} {stdout} {stderr}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 19);
+    assert_eq!(world.keys(DESTINATION).len(), 19);
 }
 
 const PARTS: [&str; 6] = [
@@ -140,18 +141,18 @@ async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
         &["retry", "report.jsonl"][..],
         &["retry", "report.jsonl", "--journal", "kept"],
     ] {
-        let world = world(3, Duration::ZERO).await;
+        let world = world_with_old_objects(3, Duration::ZERO).await;
         put_large(&world);
         let denied = Fault::on(Operation::UploadPartCopy)
             .when(When::After(4))
             .then(Effect::Error(403, "AccessDenied"));
-        world.sandbox.faults().add(denied);
+        world.add_fault(denied);
         let dir = TempDir::new().unwrap();
         let more = ["--report", "report.jsonl", "--journal", "kept"];
         let command = [&COPY[..], &more, &PARTS, &["--provider", "aws"]].concat();
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
         assert_eq!(exit, 1, "{stdout} {stderr}");
-        let uploads = world.sandbox.store().open_uploads(DESTINATION);
+        let uploads = world.open_uploads(DESTINATION);
         assert_eq!(uploads.len(), 1, "{stdout} {stderr}");
         world.sandbox.faults().clear();
         world.sandbox.calls().clear();
@@ -169,12 +170,12 @@ async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
 /// Returns a world, the directory of a run that failed there because no upload may be created, and
 /// the command of that run. Uploads may be created now.
 async fn denied_large() -> (World, TempDir, Vec<&'static str>) {
-    let world = world(3, Duration::ZERO).await;
+    let world = world_with_old_objects(3, Duration::ZERO).await;
     put_large(&world);
     let denied = Fault::on(Operation::CreateMultipartUpload)
         .when(When::Always)
         .then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(denied);
+    world.add_fault(denied);
     let dir = TempDir::new().unwrap();
     let more = ["--report", "report.jsonl", "--journal", "kept"];
     let command = [&COPY[..], &more, &PARTS, &["--provider", "aws"]].concat();
@@ -189,9 +190,9 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
     let silent = Fault::on(Operation::UploadPartCopy)
         .when(When::After(3))
         .then(Effect::StallBefore(None));
-    world.sandbox.faults().add(silent);
+    world.add_fault(silent);
     let retry = ["retry", "report.jsonl"];
-    let child = crate::cli::process_at(&world)
+    let child = process_at(&world)
         .args(retry)
         .current_dir(dir.path())
         .stdout(std::process::Stdio::null())
@@ -206,8 +207,8 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
     tokio::time::timeout(Duration::from_mins(1), working)
         .await
         .expect("the retry does nothing");
-    killed(child).await;
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    kill(child).await;
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
     world.sandbox.faults().clear();
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &retry).await;
@@ -234,8 +235,8 @@ async fn the_job_takes_over_what_a_killed_retry_left() {
     let silent = Fault::on(Operation::UploadPartCopy)
         .when(When::Always)
         .then(Effect::StallBefore(None));
-    world.sandbox.faults().add(silent);
-    let child = crate::cli::process_at(&world)
+    world.add_fault(silent);
+    let child = process_at(&world)
         .args(["retry", "report.jsonl"])
         .current_dir(dir.path())
         .stdout(std::process::Stdio::null())
@@ -250,7 +251,7 @@ async fn the_job_takes_over_what_a_killed_retry_left() {
     tokio::time::timeout(Duration::from_mins(1), working)
         .await
         .expect("the retry does nothing");
-    killed(child).await;
+    kill(child).await;
     world.sandbox.faults().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");

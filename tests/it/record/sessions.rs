@@ -3,16 +3,17 @@
 use std::fs;
 use std::time::Duration;
 
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, When};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::reports::{lines_of, receipts_in, run_in};
+use crate::reports::{lines_of, receipts_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
-use super::{COPY, ended, killed, put_old, slow, started, world};
+use super::{COPY, put_old, slow, started, world_with_old_objects};
+use crate::world::program::{Ended, ended, kill, run_in};
 
-/// The last line of a command's output, which is JSON.
+/// Returns the last line of a command's output, which is JSON.
 fn summary(stdout: &str) -> Value {
     let last = stdout.lines().last().unwrap();
     serde_json::from_str::<Value>(last).unwrap()["summary"].clone()
@@ -22,24 +23,16 @@ fn summary(stdout: &str) -> Value {
 /// beginning.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_object_counts_once_however_often_it_is_listed() {
-    let world = world(80, Duration::ZERO).await;
+    let world = world_with_old_objects(80, Duration::ZERO).await;
     // Ten are there before, and two are denied.
     for index in 0..10 {
         let key = format!("a{index}");
         put_old(&world, &key);
-        world.sandbox.store().put_object(
-            DESTINATION,
-            &key,
-            Content::pattern(1, 100),
-            &ObjectSpec::default(),
-        );
+        world.put_in(DESTINATION, &key, 100);
     }
     for key in ["k0003", "k0005"] {
         let fault = Fault::on(Operation::CopyObject).key(key).when(When::Always);
-        world
-            .sandbox
-            .faults()
-            .add(fault.then(Effect::Error(403, "AccessDenied")));
+        world.add_fault(fault.then(Effect::Error(403, "AccessDenied")));
     }
     slow(&world, Duration::from_millis(60));
     let dir = TempDir::new().unwrap();
@@ -75,21 +68,19 @@ async fn each_object_counts_once_however_often_it_is_listed() {
             count("failed_objects"),
         )
     };
-    killed(started(&world, dir.path(), &command, 25).await).await;
+    kill(started(&world, dir.path(), &command, 25).await).await;
     let child = started(&world, dir.path(), &command, 25).await;
     std::process::Command::new("kill")
         .args(["-TERM", &child.id().to_string()])
         .status()
         .unwrap();
-    assert_eq!(ended(child).await.0, 4);
+    assert_eq!(ended(child).await.exit, 4);
     assert_eq!(agreed("the denied ones fail", false).await, (78, 10, 2));
     // What a later list finds done counts as failed no more.
     world.sandbox.faults().clear();
     fs::remove_dir_all(dir.path().join("kept")).unwrap();
     world.sandbox.store().delete_object(DESTINATION, "k0010");
     for key in world
-        .sandbox
-        .store()
         .keys(DESTINATION)
         .iter()
         .filter(|key| key.as_str() > "k0040")
@@ -99,19 +90,16 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     let denied = Fault::on(Operation::CopyObject)
         .key("k0003")
         .when(When::Always);
-    world
-        .sandbox
-        .faults()
-        .add(denied.then(Effect::Error(403, "AccessDenied")));
+    world.add_fault(denied.then(Effect::Error(403, "AccessDenied")));
     slow(&world, Duration::from_millis(60));
-    killed(started(&world, dir.path(), &command, 15).await).await;
+    kill(started(&world, dir.path(), &command, 15).await).await;
     world.sandbox.faults().clear();
     let (done, skipped, failed) = agreed("all are there", true).await;
     assert_eq!((done + skipped, failed), (90, 0), "{done} {skipped}");
     assert!((42..=43).contains(&done), "{done}");
 }
 
-/// A copy that was made and whose answer the session did not live to see.
+/// The session is killed after its copy and before the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
     for more in [&["--provider", "aws"][..], &[]] {
@@ -122,7 +110,7 @@ async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
         let silent = Fault::on(Operation::CopyObject)
             .when(When::Always)
             .then(Effect::StallAfter(None));
-        world.sandbox.faults().add(silent);
+        world.add_fault(silent);
         let dir = TempDir::new().unwrap();
         let command = [
             &COPY[..],
@@ -132,14 +120,14 @@ async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
         .concat();
         let child = started(&world, dir.path(), &command, 3).await;
         let copied = async {
-            while world.sandbox.store().keys(DESTINATION).len() < 3 {
+            while world.keys(DESTINATION).len() < 3 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), copied)
             .await
             .expect("nothing is copied");
-        killed(child).await;
+        kill(child).await;
         world.sandbox.faults().clear();
         world.sandbox.calls().clear();
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
@@ -166,12 +154,12 @@ async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
-    let world = world(60, Duration::from_millis(50)).await;
+    let world = world_with_old_objects(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
     let command = [&COPY[..], &["--in-flight", "4", "--journal", "kept"]].concat();
-    killed(started(&world, dir.path(), &command, 30).await).await;
+    kill(started(&world, dir.path(), &command, 30).await).await;
     world.sandbox.faults().clear();
-    let there = world.sandbox.store().keys(DESTINATION);
+    let there = world.keys(DESTINATION);
     for key in &there {
         world.sandbox.store().delete_object(DESTINATION, key);
     }
@@ -193,12 +181,7 @@ async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
     }
     // An object of another size is not the one on record.
     for key in &there {
-        world.sandbox.store().put_object(
-            DESTINATION,
-            key,
-            Content::pattern(1, 7),
-            &ObjectSpec::default(),
-        );
+        world.put_in(DESTINATION, key, 7);
     }
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
     assert!(
@@ -208,21 +191,21 @@ async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
     let (exit, _, stderr) =
         run_in(&world, dir.path(), &[&command[..], &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
-    for key in world.sandbox.store().keys(SOURCE) {
+    for key in world.keys(SOURCE) {
         world.assert_equal(&key, &key);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_summary_says_what_was_proven_when_and_what_was_looked_at_again() {
-    let world = world(60, Duration::from_millis(50)).await;
+    let world = world_with_old_objects(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
     let command = [
         &COPY[..],
         &["--provider", "aws", "--in-flight", "4", "--journal", "kept"],
     ]
     .concat();
-    killed(started(&world, dir.path(), &command, 30).await).await;
+    kill(started(&world, dir.path(), &command, 30).await).await;
     world.sandbox.faults().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
     assert!(
@@ -241,11 +224,8 @@ async fn the_summary_says_what_was_proven_when_and_what_was_looked_at_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
-    let world = world(40, Duration::from_millis(100)).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = world_with_old_objects(40, Duration::from_millis(100)).await;
+    world.create_bucket("ops");
     let dir = TempDir::new().unwrap();
     let more = [
         "--provider",
@@ -259,13 +239,13 @@ async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
     ];
     let command = [&COPY[..], &more].concat();
     let child = started(&world, dir.path(), &command, 3).await;
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::PutObject)
             .when(When::Always)
             .then(Effect::SlowDown),
     );
     let began = std::time::Instant::now();
-    let (exit, stderr) = ended(child).await;
+    let Ended { exit, stderr, .. } = ended(child).await;
     assert!(
         exit == 4 && stderr.contains("the journal s3://ops/j/"),
         "{exit} {stderr}"
@@ -278,22 +258,18 @@ async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
     );
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
-    assert_eq!(
-        (exit, world.sandbox.store().keys(DESTINATION).len()),
-        (0, 40),
-        "{stderr}"
-    );
+    assert_eq!((exit, world.keys(DESTINATION).len()), (0, 40), "{stderr}");
 }
 
 /// Only `verify` sees an object that somebody replaced by another one of its size.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_names_the_command_that_mends_what_is_different() {
-    let world = world(3, Duration::ZERO).await;
+    let world = world_with_old_objects(3, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
     let provider = ["--provider", "aws"];
     let copy = [&COPY[..], &provider].concat();
     assert_eq!(run_in(&world, dir.path(), &copy).await.0, 0);
-    world.sandbox.store().put_object(
+    world.put_object(
         DESTINATION,
         "k0001",
         Content::pattern(2, 100),
@@ -327,7 +303,7 @@ async fn verify_names_the_command_that_mends_what_is_different() {
 /// Without a journal, the report is the record of what a stop left undone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
-    let world = world(60, Duration::from_millis(100)).await;
+    let world = world_with_old_objects(60, Duration::from_millis(100)).await;
     let dir = TempDir::new().unwrap();
     let more = [
         "--provider",
@@ -344,7 +320,7 @@ async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
         .args(["-TERM", &child.id().to_string()])
         .status()
         .unwrap();
-    assert_eq!(ended(child).await.0, 4);
+    assert_eq!(ended(child).await.exit, 4);
     let receipts = receipts_in(&dir.path().join("report.jsonl"));
     let stopped = receipts
         .iter()
@@ -363,14 +339,14 @@ async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
         exit == 0 && stdout.contains(&format!("{stopped} objects copied")),
         "{exit} {stdout} {stderr}"
     );
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 60);
+    assert_eq!(world.keys(DESTINATION).len(), 60);
 }
 
-/// What is printed as failed stands in the report as failed, also if the server went away.
+/// An object that is printed as failed is in the report as failed, also if the server went away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_goes_away_leaves_one_tally() {
     for journal in ["none", "kept"] {
-        let world = world(60, Duration::from_millis(50)).await;
+        let world = world_with_old_objects(60, Duration::from_millis(50)).await;
         let dir = TempDir::new().unwrap();
         let more = [
             "--provider",
@@ -385,11 +361,8 @@ async fn a_server_that_goes_away_leaves_one_tally() {
         let command = [&COPY[..], &more, &["--patience", "2s"]].concat();
         let child = started(&world, dir.path(), &command, 10).await;
         world.sandbox.faults().clear();
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on_any().when(When::Always).then(Effect::ResetBefore));
-        let (exit, stderr) = ended(child).await;
+        world.add_fault(Fault::on_any().when(When::Always).then(Effect::ResetBefore));
+        let Ended { exit, stderr, .. } = ended(child).await;
         assert_eq!(exit, 4, "{stderr}");
         let receipts = receipts_in(&dir.path().join("report.jsonl"));
         let of = |status: &str| {
@@ -420,7 +393,7 @@ async fn a_server_that_goes_away_leaves_one_tally() {
         world.sandbox.faults().clear();
         let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
         assert_eq!(
-            (exit, world.sandbox.store().keys(DESTINATION).len()),
+            (exit, world.keys(DESTINATION).len()),
             (0, 60),
             "{journal}: {stderr}"
         );

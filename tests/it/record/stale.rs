@@ -3,31 +3,18 @@
 
 use std::time::{Duration, SystemTime};
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
+use s3haul::sandbox::{Content, Effect, Fault, Operation, When};
 use s3haul::size::MIB;
 use tempfile::TempDir;
 
-use super::killed;
-use crate::cli::process_at;
-use crate::reports::{receipts_in, run_in};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::reports::receipts_in;
+use crate::world::program::{kill, process_at, run_in, spawn_in};
+use crate::world::{DESTINATION, SOURCE, World, aged};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, age: Duration) {
-    let spec = ObjectSpec {
-        last_modified: Some(SystemTime::now() - age),
-        ..ObjectSpec::default()
-    };
-    let content = Content::pattern(seed, size);
-    world
-        .sandbox
-        .store()
-        .put_object(bucket, key, content, &spec);
-}
-
-/// Runs the command until the server has taken so many writes by `operation` without an answer, and
-/// kills it.
+/// Runs the command until the server has accepted this many writes by `operation` without an
+/// answer, and kills it.
 async fn killed_unanswered(
     world: &World,
     directory: &std::path::Path,
@@ -37,7 +24,7 @@ async fn killed_unanswered(
     let silent = Fault::on(operation)
         .when(When::Always)
         .then(Effect::StallAfter(None));
-    world.sandbox.faults().add(silent);
+    world.add_fault(silent);
     let child = process_at(world)
         .args(arguments)
         .current_dir(directory)
@@ -56,13 +43,13 @@ async fn killed_unanswered(
     tokio::time::timeout(Duration::from_mins(2), written)
         .await
         .expect("nothing is written");
-    killed(child).await;
+    kill(child).await;
     world.sandbox.faults().clear();
 }
 
 /// Returns `None` for a key that the destination does not have.
 fn is_older_than_a_minute(world: &World, key: &str) -> Option<bool> {
-    let object = world.sandbox.store().object(DESTINATION, key)?;
+    let object = world.object(DESTINATION, key)?;
     let age = SystemTime::now().duration_since(object.last_modified);
     Some(age.is_ok_and(|age| age > Duration::from_mins(30)))
 }
@@ -89,9 +76,9 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
         let world = World::new().await;
         let hour = Duration::from_hours(1);
         for key in KEYS {
-            put(&world, SOURCE, key, 1, size, hour);
+            world.put_with(key, size, &aged(hour));
             if has_older {
-                put(&world, DESTINATION, key, 3, 50, 2 * hour);
+                world.put_object(DESTINATION, key, Content::pattern(3, 50), &aged(2 * hour));
             }
         }
         let dir = TempDir::new().unwrap();
@@ -110,7 +97,7 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
         killed_unanswered(&world, dir.path(), &command, operation).await;
         // It is older than the copy, as an object is that was written while its copy was made.
         for key in KEYS {
-            put(&world, SOURCE, key, 2, size_now, hour / 2);
+            world.put_object(SOURCE, key, Content::pattern(2, size_now), &aged(hour / 2));
         }
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
         assert_eq!(exit, 0, "{case}: {stdout} {stderr}");
@@ -127,13 +114,13 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
     }
 }
 
-/// Only a copy of the run is replaced where nothing else may be.
+/// Only a copy of this run may be replaced if no other object may be.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_somebody_else_stays_where_only_missing_ones_are_copied() {
     let world = World::new().await;
     let hour = Duration::from_hours(1);
     for key in KEYS {
-        put(&world, SOURCE, key, 1, 100, hour);
+        world.put_with(key, 100, &aged(hour));
     }
     let dir = TempDir::new().unwrap();
     let command = [
@@ -144,15 +131,20 @@ async fn an_object_of_somebody_else_stays_where_only_missing_ones_are_copied() {
     .concat();
     killed_unanswered(&world, dir.path(), &command, Operation::CopyObject).await;
     for key in KEYS {
-        put(&world, SOURCE, key, 2, 100, hour / 2);
-        put(&world, DESTINATION, key, 3, 100, Duration::ZERO);
+        world.put_object(SOURCE, key, Content::pattern(2, 100), &aged(hour / 2));
+        world.put_object(
+            DESTINATION,
+            key,
+            Content::pattern(3, 100),
+            &aged(Duration::ZERO),
+        );
     }
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
     for receipt in receipts_in(&dir.path().join("report.jsonl")) {
         assert_eq!(receipt["reason"], "present", "{receipt}");
     }
-    let kept = world.sandbox.store().object(DESTINATION, "a").unwrap();
+    let kept = world.object(DESTINATION, "a").unwrap();
     assert_eq!(kept.content, Content::pattern(3, 100));
 }
 
@@ -184,7 +176,7 @@ async fn a_file_that_was_sent_unseen_is_compared_as_it_is_now() {
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
         assert_eq!(exit, 0, "{stdout} {stderr}");
         for key in KEYS {
-            let object = world.sandbox.store().object(DESTINATION, key).unwrap();
+            let object = world.object(DESTINATION, key).unwrap();
             assert_eq!(
                 object.content,
                 Content::bytes(vec![b'2'; size_now]),
@@ -194,7 +186,7 @@ async fn a_file_that_was_sent_unseen_is_compared_as_it_is_now() {
     }
 }
 
-/// Where tags are set after the object is there, a copy without them is not done.
+/// If tags are set after the object is written, a copy without them is not done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     for (signal, when) in [
@@ -205,10 +197,7 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     ] {
         let case = format!("{signal} {when}");
         let world = World::new().await;
-        let mut spec = ObjectSpec {
-            last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
-            ..ObjectSpec::default()
-        };
+        let mut spec = aged(Duration::from_hours(1));
         spec.attributes.tags = [("team".to_owned(), "blue".to_owned())].into();
         let content = Content::pattern(1, 11 * MIB);
         let store = world.sandbox.store();
@@ -216,7 +205,7 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
         let silent = Fault::on(Operation::PutObjectTagging)
             .when(When::Always)
             .then(Effect::StallBefore(None));
-        world.sandbox.faults().add(silent);
+        world.add_fault(silent);
         let dir = TempDir::new().unwrap();
         let command = [
             &["copy", "s3://source/", "s3://destination/"][..],
@@ -225,13 +214,7 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
             &["--provider", "ceph", "--drain", "1s", "--when", when],
         ]
         .concat();
-        let child = process_at(&world)
-            .args(&command)
-            .current_dir(dir.path())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = spawn_in(&world, dir.path(), &command);
         let tagging = async {
             while world.calls(Operation::PutObjectTagging) == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -261,7 +244,8 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     }
 }
 
-/// What a source has is read in several requests, and only versions can be named in all of them.
+/// The attributes of a source are read in several requests, and only versions can be named in all
+/// of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
     for more in [
@@ -270,10 +254,7 @@ async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
     ] {
         let world = World::new().await;
         let put = |value: &str, age: Duration| {
-            let spec = ObjectSpec {
-                last_modified: Some(SystemTime::now() - age),
-                ..ObjectSpec::default()
-            };
+            let spec = aged(age);
             let mut spec = spec.metadata("v", value);
             spec.attributes.tags = [("v".to_owned(), value.to_owned())].into();
             let content = Content::pattern(1, 11 * MIB);
@@ -285,7 +266,7 @@ async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
             .bucket(SOURCE)
             .first(1)
             .then(Effect::Delay(Duration::from_secs(3)));
-        world.sandbox.faults().add(late);
+        world.add_fault(late);
         let command = [
             &["copy", "s3://source/", "s3://destination/"][..],
             &["--provider", "aws", "--journal", "none"],
@@ -302,7 +283,7 @@ async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
         let ((exit, stdout, stderr), ()) =
             tokio::join!(run_in(&world, dir.path(), &command), overwrite);
         assert_eq!(exit, 0, "{stdout} {stderr}");
-        let copy = world.sandbox.store().object(DESTINATION, "a").unwrap();
+        let copy = world.object(DESTINATION, "a").unwrap();
         let value = copy.attributes.metadata.get("v").cloned();
         assert_eq!(copy.attributes.tags.get("v").cloned(), value, "{more:?}");
         assert_eq!(value.as_deref(), Some("2"), "{more:?}");

@@ -9,9 +9,9 @@ use jiff::SignedDuration;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use tokio::time::sleep;
 
-use crate::cli::process;
 use crate::credentials::issuer;
 use crate::issuer::{Issuer, Reply};
+use crate::world::program::process;
 use crate::world::{DESTINATION, SOURCE, World};
 
 const OBJECTS: usize = 2000;
@@ -37,10 +37,7 @@ async fn end_sets(world: &World, issuer: &Issuer) {
             }
             ended += 1;
             let expired = Fault::on_any().token(format!("t{ended}"));
-            world
-                .sandbox
-                .faults()
-                .add(expired.then(Effect::Error(400, "ExpiredToken")));
+            world.add_fault(expired.then(Effect::Error(400, "ExpiredToken")));
         }
         sleep(Duration::from_millis(10)).await;
     }
@@ -73,7 +70,7 @@ async fn change_rules(world: &World) {
             .then(Effect::Error(403, "AccessDenied")),
     ];
     for change in once.iter().chain(again.iter().cycle()) {
-        let id = world.sandbox.faults().add(change.clone());
+        let id = world.add_fault(change.clone());
         sleep(PHASE).await;
         world.sandbox.faults().remove(id);
         sleep(PHASE / 2).await;
@@ -86,7 +83,7 @@ async fn an_hour_of_short_sessions_and_changing_rules_costs_no_object() {
     let world = World::new().await;
     for index in 0..OBJECTS {
         let prefix = ["a", "b", "c", "d"][index % 4];
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             &format!("{prefix}/{index:05}"),
             Content::pattern(index as u64, 10),
@@ -128,7 +125,7 @@ async fn an_hour_of_short_sessions_and_changing_rules_costs_no_object() {
     let log = fs::read_to_string(log).unwrap();
     assert_eq!(exit, Some(0), "{log}");
     assert!(!log.contains("failed"), "{log}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), OBJECTS);
+    assert_eq!(world.keys(DESTINATION).len(), OBJECTS);
     let calls = world.sandbox.calls().list();
     let refused = |code: &str| {
         let is_refused = |told: &Option<String>| told.as_deref() == Some(code);

@@ -3,23 +3,20 @@
 use std::fs;
 use std::path::Path;
 
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use tempfile::TempDir;
 
-use crate::cli::{COPY_ALL, at, run};
+use crate::world::program::{COPY_ALL, at, run, run_in};
 use crate::world::{DESTINATION, World};
 
-use super::{ALL, lines_of, put, receipts_in, run_in};
+use super::{ALL, lines_of, receipts_in};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_compares_what_the_lines_name_and_nothing_else() {
     let world = World::new().await;
     let dir = TempDir::new().unwrap();
-    put(&world, &["a", "b"]);
-    world
-        .sandbox
-        .store()
-        .create_bucket("other", BucketOptions::default());
+    world.put_all(["a", "b"], 100);
+    world.create_bucket("other");
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let command = ["run", "job.yaml", "--report", "report.jsonl"];
     assert_eq!(run_in(&world, dir.path(), &command).await.0, 0);
@@ -37,7 +34,7 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
         .0,
         0
     );
-    world.sandbox.store().put_object(
+    world.put_object(
         DESTINATION,
         "a",
         Content::pattern(2, 100),
@@ -80,9 +77,9 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
 async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
     let world = World::new().await;
     let keys: Vec<_> = (0..400).map(|index| format!("k{index:03}")).collect();
-    put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    world.put_all(&keys, 100);
     let denied = Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(denied);
+    world.add_fault(denied);
     let dir = TempDir::new().unwrap();
     for (name, more) in [
         ("breaker", &[][..]),

@@ -2,13 +2,13 @@
 
 use s3haul::sandbox::Operation;
 
-use super::s3::{OPS, manifest, world};
-use super::{put, run_in};
+use super::s3::{OPS, manifest, world_with_reports_bucket};
+use crate::world::program::run_in;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_journal_names_the_permission_that_is_missing() {
-    let world = world().await;
-    put(&world, &["a"]);
+    let world = world_with_reports_bucket().await;
+    world.put_all(["a"], 100);
     let job = manifest(&world, "journal: s3://ops/journal/\n");
     let store = world.sandbox.store();
     store.deny(OPS, Operation::PutObject, "journal/");

@@ -14,22 +14,23 @@ use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, Sandbox};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{deny, put, run_in};
+use super::deny_copy;
+use crate::world::program::{process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// The bucket that has the reports.
 pub(crate) const OPS: &str = "ops";
 const NIGHTLY: &str = "s3://ops/nightly/";
 
-/// A sandbox with a bucket for reports.
-pub(super) async fn world() -> World {
+/// Starts a sandbox with a bucket for reports.
+pub(super) async fn world_with_reports_bucket() -> World {
     let world = World::new().await;
     let store = world.sandbox.store();
     store.create_bucket(OPS, BucketOptions::default());
     world
 }
 
-/// A directory with a manifest that copies everything and reports to S3.
+/// Makes a directory with a manifest that copies everything and reports to S3.
 pub(super) fn manifest(world: &World, more: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
     let text = format!(
@@ -42,7 +43,7 @@ pub(super) fn manifest(world: &World, more: &str) -> TempDir {
     directory
 }
 
-/// The directories of runs below a prefix, the oldest first.
+/// Returns the directories of runs below a prefix, the oldest first.
 pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
     let keys = sandbox.store().keys(OPS);
     let below = format!("{prefix}report-");
@@ -55,7 +56,7 @@ pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
     found
 }
 
-/// The lines of the latest report below a prefix: each piece cuts off what stands behind its
+/// Returns the lines of the latest report below a prefix: each piece cuts off what is behind its
 /// beginning.
 pub(crate) fn lines_below(sandbox: &Sandbox, prefix: &str) -> Vec<Value> {
     let directory = directories(sandbox, prefix)
@@ -80,7 +81,7 @@ pub(crate) fn lines_below(sandbox: &Sandbox, prefix: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The keys of the receipts, sorted.
+/// Returns the keys of the receipts, sorted.
 fn reported(lines: &[Value]) -> Vec<&str> {
     let mut keys: Vec<_> = lines
         .iter()
@@ -97,9 +98,9 @@ async fn s3haul(world: &World, directory: &Path, arguments: &[&str]) -> (i32, St
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_commands_read_a_report_in_s3() {
-    let world = world().await;
-    put(&world, &["a", "b", "c"]);
-    deny(&world, "b");
+    let world = world_with_reports_bucket().await;
+    world.put_all(["a", "b", "c"], 100);
+    deny_copy(&world, "b");
     let job = manifest(&world, "");
     let (exit, stdout, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
     assert_eq!(exit, 1, "{stderr}");
@@ -187,25 +188,23 @@ async fn all_commands_read_a_report_in_s3() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let keys: Vec<String> = (0..40).map(|number| format!("k{number:03}")).collect();
-    put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    world.put_all(&keys, 100);
     let refused = Fault::on(Operation::CopyObject).key("k03");
-    world.sandbox.faults().add(refused.then(Effect::SlowDown));
+    world.add_fault(refused.then(Effect::SlowDown));
     // The journal is beside the report, and its lists do not see the pieces.
     let job = manifest(&world, "journal: s3://ops/nightly/\n");
     for session in 1..=3 {
         let fired = world.sandbox.faults().fired();
-        let mut child = crate::cli::process_at(&world)
+        let mut child = process_at(&world)
             .args(["run", "job.yaml", "--drain", "1s"])
             .current_dir(job.path())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        while world.sandbox.store().keys(DESTINATION).len() < 30
-            || world.sandbox.faults().fired() < fired + 3
-        {
+        while world.keys(DESTINATION).len() < 30 || world.sandbox.faults().fired() < fired + 3 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if session == 2 {
@@ -238,8 +237,8 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
-    let world = world().await;
-    put(&world, &["a"]);
+    let world = world_with_reports_bucket().await;
+    world.put_all(["a"], 100);
     let job = manifest(&world, "");
     for (operation, remedy) in [
         (
@@ -251,7 +250,7 @@ async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
             "; grant s3:ListBucket on s3://ops",
         ),
     ] {
-        world.sandbox.store().deny(OPS, operation, "");
+        world.deny(OPS, operation, "");
         let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
         assert!(
             exit == 3
@@ -281,14 +280,11 @@ async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_the_condition_is_refused() {
-    let world = world().await;
-    put(&world, &["a"]);
+    let world = world_with_reports_bucket().await;
+    world.put_all(["a"], 100);
     let job = manifest(&world, "");
     let ignored = Fault::on(Operation::PutObject).bucket(OPS);
-    world
-        .sandbox
-        .faults()
-        .add(ignored.then(Effect::Ignore(&["if-none-match"])));
+    world.add_fault(ignored.then(Effect::Ignore(&["if-none-match"])));
     let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
     assert!(
         exit == 3 && stderr.contains("ignored in a test"),
@@ -299,15 +295,15 @@ async fn a_server_that_ignores_the_condition_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_s3_refuses_later_is_completed_from_the_journal() {
-    let world = world().await;
-    put(&world, &["a", "b", "c"]);
+    let world = world_with_reports_bucket().await;
+    world.put_all(["a", "b", "c"], 100);
     let job = manifest(&world, "");
     let refuse = |world: &World| {
         // All but the first piece of the session.
         for piece in ["000002.jsonl", "000003.jsonl", "000004.jsonl"] {
             let fault = Fault::on(Operation::PutObject).bucket(OPS).key(piece);
             let refused = fault.then(Effect::Error(403, "AccessDenied"));
-            world.sandbox.faults().add(refused);
+            world.add_fault(refused);
         }
     };
     refuse(&world);
@@ -353,15 +349,12 @@ async fn a_report_that_s3_refuses_later_is_completed_from_the_journal() {
 /// Each answer of a first write is lost, and in the end also those of its repetitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_whose_answer_was_lost_is_written_once() {
-    let world = world().await;
-    put(&world, &["a", "b", "c"]);
+    let world = world_with_reports_bucket().await;
+    world.put_all(["a", "b", "c"], 100);
     let job = manifest(&world, "");
     for piece in ["000001.jsonl", "000002.jsonl", "000003.jsonl"] {
         let fault = Fault::on(Operation::PutObject).bucket(OPS).key(piece);
-        world
-            .sandbox
-            .faults()
-            .add(fault.first(1).then(Effect::ResetAfter));
+        world.add_fault(fault.first(1).then(Effect::ResetAfter));
     }
     let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -377,7 +370,7 @@ async fn a_piece_whose_answer_was_lost_is_written_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_says_where_a_report_in_s3_can_be() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     for (report, said) in [
         ("{s3: s3://ops/nightly}", "with a slash at the end"),
         ("{s3: nightly/}", "is not a location in S3"),
@@ -412,10 +405,10 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
         exit == 2 && stderr.contains("there is no report below"),
         "{exit} {stderr}"
     );
-    assert_eq!(world.sandbox.store().keys(SOURCE).len(), 0);
+    assert_eq!(world.keys(SOURCE).len(), 0);
 }
 
-/// A report of few bytes a piece.
+/// Opens a report of few bytes a piece.
 pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
     let reports = ReportBucket::new(bucket.clone(), "many/".parse().unwrap());
     let origin = ReportHeader {
@@ -455,7 +448,7 @@ pub(super) async fn finish(end: ReportEnd) -> Result<(), s3haul::report::ReportE
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_report_has_many_pieces_and_is_read_in_order() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let bucket = world.bucket(OPS).await;
     // More than a page of a list.
     let receipts = 1_100;
@@ -493,7 +486,7 @@ async fn a_large_report_has_many_pieces_and_is_read_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_session_shuts_the_first_one_out() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let bucket = world.bucket(OPS).await;
     let mut first = open(&bucket, "19ca71fb900a83f4").await;
     first.add(&receipt(1));
@@ -521,10 +514,10 @@ async fn a_second_session_shuts_the_first_one_out() {
     assert_eq!(reported(&lines), ["00001", "00002"]);
 }
 
-/// The write fails for its session, and the piece is there all the same.
+/// The write fails for its session, but the piece exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_was_given_up_is_cut_off() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
     report.add(&receipt(1));
@@ -532,7 +525,7 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     let length = length.unwrap();
     let fault = Fault::on(Operation::PutObject).key("000003.jsonl");
     let fault = fault.then(Effect::ErrorAfterEffect(403, "AccessDenied"));
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     report.add(&receipt(2));
     let (mut report, refused) = synced(report).await;
     assert!(refused.is_err());
@@ -542,7 +535,7 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     let (report, written) = synced(report).await;
     written.unwrap();
     finish(report.end()).await.unwrap();
-    let keys = world.sandbox.store().keys(OPS);
+    let keys = world.keys(OPS);
     assert!(
         keys.iter().any(|key| key.ends_with("000003.jsonl")),
         "{keys:?}"
@@ -553,10 +546,10 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     );
 }
 
-/// The run is the same, and what the journal says of the report is not there.
+/// The run is the same, but the journal lost its record of the report.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_lost_says_that_receipts_are_missing() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
     assert!(report.rewind(12_345).unwrap() > 0);

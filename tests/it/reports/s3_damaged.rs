@@ -6,9 +6,9 @@ use s3haul::sandbox::{Content, ObjectSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::run_in;
-use super::s3::{OPS, directories, finish, open, receipt, synced, world};
+use super::s3::{OPS, directories, finish, open, receipt, synced, world_with_reports_bucket};
 use crate::world::World;
+use crate::world::program::run_in;
 
 fn write(world: &World, key: &str, text: impl Into<Vec<u8>>) {
     let content = Content::bytes(text.into());
@@ -23,7 +23,7 @@ async fn show(world: &World, more: &[&str]) -> (i32, String, String) {
     run_in(world, dir.path(), &[&words[..], more].concat()).await
 }
 
-/// A report with these lines behind its header.
+/// Writes a report with these lines behind its header.
 async fn report(world: &World, lines: &[String]) -> String {
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
@@ -38,7 +38,7 @@ async fn report(world: &World, lines: &[String]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_receipts_are_escaped_and_bounded() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let long = "m".repeat(100_000);
     let failed = |number: u32, message: &str| {
         serde_json::json!({
@@ -48,7 +48,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
         .to_string()
     };
     let mut lines: Vec<_> = (0..30).map(|number| failed(number, &long)).collect();
-    // More causes than are told apart.
+    // More causes than the report distinguishes.
     lines.extend((30..400).map(|number| failed(number, &format!("cause {number}"))));
     report(&world, &lines).await;
     let (exit, stdout, stderr) = show(&world, &["--first", "3"]).await;
@@ -75,18 +75,18 @@ async fn hostile_receipts_are_escaped_and_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_is_missing_or_changed_is_told() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let lines: Vec<_> = (0..3).map(receipt).collect();
     let directory = report(&world, &lines).await;
     let piece = format!("{directory}000003.jsonl");
-    let whole = world.sandbox.store().object(OPS, &piece).unwrap();
+    let whole = world.object(OPS, &piece).unwrap();
     let whole = whole.content.to_bytes().to_vec();
     let longer = [&whole[..], b"{}\n"].concat();
     for (bytes, said) in [
         (longer, "its piece 3 was changed"),
         (b"nothing\n".to_vec(), "its piece 3 has no head"),
         (vec![b'x'; 10_000], "its piece 3 has no head"),
-        // One that cuts off more than it stands for.
+        // A piece that cuts off more than it replaces.
         (
             String::from_utf8(whole.clone())
                 .unwrap()
@@ -120,7 +120,7 @@ async fn a_piece_that_is_missing_or_changed_is_told() {
     assert!(exit == 0 && stdout.contains("are missing here"), "{stdout}");
 
     // Other lines of the same length.
-    let world = self::world().await;
+    let world = world_with_reports_bucket().await;
     let directory = report(&world, &lines).await;
     let piece = format!("{directory}000003.jsonl");
     let text = String::from_utf8(whole).unwrap();
@@ -134,7 +134,7 @@ async fn a_piece_that_is_missing_or_changed_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_are_no_pieces_are_stepped_over() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     for key in [
         "many/report-",
         "many/report-99999999T000000Z/000001.jsonl",

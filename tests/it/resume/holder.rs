@@ -10,21 +10,21 @@ use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operati
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{again, assert_all_is_there, command, copied, end, manifest, spawn, world};
-use crate::cli::{process_at, run};
+use super::{again, assert_all_is_there, copied, manifest, slow_world};
 use crate::signals::send;
+use crate::world::program::{Ended, ended, journaled, kill, process_at, run, spawn, spawn_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// The end of the manifest that names the journal in S3.
 const JOURNAL: &str = "journal: s3://ops/lake/\n";
 const OBJECTS: u16 = 60;
 
-/// A sandbox in which a run copies all objects but one, and never ends before [`let_end`].
+/// Starts a sandbox in which a run copies all objects but one, and never ends before [`let_end`].
 async fn endless() -> (World, TempDir) {
-    let world = world(OBJECTS.into(), Duration::ZERO).await;
+    let world = slow_world(OBJECTS.into(), Duration::ZERO).await;
     let store = world.sandbox.store();
     store.create_bucket("ops", BucketOptions::default());
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CopyObject)
             .key("k00030")
             .when(When::Always)
@@ -39,9 +39,9 @@ fn let_end(world: &World) {
     world.sandbox.faults().clear();
 }
 
-/// The clock of the server shows so many seconds more.
+/// Advances the clock of the server by this many seconds.
 fn later(world: &World, seconds: i64) {
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on_any()
             .when(When::Always)
             .then(Effect::Skew(SignedDuration::from_secs(seconds))),
@@ -49,23 +49,22 @@ fn later(world: &World, seconds: i64) {
 }
 
 /// Starts a run in a pod of a Job.
-fn start(world: &World, directory: &Path, job: &str, pod: &str, more: &[&str]) -> Child {
+fn start_in_pod(world: &World, directory: &Path, job: &str, pod: &str, more: &[&str]) -> Child {
     let mut command = process_at(world);
     command
         .env("S3HAUL_JOB_UID", job)
         .env("POD_NAME", pod)
         .args(["run", "job.yaml"])
         .args(more)
-        .current_dir(directory)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped());
-    command.spawn().unwrap()
+        .current_dir(directory);
+    spawn(command)
 }
 
-/// Runs it on a machine of its own to its end.
+/// Runs the job to its end on another machine.
 async fn elsewhere(world: &World, job: &str, pod: &str, more: &[&str]) -> (i32, String) {
     let directory = manifest(&world.sandbox, JOURNAL);
-    end(start(world, directory.path(), job, pod, more)).await
+    let ended = ended(start_in_pod(world, directory.path(), job, pod, more)).await;
+    (ended.exit, ended.stderr)
 }
 
 /// Waits until all objects but the last are copied and the record names the run.
@@ -84,37 +83,33 @@ async fn at_work(world: &World) {
 /// Starts a run of `job-a` that holds the journal, and waits until it is at work.
 async fn holding(more: &[&str]) -> (World, TempDir, Child) {
     let (world, directory) = endless().await;
-    let first = start(&world, directory.path(), "job-a", "pod-a", more);
+    let first = start_in_pod(&world, directory.path(), "job-a", "pod-a", more);
     at_work(&world).await;
     (world, directory, first)
 }
 
 fn records(world: &World) -> Vec<String> {
-    let mut keys = world.sandbox.store().keys("ops");
+    let mut keys = world.keys("ops");
     keys.retain(|key| key.starts_with("lake/session-"));
     keys
 }
 
-/// The one record of a holder that is there.
+/// Returns the one record of a holder.
 fn record(world: &World) -> Option<Value> {
     let keys = records(world);
     let [key] = keys.as_slice() else { return None };
-    let object = world.sandbox.store().object("ops", key)?;
+    let object = world.object("ops", key)?;
     serde_json::from_slice(&object.content.to_bytes()).ok()
 }
 
-async fn killed(mut child: Child) {
-    child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap())
-        .await
-        .unwrap();
-}
-
 async fn status(world: &World, directory: &Path) -> (String, Value) {
-    let (exit, text, stderr) = run(command(world, directory), &["status", "job.yaml"]).await;
+    let (exit, text, stderr) = run(journaled(world, directory), &["status", "job.yaml"]).await;
     assert_eq!(exit, 0, "{stderr}");
-    let (exit, json, stderr) =
-        run(command(world, directory), &["status", "job.yaml", "--json"]).await;
+    let (exit, json, stderr) = run(
+        journaled(world, directory),
+        &["status", "job.yaml", "--json"],
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     (text, serde_json::from_str(&json).unwrap())
 }
@@ -149,7 +144,7 @@ async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
     assert_eq!(records(&world).len(), 1, "the second one leaves nothing");
     assert!(world.calls(Operation::CopyObject) >= before);
     let_end(&world);
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), OBJECTS.into());
     assert_eq!(record(&world).unwrap()["released"], true);
@@ -167,15 +162,15 @@ async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
 async fn a_new_pod_of_the_same_job_takes_over_and_the_old_one_ends() {
     let (world, _directory, first) = holding(&[]).await;
     let second = manifest(&world.sandbox, JOURNAL);
-    let second = start(&world, second.path(), "job-a", "pod-b", &[]);
+    let second = start_in_pod(&world, second.path(), "job-a", "pod-b", &[]);
     // The one that was replaced ends by itself, although it has nothing to write.
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert!(
         exit == 4 && stderr.contains("was taken over by process") && stderr.contains("on pod-b"),
         "{exit} {stderr}"
     );
     let_end(&world);
-    let (exit, stderr) = end(second).await;
+    let Ended { exit, stderr, .. } = ended(second).await;
     assert!(
         exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
@@ -190,25 +185,23 @@ async fn another_index_of_a_job_is_another_job() {
     first
         .envs([("S3HAUL_JOB_UID", "job-a"), ("JOB_COMPLETION_INDEX", "0")])
         .args(["run", "job.yaml"])
-        .current_dir(directory.path())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped());
-    let first = first.spawn().unwrap();
+        .current_dir(directory.path());
+    let first = spawn(first);
     at_work(&world).await;
-    let mut second = command(&world, directory.path());
+    let mut second = journaled(&world, directory.path());
     second.envs([("S3HAUL_JOB_UID", "job-a"), ("JOB_COMPLETION_INDEX", "1")]);
     let (exit, _, stderr) = run(second, &["run", "job.yaml"]).await;
     assert!(
         exit == 6 && stderr.contains("(Job job-a/0)"),
         "{exit} {stderr}"
     );
-    killed(first).await;
+    kill(first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_holder_on_another_machine_is_replaced_after_a_minute() {
     let (world, directory, first) = holding(&[]).await;
-    killed(first).await;
+    kill(first).await;
     let (text, json) = status(&world, directory.path()).await;
     assert!(
         text.contains(": running") && text.contains("on pod-a (Job job-a)"),
@@ -240,11 +233,11 @@ async fn a_dead_holder_on_another_machine_is_replaced_after_a_minute() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_process_of_this_machine_is_replaced_at_once() {
     let (world, directory) = endless().await;
-    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    let first = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     at_work(&world).await;
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert_eq!(exit, 6, "it lives: {stderr}");
-    killed(first).await;
+    kill(first).await;
     let (text, _) = status(&world, directory.path()).await;
     assert!(
         text.contains(": dead: run the same command again"),
@@ -263,7 +256,7 @@ async fn a_dead_process_of_this_machine_is_replaced_at_once() {
 async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
     let (world, directory, first) = holding(&["--drain", "4s"]).await;
     send("TERM", &first);
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert_eq!(exit, 4, "{stderr}");
     assert_eq!(record(&world).unwrap()["released"], true);
     let (text, _) = status(&world, directory.path()).await;
@@ -280,14 +273,14 @@ async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
     all_are_there(&world);
 }
 
-/// A session that does not get as far as to begin a run lets the journal go, too.
+/// A session that begins no run releases the journal, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     let (world, _directory, first) = holding(&["--drain", "4s"]).await;
     send("TERM", &first);
-    assert_eq!(end(first).await.0, 4);
+    assert_eq!(ended(first).await.exit, 4);
     let_end(&world);
-    for key in world.sandbox.store().keys(DESTINATION) {
+    for key in world.keys(DESTINATION) {
         world.sandbox.store().delete_object(DESTINATION, &key);
     }
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
@@ -325,7 +318,7 @@ async fn a_run_that_waits_begins_when_the_holder_has_ended(#[case] in_s3: bool) 
     let (world, directory) = endless().await;
     let journal = directory.path().join("kept").display().to_string();
     let place: &[&str] = if in_s3 { &[] } else { &["--journal", &journal] };
-    let first = start(&world, directory.path(), "job-a", "pod-a", place);
+    let first = start_in_pod(&world, directory.path(), "job-a", "pod-a", place);
     copied(&world, OBJECTS.into()).await;
     let waiting = |wait| [place, &["--wait", wait]].concat();
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &waiting("1s")).await;
@@ -347,10 +340,10 @@ async fn a_run_that_waits_begins_when_the_holder_has_ended(#[case] in_s3: bool) 
     let second_run = second_run.spawn().unwrap();
     until_said(&messages, "waiting up to 10m 00s for the journal").await;
     let_end(&world);
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert_eq!(exit, 0, "{stderr}");
     let copies = world.calls(Operation::CopyObject);
-    assert_eq!(end(second_run).await.0, 0);
+    assert_eq!(ended(second_run).await.exit, 0);
     assert_eq!(
         world.calls(Operation::CopyObject),
         copies,
@@ -373,10 +366,10 @@ async fn a_run_that_waits_replaces_a_holder_that_dies() {
         .stderr(std::fs::File::create(&messages).unwrap());
     let second_run = second_run.spawn().unwrap();
     until_said(&messages, "waiting up to").await;
-    killed(first).await;
+    kill(first).await;
     let_end(&world);
     later(&world, 62);
-    assert_eq!(end(second_run).await.0, 0);
+    assert_eq!(ended(second_run).await.exit, 0);
     until_said(&messages, "resuming the run").await;
     all_are_there(&world);
 }
@@ -384,7 +377,7 @@ async fn a_run_that_waits_replaces_a_holder_that_dies() {
 /// Nobody can wait for a journal that is not kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn to_wait_without_a_journal_is_refused() {
-    let world = world(1, Duration::ZERO).await;
+    let world = slow_world(1, Duration::ZERO).await;
     let directory = manifest(&world.sandbox, "");
     let flags = ["--journal", "none", "--wait", "1m"];
     let (exit, _, stderr) = again(&world, directory.path(), &flags).await;
@@ -400,7 +393,7 @@ async fn to_wait_without_a_journal_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_still_has_an_age_and_the_segments_name_its_holder() {
     let (world, _directory, first) = holding(&[]).await;
-    killed(first).await;
+    kill(first).await;
     let [key] = <[String; 1]>::try_from(records(&world)).unwrap();
     let garbage = Content::bytes(b"{\"writer\":".to_vec());
     let store = world.sandbox.store();
@@ -432,7 +425,7 @@ async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
     );
     assert_eq!(store.keys("ops"), Vec::<String>::new(), "nothing is begun");
     store.allow_all();
-    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    let first = start_in_pod(&world, directory.path(), "job-a", "pod-a", &[]);
     at_work(&world).await;
     store.deny("ops", Operation::GetObject, "lake/session-");
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
@@ -443,7 +436,7 @@ async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
     // Who holds it already is not disturbed.
     store.deny("ops", Operation::PutObject, "lake/session-");
     let_end(&world);
-    let (exit, stderr) = end(first).await;
+    let Ended { exit, stderr, .. } = ended(first).await;
     assert!(
         exit == 0 && stderr.contains("the journal could not be marked as free"),
         "{exit} {stderr}"

@@ -2,35 +2,32 @@
 //! not forgotten, and nothing is lost of a report in the end.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{BucketOptions, Operation, SandboxOptions};
+use s3haul::sandbox::{Operation, SandboxOptions};
 
-use super::{again, assert_all_is_there, end, kill_after, manifest, world};
-use crate::cli::in_clean_environment;
+use super::{again, assert_all_is_there, kill_after, manifest, slow_world};
+use crate::world::program::{ended, in_clean_environment, spawn};
 use crate::world::{DESTINATION, SOURCE};
 
-/// A run in a system that lets no file grow beyond so many half KiB.
+/// Runs the job in a shell that lets no file grow beyond this many half KiB.
 async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, String) {
     let script = format!("trap '' XFSZ; ulimit -f {room}; exec \"$0\" run job.yaml {more}");
     let options = SandboxOptions::default();
-    let child = in_clean_environment(std::process::Command::new("sh"))
+    let mut shell = in_clean_environment(std::process::Command::new("sh"));
+    shell
         .args(["-c", &script])
         .arg(assert_cmd::cargo::cargo_bin!("s3haul"))
         .current_dir(directory)
         .env("AWS_ACCESS_KEY_ID", options.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    end(child).await
+        .env("AWS_SECRET_ACCESS_KEY", options.secret_key);
+    let ended = ended(spawn(shell)).await;
+    (ended.exit, ended.stderr)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_work() {
-    let world = world(400, Duration::from_millis(2)).await;
+    let world = slow_world(400, Duration::from_millis(2)).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::create_dir(directory.path().join("journal")).unwrap();
     let (exit, stderr) = with_little_room(
@@ -50,29 +47,20 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
     );
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
-        world.sandbox.store().keys(SOURCE)
-    );
+    assert_eq!(world.keys(DESTINATION), world.keys(SOURCE));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_full_lacks_nothing_in_the_end() {
-    let world = world(400, Duration::from_millis(2)).await;
-    world
-        .sandbox
-        .store()
-        .create_bucket("ops", BucketOptions::default());
+    let world = slow_world(400, Duration::from_millis(2)).await;
+    world.create_bucket("ops");
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     let (exit, stderr) = with_little_room(directory.path(), 32, "").await;
     assert!(
         exit != 0 && stderr.contains("lacks receipts") && stderr.contains("free some space"),
         "{stderr}"
     );
-    assert_eq!(
-        world.sandbox.store().keys(DESTINATION),
-        world.sandbox.store().keys(SOURCE)
-    );
+    assert_eq!(world.keys(DESTINATION), world.keys(SOURCE));
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 400);
@@ -85,7 +73,7 @@ async fn a_report_that_was_full_lacks_nothing_in_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
-    let world = world(3, Duration::ZERO).await;
+    let world = slow_world(3, Duration::ZERO).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::write(directory.path().join(".s3haul"), "no directory").unwrap();
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
@@ -108,7 +96,7 @@ async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
-    let world = world(200, Duration::from_millis(15)).await;
+    let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 60).await;
     let report = || std::fs::read(directory.path().join("report.jsonl")).unwrap();

@@ -7,6 +7,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
 
 use super::{is, refused, start};
+use crate::world::aged;
 
 /// The `ETag` of `x`.
 const X: &str = "9dd4e461268c8034f5c8564e155c67a6";
@@ -22,8 +23,7 @@ fn date(seconds_from_now: i64) -> DateTime {
 
 async fn start_with_source() -> (s3haul::sandbox::Sandbox, Client) {
     let (sandbox, client) = start().await;
-    let written =
-        ObjectSpec::default().last_modified(SystemTime::now() - Duration::from_secs(1000));
+    let written = aged(Duration::from_secs(1000));
     sandbox
         .store()
         .put_object("src", "key", Content::bytes("x"), &written);

@@ -37,7 +37,7 @@ fn copy(client: &Client) -> aws_sdk_s3::operation::copy_object::builders::CopyOb
         .copy_source("src/k")
 }
 
-/// Whether the copy was done.
+/// Returns true if the copy was made.
 fn is_copied(sandbox: &Sandbox) -> bool {
     sandbox.store().object("dst", "k").is_some()
 }

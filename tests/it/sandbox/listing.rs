@@ -1,14 +1,12 @@
 //! Listings: order, pages, rolled-up prefixes, encoding.
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, EncodingType, OptionalObjectAttributes};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
 
 use super::{is, refused, start};
 use crate::world::{SOURCE, World};
 
-fn put(sandbox: &s3haul::sandbox::Sandbox, keys: &[&str]) {
+fn put_keys(sandbox: &s3haul::sandbox::Sandbox, keys: &[&str]) {
     for key in keys {
         sandbox.store().put_object(
             "src",
@@ -22,7 +20,7 @@ fn put(sandbox: &s3haul::sandbox::Sandbox, keys: &[&str]) {
 #[tokio::test]
 async fn pages_follow_the_byte_order_of_keys() {
     let (sandbox, client) = start().await;
-    put(
+    put_keys(
         &sandbox,
         &["b", "a", "é", "Z", "\u{10000}", "\u{FFFD}", "a/1", "a/2"],
     );
@@ -111,7 +109,7 @@ async fn an_entry_describes_its_object() {
 #[tokio::test]
 async fn prefixes_are_rolled_up_at_the_delimiter() {
     let (sandbox, client) = start().await;
-    put(
+    put_keys(
         &sandbox,
         &["top", "logs/1/a", "logs/1/b", "logs/2/a", "logs/x"],
     );
@@ -158,7 +156,7 @@ async fn prefixes_are_rolled_up_at_the_delimiter() {
 #[tokio::test]
 async fn control_characters_need_the_url_encoding() {
     let (sandbox, client) = start().await;
-    put(&sandbox, &["a\u{1}b", "c d+e/é"]);
+    put_keys(&sandbox, &["a\u{1}b", "c d+e/é"]);
     let plain = client.list_objects_v2().bucket("src").send().await;
     assert!(plain.is_err(), "the document cannot be parsed: {plain:?}");
     let page = client
@@ -263,14 +261,7 @@ async fn versions_are_paged_newest_first_within_a_key() {
 /// The SDK tells the two kinds apart; the document has them in one sequence.
 #[tokio::test]
 async fn versions_and_markers_are_written_as_they_follow_each_other() {
-    let world = World::with(
-        SandboxOptions::default(),
-        BucketOptions {
-            versioning: true,
-            ..BucketOptions::default()
-        },
-    )
-    .await;
+    let world = World::versioned().await;
     let (store, key) = (world.sandbox.store(), "<Version>&");
     let put = || store.put_object(SOURCE, key, Content::bytes("1"), &ObjectSpec::default());
     let first = put();

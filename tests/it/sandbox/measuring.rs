@@ -14,7 +14,7 @@ use s3haul::sandbox::{
 
 use super::{complete, is, refused, start, start_with};
 
-/// A sandbox that keeps no uploads.
+/// Starts a sandbox that keeps no uploads.
 async fn forgetful() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
     sandbox
@@ -29,7 +29,7 @@ fn bytes(seed: u64, len: u64) -> Bytes {
     Content::pattern_bytes(seed, len).to_bytes()
 }
 
-async fn put(client: &Client, key: &str, body: Bytes) {
+async fn put_body(client: &Client, key: &str, body: Bytes) {
     let call = client
         .put_object()
         .bucket("dst")
@@ -45,10 +45,10 @@ async fn put(client: &Client, key: &str, body: Bytes) {
 async fn an_upload_that_is_not_kept_has_the_length_and_the_checksum_of_what_was_sent() {
     let (sandbox, client) = forgetful().await;
     let sent = bytes(1, 3_000_000);
-    put(&client, "k", sent.clone()).await;
-    put(&client, "again", sent.clone()).await;
-    put(&client, "other", bytes(2, 3_000_000)).await;
-    put(&client, "short", sent.slice(..60_000)).await;
+    put_body(&client, "k", sent.clone()).await;
+    put_body(&client, "again", sent.clone()).await;
+    put_body(&client, "other", bytes(2, 3_000_000)).await;
+    put_body(&client, "short", sent.slice(..60_000)).await;
     let object = |key: &str| sandbox.store().object("dst", key).unwrap();
     let (stored, again, other) = (object("k"), object("again"), object("other"));
     assert_eq!(stored.size, 3_000_000);

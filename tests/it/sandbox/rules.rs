@@ -34,7 +34,7 @@ fn ask(control: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     )
 }
 
-/// A sandbox with the object `src/k`, whose rules are controlled.
+/// Starts a sandbox with the object `src/k`, whose rules are set over HTTP.
 async fn controlled() -> (Sandbox, Client, String) {
     let control = Some("127.0.0.1:0".parse().unwrap());
     let (sandbox, client) = start_with(SandboxOptions {
@@ -263,7 +263,7 @@ async fn a_delay_goes_before_another_effect() {
     assert!(began.elapsed() >= Duration::from_millis(300));
 }
 
-/// A client with these credentials.
+/// Returns a client with these credentials.
 fn client_of(sandbox: &Sandbox, access_key: &str, token: Option<&str>) -> Client {
     let token = token.map(str::to_owned);
     let credentials = Credentials::new(access_key, "sandbox-secret", token, None, "test");

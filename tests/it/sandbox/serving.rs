@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::cli::{command, run};
+use crate::world::program::{command, run};
 
 /// A sandbox in a process of its own, which ends with the test.
 pub(super) struct Serving {
     child: Child,
-    /// What its first line exports.
+    /// The variables that its first line exports.
     pub(super) variables: HashMap<String, String>,
 }
 
@@ -53,7 +53,7 @@ impl Serving {
         (exit, stdout)
     }
 
-    /// What it prints when it is told to end.
+    /// Stops the sandbox and returns its output.
     fn end(mut self) -> String {
         Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])

@@ -19,7 +19,7 @@ async fn set_versioning(client: &Client, bucket: &str, status: BucketVersioningS
         .unwrap();
 }
 
-async fn put(client: &Client, body: &'static [u8]) -> Option<String> {
+async fn put_body(client: &Client, body: &'static [u8]) -> Option<String> {
     let put = client
         .put_object()
         .bucket("src")
@@ -60,16 +60,19 @@ async fn versions_live_beside_the_null_version() {
             .status()
             .is_none()
     );
-    assert_eq!(put(&client, b"before").await, None);
+    assert_eq!(put_body(&client, b"before").await, None);
     set_versioning(&client, "src", BucketVersioningStatus::Enabled).await;
-    let first = put(&client, b"first").await.unwrap();
-    let second = put(&client, b"second").await.unwrap();
+    let first = put_body(&client, b"first").await.unwrap();
+    let second = put_body(&client, b"second").await.unwrap();
     assert_ne!(first, second);
     assert_eq!(get(&client, None).await, b"second");
     assert_eq!(get(&client, Some(&first)).await, b"first");
     assert_eq!(get(&client, Some("null")).await, b"before");
     set_versioning(&client, "src", BucketVersioningStatus::Suspended).await;
-    assert_eq!(put(&client, b"suspended").await.as_deref(), Some("null"));
+    assert_eq!(
+        put_body(&client, b"suspended").await.as_deref(),
+        Some("null")
+    );
     assert_eq!(get(&client, Some("null")).await, b"suspended");
     assert_eq!(sandbox.store().versions("src", "k").len(), 3);
     let missing = client
@@ -86,7 +89,7 @@ async fn versions_live_beside_the_null_version() {
 async fn a_delete_marker_hides_and_can_be_removed() {
     let (sandbox, client) = start().await;
     set_versioning(&client, "src", BucketVersioningStatus::Enabled).await;
-    let version = put(&client, b"x").await.unwrap();
+    let version = put_body(&client, b"x").await.unwrap();
     let deleted = client
         .delete_object()
         .bucket("src")
@@ -207,7 +210,7 @@ async fn an_upload_takes_the_place_of_its_initiation() {
         .send()
         .await
         .unwrap();
-    put(&client, b"later").await.unwrap();
+    put_body(&client, b"later").await.unwrap();
     super::complete(&client, "src", "k", id, &[(1, part.e_tag().unwrap())])
         .await
         .unwrap();

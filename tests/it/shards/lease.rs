@@ -55,7 +55,7 @@ fn plan(by: &Writer) -> ShardPlan {
     }
 }
 
-/// Obtains the plan as a process that takes so long to make it.
+/// Obtains the plan as a process that takes this long to make it.
 async fn process(
     store: &StateStore,
     own: &Writer,

@@ -13,10 +13,10 @@ use s3haul::shards::store::StateStore;
 use serde_json::Value;
 
 use super::{Ended, STATE, Shards, flags};
-use crate::reports::deny;
+use crate::reports::deny_copy;
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// A writer of signs of life, and the store that it writes to.
+/// Returns a writer of signs of life, and the store that it writes to.
 async fn writer(world: &World) -> (StateStore, LiveWriter) {
     let store = world.sandbox.store();
     store.create_bucket("ops", BucketOptions::default());
@@ -98,7 +98,7 @@ async fn a_process_that_may_not_record_its_end_is_refused_until_it_may() {
         let fault = Fault::on(Operation::PutObject)
             .key(denied)
             .then(Effect::Error(403, "AccessDenied"));
-        shards.world.sandbox.faults().add(fault);
+        shards.world.add_fault(fault);
         let Ended { exit, stderr, .. } = shards.shard(0, 1).await;
         assert_eq!(exit, 3, "{denied}: {stderr}");
         assert!(
@@ -122,7 +122,7 @@ async fn a_shard_that_is_refused_later_keeps_its_totals() {
     let shards = Shards::new(Model::default()).await;
     shards.put_many(20);
     shards.put("secret", 1);
-    deny(&shards.world, "secret");
+    deny_copy(&shards.world, "secret");
     assert_eq!(shards.shard(0, 1).await.exit, 1);
     let end = shards.state("failed/0.json").unwrap();
     assert!(end["resumable"].is_null(), "a retry copies the rest: {end}");

@@ -3,7 +3,7 @@
 use s3haul::sandbox::{Model, Operation};
 
 use super::{STATE, Shards, flags};
-use crate::cli::COPY_ALL;
+use crate::world::program::COPY_ALL;
 
 /// Runs a command that is to be refused with this exit code, and returns its error.
 async fn refused(shards: &Shards, arguments: &[&str], exit: i32) -> String {

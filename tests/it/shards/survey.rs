@@ -2,7 +2,7 @@
 
 use s3haul::journal::{LeaseTerms, Writer};
 use s3haul::manifest::job::Selection;
-use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::sandbox::Operation;
 use s3haul::shards::make::{connect, make};
 use s3haul::shards::record::ShardPlan;
 use s3haul::shards::survey::Extent;
@@ -26,16 +26,10 @@ async fn planned(world: &World, extent: Extent, select: Selection) -> ShardPlan 
     plan
 }
 
-fn put(world: &World, key: &str, size: u64) {
-    let content = Content::pattern(1, size);
-    let store = world.sandbox.store();
-    store.put_object(SOURCE, key, content, &ObjectSpec::default());
-}
-
 /// Returns how many of the source's keys each shard has.
 fn counts(world: &World, plan: &ShardPlan) -> Vec<u64> {
     let mut counts = vec![0; plan.shards.len()];
-    for key in world.sandbox.store().keys(SOURCE) {
+    for key in world.keys(SOURCE) {
         let mut holders = 0;
         for (shard, planned) in plan.shards.iter().enumerate() {
             let has = planned.ranges.iter().any(|range| {
@@ -65,11 +59,7 @@ const QUICK: Extent = Extent {
 async fn a_bucket_with_few_pages_is_known_exactly() {
     let world = World::new().await;
     for number in 0..8000_u32 {
-        put(
-            &world,
-            &format!("k/{:08x}", number.wrapping_mul(2_654_435_761)),
-            1,
-        );
+        world.put(&format!("k/{:08x}", number.wrapping_mul(2_654_435_761)), 1);
     }
     let plan = planned(&world, QUICK, Selection::default()).await;
     assert!(
@@ -98,7 +88,7 @@ async fn estimates_are_good_enough_for_balance() {
         } else {
             format!("lake/logs/{day:03}/{hash:08x}.gz")
         };
-        put(&world, &key, 1);
+        world.put(&key, 1);
     }
     let few = Extent {
         shards: 4,
@@ -114,9 +104,9 @@ async fn estimates_are_good_enough_for_balance() {
 async fn an_exact_plan_balances_objects_and_bytes() {
     let world = World::new().await;
     for number in 0..5000 {
-        put(&world, &format!("small/{number:05}"), 10);
+        world.put(&format!("small/{number:05}"), 10);
     }
-    put(&world, "huge", 900 * GIB);
+    world.put("huge", 900 * GIB);
     let exact = Extent {
         shards: 8,
         exact: true,
@@ -152,6 +142,6 @@ async fn an_empty_source_has_one_shard_for_what_may_come() {
     assert_eq!((plan.lists, plan.weight.objects), (1, 0));
     let with_keys = plan.shards.iter().filter(|shard| !shard.ranges.is_empty());
     assert_eq!(with_keys.count(), 1);
-    put(&world, "late", 1);
+    world.put("late", 1);
     assert_eq!(counts(&world, &plan).iter().sum::<u64>(), 1);
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::state::{OPS, RUN, STATE, State, footer, lines, origin, plan, receipt};
-use crate::cli::{at, run};
+use crate::world::program::{at, run};
 
 /// Merges into a file.
 async fn merge(state: &State, directory: &TempDir) -> (i32, String, String, PathBuf) {
@@ -20,7 +20,7 @@ async fn merge(state: &State, directory: &TempDir) -> (i32, String, String, Path
     (exit, stdout, stderr, path)
 }
 
-/// The sources and statuses of the receipts in a file, sorted.
+/// Returns the sources and statuses of the receipts in a file, sorted.
 fn receipts(path: &Path) -> Vec<(String, String)> {
     let lines = lines(path);
     let text = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
@@ -48,7 +48,7 @@ fn pairs(receipts: &[(String, String)]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Three shards that have ended: one after two runs.
+/// Returns the state of three shards that have ended: one after two runs.
 async fn ended() -> State {
     let state = State::planned(3).await;
     let (a, b, gone) = (
@@ -185,7 +185,7 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
         state.report(shard, 0, &whole, footer).await;
     };
     let piece = |shard: u32, number: u32| {
-        let keys = state.world.sandbox.store().keys(OPS);
+        let keys = state.world.keys(OPS);
         let end = format!("{number:06}.jsonl");
         let below = format!("{RUN}shards/{shard}/report/");
         let mut found = keys
@@ -249,7 +249,7 @@ async fn a_run_without_any_report_is_refused() {
             "{exit} {stderr}"
         );
     }
-    // What stands in the way of the result is told before anything is read.
+    // A conflict with the result is reported before anything is read.
     state
         .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
         .await;
@@ -317,7 +317,7 @@ async fn a_retry_counts_as_later_than_all_shards() {
     let failed = [receipt("a", "done"), receipt("b", "failed")];
     state.report(0, 0, &failed, Some(footer(1))).await;
     state.end(0, 0, 1);
-    // The list of the second shard failed, which no object stands for.
+    // The list of the second shard failed, which no object shows.
     let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
     list["error"]["operation"] = "ListObjectsV2".into();
     state

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::state::{STATE, State, footer, plan, receipt};
 use super::{LONG, NOW};
-use crate::cli::{at, process_at, run};
+use crate::world::program::{at, process_at, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_near_a_run_names_the_run() {

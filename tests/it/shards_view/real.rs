@@ -6,20 +6,21 @@ use s3haul::sandbox::{LatencyModel, Model, Operation};
 use serde_json::Value;
 
 use super::state::lines;
-use crate::reports::deny;
-use crate::shards::{Ended, Shards, flags};
+use crate::reports::deny_copy;
+use crate::shards::{Shards, flags};
+use crate::world::program::Ended;
 
 const STATE: &str = "s3://ops/run/";
 const OBJECTS: u64 = 40;
 
-/// Four shards that have ended; two of their objects failed.
+/// Runs four shards to their end; two of their objects fail.
 async fn two_failed() -> Shards {
     let shards = Shards::new(Model::default()).await;
     for number in 0..OBJECTS {
         shards.put(&format!("logs/{number:02}"), 100 + number);
     }
     for key in ["logs/07", "logs/33"] {
-        deny(&shards.world, key);
+        deny_copy(&shards.world, key);
     }
     let mut failed = 0;
     for shard in ["0", "1", "2", "3"] {

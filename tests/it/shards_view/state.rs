@@ -1,12 +1,12 @@
 //! Writes state prefixes as shards would, without running any.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use s3haul::journal::state::RunTotals;
 use s3haul::journal::{LeaseTerms, Ledger as _, Writer};
 use s3haul::report::{BucketReport, Footer, PieceLimits, ReportBucket, ReportHeader};
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
+use s3haul::sandbox::{BucketOptions, Content};
 use s3haul::shards::names::{PerShard, report_of};
 use s3haul::shards::record::{
     FORMAT, LiveRates, LiveRecord, LiveTotals, PlannedShard, ShardActivity, ShardEnd, ShardPlan,
@@ -14,7 +14,7 @@ use s3haul::shards::record::{
 };
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{World, aged};
 
 pub(super) const OPS: &str = "ops";
 pub(super) const RUN: &str = "runs/lake-1/";
@@ -34,7 +34,7 @@ pub(super) fn process(shard: u32) -> Writer {
 }
 
 impl State {
-    /// One without any object.
+    /// Starts a sandbox with an empty state.
     pub(super) async fn empty() -> Self {
         let world = World::new().await;
         let store = world.sandbox.store();
@@ -45,7 +45,8 @@ impl State {
         }
     }
 
-    /// One with a plan of so many shards of 1,000 objects and 1 GiB each, two hours old.
+    /// Starts a sandbox with a plan of this many shards of 1,000 objects and 1 GiB each, two hours
+    /// old.
     pub(super) async fn planned(shards: u32) -> Self {
         let state = Self::empty().await;
         state.put(
@@ -60,12 +61,9 @@ impl State {
         self.now - time
     }
 
-    /// Writes an object, as if that had been so long ago.
+    /// Writes an object that is this old.
     pub(super) fn put<T: StateRecord>(&self, name: &str, record: &T, age: Duration) {
-        let spec = ObjectSpec {
-            last_modified: Some(SystemTime::now() - age),
-            ..ObjectSpec::default()
-        };
+        let spec = aged(age);
         let bytes = serde_json::to_vec(record).unwrap();
         let store = self.world.sandbox.store();
         store.put_object(OPS, &format!("{RUN}{name}"), Content::bytes(bytes), &spec);
@@ -216,7 +214,7 @@ fn pace_counts(requests: u64, throttled: u64) -> s3haul::pace::PaceCounts {
     }
 }
 
-/// The name of a run, later ones of which are greater.
+/// Returns the name of a run; later runs have greater names.
 pub(super) fn run(shard: u32, generation: u32) -> String {
     format!("19ca71fb9{generation:02x}{shard:05x}")
 }
@@ -271,7 +269,7 @@ pub(super) fn plan(shards: u32, planned: Timestamp) -> ShardPlan {
     }
 }
 
-/// A receipt of an object of `source`.
+/// Returns a receipt of an object of `source`.
 pub(super) fn receipt(key: &str, status: &str) -> String {
     let mut line = serde_json::json!({
         "transfer": "all", "source": format!("s3://source/{key}"),
@@ -292,7 +290,7 @@ pub(super) fn receipt(key: &str, status: &str) -> String {
     line.to_string()
 }
 
-/// The footer of a run that ended by itself, or was stopped.
+/// Returns the footer of a run that ended by itself, or was stopped.
 pub(super) fn footer(exit: i32) -> Footer {
     let footer = serde_json::json!({
         "time": "2020-01-01T00:00:00Z", "exit": exit, "complete": exit != 4, "sessions": 1,
@@ -301,7 +299,7 @@ pub(super) fn footer(exit: i32) -> Footer {
     serde_json::from_value(footer).unwrap()
 }
 
-/// The lines of a merged report.
+/// Returns the lines of a merged report.
 pub(super) fn lines(path: &std::path::Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines()

@@ -5,8 +5,8 @@ use s3haul::s3::Attributes;
 use s3haul::sandbox::{Effect, Fault, Operation};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{at, run};
 use crate::liar::{Asked, Liar, Lie};
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, World, copy_all, restate};
 
 use super::open;
@@ -74,7 +74,7 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
             .await
             .unwrap()
     };
-    world.sandbox.faults().add(
+    world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
             .nth(1)
             .then(Effect::EmptyBody),

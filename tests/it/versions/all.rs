@@ -16,10 +16,10 @@ use s3haul::sandbox::{
 };
 use s3haul::size::{ByteSize, MIB};
 
-use super::{all_versions, at, endings, history, ids, kinds, one, there, world, write, writes};
+use super::{all_versions, at, endings, history, ids, kinds, one, there, write, writes};
 use crate::world::{DESTINATION, SOURCE, World, uri};
 
-/// A change to one bucket that only its API makes.
+/// Sets the versioning of one bucket through its API.
 async fn set_versioning(world: &World, bucket: &str, status: BucketVersioningStatus) {
     let credentials = World::credentials();
     let config = aws_sdk_s3::Config::builder()
@@ -48,7 +48,7 @@ async fn set_versioning(world: &World, bucket: &str, status: BucketVersioningSta
 
 #[tokio::test]
 async fn every_version_and_marker_arrives_in_order_once() {
-    let world = world().await;
+    let world = World::versioned().await;
     for (key, contents) in [
         ("a", "x"),
         ("a/b", "xMyMz"),
@@ -123,7 +123,7 @@ async fn every_version_and_marker_arrives_in_order_once() {
 
 #[tokio::test]
 async fn a_history_that_grows_is_followed() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "ab");
     world.run(all_versions()).await;
     write(&world, SOURCE, "k", "Mc");
@@ -139,7 +139,7 @@ async fn a_history_that_grows_is_followed() {
 /// document alone.
 #[tokio::test]
 async fn entries_of_one_second_keep_their_order() {
-    let world = world().await;
+    let world = World::versioned().await;
     let (now, store) = (SystemTime::now(), world.sandbox.store());
     let put = |content: &'static str| {
         let spec = ObjectSpec::default()
@@ -160,15 +160,12 @@ async fn entries_of_one_second_keep_their_order() {
 /// A page ends inside a key, and its marker is a key that must be decoded.
 #[tokio::test]
 async fn a_key_may_span_pages() {
-    let world = world().await;
+    let world = World::versioned().await;
     let key = "a b+c%20/ü\u{1}";
     for number in 0..1_250_u32 {
         let content = Content::bytes(format!("{number}"));
         let spec = ObjectSpec::default().metadata("name", format!("{number},"));
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, content, &spec);
+        world.put_object(SOURCE, key, content, &spec);
     }
     write(&world, SOURCE, "b", "ab");
     let run = world.run(all_versions()).await;
@@ -191,15 +188,12 @@ async fn a_key_may_span_pages() {
 /// again.
 #[tokio::test]
 async fn etags_that_do_not_tell_are_looked_into() {
-    let world = world().await;
+    let world = World::versioned().await;
     for (seed, name) in [(1, "a"), (2, "b"), (3, "c")] {
         let spec = ObjectSpec::default()
             .metadata("name", name)
             .last_modified(at(seed));
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "large", Content::pattern(seed, 300 * MIB), &spec);
+        world.put_object(SOURCE, "large", Content::pattern(seed, 300 * MIB), &spec);
     }
     let run = world.run(all_versions()).await;
     assert_eq!(
@@ -240,7 +234,7 @@ async fn only_a_history_that_fits_is_appended_to(
     #[case] when: When,
     #[case] after: Option<&str>,
 ) {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", source);
     write(&world, DESTINATION, "k", destination);
     write(&world, SOURCE, "other", "xy");
@@ -278,7 +272,7 @@ async fn a_destination_that_would_forget_is_refused_before_the_first_write(
     #[case] status: Option<BucketVersioningStatus>,
     #[case] why: &str,
 ) {
-    let world = World::with(SandboxOptions::default(), BucketOptions::default()).await;
+    let world = World::with_buckets(BucketOptions::default()).await;
     write(&world, SOURCE, "k", "a");
     if let Some(status) = status {
         set_versioning(&world, DESTINATION, BucketVersioningStatus::Enabled).await;
@@ -300,7 +294,7 @@ async fn a_destination_that_would_forget_is_refused_before_the_first_write(
 /// `null`.
 #[tokio::test]
 async fn null_versions_are_copied_by_that_name() {
-    let world = World::with(SandboxOptions::default(), BucketOptions::default()).await;
+    let world = World::with_buckets(BucketOptions::default()).await;
     write(&world, SOURCE, "old", "a");
     write(&world, SOURCE, "suspended", "a");
     set_versioning(&world, SOURCE, BucketVersioningStatus::Enabled).await;
@@ -326,16 +320,13 @@ async fn null_versions_are_copied_by_that_name() {
 
 #[tokio::test]
 async fn selections_choose_among_versions_and_keys() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "in/k", "abMcd");
     write(&world, SOURCE, "out/k", "ab");
     let spec = ObjectSpec::default()
         .last_modified(at(5))
         .metadata("name", "L");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "in/k", Content::pattern(1, 100), &spec);
+    world.put_with("in/k", 100, &spec);
     let mut transfer = all_versions();
     transfer.select = Selection {
         exclude: vec!["out/**".parse().unwrap()],
@@ -364,7 +355,7 @@ async fn selections_choose_among_versions_and_keys() {
 
 #[tokio::test]
 async fn keys_that_change_their_order_are_found_one_by_one() {
-    let world = world().await;
+    let world = World::versioned().await;
     for key in ["a", "b", "c"] {
         write(&world, SOURCE, &format!("d/{key}"), "xMy");
     }
@@ -381,7 +372,7 @@ async fn keys_that_change_their_order_are_found_one_by_one() {
 
 #[tokio::test]
 async fn one_key_goes_with_its_history_and_without_its_neighbours() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "dir/k", "aMb");
     write(&world, SOURCE, "dir/k2", "xy");
     let mut transfer = all_versions();
@@ -400,7 +391,7 @@ async fn one_key_goes_with_its_history_and_without_its_neighbours() {
 /// An unknown server: nothing is proven by its `ETag`s or its order, and it is asked key by key.
 #[tokio::test]
 async fn an_unknown_server_gets_the_same_histories() {
-    let mut world = world().await;
+    let mut world = World::versioned().await;
     world.provider = Provider::Other;
     write(&world, SOURCE, "k", "aMb");
     write(&world, SOURCE, "k/2", "xyz");
@@ -418,21 +409,18 @@ async fn an_unknown_server_gets_the_same_histories() {
     );
 }
 
-/// A version that cannot be read holds up the newer ones of its key, which could not be put before
-/// it later.
+/// An unreadable version holds up the newer ones of its key, because it could not be put before
+/// them later.
 #[tokio::test]
 async fn an_archived_version_holds_up_those_behind_it() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "a");
     for (hours, name, class) in [(1, "b", "GLACIER"), (2, "c", "STANDARD")] {
         let spec = ObjectSpec::default()
             .last_modified(at(hours))
             .metadata("name", name)
             .storage_class(class);
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "k", Content::bytes(name), &spec);
+        world.put_object(SOURCE, "k", Content::bytes(name), &spec);
     }
     let policy = |archived| Transfer {
         archived,
@@ -526,7 +514,7 @@ async fn keys_go_side_by_side() {
 
 #[tokio::test]
 async fn a_prefix_of_the_same_bucket_gets_the_history_of_another() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "from/k", "aMb");
     let mut transfer = all_versions();
     transfer.from = s3haul::manifest::job::Source::Prefix {

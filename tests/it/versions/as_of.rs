@@ -8,10 +8,10 @@ use s3haul::s3::FailureKind;
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
-use super::{at, history, one, there, world, write, writes};
+use super::{at, history, one, there, write, writes};
 use crate::world::{SOURCE, World, copy_all, destination};
 
-/// Half an hour after the version that [`write`] dates `hours`.
+/// Returns the time half an hour after the version that [`write`] dates `hours`.
 fn after(hours: u64) -> Timestamp {
     (at(hours) + Duration::from_mins(30)).try_into().unwrap()
 }
@@ -30,10 +30,10 @@ async fn what_a_read_would_have_found_is_copied() {
         (1, "b", "", "", 1),
         (2, "c", "", "a", 1),
     ] {
-        let world = world().await;
+        let world = World::versioned().await;
         write(&world, SOURCE, "stays", "abc");
         write(&world, SOURCE, "deleted", "aM");
-        world.sandbox.store().put_object(
+        world.put_object(
             SOURCE,
             "late",
             Content::bytes("a"),
@@ -64,15 +64,12 @@ async fn what_a_read_would_have_found_is_copied() {
 
 #[tokio::test]
 async fn a_key_whose_versions_span_pages_is_decided_once() {
-    let world = world().await;
+    let world = World::versioned().await;
     for number in 0..2_300_u64 {
         let spec = ObjectSpec::default()
             .last_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + number))
             .metadata("name", format!("{number}"));
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, "k", Content::bytes(number.to_string()), &spec);
+        world.put_object(SOURCE, "k", Content::bytes(number.to_string()), &spec);
     }
     let time = Timestamp::from_second(1_000_000 + 150).unwrap();
     let run = world
@@ -89,10 +86,10 @@ async fn a_key_whose_versions_span_pages_is_decided_once() {
     assert_eq!(world.calls(Operation::ListObjectVersions), 3);
 }
 
-/// That the destination is newer says nothing here: what it has may come from a later version.
+/// A newer destination proves nothing here: its object may come from a later version.
 #[tokio::test]
 async fn a_later_version_of_the_same_size_is_replaced() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "ab");
     world.run(copy_all()).await;
     assert_eq!(there(&world, "k"), "b");
@@ -109,14 +106,11 @@ async fn a_later_version_of_the_same_size_is_replaced() {
 /// again.
 #[tokio::test]
 async fn equal_bytes_in_other_parts_are_not_copied_again() {
-    let world = world().await;
+    let world = World::versioned().await;
     let spec = ObjectSpec::default()
         .last_modified(at(0))
         .metadata("name", "a");
-    world
-        .sandbox
-        .store()
-        .put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
+    world.put_with("large", 300 * MIB, &spec);
     assert_eq!(world.run(as_of(0)).await.outcome.done_objects, 1);
     world.sandbox.calls().clear();
     let again = world.run(as_of(0)).await;
@@ -131,7 +125,7 @@ async fn equal_bytes_in_other_parts_are_not_copied_again() {
 
 #[tokio::test]
 async fn a_bucket_is_taken_back_to_what_it_was() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "changed", "ab");
     write(&world, SOURCE, "deleted", "aM");
     write(&world, SOURCE, "same", "a");
@@ -161,7 +155,7 @@ async fn a_bucket_is_taken_back_to_what_it_was() {
 
 #[tokio::test]
 async fn one_object_is_found_or_said_to_be_missing() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "dir/k", "aMb");
     write(&world, SOURCE, "dir/k2", "x");
     let one = |hours| Transfer {
@@ -177,7 +171,7 @@ async fn one_object_is_found_or_said_to_be_missing() {
 /// A retry of what failed reads the versions of that time, and no other keys.
 #[tokio::test]
 async fn chosen_keys_are_those_of_that_time() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "a", "xy");
     write(&world, SOURCE, "b", "xy");
     let chosen = Chosen {

@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
 
-use super::{at, ids, there, world, write, writes};
-use crate::cli::{at as command_at, run};
+use super::{at, ids, there, write, writes};
+use crate::world::program::{at as command_at, run};
 use crate::world::{SOURCE, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_versions_are_planned_and_copied() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "a/k", "xMy");
     write(&world, SOURCE, "a/l", "xy");
     let arguments = [
@@ -57,10 +57,10 @@ async fn all_versions_are_planned_and_copied() {
     );
 }
 
-/// A key that failed in the middle is gone on with, and no other key is looked at.
+/// A key that failed in the middle is resumed, and no other key is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_goes_on_with_the_keys_that_failed() {
-    let world = world().await;
+    let world = World::versioned().await;
     for key in ["a", "b", "c"] {
         write(&world, SOURCE, key, "xMyz");
     }
@@ -68,7 +68,7 @@ async fn a_retry_goes_on_with_the_keys_that_failed() {
         .key("b")
         .nth(2)
         .then(Effect::Error(400, "InvalidRequest"));
-    world.sandbox.faults().add(refused);
+    world.add_fault(refused);
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("night.jsonl");
     let report = report.to_str().unwrap();
@@ -104,7 +104,7 @@ async fn a_retry_goes_on_with_the_keys_that_failed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_and_a_time_are_flags_and_exclude_each_other() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "abc");
     let old = ids(&world, SOURCE, "k").remove(0);
     let to = [
@@ -161,7 +161,7 @@ transfers:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_are_announced_and_waited_for() {
-    let world = world().await;
+    let world = World::versioned().await;
     for (key, class) in [
         ("cold", "GLACIER"),
         ("deep", "DEEP_ARCHIVE"),
@@ -171,10 +171,7 @@ async fn restores_are_announced_and_waited_for() {
             .storage_class(class)
             .last_modified(at(0))
             .metadata("name", "a");
-        world
-            .sandbox
-            .store()
-            .put_object(SOURCE, key, Content::pattern(1, 1 << 20), &spec);
+        world.put_with(key, 1 << 20, &spec);
     }
     let arguments = [
         "copy",

@@ -2,7 +2,7 @@
 
 use s3haul::manifest::job::Transfer;
 
-use super::{ids, one, there, world, write};
+use super::{ids, one, there, write};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 async fn copy(world: &World, version: &str) -> crate::world::Run {
@@ -14,10 +14,10 @@ async fn copy(world: &World, version: &str) -> crate::world::Run {
         .await
 }
 
-/// The destination is newer than any version from the past, whatever it holds.
+/// The destination is newer than any version of the past, whatever it holds.
 #[tokio::test]
 async fn an_older_version_of_the_same_size_replaces_a_newer_one() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "abc");
     world.run(copy_all()).await;
     let versions = ids(&world, SOURCE, "k");
@@ -48,7 +48,7 @@ async fn null_is_a_version_like_others() {
 
 #[tokio::test]
 async fn a_version_that_is_a_marker_or_is_not_there_fails_and_says_so() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "aM");
     let marker = ids(&world, SOURCE, "k").remove(1);
     for version in [marker.as_str(), "nope"] {

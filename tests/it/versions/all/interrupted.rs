@@ -4,8 +4,8 @@ use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::sandbox::{Effect, Fault, Operation};
 
-use super::super::{all_versions, endings, ids, kinds, there, world, write};
-use crate::world::{DESTINATION, SOURCE};
+use super::super::{all_versions, endings, ids, kinds, there, write};
+use crate::world::{DESTINATION, SOURCE, World};
 
 #[rstest]
 #[case(Operation::CopyObject, 2, "ab")]
@@ -16,7 +16,7 @@ async fn an_interrupted_key_goes_on_where_it_was(
     #[case] done: u64,
     #[case] so_far: &str,
 ) {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "abMcM");
     write(&world, SOURCE, "other", "xMy");
     let nth = if operation == Operation::CopyObject {
@@ -28,7 +28,7 @@ async fn an_interrupted_key_goes_on_where_it_was(
         .key("k")
         .nth(nth)
         .then(Effect::Error(400, "InvalidRequest"));
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let run = world.run(all_versions()).await;
     let so_far = if operation == Operation::CopyObject {
         "abM"
@@ -74,12 +74,9 @@ async fn a_lost_answer_makes_no_second_version(
     )]
     effect: Effect,
 ) {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "abMcM");
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).nth(nth).then(effect));
+    world.add_fault(Fault::on(operation).nth(nth).then(effect));
     let run = world.run(all_versions()).await;
     assert_eq!(there(&world, "k"), "abMcM", "{:?}", run.receipts);
     assert_eq!(
@@ -109,14 +106,11 @@ async fn a_lost_answer_makes_no_second_version(
 
 #[tokio::test]
 async fn a_stop_leaves_a_beginning_of_the_history() {
-    let world = world().await;
+    let world = World::versioned().await;
     write(&world, SOURCE, "k", "abcdef");
     let stop = world.stop.clone();
     let stopping = Effect::hook(move |_| stop.cancel());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(3).then(stopping));
+    world.add_fault(Fault::on(Operation::CopyObject).nth(3).then(stopping));
     let run = world.run(all_versions()).await;
     let done = there(&world, "k");
     assert!("abcdef".starts_with(&done) && done.len() < 6, "{done}");
