@@ -1,5 +1,4 @@
-//! Canned ACLs: every request that creates an object carries the one that the job names, and no
-//! other.
+//! Canned ACLs: every request that creates an object carries the ACL of the job, and no other.
 
 use std::fs;
 
@@ -282,7 +281,7 @@ async fn the_command_line_has_it_and_refuses_what_contradicts_it() {
     );
 }
 
-/// The scratch objects of a probe are writes like all others.
+/// The scratch objects of a probe need the ACL like all other writes.
 #[tokio::test]
 async fn a_probe_of_a_demanding_bucket_has_it() {
     let world = demanding().await;

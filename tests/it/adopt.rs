@@ -1,5 +1,5 @@
-//! Going on with uploads that an earlier session left open: what is there is not copied again, what
-//! is not exactly as it was is begun anew, and nothing is left over.
+//! Resuming uploads that an earlier session left open. Finished parts are not copied again,
+//! anything that changed meanwhile is copied from the start, and no upload is left.
 
 use std::fs;
 use std::path::Path;
@@ -19,10 +19,11 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, uploa
 
 const PART: u64 = 8 * MIB;
 const PARTS: u64 = 64;
-/// Of a file, whose bytes are real.
+/// Part size of a file. Files have real bytes, so their parts are small.
 const FILE_PART: u64 = 5 * MIB;
 
-/// A world with one object of [`PARTS`] parts, and a run of it that is stopped while it is copied.
+/// A world with one object of [`PARTS`] parts, and a run that was stopped while it copied the
+/// object.
 struct Stopped {
     world: World,
     job: Job,
@@ -78,7 +79,7 @@ impl Stopped {
         let world = slow_world().await;
         put_large(&world, 1);
         let mut transfer = copy_large();
-        // So that what stands there already is no reason to leave it.
+        // Without this, the next session would skip the object because it is at the destination.
         transfer.when = When::Always;
         let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
         let unheard = Fault::on(Operation::CompleteMultipartUpload)
@@ -168,8 +169,8 @@ async fn parts_that_are_there_are_not_copied_again() {
 async fn it_goes_on_as_often_as_it_is_stopped() {
     let mut stopped = Stopped::new().await;
     let mut held = stopped.open().parts.len();
-    // Each session copies ten parts and what else is in flight then: three of them leave some for
-    // the last.
+    // Each session copies ten parts and those in flight at its end. Three sessions leave some parts
+    // for the last one.
     for _ in 0..2 {
         stopped_at(
             &mut stopped.world,
@@ -271,11 +272,11 @@ async fn parts_that_somebody_replaced_are_copied_again() {
         .iter()
         .map(|(number, ..)| u32::try_from(*number).unwrap())
         .collect();
-    // Other bytes of the right size, another size, and a part that the object does not have.
+    // A part with other bytes, a part with another size, and a part that the object does not have.
     copy(held[0], 20 * PART, PART).await;
     copy(held[1], 0, PART / 2).await;
     copy(9_999, 0, PART).await;
-    // One that was under way when the record ended.
+    // A part that arrived after the last record of the journal.
     let missing = (1..=10_000).find(|number| !held.contains(number)).unwrap();
     copy(missing, u64::from(missing - 1) * PART, PART).await;
     let run = stopped.resume().await;
@@ -413,7 +414,7 @@ async fn only_the_parts_of_a_file_that_are_missing_or_changed_are_sent() {
     };
     let held = stopped.open().parts.len() as u64;
     assert!((9..12).contains(&held), "{held}");
-    // Other bytes under the same size and time, which only reading it tells.
+    // Changes the bytes but not size and time, so that only reading the file shows it.
     bytes[0] = 8;
     fs::write(&path, &bytes).unwrap();
     fs::File::options()

@@ -1,4 +1,4 @@
-//! Answers that are odd and can be read, and answers that lack what they must have.
+//! Unusual answers that are still readable, and answers that lack required elements.
 
 use rstest::rstest;
 use s3haul::endpoint::Provider;

@@ -1,4 +1,5 @@
-//! Objects in an archive: known before anything is sent for them, and dealt with as the job says.
+//! Archived objects: s3haul recognises them before it sends a request for them, and follows the
+//! job's policy.
 
 use std::time::{Duration, SystemTime};
 
@@ -47,8 +48,8 @@ fn receipt<'r>(run: &'r Run, key: &str) -> &'r Receipt {
         .unwrap()
 }
 
-/// Pitfall: reading an archived object is refused one request at a time. The listing tells it, so
-/// none is sent.
+/// A pitfall: S3 refuses reads of archived objects one request at a time. The list shows the class,
+/// so no request is sent.
 #[tokio::test]
 async fn what_the_listing_tells_costs_no_request() {
     let world = world_with_each_class().await;
@@ -198,7 +199,8 @@ async fn a_restore_is_asked_for_once_and_a_later_run_copies() {
         "{:?}",
         run.receipts
     );
-    // The class is kept: it says where the copy belongs, not where its source was read from.
+    // The copy keeps the class of the source: the class says where the copy belongs, not from where
+    // the source was restored.
     world.assert_equal("cold", "cold");
     world.assert_equal("deep", "deep");
     assert_eq!(
@@ -237,7 +239,8 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
         (run.outcome.archived_objects, run.outcome.skipped_objects),
         (1, 1)
     );
-    // The sandbox refuses, as S3 does, days for this class and the expedited tier for this archive.
+    // As S3 does, the sandbox refuses `Days` for this class, and the expedited tier for this
+    // archive.
     let mut transfer = archived(Archived::Restore);
     transfer.restore.tier = RestoreTier::Expedited;
     let run = world.run(transfer.clone()).await;
@@ -255,7 +258,7 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
     world.assert_equal("tiered", "tiered");
 }
 
-/// Between the listing and the request, somebody else may have asked, or the object may have become
+/// After the listing, somebody else may have requested the restore, or the object may have become
 /// readable.
 #[tokio::test]
 async fn a_restore_that_is_not_needed_is_no_failure() {

@@ -1,5 +1,5 @@
-//! Servers that do not do what they are asked: they ignore questions about attributes, attributes
-//! of requests, ranges, and parts, and answer with success.
+//! Servers that answer with success but ignore what a request asked for: questions about
+//! attributes, attributes of new objects, ranges, and parts.
 
 mod looks;
 
@@ -105,7 +105,7 @@ async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_
             (3, vec![loss.to_owned(); 3]),
             "{name}"
         );
-        // An empty answer may be an accident.
+        // An empty answer may be a lost body, so it is requested again.
         let asked = if name == "nothing" { 2..=5 } else { 1..=1 };
         assert!(
             asked.contains(&world.calls(Operation::GetObjectTagging)),
@@ -175,7 +175,7 @@ async fn one_bad_answer_among_good_ones_is_about_one_object() {
     );
 }
 
-/// An object that is deleted between two requests is not a server that knows no tags.
+/// A 404 because the object was deleted does not mean that the server has no tags.
 #[tokio::test]
 async fn an_object_that_is_gone_is_no_loss() {
     let world = World::new().await;
@@ -369,7 +369,7 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!((run.outcome.done_objects, losses(&run)), (4, vec![]));
     let heads = world.sandbox.calls().of(Operation::HeadObject);
-    // The plan looks for each key where lists have no order, and finds none.
+    // The planner sends a HEAD for each key if lists have no order; those find nothing.
     let is_look = |call: &&CallEntry| call.bucket == DESTINATION && call.status == Some(200);
     let looked: Vec<_> = heads
         .iter()

@@ -1,5 +1,5 @@
-//! What becomes of an attribute that cannot be kept, by its policy: the object's end before anything
-//! is published, or a loss on the record; on both routes the same.
+//! Attributes that cannot be kept. By its policy, the object fails before it is published, or the
+//! receipt has a loss; both routes do the same.
 
 mod tags;
 
@@ -14,7 +14,7 @@ use s3haul::size::MIB;
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
 
-/// A small object and a large one, which take the two routes.
+/// A small object and a large one: one for each route.
 const BOTH: [(&str, u64); 2] = [("small", 10), ("large", 300 * MIB)];
 
 fn put_both(world: &World, spec: &ObjectSpec) {
@@ -159,7 +159,7 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
                 (2, 0)
             ),
         }
-        // What the job says is no loss.
+        // A difference that the job requests is not a loss.
         transfer.to.encryption = Some(Encryption::S3);
         transfer.when = s3haul::manifest::job::When::Always;
         assert_eq!(world.run(transfer).await.outcome.objects_with_losses, 0);
@@ -244,8 +244,8 @@ async fn a_lock_that_may_not_be_seen() {
     }
 }
 
-/// A versioned bucket without Object Lock is asked once whether it has locks; one without versions
-/// has none.
+/// s3haul asks a versioned bucket once whether it has Object Lock. A bucket without versions cannot
+/// have it.
 #[tokio::test]
 async fn that_there_is_no_lock_is_asked_once() {
     let buckets = BucketOptions {
@@ -391,7 +391,7 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
     );
 }
 
-/// An annotation goes to the object that was just written, or to none.
+/// An annotation is written to the object that the run has just written, or to none.
 #[tokio::test]
 async fn annotations_do_not_go_to_somebody_elses_object() {
     let world = World::new().await;
@@ -424,7 +424,7 @@ fn key_file(dir: &tempfile::TempDir, name: &str, byte: u8) -> KeySource {
     KeySource::File(path)
 }
 
-/// One prefix may hold objects with a customer key and without.
+/// A prefix can have both objects with a customer key and objects without.
 #[tokio::test]
 async fn a_customer_key_for_some_of_the_objects() {
     let dir = tempfile::tempdir().unwrap();
@@ -449,7 +449,8 @@ async fn a_customer_key_for_some_of_the_objects() {
     );
     assert_eq!(world.object(DESTINATION, "encrypted/key").unwrap().size, 32);
 
-    // Without the key, or with another one, the encrypted object alone fails, and says why.
+    // Without the key, or with another one, only the encrypted object fails, and the message says
+    // why.
     transfer.when = s3haul::manifest::job::When::Always;
     for other in [None, Some(key_file(&dir, "other", b'x'))] {
         transfer.customer_keys.source = other;

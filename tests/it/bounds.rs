@@ -1,6 +1,6 @@
-//! Answers without end in bytes or time: a server that answers one kind of request wrongly and
-//! hands everything else to the sandbox. Every command must end by itself, with a true exit code,
-//! within bounds of memory.
+//! Answers that are endless or take forever. The server answers one kind of request wrongly and
+//! passes everything else to the sandbox. Every command must end by itself, with the right exit
+//! code and bounded memory.
 
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
@@ -19,7 +19,7 @@ use crate::liar::read_head;
 use crate::world::program::process_at;
 use crate::world::{SOURCE, World};
 
-/// Peak memory that no server may push a run beyond.
+/// Upper bound of the peak memory, whatever the server answers.
 const MEMORY_KIB: u64 = 300 * 1024;
 
 /// The replacement of the sandbox's answer.
@@ -98,7 +98,7 @@ async fn serve(
         return;
     };
     if !is_played(&head) {
-        // One request to a connection, so that each can be looked at.
+        // One request per connection, so that each request line can be examined.
         let mut onward = TcpStream::connect(to).await.unwrap();
         let head = format!("{}\r\nConnection: close\r\n\r\n", head.trim_end());
         let _ = onward.write_all(head.as_bytes()).await;
@@ -107,7 +107,7 @@ async fn serve(
         return;
     }
     count.fetch_add(1, Ordering::SeqCst);
-    // The answer is about the object that was asked for.
+    // The answer has the `ETag` of the requested object.
     let etag = head.lines().find_map(|line| {
         line.to_ascii_lowercase()
             .strip_prefix("if-match: ")
@@ -132,7 +132,7 @@ async fn serve(
 struct Ended {
     exit: i32,
     stderr: String,
-    /// The most memory that it took, in KiB.
+    /// Peak memory, in KiB.
     memory: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What `check` finds out before a run, and the requests that it takes.
+//! The problems that `check` finds before a run, and the requests that it sends.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ fn refuse_all(world: &World, operation: Operation) {
     world.add_fault(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
 }
 
-/// Denies lists of one prefix, which the buckets of a test tell apart.
+/// Denies lists of one prefix. The tests tell their buckets apart by prefixes.
 fn deny_list(world: &World, prefix: &str) {
     let fault = Fault::on(Operation::ListObjectsV2).key(prefix);
     world.add_fault(fault.then(Effect::Error(403, "AccessDenied")));
@@ -159,7 +159,7 @@ async fn a_source_that_may_not_be_listed_fails() {
     assert_eq!(world.calls(Operation::HeadObject), 0);
 }
 
-/// The copies are signed by the destination's endpoint, so its credentials must be able to read.
+/// The destination's endpoint signs the copies, so its credentials must be able to read the source.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_object_is_read_by_the_endpoint_that_signs_the_copies() {
     let world = World::with_objects(["k"], 9).await;
@@ -350,7 +350,7 @@ async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
         let (exit, _, stderr) = check_in(&dir, &world, "run", journal).await;
         assert_eq!(exit, 3, "{journal}: {stderr}");
     }
-    // Nobody named the usual place, so a run does without.
+    // The default place was not requested, so a run continues without a journal.
     fs::write(dir.path().join(".s3haul"), "no directory").unwrap();
     let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
     assert!(

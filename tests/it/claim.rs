@@ -1,6 +1,5 @@
-//! `--adopt`: going on with uploads whose journal is lost. What can be proven is not copied again,
-//! what is somebody else's is left alone, and the object is what it would have been without all
-//! that.
+//! `--adopt`: continuing uploads without their journal. What can be proven is not copied again,
+//! uploads of others stay untouched, and the object is the same as without adoption.
 
 mod file;
 
@@ -28,7 +27,7 @@ const PARTS: u64 = 64;
 /// Requests in flight.
 const AT_ONCE: u64 = 8;
 
-/// Of a file, whose bytes are real.
+/// Part size of a file. Files have real bytes, so their parts are small.
 const FILE_PART: u64 = 5 * MIB;
 
 async fn slow_world() -> World {
@@ -84,7 +83,7 @@ async fn killed(world: &World, job: &Job, parts: usize) {
         run = world.try_run_job(job) => panic!("it was not killed: {:?}", run.map(|run| run.outcome)),
         () = killed => {}
     }
-    // What was in flight arrives, or not.
+    // Waits until no further part arrives.
     let mut before = usize::MAX;
     while before != open(world)[0].parts.len() {
         before = open(world)[0].parts.len();
@@ -462,7 +461,7 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
         assert_noted(&run.receipts[0], what);
         assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 3 + PARTS);
     }
-    // Another class shows before anything is done.
+    // Another storage class shows before any part is sent.
     world.sandbox.store().delete_object(DESTINATION, "large");
     let class = Attributes {
         storage_class: Some("STANDARD_IA".into()),
@@ -507,7 +506,8 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
         (few, 1)
     );
     world.sandbox.store().delete_object(DESTINATION, "large");
-    // S3 completes nothing under a condition that was begun before the key was written or deleted.
+    // S3 refuses a conditional Complete if the key was written or deleted after the upload was
+    // created.
     first.cancel().await.unwrap();
     begin(&world, &declared(), PART, &[1, 2]).await;
     let by_reading = run_of(Prove::Read).await;

@@ -1,4 +1,4 @@
-//! The command as its users meet it: what it prints, on which stream, and how it exits.
+//! The command line: output, streams, and exit codes.
 
 mod failing;
 
@@ -207,7 +207,7 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // The producer dies first, as it does when a terminal sends the signal to both.
+    // The producer dies first, as if a terminal had sent the signal to both.
     drop(pipe);
     process::Command::new("kill")
         .args(["-TERM", &child.id().to_string()])

@@ -1,7 +1,7 @@
-//! A clock that is wrong from the start, or becomes wrong in the middle of a run.
+//! A clock that is wrong from the start, or becomes wrong during a run.
 //!
-//! The server before the sandbox has a clock of its own and refuses signatures that are more than 5
-//! minutes off. The sandbox behind it bears 15.
+//! The server in front of the sandbox has its own clock, and refuses signatures that are more than
+//! 5 minutes off. The sandbox behind it allows 15.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! Answers that contradict themselves, the request, or each other: each would pass for a success if
-//! nobody compared them.
+//! Answers that contradict themselves, the request, or each other. Each would pass for a success if
+//! s3haul did not compare them.
 
 mod endless;
 mod objects;
@@ -345,7 +345,7 @@ fn copied(world: &World) -> String {
         .collect()
 }
 
-/// Puts the versions of a page into another order.
+/// Reorders the versions of a page.
 fn reordered(answer: Answer, order: fn(&mut Vec<&str>)) -> Answer {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     let (Some(begin), Some(end)) = (body.find("<Version>"), body.rfind("</Version>")) else {

@@ -1,4 +1,4 @@
-//! Copies from bucket to bucket: what arrives, by which requests, and on what proof.
+//! Copies between buckets: results, requests, and proofs.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -56,7 +56,7 @@ async fn a_copy_costs_the_requests_that_it_must() {
     for (operation, count) in [
         (Operation::ListObjectsV2, 1),
         (Operation::HeadBucket, 2),
-        // The source of the large one is looked at once more when its tags have been read.
+        // The large object needs another HEAD of its source after its tags have been read.
         (Operation::HeadObject, 2 + 1 + 1),
         (Operation::GetObjectTagging, 1),
         (Operation::CopyObject, 1),

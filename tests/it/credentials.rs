@@ -1,7 +1,7 @@
-//! Credentials over a long run: what changes underneath costs no object.
+//! Credentials that change during a long run, without costing an object.
 //!
-//! A container endpoint issues what a test says, and a server before the sandbox takes some session
-//! tokens and refuses others.
+//! A container endpoint issues the sets that a test prescribes. A server in front of the sandbox
+//! accepts some session tokens and refuses others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,7 +39,7 @@ pub(crate) async fn issuer(reply: Reply) -> Arc<Issuer> {
     Arc::new(Issuer::start(reply).await)
 }
 
-/// A server that refuses some tokens.
+/// A server in front of the sandbox that refuses some tokens.
 pub(crate) struct Gate {
     pub(crate) liar: Liar,
     pub(crate) log: Arc<Log>,
@@ -51,7 +51,7 @@ pub(crate) struct Log {
     refused: Mutex<BTreeSet<&'static str>>,
     /// Requests that were refused.
     refusals: Mutex<Vec<Asked>>,
-    /// Tokens of the requests that were let through.
+    /// Tokens of the requests that passed.
     taken: Mutex<Vec<String>>,
     has_passed: AtomicBool,
 }
@@ -76,7 +76,8 @@ impl Log {
 }
 
 impl Gate {
-    /// Refuses with this error. `look` sees each request before it is judged.
+    /// Starts a gate that refuses with this error. `look` sees each request before the gate
+    /// decides.
     pub(crate) async fn before(
         world: &World,
         (status, code): (u16, &'static str),
@@ -114,8 +115,8 @@ pub(crate) fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
     assert_eq!(world.keys(DESTINATION).len(), OBJECTS, "{stderr}");
 }
 
-/// HEADs are refused with a bare status; all that were signed with the old set are sent again with
-/// the new one.
+/// HEADs are refused with a bare status. All requests that were signed with the old set are sent
+/// again with the new one.
 #[rstest]
 #[case::expired(400, "ExpiredToken")]
 #[case::invalid(400, "InvalidToken")]
@@ -162,7 +163,7 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
         let is_copy = asked.method == "PUT";
         if is_copy && !was_denied.swap(true, Ordering::SeqCst) {
             gives.reply(set("two", 3600));
-            // Answered when another request is signed with the newer set.
+            // Answers only after another request was signed with the newer set.
             tokio::task::block_in_place(|| {
                 while !*seen.borrow() {
                     std::thread::sleep(Duration::from_millis(2));
@@ -203,7 +204,7 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
         gives.reply(at_renewal);
         gives.wait_for_requests(2).await;
         let before = log.taken();
-        // Longer than the set lasts.
+        // Longer than the set is valid.
         tokio::time::sleep(Duration::from_secs(3)).await;
         gives.reply(set("two", 3600));
         before
@@ -270,7 +271,7 @@ async fn a_provider_that_has_no_new_set_is_waited_for(#[case] meanwhile: Reply) 
     assert!((1..=60).contains(&refusals), "{refusals} refusals");
 }
 
-/// Requests of the plan fail beside those of the copies, and no object fails by either.
+/// Requests of the planner fail next to those of copies, and neither makes an object fail.
 #[rstest]
 #[case::while_it_plans(4)]
 #[case::while_it_copies(100)]
@@ -393,7 +394,7 @@ async fn keys_of_the_environment_that_are_refused_end_the_run() {
         !stdout.contains("failed") && !stderr.contains("failed:"),
         "{stdout} {stderr}"
     );
-    // What a restart of the same pod finds: keys that were never taken are wrong.
+    // A restarted pod with the same keys: keys that were never accepted are wrong.
     let (exit, _, stderr) = run(program("one"), &COPY).await;
     assert_eq!(exit, 3, "{stderr}");
     assert!(stderr.contains("AWS_SESSION_TOKEN"), "{stderr}");

@@ -1,5 +1,5 @@
-//! Servers that answer with success and do nothing, or that answer about another object: no copy
-//! counts as done, and no upload is left open in silence.
+//! Servers that answer with success and do nothing, or that answer about another object. No such
+//! copy counts as done, and no upload stays open unreported.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -212,7 +212,7 @@ async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
     let world = world_without_checksum(size).await;
     let old = ObjectSpec::default().last_modified(an_hour_ago() - Duration::from_hours(2));
     other(world.sandbox.store(), size, &old);
-    // The clock of the server may be behind ours.
+    // The server's clock may be slow.
     let now = SystemTime::now() - Duration::from_secs(behind);
     let liar = Liar::before(&world, move |asked, answer| {
         let answer = if copies(asked) || completes(asked) {
@@ -314,7 +314,7 @@ async fn an_upload_in_another_bucket_is_told_with_its_id() {
     assert!(failure.contains(command), "{failure}");
 }
 
-/// The server encodes the key in its answer.
+/// The server encodes the key in its answer differently.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_in_another_spelling_is_no_other_key() {
     let world = World::new().await;
@@ -329,7 +329,7 @@ async fn the_same_key_in_another_spelling_is_no_other_key() {
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
 }
 
-/// An abort has no effect, the list of parts is empty, and that of uploads is refused.
+/// Abort has no effect, the list of parts is empty, and the list of uploads is refused.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16) {
@@ -424,7 +424,7 @@ async fn a_copy_in_one_request_of_an_object_that_head_halves_fails_with_both_siz
     );
 }
 
-/// A change in place would cut the object.
+/// A change in place would truncate the object.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_head_halves_is_not_changed_in_place() {
     let world = world_without_checksum(2 * LARGE).await;
@@ -447,7 +447,7 @@ async fn an_object_that_head_halves_is_not_changed_in_place() {
     assert_eq!(object.content.len(), 2 * LARGE);
 }
 
-/// `uploads complete` knows no time at which the upload was created.
+/// `uploads complete` does not know when the upload was created.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500)] status: u16) {
@@ -486,7 +486,7 @@ async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500
     );
 }
 
-/// A bad copy is removed, but only the answer says so.
+/// The server claims to delete a bad copy, and does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_without_effect_is_not_reported_as_one() {
     let versioned = BucketOptions {

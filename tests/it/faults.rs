@@ -1,7 +1,7 @@
-//! Every kind of fault on every operation: the run ends right, or it says that it did not.
+//! Every kind of fault on every operation: the run ends right, or reports that it did not.
 //!
-//! "Right" is checked in the sandbox's store, not in what the program says: the destination is
-//! equal or absent, and no upload is left open.
+//! "Right" is checked in the sandbox's store, not in the program's output: each destination object
+//! is equal or absent, and no upload is left.
 
 mod grid;
 
@@ -83,7 +83,7 @@ async fn a_passing_fault_costs_a_retry_and_nothing_else(
     )]
     effect: Effect,
 ) {
-    // HEAD answers have no body, so nothing in one can be an error, cut short or missing.
+    // Answers to HEAD have no body that could hold an error, be cut short, or be missing.
     let bodiless = operation == Operation::HeadObject;
     let needs_a_body = matches!(
         effect,

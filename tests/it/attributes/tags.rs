@@ -1,4 +1,4 @@
-//! Tags that cannot be read or set.
+//! Tags that s3haul may not read or set.
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Attribute, Policy};
@@ -53,7 +53,7 @@ async fn a_denial_is_found_out_once() {
     }
     world.deny(SOURCE, Operation::GetObjectTagging, "");
     let mut job = world.job(copy_all());
-    // One after another, so that the second one knows what the first one has seen.
+    // One request at a time, so that the second object knows what the first one has learned.
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(

@@ -21,7 +21,7 @@ async fn only_the_missing_parts_of_a_file_are_sent() {
     let job = claiming(&world, in_parts_of(FILE_PART, upload_all(files.path())));
     stopped_at(&mut world, Operation::UploadPart, &job, None).await;
     let held = open(&world)[0].parts.len() as u64;
-    // Each part is compared with the file by itself.
+    // Each part is compared with the file separately.
     bytes[0] = 8;
     fs::write(&path, &bytes).unwrap();
     let run = run_counted(&world, &job).await;

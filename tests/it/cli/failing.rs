@@ -1,4 +1,4 @@
-//! Commands that fail: the exit code, and what is told with which remedy.
+//! Commands that fail: exit codes, causes, and remedies.
 
 use std::fs;
 use std::path::Path;
@@ -343,7 +343,7 @@ async fn a_limit_of_the_size_of_files_is_told(
     );
 }
 
-/// The reason names the stream that cannot be written.
+/// The message names the stream that cannot be written.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_output_is_named() {
@@ -368,7 +368,8 @@ fn a_full_standard_output_is_named() {
     );
 }
 
-/// A bug may show before the command itself begins: here no thread can be started.
+/// A panic before the command begins also has the exit code of a bug. Here, no thread can be
+/// started.
 #[test]
 fn a_panic_outside_of_the_command_has_the_exit_code_of_a_bug() {
     let dir = tempfile::tempdir().unwrap();

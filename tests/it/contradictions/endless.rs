@@ -1,4 +1,4 @@
-//! Lists that do not end.
+//! Endless lists.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -89,7 +89,7 @@ async fn the_list_of_a_journal_in_s3_ends(#[values("segment", "strange")] kind: 
     store.create_bucket("journals", BucketOptions::default());
     let pages = AtomicU64::new(1);
     let lie = move |asked: &Asked| {
-        // `status` looks first if there is a state prefix.
+        // `status` first looks for a state prefix.
         let prefix = asked.parameter("prefix");
         let is_look = prefix.is_some_and(|prefix| prefix.ends_with("plan."));
         if !asked.lists("journals") || is_look {

@@ -1,4 +1,4 @@
-//! Answers about one object that contradict the request or the list.
+//! Answers about one object that contradict the request or a list.
 
 use std::time::Duration;
 
@@ -253,8 +253,8 @@ async fn an_etag_that_contradicts_the_bytes_of_an_upload_fails_it(
         let content = s3haul::sandbox::Content::pattern_bytes(seed, size);
         std::fs::write(files.path().join(name), content.to_bytes()).unwrap();
     }
-    // The server stores what it likes of the second object, and shows no checksum. Under no profile
-    // the first one shows what its ETags are.
+    // The server claims a wrong ETag for the second object, and shows no checksum. Without a
+    // profile, the first object shows how its ETags follow from bytes.
     let wrong = "ffffffffffffffffffffffffffffffff";
     let is_wrong = move |asked: &Asked| {
         asked.path.ends_with("/b") && (asked.method == "HEAD" || asked.method == "PUT")

@@ -1,4 +1,4 @@
-//! The arrays of AWS Batch and Slurm: a run by many tasks.
+//! Job arrays of AWS Batch and Slurm: a run by many tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The policies allow what s3haul sends requests for, and nothing else.
+//! The policies allow exactly the requests that s3haul sends.
 
 use std::collections::BTreeSet;
 
@@ -23,8 +23,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
-        // The tags of a copy are looked at only where `--adopt` completes an upload of unknown
-        // beginnings.
+        // s3haul reads the tags of a copy only after `--adopt` has completed an upload of unknown
+        // origin.
         Operation::GetObjectTagging => (
             &["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
             &["s3:GetObjectTagging"],
@@ -32,7 +32,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
-        // It carries the source's tags along by itself.
+        // CopyObject copies the source's tags by itself.
         Operation::CopyObject => (
             &[
                 "s3:GetObject",
@@ -53,7 +53,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
             (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"])
         }
         Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
-        // Without a version it can only add a delete marker; to destroy a version is another
+        // Without a version id, it only adds a delete marker. Deleting a version needs another
         // permission.
         Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
         Operation::ReadFile
@@ -232,7 +232,7 @@ fn keys_are_used_as_s3_uses_them() {
         panic!("two statements")
     };
     assert_eq!(source["Action"], serde_json::json!(["kms:Decrypt"]));
-    // Parts of an upload are read again when it is completed.
+    // S3 reads and decrypts the parts of an upload when it completes the upload.
     assert_eq!(
         destination["Action"],
         serde_json::json!(["kms:GenerateDataKey", "kms:Decrypt"])

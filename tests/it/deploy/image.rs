@@ -1,4 +1,4 @@
-//! The Dockerfile, and that everything that names the image means the same one.
+//! The Dockerfile, and the references to its image, which must all agree.
 
 use super::{read, yaml};
 
@@ -82,7 +82,7 @@ fn both_stages_are_pinned_and_the_toolchain_is_new_enough() {
         version(toolchain) >= version(needed),
         "{toolchain} is older than {needed}"
     );
-    // What was linked against a libc runs with that one.
+    // The program runs with the libc of the release on which it was linked.
     assert_eq!(from[1], format!("debian:{release}-slim"));
 }
 

@@ -1,4 +1,4 @@
-//! Wrong answers, and changes to right ones.
+//! Wrong answers, and ways to make right ones wrong.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::scenario::KEYS;
 use super::server::{Answer, Request};
 use crate::world::SOURCE;
 
-/// Puts this in the place of each checksum of an answer.
+/// Replaces each checksum of an answer.
 pub(super) fn set_checksums(operation: Operation, answer: &mut Answer, by: &str) {
     for (name, value) in &mut answer.headers {
         if name.starts_with("x-amz-checksum-") && name != "x-amz-checksum-type" {

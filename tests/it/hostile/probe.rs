@@ -1,5 +1,5 @@
-//! The probe before a hostile server: it ends, tells the truth about what is left, and calls no
-//! liar good.
+//! The probe against a hostile server: it ends, reports truthfully what it leaves behind, and
+//! approves no liar.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::server::Hostile;
 use super::ways::Way;
 use crate::world::{DESTINATION, World, copy_all, restate};
 
-/// A probe that takes longer does not end.
+/// A probe that takes longer has hung.
 const LIMIT: Duration = Duration::from_mins(2);
-/// The ways that are about what a probe finds out or leaves behind. The others are about how
-/// answers are read.
+/// The ways that affect what a probe finds or leaves behind. The others concern the parsing of
+/// answers.
 const WAYS: [Way; 7] = [
     Way::NoAnswer,
     Way::EffectWithoutAnswer,
@@ -92,7 +92,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
             let told: BTreeSet<_> = found.left.iter().map(name).collect();
             let sure = found.left.iter().filter(|left| left.is_certain).map(name);
             let made_up: Vec<_> = sure.filter(|name| !there.contains(name)).collect();
-            // Of some uploads only the key is known.
+            // For some uploads, only the key is known.
             let is_told = |(key, id): &Name| {
                 told.contains(&(key.clone(), id.clone())) || told.contains(&(key.clone(), None))
             };

@@ -1,4 +1,4 @@
-//! What the program is asked to do before a hostile server, and what must hold then.
+//! The scenarios that run against a hostile server, and what must hold afterwards.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ use super::server::Hostile;
 use super::ways::Way;
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all};
 
-/// A run that takes longer does not end.
+/// A run that takes longer has hung.
 const LIMIT: Duration = Duration::from_secs(40);
 
 const SMALL: u64 = 1000;
@@ -36,27 +36,27 @@ pub(super) const KEYS: [&str; 3] = ["a-small", "b-large", "c-last"];
 /// The job of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scenario {
-    /// A copy of two small objects and a large one.
+    /// Copies two small objects and a large one.
     Copy,
-    /// The same, and read back.
+    /// Copies the same, and reads the copies back.
     Read,
-    /// Files go up.
+    /// Uploads files.
     Upload,
-    /// A copy with lock, ACL and annotations.
+    /// Copies with lock, ACL, and annotations.
     Everything,
-    /// All versions.
+    /// Copies all versions.
     History,
-    /// A part is refused, so that the upload is aborted.
+    /// Copies while a part is refused, so that the upload is aborted.
     Abort,
-    /// A run goes on with a large object of which some parts are there.
+    /// Resumes a large object that has some of its parts.
     Resume,
-    /// Older objects of the same sizes stand at all keys.
+    /// Copies over older objects with the same sizes.
     Replace,
-    /// Two sides are compared.
+    /// Compares both sides.
     Verify,
-    /// The same, and all bytes are read.
+    /// Compares both sides, and reads all bytes.
     VerifyDeep,
-    /// Open uploads are listed, completed, and aborted.
+    /// Lists, completes, and aborts open uploads.
     Uploads,
 }
 
@@ -112,7 +112,7 @@ impl Scenario {
         Self::Uploads,
     ];
 
-    /// Returns the command that it is about, whose requests are judged apart from those of others.
+    /// Returns the scenario's command. The requests of different commands are separate cases.
     pub(super) fn command(self) -> &'static str {
         match self {
             Self::Replace => "copy over older objects",
@@ -129,7 +129,7 @@ impl Scenario {
         match self {
             Self::Replace => matches!(operation, CopyObject | CompleteMultipartUpload | HeadObject),
             Self::VerifyDeep => operation == GetObject,
-            // The library that they use is the same for all profiles.
+            // `uploads` uses the same library code under all profiles.
             Self::Uploads => profile == Profile::Aws && operation != HeadObject,
             _ => true,
         }
@@ -149,7 +149,7 @@ impl Scenario {
             .with_writer(move || writer.clone())
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
-        // One thread, so that the log is that of this run.
+        // One thread, so that the log belongs to this run alone.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -242,7 +242,7 @@ impl Scenario {
             probes: (Duration::from_millis(5), Duration::from_millis(50)),
             silence: Duration::from_secs(2),
             complete: Duration::from_secs(2),
-            // No stream counts as alive for its bytes' sake.
+            // No doubt: an answer that arrives slowly does not extend the wait.
             doubt: Duration::ZERO,
             brief_doubt: Duration::ZERO,
             slowest: 1 << 40,
@@ -377,7 +377,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Asserts that a key holds all bytes of all its versions, and that there are receipts of them.
+    /// Asserts that a key has all versions with all their bytes, and a receipt for each.
     fn is_whole(self, world: &World, run: &Run, key: &str) -> Result<(), String> {
         let content = |version: VersionInfo| match version {
             VersionInfo::Object(object) => Some(object.content.to_bytes()),
@@ -488,7 +488,7 @@ impl Scenario {
         };
         let (a, b) = (&copy.attributes, &source.attributes);
         let is_everything = self == Self::Everything;
-        // Only the profile of AWS has any.
+        // Only the profile of AWS supports annotations.
         let has_annotations = is_everything && world.provider == Provider::Aws;
         let all = [
             ("metadata", a.metadata == b.metadata),

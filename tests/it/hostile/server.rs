@@ -1,7 +1,7 @@
-//! A proxy before the sandbox that answers one operation in a wrong way, each time it is asked.
+//! A proxy in front of the sandbox that answers one operation wrongly, every time.
 //!
-//! It speaks HTTP/1.1 by hand, one request per connection, so that an answer can be as broken as it
-//! must be.
+//! It implements HTTP/1.1 by hand, with one request per connection, so that an answer can be broken
+//! in any way.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,40 +20,40 @@ use crate::liar::dechunked;
 
 /// The pause before each byte of a slow answer.
 const DRIP: Duration = Duration::from_millis(40);
-/// A piece of an answer that is too long.
+/// A piece of an oversized answer.
 const PIECE: &[u8] = &[b' '; 64 * 1024];
 /// The most bytes of a huge answer, far beyond every bound, so that a test without a bound ends.
 const HUGE: usize = 600 * 1024 * 1024;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
-    /// Pairs as they are written.
+    /// Pairs of name and value, not decoded.
     pub(super) query: Vec<(String, Option<String>)>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
 
-/// An answer, to be written.
+/// An answer to send.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
-    /// Bytes of the body that are announced and not sent.
+    /// Bytes of the body that are announced but not sent.
     pub(super) missing: usize,
-    /// The body ends with the connection, and no header tells its length.
+    /// True if no header announces the length, so that the body ends with the connection.
     pub(super) untold: bool,
 }
 
 /// The state of the proxy: the requests and the wrong answers.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Each operation that was asked for.
+    /// The operations that were sent.
     pub(super) operations: Vec<Operation>,
-    /// The first answer to the operation that is answered wrongly.
+    /// The first answer to the operation that is now answered wrongly.
     pub(super) first: Option<Answer>,
     /// The operation that is answered wrongly, and the way in which it is.
     pub(super) strike: Option<(Operation, Way)>,
@@ -166,7 +166,7 @@ impl Context {
             Way::Huge => pour(&mut stream, &answer).await,
             Way::HugeHeader => pour_header(&mut stream).await,
             Way::OtherRange => {
-                // It claims what it was asked for.
+                // Claims the requested range.
                 let mut answer = answer;
                 let range = asked.headers.iter().find(|(name, _)| name == "range");
                 let range = range.map_or("", |(_, range)| range.trim_start_matches("bytes="));
