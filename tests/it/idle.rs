@@ -1,4 +1,4 @@
-//! Flags that would change nothing are refused, whatever they were meant to change.
+//! Flags without an effect are refused, whatever they were meant to change.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! A session that ends before all is said and done about an object: what was left out or still to
-//! be set is not forgotten.
+//! A session that ends before an object is finished: the next one remembers attributes that were
+//! left out, or are still to be set.
 
 use std::time::Duration;
 
@@ -115,7 +115,8 @@ fn long_tags() -> ObjectSpec {
 
 fn with_late_tags(when: When) -> Transfer {
     let mut transfer = Transfer { when, ..transfer() };
-    // A single copy carries the source's tags along; with others they are too long for its headers.
+    // CopyObject copies the source's tags without headers. With one more, they are too long for
+    // headers.
     transfer.set.tags.insert("k0".into(), "v".into());
     transfer
 }
@@ -169,7 +170,7 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
         Some("v"),
         "{key}"
     );
-    // What has its tags is not done again.
+    // An object with its tags is not copied again.
     world.sandbox.calls().clear();
     let again = world.session(journal.path(), &job, Intent::Resume).await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Lists: how many requests they take, that ranges find what one list finds, and what a session
-//! leaves to the next.
+//! Lists: the number of requests, ranges that find the same as one list, and what a session leaves
+//! to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ async fn short_lists_cost_one_request_a_page() {
         assert_eq!(run.outcome.skipped_objects, u64::from(count));
         assert_eq!(pages(&world, SOURCE), expected, "{count} keys");
         let there = pages(&world, DESTINATION);
-        // With nothing to look for, the other side need not even be asked.
+        // If the source is empty, the destination need not be listed.
         assert!(
             there == expected || (count == 0 && there == 0),
             "{count} keys: {there}"
@@ -130,7 +130,7 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
         assert!((30..=75).contains(&pages), "{bucket}: {pages} pages");
     }
 
-    // With few requests allowed at once, there are few lists.
+    // With few slots, there are few ranges.
     let world = World {
         ceiling: 8,
         ..world
@@ -246,7 +246,8 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
     assert_eq!(planned(&sides, true).await, all);
     let in_one_list = pages(&world, SOURCE);
     assert_eq!(in_one_list, 11, "in order, there is one list");
-    // A range is cut only while its reader keeps up, which it may not on a busy machine.
+    // A range is cut only while its reader keeps up. On a busy machine, it may not, so there are
+    // several attempts.
     for _ in 0..10 {
         world.sandbox.calls().clear();
         let mut in_any_order = planned(&sides, false).await;

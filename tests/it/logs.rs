@@ -1,5 +1,5 @@
-//! What an operator sees: lines of JSON on standard error, and the reason of an end in the file
-//! that Kubernetes reads.
+//! What an operator sees: JSON lines on standard error, and the cause of an end in the file that
+//! Kubernetes reads.
 
 mod edited;
 mod termination;
@@ -140,7 +140,7 @@ async fn a_good_run_says_what_runs_and_what_it_came_to() {
     }
 }
 
-/// The variable sets the format as the flag does, and `--json` still prints results.
+/// The variable sets the log format like the flag, and `--json` still prints results.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_object_is_an_event_with_its_cause() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -359,7 +359,7 @@ async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
     assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
 }
 
-/// A run that waits in its middle says so, and says when the server is back.
+/// A run that waits during an outage says so, and says when the server is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
     let world = World::new().await;
@@ -376,8 +376,8 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
         "--log-format",
         "json",
     ];
-    // Good answers to HEAD refill the budget of failures, so a fixed number of them might not spend
-    // it. Once it is spent, only a probe is sent from time to time.
+    // Good answers to HEAD refill the budget of failures, so a fixed number of faults might not
+    // spend it. When the budget is spent, only a probe is sent from time to time.
     let healed = async {
         let (mut fired, mut quiet) = (0, 0);
         while fired < 64 || quiet < 10 {
@@ -412,7 +412,7 @@ async fn text_stays_as_it_is() {
     assert!(stdout.contains("3 objects copied and proven"), "{stdout}");
 }
 
-/// The docs list the events that a log has, and no others.
+/// The documentation lists exactly the events that a log can have.
 #[test]
 fn the_events_are_those_of_the_docs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

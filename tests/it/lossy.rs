@@ -1,5 +1,5 @@
-//! Servers that lose attributes and do not show it in HEAD: tags that a copy drops, values that come
-//! back otherwise, answers that say nothing. Each loss is told, or fails the object.
+//! Servers that lose attributes without showing it in HEAD: tags that a copy drops, values that
+//! change, empty answers. s3haul reports each loss, or fails the object.
 
 mod granted;
 mod in_place;
@@ -33,7 +33,7 @@ fn place(asked: &Asked) -> (&str, &str) {
     asked.path.trim_start_matches('/').split_once('/').unwrap()
 }
 
-/// Takes the tags from an object, as a server does whose copies do not carry them.
+/// Removes the tags of an object, like a server whose copies do not carry them.
 fn drop_tags(store: &Store, asked: &Asked) {
     let (bucket, key) = place(asked);
     let object = store.object(bucket, key).unwrap();
@@ -130,7 +130,7 @@ async fn tags_that_a_copy_drops_are_losses_or_failures() {
     }
 }
 
-/// A server that keeps tags and never counts them.
+/// The server keeps tags but never shows a tag count.
 #[tokio::test]
 async fn tags_that_a_copy_keeps_are_compared_once_or_with_each_object_if_required() {
     for (policy, trust, asked) in [
@@ -157,7 +157,8 @@ async fn tags_that_a_copy_keeps_are_compared_once_or_with_each_object_if_require
     }
 }
 
-/// Amazon S3 counts tags, so that no number means none. So does a server that has counted once.
+/// Amazon S3 counts tags, so a missing count means that there are none. The same holds for a server
+/// that has shown a count once.
 #[tokio::test]
 async fn a_server_that_counts_tags_is_not_asked_for_them() {
     for (provider, policy, asked) in [

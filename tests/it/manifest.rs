@@ -1,4 +1,4 @@
-//! Manifests: what they become, and what is said about those that are wrong.
+//! Manifests: the jobs that they become, and the messages about mistakes.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ use s3haul::endpoint::Environment;
 use s3haul::manifest::job::Job;
 use s3haul::manifest::{self, Problems};
 
-/// Marks in a test's YAML where a problem is expected to stand.
+/// Marks the expected position of a problem in a test's YAML.
 const MARK: char = '⟦';
 
 fn env(name: &str) -> Option<String> {
@@ -84,8 +84,8 @@ fn transfer(fields: &str) -> String {
     )
 }
 
-/// Asserts that exactly the problems in `expected` (path, part of the message, part of the remedy)
-/// are found, in this order and at the marks.
+/// Asserts that the manifest has exactly the problems in `expected` (path, part of the message,
+/// part of the remedy), in this order and at the marks.
 #[track_caller]
 fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
     let mut places = Vec::new();

@@ -1,4 +1,5 @@
-//! What outlasts a run's patience, what does not, and when a run ends itself.
+//! Outages: those that a run waits out, those that exceed its patience, and runs that end
+//! themselves.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -156,7 +157,7 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
         }
         faults.clear();
         faults.add(Fault::on_any().then(Effect::Error(500, "InternalError")));
-        // Until what was under way has failed, which takes as long as the machine is busy.
+        // Waits until all requests in flight have failed, which takes longer on a busy machine.
         let mut seen = (0, 0);
         for _ in 0..20 {
             calls.clear();
@@ -213,7 +214,8 @@ async fn an_outage_of_a_minute_is_waited_out_with_few_questions() {
         ),
         (201, 0, &None)
     );
-    // What was under way, what it takes to be sure, and probes whose pauses grow to 15 s.
+    // Requests in flight, retries until the outage is certain, and probes at intervals that grow to
+    // 15 s.
     assert!(
         (5..=64 + 64 + 14).contains(&asked),
         "{asked} requests during the outage"
@@ -418,7 +420,7 @@ async fn a_run_with_too_many_failures_ends() {
     }
 }
 
-/// Copies everything with the credentials of a container.
+/// Copies everything with credentials of a container endpoint.
 async fn copy_with(issuer: &Issuer, world: &World) -> std::process::Output {
     let mut command = command();
     command

@@ -1,4 +1,4 @@
-//! Lists that lie about their end, and answers that lack what they must have.
+//! Lists that lie about their end, and answers without required elements.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn number(asked: &Asked) -> usize {
         .map_or(0, |token| token.parse().unwrap())
 }
 
-/// Answers lists of the source with pages of its own; all else is the sandbox's.
+/// Answers lists of the source with these pages, and everything else with the sandbox.
 fn lists(
     pages: impl Fn(usize) -> Answer + Send + Sync + 'static,
 ) -> impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static {
@@ -196,7 +196,7 @@ async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copie
         ..world_of_one_range().await
     };
     let pages = |number: usize| {
-        // A list that ends at once is not worth a second range.
+        // A list that ends at once gets no second range.
         if number > 0 {
             tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(300)));
         }

@@ -1,5 +1,4 @@
-//! Credentials do not leave the machine unencrypted unless that is allowed, and customer keys never
-//! do.
+//! s3haul sends credentials unencrypted only if that is allowed, and customer keys never.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +7,8 @@ use rstest::rstest;
 
 use crate::world::program::{command, run};
 
-/// Runs the program with credentials and these variables. Nothing listens on this network's hosts.
+/// Runs the program with credentials and these variables. Nothing listens at the hosts that the
+/// tests name.
 async fn ended(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let mut command = command();
     command

@@ -1,5 +1,4 @@
-//! On what a copy's success rests, what it may cost to prove it, and what becomes of a copy that is
-//! not equal.
+//! Proofs of a copy, their cost, and copies that are not equal.
 
 mod kept;
 mod reading;
@@ -302,7 +301,7 @@ async fn uploads_keep_the_same_levels() {
 
 #[tokio::test]
 async fn an_object_of_parts_is_looked_at_whatever_is_asked_for() {
-    // With a KMS key, Complete does not show the checksum that the object has.
+    // With a KMS key, the answer to Complete does not show the object's checksum.
     for verify in [Verify::Best, Verify::Size] {
         let world = World::new().await;
         let kms = BucketOptions {
@@ -354,7 +353,7 @@ async fn an_upload_of_someone_else_is_completed_as_it_was_begun(
         .await
         .unwrap();
     assert_eq!(parts[1], last);
-    // Also by someone who kept no more than numbers and ETags.
+    // Even if the caller has kept only numbers and ETags.
     let bare: Vec<_> = parts
         .into_iter()
         .map(|part| s3haul::s3::PartDone {
@@ -388,7 +387,7 @@ fn in_parts(age: Duration) -> ObjectSpec {
         .last_modified(SystemTime::now() - age)
 }
 
-/// A multipart object is dated at the beginning of its upload.
+/// S3 dates a multipart object to the creation of its upload.
 #[tokio::test]
 async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     let world = World::new().await;
@@ -403,7 +402,8 @@ async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     };
     key(&world, 1);
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 1);
-    // Begun before that copy, completed after it: its date says that it is older than the copy.
+    // The upload was created before that copy and completed after it, so the object's date is older
+    // than the copy.
     key(&world, 2);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
@@ -451,7 +451,7 @@ async fn a_sync_asks_only_for_what_was_copied_soon_after_it_was_written() {
 
 #[tokio::test]
 async fn the_proof_that_a_fault_leaves_is_still_one() {
-    // The answer of Complete is lost: what is found at the key must be what the parts make.
+    // The answer to Complete is lost: the object at the key must be what the parts make.
     let world = World::new().await;
     world.put("k", 20 * MIB);
     world.add_fault(

@@ -242,7 +242,8 @@ impl Scenario {
             probes: (Duration::from_millis(5), Duration::from_millis(50)),
             silence: Duration::from_secs(2),
             complete: Duration::from_secs(2),
-            // No doubt: an answer that arrives slowly does not extend the wait.
+            // s3haul believes a 403 at once, and with this `slowest`, bytes do not extend a time
+            // limit.
             doubt: Duration::ZERO,
             brief_doubt: Duration::ZERO,
             slowest: 1 << 40,

@@ -1,4 +1,4 @@
-//! What a change in place changes, and what it keeps.
+//! The attributes that a change in place changes or keeps.
 
 use s3haul::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, Policy, Provider};
 use s3haul::sandbox::{BucketOptions, Encryption as Stored, Lock, ObjectSpec, Operation};
@@ -49,7 +49,7 @@ async fn one_header_changes_and_everything_else_stays() {
     assert_eq!(after.attributes.content_type.as_deref(), Some("text/plain"));
     let (mut kept, was) = ((*after.attributes).clone(), &before.attributes);
     kept.content_type.clone_from(&was.content_type);
-    // A time has whole seconds on the wire.
+    // Times are sent in whole seconds.
     let whole = |lock: &Lock| {
         let seconds = |time: std::time::SystemTime| {
             time.duration_since(std::time::UNIX_EPOCH)
@@ -239,7 +239,7 @@ async fn archived_objects_are_as_archived_says() {
     );
 }
 
-/// The first run asks for a restore, and a later one changes the object.
+/// The first run requests a restore, and a later one changes the object.
 #[tokio::test]
 async fn an_archived_object_is_restored_and_then_changed() {
     let world = World::new().await;
@@ -305,7 +305,7 @@ async fn other_servers_change_objects_too() {
     }
 }
 
-/// A server that sets tags only on finished objects would lose them to a kill in between.
+/// If a server sets tags only on existing objects, a kill before that would lose them.
 #[tokio::test]
 async fn tags_that_would_come_late_fail_the_object() {
     let world = World::of_provider(Provider::Ceph).await;

@@ -1,4 +1,4 @@
-//! What is no change in place, or none that can be made.
+//! Jobs with `from` equal to `to` that change nothing, or request a change that cannot be made.
 
 use rstest::rstest;
 

@@ -1,4 +1,4 @@
-//! Values that come back otherwise: metadata, tags, locks, grants, annotations, keys.
+//! Values that the server changes: metadata, tags, locks, grants, annotations, keys.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -59,7 +59,8 @@ fn metadata(policy: Policy) -> Transfer {
     transfer
 }
 
-/// The first object has shown that the server keeps metadata in ASCII, and says nothing about others.
+/// The first object shows that the server keeps ASCII metadata, which says nothing about other
+/// metadata.
 #[tokio::test]
 async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
     for (shown, is_mangled) in [
@@ -127,7 +128,7 @@ async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
     assert_eq!(losses(&run), [loss], "{:?}", run.receipts);
 }
 
-/// HEAD counts as many tags as were sent, and their values are others.
+/// HEAD shows the right tag count, but the values are different.
 #[tokio::test]
 async fn other_values_of_tags_are_told() {
     for size in [10, LARGE] {
@@ -155,7 +156,7 @@ async fn other_values_of_tags_are_told() {
     }
 }
 
-/// HEAD shows no lock, and the answer to the question shows a shorter one.
+/// HEAD shows no lock, and `GetObjectRetention` shows a shorter one.
 #[tokio::test]
 async fn a_weaker_retention_in_the_answer_is_told() {
     let options = BucketOptions {
@@ -230,7 +231,7 @@ async fn grants_that_a_server_ignores_are_told() {
     }
 }
 
-/// Only a server whose answers are not believed may do that: others with annotations refuse them.
+/// Only an untrusted server can do this: other servers with annotations refuse them.
 #[tokio::test]
 async fn an_annotation_that_comes_back_otherwise_is_told() {
     for (policy, is_changed) in [

@@ -119,7 +119,8 @@ fn the_schema_file_is_the_schema_of_the_types() {
     );
 }
 
-/// Counts the fields of a section and of all that is inside, each of which must be explained.
+/// Counts the fields of a section and of everything inside it, and asserts that each has a
+/// description.
 fn explained(section: &serde_json::Value) -> usize {
     let mut fields = 0;
     if let Some(properties) = section

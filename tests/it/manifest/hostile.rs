@@ -1,4 +1,4 @@
-//! Text that nobody would write: the reader answers, and quickly.
+//! Text that nobody would write: the parser answers, and quickly.
 
 use std::fs;
 use std::path::Path;

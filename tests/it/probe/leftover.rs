@@ -1,4 +1,4 @@
-//! What a probe leaves behind: nothing, or what it names with a command.
+//! A probe leaves nothing behind, or names what it leaves together with a command.
 
 use std::collections::BTreeSet;
 
@@ -73,7 +73,7 @@ async fn a_complete_without_effect_fails_and_its_uploads_are_ended() {
         ("no-effect", true),
         "{complete:?}"
     );
-    // The parts were seen, although nothing came of them.
+    // The parts were listed, although no object came of them.
     assert_eq!(finding(&probe, "part_copy").verdict(), ProbeVerdict::Agrees);
     for name in [
         "copy_conditions",

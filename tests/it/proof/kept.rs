@@ -1,4 +1,4 @@
-//! Copies that failed their proof and were kept: the next run does not take them for good ones.
+//! Copies that failed their proof and were kept: the next run does not accept them as good.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -50,7 +50,7 @@ async fn a_bad_copy_is_copied_again_by_the_next_run() {
     let reason = second.receipts[0].copy_reason.unwrap();
     assert_eq!(reason.to_string(), "failed its proof");
     assert_good(&world);
-    // The copy that was proven is as good as any other.
+    // The proven copy is accepted like any other.
     let third = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
         (third.outcome.done_objects, third.outcome.skipped_objects),
