@@ -1,4 +1,4 @@
-//! Providers of credentials that change, hang, or vanish in the middle of a run.
+//! Providers of credentials that change, hang, or vanish during a run.
 
 mod soak;
 
@@ -21,7 +21,8 @@ use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::program::{command, run};
 use crate::world::{DESTINATION, World};
 
-/// Refuses the first set of credentials after some requests, and does `then` at that moment.
+/// Starts a gate that refuses the first set of credentials after some requests, and calls `then` at
+/// that moment.
 async fn revoking(
     world: &World,
     (status, code): (u16, &'static str),
@@ -73,7 +74,7 @@ async fn configuration_files_that_vanish_in_mid_run_are_waited_for_and_named() {
         }
         let at = at.clone();
         tokio::spawn(async move {
-            // Longer than nothing is said about a wait.
+            // A wait is reported only after some time, which this exceeds.
             tokio::time::sleep(Duration::from_millis(2800)).await;
             fs::write(at.join("credentials"), keys("two")).unwrap();
         });
@@ -114,7 +115,7 @@ fn program(directory: &Path, seconds: u64, then: &str) {
     fs::write(directory.join("config"), config).unwrap();
 }
 
-/// Returns true while a process runs that has this number.
+/// Returns true while a process with this pid runs.
 fn runs(id: &str) -> bool {
     // A child without a `wait` is a zombie.
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|state| !state.contains(") Z "))
@@ -332,8 +333,8 @@ async fn a_shared_credentials_file_that_is_replaced_is_read_again(#[case] way: W
     assert!(gate.log.refusals() > 0);
 }
 
-/// Sets last for three seconds by the server's clock, which is 10 minutes ahead: by this machine's
-/// clock, they seem to last for 603.
+/// The sets are valid for three seconds by the server's clock, which is 10 minutes ahead. By the
+/// local clock, they seem to be valid for 603.
 #[rstest]
 #[case::from_the_start(0)]
 #[case::in_mid_run(60)]

@@ -1,4 +1,4 @@
-//! `layout: source`: multipart `ETag`s and composite checksums that stay what they are.
+//! `layout: source`: copies keep multipart `ETag`s and composite checksums.
 
 use rstest::rstest;
 use s3haul::manifest::job::{LayoutChoice, Parts, ProofPolicy, Transfer, Verify};

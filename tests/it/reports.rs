@@ -1,5 +1,5 @@
-//! A report has a header and a footer, and one that was cut or whose run did not end is never taken
-//! for a whole one.
+//! A report has a header and a footer. A report that was cut, or whose run did not end, is never
+//! taken for a complete one.
 
 mod read;
 mod refused;
@@ -109,7 +109,7 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
     );
     assert_eq!(receipts_in(&report).len(), 2);
 
-    // Failed objects count, although there is no pair to compare.
+    // Failed objects count as differences, although there is no pair to compare.
     let (exit, stdout, _) = run(
         at(&world),
         &["verify", "--report", report.to_str().unwrap()],
@@ -120,7 +120,7 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
         "{exit} {stdout}"
     );
     assert!(stdout.contains("failed      s3://source/b"), "{stdout}");
-    // The next run says which report it replaces.
+    // The next run names the report that it replaces.
     let (_, _, stderr) = run_in(
         &world,
         dir.path(),
@@ -245,7 +245,7 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
             .unwrap();
         assert!(world.object(DESTINATION, key).is_some(), "{receipt}");
     }
-    // Nothing failed and the run has not ended: that is not "nothing to do".
+    // A report without failures and without an end is not "nothing to do".
     let text = fs::read_to_string(&report).unwrap();
     let lines: Vec<_> = text.lines().collect();
     let mut last: Value = serde_json::from_str(lines[lines.len() - 1]).unwrap();
@@ -349,7 +349,7 @@ async fn a_resumed_run_has_one_header_and_one_footer() {
     );
 }
 
-/// Runs a copy of `a`, `b`, and `c`, of which `b` fails, and returns the lines of its report.
+/// Runs a copy of `a`, `b`, and `c`, of which `b` fails. Returns the lines of its report.
 async fn report_of_three(world: &World, report: &Path) -> Vec<String> {
     world.put_all(["a", "b", "c"], 100);
     deny_copy(world, "b");
@@ -453,7 +453,7 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
         "{exit} {stderr}"
     );
     assert_eq!(world.sandbox.calls().total(), 0);
-    // Without a count, as older versions wrote it, a report is still read.
+    // Reports of older versions, without a count, can still be read.
     let old = [
         head,
         done[0],

@@ -1,5 +1,4 @@
-//! Going on: runs of the real program that are stopped or killed, and what the next one makes of
-//! what they left.
+//! Resuming: runs of the real program that are stopped or killed, and the next runs.
 
 mod holder;
 mod unwritable;
@@ -125,7 +124,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
         copies <= 400 + 2 * 8,
         "{copies}: more than what was in flight at the kills was copied twice"
     );
-    // The run is over: the next one is a new one, with a report of its own.
+    // The run has ended. The next one is a new run with its own report.
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_eq!(world.calls(Operation::CopyObject), copies);
@@ -171,7 +170,7 @@ async fn a_changed_job_does_not_go_on_by_itself() {
     let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;
-    // What the journal knows, not what was copied: how far it is behind hangs on the disk.
+    // Counts objects in the journal, not copies: the journal's lag depends on the disk.
     let done = done(directory.path()).await;
     assert!(done > 0, "nothing was written down");
     let before = world.calls(Operation::CopyObject);
@@ -184,7 +183,7 @@ async fn a_changed_job_does_not_go_on_by_itself() {
     );
     let (exit, _, stderr) = again(&world, directory.path(), &["--resume-anyway"]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
-    // Requests of the killed run may still have arrived.
+    // Requests of the killed run may still arrive.
     let copies = world.calls(Operation::CopyObject) - before;
     assert!(
         (200 - done..=200 - done + 8).contains(&copies),
@@ -306,7 +305,7 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     let world = slow_world(3, Duration::ZERO).await;
     world.create_bucket("ops");
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
-    // The first one that has an event of the run itself.
+    // The first segment with an event of the run itself.
     let third = Fault::on(Operation::PutObject).key("segment-0000000003");
     world.add_fault(third.then(Effect::StallBefore(None)));
     let mut child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
@@ -314,12 +313,12 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     while world.sandbox.faults().fired() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // Nothing shows from outside that the run itself is over.
+    // Nothing shows from outside that the run itself has ended.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let waited = tokio::task::spawn_blocking(move || {
         let began = std::time::Instant::now();
-        // Signals that come close together are one. SIGINT would not do: it is ignored where the
-        // tests run in the background.
+        // Signals in quick succession merge into one. SIGINT would not do, because it is ignored if
+        // the tests run in the background.
         loop {
             std::process::Command::new("kill")
                 .args(["-TERM", &child.id().to_string()])

@@ -1,5 +1,5 @@
-//! Sessions that are killed when the server has done what they asked for and has not answered, and
-//! a source that is written again before the next session.
+//! Sessions that are killed after a request took effect and before its answer, and sources that
+//! change before the next session.
 
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +47,8 @@ async fn killed_unanswered(
     world.sandbox.faults().clear();
 }
 
-/// Returns `None` for a key that the destination does not have.
+/// Returns true if the object is as old as the first copies in these tests, not a copy of the last
+/// run. Returns `None` if the destination lacks the key.
 fn is_older_than_a_minute(world: &World, key: &str) -> Option<bool> {
     let object = world.object(DESTINATION, key)?;
     let age = SystemTime::now().duration_since(object.last_modified);
@@ -95,7 +96,7 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
             Operation::CompleteMultipartUpload
         };
         killed_unanswered(&world, dir.path(), &command, operation).await;
-        // It is older than the copy, as an object is that was written while its copy was made.
+        // The source is older than the copy, as if it had been written during the copy.
         for key in KEYS {
             world.put_object(SOURCE, key, Content::pattern(2, size_now), &aged(hour / 2));
         }

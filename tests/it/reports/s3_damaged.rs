@@ -1,4 +1,4 @@
-//! Reports in S3 that somebody else wrote, changed, or lost a piece of.
+//! Reports in S3 that somebody else wrote or changed, or that lost a piece.
 
 use s3haul::journal::Ledger as _;
 use s3haul::report::{ReportBucket, ReportError};
@@ -108,7 +108,7 @@ async fn a_piece_that_is_missing_or_changed_is_told() {
         exit == 3 && stderr.contains("pieces are missing"),
         "{exit} {stderr}"
     );
-    // A session that resumes such a run begins its report anew, and says what is missing.
+    // A session that resumes such a run starts its report anew, and says what is missing.
     let bucket = world.bucket(OPS).await;
     let mut anew = open(&bucket, "19ca71fb900a83f4").await;
     anew.rewind(500).unwrap();
@@ -161,7 +161,7 @@ async fn objects_that_are_no_pieces_are_stepped_over() {
         write(&world, &format!("{directory}{name}"), "x");
     }
     let dir = TempDir::new().unwrap();
-    // The second one lists in no order that is known.
+    // The second provider has no known order of lists.
     for provider in ["aws", "auto"] {
         let words = ["report", "show", "s3://ops/many/", "--provider", provider];
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &words).await;

@@ -1,4 +1,4 @@
-//! One journal, one run: who gets a journal that another run holds, and who is told.
+//! One journal, one run: who gets a journal that another run holds, and the messages about that.
 
 use std::path::Path;
 use std::process::Child;
@@ -15,7 +15,7 @@ use crate::signals::send;
 use crate::world::program::{Ended, ended, journaled, kill, process_at, run, spawn, spawn_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// The end of the manifest that names the journal in S3.
+/// The line of the manifest that puts the journal in S3.
 const JOURNAL: &str = "journal: s3://ops/lake/\n";
 const OBJECTS: u16 = 60;
 
@@ -34,7 +34,7 @@ async fn endless() -> (World, TempDir) {
     (world, directory)
 }
 
-/// Lets the last object through.
+/// Lets the last copy succeed.
 fn let_end(world: &World) {
     world.sandbox.faults().clear();
 }
@@ -67,7 +67,7 @@ async fn elsewhere(world: &World, job: &str, pod: &str, more: &[&str]) -> (i32, 
     (ended.exit, ended.stderr)
 }
 
-/// Waits until all objects but the last are copied and the record names the run.
+/// Waits until all objects but the last are copied and the lease record names the run.
 async fn at_work(world: &World) {
     let working = async {
         copied(world, u64::from(OBJECTS)).await;
@@ -148,7 +148,7 @@ async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), OBJECTS.into());
     assert_eq!(record(&world).unwrap()["released"], true);
-    // Released at the end: another Job need not wait.
+    // The lease was released at the end, so another Job need not wait.
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_eq!(
@@ -298,7 +298,7 @@ async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     all_are_there(&world);
 }
 
-/// Waits until the file that a process writes its messages to has this text.
+/// Waits until a process has written this text to its message file.
 async fn until_said(path: &Path, text: &str) {
     let said = async {
         while !std::fs::read_to_string(path).unwrap().contains(text) {
@@ -374,7 +374,7 @@ async fn a_run_that_waits_replaces_a_holder_that_dies() {
     all_are_there(&world);
 }
 
-/// Nobody can wait for a journal that is not kept.
+/// A run cannot wait for a journal that it does not keep.
 #[tokio::test(flavor = "multi_thread")]
 async fn to_wait_without_a_journal_is_refused() {
     let world = slow_world(1, Duration::ZERO).await;
@@ -406,7 +406,7 @@ async fn a_damaged_record_still_has_an_age_and_the_segments_name_its_holder() {
         "{stderr}"
     );
     let_end(&world);
-    // Its own Job does not need the record.
+    // A session of the same Job does not need the record.
     let (exit, stderr) = elsewhere(&world, "job-a", "pod-c", &[]).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(!records(&world).contains(&key));
@@ -433,7 +433,7 @@ async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
         exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
         "{exit} {stderr}"
     );
-    // Who holds it already is not disturbed.
+    // The current holder is not disturbed.
     store.deny("ops", Operation::PutObject, "lake/session-");
     let_end(&world);
     let Ended { exit, stderr, .. } = ended(first).await;

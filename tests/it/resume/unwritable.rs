@@ -1,5 +1,5 @@
-//! Journals and reports that cannot be written: a full disk, a place that is refused. What was done is
-//! not forgotten, and nothing is lost of a report in the end.
+//! Journals and reports that cannot be written: a full disk, or a location that is refused. s3haul
+//! forgets no finished work, and the final report is complete.
 
 use std::path::Path;
 use std::time::Duration;
@@ -107,7 +107,7 @@ async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
         "{exit} {stderr}"
     );
     assert!(report() == before, "the report was begun anew");
-    // Requests of the killed run may still have arrived.
+    // Requests of the killed run may still arrive.
     assert!(
         world.calls(Operation::CopyObject) <= copies + 8,
         "it went on without its journal"
@@ -115,7 +115,7 @@ async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
-    // Of a run that has ended nothing can be forgotten.
+    // A run that has ended has nothing to forget.
     let (_, stderr) = with_little_room(directory.path(), 0, "").await;
     assert!(stderr.contains("no journal is kept"), "{stderr}");
 }
