@@ -1,4 +1,4 @@
-//! The sandbox against the real SDK: what S3 does, it does.
+//! The sandbox, used through the real SDK: it behaves like S3.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
@@ -104,7 +104,7 @@ fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
         .build()
 }
 
-/// Completes an upload of these parts.
+/// Completes an upload with these parts.
 async fn complete(
     client: &Client,
     bucket: &str,

@@ -1,5 +1,5 @@
-//! A run that takes several sessions is one run: its sums, its report, and what becomes of it when
-//! its journal is damaged.
+//! A run with several sessions is one run: its totals, its report, and its end if the journal is
+//! damaged.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -101,14 +101,14 @@ async fn the_summary_is_about_all_sessions() {
     assert_eq!(summary["sessions"], 2, "{summary}");
     let counts = ["done_objects", "skipped_objects"].map(|name| summary[name].as_u64().unwrap());
     assert_eq!(counts[0] + counts[1], OBJECTS, "{summary}");
-    // Each copied object lost its tags, whichever session copied it.
+    // Each copied object has lost its tags, whichever session copied it.
     assert_eq!(summary["losses"][0]["objects"], counts[0], "{summary}");
     assert_eq!(summary["objects_with_losses"], counts[0], "{summary}");
     assert_eq!(
         summary["requests"]["requests"].as_u64().unwrap(),
         world.sandbox.calls().total()
     );
-    // A new run begins to count anew.
+    // A new run counts from zero.
     let (exit, stdout, _) = copy(&world, directory.path(), &[]).await;
     assert!(
         exit == 0 && !stdout.contains("sessions") && !stdout.contains("not readable"),
@@ -163,7 +163,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
         exit == 3 && stderr.contains("run the job with --fresh to start over"),
         "{exit} {stderr}"
     );
-    // The upload's object goes, so that only the journal leads to it.
+    // Deletes the upload's source, so that only the journal leads to the upload.
     world.sandbox.store().delete_object(SOURCE, "a-large");
     let (exit, _, stderr) = copy(world, directory, &[journal, &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -180,7 +180,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     stderr
 }
 
-/// Makes one character of a line in the middle another one.
+/// Replaces one character in the middle of a line.
 fn spoil(text: &str, at: usize) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines[at] = lines[at].replacen(':', ";", 1);
@@ -200,7 +200,7 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
         segments.retain(|file| file.to_string_lossy().contains("segment-"));
         segments.sort();
         let last = segments.last().unwrap();
-        // The object's own line.
+        // The line of the object itself.
         let text = std::fs::read_to_string(last).unwrap();
         let at = text
             .lines()

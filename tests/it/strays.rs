@@ -1,6 +1,6 @@
-//! No upload is left open in silence, whatever the server does not answer: with and without a
-//! journal, by runs and by `uploads abort`. What the server cannot prove is reported once, with an
-//! id or a key and a command.
+//! No upload stays open without a message, whatever the server does not answer: with and without a
+//! journal, by runs and by `uploads abort`. If the server cannot prove an abort, that is reported
+//! once, with an id or a key and a command.
 
 mod aborted;
 
@@ -179,7 +179,7 @@ async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
     );
 }
 
-/// Runs a session that is stopped when the server has created an upload, whose answer never comes.
+/// Runs a session that is stopped after the server has created an upload whose answer never comes.
 async fn stopped_in_create(world: &mut World) -> Run {
     world.stop = CancellationToken::new();
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
@@ -266,7 +266,7 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
     );
 }
 
-/// Stops a run when some parts are there.
+/// Stops a run after some parts.
 async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
@@ -311,7 +311,7 @@ async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by
         "the state of the bucket is unknown"
     );
     assert_eq!(world.calls(Operation::ListMultipartUploads), 1);
-    // And then it is over.
+    // The next session completes the job and aborts nothing.
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Errors that name what is at fault: the bundle, the file, the page of a portal, the variable, or
+//! Errors that name their cause: the bundle, the file, the page of a portal, the variable, or
 //! standard input.
 
 use std::process::{Command, Stdio};

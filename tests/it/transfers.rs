@@ -1,5 +1,4 @@
-//! Several transfers of one job: they share the places, and wait for each other only where they
-//! must.
+//! Several transfers of one job: they share the slots, and wait for each other only if they must.
 
 use std::time::Duration;
 

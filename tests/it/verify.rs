@@ -1,4 +1,4 @@
-//! `s3haul verify`: what it finds, what it asks for, what it prints and how it exits.
+//! `s3haul verify`: findings, requests, output, and exit codes.
 
 use std::fs;
 
@@ -120,7 +120,7 @@ async fn reading_settles_what_nothing_else_does(#[case] deep: Deep, #[case] read
         (0, 3, 2),
         "{findings:?}"
     );
-    // Unequal checksums are the last word, also where everything else is read.
+    // Unequal checksums decide, even if everything else is read.
     let expected = if deep == Deep::All { reads - 2 } else { reads };
     assert_eq!(world.calls(Operation::GetObject), expected);
 }
@@ -189,7 +189,7 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
         (counts.equal, counts.excluded, counts.looked_for_extra),
         (2, 2, true)
     );
-    // A template gives keys in another order: each is asked for, and what is extra is not known.
+    // A template changes the order of keys: each one gets a HEAD, and extra keys are unknown.
     transfer.keys.rename = Some("{dir}{name}.bak".parse().unwrap());
     world.put_object(
         DESTINATION,

@@ -1,5 +1,4 @@
-//! Histories and points in time: what of a key's versions arrives, in which order, and by which
-//! requests.
+//! Histories and points in time: the versions that arrive, their order, and the requests.
 
 mod all;
 mod as_of;

@@ -293,7 +293,7 @@ impl World {
         self.sandbox.calls().count(operation)
     }
 
-    /// Asserts that both keys hold the same bytes and everything else that a copy keeps.
+    /// Asserts that both objects have the same bytes, and the same attributes that a copy keeps.
     pub(crate) fn assert_equal(&self, from: &str, to: &str) {
         let source = self.object(SOURCE, from).unwrap();
         let copy = self
@@ -303,7 +303,7 @@ impl World {
         assert_eq!(copy.attributes.class(), source.attributes.class(), "{to}");
         assert_eq!(copy.attributes.metadata, source.attributes.metadata, "{to}");
         assert_eq!(copy.attributes.tags, source.attributes.tags, "{to}");
-        // S3 gives this type to objects that are written without one.
+        // S3's default content type.
         let content_type = source
             .attributes
             .content_type

@@ -35,7 +35,7 @@ async fn killed_unanswered(
     let written = async {
         while KEYS
             .iter()
-            .any(|key| is_older_than_a_minute(world, key).unwrap_or(true))
+            .any(|key| is_older_than_half_an_hour(world, key).unwrap_or(true))
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
