@@ -155,7 +155,7 @@ async fn killed_when(world: &World, job: &Job, journal: &Path, dead: impl Fn(&Wo
 }
 
 #[tokio::test]
-async fn parts_that_are_there_are_not_copied_again() {
+async fn finished_parts_are_not_copied_again() {
     let stopped = Stopped::new().await;
     let held = stopped.open().parts.len() as u64;
     assert!((9..20).contains(&held), "{held}");
@@ -166,7 +166,7 @@ async fn parts_that_are_there_are_not_copied_again() {
 }
 
 #[tokio::test]
-async fn it_goes_on_as_often_as_it_is_stopped() {
+async fn a_run_resumes_however_often_it_is_stopped() {
     let mut stopped = Stopped::new().await;
     let mut held = stopped.open().parts.len();
     // Each session copies ten parts and those in flight at its end. Three sessions leave some parts
@@ -188,7 +188,7 @@ async fn it_goes_on_as_often_as_it_is_stopped() {
 }
 
 #[tokio::test]
-async fn the_recorded_part_size_holds_whatever_would_be_chosen_now() {
+async fn the_recorded_part_size_is_kept() {
     let mut stopped = Stopped::new().await;
     let held = stopped.open().parts.len() as u64;
     stopped.job.transfers[0].parts.size = PartSize::Exactly(ByteSize(2 * PART));
@@ -201,7 +201,7 @@ async fn the_recorded_part_size_holds_whatever_would_be_chosen_now() {
 }
 
 #[tokio::test]
-async fn another_source_is_begun_anew() {
+async fn an_object_with_another_source_is_uploaded_anew() {
     let stopped = Stopped::new().await;
     put_large(&stopped.world, 2);
     let run = stopped.resume().await;
@@ -210,7 +210,7 @@ async fn another_source_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn other_attributes_are_begun_anew() {
+async fn an_object_with_other_attributes_is_uploaded_anew() {
     let mut stopped = Stopped::new().await;
     stopped.job.transfers[0]
         .set
@@ -236,7 +236,7 @@ async fn other_attributes_are_begun_anew() {
 }
 
 #[tokio::test]
-async fn an_upload_that_somebody_aborted_is_begun_anew() {
+async fn an_upload_that_somebody_aborted_is_created_anew() {
     let stopped = Stopped::new().await;
     let upload = stopped.open();
     let bucket = stopped.world.bucket(DESTINATION).await;
@@ -284,7 +284,7 @@ async fn parts_that_somebody_replaced_are_copied_again() {
 }
 
 #[tokio::test]
-async fn what_needs_no_copy_any_more_leaves_no_upload() {
+async fn an_object_that_no_longer_needs_a_copy_leaves_no_upload() {
     let mut stopped = Stopped::new().await;
     stopped.job.transfers[0].when = When::Missing;
     let content = Content::pattern(9, 10);
@@ -307,7 +307,7 @@ async fn what_needs_no_copy_any_more_leaves_no_upload() {
 }
 
 #[tokio::test]
-async fn a_fresh_run_cancels_what_the_last_one_left() {
+async fn a_fresh_run_aborts_the_uploads_of_the_last_one() {
     let stopped = Stopped::new().await;
     stopped.world.sandbox.store().delete_object(SOURCE, "large");
     stopped.world.sandbox.calls().clear();
@@ -320,7 +320,7 @@ async fn a_fresh_run_cancels_what_the_last_one_left() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_cancelled_stays_on_record() {
+async fn an_upload_that_could_not_be_aborted_stays_in_the_journal() {
     let stopped = Stopped::new().await;
     let store = stopped.world.sandbox.store();
     store.delete_object(SOURCE, "large");
@@ -348,7 +348,7 @@ async fn an_object_that_was_published_unseen_is_recognised() {
 }
 
 #[tokio::test]
-async fn another_object_in_its_place_is_not_taken_for_it() {
+async fn another_object_at_the_key_is_not_taken_for_the_copy() {
     let stopped = Stopped::unseen().await;
     let other = Content::pattern(2, PART * PARTS - 7);
     stopped
@@ -359,7 +359,7 @@ async fn another_object_in_its_place_is_not_taken_for_it() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_id_nobody_saw_is_found_and_cancelled() {
+async fn an_upload_with_a_lost_id_is_found_and_aborted() {
     let world = slow_world().await;
     put_large(&world, 1);
     // Somebody else's: it has a part.

@@ -90,7 +90,7 @@ fn odd_answers() -> Vec<(&'static str, Effect, &'static str)> {
 }
 
 #[tokio::test]
-async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_object() {
+async fn an_unsupported_request_is_sent_once_and_reported_for_each_object() {
     for (name, effect, loss) in odd_answers() {
         let world = World::new().await;
         for key in ["a", "b", "c"] {

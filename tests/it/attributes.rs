@@ -75,7 +75,7 @@ fn assert_failed(world: &World, run: &Run, kind: &str) {
 }
 
 #[tokio::test]
-async fn a_denied_write_is_told_as_what_it_is() {
+async fn a_denied_write_is_reported_as_denied() {
     let world = World::new().await;
     put_both(&world, &ObjectSpec::default().tag("a", "b"));
     world.deny(DESTINATION, Operation::CopyObject, "");
@@ -107,7 +107,7 @@ async fn a_class_of_another_kind_of_bucket() {
 }
 
 #[tokio::test]
-async fn weaker_encryption_is_told_and_stronger_is_not() {
+async fn weaker_encryption_is_a_loss_and_stronger_is_not() {
     let kms = |key: &str| Stored::kms(format!("arn:aws:kms:{key}"));
     let dsse = Stored::Kms {
         key_id: "arn:aws:kms:d".to_owned(),
@@ -167,7 +167,7 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
 }
 
 #[tokio::test]
-async fn a_lock_that_the_destination_can_not_have() {
+async fn a_lock_that_the_destination_cannot_have() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("invalid"))] {
         let world = locked_source().await;
         let run = world.run(from_locked(policy)).await;

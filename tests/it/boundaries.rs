@@ -400,7 +400,7 @@ fn undisturbed() -> (RunTotals, u64) {
 }
 
 #[test]
-fn a_run_that_dies_behind_any_event_goes_on_from_there() {
+fn a_run_that_dies_after_any_event_resumes_from_there() {
     let (whole, records) = undisturbed();
     for record in 1..records {
         let run = Stage::new();
@@ -417,7 +417,7 @@ fn a_run_that_dies_behind_any_event_goes_on_from_there() {
 }
 
 #[test]
-fn a_run_that_did_all_it_could_behind_its_last_event_goes_on_from_there() {
+fn a_run_that_did_all_it_could_after_its_last_event_resumes_from_there() {
     let (whole, records) = undisturbed();
     for record in 1..records {
         let run = Stage::new();
@@ -431,7 +431,7 @@ fn a_run_that_did_all_it_could_behind_its_last_event_goes_on_from_there() {
 }
 
 #[test]
-fn a_run_that_dies_again_and_again_comes_to_its_end() {
+fn a_run_that_dies_again_and_again_completes() {
     let (whole, _) = undisturbed();
     let seed =
         std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
@@ -462,7 +462,7 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
 }
 
 #[test]
-fn a_full_disk_ends_a_run_behind_any_event_and_loses_nothing() {
+fn a_full_disk_ends_a_run_after_any_event_and_loses_nothing() {
     let (whole, records) = undisturbed();
     for record in 1..records {
         let run = Stage::new();

@@ -60,7 +60,7 @@ async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_th
 }
 
 #[tokio::test]
-async fn tags_are_not_spoken_of_where_there_are_none() {
+async fn tags_are_not_sent_to_servers_without_tags() {
     for (provider, done) in [(Provider::B2, 2), (Provider::Garage, 2), (Provider::Aws, 0)] {
         let world = World::of_provider(provider).await;
         on(&world.sandbox.store().quirks().no_tags);

@@ -260,7 +260,7 @@ async fn patterns_are_judged_as_far_as_one_key_goes() {
 
 /// The object that consoles create for an empty folder is never copied.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_alone_is_nothing() {
+async fn a_folder_object_alone_is_nothing_to_copy() {
     let world = World::new().await;
     world.put("data/", 9);
     let job = manifest_with(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);

@@ -383,7 +383,7 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
 #[case::looked_at_and_alike("blue", Operation::GetObjectTagging, 2, 0)]
 #[case::looked_at_and_other("red", Operation::GetObjectTagging, 2, PARTS)]
 #[tokio::test]
-async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
+async fn the_next_session_checks_what_a_killed_one_did_not(
     #[case] team: &str,
     #[case] stalled: Operation,
     #[case] nth: u64,

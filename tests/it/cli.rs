@@ -94,7 +94,7 @@ async fn json_is_one_document_per_line_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_says_what_it_can_not_know() {
+async fn a_plan_says_what_it_cannot_know() {
     let world = World::new().await;
     world.put("a", 10);
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();

@@ -311,7 +311,7 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_tls_is_told_from_one_that_is_away() {
+async fn a_server_without_tls_is_distinguished_from_one_that_is_away() {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(answer("200 OK", ""))).await;
     let world = World::with_objects(["k"], 10).await;
     let url = world.sandbox.url().replace("http://", "https://");

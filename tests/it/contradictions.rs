@@ -303,7 +303,7 @@ async fn the_parts_of_another_upload_are_no_list() {
 
 /// An encoder leaves `+` as it is and also writes a space as `+`.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_keys_that_are_written_alike_are_told() {
+async fn two_keys_with_the_same_encoding_are_reported() {
     let world = World::new().await;
     world.put_all(["a b", "a+b"], 100);
     let lie = |asked: &Asked, answer: Answer| {

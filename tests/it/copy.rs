@@ -288,7 +288,7 @@ async fn a_large_source_with_a_sha256_of_its_own_arrives() {
 }
 
 #[tokio::test]
-async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
+async fn missing_is_checked_again_if_the_server_cannot_check_it() {
     for size in [10, 300 * MIB] {
         let world = World::of_provider(Provider::Other).await;
         world.put("k", size);

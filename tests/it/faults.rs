@@ -375,7 +375,7 @@ async fn ten_parts() -> (World, Job) {
 #[case(Operation::UploadPartCopy, 3)]
 #[case(Operation::CompleteMultipartUpload, 1)]
 #[tokio::test]
-async fn an_upload_that_somebody_aborts_is_begun_again(
+async fn an_upload_that_somebody_aborts_is_created_again(
     #[case] operation: Operation,
     #[case] call: u64,
 ) {
@@ -410,7 +410,7 @@ async fn an_upload_that_is_aborted_again_and_again_fails_its_object() {
 }
 
 #[tokio::test]
-async fn the_upload_of_a_file_that_somebody_aborts_is_begun_again() {
+async fn the_upload_of_a_file_that_somebody_aborts_is_created_again() {
     let world = World::new().await;
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("k"), vec![7; 20 << 20]).unwrap();

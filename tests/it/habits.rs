@@ -82,7 +82,7 @@ async fn a_job_is_read_from_standard_input() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_variables_count_as_unset_and_wrong_ones_are_told() {
+async fn empty_variables_count_as_unset_and_wrong_ones_are_errors() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), "bytes").unwrap();
@@ -165,7 +165,7 @@ async fn the_command_line_is_answered_in_its_own_words(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_is_not_open_is_told_as_such() {
+async fn an_upload_that_is_not_open_is_reported_as_such() {
     let world = World::new().await;
     for action in ["abort", "parts", "complete"] {
         let (exit, _, stderr) = run(

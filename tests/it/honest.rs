@@ -60,7 +60,7 @@ async fn a_run_in_which_everything_fails_alike_stops_early() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_with_scattered_failures_goes_on_to_its_end() {
+async fn a_run_with_scattered_failures_continues_to_its_end() {
     let world = World::new().await;
     for number in 0..1000 {
         world.put(&format!("k/{number:05}-bad"), 100);

@@ -124,7 +124,7 @@ async fn pending(world: &World) -> usize {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_where_the_one_before_was_killed() {
+async fn a_session_resumes_where_the_one_before_was_killed() {
     let world = World::new().await;
     assert!(look(location(&world).await).await.unwrap().is_none());
     let first = begin(&world).await;
@@ -245,7 +245,7 @@ async fn a_lost_answer_is_not_taken_for_another_writer() {
 }
 
 #[tokio::test]
-async fn a_writer_that_goes_on_meanwhile_is_read_before_it_is_taken_over() {
+async fn a_writer_that_continues_meanwhile_is_read_before_it_is_taken_over() {
     let world = World::new().await;
     let older = begin(&world).await;
     older.commit(RANGE).await.unwrap();

@@ -381,21 +381,21 @@ async fn killed(errand: Errand, kills: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_random_moments_it_comes_to_what_one_run_comes_to() {
+async fn a_copy_killed_at_random_moments_ends_like_one_run() {
     killed(Errand::Copy, KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_with_its_journal_in_s3_it_comes_to_what_one_run_comes_to() {
+async fn a_killed_copy_with_its_journal_in_s3_ends_like_one_run() {
     killed(Errand::JournalInS3, FEWER_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_with_its_report_in_s3_it_comes_to_what_one_run_comes_to() {
+async fn a_killed_copy_with_its_report_in_s3_ends_like_one_run() {
     killed(Errand::ReportInS3, FEWER_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_it_sends_files_it_comes_to_what_one_run_comes_to() {
+async fn an_upload_killed_at_random_moments_ends_like_one_run() {
     killed(Errand::Upload, FEWER_KILLS).await;
 }

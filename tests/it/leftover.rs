@@ -127,7 +127,7 @@ async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
 }
 
 #[tokio::test]
-async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
+async fn a_list_that_ended_a_run_is_no_failure_of_the_resumed_one() {
     let mut world = World::new().await;
     world.retry.brief_doubt = Duration::ZERO;
     put_many(&world);

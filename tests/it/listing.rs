@@ -261,7 +261,7 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
+async fn a_session_resumes_with_the_remaining_ranges() {
     const COUNT: u32 = 20_000;
     let mut world = World::new().await;
     for (index, key) in hashed(COUNT).enumerate() {
@@ -314,7 +314,7 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
+async fn a_list_that_fails_in_one_range_is_one_failure_and_the_other_ranges_continue() {
     const COUNT: u32 = 8000;
     let world = World::new().await;
     for key in hashed(COUNT) {

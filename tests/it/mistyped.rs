@@ -117,7 +117,7 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
 
 /// Every command that takes a prefix answers one without its slash.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
+async fn a_prefix_without_its_slash_is_reported_before_the_first_write() {
     let world = World::new().await;
     for index in 0..3 {
         let key = format!("events/{index}");

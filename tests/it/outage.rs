@@ -263,7 +263,7 @@ async fn a_bucket_waits_out_a_minute_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_nobody_knows_is_told_with_its_reason() {
+async fn an_unknown_host_name_is_reported_with_its_reason() {
     let world = World::new().await;
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -310,7 +310,7 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
 
 /// In this case S3 answers HEAD with a bare 400.
 #[tokio::test]
-async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_be_read() {
+async fn credentials_that_expire_at_a_head_are_distinguished_from_an_unreadable_object() {
     let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));
     let world = world_with(50).await;
     world.add_fault(expired(Operation::HeadObject).nth(1));

@@ -126,7 +126,7 @@ async fn a_token_means_more_whatever_else_the_page_says(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_goes_on_without_a_token_fails_at_once(
+async fn a_truncated_list_without_a_token_fails_at_once(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world_of_one_range().await;

@@ -200,7 +200,7 @@ async fn a_probe_finds_each_thing_that_a_server_lacks() {
 }
 
 #[tokio::test]
-async fn a_condition_that_is_ignored_is_told_from_one_that_is_refused() {
+async fn an_ignored_condition_is_distinguished_from_a_refused_one() {
     let world = World::new().await;
     on(&world.sandbox.store().quirks().puts_overwrite);
     let refusal = Effect::Error(501, "NotImplemented");

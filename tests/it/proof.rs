@@ -205,7 +205,7 @@ async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes
 }
 
 #[tokio::test]
-async fn a_checksum_that_parts_can_not_make_is_kept_by_a_single_copy_when_one_is_demanded() {
+async fn a_checksum_that_parts_cannot_make_is_kept_by_a_single_copy_if_it_is_required() {
     let world = World::new().await;
     world.put_with(
         "k",
@@ -329,7 +329,7 @@ async fn an_object_of_parts_is_looked_at_whatever_is_asked_for() {
 #[case::sha(ChecksumAlgorithm::Sha256, Kind::Composite)]
 #[case::full(ChecksumAlgorithm::Crc64Nvme, Kind::FullObject)]
 #[tokio::test]
-async fn an_upload_of_someone_else_is_completed_as_it_was_begun(
+async fn an_upload_of_someone_else_is_completed_with_its_own_attributes(
     #[case] algorithm: ChecksumAlgorithm,
     #[case] kind: Kind,
 ) {

@@ -284,7 +284,7 @@ async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_goes_on_when_its_refusals_end_and_loses_no_object() {
+async fn a_run_continues_when_refusals_end_and_loses_no_object() {
     let (world, job) = many(2000).await;
     world.add_fault(denied(Operation::CopyObject).when(When::After(500)));
     let mend = async {

@@ -154,7 +154,7 @@ async fn a_plain_etag_stays_by_a_single_copy() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_replayed_is_copied_all_the_same_and_says_why() {
+async fn an_object_that_cannot_be_replayed_is_copied_anyway_with_the_reason() {
     let kms = ObjectSpec::default()
         .encryption(Encryption::kms("key"))
         .part_sizes([6 * MIB]);

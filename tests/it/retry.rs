@@ -19,7 +19,7 @@ fn denied(key: &str) -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_of_a_run_that_gave_up_says_how_to_go_on_with_it() {
+async fn a_retry_of_a_run_that_gave_up_says_how_to_resume_it() {
     let world = World::new().await;
     world.put_all(["a", "b"], 100);
     world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
@@ -120,7 +120,7 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
+async fn retry_reads_the_manifest_again_and_explains_what_it_cannot_use() {
     let world = World::new().await;
     world.put_all(["a", "b"], 100);
     world.add_fault(denied("b"));

@@ -243,7 +243,7 @@ async fn an_excluded_directory_in_the_middle_hides_nothing_from_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_goes_on_with_the_prefixes_that_are_left() {
+async fn a_session_resumes_with_the_remaining_prefixes() {
     let mut world = World::new().await;
     let days: Vec<_> = (1..=20).map(|day| format!("2026-11-{day:02}/*")).collect();
     for index in 0..20_000 {

@@ -279,7 +279,7 @@ async fn shards_in_any_order_copy_each_object_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_goes_on_from_its_state_alone() {
+async fn a_run_resumes_from_its_state_alone() {
     let shards = Shards::with_slow_copies(Duration::from_millis(20)).await;
     shards.put_many(800);
     // Four slots for each process, so that no shard is done at once.

@@ -107,7 +107,7 @@ async fn programs_get_the_same_as_one_document() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_that_fails_and_begins_anew_is_at_work() {
+async fn a_failed_shard_that_starts_again_is_running() {
     let state = State::planned(3).await;
     state.end(0, 0, 3);
     state.live(0, ShardActivity::Running, 10, NOW);

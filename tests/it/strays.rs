@@ -94,7 +94,7 @@ async fn a_create_that_is_answered_with_nonsense_leaves_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn what_cannot_be_searched_for_is_told_once_with_its_key(
+async fn an_upload_that_cannot_be_searched_for_is_reported_once_with_its_key(
     #[values(false, true)] journal: bool,
     #[values("refused", "denied", "nonsense")] how: &'static str,
 ) {
@@ -283,7 +283,7 @@ async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
 
 #[rstest]
 #[tokio::test]
-async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by_the_list_of_uploads(
+async fn without_a_list_of_parts_an_object_starts_over_and_the_list_of_uploads_proves_the_abort(
     #[values("missing", "not found", "nonsense", "denied")] how: &'static str,
 ) {
     let mut world = world_with_large().await;

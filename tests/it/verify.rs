@@ -251,7 +251,7 @@ async fn files_are_compared_with_what_was_uploaded() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_looked_at_fails_alone() {
+async fn an_object_that_cannot_be_read_fails_alone() {
     let world = World::new().await;
     let parts = ObjectSpec::default().part_sizes([5 * MIB]);
     for key in ["a", "b", "c"] {

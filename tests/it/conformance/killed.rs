@@ -163,7 +163,7 @@ async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
+async fn a_killed_run_resumes_and_leaves_nothing_behind() {
     let seed =
         std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("KILL_SEED={seed}");

@@ -87,7 +87,7 @@ async fn etags_follow_from_the_bytes() {
 }
 
 #[tokio::test]
-async fn checksums_are_stored_and_told() {
+async fn checksums_are_stored_and_returned() {
     on_server(async |server| {
         if !server.capabilities().checksums {
             return eprintln!(

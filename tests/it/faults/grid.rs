@@ -485,7 +485,7 @@ async fn cell(
 #[case::copies_the_rest(Scene::Resume, Operation::UploadPartCopy)]
 #[case::completes_the_rest(Scene::Resume, Operation::CompleteMultipartUpload)]
 #[tokio::test(start_paused = true)]
-async fn each_fault_comes_to_what_it_must(#[case] scene: Scene, #[case] operation: Operation) {
+async fn each_fault_has_its_expected_result(#[case] scene: Scene, #[case] operation: Operation) {
     let stage = Stage::new(scene).await;
     let run = stage.run().await;
     assert_eq!(stage.assert_sound(&run).len(), stage.denied.len());

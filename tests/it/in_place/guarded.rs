@@ -234,7 +234,7 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
 /// The second session resumes the upload of the first one, and does not take its object for the
 /// changed one.
 #[tokio::test]
-async fn a_large_change_that_is_killed_is_gone_on_with() {
+async fn a_large_change_that_was_killed_is_resumed() {
     let world = slow().await;
     world.put_with(
         "huge",

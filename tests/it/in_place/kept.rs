@@ -125,7 +125,7 @@ async fn metadata_tags_and_encryption_are_merged_and_then_left() {
 }
 
 #[tokio::test]
-async fn what_shall_go_goes() {
+async fn metadata_can_be_removed() {
     let world = World::new().await;
     world.put_with("k", 10, &rich());
     let change = || onto_itself(|transfer| transfer.preserve.metadata = Policy::Skip);
@@ -159,7 +159,7 @@ async fn a_canned_acl_is_set_and_seen() {
 
 /// Attributes that may not be read would be lost with the old object.
 #[tokio::test]
-async fn what_can_not_be_read_is_not_lost() {
+async fn attributes_that_cannot_be_read_are_not_lost() {
     for (operation, what) in [
         (Operation::GetObjectTagging, "Tagging"),
         (Operation::GetObjectAcl, "Acl"),
@@ -320,7 +320,7 @@ async fn tags_that_would_come_late_fail_the_object() {
 }
 
 #[tokio::test]
-async fn parts_as_given_and_versions_as_kept() {
+async fn the_layout_and_the_old_version_are_kept() {
     let world = versioned().await;
     let spec = ObjectSpec::default()
         .part_sizes([100 * MIB, 100 * MIB])

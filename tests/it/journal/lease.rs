@@ -157,7 +157,7 @@ async fn where_if_match_is_ignored_an_idle_session_learns_that_it_was_replaced()
 }
 
 #[tokio::test]
-async fn where_if_none_match_is_ignored_no_journal_is_begun() {
+async fn if_if_none_match_is_ignored_no_journal_is_begun() {
     let world = World::new().await;
     ignored(&world, &["if-none-match"]);
     let refused = Opened::open(location(&world).await, &lively("a")).await;
@@ -277,7 +277,7 @@ async fn a_session_whose_journal_is_removed_ends() {
 #[case::segments("segment-")]
 #[case::snapshots("snapshot-")]
 #[tokio::test]
-async fn a_journal_of_which_objects_are_removed_is_whole_again_at_the_end(#[case] part: &str) {
+async fn a_journal_that_lost_objects_is_complete_again_at_the_end(#[case] part: &str) {
     let world = World::new().await;
     // With these terms, the record is not renewed meanwhile, so the session only notices at its
     // end.
@@ -298,7 +298,7 @@ async fn a_journal_of_which_objects_are_removed_is_whole_again_at_the_end(#[case
 
 /// A session whose record was deleted checks the rest of its journal at its next write.
 #[tokio::test]
-async fn a_journal_of_which_all_is_removed_is_written_anew_while_the_run_goes_on() {
+async fn a_deleted_journal_is_written_again_while_the_run_continues() {
     let world = World::new().await;
     let journal = begin(location(&world).await, &lively("a")).await;
     journal.commit(RANGE).await.unwrap();
@@ -471,7 +471,7 @@ async fn a_live_session_keeps_others_out_and_they_leave_no_record() {
 
 /// Two Jobs begin with an empty prefix at the same moment, and one of them gets the journal.
 #[tokio::test]
-async fn of_two_jobs_that_begin_at_the_same_moment_one_is_told_of_the_other() {
+async fn of_two_jobs_that_begin_at_the_same_moment_one_learns_of_the_other() {
     for _ in 0..5 {
         let world = World::new().await;
         let (a, b) = (lively("a"), lively("b"));

@@ -62,7 +62,7 @@ fn metadata(policy: Policy) -> Transfer {
 /// The first object shows that the server keeps ASCII metadata, which says nothing about other
 /// metadata.
 #[tokio::test]
-async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
+async fn mangled_metadata_is_reported_and_encoded_metadata_is_not() {
     for (shown, is_mangled) in [
         ("Z?rich", true),
         ("", true),
@@ -110,7 +110,7 @@ async fn missing_metadata_excuses_nothing_that_can_be_shown() {
 }
 
 #[tokio::test]
-async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
+async fn a_missing_kms_key_is_reported() {
     let world = World::new().await;
     world.put("a", 10);
     let liar = Liar::before(&world, |_, answer: Answer| {
@@ -130,7 +130,7 @@ async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
 
 /// HEAD shows the right tag count, but the values are different.
 #[tokio::test]
-async fn other_values_of_tags_are_told() {
+async fn changed_values_of_tags_are_reported() {
     for size in [10, LARGE] {
         let world = World::new().await;
         world.put("a", size);
@@ -158,7 +158,7 @@ async fn other_values_of_tags_are_told() {
 
 /// HEAD shows no lock, and `GetObjectRetention` shows a shorter one.
 #[tokio::test]
-async fn a_weaker_retention_in_the_answer_is_told() {
+async fn a_weaker_retention_in_the_answer_is_reported() {
     let options = BucketOptions {
         versioning: true,
         object_lock: true,
@@ -193,7 +193,7 @@ async fn a_weaker_retention_in_the_answer_is_told() {
 }
 
 #[tokio::test]
-async fn grants_that_a_server_ignores_are_told() {
+async fn ignored_grants_are_reported() {
     let options = BucketOptions {
         acls: true,
         ..BucketOptions::default()
@@ -233,7 +233,7 @@ async fn grants_that_a_server_ignores_are_told() {
 
 /// Only an untrusted server can do this: other servers with annotations refuse them.
 #[tokio::test]
-async fn an_annotation_that_comes_back_otherwise_is_told() {
+async fn a_changed_annotation_is_reported() {
     for (policy, is_changed) in [
         (Policy::Try, true),
         (Policy::Require, true),

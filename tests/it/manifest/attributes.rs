@@ -189,7 +189,7 @@ fn policies_and_values(
 }
 
 #[test]
-fn limits_of_s3_are_told_before_anything_is_sent() {
+fn limits_of_s3_are_checked_before_anything_is_sent() {
     let with = |set: &str| {
         transfer(&format!(
             "from: {{s3: s3://src/}}\nto: {{s3: s3://dst/}}\nset: {set}"

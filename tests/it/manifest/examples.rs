@@ -361,7 +361,7 @@ fn the_name_comes_from_the_file() {
 }
 
 #[test]
-fn files_that_are_no_text_are_told_from_files_that_are_not_there() {
+fn files_without_text_are_distinguished_from_missing_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("job.yaml");
     let load = || manifest::load(&path, &environment());

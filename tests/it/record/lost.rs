@@ -139,7 +139,7 @@ fn put_large(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
+async fn a_retry_uses_the_parts_that_the_failed_run_kept() {
     for retries in [
         &["retry", "report.jsonl"][..],
         &["retry", "report.jsonl", "--journal", "kept"],
@@ -188,7 +188,7 @@ async fn denied_large() -> (World, TempDir, Vec<&'static str>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_is_killed_goes_on_where_it_was() {
+async fn a_killed_retry_resumes_where_it_was() {
     let (world, dir, _) = denied_large().await;
     let silent = Fault::on(Operation::UploadPartCopy)
         .when(When::After(3))

@@ -120,7 +120,7 @@ fn all_are_there(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
+async fn of_two_runs_the_first_is_undisturbed_and_the_second_learns_of_it() {
     let (world, directory, first) = holding(&[]).await;
     let (pid, before) = (first.id(), world.calls(Operation::CopyObject));
     let own = record(&world).unwrap();

@@ -176,7 +176,7 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
 
 /// Each way in which a shard's report can be incomplete.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_is_not_whole_is_told_with_its_shard() {
+async fn an_incomplete_report_is_reported_with_its_shard() {
     let state = State::planned(9).await;
     let whole = [
         receipt("a", "done"),

@@ -11,7 +11,7 @@ use crate::world::{DESTINATION, SOURCE, World};
 #[case(Operation::CopyObject, 2, "ab")]
 #[case(Operation::DeleteObject, 1, "ab")]
 #[tokio::test]
-async fn an_interrupted_key_goes_on_where_it_was(
+async fn an_interrupted_key_resumes_where_it_was(
     #[case] operation: Operation,
     #[case] done: u64,
     #[case] so_far: &str,
