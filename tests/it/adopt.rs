@@ -388,7 +388,7 @@ async fn an_upload_with_a_lost_id_is_found_and_aborted() {
     assert_eq!(
         stopped.open().upload_id,
         others.id(),
-        "that of somebody else stays"
+        "the upload of somebody else stays"
     );
     others.cancel().await.unwrap();
     stopped.assert_done(&run, PARTS, 1);

@@ -460,7 +460,7 @@ async fn a_customer_key_for_some_of_the_objects() {
         assert!(told.contains("needs that `customer_key`"), "{told}");
         assert!(
             !told.contains("kkkk") && !told.contains("a2tra2"),
-            "a key is on record: {told}"
+            "a customer key is recorded: {told}"
         );
     }
 }

@@ -324,7 +324,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     assert_eq!(
         opened.state().pending_objects(),
         0,
-        "only uploads are taken over"
+        "the fresh run takes over only uploads"
     );
     // The writer of the old journal is shut out, as by any other session.
     let shut_out = first.commit(planned(9)).await.unwrap_err();

@@ -189,7 +189,7 @@ async fn a_bucket_that_wants_bodies_signed_gets_them_signed() {
     assert_eq!(
         bodies(&world),
         (1, 10 + 3),
-        "one refusal tells it for the whole bucket"
+        "one refusal is enough for the whole bucket"
     );
 }
 

@@ -339,7 +339,7 @@ async fn a_thousand_objects_cost_what_they_must() {
     assert_eq!(
         world.sandbox.calls().total(),
         expected.iter().map(|(_, count)| count).sum::<u64>(),
-        "no other"
+        "no other request is sent"
     );
 }
 

@@ -136,7 +136,7 @@ async fn what_is_removed_is_exactly_what_was_written(#[case] versioning: bool) {
         assert_eq!(
             there.unwrap().content,
             before,
-            "the version before is the current one again"
+            "the previous version is current again"
         );
         let versions = world.sandbox.store().versions(DESTINATION, "k");
         assert!(

@@ -102,7 +102,7 @@ fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
     assert_eq!(receipts.len(), objects);
     assert!(
         receipts.values().all(|times| *times == 1),
-        "an object is twice in the report"
+        "the report has an object twice"
     );
 }
 

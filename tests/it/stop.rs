@@ -44,12 +44,12 @@ async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
     assert_eq!(
         copied.len(),
         done,
-        "what is there is what is on record as done"
+        "the destination has exactly the recorded objects"
     );
     assert!(!copied.iter().any(|key| key.starts_with("large")));
     assert!(
         world.calls(Operation::UploadPartCopy) < 40,
-        "no part was begun after the stop"
+        "no part is sent after the stop"
     );
 }
 

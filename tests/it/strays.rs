@@ -356,7 +356,7 @@ async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
     assert_eq!(
         world.calls(Operation::AbortMultipartUpload),
         0,
-        "it is on record no more"
+        "the journal no longer has it"
     );
 }
 
@@ -392,12 +392,12 @@ async fn an_abort_without_effect_is_not_believed() {
     assert_eq!(
         (run.outcome.failed_objects, notes(&run)),
         (0, vec![]),
-        "it was told"
+        "it was reported"
     );
     assert_eq!(
         world.calls(Operation::ListMultipartUploads),
         0,
-        "it is on record no more"
+        "the journal no longer has it"
     );
 }
 
@@ -445,7 +445,7 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
     assert_eq!(
         world.calls(Operation::ListMultipartUploads),
         0,
-        "it is on record no more"
+        "the journal no longer has it"
     );
 }
 

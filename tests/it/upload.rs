@@ -116,7 +116,7 @@ async fn a_file_that_changes_while_it_is_read_is_sent_again() {
     let stored = world.object(DESTINATION, "log").unwrap();
     assert!(
         stored.content.to_bytes().iter().all(|byte| *byte == 7) && stored.size == 41 * MIB,
-        "torn"
+        "the object mixes two versions of the file"
     );
     world.assert_no_upload_is_left();
 }

@@ -40,7 +40,8 @@ fn rich(server: &Server, key: &str, size: u64) -> PutObjectFluentBuilder {
     }
 }
 
-/// Puts a rich object, with a storage class where the server knows one besides the default.
+/// Puts a rich object. Gives it a storage class if the server has one besides the default, and
+/// returns whether it has.
 async fn put_rich(server: &Server, key: &str, size: u64) -> bool {
     let with_expires = |request: PutObjectFluentBuilder| {
         request.customize().mutate_request(|request| {

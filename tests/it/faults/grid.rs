@@ -389,7 +389,7 @@ async fn cell(
     let run = stage.run().await;
     assert!(
         stage.world.sandbox.faults().fired() > before,
-        "it never came to call {nth}"
+        "the run never sent call {nth}"
     );
     let mut failed = stage.assert_sound(&run);
     for key in stage.denied {

@@ -110,7 +110,7 @@ async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
     // Requests of the killed run may still arrive.
     assert!(
         world.calls(Operation::CopyObject) <= copies + 8,
-        "it went on without its journal"
+        "the run continued without its journal"
     );
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");

@@ -159,7 +159,7 @@ async fn what_is_no_rule_is_refused(
     );
     assert!(
         sandbox.faults().armed().is_empty(),
-        "none of several is taken"
+        "if one rule is wrong, none is added"
     );
     client
         .get_object()

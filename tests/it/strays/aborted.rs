@@ -87,7 +87,7 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
     assert_eq!(
         (open(&world), upload.strays().len()),
         (2, 1),
-        "its twin is told"
+        "its twin is reported"
     );
 }
 
