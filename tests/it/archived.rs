@@ -104,7 +104,7 @@ async fn what_is_left_out_is_counted_and_no_failure() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
+async fn a_later_session_also_knows_which_objects_were_left_out() {
     let mut world = world_with_each_class().await;
     let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
     spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());

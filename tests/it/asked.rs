@@ -398,7 +398,7 @@ async fn a_server_that_ignores_tags_is_asked_once() {
 }
 
 #[tokio::test]
-async fn a_bad_copy_is_removed_where_the_job_says_so() {
+async fn a_bad_copy_is_removed_if_the_job_says_so() {
     let mut world = World::versioned().await;
     world.provider = Provider::Other;
     world.put_with("a", 10, &ObjectSpec::default().metadata("team", "blue"));

@@ -194,7 +194,7 @@ async fn ceph_16_is_copied_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_the_manifest_states_is_relied_on() {
+async fn stated_capabilities_are_relied_on() {
     let world = World::of_provider(Provider::Other).await;
     put_owned(&world, SOURCE, "k", 10);
     let mut job = world.job(copy_all());

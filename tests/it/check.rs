@@ -210,7 +210,7 @@ async fn an_empty_source_is_a_warning_or_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_transfer_writes_may_be_empty() {
+async fn a_source_that_an_earlier_transfer_writes_may_be_empty() {
     let world = World::with_objects(["k"], 9).await;
     let job = manifest_with(&[
         "{name: first, from: {s3: s3://source/}, to: {s3: s3://destination/a/}}",
@@ -227,7 +227,7 @@ async fn what_an_earlier_transfer_writes_may_be_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patterns_are_judged_as_far_as_one_key_goes() {
+async fn patterns_are_checked_against_the_first_key() {
     let world = World::with_objects(["k"], 9).await;
     for (select, said) in [
         (

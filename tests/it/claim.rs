@@ -195,7 +195,7 @@ async fn without_the_flag_nothing_open_is_touched() {
 }
 
 #[tokio::test]
-async fn a_run_whose_journal_is_lost_goes_on_and_so_does_the_one_after_it() {
+async fn a_run_with_a_lost_journal_adopts_its_upload_and_the_next_run_resumes() {
     let mut world = slow_world().await;
     put_large(&world, 1);
     let job = claiming_copy(&world);
@@ -250,7 +250,7 @@ async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Opti
 }
 
 #[tokio::test]
-async fn a_stop_without_a_journal_leaves_what_the_next_run_takes_up() {
+async fn a_stop_without_a_journal_leaves_an_upload_for_the_next_run_to_adopt() {
     let mut world = slow_world().await;
     put_large(&world, 1);
     let job = claiming_copy(&world);
@@ -296,7 +296,7 @@ async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
 }
 
 #[tokio::test]
-async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() {
+async fn of_several_uploads_the_one_with_the_most_parts_is_adopted_and_the_others_are_noted() {
     let world = slow_world().await;
     put_large(&world, 1);
     let few = begin(&world, &as_the_job_would(), PART, &[1, 2]).await;
@@ -440,7 +440,7 @@ async fn the_next_session_checks_what_a_killed_one_did_not(
 }
 
 #[tokio::test]
-async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
+async fn an_object_that_ends_up_with_other_attributes_is_copied_again() {
     let world = slow_world().await;
     put_large(&world, 1);
     let other_team = {
@@ -477,7 +477,7 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_proven_is_copied_anew_and_told() {
+async fn an_upload_that_cannot_be_proven_is_noted_and_copied_anew() {
     let world = slow_world().await;
     let spec = ObjectSpec {
         without_checksum: true,
@@ -522,7 +522,7 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_takes_up_what_is_open_if_it_is_asked_to() {
+async fn the_command_adopts_open_uploads_if_requested() {
     let world = slow_world().await;
     put_large(&world, 1);
     let copy = [

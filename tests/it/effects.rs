@@ -302,7 +302,7 @@ async fn an_upload_that_is_only_said_to_be_elsewhere_is_aborted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_in_another_bucket_is_told_with_its_id() {
+async fn an_upload_in_another_bucket_is_reported_with_its_id() {
     let world = world_without_checksum(LARGE).await;
     let run = run_through(&world, always(), Provider::Aws, |asked| match asked {
         _ if asked.creates_upload() => created("foreign", "k", "lost-id"),

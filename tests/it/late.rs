@@ -51,7 +51,7 @@ fn losses(run: &Run) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
+async fn an_upload_without_a_refused_attribute_is_resumed() {
     let mut world = slow_world().await;
     world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
     world.deny(DESTINATION, Operation::PutObjectTagging, "");
@@ -74,7 +74,7 @@ async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
 }
 
 #[tokio::test]
-async fn an_upload_without_an_attribute_that_is_required_by_now_is_begun_anew() {
+async fn an_upload_without_an_attribute_that_is_now_required_is_created_anew() {
     let mut world = slow_world().await;
     world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
     world.deny(DESTINATION, Operation::PutObjectTagging, "");

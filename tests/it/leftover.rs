@@ -193,7 +193,7 @@ async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() 
 }
 
 #[tokio::test]
-async fn a_key_that_fails_before_it_is_copied_is_told_once() {
+async fn a_key_that_fails_before_it_is_copied_is_reported_once() {
     let mut world = slow_world(BucketOptions::default()).await;
     for index in 0..200 {
         world.put(&format!("{index:03}"), 1);
@@ -385,7 +385,7 @@ async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_of_a_directory_is_told_once() {
+async fn an_unreadable_part_of_a_directory_is_reported_once() {
     let mut world = slow_world(BucketOptions::default()).await;
     let root = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("nowhere", root.path().join("a")).unwrap();

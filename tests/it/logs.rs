@@ -241,7 +241,7 @@ async fn each_mistake_of_a_manifest_is_an_event_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_told_with_its_signal_and_what_is_left() {
+async fn a_stop_is_logged_with_its_signal_and_what_is_pending() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
     let faults = world.sandbox.faults();
     faults.add(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
@@ -299,7 +299,7 @@ async fn forward(at: SocketAddr, world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
+async fn a_server_that_is_away_is_waited_for_and_its_return_is_logged() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();

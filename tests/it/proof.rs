@@ -174,7 +174,7 @@ async fn someone_elses_object_is_not_removed_in_place_of_ours() {
 }
 
 #[tokio::test]
-async fn where_deletes_know_no_condition_the_copy_stays_and_that_is_told() {
+async fn without_conditional_deletes_the_bad_copy_stays_and_that_is_reported() {
     let world = World::of_provider(Provider::Minio).await;
     world.put("k", 1000);
     world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));

@@ -398,7 +398,7 @@ fn cut_to_nothing(path: &Path) {
 
 /// The state of the journal is in memory, so that it is written anew.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
+async fn a_journal_that_is_cut_during_the_run_is_written_again() {
     let world = world_with_old_objects(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
     let command = [

@@ -158,7 +158,7 @@ fn assert_denied(world: &World, run: &Run, stored: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_parts() {
+async fn a_failed_object_sends_nothing_more_and_the_next_run_keeps_its_parts() {
     let (mut world, mut job) = world_with_large().await;
     let directory = tempfile::tempdir().unwrap();
     let stored = refuse_after(&mut world, &mut job, 30);

@@ -107,7 +107,7 @@ fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
+async fn a_killed_run_resumes_and_repeats_only_copies_that_were_in_flight() {
     let world = slow_world(400, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 100).await;
@@ -132,7 +132,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
+async fn a_stopped_run_resumes_after_its_last_planned_key() {
     let world = slow_world(4000, Duration::from_millis(30)).await;
     let directory = manifest(&world.sandbox, "");
     let child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
@@ -166,7 +166,7 @@ async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_job_does_not_go_on_by_itself() {
+async fn a_changed_job_does_not_resume_by_itself() {
     let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;
@@ -193,7 +193,7 @@ async fn a_changed_job_does_not_go_on_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_begun_anew_if_that_is_asked_for() {
+async fn a_fresh_run_starts_over_if_requested() {
     let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;

@@ -188,7 +188,7 @@ fn spoil(text: &str, at: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
+async fn a_fresh_run_on_a_damaged_journal_in_a_directory_still_finds_open_uploads() {
     let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     let place = directory.path().join("journal");
@@ -217,7 +217,7 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_journal_in_s3_is_begun_anew_and_still_tells_of_open_uploads() {
+async fn a_fresh_run_on_a_damaged_journal_in_s3_still_finds_open_uploads() {
     let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     let told = damaged(

@@ -61,7 +61,8 @@ fn notes(run: &Run) -> Vec<&str> {
 
 fn open(world: &World) -> usize {
     let open = world.open_uploads(DESTINATION);
-    // `--older-than` checks the dates of a server with an upload, which this one may refuse to abort.
+    // `--older-than` creates an upload to check the server's dates, which this server may refuse to
+    // abort.
     open.iter()
         .filter(|open| !open.key.contains("s3haul-date-check"))
         .count()
@@ -130,7 +131,7 @@ async fn an_upload_that_cannot_be_searched_for_is_reported_once_with_its_key(
 }
 
 #[tokio::test]
-async fn a_twin_that_cannot_be_searched_for_is_told() {
+async fn a_twin_that_cannot_be_searched_for_is_reported() {
     let world = world_with_large().await;
     world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
@@ -212,7 +213,7 @@ async fn a_stop_in_the_middle_of_create_leaves_nothing() {
 /// The next run with `--adopt` resumes an upload if there is one. If it cannot see the parts of an
 /// upload, it says so and copies the object anew.
 #[tokio::test]
-async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_be_judged() {
+async fn uploads_left_for_adoption_or_without_a_listable_content_are_reported() {
     let mut world = world_with_large().await;
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
@@ -324,7 +325,7 @@ async fn without_a_list_of_parts_an_object_starts_over_and_the_list_of_uploads_p
 }
 
 #[tokio::test]
-async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
+async fn an_abort_that_no_list_proves_is_reported_once_with_its_id() {
     let mut world = world_with_large().await;
     let directory = TempDir::new().unwrap();
     let job = job_with_answers(&world, |asked| match asked {
@@ -403,7 +404,7 @@ async fn an_abort_without_effect_is_not_believed() {
 
 /// A server dates uploads by no clock, so that nobody can tell which one a lost Create made.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
+async fn an_upload_with_unknown_id_and_false_date_is_reported_and_left() {
     let world = world_with_large().await;
     let directory = TempDir::new().unwrap();
     let dated = |asked: &Asked| {
@@ -451,7 +452,7 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
 
 /// The same for an upload of an attempt whose answer was lost.
 #[tokio::test]
-async fn a_twin_of_false_date_is_told_and_left() {
+async fn a_twin_with_a_false_date_is_reported_and_left() {
     let world = world_with_large().await;
     let dated = |asked: &Asked| {
         if asked.lists_uploads() {

@@ -34,7 +34,7 @@ async fn only_the_missing_parts_of_a_file_are_sent() {
 }
 
 #[tokio::test]
-async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
+async fn a_file_that_ends_up_with_other_attributes_is_sent_again() {
     let mut world = slow_world().await;
     world.ceiling = 2;
     let files = TempDir::new().unwrap();

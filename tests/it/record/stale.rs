@@ -47,8 +47,8 @@ async fn killed_unanswered(
     world.sandbox.faults().clear();
 }
 
-/// Returns true if the object is as old as the first copies in these tests, not a copy of the last
-/// run. Returns `None` if the destination lacks the key.
+/// Returns true if the object is older than half an hour, so that the command has not written it.
+/// Returns `None` if the destination lacks the key.
 fn is_older_than_a_minute(world: &World, key: &str) -> Option<bool> {
     let object = world.object(DESTINATION, key)?;
     let age = SystemTime::now().duration_since(object.last_modified);

@@ -236,7 +236,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
+async fn a_report_that_s3_refuses_ends_the_run_before_anything_is_copied() {
     let world = world_with_reports_bucket().await;
     world.put_all(["a"], 100);
     let job = manifest(&world, "");

@@ -74,7 +74,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_piece_that_is_missing_or_changed_is_told() {
+async fn a_missing_or_changed_piece_is_reported() {
     let world = world_with_reports_bucket().await;
     let lines: Vec<_> = (0..3).map(receipt).collect();
     let directory = report(&world, &lines).await;

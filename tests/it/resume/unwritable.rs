@@ -26,7 +26,7 @@ async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_work() {
+async fn a_journal_that_can_no_longer_be_written_ends_the_run_and_keeps_its_work() {
     let world = slow_world(400, Duration::from_millis(2)).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::create_dir(directory.path().join("journal")).unwrap();
@@ -72,7 +72,7 @@ async fn a_report_that_was_full_lacks_nothing_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
+async fn an_unwritable_location_is_refused_only_if_it_was_named() {
     let world = slow_world(3, Duration::ZERO).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::write(directory.path().join(".s3haul"), "no directory").unwrap();
