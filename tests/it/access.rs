@@ -147,7 +147,7 @@ async fn a_bucket_of_somebody_else_refuses_the_run_in_one_sentence() {
     }
 }
 
-/// Copies name the owner of the source, too: the bucket may change hands in mid-run.
+/// Copies carry the owner of the source too: the bucket may change hands during the run.
 #[tokio::test]
 async fn copies_name_the_owner_of_their_source() {
     let world = World::new().await;

@@ -167,8 +167,7 @@ async fn a_missing_permission_is_named_by_every_route() {
     }
 }
 
-/// A write whose answer is lost is sent again, and a history is written version by version, each
-/// time with the ACL.
+/// Writes that are repeated after a lost answer carry the ACL, and so do all versions of a history.
 #[tokio::test]
 async fn repeated_writes_and_histories_have_it_too() {
     let world = demanding().await;

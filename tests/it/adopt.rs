@@ -110,8 +110,8 @@ impl Stopped {
             .await
     }
 
-    /// Asserts that a session copied this many parts in this many uploads of its own, and finished
-    /// the object.
+    /// Asserts that the object is complete, and that the session copied this many parts and created
+    /// this many uploads.
     fn assert_done(&self, run: &Run, part_copies: u64, begun: u64) {
         let world = &self.world;
         assert!(
@@ -127,7 +127,7 @@ impl Stopped {
     }
 }
 
-/// Stops a session in an orderly way when it sends its tenth part.
+/// Runs a session that is stopped in an orderly way when it sends the tenth part.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Path) -> Run {
     let stop = world.stop.clone();
     world.add_fault(
@@ -141,7 +141,7 @@ async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Pat
     run
 }
 
-/// Drops a session as soon as `dead` returns true.
+/// Runs a session that is dropped as soon as `dead` returns true.
 async fn killed_when(world: &World, job: &Job, journal: &Path, dead: impl Fn(&World) -> bool) {
     let killed = async {
         while !dead(world) {
@@ -362,7 +362,7 @@ async fn another_object_at_the_key_is_not_taken_for_the_copy() {
 async fn an_upload_with_a_lost_id_is_found_and_aborted() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // Somebody else's: it has a part.
+    // An upload that already has a part belongs to somebody else.
     let bucket = world.bucket(DESTINATION).await;
     let key = "large".parse().unwrap();
     let others = MultipartUpload::initiate(&bucket, &key, &s3haul::s3::Attributes::default())

@@ -17,7 +17,7 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 const RESTORED: &str = "ongoing-request=\"false\", expiry-date=\"Fri, 01 Jan 2100 00:00:00 GMT\"";
 
 fn put_archived(world: &World, key: &str, class: &str, size: u64) {
-    // An object is in an archive long before it is copied.
+    // An object is usually archived long before it is copied.
     let yesterday = SystemTime::now() - Duration::from_hours(24);
     let spec = ObjectSpec::default()
         .storage_class(class)
@@ -300,7 +300,7 @@ async fn throttled_restores_are_asked_for_again() {
     assert_eq!(world.calls(Operation::RestoreObject), 2);
 }
 
-/// A restored object expires before its turn: the copy itself is refused.
+/// The restored copy has expired by the time the object is copied, so the copy itself is refused.
 #[rstest]
 #[case(10, Operation::CopyObject)]
 #[case(300 * MIB, Operation::UploadPartCopy)]
@@ -326,7 +326,7 @@ async fn a_copy_that_is_refused_for_its_archive_is_dealt_with_alike(
     }
 }
 
-/// A class of that name may mean anything on a server that is not Amazon's: its HEAD decides.
+/// On other servers, a storage class with this name may mean anything, so s3haul sends HEAD.
 #[tokio::test]
 async fn other_servers_are_asked_by_head() {
     let mut world = world_with_each_class().await;

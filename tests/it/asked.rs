@@ -312,8 +312,7 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
                 ignore(&world, operation, names);
             }
             let mut transfer = in_parts_of(PART, copy_all());
-            // A copy in one request carries the tags of the source by itself, unless there are
-            // others.
+            // CopyObject copies the tags by itself, without a header, unless the job sets others.
             if attribute == Attribute::Tags {
                 transfer.set.tags.insert("c".to_owned(), "d".to_owned());
             }
@@ -354,8 +353,7 @@ async fn what_a_server_keeps_is_no_loss() {
     }
 }
 
-/// Objects on an unknown server are read back until it has shown that it keeps what it is asked to
-/// keep.
+/// s3haul checks an unknown server with HEAD until it has seen it keep the requested attributes.
 #[tokio::test]
 async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let world = unknown().await;
@@ -379,7 +377,7 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     assert_eq!(looked, ["a", "d"], "the class is new");
 }
 
-/// If HEAD shows no tags, the bucket is asked once whether it has any.
+/// If HEAD shows no tag count, s3haul asks once whether the bucket has tags.
 #[tokio::test]
 async fn a_server_that_ignores_tags_is_asked_once() {
     let world = unknown().await;

@@ -51,7 +51,7 @@ fn assert_lost(world: &World, run: &Run, loss: &str) {
     world.assert_no_upload_is_left();
 }
 
-/// Asserts that both objects failed and that neither was published.
+/// Asserts that both objects failed and neither was published.
 fn assert_failed(world: &World, run: &Run, kind: &str) {
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -206,7 +206,8 @@ fn from_locked(policy: Policy) -> Transfer {
     transfer
 }
 
-/// HEAD leaves out attributes that the caller may not see, so that their absence must be proven.
+/// HEAD omits attributes that the caller may not see. So their absence must be confirmed, not
+/// assumed.
 #[tokio::test]
 async fn a_lock_that_may_not_be_seen() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
@@ -333,7 +334,7 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
         "denied",
     );
 
-    // By default ACLs are not read, and the copy is private on both routes.
+    // By default, s3haul does not read ACLs, and copies are private on both routes.
     let world = public_source().await;
     let run = world.run(transfer(Policy::Skip)).await;
     assert_eq!(

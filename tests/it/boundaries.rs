@@ -48,7 +48,7 @@ struct Stage {
 
 /// The end of a session.
 enum End {
-    /// It ended by itself with this state of the journal.
+    /// The run ended by itself; the journal had this state.
     Whole(Box<(Outcome, RunState)>),
     /// The journal could not be written.
     Broken(Option<Box<Outcome>>, JournalError),
@@ -56,12 +56,13 @@ enum End {
     Dead,
 }
 
-/// The time at which a session is dropped after its journal died.
+/// The moment at which a session is dropped after its journal broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Death {
     /// Immediately.
     AtOnce,
-    /// After all work that does not wait for the journal; this work is not recorded.
+    /// When the session cannot continue without the journal: everything that need not wait for it
+    /// is done, and not recorded.
     AsLateAsPossible,
 }
 
@@ -222,8 +223,7 @@ impl Stage {
         }
     }
 
-    /// Runs a session on a runtime of its own. With `records` and a death, its journal accepts this
-    /// many records and no more.
+    /// Runs a session on its own runtime. With `dying`, its journal accepts only this many records.
     fn session(&self, dying: Option<(u64, Death)>) -> End {
         let session = Builder::new_current_thread().enable_all().build().unwrap();
         let died = CancellationToken::new();
@@ -255,7 +255,7 @@ impl Stage {
         session.block_on(self.run(Some((records, WriteFault::Full))))
     }
 
-    /// Runs the same command again, undisturbed.
+    /// Runs the same command again, without faults.
     fn finish(&self) -> (Outcome, RunState) {
         match self.session(None) {
             End::Whole(whole) => *whole,
@@ -279,8 +279,8 @@ impl Stage {
             .block_on(opened)
     }
 
-    /// Asserts that everything was copied, whatever happened before. `twice` is the number of parts
-    /// that may have been sent again.
+    /// Asserts the final state, which does not depend on how it was reached. At most `twice` parts
+    /// were sent again.
     fn assert_done(&self, after: &str, state: &RunState, whole: &RunTotals, twice: u64) {
         let (world, store) = (&self.world, self.world.sandbox.store());
         assert_eq!(

@@ -25,9 +25,9 @@ const MEMORY_KIB: u64 = 300 * 1024;
 /// The replacement of the sandbox's answer.
 #[derive(Clone, Debug)]
 enum Play {
-    /// The first text, and then the second one again and again.
+    /// Sends the first text, and then the second one again and again.
     Endless(String, String),
-    /// This text, and then silence.
+    /// Sends this text, and then nothing.
     Half(String),
 }
 
@@ -253,7 +253,7 @@ async fn an_answer_without_end_is_cut_off(
     let world = world_with_versioned_buckets().await;
     let front = Front::new(&world, method, words, play).await;
     let ended = run_measured(&world, &front, arguments).await;
-    // Once for each of the eight objects, or for each of the parts and ranges.
+    // At most once for each of the eight objects, or for each part and range.
     assert!(
         (1..=64).contains(&front.played()),
         "{} requests: {}",
@@ -272,8 +272,8 @@ async fn an_answer_without_end_is_cut_off(
 const UPLOAD: &[&str] = &["copy", "Cargo.toml", "s3://destination/k"];
 const LARGE_FILE: &[&str] = &["copy", "LARGE", "s3://destination/k"];
 
-/// The server is silent, or becomes silent after a part of the answer. The run ends by itself with
-/// exit code 4, names the request, and leaves nothing in doubt for long.
+/// The server goes silent, at once or in the middle of an answer. Whatever the request, the run
+/// ends by itself with exit code 4, names the request, and leaves no outcome unknown for long.
 #[rstest]
 #[case::list("GET", &["list-type"], "ListObjectsV2", COPY)]
 #[case::head("HEAD", &["/small/"], "HeadObject", COPY)]

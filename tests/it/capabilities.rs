@@ -276,7 +276,7 @@ async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
         "{:?}",
         again.receipts
     );
-    // And out of it again, where tags are not read.
+    // Now copies out of the directory bucket, where s3haul must not ask for tags either.
     world.sandbox.calls().clear();
     let run = world
         .run(Transfer {

@@ -286,8 +286,8 @@ async fn a_verbose_run_logs_the_identity_once_per_endpoint() {
     assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
-/// Checks a job in a directory of its own. Its journal is in this directory unless the job names
-/// another place.
+/// Runs a command with a job in its own directory, in which the job keeps its journal unless it
+/// names another place.
 async fn check_in(
     dir: &TempDir,
     world: &World,

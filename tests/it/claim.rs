@@ -69,7 +69,7 @@ fn open(world: &World) -> Vec<UploadInfo> {
     world.open_uploads(DESTINATION)
 }
 
-/// Drops a run without a journal once the server has this many parts.
+/// Runs a job without a journal, and drops it once the upload has this many parts.
 async fn killed(world: &World, job: &Job, parts: usize) {
     let killed = async {
         while open(world)
@@ -114,7 +114,7 @@ fn assert_noted(receipt: &Receipt, what: &str) {
     );
 }
 
-/// Creates an upload to `large` as another program would, with these parts of the source.
+/// Creates an upload to `large`, as another program would, with these parts of the source.
 async fn begin(
     world: &World,
     attributes: &Attributes,
@@ -233,7 +233,7 @@ async fn a_run_with_a_lost_journal_adopts_its_upload_and_the_next_run_resumes() 
     );
 }
 
-/// Stops a session in an orderly way when it sends its tenth part.
+/// Runs a session that is stopped in an orderly way when it sends the tenth part.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Option<&Path>) {
     let stop = world.stop.clone();
     world.add_fault(
@@ -282,7 +282,7 @@ async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
 async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // Of the object's 512 MiB, parts of 20 MiB: what another machine had chosen.
+    // Another machine had chosen parts of 20 MiB for the 512 MiB object.
     let earlier = 20 * MIB;
     begin(&world, &as_the_job_would(), earlier, &[1, 2, 3, 4, 5]).await;
     let mut transfer = in_parts_of(PART, copy_all());
@@ -329,7 +329,7 @@ async fn of_several_uploads_the_one_with_the_most_parts_is_adopted_and_the_other
 async fn parts_of_a_source_that_was_replaced_are_not_published() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // The same second, so that no time tells.
+    // Both sources have the same second, so that times do not tell them apart.
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
     let spec = ObjectSpec {
         last_modified: Some(SystemTime::now() - Duration::from_secs(5)),
@@ -375,8 +375,7 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     assert_eq!(world.calls(Operation::ListParts), 0);
 }
 
-/// The run is killed while it waits for the answer to Complete, and while it reads the new object
-/// back.
+/// The session is killed while it waits for the answer to Complete, or for the HEAD after it.
 #[rstest]
 #[case::unheard_of_and_alike("blue", Operation::CompleteMultipartUpload, 1, 0)]
 #[case::unheard_of_and_other("red", Operation::CompleteMultipartUpload, 1, PARTS)]
@@ -392,8 +391,7 @@ async fn the_next_session_checks_what_a_killed_one_did_not(
     for when in [When::Changed, When::Missing] {
         let world = slow_world().await;
         put_large(&world, 1);
-        // The copy is newer than its source by a second, which is what a list tells of equal
-        // objects.
+        // The copy is newer than its source, so a list shows the two as equal.
         let hour = SystemTime::now() - Duration::from_hours(1);
         let old = ObjectSpec {
             last_modified: Some(hour),

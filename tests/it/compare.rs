@@ -22,7 +22,7 @@ fn dated(hours: u64) -> ObjectSpec {
     ObjectSpec::default().last_modified(hours_ago(hours))
 }
 
-/// Puts an object on both sides, of one size and with other bytes; the destination is newer.
+/// Puts objects of the same size with different bytes on both sides. The destination's is newer.
 fn overwritten(world: &World, key: &str, spec: &ObjectSpec) {
     world.put_with(key, 20, &dated(48));
     world.put_object(DESTINATION, key, Content::pattern(2, 20), spec);

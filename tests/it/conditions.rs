@@ -32,8 +32,7 @@ fn now_at_destination(world: &World) -> Content {
     world.object(DESTINATION, "k").unwrap().content
 }
 
-/// Lets another writer put an object when the copy has begun: its first request is the HEAD of the
-/// source.
+/// Writes to the destination at the first request of a copy, the HEAD of the source.
 fn they_write(world: &World) {
     let write = Effect::hook(|store| {
         store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());

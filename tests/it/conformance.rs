@@ -71,7 +71,7 @@ struct Server {
     sdk: aws_sdk_s3::Client,
     source: String,
     destination: String,
-    /// The sandbox, or `None` when the environment names a server.
+    /// The sandbox, which serves until it is dropped, or `None` if the environment names a server.
     sandbox: Option<Sandbox>,
 }
 
@@ -199,7 +199,7 @@ impl Server {
         server
     }
 
-    /// Returns the same server with the same buckets, to be described in another way.
+    /// Returns the same server and buckets, for use with other capabilities.
     fn again(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
@@ -423,9 +423,8 @@ impl Server {
         run
     }
 
-    /// Returns true if the profile backs this proof. Bytes that this process sent are another
-    /// matter: an `ETag` that is their MD5 is no accident, whatever the server's `ETag`s are in
-    /// general.
+    /// Returns true if the profile allows this proof. Uploaded bytes are an exception: an `ETag`
+    /// that equals their MD5 is no coincidence, whatever the server's `ETag`s mean in general.
     fn may_rest_on(&self, proof: Proof, is_copy: bool) -> bool {
         let Capabilities {
             content_etags,
@@ -448,7 +447,8 @@ impl Server {
         }
     }
 
-    /// Copies `from` to the root of the destination, in parts of [`PART`] from [`PART`] on.
+    /// Returns a transfer from `from` to the root of the destination, with multipart from [`PART`]
+    /// on and parts of [`PART`].
     fn transfer(&self, from: Source) -> Transfer {
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -468,7 +468,7 @@ impl Server {
         }
     }
 
-    /// Copies everything in the source bucket.
+    /// Returns a transfer of everything in the source bucket.
     fn copy_all(&self) -> Transfer {
         let location = Self::location(&self.source, "");
         self.transfer(Source::Prefix {
@@ -479,7 +479,7 @@ impl Server {
 }
 
 impl Run {
-    /// Returns the receipt of the object that was written to this key.
+    /// Returns the receipt of the object with this key at the destination.
     fn receipt(&self, key: &str) -> &Receipt {
         let is_it = |receipt: &&Receipt| {
             let to: S3Uri = receipt.destination.parse().unwrap();
@@ -492,14 +492,15 @@ impl Run {
     }
 }
 
-/// Returns `size` bytes without any pattern, equal for equal seeds.
+/// Returns `size` random bytes, the same for the same seed.
 fn bytes(seed: u64, size: u64) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(size).unwrap()];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
-/// Asserts that bytes are equal. Names the first difference instead of printing megabytes.
+/// Asserts that bytes are equal. Unlike `assert_eq!`, prints the position of the difference instead
+/// of megabytes.
 #[track_caller]
 fn assert_bytes(name: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "{name}: bytes");

@@ -24,7 +24,7 @@ use crate::world::{DESTINATION, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
-/// Returns an address of this machine at which nobody listens yet.
+/// Returns a local address at which nothing listens yet.
 async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
@@ -33,7 +33,7 @@ async fn nobody() -> SocketAddr {
         .unwrap()
 }
 
-/// Forwards connections to an address to the sandbox from now on.
+/// Forwards connections at an address to the sandbox, from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to: SocketAddr = world
         .sandbox
@@ -474,8 +474,8 @@ async fn with_job(world: &World, command: &str) -> (i32, String) {
     (exit, stderr)
 }
 
-/// A server may answer HEAD before it looks at the key, as with a redirect, so that a list is the
-/// first to be refused.
+/// A server may answer HEAD before it checks the key, for example with a redirect. The list is then
+/// the first request to be refused.
 #[rstest]
 #[case(403, "InvalidAccessKeyId")]
 #[case(403, "SignatureDoesNotMatch")]

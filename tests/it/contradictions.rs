@@ -72,7 +72,7 @@ fn messages(run: &Run) -> Vec<String> {
     failed.collect()
 }
 
-/// Returns the one failure of a run that copied nothing.
+/// Returns the only failure of a run that has copied nothing.
 fn failure(run: &Run) -> String {
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     let messages = messages(run);
@@ -301,7 +301,7 @@ async fn the_parts_of_another_upload_are_no_list() {
     );
 }
 
-/// An encoder leaves `+` as it is and also writes a space as `+`.
+/// An encoder that leaves `+` unchanged, and writes a space as `+` too.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_keys_with_the_same_encoding_are_reported() {
     let world = World::new().await;
@@ -422,7 +422,7 @@ async fn versions_in_no_order_are_no_list() {
     );
 }
 
-/// Returns the answer without any time of modification.
+/// Removes all modification times from an answer.
 fn undated(answer: Answer) -> Answer {
     let mut body = String::from_utf8_lossy(&answer.body).into_owned();
     while let Some(begin) = body.find("<LastModified>") {

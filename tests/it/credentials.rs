@@ -61,7 +61,7 @@ impl Log {
         self.refused.lock().unwrap().insert(token);
     }
 
-    /// Returns true once, after this many accepted requests.
+    /// Returns true once, when this many requests have passed.
     pub(crate) fn passes(&self, count: usize) -> bool {
         self.taken() >= count && !self.has_passed.swap(true, Ordering::SeqCst)
     }
@@ -144,7 +144,8 @@ async fn a_token_that_is_revoked_costs_no_object(#[case] status: u16, #[case] co
     );
 }
 
-/// A role whose session is revoked gets only `AccessDenied`, as for an object that it may not read.
+/// S3 answers a revoked session of a role with `AccessDenied`, as for an object that it may not
+/// read.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -187,7 +188,7 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     assert!(denied.load(Ordering::SeqCst));
 }
 
-/// The current set is used while the provider hangs or fails at its renewal.
+/// The current set stays in use while the provider hangs or fails at its renewal.
 #[rstest]
 #[case::hangs(Reply::Hang)]
 #[case::fails(Reply::Status(400, ""))]
@@ -226,7 +227,8 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
     assert!(issuer.asked() <= 12, "{} questions", issuer.asked());
 }
 
-/// While the server accepts no set, all requests wait, and the provider is asked now and then.
+/// While the server accepts no set, all requests wait, and s3haul asks the provider again at
+/// intervals.
 #[rstest]
 #[case::fails(Reply::Status(500, ""))]
 #[case::repeats_the_set(set("one", 3600))]
@@ -313,7 +315,7 @@ async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_
     assert_all_copied(&world, exit, &stderr);
 }
 
-/// A profile is read again, with everything that it names.
+/// s3haul reads a profile again, and everything that the profile names.
 #[rstest]
 #[case(400, "ExpiredToken")]
 #[case(403, "InvalidAccessKeyId")]
@@ -355,7 +357,7 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     assert!(gate.log.refusals() > 0);
 }
 
-/// Keys in the environment cannot change: the run ends at once, and its unfinished objects are not
+/// Keys in the environment cannot change: the run ends at once, and objects in flight are not
 /// recorded as failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_the_environment_that_are_refused_end_the_run() {

@@ -69,7 +69,7 @@ async fn run_through(
     world.try_run_job(&job).await.unwrap()
 }
 
-/// Returns the one failure of a run that copied nothing.
+/// Returns the only failure of a run that has copied nothing.
 fn failure(run: &Run) -> String {
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     match &run.receipts[..] {
@@ -155,7 +155,7 @@ async fn an_unanswered_complete_that_took_effect_is_found(
     world.assert_equal("k", "k");
 }
 
-/// Returns a successful answer with this `ETag`.
+/// Claims success with this `ETag`.
 fn pretended(root: &str, etag: &str) -> Lie {
     let body =
         format!("<{root}><Bucket>destination</Bucket><Key>k</Key><ETag>{etag}</ETag></{root}>");
@@ -202,7 +202,7 @@ async fn a_write_without_effect_over_an_older_object_of_the_same_size_fails(
     );
 }
 
-/// If answers and objects have different `ETag`s, the time of the object is the proof.
+/// The `ETag`s of answers and objects differ. s3haul then relies on the time that the server shows.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
@@ -237,13 +237,13 @@ async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
 }
 
-/// Returns a time as headers have it.
+/// Formats a time for a header.
 fn httpdate(time: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap();
     time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// Returns the answer to Create of this upload.
+/// Answers Create with this upload.
 fn created(bucket: &str, key: &str, id: &str) -> Lie {
     let inside = format!("<Bucket>{bucket}</Bucket><Key>{key}</Key><UploadId>{id}</UploadId>");
     let root = "InitiateMultipartUploadResult";
@@ -399,7 +399,7 @@ async fn a_named_object_that_is_longer_than_head_says_is_not_cut(
     assert!(failure.contains(&sizes), "{failure}");
     assert_eq!((open(&world), liar.count(reads)), (0, 1));
     assert!(world.object(DESTINATION, "k").is_none());
-    // An honest server is asked once, and an object of a list is not.
+    // An honest server gets one more request for a named object, and none for an object of a list.
     for (transfer, asked) in [(named(), 1), (always(), 0)] {
         let liar = Liar::lying(&world, |_| Lie::Truth).await;
         let mut job = liar.job(&world, transfer, provider);

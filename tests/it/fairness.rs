@@ -90,7 +90,7 @@ async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] li
     let refused = Fault::on(Operation::CopyObject).key("aaa/");
     others_complete(&world, &job, refused, true, is_complete).await;
     assert_eq!(world.keys(DESTINATION).len(), 2300);
-    // Few requests were spent on what was refused.
+    // Refused objects cost few requests.
     let refused = world.sandbox.calls().of(Operation::CopyObject);
     let refused = refused
         .iter()

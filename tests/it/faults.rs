@@ -165,7 +165,7 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
         run.receipts
     );
     let uploads = world.open_uploads(DESTINATION);
-    // Uploads whose id never arrived cannot be aborted by it.
+    // An upload whose id never arrived cannot be aborted by id.
     let strays = operation == Operation::CreateMultipartUpload
         && matches!(effect, Effect::ErrorAfterEffect(..));
     assert!(strays || uploads.is_empty(), "{uploads:?}");

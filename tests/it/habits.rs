@@ -144,7 +144,7 @@ async fn a_file_gets_no_colours() {
     }
 }
 
-/// Messages about a command line name flags, and nothing that nobody typed.
+/// Messages about a command line name flags, and nothing that the user did not type.
 #[rstest]
 #[case(&["copy", "s3://a-b/", "s3://a-b/copy/"], "--exclude 'copy/**'", "exclude: [")]
 #[case(&["copy", "Cargo.toml", "src", "s3://a-b/"], "Cargo.toml and src may write", "copy-1")]

@@ -62,8 +62,8 @@ impl Profile {
         }
     }
 
-    /// Returns true for requests in which the profile differs from the others. The first two are
-    /// about all requests.
+    /// Returns true for requests on which this profile behaves differently from the others. The
+    /// first two profiles cover all requests.
     fn is_about(self, operation: Operation) -> bool {
         let lists = matches!(
             operation,
@@ -103,7 +103,7 @@ struct Case {
     way: Way,
 }
 
-/// Returns all cases, by the requests that each scenario sends to a server that answers well.
+/// Returns all cases, from the operations that each scenario sends to an honest server.
 fn cases() -> Vec<Case> {
     let bases: Vec<(Scenario, Profile)> = Scenario::ALL
         .iter()

@@ -14,7 +14,7 @@ use s3haul::size::GIB;
 use crate::world::program::{at, run as run_command};
 use crate::world::{DEFAULT, Run, SOURCE, World, destination, uri};
 
-/// Copies everything in `source` onto itself.
+/// Returns a transfer of everything in `source` onto itself.
 fn onto_itself(change: impl FnOnce(&mut Transfer)) -> Transfer {
     let from = Source::Prefix {
         endpoint: DEFAULT.to_owned(),

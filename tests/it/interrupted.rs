@@ -205,7 +205,7 @@ async fn while_the_manifest_is_read(#[values("run", "plan", "check", "verify")] 
     drop(writer);
 }
 
-/// All requests in flight were refused and wait for their next attempt.
+/// All requests in flight have been refused and wait for a retry.
 #[rstest]
 #[case::small(Operation::CopyObject, Effect::SlowDown, 10)]
 #[case::parts(Operation::UploadPartCopy, Effect::SlowDown, 300 * MIB)]

@@ -60,7 +60,7 @@ struct State {
     usual: Reply,
     /// The replies to the next requests.
     next: VecDeque<Reply>,
-    /// The number of session tokens that were issued.
+    /// Number of session tokens issued by [`Reply::Fresh`].
     tokens: u64,
     /// The requests for credentials, headers and body.
     requests: Vec<String>,
@@ -138,7 +138,7 @@ impl Issuer {
         self.state.lock().unwrap().requests.len()
     }
 
-    /// Returns the requests for credentials, head and body.
+    /// Returns the requests for credentials, headers and body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -281,8 +281,8 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// The issuer understands every protocol for credentials, and answers with the last reply that a
-/// test set.
+/// The issuer understands every way to request credentials, and gives the reply that the test has
+/// set last.
 #[rstest]
 #[case::container("container", "GET /credentials")]
 #[case::instance("instance", "GET /latest/meta-data/iam/security-credentials")]
@@ -349,7 +349,7 @@ async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     );
 }
 
-/// A test that waits for the request of a command that waits for credentials finds it at rest.
+/// A test can wait until a command has requested credentials and hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_hangs_is_asked() {
     let issuer = Issuer::start(Reply::Hang).await;

@@ -410,8 +410,8 @@ fn bytes_in(directory: &std::path::Path) -> u64 {
         .sum()
 }
 
-/// Snapshots replace finished work, so that a journal is as large as the work in flight, not as the
-/// work done. This holds for ten million objects as for these.
+/// Snapshots replace events of finished objects, so the size of a journal depends on the work in
+/// flight, not on the work done. What holds for these objects holds for ten million.
 #[tokio::test]
 async fn a_journal_does_not_grow_with_the_objects() {
     const WINDOW: u64 = 4096;

@@ -25,8 +25,8 @@ use crate::world::{DESTINATION, SOURCE, World, destination, upload_all};
 
 /// The number of kills.
 const KILLS: u64 = 60;
-/// The number of kills if the journal is in S3, for which a session waits, or if bytes are sent
-/// from here.
+/// Number of kills with the journal in S3, for which a session waits, and for uploads, which send
+/// real bytes.
 const FEWER_KILLS: u64 = 12;
 const IN_FLIGHT: u64 = 8;
 const PART: u64 = 5 * MIB;
@@ -50,11 +50,11 @@ enum Errand {
     Upload,
 }
 
-/// The operation at which the command is killed, and its last occurrence.
+/// A request at which the command is killed, and the highest occurrence of it.
 type Moment = (Operation, u64);
 
 impl Errand {
-    /// Returns the numbers of parts of the large objects.
+    /// Returns the number of parts of each large object.
     fn parts(self) -> &'static [u64] {
         match self {
             Self::Copy | Self::JournalInS3 | Self::ReportInS3 => &[40, 25, 10],
@@ -111,7 +111,8 @@ const COPY: &[Moment] = &[
     (Operation::HeadObject, 40),
 ];
 
-/// The objects, with everything that a copy keeps, and a directory for the journal and the report.
+/// Large and small objects with all attributes that a copy keeps, and a directory for journal and
+/// report.
 struct Round {
     errand: Errand,
     world: World,
@@ -255,7 +256,8 @@ impl Round {
         waited.await.unwrap()
     }
 
-    /// Kills a session in the middle of something. Returns true if it ended by itself before.
+    /// Runs a session and kills it at a random moment. Returns true if it ended by itself before
+    /// that.
     async fn killed(&mut self, random: &mut fastrand::Rng) -> bool {
         let moments = self.errand.moments();
         let (operation, most) = moments[random.usize(..moments.len())];
@@ -337,7 +339,7 @@ impl Round {
     }
 }
 
-/// Asserts that the report has each object exactly once, however many sessions there were.
+/// Asserts that the report has each object exactly once, whatever the number of sessions.
 fn assert_reported(report: &[Value], keys: &[String]) {
     assert!(report.last().unwrap()["footer"]["complete"] == true);
     let mut lines: BTreeMap<String, u32> = BTreeMap::new();

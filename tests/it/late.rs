@@ -29,7 +29,7 @@ fn transfer() -> Transfer {
     in_parts_of(PART, copy_all())
 }
 
-/// Stops a session at its tenth part.
+/// Runs a session that is stopped at the tenth part.
 async fn stopped(world: &mut World, job: &Job, journal: &TempDir) {
     let stop = world.stop.clone();
     let fault = Fault::on(Operation::UploadPartCopy)
@@ -121,7 +121,7 @@ fn with_late_tags(when: When) -> Transfer {
     transfer
 }
 
-/// Kills a session between the bytes of an object and its tags.
+/// Runs a session that is killed after it has copied an object and before it sets the tags.
 async fn killed_before_the_tags(world: &World, job: &Job, journal: &TempDir, key: &str) {
     let stall = Fault::on(Operation::PutObjectTagging)
         .nth(1)
@@ -153,7 +153,7 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
 ) {
     let world = slow_world().await;
     world.put_with(key, size, &long_tags());
-    // S3's times have whole seconds, and a copy of the same second counts as older.
+    // S3's times are in whole seconds, and a copy of the same second counts as older.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let (job, journal) = (world.job(with_late_tags(when)), TempDir::new().unwrap());
     killed_before_the_tags(&world, &job, &journal, key).await;
@@ -187,7 +187,7 @@ async fn tags_are_set_late_on_a_copy_whose_answer_was_lost() {
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
     let fault = Fault::on(Operation::CopyObject).nth(1).then(lost);
     world.add_fault(fault);
-    // For the content alone, the list is enough.
+    // With `content-only`, the list is enough.
     let mut transfer = copy_all();
     transfer.preserve = Preset::ContentOnly.into();
     for i in 0..10 {

@@ -153,7 +153,7 @@ async fn a_body_without_a_checksum_is_signed() {
     }
 }
 
-/// Returns the number of bodies that were sent without a signature, and with one.
+/// Counts the bodies that were sent without a signature, and those with one.
 fn bodies(world: &World) -> (usize, usize) {
     let record = world.sandbox.calls();
     let calls = [

@@ -119,7 +119,7 @@ impl Answer {
         }
     }
 
-    /// Returns the same answer with this header.
+    /// Adds a header.
     pub(crate) fn with(mut self, header: &str) -> Self {
         let name = header.split(':').next().unwrap();
         self = self.without(name);
@@ -127,7 +127,7 @@ impl Answer {
         self
     }
 
-    /// Returns the same answer without a header.
+    /// Removes a header.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.head.retain(|line| {
             !line
@@ -137,7 +137,7 @@ impl Answer {
         self
     }
 
-    /// Returns the same answer with a text of its body replaced.
+    /// Replaces text in the body.
     pub(crate) fn replacing(self, from: &str, to: &str) -> Self {
         let body = String::from_utf8_lossy(&self.body).replace(from, to);
         // Without a body, Content-Length is the size of the object, and stays.
@@ -198,13 +198,13 @@ impl Lie {
         }))
     }
 
-    /// Returns an answer that no S3 gives.
+    /// Returns an answer that no S3 server gives.
     pub(crate) fn unreadable() -> Self {
         Self::rewrite(|_| "<html><body>hello".to_owned())
     }
 }
 
-/// A proxy before the sandbox, and the requests that it received.
+/// A lying server, and the requests that it received.
 pub(crate) struct Liar {
     pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,

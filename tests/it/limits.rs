@@ -95,8 +95,8 @@ async fn a_request_rate_is_kept_over_every_second() {
     }
 }
 
-/// On an unknown server each key needs a HEAD. If all copies are slow, these HEADs still queue for
-/// the rate, and must not delay the copies.
+/// On an unknown server, the planner sends a HEAD for each key. While all copies are slow and no
+/// more steps are taken, its waiting HEADs must not hold up the copies' turn at the rate.
 #[rstest]
 #[case::about_keys_of_a_list(false)]
 #[case::about_keys_that_were_chosen(true)]

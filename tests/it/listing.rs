@@ -31,7 +31,8 @@ fn pages(world: &World, bucket: &str) -> usize {
         .count()
 }
 
-/// Returns the destination keys that were copied, and those that were skipped; each is there once.
+/// Returns the destination keys that were copied and those that were skipped. Asserts that each
+/// occurs once.
 fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut ended = BTreeMap::new();
     for receipt in receipts {

@@ -26,7 +26,7 @@ pub(super) fn directory_with(text: &str) -> tempfile::TempDir {
     directory
 }
 
-/// Returns the lines of a log. Asserts that each is an object with the fields that all lines have.
+/// Parses the lines of a log. Each must be an object with the fields that all lines have.
 pub(super) fn lines(stderr: &str) -> Vec<Value> {
     let lines = stderr.lines().map(|line| {
         let value: Value = serde_json::from_str(line)
@@ -54,15 +54,15 @@ pub(super) fn events(lines: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// Returns the one line of an event.
+/// Returns the only line with this event.
 pub(super) fn only<'a>(lines: &'a [Value], event: &str) -> &'a Value {
     let found: Vec<_> = lines.iter().filter(|line| line["event"] == event).collect();
     assert_eq!(found.len(), 1, "{event} in {lines:#?}");
     found[0]
 }
 
-/// The log of a pod ends with the pod and its Job; only the name of the report leads from it to the
-/// receipts.
+/// A pod's log is lost with the pod or its Job. The name of the report is the only link from the
+/// log to the receipts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_names_a_report_in_s3() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -283,7 +283,7 @@ async fn a_stop_is_logged_with_its_signal_and_what_is_pending() {
     );
 }
 
-/// Forwards connections to an address to the sandbox from now on.
+/// Forwards connections at an address to the sandbox, from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to = world.sandbox.url().trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind(at).await.unwrap();
@@ -402,7 +402,7 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
     assert_eq!(world.keys(DESTINATION).len(), 200);
 }
 
-/// The text format has only what a person can use.
+/// The text format omits events that are of no use to a person.
 #[tokio::test(flavor = "multi_thread")]
 async fn text_stays_as_it_is() {
     let world = World::with_objects(["a", "b", "c"], 10).await;

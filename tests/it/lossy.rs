@@ -90,7 +90,7 @@ fn messages(run: &Run) -> Vec<String> {
     failed.collect()
 }
 
-/// Returns the number of requests for the tags of objects in a bucket.
+/// Counts the `GetObjectTagging` requests to a bucket.
 fn questions(liar: &Liar, bucket: &str) -> usize {
     liar.count(|asked| asked.method == "GET" && asked.has("tagging") && place(asked).0 == bucket)
 }
@@ -180,7 +180,7 @@ async fn a_server_that_counts_tags_is_not_asked_for_them() {
     }
 }
 
-/// Objects that do not show whether they have tags cost a request each, up to a hundred.
+/// s3haul sends `GetObjectTagging` for objects without a tag count, up to a hundred times.
 #[tokio::test]
 async fn a_bucket_without_tags_is_asked_a_hundred_times() {
     let world = World::new().await;
@@ -289,7 +289,7 @@ async fn each_request_must_show_that_it_gives_tags() {
     assert_eq!(questions(&liar, DESTINATION), 2, "once for each request");
 }
 
-/// Documents without the requested element are no answers.
+/// A document without the requested element is no answer.
 #[rstest]
 #[case(Attribute::Acl, Operation::GetObjectAcl, "<AccessControlPolicy/>")]
 #[case(
@@ -347,7 +347,7 @@ async fn an_answer_without_contents_is_none(
     }
 }
 
-/// Some servers answer this way for an object without tags.
+/// Some servers send a bare document for an object without tags.
 #[tokio::test]
 async fn a_bare_document_is_an_empty_set_of_tags_on_servers_that_may_say_so() {
     let world = World::new().await;

@@ -36,7 +36,7 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
-/// Returns the variables of [`env`], and the profiles that the manifests of these tests name.
+/// Returns an environment with the variables of [`env`] and the profiles that these tests name.
 fn environment() -> Environment {
     let names = [
         "BUCKET",
@@ -69,14 +69,14 @@ fn job(text: &str) -> Job {
     parse(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// Returns a manifest with one plain transfer, and `fields` behind it at the top level.
+/// Returns a manifest with one plain transfer, followed by `fields` at the top level.
 fn with(fields: &str) -> String {
     format!(
         "version: 1\ntransfers:\n  - {{from: {{s3: s3://src/}}, to: {{s3: s3://dst/}}}}\n{fields}"
     )
 }
 
-/// Returns a manifest whose one transfer consists of `fields`, indented by four.
+/// Returns a manifest whose only transfer consists of `fields`, indented by four.
 fn transfer(fields: &str) -> String {
     format!(
         "version: 1\ntransfers:\n  - name: t\n    {}\n",

@@ -48,7 +48,7 @@ fn object(world: &World, bucket: &str, key: &str) -> ObjectInfo {
         .unwrap_or_else(|| panic!("{bucket}/{key} is not there"))
 }
 
-/// Asserts that the route of each receipt is the one of its size.
+/// Asserts that each receipt has the route for its size.
 fn assert_routes(receipts: &[Receipt], of_8_mib: &str) {
     for receipt in receipts {
         let route = match receipt.size {

@@ -8,7 +8,7 @@ use s3haul::sandbox::Operation;
 use crate::world::program::{at, command, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Returns a program whose S3 does not answer, so that a request ends otherwise than with exit 2.
+/// Returns a command whose endpoint does not answer, so that a request would not end with exit 2.
 fn offline() -> assert_cmd::Command {
     let mut command = command();
     command
@@ -115,7 +115,7 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
     );
 }
 
-/// Every command that takes a prefix answers one without its slash.
+/// Every command with a prefix reports a missing slash.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_without_its_slash_is_reported_before_the_first_write() {
     let world = World::new().await;

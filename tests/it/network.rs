@@ -191,7 +191,8 @@ async fn a_profile_that_does_not_exist_is_named_with_the_files_searched() {
     );
 }
 
-/// Pitfall: the copy went to the destination's server, for the bucket of that name there.
+/// A dangerous mistake to prevent: the copy would go to the bucket of that name on the
+/// destination's own server.
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_differ_by_profile_only_are_two_servers() {
     let other = World::new().await;

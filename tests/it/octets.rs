@@ -25,7 +25,8 @@ type Objects = Arc<Mutex<HashMap<String, Vec<Vec<u8>>>>>;
 struct Server {
     url: String,
     objects: Objects,
-    /// The first lines of the requests, and the authorization of those that write attributes.
+    /// The first lines of the requests, and the Authorization headers of those that write
+    /// attributes.
     log: Arc<Mutex<Vec<String>>>,
 }
 

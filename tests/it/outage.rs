@@ -22,7 +22,8 @@ use crate::issuer::{Issuer, Reply};
 use crate::world::program::command;
 use crate::world::{SOURCE, World, copy_all, restate};
 
-/// A line to the sandbox that can be cut: it then refuses new connections and breaks open ones.
+/// A connection to the sandbox that can be cut: then new connections are refused, and open ones
+/// break.
 struct Line {
     at: SocketAddr,
     to: SocketAddr,
@@ -179,8 +180,8 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     );
 }
 
-/// Runs with this many requests in flight through an outage in its middle. Returns the outcome, and
-/// the number of requests during the outage.
+/// Runs a job with this many slots through an outage in its middle. Returns its outcome and the
+/// number of requests during the outage.
 async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
     let mut world = world_with(200).await;
     (world.retry, world.ceiling) = (RetryPolicy::default(), at_once);
@@ -308,7 +309,7 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     assert!(tried < 800, "most are not even tried: {tried}");
 }
 
-/// In this case S3 answers HEAD with a bare 400.
+/// If credentials have expired, S3 answers HEAD with a bare 400.
 #[tokio::test]
 async fn credentials_that_expire_at_a_head_are_distinguished_from_an_unreadable_object() {
     let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));

@@ -70,7 +70,7 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
         cold.join_next().await.unwrap().unwrap().unwrap();
         cold.spawn(put(format!("cold/{next}")));
     }
-    // Nothing slows it any more, whatever happens to the other.
+    // Nothing slows the cold prefix, whatever happens to the hot one.
     let lanes = limited();
     let [lane] = &lanes[..] else {
         panic!("one lane is limited, not {lanes:?}")

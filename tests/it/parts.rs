@@ -31,7 +31,7 @@ async fn copy(world: &World) -> crate::world::Run {
 #[tokio::test]
 async fn a_part_whose_request_hangs_is_asked_for_once_more(#[case] effect: Effect) {
     let mut world = hanging(effect).await;
-    // Far beyond the time of the test: no run waits for the request that hangs.
+    // Far longer than the test may take: nobody waits for the hanging request.
     world.retry.silence = Duration::from_mins(10);
     let run = copy(&world).await;
     assert_eq!(run.proof(), "crc64nvme");

@@ -47,7 +47,7 @@ async fn plain_http_must_be_allowed(
     );
     assert_eq!(stderr.matches("--allow-http").count(), 1, "{stderr}");
     if !origin.starts_with("STS") {
-        // It is sent now and gets no answer.
+        // The request is now sent, and nobody answers.
         let (exit, stderr) = ended(&[&arguments[..], &["--allow-http"]].concat(), variables).await;
         assert_eq!(exit, 4, "{stderr}");
     }

@@ -342,7 +342,7 @@ async fn one_request_that_fails_makes_no_other_question_unknown() {
     }
 }
 
-/// An unknown capability fails a job that depends on it, and no other one.
+/// An unknown capability fails only jobs that depend on it.
 #[tokio::test]
 async fn what_is_unknown_fails_only_the_job_that_needs_it() {
     let world = World::new().await;

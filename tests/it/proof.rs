@@ -26,7 +26,8 @@ fn unsummed() -> ObjectSpec {
     ObjectSpec::default().without_checksum()
 }
 
-/// Copies everything under this policy; objects above 8 MiB go in parts of 5 MiB.
+/// Returns a transfer of everything with this policy. Objects above 8 MiB are copied in parts of 5
+/// MiB.
 fn under(proof: ProofPolicy) -> Transfer {
     let parts = Parts {
         size: PartSize::Exactly(ByteSize(5 * MIB)),
@@ -255,7 +256,7 @@ async fn both_sides_are_read_where_the_server_sums_nothing(#[case] size: u64) {
         .no_checksums
         .store(true, Ordering::Relaxed);
     world.put_with("k", size, &unsummed());
-    // One place in flight: reading must not wait for a place that its own object holds.
+    // With one slot, a read must not wait for the slot that its own object holds.
     let mut job = world.job(under(READ));
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
@@ -469,8 +470,8 @@ async fn the_proof_that_a_fault_leaves_is_still_one() {
     world.assert_equal("k", "k");
 }
 
-/// An uploaded file is proven as the job demands, also if it is found at the destination because
-/// its answer was lost.
+/// An uploaded file is proven as the job requires, even if its answer was lost and it is found at
+/// the destination.
 #[tokio::test]
 async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
     let world = World::of_provider(Provider::Ceph).await;

@@ -396,7 +396,7 @@ fn cut_to_nothing(path: &Path) {
     file.set_len(0).unwrap();
 }
 
-/// The state of the journal is in memory, so that it is written anew.
+/// The journal's state is in memory, so s3haul writes it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_is_cut_during_the_run_is_written_again() {
     let world = world_with_old_objects(60, Duration::from_millis(50)).await;
@@ -431,7 +431,7 @@ async fn a_journal_that_is_cut_during_the_run_is_written_again() {
     }
 }
 
-/// The run cannot be resumed: its report has a footer, and names what is not done.
+/// The run cannot be resumed, so its report has a footer, and names what is pending.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() {
     let world = world_with_old_objects(60, Duration::from_millis(50)).await;

@@ -50,8 +50,8 @@ async fn one_refused_part_of_many_is_sent_again() {
     world.assert_equal("large", "large");
 }
 
-/// Parts that were never allowed are refused for good: allowed small objects and Creates prove
-/// nothing about them.
+/// Parts that were never allowed are refused for good. Success with small objects, or with Create,
+/// says nothing about parts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
     let (mut world, mut job) = world_with_large().await;
@@ -130,7 +130,7 @@ async fn refusals_that_last_are_believed() {
     assert!((5..200).contains(&sent_again), "{sent_again} repetitions");
 }
 
-/// Lets a run copy this many parts; all others are refused, which the run believes at once.
+/// Lets a run copy this many parts. All others are refused, and the refusals are believed at once.
 fn refuse_after(world: &mut World, job: &mut Job, parts: u64) -> u64 {
     world.retry.brief_doubt = Duration::ZERO;
     // All parts have a slot, and wait for their turn at the rate.
@@ -338,7 +338,7 @@ async fn an_endless_series_of_refusals_can_be_asked_for_in_mid_run() {
     );
 }
 
-/// A short series of refusals at the end of a run counts as refusals for good.
+/// A short series of refusals at the end of a run counts as failures.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_objects_that_are_refused_last_have_failed() {
     let (world, job) = many(100).await;
@@ -382,7 +382,7 @@ fn lossy(run: &Run) -> usize {
         .count()
 }
 
-/// A refusal while everything is refused says nothing about one alone.
+/// Refusals while everything is refused say nothing about a single permission.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_403_costs_no_tags() {
     let (mut world, job) = tagged(700).await;
@@ -407,7 +407,7 @@ async fn an_outage_of_403_costs_no_tags() {
     assert_eq!(tags(&world, "k0699"), 2);
 }
 
-/// A permission that returns is noticed, and a missing one is not requested for each object.
+/// s3haul notices a permission that returns, and does not ask for a missing one with each object.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     let (mut world, job) = tagged(600).await;

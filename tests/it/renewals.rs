@@ -37,7 +37,7 @@ async fn revoking(
     .await
 }
 
-/// Returns the keys of the sandbox with this token, as a profile holds them.
+/// Returns a profile with the sandbox's key and this token.
 fn keys(token: &str) -> String {
     let SandboxOptions {
         access_key,
@@ -49,7 +49,7 @@ fn keys(token: &str) -> String {
     )
 }
 
-/// Returns a program with this profile, whose files are in a directory.
+/// Returns the program with this profile, whose files are in a directory.
 fn with_profile(directory: &Path, gate: &Gate) -> Command {
     let mut program = command();
     program
@@ -94,8 +94,8 @@ async fn configuration_files_that_vanish_in_mid_run_are_waited_for_and_named() {
     }
 }
 
-/// Writes a program that prints a set of credentials for this many seconds, and does something else
-/// when it is run again.
+/// Writes a program that first prints credentials for this many seconds, and runs `then` when it is
+/// called again.
 fn program(directory: &Path, seconds: u64, then: &str) {
     let SandboxOptions {
         access_key,
@@ -117,7 +117,7 @@ fn program(directory: &Path, seconds: u64, then: &str) {
 
 /// Returns true while a process with this pid runs.
 fn runs(id: &str) -> bool {
-    // A child without a `wait` is a zombie.
+    // An ended process that nobody has waited for is a zombie (Z).
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|state| !state.contains(") Z "))
 }
 
@@ -195,7 +195,7 @@ async fn a_credential_process_that_fails_in_mid_run_is_asked_again_and_named() {
     assert!(stderr.contains(said), "{stderr}");
 }
 
-/// A revoked session is denied everything, even what it may do.
+/// A revoked session is denied everything, even what its role may do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -212,7 +212,7 @@ async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one
     assert!(refusals <= 40, "{refusals} with 16 requests in flight");
 }
 
-/// A missing permission does not ask the provider again and again.
+/// A missing permission does not make s3haul ask the provider again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_refusal_asks_the_provider_once() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -236,13 +236,13 @@ async fn an_ordinary_refusal_asks_the_provider_once() {
     assert_eq!(issuer.asked(), 2, "{stderr}");
 }
 
-/// The way in which a file is replaced.
+/// The way to replace a file.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// By another file that is renamed to its name.
+    /// Another file is renamed to its name.
     Rename,
-    /// As in projected volumes of Kubernetes: the file is a link into `..data`, a link that is
-    /// switched to another directory.
+    /// As in Kubernetes' projected volumes, the file is a link into `..data`, which is a link that
+    /// switches to another directory.
     Projected,
 }
 

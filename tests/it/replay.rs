@@ -72,7 +72,7 @@ async fn boundaries_that_only_seem_uniform_are_found_out_before_anything_is_publ
     let world = World::new().await;
     let parts = [8 * MIB, 7 * MIB, 9 * MIB];
     world.put_with("k", 24 * MIB, &ObjectSpec::default().part_sizes(parts));
-    // One place in flight: the questions must not wait for a place that their own object holds.
+    // With one slot, the HEADs of parts must not wait for the slot that their own object holds.
     let mut job = world.job(replayed());
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::world::program::{COPY_ALL, at, process_at, run, run_in};
 use crate::world::{DESTINATION, World};
 
-/// Returns the lines of a report, which must be JSON.
+/// Parses the lines of a report, which must be JSON.
 pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
     let text = fs::read_to_string(report).unwrap();
     text.lines()
@@ -27,8 +27,8 @@ pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Returns the receipts of a report, between its one header and its footer, which a killed run has
-/// not written.
+/// Returns the receipts of a report, between its header and its footer, if any: a killed run has
+/// written none.
 pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     let mut lines = lines_of(report);
     assert_eq!(lines.remove(0)["report"], 2);
@@ -40,8 +40,7 @@ pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     lines
 }
 
-/// Returns a report without the checksum in its footer, which only holds for the lines that it was
-/// written for.
+/// Removes the checksum from the footer, which would not match edited lines.
 pub(crate) fn without_checksum(report: &str) -> String {
     let Some(at) = report.find(",\"checksum\":\"") else {
         return report.to_owned();
@@ -259,7 +258,7 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     );
 }
 
-/// Starts a run that copies two objects and waits for the third, and sends it a signal. Returns its
+/// Starts a run that copies two objects and waits for the third, sends a signal, and returns the
 /// exit code.
 async fn signalled(world: &World, directory: &Path, signal: &str) -> i32 {
     let before = world.calls(Operation::CopyObject);

@@ -28,7 +28,7 @@ async fn slow_world(objects: u32, copy: Duration) -> World {
     world
 }
 
-/// Makes a directory with a manifest that copies everything; `more` is part of the transfer.
+/// Returns a directory with a manifest that copies everything. `more` is part of the transfer.
 fn manifest(sandbox: &Sandbox, more: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     rewrite(directory.path(), sandbox, more);
@@ -72,7 +72,7 @@ async fn kill_after(world: &World, directory: &Path, objects: u64) {
     kill(child).await;
 }
 
-/// Returns the number of objects that are done according to the journal.
+/// Returns the number of finished objects in the journal.
 async fn done(directory: &Path) -> u64 {
     let glance = look(Location::Directory(directory.join(".s3haul/lake")))
         .await
@@ -81,7 +81,7 @@ async fn done(directory: &Path) -> u64 {
     glance.state.totals.done_objects
 }
 
-/// Returns the number of receipts of each object in the report.
+/// Counts the receipts of each object in the report.
 fn receipts(directory: &Path) -> BTreeMap<String, u32> {
     let mut receipts = BTreeMap::new();
     for receipt in receipts_in(&directory.join("report.jsonl")) {
@@ -201,7 +201,7 @@ async fn a_fresh_run_starts_over_if_requested() {
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
     assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
-    // An edited journal is reported, and only its user puts it aside.
+    // An edited journal is reported, and only the user may put it aside.
     let journal = directory.path().join(".s3haul/lake");
     for file in std::fs::read_dir(&journal)
         .unwrap()
@@ -240,7 +240,7 @@ async fn a_second_run_on_a_journal_ends_with_6_and_says_who_holds_it() {
     assert_eq!(world.calls(Operation::CopyObject), 200);
 }
 
-/// An error that refuses any run is reported before the journal is touched.
+/// A run that would be refused anyway is refused before it touches the journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     let world = slow_world(300, Duration::from_millis(60)).await;
@@ -273,7 +273,7 @@ async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     assert_all_is_there(&world, directory.path(), 300);
 }
 
-/// A refusal before a run begins is to be mended; after one during the run, it is to be run again.
+/// A refusal before the run begins needs a fix; a later one needs another run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
     let world = slow_world(300, Duration::from_millis(15)).await;
@@ -354,7 +354,7 @@ async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
     assert_eq!(world.keys(DESTINATION), ["a", "deep/b"]);
 }
 
-/// A run is known by its job, its journal, or the directory in which it began.
+/// `status` finds a run by its job, by its journal, or by the directory in which it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
     for (journal, places) in [

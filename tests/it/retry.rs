@@ -348,7 +348,8 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     world.deny(SOURCE, Operation::ListObjectsV2, "");
     let listing = failing(&world, &copy, &report).await;
     world.sandbox.store().allow_all();
-    // One run would have reached both with its second page.
+    // Merges two reports into what one run would have written: a failed object, and a list that
+    // failed on its second page.
     let failures = listing
         .lines()
         .skip(1)
@@ -364,7 +365,7 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
     assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
-    // Only `b`, in vain, and `c`.
+    // Only `b`, which fails, and `c`.
     assert_eq!(world.calls(Operation::CopyObject), 2, "{stdout}");
     // The list shows the bad copy as equal, but it must be copied anyway.
     world.sandbox.faults().clear();

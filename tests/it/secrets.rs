@@ -17,7 +17,7 @@ const KEY: &str = "customer-key-of-32-bytes-in-all!";
 const TOKEN: &str = "session-token-that-nobody-may-see";
 const PASSWORD: &str = "proxy-password";
 
-/// Returns a secret in every form in which a log may have it.
+/// Returns every form in which a log could contain a secret.
 fn forms(secret: &str) -> Vec<String> {
     let hex = secret
         .bytes()

@@ -38,7 +38,7 @@ fn select(include: &[&str], exclude: &[&str]) -> Selection {
     }
 }
 
-/// Copies `below` of the source to `to/` of the destination.
+/// Returns a transfer from `below` of the source to `to/` of the destination.
 fn transfer(below: &str, select: Selection) -> Transfer {
     let from = Source::Prefix {
         endpoint: "default".to_owned(),

@@ -48,7 +48,7 @@ const COPY: [&str; 12] = [
     "--report",
 ];
 
-/// Kills a run after this many requests of a kind.
+/// Runs a copy that is killed after this many requests of a kind.
 async fn killed_after(
     world: &World,
     directory: &Path,
@@ -141,7 +141,7 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
         receipts_in(&directory.path().join("report.jsonl")).len() as u64,
         OBJECTS
     );
-    // Without a journal, the missing objects are on no record.
+    // Without a journal, the missing lines are lost.
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &["--journal", "none"]).await;
@@ -174,7 +174,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     world.assert_no_upload_is_left();
     let copied = world.keys(DESTINATION);
     assert_eq!(copied, world.keys(SOURCE));
-    // From now on it is a journal like any other.
+    // From now on, the journal is an ordinary one.
     let (exit, _, again) = copy(world, directory, journal).await;
     assert_eq!(exit, 0, "{again}");
     stderr

@@ -290,7 +290,7 @@ async fn a_run_resumes_from_its_state_alone() {
     shards.requests(Operation::CopyObject, 120).await;
     kill(first).await;
     kill(second).await;
-    // Another machine has the job, and nothing else.
+    // Another machine has only the job.
     let elsewhere = TempDir::new().unwrap();
     std::fs::write(elsewhere.path().join("job.yaml"), &job).unwrap();
     for shard in ["3", "1", "0", "2"] {

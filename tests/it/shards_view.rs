@@ -36,7 +36,7 @@ async fn two_hundred() -> State {
     state
 }
 
-/// Returns the text without the seconds of a silence, which grow while the test runs.
+/// Removes the seconds of a silence, which grow during the test.
 fn still(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let cut = line

@@ -199,8 +199,7 @@ async fn stopped_in_create(world: &mut World) -> Run {
     run
 }
 
-/// A run without a journal that is stopped while it waits for the answer to Create leaves no upload
-/// either.
+/// A run without a journal that is stopped during Create leaves nothing either.
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     let mut world = world_with_large().await;
@@ -210,8 +209,8 @@ async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
 }
 
-/// The next run with `--adopt` resumes an upload if there is one. If it cannot see the parts of an
-/// upload, it says so and copies the object anew.
+/// The next run with `--adopt` continues the upload, if there is one. If it cannot see the upload's
+/// content, it says so and copies the object anew.
 #[tokio::test]
 async fn uploads_left_for_adoption_or_without_a_listable_content_are_reported() {
     let mut world = world_with_large().await;
@@ -402,7 +401,7 @@ async fn an_abort_without_effect_is_not_believed() {
     );
 }
 
-/// A server dates uploads by no clock, so that nobody can tell which one a lost Create made.
+/// The server's dates of uploads are wrong, so nobody can tell which one a lost Create made.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_with_unknown_id_and_false_date_is_reported_and_left() {
     let world = world_with_large().await;

@@ -319,7 +319,7 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
             "{session}: {exit} {stdout} {stderr}"
         );
     }
-    // The next session of a stopped run appends to it.
+    // A stopped run continues with the same device.
     let copy = [
         "copy",
         "s3://source/",

@@ -135,7 +135,7 @@ async fn a_missing_local_source_is_distinguished_from_a_mistyped_one(
     assert!(stderr.contains(told), "{stderr}");
 }
 
-/// A program sees `/dev/null` for `<&-`, which no user means.
+/// A program that is started with `<&-` reads from `/dev/null`, which is not what the user means.
 #[rstest]
 #[case::closed("<&-", 3)]
 #[case::empty("</dev/null", 0)]

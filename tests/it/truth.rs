@@ -29,7 +29,7 @@ struct Case {
     world: World,
     directory: TempDir,
     random: fastrand::Rng,
-    /// The command of the run.
+    /// The arguments of the copy.
     copy: Vec<String>,
     /// The events so far, for the message of a failure.
     story: Vec<String>,
@@ -147,7 +147,7 @@ impl Case {
         })
     }
 
-    /// Asserts that a command that exits with 0 while something is missing has said so.
+    /// Asserts that a command exits with 0 only if nothing is missing, or if it has said so.
     fn judge(&self, command: &[String], ended: &Ended) {
         if ended.exit == Some(0) && !self.is_complete() {
             let is_retry = command[0] == "retry";
@@ -239,7 +239,7 @@ impl Case {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Runs, retries, and edits, until the command reports that everything is done.
+    /// Runs, retries, and edits until a command claims to be complete.
     async fn play(mut self) {
         let copy = self.copy.clone();
         for _ in 0..SESSIONS {
@@ -269,7 +269,7 @@ impl Case {
         self.finish(&copy).await;
     }
 
-    /// Repeats the command undisturbed until it ends, if need be anew.
+    /// Asserts that without further faults, the command completes, with `--fresh` if necessary.
     async fn finish(&mut self, copy: &[String]) {
         let mut ended = self.run(copy, None, Arc::default()).await;
         if ended.exit != Some(0) {

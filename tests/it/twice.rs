@@ -46,7 +46,7 @@ fn in_parts() -> Transfer {
     in_parts_of(5 * MIB, copy_all())
 }
 
-/// Returns the numbers of requests that were sent twice because they hung, and because they failed.
+/// Returns the numbers of requests that were repeated because they hung, and because they failed.
 fn repeated(run: &Run) -> (u64, u64) {
     let requests = run.outcome.requests;
     (requests.hedged, requests.retried)
@@ -314,7 +314,7 @@ async fn only_amazon_gets_a_second_complete() {
     assert_eq!((world.calls(complete), repeated(&run)), (COUNT, (0, 0)));
 }
 
-/// An upload is aborted although the first request for it hangs.
+/// The upload is aborted although the first Abort hangs.
 #[rstest]
 #[case::before_it_took_effect(Effect::StallBefore(None))]
 #[case::after_it_took_effect(Effect::StallAfter(None))]

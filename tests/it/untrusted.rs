@@ -280,7 +280,7 @@ async fn a_journal_is_shown_with_its_keys_escaped() {
     }
 }
 
-/// A manifest is somebody's text, too: it may come with a repository that was cloned a minute ago.
+/// A manifest is untrusted text too: it may come with a repository that was just cloned.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_in_a_manifest_are_escaped() {
     let world = World::new().await;

@@ -49,7 +49,7 @@ fn names(findings: &[VerifyFinding]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Puts one object of each kind.
+/// Sets up one pair of each kind.
 fn arrange(world: &World) {
     let (plain, parts) = (
         ObjectSpec::default(),

@@ -71,7 +71,8 @@ async fn one_head_beside_the_parts() {
     }
 }
 
-/// A run that may write and not read has the proof of the answers, and a note.
+/// With permission to write but not to read, the proof rests on the answers, and the receipt has a
+/// note.
 #[tokio::test]
 async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
     let world = World::new().await;

@@ -89,7 +89,7 @@ async fn tags_that_may_not_be_set() {
     }
 }
 
-/// Tags follow the object, so a denial is seen after the object is written.
+/// Long tags are set after the copy, so the object already exists when they are denied.
 #[tokio::test]
 async fn long_tags_that_may_not_be_set() {
     let long = (0..10).fold(ObjectSpec::default(), |spec, i| {
@@ -126,7 +126,7 @@ async fn long_tags_that_may_not_be_set() {
     }
 }
 
-/// Tags that the job sets are no loss of the source's.
+/// Tags that the job sets are required: unlike tags of the source, they cannot become a loss.
 #[tokio::test]
 async fn tags_that_the_job_sets_are_no_loss() {
     let world = World::new().await;

@@ -301,7 +301,8 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
     }
 }
 
-/// A limit of the size of files is reported like a full disk, and does not kill the process.
+/// A limit on the size of files acts like a full disk: it is reported and does not kill the
+/// process.
 #[rstest]
 #[case::report(1, "report.jsonl", "none")]
 #[case::journal(4, "journal", "journal")]

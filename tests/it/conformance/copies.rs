@@ -74,7 +74,7 @@ async fn a_source_that_was_uploaded_in_parts_arrives_equal() {
     .await;
 }
 
-/// Keys that a URL, a query, or a form would misread.
+/// Keys with characters that have a meaning in a URL, a query, or a form.
 const ODD_KEYS: [&str; 9] = [
     "with space",
     "a+b",

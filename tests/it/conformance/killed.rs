@@ -142,7 +142,8 @@ fn spawn(server: &Server, directory: &TempDir) -> Child {
         .unwrap()
 }
 
-/// Runs a session that is killed after this many copies. Returns true if it ended before.
+/// Runs a session and kills it after this many copies. Returns true if it ended by itself before
+/// that.
 async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option<u64>) -> bool {
     let mut child = spawn(server, directory);
     let (began, before) = (Instant::now(), tap.copies());

@@ -35,7 +35,7 @@ async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
             let verdict = finding.verdict();
             let more = verdict == ProbeVerdict::CanDoMore
                 && CAN_DO_MORE.contains(&server.endpoint.provider);
-            // A question that means nothing here has no answer.
+            // A capability that does not apply has no verdict.
             assert!(
                 matches!(verdict, ProbeVerdict::Agrees | ProbeVerdict::Moot) || more,
                 "{finding:?}"
@@ -129,7 +129,7 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
     .await;
 }
 
-/// Returns the statement with the additions of the environment.
+/// Adds the capabilities of the environment to the statement.
 fn with_given(statement: &str) -> String {
     let given = std::env::var("S3HAUL_TEST_CAPABILITIES").unwrap_or_default();
     let given: BTreeMap<String, serde_json::Value> =

@@ -11,7 +11,7 @@ use s3haul::size::MIB;
 use super::{PART, Server, a_second_later, assert_bytes, bytes, on_server};
 
 impl Server {
-    /// Uploads a directory to the root of the destination.
+    /// Returns a transfer of a directory to the root of the destination.
     pub(super) fn upload_all(&self, path: &Path) -> Transfer {
         self.transfer(Source::Files {
             path: LocalPath(path.to_owned()),

@@ -14,7 +14,7 @@ use crate::signals::send;
 use crate::world::program::{at, process_at, run};
 use crate::world::{DESTINATION, World};
 
-/// Returns the next page of a list of uploads at other keys that begin with this one.
+/// Returns the next page of a list of uploads, whose keys begin with this one.
 fn page_of_uploads(key: &str, number: u64) -> Answer {
     let mut uploads = String::new();
     for at in 0..10 {

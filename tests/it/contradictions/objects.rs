@@ -17,7 +17,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
 use super::{bucket, failure, heads, with_versions};
 use crate::world::program::{at, run};
 
-/// Copies the oldest version, by its id.
+/// Returns a transfer of the oldest version, named by its id.
 fn first_version(world: &World) -> Transfer {
     let Some(VersionInfo::Object(oldest)) = world
         .sandbox
@@ -321,7 +321,7 @@ async fn a_server_that_contradicts_itself_is_not_a_source_that_changed(
     assert!(told.contains(&format!("its list shows {listed}")), "{told}");
 }
 
-/// One answer has an invalid date.
+/// One answer has a stale `Date`.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_date_in_one_answer_does_not_hide_a_write_without_effect(

@@ -2,7 +2,7 @@
 
 use super::{read, yaml};
 
-/// Returns the arguments of each instruction, by its name.
+/// Returns the instructions of a Dockerfile as pairs of name and arguments.
 fn instructions(dockerfile: &str) -> Vec<(String, String)> {
     let joined = dockerfile.replace("\\\n", " ");
     let lines = joined
@@ -20,7 +20,7 @@ fn instructions(dockerfile: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Returns a table of Cargo.toml as its lines of `name = value`.
+/// Returns the `name = value` pairs of a table in Cargo.toml.
 fn cargo(table: &str) -> Vec<(String, String)> {
     let text = read("Cargo.toml");
     let header = format!("[{table}]");

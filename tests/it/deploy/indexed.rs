@@ -46,7 +46,7 @@ fn indexed() -> [Indexed; 2] {
     ]
 }
 
-/// Returns the variables of a container by name: the value, or the field that it comes from.
+/// Maps the variables of a container to their values, or to the sources of these.
 fn variables(container: &Value) -> BTreeMap<String, Value> {
     let variables = container["env"].as_sequence().unwrap();
     let of = |variable: &Value| {
@@ -59,7 +59,7 @@ fn variables(container: &Value) -> BTreeMap<String, Value> {
     variables.iter().map(of).collect()
 }
 
-/// Returns the action of the first rule that matches a code of a pod that was not disrupted.
+/// Returns the action of the first rule that matches this exit code of a pod without a disruption.
 fn action(job: &Value, code: u8) -> Option<String> {
     let rules = job["podFailurePolicy"]["rules"].as_sequence().unwrap();
     let has = |rule: &&Value| {

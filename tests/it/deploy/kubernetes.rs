@@ -18,7 +18,7 @@ const OVERLAYS: [&str; 2] = ["deploy/overlays/eks", "deploy/overlays/keys"];
 /// A component that overlays include.
 const NETWORK: &str = "deploy/kubernetes/network";
 
-/// Returns the specs of the job, of its pods, and of their one container.
+/// Returns the CronJob, and the specs of its Job, its pods, and their only container.
 pub(super) fn cron_job() -> (Value, Value, Value, Value) {
     let cron_job = yaml("deploy/kubernetes/cronjob.yaml")["spec"].clone();
     let job = cron_job["jobTemplate"]["spec"].clone();
@@ -212,7 +212,7 @@ fn exit_codes_are_answered_as_they_are_meant() {
     assert_eq!(disruption["onPodConditions"][0]["type"], "DisruptionTarget");
 }
 
-/// Returns the cells of the rows of the first table of a page whose header row has these words.
+/// Returns the cells of the rows of a page's first table with this header row.
 pub(super) fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
     let text = read(page);
     let table = text
@@ -227,7 +227,7 @@ pub(super) fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
     table.map(cells).collect()
 }
 
-/// Returns the codes in a cell: `2, 3, 5`.
+/// Parses the codes in a cell: `2, 3, 5`.
 pub(super) fn codes(cell: &str) -> impl Iterator<Item = u8> {
     cell.split(", ")
         .filter_map(|code| code.split(' ').next()?.parse().ok())
@@ -297,7 +297,7 @@ fn the_tables_of_exit_codes_are_complete_and_say_what_the_policy_does() {
     }
 }
 
-/// The identity of the holder of a journal comes from the pod.
+/// The variables that identify the holder of a journal come from the pod.
 #[test]
 fn the_pod_knows_its_job_and_its_name() {
     let (.., container) = cron_job();

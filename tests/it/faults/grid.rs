@@ -34,7 +34,7 @@ const COSTS: u64 = 20;
 enum Scene {
     /// Copies small and large objects.
     Copy,
-    /// The same on a server that accepts tags only on existing objects.
+    /// Copies on a server that accepts tags only for existing objects.
     LateTags,
     /// Uploads small files.
     Put,
@@ -42,7 +42,7 @@ enum Scene {
     Send,
     /// The server denies the parts of two large objects, so that their uploads are aborted.
     Abort,
-    /// The next session of a run that was killed in the middle of two uploads.
+    /// Resumes a run that was killed in the middle of two uploads.
     Resume,
 }
 
@@ -51,7 +51,7 @@ impl Scene {
         matches!(self, Self::Put | Self::Send)
     }
 
-    /// Returns the number of parts of the large objects. Of an upload that is resumed, some must be
+    /// Returns the number of parts of the large objects. Some parts of a resumed upload must be
     /// missing.
     fn parts(self) -> u64 {
         if self == Self::Resume {
@@ -62,7 +62,7 @@ impl Scene {
     }
 }
 
-/// The outcome that a fault must have.
+/// The expected result of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
     /// The run succeeds with more requests.
@@ -75,7 +75,7 @@ enum Comes {
     IsNoted,
 }
 
-/// Returns the faults by name, with the outcome that does not depend on the operation.
+/// Returns each fault with its name and its usual result.
 fn faults() -> Vec<(&'static str, Effect, Comes)> {
     let second = Duration::from_secs(1);
     let in_200 = |after_effect| Effect::ErrorIn200 {
@@ -155,7 +155,7 @@ fn faults() -> Vec<(&'static str, Effect, Comes)> {
     ]
 }
 
-/// Returns the outcome of a fault of this operation, or `None` if the operation cannot have such an
+/// Returns the result of a fault for this operation, or `None` if the operation cannot have such an
 /// answer.
 fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -> Option<Comes> {
     let is_head = operation == Operation::HeadObject;
@@ -271,7 +271,8 @@ impl Stage {
         stage
     }
 
-    /// Kills a session while one object is to be published and another one lacks parts.
+    /// Runs a session that is killed when one object is about to be published and another one lacks
+    /// parts.
     async fn kill(&self) {
         let faults = self.world.sandbox.faults();
         faults.add(Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None)));
@@ -302,7 +303,7 @@ impl Stage {
         faults.clear();
     }
 
-    /// Returns the number of parts of the two large objects that the server does not have.
+    /// Returns the number of parts of the two large objects that the server lacks.
     fn missing_parts(&self) -> u64 {
         let open = self.world.open_uploads(DESTINATION);
         2 * self.scene.parts() - open.iter().map(|open| open.parts.len() as u64).sum::<u64>()
@@ -442,7 +443,7 @@ async fn cell(
                 (run.outcome.gave_up, run.outcome.stopped_objects),
                 (None, 0)
             );
-            // The next run resumes the parts of an object that was denied.
+            // The upload of a denied object stays for the next run.
             if scene != Scene::Resume || kind != "denied" {
                 stage.world.assert_no_upload_is_left();
             }

@@ -15,7 +15,8 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 /// The limit of the program's memory, in KiB.
 const MEMORY: u64 = 300 * 1024;
-/// The limit of the program's time: `patience`, half a minute, and the delay of a slow machine.
+/// Longest run time before the program counts as hung: `patience`, half a minute, and room for a
+/// slow machine.
 const TIME: Duration = Duration::from_mins(1);
 
 /// Programs that run at the same time. Most of them wait.

@@ -55,7 +55,8 @@ fn there(store: &Store) -> BTreeSet<Name> {
         .collect()
 }
 
-/// Probes with one operation answered wrongly. Returns the broken promise, and the requests.
+/// Probes while one operation is answered wrongly. Returns the violated assertion, if any, and the
+/// operations that were sent.
 async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
     let world = impatient_world().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
@@ -76,7 +77,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let there = there(world.sandbox.store());
     let verdict = match ended {
         Err(_) => Err("it does not end".to_owned()),
-        // There is nothing to probe; objects that were made anyway are reported.
+        // The probe could not run. It must still name anything it has created.
         Ok(Err(failure)) if there.is_empty() || failure.to_string().contains("left behind") => {
             Ok(())
         }
@@ -112,7 +113,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     (verdict, asked)
 }
 
-/// Returns true for a wrong answer to an operation on which each job depends.
+/// Returns true for a lie about an operation that every job needs.
 fn lies_about_writes(operation: Operation, way: Way) -> bool {
     let is_write = matches!(
         operation,

@@ -33,7 +33,7 @@ const SMALL: u64 = 1000;
 const LARGE: u64 = 11 * MIB;
 pub(super) const KEYS: [&str; 3] = ["a-small", "b-large", "c-last"];
 
-/// The job of a case.
+/// A run, or another command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scenario {
     /// Copies two small objects and a large one.
@@ -60,7 +60,7 @@ pub(super) enum Scenario {
     Uploads,
 }
 
-/// Describes an object of the source; metadata tells its key.
+/// Describes a source object. Its metadata has the key.
 pub(super) fn spec(key: &str) -> ObjectSpec {
     ObjectSpec::default()
         .metadata("owner", key)
@@ -123,7 +123,7 @@ impl Scenario {
         }
     }
 
-    /// Returns true for requests that are answered wrongly in this scenario.
+    /// Returns true for operations that are answered wrongly in this scenario.
     pub(super) fn is_about(self, operation: Operation, profile: Profile) -> bool {
         use Operation::{CompleteMultipartUpload, CopyObject, GetObject, HeadObject};
         match self {
@@ -135,7 +135,8 @@ impl Scenario {
         }
     }
 
-    /// Runs it with one operation answered wrongly. Returns the broken promise, and the requests.
+    /// Runs the scenario with one operation answered wrongly. Returns the violated assertion, if
+    /// any, and the operations that were sent.
     pub(super) fn run(
         self,
         profile: Profile,
@@ -330,10 +331,10 @@ impl Scenario {
         transfer
     }
 
-    /// Asserts that open uploads are named, however the run ended.
+    /// Asserts that every upload left open is named, whatever the result of the run.
     fn told(self, world: &World, text: &str) -> Result<(), String> {
         for upload in world.open_uploads(DESTINATION) {
-            // A journal knows its uploads, and the next session resumes them.
+            // The uploads in a journal need not be named, because the next session resumes them.
             if self != Self::Resume && !text.contains(&upload.upload_id) {
                 return Err(format!(
                     "an upload of {} is left open and not told",
@@ -402,7 +403,7 @@ impl Scenario {
             .iter()
             .filter(|receipt| receipt.destination.ends_with(key))
             .count();
-        // The session before has reported some.
+        // The earlier session has written some of the receipts.
         let is_told = receipts >= source.len() || self == Self::Resume;
         if is_told {
             Ok(())
@@ -411,8 +412,8 @@ impl Scenario {
         }
     }
 
-    /// Asserts that an object that a receipt calls done exists and equals its source, but for the
-    /// losses on the receipt.
+    /// Asserts that an object whose receipt says "done" exists and equals its source, except for
+    /// the reported losses.
     fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
         let key = KEYS
             .into_iter()

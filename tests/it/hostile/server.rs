@@ -22,7 +22,8 @@ use crate::liar::dechunked;
 const DRIP: Duration = Duration::from_millis(40);
 /// A piece of an oversized answer.
 const PIECE: &[u8] = &[b' '; 64 * 1024];
-/// The most bytes of a huge answer, far beyond every bound, so that a test without a bound ends.
+/// Largest size of an oversized answer. It exceeds every bound, and it ends the test if there is no
+/// bound.
 const HUGE: usize = 600 * 1024 * 1024;
 
 /// A request as received.
@@ -55,7 +56,7 @@ pub(super) struct Seen {
     pub(super) operations: Vec<Operation>,
     /// The first answer to the operation that is now answered wrongly.
     pub(super) first: Option<Answer>,
-    /// The operation that is answered wrongly, and the way in which it is.
+    /// The operation that is answered wrongly, and the way.
     pub(super) strike: Option<(Operation, Way)>,
     /// The number of wrong answers.
     pub(super) struck: usize,
@@ -242,8 +243,7 @@ impl Request {
         Operation::of(&method, &self.target().parse::<Uri>().unwrap(), &headers)
     }
 
-    /// Returns the part of the path behind the bucket, undecoded: the keys of the tests need no
-    /// decoding.
+    /// Returns the key, not decoded: the tests' keys need no decoding.
     pub(super) fn key(&self) -> &str {
         self.path
             .trim_start_matches('/')
@@ -346,7 +346,7 @@ fn read_answer(bytes: &[u8], head: bool) -> Option<Answer> {
     })
 }
 
-/// Returns the head of an answer.
+/// Formats the status line and the headers of an answer.
 fn head_of(answer: &Answer, head: bool) -> String {
     let mut text = format!("HTTP/1.1 {} Hostile\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -374,7 +374,7 @@ async fn send(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
     stream.shutdown().await.ok()
 }
 
-/// Sends the head at once and the body byte by byte.
+/// Sends the headers at once, and the body byte by byte.
 async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()> {
     stream
         .write_all(head_of(answer, head).as_bytes())
@@ -387,7 +387,7 @@ async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
     stream.shutdown().await.ok()
 }
 
-/// Sends the answer with blanks in the middle, which XML allows, and almost without end.
+/// Sends an answer with a huge number of spaces in the middle, which XML allows.
 async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     let answer = Answer {
         untold: true,
@@ -410,7 +410,7 @@ async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     stream.shutdown().await.ok()
 }
 
-/// Sends a header almost without end.
+/// Sends a huge header.
 async fn pour_header(stream: &mut TcpStream) -> Option<()> {
     stream
         .write_all(b"HTTP/1.1 200 Hostile\r\nx-amz-meta-long: a")

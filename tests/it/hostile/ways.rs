@@ -226,7 +226,7 @@ impl Way {
         }
     }
 
-    /// Returns true if the answer may fill memory, so that the program needs a process of its own.
+    /// Returns true if the answer may fill memory, so that the program must run in its own process.
     pub(super) const fn is_large(self) -> bool {
         matches!(self, Self::Huge | Self::HugeHeader)
     }

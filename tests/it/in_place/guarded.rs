@@ -96,8 +96,7 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     );
 }
 
-/// With one request in flight, reading an object back does not wait for a request that waits for
-/// it.
+/// With one slot, the HEADs must not wait for copies that wait for HEADs.
 #[tokio::test]
 async fn one_request_at_a_time_is_enough() {
     let world = versioned().await;
@@ -173,7 +172,8 @@ async fn slow() -> World {
     world
 }
 
-/// Drops a session after this many requests of this kind; requests in flight arrive or not.
+/// Drops a session once it has sent this many requests of a kind. Requests in flight may or may not
+/// take effect.
 async fn killed(
     world: &World,
     directory: &Path,
@@ -231,8 +231,8 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     }
 }
 
-/// The second session resumes the upload of the first one, and does not take its object for the
-/// changed one.
+/// The first session leaves an upload, and the second one resumes it. The unchanged object is not
+/// taken for the changed one.
 #[tokio::test]
 async fn a_large_change_that_was_killed_is_resumed() {
     let world = slow().await;

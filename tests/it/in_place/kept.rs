@@ -157,7 +157,7 @@ async fn a_canned_acl_is_set_and_seen() {
     assert!(is_left(&world.run(change()).await, "k"));
 }
 
-/// Attributes that may not be read would be lost with the old object.
+/// An attribute that s3haul may not read would be lost with the old object.
 #[tokio::test]
 async fn attributes_that_cannot_be_read_are_not_lost() {
     for (operation, what) in [
@@ -270,8 +270,8 @@ async fn an_archived_object_is_restored_and_then_changed() {
     assert_eq!((after.class(), after.metadata.len()), ("STANDARD", 1));
 }
 
-/// Neither provider has a condition on the object that is replaced. Their source conditions, or an
-/// earlier HEAD, must do.
+/// Neither server supports conditions on the replaced object, so s3haul uses conditions on the
+/// source, or a HEAD before the change.
 #[tokio::test]
 async fn other_servers_change_objects_too() {
     for provider in [Provider::Minio, Provider::Ceph, Provider::Other] {

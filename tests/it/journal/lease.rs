@@ -168,7 +168,7 @@ async fn if_if_none_match_is_ignored_no_journal_is_begun() {
     assert_eq!(records(&world).len(), 0);
 }
 
-/// Two Jobs find the journal free. One is slow, and the other one is at work when the slow one
+/// Two Jobs find the journal free. One is slow, and the other is already at work when the slow one
 /// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {
@@ -199,7 +199,7 @@ async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_no
     assert_eq!(records(&world).len(), 1);
 }
 
-/// Lets lists show only these objects, as old ones.
+/// Makes lists show only these objects, with old times.
 fn late_lists(world: &World, keys: &[String]) {
     let entry = |key: &String| {
         format!(
@@ -252,7 +252,7 @@ async fn a_late_list_does_not_make_two_holders() {
     holder.commit(planned(1)).await.unwrap();
 }
 
-/// Another client deletes everything below the prefix: further writes would be no journal.
+/// Somebody deletes everything below the prefix. Whatever would be written next is no journal.
 #[tokio::test]
 async fn a_session_whose_journal_is_removed_ends() {
     let world = World::new().await;
@@ -404,7 +404,7 @@ async fn fences_are_as_old_as_the_server_says() {
     drop(older);
 }
 
-/// The segments name the writer; a record that was removed or overwritten is written anew.
+/// The segments decide who writes. A record that was deleted or overwritten is written again.
 #[tokio::test]
 async fn a_record_that_is_removed_or_damaged_is_written_again() {
     let world = World::new().await;

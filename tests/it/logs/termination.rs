@@ -59,7 +59,7 @@ async fn failed_objects_are_counted_by_their_first_cause() {
     );
 }
 
-/// Commands that are no runs write it, too.
+/// Commands other than runs write their cause too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_and_a_check_name_what_they_found() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -111,7 +111,7 @@ async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
     );
 }
 
-/// The exit code stays the same if the file cannot be written, and no file is made without a name.
+/// If the file cannot be written, the exit code stays the same. Without a name, no file is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_changes_no_exit_code() {
     let world = World::with_objects(["a", "b", "c"], 10).await;

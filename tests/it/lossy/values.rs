@@ -90,7 +90,7 @@ async fn mangled_metadata_is_reported_and_encoded_metadata_is_not() {
     }
 }
 
-/// A server that counts tags it cannot show does not excuse those that it could show.
+/// `x-amz-missing-meta` excuses no metadata that a header could show.
 #[tokio::test]
 async fn missing_metadata_excuses_nothing_that_can_be_shown() {
     let world = World::new().await;

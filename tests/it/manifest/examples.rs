@@ -66,7 +66,7 @@ fn every_example_is_read_and_says_for_whom_it_is() {
     }
 }
 
-/// Our own tree of YAML and the one of a YAML library are equal.
+/// Our own parser and a YAML library must read a manifest in the same way.
 #[test]
 fn examples_are_read_as_a_yaml_library_reads_them() {
     for path in examples() {

@@ -447,7 +447,7 @@ fn the_rendering_is_safe_and_can_be_coloured() {
     );
 }
 
-/// A rule says nothing about a default that stands in for a refused value.
+/// If a field is refused, rules about the default that would replace it say nothing useful.
 #[test]
 fn one_mistake_is_not_reported_as_another() {
     let servers = "endpoints:\n  rgw: {url: \"⟦${NO_SUCH}\", provider: ceph}\n";

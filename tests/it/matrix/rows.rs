@@ -8,7 +8,7 @@ use s3haul::sandbox::{Algorithm, ChecksumKind, Encryption, Lock, OWNER, ObjectSp
 /// One attribute.
 pub(super) struct Row {
     pub(super) attribute: Attribute,
-    /// The name of the attribute in words.
+    /// The name in the table.
     pub(super) what: &'static str,
     pub(super) read_from: &'static str,
     pub(super) set_by: &'static str,

@@ -14,7 +14,7 @@ use crate::world::{DESTINATION, World};
 /// Starts a sandbox whose lists show no `ETag` of the bytes, and whose first copy is wrong.
 async fn world_with_bad_copy() -> World {
     let world = World::of_provider(Provider::Other).await;
-    // A copy of the same second would be copied again for that.
+    // An old source: a copy of the same second would be copied again anyway.
     let old = ObjectSpec {
         last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
         ..unsummed()

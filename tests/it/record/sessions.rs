@@ -23,7 +23,7 @@ fn summary(stdout: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_object_counts_once_however_often_it_is_listed() {
     let world = world_with_old_objects(80, Duration::ZERO).await;
-    // Ten are there before, and two are denied.
+    // Ten objects are already at the destination, and two are denied.
     for index in 0..10 {
         let key = format!("a{index}");
         put_old(&world, &key);
@@ -98,7 +98,7 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     assert!((42..=43).contains(&done), "{done}");
 }
 
-/// The session is killed after its copy and before the answer.
+/// Copies took effect, but the session was killed before the answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
     for more in [&["--provider", "aws"][..], &[]] {
@@ -341,7 +341,7 @@ async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
     assert_eq!(world.keys(DESTINATION).len(), 60);
 }
 
-/// An object that is printed as failed is in the report as failed, also if the server went away.
+/// The report has every failure that is printed, even if the server went away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_goes_away_leaves_one_tally() {
     for journal in ["none", "kept"] {

@@ -13,7 +13,7 @@ use crate::world::{DESTINATION, SOURCE, World, aged};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// Runs the command until the server has accepted this many writes by `operation` without an
+/// Runs the command until the server has executed this many writes by `operation` without an
 /// answer, and kills it.
 async fn killed_unanswered(
     world: &World,
@@ -115,7 +115,7 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
     }
 }
 
-/// Only a copy of this run may be replaced if no other object may be.
+/// With `when: missing`, only a copy of the run itself may be replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_somebody_else_stays_where_only_missing_ones_are_copied() {
     let world = World::new().await;
@@ -187,7 +187,7 @@ async fn a_file_that_was_sent_unseen_is_compared_as_it_is_now() {
     }
 }
 
-/// If tags are set after the object is written, a copy without them is not done.
+/// If tags are set after the copy, an object without them is not done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     for (signal, when) in [
@@ -245,8 +245,7 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     }
 }
 
-/// The attributes of a source are read in several requests, and only versions can be named in all
-/// of them.
+/// s3haul reads a source in several requests, and only versions can be named in all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
     for more in [

@@ -30,7 +30,7 @@ pub(super) async fn world_with_reports_bucket() -> World {
     world
 }
 
-/// Makes a directory with a manifest that copies everything and reports to S3.
+/// Returns a directory with a manifest that copies everything and reports to S3.
 pub(super) fn manifest(world: &World, more: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
     let text = format!(
@@ -43,7 +43,7 @@ pub(super) fn manifest(world: &World, more: &str) -> TempDir {
     directory
 }
 
-/// Returns the directories of runs below a prefix, the oldest first.
+/// Returns the directories of the runs below a prefix, the oldest first.
 pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
     let keys = sandbox.store().keys(OPS);
     let below = format!("{prefix}report-");
@@ -56,8 +56,8 @@ pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
     found
 }
 
-/// Returns the lines of the latest report below a prefix: each piece cuts off what is behind its
-/// beginning.
+/// Returns the lines of the latest report below a prefix. Each piece replaces everything behind the
+/// offset at which it begins.
 pub(crate) fn lines_below(sandbox: &Sandbox, prefix: &str) -> Vec<Value> {
     let directory = directories(sandbox, prefix)
         .pop()
@@ -193,7 +193,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
     world.put_all(&keys, 100);
     let refused = Fault::on(Operation::CopyObject).key("k03");
     world.add_fault(refused.then(Effect::SlowDown));
-    // The journal is beside the report, and its lists do not see the pieces.
+    // The journal is next to the report, and its lists do not include the pieces.
     let job = manifest(&world, "journal: s3://ops/nightly/\n");
     for session in 1..=3 {
         let fired = world.sandbox.faults().fired();
@@ -408,7 +408,7 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
     assert_eq!(world.keys(SOURCE).len(), 0);
 }
 
-/// Opens a report of few bytes a piece.
+/// Opens a report with small pieces.
 pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
     let reports = ReportBucket::new(bucket.clone(), "many/".parse().unwrap());
     let origin = ReportHeader {
@@ -514,7 +514,7 @@ async fn a_second_session_shuts_the_first_one_out() {
     assert_eq!(reported(&lines), ["00001", "00002"]);
 }
 
-/// The write fails for its session, but the piece exists.
+/// The write fails for its session but takes effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_was_given_up_is_cut_off() {
     let world = world_with_reports_bucket().await;
@@ -546,7 +546,7 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     );
 }
 
-/// The run is the same, but the journal lost its record of the report.
+/// The run is the same, but the report that its journal names is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_lost_says_that_receipts_are_missing() {
     let world = world_with_reports_bucket().await;

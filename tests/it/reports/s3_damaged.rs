@@ -23,7 +23,7 @@ async fn show(world: &World, more: &[&str]) -> (i32, String, String) {
     run_in(world, dir.path(), &[&words[..], more].concat()).await
 }
 
-/// Writes a report with these lines behind its header.
+/// Writes a report with these lines behind its header. Returns its directory.
 async fn report(world: &World, lines: &[String]) -> String {
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
@@ -48,7 +48,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
         .to_string()
     };
     let mut lines: Vec<_> = (0..30).map(|number| failed(number, &long)).collect();
-    // More causes than the report distinguishes.
+    // More causes than are counted separately.
     lines.extend((30..400).map(|number| failed(number, &format!("cause {number}"))));
     report(&world, &lines).await;
     let (exit, stdout, stderr) = show(&world, &["--first", "3"]).await;
@@ -86,7 +86,7 @@ async fn a_missing_or_changed_piece_is_reported() {
         (longer, "its piece 3 was changed"),
         (b"nothing\n".to_vec(), "its piece 3 has no head"),
         (vec![b'x'; 10_000], "its piece 3 has no head"),
-        // A piece that cuts off more than it replaces.
+        // A piece that claims to begin far behind the end of the one before.
         (
             String::from_utf8(whole.clone())
                 .unwrap()

@@ -39,7 +39,7 @@ fn let_end(world: &World) {
     world.sandbox.faults().clear();
 }
 
-/// Advances the clock of the server by this many seconds.
+/// Moves the server's clock ahead by this many seconds.
 fn later(world: &World, seconds: i64) {
     world.add_fault(
         Fault::on_any()
@@ -60,7 +60,7 @@ fn start_in_pod(world: &World, directory: &Path, job: &str, pod: &str, more: &[&
     spawn(command)
 }
 
-/// Runs the job to its end on another machine.
+/// Runs the job on another machine, until it ends.
 async fn elsewhere(world: &World, job: &str, pod: &str, more: &[&str]) -> (i32, String) {
     let directory = manifest(&world.sandbox, JOURNAL);
     let ended = ended(start_in_pod(world, directory.path(), job, pod, more)).await;
@@ -94,7 +94,7 @@ fn records(world: &World) -> Vec<String> {
     keys
 }
 
-/// Returns the one record of a holder.
+/// Returns the only lease record, if any.
 fn record(world: &World) -> Option<Value> {
     let keys = records(world);
     let [key] = keys.as_slice() else { return None };
@@ -273,7 +273,7 @@ async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
     all_are_there(&world);
 }
 
-/// A session that begins no run releases the journal, too.
+/// A session that is refused before its run begins releases the journal too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     let (world, _directory, first) = holding(&["--drain", "4s"]).await;

@@ -10,7 +10,7 @@ use super::{again, assert_all_is_there, kill_after, manifest, slow_world};
 use crate::world::program::{ended, in_clean_environment, spawn};
 use crate::world::{DESTINATION, SOURCE};
 
-/// Runs the job in a shell that lets no file grow beyond this many half KiB.
+/// Runs the job with a limit on the size of files, in units of 512 bytes.
 async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, String) {
     let script = format!("trap '' XFSZ; ulimit -f {room}; exec \"$0\" run job.yaml {more}");
     let options = SandboxOptions::default();

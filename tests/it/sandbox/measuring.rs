@@ -14,7 +14,7 @@ use s3haul::sandbox::{
 
 use super::{complete, is, refused, start, start_with};
 
-/// Starts a sandbox that keeps no uploads.
+/// Starts a sandbox that discards uploaded bytes.
 async fn forgetful() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
     sandbox

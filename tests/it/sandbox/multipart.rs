@@ -40,7 +40,7 @@ async fn copy_part(client: &Client, id: &str, number: i32, range: &str) -> Strin
     copy.copy_part_result.unwrap().e_tag.unwrap()
 }
 
-/// Starts a sandbox whose `src/key` is 10 MiB + 10 bytes, real ones.
+/// Starts a sandbox whose `src/key` has 10 MiB + 10 real bytes.
 async fn start_with_source() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
     let content = Content::pattern_bytes(1, 2 * MIN + 10);

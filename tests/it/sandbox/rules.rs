@@ -34,7 +34,7 @@ fn ask(control: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     )
 }
 
-/// Starts a sandbox with the object `src/k`, whose rules are set over HTTP.
+/// Starts a sandbox with the object `src/k` and a control port.
 async fn controlled() -> (Sandbox, Client, String) {
     let control = Some("127.0.0.1:0".parse().unwrap());
     let (sandbox, client) = start_with(SandboxOptions {

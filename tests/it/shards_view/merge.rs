@@ -251,7 +251,7 @@ async fn a_run_without_any_report_is_refused() {
             "{exit} {stderr}"
         );
     }
-    // A conflict with the result is reported before anything is read.
+    // An obstacle at the output is reported before anything is read.
     state
         .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
         .await;
@@ -319,7 +319,7 @@ async fn a_retry_counts_as_later_than_all_shards() {
     let failed = [receipt("a", "done"), receipt("b", "failed")];
     state.report(0, 0, &failed, Some(footer(1))).await;
     state.end(0, 0, 1);
-    // The list of the second shard failed, which no object shows.
+    // The second shard's list failed, which concerns no single object.
     let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
     list["error"]["operation"] = "ListObjectsV2".into();
     state

@@ -61,7 +61,7 @@ impl State {
         self.now - time
     }
 
-    /// Writes an object that is this old.
+    /// Writes an object as if it were this old.
     pub(super) fn put<T: StateRecord>(&self, name: &str, record: &T, age: Duration) {
         let spec = aged(age);
         let bytes = serde_json::to_vec(record).unwrap();

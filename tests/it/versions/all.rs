@@ -19,7 +19,7 @@ use s3haul::size::{ByteSize, MIB};
 use super::{all_versions, at, endings, history, ids, kinds, one, there, write, writes};
 use crate::world::{DESTINATION, SOURCE, World, uri};
 
-/// Sets the versioning of one bucket through its API.
+/// Changes the versioning of a bucket through the API.
 async fn set_versioning(world: &World, bucket: &str, status: BucketVersioningStatus) {
     let credentials = World::credentials();
     let config = aws_sdk_s3::Config::builder()
@@ -409,8 +409,8 @@ async fn an_unknown_server_gets_the_same_histories() {
     );
 }
 
-/// An unreadable version holds up the newer ones of its key, because it could not be put before
-/// them later.
+/// An unreadable version holds up the newer ones of its key, because it could not be inserted
+/// before them later.
 #[tokio::test]
 async fn an_archived_version_holds_up_those_behind_it() {
     let world = World::versioned().await;

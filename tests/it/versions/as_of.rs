@@ -86,7 +86,7 @@ async fn a_key_whose_versions_span_pages_is_decided_once() {
     assert_eq!(world.calls(Operation::ListObjectVersions), 3);
 }
 
-/// A newer destination proves nothing here: its object may come from a later version.
+/// A newer destination proves nothing here: it may be a copy of a later version.
 #[tokio::test]
 async fn a_later_version_of_the_same_size_is_replaced() {
     let world = World::versioned().await;
