@@ -35,7 +35,7 @@ async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
             let verdict = finding.verdict();
             let more = verdict == ProbeVerdict::CanDoMore
                 && CAN_DO_MORE.contains(&server.endpoint.provider);
-            // A capability that does not apply has no verdict.
+            // A question that does not apply here has no answer.
             assert!(
                 matches!(verdict, ProbeVerdict::Agrees | ProbeVerdict::Moot) || more,
                 "{finding:?}"
