@@ -1,7 +1,7 @@
 # Functions of the stages that run the conformance module against a real server. Source it from the repository's root.
 #
-# The stage sets `server` to the process that it starts; it is killed when the stage ends, and the end of
-# `$work/log` is printed when the stage fails.
+# The stage sets `server` to the pid of the server it starts. At its end, the server is killed. If the stage fails, the
+# end of `$work/log` is printed.
 # shellcheck shell=bash
 
 work=$(mktemp -d)
@@ -24,7 +24,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# Prints this many free ports.
+# Prints `$1` free ports. All sockets stay open until all ports are known, so no port appears twice.
 free_ports() {
     python3 - "$1" <<'PYTHON'
 import socket, sys
@@ -35,7 +35,7 @@ print(*(each.getsockname()[1] for each in sockets))
 PYTHON
 }
 
-# Waits until the server listens at this port of the loopback interface, for a minute at most.
+# Waits until the server listens on port `$1` of the loopback interface, for a minute at most.
 until_it_listens() {
     local port=$1 attempt
     for attempt in {1..300}; do
@@ -59,6 +59,6 @@ conformance() {
     S3HAUL_TEST_URL=$url S3HAUL_TEST_PROVIDER=$provider S3HAUL_TEST_CAPABILITIES=$capabilities \
         S3HAUL_TEST_ACCESS_KEY=$access_key S3HAUL_TEST_SECRET_KEY=$secret_key \
         timeout 600 cargo test --locked --test it conformance -- "${skip[@]}" || status=$?
-    ((status != 124)) || echo "the conformance module was ended after 600 s: the server hangs, or this machine is too slow"
+    ((status != 124)) || echo "the conformance tests did not end within 600 s: the server hangs, or this machine is too slow"
     return "$status"
 }

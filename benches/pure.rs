@@ -1,8 +1,8 @@
-//! The parts that run once per object or part and wait for nobody, and what a journal takes up.
-//! `cargo bench`; clients are compared by `benches/versus`.
+//! Measures the code that runs once per object or part without waiting for anything, and the size
+//! of a journal. Run it with `cargo bench`. `benches/versus` compares s3haul with other clients.
 //!
 //! `OBJECTS=10000000 cargo bench --bench pure -- journal` writes the journal of ten million
-//! objects, which takes minutes, tells its size and times how long it takes to read.
+//! objects, which takes minutes. It prints the size and measures how long reading takes.
 
 #![expect(clippy::unwrap_used, reason = "fixed inputs")]
 
@@ -33,7 +33,7 @@ use s3haul::s3::capabilities::PartLimits;
 use s3haul::s3::{ArchiveState, ChecksumAlgorithm};
 use s3haul::size::{MIB, TIB};
 
-/// Objects that a run looks ahead.
+/// Number of objects that a run plans ahead.
 const WINDOW: u64 = 4096;
 
 fn planned(object: u64) -> JournalEvent {
@@ -253,10 +253,11 @@ fn pacing(criterion: &mut Criterion) {
                 .unwrap()
         });
     });
-    criterion.bench_function("a place in flight that 2,000 parts wait for", |bench| {
+    criterion.bench_function("a slot that 2,000 parts wait for", |bench| {
         let slots = Slots::new(64);
         let mut left = u64::MAX;
-        // The largest is served first, so these are served in the order in which they ask.
+        // The largest request is served first. Each one is smaller than the one before, so they are
+        // served in the order in which they ask.
         let mut ask = || {
             left -= 1;
             slots.request(SlotKind::Bulk(left))
@@ -277,7 +278,7 @@ fn pacing(criterion: &mut Criterion) {
     });
 }
 
-/// Bytes of all files in a directory.
+/// Returns the size of all files in a directory.
 fn bytes_in(directory: &Path) -> u64 {
     let files = std::fs::read_dir(directory).unwrap();
     files
@@ -286,8 +287,8 @@ fn bytes_in(directory: &Path) -> u64 {
         .sum()
 }
 
-/// Writes the journal of a run with `objects` objects that is stopped before the last ones are
-/// over, and returns how many bytes it had at most.
+/// Writes the journal of a run with `objects` objects, which is stopped before the last ones are
+/// done. Returns its largest size in bytes.
 async fn write_journal(directory: &Path, objects: u64) -> u64 {
     let opened = Opened::open(
         Location::Directory(directory.to_owned()),

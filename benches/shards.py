@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Runs in shards: how they scale with the number of processes, and how long planning takes.
+"""Measures runs in shards: how they scale with the number of processes, and how long planning takes.
 
     cargo build --release --locked && python3 benches/shards.py
 
-The sandbox has 16 prefixes, each with the rates of one partition of S3: 3,500 writes and 5,500 reads a second. Client and
-sandbox share this machine, so three things are measured:
+The sandbox has 16 prefixes, each with the rates of one partition of S3: 3,500 writes and 5,500 reads per second. Client and
+sandbox share this machine, so latency and CPU are measured separately:
 
-- `plan`: the time of `plan --shards` for 1,000,000 keys. Lists take 60 ms.
-- `held`: P = 1, 2, 4, 8 processes, each held by the latency of the server (a HEAD takes 15 ms, a copy 35 ms) and by the
-  requests that it may have in flight. The speed must be at least 0.95 P times that of one process.
-- `full`: P = 1 and 4 at full speed on a server without latency: the CPU per object.
+- `plan`: the time of `plan --shards` for 1,000,000 keys. A list takes 60 ms.
+- `held`: P = 1, 2, 4, 8 processes, whose speed is limited by the server's latency (15 ms for a HEAD, 35 ms for a copy) and by
+  their requests in flight. P processes must be at least 0.95 P times as fast as one.
+- `full`: P = 1 and 4 processes at full speed, on a server without latency: the CPU time per object.
 
 Each worker runs one shard after the other, as an engine does. A result counts only if each object was copied once and
-`status` finds all shards done. The exit code is 1 if a goal is missed.
+`status` reports all shards as done. The exit code is 1 if a goal is missed.
 """
 
 import argparse
@@ -39,13 +39,13 @@ SPEED_GOAL, PLAN_GOAL = 0.95, 10.0
 
 
 def objects(count):
-    """Flags of a sandbox with `count` objects of 4 KiB in 16 prefixes."""
+    """Returns the flags of a sandbox with `count` objects of 4 KiB in 16 prefixes."""
     each = count // PREFIXES
     return ["--bucket", "copies", "--bucket", "ops", *(f"--object=s3://data/p{at:02}/={each}x4KiB" for at in range(PREFIXES))]
 
 
 class World:
-    """A sandbox, and a job that copies all of its objects."""
+    """A sandbox, and a job that copies all its objects."""
 
     def __init__(self, binary, flags, in_flight=None):
         self.binary = binary
@@ -72,17 +72,17 @@ class World:
         command = [str(self.binary), *arguments]
         ended = subprocess.run(command, env=self.environment, cwd=self.directory.name, capture_output=True, text=True)
         if ended.returncode not in exits:
-            sys.exit(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+            sys.exit(f"{' '.join(command)} exited with {ended.returncode}: {ended.stderr[-2000:]}")
         return ended.stdout
 
     def plan(self, shards, *flags):
-        """Writes the plan, and returns the seconds that it took."""
+        """Writes the plan. Returns the time it took, in seconds."""
         began = time.monotonic()
         self.s3haul("plan", str(self.job), "--shards", str(shards), "--out", STATE, "--quiet", *flags)
         return time.monotonic() - began
 
     def run(self, shards, processes):
-        """Runs all shards by so many workers. Returns seconds, and the CPU seconds of all processes."""
+        """Runs all shards with this many workers. Returns the time, and the CPU time of all processes, in seconds."""
         waiting, failures = queue.SimpleQueue(), []
         for shard in range(shards):
             waiting.put(shard)
@@ -121,7 +121,7 @@ class World:
         copies = self.sandbox.seen["calls"].get("CopyObject", 0)
         there = next(each["objects"] for each in self.sandbox.seen["buckets"] if each["bucket"] == "copies")
         if (copies, there) != (count, count):
-            sys.exit(f"{copies} copies of {count} objects were sent, {there} are there")
+            sys.exit(f"{count} objects needed {copies} copies, and the destination has {there}")
 
 
 def children_cpu():
@@ -130,7 +130,7 @@ def children_cpu():
 
 
 def planning(binary, keys, shard_counts):
-    """Rows of `plan`, and true if the goal is met."""
+    """Measures `plan`. Returns the table, and whether the goal is met."""
     rows, met = [], True
     for shards in shard_counts:
         with World(binary, [*objects(keys), "--model", "aws"]) as world:
@@ -142,12 +142,12 @@ def planning(binary, keys, shard_counts):
 
 
 def held(binary, count, shards, each_in_flight):
-    """Rows of `held`, and true if the goal is met."""
+    """Measures `held`. Returns the table, and whether the goal is met."""
     rows, met, one = [], True, None
     for processes in (1, 2, 4, 8):
         # The limits of a job are divided among its processes.
         with World(binary, [*objects(count), "--model", "aws"], each_in_flight * processes) as world:
-            # Each key is weighed, so that the shards are equal and it is the processes that are compared.
+            # --exact counts every key, so that the shards are equal and unequal shards do not slow down P processes.
             world.plan(shards, "--exact")
             seconds, cpu = world.run(shards, processes)
             world.require_done(shards)
@@ -163,7 +163,7 @@ def held(binary, count, shards, each_in_flight):
 
 
 def full(binary, count, shards):
-    """Rows of `full`."""
+    """Measures `full`. Returns the table."""
     rows = []
     for processes in (1, 4):
         with World(binary, objects(count)) as world:
@@ -183,7 +183,7 @@ def main():
     parser.add_argument("--binary", type=pathlib.Path, default=HERE.parent / "target" / "release" / "s3haul")
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys to plan (1,000,000)")
     parser.add_argument("--objects", type=int, default=32_000, help="objects to copy (32,000)")
-    parser.add_argument("--only", choices=("plan", "held", "full"), action="append", help="only this; may be repeated")
+    parser.add_argument("--only", choices=("plan", "held", "full"), action="append", help="measure only this; may be repeated")
     asked = parser.parse_args()
     binary, only = asked.binary.resolve(), asked.only or ("plan", "held", "full")
     missed = []

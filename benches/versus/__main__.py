@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""s3haul beside other clients, on a sandbox with S3's latencies and limits, or with none.
+"""Compares s3haul with other clients, on a sandbox with the latencies and limits of S3, or without any.
 
     cargo build --release --locked && python3 benches/versus
 
-Each run has a sandbox process of its own, and is believed only if all objects are there afterwards. What is known so
-far is kept below target/versus/, so that rows can be run one by one; the table of all of them is printed and, for
-full-sized work, written to benches/RESULTS.md.
+Each run has its own sandbox process, and counts only if the destination has all objects afterwards. Results are kept below
+target/versus/, so rows can be run one by one. The program prints the table of all results so far and, at full scale, writes
+it to benches/RESULTS.md.
 """
 
 import argparse
@@ -36,22 +36,22 @@ VARIANTS = {"default": False, "tuned": True}
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ",".join(work.name for work in works(1.0))
-    parser.add_argument("--rows", help=f"only these: {names}")
-    parser.add_argument("--clients", help="only these: " + ",".join(client.name for client in CLIENTS))
-    parser.add_argument("--variants", default="default,tuned", help="default, tuned, or both (as it is)")
-    parser.add_argument("--scale", type=float, default=1.0, help="do this part of all work, for instance 0.05")
-    parser.add_argument("--limit", type=float, default=150, help="stop a client after so many seconds (150)")
-    parser.add_argument("--runs", type=int, default=1, help="run each so often and show the fastest (1)")
+    parser.add_argument("--rows", help=f"run only these: {names}")
+    parser.add_argument("--clients", help="run only these: " + ",".join(client.name for client in CLIENTS))
+    parser.add_argument("--variants", default="default,tuned", help="default, tuned, or both (the default)")
+    parser.add_argument("--scale", type=float, default=1.0, help="do this fraction of all work, for example 0.05")
+    parser.add_argument("--limit", type=float, default=150, help="stop a client after this many seconds (150)")
+    parser.add_argument("--runs", type=int, default=1, help="run each this many times and keep the fastest (1)")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "s3haul")
-    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
-    parser.add_argument("--missing", action="store_true", help="run only what was not measured before")
-    parser.add_argument("--show", action="store_true", help="run nothing, print the table of what was measured")
+    parser.add_argument("--fresh", action="store_true", help="discard earlier results")
+    parser.add_argument("--missing", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--show", action="store_true", help="run nothing, and print the table of the results")
     return parser.parse_args()
 
 
 def install():
-    """The clients, in a virtual environment that is made once per version of requirements.txt, and anew where the checkout
-    was moved: the scripts in it name the place of their Python."""
+    """Installs the clients into a virtual environment and returns its directory. Installs again if requirements.txt changes or
+    the checkout moves, because the scripts contain the path of their Python."""
     wanted, tools = HERE / "requirements.txt", STATE / "venv"
     marker = tools / "requirements.txt"
     is_made_of = f"# {tools}\n{wanted.read_text()}"
@@ -67,7 +67,8 @@ def install():
 
 
 def files_of(work):
-    """The files that a piece of work sends up, made once. Bytes that neither compress nor repeat within a part."""
+    """Returns the path of the files to upload, and creates them if they do not exist. Their bytes are random: no client gains by
+    compressing them or by recognising equal parts."""
     if work.files is None:
         return ""
     count, size = work.files
@@ -82,7 +83,7 @@ def files_of(work):
                     file.write(os.urandom(MIB))
                 file.write(os.urandom(size % MIB))
         unfinished.rename(place)
-    # The disk is not what is compared.
+    # Reads the files into the page cache, so that the speed of the disk does not matter.
     for file in place.iterdir():
         with open(file, "rb") as bytes_of:
             while bytes_of.read(MIB):
@@ -91,7 +92,7 @@ def files_of(work):
 
 
 def verdict(work, measured, seen):
-    """`ok`, or what is wrong with a run that came to its end."""
+    """Returns `ok`, or what is wrong with a run that ended in time."""
     held = {usage["bucket"]: usage for usage in seen["buckets"]}
     copies = held["copies"]
     if work.files:
@@ -108,12 +109,12 @@ def verdict(work, measured, seen):
     if copies["open_uploads"]:
         wrong.append(f"{copies['open_uploads']} uploads left open")
     if work.kind == "sync" and seen["calls"].keys() & {"CopyObject", "PutObject", "CreateMultipartUpload"}:
-        wrong.append("wrote what was there")
+        wrong.append("wrote objects that were in place")
     return ", ".join(wrong) or "ok"
 
 
 def run(work, client, tuned, limit, binary):
-    """One run, as the table shows it."""
+    """Runs a client once. Returns what the table shows."""
     files = files_of(work)
     with tempfile.TemporaryDirectory(prefix="versus-") as directory:
         sandbox = process.Sandbox(binary, work.sandbox)
@@ -146,7 +147,7 @@ def run(work, client, tuned, limit, binary):
 
 
 def start_up(work, client, limit):
-    """The median of five starts."""
+    """Starts a client five times. Returns the median time until its first request."""
     with tempfile.TemporaryDirectory(prefix="versus-") as directory:
         def environment(url):
             variables = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox-secret"}
@@ -169,13 +170,13 @@ def start_up(work, client, limit):
 
 
 def best(outcomes):
-    """The fastest of those that are right, or any of those that are not."""
+    """Returns the fastest of the correct runs or, if none is correct, the fastest."""
     good = [outcome for outcome in outcomes if outcome["result"] == "ok"]
     return min(good or outcomes, key=lambda outcome: outcome["seconds"]) | {"runs": len(outcomes)}
 
 
 def cells(work, outcome):
-    """What the table shows of a run."""
+    """Returns the cells of a run's row."""
     def of(key, text):
         return text(outcome[key]) if outcome.get(key) is not None else ""
 
@@ -208,7 +209,7 @@ HEAD = [
 
 
 def table(rows, known):
-    """One Markdown table of everything that is known."""
+    """Returns all results as one Markdown table."""
     lines = ["| work | " + " | ".join(HEAD) + " |", "|---" * (len(HEAD) + 1) + "|"]
     for work in rows:
         limit = f"limit {work.limit:.2f} s" + (f" ({work.limit_text})" if work.limit_text else "") if work.limit else ""
@@ -226,7 +227,7 @@ def table(rows, known):
 
 
 def summary(rows, known):
-    """For each work: the limit, s3haul, and the fastest other client by its defaults and by its best flags."""
+    """Returns a table with the limit, s3haul, and the fastest other client, by default and with its best flags, for each work."""
     lines = [
         "| work | limit | s3haul | fastest other, defaults | fastest other, best flags | goal |", "|---" * 6 + "|",
     ]
@@ -258,7 +259,7 @@ def summary(rows, known):
 
 
 def machine():
-    """What it was measured on."""
+    """Describes this machine."""
     with open("/proc/cpuinfo") as info:
         model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "unknown")
     with open("/proc/meminfo") as info:
@@ -267,14 +268,14 @@ def machine():
 
 
 def by_hand():
-    """The sections of benches/RESULTS.md that no program writes: those between the first table and the last one."""
+    """Returns the hand-written sections of benches/RESULTS.md: those between the summary and the table of all runs."""
     text = RESULTS.read_text() if RESULTS.exists() else ""
     begin, end = text.find("\n## "), text.find("\n## All runs")
     return text[begin + 1:end + 1] if 0 <= begin < end else ""
 
 
 def document(rows, known, versions):
-    """benches/RESULTS.md."""
+    """Returns the text of benches/RESULTS.md."""
     dates = sorted({outcome["date"] for outcome in known.values()})
     commands = [
         f"- `{key}`: `{outcome['command']}`" for key, outcome in known.items()
@@ -320,7 +321,7 @@ def main():
         wanted = option.split(",") if option else names
         for name in wanted:
             if name not in names:
-                sys.exit(f"{name} is none of {', '.join(names)}")
+                sys.exit(f"{name} is not one of {', '.join(names)}")
         return wanted
 
     wanted_rows = chosen(asked.rows, (work.name for work in rows))
@@ -332,7 +333,7 @@ def main():
         for client in clients if client.name in wanted_clients
         if work.clients is None or client.name in work.clients
         for variant in variants
-        # Where the requests in flight are given, s3haul has no other flags, and the others only these.
+        # With a given number of requests in flight, s3haul runs only without further flags, and the others only with theirs.
         if not work.capped or (variant == "default") == (client.name == "s3haul")
         if not asked.missing or f"{work.name}/{client.name}/{variant}" not in known
     ]
@@ -353,7 +354,7 @@ def main():
         store.write_text(json.dumps(known, indent=1))
         print(f"{key}: {' | '.join(cell for cell in cells(work, outcome) if cell)}", file=sys.stderr, flush=True)
     if not known:
-        sys.exit("nothing was measured yet")
+        sys.exit("there are no results yet")
     print(table(rows, known))
     if asked.scale == 1.0:
         versions = []

@@ -1,4 +1,4 @@
-"""What a program on boto3 does: one copy, all copies below a prefix, one upload, a directory of uploads.
+"""A program that uses boto3: copies one object or all below a prefix, or uploads one file or a directory.
 
 boto3_client.py KIND SOURCE DESTINATION [IN_FLIGHT PART_MIB]
 """
@@ -22,7 +22,7 @@ else:
 
 
 def place(uri):
-    """Bucket and key of an S3 URI."""
+    """Splits an S3 URI into bucket and key."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 

@@ -1,7 +1,7 @@
-"""The clients: what each is called with for a piece of work, by its defaults and by the flags that serve it best.
+"""The command line of each client for each work: by default, and with the flags that make it fastest.
 
-`prepare` puts what a client reads from the environment and from files in place and returns, in words, what of that tunes
-it. It raises `Unable` where a client has no way to do the work; the reason is told in the results.
+`prepare` sets the environment and the files that a client reads. It returns a description of the tuning among them, or raises
+`Unable` if the client cannot do the work. The results show the reason.
 """
 
 import os
@@ -11,11 +11,11 @@ HERE = pathlib.Path(__file__).parent
 
 
 class Unable(Exception):
-    """The client can't do this work; the text says why."""
+    """The client cannot do this work; the text says why."""
 
 
 def base(variables, home):
-    """The environment of all clients: credentials, endpoint, and nothing of the user's own configuration."""
+    """Returns the environment of every client: credentials and endpoint, without the user's own configuration."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     endpoint = variables["AWS_ENDPOINT_URL_S3"]
     return {
@@ -26,7 +26,7 @@ def base(variables, home):
 
 
 def places(work, files):
-    """Source and destination of a piece of work."""
+    """Returns source and destination of a work."""
     return {
         "copy-one": ("s3://data/big", "s3://copies/big"),
         "start": ("s3://data/big", "s3://copies/big"),
@@ -73,7 +73,7 @@ class Aws:
             return
         if work.kind == "start":
             raise Unable("nothing to tune")
-        # More threads than these only wait for the interpreter when each request is for a whole object.
+        # With one request per object, more than 64 threads only wait for the interpreter.
         in_flight = work.in_flight if work.kind in ("copy-one", "upload-file") or work.name == "mixed" else 64
         environment["AWS_MAX_ATTEMPTS"] = "20"
         settings = [
@@ -131,11 +131,11 @@ class Rclone:
             "RCLONE_CONFIG_S_ENDPOINT": environment["AWS_ENDPOINT_URL_S3"],
             "RCLONE_CONFIG_S_REGION": environment["AWS_REGION"],
             "RCLONE_CONFIG_S_FORCE_PATH_STYLE": "true",
-            # Its check of multipart ETags wants MD5 sums, which uploads that are not kept don't have.
+            # rclone checks the ETags of multipart uploads against MD5, which the sandbox does not compute for `--virtual-uploads`.
             "RCLONE_CONFIG_S_PROVIDER": "Other" if work.kind.startswith("upload") else "AWS",
         }
         if work.kind == "upload-file" and work.files[1] < 200 << 20:
-            # The same of what it sends in one request.
+            # The same holds for files that rclone sends in one request.
             environment["RCLONE_IGNORE_CHECKSUM"] = "true"
 
     def command(self, work, tuned, files, environment):
@@ -157,7 +157,7 @@ class Rclone:
                 "--s3-no-check-bucket", "--s3-no-head", "--no-check-dest", "--fast-list",
             ]
             if work.kind == "copy-many":
-                # The list has the sizes; of one object they come from a HEAD.
+                # The list has the sizes, so HEADs are not needed. For one object, rclone needs the HEAD.
                 flags += ["--s3-no-head-object", "--use-server-modtime", "--no-update-modtime"]
         return [self.program, verb, source, destination, "--log-level", "ERROR", *flags]
 
@@ -166,7 +166,7 @@ class S5cmd:
     name = "s5cmd"
 
     def __init__(self, _binary, tools):
-        # The program that the package starts from Python, which would be measured, too.
+        # The binary itself. The package's own command starts it from Python, whose time would be measured too.
         self.program = str(next(tools.glob("lib/python*/site-packages/s5cmd/bin/s5cmd")))
 
     def version(self):

@@ -1,4 +1,4 @@
-"""Processes: the sandbox, and a client that is measured."""
+"""Runs the sandbox, and a client that is measured, as processes."""
 
 import dataclasses
 import json
@@ -14,14 +14,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid):
-    """User and system time of a process that runs."""
+    """Returns the user and system time of a running process."""
     with open(f"/proc/{pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 class Sandbox:
-    """An S3 in a process of its own. `seen` is what it prints at its end, `cpu` what it took after it was ready."""
+    """A sandbox process. When it has ended, `seen` has its summary, and `cpu` its CPU seconds since it was ready."""
 
     def __init__(self, binary, flags):
         command = [binary, "sandbox", "--json", *flags]
@@ -51,17 +51,17 @@ class Measured:
     cpu: float
     """User and system time, in seconds."""
     memory: int
-    """Largest resident set, in bytes. That of this program, some 20 MiB, is counted until the command has begun, so that
-    less than it can't be seen."""
+    """Largest resident set, in bytes. The child starts with the memory of this program, about 20 MiB, so smaller values cannot be
+    measured."""
     exit: int
     stopped: bool
-    """Whether it was stopped because it took too long."""
+    """True if it was stopped because it took too long."""
     output: str
-    """The end of what it printed."""
+    """The end of its output."""
 
 
 def measure(command, environment, directory, limit):
-    """Runs a command to its end, or for `limit` seconds."""
+    """Runs a command until it ends, for `limit` seconds at most."""
     log = os.path.join(directory, "output")
     stopped = threading.Event()
     with open(log, "wb") as output:
@@ -90,8 +90,8 @@ def measure(command, environment, directory, limit):
 
 
 def time_to_first_request(command_of, environment_of, directory, limit):
-    """Seconds from the start of a client until the first bytes of a request arrive, and its CPU seconds until then.
-    `command_of` and `environment_of` take the endpoint."""
+    """Returns the seconds from the start of a client until the first byte of a request arrives, or None if none arrives, and the
+    CPU seconds until then. `command_of` and `environment_of` take the endpoint."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(limit)
         url = f"http://127.0.0.1:{server.getsockname()[1]}"

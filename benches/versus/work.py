@@ -1,54 +1,53 @@
-"""What is measured: how the sandbox is set up, what has to be there afterwards, and how fast the model lets it be."""
+"""The works to measure: the sandbox each one needs, and the shortest time that the sandbox's model allows."""
 
 import dataclasses
 import math
 
 KIB, MIB, GIB, TIB = (1 << shift for shift in (10, 20, 30, 40))
 
-# The model `--model aws`, in seconds, bytes per second and requests per second.
+# The sandbox's `--model aws`: seconds, bytes per second, and requests per second.
 LIST, HEAD, CREATE, COPY, COMPLETE = 0.060, 0.015, 0.025, 0.035, 0.080
 SLOW_PART = 2.45
-"""What Amazon S3 was measured to take for a large part, besides its bytes."""
+"""Seconds that Amazon S3 took for a large part in a measurement, besides the time for its bytes."""
 SPEED, WRITES, READS = 80e6, 3500, 5500
 BURST = 0.25
-"""Seconds of a rate that may be used at once."""
+"""Seconds' worth of a rate that may be used at once."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One row of the figures. `kind` is what a client is told to do: copy-one, copy-many, sync, upload-file,
-    upload-files, or start."""
+    """One row of the results. `kind` is the task: copy-one, copy-many, sync, upload-file, upload-files, or start."""
 
     name: str
     title: str
     kind: str
     sandbox: tuple = ()
     limit: float | None = None
-    """Seconds that the model itself takes, with any number of requests in flight and none wasted."""
+    """Shortest time that the model allows, in seconds, with any number of requests in flight and none wasted."""
     limit_text: str = ""
     goal: str = ""
     unit: tuple | None = None
-    """What the CPU seconds are divided by: a count and its name."""
+    """The CPU seconds are divided by this: a count and its name."""
     files: tuple | None = None
-    """For uploads: how many of how many bytes."""
+    """For uploads: the number of files and the size of each in bytes."""
     part: int = 128
-    """Best part size for those who choose it, in MiB."""
+    """Best part size, in MiB, for clients with a flag for it."""
     in_flight: int = 512
-    """For those who choose it."""
+    """Requests in flight, for clients with a flag for them."""
     capped: bool = False
-    """Whether `in_flight` is what s3haul is told, too."""
+    """True if s3haul gets `in_flight` as a flag too."""
     clients: tuple | None = None
-    """Who is measured when all are asked for; None is everybody."""
+    """The clients to measure, or None for all."""
 
 
 def writes(count):
-    """Seconds until so many writes are let through."""
+    """Returns the seconds that the model needs to admit this many writes."""
     return max(0.0, count - BURST * WRITES) / WRITES
 
 
 def multipart(sizes, small=0, in_flight=math.inf):
-    """Seconds for objects in parts, and small ones beside them, with the part size that is best for the sum. No object
-    has more than 10,000 parts."""
+    """Returns the seconds for multipart objects next to small ones, with the best part size for all of them. An object has at
+    most 10,000 parts."""
     def time(part):
         parts = sum(math.ceil(size / part) for size in sizes)
         streams = (parts * COPY + sum(sizes) / SPEED) / in_flight
@@ -67,12 +66,13 @@ FAULTS = (
     '"effect": {"answer": {"status": 200, "code": "InternalError"}}}',
     '{"probability": 0.001, "seed": 6, "effect": {"delay": "30s"}}',
 )
-"""1 % of all requests fail with 500, 0.5 % with 503, 0.5 % are reset before and 0.3 % after they took effect, 0.5 % fail
-inside a 200, and 0.1 % are not answered for 30 s."""
+"""1 % of all requests fail with 500 and 0.5 % with 503; 0.5 % are reset before they take effect and 0.3 % after; 0.5 % of
+copies and Completes fail inside a 200; and 0.1 % of all requests are delayed by 30 s."""
 
 
 def ramped(count, period, start):
-    """Seconds until so many writes are let through by a rate that begins at `start` and doubles in steps."""
+    """Returns the seconds until a rate that begins at the fraction `start` of the full one, and doubles every `period`, has
+    admitted this many writes."""
     left, rate, time = count - BURST * WRITES * start, WRITES * start, 0.0
     while rate < WRITES and left > rate * period:
         left -= rate * period
@@ -82,12 +82,12 @@ def ramped(count, period, start):
 
 
 def size(count):
-    """Bytes as flags have them."""
+    """Formats a size for a flag."""
     return f"{int(count)}B"
 
 
 def works(scale):
-    """All rows, made smaller by `scale`."""
+    """Returns all rows, scaled by `scale`."""
     def number(count):
         return max(1, round(count * scale))
 
@@ -99,7 +99,7 @@ def works(scale):
     period = max(0.1, 10 * scale)
     one = f"--object=s3://data/big={size(tera)}"
     few = f"--object=s3://data/s/={small}x64KiB-1MiB"
-    # 30 sizes from 2 to 20 GiB that are 356 GiB together.
+    # 30 sizes from 2 to 20 GiB, 356 GiB in total.
     large = [int((2 + 18 * (at / 29) ** 0.82) * scale * 1024) * MIB for at in range(30)]
     beside = number(2_000)
     mixed = [f"--object=s3://data/s/large-{at:02}={size(each)}" for at, each in enumerate(large)]

@@ -1,4 +1,5 @@
-//! Whose a bucket must be, and who pays: with every request to it.
+//! The expected bucket owner and the requester who pays: every request to a bucket carries both
+//! headers.
 
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{Access, Transfer};
@@ -32,8 +33,8 @@ fn paying() -> Access {
     }
 }
 
-/// The sandbox refuses every request to such a bucket that does not carry the header, so that a
-/// verb without it fails.
+/// The sandbox refuses requests to a requester-pays bucket that lack the header, so an operation
+/// that forgets it fails.
 #[tokio::test]
 async fn a_requester_pays_for_all_requests_to_both_buckets() {
     let options = BucketOptions {
@@ -47,7 +48,7 @@ async fn a_requester_pays_for_all_requests_to_both_buckets() {
         destination_access: paying(),
         ..copy_all()
     };
-    // An answer that is lost brings in the requests of looking: ListParts, HEAD of the destination.
+    // A lost answer makes s3haul send ListParts and a HEAD of the destination too.
     let lost = Effect::EmptyBody;
     world.add_fault(
         Fault::on(Operation::CompleteMultipartUpload)
@@ -146,7 +147,7 @@ async fn a_bucket_of_somebody_else_refuses_the_run_in_one_sentence() {
     }
 }
 
-/// Copies name the owner of the source, too: the bucket may change hands in mid-run.
+/// Copies carry the owner of the source too: the bucket may change hands during the run.
 #[tokio::test]
 async fn copies_name_the_owner_of_their_source() {
     let world = World::new().await;

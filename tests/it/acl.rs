@@ -1,5 +1,4 @@
-//! Canned ACLs: every request that creates an object carries the one that the job names, and no
-//! other.
+//! Canned ACLs: every request that creates an object carries the ACL of the job, and no other.
 
 use std::fs;
 
@@ -168,8 +167,7 @@ async fn a_missing_permission_is_named_by_every_route() {
     }
 }
 
-/// A write whose answer is lost is sent again, and a history is written version by version, each
-/// time with the ACL.
+/// Writes that are repeated after a lost answer carry the ACL, and so do all versions of a history.
 #[tokio::test]
 async fn repeated_writes_and_histories_have_it_too() {
     let world = demanding().await;
@@ -282,7 +280,7 @@ async fn the_command_line_has_it_and_refuses_what_contradicts_it() {
     );
 }
 
-/// The scratch objects of a probe are writes like all others.
+/// The scratch objects of a probe need the ACL like all other writes.
 #[tokio::test]
 async fn a_probe_of_a_demanding_bucket_has_it() {
     let world = demanding().await;

@@ -1,5 +1,5 @@
-//! Going on with uploads that an earlier session left open: what is there is not copied again, what
-//! is not exactly as it was is begun anew, and nothing is left over.
+//! Resuming uploads that an earlier session left open. Finished parts are not copied again,
+//! anything that changed meanwhile is copied from the start, and no upload is left.
 
 use std::fs;
 use std::path::Path;
@@ -19,10 +19,11 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, uploa
 
 const PART: u64 = 8 * MIB;
 const PARTS: u64 = 64;
-/// Of a file, whose bytes are real.
+/// Part size of a file. Files have real bytes, so their parts are small.
 const FILE_PART: u64 = 5 * MIB;
 
-/// A world with one object of [`PARTS`] parts, and a run of it that is stopped while it is copied.
+/// A world with one object of [`PARTS`] parts, and a run that was stopped while it copied the
+/// object.
 struct Stopped {
     world: World,
     job: Job,
@@ -78,7 +79,7 @@ impl Stopped {
         let world = slow_world().await;
         put_large(&world, 1);
         let mut transfer = copy_large();
-        // So that what stands there already is no reason to leave it.
+        // Without this, the next session would skip the object because it is at the destination.
         transfer.when = When::Always;
         let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
         let unheard = Fault::on(Operation::CompleteMultipartUpload)
@@ -109,8 +110,8 @@ impl Stopped {
             .await
     }
 
-    /// Asserts that a session copied this many parts in this many uploads of its own, and finished
-    /// the object.
+    /// Asserts that the object is complete, and that the session copied this many parts and created
+    /// this many uploads.
     fn assert_done(&self, run: &Run, part_copies: u64, begun: u64) {
         let world = &self.world;
         assert!(
@@ -126,7 +127,7 @@ impl Stopped {
     }
 }
 
-/// Stops a session in an orderly way when it sends its tenth part.
+/// Runs a session that is stopped in an orderly way when it sends the tenth part.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Path) -> Run {
     let stop = world.stop.clone();
     world.add_fault(
@@ -140,7 +141,7 @@ async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Pat
     run
 }
 
-/// Drops a session as soon as `dead` returns true.
+/// Runs a session that is dropped as soon as `dead` returns true.
 async fn killed_when(world: &World, job: &Job, journal: &Path, dead: impl Fn(&World) -> bool) {
     let killed = async {
         while !dead(world) {
@@ -154,7 +155,7 @@ async fn killed_when(world: &World, job: &Job, journal: &Path, dead: impl Fn(&Wo
 }
 
 #[tokio::test]
-async fn parts_that_are_there_are_not_copied_again() {
+async fn finished_parts_are_not_copied_again() {
     let stopped = Stopped::new().await;
     let held = stopped.open().parts.len() as u64;
     assert!((9..20).contains(&held), "{held}");
@@ -165,11 +166,11 @@ async fn parts_that_are_there_are_not_copied_again() {
 }
 
 #[tokio::test]
-async fn it_goes_on_as_often_as_it_is_stopped() {
+async fn a_run_resumes_however_often_it_is_stopped() {
     let mut stopped = Stopped::new().await;
     let mut held = stopped.open().parts.len();
-    // Each session copies ten parts and what else is in flight then: three of them leave some for
-    // the last.
+    // Each session copies ten parts and those in flight at its end. Three sessions leave some parts
+    // for the last one.
     for _ in 0..2 {
         stopped_at(
             &mut stopped.world,
@@ -187,7 +188,7 @@ async fn it_goes_on_as_often_as_it_is_stopped() {
 }
 
 #[tokio::test]
-async fn the_recorded_part_size_holds_whatever_would_be_chosen_now() {
+async fn the_recorded_part_size_is_kept() {
     let mut stopped = Stopped::new().await;
     let held = stopped.open().parts.len() as u64;
     stopped.job.transfers[0].parts.size = PartSize::Exactly(ByteSize(2 * PART));
@@ -200,7 +201,7 @@ async fn the_recorded_part_size_holds_whatever_would_be_chosen_now() {
 }
 
 #[tokio::test]
-async fn another_source_is_begun_anew() {
+async fn an_object_with_another_source_is_uploaded_anew() {
     let stopped = Stopped::new().await;
     put_large(&stopped.world, 2);
     let run = stopped.resume().await;
@@ -209,7 +210,7 @@ async fn another_source_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn other_attributes_are_begun_anew() {
+async fn an_object_with_other_attributes_is_uploaded_anew() {
     let mut stopped = Stopped::new().await;
     stopped.job.transfers[0]
         .set
@@ -235,7 +236,7 @@ async fn other_attributes_are_begun_anew() {
 }
 
 #[tokio::test]
-async fn an_upload_that_somebody_aborted_is_begun_anew() {
+async fn an_upload_that_somebody_aborted_is_created_anew() {
     let stopped = Stopped::new().await;
     let upload = stopped.open();
     let bucket = stopped.world.bucket(DESTINATION).await;
@@ -271,11 +272,11 @@ async fn parts_that_somebody_replaced_are_copied_again() {
         .iter()
         .map(|(number, ..)| u32::try_from(*number).unwrap())
         .collect();
-    // Other bytes of the right size, another size, and a part that the object does not have.
+    // A part with other bytes, a part with another size, and a part that the object does not have.
     copy(held[0], 20 * PART, PART).await;
     copy(held[1], 0, PART / 2).await;
     copy(9_999, 0, PART).await;
-    // One that was under way when the record ended.
+    // A part that arrived after the last record of the journal.
     let missing = (1..=10_000).find(|number| !held.contains(number)).unwrap();
     copy(missing, u64::from(missing - 1) * PART, PART).await;
     let run = stopped.resume().await;
@@ -283,7 +284,7 @@ async fn parts_that_somebody_replaced_are_copied_again() {
 }
 
 #[tokio::test]
-async fn what_needs_no_copy_any_more_leaves_no_upload() {
+async fn an_object_that_no_longer_needs_a_copy_leaves_no_upload() {
     let mut stopped = Stopped::new().await;
     stopped.job.transfers[0].when = When::Missing;
     let content = Content::pattern(9, 10);
@@ -306,7 +307,7 @@ async fn what_needs_no_copy_any_more_leaves_no_upload() {
 }
 
 #[tokio::test]
-async fn a_fresh_run_cancels_what_the_last_one_left() {
+async fn a_fresh_run_aborts_the_uploads_of_the_last_one() {
     let stopped = Stopped::new().await;
     stopped.world.sandbox.store().delete_object(SOURCE, "large");
     stopped.world.sandbox.calls().clear();
@@ -319,7 +320,7 @@ async fn a_fresh_run_cancels_what_the_last_one_left() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_cancelled_stays_on_record() {
+async fn an_upload_that_could_not_be_aborted_stays_in_the_journal() {
     let stopped = Stopped::new().await;
     let store = stopped.world.sandbox.store();
     store.delete_object(SOURCE, "large");
@@ -347,7 +348,7 @@ async fn an_object_that_was_published_unseen_is_recognised() {
 }
 
 #[tokio::test]
-async fn another_object_in_its_place_is_not_taken_for_it() {
+async fn another_object_at_the_key_is_not_taken_for_the_copy() {
     let stopped = Stopped::unseen().await;
     let other = Content::pattern(2, PART * PARTS - 7);
     stopped
@@ -358,10 +359,10 @@ async fn another_object_in_its_place_is_not_taken_for_it() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_id_nobody_saw_is_found_and_cancelled() {
+async fn an_upload_with_a_lost_id_is_found_and_aborted() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // Somebody else's: it has a part.
+    // An upload that already has a part belongs to somebody else.
     let bucket = world.bucket(DESTINATION).await;
     let key = "large".parse().unwrap();
     let others = MultipartUpload::initiate(&bucket, &key, &s3haul::s3::Attributes::default())
@@ -387,7 +388,7 @@ async fn an_upload_whose_id_nobody_saw_is_found_and_cancelled() {
     assert_eq!(
         stopped.open().upload_id,
         others.id(),
-        "that of somebody else stays"
+        "the upload of somebody else stays"
     );
     others.cancel().await.unwrap();
     stopped.assert_done(&run, PARTS, 1);
@@ -413,7 +414,7 @@ async fn only_the_parts_of_a_file_that_are_missing_or_changed_are_sent() {
     };
     let held = stopped.open().parts.len() as u64;
     assert!((9..12).contains(&held), "{held}");
-    // Other bytes under the same size and time, which only reading it tells.
+    // Changes the bytes but not size and time, so that only reading the file shows it.
     bytes[0] = 8;
     fs::write(&path, &bytes).unwrap();
     fs::File::options()

@@ -1,4 +1,4 @@
-//! Answers that are odd and can be read, and answers that lack what they must have.
+//! Unusual answers that are still readable, and answers that lack required elements.
 
 use rstest::rstest;
 use s3haul::endpoint::Provider;
@@ -20,7 +20,7 @@ async fn world_with_small_and_large() -> World {
     world
 }
 
-/// Copies everything, objects beyond 16 MiB in parts.
+/// Copies everything; objects larger than 16 MiB in parts.
 fn in_parts() -> Transfer {
     let mut transfer = copy_all();
     transfer.parts.threshold = ByteSize(16 * MIB);
@@ -38,7 +38,7 @@ fn errors(run: &Run) -> Vec<(&str, &str)> {
     errors.collect()
 }
 
-/// The roots of the documents of S3, and the names that other servers give them.
+/// The root elements of S3's documents, and the names that other servers use.
 const ROOTS: [(&str, &str); 6] = [
     ("InitiateMultipartUploadResult", "InitiateMultipartUpload"),
     ("ListPartsResult", "ListPartsResponse"),
@@ -147,7 +147,7 @@ async fn null_is_no_version_of_a_bucket_without_versions(
     );
 }
 
-/// Objects from before versioning was enabled have the version `null`.
+/// A versioned bucket may hold objects from before it was versioned; `null` is their version.
 #[tokio::test(flavor = "multi_thread")]
 async fn null_is_a_version_of_a_bucket_with_versions() {
     let world = world_with_small_and_large().await;

@@ -1,4 +1,5 @@
-//! Objects in an archive: known before anything is sent for them, and dealt with as the job says.
+//! Archived objects: s3haul recognises them before it sends a request for them, and follows the
+//! job's policy.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 const RESTORED: &str = "ongoing-request=\"false\", expiry-date=\"Fri, 01 Jan 2100 00:00:00 GMT\"";
 
 fn put_archived(world: &World, key: &str, class: &str, size: u64) {
-    // An object is in an archive long before it is copied.
+    // An object is usually archived long before it is copied.
     let yesterday = SystemTime::now() - Duration::from_hours(24);
     let spec = ObjectSpec::default()
         .storage_class(class)
@@ -47,8 +48,8 @@ fn receipt<'r>(run: &'r Run, key: &str) -> &'r Receipt {
         .unwrap()
 }
 
-/// Pitfall: reading an archived object is refused one request at a time. The listing tells it, so
-/// none is sent.
+/// A pitfall: S3 refuses reads of archived objects one request at a time. The list shows the class,
+/// so no request is sent.
 #[tokio::test]
 async fn what_the_listing_tells_costs_no_request() {
     let world = world_with_each_class().await;
@@ -103,7 +104,7 @@ async fn what_is_left_out_is_counted_and_no_failure() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
+async fn a_later_session_also_knows_which_objects_were_left_out() {
     let mut world = world_with_each_class().await;
     let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
     spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());
@@ -198,7 +199,8 @@ async fn a_restore_is_asked_for_once_and_a_later_run_copies() {
         "{:?}",
         run.receipts
     );
-    // The class is kept: it says where the copy belongs, not where its source was read from.
+    // The copy keeps the class of the source: the class says where the copy belongs, not from where
+    // the source was restored.
     world.assert_equal("cold", "cold");
     world.assert_equal("deep", "deep");
     assert_eq!(
@@ -237,7 +239,8 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
         (run.outcome.archived_objects, run.outcome.skipped_objects),
         (1, 1)
     );
-    // The sandbox refuses, as S3 does, days for this class and the expedited tier for this archive.
+    // As S3 does, the sandbox refuses `Days` for this class, and the expedited tier for this
+    // archive.
     let mut transfer = archived(Archived::Restore);
     transfer.restore.tier = RestoreTier::Expedited;
     let run = world.run(transfer.clone()).await;
@@ -255,7 +258,7 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
     world.assert_equal("tiered", "tiered");
 }
 
-/// Between the listing and the request, somebody else may have asked, or the object may have become
+/// After the listing, somebody else may have requested the restore, or the object may have become
 /// readable.
 #[tokio::test]
 async fn a_restore_that_is_not_needed_is_no_failure() {
@@ -297,7 +300,7 @@ async fn throttled_restores_are_asked_for_again() {
     assert_eq!(world.calls(Operation::RestoreObject), 2);
 }
 
-/// A restored object expires before its turn: the copy itself is refused.
+/// The restored copy has expired by the time the object is copied, so the copy itself is refused.
 #[rstest]
 #[case(10, Operation::CopyObject)]
 #[case(300 * MIB, Operation::UploadPartCopy)]
@@ -323,7 +326,7 @@ async fn a_copy_that_is_refused_for_its_archive_is_dealt_with_alike(
     }
 }
 
-/// A class of that name may mean anything on a server that is not Amazon's: its HEAD decides.
+/// On other servers, a storage class with this name may mean anything, so s3haul sends HEAD.
 #[tokio::test]
 async fn other_servers_are_asked_by_head() {
     let mut world = world_with_each_class().await;

@@ -1,5 +1,5 @@
-//! Servers that do not do what they are asked: they ignore questions about attributes, attributes
-//! of requests, ranges, and parts, and answer with success.
+//! Servers that answer with success but ignore what a request asked for: questions about
+//! attributes, attributes of new objects, ranges, and parts.
 
 mod looks;
 
@@ -90,7 +90,7 @@ fn odd_answers() -> Vec<(&'static str, Effect, &'static str)> {
 }
 
 #[tokio::test]
-async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_object() {
+async fn an_unsupported_request_is_sent_once_and_reported_for_each_object() {
     for (name, effect, loss) in odd_answers() {
         let world = World::new().await;
         for key in ["a", "b", "c"] {
@@ -105,7 +105,7 @@ async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_
             (3, vec![loss.to_owned(); 3]),
             "{name}"
         );
-        // An empty answer may be an accident.
+        // An empty answer may be a lost body, so it is requested again.
         let asked = if name == "nothing" { 2..=5 } else { 1..=1 };
         assert!(
             asked.contains(&world.calls(Operation::GetObjectTagging)),
@@ -175,7 +175,7 @@ async fn one_bad_answer_among_good_ones_is_about_one_object() {
     );
 }
 
-/// An object that is deleted between two requests is not a server that knows no tags.
+/// A 404 because the object was deleted does not mean that the server has no tags.
 #[tokio::test]
 async fn an_object_that_is_gone_is_no_loss() {
     let world = World::new().await;
@@ -312,8 +312,7 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
                 ignore(&world, operation, names);
             }
             let mut transfer = in_parts_of(PART, copy_all());
-            // A copy in one request carries the tags of the source by itself, unless there are
-            // others.
+            // CopyObject copies the tags by itself, without a header, unless the job sets others.
             if attribute == Attribute::Tags {
                 transfer.set.tags.insert("c".to_owned(), "d".to_owned());
             }
@@ -354,8 +353,7 @@ async fn what_a_server_keeps_is_no_loss() {
     }
 }
 
-/// Objects on an unknown server are read back until it has shown that it keeps what it is asked to
-/// keep.
+/// s3haul checks an unknown server with HEAD until it has seen it keep the requested attributes.
 #[tokio::test]
 async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let world = unknown().await;
@@ -369,7 +367,7 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!((run.outcome.done_objects, losses(&run)), (4, vec![]));
     let heads = world.sandbox.calls().of(Operation::HeadObject);
-    // The plan looks for each key where lists have no order, and finds none.
+    // The planner sends a HEAD for each key if lists have no order; those find nothing.
     let is_look = |call: &&CallEntry| call.bucket == DESTINATION && call.status == Some(200);
     let looked: Vec<_> = heads
         .iter()
@@ -379,7 +377,7 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     assert_eq!(looked, ["a", "d"], "the class is new");
 }
 
-/// If HEAD shows no tags, the bucket is asked once whether it has any.
+/// If HEAD shows no tag count, s3haul asks once whether the bucket has tags.
 #[tokio::test]
 async fn a_server_that_ignores_tags_is_asked_once() {
     let world = unknown().await;
@@ -398,7 +396,7 @@ async fn a_server_that_ignores_tags_is_asked_once() {
 }
 
 #[tokio::test]
-async fn a_bad_copy_is_removed_where_the_job_says_so() {
+async fn a_bad_copy_is_removed_if_the_job_says_so() {
     let mut world = World::versioned().await;
     world.provider = Provider::Other;
     world.put_with("a", 10, &ObjectSpec::default().metadata("team", "blue"));

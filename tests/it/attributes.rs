@@ -1,5 +1,5 @@
-//! What becomes of an attribute that cannot be kept, by its policy: the object's end before anything
-//! is published, or a loss on the record; on both routes the same.
+//! Attributes that cannot be kept. By its policy, the object fails before it is published, or the
+//! receipt has a loss; both routes do the same.
 
 mod tags;
 
@@ -14,7 +14,7 @@ use s3haul::size::MIB;
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
 
-/// A small object and a large one, which take the two routes.
+/// A small object and a large one: one for each route.
 const BOTH: [(&str, u64); 2] = [("small", 10), ("large", 300 * MIB)];
 
 fn put_both(world: &World, spec: &ObjectSpec) {
@@ -51,7 +51,7 @@ fn assert_lost(world: &World, run: &Run, loss: &str) {
     world.assert_no_upload_is_left();
 }
 
-/// Asserts that both objects failed and that neither was published.
+/// Asserts that both objects failed and neither was published.
 fn assert_failed(world: &World, run: &Run, kind: &str) {
     assert_eq!(
         (run.outcome.done_objects, run.outcome.failed_objects),
@@ -75,7 +75,7 @@ fn assert_failed(world: &World, run: &Run, kind: &str) {
 }
 
 #[tokio::test]
-async fn a_denied_write_is_told_as_what_it_is() {
+async fn a_denied_write_is_reported_as_denied() {
     let world = World::new().await;
     put_both(&world, &ObjectSpec::default().tag("a", "b"));
     world.deny(DESTINATION, Operation::CopyObject, "");
@@ -107,7 +107,7 @@ async fn a_class_of_another_kind_of_bucket() {
 }
 
 #[tokio::test]
-async fn weaker_encryption_is_told_and_stronger_is_not() {
+async fn weaker_encryption_is_a_loss_and_stronger_is_not() {
     let kms = |key: &str| Stored::kms(format!("arn:aws:kms:{key}"));
     let dsse = Stored::Kms {
         key_id: "arn:aws:kms:d".to_owned(),
@@ -159,7 +159,7 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
                 (2, 0)
             ),
         }
-        // What the job says is no loss.
+        // A difference that the job requests is not a loss.
         transfer.to.encryption = Some(Encryption::S3);
         transfer.when = s3haul::manifest::job::When::Always;
         assert_eq!(world.run(transfer).await.outcome.objects_with_losses, 0);
@@ -167,7 +167,7 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
 }
 
 #[tokio::test]
-async fn a_lock_that_the_destination_can_not_have() {
+async fn a_lock_that_the_destination_cannot_have() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("invalid"))] {
         let world = locked_source().await;
         let run = world.run(from_locked(policy)).await;
@@ -206,7 +206,8 @@ fn from_locked(policy: Policy) -> Transfer {
     transfer
 }
 
-/// HEAD leaves out attributes that the caller may not see, so that their absence must be proven.
+/// HEAD omits attributes that the caller may not see. So their absence must be confirmed, not
+/// assumed.
 #[tokio::test]
 async fn a_lock_that_may_not_be_seen() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
@@ -244,8 +245,8 @@ async fn a_lock_that_may_not_be_seen() {
     }
 }
 
-/// A versioned bucket without Object Lock is asked once whether it has locks; one without versions
-/// has none.
+/// s3haul asks a versioned bucket once whether it has Object Lock. A bucket without versions cannot
+/// have it.
 #[tokio::test]
 async fn that_there_is_no_lock_is_asked_once() {
     let buckets = BucketOptions {
@@ -333,7 +334,7 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
         "denied",
     );
 
-    // By default ACLs are not read, and the copy is private on both routes.
+    // By default, s3haul does not read ACLs, and copies are private on both routes.
     let world = public_source().await;
     let run = world.run(transfer(Policy::Skip)).await;
     assert_eq!(
@@ -391,7 +392,7 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
     );
 }
 
-/// An annotation goes to the object that was just written, or to none.
+/// An annotation is written to the object that the run has just written, or to none.
 #[tokio::test]
 async fn annotations_do_not_go_to_somebody_elses_object() {
     let world = World::new().await;
@@ -424,7 +425,7 @@ fn key_file(dir: &tempfile::TempDir, name: &str, byte: u8) -> KeySource {
     KeySource::File(path)
 }
 
-/// One prefix may hold objects with a customer key and without.
+/// A prefix can have both objects with a customer key and objects without.
 #[tokio::test]
 async fn a_customer_key_for_some_of_the_objects() {
     let dir = tempfile::tempdir().unwrap();
@@ -449,7 +450,8 @@ async fn a_customer_key_for_some_of_the_objects() {
     );
     assert_eq!(world.object(DESTINATION, "encrypted/key").unwrap().size, 32);
 
-    // Without the key, or with another one, the encrypted object alone fails, and says why.
+    // Without the key, or with another one, only the encrypted object fails, and the message says
+    // why.
     transfer.when = s3haul::manifest::job::When::Always;
     for other in [None, Some(key_file(&dir, "other", b'x'))] {
         transfer.customer_keys.source = other;
@@ -459,7 +461,7 @@ async fn a_customer_key_for_some_of_the_objects() {
         assert!(told.contains("needs that `customer_key`"), "{told}");
         assert!(
             !told.contains("kkkk") && !told.contains("a2tra2"),
-            "a key is on record: {told}"
+            "a customer key is recorded: {told}"
         );
     }
 }

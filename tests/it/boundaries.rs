@@ -1,9 +1,9 @@
-//! A run that ends after each single event of its journal, and what the next one makes of that.
+//! Runs that end after each single event of their journal, and the sessions that follow.
 //!
-//! A kill loop hits moments by chance. Here the journal itself gives out exactly behind event 1, 2,
-//! 3 … of a run that has all kinds of objects: small and large ones, copies and uploads, and some
-//! that fail. A session has a runtime of its own, which is dropped like a process that dies:
-//! nothing gets the chance to clean up. What stands at the destination then is what a dead process
+//! A test that kills processes at random hits moments by chance. Here, the journal itself breaks
+//! after event 1, 2, 3 … of a run with all kinds of objects: small and large ones, copies and
+//! uploads, and some that fail. Each session has its own runtime, which is dropped like a process
+//! that dies, so nothing can clean up. The destination is then in the state that a dead process
 //! leaves, and the journal is as old as it can be.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, in_parts_o
 
 const PART: u64 = 5 * MIB;
 const IN_FLIGHT: u32 = 2;
-/// Parts of the large object that is copied, and of the file that is sent.
+/// Number of parts of the large object, which is copied, and of the file, which is uploaded.
 const COPIED_PARTS: u64 = 4;
 const SENT_PARTS: u64 = 2;
 const OBJECTS: u64 = 6;
@@ -48,20 +48,21 @@ struct Stage {
 
 /// The end of a session.
 enum End {
-    /// It ended by itself with this state of the journal.
+    /// The run ended by itself; the journal had this state.
     Whole(Box<(Outcome, RunState)>),
-    /// The journal could not be written any more.
+    /// The journal could not be written.
     Broken(Option<Box<Outcome>>, JournalError),
     /// It was dropped after its journal died.
     Dead,
 }
 
-/// The time at which a session is dropped after its journal died.
+/// The moment at which a session is dropped after its journal broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Death {
     /// Immediately.
     AtOnce,
-    /// After all work that does not wait for the journal; this work is not recorded.
+    /// When the session cannot continue without the journal: everything that need not wait for it
+    /// is done, and not recorded.
     AsLateAsPossible,
 }
 
@@ -84,7 +85,7 @@ impl Stage {
         let mut world = server.block_on(World::new());
         world.ceiling = IN_FLIGHT;
         let store = world.sandbox.store();
-        // Older than any copy, so that what was copied unseen is known to be the same.
+        // Sources are older than any copy, so that an unrecorded copy is recognised as equal.
         let written = SystemTime::now() - Duration::from_hours(1);
         for (key, size) in [
             ("a", 100),
@@ -147,7 +148,7 @@ impl Stage {
         let decision = decide(opened.state(), &fingerprint, Intent::Resume)?;
         let resumed = Arc::new(opened.resumed(decision));
         let opened = match first {
-            // Counted from where this session begins.
+            // `records` counts from the first record of this session.
             Some((records, fault)) => {
                 let first = opened.next_record() + records;
                 opened.failing_from(first, fault)
@@ -222,8 +223,7 @@ impl Stage {
         }
     }
 
-    /// Runs a session on a runtime of its own. With `records` and a death, its journal accepts this
-    /// many records and no more.
+    /// Runs a session on its own runtime. With `dying`, its journal accepts only this many records.
     fn session(&self, dying: Option<(u64, Death)>) -> End {
         let session = Builder::new_current_thread().enable_all().build().unwrap();
         let died = CancellationToken::new();
@@ -255,7 +255,7 @@ impl Stage {
         session.block_on(self.run(Some((records, WriteFault::Full))))
     }
 
-    /// Runs the same command again, undisturbed.
+    /// Runs the same command again, without faults.
     fn finish(&self) -> (Outcome, RunState) {
         match self.session(None) {
             End::Whole(whole) => *whole,
@@ -279,8 +279,8 @@ impl Stage {
             .block_on(opened)
     }
 
-    /// Asserts that everything was copied, whatever happened before. `twice` is the number of parts
-    /// that may have been sent again.
+    /// Asserts the final state, which does not depend on how it was reached. At most `twice` parts
+    /// were sent again.
     fn assert_done(&self, after: &str, state: &RunState, whole: &RunTotals, twice: u64) {
         let (world, store) = (&self.world, self.world.sandbox.store());
         assert_eq!(
@@ -305,8 +305,8 @@ impl Stage {
             (Phase::Ended, 0),
             "{after}: {state:?}"
         );
-        // An object that was copied unseen is found at the destination, and then it is no copy of
-        // this run.
+        // The next session finds an unrecorded copy at the destination, and does not count it as
+        // copied.
         let over = |totals: &RunTotals| {
             let RunTotals {
                 done_objects,
@@ -400,7 +400,7 @@ fn undisturbed() -> (RunTotals, u64) {
 }
 
 #[test]
-fn a_run_that_dies_behind_any_event_goes_on_from_there() {
+fn a_run_that_dies_after_any_event_resumes_from_there() {
     let (whole, records) = undisturbed();
     for record in 1..records {
         let run = Stage::new();
@@ -417,20 +417,21 @@ fn a_run_that_dies_behind_any_event_goes_on_from_there() {
 }
 
 #[test]
-fn a_run_that_did_all_it_could_behind_its_last_event_goes_on_from_there() {
+fn a_run_that_did_all_it_could_after_its_last_event_resumes_from_there() {
     let (whole, records) = undisturbed();
     for record in 1..records {
         let run = Stage::new();
         let end = run.session(Some((record, Death::AsLateAsPossible)));
         assert!(matches!(end, End::Dead), "record {record} of {records}");
         let (_, state) = run.finish();
-        // Nothing was in flight any more, and what is on no record is found on the server.
+        // Nothing was in flight, and the server shows everything that was not recorded, so no part
+        // is sent twice.
         run.assert_done(&format!("record {record}"), &state, &whole, 0);
     }
 }
 
 #[test]
-fn a_run_that_dies_again_and_again_comes_to_its_end() {
+fn a_run_that_dies_again_and_again_completes() {
     let (whole, _) = undisturbed();
     let seed =
         std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
@@ -440,7 +441,7 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
         let run = Stage::new();
         let mut deaths = 0;
         let state = loop {
-            // A session's first record says no more than that it goes on.
+            // The first record of a session only says that it resumes the run.
             let records = random.u64(2..8);
             let death = if random.bool() {
                 Death::AtOnce
@@ -461,7 +462,7 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
 }
 
 #[test]
-fn a_full_disk_ends_a_run_behind_any_event_and_loses_nothing() {
+fn a_full_disk_ends_a_run_after_any_event_and_loses_nothing() {
     let (whole, records) = undisturbed();
     for record in 1..records {
         let run = Stage::new();

@@ -1,6 +1,6 @@
-//! Answers without end in bytes or time: a server that answers one kind of request wrongly and
-//! hands everything else to the sandbox. Every command must end by itself, with a true exit code,
-//! within bounds of memory.
+//! Answers that are endless or take forever. The server answers one kind of request wrongly and
+//! passes everything else to the sandbox. Every command must end by itself, with the right exit
+//! code and bounded memory.
 
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
@@ -19,15 +19,15 @@ use crate::liar::read_head;
 use crate::world::program::process_at;
 use crate::world::{SOURCE, World};
 
-/// Peak memory that no server may push a run beyond.
+/// Upper bound of the peak memory, whatever the server answers.
 const MEMORY_KIB: u64 = 300 * 1024;
 
 /// The replacement of the sandbox's answer.
 #[derive(Clone, Debug)]
 enum Play {
-    /// The first text, and then the second one again and again.
+    /// Sends the first text, and then the second one again and again.
     Endless(String, String),
-    /// This text, and then silence.
+    /// Sends this text, and then nothing.
     Half(String),
 }
 
@@ -98,7 +98,7 @@ async fn serve(
         return;
     };
     if !is_played(&head) {
-        // One request to a connection, so that each can be looked at.
+        // One request per connection, so that each request line can be examined.
         let mut onward = TcpStream::connect(to).await.unwrap();
         let head = format!("{}\r\nConnection: close\r\n\r\n", head.trim_end());
         let _ = onward.write_all(head.as_bytes()).await;
@@ -107,7 +107,7 @@ async fn serve(
         return;
     }
     count.fetch_add(1, Ordering::SeqCst);
-    // The answer is about the object that was asked for.
+    // The answer has the `ETag` of the requested object.
     let etag = head.lines().find_map(|line| {
         line.to_ascii_lowercase()
             .strip_prefix("if-match: ")
@@ -132,7 +132,7 @@ async fn serve(
 struct Ended {
     exit: i32,
     stderr: String,
-    /// The most memory that it took, in KiB.
+    /// Peak memory, in KiB.
     memory: u64,
 }
 
@@ -253,7 +253,7 @@ async fn an_answer_without_end_is_cut_off(
     let world = world_with_versioned_buckets().await;
     let front = Front::new(&world, method, words, play).await;
     let ended = run_measured(&world, &front, arguments).await;
-    // Once for each of the eight objects, or for each of the parts and ranges.
+    // At most once for each of the eight objects, or for each part and range.
     assert!(
         (1..=64).contains(&front.played()),
         "{} requests: {}",
@@ -272,8 +272,8 @@ async fn an_answer_without_end_is_cut_off(
 const UPLOAD: &[&str] = &["copy", "Cargo.toml", "s3://destination/k"];
 const LARGE_FILE: &[&str] = &["copy", "LARGE", "s3://destination/k"];
 
-/// The server is silent, or becomes silent after a part of the answer. The run ends by itself with
-/// exit code 4, names the request, and leaves nothing in doubt for long.
+/// The server goes silent, at once or in the middle of an answer. Whatever the request, the run
+/// ends by itself with exit code 4, names the request, and leaves no outcome unknown for long.
 #[rstest]
 #[case::list("GET", &["list-type"], "ListObjectsV2", COPY)]
 #[case::head("HEAD", &["/small/"], "HeadObject", COPY)]

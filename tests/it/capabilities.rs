@@ -1,8 +1,7 @@
-//! Servers that are not quite S3, and buckets that are not quite buckets: what they lack is known
-//! before it is needed.
+//! Servers and buckets that lack features of S3. s3haul knows the gaps before it needs the feature.
 //!
-//! The sandbox can lack things too; each test sets it up as the server that it names, so that what
-//! the profile is for can be seen: the same copy with S3's own profile goes wrong.
+//! Each test makes the sandbox lack what the named server lacks. The tests also show why the
+//! profile is needed: with S3's own profile, the same copy goes wrong.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,7 +60,7 @@ async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_th
 }
 
 #[tokio::test]
-async fn tags_are_not_spoken_of_where_there_are_none() {
+async fn tags_are_not_sent_to_servers_without_tags() {
     for (provider, done) in [(Provider::B2, 2), (Provider::Garage, 2), (Provider::Aws, 0)] {
         let world = World::of_provider(provider).await;
         on(&world.sandbox.store().quirks().no_tags);
@@ -99,7 +98,7 @@ async fn parts_of_one_size_satisfy_a_server_that_demands_them() {
     assert!(sizes.len() > 2 && sizes.windows(2).all(|pair| pair[0].size >= pair[1].size));
 }
 
-/// R2 honours source conditions on CopyObject and not on UploadPartCopy.
+/// R2 honours conditions on the source with CopyObject, but not with UploadPartCopy.
 #[tokio::test]
 async fn a_source_that_changes_under_unconditional_parts_is_seen_before_it_is_published() {
     for (provider, looks) in [
@@ -155,8 +154,7 @@ async fn ceph_16_is_copied_on_as_it_is() {
     ] {
         world.put_object(SOURCE, key, Content::pattern(2, size), &spec);
     }
-    // Its Complete is answered without an ETag, and the upload that is gone then is a key that
-    // there is not.
+    // Ceph 16 answers Complete without an ETag, and answers NoSuchKey for an upload that is gone.
     let faults = world.sandbox.faults();
     faults.add(
         Fault::on(Operation::CompleteMultipartUpload)
@@ -196,7 +194,7 @@ async fn ceph_16_is_copied_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_the_manifest_states_is_relied_on() {
+async fn stated_capabilities_are_relied_on() {
     let world = World::of_provider(Provider::Other).await;
     put_owned(&world, SOURCE, "k", 10);
     let mut job = world.job(copy_all());
@@ -234,8 +232,8 @@ fn from(bucket: &str) -> Source {
     }
 }
 
-/// Lists of a directory bucket have no order, its `ETag`s follow from nothing, and tags are
-/// refused.
+/// A directory bucket lists keys without order, has `ETag`s that do not follow from the bytes, and
+/// refuses tags.
 #[tokio::test]
 async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
     let world = World::new().await;
@@ -278,7 +276,7 @@ async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
         "{:?}",
         again.receipts
     );
-    // And out of it again, where tags are not read.
+    // Now copies out of the directory bucket, where s3haul must not ask for tags either.
     world.sandbox.calls().clear();
     let run = world
         .run(Transfer {

@@ -1,4 +1,4 @@
-//! What `check` finds out before a run, and the requests that it takes.
+//! The problems that `check` finds before a run, and the requests that it sends.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ fn refuse_all(world: &World, operation: Operation) {
     world.add_fault(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
 }
 
-/// Denies lists of one prefix, which the buckets of a test tell apart.
+/// Denies lists of one prefix. The tests tell their buckets apart by prefixes.
 fn deny_list(world: &World, prefix: &str) {
     let fault = Fault::on(Operation::ListObjectsV2).key(prefix);
     world.add_fault(fault.then(Effect::Error(403, "AccessDenied")));
@@ -159,7 +159,7 @@ async fn a_source_that_may_not_be_listed_fails() {
     assert_eq!(world.calls(Operation::HeadObject), 0);
 }
 
-/// The copies are signed by the destination's endpoint, so its credentials must be able to read.
+/// The destination's endpoint signs the copies, so its credentials must be able to read the source.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_object_is_read_by_the_endpoint_that_signs_the_copies() {
     let world = World::with_objects(["k"], 9).await;
@@ -210,7 +210,7 @@ async fn an_empty_source_is_a_warning_or_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_transfer_writes_may_be_empty() {
+async fn a_source_that_an_earlier_transfer_writes_may_be_empty() {
     let world = World::with_objects(["k"], 9).await;
     let job = manifest_with(&[
         "{name: first, from: {s3: s3://source/}, to: {s3: s3://destination/a/}}",
@@ -227,7 +227,7 @@ async fn what_an_earlier_transfer_writes_may_be_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patterns_are_judged_as_far_as_one_key_goes() {
+async fn patterns_are_checked_against_the_first_key() {
     let world = World::with_objects(["k"], 9).await;
     for (select, said) in [
         (
@@ -260,7 +260,7 @@ async fn patterns_are_judged_as_far_as_one_key_goes() {
 
 /// The object that consoles create for an empty folder is never copied.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_alone_is_nothing() {
+async fn a_folder_object_alone_is_nothing_to_copy() {
     let world = World::new().await;
     world.put("data/", 9);
     let job = manifest_with(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
@@ -286,8 +286,8 @@ async fn a_verbose_run_logs_the_identity_once_per_endpoint() {
     assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
-/// Checks a job in a directory of its own. Its journal is in this directory unless the job names
-/// another place.
+/// Runs a command with a job in its own directory, in which the job keeps its journal unless it
+/// names another place.
 async fn check_in(
     dir: &TempDir,
     world: &World,
@@ -350,7 +350,7 @@ async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
         let (exit, _, stderr) = check_in(&dir, &world, "run", journal).await;
         assert_eq!(exit, 3, "{journal}: {stderr}");
     }
-    // Nobody named the usual place, so a run does without.
+    // The default place was not requested, so a run continues without a journal.
     fs::write(dir.path().join(".s3haul"), "no directory").unwrap();
     let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
     assert!(

@@ -1,6 +1,5 @@
-//! `--adopt`: going on with uploads whose journal is lost. What can be proven is not copied again,
-//! what is somebody else's is left alone, and the object is what it would have been without all
-//! that.
+//! `--adopt`: continuing uploads without their journal. What can be proven is not copied again,
+//! uploads of others stay untouched, and the object is the same as without adoption.
 
 mod file;
 
@@ -28,7 +27,7 @@ const PARTS: u64 = 64;
 /// Requests in flight.
 const AT_ONCE: u64 = 8;
 
-/// Of a file, whose bytes are real.
+/// Part size of a file. Files have real bytes, so their parts are small.
 const FILE_PART: u64 = 5 * MIB;
 
 async fn slow_world() -> World {
@@ -70,7 +69,7 @@ fn open(world: &World) -> Vec<UploadInfo> {
     world.open_uploads(DESTINATION)
 }
 
-/// Drops a run without a journal once the server has this many parts.
+/// Runs a job without a journal, and drops it once the upload has this many parts.
 async fn killed(world: &World, job: &Job, parts: usize) {
     let killed = async {
         while open(world)
@@ -84,7 +83,7 @@ async fn killed(world: &World, job: &Job, parts: usize) {
         run = world.try_run_job(job) => panic!("it was not killed: {:?}", run.map(|run| run.outcome)),
         () = killed => {}
     }
-    // What was in flight arrives, or not.
+    // Waits until no further part arrives.
     let mut before = usize::MAX;
     while before != open(world)[0].parts.len() {
         before = open(world)[0].parts.len();
@@ -115,7 +114,7 @@ fn assert_noted(receipt: &Receipt, what: &str) {
     );
 }
 
-/// Creates an upload to `large` as another program would, with these parts of the source.
+/// Creates an upload to `large`, as another program would, with these parts of the source.
 async fn begin(
     world: &World,
     attributes: &Attributes,
@@ -196,7 +195,7 @@ async fn without_the_flag_nothing_open_is_touched() {
 }
 
 #[tokio::test]
-async fn a_run_whose_journal_is_lost_goes_on_and_so_does_the_one_after_it() {
+async fn a_run_with_a_lost_journal_adopts_its_upload_and_the_next_run_resumes() {
     let mut world = slow_world().await;
     put_large(&world, 1);
     let job = claiming_copy(&world);
@@ -234,7 +233,7 @@ async fn a_run_whose_journal_is_lost_goes_on_and_so_does_the_one_after_it() {
     );
 }
 
-/// Stops a session in an orderly way when it sends its tenth part.
+/// Runs a session that is stopped in an orderly way when it sends the tenth part.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Option<&Path>) {
     let stop = world.stop.clone();
     world.add_fault(
@@ -251,7 +250,7 @@ async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Opti
 }
 
 #[tokio::test]
-async fn a_stop_without_a_journal_leaves_what_the_next_run_takes_up() {
+async fn a_stop_without_a_journal_leaves_an_upload_for_the_next_run_to_adopt() {
     let mut world = slow_world().await;
     put_large(&world, 1);
     let job = claiming_copy(&world);
@@ -283,7 +282,7 @@ async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
 async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // Of the object's 512 MiB, parts of 20 MiB: what another machine had chosen.
+    // Another machine had chosen parts of 20 MiB for the 512 MiB object.
     let earlier = 20 * MIB;
     begin(&world, &as_the_job_would(), earlier, &[1, 2, 3, 4, 5]).await;
     let mut transfer = in_parts_of(PART, copy_all());
@@ -297,7 +296,7 @@ async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
 }
 
 #[tokio::test]
-async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() {
+async fn of_several_uploads_the_one_with_the_most_parts_is_adopted_and_the_others_are_noted() {
     let world = slow_world().await;
     put_large(&world, 1);
     let few = begin(&world, &as_the_job_would(), PART, &[1, 2]).await;
@@ -330,7 +329,7 @@ async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() 
 async fn parts_of_a_source_that_was_replaced_are_not_published() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // The same second, so that no time tells.
+    // Both sources have the same second, so that times do not tell them apart.
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
     let spec = ObjectSpec {
         last_modified: Some(SystemTime::now() - Duration::from_secs(5)),
@@ -376,15 +375,14 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     assert_eq!(world.calls(Operation::ListParts), 0);
 }
 
-/// The run is killed while it waits for the answer to Complete, and while it reads the new object
-/// back.
+/// The session is killed while it waits for the answer to Complete, or for the HEAD after it.
 #[rstest]
 #[case::unheard_of_and_alike("blue", Operation::CompleteMultipartUpload, 1, 0)]
 #[case::unheard_of_and_other("red", Operation::CompleteMultipartUpload, 1, PARTS)]
 #[case::looked_at_and_alike("blue", Operation::GetObjectTagging, 2, 0)]
 #[case::looked_at_and_other("red", Operation::GetObjectTagging, 2, PARTS)]
 #[tokio::test]
-async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
+async fn the_next_session_checks_what_a_killed_one_did_not(
     #[case] team: &str,
     #[case] stalled: Operation,
     #[case] nth: u64,
@@ -393,8 +391,7 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
     for when in [When::Changed, When::Missing] {
         let world = slow_world().await;
         put_large(&world, 1);
-        // The copy is newer than its source by a second, which is what a list tells of equal
-        // objects.
+        // The copy is newer than its source, so a list shows the two as equal.
         let hour = SystemTime::now() - Duration::from_hours(1);
         let old = ObjectSpec {
             last_modified: Some(hour),
@@ -441,7 +438,7 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
 }
 
 #[tokio::test]
-async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
+async fn an_object_that_ends_up_with_other_attributes_is_copied_again() {
     let world = slow_world().await;
     put_large(&world, 1);
     let other_team = {
@@ -462,7 +459,7 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
         assert_noted(&run.receipts[0], what);
         assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 3 + PARTS);
     }
-    // Another class shows before anything is done.
+    // Another storage class shows before any part is sent.
     world.sandbox.store().delete_object(DESTINATION, "large");
     let class = Attributes {
         storage_class: Some("STANDARD_IA".into()),
@@ -478,7 +475,7 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_proven_is_copied_anew_and_told() {
+async fn an_upload_that_cannot_be_proven_is_noted_and_copied_anew() {
     let world = slow_world().await;
     let spec = ObjectSpec {
         without_checksum: true,
@@ -507,7 +504,8 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
         (few, 1)
     );
     world.sandbox.store().delete_object(DESTINATION, "large");
-    // S3 completes nothing under a condition that was begun before the key was written or deleted.
+    // S3 refuses a conditional Complete if the key was written or deleted after the upload was
+    // created.
     first.cancel().await.unwrap();
     begin(&world, &declared(), PART, &[1, 2]).await;
     let by_reading = run_of(Prove::Read).await;
@@ -522,7 +520,7 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_takes_up_what_is_open_if_it_is_asked_to() {
+async fn the_command_adopts_open_uploads_if_requested() {
     let world = slow_world().await;
     put_large(&world, 1);
     let copy = [

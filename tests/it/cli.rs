@@ -1,4 +1,4 @@
-//! The command as its users meet it: what it prints, on which stream, and how it exits.
+//! The command line: output, streams, and exit codes.
 
 mod failing;
 
@@ -94,7 +94,7 @@ async fn json_is_one_document_per_line_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_says_what_it_can_not_know() {
+async fn a_plan_says_what_it_cannot_know() {
     let world = World::new().await;
     world.put("a", 10);
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
@@ -207,7 +207,7 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // The producer dies first, as it does when a terminal sends the signal to both.
+    // The producer dies first, as if a terminal had sent the signal to both.
     drop(pipe);
     process::Command::new("kill")
         .args(["-TERM", &child.id().to_string()])

@@ -1,7 +1,7 @@
-//! A clock that is wrong from the start, or becomes wrong in the middle of a run.
+//! A clock that is wrong from the start, or becomes wrong during a run.
 //!
-//! The server before the sandbox has a clock of its own and refuses signatures that are more than 5
-//! minutes off. The sandbox behind it bears 15.
+//! The server in front of the sandbox has its own clock, and refuses signatures that are more than
+//! 5 minutes off. The sandbox behind it allows 15.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::world::{DESTINATION, World};
 const OBJECTS: usize = 60;
 const MINUTE: i64 = 60;
 
-/// Returns the `Date` header of a time.
+/// Returns a `Date` header with this time.
 pub(crate) fn date_header(time: &jiff::Zoned) -> String {
     format!("date: {}", time.strftime("%a, %d %b %Y %H:%M:%S GMT"))
 }
@@ -34,8 +34,8 @@ pub(crate) fn signed_at(asked: &Asked) -> Option<Timestamp> {
 }
 
 impl Server {
-    /// Starts a proxy with a clock of its own. `ahead` returns the seconds by which it is ahead
-    /// after this many requests; `tells` says that its answers have a date.
+    /// Starts a proxy with its own clock. `ahead` returns how many seconds ahead the clock is after
+    /// this many requests. If `tells`, answers have a date.
     async fn before(
         world: &World,
         tells: bool,

@@ -1,4 +1,4 @@
-//! What a run finds changed: by sizes, `ETag`s, checksums, times, and the attributes that a job
+//! How a run finds changes: by sizes, `ETag`s, checksums, times, and the attributes that a job
 //! sets.
 
 use std::fs;
@@ -22,7 +22,7 @@ fn dated(hours: u64) -> ObjectSpec {
     ObjectSpec::default().last_modified(hours_ago(hours))
 }
 
-/// Puts an object on both sides, of one size and with other bytes; the destination is newer.
+/// Puts objects of the same size with different bytes on both sides. The destination's is newer.
 fn overwritten(world: &World, key: &str, spec: &ObjectSpec) {
     world.put_with(key, 20, &dated(48));
     world.put_object(DESTINATION, key, Content::pattern(2, 20), spec);
@@ -49,10 +49,10 @@ async fn other_bytes_of_the_same_size_are_copied_although_the_destination_is_new
         run.receipts
     );
     world.assert_equal("k", "k");
-    // The pair whose ETags disagree takes a HEAD of each side, and the copy another; the equal pair
-    // takes none.
+    // If the ETags of a pair differ, s3haul sends a HEAD to each side, and the copy another one. An
+    // equal pair needs none.
     assert_eq!(world.calls(Operation::HeadObject), 3);
-    // S3 computed a checksum of each, which is what tells.
+    // S3 has computed a checksum of each object, which decides.
     assert_eq!(run.outcome.reasons, [(Reason::ChecksumDiffers, 1)].into());
     assert_eq!(run.outcome.unchanged.by, [(Basis::Etag, 1)].into());
     let heads = world.calls(Operation::HeadObject);
@@ -83,7 +83,7 @@ async fn etags_that_a_key_hides_are_no_difference_and_are_asked_for_a_hundred_ti
         run.outcome
     );
     assert_eq!(run.outcome.unchanged.by, [(Basis::Time, 300)].into());
-    // Those that were under way when the hundredth answer came are asked for too.
+    // HEADs that were in flight when the hundredth answer came are sent too.
     let heads = world.calls(Operation::HeadObject);
     assert!((200..=2 * (100 + 2 * 64)).contains(&heads), "{heads}");
     let run = world.run(by(Compare::Checksum)).await;
@@ -111,7 +111,7 @@ async fn each_mode_compares_what_it_says() {
             "{compare}: {:?}",
             run.receipts
         );
-        // The copy itself takes one.
+        // One HEAD is for the copy itself.
         assert_eq!(
             world.calls(Operation::HeadObject),
             heads + u64::from(done),
@@ -135,7 +135,7 @@ async fn each_mode_compares_what_it_says() {
         let again = world.run(by(compare)).await;
         assert_eq!(again.outcome.done_objects, 0, "{compare} comes to an end");
     }
-    // Equal bytes with a newer source: only times say that something changed.
+    // Equal bytes and a newer source: only times differ.
     for (compare, done) in [
         (Compare::Auto, 0),
         (Compare::Time, 1),
@@ -208,7 +208,7 @@ async fn files_with_equal_bytes_and_a_new_time_are_hashed_and_not_sent_again() {
         let world = World::new().await;
         let (dir, transfer) = directory("f", b"twenty bytes of text", 48);
         assert_eq!(world.run(transfer.clone()).await.outcome.done_objects, 1);
-        // A fresh checkout: the same bytes, dated after the upload.
+        // As after a fresh checkout: the same bytes, with a time after the upload.
         let tomorrow = SystemTime::now() + Duration::from_hours(24);
         fs::File::options()
             .write(true)
@@ -229,7 +229,7 @@ async fn files_with_equal_bytes_and_a_new_time_are_hashed_and_not_sent_again() {
         );
         assert_eq!(world.calls(Operation::PutObject), 1);
         assert_eq!(world.calls(Operation::HeadObject), 1);
-        // Other bytes of the same size with an old time, as from a backup.
+        // As after a restore from a backup: other bytes of the same size, with an old time.
         touch(&dir, "f", b"twenty bytes of TEXT", 96);
         let left = world.run(transfer).await;
         assert_eq!(
@@ -460,7 +460,7 @@ async fn what_compares_nothing_is_refused() {
         let problems = manifest(transfer, "{}").unwrap_err().to_string();
         assert!(problems.contains(said), "{transfer}: {problems}");
     }
-    // A default holds where it means something.
+    // A default applies to transfers for which it has a meaning.
     let defaults = "{compare: checksum, compare_attributes: true}";
     let compares = |transfer| {
         let job = manifest(transfer, defaults).unwrap();

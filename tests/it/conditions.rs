@@ -1,5 +1,5 @@
-//! What somebody else writes to a key between the comparison and our write stays; whether the
-//! server sees to it, and by which of the writes.
+//! Objects that somebody else writes between the comparison and our write stay, whether the server
+//! checks a condition or s3haul looks again, and whichever write is refused.
 
 use std::sync::atomic::Ordering;
 
@@ -32,8 +32,7 @@ fn now_at_destination(world: &World) -> Content {
     world.object(DESTINATION, "k").unwrap().content
 }
 
-/// Lets another writer put an object when the copy has begun: its first request is the HEAD of the
-/// source.
+/// Writes to the destination at the first request of a copy, the HEAD of the source.
 fn they_write(world: &World) {
     let write = Effect::hook(|store| {
         store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
@@ -79,7 +78,7 @@ async fn what_replaces_the_compared_object_stays(#[values(SMALL, LARGE)] size: u
     assert_skipped(&run.receipts[0], Skip::ChangedMeanwhile);
     assert_eq!(now_at_destination(&world), theirs());
     world.assert_no_upload_is_left();
-    // The next run compares with what is there, and says so.
+    // The next run compares with the new object and reports it.
     assert_eq!(world.run(copy(When::Changed)).await.outcome.done_objects, 1);
     world.assert_equal("k", "k");
 }
@@ -103,8 +102,8 @@ async fn an_object_that_is_deleted_instead_of_replaced_is_written_as_an_absent_o
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     world.assert_equal("k", "k");
     world.assert_no_upload_is_left();
-    // S3 takes no Complete for an absent key from an upload that has seen it deleted: 409, and all
-    // parts again.
+    // S3 answers Complete for an absent key with 409 if the key was deleted after the upload was
+    // created. All parts are sent again.
     let creates = world.calls(Operation::CreateMultipartUpload);
     assert_eq!(creates, if size == SMALL { 0 } else { 2 });
 }
@@ -121,7 +120,7 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
         assert_eq!(run.outcome.done_objects == 1, done, "{:?}", run.receipts);
         let rounds = if done { 2 } else { 4 };
         assert_eq!(world.calls(Operation::CreateMultipartUpload), rounds);
-        // The receipt blames the destination, and not the source.
+        // The receipt names the destination, not the source.
         let replans = vec![Replan::DestinationChanged; if done { 1 } else { 4 }];
         assert_eq!(run.receipts[0].replans, replans);
         if !done {
@@ -135,7 +134,8 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
 #[rstest]
 #[case::absent(false, Effect::ErrorAfterEffect(500, "InternalError"))]
 #[case::there(true, Effect::ErrorAfterEffect(500, "InternalError"))]
-// What S3 says to the second attempt while the first one, whose answer was lost, is still at work.
+// S3's answers to the second attempt while the first one, whose answer was lost, is still being
+// processed.
 #[case::raced_by_itself(false, Effect::ErrorAfterEffect(409, "ConditionalRequestConflict"))]
 #[tokio::test]
 async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
@@ -205,8 +205,8 @@ async fn an_empty_object_has_no_part_and_is_looked_for_before_it_is_copied() {
         assert_eq!(run.outcome.done_objects == 0, taken, "{:?}", run.receipts);
         assert_eq!(world.calls(Operation::CopyObject), u64::from(!taken));
         assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
-        // Of the source and of the destination, and once more to see if a copy keeps what it is
-        // asked to.
+        // One HEAD of the source, one of the destination, and one more to check that the copy kept
+        // its attributes.
         assert_eq!(world.calls(Operation::HeadObject), 2 + u64::from(!taken));
     }
 }
@@ -217,7 +217,7 @@ async fn where_no_write_knows_conditions_none_is_sent() {
     at(&world, DESTINATION, Content::pattern(2, 7));
     at(&world, SOURCE, Content::pattern(1, SMALL));
     they_write(&world);
-    // The sandbox honours conditions, so one that was sent would be seen.
+    // The sandbox honours conditions, so a condition that is sent would have an effect.
     let run = world.run(copy(When::Changed)).await;
     assert_eq!(run.outcome.done_objects, 1);
     world.assert_equal("k", "k");

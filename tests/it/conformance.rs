@@ -1,19 +1,18 @@
-//! The same promises, kept on any server that speaks S3.
+//! The conformance tests: the same guarantees on every S3 server.
 //!
-//! Without further ado the suite runs against the sandbox in this process. With these variables it
-//! runs against the server that they name, and nothing is left out there either:
+//! By default, they run against the sandbox in this process. With these variables, they run against
+//! another server, without skipping anything:
 //!
-//! | variable | what it says | example |
+//! | variable | value | example |
 //! |---|---|---|
 //! | `S3HAUL_TEST_URL` | the server | `http://127.0.0.1:8333` |
-//! | `S3HAUL_TEST_PROVIDER` | the manifest's `provider`, so which [`Capabilities`] are relied on | `seaweedfs` |
-//! | `S3HAUL_TEST_CAPABILITIES` | the manifest's `capabilities`, as JSON, if any | `{"part_copy": false}` |
+//! | `S3HAUL_TEST_PROVIDER` | the manifest's `provider`, which decides the [`Capabilities`] | `seaweedfs` |
+//! | `S3HAUL_TEST_CAPABILITIES` | the manifest's `capabilities` as JSON, if any | `{"part_copy": false}` |
 //! | `S3HAUL_TEST_ACCESS_KEY`, `S3HAUL_TEST_SECRET_KEY` | credentials that may create and delete buckets | |
 //! | `S3HAUL_TEST_REGION` | the region, if not `us-east-1` | `garage` |
 //!
-//! Each test has two fresh buckets of its own and removes them from a real server when it ends.
-//! What arrives is read back and compared byte by byte, by the plain SDK and not through the code
-//! under test.
+//! Each test has two new buckets, and removes them from a real server when it ends. The plain SDK,
+//! not the code under test, reads back what arrives and compares it byte by byte.
 
 #![expect(
     clippy::unwrap_used,
@@ -59,9 +58,9 @@ use s3haul::sandbox::{Sandbox, SandboxOptions};
 use s3haul::size::{ByteSize, MIB};
 use tokio_util::sync::CancellationToken;
 
-/// The smallest part that S3 takes, so that a few MiB are several parts.
+/// The smallest part that S3 accepts, so that a few MiB make several parts.
 const PART: u64 = 5 * MIB;
-/// Requests of the test itself that are under way together.
+/// The test's own concurrent requests.
 const AT_ONCE: usize = 32;
 
 /// A server with two empty buckets.
@@ -72,7 +71,7 @@ struct Server {
     sdk: aws_sdk_s3::Client,
     source: String,
     destination: String,
-    /// The sandbox, or `None` when the environment names a server.
+    /// The sandbox, which serves until it is dropped, or `None` if the environment names a server.
     sandbox: Option<Sandbox>,
 }
 
@@ -93,7 +92,7 @@ impl Monitor for Receipts {
     }
 }
 
-/// Runs a test with a server, and leaves nothing behind on a real one, also when the test fails.
+/// Runs a test with a server. Cleans up on a real one, even if the test fails.
 async fn on_server(test: impl AsyncFnOnce(&Server)) {
     let server = Box::pin(Server::new()).await;
     let outcome = AssertUnwindSafe(Box::pin(test(&server)))
@@ -200,7 +199,7 @@ impl Server {
         server
     }
 
-    /// Returns the same server with the same buckets, to be described in another way.
+    /// Returns the same server and buckets, for use with other capabilities.
     fn again(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
@@ -222,7 +221,7 @@ impl Server {
         )
     }
 
-    /// Deletes a bucket with all that is in it.
+    /// Deletes a bucket with everything in it.
     async fn remove(&self, bucket: &str) {
         for upload in self.uploads(bucket).await {
             let (key, id) = (upload.key().unwrap(), upload.upload_id().unwrap());
@@ -242,7 +241,7 @@ impl Server {
             .await
             .unwrap();
         match self.sdk.delete_bucket().bucket(bucket).send().await {
-            // rclone counts uploads that were aborted.
+            // For rclone, an aborted upload keeps a bucket from being empty.
             Err(error) if error.code() == Some("BucketNotEmpty") => {
                 assert_eq!(self.keys(bucket).await, [""; 0]);
                 assert_eq!(self.uploads(bucket).await, []);
@@ -251,7 +250,7 @@ impl Server {
         }
     }
 
-    /// Returns those of the keys that the server holds together. A file system has no `a` beside
+    /// Returns the keys that the server can store together. A file system cannot hold both `a` and
     /// `a/b`.
     async fn storable<'k>(&self, keys: &[&'k str]) -> Vec<&'k str> {
         let put = |key: &str| {
@@ -284,9 +283,9 @@ impl Server {
             .collect()
     }
 
-    /// Returns how many objects of the source a run copies because the destination does not show
-    /// that it has them: where `ETag`s say nothing, a copy must be younger than its source. Some
-    /// servers give it the time of its source.
+    /// Returns the number of source objects that a run copies again because it cannot recognise
+    /// their copies: if `ETag`s do not follow from bytes, a copy must be younger than its source,
+    /// and some servers give it the time of its source.
     async fn unrecognized(&self) -> u64 {
         let times = async |bucket: &str| {
             let mut pages = self
@@ -347,7 +346,7 @@ impl Server {
         keys
     }
 
-    /// Asserts that the destination holds exactly the bytes that the source holds.
+    /// Asserts that an object of the destination has exactly the bytes of one of the source.
     async fn assert_equal(&self, from: &str, to: &str) {
         let (source, copy) = tokio::join!(
             self.get(&self.source, from),
@@ -391,8 +390,8 @@ impl Server {
             .unwrap()
     }
 
-    /// Runs one transfer to its end, and asserts that nothing failed and that no proof rests on
-    /// what the server's profile calls unreliable.
+    /// Runs one transfer. Asserts that nothing failed, and that no proof depends on a capability
+    /// that the server's profile lacks.
     async fn run(&self, transfer: Transfer) -> Run {
         let is_copy = transfer.from.s3().is_some();
         let job = Job::single(transfer, [self.endpoint.clone()]);
@@ -424,9 +423,8 @@ impl Server {
         run
     }
 
-    /// Returns true if the profile backs this proof. Bytes that this process sent are another
-    /// matter: an `ETag` that is their MD5 is no accident, whatever the server's `ETag`s are in
-    /// general.
+    /// Returns true if the profile allows this proof. Uploaded bytes are an exception: an `ETag`
+    /// that equals their MD5 is no coincidence, whatever the server's `ETag`s mean in general.
     fn may_rest_on(&self, proof: Proof, is_copy: bool) -> bool {
         let Capabilities {
             content_etags,
@@ -435,9 +433,9 @@ impl Server {
         } = self.capabilities();
         match proof {
             Proof::Etag | Proof::PartEtags => content_etags || !is_copy,
-            // A source may be without a checksum whatever the server can do.
+            // A source may lack a checksum, whatever the server can do.
             Proof::Size => !content_etags && (is_copy || !checksums),
-            // What a server computes and tells unasked is good everywhere.
+            // A checksum that a server computes and returns by itself is good everywhere.
             _ => true,
         }
     }
@@ -449,7 +447,8 @@ impl Server {
         }
     }
 
-    /// Copies `from` to the root of the destination, in parts of [`PART`] from [`PART`] on.
+    /// Returns a transfer from `from` to the root of the destination, with multipart from [`PART`]
+    /// on and parts of [`PART`].
     fn transfer(&self, from: Source) -> Transfer {
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -469,7 +468,7 @@ impl Server {
         }
     }
 
-    /// Copies everything in the source bucket.
+    /// Returns a transfer of everything in the source bucket.
     fn copy_all(&self) -> Transfer {
         let location = Self::location(&self.source, "");
         self.transfer(Source::Prefix {
@@ -480,7 +479,7 @@ impl Server {
 }
 
 impl Run {
-    /// Returns the receipt of the object that was written to this key.
+    /// Returns the receipt of the object with this key at the destination.
     fn receipt(&self, key: &str) -> &Receipt {
         let is_it = |receipt: &&Receipt| {
             let to: S3Uri = receipt.destination.parse().unwrap();
@@ -493,14 +492,15 @@ impl Run {
     }
 }
 
-/// Returns `size` bytes without any pattern, equal for equal seeds.
+/// Returns `size` random bytes, the same for the same seed.
 fn bytes(seed: u64, size: u64) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(size).unwrap()];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
-/// Asserts that bytes are equal. Names the first difference instead of printing megabytes.
+/// Asserts that bytes are equal. Unlike `assert_eq!`, prints the position of the difference instead
+/// of megabytes.
 #[track_caller]
 fn assert_bytes(name: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "{name}: bytes");
@@ -511,7 +511,7 @@ fn assert_bytes(name: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(differs, None, "{name}: first byte that differs");
 }
 
-/// Lets the server's clock, of which lists show whole seconds, move on.
+/// Waits until the server's clock, which lists show in whole seconds, has moved on.
 async fn a_second_later() {
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
 }

@@ -1,5 +1,5 @@
-//! The first seconds of a command: what may pass is waited for and ends with exit code 4, what
-//! cannot pass ends at once with 3.
+//! The first requests of a command. It waits for failures that may pass, and ends with exit code 4
+//! if they do not; for others it ends at once with 3.
 
 mod credentials;
 
@@ -24,7 +24,7 @@ use crate::world::{DESTINATION, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
-/// Returns an address of this machine at which nobody listens yet.
+/// Returns a local address at which nothing listens yet.
 async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
@@ -33,7 +33,7 @@ async fn nobody() -> SocketAddr {
         .unwrap()
 }
 
-/// Forwards connections to an address to the sandbox from now on.
+/// Forwards connections at an address to the sandbox, from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to: SocketAddr = world
         .sandbox
@@ -52,7 +52,7 @@ async fn forward(at: SocketAddr, world: &World) {
     });
 }
 
-/// A server that gives each request the same answer, or none; it counts the requests.
+/// A server that counts requests, and gives each one the same answer, or none.
 struct Odd {
     at: SocketAddr,
     requests: Arc<AtomicU32>,
@@ -175,7 +175,7 @@ async fn every_command_waits_as_long_as_patience_says(
     assert!(odd.requests() >= 1);
 }
 
-/// A web server, or the page of a captive portal.
+/// An ordinary web server, or the page of a captive portal.
 #[rstest]
 #[case::every_path("200 OK")]
 #[case::not_found("404 Not Found")]
@@ -258,7 +258,7 @@ async fn a_refused_key_is_not_tried_again() {
             stderr.contains(code) && !stderr.contains("Error {"),
             "{stderr}"
         );
-        // HEAD says no more than 403; the list says why.
+        // The answer to HEAD is only a 403; the list has the reason.
         assert!(
             world.sandbox.calls().total() <= 2,
             "{} requests",
@@ -296,7 +296,7 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
     let (at, connections) = untrusted().await;
     let url = format!("https://localhost:{}", at.port());
     let mut program = impatient(&url, "copy");
-    // Some machines name their own bundle.
+    // This variable may name the machine's own certificates.
     program.env_remove("SSL_CERT_FILE");
     let (exit, _, stderr) = run(program, &COPY[1..]).await;
     assert_eq!(
@@ -311,7 +311,7 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_tls_is_told_from_one_that_is_away() {
+async fn a_server_without_tls_is_distinguished_from_one_that_is_away() {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(answer("200 OK", ""))).await;
     let world = World::with_objects(["k"], 10).await;
     let url = world.sandbox.url().replace("http://", "https://");
@@ -435,7 +435,7 @@ source_profile = nobody
     );
 }
 
-/// Every command, with little patience, at a world whose buckets answer and whose lists do not.
+/// Each command, with little patience, in a world whose buckets answer but whose lists fail.
 #[rstest]
 #[case::broken(Effect::Error(500, "InternalError"))]
 #[case::away(Effect::Error(503, "ServiceUnavailable"))]
@@ -474,8 +474,8 @@ async fn with_job(world: &World, command: &str) -> (i32, String) {
     (exit, stderr)
 }
 
-/// A server may answer HEAD before it looks at the key, as with a redirect, so that a list is the
-/// first to be refused.
+/// A server may answer HEAD before it checks the key, for example with a redirect. The list is then
+/// the first request to be refused.
 #[rstest]
 #[case(403, "InvalidAccessKeyId")]
 #[case(403, "SignatureDoesNotMatch")]

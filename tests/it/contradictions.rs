@@ -1,5 +1,5 @@
-//! Answers that contradict themselves, the request, or each other: each would pass for a success if
-//! nobody compared them.
+//! Answers that contradict themselves, the request, or each other. Each would pass for a success if
+//! s3haul did not compare them.
 
 mod endless;
 mod objects;
@@ -72,7 +72,7 @@ fn messages(run: &Run) -> Vec<String> {
     failed.collect()
 }
 
-/// Returns the one failure of a run that copied nothing.
+/// Returns the only failure of a run that has copied nothing.
 fn failure(run: &Run) -> String {
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     let messages = messages(run);
@@ -301,9 +301,9 @@ async fn the_parts_of_another_upload_are_no_list() {
     );
 }
 
-/// An encoder leaves `+` as it is and also writes a space as `+`.
+/// An encoder that leaves `+` unchanged, and writes a space as `+` too.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_keys_that_are_written_alike_are_told() {
+async fn two_keys_with_the_same_encoding_are_reported() {
     let world = World::new().await;
     world.put_all(["a b", "a+b"], 100);
     let lie = |asked: &Asked, answer: Answer| {
@@ -345,7 +345,7 @@ fn copied(world: &World) -> String {
         .collect()
 }
 
-/// Puts the versions of a page into another order.
+/// Reorders the versions of a page.
 fn reordered(answer: Answer, order: fn(&mut Vec<&str>)) -> Answer {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     let (Some(begin), Some(end)) = (body.find("<Version>"), body.rfind("</Version>")) else {
@@ -422,7 +422,7 @@ async fn versions_in_no_order_are_no_list() {
     );
 }
 
-/// Returns the answer without any time of modification.
+/// Removes all modification times from an answer.
 fn undated(answer: Answer) -> Answer {
     let mut body = String::from_utf8_lossy(&answer.body).into_owned();
     while let Some(begin) = body.find("<LastModified>") {

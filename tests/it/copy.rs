@@ -1,4 +1,4 @@
-//! Copies from bucket to bucket: what arrives, by which requests, and on what proof.
+//! Copies between buckets: results, requests, and proofs.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -56,7 +56,7 @@ async fn a_copy_costs_the_requests_that_it_must() {
     for (operation, count) in [
         (Operation::ListObjectsV2, 1),
         (Operation::HeadBucket, 2),
-        // The source of the large one is looked at once more when its tags have been read.
+        // The large object needs another HEAD of its source after its tags have been read.
         (Operation::HeadObject, 2 + 1 + 1),
         (Operation::GetObjectTagging, 1),
         (Operation::CopyObject, 1),
@@ -288,7 +288,7 @@ async fn a_large_source_with_a_sha256_of_its_own_arrives() {
 }
 
 #[tokio::test]
-async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
+async fn missing_is_checked_again_if_the_server_cannot_check_it() {
     for size in [10, 300 * MIB] {
         let world = World::of_provider(Provider::Other).await;
         world.put("k", size);

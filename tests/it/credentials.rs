@@ -1,7 +1,7 @@
-//! Credentials over a long run: what changes underneath costs no object.
+//! Credentials that change during a long run, without costing an object.
 //!
-//! A container endpoint issues what a test says, and a server before the sandbox takes some session
-//! tokens and refuses others.
+//! A container endpoint issues the sets that a test prescribes. A server in front of the sandbox
+//! accepts some session tokens and refuses others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,7 +39,7 @@ pub(crate) async fn issuer(reply: Reply) -> Arc<Issuer> {
     Arc::new(Issuer::start(reply).await)
 }
 
-/// A server that refuses some tokens.
+/// A server in front of the sandbox that refuses some tokens.
 pub(crate) struct Gate {
     pub(crate) liar: Liar,
     pub(crate) log: Arc<Log>,
@@ -51,7 +51,7 @@ pub(crate) struct Log {
     refused: Mutex<BTreeSet<&'static str>>,
     /// Requests that were refused.
     refusals: Mutex<Vec<Asked>>,
-    /// Tokens of the requests that were let through.
+    /// Tokens of the requests that passed.
     taken: Mutex<Vec<String>>,
     has_passed: AtomicBool,
 }
@@ -61,7 +61,7 @@ impl Log {
         self.refused.lock().unwrap().insert(token);
     }
 
-    /// Returns true once, after this many accepted requests.
+    /// Returns true once, when this many requests have passed.
     pub(crate) fn passes(&self, count: usize) -> bool {
         self.taken() >= count && !self.has_passed.swap(true, Ordering::SeqCst)
     }
@@ -76,7 +76,8 @@ impl Log {
 }
 
 impl Gate {
-    /// Refuses with this error. `look` sees each request before it is judged.
+    /// Starts a gate that refuses with this error. `look` sees each request before the gate
+    /// decides.
     pub(crate) async fn before(
         world: &World,
         (status, code): (u16, &'static str),
@@ -114,8 +115,8 @@ pub(crate) fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
     assert_eq!(world.keys(DESTINATION).len(), OBJECTS, "{stderr}");
 }
 
-/// HEADs are refused with a bare status; all that were signed with the old set are sent again with
-/// the new one.
+/// HEADs are refused with a bare status. All requests that were signed with the old set are sent
+/// again with the new one.
 #[rstest]
 #[case::expired(400, "ExpiredToken")]
 #[case::invalid(400, "InvalidToken")]
@@ -143,7 +144,8 @@ async fn a_token_that_is_revoked_costs_no_object(#[case] status: u16, #[case] co
     );
 }
 
-/// A role whose session is revoked gets only `AccessDenied`, as for an object that it may not read.
+/// S3 answers a revoked session of a role with `AccessDenied`, as for an object that it may not
+/// read.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -162,7 +164,7 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
         let is_copy = asked.method == "PUT";
         if is_copy && !was_denied.swap(true, Ordering::SeqCst) {
             gives.reply(set("two", 3600));
-            // Answered when another request is signed with the newer set.
+            // Answers only after another request was signed with the newer set.
             tokio::task::block_in_place(|| {
                 while !*seen.borrow() {
                     std::thread::sleep(Duration::from_millis(2));
@@ -186,7 +188,7 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     assert!(denied.load(Ordering::SeqCst));
 }
 
-/// The current set is used while the provider hangs or fails at its renewal.
+/// The current set stays in use while the provider hangs or fails at its renewal.
 #[rstest]
 #[case::hangs(Reply::Hang)]
 #[case::fails(Reply::Status(400, ""))]
@@ -203,7 +205,7 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
         gives.reply(at_renewal);
         gives.wait_for_requests(2).await;
         let before = log.taken();
-        // Longer than the set lasts.
+        // Longer than the set is valid.
         tokio::time::sleep(Duration::from_secs(3)).await;
         gives.reply(set("two", 3600));
         before
@@ -225,7 +227,8 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
     assert!(issuer.asked() <= 12, "{} questions", issuer.asked());
 }
 
-/// While the server accepts no set, all requests wait, and the provider is asked now and then.
+/// While the server accepts no set, all requests wait, and s3haul asks the provider again at
+/// intervals.
 #[rstest]
 #[case::fails(Reply::Status(500, ""))]
 #[case::repeats_the_set(set("one", 3600))]
@@ -270,7 +273,7 @@ async fn a_provider_that_has_no_new_set_is_waited_for(#[case] meanwhile: Reply) 
     assert!((1..=60).contains(&refusals), "{refusals} refusals");
 }
 
-/// Requests of the plan fail beside those of the copies, and no object fails by either.
+/// Requests of the planner fail next to those of copies, and neither makes an object fail.
 #[rstest]
 #[case::while_it_plans(4)]
 #[case::while_it_copies(100)]
@@ -312,7 +315,7 @@ async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_
     assert_all_copied(&world, exit, &stderr);
 }
 
-/// A profile is read again, with everything that it names.
+/// s3haul reads a profile again, and everything that the profile names.
 #[rstest]
 #[case(400, "ExpiredToken")]
 #[case(403, "InvalidAccessKeyId")]
@@ -354,7 +357,7 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     assert!(gate.log.refusals() > 0);
 }
 
-/// Keys in the environment cannot change: the run ends at once, and its unfinished objects are not
+/// Keys in the environment cannot change: the run ends at once, and objects in flight are not
 /// recorded as failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_the_environment_that_are_refused_end_the_run() {
@@ -393,7 +396,7 @@ async fn keys_of_the_environment_that_are_refused_end_the_run() {
         !stdout.contains("failed") && !stderr.contains("failed:"),
         "{stdout} {stderr}"
     );
-    // What a restart of the same pod finds: keys that were never taken are wrong.
+    // A restarted pod with the same keys: keys that were never accepted are wrong.
     let (exit, _, stderr) = run(program("one"), &COPY).await;
     assert_eq!(exit, 3, "{stderr}");
     assert!(stderr.contains("AWS_SESSION_TOKEN"), "{stderr}");

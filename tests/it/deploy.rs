@@ -1,5 +1,4 @@
-//! What `deploy/` says about the product, held against the product: nothing there is run here, all
-//! of it is read.
+//! Compares `deploy/` with the product. These tests read all its files, and run none.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Servers that answer with success and do nothing, or that answer about another object: no copy
-//! counts as done, and no upload is left open in silence.
+//! Servers that answer with success and do nothing, or that answer about another object. No such
+//! copy counts as done, and no upload stays open unreported.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -69,7 +69,7 @@ async fn run_through(
     world.try_run_job(&job).await.unwrap()
 }
 
-/// Returns the one failure of a run that copied nothing.
+/// Returns the only failure of a run that has copied nothing.
 fn failure(run: &Run) -> String {
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     match &run.receipts[..] {
@@ -155,7 +155,7 @@ async fn an_unanswered_complete_that_took_effect_is_found(
     world.assert_equal("k", "k");
 }
 
-/// Returns a successful answer with this `ETag`.
+/// Claims success with this `ETag`.
 fn pretended(root: &str, etag: &str) -> Lie {
     let body =
         format!("<{root}><Bucket>destination</Bucket><Key>k</Key><ETag>{etag}</ETag></{root}>");
@@ -202,7 +202,7 @@ async fn a_write_without_effect_over_an_older_object_of_the_same_size_fails(
     );
 }
 
-/// If answers and objects have different `ETag`s, the time of the object is the proof.
+/// The `ETag`s of answers and objects differ. s3haul then relies on the time that the server shows.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
@@ -212,7 +212,7 @@ async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
     let world = world_without_checksum(size).await;
     let old = ObjectSpec::default().last_modified(an_hour_ago() - Duration::from_hours(2));
     other(world.sandbox.store(), size, &old);
-    // The clock of the server may be behind ours.
+    // The server's clock may be slow.
     let now = SystemTime::now() - Duration::from_secs(behind);
     let liar = Liar::before(&world, move |asked, answer| {
         let answer = if copies(asked) || completes(asked) {
@@ -237,13 +237,13 @@ async fn a_write_that_is_answered_with_another_etag_and_took_effect_is_done(
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
 }
 
-/// Returns a time as headers have it.
+/// Formats a time for a header.
 fn httpdate(time: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap();
     time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// Returns the answer to Create of this upload.
+/// Answers Create with this upload.
 fn created(bucket: &str, key: &str, id: &str) -> Lie {
     let inside = format!("<Bucket>{bucket}</Bucket><Key>{key}</Key><UploadId>{id}</UploadId>");
     let root = "InitiateMultipartUploadResult";
@@ -302,7 +302,7 @@ async fn an_upload_that_is_only_said_to_be_elsewhere_is_aborted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_in_another_bucket_is_told_with_its_id() {
+async fn an_upload_in_another_bucket_is_reported_with_its_id() {
     let world = world_without_checksum(LARGE).await;
     let run = run_through(&world, always(), Provider::Aws, |asked| match asked {
         _ if asked.creates_upload() => created("foreign", "k", "lost-id"),
@@ -314,7 +314,7 @@ async fn an_upload_in_another_bucket_is_told_with_its_id() {
     assert!(failure.contains(command), "{failure}");
 }
 
-/// The server encodes the key in its answer.
+/// The server encodes the key in its answer differently.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_in_another_spelling_is_no_other_key() {
     let world = World::new().await;
@@ -329,7 +329,7 @@ async fn the_same_key_in_another_spelling_is_no_other_key() {
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
 }
 
-/// An abort has no effect, the list of parts is empty, and that of uploads is refused.
+/// Abort has no effect, the list of parts is empty, and the list of uploads is refused.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_list_of_parts_proves_no_abort(#[values(403, 501)] refusal: u16) {
@@ -399,7 +399,7 @@ async fn a_named_object_that_is_longer_than_head_says_is_not_cut(
     assert!(failure.contains(&sizes), "{failure}");
     assert_eq!((open(&world), liar.count(reads)), (0, 1));
     assert!(world.object(DESTINATION, "k").is_none());
-    // An honest server is asked once, and an object of a list is not.
+    // An honest server gets one more request for a named object, and none for an object of a list.
     for (transfer, asked) in [(named(), 1), (always(), 0)] {
         let liar = Liar::lying(&world, |_| Lie::Truth).await;
         let mut job = liar.job(&world, transfer, provider);
@@ -424,7 +424,7 @@ async fn a_copy_in_one_request_of_an_object_that_head_halves_fails_with_both_siz
     );
 }
 
-/// A change in place would cut the object.
+/// A change in place would truncate the object.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_head_halves_is_not_changed_in_place() {
     let world = world_without_checksum(2 * LARGE).await;
@@ -447,7 +447,7 @@ async fn an_object_that_head_halves_is_not_changed_in_place() {
     assert_eq!(object.content.len(), 2 * LARGE);
 }
 
-/// `uploads complete` knows no time at which the upload was created.
+/// `uploads complete` does not know when the upload was created.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500)] status: u16) {
@@ -486,7 +486,7 @@ async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500
     );
 }
 
-/// A bad copy is removed, but only the answer says so.
+/// The server claims to delete a bad copy, and does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_without_effect_is_not_reported_as_one() {
     let versioned = BucketOptions {

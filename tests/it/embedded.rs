@@ -1,5 +1,5 @@
-//! `--sandbox`: the job runs on an S3 in its own process and reaches nothing else, whatever the job
-//! and the environment name.
+//! `--sandbox`: the job runs on an S3 in its own process, and connects to nothing else, whatever
+//! the job and the environment name.
 
 use std::fs;
 use std::net::TcpListener;
@@ -25,8 +25,7 @@ fn trap() -> (String, Arc<AtomicUsize>) {
     (url, connections)
 }
 
-/// A job whose endpoints are another server, by its URL, by a profile, by a role, and by the
-/// environment.
+/// A job whose endpoints name another server: by URL, by profile, by role, and by the environment.
 const NAMED: &str = "\
 version: 1
 endpoints:

@@ -1,5 +1,4 @@
-//! The programs in `examples/`, as their readers start them, and the list of what the library
-//! offers.
+//! Runs the programs in `examples/` as users would, and compares the public API with a snapshot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,8 @@ use s3haul::size::MIB;
 use crate::world::program::{in_clean_environment, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Returns the program of an example. `cargo test` builds them all, `cargo test --test it` none.
+/// Returns the program of an example. `cargo test` builds the examples, `cargo test --test it` does
+/// not.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let directory = test.parent().unwrap().parent().unwrap().join("examples");
@@ -112,7 +112,7 @@ async fn abort_uploads_aborts_old_ones() {
     let list =
         |words: &'static [&'static str]| run_example(&world, &directory, "abort_uploads", words);
     assert_eq!(list(&["s3://destination/a/", "1", "--abort"]).await, "");
-    // All are older than an hour from now.
+    // With -1 hours, the limit is an hour from now, so all uploads are old enough.
     let shown = list(&["s3://destination/a/", "-1"]).await;
     assert_eq!((shown.lines().count(), open()), (2, 3), "{shown}");
     let shown = list(&["s3://destination/a/", "-1", "--abort"]).await;
@@ -120,7 +120,7 @@ async fn abort_uploads_aborts_old_ones() {
     assert_eq!((shown.lines().count(), open()), (2, 1), "{shown}");
 }
 
-/// Returns the names in the re-exports of a text.
+/// Returns the names that a source text re-exports.
 fn names(code: &str) -> Vec<&str> {
     let statements = code.split("pub use ").skip(1);
     let lists = statements.map(|statement| statement.split_once(';').unwrap().0);
@@ -136,8 +136,8 @@ fn names(code: &str) -> Vec<&str> {
     names
 }
 
-/// Programs of others depend on these names: what is added here stays, and what is taken away is a
-/// new major version. The snapshot is written with `INSTA_UPDATE=always`.
+/// Other programs depend on these names: a new name must stay, and removing one needs a new major
+/// version. `INSTA_UPDATE=always` writes the snapshot.
 #[test]
 fn the_public_api_is_this_list() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");

@@ -1,5 +1,4 @@
-//! What one prefix or bucket does not accept costs the others nothing: refused with 503, or
-//! answered late.
+//! A prefix or bucket that is refused with 503, or answered late, does not hold up the others.
 
 use std::time::Duration;
 
@@ -11,16 +10,16 @@ use tokio::time::{sleep, timeout};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, in_parts_of, uri};
 
-/// Ends a test that hangs. Some thousand requests take a busy machine minutes.
+/// Ends a test that hangs. A few thousand requests take minutes on a busy machine.
 const GENEROUS: Duration = Duration::from_mins(5);
 
-/// The prefix that is refused or slow comes first, and has the most objects.
+/// The prefix that is refused or slow comes first and has the most objects.
 const PREFIXES: [(&str, u32); 3] = [("aaa/", 1500), ("bbb/", 400), ("ccc/", 400)];
 
 async fn patient_world() -> World {
     let mut world = World::with_copy_latency(Duration::from_millis(10)).await;
     world.ceiling = 64;
-    // Nothing is given up meanwhile.
+    // Nothing times out meanwhile.
     (world.retry.patience, world.retry.silence) = (GENEROUS * 4, GENEROUS * 4);
     world
 }
@@ -33,8 +32,8 @@ fn copied(world: &World, bucket: &str, prefix: &str) -> usize {
         .count()
 }
 
-/// Runs the job until the others are complete, while nothing that `fault` strikes goes through.
-/// Then, if `ends`, the fault ends, and all must be done.
+/// Runs the job until the other prefixes are complete, while nothing that `fault` matches succeeds.
+/// Then, if `ends`, removes the fault and expects everything to complete.
 async fn others_complete(
     world: &World,
     job: &Job,
@@ -91,7 +90,7 @@ async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] li
     let refused = Fault::on(Operation::CopyObject).key("aaa/");
     others_complete(&world, &job, refused, true, is_complete).await;
     assert_eq!(world.keys(DESTINATION).len(), 2300);
-    // Few requests were spent on what was refused.
+    // Refused objects cost few requests.
     let refused = world.sandbox.calls().of(Operation::CopyObject);
     let refused = refused
         .iter()
@@ -114,8 +113,8 @@ async fn a_slow_prefix_does_not_hold_up_the_others() {
     let slow = Effect::StallBefore(Some(Duration::from_secs(2)));
     let slow = Fault::on(Operation::CopyObject).key("aaa/").then(slow);
     others_complete(&world, &world.job(copy_all()), slow, false, is_complete).await;
-    // Before others were known it had all places. With every third of them it would have copied 400
-    // more.
+    // The slow prefix had all slots before the other prefixes were listed. With a third of the
+    // slots after that, it would have copied 400 more objects.
     let slow = copied(&world, DESTINATION, "aaa/");
     assert!(slow < 300, "{slow} slow objects were copied meanwhile");
 }

@@ -1,7 +1,7 @@
-//! Every kind of fault on every operation: the run ends right, or it says that it did not.
+//! Every kind of fault on every operation: the run ends right, or reports that it did not.
 //!
-//! "Right" is checked in the sandbox's store, not in what the program says: the destination is
-//! equal or absent, and no upload is left open.
+//! "Right" is checked in the sandbox's store, not in the program's output: each destination object
+//! is equal or absent, and no upload is left.
 
 mod grid;
 
@@ -83,7 +83,7 @@ async fn a_passing_fault_costs_a_retry_and_nothing_else(
     )]
     effect: Effect,
 ) {
-    // HEAD answers have no body, so nothing in one can be an error, cut short or missing.
+    // Answers to HEAD have no body that could hold an error, be cut short, or be missing.
     let bodiless = operation == Operation::HeadObject;
     let needs_a_body = matches!(
         effect,
@@ -165,7 +165,7 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
         run.receipts
     );
     let uploads = world.open_uploads(DESTINATION);
-    // Uploads whose id never arrived cannot be aborted by it.
+    // An upload whose id never arrived cannot be aborted by id.
     let strays = operation == Operation::CreateMultipartUpload
         && matches!(effect, Effect::ErrorAfterEffect(..));
     assert!(strays || uploads.is_empty(), "{uploads:?}");
@@ -375,7 +375,7 @@ async fn ten_parts() -> (World, Job) {
 #[case(Operation::UploadPartCopy, 3)]
 #[case(Operation::CompleteMultipartUpload, 1)]
 #[tokio::test]
-async fn an_upload_that_somebody_aborts_is_begun_again(
+async fn an_upload_that_somebody_aborts_is_created_again(
     #[case] operation: Operation,
     #[case] call: u64,
 ) {
@@ -410,7 +410,7 @@ async fn an_upload_that_is_aborted_again_and_again_fails_its_object() {
 }
 
 #[tokio::test]
-async fn the_upload_of_a_file_that_somebody_aborts_is_begun_again() {
+async fn the_upload_of_a_file_that_somebody_aborts_is_created_again() {
     let world = World::new().await;
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("k"), vec![7; 20 << 20]).unwrap();

@@ -1,5 +1,5 @@
-//! One test for each promise of docs/guarantees.md, by number. The modules beside this one test the
-//! mechanisms; here is the promise.
+//! One test for each guarantee of docs/guarantees.md, by number. Other modules test the mechanisms
+//! behind them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -53,7 +53,7 @@ async fn g1_never_a_mix() {
     }
 }
 
-/// 2. What is kept does not depend on size or route.
+/// 2. The attributes that a copy keeps do not depend on size or route.
 #[tokio::test]
 async fn g2_the_same_for_every_size() {
     let world = World::new().await;
@@ -78,7 +78,7 @@ async fn g2_the_same_for_every_size() {
     }
 }
 
-/// 2. What cannot be kept is on record.
+/// 2. Attributes that cannot be kept are reported.
 #[tokio::test]
 async fn g2_losses_are_reported() {
     let world = World::new().await;
@@ -92,8 +92,8 @@ async fn g2_losses_are_reported() {
     );
 }
 
-/// 3. Success is proven: a server that claims to honour conditions, does not, and stores other
-///    bytes is found out by the checksums, and the copy is made again.
+/// 3. Success is proven: if a server claims to honour conditions but does not, and stores other
+///   bytes, the checksums show it, and the object is copied again.
 #[tokio::test]
 async fn g3_proven_not_assumed() {
     for (key, size, write) in [
@@ -160,8 +160,8 @@ async fn g5_failures_are_alone_and_visible() {
     );
 }
 
-/// 6. Open objects and parts are bounded: a plan never runs ahead of the copies by more than its
-///    window.
+/// 6. Open objects and parts are bounded: the plan is never further ahead of the copies than its
+///   window.
 #[tokio::test]
 async fn g6_the_plan_does_not_run_ahead() {
     let world = World::new().await;
@@ -234,8 +234,8 @@ async fn g7_throttled_but_done() {
     assert!(world.sandbox.calls().max_in_flight() <= 12);
 }
 
-/// 8. Nothing is overwritten that the manifest did not say may be, not even what appears while we
-///    copy.
+/// 8. s3haul overwrites nothing that the manifest does not allow it to, not even an object that
+///   appears during the copy.
 #[tokio::test]
 async fn g8_missing_means_missing_at_the_moment_of_writing() {
     for size in [10, 300 * MIB] {

@@ -1,4 +1,4 @@
-//! What users of other tools type by habit, and what they get for it.
+//! Habits from other tools: what users type, and the answers they get.
 
 use std::fs;
 
@@ -45,7 +45,7 @@ async fn a_word_of_another_tool_is_answered(
         stderr.starts_with("error: ") && stderr.contains(said) && !stderr.contains(not_said),
         "{stderr}"
     );
-    // The environment does not make a flag look as if it were required.
+    // A flag that the environment can set is not shown as required.
     assert!(!stderr.contains("--endpoint-url <URL> <SRC>"), "{stderr}");
 }
 
@@ -82,7 +82,7 @@ async fn a_job_is_read_from_standard_input() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_variables_count_as_unset_and_wrong_ones_are_told() {
+async fn empty_variables_count_as_unset_and_wrong_ones_are_errors() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), "bytes").unwrap();
@@ -115,7 +115,7 @@ async fn empty_variables_count_as_unset_and_wrong_ones_are_told() {
     }
 }
 
-/// Nothing that goes to a file is coloured, unless it is asked for.
+/// Output to a file is not coloured, unless the user requests colours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_gets_no_colours() {
     let world = World::new().await;
@@ -144,7 +144,7 @@ async fn a_file_gets_no_colours() {
     }
 }
 
-/// Messages about a command line name flags, and nothing that nobody typed.
+/// Messages about a command line name flags, and nothing that the user did not type.
 #[rstest]
 #[case(&["copy", "s3://a-b/", "s3://a-b/copy/"], "--exclude 'copy/**'", "exclude: [")]
 #[case(&["copy", "Cargo.toml", "src", "s3://a-b/"], "Cargo.toml and src may write", "copy-1")]
@@ -165,7 +165,7 @@ async fn the_command_line_is_answered_in_its_own_words(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_is_not_open_is_told_as_such() {
+async fn an_upload_that_is_not_open_is_reported_as_such() {
     let world = World::new().await;
     for action in ["abort", "parts", "complete"] {
         let (exit, _, stderr) = run(
@@ -207,7 +207,7 @@ async fn every_command_has_a_manual_page() {
                 "{page} lacks {section}"
             );
         }
-        // A page refers to pages that there are.
+        // Pages refer only to existing pages.
         for other in text
             .split("\\fB")
             .filter_map(|rest| rest.split_once("\\fR(1)"))

@@ -1,4 +1,5 @@
-//! Patterns that match at the top level only, and users who expect them to match at any depth.
+//! Hints about patterns that match only at the top level, for users who expect a match at any
+//! depth.
 
 use std::fs;
 
@@ -119,7 +120,7 @@ async fn the_idiom_of_aws_is_explained_and_not_taken_for_nothing() {
             );
         }
     }
-    // Only what is at the top level is left out, and that can be meant.
+    // This excludes only keys at the top level, which may be intended.
     let flags = ["copy", "--exclude", "*", "--include", "**/*.tmp"];
     let (exit, stdout, _) = run(at(&world), &[&flags[..], &PLACES].concat()).await;
     assert_eq!((exit, world.keys(DESTINATION).len()), (0, 2), "{stdout}");

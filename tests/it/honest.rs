@@ -1,5 +1,5 @@
-//! What a run says of itself is true: failures by cause, runs in which everything fails, selections
-//! without a match.
+//! A run reports the truth about itself: failures by cause, runs in which everything fails, and
+//! selections that match nothing.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn a_run_in_which_everything_fails_alike_stops_early() {
         "{}",
         world.calls(Operation::CopyObject)
     );
-    // The next session tries those objects again.
+    // The next session tries the failed objects again.
     world.sandbox.faults().clear();
     world.stop = CancellationToken::new();
     let second = world.session(directory.path(), &job, Intent::Resume).await;
@@ -60,13 +60,13 @@ async fn a_run_in_which_everything_fails_alike_stops_early() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_with_scattered_failures_goes_on_to_its_end() {
+async fn a_run_with_scattered_failures_continues_to_its_end() {
     let world = World::new().await;
     for number in 0..1000 {
         world.put(&format!("k/{number:05}-bad"), 100);
         world.put(&format!("k/{number:05}-good"), 100);
     }
-    // The successes are slow, so that all refusals of what is open arrive before the first of them.
+    // Successes are slow, so that all refusals of open objects arrive before the first of them.
     let slow = Fault::on(Operation::CopyObject)
         .key("-good")
         .then(Effect::Delay(Duration::from_millis(300)));

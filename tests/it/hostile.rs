@@ -1,11 +1,11 @@
 //! A hostile server: each operation that the program sends, answered in each wrong way, under each
 //! kind of profile.
 //!
-//! The cases are the product of [`Scenario`], [`Way`] and [`Profile`]; nobody lists them. All have
-//! one assertion: the run ends soon, whatever it calls done is what the source holds (or the loss
-//! is told), its exit code says whether it did its job, whatever is left open is named, and a
-//! failure names the request. Each profile trusts a server with something, which stands in
-//! [`trusted`]. A test fails when an entry there is of no use any more.
+//! The cases are the product of [`Scenario`], [`Way`], and [`Profile`]; nobody lists them. All have
+//! the same assertion: the run ends soon; whatever it reports as done equals the source, or the
+//! loss is reported; its exit code is true; everything left open is named; and a failure names the
+//! request. Each profile trusts a server with something, which [`trusted`] lists. A test fails if
+//! an entry there is no longer needed.
 
 mod commands;
 mod documents;
@@ -27,7 +27,7 @@ use s3haul::sandbox::Operation;
 use self::scenario::Scenario;
 use self::ways::Way;
 
-/// Cases under way together. Most of them wait.
+/// Cases that run at the same time. Most of them wait.
 const AT_ONCE: usize = 16;
 
 /// The profile under which the run addresses the server, and its trust.
@@ -62,8 +62,8 @@ impl Profile {
         }
     }
 
-    /// Returns true for requests in which the profile differs from the others. The first two are
-    /// about all requests.
+    /// Returns true for requests on which this profile behaves differently from the others. The
+    /// first two profiles cover all requests.
     fn is_about(self, operation: Operation) -> bool {
         let lists = matches!(
             operation,
@@ -103,7 +103,7 @@ struct Case {
     way: Way,
 }
 
-/// Returns all cases, by the requests that each scenario sends to a server that answers well.
+/// Returns all cases, from the operations that each scenario sends to an honest server.
 fn cases() -> Vec<Case> {
     let bases: Vec<(Scenario, Profile)> = Scenario::ALL
         .iter()
@@ -125,7 +125,7 @@ fn cases() -> Vec<Case> {
             scenario.is_about(*operation, profile) && profile.is_about(*operation)
         };
         for operation in asked.into_iter().filter(is_about) {
-            // A run that comes later adds what no earlier one asks for.
+            // A later scenario only adds operations that no earlier one sends.
             let is_new = seen.insert((scenario.command(), profile, operation));
             let ways = Way::ALL
                 .into_iter()
@@ -141,7 +141,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Does something with each of them on some threads, and returns the results in their order.
+/// Maps the items on several threads, and returns the results in the items' order.
 fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (next, results) = (
         Mutex::new(items.iter().enumerate()),
@@ -166,7 +166,7 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
 #[test]
 fn a_server_that_answers_wrongly_makes_no_false_success() {
     let mut cases = cases();
-    // For looking at one operation by hand.
+    // Limits the test to one operation, for debugging.
     let only = std::env::var("S3HAUL_TEST_HOSTILE").ok();
     let is_meant = |operation: Operation| only.as_ref().is_none_or(|only| operation.name() == only);
     cases.retain(|case| is_meant(case.operation));

@@ -1,11 +1,11 @@
-//! Flags that would change nothing are refused, whatever they were meant to change.
+//! Flags without an effect are refused, whatever they were meant to change.
 
 use std::fs;
 
 use crate::world::World;
 use crate::world::program::{COPY_ALL, at, command, run};
 
-/// Flags without effect, and the words of the refusal.
+/// Command lines with a useless flag, and words of the refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_ignored_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ async fn what_would_be_ignored_is_refused() {
     }
 }
 
-/// Variables of the environment are meant for whichever command uses them.
+/// Variables are for every command that uses them, so a useless variable is no mistake.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_environment_says_is_no_mistake() {
     let world = World::new().await;

@@ -1,6 +1,5 @@
-//! Changes in place: `from` equal to `to`, where the job names something to change. What it names
-//! is changed, everything else is kept, nobody's overwrite is lost, and what needs no change is
-//! left alone.
+//! Changes in place: `from` equals `to`, and the job names what to change. s3haul changes exactly
+//! that, keeps everything else, loses nobody's overwrite, and skips objects that need no change.
 
 mod guarded;
 mod kept;
@@ -15,7 +14,7 @@ use s3haul::size::GIB;
 use crate::world::program::{at, run as run_command};
 use crate::world::{DEFAULT, Run, SOURCE, World, destination, uri};
 
-/// Copies everything in `source` onto itself.
+/// Returns a transfer of everything in `source` onto itself.
 fn onto_itself(change: impl FnOnce(&mut Transfer)) -> Transfer {
     let from = Source::Prefix {
         endpoint: DEFAULT.to_owned(),
@@ -179,7 +178,7 @@ async fn the_command_line_plans_and_counts_it() {
         "{stdout}"
     );
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);
-    // A prefix onto itself, where one of two is done already.
+    // A prefix onto itself, in which one of two objects already has the class.
     let (exit, stdout, stderr) = copy("s3://source/", "s3://source/", &[]).await;
     assert!(
         exit == 0 && stdout.contains("1 object changed in place"),

@@ -1,5 +1,5 @@
-//! A signal at any moment of any command: it ends with exit code 4 within the drain time, and one
-//! sentence says what was saved and what was not.
+//! A signal at any moment of any command. The command ends with exit code 4 within the drain time,
+//! and one sentence says what was saved and what was not.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::signals::send;
 use crate::world::program::{at, journaled, process, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Less than the drain time of 20 s, and long enough for a machine that is busy.
+/// Less than the drain time of 20 s, but long enough for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(14);
 
 const JOB: &str = "\
@@ -99,7 +99,7 @@ async fn terminate(child: Child) -> Ended {
 }
 
 impl Ended {
-    /// Asserts that it ended as a signal ends a command, with this in its sentence.
+    /// Asserts that the command ended as after a signal, with this text in its sentence.
     fn assert_says(&self, what: &str) {
         assert_eq!(self.exit, Some(4), "{}", self.stderr);
         let errors: Vec<_> = self
@@ -195,7 +195,7 @@ async fn while_the_manifest_is_read(#[values("run", "plan", "check", "verify")] 
             .success()
     );
     let child = start(process_at(&world), directory.path(), words(command));
-    // Opening it waits for who reads.
+    // Opening a FIFO waits for a reader.
     let writer = spawn_blocking(move || std::fs::File::create(fifo).unwrap())
         .await
         .unwrap();
@@ -205,7 +205,7 @@ async fn while_the_manifest_is_read(#[values("run", "plan", "check", "verify")] 
     drop(writer);
 }
 
-/// All requests in flight were refused and wait for their next attempt.
+/// All requests in flight have been refused and wait for a retry.
 #[rstest]
 #[case::small(Operation::CopyObject, Effect::SlowDown, 10)]
 #[case::parts(Operation::UploadPartCopy, Effect::SlowDown, 300 * MIB)]
@@ -226,7 +226,7 @@ async fn while_requests_only_wait_for_their_next_attempt(
         program.env("S3HAUL_JOURNAL", "none");
     }
     let child = start(program, directory.path(), words("copy"));
-    // By now the pauses are long.
+    // After six refusals, the pauses are long.
     until(|| world.sandbox.faults().counts(id).unwrap().struck >= 6).await;
     let ended = terminate(child).await;
     ended.assert_says(if journal {
@@ -247,7 +247,7 @@ async fn while_requests_only_wait_for_their_next_attempt(
     assert!(output.status.success(), "{output:?}");
     assert_eq!(world.keys(DESTINATION), ["k"]);
     world.assert_no_upload_is_left();
-    // An upload without a part is begun anew.
+    // An upload without a part is created anew.
     if journal && operation == Operation::CompleteMultipartUpload {
         assert_eq!(
             world.calls(Operation::CreateMultipartUpload),
@@ -326,8 +326,8 @@ async fn while_an_upload_is_completed_and_nobody_answers() {
     world.assert_equal("k", "k");
 }
 
-/// The run does not learn the id of its upload, but its journal knows the key. The next session
-/// aborts what it finds there.
+/// The run does not learn the id of its upload, but the journal has the key. The next session
+/// aborts the uploads that it finds there.
 #[rstest]
 #[case::after_it_was_created(true)]
 #[case::before_it_is_created(false)]
@@ -413,7 +413,7 @@ async fn while_a_journal_in_s3_is_not_written() {
         directory.path(),
         &[&copy[..], &journal].concat(),
     );
-    // The run has begun: its journal was opened before.
+    // The run lists the source only after it has opened its journal.
     until(|| faults.counts(listing).unwrap().struck > 0).await;
     let hanging = faults.add(
         Fault::on(Operation::PutObject)
@@ -450,7 +450,7 @@ async fn a_drain_time_that_is_too_short_is_refused() {
     );
 }
 
-/// The second session is stopped before it has met any of the objects that the first one planned.
+/// The second session is stopped before it reaches any object that the first one planned.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_summary_counts_all_objects_that_the_journal_still_expects() {
     let world = World::new().await;

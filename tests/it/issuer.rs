@@ -1,5 +1,5 @@
-//! An endpoint that issues credentials: that of a container, the instance metadata service, and the
-//! Security Token Service at one address. A test says what it replies, at any time.
+//! An endpoint that issues credentials: a container endpoint, the instance metadata service, and
+//! the Security Token Service at one address. A test sets its replies at any time.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,20 +17,19 @@ use crate::world::program::{command, process, run};
 /// The reply to a request for credentials.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so
-    /// on.
+    /// The sandbox's key, valid for this long, with numbered session tokens: `t1`, `t2`, and so on.
     Fresh(Duration),
-    /// These credentials for this long.
+    /// These credentials, valid for this long.
     Issue(Session, Duration),
-    /// This status and this body.
+    /// This status and body.
     Status(u16, &'static str),
-    /// Silence, on a connection that stays open.
+    /// No reply, on a connection that stays open.
     Hang,
-    /// The end of the connection.
+    /// A closed connection.
     Close,
 }
 
-/// Credentials that end.
+/// Credentials with a session token.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) access_key: String,
@@ -57,13 +56,13 @@ impl Session {
 /// The replies and the requests of an issuer.
 #[derive(Debug)]
 struct State {
-    /// The reply to all requests that have none of their own.
+    /// The reply to a request if `next` is empty.
     usual: Reply,
     /// The replies to the next requests.
     next: VecDeque<Reply>,
-    /// The number of session tokens that were issued.
+    /// Number of session tokens issued by [`Reply::Fresh`].
     tokens: u64,
-    /// The requests for credentials: head and body.
+    /// The requests for credentials, headers and body.
     requests: Vec<String>,
 }
 
@@ -74,12 +73,12 @@ pub(crate) struct Issuer {
 }
 
 impl Issuer {
-    /// Starts one at a free port.
+    /// Starts an issuer at a free port.
     pub(crate) async fn start(usual: Reply) -> Self {
         Self::at("127.0.0.1:0".parse().unwrap(), usual).await
     }
 
-    /// Starts one at this address.
+    /// Starts an issuer at this address.
     pub(crate) async fn at(address: SocketAddr, usual: Reply) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let at = listener.local_addr().unwrap();
@@ -124,12 +123,12 @@ impl Issuer {
         ("AWS_ENDPOINT_URL_STS", self.url())
     }
 
-    /// Replies so from now on.
+    /// Sets the usual reply.
     pub(crate) fn reply(&self, usual: Reply) {
         self.state.lock().unwrap().usual = usual;
     }
 
-    /// Replies so to the next request that has no reply of its own yet.
+    /// Adds a reply for one request.
     pub(crate) fn reply_once(&self, reply: Reply) {
         self.state.lock().unwrap().next.push_back(reply);
     }
@@ -139,12 +138,12 @@ impl Issuer {
         self.state.lock().unwrap().requests.len()
     }
 
-    /// Returns the requests for credentials, head and body.
+    /// Returns the requests for credentials, headers and body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
 
-    /// Waits until it was asked so often.
+    /// Waits for this many requests for credentials.
     pub(crate) async fn wait_for_requests(&self, count: usize) {
         let began = tokio::time::Instant::now();
         while self.asked() < count {
@@ -260,7 +259,7 @@ fn http(status: u16, headers: &str, body: &str) -> String {
     )
 }
 
-/// Reads a request to its end; `None` where it has none.
+/// Reads a whole request, or returns `None` if the connection ends before.
 async fn read(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
@@ -282,8 +281,8 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// The issuer understands every protocol for credentials, and answers with the last reply that a
-/// test set.
+/// The issuer understands every way to request credentials, and gives the reply that the test has
+/// set last.
 #[rstest]
 #[case::container("container", "GET /credentials")]
 #[case::instance("instance", "GET /latest/meta-data/iam/security-credentials")]
@@ -323,7 +322,7 @@ async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
         copy("s3://destination/a/").await,
         ("sandbox".to_owned(), "t1".to_owned())
     );
-    // A connection that breaks is asked for again.
+    // The SDK retries after a broken connection.
     issuer.reply_once(Reply::Close);
     assert_eq!(
         copy("s3://destination/b/").await,
@@ -350,7 +349,7 @@ async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     );
 }
 
-/// A test that waits for the request of a command that waits for credentials finds it at rest.
+/// A test can wait until a command has requested credentials and hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_hangs_is_asked() {
     let issuer = Issuer::start(Reply::Hang).await;

@@ -1,5 +1,4 @@
-//! The journal in S3: who may write it, and what lost answers do to it; and how much room any
-//! journal takes.
+//! The journal in S3: its writers, lost answers, and the size of any journal.
 
 mod lease;
 
@@ -125,7 +124,7 @@ async fn pending(world: &World) -> usize {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_where_the_one_before_was_killed() {
+async fn a_session_resumes_where_the_one_before_was_killed() {
     let world = World::new().await;
     assert!(look(location(&world).await).await.unwrap().is_none());
     let first = begin(&world).await;
@@ -246,13 +245,14 @@ async fn a_lost_answer_is_not_taken_for_another_writer() {
 }
 
 #[tokio::test]
-async fn a_writer_that_goes_on_meanwhile_is_read_before_it_is_taken_over() {
+async fn a_writer_that_continues_meanwhile_is_read_before_it_is_taken_over() {
     let world = World::new().await;
     let older = begin(&world).await;
     older.commit(RANGE).await.unwrap();
     older.commit(planned(1)).await.unwrap();
     let sneaked = older.clone();
-    // Between the newer one's reading and its take-over the older one writes once more.
+    // The older session writes once more after the newer one has read the journal and before it
+    // takes over.
     let handle = tokio::runtime::Handle::current();
     let hook = Effect::hook(move |_| {
         let journal = sneaked.clone();
@@ -324,9 +324,9 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     assert_eq!(
         opened.state().pending_objects(),
         0,
-        "only uploads are taken over"
+        "the fresh run takes over only uploads"
     );
-    // Whoever wrote the old one is shut out, as by any other session.
+    // The writer of the old journal is shut out, as by any other session.
     let shut_out = first.commit(planned(9)).await.unwrap_err();
     assert!(
         matches!(shut_out, JournalError::Fenced { .. }),
@@ -403,15 +403,15 @@ async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
 /// Returns the number of bytes of all files in a directory.
 fn bytes_in(directory: &std::path::Path) -> u64 {
     let files = std::fs::read_dir(directory).unwrap();
-    // One that is just being removed counts no more.
+    // A file may be removed during the loop; it does not count.
     files
         .filter_map(|file| file.ok()?.metadata().ok())
         .map(|metadata| metadata.len())
         .sum()
 }
 
-/// Snapshots replace finished work, so that a journal is as large as the work in flight, not as the
-/// work done. This holds for ten million objects as for these.
+/// Snapshots replace events of finished objects, so the size of a journal depends on the work in
+/// flight, not on the work done. What holds for these objects holds for ten million.
 #[tokio::test]
 async fn a_journal_does_not_grow_with_the_objects() {
     const WINDOW: u64 = 4096;
@@ -472,7 +472,7 @@ async fn a_journal_does_not_grow_with_the_objects() {
     );
     assert!(second <= first + first / 4, "it grows: {peaks:?}");
     assert!(second < 20 * MIB, "{peaks:?}");
-    // What a session reads before its first request.
+    // The events that a session reads before its first request.
     let again = Opened::open(
         Location::Directory(directory.path().to_owned()),
         &LeaseTerms::default(),

@@ -1,8 +1,8 @@
-//! The command killed without a word, again and again, in the middle of its work: what it comes to
-//! in the end is what one undisturbed run would have come to, and next to nothing is done twice.
+//! Kills the command with SIGKILL, again and again, in the middle of its work. The result equals
+//! that of one undisturbed run, and almost nothing is done twice.
 //!
-//! `KILL_SEED` and `KILLS` set the seed, which is printed, and the number of kills. The same on a
-//! server that is no sandbox is `conformance::killed`.
+//! `KILL_SEED` sets the seed, which the tests print, and `KILLS` the number of kills.
+//! `conformance::killed` does the same on other servers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,8 +25,8 @@ use crate::world::{DESTINATION, SOURCE, World, destination, upload_all};
 
 /// The number of kills.
 const KILLS: u64 = 60;
-/// The number of kills if the journal is in S3, for which a session waits, or if bytes are sent
-/// from here.
+/// Number of kills with the journal in S3, for which a session waits, and for uploads, which send
+/// real bytes.
 const FEWER_KILLS: u64 = 12;
 const IN_FLIGHT: u64 = 8;
 const PART: u64 = 5 * MIB;
@@ -34,31 +34,31 @@ const PART: u64 = 5 * MIB;
 const OPS: &str = "ops";
 /// The bucket that an undisturbed run filled from the same files.
 const REFERENCE: &str = "reference";
-/// A session that takes longer than this hangs.
+/// A session that takes longer has hung.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The command that is killed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Errand {
-    /// A copy of buckets, with its journal in a directory.
+    /// A copy between buckets with its journal in a directory.
     Copy,
-    /// The same with its journal in S3.
+    /// A copy with its journal in S3.
     JournalInS3,
-    /// The same with its report in S3 too.
+    /// A copy with journal and report in S3.
     ReportInS3,
     /// An upload of files.
     Upload,
 }
 
-/// The operation at which the command is killed, and its last occurrence.
+/// A request at which the command is killed, and the highest occurrence of it.
 type Moment = (Operation, u64);
 
 impl Errand {
-    /// Returns the numbers of parts of the large objects.
+    /// Returns the number of parts of each large object.
     fn parts(self) -> &'static [u64] {
         match self {
             Self::Copy | Self::JournalInS3 | Self::ReportInS3 => &[40, 25, 10],
-            // Bytes of files are real.
+            // Files have real bytes, so there are fewer parts.
             Self::Upload => &[4, 2],
         }
     }
@@ -111,7 +111,8 @@ const COPY: &[Moment] = &[
     (Operation::HeadObject, 40),
 ];
 
-/// The objects, with everything that a copy keeps, and a directory for the journal and the report.
+/// Large and small objects with all attributes that a copy keeps, and a directory for journal and
+/// report.
 struct Round {
     errand: Errand,
     world: World,
@@ -143,8 +144,8 @@ impl Round {
     }
 
     async fn arrange(&self) {
-        // Older than any copy: when the command is killed after the end of its run, the next run is
-        // to find nothing to do.
+        // Sources are older than any copy: if the command is killed after its run has ended, the
+        // next run must find nothing to do.
         let written = SystemTime::now() - Duration::from_hours(1);
         let large = (1..).zip(self.errand.parts());
         let large = large.map(|(seed, parts)| (format!("large{seed}"), seed, parts * PART - seed));
@@ -232,7 +233,7 @@ impl Round {
         self.directory.path().join("stderr")
     }
 
-    /// Runs a session, which `dying` kills; `None` if it did.
+    /// Runs a session, which `dying` kills. Returns `None` if it was killed.
     async fn session(&self, dying: Arc<AtomicBool>, delay: Duration) -> Option<ExitStatus> {
         let mut child = self.spawn();
         let waited = tokio::task::spawn_blocking(move || {
@@ -244,7 +245,7 @@ impl Round {
                 if dying.load(Ordering::Acquire) {
                     std::thread::sleep(delay);
                     child.kill().unwrap();
-                    // It may have come to its end at the very last moment.
+                    // The session may have ended at the last moment.
                     let status = child.wait().unwrap();
                     return status.code().is_some().then_some(status);
                 }
@@ -255,7 +256,8 @@ impl Round {
         waited.await.unwrap()
     }
 
-    /// Kills a session in the middle of something. Returns true if it ended by itself before.
+    /// Runs a session and kills it at a random moment. Returns true if it ended by itself before
+    /// that.
     async fn killed(&mut self, random: &mut fastrand::Rng) -> bool {
         let moments = self.errand.moments();
         let (operation, most) = moments[random.usize(..moments.len())];
@@ -337,7 +339,7 @@ impl Round {
     }
 }
 
-/// Asserts that the report has each object exactly once, however many sessions there were.
+/// Asserts that the report has each object exactly once, whatever the number of sessions.
 fn assert_reported(report: &[Value], keys: &[String]) {
     assert!(report.last().unwrap()["footer"]["complete"] == true);
     let mut lines: BTreeMap<String, u32> = BTreeMap::new();
@@ -364,7 +366,7 @@ async fn killed(errand: Errand, kills: u64) {
     let mut kills = 0;
     while kills < wanted {
         let mut round = Round::new(errand).await;
-        // Once in a while from the first moment to the end.
+        // A round ends after 5 to 20 kills, so that kills hit the early moments of a run again.
         let most = random.u64(5..=20);
         let mut ended = false;
         while !ended && round.kills < most && kills + round.kills < wanted {
@@ -381,21 +383,21 @@ async fn killed(errand: Errand, kills: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_random_moments_it_comes_to_what_one_run_comes_to() {
+async fn a_copy_killed_at_random_moments_ends_like_one_run() {
     killed(Errand::Copy, KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_with_its_journal_in_s3_it_comes_to_what_one_run_comes_to() {
+async fn a_killed_copy_with_its_journal_in_s3_ends_like_one_run() {
     killed(Errand::JournalInS3, FEWER_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_with_its_report_in_s3_it_comes_to_what_one_run_comes_to() {
+async fn a_killed_copy_with_its_report_in_s3_ends_like_one_run() {
     killed(Errand::ReportInS3, FEWER_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_it_sends_files_it_comes_to_what_one_run_comes_to() {
+async fn an_upload_killed_at_random_moments_ends_like_one_run() {
     killed(Errand::Upload, FEWER_KILLS).await;
 }

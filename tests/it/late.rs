@@ -1,5 +1,5 @@
-//! A session that ends before all is said and done about an object: what was left out or still to
-//! be set is not forgotten.
+//! A session that ends before an object is finished: the next one remembers attributes that were
+//! left out, or are still to be set.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn transfer() -> Transfer {
     in_parts_of(PART, copy_all())
 }
 
-/// Stops a session at its tenth part.
+/// Runs a session that is stopped at the tenth part.
 async fn stopped(world: &mut World, job: &Job, journal: &TempDir) {
     let stop = world.stop.clone();
     let fault = Fault::on(Operation::UploadPartCopy)
@@ -51,7 +51,7 @@ fn losses(run: &Run) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
+async fn an_upload_without_a_refused_attribute_is_resumed() {
     let mut world = slow_world().await;
     world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
     world.deny(DESTINATION, Operation::PutObjectTagging, "");
@@ -74,7 +74,7 @@ async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
 }
 
 #[tokio::test]
-async fn an_upload_without_an_attribute_that_is_required_by_now_is_begun_anew() {
+async fn an_upload_without_an_attribute_that_is_now_required_is_created_anew() {
     let mut world = slow_world().await;
     world.put_with("large", PART * PARTS, &ObjectSpec::default().tag("a", "b"));
     world.deny(DESTINATION, Operation::PutObjectTagging, "");
@@ -115,12 +115,13 @@ fn long_tags() -> ObjectSpec {
 
 fn with_late_tags(when: When) -> Transfer {
     let mut transfer = Transfer { when, ..transfer() };
-    // A single copy carries the source's tags along; with others they are too long for its headers.
+    // CopyObject copies the source's tags without headers. With one more, they are too long for
+    // headers.
     transfer.set.tags.insert("k0".into(), "v".into());
     transfer
 }
 
-/// Kills a session between the bytes of an object and its tags.
+/// Runs a session that is killed after it has copied an object and before it sets the tags.
 async fn killed_before_the_tags(world: &World, job: &Job, journal: &TempDir, key: &str) {
     let stall = Fault::on(Operation::PutObjectTagging)
         .nth(1)
@@ -152,7 +153,7 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
 ) {
     let world = slow_world().await;
     world.put_with(key, size, &long_tags());
-    // S3's times have whole seconds, and a copy of the same second counts as older.
+    // S3's times are in whole seconds, and a copy of the same second counts as older.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let (job, journal) = (world.job(with_late_tags(when)), TempDir::new().unwrap());
     killed_before_the_tags(&world, &job, &journal, key).await;
@@ -169,7 +170,7 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
         Some("v"),
         "{key}"
     );
-    // What has its tags is not done again.
+    // An object with its tags is not copied again.
     world.sandbox.calls().clear();
     let again = world.session(journal.path(), &job, Intent::Resume).await;
     assert_eq!(
@@ -186,7 +187,7 @@ async fn tags_are_set_late_on_a_copy_whose_answer_was_lost() {
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
     let fault = Fault::on(Operation::CopyObject).nth(1).then(lost);
     world.add_fault(fault);
-    // For the content alone, the list is enough.
+    // With `content-only`, the list is enough.
     let mut transfer = copy_all();
     transfer.preserve = Preset::ContentOnly.into();
     for i in 0..10 {

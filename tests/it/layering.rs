@@ -1,10 +1,10 @@
-//! The house rules that no compiler checks: which module may know which.
+//! Rules of the code that no compiler checks: the order of modules, sizes, and docs.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From left to right: data flows this way, and a module may use what stands left of it.
+/// The modules in the order of the data flow. A module may use those before it.
 const ORDER: &[&str] = &[
     "awake",
     "printable",
@@ -128,7 +128,7 @@ fn only_s3_knows_the_sdk() {
     }
 }
 
-/// Text is escaped where it leaves the process, and this knows no other way out.
+/// Text is escaped where it leaves the process. There must be no other way out.
 #[test]
 fn only_the_owners_of_the_streams_write_to_them() {
     for (_, path, text) in all() {
@@ -241,7 +241,7 @@ fn a_type_name_is_defined_once_in_a_crate() {
         let mut known = BTreeSet::new();
         for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
             let text = fs::read_to_string(path).unwrap();
-            // A type that is indented is local to a function, or to a test.
+            // An indented type is local to a function or a test.
             for name in text.lines().filter_map(type_name) {
                 if !known.insert(name.to_owned()) {
                     again.insert(name.to_owned());

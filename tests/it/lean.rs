@@ -1,4 +1,4 @@
-//! What a request costs: nothing on the wire that S3 does not need, nothing computed twice.
+//! The cost of a request: s3haul sends nothing that S3 does not need, and computes nothing twice.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ async fn the_requests_of_a_copy_go_the_short_way_once_the_buckets_have_answered(
                 call.headers["authorization"].starts_with("AWS4-HMAC-SHA256 "),
                 "{call:?}"
             );
-            // Ceph answers 411 to a part copy that names no length.
+            // Ceph answers 411 to a part copy without Content-Length.
             let names_a_length = call
                 .headers
                 .get("content-length")
@@ -63,7 +63,7 @@ async fn the_requests_of_a_copy_go_the_short_way_once_the_buckets_have_answered(
         parts > 1 && seen == 21 + 20 + parts + 1,
         "{seen} requests, {parts} parts"
     );
-    // The first request to a bucket is the SDK's: it finds the way.
+    // The SDK sends the first request to a bucket, which resolves the endpoint.
     assert!(
         record
             .of(Operation::HeadBucket)
@@ -153,7 +153,7 @@ async fn a_body_without_a_checksum_is_signed() {
     }
 }
 
-/// Returns the number of bodies that were sent without a signature, and with one.
+/// Counts the bodies that were sent without a signature, and those with one.
 fn bodies(world: &World) -> (usize, usize) {
     let record = world.sandbox.calls();
     let calls = [
@@ -189,7 +189,7 @@ async fn a_bucket_that_wants_bodies_signed_gets_them_signed() {
     assert_eq!(
         bodies(&world),
         (1, 10 + 3),
-        "one refusal tells it for the whole bucket"
+        "one refusal is enough for the whole bucket"
     );
 }
 
@@ -250,7 +250,8 @@ async fn requests_one_after_another_share_a_connection() {
         world.calls(Operation::HeadObject) + world.calls(Operation::PutObject),
         2 * REQUESTS
     );
-    // A connection comes back a moment after its answer, so that a request now and then finds none.
+    // A connection returns to the pool a moment after its answer, so now and then a request finds
+    // none.
     let connections = world.sandbox.calls().connections();
     assert!(
         connections < REQUESTS / 5,

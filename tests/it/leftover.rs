@@ -1,5 +1,5 @@
-//! What one session leaves to the next: nothing that a stop cut off is a failure, nothing is told
-//! twice, and uploads are found again whatever became of the numbers of their objects.
+//! The state that one session leaves to the next. Work that a stop cut off is no failure, nothing
+//! is reported twice, and uploads are found again even if their objects get other numbers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +55,7 @@ async fn slow_world(buckets: BucketOptions) -> World {
     world
 }
 
-/// Stops the run at the nth of these requests.
+/// Stops the run at the nth request of a kind.
 fn stop_at(world: &mut World, operation: Operation, n: u64) {
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
@@ -127,7 +127,7 @@ async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
 }
 
 #[tokio::test]
-async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
+async fn a_list_that_ended_a_run_is_no_failure_of_the_resumed_one() {
     let mut world = World::new().await;
     world.retry.brief_doubt = Duration::ZERO;
     put_many(&world);
@@ -193,7 +193,7 @@ async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() 
 }
 
 #[tokio::test]
-async fn a_key_that_fails_before_it_is_copied_is_told_once() {
+async fn a_key_that_fails_before_it_is_copied_is_reported_once() {
     let mut world = slow_world(BucketOptions::default()).await;
     for index in 0..200 {
         world.put(&format!("{index:03}"), 1);
@@ -303,7 +303,7 @@ async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() 
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
     stop_at(&mut world, Operation::CopyObject, 50);
-    // So that no session knows all keys.
+    // Keeps each session from knowing all keys.
     let last_page = || {
         Fault::on(Operation::ListObjectsV2)
             .nth(3)
@@ -356,8 +356,7 @@ async fn an_upload_at_another_server_is_not_forgotten() {
     assert!(state(directory.path()).await.uploads.is_empty());
 }
 
-/// A copy that is not equal looks as if it were: it is as large, and newer. No comparison may take
-/// it for good.
+/// A bad copy looks equal: it has the same size, and is newer. No comparison may accept it.
 #[tokio::test]
 async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
     let mut world = slow_world(BucketOptions::default()).await;
@@ -386,7 +385,7 @@ async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_of_a_directory_is_told_once() {
+async fn an_unreadable_part_of_a_directory_is_reported_once() {
     let mut world = slow_world(BucketOptions::default()).await;
     let root = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("nowhere", root.path().join("a")).unwrap();

@@ -1,4 +1,4 @@
-//! A server that lies: it stands before the sandbox and changes what that answers.
+//! A server in front of the sandbox that changes the sandbox's answers.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{Run, World, restate};
 
-/// A request as the server sees it.
+/// A request as the server receives it.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: String,
@@ -79,7 +79,7 @@ impl Asked {
     }
 }
 
-/// An answer, as it comes and as it is sent.
+/// An answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// The status line and the headers.
@@ -119,7 +119,7 @@ impl Answer {
         }
     }
 
-    /// Returns the same answer with this header.
+    /// Adds a header.
     pub(crate) fn with(mut self, header: &str) -> Self {
         let name = header.split(':').next().unwrap();
         self = self.without(name);
@@ -127,7 +127,7 @@ impl Answer {
         self
     }
 
-    /// Returns the same answer without a header.
+    /// Removes a header.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.head.retain(|line| {
             !line
@@ -137,10 +137,10 @@ impl Answer {
         self
     }
 
-    /// Returns the same answer with a text of its body replaced.
+    /// Replaces text in the body.
     pub(crate) fn replacing(self, from: &str, to: &str) -> Self {
         let body = String::from_utf8_lossy(&self.body).replace(from, to);
-        // The length in an answer without a body is that of the object.
+        // Without a body, Content-Length is the size of the object, and stays.
         if body.is_empty() {
             self
         } else {
@@ -169,16 +169,16 @@ impl Answer {
     }
 }
 
-/// Changes the sandbox's answer.
+/// A function that changes the sandbox's answer.
 pub(crate) type Change = Box<dyn FnOnce(Answer) -> Answer + Send>;
 
-/// The source of an answer.
+/// The way to answer a request.
 pub(crate) enum Lie {
-    /// The sandbox.
+    /// The sandbox's answer, unchanged.
     Truth,
     /// This status and body. The sandbox does not receive the request.
     Instead(u16, String),
-    /// The sandbox, changed by this.
+    /// The sandbox's answer, changed by this function.
     Changed(Change),
     /// This answer. The sandbox does not receive the request.
     Given(Answer),
@@ -198,13 +198,13 @@ impl Lie {
         }))
     }
 
-    /// Returns an answer that no S3 gives.
+    /// Returns an answer that no S3 server gives.
     pub(crate) fn unreadable() -> Self {
         Self::rewrite(|_| "<html><body>hello".to_owned())
     }
 }
 
-/// A proxy before the sandbox, and the requests that it received.
+/// A lying server, and the requests that it received.
 pub(crate) struct Liar {
     pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -252,7 +252,7 @@ impl Liar {
         self.asked.lock().unwrap().clone()
     }
 
-    /// Returns how many requests were of this kind.
+    /// Counts requests of a kind.
     pub(crate) fn count(&self, is_counted: impl Fn(&Asked) -> bool) -> usize {
         self.asked()
             .iter()
@@ -299,7 +299,7 @@ async fn serve(
     client.shutdown().await.ok()
 }
 
-/// Reads a request: its head, and its body.
+/// Reads a request. Returns its headers and its body.
 async fn request(client: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let (head, mut body) = read_head(client).await?;
     if head.to_lowercase().contains("expect: 100-continue") {
@@ -317,8 +317,7 @@ async fn request(client: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     Some((head, body))
 }
 
-/// Sends a request to the sandbox on a connection of its own, and returns the answer, whose body is
-/// in one piece.
+/// Sends a request to the sandbox on a new connection. Returns the answer, with its body joined.
 async fn forward(to: &str, request: &str, body: &[u8]) -> Option<Answer> {
     let mut server = TcpStream::connect(to).await.ok()?;
     let kept: Vec<_> = request

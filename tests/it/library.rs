@@ -1,4 +1,4 @@
-//! Multipart uploads through the library, as a program of someone else's would use it.
+//! The library, used as by another program: multipart uploads and runs.
 
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
@@ -18,7 +18,7 @@ fn key(text: &str) -> ObjectKey {
     text.parse().unwrap()
 }
 
-/// Puts a source there, and pins it.
+/// Puts a source object, and pins it.
 fn source(world: &World, content: Content) -> SourcePin {
     let put = world.put_object(SOURCE, "s", content, &ObjectSpec::default());
     SourcePin {
@@ -223,8 +223,7 @@ async fn a_wrong_size_is_refused_before_it_is_published() {
     assert!(world.object(DESTINATION, "k").is_none());
 }
 
-/// Two requests for one part of an encrypted upload leave it with the name that the later one gave
-/// it.
+/// Two requests for one part of an encrypted upload: the part has the `ETag` of the later one.
 #[tokio::test]
 async fn a_part_that_was_sent_twice_is_named_as_the_server_does() {
     let world = World::new().await;
@@ -307,7 +306,7 @@ async fn a_run_from_code_continues_its_journal() {
     let world = World::new().await;
     three(&world);
     let mut transfer = copy_all();
-    // What is done is not copied again because the journal says so, and not the destination.
+    // The journal, not the destination, keeps finished objects from being copied again.
     transfer.when = When::Always;
     let mut job = world.job(transfer);
     job.limits.in_flight = Some(1);

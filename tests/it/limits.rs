@@ -1,4 +1,4 @@
-//! What a run never exceeds: the user's limits, and its own memory of what lies ahead.
+//! The limits that a run never exceeds: those of the user, and its own bounds on planned work.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn in_flight_stays_below_its_limit_and_uses_it() {
     };
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 101);
-    // The two listings of the plan are not part of the copies' budget.
+    // The planner's two lists are not counted against the limit of copies.
     assert!(
         (7..=9).contains(&world.sandbox.calls().max_in_flight()),
         "{}",
@@ -90,13 +90,13 @@ async fn a_request_rate_is_kept_over_every_second() {
             .iter()
             .take_while(|time| **time < *start + Duration::from_secs(1))
             .count();
-        // One at the start of the second, one burst, and what a busy machine delivers late.
+        // The rate, one burst, and requests that a busy machine sends late.
         assert!(within <= 60, "{within} requests within a second");
     }
 }
 
-/// On an unknown server each key needs a HEAD. If all copies are slow, these HEADs still queue for
-/// the rate, and must not delay the copies.
+/// On an unknown server, the planner sends a HEAD for each key. While all copies are slow and no
+/// more steps are taken, its waiting HEADs must not hold up the copies' turn at the rate.
 #[rstest]
 #[case::about_keys_of_a_list(false)]
 #[case::about_keys_that_were_chosen(true)]
@@ -110,8 +110,8 @@ async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool)
         world.put(&key, 9);
         chosen.push(Chosen { key });
     }
-    // So many copies are under way at first; they end when all that can be planned meanwhile is
-    // planned.
+    // These copies fill the slots at first. They end when everything that can be planned meanwhile
+    // is planned.
     let slow = Fault::on(Operation::CopyObject)
         .first(320)
         .then(Effect::StallBefore(Some(Duration::from_secs(5))));
@@ -154,7 +154,8 @@ async fn a_byte_rate_is_kept() {
     );
 }
 
-/// A limit is counted in pieces that are larger than these objects, which share them.
+/// A byte rate is granted in pieces that are larger than these objects, so several objects share a
+/// piece.
 #[tokio::test]
 async fn a_byte_rate_is_used_by_small_objects() {
     let world = World::new().await;

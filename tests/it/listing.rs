@@ -1,5 +1,5 @@
-//! Lists: how many requests they take, that ranges find what one list finds, and what a session
-//! leaves to the next.
+//! Lists: the number of requests, ranges that find the same as one list, and what a session leaves
+//! to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +31,8 @@ fn pages(world: &World, bucket: &str) -> usize {
         .count()
 }
 
-/// Returns the destination keys that were copied, and those that were skipped; each is there once.
+/// Returns the destination keys that were copied and those that were skipped. Asserts that each
+/// occurs once.
 fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut ended = BTreeMap::new();
     for receipt in receipts {
@@ -78,7 +79,7 @@ async fn short_lists_cost_one_request_a_page() {
         assert_eq!(run.outcome.skipped_objects, u64::from(count));
         assert_eq!(pages(&world, SOURCE), expected, "{count} keys");
         let there = pages(&world, DESTINATION);
-        // With nothing to look for, the other side need not even be asked.
+        // If the source is empty, the destination need not be listed.
         assert!(
             there == expected || (count == 0 && there == 0),
             "{count} keys: {there}"
@@ -130,7 +131,7 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
         assert!((30..=75).contains(&pages), "{bucket}: {pages} pages");
     }
 
-    // With few requests allowed at once, there are few lists.
+    // With few slots, there are few ranges.
     let world = World {
         ceiling: 8,
         ..world
@@ -246,7 +247,8 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
     assert_eq!(planned(&sides, true).await, all);
     let in_one_list = pages(&world, SOURCE);
     assert_eq!(in_one_list, 11, "in order, there is one list");
-    // A range is cut only while its reader keeps up, which it may not on a busy machine.
+    // A range is cut only while its reader keeps up. On a busy machine, it may not, so there are
+    // several attempts.
     for _ in 0..10 {
         world.sandbox.calls().clear();
         let mut in_any_order = planned(&sides, false).await;
@@ -260,7 +262,7 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
+async fn a_session_resumes_with_the_remaining_ranges() {
     const COUNT: u32 = 20_000;
     let mut world = World::new().await;
     for (index, key) in hashed(COUNT).enumerate() {
@@ -313,7 +315,7 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
+async fn a_list_that_fails_in_one_range_is_one_failure_and_the_other_ranges_continue() {
     const COUNT: u32 = 8000;
     let world = World::new().await;
     for key in hashed(COUNT) {

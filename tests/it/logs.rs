@@ -1,5 +1,5 @@
-//! What an operator sees: lines of JSON on standard error, and the reason of an end in the file
-//! that Kubernetes reads.
+//! What an operator sees: JSON lines on standard error, and the cause of an end in the file that
+//! Kubernetes reads.
 
 mod edited;
 mod termination;
@@ -26,7 +26,7 @@ pub(super) fn directory_with(text: &str) -> tempfile::TempDir {
     directory
 }
 
-/// Returns the lines of a log. Asserts that each is an object with the fields that all lines have.
+/// Parses the lines of a log. Each must be an object with the fields that all lines have.
 pub(super) fn lines(stderr: &str) -> Vec<Value> {
     let lines = stderr.lines().map(|line| {
         let value: Value = serde_json::from_str(line)
@@ -54,15 +54,15 @@ pub(super) fn events(lines: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// Returns the one line of an event.
+/// Returns the only line with this event.
 pub(super) fn only<'a>(lines: &'a [Value], event: &str) -> &'a Value {
     let found: Vec<_> = lines.iter().filter(|line| line["event"] == event).collect();
     assert_eq!(found.len(), 1, "{event} in {lines:#?}");
     found[0]
 }
 
-/// The log of a pod ends with the pod and its Job; only the name of the report leads from it to the
-/// receipts.
+/// A pod's log is lost with the pod or its Job. The name of the report is the only link from the
+/// log to the receipts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_names_a_report_in_s3() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -140,7 +140,7 @@ async fn a_good_run_says_what_runs_and_what_it_came_to() {
     }
 }
 
-/// The variable sets the format as the flag does, and `--json` still prints results.
+/// The variable sets the log format like the flag, and `--json` still prints results.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_object_is_an_event_with_its_cause() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -241,7 +241,7 @@ async fn each_mistake_of_a_manifest_is_an_event_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_told_with_its_signal_and_what_is_left() {
+async fn a_stop_is_logged_with_its_signal_and_what_is_pending() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
     let faults = world.sandbox.faults();
     faults.add(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
@@ -283,7 +283,7 @@ async fn a_stop_is_told_with_its_signal_and_what_is_left() {
     );
 }
 
-/// Forwards connections to an address to the sandbox from now on.
+/// Forwards connections at an address to the sandbox, from now on.
 async fn forward(at: SocketAddr, world: &World) {
     let to = world.sandbox.url().trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind(at).await.unwrap();
@@ -299,7 +299,7 @@ async fn forward(at: SocketAddr, world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
+async fn a_server_that_is_away_is_waited_for_and_its_return_is_logged() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();
@@ -359,7 +359,7 @@ async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
     assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
 }
 
-/// A run that waits in its middle says so, and says when the server is back.
+/// A run that waits during an outage says so, and says when the server is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
     let world = World::new().await;
@@ -376,8 +376,8 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
         "--log-format",
         "json",
     ];
-    // Good answers to HEAD refill the budget of failures, so a fixed number of them might not spend
-    // it. Once it is spent, only a probe is sent from time to time.
+    // Good answers to HEAD refill the budget of failures, so a fixed number of faults might not
+    // spend it. When the budget is spent, only a probe is sent from time to time.
     let healed = async {
         let (mut fired, mut quiet) = (0, 0);
         while fired < 64 || quiet < 10 {
@@ -402,7 +402,7 @@ async fn an_outage_in_the_middle_has_a_beginning_and_an_end() {
     assert_eq!(world.keys(DESTINATION).len(), 200);
 }
 
-/// The text format has only what a person can use.
+/// The text format omits events that are of no use to a person.
 #[tokio::test(flavor = "multi_thread")]
 async fn text_stays_as_it_is() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -412,7 +412,7 @@ async fn text_stays_as_it_is() {
     assert!(stdout.contains("3 objects copied and proven"), "{stdout}");
 }
 
-/// The docs list the events that a log has, and no others.
+/// The documentation lists exactly the events that a log can have.
 #[test]
 fn the_events_are_those_of_the_docs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

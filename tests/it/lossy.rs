@@ -1,5 +1,5 @@
-//! Servers that lose attributes and do not show it in HEAD: tags that a copy drops, values that come
-//! back otherwise, answers that say nothing. Each loss is told, or fails the object.
+//! Servers that lose attributes without showing it in HEAD: tags that a copy drops, values that
+//! change, empty answers. s3haul reports each loss, or fails the object.
 
 mod granted;
 mod in_place;
@@ -33,7 +33,7 @@ fn place(asked: &Asked) -> (&str, &str) {
     asked.path.trim_start_matches('/').split_once('/').unwrap()
 }
 
-/// Takes the tags from an object, as a server does whose copies do not carry them.
+/// Removes the tags of an object, like a server whose copies do not carry them.
 fn drop_tags(store: &Store, asked: &Asked) {
     let (bucket, key) = place(asked);
     let object = store.object(bucket, key).unwrap();
@@ -90,7 +90,7 @@ fn messages(run: &Run) -> Vec<String> {
     failed.collect()
 }
 
-/// Returns the number of requests for the tags of objects in a bucket.
+/// Counts the `GetObjectTagging` requests to a bucket.
 fn questions(liar: &Liar, bucket: &str) -> usize {
     liar.count(|asked| asked.method == "GET" && asked.has("tagging") && place(asked).0 == bucket)
 }
@@ -130,7 +130,7 @@ async fn tags_that_a_copy_drops_are_losses_or_failures() {
     }
 }
 
-/// A server that keeps tags and never counts them.
+/// The server keeps tags but never shows a tag count.
 #[tokio::test]
 async fn tags_that_a_copy_keeps_are_compared_once_or_with_each_object_if_required() {
     for (policy, trust, asked) in [
@@ -157,7 +157,8 @@ async fn tags_that_a_copy_keeps_are_compared_once_or_with_each_object_if_require
     }
 }
 
-/// Amazon S3 counts tags, so that no number means none. So does a server that has counted once.
+/// Amazon S3 counts tags, so a missing count means that there are none. The same holds for a server
+/// that has shown a count once.
 #[tokio::test]
 async fn a_server_that_counts_tags_is_not_asked_for_them() {
     for (provider, policy, asked) in [
@@ -179,7 +180,7 @@ async fn a_server_that_counts_tags_is_not_asked_for_them() {
     }
 }
 
-/// Objects that do not show whether they have tags cost a request each, up to a hundred.
+/// s3haul sends `GetObjectTagging` for objects without a tag count, up to a hundred times.
 #[tokio::test]
 async fn a_bucket_without_tags_is_asked_a_hundred_times() {
     let world = World::new().await;
@@ -288,7 +289,7 @@ async fn each_request_must_show_that_it_gives_tags() {
     assert_eq!(questions(&liar, DESTINATION), 2, "once for each request");
 }
 
-/// Documents without the requested element are no answers.
+/// A document without the requested element is no answer.
 #[rstest]
 #[case(Attribute::Acl, Operation::GetObjectAcl, "<AccessControlPolicy/>")]
 #[case(
@@ -346,7 +347,7 @@ async fn an_answer_without_contents_is_none(
     }
 }
 
-/// Some servers answer this way for an object without tags.
+/// Some servers send a bare document for an object without tags.
 #[tokio::test]
 async fn a_bare_document_is_an_empty_set_of_tags_on_servers_that_may_say_so() {
     let world = World::new().await;

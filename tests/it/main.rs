@@ -1,8 +1,8 @@
-//! Everything that is tested through the real wire: the real SDK against the sandbox in this
+//! The integration tests. They send real requests, with the real SDK, to the sandbox in this
 //! process.
 //!
-//! One binary, because each links the SDK. [`world`] arranges buckets and runs jobs; the other
-//! modules are named after what they test.
+//! All tests are in one binary, because each binary links the SDK. [`world`] sets up buckets and
+//! runs jobs; the other modules are named after what they test.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Manifests: what they become, and what is said about those that are wrong.
+//! Manifests: the jobs that they become, and the messages about mistakes.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ use s3haul::endpoint::Environment;
 use s3haul::manifest::job::Job;
 use s3haul::manifest::{self, Problems};
 
-/// Marks in a test's YAML where a problem is expected to stand.
+/// Marks the expected position of a problem in a test's YAML.
 const MARK: char = '⟦';
 
 fn env(name: &str) -> Option<String> {
@@ -36,7 +36,7 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
-/// Returns the variables of [`env`], and the profiles that the manifests of these tests name.
+/// Returns an environment with the variables of [`env`] and the profiles that these tests name.
 fn environment() -> Environment {
     let names = [
         "BUCKET",
@@ -69,14 +69,14 @@ fn job(text: &str) -> Job {
     parse(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// Returns a manifest with one plain transfer, and `fields` behind it at the top level.
+/// Returns a manifest with one plain transfer, followed by `fields` at the top level.
 fn with(fields: &str) -> String {
     format!(
         "version: 1\ntransfers:\n  - {{from: {{s3: s3://src/}}, to: {{s3: s3://dst/}}}}\n{fields}"
     )
 }
 
-/// Returns a manifest whose one transfer consists of `fields`, indented by four.
+/// Returns a manifest whose only transfer consists of `fields`, indented by four.
 fn transfer(fields: &str) -> String {
     format!(
         "version: 1\ntransfers:\n  - name: t\n    {}\n",
@@ -84,8 +84,8 @@ fn transfer(fields: &str) -> String {
     )
 }
 
-/// Asserts that exactly the problems in `expected` (path, part of the message, part of the remedy)
-/// are found, in this order and at the marks.
+/// Asserts that the manifest has exactly the problems in `expected` (path, part of the message,
+/// part of the remedy), in this order and at the marks.
 #[track_caller]
 fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
     let mut places = Vec::new();

@@ -1,7 +1,7 @@
-//! What is kept: every attribute, every size, every route, with the same outcome.
+//! Kept attributes: every attribute, of every size, by every route, with the same result.
 //!
-//! [`rows`] is what there is to keep. From it the objects of the test are arranged, and the table
-//! in docs/attributes.md is written; so the page says what was tried, and nothing else.
+//! [`rows`] lists the attributes. Both the test's objects and the table in docs/attributes.md come
+//! from it, so the page says exactly what was tested.
 
 mod readme;
 mod rows;
@@ -21,7 +21,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 const SIZES: [u64; 4] = [0, 1, 8 * MIB, 6 * GIB];
 
-/// Thresholds, and the route that 8 MiB takes with each.
+/// Thresholds, and the route of an 8 MiB object with each.
 const THRESHOLDS: [(u64, &str); 2] = [(256 * MIB, "copy"), (5 * MIB, "multipart-copy")];
 
 async fn world_with_locks_and_acls() -> World {
@@ -48,7 +48,7 @@ fn object(world: &World, bucket: &str, key: &str) -> ObjectInfo {
         .unwrap_or_else(|| panic!("{bucket}/{key} is not there"))
 }
 
-/// Asserts that the route of each receipt is the one of its size.
+/// Asserts that each receipt has the route for its size.
 fn assert_routes(receipts: &[Receipt], of_8_mib: &str) {
     for receipt in receipts {
         let route = match receipt.size {
@@ -115,7 +115,7 @@ fn keys(dir: &tempfile::TempDir) -> CustomerKeys {
     }
 }
 
-/// The MD5s of the two keys, as S3 shows them.
+/// The MD5s of the two keys, as S3 returns them.
 const SOURCE_KEY: &str = "hRasmdxgYDKV3nvbahU1MA==";
 const DESTINATION_KEY: &str = "dT1y7SEiqn6YCJ3QeqwoIw==";
 
@@ -187,8 +187,7 @@ async fn customer_keys_on_either_side_and_on_both() {
                 "{:?}",
                 run.receipts[0].losses
             );
-            // The proof is as strong as without keys: S3 sums the bytes, not what it encrypts them
-            // to.
+            // The proof is as strong as without keys: S3 computes checksums of the plain bytes.
             assert_eq!(run.outcome.proofs, [("crc64nvme".to_owned(), 4)].into());
         }
     }
@@ -298,10 +297,9 @@ async fn uploads_get_what_the_job_sets_in_one_piece_and_in_parts() {
     }
 }
 
-/// Small objects cost HEAD and `CopyObject`, large ones HEAD, tags, Create, their parts and
-/// Complete. HEAD is needed for the metadata, the headers, the lock, the encryption and the
-/// checksum, none of which a listing has; the tags of a large object stand nowhere else, and those
-/// of a small one are carried along unseen.
+/// Small objects cost HEAD and `CopyObject`; large ones HEAD, tags, Create, parts, and Complete.
+/// HEAD is needed for the metadata, headers, lock, encryption, and checksum, which a list does not
+/// have. The tags of a large object must be read; `CopyObject` copies those of a small one.
 #[tokio::test]
 async fn a_thousand_objects_cost_what_they_must() {
     let world = World::new().await;
@@ -326,7 +324,8 @@ async fn a_thousand_objects_cost_what_they_must() {
     let expected = [
         (Operation::HeadBucket, 2),
         (Operation::ListObjectsV2, 1 + 1),
-        // Each copy in parts is looked at, and its source once more when its tags have been read.
+        // Each multipart copy gets a HEAD, and its source another one after its tags have been
+        // read.
         (Operation::HeadObject, 1000 + 10 + 10),
         (Operation::CopyObject, 990),
         (Operation::GetObjectTagging, 10),
@@ -340,11 +339,11 @@ async fn a_thousand_objects_cost_what_they_must() {
     assert_eq!(
         world.sandbox.calls().total(),
         expected.iter().map(|(_, count)| count).sum::<u64>(),
-        "no other"
+        "no other request is sent"
     );
 }
 
-/// With tags to merge, those of the source must be known for small objects too.
+/// To merge tags, s3haul must read those of small objects too.
 #[tokio::test]
 async fn each_more_request_has_its_reason() {
     let world = World::new().await;
@@ -365,7 +364,7 @@ async fn each_more_request_has_its_reason() {
             world.calls(Operation::HeadObject),
             world.calls(Operation::GetObjectTagging)
         ),
-        // The source is looked at once more when its tags have been read.
+        // The source gets another HEAD after its tags have been read.
         (20, 10)
     );
     let info = object(&world, DESTINATION, "k0");
@@ -376,10 +375,10 @@ async fn each_more_request_has_its_reason() {
     assert_eq!(info.attributes.tags, tags.into());
 }
 
-/// The content alone needs no HEAD where the `ETag` is an MD5: the listing has size and `ETag`, and
-/// they are the proof. An upload in parts (its `ETag` proves nothing about a copy in one piece), a
-/// key of KMS (another `ETag` for the same bytes, told by the answer) and an object of several
-/// parts (its checksum) need it.
+/// `content-only` needs no HEAD if the `ETag` is an MD5: size and `ETag` of the list are the proof.
+/// HEAD is needed after a multipart upload (its `ETag` proves nothing about a copy in one piece),
+/// with a KMS key (the answer shows another `ETag` for the same bytes), and for an object of
+/// several parts (its checksum).
 #[tokio::test]
 async fn content_alone_is_copied_without_a_look_at_each_object() {
     let world = World::new().await;
@@ -436,8 +435,7 @@ async fn content_alone_is_copied_without_a_look_at_each_object() {
     }
 }
 
-/// The listing's `ETag` pins the source: what took its place meanwhile is copied as itself, after a
-/// look.
+/// The list's `ETag` pins the source. An object that replaces it is copied after a HEAD.
 #[tokio::test]
 async fn content_alone_is_of_one_version_too() {
     let world = World::new().await;

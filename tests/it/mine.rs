@@ -1,5 +1,4 @@
-//! `uploads … --mine`: what runs of s3haul left open, told from what is somebody else's by their
-//! journals.
+//! `uploads … --mine`: journals tell the uploads of s3haul's runs from those of others.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -115,7 +114,7 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
         .collect();
     assert_eq!(keys, ["dir/large", "other"]);
     assert!(!stdout.contains(theirs.id()), "{stdout}");
-    // Below a prefix, and first without doing it.
+    // Below a prefix, first without aborting.
     let abort = ["abort", "s3://destination/dir/", "--mine"];
     let (exit, stdout, _) = uploads(
         &world,
@@ -328,7 +327,7 @@ async fn dates_that_a_server_makes_up_abort_nothing() {
     );
     let left = world.open_uploads(DESTINATION);
     assert_eq!(left.len(), 1, "{left:?}");
-    // Before there was S3: no age at all.
+    // A date before S3 existed tells no age.
     let liar = dating(&world, "1970-01-01T00:00:00.000Z").await;
     let (exit, _, stderr) = abort_old(&world, &liar, directory.path()).await;
     assert!(
@@ -345,7 +344,7 @@ async fn a_run_at_work_keeps_its_uploads_whatever_their_age() {
     both_are_open(&world).await;
     let liar = dating(&world, "2010-11-10T20:48:33.000Z").await;
     let (exit, _, stderr) = abort_old(&world, &liar, directory.path()).await;
-    // A journal contradicts the dates before any upload is made for that.
+    // A journal shows that the dates are wrong, before a test upload is created to check them.
     assert!(
         exit == 2 && stderr.contains("was created at"),
         "{exit} {stderr}"

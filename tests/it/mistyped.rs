@@ -1,4 +1,4 @@
-//! Locations as other tools, consoles, and habits write them, and prefixes without their slash.
+//! Locations in the notation of other tools and consoles, and prefixes without their slash.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use s3haul::sandbox::Operation;
 use crate::world::program::{at, command, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Returns a program whose S3 does not answer, so that a request ends otherwise than with exit 2.
+/// Returns a command whose endpoint does not answer, so that a request would not end with exit 2.
 fn offline() -> assert_cmd::Command {
     let mut command = command();
     command
@@ -64,7 +64,7 @@ async fn another_notation_is_answered_before_any_request(#[case] typed: &str, #[
     }
 }
 
-/// Fields that take a path or a location in S3.
+/// Fields with a path or a location in S3.
 #[rstest]
 #[case("journal: s3:/ops/journal/", "s3://ops/journal/")]
 #[case("journal: arn:aws:s3:::ops/journal/", "s3://ops/journal/")]
@@ -115,9 +115,9 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
     );
 }
 
-/// Every command that takes a prefix answers one without its slash.
+/// Every command with a prefix reports a missing slash.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
+async fn a_prefix_without_its_slash_is_reported_before_the_first_write() {
     let world = World::new().await;
     for index in 0..3 {
         let key = format!("events/{index}");
@@ -176,7 +176,7 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
     assert!(exit == 3 && stderr.contains("s3:ListBucket"), "{stderr}");
 }
 
-/// One that an earlier transfer of the job writes is not looked for.
+/// s3haul does not check for an object that an earlier transfer of the job writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_the_job_writes_first_need_not_be_there() {
     let world = World::new().await;
@@ -195,7 +195,7 @@ async fn an_object_that_the_job_writes_first_need_not_be_there() {
     assert_eq!((exit, world.keys("third").len()), (0, 1), "{stderr}");
 }
 
-/// Servers other than Amazon S3 have classes of their own, so only `provider: aws` is sure.
+/// Other servers have their own classes, so only with `provider: aws` is a class known to be wrong.
 #[rstest]
 #[case("GLACIERIR", "did you mean GLACIER_IR?")]
 #[case("glacier_ir", "did you mean GLACIER_IR?")]

@@ -1,5 +1,4 @@
-//! The user's own environment: profiles, keys, Regions, proxies, and private certificate
-//! authorities.
+//! The user's environment: profiles, keys, Regions, proxies, and private certificate authorities.
 
 mod proxy;
 
@@ -192,7 +191,8 @@ async fn a_profile_that_does_not_exist_is_named_with_the_files_searched() {
     );
 }
 
-/// Pitfall: the copy went to the destination's server, for the bucket of that name there.
+/// A dangerous mistake to prevent: the copy would go to the bucket of that name on the
+/// destination's own server.
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_differ_by_profile_only_are_two_servers() {
     let other = World::new().await;
@@ -288,8 +288,8 @@ async fn credentials_that_no_header_can_hold_are_refused(
     assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
 }
 
-/// Serves over TLS what `onward` serves, for the name `s3.corp.example` and for `localhost`.
-/// Returns its address and its certificate in PEM format.
+/// Serves `onward` over TLS, as `s3.corp.example` and `localhost`. Returns its address and its
+/// certificate in PEM format.
 pub(crate) async fn tls(onward: SocketAddr) -> (SocketAddr, String) {
     let names = ["s3.corp.example", "localhost"].map(str::to_owned);
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -335,7 +335,8 @@ async fn settings_that_a_plain_endpoint_never_uses_are_not_refused() {
     assert_eq!(ended.exit, 3, "stated by a flag: {}", ended.stderr);
 }
 
-/// The keys come first, but the container's credentials and the metadata service may give some too.
+/// The keys come first, although the container endpoint and the metadata service offer credentials
+/// too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_names_the_source_of_the_credentials_that_were_used() {
     let site = Site::new("[default]\n", "").await;

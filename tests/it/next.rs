@@ -1,4 +1,4 @@
-//! What a command leaves to do: it ends with the words that do it.
+//! A command that leaves work to do ends with the command that does it.
 
 use std::fs;
 

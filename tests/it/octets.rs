@@ -1,7 +1,7 @@
-//! Metadata and headers that are not UTF-8: look-alikes keep them, and a copy has the same bytes on
-//! every route.
+//! Metadata and headers that are not UTF-8. Some servers keep them, and a copy must have the same
+//! bytes on every route.
 //!
-//! The sandbox holds text only, so a small server of its own stands in for such a look-alike here.
+//! The sandbox stores only text, so these tests have a small server of their own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,13 +19,14 @@ const ATTRIBUTES: [&[u8]; 2] = [
     b"content-disposition: attachment; filename=\"\xfc.txt\"",
 ];
 
-/// Objects by path, as the header lines that they were written with.
+/// Maps paths to objects, which are the header lines of their writes.
 type Objects = Arc<Mutex<HashMap<String, Vec<Vec<u8>>>>>;
 
 struct Server {
     url: String,
     objects: Objects,
-    /// The first lines of the requests, and the authorization of those that write attributes.
+    /// The first lines of the requests, and the Authorization headers of those that write
+    /// attributes.
     log: Arc<Mutex<Vec<String>>>,
 }
 

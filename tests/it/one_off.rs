@@ -1,4 +1,4 @@
-//! The journals of one-off copies: what they copy, and that they do not pile up.
+//! The journals of one-off copies: they resume copies, and do not accumulate.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn journals(directory: &Path) -> Vec<PathBuf> {
     journals
 }
 
-/// Makes a journal look as if it had been left alone for eight days.
+/// Makes a journal look eight days old.
 fn age(journal: &Path) {
     let then = SystemTime::now() - Duration::from_hours(8 * 24);
     let entries: Vec<_> = fs::read_dir(journal)
@@ -49,7 +49,7 @@ async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
     let old = journals(dir.path());
     assert_eq!(old.len(), 1);
 
-    // A job, and a copy that was killed, keep theirs.
+    // A job and a killed copy keep their journals.
     let job = "version: 1\nname: copy-lake\ntransfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/job/}}]\n";
     fs::write(dir.path().join("job.yaml"), job).unwrap();
     assert_eq!(run_in(&world, dir.path(), &["run", "job.yaml"]).await.0, 0);
@@ -86,7 +86,7 @@ async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
         "{left:?}"
     );
     assert_eq!(left.len(), 3, "{left:?}");
-    // What is young stays, however often one copies.
+    // Young journals stay, whatever the number of copies.
     assert_eq!(copy("s3://destination/newer/").await.0, 0);
     assert_eq!(journals(dir.path()).len(), 4);
 }

@@ -1,4 +1,5 @@
-//! What outlasts a run's patience, what does not, and when a run ends itself.
+//! Outages: those that a run waits out, those that exceed its patience, and runs that end
+//! themselves.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +22,8 @@ use crate::issuer::{Issuer, Reply};
 use crate::world::program::command;
 use crate::world::{SOURCE, World, copy_all, restate};
 
-/// A line to the sandbox that can be cut: it then refuses new connections and breaks open ones.
+/// A connection to the sandbox that can be cut: then new connections are refused, and open ones
+/// break.
 struct Line {
     at: SocketAddr,
     to: SocketAddr,
@@ -156,7 +158,7 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
         }
         faults.clear();
         faults.add(Fault::on_any().then(Effect::Error(500, "InternalError")));
-        // Until what was under way has failed, which takes as long as the machine is busy.
+        // Waits until all requests in flight have failed, which takes longer on a busy machine.
         let mut seen = (0, 0);
         for _ in 0..20 {
             calls.clear();
@@ -178,8 +180,8 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     );
 }
 
-/// Runs with this many requests in flight through an outage in its middle. Returns the outcome, and
-/// the number of requests during the outage.
+/// Runs a job with this many slots through an outage in its middle. Returns its outcome and the
+/// number of requests during the outage.
 async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
     let mut world = world_with(200).await;
     (world.retry, world.ceiling) = (RetryPolicy::default(), at_once);
@@ -213,7 +215,8 @@ async fn an_outage_of_a_minute_is_waited_out_with_few_questions() {
         ),
         (201, 0, &None)
     );
-    // What was under way, what it takes to be sure, and probes whose pauses grow to 15 s.
+    // Requests in flight, retries until the outage is certain, and probes at intervals that grow to
+    // 15 s.
     assert!(
         (5..=64 + 64 + 14).contains(&asked),
         "{asked} requests during the outage"
@@ -261,7 +264,7 @@ async fn a_bucket_waits_out_a_minute_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_nobody_knows_is_told_with_its_reason() {
+async fn an_unknown_host_name_is_reported_with_its_reason() {
     let world = World::new().await;
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -306,9 +309,9 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     assert!(tried < 800, "most are not even tried: {tried}");
 }
 
-/// In this case S3 answers HEAD with a bare 400.
+/// If credentials have expired, S3 answers HEAD with a bare 400.
 #[tokio::test]
-async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_be_read() {
+async fn credentials_that_expire_at_a_head_are_distinguished_from_an_unreadable_object() {
     let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));
     let world = world_with(50).await;
     world.add_fault(expired(Operation::HeadObject).nth(1));
@@ -418,7 +421,7 @@ async fn a_run_with_too_many_failures_ends() {
     }
 }
 
-/// Copies everything with the credentials of a container.
+/// Copies everything with credentials of a container endpoint.
 async fn copy_with(issuer: &Issuer, world: &World) -> std::process::Output {
     let mut command = command();
     command

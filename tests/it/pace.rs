@@ -1,5 +1,4 @@
-//! What is learned about a server's limits: per prefix, over the wire, and from one session to the
-//! next.
+//! Learned limits of a server: per prefix, over real requests, and from one session to the next.
 
 use std::time::Duration;
 
@@ -62,7 +61,7 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
         hot.spawn(put(format!("hot/{index}")));
         cold.spawn(put(format!("cold/{index}")));
     }
-    // There is always something to do for the other prefix, which is never refused.
+    // The other prefix, which is never refused, always has work.
     let limited = || bucket.pacer().learned().lanes;
     for next in 20.. {
         if limited().iter().any(|lane| lane.prefix == "hot/") {
@@ -71,7 +70,7 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
         cold.join_next().await.unwrap().unwrap().unwrap();
         cold.spawn(put(format!("cold/{next}")));
     }
-    // Nothing slows it any more, whatever happens to the other.
+    // Nothing slows the cold prefix, whatever happens to the hot one.
     let lanes = limited();
     let [lane] = &lanes[..] else {
         panic!("one lane is limited, not {lanes:?}")
@@ -86,7 +85,7 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
     hot.abort_all();
 }
 
-/// All but the first wait for longer than the patience, while those before them are accepted.
+/// All requests but the first ones wait longer than the patience, while earlier ones are accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_in_line_at_a_rate_that_the_server_keeps_does_not_use_up_patience() {
     let mut world = limited(10).await;
@@ -151,7 +150,7 @@ async fn a_session_begins_with_what_the_last_one_learned() {
         ("default/destination", "", RequestClass::Write)
     );
     assert!(
-        // A busy machine sends fewer.
+        // A busy machine sends fewer requests.
         (1..=250).contains(&lane.accepted),
         "80 a second are accepted, not {}",
         lane.accepted
@@ -188,7 +187,7 @@ async fn what_is_recalled_is_used_with_caution() {
     let known = pacer.learned();
     assert_eq!(known.lanes, [lane("", 2700), lane("hot/", 90)]);
     assert_eq!(known.width, 2000);
-    // A smaller limit of the user's counts for more.
+    // A smaller limit of the user takes precedence.
     let limits = Limits {
         in_flight: Some(100),
         ..Limits::default()

@@ -1,4 +1,4 @@
-//! Lists that lie about their end, and answers that lack what they must have.
+//! Lists that lie about their end, and answers without required elements.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn number(asked: &Asked) -> usize {
         .map_or(0, |token| token.parse().unwrap())
 }
 
-/// Answers lists of the source with pages of its own; all else is the sandbox's.
+/// Answers lists of the source with these pages, and everything else with the sandbox.
 fn lists(
     pages: impl Fn(usize) -> Answer + Send + Sync + 'static,
 ) -> impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static {
@@ -77,7 +77,7 @@ fn failures(run: &Run) -> Vec<&str> {
     kinds.collect()
 }
 
-/// Returns the message of the one failure.
+/// Returns the message of the only failure.
 fn message(run: &Run) -> String {
     let mut messages = run
         .receipts
@@ -126,7 +126,7 @@ async fn a_token_means_more_whatever_else_the_page_says(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_goes_on_without_a_token_fails_at_once(
+async fn a_truncated_list_without_a_token_fails_at_once(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world_of_one_range().await;
@@ -188,7 +188,7 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
     assert!(message.contains(says), "{message}");
 }
 
-/// A list in several ranges begins in the middle, which this server ignores.
+/// A list in several ranges starts in the middle, which this server ignores.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copied_twice() {
     let world = World {
@@ -196,7 +196,7 @@ async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copie
         ..world_of_one_range().await
     };
     let pages = |number: usize| {
-        // A list that ends at once is not worth a second range.
+        // A list that ends at once gets no second range.
         if number > 0 {
             tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(300)));
         }
@@ -238,8 +238,8 @@ async fn odd_pages_of_honest_servers_are_followed(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world_of_one_range().await;
-    // An empty page where keys were deleted, a page that a cache gives out once more, and an empty
-    // last one.
+    // An empty page because keys were deleted, a page that a cache repeats once, and an empty last
+    // page.
     let asked_again = std::sync::atomic::AtomicU32::new(0);
     let lie = move |number: usize| match number {
         0 => page(&["a"], &token(1)),
@@ -377,7 +377,7 @@ async fn uploads_and_parts_that_go_round_end() {
     assert!(liar.count(|asked| asked.method == "GET") <= 10);
 }
 
-/// Returns the first key of a bucket, through a proxy that answers with these pages.
+/// Returns the first key of a bucket, on a server whose lists are these pages.
 async fn first_key(liar: &Liar, world: &World) -> Result<Option<String>, &'static str> {
     let job = liar.job(world, copy_all(), Provider::Aws);
     let mut connections =
@@ -417,7 +417,7 @@ async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
     assert_eq!(first_key(&liar, &world).await, Ok(None));
 }
 
-/// After a lost answer, an append is looked for before it is sent again.
+/// s3haul looks for an append whose answer was lost before it sends it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
     let world = World::versioned().await;

@@ -1,4 +1,4 @@
-//! How objects are cut, how many are open, and what becomes of a part whose request hangs.
+//! Parts: their sizes, the number of open uploads, and parts whose requests hang.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ async fn copy(world: &World) -> crate::world::Run {
 #[tokio::test]
 async fn a_part_whose_request_hangs_is_asked_for_once_more(#[case] effect: Effect) {
     let mut world = hanging(effect).await;
-    // Far beyond the time of the test: no run waits for the request that hangs.
+    // Far longer than the test may take: nobody waits for the hanging request.
     world.retry.silence = Duration::from_mins(10);
     let run = copy(&world).await;
     assert_eq!(run.proof(), "crc64nvme");
@@ -107,7 +107,7 @@ async fn as_many_uploads_are_open_as_fill_all_places() {
         (run.outcome.done_objects, run.outcome.failed_objects),
         (120, 0)
     );
-    // Five parts each: 48 objects would leave some of the 256 places empty.
+    // With five parts each, 48 objects would leave some of the 256 slots empty.
     let most = most.load(Ordering::Relaxed);
     assert!(most > 60, "{most} uploads were open at once");
 }
@@ -123,7 +123,8 @@ async fn one_long_copy_begins_before_many_short_ones() {
     transfer.parts.threshold = ByteSize(5 * GIB);
     let mut job = world.job(transfer);
     job.limits.in_flight = Some(4);
-    // All are known before the first is begun, as after a listing that is faster than the copies.
+    // All objects are known before the first copy starts, as after a listing that is faster than
+    // copies.
     let first = Fault::on(Operation::HeadObject)
         .nth(1)
         .then(Effect::StallBefore(Some(Duration::from_millis(300))));

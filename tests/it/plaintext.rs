@@ -1,5 +1,4 @@
-//! Credentials do not leave the machine unencrypted unless that is allowed, and customer keys never
-//! do.
+//! s3haul sends credentials unencrypted only if that is allowed, and customer keys never.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +7,8 @@ use rstest::rstest;
 
 use crate::world::program::{command, run};
 
-/// Runs the program with credentials and these variables. Nothing listens on this network's hosts.
+/// Runs the program with credentials and these variables. Nothing listens at the hosts that the
+/// tests name.
 async fn ended(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let mut command = command();
     command
@@ -47,7 +47,7 @@ async fn plain_http_must_be_allowed(
     );
     assert_eq!(stderr.matches("--allow-http").count(), 1, "{stderr}");
     if !origin.starts_with("STS") {
-        // It is sent now and gets no answer.
+        // The request is now sent, and nobody answers.
         let (exit, stderr) = ended(&[&arguments[..], &["--allow-http"]].concat(), variables).await;
         assert_eq!(exit, 4, "{stderr}");
     }

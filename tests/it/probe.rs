@@ -1,4 +1,4 @@
-//! The probe: what it finds at servers that refuse, ignore, or lie, and what it leaves behind.
+//! The probe: its findings about servers that refuse, ignore, or lie, and what it leaves behind.
 
 mod attributes;
 mod command;
@@ -122,13 +122,13 @@ async fn a_probe_of_s3_finds_s3_and_leaves_nothing() {
         let world = World::with_buckets(options).await;
         let probe = probed(&world).await;
         assert!(probe.is_good(), "{probe:?}");
-        // The bucket has no Object Lock, and the job has no need for it.
+        // The bucket has no Object Lock, and the job does not need it.
         assert_eq!(odd(&probe), ["lock of objects"]);
         assert_eq!((probe.left.as_slice(), probe.statement()), (&[][..], None));
         assert_eq!(probe.not_stored, []);
         assert_clean(&world, DESTINATION);
         if versioning {
-            // Not hidden by markers, but gone.
+            // The scratch objects are deleted, not hidden by delete markers.
             let sum: u64 = world.calls(Operation::DeleteObject);
             assert!(
                 sum > 20
@@ -200,7 +200,7 @@ async fn a_probe_finds_each_thing_that_a_server_lacks() {
 }
 
 #[tokio::test]
-async fn a_condition_that_is_ignored_is_told_from_one_that_is_refused() {
+async fn an_ignored_condition_is_distinguished_from_a_refused_one() {
     let world = World::new().await;
     on(&world.sandbox.store().quirks().puts_overwrite);
     let refusal = Effect::Error(501, "NotImplemented");
@@ -226,7 +226,7 @@ async fn a_condition_that_is_ignored_is_told_from_one_that_is_refused() {
         absent.consequence().unwrap().contains("is overwritten"),
         "{absent:?}"
     );
-    // A condition on the source has its own answer.
+    // Conditions on the source are a separate finding.
     on(&world.sandbox.store().quirks().ignore_source_conditions);
     let probe = probed(&world).await;
     let source = finding(&probe, "part_conditions");
@@ -265,7 +265,7 @@ async fn a_key_that_is_refused_is_named_and_the_others_answer() {
         (odd(&probe), probe.is_good()),
         (vec!["lock of objects".to_owned()], true)
     );
-    // The key that an encoding is for: there is nothing to ask about.
+    // Without a key that needs an encoding, the encoding cannot be probed.
     faults.clear();
     let refusal = Effect::Error(400, "InvalidObjectName");
     for operation in [Operation::PutObject, Operation::CreateMultipartUpload] {
@@ -342,7 +342,7 @@ async fn one_request_that_fails_makes_no_other_question_unknown() {
     }
 }
 
-/// An unknown capability fails a job that depends on it, and no other one.
+/// An unknown capability fails only jobs that depend on it.
 #[tokio::test]
 async fn what_is_unknown_fails_only_the_job_that_needs_it() {
     let world = World::new().await;
@@ -409,7 +409,7 @@ async fn a_probe_of_an_unknown_server_says_what_may_be_stated_and_that_is_then_r
     );
     let more = finding(&probe, "copy_conditions").consequence().unwrap();
     assert!(more.starts_with("until that is stated"), "{more}");
-    // The statement is YAML that a manifest takes.
+    // The statement is valid YAML for a manifest.
     let yaml = format!(
         "version: 1\nendpoints:\n  default: {{url: \"{}\", capabilities: {statement}}}\ntransfers:\n  \
          - {{from: {{s3: s3://source/}}, to: {{s3: s3://destination/}}}}\n",
@@ -479,7 +479,7 @@ async fn a_probe_finds_a_directory_bucket_to_be_one() {
     assert_clean(&world, EXPRESS);
 }
 
-/// A key of KMS or of the customer hides `ETag`s, whatever the server makes of them elsewhere.
+/// A KMS key or a customer key hides `ETag`s, whatever the server does otherwise.
 #[tokio::test]
 async fn hidden_etags_are_no_failing() {
     let encryption = s3haul::sandbox::Encryption::Kms {

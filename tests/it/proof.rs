@@ -1,5 +1,4 @@
-//! On what a copy's success rests, what it may cost to prove it, and what becomes of a copy that is
-//! not equal.
+//! Proofs of a copy, their cost, and copies that are not equal.
 
 mod kept;
 mod reading;
@@ -27,7 +26,8 @@ fn unsummed() -> ObjectSpec {
     ObjectSpec::default().without_checksum()
 }
 
-/// Copies everything under this policy; objects above 8 MiB go in parts of 5 MiB.
+/// Returns a transfer of everything with this policy. Objects above 8 MiB are copied in parts of 5
+/// MiB.
 fn under(proof: ProofPolicy) -> Transfer {
     let parts = Parts {
         size: PartSize::Exactly(ByteSize(5 * MIB)),
@@ -137,7 +137,7 @@ async fn what_is_removed_is_exactly_what_was_written(#[case] versioning: bool) {
         assert_eq!(
             there.unwrap().content,
             before,
-            "the version before is the current one again"
+            "the previous version is current again"
         );
         let versions = world.sandbox.store().versions(DESTINATION, "k");
         assert!(
@@ -175,7 +175,7 @@ async fn someone_elses_object_is_not_removed_in_place_of_ours() {
 }
 
 #[tokio::test]
-async fn where_deletes_know_no_condition_the_copy_stays_and_that_is_told() {
+async fn without_conditional_deletes_the_bad_copy_stays_and_that_is_reported() {
     let world = World::of_provider(Provider::Minio).await;
     world.put("k", 1000);
     world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
@@ -206,7 +206,7 @@ async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes
 }
 
 #[tokio::test]
-async fn a_checksum_that_parts_can_not_make_is_kept_by_a_single_copy_when_one_is_demanded() {
+async fn a_checksum_that_parts_cannot_make_is_kept_by_a_single_copy_if_it_is_required() {
     let world = World::new().await;
     world.put_with(
         "k",
@@ -256,7 +256,7 @@ async fn both_sides_are_read_where_the_server_sums_nothing(#[case] size: u64) {
         .no_checksums
         .store(true, Ordering::Relaxed);
     world.put_with("k", size, &unsummed());
-    // One place in flight: reading must not wait for a place that its own object holds.
+    // With one slot, a read must not wait for the slot that its own object holds.
     let mut job = world.job(under(READ));
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
@@ -302,7 +302,7 @@ async fn uploads_keep_the_same_levels() {
 
 #[tokio::test]
 async fn an_object_of_parts_is_looked_at_whatever_is_asked_for() {
-    // With a KMS key, Complete does not show the checksum that the object has.
+    // With a KMS key, the answer to Complete does not show the object's checksum.
     for verify in [Verify::Best, Verify::Size] {
         let world = World::new().await;
         let kms = BucketOptions {
@@ -330,7 +330,7 @@ async fn an_object_of_parts_is_looked_at_whatever_is_asked_for() {
 #[case::sha(ChecksumAlgorithm::Sha256, Kind::Composite)]
 #[case::full(ChecksumAlgorithm::Crc64Nvme, Kind::FullObject)]
 #[tokio::test]
-async fn an_upload_of_someone_else_is_completed_as_it_was_begun(
+async fn an_upload_of_someone_else_is_completed_with_its_own_attributes(
     #[case] algorithm: ChecksumAlgorithm,
     #[case] kind: Kind,
 ) {
@@ -354,7 +354,7 @@ async fn an_upload_of_someone_else_is_completed_as_it_was_begun(
         .await
         .unwrap();
     assert_eq!(parts[1], last);
-    // Also by someone who kept no more than numbers and ETags.
+    // Even if the caller has kept only numbers and ETags.
     let bare: Vec<_> = parts
         .into_iter()
         .map(|part| s3haul::s3::PartDone {
@@ -388,7 +388,7 @@ fn in_parts(age: Duration) -> ObjectSpec {
         .last_modified(SystemTime::now() - age)
 }
 
-/// A multipart object is dated at the beginning of its upload.
+/// S3 dates a multipart object to the creation of its upload.
 #[tokio::test]
 async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     let world = World::new().await;
@@ -403,7 +403,8 @@ async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     };
     key(&world, 1);
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 1);
-    // Begun before that copy, completed after it: its date says that it is older than the copy.
+    // The upload was created before that copy and completed after it, so the object's date is older
+    // than the copy.
     key(&world, 2);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
@@ -451,7 +452,7 @@ async fn a_sync_asks_only_for_what_was_copied_soon_after_it_was_written() {
 
 #[tokio::test]
 async fn the_proof_that_a_fault_leaves_is_still_one() {
-    // The answer of Complete is lost: what is found at the key must be what the parts make.
+    // The answer to Complete is lost: the object at the key must be what the parts make.
     let world = World::new().await;
     world.put("k", 20 * MIB);
     world.add_fault(
@@ -469,8 +470,8 @@ async fn the_proof_that_a_fault_leaves_is_still_one() {
     world.assert_equal("k", "k");
 }
 
-/// An uploaded file is proven as the job demands, also if it is found at the destination because
-/// its answer was lost.
+/// An uploaded file is proven as the job requires, even if its answer was lost and it is found at
+/// the destination.
 #[tokio::test]
 async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
     let world = World::of_provider(Provider::Ceph).await;

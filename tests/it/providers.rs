@@ -1,4 +1,4 @@
-//! Tables of providers in the documentation, written from their profiles.
+//! Writes the tables of providers in the documentation from their profiles.
 
 use std::fmt::Write as _;
 

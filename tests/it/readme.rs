@@ -5,8 +5,8 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Asserts that a page holds this table between its markers, or writes it there if `UPDATE_README`
-/// is set.
+/// Asserts that a page has this table between its markers, or writes it there if `UPDATE_README` is
+/// set.
 pub(crate) fn assert_page_has(page: &str, name: &str, table: &str) {
     let begin = format!(
         "<!-- {name}: begin (written by a test: UPDATE_README=1 cargo test --test it) -->\n"
@@ -19,7 +19,7 @@ pub(crate) fn assert_page_has(page: &str, name: &str, table: &str) {
         .write(update)
         .open(path)
         .unwrap();
-    // Several tests may write to one page at once.
+    // Several tests may write to the same page.
     if update {
         file.lock().unwrap();
     }
@@ -44,7 +44,7 @@ pub(crate) fn assert_page_has(page: &str, name: &str, table: &str) {
     }
 }
 
-/// Cargo refuses older ones.
+/// Cargo refuses older compilers.
 #[test]
 fn the_version_of_rust_is_that_of_the_manifest() {
     let readme =
@@ -56,7 +56,7 @@ fn the_version_of_rust_is_that_of_the_manifest() {
     )));
 }
 
-/// Returns the tests that hold each guarantee, by number.
+/// Returns the number of each guarantee with the tests that it names.
 fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guarantees.md"))
         .unwrap();
@@ -100,7 +100,7 @@ fn each_guarantee_names_tests_that_there_are() {
             let begins = module
                 .find(&format!("fn {test}("))
                 .unwrap_or_else(|| panic!("{name} is not there"));
-            // Behind an attribute that makes it a test, and not a helper.
+            // The function must have the attribute of a test.
             let item = module[..begins].rsplit("\n\n").next().unwrap();
             assert!(
                 item.contains("#[test]") || item.contains("#[tokio::test"),
@@ -110,7 +110,7 @@ fn each_guarantee_names_tests_that_there_are() {
     }
 }
 
-/// Returns the anchors of a page, as GitHub makes them from its headings.
+/// Returns the anchors that GitHub derives from the headings of a page.
 fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     headings
@@ -171,7 +171,7 @@ fn links_between_pages_lead_somewhere() {
     assert!(links > 50, "{links} links");
 }
 
-/// Appends the source files below a directory, without those that hold tests only.
+/// Appends the source files below a directory, except for those that have only tests.
 fn push_sources(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -183,8 +183,8 @@ fn push_sources(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Returns the texts of a source file as they are printed: a string that goes on in the next line
-/// is joined, and quotes in it lose their backslash. Unit tests and comments are left out.
+/// Returns the strings of a source file as they are printed: continued lines are joined, and quotes
+/// lose their backslash. Leaves out unit tests and comments.
 fn printed_texts(source: &str) -> String {
     let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let mut text = String::new();
@@ -204,8 +204,8 @@ fn printed_texts(source: &str) -> String {
     text.replace("\\\"", "\"")
 }
 
-/// The page quotes messages in lines that begin with `> `, with `…` in the place of values. What
-/// stands between two values must be in the code.
+/// The page quotes messages in lines that begin with `> `, with `…` for values. The text between
+/// two values must be in the code.
 #[test]
 fn troubleshooting_quotes_messages_that_there_are() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

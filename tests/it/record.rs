@@ -1,5 +1,5 @@
-//! One record: the journal, the report, and what commands say of both agree, and where one of them
-//! is damaged or another one takes its place, somebody says so.
+//! One record: the journal, the report, and the commands' output agree. If one of them is damaged
+//! or replaced, somebody reports it.
 
 mod lost;
 mod sessions;
@@ -37,7 +37,7 @@ async fn world_with_old_objects(objects: usize, copy: Duration) -> World {
     world
 }
 
-/// Puts an object that is older than any copy of it, so that times alone tell the copy.
+/// Puts an object that is older than any copy of it, so that the time alone shows a copy.
 fn put_old(world: &World, key: &str) {
     let spec = aged(Duration::from_hours(1));
     world.put_with(key, 100, &spec);
@@ -111,7 +111,7 @@ async fn a_plan_of_the_sandbox_does_not_replace_a_real_one() {
     );
 }
 
-/// A session without a report has no receipts to give to one that has.
+/// A session without a report leaves no receipts to one with a report.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
     let world = world_with_old_objects(40, Duration::from_millis(100)).await;
@@ -140,7 +140,7 @@ async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
             "{command:?}: {stderr}"
         );
     }
-    // A run that has had a report from the start lacks none.
+    // A run with a report from the start lacks no receipts.
     let (exit, ..) = run_in(&world, dir.path(), &reported).await;
     assert_eq!(
         (exit, receipts_in(&dir.path().join("report.jsonl")).len()),
@@ -351,7 +351,7 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
         if what.is_empty() {
             fs::remove_dir_all(&place).unwrap();
         } else {
-            // Another one of the same name is not the one that is open.
+            // A new file of the same name is not the open one.
             fs::remove_file(place.join(what)).unwrap();
             fs::write(place.join(what), "").unwrap();
         }
@@ -366,7 +366,7 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
         );
         journal.broken().cancelled().await;
     }
-    // Another process that takes the journal meanwhile is not disturbed by the one that lost it.
+    // The session that lost its journal does not disturb the process that takes it meanwhile.
     let dir = TempDir::new().unwrap();
     let journal = begin_in(dir.path()).await;
     fs::remove_file(dir.path().join("lock")).unwrap();
@@ -396,9 +396,9 @@ fn cut_to_nothing(path: &Path) {
     file.set_len(0).unwrap();
 }
 
-/// The state of the journal is in memory, so that it is written anew.
+/// The journal's state is in memory, so s3haul writes it again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
+async fn a_journal_that_is_cut_during_the_run_is_written_again() {
     let world = world_with_old_objects(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
     let command = [
@@ -431,7 +431,7 @@ async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
     }
 }
 
-/// The run cannot be resumed: its report has a footer, and names what is not done.
+/// The run cannot be resumed, so its report has a footer, and names what is pending.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() {
     let world = world_with_old_objects(60, Duration::from_millis(50)).await;
@@ -475,7 +475,7 @@ async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() 
     world.assert_equal("k0059", "k0059");
 }
 
-/// A journal that cannot be read says nothing against a report that is complete.
+/// A complete report is enough, whatever the state of the journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_needs_no_journal_where_the_report_says_all() {
     let world = world_with_old_objects(3, Duration::ZERO).await;
@@ -501,7 +501,7 @@ async fn a_retry_needs_no_journal_where_the_report_says_all() {
     );
 }
 
-/// A session that finds the copies of another one equal reports them a second time.
+/// If a session finds the copies of another one equal, it reports them a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_two_lines_is_compared_once() {
     let world = world_with_old_objects(3, Duration::ZERO).await;

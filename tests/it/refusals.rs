@@ -1,5 +1,5 @@
-//! Refusals in mid-run: a 403 is not believed at once, costs no stored parts, and a failed object
-//! sends nothing more.
+//! Refusals during a run: s3haul does not believe a 403 at once, keeps stored parts, and sends
+//! nothing more for a failed object.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const PARTS: u64 = 100;
-/// Longer than a busy machine needs for a few repetitions.
+/// Long enough for a few retries on a busy machine.
 const DOUBT: Duration = Duration::from_mins(1);
 
 /// Starts a sandbox with one object of many parts, and returns the job that copies it.
@@ -50,8 +50,8 @@ async fn one_refused_part_of_many_is_sent_again() {
     world.assert_equal("large", "large");
 }
 
-/// Parts that were never allowed are refused for good: allowed small objects and Creates prove
-/// nothing about them.
+/// Parts that were never allowed are refused for good. Success with small objects, or with Create,
+/// says nothing about parts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
     let (mut world, mut job) = world_with_large().await;
@@ -71,7 +71,7 @@ async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
     world.assert_no_upload_is_left();
 }
 
-/// The repetitions of a refused part leave the server time.
+/// The intervals between retries of a refused part grow, which gives the server time.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_parts_are_sent_again_at_growing_intervals() {
     let (mut world, mut job) = world_with_large().await;
@@ -106,7 +106,7 @@ async fn a_refused_request_for_a_small_object_is_sent_again_where_others_succeed
     }
 }
 
-/// Only the first object of those that are refused for good costs the time of the doubt.
+/// Of the objects that are refused for good, only the first one costs the time of the doubt.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_that_last_are_believed() {
     let mut world = World::new().await;
@@ -130,10 +130,10 @@ async fn refusals_that_last_are_believed() {
     assert!((5..200).contains(&sent_again), "{sent_again} repetitions");
 }
 
-/// Lets a run copy this many parts; all others are refused, which the run believes at once.
+/// Lets a run copy this many parts. All others are refused, and the refusals are believed at once.
 fn refuse_after(world: &mut World, job: &mut Job, parts: u64) -> u64 {
     world.retry.brief_doubt = Duration::ZERO;
-    // All parts have a slot, and wait for their turn.
+    // All parts have a slot, and wait for their turn at the rate.
     job.limits = Limits {
         requests_per_second: Some(60),
         ..Limits::default()
@@ -158,7 +158,7 @@ fn assert_denied(world: &World, run: &Run, stored: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_parts() {
+async fn a_failed_object_sends_nothing_more_and_the_next_run_keeps_its_parts() {
     let (mut world, mut job) = world_with_large().await;
     let directory = tempfile::tempdir().unwrap();
     let stored = refuse_after(&mut world, &mut job, 30);
@@ -185,7 +185,7 @@ async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_pa
             .collect::<Vec<_>>(),
         [Kept::ForNextRun]
     );
-    // It is refused still: nothing is lost by a run that fails again.
+    // The parts are still refused: a run that fails again loses nothing.
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_denied(&world, &run, stored);
     let open = world.open_uploads(DESTINATION);
@@ -245,7 +245,7 @@ async fn many(objects: u32) -> (World, Job) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none() {
     let (mut world, mut job) = many(3000).await;
-    // All copies that are under way when the refusals begin have ended before the first refusal is
+    // All copies that are in flight when the refusals begin end before the first refusal is
     // believed.
     (job.limits.patience, world.retry.brief_doubt) =
         (Some(Duration::from_secs(4)), Duration::from_secs(3));
@@ -284,11 +284,11 @@ async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_goes_on_when_its_refusals_end_and_loses_no_object() {
+async fn a_run_continues_when_refusals_end_and_loses_no_object() {
     let (world, job) = many(2000).await;
     world.add_fault(denied(Operation::CopyObject).when(When::After(500)));
     let mend = async {
-        // The pause begins after some hundred objects, each of which was refused again and again.
+        // The pause begins after a few hundred objects, each of which was refused several times.
         while !paused(&world).await {}
         world.sandbox.faults().clear();
     };
@@ -304,8 +304,8 @@ async fn a_run_goes_on_when_its_refusals_end_and_loses_no_object() {
     );
 }
 
-/// Returns true once the requests of a refused run come one at a time. A busy machine sends few in
-/// one moment, but not in several.
+/// Returns true once a refused run sends its requests one at a time. A busy machine may send few at
+/// one moment, but not at several.
 async fn paused(world: &World) -> bool {
     for _ in 0..4 {
         let before = copies(world);
@@ -338,7 +338,7 @@ async fn an_endless_series_of_refusals_can_be_asked_for_in_mid_run() {
     );
 }
 
-/// A short series of refusals at the end of a run counts as refusals for good.
+/// A short series of refusals at the end of a run counts as failures.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_objects_that_are_refused_last_have_failed() {
     let (world, job) = many(100).await;
@@ -382,7 +382,7 @@ fn lossy(run: &Run) -> usize {
         .count()
 }
 
-/// A refusal while everything is refused says nothing about one alone.
+/// Refusals while everything is refused say nothing about a single permission.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_403_costs_no_tags() {
     let (mut world, job) = tagged(700).await;
@@ -402,12 +402,12 @@ async fn an_outage_of_403_costs_no_tags() {
     let (run, ()) = tokio::join!(world.try_run_job(&job), end);
     let run = run.unwrap();
     let (done, failed) = (run.outcome.done_objects, run.outcome.failed_objects);
-    // A short series of refusals has failed, for `retry` to copy.
+    // A short series of refusals has failed, and `retry` will copy those objects.
     assert_eq!((done + failed, lossy(&run)), (700, 0));
     assert_eq!(tags(&world, "k0699"), 2);
 }
 
-/// A permission that returns is noticed, and a missing one is not requested for each object.
+/// s3haul notices a permission that returns, and does not ask for a missing one with each object.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     let (mut world, job) = tagged(600).await;
@@ -426,7 +426,7 @@ async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     assert!((1..400).contains(&lossy(&run)), "{} losses", lossy(&run));
     assert_eq!(tags(&world, "k0599"), 2);
 
-    // A policy that never lets them be read costs some questions, not one for each object.
+    // A permanent denial costs some requests, but not one for each object.
     let (mut world, job) = tagged(600).await;
     world.retry.brief_doubt = Duration::from_millis(20);
     world.add_fault(denied(Operation::GetObjectTagging));
@@ -436,7 +436,7 @@ async fn a_permission_that_was_missing_for_a_while_is_used_again() {
     assert!((4..60).contains(&asked), "{asked} questions");
 }
 
-/// A policy that denies one prefix costs the others nothing.
+/// A policy that denies one prefix does not affect the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_that_are_denied_for_some_objects_are_kept_for_the_others() {
     let (mut world, job) = tagged(200).await;

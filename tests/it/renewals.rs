@@ -1,4 +1,4 @@
-//! Providers of credentials that change, hang, or vanish in the middle of a run.
+//! Providers of credentials that change, hang, or vanish during a run.
 
 mod soak;
 
@@ -21,7 +21,8 @@ use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::program::{command, run};
 use crate::world::{DESTINATION, World};
 
-/// Refuses the first set of credentials after some requests, and does `then` at that moment.
+/// Starts a gate that refuses the first set of credentials after some requests, and calls `then` at
+/// that moment.
 async fn revoking(
     world: &World,
     (status, code): (u16, &'static str),
@@ -36,7 +37,7 @@ async fn revoking(
     .await
 }
 
-/// Returns the keys of the sandbox with this token, as a profile holds them.
+/// Returns a profile with the sandbox's key and this token.
 fn keys(token: &str) -> String {
     let SandboxOptions {
         access_key,
@@ -48,7 +49,7 @@ fn keys(token: &str) -> String {
     )
 }
 
-/// Returns a program with this profile, whose files are in a directory.
+/// Returns the program with this profile, whose files are in a directory.
 fn with_profile(directory: &Path, gate: &Gate) -> Command {
     let mut program = command();
     program
@@ -73,7 +74,7 @@ async fn configuration_files_that_vanish_in_mid_run_are_waited_for_and_named() {
         }
         let at = at.clone();
         tokio::spawn(async move {
-            // Longer than nothing is said about a wait.
+            // A wait is reported only after some time, which this exceeds.
             tokio::time::sleep(Duration::from_millis(2800)).await;
             fs::write(at.join("credentials"), keys("two")).unwrap();
         });
@@ -93,8 +94,8 @@ async fn configuration_files_that_vanish_in_mid_run_are_waited_for_and_named() {
     }
 }
 
-/// Writes a program that prints a set of credentials for this many seconds, and does something else
-/// when it is run again.
+/// Writes a program that first prints credentials for this many seconds, and runs `then` when it is
+/// called again.
 fn program(directory: &Path, seconds: u64, then: &str) {
     let SandboxOptions {
         access_key,
@@ -114,9 +115,9 @@ fn program(directory: &Path, seconds: u64, then: &str) {
     fs::write(directory.join("config"), config).unwrap();
 }
 
-/// Returns true while a process runs that has this number.
+/// Returns true while a process with this pid runs.
 fn runs(id: &str) -> bool {
-    // A child without a `wait` is a zombie.
+    // An ended process that nobody has waited for is a zombie (Z).
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|state| !state.contains(") Z "))
 }
 
@@ -194,7 +195,7 @@ async fn a_credential_process_that_fails_in_mid_run_is_asked_again_and_named() {
     assert!(stderr.contains(said), "{stderr}");
 }
 
-/// A revoked session is denied everything, even what it may do.
+/// A revoked session is denied everything, even what its role may do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -211,7 +212,7 @@ async fn a_session_that_is_denied_everything_is_replaced_if_there_is_a_newer_one
     assert!(refusals <= 40, "{refusals} with 16 requests in flight");
 }
 
-/// A missing permission does not ask the provider again and again.
+/// A missing permission does not make s3haul ask the provider again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_refusal_asks_the_provider_once() {
     let world = World::with_numbered(OBJECTS, 10).await;
@@ -235,13 +236,13 @@ async fn an_ordinary_refusal_asks_the_provider_once() {
     assert_eq!(issuer.asked(), 2, "{stderr}");
 }
 
-/// The way in which a file is replaced.
+/// The way to replace a file.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// By another file that is renamed to its name.
+    /// Another file is renamed to its name.
     Rename,
-    /// As in projected volumes of Kubernetes: the file is a link into `..data`, a link that is
-    /// switched to another directory.
+    /// As in Kubernetes' projected volumes, the file is a link into `..data`, which is a link that
+    /// switches to another directory.
     Projected,
 }
 
@@ -332,8 +333,8 @@ async fn a_shared_credentials_file_that_is_replaced_is_read_again(#[case] way: W
     assert!(gate.log.refusals() > 0);
 }
 
-/// Sets last for three seconds by the server's clock, which is 10 minutes ahead: by this machine's
-/// clock, they seem to last for 603.
+/// The sets are valid for three seconds by the server's clock, which is 10 minutes ahead. By the
+/// local clock, they seem to be valid for 603.
 #[rstest]
 #[case::from_the_start(0)]
 #[case::in_mid_run(60)]

@@ -1,4 +1,4 @@
-//! `layout: source`: multipart `ETag`s and composite checksums that stay what they are.
+//! `layout: source`: copies keep multipart `ETag`s and composite checksums.
 
 use rstest::rstest;
 use s3haul::manifest::job::{LayoutChoice, Parts, ProofPolicy, Transfer, Verify};
@@ -72,7 +72,7 @@ async fn boundaries_that_only_seem_uniform_are_found_out_before_anything_is_publ
     let world = World::new().await;
     let parts = [8 * MIB, 7 * MIB, 9 * MIB];
     world.put_with("k", 24 * MIB, &ObjectSpec::default().part_sizes(parts));
-    // One place in flight: the questions must not wait for a place that their own object holds.
+    // With one slot, the HEADs of parts must not wait for the slot that their own object holds.
     let mut job = world.job(replayed());
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_plain_etag_stays_by_a_single_copy() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_replayed_is_copied_all_the_same_and_says_why() {
+async fn an_object_that_cannot_be_replayed_is_copied_anyway_with_the_reason() {
     let kms = ObjectSpec::default()
         .encryption(Encryption::kms("key"))
         .part_sizes([6 * MIB]);

@@ -1,5 +1,5 @@
-//! A report has a header and a footer, and one that was cut or whose run did not end is never taken
-//! for a whole one.
+//! A report has a header and a footer. A report that was cut, or whose run did not end, is never
+//! taken for a complete one.
 
 mod read;
 mod refused;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::world::program::{COPY_ALL, at, process_at, run, run_in};
 use crate::world::{DESTINATION, World};
 
-/// Returns the lines of a report, which must be JSON.
+/// Parses the lines of a report, which must be JSON.
 pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
     let text = fs::read_to_string(report).unwrap();
     text.lines()
@@ -27,8 +27,8 @@ pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Returns the receipts of a report, between its one header and its footer, which a killed run has
-/// not written.
+/// Returns the receipts of a report, between its header and its footer, if any: a killed run has
+/// written none.
 pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     let mut lines = lines_of(report);
     assert_eq!(lines.remove(0)["report"], 2);
@@ -40,8 +40,7 @@ pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     lines
 }
 
-/// Returns a report without the checksum in its footer, which only holds for the lines that it was
-/// written for.
+/// Removes the checksum from the footer, which would not match edited lines.
 pub(crate) fn without_checksum(report: &str) -> String {
     let Some(at) = report.find(",\"checksum\":\"") else {
         return report.to_owned();
@@ -109,7 +108,7 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
     );
     assert_eq!(receipts_in(&report).len(), 2);
 
-    // Failed objects count, although there is no pair to compare.
+    // Failed objects count as differences, although there is no pair to compare.
     let (exit, stdout, _) = run(
         at(&world),
         &["verify", "--report", report.to_str().unwrap()],
@@ -120,7 +119,7 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
         "{exit} {stdout}"
     );
     assert!(stdout.contains("failed      s3://source/b"), "{stdout}");
-    // The next run says which report it replaces.
+    // The next run names the report that it replaces.
     let (_, _, stderr) = run_in(
         &world,
         dir.path(),
@@ -245,7 +244,7 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
             .unwrap();
         assert!(world.object(DESTINATION, key).is_some(), "{receipt}");
     }
-    // Nothing failed and the run has not ended: that is not "nothing to do".
+    // A report without failures and without an end is not "nothing to do".
     let text = fs::read_to_string(&report).unwrap();
     let lines: Vec<_> = text.lines().collect();
     let mut last: Value = serde_json::from_str(lines[lines.len() - 1]).unwrap();
@@ -259,7 +258,7 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     );
 }
 
-/// Starts a run that copies two objects and waits for the third, and sends it a signal. Returns its
+/// Starts a run that copies two objects and waits for the third, sends a signal, and returns the
 /// exit code.
 async fn signalled(world: &World, directory: &Path, signal: &str) -> i32 {
     let before = world.calls(Operation::CopyObject);
@@ -349,7 +348,7 @@ async fn a_resumed_run_has_one_header_and_one_footer() {
     );
 }
 
-/// Runs a copy of `a`, `b`, and `c`, of which `b` fails, and returns the lines of its report.
+/// Runs a copy of `a`, `b`, and `c`, of which `b` fails. Returns the lines of its report.
 async fn report_of_three(world: &World, report: &Path) -> Vec<String> {
     world.put_all(["a", "b", "c"], 100);
     deny_copy(world, "b");
@@ -453,7 +452,7 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
         "{exit} {stderr}"
     );
     assert_eq!(world.sandbox.calls().total(), 0);
-    // Without a count, as older versions wrote it, a report is still read.
+    // Reports of older versions, without a count, can still be read.
     let old = [
         head,
         done[0],

@@ -1,5 +1,4 @@
-//! Going on: runs of the real program that are stopped or killed, and what the next one makes of
-//! what they left.
+//! Resuming: runs of the real program that are stopped or killed, and the next runs.
 
 mod holder;
 mod unwritable;
@@ -29,7 +28,7 @@ async fn slow_world(objects: u32, copy: Duration) -> World {
     world
 }
 
-/// Makes a directory with a manifest that copies everything; `more` is part of the transfer.
+/// Returns a directory with a manifest that copies everything. `more` is part of the transfer.
 fn manifest(sandbox: &Sandbox, more: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     rewrite(directory.path(), sandbox, more);
@@ -73,7 +72,7 @@ async fn kill_after(world: &World, directory: &Path, objects: u64) {
     kill(child).await;
 }
 
-/// Returns the number of objects that are done according to the journal.
+/// Returns the number of finished objects in the journal.
 async fn done(directory: &Path) -> u64 {
     let glance = look(Location::Directory(directory.join(".s3haul/lake")))
         .await
@@ -82,7 +81,7 @@ async fn done(directory: &Path) -> u64 {
     glance.state.totals.done_objects
 }
 
-/// Returns the number of receipts of each object in the report.
+/// Counts the receipts of each object in the report.
 fn receipts(directory: &Path) -> BTreeMap<String, u32> {
     let mut receipts = BTreeMap::new();
     for receipt in receipts_in(&directory.join("report.jsonl")) {
@@ -103,12 +102,12 @@ fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
     assert_eq!(receipts.len(), objects);
     assert!(
         receipts.values().all(|times| *times == 1),
-        "an object is twice in the report"
+        "the report has an object twice"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
+async fn a_killed_run_resumes_and_repeats_only_copies_that_were_in_flight() {
     let world = slow_world(400, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 100).await;
@@ -125,7 +124,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
         copies <= 400 + 2 * 8,
         "{copies}: more than what was in flight at the kills was copied twice"
     );
-    // The run is over: the next one is a new one, with a report of its own.
+    // The run has ended. The next one is a new run with its own report.
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_eq!(world.calls(Operation::CopyObject), copies);
@@ -133,7 +132,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
+async fn a_stopped_run_resumes_after_its_last_planned_key() {
     let world = slow_world(4000, Duration::from_millis(30)).await;
     let directory = manifest(&world.sandbox, "");
     let child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
@@ -167,11 +166,11 @@ async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_job_does_not_go_on_by_itself() {
+async fn a_changed_job_does_not_resume_by_itself() {
     let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;
-    // What the journal knows, not what was copied: how far it is behind hangs on the disk.
+    // Counts objects in the journal, not copies: the journal's lag depends on the disk.
     let done = done(directory.path()).await;
     assert!(done > 0, "nothing was written down");
     let before = world.calls(Operation::CopyObject);
@@ -184,7 +183,7 @@ async fn a_changed_job_does_not_go_on_by_itself() {
     );
     let (exit, _, stderr) = again(&world, directory.path(), &["--resume-anyway"]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
-    // Requests of the killed run may still have arrived.
+    // Requests of the killed run may still arrive.
     let copies = world.calls(Operation::CopyObject) - before;
     assert!(
         (200 - done..=200 - done + 8).contains(&copies),
@@ -194,7 +193,7 @@ async fn a_changed_job_does_not_go_on_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_begun_anew_if_that_is_asked_for() {
+async fn a_fresh_run_starts_over_if_requested() {
     let world = slow_world(200, Duration::from_millis(15)).await;
     let directory = manifest(&world.sandbox, "");
     kill_after(&world, directory.path(), 40).await;
@@ -202,7 +201,7 @@ async fn a_run_is_begun_anew_if_that_is_asked_for() {
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
     assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
-    // An edited journal is reported, and only its user puts it aside.
+    // An edited journal is reported, and only the user may put it aside.
     let journal = directory.path().join(".s3haul/lake");
     for file in std::fs::read_dir(&journal)
         .unwrap()
@@ -241,7 +240,7 @@ async fn a_second_run_on_a_journal_ends_with_6_and_says_who_holds_it() {
     assert_eq!(world.calls(Operation::CopyObject), 200);
 }
 
-/// An error that refuses any run is reported before the journal is touched.
+/// A run that would be refused anyway is refused before it touches the journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     let world = slow_world(300, Duration::from_millis(60)).await;
@@ -274,7 +273,7 @@ async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     assert_all_is_there(&world, directory.path(), 300);
 }
 
-/// A refusal before a run begins is to be mended; after one during the run, it is to be run again.
+/// A refusal before the run begins needs a fix; a later one needs another run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
     let world = slow_world(300, Duration::from_millis(15)).await;
@@ -306,7 +305,7 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     let world = slow_world(3, Duration::ZERO).await;
     world.create_bucket("ops");
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
-    // The first one that has an event of the run itself.
+    // The first segment with an event of the run itself.
     let third = Fault::on(Operation::PutObject).key("segment-0000000003");
     world.add_fault(third.then(Effect::StallBefore(None)));
     let mut child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
@@ -314,12 +313,12 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     while world.sandbox.faults().fired() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // Nothing shows from outside that the run itself is over.
+    // Nothing shows from outside that the run itself has ended.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let waited = tokio::task::spawn_blocking(move || {
         let began = std::time::Instant::now();
-        // Signals that come close together are one. SIGINT would not do: it is ignored where the
-        // tests run in the background.
+        // Signals in quick succession merge into one. SIGINT would not do, because it is ignored if
+        // the tests run in the background.
         loop {
             std::process::Command::new("kill")
                 .args(["-TERM", &child.id().to_string()])
@@ -355,7 +354,7 @@ async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
     assert_eq!(world.keys(DESTINATION), ["a", "deep/b"]);
 }
 
-/// A run is known by its job, its journal, or the directory in which it began.
+/// `status` finds a run by its job, by its journal, or by the directory in which it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
     for (journal, places) in [

@@ -1,4 +1,4 @@
-//! The failed objects of a report, run again: those, and no others.
+//! `retry`: copies the failed objects of a report, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ fn denied(key: &str) -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_of_a_run_that_gave_up_says_how_to_go_on_with_it() {
+async fn a_retry_of_a_run_that_gave_up_says_how_to_resume_it() {
     let world = World::new().await;
     world.put_all(["a", "b"], 100);
     world.add_fault(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
@@ -74,7 +74,7 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     let (exit, ..) = run(at(&world), &copy).await;
     assert_eq!(exit, 1);
 
-    // What was copied is gone again: a retry must not copy it.
+    // A copied object has been deleted again: a retry must not copy it.
     world.sandbox.store().delete_object(DESTINATION, "a");
     world.sandbox.faults().clear();
     world.add_fault(denied("c/"));
@@ -86,7 +86,7 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
         stdout.contains("1 object copied") && stdout.contains("1 failed"),
         "{stdout}"
     );
-    // A refusal is repeated, because the other object was copied.
+    // The refused copy is retried, because the other object was copied.
     let calls = world.sandbox.calls().of(Operation::CopyObject);
     let keys: BTreeSet<_> = calls.iter().map(|call| call.key.as_str()).collect();
     assert_eq!(keys, BTreeSet::from(["b", "c/ü +"]));
@@ -120,7 +120,7 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
+async fn retry_reads_the_manifest_again_and_explains_what_it_cannot_use() {
     let world = World::new().await;
     world.put_all(["a", "b"], 100);
     world.add_fault(denied("b"));
@@ -180,7 +180,7 @@ async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
     )
     .await;
     assert_eq!(exit, 1, "{stderr}");
-    // Only the failed line is left, so that no other line can give the change away.
+    // Only the failed line is left, so that no other line shows the change.
     let text = fs::read_to_string(report).unwrap();
     let kept = text
         .lines()
@@ -258,7 +258,7 @@ async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
         &[copy, &["--report", report.to_str().unwrap()]].concat(),
     )
     .await;
-    // 3 where nothing at all could be listed.
+    // 3 if nothing could be listed.
     assert!(matches!(exit, 1 | 3), "{exit} {stdout} {stderr}");
     fs::read_to_string(report).unwrap()
 }
@@ -313,7 +313,7 @@ async fn a_directory_that_could_not_be_read_is_no_file_that_failed() {
     )
     .await;
     assert!(text.contains("files/sub/one\""), "{text}");
-    // Who may read everything can make no such directory; this is how it is reported.
+    // Root can read every directory, so the report of an unreadable one is written by hand.
     fs::write(
         &report,
         without_checksum(&text.replace("files/sub/one\"", "files/sub\"")),
@@ -348,7 +348,8 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     world.deny(SOURCE, Operation::ListObjectsV2, "");
     let listing = failing(&world, &copy, &report).await;
     world.sandbox.store().allow_all();
-    // One run would have reached both with its second page.
+    // Merges two reports into what one run would have written: a failed object, and a list that
+    // failed on its second page.
     let failures = listing
         .lines()
         .skip(1)
@@ -364,9 +365,9 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
     assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
-    // Only `b`, in vain, and `c`.
+    // Only `b`, which fails, and `c`.
     assert_eq!(world.calls(Operation::CopyObject), 2, "{stdout}");
-    // That the listing calls the bad copy equal does not make it good.
+    // The list shows the bad copy as equal, but it must be copied anyway.
     world.sandbox.faults().clear();
     let again = dir.path().join("report.retry-1.jsonl");
     let (exit, stdout, stderr) = run(at(&world), &["retry", again.to_str().unwrap()]).await;
@@ -449,7 +450,7 @@ async fn tags_that_were_lost_are_set_without_another_copy() {
     let report = report.to_str().unwrap();
     lossy(&world, report).await;
     let versions = |key: &str| world.sandbox.store().versions(DESTINATION, key).len();
-    // Nobody may read them yet: the objects fail, and stay as they are.
+    // The tags still cannot be read: the objects fail, and stay unchanged.
     let (exit, stdout, _) = run(at(&world), &["retry", "--losses", report]).await;
     assert!(exit == 1 && stdout.contains("20 failed"), "{exit} {stdout}");
 
@@ -497,7 +498,7 @@ async fn tags_that_were_lost_are_set_without_another_copy() {
     let second = dir.path().join("night.retry-2.jsonl");
     let (exit, stdout, _) = run(at(&world), &["retry", "--losses", second.to_str().unwrap()]).await;
     assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
-    // The report that names them is not replaced without a word.
+    // A report that names losses is not replaced without a message.
     let copy = [
         "copy",
         "s3://source/",

@@ -1,4 +1,4 @@
-//! The sandbox against the real SDK: what S3 does, it does.
+//! The sandbox, used through the real SDK: it behaves like S3.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
@@ -71,7 +71,7 @@ fn unsigned(url: &str) -> aws_sdk_s3::config::Builder {
         )
 }
 
-/// Returns the status and the code of a call that must fail with an answer.
+/// Returns status and code of a call, which must fail with an answer.
 fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
     result: Answer<T, E>,
 ) -> (u16, String) {
@@ -84,14 +84,14 @@ fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
     }
 }
 
-/// Returns `(status, code)` to compare with.
+/// Returns the expected value of [`refused`].
 fn is(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
 type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
-/// Returns the list that Complete takes, of numbers and `ETags`.
+/// Returns the list for Complete, from numbers and `ETag`s.
 fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
     let part = |(number, tag): &(i32, &str)| {
         CompletedPart::builder()
@@ -104,7 +104,7 @@ fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
         .build()
 }
 
-/// Completes an upload of these parts.
+/// Completes an upload with these parts.
 async fn complete(
     client: &Client,
     bucket: &str,

@@ -1,5 +1,4 @@
-//! No secret is printed, whatever `S3HAUL_LOG` asks for: not raw, not in base64, not in
-//! hexadecimal.
+//! No secret is printed, whatever `S3HAUL_LOG` selects: neither raw, nor in base64 or hexadecimal.
 
 use std::fs;
 
@@ -18,7 +17,7 @@ const KEY: &str = "customer-key-of-32-bytes-in-all!";
 const TOKEN: &str = "session-token-that-nobody-may-see";
 const PASSWORD: &str = "proxy-password";
 
-/// Returns a secret in every form in which a log may have it.
+/// Returns every form in which a log could contain a secret.
 fn forms(secret: &str) -> Vec<String> {
     let hex = secret
         .bytes()
@@ -97,7 +96,7 @@ async fn no_secret_is_logged(#[case] directives: &str, #[case] format: &str) {
     }
 }
 
-/// A server, or a gateway before it, that names the headers which it does not like.
+/// A server, or a gateway in front of it, quotes the headers that it refuses.
 #[rstest]
 #[case::small(10, "PUT")]
 #[case::in_parts(12 * MIB, "POST")]
@@ -146,7 +145,7 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
     let digest = s3haul::checksum::md5_etag(KEY.as_bytes());
     for secret in [KEY, TOKEN] {
         for form in forms(secret) {
-            // A third of it is missing where a part is quoted.
+            // If only a part is quoted, a third is missing.
             let shown = &form[form.len() / 3..];
             assert!(!all.contains(shown), "{shown} in {all}");
         }
@@ -154,7 +153,7 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
     assert!(!all.contains(&digest), "{all}");
 }
 
-/// Copies everything with these flags, which fails, and returns all that the command wrote: output,
+/// Runs a copy with these flags, which fails. Returns everything that the command wrote: output,
 /// report, and journal.
 async fn all_output(command: Command, flags: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
@@ -181,7 +180,7 @@ async fn all_output(command: Command, flags: &[&str]) -> String {
     all
 }
 
-/// A server that answers with a header of the request where an `ETag` or an upload id should be.
+/// A server answers with a header of the request instead of an `ETag` or an upload id.
 #[rstest]
 #[case::etag(10, "etag")]
 #[case::version(10, "x-amz-version-id")]

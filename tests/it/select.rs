@@ -1,5 +1,5 @@
-//! Selections cost what they match: which list requests are sent for patterns, and that they find
-//! the same.
+//! Selections cost as much as they match: the list requests for patterns, which find the same
+//! objects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -38,7 +38,7 @@ fn select(include: &[&str], exclude: &[&str]) -> Selection {
     }
 }
 
-/// Copies `below` of the source to `to/` of the destination.
+/// Returns a transfer from `below` of the source to `to/` of the destination.
 fn transfer(below: &str, select: Selection) -> Transfer {
     let from = Source::Prefix {
         endpoint: "default".to_owned(),
@@ -99,7 +99,7 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
             }
         }
     }
-    // One is below another, and alternatives are two.
+    // One prefix is below another, and an alternative makes two.
     let include = [
         "2028/x1*",
         "2026/**/*.parquet",
@@ -133,7 +133,7 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
         lists(&world, LIST, SOURCE)
             .iter()
             .all(|prefix| prefix == "p/"),
-        "one has no literal beginning"
+        "one pattern has no literal beginning"
     );
 }
 
@@ -163,7 +163,7 @@ async fn the_destinations_list_is_that_of_the_mapped_keys() {
     let mut prefixes = lists(&world, LIST, DESTINATION);
     prefixes.sort();
     assert_eq!(prefixes, ["to/v1/n-001", "to/v1/n-002"]);
-    // Where the map does not keep the order, each key is asked for.
+    // If the key map does not keep the order, each key gets its own HEAD.
     world.sandbox.calls().clear();
     transfer.keys = keys("{dir}{name}");
     let run = world.run(transfer).await;
@@ -199,7 +199,7 @@ async fn a_huge_directory_that_is_excluded_is_passed_over() {
     world.sandbox.calls().clear();
     let run = world.run(transfer("", kept)).await;
     assert_eq!(run.outcome.skipped_objects, 5);
-    // A pattern that ends at the slash does not list what is behind it.
+    // `tmp*` matches no slash, so nothing behind one is listed.
     world.sandbox.calls().clear();
     let run = world.run(transfer("", select(&["tmp*"], &[]))).await;
     assert_eq!(run.outcome.skipped_objects, 3);
@@ -243,7 +243,7 @@ async fn an_excluded_directory_in_the_middle_hides_nothing_from_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_goes_on_with_the_prefixes_that_are_left() {
+async fn a_session_resumes_with_the_remaining_prefixes() {
     let mut world = World::new().await;
     let days: Vec<_> = (1..=20).map(|day| format!("2026-11-{day:02}/*")).collect();
     for index in 0..20_000 {
@@ -350,7 +350,7 @@ async fn directories_in_which_nothing_can_match_are_not_read() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, name).unwrap();
     }
-    // Whoever reads this directory meets a link that fails.
+    // A broken link makes reading this directory fail.
     for below in ["2025", "2026/b/d", "2027"] {
         fs::create_dir_all(dir.path().join(below)).unwrap();
         symlink("nowhere", dir.path().join(below).join("broken")).unwrap();
@@ -403,7 +403,7 @@ async fn keys_with_wildcards_in_their_names_stay_within_reach() {
     }
 }
 
-/// Objects that are written again between the list and the copy.
+/// The objects are overwritten between the list and the copy.
 #[rstest]
 #[case::in_one_request(1000, 0)]
 #[case::in_parts(1000, 5 << 20)]
@@ -457,7 +457,7 @@ async fn a_file_that_grew_beyond_the_selection_is_not_sent() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("k");
     std::fs::write(&path, [1; 10]).unwrap();
-    // The destination's list is answered once the file has surely been found.
+    // The answer to the destination's list comes after the file was certainly found.
     let grows = Effect::hook(move |_| {
         std::thread::sleep(Duration::from_secs(3));
         std::fs::write(&path, [1; 1000]).unwrap();

@@ -1,5 +1,5 @@
-//! A run that takes several sessions is one run: its sums, its report, and what becomes of it when
-//! its journal is damaged.
+//! A run with several sessions is one run: its totals, its report, and its end if the journal is
+//! damaged.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -48,7 +48,7 @@ const COPY: [&str; 12] = [
     "--report",
 ];
 
-/// Kills a run after this many requests of a kind.
+/// Runs a copy that is killed after this many requests of a kind.
 async fn killed_after(
     world: &World,
     directory: &Path,
@@ -101,14 +101,14 @@ async fn the_summary_is_about_all_sessions() {
     assert_eq!(summary["sessions"], 2, "{summary}");
     let counts = ["done_objects", "skipped_objects"].map(|name| summary[name].as_u64().unwrap());
     assert_eq!(counts[0] + counts[1], OBJECTS, "{summary}");
-    // Each copied object lost its tags, whichever session copied it.
+    // Each copied object has lost its tags, whichever session copied it.
     assert_eq!(summary["losses"][0]["objects"], counts[0], "{summary}");
     assert_eq!(summary["objects_with_losses"], counts[0], "{summary}");
     assert_eq!(
         summary["requests"]["requests"].as_u64().unwrap(),
         world.sandbox.calls().total()
     );
-    // A new run begins to count anew.
+    // A new run counts from zero.
     let (exit, stdout, _) = copy(&world, directory.path(), &[]).await;
     assert!(
         exit == 0 && !stdout.contains("sessions") && !stdout.contains("not readable"),
@@ -141,7 +141,7 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
         receipts_in(&directory.path().join("report.jsonl")).len() as u64,
         OBJECTS
     );
-    // Without a journal, the missing objects are on no record.
+    // Without a journal, the missing lines are lost.
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &["--journal", "none"]).await;
@@ -163,7 +163,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
         exit == 3 && stderr.contains("run the job with --fresh to start over"),
         "{exit} {stderr}"
     );
-    // The upload's object goes, so that only the journal leads to it.
+    // Deletes the upload's source, so that only the journal leads to the upload.
     world.sandbox.store().delete_object(SOURCE, "a-large");
     let (exit, _, stderr) = copy(world, directory, &[journal, &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -174,13 +174,13 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     world.assert_no_upload_is_left();
     let copied = world.keys(DESTINATION);
     assert_eq!(copied, world.keys(SOURCE));
-    // From now on it is a journal like any other.
+    // From now on, the journal is an ordinary one.
     let (exit, _, again) = copy(world, directory, journal).await;
     assert_eq!(exit, 0, "{again}");
     stderr
 }
 
-/// Makes one character of a line in the middle another one.
+/// Replaces one character in the middle of a line.
 fn spoil(text: &str, at: usize) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines[at] = lines[at].replacen(':', ";", 1);
@@ -188,7 +188,7 @@ fn spoil(text: &str, at: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
+async fn a_fresh_run_on_a_damaged_journal_in_a_directory_still_finds_open_uploads() {
     let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     let place = directory.path().join("journal");
@@ -200,7 +200,7 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
         segments.retain(|file| file.to_string_lossy().contains("segment-"));
         segments.sort();
         let last = segments.last().unwrap();
-        // The object's own line.
+        // The line of the object itself.
         let text = std::fs::read_to_string(last).unwrap();
         let at = text
             .lines()
@@ -217,7 +217,7 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_journal_in_s3_is_begun_anew_and_still_tells_of_open_uploads() {
+async fn a_fresh_run_on_a_damaged_journal_in_s3_still_finds_open_uploads() {
     let world = world_with_unreadable_tags().await;
     let directory = TempDir::new().unwrap();
     let told = damaged(

@@ -1,4 +1,4 @@
-//! One run in many processes: together they copy what one would, whichever of them die.
+//! One run in many processes: together, they copy what one process would, whichever of them die.
 
 mod contact;
 mod lease;
@@ -21,7 +21,7 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 const STATE: &str = "s3://ops/run/";
 
-/// A sandbox with a bucket for state, and a directory with the job.
+/// A world with a bucket for state, and a directory with the job.
 pub(crate) struct Shards {
     pub(crate) world: World,
     pub(crate) directory: TempDir,
@@ -132,7 +132,7 @@ impl Shards {
             .expect("the processes do nothing");
     }
 
-    /// Returns how often the reports of all shards name each object, by its last status.
+    /// Returns the statuses of each object in the reports of all shards.
     fn receipts(&self) -> BTreeMap<String, Vec<String>> {
         let mut receipts: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for key in self.keys("ops") {
@@ -156,7 +156,8 @@ impl Shards {
         receipts
     }
 
-    /// Asserts that the destination holds the source and that one receipt says so of each object.
+    /// Asserts that the destination equals the source, and that each object has one receipt that
+    /// says so.
     fn assert_complete(&self) {
         let sources = self.keys(SOURCE);
         assert_eq!(self.keys(DESTINATION), sources);
@@ -189,7 +190,7 @@ async fn shards_in_any_order_copy_each_object_once() {
         shards.put(key, 1);
     }
     shards.put("zz/empty", 0);
-    // Three at a time, in no order.
+    // Three shards at a time, in arbitrary order.
     for group in [[5, 0, 7], [2, 6, 1], [4, 3, 3]] {
         let running: BTreeSet<u32> = group.into_iter().collect();
         let running: Vec<_> = running
@@ -203,7 +204,7 @@ async fn shards_in_any_order_copy_each_object_once() {
     }
     shards.assert_complete();
     let small = 1200 + 5;
-    // A request whose answer is overdue is sent once more.
+    // A request with an overdue answer is sent once more.
     let twice: u64 = (0..8)
         .map(|shard| {
             let end = shards.state(&format!("done/{shard}.json")).unwrap();
@@ -224,7 +225,7 @@ async fn shards_in_any_order_copy_each_object_once() {
         .parts
         .len();
     assert!(shards.world.calls(Operation::UploadPartCopy) <= parts as u64 + twice);
-    // One page of the source shows all keys to the planner, and one or two each shard's.
+    // One page shows the planner all keys, and one or two show each shard its own.
     let lists = shards.world.sandbox.calls().of(Operation::ListObjectsV2);
     let lists = lists.iter().filter(|call| call.bucket == SOURCE).count() as u64;
     assert!(lists <= 8 * 3 + 4 + twice, "{lists} lists of the source");
@@ -261,7 +262,7 @@ async fn shards_in_any_order_copy_each_object_once() {
     assert_eq!(summary["totals"]["done_bytes"], 300 * MIB + 12_000 + 4);
     assert!(summary["failed"].is_null(), "{summary}");
 
-    // A shard that is done has nothing to do.
+    // A finished shard has nothing to do.
     shards.world.sandbox.calls().clear();
     let Ended {
         exit,
@@ -278,10 +279,10 @@ async fn shards_in_any_order_copy_each_object_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_goes_on_from_its_state_alone() {
+async fn a_run_resumes_from_its_state_alone() {
     let shards = Shards::with_slow_copies(Duration::from_millis(20)).await;
     shards.put_many(800);
-    // Four in flight for each process, so that none is done at once.
+    // Four slots for each process, so that no shard is done at once.
     let job = format!("{COPY_ALL}limits: {{in_flight: 16}}\n");
     shards.job(&job);
     let first = shards.start(&flags("0", "4"), Some("uid"));
@@ -289,7 +290,7 @@ async fn a_run_goes_on_from_its_state_alone() {
     shards.requests(Operation::CopyObject, 120).await;
     kill(first).await;
     kill(second).await;
-    // Another machine has the job, and nothing else.
+    // Another machine has only the job.
     let elsewhere = TempDir::new().unwrap();
     std::fs::write(elsewhere.path().join("job.yaml"), &job).unwrap();
     for shard in ["3", "1", "0", "2"] {
@@ -306,7 +307,7 @@ async fn a_run_goes_on_from_its_state_alone() {
             .all(|statuses| statuses == &["done"] || statuses == &["skipped"]),
         "{receipts:?}"
     );
-    // Copied again is at most what was in flight when the processes were killed.
+    // At most the objects that were in flight at the kills are copied again.
     let again = shards.world.calls(Operation::CopyObject) - 800;
     assert!(again <= 40, "{again} objects were copied twice");
     let sessions =
@@ -347,7 +348,7 @@ async fn of_two_processes_of_a_shard_the_older_one_is_shut_out() {
         "the older one wrote over it"
     );
     assert_eq!(shards.state("failed/0.json"), None);
-    // A process of another Job waits for the lease to run out.
+    // A process of another Job waits until the lease expires.
     let receipts = shards.receipts();
     assert_eq!(receipts.len(), 1500);
 }
@@ -470,7 +471,7 @@ async fn transfers_and_single_objects_are_each_in_one_shard() {
     assert_eq!((of(1), of(2)), (1, 1), "{plan}");
 }
 
-/// The limits of the job are those of all processes together.
+/// The limits of the job apply to all processes together.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_process_has_its_share_of_the_limits() {
     let shards = Shards::with_slow_copies(Duration::from_millis(15)).await;

@@ -1,4 +1,4 @@
-//! Runs in shards as others see them: how far they are, and their reports as one.
+//! Views of runs in shards: their progress, and their reports as one.
 
 mod merge;
 mod near;
@@ -36,7 +36,7 @@ async fn two_hundred() -> State {
     state
 }
 
-/// Returns the text without the seconds of a silence, which grow while the test runs.
+/// Removes the seconds of a silence, which grow during the test.
 fn still(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let cut = line
@@ -59,9 +59,9 @@ async fn a_page_shows_two_hundred_shards_with_few_requests() {
         assert!(line.chars().count() <= 80, "{line}");
     }
     let world = &state.world;
-    // One to tell what it is, and one for each of done/, failed/, and live/.
+    // One list to tell what the location is, and one each of done/, failed/, and live/.
     assert_eq!(world.calls(Operation::ListObjectsV2), 4);
-    // The plan, the ends, and the signs of life.
+    // The plan, the records of ends, and the signs of life.
     assert_eq!(world.calls(Operation::GetObject), 1 + 122 + 32);
     assert_eq!(world.calls(Operation::PutObject), 0);
 }
@@ -96,7 +96,7 @@ async fn programs_get_the_same_as_one_document() {
     assert_eq!(shown["failed"][1]["cause"], "12 objects failed");
     let next = shown["next"].as_str().unwrap();
     assert!(next.starts_with("silent shards: "), "{next}");
-    // The page of the documentation names each field.
+    // The documentation names each field.
     let page = include_str!("../../docs/shards.md");
     for field in shown.as_object_mut().unwrap().keys() {
         assert!(page.contains(&format!("`{field}`")), "{field}");
@@ -107,14 +107,14 @@ async fn programs_get_the_same_as_one_document() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_that_fails_and_begins_anew_is_at_work() {
+async fn a_failed_shard_that_starts_again_is_running() {
     let state = State::planned(3).await;
     state.end(0, 0, 3);
     state.live(0, ShardActivity::Running, 10, NOW);
     state.end(1, 0, 2);
-    // It ended, and then its process died before it could say more.
+    // The shard ended, and then its process died before it could write more.
     state.live(1, ShardActivity::Ended, 10, Duration::from_hours(1));
-    // Run again since, and done: what it was before does not count.
+    // The shard has run again since, and is done: its earlier end does not count.
     state.end(2, 0, 2);
     state.end(2, 1, 0);
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
@@ -182,7 +182,7 @@ async fn a_summary_replaces_the_ends_of_all_shards() {
         2,
         "plan and summary"
     );
-    // One that was written before a shard was run again says nothing.
+    // A summary from before a shard ran again says nothing.
     summary.done = 49;
     summary.failed.insert(3, 1);
     state.put("summary.json", &summary, NOW);
@@ -243,12 +243,12 @@ async fn it_watches_until_all_shards_have_ended() {
         let text = String::from_utf8(ended.stdout).unwrap();
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert_eq!(last["state"], "ended");
-        // The failed shard is started again.
+        // The failed shard starts again.
         let key = format!("{RUN}failed/1.json");
         state.world.sandbox.store().delete_object(OPS, &key);
         state.live(1, ShardActivity::Running, 10, NOW);
     }
-    // The end of shard 0 is read once by each of the two, not by each look.
+    // Each of the two commands reads the end of shard 0 once, not at each look.
     let gets = state.world.sandbox.calls().of(Operation::GetObject);
     let ends = gets.iter().filter(|call| call.key.ends_with("done/0.json"));
     assert_eq!(ends.count(), 2);
@@ -278,7 +278,7 @@ async fn a_journal_is_still_shown_as_one() {
         exit == 2 && stderr.contains("is not the state prefix of one"),
         "{stderr}"
     );
-    // The journal of one shard is a journal.
+    // The journal of one shard is an ordinary journal.
     let (exit, _, stderr) = run(at(&state.world), &["status", "s3://ops/none/"]).await;
     assert!(
         exit == 2 && stderr.contains("there is no journal at s3://ops/none/"),

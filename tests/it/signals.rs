@@ -1,5 +1,5 @@
-//! Signals that were ignored when the program began stay ignored: `nohup`, and jobs in the
-//! background of a script.
+//! Signals that were ignored when the program started stay ignored, as with `nohup` and for
+//! background jobs of a script.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) fn send(signal: &str, child: &Child) {
         .unwrap();
 }
 
-/// Runs the program below a shell that ignores the signal, as `nohup` does.
+/// Runs the program from a shell that ignores the signal, as `nohup` does.
 fn ignoring(signal: &str, program: &Command) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell
@@ -55,7 +55,7 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
     for bucket in buckets {
         world.put_in(bucket, "k", 10);
     }
-    // The first list is answered when the signals have been sent.
+    // The answer to the first list comes after the signals.
     let stall = Effect::StallBefore(Some(Duration::from_secs(1)));
     world.add_fault(Fault::on(Operation::ListObjectsV2).nth(1).then(stall));
     let mut command = ignoring(signal, &process_at(&world));
@@ -66,7 +66,7 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
     while world.sandbox.faults().fired() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // Twice: the second signal would end a run at once.
+    // Twice, because a second signal would end a run at once.
     for _ in 0..2 {
         send(signal, &child);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -78,7 +78,7 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
     assert_eq!(world.keys(DESTINATION), ["k"]);
 }
 
-/// The server refuses everything until a while after the program goes on.
+/// The server refuses everything until some time after the program continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
     let world = World::new().await;
@@ -103,7 +103,7 @@ async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
     send("STOP", &child);
     tokio::time::sleep(Duration::from_secs(18)).await;
     send("CONT", &child);
-    // One may have been answered meanwhile.
+    // One request may have been answered meanwhile.
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     let ended = async { ended.await.unwrap() };
     let ended = async {

@@ -1,5 +1,4 @@
-//! Stopping in an orderly way: nothing half, nothing left over, and everything that was not done
-//! says so.
+//! Orderly stops: no half object, no open upload, and a message about everything that is pending.
 
 use std::time::Duration;
 
@@ -45,12 +44,12 @@ async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
     assert_eq!(
         copied.len(),
         done,
-        "what is there is what is on record as done"
+        "the destination has exactly the recorded objects"
     );
     assert!(!copied.iter().any(|key| key.starts_with("large")));
     assert!(
         world.calls(Operation::UploadPartCopy) < 40,
-        "no part was begun after the stop"
+        "no part is sent after the stop"
     );
 }
 
@@ -82,7 +81,7 @@ async fn requests_that_never_end_are_given_up_after_the_drain() {
     );
 }
 
-/// Copies that have not been sent yet wait for a rate of two requests a second.
+/// Unsent copies wait for a rate of two requests per second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_what_waits_for_a_server_that_accepts_nothing() {
     let mut world = World::new().await;
@@ -107,6 +106,6 @@ async fn a_stop_ends_what_waits_for_a_server_that_accepts_nothing() {
     let (run, before) = tokio::join!(world.run(copy_all()), refused);
     assert!(run.outcome.stopped && run.outcome.failed_objects == 0);
     let after = world.calls(copies) - before;
-    // Up to 64 were under way.
+    // Up to 64 copies were in flight.
     assert!(after < 64, "{after} copies were sent after the stop");
 }

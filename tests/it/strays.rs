@@ -1,6 +1,6 @@
-//! No upload is left open in silence, whatever the server does not answer: with and without a
-//! journal, by runs and by `uploads abort`. What the server cannot prove is reported once, with an
-//! id or a key and a command.
+//! No upload stays open without a message, whatever the server does not answer: with and without a
+//! journal, by runs and by `uploads abort`. If the server cannot prove an abort, that is reported
+//! once, with an id or a key and a command.
 
 mod aborted;
 
@@ -61,7 +61,8 @@ fn notes(run: &Run) -> Vec<&str> {
 
 fn open(world: &World) -> usize {
     let open = world.open_uploads(DESTINATION);
-    // `--older-than` checks the dates of a server with an upload, which this one may refuse to abort.
+    // `--older-than` creates an upload to check the server's dates, which this server may refuse to
+    // abort.
     open.iter()
         .filter(|open| !open.key.contains("s3haul-date-check"))
         .count()
@@ -94,7 +95,7 @@ async fn a_create_that_is_answered_with_nonsense_leaves_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn what_cannot_be_searched_for_is_told_once_with_its_key(
+async fn an_upload_that_cannot_be_searched_for_is_reported_once_with_its_key(
     #[values(false, true)] journal: bool,
     #[values("refused", "denied", "nonsense")] how: &'static str,
 ) {
@@ -130,7 +131,7 @@ async fn what_cannot_be_searched_for_is_told_once_with_its_key(
 }
 
 #[tokio::test]
-async fn a_twin_that_cannot_be_searched_for_is_told() {
+async fn a_twin_that_cannot_be_searched_for_is_reported() {
     let world = world_with_large().await;
     world.add_fault(
         Fault::on(Operation::CreateMultipartUpload)
@@ -179,7 +180,7 @@ async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
     );
 }
 
-/// Runs a session that is stopped when the server has created an upload, whose answer never comes.
+/// Runs a session that is stopped after the server has created an upload whose answer never comes.
 async fn stopped_in_create(world: &mut World) -> Run {
     world.stop = CancellationToken::new();
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
@@ -198,8 +199,7 @@ async fn stopped_in_create(world: &mut World) -> Run {
     run
 }
 
-/// A run without a journal that is stopped while it waits for the answer to Create leaves no upload
-/// either.
+/// A run without a journal that is stopped during Create leaves nothing either.
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     let mut world = world_with_large().await;
@@ -209,10 +209,10 @@ async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
 }
 
-/// The next run with `--adopt` resumes an upload if there is one. If it cannot see the parts of an
-/// upload, it says so and copies the object anew.
+/// The next run with `--adopt` continues the upload, if there is one. If it cannot see the upload's
+/// content, it says so and copies the object anew.
 #[tokio::test]
-async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_be_judged() {
+async fn uploads_left_for_adoption_or_without_a_listable_content_are_reported() {
     let mut world = world_with_large().await;
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
@@ -268,7 +268,7 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
     );
 }
 
-/// Stops a run when some parts are there.
+/// Stops a run after some parts.
 async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
@@ -285,7 +285,7 @@ async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
 
 #[rstest]
 #[tokio::test]
-async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by_the_list_of_uploads(
+async fn without_a_list_of_parts_an_object_starts_over_and_the_list_of_uploads_proves_the_abort(
     #[values("missing", "not found", "nonsense", "denied")] how: &'static str,
 ) {
     let mut world = world_with_large().await;
@@ -313,7 +313,7 @@ async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by
         "the state of the bucket is unknown"
     );
     assert_eq!(world.calls(Operation::ListMultipartUploads), 1);
-    // And then it is over.
+    // The next session completes the job and aborts nothing.
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
@@ -326,7 +326,7 @@ async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by
 }
 
 #[tokio::test]
-async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
+async fn an_abort_that_no_list_proves_is_reported_once_with_its_id() {
     let mut world = world_with_large().await;
     let directory = TempDir::new().unwrap();
     let job = job_with_answers(&world, |asked| match asked {
@@ -358,7 +358,7 @@ async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
     assert_eq!(
         world.calls(Operation::AbortMultipartUpload),
         0,
-        "it is on record no more"
+        "the journal no longer has it"
     );
 }
 
@@ -394,18 +394,18 @@ async fn an_abort_without_effect_is_not_believed() {
     assert_eq!(
         (run.outcome.failed_objects, notes(&run)),
         (0, vec![]),
-        "it was told"
+        "it was reported"
     );
     assert_eq!(
         world.calls(Operation::ListMultipartUploads),
         0,
-        "it is on record no more"
+        "the journal no longer has it"
     );
 }
 
-/// A server dates uploads by no clock, so that nobody can tell which one a lost Create made.
+/// The server's dates of uploads are wrong, so nobody can tell which one a lost Create made.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
+async fn an_upload_with_unknown_id_and_false_date_is_reported_and_left() {
     let world = world_with_large().await;
     let directory = TempDir::new().unwrap();
     let dated = |asked: &Asked| {
@@ -447,13 +447,13 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
     assert_eq!(
         world.calls(Operation::ListMultipartUploads),
         0,
-        "it is on record no more"
+        "the journal no longer has it"
     );
 }
 
 /// The same for an upload of an attempt whose answer was lost.
 #[tokio::test]
-async fn a_twin_of_false_date_is_told_and_left() {
+async fn a_twin_with_a_false_date_is_reported_and_left() {
     let world = world_with_large().await;
     let dated = |asked: &Asked| {
         if asked.lists_uploads() {

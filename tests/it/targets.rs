@@ -1,4 +1,4 @@
-//! The files that a run writes: what they may replace, who may read them, and devices and pipes in
+//! The files that a run writes: what they may replace, their permissions, and devices and pipes in
 //! their place.
 
 use std::fs;
@@ -102,7 +102,8 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
             "{command:?}"
         );
     }
-    // A report is none of the other kind either, and a retry does not replace what it retries.
+    // Other output does not replace a report, and a retry does not replace the report that it
+    // retries.
     let report = fs::read_to_string(dir.path().join("r.jsonl")).unwrap();
     let (exit, _, stderr) = run_in(
         &world,
@@ -128,7 +129,7 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
         fs::read_to_string(dir.path().join("r.jsonl")).unwrap(),
         report
     );
-    // Nor does a journal take over a file that is called like one of its own.
+    // A journal does not take over a file with the name of one of its own either.
     let (exit, _, stderr) = run_in(
         &world,
         dir.path(),
@@ -158,7 +159,7 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
         ),
         (1, "my own\n".into())
     );
-    // A plan replaces a plan.
+    // A plan may replace a plan.
     for _ in 0..2 {
         let (exit, ..) = run_in(
             &world,
@@ -200,8 +201,8 @@ async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
             "{stderr}"
         );
     }
-    // Another sandbox, and then a real run, may take its place; no sandbox takes that of a real
-    // run.
+    // Another sandbox run, and then a real run, may replace the report of a sandbox. No sandbox run
+    // may replace that of a real run.
     assert_eq!(run_in(&world, dir.path(), &on_sandbox).await.0, 0);
     let real = ["run", "job.yaml", "--report", "tried.jsonl"];
     assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
@@ -279,8 +280,8 @@ async fn journals_reports_and_plans_are_for_their_owner_only() {
         "{:?}",
         files().collect::<Vec<_>>()
     );
-    // An older version left them open to all. The directory is the user's, and so is a file that is
-    // none of a journal.
+    // An older version left them readable by all. The directory belongs to the user, and so does a
+    // file that is not part of a journal.
     fs::write(at(".s3haul/job/notes"), "").unwrap();
     for open in files() {
         fs::set_permissions(open, fs::Permissions::from_mode(0o644)).unwrap();
@@ -318,7 +319,7 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
             "{session}: {exit} {stdout} {stderr}"
         );
     }
-    // The next session of a stopped run appends to it.
+    // A stopped run continues with the same device.
     let copy = [
         "copy",
         "s3://source/",
@@ -346,7 +347,7 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
             "{lines:#?}"
         );
     };
-    // Standard output, as a pipe and as a file, which nothing writes over.
+    // Standard output, as a pipe and as a file, which is not overwritten.
     let (exit, stdout, _) =
         run_in(&world, dir.path(), &[&run[..], &["/dev/stdout"]].concat()).await;
     assert!(

@@ -1,5 +1,5 @@
-//! Ceph's `tenant:bucket`: read, written, and reported like every other bucket where the server has
-//! tenants, and refused with the reason where it has none.
+//! Ceph's `tenant:bucket`: read, written, and reported like any other bucket on servers with
+//! tenants, and refused with the reason on others.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The filters of a source on the command line, and times that are written as ages.
+//! Filters of a source on the command line, and times given as ages.
 
 use std::fs;
 use std::time::Duration;
@@ -73,7 +73,7 @@ async fn the_manifests_filters_are_flags() {
         .await;
         assert!(exit == 2 && stderr.contains(why), "{flags:?}: {stderr}");
     }
-    // One object is not chosen among many.
+    // Filters do not apply to a single object.
     let one = [
         "copy",
         "s3://source/a",
@@ -206,7 +206,7 @@ async fn a_run_that_resumes_counts_ages_from_its_start() {
         .unwrap()
         .state;
     assert_eq!(state.run.unwrap().counted_from, Some(now));
-    // The next run counts from its own start.
+    // The next run counts ages from its own start.
     let third = world.session(&place, &next_week, Intent::Resume).await;
     assert_eq!(
         (
@@ -289,7 +289,7 @@ async fn a_retry_takes_what_the_run_chose_whatever_its_age_is_by_now() {
     let (exit, _, stderr) = run(in_directory(), &[&copy[..], &["2h"]].concat()).await;
     assert_eq!(exit, 1, "{stderr}");
     world.sandbox.faults().clear();
-    // As if hours had passed.
+    // Changes the report as if hours had passed.
     let report = fs::read_to_string(dir.path().join("r.jsonl"))
         .unwrap()
         .replace("\"2h\"", "\"1s\"");

@@ -1,4 +1,4 @@
-//! Errors that name what is at fault: the bundle, the file, the page of a portal, the variable, or
+//! Errors that name their cause: the bundle, the file, the page of a portal, the variable, or
 //! standard input.
 
 use std::process::{Command, Stdio};
@@ -124,7 +124,7 @@ async fn a_url_of_sts_without_a_scheme_is_found_before_anything_is_sent() {
 )]
 #[case::perhaps_s3("source/k", 2, "s3://source/k")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_local_source_that_is_missing_is_told_from_a_mistyped_one(
+async fn a_missing_local_source_is_distinguished_from_a_mistyped_one(
     #[case] source: &str,
     #[case] expected: i32,
     #[case] told: &str,
@@ -135,7 +135,7 @@ async fn a_local_source_that_is_missing_is_told_from_a_mistyped_one(
     assert!(stderr.contains(told), "{stderr}");
 }
 
-/// A program sees `/dev/null` for `<&-`, which no user means.
+/// A program that is started with `<&-` reads from `/dev/null`, which is not what the user means.
 #[rstest]
 #[case::closed("<&-", 3)]
 #[case::empty("</dev/null", 0)]

@@ -1,5 +1,4 @@
-//! Several transfers of one job: they share the places, and wait for each other only where they
-//! must.
+//! Several transfers of one job: they share the slots, and wait for each other only if they must.
 
 use std::time::Duration;
 
@@ -50,7 +49,7 @@ fn the_first_hangs(world: &World) -> Job {
     job_of(world, transfers)
 }
 
-/// Returns the keys of the answered requests, in their order.
+/// Returns the keys of the answered requests, in the order of the requests.
 fn written(world: &World, operation: Operation) -> Vec<String> {
     let mut calls = world.sandbox.calls().of(operation);
     calls.retain(|call| call.status.is_some());
@@ -193,7 +192,7 @@ async fn a_later_transfer_that_ended_first_is_not_repeated() {
     assert_eq!(about_b.count(), 0, "it was over");
 }
 
-/// A throttled prefix fills neither the requests in flight nor the window of the plan.
+/// A throttled prefix fills neither the slots nor the window of planned steps.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_a_hot_prefix_hold_up_no_others() {
     let only = Some("a-hot/".to_owned());

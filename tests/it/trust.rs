@@ -1,4 +1,4 @@
-//! `trust: nothing`: what is asked besides, request by request. What it withstands is in `hostile`.
+//! `trust: nothing`: the additional requests. The module `hostile` tests what they withstand.
 
 use rstest::rstest;
 use s3haul::endpoint::Provider;
@@ -37,7 +37,7 @@ fn believing(world: &World, transfer: Transfer, trust: Trust) -> Job {
     job
 }
 
-/// Runs a job, and returns the HEAD requests that it takes.
+/// Runs a job, and counts its HEAD requests.
 async fn heads(world: &World, transfer: Transfer, trust: Trust) -> (Run, u64) {
     let before = world.calls(Operation::HeadObject);
     let run = world
@@ -58,7 +58,7 @@ async fn each_object_is_looked_at_before_and_after_it_is_written() {
             (OBJECTS, OBJECTS * copied),
             "{trust:?}"
         );
-        // Once more, when both sides are equal by their lists.
+        // Runs the job again, when both sides are equal by their lists.
         let (run, asked) = heads(&world, copy_all(), trust).await;
         assert_eq!(
             (run.outcome.skipped_objects, asked),
@@ -174,7 +174,7 @@ async fn the_flag_does_the_same() {
     assert_eq!(exit, 2, "{stderr}");
 }
 
-/// Compares both sides through this server.
+/// Verifies both sides through this server.
 async fn verified(world: &World, liar: &Liar, transfer: Transfer, trust: Trust) -> VerifyFinding {
     let mut job = liar.job(world, transfer, Provider::Other);
     restate(&mut job, |endpoint| endpoint.trust = trust);
@@ -201,8 +201,8 @@ fn reads(asked: &Asked) -> bool {
     asked.method == "GET" && asked.header("range").is_some()
 }
 
-/// No list shows the size of an object that is named: `verify` reads its last byte on each side that
-/// is not believed.
+/// No list shows the size of a named object, so `verify` reads its last byte on each untrusted
+/// side.
 #[rstest]
 #[case::named(true, Trust::Nothing, 2)]
 #[case::believed(true, Trust::Answers, 0)]
@@ -233,7 +233,7 @@ async fn verify_reads_the_last_byte_of_a_named_object(
         "{finding:?}"
     );
     assert_eq!(liar.count(reads), asked);
-    // HEAD shows half of both.
+    // HEAD shows half the size on both sides.
     let liar = Liar::lying(&world, |asked| match asked.method.as_str() {
         "HEAD" if asked.path.ends_with("/k") => {
             Lie::Changed(Box::new(|answer| answer.with("content-length: 500")))

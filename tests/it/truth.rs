@@ -1,7 +1,7 @@
-//! Whatever goes wrong, an exit code of 0 is true: runs are killed, refused, and cut off, their
-//! reports and journals are edited, and nobody says that all is done while an object is missing.
+//! Whatever goes wrong, an exit code of 0 is true. Runs are killed, refused, and cut off, and their
+//! reports and journals are edited; no command may claim to be complete while an object is missing.
 //!
-//! `TRUTH_SEED` and `TRUTH_CASES` set the seed, which is printed, and the number of cases.
+//! `TRUTH_SEED` sets the seed, which the test prints, and `TRUTH_CASES` the number of cases.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use tempfile::TempDir;
 use crate::world::program::process_at;
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Cases of an ordinary test run.
+/// Number of cases in an ordinary test run.
 const CASES: u64 = 8;
-/// Sessions with faults, kills, and edits of one case.
+/// Sessions with faults, kills, and edits in one case.
 const SESSIONS: u32 = 5;
 const OBJECTS: u64 = 30;
-/// A command that takes longer than this hangs.
+/// A command that takes longer has hung.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A run with its report and journal.
@@ -29,7 +29,7 @@ struct Case {
     world: World,
     directory: TempDir,
     random: fastrand::Rng,
-    /// The command of the run.
+    /// The arguments of the copy.
     copy: Vec<String>,
     /// The events so far, for the message of a failure.
     story: Vec<String>,
@@ -93,7 +93,7 @@ impl Case {
         }
     }
 
-    /// Runs a command and perhaps ends it with a signal when `dying` is set.
+    /// Runs a command, and may end it with a signal when `dying` is set.
     async fn run(
         &mut self,
         command: &[String],
@@ -138,7 +138,7 @@ impl Case {
         ended
     }
 
-    /// Says whether everything is at the destination.
+    /// Returns true if everything is at the destination.
     fn is_complete(&self) -> bool {
         let store = self.world.sandbox.store();
         store.keys(SOURCE).iter().all(|key| {
@@ -147,7 +147,7 @@ impl Case {
         })
     }
 
-    /// Asserts that a command that exits with 0 while something is missing has said so.
+    /// Asserts that a command exits with 0 only if nothing is missing, or if it has said so.
     fn judge(&self, command: &[String], ended: &Ended) {
         if ended.exit == Some(0) && !self.is_complete() {
             let is_retry = command[0] == "retry";
@@ -163,7 +163,7 @@ impl Case {
         assert_ne!(ended.exit, Some(70), "{}", self.story.join("\n"));
     }
 
-    /// Sets faults, and returns what is set when it is time to end the command.
+    /// Sets faults. Returns a flag that they set when it is time to end the command.
     fn disturb(&mut self) -> Arc<AtomicBool> {
         let (random, faults) = (&mut self.random, self.world.sandbox.faults());
         faults.clear();
@@ -208,7 +208,7 @@ impl Case {
         dying
     }
 
-    /// Damages a file of the report or the journal, or puts an old one back.
+    /// Damages a file of the report or the journal, or restores an old copy of it.
     fn edit(&mut self) {
         let mut files: Vec<PathBuf> = vec![
             self.path("r.jsonl"),
@@ -239,7 +239,7 @@ impl Case {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Runs, retries, and edits, until the command reports that everything is done.
+    /// Runs, retries, and edits until a command claims to be complete.
     async fn play(mut self) {
         let copy = self.copy.clone();
         for _ in 0..SESSIONS {
@@ -269,11 +269,12 @@ impl Case {
         self.finish(&copy).await;
     }
 
-    /// Repeats the command undisturbed until it ends, if need be anew.
+    /// Asserts that without further faults, the command completes, with `--fresh` if necessary.
     async fn finish(&mut self, copy: &[String]) {
         let mut ended = self.run(copy, None, Arc::default()).await;
         if ended.exit != Some(0) {
-            // A damaged journal, a report that is none any more, or failures of an earlier session.
+            // The journal is damaged, the report is no longer one, or an earlier session has
+            // failures.
             let _ = fs::remove_file(self.path("r.jsonl"));
             let fresh = [copy, &["--fresh".to_owned()]].concat();
             ended = self.run(&fresh, None, Arc::default()).await;
@@ -285,7 +286,7 @@ impl Case {
             &["verify", "--report", "r.jsonl"],
         ] {
             let ended = self.run(&Self::words(command), None, Arc::default()).await;
-            // A report that lacks receipts is refused, although all is done.
+            // A report without some receipts is refused, although everything is done.
             let is_refused = ended.exit == Some(2) && ended.stderr.contains("lacks receipts");
             assert!(
                 ended.exit == Some(0) || is_refused,
@@ -296,7 +297,7 @@ impl Case {
     }
 }
 
-/// Damages a file, or puts an earlier copy of it back, and says how.
+/// Damages a file, or restores an earlier copy of it. Returns what it did.
 fn edit(random: &mut fastrand::Rng, file: &Path, old: &Path) -> &'static str {
     let bytes = fs::read(file).unwrap();
     let mut lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();

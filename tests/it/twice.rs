@@ -1,4 +1,4 @@
-//! Requests that hang are sent once more, if both together do no more than one of them.
+//! Requests that hang are sent once more, if two of them have the same effect as one.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn in_parts() -> Transfer {
     in_parts_of(5 * MIB, copy_all())
 }
 
-/// Returns the numbers of requests that were sent twice because they hung, and because they failed.
+/// Returns the numbers of requests that were repeated because they hung, and because they failed.
 fn repeated(run: &Run) -> (u64, u64) {
     let requests = run.outcome.requests;
     (requests.hedged, requests.retried)
@@ -75,7 +75,8 @@ async fn a_copy_that_hangs_is_sent_once_more(
         let key = format!("{index:03}");
         world.assert_equal(&key, &key);
     }
-    // Without a condition, the bucket is asked once if two copies would be two versions.
+    // Without a condition, s3haul asks once whether the bucket is versioned: two copies would be
+    // two versions.
     let asked = u64::from(when == When::Always);
     assert_eq!(world.calls(Operation::GetBucketVersioning), asked);
 }
@@ -124,7 +125,7 @@ async fn a_server_that_is_slow_as_a_whole_is_not_sent_much_more() {
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
     let (hedged, _) = repeated(&run);
-    // Two at first, and one for each 20 answers.
+    // Two at first, and one for every 20 answers.
     assert!((1..=5).contains(&hedged), "{hedged} were sent twice");
     assert_eq!(world.calls(COPY), COUNT + hedged);
     assert_eq!(world.keys(DESTINATION).len() as u64, COUNT);
@@ -164,9 +165,9 @@ async fn with_late_create(versioning: bool, effects: &[Effect]) -> (World, Trans
 
 const LATE: Duration = Duration::from_secs(4);
 
-/// The upload of a Create that loses is aborted when its answer names it, or when the answer is lost
-/// and a list shows it. Creates are sent twice in a bucket that keeps versions too: only one upload
-/// becomes an object.
+/// The upload of the losing Create is aborted if its answer names it, or if the answer is lost and
+/// a list shows it. Versioned buckets get a second Create too, because only one upload becomes an
+/// object.
 #[rstest]
 #[case::answered_late(&[Effect::StallAfter(Some(LATE))], 1, 0)]
 #[case::done_late(&[Effect::Delay(LATE)], 1, 0)]
@@ -206,7 +207,7 @@ async fn an_object_tells_of_a_create_that_was_overtaken_and_is_never_answered() 
         notes[0].starts_with("an upload of unknown id may be left open: no answer within "),
         "{notes:?}"
     );
-    // It took effect, and the list shows it.
+    // The Create took effect, and the list shows its upload.
     world.assert_no_upload_is_left();
 }
 
@@ -225,7 +226,7 @@ async fn the_next_run_looks_for_the_upload_of_a_create_that_was_never_answered()
         panic!("one Create is on record: {:?}", open().await)
     };
     assert_eq!(upload.begun, None, "its id is not known");
-    // It takes effect after the end of the run.
+    // The Create takes effect after the end of the run.
     let (bucket, key) = (world.bucket(DESTINATION).await, &upload.place.key);
     let late = bucket.create_upload(key, &Attributes::default()).await;
     late.expect("the bucket is there");
@@ -234,7 +235,7 @@ async fn the_next_run_looks_for_the_upload_of_a_create_that_was_never_answered()
     assert_eq!(open().await, []);
 }
 
-/// The server's machine accepts connections that the server never reads from.
+/// The kernel accepts connections that the server never reads from.
 #[tokio::test]
 async fn requests_on_connections_that_nobody_serves_are_sent_again_on_others() {
     let mut options = SandboxOptions::default();
@@ -313,7 +314,7 @@ async fn only_amazon_gets_a_second_complete() {
     assert_eq!((world.calls(complete), repeated(&run)), (COUNT, (0, 0)));
 }
 
-/// An upload is aborted although the first request for it hangs.
+/// The upload is aborted although the first Abort hangs.
 #[rstest]
 #[case::before_it_took_effect(Effect::StallBefore(None))]
 #[case::after_it_took_effect(Effect::StallAfter(None))]

@@ -1,5 +1,5 @@
-//! Text that a stranger chose (keys, server messages, codes, ids, headers) never reaches a terminal
-//! or a log as it is: it cannot move a cursor, reorder a line, or forge one.
+//! Text from strangers (keys, server messages, codes, ids, headers) never reaches a terminal or a
+//! log unescaped: it cannot move a cursor, reorder a line, or forge one.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ fn keys() -> [String; 6] {
     ]
 }
 
-/// A server that answers every request as `answer` says, which sees the first line and the headers.
+/// A server whose answers come from `answer`, which sees the request line and the headers.
 struct Liar(String);
 
 impl Liar {
@@ -68,7 +68,7 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// Asserts that a terminal would show the text as it is, and that no line was forged.
+/// Asserts that a terminal shows the text literally, and that no line is forged.
 fn assert_harmless(text: &str, context: &str) {
     let wild = text.chars().find(|c| *c != '\n' && !is_printable(*c));
     assert_eq!(wild, None, "{context}: {text}");
@@ -222,7 +222,7 @@ async fn what_a_server_says_is_escaped_and_cut() {
     }
 }
 
-/// The journal holds the keys of failed objects and of open uploads.
+/// The journal has the keys of failed objects and of open uploads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_is_shown_with_its_keys_escaped() {
     let world = World::new().await;
@@ -280,7 +280,7 @@ async fn a_journal_is_shown_with_its_keys_escaped() {
     }
 }
 
-/// A manifest is somebody's text, too: it may come with a repository that was cloned a minute ago.
+/// A manifest is untrusted text too: it may come with a repository that was just cloned.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_in_a_manifest_are_escaped() {
     let world = World::new().await;

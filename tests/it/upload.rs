@@ -1,4 +1,4 @@
-//! Files of this machine on their way into a bucket.
+//! Uploads of local files.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -74,8 +74,7 @@ async fn an_unreadable_file_fails_alone_and_by_name() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("fine"), "x").unwrap();
-    // What root may not read either: a directory in the place of the file that was listed, made
-    // while it is sent.
+    // Even root cannot read a directory as a file. It replaces the listed file during the upload.
     fs::write(dir.path().join("gone"), "x").unwrap();
     let path = dir.path().join("gone");
     world.add_fault(
@@ -117,7 +116,7 @@ async fn a_file_that_changes_while_it_is_read_is_sent_again() {
     let stored = world.object(DESTINATION, "log").unwrap();
     assert!(
         stored.content.to_bytes().iter().all(|byte| *byte == 7) && stored.size == 41 * MIB,
-        "torn"
+        "the object mixes two versions of the file"
     );
     world.assert_no_upload_is_left();
 }

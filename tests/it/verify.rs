@@ -1,4 +1,4 @@
-//! `s3haul verify`: what it finds, what it asks for, what it prints and how it exits.
+//! `s3haul verify`: findings, requests, output, and exit codes.
 
 use std::fs;
 
@@ -49,7 +49,7 @@ fn names(findings: &[VerifyFinding]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Puts one object of each kind.
+/// Sets up one pair of each kind.
 fn arrange(world: &World) {
     let (plain, parts) = (
         ObjectSpec::default(),
@@ -120,7 +120,7 @@ async fn reading_settles_what_nothing_else_does(#[case] deep: Deep, #[case] read
         (0, 3, 2),
         "{findings:?}"
     );
-    // Unequal checksums are the last word, also where everything else is read.
+    // Unequal checksums decide, even if everything else is read.
     let expected = if deep == Deep::All { reads - 2 } else { reads };
     assert_eq!(world.calls(Operation::GetObject), expected);
 }
@@ -137,7 +137,7 @@ async fn reading_finds_bytes_that_are_not_what_the_server_says() {
     assert_eq!(
         (counts.unprovable, counts.different),
         (1, 0),
-        "a key's ETags say nothing"
+        "with a KMS key, ETags say nothing"
     );
     let (counts, _) = verified(&world, copy_all(), Deep::Unproven).await;
     assert_eq!((counts.unprovable, counts.different), (0, 1));
@@ -189,7 +189,7 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
         (counts.equal, counts.excluded, counts.looked_for_extra),
         (2, 2, true)
     );
-    // A template gives keys in another order: each is asked for, and what is extra is not known.
+    // A template changes the order of keys: each one gets a HEAD, and extra keys are unknown.
     transfer.keys.rename = Some("{dir}{name}.bak".parse().unwrap());
     world.put_object(
         DESTINATION,
@@ -251,7 +251,7 @@ async fn files_are_compared_with_what_was_uploaded() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_looked_at_fails_alone() {
+async fn an_object_that_cannot_be_read_fails_alone() {
     let world = World::new().await;
     let parts = ObjectSpec::default().part_sizes([5 * MIB]);
     for key in ["a", "b", "c"] {
@@ -308,11 +308,7 @@ async fn a_thousand_pages_are_walked_in_step() {
     }
     let (counts, _) = verified(&world, copy_all(), Deep::No).await;
     assert_eq!((counts.equal, counts.missing, counts.extra), (2450, 25, 25));
-    assert_eq!(
-        world.sandbox.calls().total(),
-        6,
-        "pages of lists and nothing else"
-    );
+    assert_eq!(world.sandbox.calls().total(), 6, "only lists are sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,4 @@
-//! Histories and points in time: what of a key's versions arrives, in which order, and by which
-//! requests.
+//! Histories and points in time: the versions that arrive, their order, and the requests.
 
 mod all;
 mod as_of;
@@ -39,7 +38,7 @@ fn write(world: &World, bucket: &str, key: &str, contents: &str) {
     }
 }
 
-/// Returns the text for which [`write`] makes this history.
+/// Returns the text from which [`write`] would make this history.
 fn history(world: &World, bucket: &str, key: &str) -> String {
     let versions = world
         .sandbox
@@ -88,7 +87,7 @@ fn writes(world: &World) -> u64 {
         .sum()
 }
 
-/// Returns the endings of a key's versions, in the order of their receipts.
+/// Returns the receipts of a key's versions, in order.
 fn endings<'r>(run: &'r Run, key: &str) -> Vec<&'r Receipt> {
     let destination = format!("s3://destination/{key}");
     run.receipts

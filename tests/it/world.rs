@@ -139,7 +139,7 @@ impl World {
         for bucket in [SOURCE, DESTINATION] {
             sandbox.store().create_bucket(bucket, buckets.clone());
         }
-        // A fault costs a test milliseconds, and a hopeless case ends.
+        // Retries take milliseconds, and hopeless cases end soon.
         let retry = RetryPolicy {
             persistence: Duration::from_secs(1),
             patience: Duration::from_secs(20),
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// Returns a job whose only endpoint is the sandbox. The environment of the tests is not read.
+    /// Returns a job whose only endpoint is the sandbox, whatever the environment of the tests.
     pub(crate) fn job(&self, transfer: Transfer) -> Job {
         Job::single(transfer, [self.endpoint().resolve(&Environment::default())])
     }
@@ -195,7 +195,7 @@ impl World {
         Connections::new(job, Some(Self::credentials()), pacer, halt.clone())
     }
 
-    /// Connects to a bucket, for tests that use the library directly.
+    /// Returns a bucket, for direct use of the library.
     pub(crate) async fn bucket(&self, name: &str) -> Bucket {
         let job = self.job(copy_all());
         let mut connections = self.connections(&job, &CancellationToken::new(), &Limits::default());
@@ -293,7 +293,7 @@ impl World {
         self.sandbox.calls().count(operation)
     }
 
-    /// Asserts that both keys hold the same bytes and everything else that a copy keeps.
+    /// Asserts that both objects have the same bytes, and the same attributes that a copy keeps.
     pub(crate) fn assert_equal(&self, from: &str, to: &str) {
         let source = self.object(SOURCE, from).unwrap();
         let copy = self
@@ -303,7 +303,7 @@ impl World {
         assert_eq!(copy.attributes.class(), source.attributes.class(), "{to}");
         assert_eq!(copy.attributes.metadata, source.attributes.metadata, "{to}");
         assert_eq!(copy.attributes.tags, source.attributes.tags, "{to}");
-        // S3 gives this type to objects that are written without one.
+        // S3's default content type.
         let content_type = source
             .attributes
             .content_type
@@ -341,7 +341,7 @@ async fn open_journal(directory: &Path) -> Opened {
 }
 
 impl Run {
-    /// Returns the error code of the one object that failed.
+    /// Returns the error code of the only failed object.
     pub(crate) fn error(&self) -> &str {
         let mut errors = self
             .receipts
@@ -364,7 +364,7 @@ impl Run {
     }
 }
 
-/// Changes the default endpoint of a job, as if the manifest stated it that way.
+/// Changes the job's default endpoint, as if the manifest had said so.
 pub(crate) fn restate(job: &mut Job, change: impl FnOnce(&mut Endpoint)) {
     let endpoint = job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap();
     let mut stated = endpoint.stated.clone();
@@ -389,7 +389,7 @@ pub(crate) fn destination(text: &str) -> Destination {
     }
 }
 
-/// Copies everything in `source` to the root of `destination`.
+/// Returns a transfer of everything in `source` to the root of `destination`.
 pub(crate) fn copy_all() -> Transfer {
     let from = Source::Prefix {
         endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -398,7 +398,7 @@ pub(crate) fn copy_all() -> Transfer {
     Transfer::new("all", from, destination("s3://destination/"))
 }
 
-/// Uploads a directory to the root of `destination`.
+/// Returns a transfer of a directory to the root of `destination`.
 pub(crate) fn upload_all(path: &Path) -> Transfer {
     let from = Source::Files {
         path: LocalPath(path.to_owned()),

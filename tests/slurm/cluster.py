@@ -1,4 +1,4 @@
-"""Starts Debian's Slurm, with one node, on 127.0.0.1, on free ports, in a directory of its own."""
+"""Starts Debian's Slurm with one node: on 127.0.0.1, on free ports, in a temporary directory."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from harness.processes import Processes, free_ports
 
-# A task is a process of this machine, and most of them wait for the server: more of them than there are cores.
+# CPUs of the node. More than the machine has: a task mostly waits for the server.
 CPUS = 16
-# The controller remembers tasks that have ended for an hour, so that their states can be asserted.
+# MinJobAge: the controller remembers ended tasks for an hour, so that scenarios can assert their states.
 CONFIG = """\
 ClusterName=s3haul
 SlurmctldHost={host}(127.0.0.1)
@@ -54,13 +54,13 @@ class Slurm:
     def __init__(self, binary, keep=False):
         self.binary = Path(binary).resolve()
         self.directory = Path(tempfile.mkdtemp(prefix="s3haul-slurm-"))
-        # Munge's socket is for all users.
+        # mkdtemp makes a directory for its owner alone, but every user must reach Munge's socket.
         self.directory.chmod(0o755)
         self.keep = keep
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.processes = Processes(self.logs)
-        # Since when tasks that were requeued have waited, by array and index.
+        # Maps (array, index) of a requeued task to the time at which it was first seen waiting.
         self._waiting = {}
         try:
             self._start()
@@ -76,7 +76,7 @@ class Slurm:
 
     def close(self):
         if hasattr(self, "environment"):
-            # The processes of tasks are not children of this one.
+            # Slurm's tasks are not children of this process, so only Slurm can end them.
             self.call("scancel", "--me", check=False)
             until = time.monotonic() + 20
             while self.call("squeue", "--noheader", check=False).strip() and time.monotonic() < until:
@@ -102,7 +102,7 @@ class Slurm:
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         self.processes.start("slurmctld", ["slurmctld", "-D", "-c", "-f", self.conf])
         self._start_daemon()
-        self._until(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False), "the node is idle")
+        self._until(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False), "the node to be idle")
 
     def _start_munge(self):
         munge = pwd.getpwnam("munge")
@@ -115,14 +115,16 @@ class Slurm:
             os.chown(path, munge.pw_uid, munge.pw_gid)
         files = [f"--key-file={key}", f"--socket={self.socket}"]
         files += [f"--{name}-file={directory / name}" for name in ("pid", "seed", "log")]
-        # It becomes munged, unlike `runuser`, which would leave it behind.
+        # setpriv replaces itself with munged. `runuser` would stay its parent, and killing it would leave munged
+        # behind.
         user = ["setpriv", f"--reuid={munge.pw_uid}", f"--regid={munge.pw_gid}", "--clear-groups"]
         self.processes.start("munged", [*user, "munged", "--foreground", *files])
-        self._until(lambda: self.socket.exists(), "munged listens")
+        self._until(lambda: self.socket.exists(), "munged to listen")
 
     @contextlib.contextmanager
     def without_daemon(self):
-        """Kills the node's daemon, whose tasks live on, and starts it again at the end. One scenario does it at a time."""
+        """Kills slurmd, whose tasks keep running, and starts it again when the block ends. Only one scenario may use it
+        at a time."""
         self._daemon.kill()
         self._daemon.wait()
         try:
@@ -143,17 +145,17 @@ class Slurm:
         return done.stdout
 
     def tasks(self, array):
-        """Maps the index of each task that Slurm still knows to its state and the reason why it waits."""
+        """Maps the index of each task that Slurm still knows to its state and the reason why it is pending."""
         command = ["squeue", "--noheader", "--array", f"--job={array}", "--states=all", "--format=%K %T %r"]
         lines = [line.split(maxsplit=2) for line in self.call(*command, check=False).splitlines()]
-        # For a moment, the record of an array may have no index.
+        # A new array has no indices for a moment.
         return {int(index): (state, reason) for index, state, reason in lines if index.isdigit()}
 
     def go_on(self, array):
-        """Ends the two minutes for which requeued tasks wait, but for two seconds.
+        """Starts requeued tasks after two seconds instead of Slurm's two minutes.
 
-        A credential knows its time in whole seconds. slurmd takes that of a task that starts in the second in which it was
-        killed for the old one, which was revoked, and the task fails.
+        The two seconds are needed. Slurm's credentials have times in whole seconds. If a task starts again within the
+        second in which it was killed, slurmd takes its new credential for the old, revoked one, and the task fails.
         """
         now = time.monotonic()
         for index, waits in self.tasks(array).items():
@@ -167,5 +169,5 @@ class Slurm:
         until = time.monotonic() + 60
         while not condition():
             if time.monotonic() > until:
-                raise AssertionError(f"not within 60 s: {what}; see {self.logs}")
+                raise AssertionError(f"waited 60 s for {what}; see {self.logs}")
             time.sleep(0.1)

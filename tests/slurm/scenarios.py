@@ -1,4 +1,4 @@
-"""The array of deploy/slurm: tasks are requeued all the time, and the daemon of the node is killed."""
+"""Scenarios of the job array of deploy/slurm. While it runs, tasks are requeued and the node's daemon is killed."""
 
 import os
 
@@ -17,21 +17,21 @@ def slow(manifest):
 
 
 class Requeues(Interruptions):
-    """Requeues a task again and again."""
+    """Requeues a random task every few seconds."""
 
     def __init__(self, world, every):
         super().__init__(every, lambda: world.with_state("RUNNING"), self._requeue)
         self.world = world
 
     def _requeue(self, index):
-        # It may have ended in the meantime.
+        # The task may have ended meanwhile; then scontrol fails.
         self.world.slurm.call("scontrol", "requeue", f"{self.world.array}_{index}", check=False)
         return True
 
 
 @scenario
 def array_interrupted(world):
-    """One run through all that can happen to its tasks."""
+    """One run whose tasks are requeued, lose slurmd, and get another limit of running tasks."""
     world.server.start_with_many(OBJECTS)
     world.edit(SHARDS, TASKS, slow)
     run = world.run()
@@ -40,15 +40,15 @@ def array_interrupted(world):
     with run.watched() as looks, Requeues(world, every=4) as requeues:
         run.wait_for_copies(0.1)
         with world.slurm.without_daemon():
-            # Tasks that are requeued end, and start anew, when it is back.
+            # Without slurmd, requeued tasks neither end nor start.
             count = requeues.count
             is_over = lambda: requeues.count >= count + 2 or not world.with_state("RUNNING")
-            world.poll(is_over, "two more tasks are requeued, or none runs", 60)
+            world.poll(is_over, "two more requeues, or no running task", 60)
         run.wait_for_copies(0.4)
-        # P is changed: at most two tasks run, and those that start have the shares of two.
+        # P is halved: at most that many tasks run, and tasks that start get a share of the limits for that many.
         world.resize(TASKS // 2)
-        world.poll(lambda: len(world.with_state("RUNNING")) <= TASKS // 2, f"at most {TASKS // 2} tasks run", 60)
-        world.poll(lambda: IN_FLIGHT // (TASKS // 2) in world.shares(), "a task starts with the share of two", 60)
+        world.poll(lambda: len(world.with_state("RUNNING")) <= TASKS // 2, f"at most {TASKS // 2} running tasks", 60)
+        world.poll(lambda: IN_FLIGHT // (TASKS // 2) in world.shares(), f"a task that starts with the share of {TASKS // 2}", 60)
         world.resize(TASKS)
         states = world.wait_for_end(3600 if FULL else 600)
     equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")
@@ -59,8 +59,8 @@ def array_interrupted(world):
 
 @scenario
 def array_with_a_wrong_manifest(world):
-    """Exit code 2: tasks that have not begun are cancelled. The right manifest, submitted under the same name, runs; one that is
-    changed after that is refused."""
+    """Exit code 2: tasks that have not started are cancelled. The corrected manifest runs under the same name. A
+    manifest that changes after that is refused."""
     world.server.start_with_many(["small/=1000x4KiB"])
     world.edit(8, 2)
     manifest = world.directory / "job.yaml"

@@ -1,4 +1,4 @@
-"""One scenario's world: an S3 of its own, and a directory with the script and the manifest of deploy/slurm."""
+"""The environment of one scenario: its own S3, and a directory with the script and the manifest of deploy/slurm."""
 
 import os
 import re
@@ -36,10 +36,11 @@ class World:
             self.slurm.call("scancel", self.array, check=False)
         self.processes.close()
 
-    # What an operator does.
+    # Actions of an operator.
 
     def edit(self, shards, pods, manifest=None):
-        """Edits the script and the manifest as deploy/README.md says: name, array; provider."""
+        """Edits the script and the manifest as deploy/README.md says: the name, the array, and the provider.
+        `manifest`, if given, edits the parsed manifest further."""
         script = self.directory / SCRIPT
         text = script.read_text()
         for setting, value in {"job-name": self.name, "array": f"0-{shards - 1}%{pods}"}.items():
@@ -48,7 +49,7 @@ class World:
         script.write_text(text)
         path = self.directory / "job.yaml"
         job = yaml.safe_load(path.read_text())
-        # A state needs a server that is known to honour If-None-Match.
+        # Shared state needs a server that is known to honour If-None-Match.
         job["endpoints"]["default"]["provider"] = "aws"
         if manifest:
             manifest(job)
@@ -65,15 +66,16 @@ class World:
         return self.array
 
     def resize(self, pods):
-        """Changes P. Once a task has ended, scontrol names it, and fails; the others have the new P."""
+        """Changes P. scontrol exits with an error if a task has ended, but changes the others, so the result is checked
+        instead."""
         self.slurm.call("scontrol", "update", f"JobId={self.array}", f"ArrayTaskThrottle={pods}", check=False)
         known = self.slurm.call("scontrol", "show", "job", self.array)
         equal(set(re.findall(r"ArrayTaskThrottle=(\d+)", known)), {str(pods)}, "P of the tasks")
 
-    # What came of it.
+    # Results.
 
     def shares(self):
-        """The shares of `in_flight` with which tasks have started so far."""
+        """Returns the shares of `in_flight` with which tasks have started so far."""
         log = "".join(path.read_text() for path in self.directory.glob("*.log"))
         return {int(share) for share in re.findall(r'"in_flight":(\d+)', log)}
 
@@ -88,21 +90,21 @@ class World:
         return sorted(index for index, state in self.states().items() if state in states)
 
     def poll(self, condition, what, timeout):
-        """Waits for something, while tasks that were requeued go on at once, and returns it."""
+        """Waits until `condition()` returns something true, and returns it. Meanwhile restarts requeued tasks."""
         until = time.monotonic() + timeout
         while not (found := condition()):
-            assert time.monotonic() < until, f"not within {timeout} s: {what}"
+            assert time.monotonic() < until, f"waited {timeout} s for {what}"
             self.slurm.go_on(self.array)
             time.sleep(0.5)
         return found
 
     def wait_for_end(self, timeout):
         waiting = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
-        self.poll(lambda: not self.with_state(*waiting), f"array {self.array} ends", timeout)
+        self.poll(lambda: not self.with_state(*waiting), f"the end of array {self.array}", timeout)
         return self.states()
 
     def describe(self):
-        """What an engineer looks at when a scenario fails."""
+        """Returns the states and logs that explain a failed scenario."""
         lines = [f"{index}: {state}" for index, state in sorted(self.states().items())] if self.array else []
         for log in sorted(self.directory.glob("*.log")):
             lines += [log.name, *(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-8:])]

@@ -1,4 +1,5 @@
-//! Looks at published objects: how many, and what a denied or a surprising one leads to.
+//! The HEADs of published objects: how many there are, and what a denied or unexpected one leads
+//! to.
 
 use rstest::rstest;
 use s3haul::manifest::job::Provider;
@@ -8,7 +9,7 @@ use crate::world::{DESTINATION, World, copy_all, in_parts_of, upload_all};
 
 use super::{LARGE, PART, ignore, message};
 
-/// The profile claims that `ETag`s follow from bytes: the answers of all parts look right.
+/// The profile says that `ETag`s follow from the bytes, so the answers of all parts look right.
 #[rstest]
 #[case::ignored_range(Operation::UploadPartCopy, Effect::Ignore(&["x-amz-copy-source-range"]), "bytes arrived of")]
 #[case::dropped_part(
@@ -40,8 +41,8 @@ async fn an_object_of_parts_is_looked_at_once(
         run.receipts
     );
     let message = message(&run);
-    // The sandbox answers Complete with a checksum of what it published, which is seen before the
-    // object is.
+    // The sandbox's answer to Complete has the checksum of the published object, which s3haul sees
+    // before the HEAD.
     assert!(
         message.contains(what) || message.contains("but its parts make"),
         "{message}"
@@ -70,7 +71,8 @@ async fn one_head_beside_the_parts() {
     }
 }
 
-/// A run that may write and not read has the proof of the answers, and a note.
+/// With permission to write but not to read, the proof rests on the answers, and the receipt has a
+/// note.
 #[tokio::test]
 async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
     let world = World::new().await;
@@ -87,7 +89,7 @@ async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
     assert_eq!(run.receipts[0].notes, [note]);
 }
 
-/// A server that takes `?tagging` for nothing writes the tags over the object.
+/// A server that ignores `?tagging` overwrites the object with the tags.
 #[tokio::test]
 async fn tags_that_replace_the_object_are_found_out() {
     let world = World::of_provider(Provider::Ceph).await;

@@ -1,4 +1,4 @@
-//! Tags that cannot be read or set.
+//! Tags that s3haul may not read or set.
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Attribute, Policy};
@@ -53,7 +53,7 @@ async fn a_denial_is_found_out_once() {
     }
     world.deny(SOURCE, Operation::GetObjectTagging, "");
     let mut job = world.job(copy_all());
-    // One after another, so that the second one knows what the first one has seen.
+    // One request at a time, so that the second object knows what the first one has learned.
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(
@@ -89,7 +89,7 @@ async fn tags_that_may_not_be_set() {
     }
 }
 
-/// Tags follow the object, so a denial is seen after the object is written.
+/// Long tags are set after the copy, so the object already exists when they are denied.
 #[tokio::test]
 async fn long_tags_that_may_not_be_set() {
     let long = (0..10).fold(ObjectSpec::default(), |spec, i| {
@@ -126,7 +126,7 @@ async fn long_tags_that_may_not_be_set() {
     }
 }
 
-/// Tags that the job sets are no loss of the source's.
+/// Tags that the job sets are required: unlike tags of the source, they cannot become a loss.
 #[tokio::test]
 async fn tags_that_the_job_sets_are_no_loss() {
     let world = World::new().await;

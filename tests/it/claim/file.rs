@@ -21,7 +21,7 @@ async fn only_the_missing_parts_of_a_file_are_sent() {
     let job = claiming(&world, in_parts_of(FILE_PART, upload_all(files.path())));
     stopped_at(&mut world, Operation::UploadPart, &job, None).await;
     let held = open(&world)[0].parts.len() as u64;
-    // Each part is compared with the file by itself.
+    // Each part is compared with the file separately.
     bytes[0] = 8;
     fs::write(&path, &bytes).unwrap();
     let run = run_counted(&world, &job).await;
@@ -34,7 +34,7 @@ async fn only_the_missing_parts_of_a_file_are_sent() {
 }
 
 #[tokio::test]
-async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
+async fn a_file_that_ends_up_with_other_attributes_is_sent_again() {
     let mut world = slow_world().await;
     world.ceiling = 2;
     let files = TempDir::new().unwrap();

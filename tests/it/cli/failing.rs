@@ -1,4 +1,4 @@
-//! Commands that fail: the exit code, and what is told with which remedy.
+//! Commands that fail: exit codes, causes, and remedies.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::world::program::{at, command, process, process_at, run};
 use crate::world::{DESTINATION, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_exit_1_and_are_told_with_code_and_remedy() {
+async fn failures_exit_1_and_are_reported_with_code_and_remedy() {
     let world = World::new().await;
     world.put("good", 10);
     world.put("bad", 10);
@@ -124,7 +124,7 @@ async fn what_would_fail_every_object_is_refused_once(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
+async fn a_bucket_that_cannot_be_used_is_refused_before_the_first_write() {
     let world = World::new().await;
     world.put("k", 10);
     let abroad = BucketOptions {
@@ -152,7 +152,7 @@ async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_off_is_told_as_such() {
+async fn a_wrong_clock_is_named_as_the_cause() {
     let world = World::new().await;
     let skew = Fault::on_any()
         .when(When::Always)
@@ -166,7 +166,7 @@ async fn a_clock_that_is_off_is_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
+async fn an_unwritable_report_is_an_error_and_the_copies_stay() {
     let world = World::new().await;
     world.put("k", 10);
     let copy = ["copy", "s3://source/", "s3://destination/", "--report"];
@@ -184,7 +184,7 @@ async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_can_not_be_sent_are_named() {
+async fn files_that_cannot_be_sent_are_named() {
     use std::os::unix::ffi::OsStrExt;
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
@@ -301,12 +301,13 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
     }
 }
 
-/// A limit of the size of files is reported like a full disk, and does not kill the process.
+/// A limit on the size of files acts like a full disk: it is reported and does not kill the
+/// process.
 #[rstest]
 #[case::report(1, "report.jsonl", "none")]
 #[case::journal(4, "journal", "journal")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_the_size_of_files_is_told(
+async fn a_limit_on_the_size_of_files_is_reported(
     #[case] code: i32,
     #[case] file: &str,
     #[case] journal: &str,
@@ -343,7 +344,7 @@ async fn a_limit_of_the_size_of_files_is_told(
     );
 }
 
-/// The reason names the stream that cannot be written.
+/// The message names the stream that cannot be written.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_output_is_named() {
@@ -368,7 +369,8 @@ fn a_full_standard_output_is_named() {
     );
 }
 
-/// A bug may show before the command itself begins: here no thread can be started.
+/// A panic before the command begins also has the exit code of a bug. Here, no thread can be
+/// started.
 #[test]
 fn a_panic_outside_of_the_command_has_the_exit_code_of_a_bug() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What goes along with the bytes, and that the route makes no difference.
+//! Attributes of copies, which must not depend on the route.
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
@@ -10,7 +10,7 @@ use super::{PART, Server, bytes, on_server};
 
 const EXPIRES: &str = "Thu, 01 Jan 2032 00:00:00 GMT";
 
-/// Everything of a HEAD that a copy keeps.
+/// The attributes in a HEAD that a copy keeps.
 #[derive(Debug, PartialEq)]
 struct Kept {
     content: [Option<String>; 6],
@@ -40,7 +40,8 @@ fn rich(server: &Server, key: &str, size: u64) -> PutObjectFluentBuilder {
     }
 }
 
-/// Puts a rich object, with a storage class where the server knows one besides the default.
+/// Puts a rich object. Gives it a storage class if the server has one besides the default, and
+/// returns whether it has.
 async fn put_rich(server: &Server, key: &str, size: u64) -> bool {
     let with_expires = |request: PutObjectFluentBuilder| {
         request.customize().mutate_request(|request| {
@@ -77,7 +78,7 @@ async fn kept(server: &Server, bucket: &str, key: &str) -> Kept {
             .await
         {
             Ok(answer) => tags.extend(answer.tag_set.into_iter().map(|tag| (tag.key, tag.value))),
-            // Ceph's way to say that there are none.
+            // Ceph answers with this error if an object has no tags.
             Err(error) => {
                 assert_eq!(
                     error.raw_response().unwrap().body().bytes(),
@@ -114,7 +115,7 @@ async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
         for key in ["small", "large"] {
             let source = kept(server, &server.source, key).await;
             assert_eq!(source.content[0].as_deref(), Some("text/csv"));
-            // rclone has no place for it, so that there is nothing to copy.
+            // rclone cannot store it, so there is nothing to copy.
             assert!(
                 source.content[5]
                     .as_deref()
@@ -131,7 +132,7 @@ async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
                 has_classes
             );
             let mut copy = kept(server, &server.destination, key).await;
-            // rclone adds its time.
+            // rclone adds its own modification time to the metadata.
             copy.metadata
                 .retain(|(name, _)| source.metadata.iter().any(|(known, _)| known == name));
             assert_eq!(copy, source, "{key}");
@@ -142,7 +143,7 @@ async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
     .await;
 }
 
-/// A server that ignores what a request asks for is seen to do so: each difference is a loss on the
+/// If a server ignores a requested attribute, s3haul notices: each difference is a loss on the
 /// receipt, and nothing else is.
 #[tokio::test]
 async fn what_is_asked_for_arrives_or_is_a_loss_on_the_receipt() {

@@ -1,5 +1,4 @@
-//! Copies inside the server: every size by either route, the keys that clients get wrong, and what
-//! a second run does.
+//! Copies inside the server: all sizes by both routes, difficult keys, and second runs.
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Source, When};
@@ -46,7 +45,8 @@ async fn every_size_arrives_equal_by_the_route_that_its_size_demands() {
 #[tokio::test]
 async fn a_source_that_was_uploaded_in_parts_arrives_equal() {
     on_server(async |server| {
-        // Another part size than that of the copy, so that its ranges cross the source's parts.
+        // The source has another part size than the copy, so ranges cross the boundaries of its
+        // parts.
         let body = bytes(1, 13 * MIB);
         let bucket = server.bucket(&server.source).await;
         let key = "parts".parse().unwrap();
@@ -74,7 +74,7 @@ async fn a_source_that_was_uploaded_in_parts_arrives_equal() {
     .await;
 }
 
-/// Keys that a URL, a query, or a form would misread.
+/// Keys with characters that have a meaning in a URL, a query, or a form.
 const ODD_KEYS: [&str; 9] = [
     "with space",
     "a+b",
@@ -110,7 +110,7 @@ async fn odd_keys_arrive_under_their_names_by_both_routes() {
 #[tokio::test]
 async fn a_second_run_copies_nothing_and_an_overwritten_source_is_copied_again() {
     on_server(async |server| {
-        // In the order of directories, not of bytes: some servers list like that.
+        // Some servers list keys in this order of directories instead of the order of bytes.
         let small = server.storable(&["a", "a/b", "a b", "a-b"]).await;
         for (seed, key) in (1..).zip(&small) {
             server.put(key, &bytes(seed, 100)).await;
@@ -135,7 +135,7 @@ async fn a_second_run_copies_nothing_and_an_overwritten_source_is_copied_again()
             "{:?}",
             again.receipts
         );
-        // As many bytes as before, so that the size does not tell.
+        // The new objects have the old sizes, so that sizes do not show the change.
         server.put("a b", &bytes(11, 100)).await;
         server.put("large", &bytes(19, PART + 1)).await;
         server.put("new", b"new").await;

@@ -1,6 +1,6 @@
-//! The command killed in the middle of its work, on any server. `kill` does the same on the sandbox
-//! far more often, and sees more there; here the server is asked what it holds, and the requests
-//! are counted on their way to it.
+//! Kills the command in the middle of its work, on any server. The module `kill` does the same on
+//! the sandbox far more often, and with more insight. Here, the server shows what it stores, and a
+//! proxy counts the requests.
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -22,14 +22,14 @@ const IN_FLIGHT: u64 = 4;
 /// Parts of each of the large objects.
 const PARTS: [u64; 2] = [12, 6];
 const SMALL: u64 = 20;
-/// A session that takes longer than this hangs.
+/// A session that takes longer than this has hung.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Stand once in the head of each request that copies a part or an object, and nowhere else.
+/// Headers that occur exactly once in each request that copies a part or an object, and in no
+/// other.
 const COPIES_A_PART: &[u8] = b"x-amz-copy-source-range:";
 const COPIES_AN_OBJECT: &[u8] = b"x-amz-copy-source:";
 
-/// A line to the server that counts copies: of parts, or of objects where the server copies no
-/// parts.
+/// A proxy that counts copies: of parts or, if the server does not copy parts, of objects.
 struct Tap {
     url: String,
     copies: Arc<AtomicU64>,
@@ -70,13 +70,14 @@ impl Tap {
     }
 }
 
-/// Forwards a connection to its end, whoever ends it.
+/// Forwards a connection until either side closes it.
 async fn forward(client: TcpStream, to: String, header: &'static [u8], copies: Arc<AtomicU64>) {
     let server = TcpStream::connect(to).await.unwrap();
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     let requests = async move {
-        // A head may come in pieces, so the end of each piece is looked at again with the next one.
+        // A header may be split between two reads, so the end of each read is kept for the next
+        // search.
         let (mut seen, mut piece) = (Vec::new(), vec![0; 1 << 16]);
         while let Ok(length @ 1..) = from_client.read(&mut piece).await {
             seen.extend_from_slice(&piece[..length]);
@@ -141,7 +142,8 @@ fn spawn(server: &Server, directory: &TempDir) -> Child {
         .unwrap()
 }
 
-/// Runs a session that is killed after this many copies. Returns true if it ended before.
+/// Runs a session and kills it after this many copies. Returns true if it ended by itself before
+/// that.
 async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option<u64>) -> bool {
     let mut child = spawn(server, directory);
     let (began, before) = (Instant::now(), tap.copies());
@@ -153,7 +155,7 @@ async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option
         }
         if copies.is_some_and(|copies| tap.copies() - before >= copies) {
             child.kill().unwrap();
-            // It may have come to its end at the very last moment.
+            // The session may have ended at the last moment.
             return child.wait().unwrap().code().is_some();
         }
         assert!(began.elapsed() < PATIENCE, "it hangs");
@@ -162,7 +164,7 @@ async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
+async fn a_killed_run_resumes_and_leaves_nothing_behind() {
     let seed =
         std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("KILL_SEED={seed}");
@@ -187,7 +189,7 @@ async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
         write_job(&tap, server, &directory);
         let (mut kills, mut ended) = (0, false);
         while kills < KILLS && !ended {
-            // Few enough that most are left for the others.
+            // Few copies, so that most are left for later sessions.
             ended = session(&tap, server, &directory, Some(random.u64(1..5))).await;
             kills += u64::from(!ended);
         }
@@ -224,8 +226,8 @@ async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
     .await;
 }
 
-/// Asserts that no upload is left, or, on a server that dates uploads by no clock, that each is
-/// told: nobody can know which ones the job created whose answers died with it.
+/// Asserts that no upload is left. A server whose uploads have no true dates is an exception: if
+/// the answer to Create was lost, nobody can tell whose upload it is, so each one must be reported.
 async fn assert_all_are_told(server: &Server, said: &str) {
     let now = i64::try_from(
         SystemTime::now()

@@ -20,8 +20,8 @@ async fn a_bucket_of_several_pages_is_copied_whole_and_once() {
             .buffer_unordered(AT_ONCE)
             .collect::<()>()
             .await;
-        // Times have a resolution of a second, and a copy counts as equal only if it is surely
-        // younger than its source.
+        // Times are in whole seconds, and a copy counts as equal only if it is certainly younger
+        // than its source.
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let run = server.run(server.copy_all()).await;
         assert_eq!(run.outcome.done_objects, 1101);
@@ -63,7 +63,7 @@ async fn parts_are_listed_over_all_pages() {
         assert_eq!(sent.await.unwrap().len(), 1001);
         let listed: Vec<_> = upload.parts().try_collect().await.unwrap();
         let mut listed: Vec<_> = listed.iter().map(|part| (part.number, part.size)).collect();
-        // SeaweedFS lists a part twice that was sent twice, because its answer did not come.
+        // SeaweedFS lists a part twice if it was sent again after a lost answer.
         listed.dedup();
         assert_eq!(
             listed,

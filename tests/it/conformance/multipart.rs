@@ -1,4 +1,4 @@
-//! [`MultipartUpload`] as a library, on its own.
+//! [`MultipartUpload`], used directly as a library.
 
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
@@ -31,7 +31,7 @@ async fn sent_and_copied_parts_make_one_object_in_the_order_of_their_numbers() {
             .await
             .unwrap();
         let (second, last) = (bytes(2, PART), bytes(3, 100));
-        // The last part first, part 2 twice: only what came later counts.
+        // Sends the last part first, and part 2 twice: the later one counts.
         let third = upload.upload_part(3, &last[..]).await.unwrap();
         let replaced = upload.upload_part(2, &bytes(9, PART)[..]).await.unwrap();
         let sent = upload.upload_part(2, &second[..]).await.unwrap();
@@ -49,7 +49,7 @@ async fn sent_and_copied_parts_make_one_object_in_the_order_of_their_numbers() {
         done.push(first);
         let listed: Vec<_> = upload.parts().try_collect().await.unwrap();
         let mut listed: Vec<_> = listed.iter().map(|part| (part.number, part.size)).collect();
-        // SeaweedFS also lists what was replaced.
+        // SeaweedFS also lists the replaced part.
         listed.dedup();
         assert_eq!(listed, [(1, PART), (2, PART), (3, 100)]);
         let size = 2 * PART + 100;
@@ -103,8 +103,7 @@ async fn a_cancelled_upload_leaves_nothing() {
         );
         assert_eq!(server.keys(&server.destination).await, [""; 0]);
         upload.cancel().await.expect("what is gone is gone");
-        // A server without a profile may call it a fault of its own, which is tried again for some
-        // seconds.
+        // A server without a profile may answer 500, which is retried for some seconds.
         let late = MultipartUpload::open(&bucket.for_probes(), &key, upload.id());
         let late = late.upload_part(3, &b"late"[..]).await.unwrap_err();
         let is_fault =

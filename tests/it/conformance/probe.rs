@@ -1,4 +1,4 @@
-//! The probe on a server of which we know what it is: what is found is what the profile says.
+//! The probe, on servers with a known profile: it must find what the profile says.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PART, a_second_later, bytes, on_server};
 
-/// SeaweedFS's releases differ, and its profile is for old ones too; that of unnamed servers is for
-/// any.
+/// Providers whose servers may do more than the profile says: SeaweedFS's profile covers old
+/// releases too, and that of unnamed servers covers any server.
 const CAN_DO_MORE: [Provider; 2] = [Provider::Seaweedfs, Provider::Other];
 
 async fn probed(bucket: &Bucket) -> Probe {
@@ -48,7 +48,7 @@ async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
     .await;
 }
 
-/// With all that the server can do stated in the manifest, the same promises hold.
+/// If the manifest states everything that the probe has found, the same guarantees hold.
 #[tokio::test]
 async fn what_a_probe_found_can_be_stated_and_relied_on() {
     on_server(async |server| {
@@ -129,7 +129,7 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
     .await;
 }
 
-/// Returns the statement with the additions of the environment.
+/// Adds the capabilities of the environment to the statement.
 fn with_given(statement: &str) -> String {
     let given = std::env::var("S3HAUL_TEST_CAPABILITIES").unwrap_or_default();
     let given: BTreeMap<String, serde_json::Value> =

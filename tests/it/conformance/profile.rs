@@ -1,6 +1,5 @@
-//! Whether the server keeps what its profile in [`Capabilities`](s3haul::s3::Capabilities)
-//! promises. What the profile does not promise may be there nevertheless; then relying on it is a
-//! choice that nobody has made yet.
+//! Checks that the server does what its profile in [`Capabilities`](s3haul::s3::Capabilities)
+//! promises. It may do more; s3haul does not rely on that.
 
 use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use s3haul::checksum::{md5_etag, multipart_etag};
@@ -88,7 +87,7 @@ async fn etags_follow_from_the_bytes() {
 }
 
 #[tokio::test]
-async fn checksums_are_stored_and_told() {
+async fn checksums_are_stored_and_returned() {
     on_server(async |server| {
         if !server.capabilities().checksums {
             return eprintln!(
@@ -189,7 +188,7 @@ async fn a_write_that_demands_something_of_its_key_overwrites_nothing_else() {
 #[tokio::test]
 async fn lists_are_in_the_order_of_bytes_and_encoded_on_request() {
     on_server(async |server| {
-        // By directories, "a/b" would come before "a b" and "a-b".
+        // In the order of directories, "a/b" would come before "a b" and "a-b".
         let keys = server
             .storable(&["a", "a b", "a-b", "a/b", "a/b c", "a0", "é+%"])
             .await;

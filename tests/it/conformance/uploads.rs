@@ -1,4 +1,4 @@
-//! Local bytes: files of a directory through the library, a pipe through the binary.
+//! Uploads: the files of a directory through the library, and a pipe through the command.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +11,7 @@ use s3haul::size::MIB;
 use super::{PART, Server, a_second_later, assert_bytes, bytes, on_server};
 
 impl Server {
-    /// Uploads a directory to the root of the destination.
+    /// Returns a transfer of a directory to the root of the destination.
     pub(super) fn upload_all(&self, path: &Path) -> Transfer {
         self.transfer(Source::Files {
             path: LocalPath(path.to_owned()),
@@ -87,7 +87,7 @@ async fn a_pipe_of_every_length_arrives_equal() {
         for size in [0, 1, PART, 17 * MIB] {
             let key = format!("piped {size}");
             let command = copy_from_pipe(server, &key);
-            // A process waits for its reader: not on the thread that may have to serve the sandbox.
+            // Feeding the process blocks, and this thread may have to serve the sandbox.
             let piped = tokio::task::spawn_blocking(move || pipe(command, &bytes(size, size)));
             piped.await.unwrap();
             assert_bytes(

@@ -1,5 +1,5 @@
-//! The credentials of the first requests: those that come late are waited for, and those that never come
-//! are named.
+//! The credentials of the first requests: s3haul waits for those that come late, and names the
+//! source of those that never come.
 
 use std::time::Duration;
 
@@ -131,7 +131,8 @@ async fn a_provider_that_refuses_ends_a_command_at_once() {
     assert!(stderr.contains("HTTP 403"), "{stderr}");
 }
 
-/// The manifest's field as well as the variables: what a user of `run` can set.
+/// The message names the manifest's field as well as the variables, because a user of `run` can set
+/// both.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_credentials_hears_where_a_profile_is_named() {
     let dir = tempfile::tempdir().unwrap();

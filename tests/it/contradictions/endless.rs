@@ -1,4 +1,4 @@
-//! Lists that do not end.
+//! Endless lists.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use crate::signals::send;
 use crate::world::program::{at, process_at, run};
 use crate::world::{DESTINATION, World};
 
-/// Returns the next page of a list of uploads at other keys that begin with this one.
+/// Returns the next page of a list of uploads, whose keys begin with this one.
 fn page_of_uploads(key: &str, number: u64) -> Answer {
     let mut uploads = String::new();
     for at in 0..10 {
@@ -89,7 +89,7 @@ async fn the_list_of_a_journal_in_s3_ends(#[values("segment", "strange")] kind: 
     store.create_bucket("journals", BucketOptions::default());
     let pages = AtomicU64::new(1);
     let lie = move |asked: &Asked| {
-        // `status` looks first if there is a state prefix.
+        // `status` first looks for a state prefix.
         let prefix = asked.parameter("prefix");
         let is_look = prefix.is_some_and(|prefix| prefix.ends_with("plan."));
         if !asked.lists("journals") || is_look {

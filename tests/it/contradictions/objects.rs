@@ -1,4 +1,4 @@
-//! Answers about one object that contradict the request or the list.
+//! Answers about one object that contradict the request or a list.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
 use super::{bucket, failure, heads, with_versions};
 use crate::world::program::{at, run};
 
-/// Copies the oldest version, by its id.
+/// Returns a transfer of the oldest version, named by its id.
 fn first_version(world: &World) -> Transfer {
     let Some(VersionInfo::Object(oldest)) = world
         .sandbox
@@ -253,8 +253,8 @@ async fn an_etag_that_contradicts_the_bytes_of_an_upload_fails_it(
         let content = s3haul::sandbox::Content::pattern_bytes(seed, size);
         std::fs::write(files.path().join(name), content.to_bytes()).unwrap();
     }
-    // The server stores what it likes of the second object, and shows no checksum. Under no profile
-    // the first one shows what its ETags are.
+    // The server claims a wrong ETag for the second object, and shows no checksum. Without a
+    // profile, the first object shows how its ETags follow from bytes.
     let wrong = "ffffffffffffffffffffffffffffffff";
     let is_wrong = move |asked: &Asked| {
         asked.path.ends_with("/b") && (asked.method == "HEAD" || asked.method == "PUT")
@@ -321,7 +321,7 @@ async fn a_server_that_contradicts_itself_is_not_a_source_that_changed(
     assert!(told.contains(&format!("its list shows {listed}")), "{told}");
 }
 
-/// One answer has an invalid date.
+/// One answer has a stale `Date`.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_date_in_one_answer_does_not_hide_a_write_without_effect(

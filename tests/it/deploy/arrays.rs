@@ -1,4 +1,4 @@
-//! The arrays of AWS Batch and Slurm: a run by many tasks.
+//! Job arrays of AWS Batch and Slurm: a run by many tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ fn definition() -> Value {
     serde_json::from_str(&read("deploy/aws-batch/job-definition.json")).unwrap()
 }
 
-/// Returns true if a text matches a condition. A `*` at its end matches any rest.
+/// Matches a condition of AWS Batch. A `*` at its end matches any rest.
 fn matches(pattern: &Value, text: &str) -> bool {
     let pattern = pattern.as_str().unwrap();
     match pattern.strip_suffix('*') {
@@ -21,7 +21,7 @@ fn matches(pattern: &Value, text: &str) -> bool {
     }
 }
 
-/// Returns the action of AWS Batch for a container that exits with this code.
+/// Returns the action of AWS Batch after a container has exited with this code.
 fn action(code: u8) -> String {
     let definition = definition();
     let rules = definition["retryStrategy"]["evaluateOnExit"]

@@ -1,4 +1,4 @@
-//! The policies allow what s3haul sends requests for, and nothing else.
+//! The policies allow exactly the requests that s3haul sends.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use super::{files, read};
 
-/// Returns the permissions that a request needs, by the side whose objects it is about. The rules
-/// are those of S3's API reference; HEAD is authorised as GET, and a version that is named as one
-/// of its own.
+/// Maps a request to the permissions that it needs at the source and at the destination, by S3's
+/// API reference. HEAD needs that of GET, and a named version its own.
 fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     const LIST: &[&str] = &["s3:ListBucket"];
     const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
@@ -23,8 +22,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
-        // The tags of a copy are looked at only where `--adopt` completes an upload of unknown
-        // beginnings.
+        // s3haul reads the tags of a copy only after `--adopt` has completed an upload of unknown
+        // origin.
         Operation::GetObjectTagging => (
             &["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
             &["s3:GetObjectTagging"],
@@ -32,7 +31,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
-        // It carries the source's tags along by itself.
+        // CopyObject copies the source's tags by itself.
         Operation::CopyObject => (
             &[
                 "s3:GetObject",
@@ -53,7 +52,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
             (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"])
         }
         Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
-        // Without a version it can only add a delete marker; to destroy a version is another
+        // Without a version id, it only adds a delete marker. Deleting a version needs another
         // permission.
         Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
         Operation::ReadFile
@@ -64,8 +63,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     }
 }
 
-/// Returns the additional permissions of a job that says `acl:` or `annotations:`. A write then has
-/// headers for the ACL.
+/// Returns the further permissions for jobs with `acl:` or `annotations:`. Writes then have ACL
+/// headers.
 fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     match operation {
         Operation::GetObjectAcl => (&["s3:GetObjectAcl", "s3:GetObjectVersionAcl"], &[]),
@@ -79,8 +78,8 @@ fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'stati
     }
 }
 
-/// Returns true for requests of jobs about versions and archives alone, which have a policy of
-/// their own.
+/// Returns true for operations that only jobs with versions or archives send. They have their own
+/// policy.
 fn is_about_history(operation: Operation) -> bool {
     use Operation::{DeleteObject, GetBucketVersioning, ListObjectVersions, RestoreObject};
     matches!(
@@ -122,7 +121,7 @@ fn needed(
         .collect()
 }
 
-/// Returns every operation: serde lists their names when it is given an unknown one.
+/// Returns all operations. serde lists their names in its error about an unknown one.
 fn operations() -> Vec<Operation> {
     let message = serde_json::from_value::<Operation>("none".into())
         .unwrap_err()
@@ -153,7 +152,7 @@ fn statements(policy: &Value) -> &Vec<Value> {
     policy["Statement"].as_array().unwrap()
 }
 
-/// Returns the actions that a policy allows, and their resources.
+/// Returns the pairs of action and resource that a policy allows.
 fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
     let mut allowed = BTreeSet::new();
     for statement in statements(policy) {
@@ -232,7 +231,7 @@ fn keys_are_used_as_s3_uses_them() {
         panic!("two statements")
     };
     assert_eq!(source["Action"], serde_json::json!(["kms:Decrypt"]));
-    // Parts of an upload are read again when it is completed.
+    // S3 reads and decrypts the parts of an upload when it completes the upload.
     assert_eq!(
         destination["Action"],
         serde_json::json!(["kms:GenerateDataKey", "kms:Decrypt"])

@@ -1,8 +1,8 @@
-//! The Dockerfile, and that everything that names the image means the same one.
+//! The Dockerfile, and the references to its image, which must all agree.
 
 use super::{read, yaml};
 
-/// Returns the arguments of each instruction, by its name.
+/// Returns the instructions of a Dockerfile as pairs of name and arguments.
 fn instructions(dockerfile: &str) -> Vec<(String, String)> {
     let joined = dockerfile.replace("\\\n", " ");
     let lines = joined
@@ -20,7 +20,7 @@ fn instructions(dockerfile: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Returns a table of Cargo.toml as its lines of `name = value`.
+/// Returns the `name = value` pairs of a table in Cargo.toml.
 fn cargo(table: &str) -> Vec<(String, String)> {
     let text = read("Cargo.toml");
     let header = format!("[{table}]");
@@ -82,7 +82,7 @@ fn both_stages_are_pinned_and_the_toolchain_is_new_enough() {
         version(toolchain) >= version(needed),
         "{toolchain} is older than {needed}"
     );
-    // What was linked against a libc runs with that one.
+    // The program runs with the libc of the release on which it was linked.
     assert_eq!(from[1], format!("debian:{release}-slim"));
 }
 

@@ -1,4 +1,4 @@
-//! The overlays for Indexed Jobs: a run by many pods.
+//! The overlays of Indexed Jobs: a run by many pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,8 +12,8 @@ use super::{read, texts, yaml};
 pub(super) const JOB: &str = "deploy/overlays/indexed-job";
 pub(super) const CRON_JOB: &str = "deploy/overlays/indexed-cronjob";
 
-/// The spec of an Indexed Job, of its pods, and of their one container, and the name of what it
-/// belongs to. That of the CronJob is a patch.
+/// The specs of an Indexed Job, of its pods, and of their only container, with the overlay's
+/// directory and the name of the owner. The CronJob's specs are those of a patch.
 struct Indexed {
     directory: &'static str,
     name: String,
@@ -46,7 +46,7 @@ fn indexed() -> [Indexed; 2] {
     ]
 }
 
-/// Returns the variables of a container by name: the value, or the field that it comes from.
+/// Maps the variables of a container to their values, or to the sources of these.
 fn variables(container: &Value) -> BTreeMap<String, Value> {
     let variables = container["env"].as_sequence().unwrap();
     let of = |variable: &Value| {
@@ -59,7 +59,7 @@ fn variables(container: &Value) -> BTreeMap<String, Value> {
     variables.iter().map(of).collect()
 }
 
-/// Returns the action of the first rule that matches a code of a pod that was not disrupted.
+/// Returns the action of the first rule that matches this exit code of a pod without a disruption.
 fn action(job: &Value, code: u8) -> Option<String> {
     let rules = job["podFailurePolicy"]["rules"].as_sequence().unwrap();
     let has = |rule: &&Value| {
@@ -84,11 +84,11 @@ fn exit_codes_end_a_shard_or_the_run() {
         for exit in Exit::ALL {
             let expected = match exit {
                 Exit::Interrupted => Some("Ignore"),
-                // No pod can do better.
+                // Every pod would fail in the same way.
                 Exit::Usage => Some("FailJob"),
-                // Hours, and for this shard alone.
+                // A restore takes hours, and concerns only this shard.
                 Exit::Waiting => Some("FailIndex"),
-                // One pod's credentials may fail for a moment, and must not end the others.
+                // The credentials of one pod may fail for a moment, and must not end the others.
                 Exit::Refused | Exit::Failures | Exit::Held | Exit::Bug | Exit::Done => None,
             };
             let found = action(&job, exit as u8);
@@ -101,7 +101,7 @@ fn exit_codes_end_a_shard_or_the_run() {
         assert!((8 * pods..=16 * pods).contains(&shards) && shards <= 2000);
         assert_eq!(number("maxFailedIndexes"), shards / 10, "{directory}");
     }
-    // The base counts the failures of all pods together.
+    // The base's backoffLimit would count the failures of all pods together.
     let cron_job = yaml(Path::new(CRON_JOB).join("shards.yaml"));
     assert!(cron_job["spec"]["jobTemplate"]["spec"]["backoffLimit"].is_null());
 }
@@ -136,7 +136,7 @@ fn the_pods_learn_their_run_and_its_size() {
     {
         let variables = variables(&container);
         let field = |name: &str| variables[name]["fieldRef"]["fieldPath"].clone();
-        // It survives that the Job is deleted and made again, unlike the UID.
+        // Unlike the UID, the name stays the same if the Job is deleted and created again.
         let job_name = "metadata.labels['batch.kubernetes.io/job-name']";
         assert_eq!(field("S3HAUL_RUN"), job_name, "{directory}");
         let args = texts(&container["args"]);
@@ -153,7 +153,7 @@ fn the_pods_learn_their_run_and_its_size() {
         for name in ["S3HAUL_SHARDS", "S3HAUL_PODS"] {
             assert!(variables.contains_key(name), "{directory}: {name}");
         }
-        // Kustomize fills them in.
+        // Kustomize fills in the values.
         let kustomization = yaml(Path::new(directory).join("kustomization.yaml"));
         let sources: Vec<_> = kustomization["replacements"]
             .as_sequence()
@@ -165,7 +165,7 @@ fn the_pods_learn_their_run_and_its_size() {
             })
             .collect();
         assert_eq!(sources[..2], ["completions", "parallelism"], "{directory}");
-        // N is part of the template, so an edit that Kubernetes refuses reaches no pod.
+        // N is part of the pod template, so an edit that Kubernetes refuses reaches no pod.
         assert!(variables["S3HAUL_SHARDS"].is_string(), "{directory}");
     }
     let policy = read("deploy/iam/state.json");
@@ -203,7 +203,7 @@ fn the_config_map_of_a_run_is_named_after_its_job() {
     assert!(data.contains_key(&pods["key"]));
 }
 
-/// A pod of a spot node has 15 seconds or so.
+/// A pod on a spot node has about 15 seconds to end.
 #[test]
 fn a_pod_ends_before_a_spot_node_does() {
     for Indexed {
@@ -224,7 +224,8 @@ fn a_pod_ends_before_a_spot_node_does() {
 /// Host names of pods have at most 63 characters.
 #[test]
 fn names_leave_room_for_what_kubernetes_appends() {
-    // `-` and the minutes since 1970, for which the API server keeps this much.
+    // A CronJob appends `-` and the minutes since 1970; the API server reserves this many
+    // characters.
     const TIME: usize = 11;
     let digits = |shards: u64| (shards - 1).to_string().len();
     for Indexed {
@@ -249,7 +250,8 @@ fn names_leave_room_for_what_kubernetes_appends() {
     assert!(shards.contains(&format!("it may have {cron_job} characters")));
 }
 
-/// The Job is written out in full, so that it can be read and copied; it must not fall behind.
+/// The Job is written out in full, so that it can be read and copied. It must not fall behind the
+/// base.
 #[test]
 fn the_job_has_the_pod_of_the_base() {
     let (_, base_job, base_pod, base_container) = cron_job();

@@ -15,10 +15,10 @@ use super::{files, read, root, texts, yaml};
 
 const BASE: &str = "deploy/kubernetes";
 const OVERLAYS: [&str; 2] = ["deploy/overlays/eks", "deploy/overlays/keys"];
-/// A component that overlays take.
+/// A component that overlays include.
 const NETWORK: &str = "deploy/kubernetes/network";
 
-/// Returns the specs of the job, of its pods, and of their one container.
+/// Returns the CronJob, and the specs of its Job, its pods, and their only container.
 pub(super) fn cron_job() -> (Value, Value, Value, Value) {
     let cron_job = yaml("deploy/kubernetes/cronjob.yaml")["spec"].clone();
     let job = cron_job["jobTemplate"]["spec"].clone();
@@ -106,7 +106,7 @@ fn environment(directory: &str) -> Environment {
 #[test]
 fn the_manifests_are_valid_and_keep_journal_and_report_in_s3() {
     let (_, _, pod, container) = cron_job();
-    // A pod goes with its files, and one with an emptyDir holds its node.
+    // Files of a pod are lost with it, and a pod with an emptyDir blocks the drain of its node.
     let volumes = pod["volumes"].as_sequence().unwrap();
     assert!(
         volumes
@@ -194,13 +194,12 @@ fn exit_codes_are_answered_as_they_are_meant() {
     };
     for exit in Exit::ALL {
         let expected = match exit {
-            // Nothing that a repetition changes, at least not within the hours that a restore
-            // takes, or until another Job has ended.
+            // A retry changes nothing, or only after the hours that a restore takes or after
+            // another Job has ended.
             Exit::Usage | Exit::Refused | Exit::Waiting | Exit::Held => Some("FailJob"),
-            // Nothing that went wrong.
+            // Nothing went wrong.
             Exit::Interrupted => Some("Ignore"),
-            // Worth another try, but not for ever; and success is no failure, Kubernetes refuses a
-            // rule about it.
+            // Failures deserve retries, up to a limit. Kubernetes refuses a rule about success.
             Exit::Failures | Exit::Bug | Exit::Done => None,
         };
         assert_eq!(action(exit), expected, "{exit:?}");
@@ -213,7 +212,7 @@ fn exit_codes_are_answered_as_they_are_meant() {
     assert_eq!(disruption["onPodConditions"][0]["type"], "DisruptionTarget");
 }
 
-/// Returns the cells of the rows of the first table of a page whose header row has these words.
+/// Returns the cells of the rows of a page's first table with this header row.
 pub(super) fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
     let text = read(page);
     let table = text
@@ -228,7 +227,7 @@ pub(super) fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
     table.map(cells).collect()
 }
 
-/// Returns the codes in a cell: `2, 3, 5`.
+/// Parses the codes in a cell: `2, 3, 5`.
 pub(super) fn codes(cell: &str) -> impl Iterator<Item = u8> {
     cell.split(", ")
         .filter_map(|code| code.split(' ').next()?.parse().ok())
@@ -259,7 +258,7 @@ fn the_tables_of_exit_codes_are_complete_and_say_what_the_policy_does() {
             assert!(all.contains(&code), "s3haul never ends with {code}");
         }
     }
-    // Kubernetes reports two more: 128 and the signal.
+    // Kubernetes reports two more codes: 128 plus the signal.
     let killed = [137, 143];
     let mut told = BTreeSet::new();
     for row in rows("deploy/README.md", "| exit code |") {
@@ -298,7 +297,7 @@ fn the_tables_of_exit_codes_are_complete_and_say_what_the_policy_does() {
     }
 }
 
-/// The identity of the holder of a journal comes from the pod.
+/// The variables that identify the holder of a journal come from the pod.
 #[test]
 fn the_pod_knows_its_job_and_its_name() {
     let (.., container) = cron_job();
@@ -318,7 +317,7 @@ fn the_pod_knows_its_job_and_its_name() {
 #[test]
 fn a_run_has_the_time_to_end_in_order_and_before_the_next_one() {
     let (cron_job, job, pod, _) = cron_job();
-    // Besides the requests under way, uploads are aborted and a report is closed.
+    // After the requests in flight have drained, uploads are aborted and the report is closed.
     let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(grace >= execute::DRAIN.as_secs() + 20, "{grace} s");
     assert_eq!(cron_job["concurrencyPolicy"], "Forbid");

@@ -1,10 +1,9 @@
-//! The whole grid: each operation × each fault × its first, middle and last call.
+//! The whole grid: each operation × each fault × its first, middle, and last call.
 //!
-//! A row is an operation in the scene that sends it, a column a fault with what it must come to; a
-//! cell is one run. What a fault comes to hangs on its kind alone, and the few cells where an
-//! operation makes a difference say so ([`comes_to`]). All cells of a row run side by side in
-//! paused time, so that an hour of silence costs nothing and no cell depends on how fast the
-//! machine is.
+//! A row is an operation in the scene that sends it, a column is a fault with its expected result,
+//! and a cell is one run. The result depends on the kind of fault alone; [`comes_to`] lists the few
+//! cells in which the operation matters. All cells of a row run concurrently in paused time, so an
+//! hour of silence costs nothing, and no cell depends on the speed of the machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,24 +25,24 @@ const PART: u64 = 5 * MIB;
 const IN_FLIGHT: u32 = 4;
 /// Runs at the same time.
 const AT_ONCE: usize = 8;
-/// Requests that one fault may cost beyond those of an undisturbed run: repetitions, looks after an
-/// outcome that nobody knows, and a fresh start of one object.
+/// Upper bound of the extra requests after one fault: retries, HEADs after an unknown outcome, and
+/// a fresh start of one object.
 const COSTS: u64 = 20;
 
 /// A run in which an operation is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scene {
-    /// Small and large objects are copied.
+    /// Copies small and large objects.
     Copy,
-    /// The same on a server that accepts tags only on existing objects.
+    /// Copies on a server that accepts tags only for existing objects.
     LateTags,
-    /// Small files are sent.
+    /// Uploads small files.
     Put,
-    /// A large file is sent.
+    /// Uploads a large file.
     Send,
-    /// The parts of two large objects are denied, so that their uploads are aborted.
+    /// The server denies the parts of two large objects, so that their uploads are aborted.
     Abort,
-    /// The next session of a run that was killed in the middle of two uploads.
+    /// Resumes a run that was killed in the middle of two uploads.
     Resume,
 }
 
@@ -52,7 +51,7 @@ impl Scene {
         matches!(self, Self::Put | Self::Send)
     }
 
-    /// Returns the number of parts of the large objects. Of an upload that is resumed, some must be
+    /// Returns the number of parts of the large objects. Some parts of a resumed upload must be
     /// missing.
     fn parts(self) -> u64 {
         if self == Self::Resume {
@@ -63,12 +62,12 @@ impl Scene {
     }
 }
 
-/// The outcome that a fault must have.
+/// The expected result of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
     /// The run succeeds with more requests.
     Passes,
-    /// One object fails with this kind, or all that depend on the answer; the others are done.
+    /// One object fails with this kind, or all that depend on the answer. The others are done.
     Fails(&'static str),
     /// The object is copied, and its receipt names the loss.
     IsLost,
@@ -76,7 +75,7 @@ enum Comes {
     IsNoted,
 }
 
-/// Returns the faults by name, with the outcome that does not depend on the operation.
+/// Returns each fault with its name and its usual result.
 fn faults() -> Vec<(&'static str, Effect, Comes)> {
     let second = Duration::from_secs(1);
     let in_200 = |after_effect| Effect::ErrorIn200 {
@@ -156,7 +155,7 @@ fn faults() -> Vec<(&'static str, Effect, Comes)> {
     ]
 }
 
-/// Returns the outcome of a fault of this operation, or `None` if the operation cannot have such an
+/// Returns the result of a fault for this operation, or `None` if the operation cannot have such an
 /// answer.
 fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -> Option<Comes> {
     let is_head = operation == Operation::HeadObject;
@@ -176,7 +175,7 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
         return None;
     }
     Some(match (scene, operation, usual) {
-        // Answers to HEAD have no body and so no code: all of these are a 403, and a 400.
+        // Answers to HEAD have no body and so no error code: these are all plain 403s, and a 400.
         (_, Operation::HeadObject, Comes::Passes) if matches!(effect, Effect::Error(403, _)) => {
             Comes::Fails("denied")
         }
@@ -185,18 +184,19 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
         {
             Comes::Fails("invalid")
         }
-        // Where an attribute may be what is denied, the object is made without it.
+        // If the denial may concern an attribute, s3haul makes the object without it.
         (
             Scene::Copy,
             Operation::CopyObject | Operation::CreateMultipartUpload | Operation::GetObjectTagging,
             Comes::Fails(_),
         )
         | (_, Operation::PutObjectTagging, Comes::Fails(_)) => Comes::IsLost,
-        // What may be denied is a body without a signature: it goes once more with one. An upload
-        // that cannot be looked into is begun anew. The list of all uploads proves an abort too.
+        // If the denial may concern an unsigned body, s3haul sends it again with a signature. If an
+        // upload cannot be listed, it is created anew. An abort can also be proven by the list of
+        // uploads.
         (_, Operation::PutObject | Operation::UploadPart, Comes::Fails(_))
         | (Scene::Resume | Scene::Abort, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
-        // The object has failed already, for a reason of its own.
+        // The object has already failed for another reason.
         (Scene::Abort, _, Comes::Fails(_)) => Comes::IsNoted,
         (_, _, usual) => usual,
     })
@@ -215,7 +215,7 @@ struct Stage {
 impl Stage {
     async fn new(scene: Scene) -> Self {
         let mut world = World::new().await;
-        // A refusal is believed at once: what is doubted has tests of its own.
+        // Refusals are believed at once here. Doubted refusals have their own tests.
         world.retry.brief_doubt = Duration::ZERO;
         world.ceiling = IN_FLIGHT;
         let directory = TempDir::new().unwrap();
@@ -271,7 +271,8 @@ impl Stage {
         stage
     }
 
-    /// Kills a session while one object is to be published and another one lacks parts.
+    /// Runs a session that is killed when one object is about to be published and another one lacks
+    /// parts.
     async fn kill(&self) {
         let faults = self.world.sandbox.faults();
         faults.add(Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None)));
@@ -291,8 +292,8 @@ impl Stage {
             run = self.run() => panic!("it came to its end: {:?}", run.outcome),
             () = at_work => {}
         }
-        // What it had sent is not to be taken for what comes next. A paused clock does not wait for
-        // what is on its way through the system; it stands still while somebody blocks.
+        // Requests of the killed session must have arrived before the next one starts. The paused
+        // clock does not wait for bytes in transit, but it stands still during `spawn_blocking`.
         for _ in 0..3 {
             let blocking =
                 tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(50)));
@@ -302,7 +303,7 @@ impl Stage {
         faults.clear();
     }
 
-    /// Returns the number of parts of the two large objects that the server does not have.
+    /// Returns the number of parts of the two large objects that the server lacks.
     fn missing_parts(&self) -> u64 {
         let open = self.world.open_uploads(DESTINATION);
         2 * self.scene.parts() - open.iter().map(|open| open.parts.len() as u64).sum::<u64>()
@@ -376,7 +377,7 @@ async fn cell(
     usual: u64,
 ) {
     let stage = Stage::new(scene).await;
-    // How many parts are missing hangs on the moment of the kill.
+    // The number of missing parts depends on the moment of the kill.
     let nth = if operation == Operation::UploadPartCopy {
         nth.min(stage.missing_parts())
     } else {
@@ -389,7 +390,7 @@ async fn cell(
     let run = stage.run().await;
     assert!(
         stage.world.sandbox.faults().fired() > before,
-        "it never came to call {nth}"
+        "the run never sent call {nth}"
     );
     let mut failed = stage.assert_sound(&run);
     for key in stage.denied {
@@ -403,11 +404,10 @@ async fn cell(
             .flat_map(|receipt| &receipt.notes)
             .any(|note| note.contains("may be left open"))
     };
-    // A part that was asked for twice, because a busy machine let the paused clock run ahead, needs
-    // one good answer.
+    // On a busy machine, the paused clock may run ahead, and a part may be sent twice. Then one
+    // good answer is enough.
     let is_hedged = operation == Operation::UploadPartCopy && run.outcome.requests.hedged > 0;
-    // A look at what is published and proven is done without where it is denied, and the receipt
-    // says so.
+    // If the HEAD of a published and proven object is denied, the receipt notes that.
     let is_unseen = operation == Operation::HeadObject
         && run.receipts.iter().any(|receipt| {
             receipt
@@ -443,14 +443,14 @@ async fn cell(
                 (run.outcome.gave_up, run.outcome.stopped_objects),
                 (None, 0)
             );
-            // The next run resumes the parts of an object that was denied.
+            // The upload of a denied object stays for the next run.
             if scene != Scene::Resume || kind != "denied" {
                 stage.world.assert_no_upload_is_left();
             }
         }
         Comes::IsLost => {
             assert!(failed.is_empty(), "{failed:?}");
-            // A refusal among good answers is not believed before a second one.
+            // After good answers, one refusal is not believed until there is a second one.
             let may_be_kept = operation == Operation::GetObjectTagging && nth > 1;
             assert!(
                 may_be_kept || run.outcome.objects_with_losses >= 1,
@@ -486,7 +486,7 @@ async fn cell(
 #[case::copies_the_rest(Scene::Resume, Operation::UploadPartCopy)]
 #[case::completes_the_rest(Scene::Resume, Operation::CompleteMultipartUpload)]
 #[tokio::test(start_paused = true)]
-async fn each_fault_comes_to_what_it_must(#[case] scene: Scene, #[case] operation: Operation) {
+async fn each_fault_has_its_expected_result(#[case] scene: Scene, #[case] operation: Operation) {
     let stage = Stage::new(scene).await;
     let run = stage.run().await;
     assert_eq!(stage.assert_sound(&run).len(), stage.denied.len());

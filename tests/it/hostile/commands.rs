@@ -1,4 +1,4 @@
-//! Commands that copy nothing, before a hostile server: `verify` and `uploads`.
+//! Commands that copy nothing, against a hostile server: `verify` and `uploads`.
 
 use futures::TryStreamExt;
 use s3haul::connections::Connections;
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::scenario::{KEYS, spec};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// Bytes of the two parts of each upload.
+/// Sizes of the two parts of each upload.
 const PARTS: [u64; 2] = [5 * MIB, 1000];
 
-/// Makes the destination equal in the first key and different in the second; the third is missing.
+/// Makes the destination equal in the first key, different in the second, and without the third.
 pub(super) fn make_unlike(world: &World) {
     let store = world.sandbox.store();
     let source = |key: &str| store.object(SOURCE, key).unwrap();
@@ -35,8 +35,8 @@ fn connections(world: &World, job: &Job) -> Connections {
     world.connections(job, &CancellationToken::new(), &Limits::default())
 }
 
-/// Compares both sides. Nothing that is different or missing may be called equal, and the exit code
-/// must say that something is.
+/// Compares both sides. No different or missing object may be reported as equal, and the exit code
+/// must show the difference.
 pub(super) async fn compare(
     world: &World,
     job: &Job,
@@ -76,14 +76,14 @@ pub(super) async fn compare(
     Ok(())
 }
 
-/// An upload that is open.
+/// An open upload.
 pub(super) struct Open {
     key: &'static str,
     id: String,
     parts: Vec<PartDone>,
 }
 
-/// Leaves three uploads open at the destination, of copies, which cost the sandbox little.
+/// Leaves three uploads of copies open at the destination. Copied parts cost the sandbox little.
 pub(super) async fn leave_open(world: &World) -> Vec<Open> {
     let bucket = world.bucket(DESTINATION).await;
     let from = world.object(SOURCE, KEYS[1]).unwrap();
@@ -149,13 +149,13 @@ pub(super) async fn uploads(
     let upload =
         |at: usize| MultipartUpload::open(&bucket, &open[at].key.parse().unwrap(), &*open[at].id);
     let parts: Result<Vec<_>, _> = upload(2).parts().try_collect().await;
-    // Their sizes and `ETag`s are what the server says.
+    // Sizes and `ETag`s come from the server, so only the numbers can be checked.
     let numbers = |parts: &[PartDone]| parts.iter().map(|part| part.number).collect::<Vec<_>>();
     judge(
         "parts",
         parts.map(|parts| numbers(&parts) == numbers(&open[2].parts)),
     )?;
-    // As the command does it: from the parts that the server lists.
+    // Completes from the listed parts, as the command does.
     let parts: Result<Vec<_>, _> = upload(1).parts().try_collect().await;
     let size: u64 = PARTS.iter().sum();
     let completed = match parts {
@@ -187,7 +187,7 @@ pub(super) async fn uploads(
     judge("abort", aborted.map(|()| is_gone()))
 }
 
-/// Asserts that a failure says what failed.
+/// Asserts that a failure names what failed.
 fn named(failure: &Failure) -> Result<(), String> {
     let text = failure.to_string();
     let is_bug = text.contains("panicked") || failure.details().place.is_empty();

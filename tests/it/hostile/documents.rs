@@ -1,4 +1,4 @@
-//! Wrong answers, and changes to right ones.
+//! Wrong answers, and ways to make right ones wrong.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::scenario::KEYS;
 use super::server::{Answer, Request};
 use crate::world::SOURCE;
 
-/// Puts this in the place of each checksum of an answer.
+/// Replaces each checksum of an answer.
 pub(super) fn set_checksums(operation: Operation, answer: &mut Answer, by: &str) {
     for (name, value) in &mut answer.headers {
         if name.starts_with("x-amz-checksum-") && name != "x-amz-checksum-type" {
@@ -25,7 +25,7 @@ pub(super) fn set_checksums(operation: Operation, answer: &mut Answer, by: &str)
     answer.body = text.into_bytes();
 }
 
-/// Returns the name of the root of a document.
+/// Returns the name of a document's root element.
 pub(super) fn root_of(document: &str) -> String {
     let last = document.trim_end().rsplit("</").next().unwrap_or_default();
     last.trim_end_matches('>').to_owned()
@@ -43,7 +43,7 @@ pub(super) fn under_another_root(document: &str) -> String {
         .replace(&close, "</AnotherRoot>")
 }
 
-/// Returns the document with half of each size.
+/// Halves each size in a document.
 pub(super) fn halved(document: &str) -> String {
     let mut pieces = document.split("<Size>");
     let mut text = pieces.next().unwrap_or_default().to_owned();
@@ -64,7 +64,7 @@ pub(super) fn other_key(path: &str) -> String {
     )
 }
 
-/// Returns a range of the same length, a little before or behind.
+/// Returns a range of the same length, a little earlier or later.
 pub(super) fn other_range(range: &str) -> String {
     const BY: u64 = 100;
     let bounds = range.trim_start_matches("bytes=").split_once('-');
@@ -76,7 +76,7 @@ pub(super) fn other_range(range: &str) -> String {
     format!("bytes={}-{}", moved(first), moved(last))
 }
 
-/// Returns the document with another text in each element of this name.
+/// Replaces the text of each element with this name.
 pub(super) fn replaced(document: &str, name: &str, by: &str) -> String {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     let mut pieces = document.split(&open);
@@ -88,7 +88,7 @@ pub(super) fn replaced(document: &str, name: &str, by: &str) -> String {
     text
 }
 
-/// Returns a refusal, or one that claims success.
+/// Returns a refusal, possibly with the status of a success.
 pub(super) fn refusal(status: u16, code: &str) -> Answer {
     let body =
         format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>");
@@ -101,7 +101,7 @@ pub(super) fn refusal(status: u16, code: &str) -> Answer {
     }
 }
 
-/// Returns a successful answer to a request that had no effect.
+/// Returns an answer that claims success although nothing was done.
 pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
     let source = store
         .object(SOURCE, request.key())

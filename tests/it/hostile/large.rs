@@ -1,4 +1,4 @@
-//! Answers without end, before the program in a process of its own, whose memory is watched.
+//! Endless answers. The program runs as a process, whose memory the test measures.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -15,10 +15,11 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 /// The limit of the program's memory, in KiB.
 const MEMORY: u64 = 300 * 1024;
-/// The limit of the program's time: `patience`, half a minute, and the delay of a slow machine.
+/// Longest run time before the program counts as hung: `patience`, half a minute, and room for a
+/// slow machine.
 const TIME: Duration = Duration::from_mins(1);
 
-/// Programs at work together. Most of them wait.
+/// Programs that run at the same time. Most of them wait.
 const AT_ONCE: usize = 6;
 
 const OBJECTS: [(&str, u64); 2] = [("small", 1000), ("large", 300 << 20)];

@@ -1,5 +1,5 @@
-//! The probe before a hostile server: it ends, tells the truth about what is left, and calls no
-//! liar good.
+//! The probe against a hostile server: it ends, reports truthfully what it leaves behind, and
+//! approves no liar.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::server::Hostile;
 use super::ways::Way;
 use crate::world::{DESTINATION, World, copy_all, restate};
 
-/// A probe that takes longer does not end.
+/// A probe that takes longer has hung.
 const LIMIT: Duration = Duration::from_mins(2);
-/// The ways that are about what a probe finds out or leaves behind. The others are about how
-/// answers are read.
+/// The ways that affect what a probe finds or leaves behind. The others concern the parsing of
+/// answers.
 const WAYS: [Way; 7] = [
     Way::NoAnswer,
     Way::EffectWithoutAnswer,
@@ -55,7 +55,8 @@ fn there(store: &Store) -> BTreeSet<Name> {
         .collect()
 }
 
-/// Probes with one operation answered wrongly. Returns the broken promise, and the requests.
+/// Probes while one operation is answered wrongly. Returns the violated assertion, if any, and the
+/// operations that were sent.
 async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
     let world = impatient_world().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
@@ -76,7 +77,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let there = there(world.sandbox.store());
     let verdict = match ended {
         Err(_) => Err("it does not end".to_owned()),
-        // There is nothing to probe; objects that were made anyway are reported.
+        // The probe could not run. It must still name anything it has created.
         Ok(Err(failure)) if there.is_empty() || failure.to_string().contains("left behind") => {
             Ok(())
         }
@@ -92,7 +93,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
             let told: BTreeSet<_> = found.left.iter().map(name).collect();
             let sure = found.left.iter().filter(|left| left.is_certain).map(name);
             let made_up: Vec<_> = sure.filter(|name| !there.contains(name)).collect();
-            // Of some uploads only the key is known.
+            // For some uploads, only the key is known.
             let is_told = |(key, id): &Name| {
                 told.contains(&(key.clone(), id.clone())) || told.contains(&(key.clone(), None))
             };
@@ -112,7 +113,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     (verdict, asked)
 }
 
-/// Returns true for a wrong answer to an operation on which each job depends.
+/// Returns true for a lie about an operation that every job needs.
 fn lies_about_writes(operation: Operation, way: Way) -> bool {
     let is_write = matches!(
         operation,

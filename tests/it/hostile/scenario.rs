@@ -1,4 +1,4 @@
-//! What the program is asked to do before a hostile server, and what must hold then.
+//! The scenarios that run against a hostile server, and what must hold afterwards.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -26,41 +26,41 @@ use super::server::Hostile;
 use super::ways::Way;
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all};
 
-/// A run that takes longer does not end.
+/// A run that takes longer has hung.
 const LIMIT: Duration = Duration::from_secs(40);
 
 const SMALL: u64 = 1000;
 const LARGE: u64 = 11 * MIB;
 pub(super) const KEYS: [&str; 3] = ["a-small", "b-large", "c-last"];
 
-/// The job of a case.
+/// A run, or another command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scenario {
-    /// A copy of two small objects and a large one.
+    /// Copies two small objects and a large one.
     Copy,
-    /// The same, and read back.
+    /// Copies the same, and reads the copies back.
     Read,
-    /// Files go up.
+    /// Uploads files.
     Upload,
-    /// A copy with lock, ACL and annotations.
+    /// Copies with lock, ACL, and annotations.
     Everything,
-    /// All versions.
+    /// Copies all versions.
     History,
-    /// A part is refused, so that the upload is aborted.
+    /// Copies while a part is refused, so that the upload is aborted.
     Abort,
-    /// A run goes on with a large object of which some parts are there.
+    /// Resumes a large object that has some of its parts.
     Resume,
-    /// Older objects of the same sizes stand at all keys.
+    /// Copies over older objects with the same sizes.
     Replace,
-    /// Two sides are compared.
+    /// Compares both sides.
     Verify,
-    /// The same, and all bytes are read.
+    /// Compares both sides, and reads all bytes.
     VerifyDeep,
-    /// Open uploads are listed, completed, and aborted.
+    /// Lists, completes, and aborts open uploads.
     Uploads,
 }
 
-/// Describes an object of the source; metadata tells its key.
+/// Describes a source object. Its metadata has the key.
 pub(super) fn spec(key: &str) -> ObjectSpec {
     ObjectSpec::default()
         .metadata("owner", key)
@@ -112,7 +112,7 @@ impl Scenario {
         Self::Uploads,
     ];
 
-    /// Returns the command that it is about, whose requests are judged apart from those of others.
+    /// Returns the scenario's command. The requests of different commands are separate cases.
     pub(super) fn command(self) -> &'static str {
         match self {
             Self::Replace => "copy over older objects",
@@ -123,19 +123,20 @@ impl Scenario {
         }
     }
 
-    /// Returns true for requests that are answered wrongly in this scenario.
+    /// Returns true for operations that are answered wrongly in this scenario.
     pub(super) fn is_about(self, operation: Operation, profile: Profile) -> bool {
         use Operation::{CompleteMultipartUpload, CopyObject, GetObject, HeadObject};
         match self {
             Self::Replace => matches!(operation, CopyObject | CompleteMultipartUpload | HeadObject),
             Self::VerifyDeep => operation == GetObject,
-            // The library that they use is the same for all profiles.
+            // `uploads` uses the same library code under all profiles.
             Self::Uploads => profile == Profile::Aws && operation != HeadObject,
             _ => true,
         }
     }
 
-    /// Runs it with one operation answered wrongly. Returns the broken promise, and the requests.
+    /// Runs the scenario with one operation answered wrongly. Returns the violated assertion, if
+    /// any, and the operations that were sent.
     pub(super) fn run(
         self,
         profile: Profile,
@@ -149,7 +150,7 @@ impl Scenario {
             .with_writer(move || writer.clone())
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
-        // One thread, so that the log is that of this run.
+        // One thread, so that the log belongs to this run alone.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -242,7 +243,8 @@ impl Scenario {
             probes: (Duration::from_millis(5), Duration::from_millis(50)),
             silence: Duration::from_secs(2),
             complete: Duration::from_secs(2),
-            // No stream counts as alive for its bytes' sake.
+            // s3haul believes a 403 at once, and with this `slowest`, bytes do not extend a time
+            // limit.
             doubt: Duration::ZERO,
             brief_doubt: Duration::ZERO,
             slowest: 1 << 40,
@@ -329,10 +331,10 @@ impl Scenario {
         transfer
     }
 
-    /// Asserts that open uploads are named, however the run ended.
+    /// Asserts that every upload left open is named, whatever the result of the run.
     fn told(self, world: &World, text: &str) -> Result<(), String> {
         for upload in world.open_uploads(DESTINATION) {
-            // A journal knows its uploads, and the next session resumes them.
+            // The uploads in a journal need not be named, because the next session resumes them.
             if self != Self::Resume && !text.contains(&upload.upload_id) {
                 return Err(format!(
                     "an upload of {} is left open and not told",
@@ -377,7 +379,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Asserts that a key holds all bytes of all its versions, and that there are receipts of them.
+    /// Asserts that a key has all versions with all their bytes, and a receipt for each.
     fn is_whole(self, world: &World, run: &Run, key: &str) -> Result<(), String> {
         let content = |version: VersionInfo| match version {
             VersionInfo::Object(object) => Some(object.content.to_bytes()),
@@ -401,7 +403,7 @@ impl Scenario {
             .iter()
             .filter(|receipt| receipt.destination.ends_with(key))
             .count();
-        // The session before has reported some.
+        // The earlier session has written some of the receipts.
         let is_told = receipts >= source.len() || self == Self::Resume;
         if is_told {
             Ok(())
@@ -410,8 +412,8 @@ impl Scenario {
         }
     }
 
-    /// Asserts that an object that a receipt calls done exists and equals its source, but for the
-    /// losses on the receipt.
+    /// Asserts that an object whose receipt says "done" exists and equals its source, except for
+    /// the reported losses.
     fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
         let key = KEYS
             .into_iter()
@@ -488,7 +490,7 @@ impl Scenario {
         };
         let (a, b) = (&copy.attributes, &source.attributes);
         let is_everything = self == Self::Everything;
-        // Only the profile of AWS has any.
+        // Only the profile of AWS supports annotations.
         let has_annotations = is_everything && world.provider == Provider::Aws;
         let all = [
             ("metadata", a.metadata == b.metadata),

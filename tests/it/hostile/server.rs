@@ -1,7 +1,7 @@
-//! A proxy before the sandbox that answers one operation in a wrong way, each time it is asked.
+//! A proxy in front of the sandbox that answers one operation wrongly, every time.
 //!
-//! It speaks HTTP/1.1 by hand, one request per connection, so that an answer can be as broken as it
-//! must be.
+//! It implements HTTP/1.1 by hand, with one request per connection, so that an answer can be broken
+//! in any way.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,42 +20,43 @@ use crate::liar::dechunked;
 
 /// The pause before each byte of a slow answer.
 const DRIP: Duration = Duration::from_millis(40);
-/// A piece of an answer that is too long.
+/// A piece of an oversized answer.
 const PIECE: &[u8] = &[b' '; 64 * 1024];
-/// The most bytes of a huge answer, far beyond every bound, so that a test without a bound ends.
+/// Largest size of an oversized answer. It exceeds every bound, and it ends the test if there is no
+/// bound.
 const HUGE: usize = 600 * 1024 * 1024;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
-    /// Pairs as they are written.
+    /// Pairs of name and value, not decoded.
     pub(super) query: Vec<(String, Option<String>)>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
 
-/// An answer, to be written.
+/// An answer to send.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
-    /// Bytes of the body that are announced and not sent.
+    /// Bytes of the body that are announced but not sent.
     pub(super) missing: usize,
-    /// The body ends with the connection, and no header tells its length.
+    /// True if no header announces the length, so that the body ends with the connection.
     pub(super) untold: bool,
 }
 
 /// The state of the proxy: the requests and the wrong answers.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Each operation that was asked for.
+    /// The operations that were sent.
     pub(super) operations: Vec<Operation>,
-    /// The first answer to the operation that is answered wrongly.
+    /// The first answer to the operation that is now answered wrongly.
     pub(super) first: Option<Answer>,
-    /// The operation that is answered wrongly, and the way in which it is.
+    /// The operation that is answered wrongly, and the way.
     pub(super) strike: Option<(Operation, Way)>,
     /// The number of wrong answers.
     pub(super) struck: usize,
@@ -166,7 +167,7 @@ impl Context {
             Way::Huge => pour(&mut stream, &answer).await,
             Way::HugeHeader => pour_header(&mut stream).await,
             Way::OtherRange => {
-                // It claims what it was asked for.
+                // Claims the requested range.
                 let mut answer = answer;
                 let range = asked.headers.iter().find(|(name, _)| name == "range");
                 let range = range.map_or("", |(_, range)| range.trim_start_matches("bytes="));
@@ -242,8 +243,7 @@ impl Request {
         Operation::of(&method, &self.target().parse::<Uri>().unwrap(), &headers)
     }
 
-    /// Returns the part of the path behind the bucket, undecoded: the keys of the tests need no
-    /// decoding.
+    /// Returns the key, not decoded: the tests' keys need no decoding.
     pub(super) fn key(&self) -> &str {
         self.path
             .trim_start_matches('/')
@@ -346,7 +346,7 @@ fn read_answer(bytes: &[u8], head: bool) -> Option<Answer> {
     })
 }
 
-/// Returns the head of an answer.
+/// Formats the status line and the headers of an answer.
 fn head_of(answer: &Answer, head: bool) -> String {
     let mut text = format!("HTTP/1.1 {} Hostile\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -374,7 +374,7 @@ async fn send(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
     stream.shutdown().await.ok()
 }
 
-/// Sends the head at once and the body byte by byte.
+/// Sends the headers at once, and the body byte by byte.
 async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()> {
     stream
         .write_all(head_of(answer, head).as_bytes())
@@ -387,7 +387,7 @@ async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
     stream.shutdown().await.ok()
 }
 
-/// Sends the answer with blanks in the middle, which XML allows, and almost without end.
+/// Sends an answer with a huge number of spaces in the middle, which XML allows.
 async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     let answer = Answer {
         untold: true,
@@ -410,7 +410,7 @@ async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     stream.shutdown().await.ok()
 }
 
-/// Sends a header almost without end.
+/// Sends a huge header.
 async fn pour_header(stream: &mut TcpStream) -> Option<()> {
     stream
         .write_all(b"HTTP/1.1 200 Hostile\r\nx-amz-meta-long: a")

@@ -1,15 +1,15 @@
-//! What a run trusts a server with, by profile: nothing that it asks tells whether the answer is
+//! The answers that a run trusts, by profile, because no other request could show whether they are
 //! true.
 //!
-//! `docs/semantics.md` has the same in words. With `trust: nothing` no effect of a request is taken
-//! on trust.
+//! `docs/semantics.md` says the same in words. With `trust: nothing`, s3haul trusts no claimed
+//! effect of a request.
 
 use s3haul::sandbox::Operation;
 
 use super::Profile;
 use super::ways::Way;
 
-/// An answer that is believed.
+/// A trusted answer.
 struct Trusted {
     operation: Operation,
     ways: &'static [Way],
@@ -17,7 +17,7 @@ struct Trusted {
 }
 
 const TRUSTED: &[Trusted] = &[
-    // What a list of Amazon's shows to be equal is left.
+    // s3haul skips an object that Amazon's list shows as equal.
     Trusted {
         operation: Operation::ListObjectsV2,
         ways: &[Way::Repeated, Way::WrongObject],
@@ -28,19 +28,19 @@ const TRUSTED: &[Trusted] = &[
         ways: &[Way::Repeated],
         by: &[Profile::Aws],
     },
-    // An object that Amazon's answer proves is not looked at.
+    // s3haul sends no HEAD if Amazon's answer proves the object.
     Trusted {
         operation: Operation::PutObject,
         ways: &[Way::WithoutEffect, Way::OtherKey],
         by: &[Profile::Aws],
     },
-    // Where no checksum and no `ETag` counts, the size is the proof.
+    // Without trusted checksums and `ETag`s, the size is the proof.
     Trusted {
         operation: Operation::PutObject,
         ways: &[Way::OtherBytes],
         by: &[Profile::Auto, Profile::AutoNothing],
     },
-    // A delete marker that a server refuses to write is written once more.
+    // If a server refuses a delete marker, the request is sent once more.
     Trusted {
         operation: Operation::DeleteObject,
         ways: &[Way::DoneAndBusyOnce],
@@ -61,7 +61,7 @@ const TRUSTED: &[Trusted] = &[
         ways: &[Way::WithoutEffect, Way::OtherKey],
         by: &[Profile::Aws],
     },
-    // Where lists show no `ETag` that counts, `verify` has nothing but HEAD.
+    // If the `ETag`s of lists do not count, `verify` has only HEAD.
     Trusted {
         operation: Operation::HeadObject,
         ways: &[Way::Repeated, Way::OtherKey],

@@ -1,4 +1,4 @@
-//! The ways of answering wrongly.
+//! The ways to answer wrongly.
 
 use s3haul::sandbox::{Content, Operation, Store};
 
@@ -11,7 +11,7 @@ use crate::world::SOURCE;
 
 macro_rules! ways {
     ($($(#[$doc:meta])+ $name:ident),+ $(,)?) => {
-        /// A way of answering wrongly.
+        /// A way to answer wrongly.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(super) enum Way { $($(#[$doc])+ $name),+ }
 
@@ -22,101 +22,101 @@ macro_rules! ways {
 }
 
 ways!(
-    /// Nothing is done, and the connection closes.
+    /// Does nothing and closes the connection.
     NoAnswer,
-    /// Nothing is done, and nothing is said.
+    /// Does nothing and never answers.
     Silent,
-    /// The connection closes without an answer to what was done.
+    /// Does what was requested and closes the connection without an answer.
     EffectWithoutAnswer,
-    /// Success is told of what was not done.
+    /// Does nothing and claims success.
     WithoutEffect,
-    /// The head without a body.
+    /// Sends headers without a body.
     EmptyBody,
-    /// Half of the body that was announced.
+    /// Sends half of the announced body.
     HalfBody,
-    /// Half of the document, announced as if it were whole.
+    /// Sends half of the document, announced as if it were whole.
     HalfDocument,
-    /// Byte by byte.
+    /// Sends the answer byte by byte.
     Slow,
-    /// More than any bound.
+    /// Sends a body beyond any bound.
     Huge,
-    /// A header of that size.
+    /// Sends a header beyond any bound.
     HugeHeader,
-    /// A page for people.
+    /// Sends an HTML page.
     Html,
-    /// An object in place of the document.
+    /// Sends an object's content instead of the document.
     AnObject,
-    /// The document of another operation.
+    /// Sends the document of another operation.
     OtherDocument,
-    /// The right document under another root.
+    /// Sends the right document with another root element.
     OtherRoot,
-    /// The right root, and nothing in it.
+    /// Sends an empty root element.
     BareDocument,
-    /// The first answer, again and again.
+    /// Repeats the first answer.
     Repeated,
-    /// The size and the `ETag` of something else.
+    /// Shows size and `ETag` of another object.
     WrongObject,
-    /// Half the size, and all else as it is.
+    /// Halves the size, and leaves the rest unchanged.
     HalfSize,
-    /// No header that tells anything.
+    /// Removes all headers with information.
     NoHeaders,
-    /// Checksums that are empty.
+    /// Shows empty checksums.
     BlankChecksums,
-    /// Checksums that are of no algorithm.
+    /// Shows checksums with the length of no algorithm.
     ShortChecksums,
-    /// A version `null`.
+    /// Shows the version `null`.
     NullVersion,
-    /// Ids and `ETag`s far beyond S3's.
+    /// Shows ids and `ETag`s far longer than S3's.
     LongIds,
-    /// Headers of the request that give attributes have no effect.
+    /// Ignores the request's headers with attributes.
     IgnoredHeaders,
-    /// Nor have ranges.
+    /// Ignores ranges.
     IgnoredRange,
-    /// Nor have conditions, and the source has changed.
+    /// Ignores conditions, while the source has changed.
     IgnoredCondition,
-    /// Nor has the sub-resource that is asked for.
+    /// Ignores the requested sub-resource.
     IgnoredQuery,
-    /// The right request about another key, or a copy of another source.
+    /// Does what was requested to another key, or copies another source.
     OtherKey,
-    /// As many bytes as were asked for, from elsewhere in the object.
+    /// Uses a range of the same length elsewhere in the object.
     OtherRange,
-    /// The newest version, whichever was asked for.
+    /// Uses the newest version, whichever was requested.
     OtherVersion,
-    /// The last part is left out.
+    /// Leaves out the last part.
     FewerParts,
-    /// Nothing is done, and nothing is said to be there.
+    /// Does nothing and answers 404.
     NotFound,
-    /// Nothing is done, and a condition is said to have failed.
+    /// Does nothing and answers that a condition failed.
     Refused,
-    /// Nothing is done, and the status is 304.
+    /// Does nothing and answers 304.
     NotModified,
-    /// Nothing is done, and an error document comes with status 200.
+    /// Does nothing and sends an error document with status 200.
     ErrorInSuccess,
-    /// Sizes that no object has, and whose sum no number holds.
+    /// Shows sizes that no object has, and whose sum overflows.
     ImpossibleSizes,
-    /// `ETag`s that are short texts, the same for all objects.
+    /// Shows short `ETag`s, the same for all objects.
     BareEtags,
-    /// Other bytes arrive than those that were sent, and no checksum is known.
+    /// Stores other bytes than those that were sent, without a checksum.
     OtherBytes,
-    /// It is done, and the server asks for fewer requests.
+    /// Does what was requested and answers that it is busy.
     DoneAndBusy,
-    /// The same each second time; in between it is done and answered well.
+    /// Does the same every second time, and answers well in between.
     DoneAndBusyOnce,
-    /// It is done, and said to be forbidden.
+    /// Does what was requested and answers that it is forbidden.
     DoneAndDenied,
-    /// It is done, and nothing is said to be there.
+    /// Does what was requested and answers 404.
     DoneAndMissing,
-    /// It is done, and said not to be implemented.
+    /// Does what was requested and answers that it is not implemented.
     DoneAndUnknown,
-    /// It is done, and the answer is a success without a result.
+    /// Does what was requested and answers with success, but without a result.
     DoneAndEmpty,
-    /// It is done, and the answer leads elsewhere.
+    /// Does what was requested and answers with a redirect.
     DoneAndMoved,
-    /// It is done, and an error document comes with status 200.
+    /// Does what was requested and sends an error document with status 200.
     DoneAndError,
-    /// Pages of one entry, and none says that there are more, but for its token.
+    /// Sends pages of one entry that claim to be the last, although they have a token.
     UntoldPages,
-    /// Each page says that there are more, and is the first one.
+    /// Sends the first page again and again, which says that there are more.
     EndlessPages,
 );
 
@@ -226,12 +226,12 @@ impl Way {
         }
     }
 
-    /// Returns true if the answer may fill memory, so that the program needs a process of its own.
+    /// Returns true if the answer may fill memory, so that the program must run in its own process.
     pub(super) const fn is_large(self) -> bool {
         matches!(self, Self::Huge | Self::HugeHeader)
     }
 
-    /// Returns the refusal of the request with this number, which was done.
+    /// Returns the refusal of the request with this number, although it was executed.
     pub(super) fn refusal_of_done(self, number: usize) -> Option<Answer> {
         Some(match self {
             Self::DoneAndBusyOnce if number.is_multiple_of(2) => return None,
@@ -263,7 +263,7 @@ impl Way {
                 request
                     .headers
                     .retain(|(name, _)| !starts(name, &conditions));
-                // As many bytes as before, so that the size does not tell.
+                // The size stays the same, so that it does not show the change.
                 if let Some(object) = store.object(SOURCE, request.key()) {
                     let other = Content::pattern(99, object.size);
                     if object.content != other {
@@ -281,7 +281,7 @@ impl Way {
                         *value = other_key(value);
                     }
                 }
-                // What is written elsewhere must not destroy what was written before.
+                // A write to another key must not overwrite other objects of the test.
                 if operation.is_write() && !is_copy {
                     request.path.push_str("-elsewhere");
                 } else if !is_copy {
@@ -436,7 +436,7 @@ impl Way {
                     "\"abc\"".clone_into(value);
                 }
                 answer.body = replaced(&text(), "ETag", "abc").into_bytes();
-                // Nothing else tells objects apart.
+                // Without checksums, nothing else tells objects apart.
                 set_checksums(operation, &mut answer, "");
             }
             Self::BlankChecksums => set_checksums(operation, &mut answer, ""),

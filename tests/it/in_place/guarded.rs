@@ -1,4 +1,4 @@
-//! Nobody's overwrite is lost, and nothing is changed twice.
+//! Changes in place lose nobody's overwrite, and change nothing twice.
 
 use std::path::Path;
 use std::time::Duration;
@@ -73,8 +73,7 @@ async fn an_object_that_is_deleted_meanwhile_stays_deleted(
     assert!(world.open_uploads(SOURCE).is_empty());
 }
 
-/// The answer of the change is lost; the object, which was in parts before, has another `ETag` by
-/// then.
+/// The answer to the change is lost. The object, which had parts before, then has another `ETag`.
 #[tokio::test]
 async fn a_change_whose_answer_is_lost_is_recognised() {
     let world = versioned().await;
@@ -97,8 +96,7 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     );
 }
 
-/// With one request in flight, reading an object back does not wait for a request that waits for
-/// it.
+/// With one slot, the HEADs must not wait for copies that wait for HEADs.
 #[tokio::test]
 async fn one_request_at_a_time_is_enough() {
     let world = versioned().await;
@@ -122,8 +120,8 @@ async fn one_request_at_a_time_is_enough() {
     assert!(object(&world, "b").attributes.tags.len() == 2);
 }
 
-/// The Complete fails, and its upload is gone. What stands at the key has the bytes that the upload
-/// would have made.
+/// Complete fails because its upload is gone. The object at the key already has the bytes that the
+/// upload would have made.
 #[tokio::test]
 async fn an_upload_that_is_gone_has_changed_nothing() {
     let world = World::new().await;
@@ -174,7 +172,8 @@ async fn slow() -> World {
     world
 }
 
-/// Drops a session after this many requests of this kind; requests in flight arrive or not.
+/// Drops a session once it has sent this many requests of a kind. Requests in flight may or may not
+/// take effect.
 async fn killed(
     world: &World,
     directory: &Path,
@@ -212,7 +211,7 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
         transfer.to.acl = Some(CannedAcl::BucketOwnerFullControl);
     });
     transfer.when = when;
-    // Objects that were arranged within this second have the time of their change.
+    // Objects made within the current second would have the time of their change.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let job = world.job(transfer);
     killed(&world, directory.path(), &job, (Operation::CopyObject, 9)).await;
@@ -232,10 +231,10 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     }
 }
 
-/// The second session resumes the upload of the first one, and does not take its object for the
-/// changed one.
+/// The first session leaves an upload, and the second one resumes it. The unchanged object is not
+/// taken for the changed one.
 #[tokio::test]
-async fn a_large_change_that_is_killed_is_gone_on_with() {
+async fn a_large_change_that_was_killed_is_resumed() {
     let world = slow().await;
     world.put_with(
         "huge",
@@ -264,8 +263,8 @@ async fn a_large_change_that_is_killed_is_gone_on_with() {
     assert!(world.open_uploads(SOURCE).is_empty());
 }
 
-/// A session is killed while its Complete is on the way, and a lifecycle rule ends its upload. The
-/// object has the checksum of its source, because it is its source.
+/// A session is killed while its Complete is in flight, and a lifecycle rule aborts its upload. The
+/// object has the right checksum, because it is its own source.
 #[tokio::test]
 async fn an_object_is_not_taken_for_its_own_change() {
     let world = slow().await;

@@ -1,4 +1,4 @@
-//! What a change in place changes, and what it keeps.
+//! The attributes that a change in place changes or keeps.
 
 use s3haul::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, Policy, Provider};
 use s3haul::sandbox::{BucketOptions, Encryption as Stored, Lock, ObjectSpec, Operation};
@@ -49,7 +49,7 @@ async fn one_header_changes_and_everything_else_stays() {
     assert_eq!(after.attributes.content_type.as_deref(), Some("text/plain"));
     let (mut kept, was) = ((*after.attributes).clone(), &before.attributes);
     kept.content_type.clone_from(&was.content_type);
-    // A time has whole seconds on the wire.
+    // Times are sent in whole seconds.
     let whole = |lock: &Lock| {
         let seconds = |time: std::time::SystemTime| {
             time.duration_since(std::time::UNIX_EPOCH)
@@ -125,7 +125,7 @@ async fn metadata_tags_and_encryption_are_merged_and_then_left() {
 }
 
 #[tokio::test]
-async fn what_shall_go_goes() {
+async fn metadata_can_be_removed() {
     let world = World::new().await;
     world.put_with("k", 10, &rich());
     let change = || onto_itself(|transfer| transfer.preserve.metadata = Policy::Skip);
@@ -157,9 +157,9 @@ async fn a_canned_acl_is_set_and_seen() {
     assert!(is_left(&world.run(change()).await, "k"));
 }
 
-/// Attributes that may not be read would be lost with the old object.
+/// An attribute that s3haul may not read would be lost with the old object.
 #[tokio::test]
-async fn what_can_not_be_read_is_not_lost() {
+async fn attributes_that_cannot_be_read_are_not_lost() {
     for (operation, what) in [
         (Operation::GetObjectTagging, "Tagging"),
         (Operation::GetObjectAcl, "Acl"),
@@ -239,7 +239,7 @@ async fn archived_objects_are_as_archived_says() {
     );
 }
 
-/// The first run asks for a restore, and a later one changes the object.
+/// The first run requests a restore, and a later one changes the object.
 #[tokio::test]
 async fn an_archived_object_is_restored_and_then_changed() {
     let world = World::new().await;
@@ -270,8 +270,8 @@ async fn an_archived_object_is_restored_and_then_changed() {
     assert_eq!((after.class(), after.metadata.len()), ("STANDARD", 1));
 }
 
-/// Neither provider has a condition on the object that is replaced. Their source conditions, or an
-/// earlier HEAD, must do.
+/// Neither server supports conditions on the replaced object, so s3haul uses conditions on the
+/// source, or a HEAD before the change.
 #[tokio::test]
 async fn other_servers_change_objects_too() {
     for provider in [Provider::Minio, Provider::Ceph, Provider::Other] {
@@ -305,7 +305,7 @@ async fn other_servers_change_objects_too() {
     }
 }
 
-/// A server that sets tags only on finished objects would lose them to a kill in between.
+/// If a server sets tags only on existing objects, a kill before that would lose them.
 #[tokio::test]
 async fn tags_that_would_come_late_fail_the_object() {
     let world = World::of_provider(Provider::Ceph).await;
@@ -320,7 +320,7 @@ async fn tags_that_would_come_late_fail_the_object() {
 }
 
 #[tokio::test]
-async fn parts_as_given_and_versions_as_kept() {
+async fn the_layout_and_the_old_version_are_kept() {
     let world = versioned().await;
     let spec = ObjectSpec::default()
         .part_sizes([100 * MIB, 100 * MIB])

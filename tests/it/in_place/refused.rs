@@ -1,4 +1,4 @@
-//! What is no change in place, or none that can be made.
+//! Jobs with `from` equal to `to` that change nothing, or request a change that cannot be made.
 
 use rstest::rstest;
 
@@ -36,7 +36,7 @@ fn problems(from: &str, to: &str, more: &str) -> Option<String> {
     "nothing to change",
     "storage_class, set, encryption, or acl"
 )]
-fn it_says_why_and_what_to_do(
+fn refusals_have_a_reason_and_a_remedy(
     #[case] to: &str,
     #[case] more: &str,
     #[case] why: &str,

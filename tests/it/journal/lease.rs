@@ -1,4 +1,4 @@
-//! The lease of a journal in S3: how it is renewed, lost, and released.
+//! The lease of a journal in S3: renewal, loss, and release.
 
 use std::time::Duration;
 
@@ -38,14 +38,14 @@ fn records(world: &World) -> Vec<String> {
     keys
 }
 
-/// Writes of this record that the server took.
+/// Returns the writes of this record that the server accepted.
 fn writes(world: &World, key: &str) -> Vec<CallEntry> {
     let mut calls = world.sandbox.calls().of(Operation::PutObject);
     calls.retain(|call| call.key == key && call.status == Some(200));
     calls
 }
 
-/// Waits until something is so.
+/// Waits until `is_so` returns true.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let waited = async {
         while !is_so() {
@@ -136,7 +136,7 @@ async fn replaced(session: &Journal) -> JournalError {
     session.error()
 }
 
-/// Writes as if the server did not know a header, although its profile says so.
+/// Makes the server ignore headers, although its profile says that it honours them.
 fn ignored(world: &World, headers: &'static [&'static str]) {
     world.add_fault(
         Fault::on(Operation::PutObject)
@@ -157,7 +157,7 @@ async fn where_if_match_is_ignored_an_idle_session_learns_that_it_was_replaced()
 }
 
 #[tokio::test]
-async fn where_if_none_match_is_ignored_no_journal_is_begun() {
+async fn if_if_none_match_is_ignored_no_journal_is_begun() {
     let world = World::new().await;
     ignored(&world, &["if-none-match"]);
     let refused = Opened::open(location(&world).await, &lively("a")).await;
@@ -168,7 +168,7 @@ async fn where_if_none_match_is_ignored_no_journal_is_begun() {
     assert_eq!(records(&world).len(), 0);
 }
 
-/// Two Jobs find the journal free. One is slow, and the other one is at work when the slow one
+/// Two Jobs find the journal free. One is slow, and the other is already at work when the slow one
 /// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {
@@ -199,7 +199,7 @@ async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_no
     assert_eq!(records(&world).len(), 1);
 }
 
-/// Lets lists show only these objects, as old ones.
+/// Makes lists show only these objects, with old times.
 fn late_lists(world: &World, keys: &[String]) {
     let entry = |key: &String| {
         format!(
@@ -252,7 +252,7 @@ async fn a_late_list_does_not_make_two_holders() {
     holder.commit(planned(1)).await.unwrap();
 }
 
-/// Another client deletes everything below the prefix: further writes would be no journal.
+/// Somebody deletes everything below the prefix. Whatever would be written next is no journal.
 #[tokio::test]
 async fn a_session_whose_journal_is_removed_ends() {
     let world = World::new().await;
@@ -260,7 +260,7 @@ async fn a_session_whose_journal_is_removed_ends() {
     journal.commit(RANGE).await.unwrap();
     let store = world.sandbox.store();
     let mut keys = store.keys(DESTINATION);
-    // The record last: it is written again while there is a journal.
+    // Deletes the record last, because the session writes it again as long as there is a journal.
     keys.sort_by_key(|key| key.contains("session-"));
     for key in keys {
         store.delete_object(DESTINATION, &key);
@@ -271,15 +271,16 @@ async fn a_session_whose_journal_is_removed_ends() {
     assert_eq!(store.keys(DESTINATION), Vec::<String>::new());
 }
 
-/// A session that has something to write at the moment does not stop: its state is in memory.
+/// A session with something to write does not stop, because its state is in memory.
 #[rstest]
 #[case::all("")]
 #[case::segments("segment-")]
 #[case::snapshots("snapshot-")]
 #[tokio::test]
-async fn a_journal_of_which_objects_are_removed_is_whole_again_at_the_end(#[case] part: &str) {
+async fn a_journal_that_lost_objects_is_complete_again_at_the_end(#[case] part: &str) {
     let world = World::new().await;
-    // The record is not renewed meanwhile, so the session finds out at its end.
+    // With these terms, the record is not renewed meanwhile, so the session only notices at its
+    // end.
     let journal = begin(location(&world).await, &LeaseTerms::of_job("a")).await;
     journal.commit(RANGE).await.unwrap();
     journal.commit(planned(1)).await.unwrap();
@@ -295,16 +296,17 @@ async fn a_journal_of_which_objects_are_removed_is_whole_again_at_the_end(#[case
     assert_eq!(opened.unwrap().state().pending_objects(), 2);
 }
 
-/// A session whose record was removed looks at the rest of its journal at its next write.
+/// A session whose record was deleted checks the rest of its journal at its next write.
 #[tokio::test]
-async fn a_journal_of_which_all_is_removed_is_written_anew_while_the_run_goes_on() {
+async fn a_deleted_journal_is_written_again_while_the_run_continues() {
     let world = World::new().await;
     let journal = begin(location(&world).await, &lively("a")).await;
     journal.commit(RANGE).await.unwrap();
     let store = world.sandbox.store();
     for number in 0..200 {
         if number == 5 {
-            // The record last: the session has written a segment by the time that it misses it.
+            // Deletes the record last, so that the session has written a segment before it misses
+            // the record.
             let (records, rest): (Vec<_>, Vec<_>) = store
                 .keys(DESTINATION)
                 .into_iter()
@@ -339,14 +341,14 @@ async fn until_snapshot(journal: &Journal, is_begun: impl Fn() -> bool) {
             return;
         }
         let commit = journal.commit(planned(object));
-        // The one behind the snapshot may wait for that.
+        // The event behind the snapshot may wait for the snapshot.
         let _ = tokio::time::timeout(Duration::from_secs(1), commit).await;
     }
     panic!("no snapshot is written");
 }
 
 /// Its successor has read the segments that the snapshot replaces, and reads them again if its
-/// report is at fault.
+/// report is damaged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_replaced_while_it_writes_a_snapshot_removes_nothing() {
     let world = World::new().await;
@@ -372,7 +374,7 @@ async fn a_session_that_is_replaced_while_it_writes_a_snapshot_removes_nothing()
     newer.commit(planned(1)).await.unwrap();
 }
 
-/// The clock of a machine that is wrong by days takes no part in it.
+/// The local clock, which may be wrong by days, does not matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn fences_are_as_old_as_the_server_says() {
     let world = World::new().await;
@@ -402,7 +404,7 @@ async fn fences_are_as_old_as_the_server_says() {
     drop(older);
 }
 
-/// The segments name the writer; a record that was removed or overwritten is written anew.
+/// The segments decide who writes. A record that was deleted or overwritten is written again.
 #[tokio::test]
 async fn a_record_that_is_removed_or_damaged_is_written_again() {
     let world = World::new().await;
@@ -458,7 +460,7 @@ async fn a_live_session_keeps_others_out_and_they_leave_no_record() {
     );
     assert_eq!(records(&world), before);
     holder.commit(RANGE).await.unwrap();
-    // One that is silent for as long as its successor allows is replaced.
+    // A session that has been silent for as long as its successor allows is replaced.
     let hasty = LeaseTerms {
         duration: Duration::ZERO,
         ..LeaseTerms::of_job("b")
@@ -467,9 +469,9 @@ async fn a_live_session_keeps_others_out_and_they_leave_no_record() {
     newer.commit(planned(1)).await.unwrap();
 }
 
-/// Of two Jobs that begin with an empty prefix at the same moment, one gets the journal.
+/// Two Jobs begin with an empty prefix at the same moment, and one of them gets the journal.
 #[tokio::test]
-async fn of_two_jobs_that_begin_at_the_same_moment_one_is_told_of_the_other() {
+async fn of_two_jobs_that_begin_at_the_same_moment_one_learns_of_the_other() {
     for _ in 0..5 {
         let world = World::new().await;
         let (a, b) = (lively("a"), lively("b"));

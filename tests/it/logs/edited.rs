@@ -1,4 +1,4 @@
-//! A job that is edited while an unfinished run of it is in the journal.
+//! A job that is edited while its journal has an unfinished run.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ async fn world_with_excluded_object() -> World {
     world
 }
 
-/// Writes the job, with more fields and with more of its source.
+/// Writes the job, with these additional fields and with these additional fields of its source.
 fn write(directory: &Path, more: &str, from: &str) {
     let text = format!(
         "version: 1\nname: lake\nendpoints: {{default: {{provider: aws, url: \"${{AWS_ENDPOINT_URL_S3}}\"}}}}\n{more}\
@@ -58,7 +58,8 @@ async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, 
     run_in(world, directory, &[&["run", "lake.yaml"], more].concat()).await
 }
 
-/// Asserts that the edited job was run: nothing twice, and nothing left of the old run.
+/// Asserts that the edited job has run, that nothing was copied twice, and that the old run left
+/// nothing.
 fn assert_run(world: &World) {
     assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
     assert_eq!(world.calls(Operation::CopyObject), 0, "copied twice");
@@ -106,12 +107,12 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
     );
     assert_run(&world);
 
-    // That run has ended, so that there is nothing to say next time.
+    // The old run has ended, so the next one has nothing to report.
     let (exit, _, stderr) = again(&world, directory, &[]).await;
     assert_eq!((exit, stderr.as_str()), (0, ""));
 }
 
-/// Starting over aborts an upload of which up to a terabyte is stored, so the log says how much.
+/// A fresh run aborts an upload with up to a terabyte of stored parts, so the log says how much.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_run_says_what_it_gives_up() {
     let world = world_with_excluded_object().await;
@@ -130,7 +131,7 @@ async fn a_fresh_run_says_what_it_gives_up() {
     world.assert_no_upload_is_left();
 }
 
-/// With the journal in S3, other places, and the flag; the log tells it in fields.
+/// With the journal in S3, other locations, and the flag. The log has these in fields.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_transfers_begin_a_new_run_too() {
     let world = world_with_excluded_object().await;

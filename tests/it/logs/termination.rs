@@ -1,4 +1,4 @@
-//! The file that Kubernetes reads when a container has ended.
+//! The termination message, which Kubernetes reads from a file after a container has ended.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ async fn the_reason_of_an_end_is_written_where_the_flag_or_the_variable_says() {
     assert!(reason.contains("no-such-bucket"), "{reason}");
     assert_eq!(stderr.trim_end(), format!("error: {reason}"));
 
-    // A good end leaves nothing of an earlier one.
+    // A successful run clears the message of an earlier one.
     let (exit, _, stderr) = run(at(&world), &[&COPY[..], &flag].concat()).await;
     assert_eq!((exit, read(&path).as_str()), (0, ""), "{stderr}");
 
@@ -59,7 +59,7 @@ async fn failed_objects_are_counted_by_their_first_cause() {
     );
 }
 
-/// Commands that are no runs write it, too.
+/// Commands other than runs write their cause too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_and_a_check_name_what_they_found() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -111,7 +111,7 @@ async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
     );
 }
 
-/// The exit code stays the same if the file cannot be written, and no file is made without a name.
+/// If the file cannot be written, the exit code stays the same. Without a name, no file is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_changes_no_exit_code() {
     let world = World::with_objects(["a", "b", "c"], 10).await;
@@ -142,7 +142,7 @@ async fn a_file_that_cannot_be_written_changes_no_exit_code() {
         "{exit} {stderr}"
     );
 
-    // Without a name nothing is made: not here, and not in /dev.
+    // Without a name, no file is created: not in the working directory, and not in /dev.
     let usual = Path::new("/dev/termination-log");
     let (was_there, here) = (usual.exists(), directory.path().join("work"));
     fs::create_dir(&here).unwrap();

@@ -1,4 +1,4 @@
-//! A right to read tags that is granted in mid-run is used.
+//! Permission to read tags that is granted during a run is used.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Changes in place on servers whose copies drop tags: the tags are written back.
+//! Changes in place on servers whose copies drop tags: s3haul writes the tags back.
 
 use s3haul::endpoint::Provider;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Source, Transfer};
@@ -8,7 +8,7 @@ use super::{dropping, messages, questions, tagged};
 use crate::liar::{Answer, Asked, Liar};
 use crate::world::{Run, SOURCE, World, destination, uri};
 
-/// Gives each object another type.
+/// Changes the content type of each object.
 async fn change(world: &World, liar: &Liar) -> Run {
     let from = Source::Prefix {
         endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -21,7 +21,7 @@ async fn change(world: &World, liar: &Liar) -> Run {
     world.try_run_job(&job).await.unwrap()
 }
 
-/// Asserts the type of an object, and how many tags it has.
+/// Asserts an object's content type and its number of tags.
 fn assert_has(world: &World, key: &str, content_type: Option<&str>, tags: usize) {
     let attributes = world.object(SOURCE, key).unwrap().attributes;
     assert_eq!(attributes.content_type.as_deref(), content_type, "{key}");
@@ -61,7 +61,7 @@ async fn tags_that_a_change_keeps_are_compared_with_each_object() {
     assert_eq!(questions(&liar, SOURCE), 4, "before and after each change");
 }
 
-/// A server that counts tags shows that they are gone, but not which they were.
+/// A server that counts tags shows that they are gone, but not which tags they were.
 #[tokio::test]
 async fn counted_tags_are_written_back_too() {
     let world = World::new().await;

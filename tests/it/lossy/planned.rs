@@ -1,4 +1,4 @@
-//! `plan` counts the questions about tags that a copy may drop.
+//! `plan` counts the requests for tags that a copy may drop.
 
 use rstest::rstest;
 use s3haul::sandbox::Operation;

@@ -1,5 +1,5 @@
-//! `retry --losses` that takes the last tags off a copy, on servers that show no number of tags or
-//! ignore the request.
+//! `retry --losses` removes the last tags of a copy, on servers that show no tag count or ignore
+//! the request.
 
 use jiff::Timestamp;
 use rstest::rstest;
@@ -11,16 +11,16 @@ use super::{job_in_order, messages, questions, tagged};
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, Run, World};
 
-/// The server before the copy whose tags are taken off.
+/// The behaviour of the server.
 #[derive(Clone, Copy)]
 enum Server {
     /// Counts tags in HEAD.
     Counting,
-    /// Shows no number of tags.
+    /// Shows no tag count.
     Silent,
-    /// Answers with success and keeps the tags.
+    /// Answers with success, but keeps the tags.
     Ignoring,
-    /// The same, and shows no number of tags.
+    /// Answers with success, but keeps the tags, and shows no tag count.
     SilentlyIgnoring,
     /// Refuses to show tags.
     Denying,
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// Repairs the tags of a copy that has one and whose source has none any more.
+/// Repairs a copy with one tag, whose source no longer has any.
 async fn repair(world: &World, liar: &Liar) -> Run {
     world.put("k", 10);
     let store = world.sandbox.store();

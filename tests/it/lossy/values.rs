@@ -1,4 +1,4 @@
-//! Values that come back otherwise: metadata, tags, locks, grants, annotations, keys.
+//! Values that the server changes: metadata, tags, locks, grants, annotations, keys.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -59,9 +59,10 @@ fn metadata(policy: Policy) -> Transfer {
     transfer
 }
 
-/// The first object has shown that the server keeps metadata in ASCII, and says nothing about others.
+/// The first object shows that the server keeps ASCII metadata, which says nothing about other
+/// metadata.
 #[tokio::test]
-async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
+async fn mangled_metadata_is_reported_and_encoded_metadata_is_not() {
     for (shown, is_mangled) in [
         ("Z?rich", true),
         ("", true),
@@ -89,7 +90,7 @@ async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
     }
 }
 
-/// A server that counts tags it cannot show does not excuse those that it could show.
+/// `x-amz-missing-meta` excuses no metadata that a header could show.
 #[tokio::test]
 async fn missing_metadata_excuses_nothing_that_can_be_shown() {
     let world = World::new().await;
@@ -109,7 +110,7 @@ async fn missing_metadata_excuses_nothing_that_can_be_shown() {
 }
 
 #[tokio::test]
-async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
+async fn a_missing_kms_key_is_reported() {
     let world = World::new().await;
     world.put("a", 10);
     let liar = Liar::before(&world, |_, answer: Answer| {
@@ -127,9 +128,9 @@ async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
     assert_eq!(losses(&run), [loss], "{:?}", run.receipts);
 }
 
-/// HEAD counts as many tags as were sent, and their values are others.
+/// HEAD shows the right tag count, but the values are different.
 #[tokio::test]
-async fn other_values_of_tags_are_told() {
+async fn changed_values_of_tags_are_reported() {
     for size in [10, LARGE] {
         let world = World::new().await;
         world.put("a", size);
@@ -155,9 +156,9 @@ async fn other_values_of_tags_are_told() {
     }
 }
 
-/// HEAD shows no lock, and the answer to the question shows a shorter one.
+/// HEAD shows no lock, and `GetObjectRetention` shows a shorter one.
 #[tokio::test]
-async fn a_weaker_retention_in_the_answer_is_told() {
+async fn a_weaker_retention_in_the_answer_is_reported() {
     let options = BucketOptions {
         versioning: true,
         object_lock: true,
@@ -192,7 +193,7 @@ async fn a_weaker_retention_in_the_answer_is_told() {
 }
 
 #[tokio::test]
-async fn grants_that_a_server_ignores_are_told() {
+async fn ignored_grants_are_reported() {
     let options = BucketOptions {
         acls: true,
         ..BucketOptions::default()
@@ -230,9 +231,9 @@ async fn grants_that_a_server_ignores_are_told() {
     }
 }
 
-/// Only a server whose answers are not believed may do that: others with annotations refuse them.
+/// Only an untrusted server can do this: other servers with annotations refuse them.
 #[tokio::test]
-async fn an_annotation_that_comes_back_otherwise_is_told() {
+async fn a_changed_annotation_is_reported() {
     for (policy, is_changed) in [
         (Policy::Try, true),
         (Policy::Require, true),

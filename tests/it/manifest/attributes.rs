@@ -1,4 +1,4 @@
-//! `preserve`, `set` and customer keys: what can be written, and what is refused at its line.
+//! `preserve`, `set`, and customer keys: valid values, and mistakes at their lines.
 
 use rstest::rstest;
 use s3haul::cli::draw;
@@ -39,7 +39,7 @@ fn a_preset_is_where_the_policies_begin() {
             ..everything
         }
     );
-    // The defaults come first; a preset of the transfer's own begins anew.
+    // The transfer's fields are applied to the defaults, but its own preset replaces them.
     let defaults = "defaults: {preserve: {preset: everything, acl: skip}}\n";
     assert_eq!(
         preserve(defaults, "preserve: {lock: try}"),
@@ -178,7 +178,8 @@ fn policies_and_values(
     let text = transfer(&format!(
         "from: {{s3: s3://src/}}\nto: {{s3: s3://dst/}}\n{field}"
     ));
-    // Of two names that differ in case the first is underlined where it has no place of its own.
+    // Of two names that differ only in case, the first one is underlined if it has no position of
+    // its own.
     let text = if path == "set.metadata.a" {
         text.replace("a: x, A: ⟦y", "A: x, a: ⟦y")
     } else {
@@ -188,7 +189,7 @@ fn policies_and_values(
 }
 
 #[test]
-fn limits_of_s3_are_told_before_anything_is_sent() {
+fn limits_of_s3_are_checked_before_anything_is_sent() {
     let with = |set: &str| {
         transfer(&format!(
             "from: {{s3: s3://src/}}\nto: {{s3: s3://dst/}}\nset: {set}"

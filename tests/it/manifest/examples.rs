@@ -66,7 +66,7 @@ fn every_example_is_read_and_says_for_whom_it_is() {
     }
 }
 
-/// Our own tree of YAML and the one of a YAML library are equal.
+/// Our own parser and a YAML library must read a manifest in the same way.
 #[test]
 fn examples_are_read_as_a_yaml_library_reads_them() {
     for path in examples() {
@@ -119,7 +119,8 @@ fn the_schema_file_is_the_schema_of_the_types() {
     );
 }
 
-/// Counts the fields of a section and of all that is inside, each of which must be explained.
+/// Counts the fields of a section and of everything inside it, and asserts that each has a
+/// description.
 fn explained(section: &serde_json::Value) -> usize {
     let mut fields = 0;
     if let Some(properties) = section
@@ -360,7 +361,7 @@ fn the_name_comes_from_the_file() {
 }
 
 #[test]
-fn files_that_are_no_text_are_told_from_files_that_are_not_there() {
+fn files_without_text_are_distinguished_from_missing_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("job.yaml");
     let load = || manifest::load(&path, &environment());

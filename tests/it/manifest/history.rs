@@ -1,4 +1,4 @@
-//! What a manifest says about versions and archives.
+//! Manifests with versions and archives.
 
 use s3haul::manifest::job::{Archived, Restore, RestoreTier, Versions};
 
@@ -121,7 +121,8 @@ fn all_versions_of_a_key_go_under_one_key() {
     );
 }
 
-/// A bucket may be taken back to what it was; its versions are not copied over themselves.
+/// A bucket can be rolled back to an earlier state, but its versions cannot be copied onto
+/// themselves.
 #[test]
 fn only_the_past_may_be_copied_onto_itself() {
     let text = |fields: &str| {
@@ -140,7 +141,7 @@ fn only_the_past_may_be_copied_onto_itself() {
     );
 }
 
-/// Two transfers may write the same keys only if they write the same things.
+/// Two transfers may write the same keys only if they write the same objects.
 #[test]
 fn two_times_are_two_objects_of_one_key() {
     let text = |second: &str| {

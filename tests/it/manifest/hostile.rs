@@ -1,4 +1,4 @@
-//! Text that nobody would write: the reader answers, and quickly.
+//! Text that nobody would write: the parser answers, and quickly.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,8 @@ fn seeds() -> Vec<String> {
         .collect()
 }
 
-/// Asserts that every message can be shown, is in the order of the file, and points into it.
+/// Parses a text. Asserts that the problems can be rendered, are in the order of the file, and
+/// point into it.
 fn answer(text: &str) -> Result<(), TestCaseError> {
     let Err(problems) = parse(text) else {
         return Ok(());

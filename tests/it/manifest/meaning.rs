@@ -1,4 +1,4 @@
-//! Rules about what a manifest means, each at its line.
+//! Rules about the meaning of a manifest. Each mistake is reported at its line.
 
 mod sides;
 
@@ -14,7 +14,7 @@ use s3haul::size::ByteSize;
 
 use super::{job, parse, refused, transfer, with};
 
-/// Endpoints of which two are one server and one is another.
+/// Endpoints: two for the same server, and one for another.
 const SERVERS: &str = "endpoints:
   a: {url: http://ceph:7480, allow_http: true}
   b: {url: http://CEPH:7480, profile: p, allow_http: true}
@@ -310,7 +310,7 @@ fn servers_do_not_copy_from_each_other() {
             "",
         )],
     );
-    // Nobody named a Region for `default`, so it is in the partition of us-east-1.
+    // `default` has no Region, so it is in the partition of us-east-1.
     refused(
         &text("china", "default"),
         &[(path, "between two servers", "")],
@@ -378,7 +378,7 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
         .iter()
         .map(|finding| finding.path.as_str())
         .collect();
-    // With another server as the default endpoint, the storage class has only to look like one.
+    // If the default endpoint is another server, the storage class must only look like one.
     assert_eq!(
         paths,
         [
@@ -447,7 +447,7 @@ fn the_rendering_is_safe_and_can_be_coloured() {
     );
 }
 
-/// A rule says nothing about a default that stands in for a refused value.
+/// If a field is refused, rules about the default that would replace it say nothing useful.
 #[test]
 fn one_mistake_is_not_reported_as_another() {
     let servers = "endpoints:\n  rgw: {url: \"⟦${NO_SUCH}\", provider: ceph}\n";

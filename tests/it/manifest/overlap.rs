@@ -1,4 +1,4 @@
-//! Which jobs may overwrite what was not meant.
+//! Jobs that may overwrite objects unintentionally.
 
 use super::{job, refused};
 
@@ -101,7 +101,7 @@ fn two_transfers_do_not_write_the_same_keys() {
         "`transfer-1` and `transfer-2` may write the same keys: s3://d01/ and s3://d01/x/",
         "exclude: [\"x/**\"] to `transfer-1`",
     );
-    // The outer one comes second.
+    // The outer transfer comes second.
     together(
         ("files: x", "s3: s3://d01/x/"),
         ("s3: s3://a01/", "s3: ⟦s3://d01/"),
@@ -127,7 +127,7 @@ fn two_transfers_do_not_write_the_same_keys() {
         "s3://d01/k",
         "",
     );
-    // Another name for the same server.
+    // Another name of the same server.
     together(
         ("s3: s3://a01/", "s3: s3://d01/"),
         ("s3: s3://b01/", "s3: ⟦s3://d01/, endpoint: west"),
@@ -151,7 +151,7 @@ fn two_transfers_may_share_a_bucket() {
             ("s3: s3://a01/k", "s3: s3://d01/k"),
             ("s3: s3://b01/k", "s3: s3://d01/kk"),
         ],
-        // One leaves the other's part out.
+        // One transfer excludes the prefix of the other.
         [
             ("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/"),
             ("s3: s3://b01/", "s3: s3://d01/x/"),
@@ -168,7 +168,7 @@ fn two_transfers_may_share_a_bucket() {
             ("files: ., include: [\"*.md\"]", "s3: s3://d01/"),
             ("files: t/x", "s3: s3://d01/t/x"),
         ],
-        // The same object under every key, whoever writes it.
+        // Each key gets the same object, whichever transfer writes it.
         [
             ("s3: s3://a01/, include: [x]", "s3: s3://d01/"),
             ("s3: s3://a01/, exclude: [x]", "s3: s3://d01/"),
@@ -181,12 +181,12 @@ fn two_transfers_may_share_a_bucket() {
             ("s3: s3://a01/", "s3: s3://d01/"),
             ("s3: s3://a01/x/k", "s3: s3://d01/x/k"),
         ],
-        // A later transfer reads what an earlier one wrote.
+        // A later transfer reads the output of an earlier one.
         [
             ("files: .", "s3: s3://d01/"),
             ("s3: s3://d01/", "s3: s3://e01/"),
         ],
-        // Buckets of one name on two servers.
+        // Buckets of the same name on two servers.
         [
             ("files: a", "s3: s3://d01/"),
             ("files: b", "s3: s3://d01/, endpoint: onprem"),

@@ -1,5 +1,5 @@
-//! docs/manifest-fields.md, written from the schema: every field with its type, default, example,
-//! and meaning.
+//! Writes docs/manifest-fields.md from the schema: every field with its type, default, example, and
+//! meaning.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,19 +9,19 @@ use serde_json::Value;
 
 use crate::readme::assert_page_has;
 
-/// A mapping of the manifest, with every place where it may stand.
+/// A mapping of the manifest, with all places where it may occur.
 struct Section {
     schema: Value,
     paths: Vec<String>,
 }
 
-/// The sections of the manifest in the order in which they are met, by the names of their
+/// The sections of the manifest in the order in which they are visited, by the names of their
 /// definitions.
 struct Reference {
     root: Value,
     order: Vec<String>,
     sections: BTreeMap<String, Section>,
-    /// The choices that are explained already.
+    /// The choices that have been explained.
     explained: Vec<String>,
 }
 
@@ -38,8 +38,8 @@ impl Reference {
         reference
     }
 
-    /// Returns the name and the schema that a reference leads to, or those of a mapping that is
-    /// written out in place.
+    /// Returns the name and the schema behind a reference, or those of a mapping that is defined in
+    /// place.
     fn definition(&self, schema: &Value) -> Option<(String, Value)> {
         if let (Some(_), Some(title)) = (schema.get("properties"), schema["title"].as_str()) {
             return Some((title.to_owned(), schema.clone()));
@@ -135,8 +135,8 @@ impl Reference {
         }
     }
 
-    /// Writes the table of a section and the meaning of each choice in it that was not explained
-    /// before.
+    /// Writes the table of a section, and the meanings of its choices that have not been explained
+    /// yet.
     fn write_section(&mut self, out: &mut String, name: &str) {
         let section = &self.sections[name].schema;
         let properties = section["properties"].as_object().unwrap().clone();
@@ -213,7 +213,7 @@ impl Reference {
     }
 }
 
-/// Returns the names and meanings of a schema that is a choice of constants.
+/// Returns the names and meanings of a schema that is a choice between constants.
 fn constants(schema: &Value) -> Option<Vec<(String, String)>> {
     let choices = schema.get("oneOf")?.as_array()?.iter();
     choices
@@ -226,7 +226,7 @@ fn constants(schema: &Value) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
-/// Returns a value as YAML in one line, as code.
+/// Returns a value as one line of YAML, in code style.
 fn code(value: &Value) -> String {
     match value {
         Value::String(text) => format!("`{}`", text.replace('|', "\\|")),

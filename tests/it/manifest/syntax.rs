@@ -1,4 +1,4 @@
-//! YAML's own traps, and fields that are not there or of another kind.
+//! The traps of YAML, unknown fields, and fields of the wrong type.
 
 use s3haul::cli::draw;
 

@@ -1,4 +1,4 @@
-//! The table in docs/attributes.md, written from the rows of the matrix.
+//! Writes the table in docs/attributes.md from the rows of the matrix.
 
 use std::fmt::Write as _;
 

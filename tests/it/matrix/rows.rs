@@ -1,4 +1,4 @@
-//! What there is to keep, where it is read, how it is set and what may prevent it.
+//! The attributes: where they are read, how they are set, and what may prevent that.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,12 +8,12 @@ use s3haul::sandbox::{Algorithm, ChecksumKind, Encryption, Lock, OWNER, ObjectSp
 /// One attribute.
 pub(super) struct Row {
     pub(super) attribute: Attribute,
-    /// The name of the attribute in words.
+    /// The name in the table.
     pub(super) what: &'static str,
     pub(super) read_from: &'static str,
     pub(super) set_by: &'static str,
     pub(super) prevented_by: &'static str,
-    /// Objects that have it.
+    /// Objects with this attribute.
     pub(super) cases: fn() -> Vec<(&'static str, ObjectSpec)>,
 }
 
@@ -105,7 +105,7 @@ fn metadata() -> Vec<(&'static str, ObjectSpec)> {
                 .metadata("owner", "data team")
                 .metadata("purpose", "a=b; c?d%20+"),
         ),
-        // S3 shows such values as RFC 2047 has it, and understands them so.
+        // S3 encodes and decodes such values as RFC 2047 says.
         (
             "non-ascii",
             plain()
@@ -255,7 +255,7 @@ fn annotations() -> Vec<(&'static str, ObjectSpec)> {
     ]
 }
 
-/// Checksums have no policy: the source's algorithm is kept wherever S3 can compute it over the
+/// Checksums have no policy: a copy keeps the source's algorithm if S3 can compute it over the
 /// whole object.
 pub(super) fn checksums() -> Vec<(&'static str, ObjectSpec)> {
     let of = |algorithm| plain().checksum(algorithm, ChecksumKind::FullObject);

@@ -1,4 +1,5 @@
-//! Proxies: which requests go through one, which do not, and what is told of one that does not work.
+//! Proxies: the requests that go through one, those that do not, and messages about proxies that do
+//! not work.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{COPY, Site, right_keys, tls};
 use crate::issuer::{Issuer, Reply};
 
-/// A forward proxy: CONNECT for TLS, absolute URLs otherwise. Whatever host is named, it connects
-/// to `onward`.
+/// A forward proxy, with CONNECT for TLS and absolute URLs otherwise. It connects to `onward`,
+/// whatever the host.
 struct Proxy {
     at: SocketAddr,
     connects: Arc<AtomicU32>,
@@ -285,11 +286,11 @@ async fn a_proxy_that_does_not_answer_is_named() {
     );
 }
 
-/// A proxy must not see the token that container credentials are asked for with.
+/// A proxy must not see the token that authorises the request for container credentials.
 #[tokio::test(flavor = "multi_thread")]
 async fn container_credentials_are_never_asked_for_through_a_proxy() {
     let site = Site::new("", "").await;
-    // Sends everything to the sandbox, which has no credentials to give.
+    // The proxy sends everything to the sandbox, which issues no credentials.
     let proxy = Proxy::to(site.address()).await;
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let (name, url) = issuer.container();

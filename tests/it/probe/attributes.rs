@@ -1,4 +1,4 @@
-//! What a probe finds about attributes: ignored, refused, or demanded by the job.
+//! A probe's findings about attributes that are ignored, refused, or required by the job.
 
 use s3haul::manifest::job::{Attribute, Policy, Preserve, Preset};
 use s3haul::probe::{How, Needs, ProbeVerdict};
@@ -25,7 +25,7 @@ async fn locked_scratch_objects_are_removed_when_their_lock_ends() {
     assert_clean(&world, DESTINATION);
 }
 
-/// A server that ignores locks makes objects that nothing protects.
+/// A server that ignores locks creates unprotected objects.
 #[tokio::test]
 async fn a_lock_that_is_ignored_fails_a_job_that_requires_it_and_one_that_is_refused_does_not() {
     let world = World::new().await;
@@ -109,7 +109,7 @@ async fn ignored_attributes_are_losses_or_failures_by_the_policy() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
     let faults = world.sandbox.faults();
-    // One fault takes effect on a request, so that each request ignores both.
+    // Only one fault applies to a request, so it drops both attributes.
     let ignored = ["x-amz-tagging", "x-amz-meta-s3haul"].as_slice();
     for operation in [Operation::CopyObject, Operation::CreateMultipartUpload] {
         faults.add(Fault::on(operation).then(Effect::Ignore(ignored)));
@@ -145,7 +145,7 @@ async fn ignored_attributes_are_losses_or_failures_by_the_policy() {
                 "{found:?}"
             );
         }
-        // The profile relies on tags by these requests, whatever this job keeps.
+        // The profile relies on tags in these requests, whatever this job keeps.
         assert!(finding(&probe, "tag_headers").fails());
         assert!(
             finding(&probe, "tags").verdict() == ProbeVerdict::Agrees,
@@ -153,7 +153,7 @@ async fn ignored_attributes_are_losses_or_failures_by_the_policy() {
         );
         assert_eq!(attribute(&probe, Attribute::Headers).copy.how, How::Kept);
     }
-    // A job that only uploads sends neither request with tags, but for parts.
+    // A job that only uploads sends neither request with tags, except for multipart uploads.
     let directory = tempfile::tempdir().unwrap();
     let probe = try_probe(&bucket, &Needs::of(&[upload_all(directory.path())]))
         .await

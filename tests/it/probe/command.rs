@@ -1,4 +1,4 @@
-//! `check --probe` as its users meet it.
+//! `check --probe` on the command line.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn assert_fits(stdout: &str) {
     let table = stdout
         .lines()
         .skip_while(|line| !line.starts_with("probe of"));
-    // Commands are in one piece, to be copied.
+    // Commands are not wrapped, so that they can be copied.
     let wide: Vec<_> = table
         .filter(|line| line.chars().count() > 80)
         .filter(|line| !line.starts_with("    aws ") && !line.starts_with("    s3haul "))
@@ -186,7 +186,7 @@ async fn json_has_all_of_it_under_stable_names() {
             .all(|left| left["command"].as_str().unwrap().contains("delete-object")),
         "{left:?}"
     );
-    // The same for people.
+    // The same results as text.
     let (exit, stdout, _) = job.check(&world, &[]).await;
     assert!(
         exit == 1 && stdout.contains("left behind: object of .s3haul-probe-"),
@@ -212,7 +212,7 @@ async fn a_job_that_cannot_work_is_no_success() {
     })
     .await
     .url;
-    // This profile relies on nothing.
+    // The profile `other` relies on nothing.
     let job = Job::new(&manifest(&url, "other", "default"));
     let (exit, stdout, stderr) = job.check(&world, &[]).await;
     assert_eq!(exit, 1, "{stdout}{stderr}");
@@ -226,7 +226,7 @@ async fn a_job_that_cannot_work_is_no_success() {
         ),
         "{stdout}"
     );
-    // What follows from it is not told as a finding of its own.
+    // Consequences of a finding are not findings of their own.
     assert_eq!(stdout.matches("FAIL ").count(), 1, "{stdout}");
     let told = stdout.split("on what was found").nth(1).unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! What a probe leaves behind: nothing, or what it names with a command.
+//! A probe leaves nothing behind, or names what it leaves together with a command.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ async fn parts_that_cannot_be_listed_leave_nothing_behind_and_fail_nothing() {
     assert_clean(&world, DESTINATION);
 }
 
-/// Without both lists, an accepted abort proves nothing; this is reported, and is no failure.
+/// Without both lists, an accepted abort proves nothing. The probe reports that, and does not fail.
 #[tokio::test]
 async fn what_nothing_shows_may_be_left() {
     let world = World::new().await;
@@ -73,7 +73,7 @@ async fn a_complete_without_effect_fails_and_its_uploads_are_ended() {
         ("no-effect", true),
         "{complete:?}"
     );
-    // The parts were seen, although nothing came of them.
+    // The parts were listed, although no object came of them.
     assert_eq!(finding(&probe, "part_copy").verdict(), ProbeVerdict::Agrees);
     for name in [
         "copy_conditions",
@@ -215,7 +215,7 @@ async fn a_probe_tells_what_it_may_not_remove() {
     assert!(world.open_uploads(DESTINATION).is_empty());
 }
 
-/// Answers are lost after their effects.
+/// The answers are lost after the requests have taken effect.
 #[tokio::test]
 async fn what_was_made_without_an_answer_is_found_and_removed() {
     for operation in [

@@ -1,4 +1,4 @@
-//! Copies that failed their proof and were kept: the next run does not take them for good ones.
+//! Copies that failed their proof and were kept: the next run does not accept them as good.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use crate::world::{DESTINATION, World};
 /// Starts a sandbox whose lists show no `ETag` of the bytes, and whose first copy is wrong.
 async fn world_with_bad_copy() -> World {
     let world = World::of_provider(Provider::Other).await;
-    // A copy of the same second would be copied again for that.
+    // An old source: a copy of the same second would be copied again anyway.
     let old = ObjectSpec {
         last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
         ..unsummed()
@@ -50,7 +50,7 @@ async fn a_bad_copy_is_copied_again_by_the_next_run() {
     let reason = second.receipts[0].copy_reason.unwrap();
     assert_eq!(reason.to_string(), "failed its proof");
     assert_good(&world);
-    // The copy that was proven is as good as any other.
+    // The proven copy is accepted like any other.
     let third = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
         (third.outcome.done_objects, third.outcome.skipped_objects),

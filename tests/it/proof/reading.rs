@@ -1,4 +1,4 @@
-//! `prove: read`: what no checksum proves is read, and what it costs when the reading goes wrong.
+//! `prove: read`: objects without a checksum are read back, and the reads can go wrong.
 
 use rstest::rstest;
 use s3haul::sandbox::{Content, Effect, Fault, Operation};

@@ -1,5 +1,4 @@
-//! Checksums of servers that do not tell their kind, or whose checksums the manifest does not rely
-//! on.
+//! Checksums whose kind the server does not tell, or on which the manifest does not rely.
 
 use rstest::rstest;
 use s3haul::manifest::job::Provider;

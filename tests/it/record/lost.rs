@@ -1,4 +1,4 @@
-//! A destination that loses what is on record, and what `retry` makes of a report.
+//! A destination that loses recorded objects, and retries of reports.
 
 use std::fs;
 use std::time::Duration;
@@ -48,7 +48,7 @@ async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
     assert_eq!(world.keys(DESTINATION).len(), 41);
 }
 
-/// Somebody deletes the bucket and makes it again while the run is at work.
+/// Somebody deletes the bucket and creates it again during the run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first() {
     let world = world_with_old_objects(60, Duration::ZERO).await;
@@ -94,7 +94,7 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     assert_eq!(world.keys(DESTINATION).len(), 60);
 }
 
-/// A copy whose source bucket is gone says nothing about the destination.
+/// A missing source bucket says nothing about the destination.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_bucket_that_goes_away_fails_its_objects_alone() {
     let world = world_with_old_objects(20, Duration::ZERO).await;
@@ -136,7 +136,7 @@ fn put_large(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
+async fn a_retry_uses_the_parts_that_the_failed_run_kept() {
     for retries in [
         &["retry", "report.jsonl"][..],
         &["retry", "report.jsonl", "--journal", "kept"],
@@ -167,8 +167,8 @@ async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
     }
 }
 
-/// Returns a world, the directory of a run that failed there because no upload may be created, and
-/// the command of that run. Uploads may be created now.
+/// Returns a world in which a run failed because uploads were denied, the run's directory, and its
+/// command. Uploads are now allowed.
 async fn denied_large() -> (World, TempDir, Vec<&'static str>) {
     let world = world_with_old_objects(3, Duration::ZERO).await;
     put_large(&world);
@@ -185,7 +185,7 @@ async fn denied_large() -> (World, TempDir, Vec<&'static str>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_is_killed_goes_on_where_it_was() {
+async fn a_killed_retry_resumes_where_it_was() {
     let (world, dir, _) = denied_large().await;
     let silent = Fault::on(Operation::UploadPartCopy)
         .when(When::After(3))
@@ -228,7 +228,7 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
     assert!(fs::exists(dir.path().join("kept")).unwrap());
 }
 
-/// An unfinished retry is no reason for the job itself to stop.
+/// An unfinished retry does not stop the job itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_job_takes_over_what_a_killed_retry_left() {
     let (world, dir, command) = denied_large().await;

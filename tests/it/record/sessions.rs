@@ -1,4 +1,4 @@
-//! Counts and proofs of a run that took several sessions, and what the next command makes of them.
+//! Counts and proofs of a run with several sessions, and the commands that follow.
 
 use std::fs;
 use std::time::Duration;
@@ -19,12 +19,11 @@ fn summary(stdout: &str) -> Value {
     serde_json::from_str::<Value>(last).unwrap()["summary"].clone()
 }
 
-/// An unnamed provider's lists may be in any order, so that each session reads them from their
-/// beginning.
+/// An unknown provider's lists may have any order, so each session reads them from the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_object_counts_once_however_often_it_is_listed() {
     let world = world_with_old_objects(80, Duration::ZERO).await;
-    // Ten are there before, and two are denied.
+    // Ten objects are already at the destination, and two are denied.
     for index in 0..10 {
         let key = format!("a{index}");
         put_old(&world, &key);
@@ -76,7 +75,7 @@ async fn each_object_counts_once_however_often_it_is_listed() {
         .unwrap();
     assert_eq!(ended(child).await.exit, 4);
     assert_eq!(agreed("the denied ones fail", false).await, (78, 10, 2));
-    // What a later list finds done counts as failed no more.
+    // An object that a later list shows as copied no longer counts as failed.
     world.sandbox.faults().clear();
     fs::remove_dir_all(dir.path().join("kept")).unwrap();
     world.sandbox.store().delete_object(DESTINATION, "k0010");
@@ -99,7 +98,7 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     assert!((42..=43).contains(&done), "{done}");
 }
 
-/// The session is killed after its copy and before the answer.
+/// Copies took effect, but the session was killed before the answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
     for more in [&["--provider", "aws"][..], &[]] {
@@ -135,7 +134,7 @@ async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
             exit == 0 && stdout.contains("3 objects copied and proven"),
             "{exit} {stdout} {stderr}"
         );
-        // One line for all of them, and no warning for each.
+        // One line for all objects, instead of a warning for each.
         let told = "an earlier session copied 3 of the objects without recording it; this session proved them";
         assert!(stdout.contains(told), "{stdout}");
         assert!(!stderr.contains("earlier session of this run"), "{stderr}");
@@ -179,7 +178,7 @@ async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
     ] {
         assert!(stderr.contains(said), "{said}: {stderr}");
     }
-    // An object of another size is not the one on record.
+    // An object of another size is not the recorded one.
     for key in &there {
         world.put_in(DESTINATION, key, 7);
     }
@@ -250,7 +249,7 @@ async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
         exit == 4 && stderr.contains("the journal s3://ops/j/"),
         "{exit} {stderr}"
     );
-    // Without it, this takes the three minutes for which faults of a server are retried.
+    // Without patience, this takes the three minutes for which server errors are retried.
     assert!(
         began.elapsed() < Duration::from_mins(1),
         "{:?}",
@@ -261,7 +260,7 @@ async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
     assert_eq!((exit, world.keys(DESTINATION).len()), (0, 40), "{stderr}");
 }
 
-/// Only `verify` sees an object that somebody replaced by another one of its size.
+/// Only `verify` notices an object that was replaced by another one of the same size.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_names_the_command_that_mends_what_is_different() {
     let world = world_with_old_objects(3, Duration::ZERO).await;
@@ -300,7 +299,7 @@ async fn verify_names_the_command_that_mends_what_is_different() {
     assert_eq!(run_in(&world, dir.path(), &verify).await.0, 0);
 }
 
-/// Without a journal, the report is the record of what a stop left undone.
+/// Without a journal, the report records what a stop left pending.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
     let world = world_with_old_objects(60, Duration::from_millis(100)).await;
@@ -342,7 +341,7 @@ async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
     assert_eq!(world.keys(DESTINATION).len(), 60);
 }
 
-/// An object that is printed as failed is in the report as failed, also if the server went away.
+/// The report has every failure that is printed, even if the server went away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_goes_away_leaves_one_tally() {
     for journal in ["none", "kept"] {

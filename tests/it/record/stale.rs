@@ -1,5 +1,5 @@
-//! Sessions that are killed when the server has done what they asked for and has not answered, and
-//! a source that is written again before the next session.
+//! Sessions that are killed after a request took effect and before its answer, and sources that
+//! change before the next session.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use crate::world::{DESTINATION, SOURCE, World, aged};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// Runs the command until the server has accepted this many writes by `operation` without an
+/// Runs the command until the server has executed this many writes by `operation` without an
 /// answer, and kills it.
 async fn killed_unanswered(
     world: &World,
@@ -35,7 +35,7 @@ async fn killed_unanswered(
     let written = async {
         while KEYS
             .iter()
-            .any(|key| is_older_than_a_minute(world, key).unwrap_or(true))
+            .any(|key| is_older_than_half_an_hour(world, key).unwrap_or(true))
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -47,7 +47,8 @@ async fn killed_unanswered(
     world.sandbox.faults().clear();
 }
 
-/// Returns `None` for a key that the destination does not have.
+/// Returns true if the object is older than half an hour, so that the command has not written it.
+/// Returns `None` if the destination lacks the key.
 fn is_older_than_a_minute(world: &World, key: &str) -> Option<bool> {
     let object = world.object(DESTINATION, key)?;
     let age = SystemTime::now().duration_since(object.last_modified);
@@ -95,7 +96,7 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
             Operation::CompleteMultipartUpload
         };
         killed_unanswered(&world, dir.path(), &command, operation).await;
-        // It is older than the copy, as an object is that was written while its copy was made.
+        // The source is older than the copy, as if it had been written during the copy.
         for key in KEYS {
             world.put_object(SOURCE, key, Content::pattern(2, size_now), &aged(hour / 2));
         }
@@ -114,7 +115,7 @@ async fn what_a_killed_session_copied_is_compared_with_the_source_as_it_is_now()
     }
 }
 
-/// Only a copy of this run may be replaced if no other object may be.
+/// With `when: missing`, only a copy of the run itself may be replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_somebody_else_stays_where_only_missing_ones_are_copied() {
     let world = World::new().await;
@@ -186,7 +187,7 @@ async fn a_file_that_was_sent_unseen_is_compared_as_it_is_now() {
     }
 }
 
-/// If tags are set after the object is written, a copy without them is not done.
+/// If tags are set after the copy, an object without them is not done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     for (signal, when) in [
@@ -244,8 +245,7 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
     }
 }
 
-/// The attributes of a source are read in several requests, and only versions can be named in all
-/// of them.
+/// s3haul reads a source in several requests, and only versions can be named in all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
     for more in [

@@ -1,5 +1,5 @@
-//! An hour of a long run in about a minute: each set of credentials lasts for two seconds instead
-//! of a minute, and the server changes its mind meanwhile.
+//! An hour of a long run, compressed into about a minute: each set of credentials is valid for two
+//! seconds instead of a minute, and the server's rules change meanwhile.
 
 use std::fs;
 use std::sync::Arc;
@@ -16,21 +16,22 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 const OBJECTS: usize = 2000;
 const LASTS: Duration = Duration::from_secs(2);
-/// A set is taken for a little longer: its end was cut to whole seconds.
+/// The server accepts a set a little longer than two seconds, because the set's end is rounded down
+/// to a second.
 const TAKEN: Duration = Duration::from_millis(2200);
-/// The run takes no longer than this.
+/// A run that takes longer has hung.
 const LONGEST: Duration = Duration::from_mins(6);
-/// Each change of the server lasts for this long.
+/// Duration of each rule.
 const PHASE: Duration = Duration::from_secs(2);
 
-/// Ends sets of credentials when their time is over, and some of them early.
+/// Revokes each set of credentials at its end, and some of them early.
 async fn end_sets(world: &World, issuer: &Issuer) {
     let mut starts: Vec<Instant> = Vec::new();
     let mut ended = 0;
     loop {
         starts.resize(issuer.asked(), Instant::now());
         while let Some(since) = starts.get(ended) {
-            // Every seventh one is revoked, once it is used.
+            // Every seventh set is revoked soon after its first use.
             let lasts = if ended % 7 == 6 { TAKEN / 4 } else { TAKEN };
             if since.elapsed() < lasts {
                 break;
@@ -52,7 +53,7 @@ async fn change_rules(world: &World) {
             .prefix("c/")
             .then(Effect::Error(503, "ServiceUnavailable")),
     ];
-    // Pacing recovers from 503s in its own time, which no shorter lifetime shortens.
+    // Pacing needs its own time to recover from 503s, which short-lived credentials do not shorten.
     let again = [
         Fault::on(Operation::CopyObject)
             .prefix("b/")
@@ -133,10 +134,10 @@ async fn an_hour_of_short_sessions_and_changing_rules_costs_no_object() {
     };
     let sets = issuer.asked();
     assert!((30..300).contains(&sets), "{sets} sets");
-    // All that is in flight when a set is revoked, and a list for those that do not say why.
+    // The requests in flight when a set is revoked, and a list for errors without a reason.
     let expired = refused("ExpiredToken");
     assert!(expired < sets * 10, "{expired} refusals of {sets} sets");
-    // All that is in flight when the clock of the server is set.
+    // The requests in flight when the server's clock changes.
     let skewed = refused("RequestTimeTooSkewed");
     assert!(skewed < OBJECTS, "{skewed} refusals because of the clock");
     let total = calls.len();

@@ -21,7 +21,7 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
     let command = ["run", "job.yaml", "--report", "report.jsonl"];
     assert_eq!(run_in(&world, dir.path(), &command).await.0, 0);
     let verify = ["verify", "--report", "report.jsonl"];
-    // Everything is equal in another bucket, which the run has not written.
+    // In another bucket, which the run has not written, everything is equal.
     let elsewhere = COPY_ALL.replace("s3://destination/", "s3://other/");
     fs::write(dir.path().join("job.yaml"), elsewhere).unwrap();
     assert_eq!(
@@ -52,7 +52,7 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
     ] {
         assert!(stderr.contains(said), "{stderr}");
     }
-    // Another prefix of the job is no matter: the lines name the objects.
+    // Another prefix in the job does not matter, because the lines name the objects.
     fs::write(
         dir.path().join("job.yaml"),
         COPY_ALL.replace("s3://source/}", "s3://source/none/}"),
@@ -63,7 +63,7 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
         exit == 1 && stdout.contains("1 equal") && stdout.contains("1 different"),
         "{exit} {stdout}"
     );
-    // Another Region than that of the run is named.
+    // A Region other than the run's is named.
     let mut other = at(&world);
     other.current_dir(dir.path()).env("AWS_REGION", "eu-west-1");
     let (exit, _, stderr) = run(other, &verify).await;
@@ -130,7 +130,7 @@ async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
             );
         }
     }
-    // The next session of the run replaces those lines by what became of the objects.
+    // The next session replaces those lines with the final results.
     world.sandbox.faults().clear();
     let path = dir.path().join("breaker-false.jsonl");
     let command = [&ALL[..], &[path.to_str().unwrap(), "--journal", "breaker"]].concat();

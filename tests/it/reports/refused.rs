@@ -1,4 +1,4 @@
-//! Refused requests for what s3haul keeps for itself.
+//! Refused requests for journals and reports.
 
 use s3haul::sandbox::Operation;
 
@@ -19,7 +19,7 @@ async fn a_refused_journal_names_the_permission_that_is_missing() {
             && !stderr.contains("exclude"),
         "{exit} {stderr}"
     );
-    // What a command reads is named in the same way.
+    // A command that only reads names the permission in the same way.
     store.allow_all();
     store.deny(OPS, Operation::ListObjectsV2, "");
     let status = ["status", "s3://ops/journal/"];

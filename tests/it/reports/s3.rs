@@ -1,4 +1,4 @@
-//! Reports in S3: pieces that no session loses or writes twice, and the commands that read them.
+//! Reports in S3: sessions neither lose pieces nor write them twice, and commands read them.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::deny_copy;
 use crate::world::program::{process_at, run_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// The bucket that has the reports.
+/// The bucket for reports.
 pub(crate) const OPS: &str = "ops";
 const NIGHTLY: &str = "s3://ops/nightly/";
 
@@ -30,7 +30,7 @@ pub(super) async fn world_with_reports_bucket() -> World {
     world
 }
 
-/// Makes a directory with a manifest that copies everything and reports to S3.
+/// Returns a directory with a manifest that copies everything and reports to S3.
 pub(super) fn manifest(world: &World, more: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
     let text = format!(
@@ -43,7 +43,7 @@ pub(super) fn manifest(world: &World, more: &str) -> TempDir {
     directory
 }
 
-/// Returns the directories of runs below a prefix, the oldest first.
+/// Returns the directories of the runs below a prefix, the oldest first.
 pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
     let keys = sandbox.store().keys(OPS);
     let below = format!("{prefix}report-");
@@ -56,8 +56,8 @@ pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
     found
 }
 
-/// Returns the lines of the latest report below a prefix: each piece cuts off what is behind its
-/// beginning.
+/// Returns the lines of the latest report below a prefix. Each piece replaces everything behind the
+/// offset at which it begins.
 pub(crate) fn lines_below(sandbox: &Sandbox, prefix: &str) -> Vec<Value> {
     let directory = directories(sandbox, prefix)
         .pop()
@@ -126,7 +126,7 @@ async fn all_commands_read_a_report_in_s3() {
             .all(|call| call.headers.get("if-none-match").map(String::as_str) == Some("*")),
         "{writes:?}"
     );
-    // The beginning and its test, the receipts, the footer.
+    // The first piece and the test of its condition, the receipts, and the footer.
     assert_eq!(writes.len(), 4, "{writes:?}");
 
     let show = ["report", "show", NIGHTLY];
@@ -181,7 +181,7 @@ async fn all_commands_read_a_report_in_s3() {
         exit == 0 && stdout.contains("nothing to do"),
         "{exit} {stdout} {stderr}"
     );
-    // The first report is as it was.
+    // The first report is unchanged.
     let (exit, stdout, _) = s3haul(&world, job.path(), &["report", "show", &one]).await;
     assert!(exit == 0 && stdout.contains("1 pending"), "{stdout}");
 }
@@ -193,7 +193,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
     world.put_all(&keys, 100);
     let refused = Fault::on(Operation::CopyObject).key("k03");
     world.add_fault(refused.then(Effect::SlowDown));
-    // The journal is beside the report, and its lists do not see the pieces.
+    // The journal is next to the report, and its lists do not include the pieces.
     let job = manifest(&world, "journal: s3://ops/nightly/\n");
     for session in 1..=3 {
         let fired = world.sandbox.faults().fired();
@@ -236,7 +236,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
+async fn a_report_that_s3_refuses_ends_the_run_before_anything_is_copied() {
     let world = world_with_reports_bucket().await;
     world.put_all(["a"], 100);
     let job = manifest(&world, "");
@@ -264,7 +264,7 @@ async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
     for place in ["s3://missing/nightly/", "s3://ops/nightly/"] {
         let mut more = vec!["run", "job.yaml", "--report", place];
         if place == NIGHTLY {
-            // Such a server is not known to keep a second session out.
+            // This server is not known to keep out a second session.
             let path = job.path().join("job.yaml");
             let text = fs::read_to_string(&path).unwrap();
             fs::write(path, text.replace(", provider: aws", "")).unwrap();
@@ -299,7 +299,7 @@ async fn a_report_that_s3_refuses_later_is_completed_from_the_journal() {
     world.put_all(["a", "b", "c"], 100);
     let job = manifest(&world, "");
     let refuse = |world: &World| {
-        // All but the first piece of the session.
+        // Refuses all pieces of the session except the first one.
         for piece in ["000002.jsonl", "000003.jsonl", "000004.jsonl"] {
             let fault = Fault::on(Operation::PutObject).bucket(OPS).key(piece);
             let refused = fault.then(Effect::Error(403, "AccessDenied"));
@@ -323,7 +323,7 @@ async fn a_report_that_s3_refuses_later_is_completed_from_the_journal() {
     let lines = lines_below(&world.sandbox, "nightly/");
     assert_eq!(reported(&lines), ["a", "b", "c"]);
 
-    // Without a journal they are lost. The summary in the log has the exit code too.
+    // Without a journal, the receipts are lost. The summary in the log also has the exit code.
     refuse(&world);
     let without = [
         "run",
@@ -346,7 +346,7 @@ async fn a_report_that_s3_refuses_later_is_completed_from_the_journal() {
     );
 }
 
-/// Each answer of a first write is lost, and in the end also those of its repetitions.
+/// The answer to each first write is lost, and at the end also those to its retries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_whose_answer_was_lost_is_written_once() {
     let world = world_with_reports_bucket().await;
@@ -408,7 +408,7 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
     assert_eq!(world.keys(SOURCE).len(), 0);
 }
 
-/// Opens a report of few bytes a piece.
+/// Opens a report with small pieces.
 pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
     let reports = ReportBucket::new(bucket.clone(), "many/".parse().unwrap());
     let origin = ReportHeader {
@@ -431,7 +431,7 @@ pub(super) fn receipt(number: u32) -> String {
     )
 }
 
-/// Does what the journal does, off the runtime's threads.
+/// Syncs a report on a blocking thread, as the journal does.
 pub(super) async fn synced(mut report: BucketReport) -> (BucketReport, std::io::Result<u64>) {
     let synced = tokio::task::spawn_blocking(move || {
         let synced = report.sync();
@@ -450,13 +450,13 @@ pub(super) async fn finish(end: ReportEnd) -> Result<(), s3haul::report::ReportE
 async fn a_large_report_has_many_pieces_and_is_read_in_order() {
     let world = world_with_reports_bucket().await;
     let bucket = world.bucket(OPS).await;
-    // More than a page of a list.
+    // More pieces than fit on a page of a list.
     let receipts = 1_100;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
     (0..receipts / 2).for_each(|number| report.add(&receipt(number)));
     let (mut report, length) = synced(report).await;
     let length = length.unwrap();
-    // What is behind the length comes again.
+    // Receipts behind the synced length are added again.
     (0..10).for_each(|number| report.add(&receipt(50_000 + number)));
     let (mut report, longer) = synced(report).await;
     assert!(longer.unwrap() > length);
@@ -479,7 +479,7 @@ async fn a_large_report_has_many_pieces_and_is_read_in_order() {
     for number in 0..receipts {
         assert_eq!(lines.next().await.unwrap().unwrap(), receipt(number));
     }
-    // The count and the checksum in the footer are those of the lines.
+    // Count and checksum in the footer match the lines.
     let report = read(ReportLines::of_pieces(&stored)).await.unwrap();
     assert_eq!(report.footer.unwrap().lines, Some(u64::from(receipts)));
 }
@@ -500,7 +500,7 @@ async fn a_second_session_shuts_the_first_one_out() {
         error.contains("was taken over by another session"),
         "{error}"
     );
-    // Also when its journal brings the receipts again.
+    // Even if its journal adds the receipts again.
     first.rewind(length).unwrap();
     first.add(&receipt(2));
     let (first, refused) = synced(first).await;
@@ -514,7 +514,7 @@ async fn a_second_session_shuts_the_first_one_out() {
     assert_eq!(reported(&lines), ["00001", "00002"]);
 }
 
-/// The write fails for its session, but the piece exists.
+/// The write fails for its session but takes effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_was_given_up_is_cut_off() {
     let world = world_with_reports_bucket().await;
@@ -546,7 +546,7 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     );
 }
 
-/// The run is the same, but the journal lost its record of the report.
+/// The run is the same, but the report that its journal names is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_lost_says_that_receipts_are_missing() {
     let world = world_with_reports_bucket().await;

@@ -1,4 +1,4 @@
-//! Reports in S3 that somebody else wrote, changed, or lost a piece of.
+//! Reports in S3 that somebody else wrote or changed, or that lost a piece.
 
 use s3haul::journal::Ledger as _;
 use s3haul::report::{ReportBucket, ReportError};
@@ -23,7 +23,7 @@ async fn show(world: &World, more: &[&str]) -> (i32, String, String) {
     run_in(world, dir.path(), &[&words[..], more].concat()).await
 }
 
-/// Writes a report with these lines behind its header.
+/// Writes a report with these lines behind its header. Returns its directory.
 async fn report(world: &World, lines: &[String]) -> String {
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
@@ -48,7 +48,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
         .to_string()
     };
     let mut lines: Vec<_> = (0..30).map(|number| failed(number, &long)).collect();
-    // More causes than the report distinguishes.
+    // More causes than are counted separately.
     lines.extend((30..400).map(|number| failed(number, &format!("cause {number}"))));
     report(&world, &lines).await;
     let (exit, stdout, stderr) = show(&world, &["--first", "3"]).await;
@@ -74,7 +74,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_piece_that_is_missing_or_changed_is_told() {
+async fn a_missing_or_changed_piece_is_reported() {
     let world = world_with_reports_bucket().await;
     let lines: Vec<_> = (0..3).map(receipt).collect();
     let directory = report(&world, &lines).await;
@@ -86,7 +86,7 @@ async fn a_piece_that_is_missing_or_changed_is_told() {
         (longer, "its piece 3 was changed"),
         (b"nothing\n".to_vec(), "its piece 3 has no head"),
         (vec![b'x'; 10_000], "its piece 3 has no head"),
-        // A piece that cuts off more than it replaces.
+        // A piece that claims to begin far behind the end of the one before.
         (
             String::from_utf8(whole.clone())
                 .unwrap()
@@ -108,7 +108,7 @@ async fn a_piece_that_is_missing_or_changed_is_told() {
         exit == 3 && stderr.contains("pieces are missing"),
         "{exit} {stderr}"
     );
-    // A session that resumes such a run begins its report anew, and says what is missing.
+    // A session that resumes such a run starts its report anew, and says what is missing.
     let bucket = world.bucket(OPS).await;
     let mut anew = open(&bucket, "19ca71fb900a83f4").await;
     anew.rewind(500).unwrap();
@@ -161,7 +161,7 @@ async fn objects_that_are_no_pieces_are_stepped_over() {
         write(&world, &format!("{directory}{name}"), "x");
     }
     let dir = TempDir::new().unwrap();
-    // The second one lists in no order that is known.
+    // The second provider has no known order of lists.
     for provider in ["aws", "auto"] {
         let words = ["report", "show", "s3://ops/many/", "--provider", provider];
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &words).await;

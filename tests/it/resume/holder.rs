@@ -1,4 +1,4 @@
-//! One journal, one run: who gets a journal that another run holds, and who is told.
+//! One journal, one run: who gets a journal that another run holds, and the messages about that.
 
 use std::path::Path;
 use std::process::Child;
@@ -15,7 +15,7 @@ use crate::signals::send;
 use crate::world::program::{Ended, ended, journaled, kill, process_at, run, spawn, spawn_in};
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// The end of the manifest that names the journal in S3.
+/// The line of the manifest that puts the journal in S3.
 const JOURNAL: &str = "journal: s3://ops/lake/\n";
 const OBJECTS: u16 = 60;
 
@@ -34,12 +34,12 @@ async fn endless() -> (World, TempDir) {
     (world, directory)
 }
 
-/// Lets the last object through.
+/// Lets the last copy succeed.
 fn let_end(world: &World) {
     world.sandbox.faults().clear();
 }
 
-/// Advances the clock of the server by this many seconds.
+/// Moves the server's clock ahead by this many seconds.
 fn later(world: &World, seconds: i64) {
     world.add_fault(
         Fault::on_any()
@@ -60,14 +60,14 @@ fn start_in_pod(world: &World, directory: &Path, job: &str, pod: &str, more: &[&
     spawn(command)
 }
 
-/// Runs the job to its end on another machine.
+/// Runs the job on another machine, until it ends.
 async fn elsewhere(world: &World, job: &str, pod: &str, more: &[&str]) -> (i32, String) {
     let directory = manifest(&world.sandbox, JOURNAL);
     let ended = ended(start_in_pod(world, directory.path(), job, pod, more)).await;
     (ended.exit, ended.stderr)
 }
 
-/// Waits until all objects but the last are copied and the record names the run.
+/// Waits until all objects but the last are copied and the lease record names the run.
 async fn at_work(world: &World) {
     let working = async {
         copied(world, u64::from(OBJECTS)).await;
@@ -94,7 +94,7 @@ fn records(world: &World) -> Vec<String> {
     keys
 }
 
-/// Returns the one record of a holder.
+/// Returns the only lease record, if any.
 fn record(world: &World) -> Option<Value> {
     let keys = records(world);
     let [key] = keys.as_slice() else { return None };
@@ -120,7 +120,7 @@ fn all_are_there(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
+async fn of_two_runs_the_first_is_undisturbed_and_the_second_learns_of_it() {
     let (world, directory, first) = holding(&[]).await;
     let (pid, before) = (first.id(), world.calls(Operation::CopyObject));
     let own = record(&world).unwrap();
@@ -148,7 +148,7 @@ async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), OBJECTS.into());
     assert_eq!(record(&world).unwrap()["released"], true);
-    // Released at the end: another Job need not wait.
+    // The lease was released at the end, so another Job need not wait.
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_eq!(
@@ -273,7 +273,7 @@ async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
     all_are_there(&world);
 }
 
-/// A session that begins no run releases the journal, too.
+/// A session that is refused before its run begins releases the journal too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     let (world, _directory, first) = holding(&["--drain", "4s"]).await;
@@ -298,7 +298,7 @@ async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
     all_are_there(&world);
 }
 
-/// Waits until the file that a process writes its messages to has this text.
+/// Waits until a process has written this text to its message file.
 async fn until_said(path: &Path, text: &str) {
     let said = async {
         while !std::fs::read_to_string(path).unwrap().contains(text) {
@@ -374,7 +374,7 @@ async fn a_run_that_waits_replaces_a_holder_that_dies() {
     all_are_there(&world);
 }
 
-/// Nobody can wait for a journal that is not kept.
+/// A run cannot wait for a journal that it does not keep.
 #[tokio::test(flavor = "multi_thread")]
 async fn to_wait_without_a_journal_is_refused() {
     let world = slow_world(1, Duration::ZERO).await;
@@ -406,7 +406,7 @@ async fn a_damaged_record_still_has_an_age_and_the_segments_name_its_holder() {
         "{stderr}"
     );
     let_end(&world);
-    // Its own Job does not need the record.
+    // A session of the same Job does not need the record.
     let (exit, stderr) = elsewhere(&world, "job-a", "pod-c", &[]).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(!records(&world).contains(&key));
@@ -433,7 +433,7 @@ async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
         exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
         "{exit} {stderr}"
     );
-    // Who holds it already is not disturbed.
+    // The current holder is not disturbed.
     store.deny("ops", Operation::PutObject, "lake/session-");
     let_end(&world);
     let Ended { exit, stderr, .. } = ended(first).await;

@@ -1,5 +1,5 @@
-//! Journals and reports that cannot be written: a full disk, a place that is refused. What was done is
-//! not forgotten, and nothing is lost of a report in the end.
+//! Journals and reports that cannot be written: a full disk, or a location that is refused. s3haul
+//! forgets no finished work, and the final report is complete.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{again, assert_all_is_there, kill_after, manifest, slow_world};
 use crate::world::program::{ended, in_clean_environment, spawn};
 use crate::world::{DESTINATION, SOURCE};
 
-/// Runs the job in a shell that lets no file grow beyond this many half KiB.
+/// Runs the job with a limit on the size of files, in units of 512 bytes.
 async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, String) {
     let script = format!("trap '' XFSZ; ulimit -f {room}; exec \"$0\" run job.yaml {more}");
     let options = SandboxOptions::default();
@@ -26,7 +26,7 @@ async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_work() {
+async fn a_journal_that_can_no_longer_be_written_ends_the_run_and_keeps_its_work() {
     let world = slow_world(400, Duration::from_millis(2)).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::create_dir(directory.path().join("journal")).unwrap();
@@ -72,7 +72,7 @@ async fn a_report_that_was_full_lacks_nothing_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
+async fn an_unwritable_location_is_refused_only_if_it_was_named() {
     let world = slow_world(3, Duration::ZERO).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::write(directory.path().join(".s3haul"), "no directory").unwrap();
@@ -107,15 +107,15 @@ async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
         "{exit} {stderr}"
     );
     assert!(report() == before, "the report was begun anew");
-    // Requests of the killed run may still have arrived.
+    // Requests of the killed run may still arrive.
     assert!(
         world.calls(Operation::CopyObject) <= copies + 8,
-        "it went on without its journal"
+        "the run continued without its journal"
     );
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
-    // Of a run that has ended nothing can be forgotten.
+    // A run that has ended has nothing to forget.
     let (_, stderr) = with_little_room(directory.path(), 0, "").await;
     assert!(stderr.contains("no journal is kept"), "{stderr}");
 }

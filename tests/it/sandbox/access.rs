@@ -1,4 +1,4 @@
-//! Who may ask: signatures, regions, owners, denials, buckets.
+//! Access: signatures, regions, owners, denials, and buckets.
 
 use aws_sdk_s3::config::Region;
 use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, SandboxOptions};
@@ -81,7 +81,7 @@ async fn buckets_are_in_regions() {
         .build();
     let there = aws_sdk_s3::Client::from_conf(there);
     there.list_objects_v2().bucket("far").send().await.unwrap();
-    // A copy goes to the region of its destination; the source may be anywhere.
+    // A copy is sent to the region of its destination; the source may be in any region.
     sandbox
         .store()
         .put_object("src", "k", Content::bytes("x"), &ObjectSpec::default());
@@ -161,8 +161,8 @@ async fn denials_have_the_shape_of_policies() {
         refused(copy("closed/k").send().await),
         is(403, "AccessDenied")
     );
-    // Tags are copied by default, which needs the right to read them; without tags nothing is
-    // needed.
+    // Copies include tags by default, which needs permission to read them. Without tags, no
+    // permission is needed.
     assert_eq!(
         refused(copy("open/k").send().await),
         is(403, "AccessDenied")
@@ -180,7 +180,7 @@ async fn denials_have_the_shape_of_policies() {
         .await
         .unwrap();
     assert_eq!(head.tag_count(), None);
-    // Who may not list does not learn that a key is missing.
+    // Without permission to list, a missing key looks like a denied one.
     assert_eq!(
         refused(client.head_object().bucket("src").key("none").send().await).0,
         403

@@ -1,4 +1,4 @@
-//! Buckets, objects, listings, copies and uploads without anything special.
+//! Plain buckets, objects, lists, copies, and uploads.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -29,7 +29,7 @@ async fn an_object_comes_back_as_it_was_put() {
         .await
         .unwrap();
     assert_eq!(got.content_type(), Some("text/plain"));
-    // S3 encodes what is not ASCII.
+    // S3 encodes metadata that is not ASCII.
     assert_eq!(got.metadata().unwrap()["color"], "=?UTF-8?B?Z3LDvG4=?=");
     assert_eq!(got.tag_count(), Some(2));
     assert_eq!(got.body.collect().await.unwrap().to_vec(), b"123456789");

@@ -1,4 +1,4 @@
-//! Additional checksums: what is computed, what is enforced, what is refused.
+//! Additional checksums: those that are computed, verified, or refused.
 
 mod parts;
 
@@ -149,7 +149,7 @@ async fn a_body_must_have_the_checksum_that_it_claims() {
         .await
         .unwrap();
     assert_eq!(right.checksum_type(), Some(&ChecksumType::FullObject));
-    // The SDK adds a CRC32 by itself, S3 computes CRC64NVME for those who send none.
+    // The SDK adds a CRC32 by itself. Without any checksum, S3 computes CRC64NVME.
     put().send().await.unwrap();
     assert_eq!(
         sandbox

@@ -1,4 +1,4 @@
-//! Conditional reads, copies and writes.
+//! Conditional reads, copies, and writes.
 
 use std::time::{Duration, SystemTime};
 
@@ -42,7 +42,8 @@ async fn source_conditions_of_copies() {
         .unwrap();
     let id = upload.upload_id().unwrap();
     let (before, after, future) = (date(-2000), date(-500), date(5000));
-    // Match, none-match, modified-since, unmodified-since; whether the copy is done.
+    // If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, and whether the copy is
+    // made.
     for (matches, none_matches, modified, unmodified, done) in [
         (Some(X), None, None, None, true),
         (
@@ -212,7 +213,7 @@ async fn conditions_of_copies_on_the_destination() {
         .if_none_match("*")
         .body(ByteStream::from_static(b"y"));
     assert_eq!(refused(put.send().await), is(412, "PreconditionFailed"));
-    // A key hidden by a delete marker counts as absent.
+    // A key behind a delete marker counts as absent.
     sandbox.store().create_bucket(
         "ver",
         BucketOptions {

@@ -1,4 +1,4 @@
-//! `CopyObject`: what a copy keeps, loses and refuses.
+//! `CopyObject`: attributes that a copy keeps or loses, and copies that are refused.
 
 use aws_sdk_s3::types::{MetadataDirective, ServerSideEncryption, StorageClass, TaggingDirective};
 use s3haul::sandbox::{Content, Encryption, ObjectSpec};
@@ -23,7 +23,7 @@ async fn a_plain_copy_keeps_metadata_and_tags_only() {
     let source = sandbox
         .store()
         .put_object("src", "key", Content::bytes("x"), &rich());
-    // A tagging header does nothing without its directive.
+    // A tagging header has no effect without its directive.
     let call = client
         .copy_object()
         .bucket("dst")
@@ -61,7 +61,7 @@ async fn a_plain_copy_keeps_metadata_and_tags_only() {
     );
 }
 
-/// Neither another ACL nor a version that is named by its key alone is a change.
+/// Another ACL alone does not count as a change.
 #[tokio::test]
 async fn a_copy_onto_itself_must_change_something() {
     let (sandbox, client) = start().await;

@@ -1,4 +1,4 @@
-//! Scripted misbehaviour as a client sees it, the record of calls, and the model.
+//! Scripted faults as a client sees them, the record of calls, and the latency model.
 
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,7 @@ async fn blanks_before_the_document_of_a_success() {
             .copy_object_result()
             .is_some()
     );
-    // In front of the declaration they are not XML, and parsers see no document.
+    // Blanks in front of the XML declaration are not XML, and parsers see no document.
     let (sandbox, client) = struck(Effect::Blanks {
         count: 100,
         before_declaration: true,
@@ -167,7 +167,7 @@ async fn answers_cut_short_or_empty() {
     );
     assert!(is_copied(&sandbox));
 
-    // A download that ends in the middle.
+    // A download that breaks off.
     let (sandbox, client) = start().await;
     sandbox.store().put_object(
         "src",
@@ -394,7 +394,7 @@ async fn copies_take_time_by_their_bytes() {
     let started = Instant::now();
     copy(&client).send().await.unwrap();
     assert!(started.elapsed() >= Duration::from_millis(400));
-    // A client that goes away while it waits leaves nothing behind.
+    // If a client disconnects while it waits, its request has no effect.
     sandbox.store().delete_object("dst", "k");
     assert!(
         tokio::time::timeout(Duration::from_millis(100), copy(&client).send())
@@ -438,7 +438,7 @@ async fn more_than_the_rate_is_slowed_down() {
         }
     }
     assert!(slowed > 5, "{slowed} of 40");
-    // Reads, and other prefixes, are not concerned.
+    // Reads and other prefixes are not affected.
     client
         .head_object()
         .bucket("src")

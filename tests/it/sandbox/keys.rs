@@ -1,4 +1,4 @@
-//! Customer keys, ACLs where they are enabled, annotations, and what a write may not carry.
+//! Customer keys, enabled ACLs, annotations, and headers that a write may not carry.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
@@ -193,7 +193,7 @@ async fn acls_count_where_they_are_enabled() {
     };
     assert_eq!(grants("canned").await, ["FULL_CONTROL", "READ"]);
     assert_eq!(grants("granted").await, ["FULL_CONTROL", "READ", "READ"]);
-    // A copy is private again unless it says otherwise.
+    // A copy is private unless the request says otherwise.
     client
         .copy_object()
         .bucket("acls")

@@ -1,4 +1,4 @@
-//! Listings: order, pages, rolled-up prefixes, encoding.
+//! Lists: order, pages, common prefixes, encoding.
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, EncodingType, OptionalObjectAttributes};
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
@@ -175,7 +175,7 @@ async fn control_characters_need_the_url_encoding() {
         .collect();
     assert_eq!(keys, ["a%01b", "c+d%2Be/%C3%A9"]);
     assert_eq!(page.encoding_type(), Some(&EncodingType::Url));
-    // Without the encoding, keys that XML can hold come as they are.
+    // Without the encoding, keys that XML can represent are unchanged.
     let page = client
         .list_objects_v2()
         .bucket("src")
@@ -253,12 +253,12 @@ async fn versions_are_paged_newest_first_within_a_key() {
     ]
     .map(|(key, tag, latest)| (key.to_owned(), tag.to_owned(), latest));
     assert_eq!(seen, expected);
-    // What a marker hides is not listed.
+    // A key behind a delete marker is not listed.
     let current = client.list_objects_v2().bucket("ver").send().await.unwrap();
     assert_eq!(current.contents().len(), 1);
 }
 
-/// The SDK tells the two kinds apart; the document has them in one sequence.
+/// The SDK separates versions and markers; the document has both in one sequence.
 #[tokio::test]
 async fn versions_and_markers_are_written_as_they_follow_each_other() {
     let world = World::versioned().await;
@@ -374,7 +374,7 @@ async fn a_page_of_a_large_bucket_costs_a_page() {
             .unwrap();
         assert_eq!(page.common_prefixes().len(), 50);
     }
-    // A walk over all keys takes far longer in a build without optimisation.
+    // In a debug build, a walk over all keys takes far longer.
     assert!(
         started.elapsed() < std::time::Duration::from_secs(2),
         "{:?}",

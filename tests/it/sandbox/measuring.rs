@@ -1,5 +1,5 @@
-//! What benchmarks of clients need: uploads that are not kept, objects that are in place already,
-//! counts of what was seen.
+//! Features for benchmarks of clients: uploads that are not kept, objects that are already at the
+//! destination, and counts of requests.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use s3haul::sandbox::{
 
 use super::{complete, is, refused, start, start_with};
 
-/// Starts a sandbox that keeps no uploads.
+/// Starts a sandbox that discards uploaded bytes.
 async fn forgetful() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
     sandbox
@@ -107,7 +107,7 @@ async fn parts_that_are_not_kept_have_the_checksum_of_the_whole() {
             .key("k")
             .upload_id(id)
             .part_number(number);
-        // Another algorithm than that of the upload: both are needed.
+        // The part has another algorithm than the upload, so the sandbox needs both.
         let call = call
             .checksum_algorithm(ChecksumAlgorithm::Crc32)
             .body(ByteStream::from(part));
@@ -146,7 +146,7 @@ async fn objects_can_be_in_place_already() {
         (from.content, from.etag, from.attributes),
         (to.content, to.etag, to.attributes)
     );
-    // A change of one does not reach the other.
+    // A change of one object does not affect the other.
     let gone = client
         .delete_object_tagging()
         .bucket("dst")
@@ -166,7 +166,7 @@ async fn objects_can_be_in_place_already() {
         store.object("src", "s/a").unwrap().attributes.tags["t"],
         "s/a"
     );
-    // Where versions are kept, each copy is one.
+    // In a versioned bucket, each copy is a version.
     store.create_bucket(
         "versioned",
         BucketOptions {

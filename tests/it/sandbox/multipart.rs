@@ -1,4 +1,4 @@
-//! Multipart uploads: parts, copied parts, Complete and its conditions.
+//! Multipart uploads: parts, copied parts, and Complete with its conditions.
 
 mod copied;
 
@@ -24,7 +24,7 @@ async fn create(client: &Client) -> String {
     upload.upload_id.unwrap()
 }
 
-/// Copies a range of `src/key` as a part and returns its `ETag`.
+/// Copies a range of `src/key` as a part, and returns its `ETag`.
 async fn copy_part(client: &Client, id: &str, number: i32, range: &str) -> String {
     let copy = client
         .upload_part_copy()
@@ -40,7 +40,7 @@ async fn copy_part(client: &Client, id: &str, number: i32, range: &str) -> Strin
     copy.copy_part_result.unwrap().e_tag.unwrap()
 }
 
-/// Starts a sandbox whose `src/key` is 10 MiB + 10 bytes, real ones.
+/// Starts a sandbox whose `src/key` has 10 MiB + 10 real bytes.
 async fn start_with_source() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
     let content = Content::pattern_bytes(1, 2 * MIN + 10);
@@ -107,7 +107,8 @@ async fn complete_wants_the_parts_as_they_are() {
         .send()
         .await;
     assert_eq!(refused(sized), is(400, "InvalidRequest"));
-    // Gaps are fine where no checksum was declared. A part sent again replaces the earlier one.
+    // Without a declared checksum, gaps in the numbers are allowed. A repeated part replaces the
+    // earlier one.
     let again = copy_part(&client, &id, 7, "bytes=1-1").await;
     assert_eq!(
         refused(done(vec![(5, big.clone()), (7, last)]).await),
@@ -177,7 +178,7 @@ async fn complete_on_conditions() {
             .upload_id(&id);
         call.multipart_upload(listed(&[(1, &part)]))
     };
-    // 412 leaves the upload as it was.
+    // A 412 leaves the upload unchanged.
     assert_eq!(
         refused(call().if_none_match("*").send().await),
         is(412, "PreconditionFailed")
@@ -187,7 +188,7 @@ async fn complete_on_conditions() {
         is(412, "PreconditionFailed")
     );
     assert_eq!(sandbox.store().open_uploads("dst").len(), 1);
-    // The key was deleted since Create.
+    // The key was deleted after Create.
     sandbox.store().delete_object("dst", "k");
     assert_eq!(
         refused(call().if_none_match("*").send().await),
@@ -197,7 +198,7 @@ async fn complete_on_conditions() {
         refused(call().if_match(&existing.etag).send().await),
         is(404, "NoSuchKey")
     );
-    // Written again with the same bytes: the ETag is right, yet it is a conflict.
+    // The key was written again with the same bytes: the ETag matches, but it is a conflict.
     sandbox
         .store()
         .put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
@@ -205,7 +206,7 @@ async fn complete_on_conditions() {
         refused(call().if_match(&existing.etag).send().await),
         is(409, "ConditionalRequestConflict")
     );
-    // A new upload meets no conflict.
+    // A new upload has no conflict.
     let id = create(&client).await;
     let part = copy_part(&client, &id, 1, "bytes=0-9").await;
     let call = client

@@ -1,4 +1,4 @@
-//! Object lock, archives, ACLs.
+//! Object Lock, archives, and ACLs.
 
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::StorageClass;

@@ -1,4 +1,4 @@
-//! Ranges, parts and tags.
+//! Reads of ranges, parts, and tags.
 
 use s3haul::sandbox::{Content, ObjectSpec, SMALLEST_PART};
 
@@ -60,7 +60,7 @@ async fn parts_and_ranges_are_read() {
         tail.body.collect().await.unwrap().into_bytes(),
         content.slice(10_485_762..10_485_767).to_bytes()
     );
-    // The SDK checks the checksum of a whole object that it reads.
+    // When the SDK reads a whole object, it verifies the checksum.
     let whole = get()
         .send()
         .await

@@ -1,4 +1,4 @@
-//! Rules that are controlled while a sandbox runs, through its second port.
+//! Rules that can be changed while a sandbox runs, through its control port.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::serving::Serving;
 use super::{is, refused, start_with, unsigned};
 
-/// Sends a request to a control port; returns the status and the document.
+/// Sends a request to a control port. Returns the status and the document.
 fn ask(control: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(control.trim_start_matches("http://")).unwrap();
     let length = body.len();
@@ -34,7 +34,7 @@ fn ask(control: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     )
 }
 
-/// Starts a sandbox with the object `src/k`, whose rules are set over HTTP.
+/// Starts a sandbox with the object `src/k` and a control port.
 async fn controlled() -> (Sandbox, Client, String) {
     let control = Some("127.0.0.1:0".parse().unwrap());
     let (sandbox, client) = start_with(SandboxOptions {
@@ -52,7 +52,7 @@ async fn controlled() -> (Sandbox, Client, String) {
     (sandbox, client, control)
 }
 
-/// Arms a rule from another thread, as another process would.
+/// Adds a rule from another thread, as another process would.
 async fn arm(control: &str, rule: Value) -> Value {
     let control = control.to_owned();
     let asking = move || ask(&control, "POST", "/_sandbox/rules", &rule.to_string());
@@ -109,7 +109,7 @@ async fn rules_are_armed_counted_and_cleared() {
 
     arm(&control, json!({ "effect": "throttle" })).await;
     assert_eq!(refused(get().await), is(503, "SlowDown"));
-    // Rules of the test itself are the same rules.
+    // Faults that the test adds directly are rules too.
     sandbox
         .faults()
         .add(Fault::on(Operation::HeadObject).then(Effect::Error(500, "InternalError")));
@@ -159,7 +159,7 @@ async fn what_is_no_rule_is_refused(
     );
     assert!(
         sandbox.faults().armed().is_empty(),
-        "none of several is taken"
+        "if one rule is wrong, none is added"
     );
     client
         .get_object()
@@ -189,8 +189,7 @@ async fn the_port_of_s3_has_no_rules() {
     assert_eq!(sandbox.faults().armed().len(), 1);
 }
 
-/// The client sees the two ends of a connection as the system tells them: an end of the stream, and
-/// ECONNRESET.
+/// The client sees the two kinds of closed connections: an end of the stream, and ECONNRESET.
 #[rstest]
 #[case::close_before(json!({ "close": "before" }), false, false)]
 #[case::close_after(json!({ "close": "after" }), false, true)]
@@ -313,8 +312,7 @@ async fn sessions_expire_and_are_revoked_by_token_and_by_key() {
     );
 }
 
-/// The SDK learns the time from the answer, so that its second request is signed for a clock that
-/// is an hour late.
+/// The SDK corrects its clock by the answer, so it signs its second request an hour late.
 #[tokio::test]
 async fn a_clock_that_is_wrong_refuses_signatures_and_shows_its_time() {
     let (sandbox, client, control) = controlled().await;
@@ -333,7 +331,7 @@ async fn a_clock_that_is_wrong_refuses_signatures_and_shows_its_time() {
     assert!((59..=61).contains(&behind.as_mins()), "{behind:?}");
     sandbox.faults().clear();
     arm(&control, json!({ "effect": { "skew": "10m" } })).await;
-    // Ten minutes are forgiven.
+    // S3 tolerates ten minutes.
     get(&client_of(&sandbox, "sandbox", None), "k")
         .await
         .unwrap();

@@ -1,5 +1,4 @@
-//! `s3haul sandbox` as those use it who measure clients: what it begins with, what it lets through,
-//! what it tells.
+//! `s3haul sandbox` for measurements of clients: its initial objects, its rates, and its summary.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -9,7 +8,7 @@ use serde_json::Value;
 
 use crate::world::program::{command, run};
 
-/// A sandbox in a process of its own, which ends with the test.
+/// A sandbox process, which ends with the test.
 pub(super) struct Serving {
     child: Child,
     /// The variables that its first line exports.
@@ -39,7 +38,7 @@ impl Serving {
         Self { child, variables }
     }
 
-    /// Copies below a prefix, as a person would.
+    /// Runs `copy`, as a user would.
     pub(super) async fn copy(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = command();
         command.envs(&self.variables).args([
@@ -144,7 +143,8 @@ async fn the_rates_are_those_of_the_flags() {
     let serving = Serving::start(&[&few[..], &rates].concat());
     assert_eq!(serving.copy(&["--in-flight", "100"]).await.0, 0);
     let seen: Value = serde_json::from_str(&serving.end()).unwrap();
-    // 25 a second at first: of a hundred at once most are refused, and all arrive in the end.
+    // The rate begins at 25 per second: most of a hundred concurrent writes are refused, but all
+    // succeed in the end.
     assert!(seen["throttled"].as_u64() > Some(0), "{seen}");
     assert_eq!(seen["buckets"][0]["objects"], 100);
 }

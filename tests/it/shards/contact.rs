@@ -1,4 +1,4 @@
-//! A process asks each bucket once, and only those that it needs.
+//! A process contacts each bucket once, and only buckets that it needs.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{STATE, Shards};
 use crate::world::{DESTINATION, SOURCE};
 
 impl Shards {
-    /// Returns the requests since the last call, by bucket: the first contacts, and all of them.
+    /// Returns the requests since the last call, by bucket: the first contacts, and all requests.
     fn requests_by_bucket(&self) -> BTreeMap<String, (usize, usize)> {
         let calls = self.world.sandbox.calls();
         let mut requests: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -26,7 +26,7 @@ impl Shards {
 async fn each_process_asks_each_bucket_once() {
     let shards = Shards::new(Model::default()).await;
     shards.put_many(40);
-    // The first one plans, the second one reads its plan.
+    // The first process plans, and the second one reads the plan.
     for shard in 0..2 {
         shards.expect_done(shard, 2).await;
         let requests = shards.requests_by_bucket();
@@ -53,13 +53,13 @@ async fn a_process_without_work_asks_the_bucket_of_the_state_alone() {
         "{}",
         planned.stdout
     );
-    // The bucket and its plan.
+    // The first contact and the plan.
     let requests = shards.requests_by_bucket();
     assert_eq!(requests, BTreeMap::from([("ops".to_owned(), (1, 2))]));
     let done = shards.shard(0, 2).await;
     assert!(done.stdout.contains("is done already"), "{}", done.stdout);
     let requests = shards.requests_by_bucket();
     assert_eq!(requests.len(), 1, "{requests:?}");
-    // The bucket, the plan, the end of the shard, and the look for a summary.
+    // The first contact, the plan, the end of the shard, and a look for the summary.
     assert_eq!(requests["ops"], (1, 6), "{requests:?}");
 }

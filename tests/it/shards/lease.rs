@@ -1,4 +1,4 @@
-//! One process plans, the others wait, and a process that dies while it plans is replaced.
+//! One process plans and the others wait. A process that dies while it plans is replaced.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,7 +77,7 @@ async fn one_process_plans_and_all_have_its_plan() {
     let mut processes = tokio::task::JoinSet::new();
     for number in 0..8 {
         let (store, made) = (store.clone(), Arc::clone(&made));
-        // Longer than the lease lives without a renewal.
+        // Longer than the lease lasts without a renewal.
         let takes = Duration::from_millis(1500);
         processes.spawn(async move {
             let own = writer(&format!("uid/{number}"));
@@ -104,7 +104,7 @@ async fn a_process_that_dies_while_it_plans_is_replaced() {
     let own = writer("uid/1");
     let obtained = process(&store, &own, Duration::ZERO, &made).await.unwrap();
     assert!(obtained.is_new && obtained.plan.by.id == own.id);
-    // One that is slow and not dead finds the plan that is there.
+    // A process that was slow, not dead, finds the existing plan.
     let written = store
         .put(PLAN, &plan(&dead), WriteCondition::Absent)
         .await
@@ -123,7 +123,7 @@ async fn a_process_that_dies_while_it_plans_is_replaced() {
     );
 }
 
-/// The process that Kubernetes starts in place of the dead one need not wait.
+/// The process that Kubernetes starts instead of the dead one need not wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
     let world = World::new().await;
@@ -158,7 +158,7 @@ async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
         assert!(obtained.is_new, "{number}");
         store.delete(PLAN).await.unwrap();
     }
-    // A live one is waited for, and no longer than patience lasts.
+    // A live process is waited for, but not beyond the patience.
     store
         .put(LEASE, &of(&writer("uid/0"), false), WriteCondition::None)
         .await
@@ -205,7 +205,7 @@ async fn a_process_that_cannot_plan_gives_the_lease_up() {
     assert!(lease.released && lease.by.id == own.id);
 }
 
-/// A renewal that is under way when the process is stopped does not keep the lease.
+/// A renewal in flight when the process is stopped does not keep the lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_stopped_while_it_plans_releases_the_lease() {
     let world = World::new().await;
@@ -280,7 +280,7 @@ async fn after_a_sigterm_while_planning_the_next_process_plans_at_once() {
     let lease = shards.state(LEASE).unwrap();
     assert_eq!(lease["released"], true, "{lease}");
     faults.clear();
-    // It belongs to another Job, so that only the lease tells it that it need not wait.
+    // The process belongs to another Job, so only the lease tells it that it need not wait.
     let next = ended(shards.start(&flags("1", "2"), Some("other"))).await;
     assert_eq!(next.exit, 0, "{}", next.stderr);
     assert!(

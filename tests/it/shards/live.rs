@@ -1,4 +1,4 @@
-//! Signs of life outlast a lost answer, and the end of a process that may not record its end.
+//! Signs of life survive a lost answer, and the end of a process that may not record its end.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ async fn written(store: &StateStore) -> LiveRecord {
     live.unwrap().record
 }
 
-/// Replaces the record behind the back of its writer.
+/// Replaces the record without its writer's knowledge.
 async fn replace(store: &StateStore, record: &LiveRecord) {
     let name = PerShard::Live.of(0);
     let put = store.put(&name, record, WriteCondition::None);
@@ -74,7 +74,7 @@ async fn a_sign_of_life_of_another_process_is_not_replaced() {
     }
 }
 
-/// Its requests belong to a longer time than the one since the session began.
+/// The requests so far cover a longer time than the one since the session began.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_sign_of_life_has_no_rates() {
     let world = World::new().await;

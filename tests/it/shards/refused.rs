@@ -1,11 +1,11 @@
-//! What cannot run in shards is refused before anything is written, with its reason.
+//! Jobs that cannot run in shards are refused before anything is written, with the reason.
 
 use s3haul::sandbox::{Model, Operation};
 
 use super::{STATE, Shards, flags};
 use crate::world::program::COPY_ALL;
 
-/// Runs a command that is to be refused with this exit code, and returns its error.
+/// Runs a command that must be refused with this exit code, and returns its error.
 async fn refused(shards: &Shards, arguments: &[&str], exit: i32) -> String {
     let ended = shards.run(arguments).await;
     assert_eq!(
@@ -165,7 +165,7 @@ async fn limits_that_cannot_be_divided_are_refused() {
     assert!(error.contains("set it with --pods"), "{error}");
 }
 
-/// The job may come from a run of one process.
+/// The job may be one that used to run in one process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_and_a_report_of_the_job_are_named_as_unused() {
     let note = "`journal` and `report` of the job are not used";
@@ -205,7 +205,7 @@ async fn a_plan_of_another_job_is_refused_with_the_difference() {
         error.contains("was made for another job"),
         "done for another job: {error}"
     );
-    // What decides about no object may change.
+    // Settings that decide about no object may change.
     shards.job(&format!("{COPY_ALL}limits: {{in_flight: 64}}\n"));
     shards.expect_done(1, 3).await;
     shards.expect_done(2, 3).await;

@@ -1,4 +1,4 @@
-//! The plan is balanced, whatever the keys look like, and costs no more lists than it may.
+//! The plan is balanced, whatever the keys look like, and stays within its budget of lists.
 
 use s3haul::journal::{LeaseTerms, Writer};
 use s3haul::manifest::job::Selection;
@@ -20,7 +20,7 @@ async fn planned(world: &World, extent: Extent, select: Selection) -> ShardPlan 
     let by = Writer::this_process(&LeaseTerms::default());
     world.sandbox.calls().clear();
     let plan = make(&job, &buckets, extent, &by).await.unwrap();
-    // A list whose answer is overdue is sent once more.
+    // A list with an overdue answer is sent once more.
     assert!(world.calls(Operation::ListObjectsV2) >= plan.lists);
     assert_eq!(plan.shards.len(), extent.shards as usize);
     plan
@@ -70,13 +70,13 @@ async fn a_bucket_with_few_pages_is_known_exactly() {
     assert!(plan.lists <= 30, "{} lists", plan.lists);
     let counts = counts(&world, &plan);
     assert!(
-        // The last one has what is left.
+        // The last shard has the rest.
         counts.iter().all(|count| (300..=550).contains(count)),
         "{counts:?}"
     );
 }
 
-/// Keys with much in common, most of them in one directory of many.
+/// Keys with long common prefixes, most of them in one of many directories.
 #[tokio::test(flavor = "multi_thread")]
 async fn estimates_are_good_enough_for_balance() {
     let world = World::new().await;
@@ -124,7 +124,7 @@ async fn an_exact_plan_balances_objects_and_bytes() {
         counts[1..].iter().all(|count| (600..=850).contains(count)),
         "{counts:?}"
     );
-    // What the selection leaves out has no weight.
+    // An excluded object has no weight.
     let select = Selection {
         exclude: vec!["huge".parse().unwrap()],
         ..Selection::default()

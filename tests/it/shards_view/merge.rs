@@ -1,4 +1,4 @@
-//! The reports of all shards as one.
+//! The reports of all shards, merged into one.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::state::{OPS, RUN, STATE, State, footer, lines, origin, plan, receipt};
 use crate::world::program::{at, run};
 
-/// Merges into a file.
+/// Merges the reports into a file.
 async fn merge(state: &State, directory: &TempDir) -> (i32, String, String, PathBuf) {
     let path = directory.path().join("merged.jsonl");
     let words = ["report", "merge", STATE, "--out", path.to_str().unwrap()];
@@ -58,11 +58,12 @@ async fn ended() -> State {
     );
     state.report(0, 0, &[a, b, gone], Some(footer(1))).await;
     state.end(0, 0, 2);
-    // The next run of the shard finds what the first one copied, and not what was deleted since.
+    // The shard's next run finds the first one's copy of `a`. `gone` has since been deleted from
+    // the source.
     let again = [receipt("a", "skipped"), receipt("b", "done")];
     state.report(0, 1, &again, Some(footer(0))).await;
     state.end(0, 1, 0);
-    // A session that resumes a list without order reports objects once more.
+    // A session that resumes an unordered list reports objects again.
     let resumed = [
         receipt("c", "done"),
         receipt("d", "skipped"),
@@ -122,13 +123,14 @@ async fn each_object_has_one_receipt_whichever_run_of_its_shard_copied_it() {
         exit == 0 && shown.contains("complete of all 3 shards, exit code 0"),
         "{shown}"
     );
-    // The totals of the prefix itself. Shards in which nothing is left to do are not read.
+    // `report show` reads the totals of the state, and no report of a shard with nothing left to
+    // do.
     let (exit, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
     assert!(
         exit == 0 && shown.contains("complete of all 3 shards, exit code 0"),
         "{shown}"
     );
-    // A second merge replaces the first and says the same.
+    // A second merge replaces the first one, with the same result.
     let before = std::fs::read_to_string(&path).unwrap();
     let (exit, ..) = merge(&state, &directory).await;
     assert_eq!((exit, std::fs::read_to_string(&path).unwrap()), (0, before));
@@ -159,7 +161,7 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
             .unwrap()
             .contains("has not ended")
     );
-    // What is known is there all the same.
+    // The known receipts are there.
     assert_eq!(receipts(&path).len(), 4);
     let (_, shown, _) = run(
         at(&state.world),
@@ -172,9 +174,9 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
     );
 }
 
-/// Each way in which the report of a shard is not whole.
+/// Each way in which a shard's report can be incomplete.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_is_not_whole_is_told_with_its_shard() {
+async fn an_incomplete_report_is_reported_with_its_shard() {
     let state = State::planned(9).await;
     let whole = [
         receipt("a", "done"),
@@ -194,11 +196,11 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
         found.next().unwrap()
     };
     let store = || state.world.sandbox.store();
-    // 0: whole. 1: killed. 2: stopped. 3: not begun. 4: ended without its report.
+    // 0: complete. 1: killed. 2: stopped. 3: not started. 4: ended without its report.
     report(0, Some(footer(0))).await;
     report(1, None).await;
     report(2, Some(footer(4))).await;
-    // 5: a piece is missing. 6: a piece was changed. 7: a later run has left no report.
+    // 5: a piece is missing. 6: a piece was changed. 7: a later run left no report.
     for shard in 5..9 {
         report(shard, Some(footer(0))).await;
     }
@@ -213,7 +215,7 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
         state.end(shard, 0, 0);
     }
     state.end(7, 1, 0);
-    // 8: failed, as its report says too.
+    // 8: failed, and its report says so.
     state.end(8, 0, 1);
     state.live(1, ShardActivity::Running, 3, Duration::from_secs(1));
 
@@ -249,7 +251,7 @@ async fn a_run_without_any_report_is_refused() {
             "{exit} {stderr}"
         );
     }
-    // A conflict with the result is reported before anything is read.
+    // An obstacle at the output is reported before anything is read.
     state
         .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
         .await;
@@ -291,7 +293,7 @@ async fn two_hundred_shards_are_one_report() {
     ] {
         assert!(stdout.contains(said), "{said}: {stdout}");
     }
-    // `report show` reads the one shard in which something is left.
+    // `report show` reads the only shard with something left to do.
     let gets = state.world.sandbox.calls().of(Operation::GetObject).len();
     let (exit, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
     assert!(
@@ -307,7 +309,7 @@ async fn two_hundred_shards_are_one_report() {
     let bodies = gets
         .iter()
         .filter(|call| call.key.contains("/report/") && !call.headers.contains_key("range"));
-    // The footers of all, and the pieces of one, twice.
+    // The footers of all reports, and the pieces of one, twice.
     assert!(bodies.count() < 200 + 20);
 }
 
@@ -317,7 +319,7 @@ async fn a_retry_counts_as_later_than_all_shards() {
     let failed = [receipt("a", "done"), receipt("b", "failed")];
     state.report(0, 0, &failed, Some(footer(1))).await;
     state.end(0, 0, 1);
-    // The list of the second shard failed, which no object shows.
+    // The second shard's list failed, which concerns no single object.
     let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
     list["error"]["operation"] = "ListObjectsV2".into();
     state
@@ -328,7 +330,7 @@ async fn a_retry_counts_as_later_than_all_shards() {
     let (exit, ..) = merge(&state, &directory).await;
     assert_eq!(exit, 1);
 
-    // One that was killed does not count, nor does one that only repaired what copies lacked.
+    // A killed retry does not count, and neither does one that only repaired losses.
     let later = jiff::Timestamp::now().as_millisecond();
     let retried = |number: i64| origin(&format!("{:011x}{number:05x}", later + number), 0);
     let below = |what: &str| format!("{RUN}{what}/");
@@ -351,7 +353,7 @@ async fn a_retry_counts_as_later_than_all_shards() {
         [("", "failed"), ("a", "done"), ("b", "failed")]
     );
 
-    // It found the rest of the list, and copied what had failed.
+    // The retry listed the rest and copied the failed objects.
     let retry = [
         receipt("b", "done"),
         receipt("new", "done"),

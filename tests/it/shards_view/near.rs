@@ -1,4 +1,5 @@
-//! `status` at a prefix where no run is, or none yet, and of runs whose hosts disagree about time.
+//! `status` at a prefix without a run, or before the run has written anything, and of runs whose
+//! hosts' clocks differ.
 
 use std::time::Duration;
 
@@ -96,12 +97,12 @@ async fn a_plan_that_was_just_written_needs_no_attention() {
     );
 }
 
-/// The host that failed is an hour ahead, or an hour behind: only the server's clock counts.
+/// The clock of the failed host is an hour ahead or behind. Only the server's clock counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_may_disagree_about_the_time() {
     let state = State::planned(2).await;
     let hour = Duration::from_hours(1);
-    // Failed 20 minutes ago, and begun again since.
+    // Failed 20 minutes ago, and started again since.
     state.end_by_a_clock(0, state.ago(Duration::ZERO) + hour);
     state.live(0, ShardActivity::Running, 10, NOW);
     // A process was killed 40 minutes ago, and the next one failed 20 minutes ago.

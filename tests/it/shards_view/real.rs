@@ -1,4 +1,4 @@
-//! Real shards: what they leave is what is shown, merged, and retried.
+//! Real shards: their state is shown, merged, and retried.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ async fn what_failed_in_any_shard_is_retried_alone() {
     world.assert_no_upload_is_left();
 }
 
-/// An engine may start a shard again instead: its next run finds what is there.
+/// Instead of a retry, an engine may start the shard again: its next run finds the copies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_is_run_again_settles_what_failed_before() {
     let shards = two_failed().await;
@@ -153,7 +153,7 @@ async fn a_shard_that_is_run_again_settles_what_failed_before() {
         stderr,
     } = shards.run(&merge).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
-    // Whichever run copied an object has its proof.
+    // Every object has its proof, whichever run copied it.
     assert!(
         stdout.contains("40 objects copied") && stdout.contains("proven by: crc64nvme 40"),
         "{stdout}"

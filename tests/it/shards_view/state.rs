@@ -61,7 +61,7 @@ impl State {
         self.now - time
     }
 
-    /// Writes an object that is this old.
+    /// Writes an object as if it were this old.
     pub(super) fn put<T: StateRecord>(&self, name: &str, record: &T, age: Duration) {
         let spec = aged(age);
         let bytes = serde_json::to_vec(record).unwrap();
@@ -99,7 +99,7 @@ impl State {
         self.put(&PerShard::Live.of(shard), &record, age);
     }
 
-    /// Ends a shard. One with failed objects is not done.
+    /// Ends a shard. With failed objects, it is not done.
     pub(super) fn end(&self, shard: u32, generation: u32, failed: u64) {
         self.put_end(&self.end_of(shard, generation, failed));
     }
@@ -113,7 +113,7 @@ impl State {
         });
     }
 
-    /// Fails a shard 20 minutes ago, with another time in the record.
+    /// Fails a shard 20 minutes ago, with another time in its record.
     pub(super) fn end_by_a_clock(&self, shard: u32, ended: Timestamp) {
         self.put_end(&ShardEnd {
             ended,

@@ -1,4 +1,4 @@
-//! Uploads that are aborted by hand where the server lists keys or ids in its own way.
+//! `uploads abort` on servers that list keys or ids in their own way.
 
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
@@ -21,7 +21,7 @@ async fn begin(world: &World, key: &str) -> String {
         .to_owned()
 }
 
-/// Runs `uploads abort` against a server that answers so.
+/// Runs `uploads abort` against a server that lies like this.
 async fn abort(
     world: &World,
     arguments: &[&str],
@@ -60,7 +60,7 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
         "{exit} {stdout} {stderr}"
     );
     assert_eq!(open(&world), 0);
-    // A run cannot tell what it began under such a key, and says so.
+    // A run cannot find the upload that it created under such a key, and says so.
     let mut world = world;
     world.retry.attempts = 1;
     let bucket = {
@@ -87,7 +87,7 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
     assert_eq!(
         (open(&world), upload.strays().len()),
         (2, 1),
-        "its twin is told"
+        "its twin is reported"
     );
 }
 
@@ -111,7 +111,8 @@ async fn an_upload_that_is_listed_and_not_found_is_not_aborted() {
         exit == 1 && !stdout.contains("aborted"),
         "{exit} {stdout} {stderr}"
     );
-    // Its parts can be listed, so the abort is repeated in vain or the list of uploads tells.
+    // Its parts can be listed, so either the repeated aborts or the list of uploads show that the
+    // abort failed.
     assert!(
         stderr.contains(&id) && stderr.contains("failed: s3://destination/k"),
         "{stderr}"

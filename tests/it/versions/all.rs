@@ -19,7 +19,7 @@ use s3haul::size::{ByteSize, MIB};
 use super::{all_versions, at, endings, history, ids, kinds, one, there, write, writes};
 use crate::world::{DESTINATION, SOURCE, World, uri};
 
-/// Sets the versioning of one bucket through its API.
+/// Changes the versioning of a bucket through the API.
 async fn set_versioning(world: &World, bucket: &str, status: BucketVersioningStatus) {
     let credentials = World::credentials();
     let config = aws_sdk_s3::Config::builder()
@@ -135,8 +135,8 @@ async fn a_history_that_grows_is_followed() {
     );
 }
 
-/// S3's times have seconds: a key that is written, deleted and written in one has its order in the
-/// document alone.
+/// S3's times are in whole seconds. If a key is written, deleted, and written within one second,
+/// only the document has the order.
 #[tokio::test]
 async fn entries_of_one_second_keep_their_order() {
     let world = World::versioned().await;
@@ -157,7 +157,7 @@ async fn entries_of_one_second_keep_their_order() {
     assert_eq!(there(&world, "k"), "aMbMMcdMe");
 }
 
-/// A page ends inside a key, and its marker is a key that must be decoded.
+/// A page ends within the versions of a key, and its marker is a key that must be decoded.
 #[tokio::test]
 async fn a_key_may_span_pages() {
     let world = World::versioned().await;
@@ -184,8 +184,8 @@ async fn a_key_may_span_pages() {
     assert_eq!((again.outcome.skipped_objects, writes(&world)), (1_252, 0));
 }
 
-/// Equal bytes in other parts have another `ETag`; both sides are asked, and nothing is copied
-/// again.
+/// Equal bytes with other parts have another `ETag`. s3haul sends HEADs to both sides, and copies
+/// nothing again.
 #[tokio::test]
 async fn etags_that_do_not_tell_are_looked_into() {
     let world = World::versioned().await;
@@ -290,8 +290,7 @@ async fn a_destination_that_would_forget_is_refused_before_the_first_write(
     assert_eq!(writes(&world), 0);
 }
 
-/// Versions from before versioning was turned on, and from while it was suspended, have the id
-/// `null`.
+/// Versions from before versioning was enabled, or from while it was suspended, have the id `null`.
 #[tokio::test]
 async fn null_versions_are_copied_by_that_name() {
     let world = World::with_buckets(BucketOptions::default()).await;
@@ -334,7 +333,7 @@ async fn selections_choose_among_versions_and_keys() {
         modified_after: Some(at(1).try_into().unwrap()),
         ..Selection::default()
     };
-    // Times of versions have whole seconds.
+    // Times of versions are in whole seconds.
     transfer.select.modified_after = transfer
         .select
         .modified_after
@@ -388,7 +387,8 @@ async fn one_key_goes_with_its_history_and_without_its_neighbours() {
     assert_eq!(world.run(transfer).await.error(), "not-found");
 }
 
-/// An unknown server: nothing is proven by its `ETag`s or its order, and it is asked key by key.
+/// On an unknown server, neither `ETag`s nor the order of lists prove anything, so s3haul goes key
+/// by key.
 #[tokio::test]
 async fn an_unknown_server_gets_the_same_histories() {
     let mut world = World::versioned().await;
@@ -409,8 +409,8 @@ async fn an_unknown_server_gets_the_same_histories() {
     );
 }
 
-/// An unreadable version holds up the newer ones of its key, because it could not be put before
-/// them later.
+/// An unreadable version holds up the newer ones of its key, because it could not be inserted
+/// before them later.
 #[tokio::test]
 async fn an_archived_version_holds_up_those_behind_it() {
     let world = World::versioned().await;
@@ -462,7 +462,8 @@ async fn an_archived_version_holds_up_those_behind_it() {
         "{:?}",
         run.receipts
     );
-    // A version may go to an archive after it was copied: it is there, and nothing is asked for.
+    // A version that is archived after it was copied is at the destination, so no request is sent
+    // for it.
     let run = world.run(policy(Archived::Fail)).await;
     assert_eq!(
         (run.outcome.skipped_objects, run.outcome.failed_objects),
@@ -472,7 +473,7 @@ async fn an_archived_version_holds_up_those_behind_it() {
     );
 }
 
-/// Keys are independent of each other: their histories are written side by side.
+/// Keys are independent of each other: their histories are written concurrently.
 #[tokio::test]
 async fn keys_go_side_by_side() {
     let latency = LatencyModel {

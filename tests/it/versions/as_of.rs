@@ -86,7 +86,7 @@ async fn a_key_whose_versions_span_pages_is_decided_once() {
     assert_eq!(world.calls(Operation::ListObjectVersions), 3);
 }
 
-/// A newer destination proves nothing here: its object may come from a later version.
+/// A newer destination proves nothing here: it may be a copy of a later version.
 #[tokio::test]
 async fn a_later_version_of_the_same_size_is_replaced() {
     let world = World::versioned().await;
@@ -102,8 +102,8 @@ async fn a_later_version_of_the_same_size_is_replaced() {
     );
 }
 
-/// Equal bytes in other parts have another `ETag`: both sides are asked, and nothing is copied
-/// again.
+/// Equal bytes with other parts have another `ETag`. s3haul sends HEADs to both sides, and copies
+/// nothing again.
 #[tokio::test]
 async fn equal_bytes_in_other_parts_are_not_copied_again() {
     let world = World::versioned().await;
@@ -168,7 +168,7 @@ async fn one_object_is_found_or_said_to_be_missing() {
     assert_eq!(run.error(), "not-found", "it was deleted then");
 }
 
-/// A retry of what failed reads the versions of that time, and no other keys.
+/// A retry of failed objects reads the versions of that time, and no other keys.
 #[tokio::test]
 async fn chosen_keys_are_those_of_that_time() {
     let world = World::versioned().await;

@@ -57,9 +57,9 @@ async fn all_versions_are_planned_and_copied() {
     );
 }
 
-/// A key that failed in the middle is resumed, and no other key is read.
+/// A retry continues the key that failed in the middle, and looks at no other key.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_goes_on_with_the_keys_that_failed() {
+async fn a_retry_continues_the_keys_that_failed() {
     let world = World::versioned().await;
     for key in ["a", "b", "c"] {
         write(&world, SOURCE, key, "xMyz");

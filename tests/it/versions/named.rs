@@ -14,7 +14,7 @@ async fn copy(world: &World, version: &str) -> crate::world::Run {
         .await
 }
 
-/// The destination is newer than any version of the past, whatever it holds.
+/// The destination is newer than any old version, whatever its content.
 #[tokio::test]
 async fn an_older_version_of_the_same_size_replaces_a_newer_one() {
     let world = World::versioned().await;

@@ -1,5 +1,6 @@
-// Command controlplane is a Kubernetes control plane in one program: the API server, the controller manager, and the
-// scheduler are Kubernetes' own packages, unchanged. The kubelet is that of package kubelet. The first argument chooses.
+// Command controlplane is a Kubernetes control plane in one program. The API server, the controller manager, and the
+// scheduler are Kubernetes' own packages, unchanged; the kubelet is that of package kubelet. The first argument selects
+// one of them.
 package main
 
 import (
@@ -37,8 +38,8 @@ func main() {
 	os.Exit(cli.Run(command()))
 }
 
-// newControllerManagerCommand shortens the pauses before a failed pod of a Job is replaced (10 s, doubling to 10 min), so
-// that tests need no patience. The logic of the controller is untouched.
+// newControllerManagerCommand returns the controller manager with a shorter pause before a Job's failed pod is replaced
+// (usually 10 s, doubling up to 10 min), so that scenarios are fast. The controller's logic is unchanged.
 func newControllerManagerCommand() *cobra.Command {
 	job.DefaultJobPodFailureBackOff = 200 * time.Millisecond
 	job.MaxJobPodFailureBackOff = 2 * time.Second

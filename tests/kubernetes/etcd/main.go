@@ -1,5 +1,5 @@
-// etcd for the control plane of the tests: the server of go.etcd.io as it is. It is a module of its own, because
-// Kubernetes pins other versions of what both depend on.
+// Command etcd is the unchanged server of go.etcd.io, for the control plane of the tests. It is a separate module,
+// because Kubernetes pins other versions of their common dependencies.
 package main
 
 import (

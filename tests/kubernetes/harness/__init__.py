@@ -1,4 +1,4 @@
-"""A Kubernetes control plane on 127.0.0.1, and what scenarios need to try `deploy/` on it."""
+"""A Kubernetes control plane on 127.0.0.1, and the tools with which scenarios test `deploy/` on it."""
 
 from pathlib import Path
 

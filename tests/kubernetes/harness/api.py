@@ -1,4 +1,4 @@
-"""A small client of the API server: requests in JSON, and a watch that remembers what was deleted."""
+"""A small client of the API server: JSON requests, and a watch that remembers deleted objects."""
 
 import json
 import ssl
@@ -14,7 +14,7 @@ class Api:
     def __init__(self, url, token):
         self.url = url
         self.token = token
-        # The server's certificate is its own, made a moment ago on this machine.
+        # The API server made its self-signed certificate when it started, on this machine.
         self._tls = ssl._create_unverified_context()
 
     def open(self, path, method="GET", body=None, kind="application/json", timeout=30):
@@ -30,7 +30,7 @@ class Api:
 
 
 class Watch:
-    """The last state of each pod, Job, and event, also of those that are gone."""
+    """Knows the last state of each pod, Job, and event, including deleted ones."""
 
     def __init__(self, api):
         self.api = api
@@ -42,27 +42,28 @@ class Watch:
             thread.start()
 
     def close(self):
-        """Ends the waits of all threads: the cluster goes."""
+        """Makes all waits fail, because the cluster is about to end."""
         self.closed = True
 
     def objects(self, kind, namespace):
-        """All that have been in a namespace, in the order of their creation."""
+        """Returns all objects that a namespace has ever had, in the order of their creation."""
         with self.changed:
             found = [each for each in self._objects[kind].values() if each["metadata"]["namespace"] == namespace]
         return sorted(found, key=lambda each: (each["metadata"]["creationTimestamp"], each["order"]))
 
     def wait(self, condition, timeout, what):
-        """Waits until `condition()` returns something true and returns it. It is asked after each change."""
+        """Waits until `condition()` returns something true, and returns it. Calls it after each change, and every
+        second."""
         until = time.monotonic() + timeout
         while True:
             if self.closed:
-                raise AssertionError(f"the cluster ended while waiting: {what}")
+                raise AssertionError(f"the cluster ended during the wait for: {what}")
             with self.changed:
                 if result := condition():
                     return result
                 left = until - time.monotonic()
                 if left <= 0:
-                    raise AssertionError(f"not within {timeout} s: {what}")
+                    raise AssertionError(f"waited {timeout} s for: {what}")
                 self.changed.wait(min(left, 1))
 
     def _follow(self, kind):

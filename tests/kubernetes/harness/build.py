@@ -15,10 +15,10 @@ IMAGE = "registry.test/s3haul:under-test"
 
 
 def build():
-    """Builds what has changed since the last call and returns the directory of the programs.
+    """Builds the programs if a source has changed since the last build. Returns their directory.
 
-    From nothing, that is ten minutes of CPU: five minutes on two idle cores, twenty where six others build. Go's own cache
-    makes a second build quick; the stamp saves the link of 120 MB too.
+    A build from nothing takes ten minutes of CPU: five minutes on two idle cores, twenty next to six other builds. Go's
+    own cache makes later builds fast. The stamp also saves linking 120 MB.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     stamp = CACHE / "stamp"
@@ -30,7 +30,7 @@ def build():
     version = re.search(r"k8s.io/kubernetes v(\S+)", (controlplane / "go.mod").read_text())[1]
     major, minor, _ = version.split(".")
     base = "k8s.io/component-base/version"
-    # Without these, clients see v0.0.0.
+    # Without these variables, the programs report v0.0.0 to clients.
     flags = "-s -w " + " ".join(
         f"-X {variable}={value}"
         for variable, value in {
@@ -49,7 +49,7 @@ def build():
 
 def _go_build(module, package, name, *flags):
     print(f"building {name}", flush=True)
-    # Each compiler may need a GiB.
+    # A compiler process can need a GiB of memory.
     jobs = str(min(4, os.cpu_count() or 2))
     command = ["go", "build", "-p", jobs, "-buildvcs=false", "-o", CACHE / name]
     subprocess.run([*command, *flags, package], cwd=module, env={**os.environ, "CGO_ENABLED": "0"}, check=True)
@@ -63,8 +63,8 @@ def _state_of_sources():
 
 
 def make_image(images, binary):
-    """Makes the image of `deploy/Dockerfile` below the directory of images: the binary with what it is linked to, and the
-    settings that the Dockerfile's last stage has. Returns the program."""
+    """Makes the image of `deploy/Dockerfile` below the directory of images: the binary, the libraries it links to, and
+    the settings of the Dockerfile's last stage. Returns the path of the binary in the image."""
     image = images / IMAGE
     root = image / "rootfs"
     program = root / "usr/local/bin/s3haul"

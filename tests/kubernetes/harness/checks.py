@@ -1,4 +1,4 @@
-"""What all scenarios assert with."""
+"""Assertions that all scenarios share."""
 
 
 def equal(found, expected, what):

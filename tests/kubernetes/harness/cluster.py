@@ -1,4 +1,4 @@
-"""Starts a control plane with its nodes on 127.0.0.1, on free ports, in a directory of its own."""
+"""Starts a control plane with its nodes: on 127.0.0.1, on free ports, in a temporary directory."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from .api import Api, Watch
 from .build import build, make_image
 from .processes import Processes, free_ports
 
-# Those that have to do with Jobs, pods, nodes, and namespaces.
+# The controllers that deal with Jobs, pods, nodes, and namespaces. The others would only take time.
 CONTROLLERS = (
     "job,cronjob,ttl-after-finished,garbagecollector,podgc,disruption,taint-eviction-controller,nodelifecycle,namespace,"
     "serviceaccount,root-ca-certificate-publisher-controller"
@@ -33,7 +33,7 @@ class Cluster:
         self.logs = self.directory / "logs"
         self.logs.mkdir()
         self.images = self.directory / "images"
-        # Where the kubelets leave the logs of the pods: NAMESPACE/POD/CONTAINER.log
+        # The kubelets archive the logs of pods here, as NAMESPACE/POD/CONTAINER.log.
         self.archive = self.directory / "archive"
         self.kubeconfig = self.directory / "kubeconfig"
         self.processes = Processes(self.logs)
@@ -75,7 +75,7 @@ class Cluster:
         for number in range(nodes):
             self.add_node(f"node-{number}")
         self.watch = Watch(self.api)
-        self._until(self._are_nodes_ready, "nodes are ready")
+        self._until(self._are_nodes_ready, "the nodes to be ready")
 
     _alone = ("--leader-elect=false", "--bind-address=127.0.0.1")
 
@@ -99,7 +99,7 @@ class Cluster:
             "users": [{"name": "admin", "user": {"token": self._token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
         }
-        # JSON is YAML.
+        # A kubeconfig is YAML, and JSON is valid YAML.
         self.kubeconfig.write_text(json.dumps(config))
         self.kubeconfig.chmod(0o600)
 
@@ -125,16 +125,19 @@ class Cluster:
             f"--service-account-key-file={self.directory / 'sa.pub'}",
             f"--service-account-signing-key-file={self.directory / 'sa.key'}",
             "--kubelet-preferred-address-types=InternalIP",
-            # A missing ServiceAccount is noticed. Nodes are not tainted before their first report.
+            # Without this plugin, a new node has no taint before its first report. All other default plugins stay on: a
+            # missing ServiceAccount, for instance, is an error.
             "--disable-admission-plugins=TaintNodesByCondition",
-            # A namespace may keep its pods on nodes of its own (`World.keep_on`), whatever their manifest says.
+            # With these, a namespace can keep its pods on its own nodes, whatever their manifests say
+            # (`World.keep_on_own_nodes`).
             "--enable-admission-plugins=PodNodeSelector,PodTolerationRestriction",
             "--enable-priority-and-fairness=false",
         )
 
     @contextlib.contextmanager
     def without_controller_manager(self):
-        """Kills the controller manager, and starts it again at the end. One scenario does it at a time."""
+        """Kills the controller manager, and starts it again when the block ends. Only one scenario can use it at a
+        time."""
         with self._controllers:
             self._controller_manager.kill()
             self._controller_manager.wait()
@@ -157,7 +160,7 @@ class Cluster:
         )
 
     def add_node(self, name, label=None, **resources):
-        """Starts a kubelet. A label of the form NAME=VALUE is a taint too: only pods that tolerate it come here."""
+        """Starts a kubelet. A label NAME=VALUE is also a taint, so only pods that tolerate it run on this node."""
         flags = [f"--{key}={value}" for key, value in resources.items()]
         if label:
             flags += [f"--label={label}", f"--taint={label}:NoSchedule"]
@@ -184,7 +187,7 @@ class Cluster:
                     pass
             return True
 
-        self._until(is_ready, "the API server is ready")
+        self._until(is_ready, "the API server to be ready")
 
     def _are_nodes_ready(self):
         nodes = self.api.call("/api/v1/nodes")["items"]
@@ -202,7 +205,7 @@ class Cluster:
             else:
                 last = None
             if time.monotonic() > until:
-                raise AssertionError(f"not within 120 s: {what} ({last}); see {self.logs}")
+                raise AssertionError(f"waited 120 s for {what} ({last}); see {self.logs}")
             time.sleep(0.2)
 
     def kubectl(self, *arguments, check=True, **options):

@@ -1,6 +1,7 @@
 """A copy of an overlay of `deploy/`, edited and applied as deploy/README.md says: endpoint, image, namespace, N, and P.
 
-What else a scenario needs of a pod comes from outside: the namespace may keep its pods on nodes of its own (`World.keep_on`).
+The rest of what a scenario needs from a pod is set outside the overlay. For example, `World.keep_on_own_nodes` makes
+the namespace keep its pods on its own nodes.
 """
 
 import re
@@ -11,13 +12,13 @@ import yaml
 from . import ROOT
 from .build import IMAGE
 
-# The file that has N and P, for each overlay, and the name of what it applies.
+# Maps each overlay to the file with its N and P.
 SIZES = {"indexed-job": "indexed-job.yaml", "indexed-cronjob": "shards.yaml"}
 
 
 class Overlay:
     def __init__(self, world, name, shards, pods, manifest=None):
-        """`manifest` edits the job manifest, as an operator does."""
+        """`manifest`, if given, edits the parsed job manifest, as an operator would."""
         self.world = world
         self.deploy = world.directory / "deploy"
         shutil.copytree(ROOT / "deploy", self.deploy)
@@ -34,7 +35,7 @@ class Overlay:
         self.set("parallelism", pods)
         self.set("maxFailedIndexes", shards // 10)
         job = yaml.safe_load(self._read("job.yaml"))
-        # A state needs a server that is known to honour If-None-Match.
+        # Shared state needs a server that is known to honour If-None-Match.
         job["endpoints"]["default"]["provider"] = "aws"
         if manifest:
             manifest(job)
@@ -53,7 +54,7 @@ class Overlay:
         self._edit("job.yaml", {old: new})
 
     def rename(self, old, new):
-        """Gives the Job another name, which makes another run."""
+        """Renames the Job. Another name means another run."""
         self._edit(self.size, {f"name: {old}\n": f"name: {new}\n"})
 
     def _read(self, file):
@@ -67,7 +68,7 @@ class Overlay:
         (self.directory / file).write_text(text)
 
     def set(self, field, value):
-        """Sets a number of the Job: completions, parallelism, or maxFailedIndexes."""
+        """Sets a number of the Job: `completions`, `parallelism`, or `maxFailedIndexes`."""
         text, count = re.subn(rf"(?m)^( *{field}: )\d+$", rf"\g<1>{value}", self._read(self.size))
         assert count == 1, f"{self.size} has {field} {count} times"
         (self.directory / self.size).write_text(text)

@@ -1,4 +1,4 @@
-"""Processes that end with the test."""
+"""Processes that end when the test ends."""
 
 import signal
 import socket
@@ -17,8 +17,8 @@ def free_ports(count):
 
 
 def exit_on_signals(status):
-    """Makes a signal end the program as an exception does, so that all processes end with it. A second signal, such as that of
-    `timeout` to the group, does not disturb that."""
+    """Makes SIGINT, SIGTERM, and SIGHUP end the program by an exception, so that the processes it has started end too.
+    Ignores further signals during that, such as the one that `timeout` sends to the group."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(*_):
@@ -31,7 +31,7 @@ def exit_on_signals(status):
 
 
 class Processes:
-    """The processes that one owner has started. `close` ends them by their ids, the last one first."""
+    """The processes that one owner has started. `close` kills them by pid, the last one first."""
 
     def __init__(self, logs):
         self.logs = logs
@@ -44,7 +44,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # A signal to the runner's group is the runner's.
+                # A signal to the runner's process group must reach only the runner, which then ends its processes.
                 start_new_session=True,
             )
         self._running.append(process)
@@ -52,7 +52,7 @@ class Processes:
 
     def close(self):
         for process in reversed(self._running):
-            # The API server takes ten seconds to end in order.
+            # SIGKILL, because the API server takes ten seconds to shut down.
             process.kill()
             process.wait()
         self._running.clear()

@@ -1,4 +1,5 @@
-"""The S3 of one scenario: `s3haul sandbox` on loopback, with rules for faults, and boto3 to look at it from outside."""
+"""The S3 server of one scenario: `s3haul sandbox` on the loopback interface, with rules for faults. boto3 inspects it
+from outside."""
 
 import collections
 import json
@@ -18,7 +19,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox-secret
 
 
 class Server:
-    """It may be started late: its port is known before."""
+    """A sandbox. Its port is known before it starts, so that a scenario can start it late."""
 
     def __init__(self, processes, binary):
         self._processes = processes
@@ -29,12 +30,13 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.region = REGION
         self.process = None
-        # The number of the rule that counts copies.
+        # The id of the rule that counts copies (`start_with_many`).
         self._counter = None
 
     def start(self, buckets, objects):
-        """Makes the buckets, in the region that job.yaml of deploy/ names, and maps keys to sizes of objects in the first one."""
-        # A pod may be waiting for this server: to it, there is none before all objects are there.
+        """Starts the server and creates the buckets, in the region that deploy/'s job.yaml names. `objects` maps the
+        keys of the first bucket to their sizes."""
+        # A pod may already be waiting for this server. The rule hides the buckets from it until all objects exist.
         self._start("--rule", json.dumps({"operation": "HeadBucket", "effect": {"reset": "before"}}))
         client = self.client()
         for bucket in buckets:
@@ -44,8 +46,8 @@ class Server:
         self.forget_rules()
 
     def start_with_many(self, objects):
-        """Makes virtual objects in the source: KEY=SIZE, or PREFIX/=COUNTxSIZE. The destination keeps all versions, so that
-        `writes` can count them."""
+        """Starts the server with virtual objects in the source: KEY=SIZE, or PREFIX/=COUNTxSIZE. The destination is
+        versioned, so that `writes` can count."""
         self.region = "us-east-1"
         given = [("--object", f"s3://{SOURCE}/{each}") for each in objects]
         given += [("--bucket", each) for each in (DESTINATION, OPS)]
@@ -54,7 +56,7 @@ class Server:
         self._counter = self.rules([{"operation": "CopyObject", "effect": {"delay": "0s"}}])[0]
 
     def copies(self):
-        """How many copies were asked for so far, with `start_with_many`."""
+        """Returns the number of CopyObject requests so far. Needs `start_with_many`."""
         return json.loads(self._request("GET", number=self._counter))["matched"]
 
     def _start(self, *arguments):
@@ -69,14 +71,14 @@ class Server:
             except OSError:
                 time.sleep(0.1)
         else:
-            raise AssertionError("the sandbox does not answer after 30 s")
+            raise AssertionError("the sandbox did not answer within 30 s")
 
     def rules(self, rules):
-        """Arms rules for faults and returns their numbers; docs/sandbox.md has their fields."""
+        """Adds rules for faults and returns their ids. docs/sandbox.md explains their fields."""
         return json.loads(self._request("POST", json.dumps(rules).encode()))["ids"]
 
     def forget_rules(self, numbers=None):
-        """Disarms the rules with these numbers, or all but that of `copies`."""
+        """Removes the rules with these ids, or all except the one that counts copies."""
         if numbers is None:
             rules = json.loads(self._request("GET"))["rules"]
             numbers = [rule["id"] for rule in rules if rule["id"] != self._counter]
@@ -84,7 +86,7 @@ class Server:
             self._request("DELETE", number=number)
 
     def struck(self):
-        """How many calls the rules have struck so far."""
+        """Returns the number of calls on which rules have acted so far."""
         return sum(rule["struck"] for rule in json.loads(self._request("GET"))["rules"])
 
     def _request(self, method, body=None, number=None):
@@ -93,7 +95,8 @@ class Server:
             return answer.read()
 
     def s3haul(self, *arguments, exit_code=0):
-        """What a command prints, run beside the engine by an engineer with the keys. It ends with this exit code."""
+        """Runs a command outside the engine, as an engineer with the keys would, and returns its standard output. The
+        exit code must be this one."""
         environment = {**KEYS, "AWS_ENDPOINT_URL_S3": self.url, "AWS_REGION": self.region, "HOME": str(self.directory)}
         command = [str(each) for each in (self._binary, *arguments)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -123,7 +126,7 @@ class Server:
         return head["ContentLength"], head["ChecksumCRC64NVME"]
 
     def writes(self, bucket):
-        """Maps each key of a bucket that keeps all versions to the number of times it was written."""
+        """Maps each key of a versioned bucket to the number of times it was written."""
         pages = self.client().get_paginator("list_object_versions").paginate(Bucket=bucket)
         return collections.Counter(each["Key"] for page in pages for each in page.get("Versions", []))
 

@@ -1,5 +1,5 @@
-"""A run of shards, seen from outside: its state prefix, `s3haul status` and `report merge`, and what must be true of every
-such run, whichever engine it is on (tests/slurm uses this module, too)."""
+"""A run in shards, seen from outside: its state prefix, `s3haul status`, and `report merge`; and the checks that every
+such run must pass, on each engine (tests/slurm uses this module too)."""
 
 import contextlib
 import datetime
@@ -13,20 +13,20 @@ from .server import DESTINATION, OPS, SOURCE
 
 
 class Run:
-    """The run whose state is below this prefix of the bucket for operations."""
+    """The run whose state is below `prefix` of the bucket for operations."""
 
     def __init__(self, server, prefix, shards, wait):
-        """`wait(condition, what, timeout)` is that of the engine: it gives up when the run has failed."""
+        """`wait(condition, what, timeout)` is the engine's way to wait. It gives up when the run fails."""
         self.server = server
         self.prefix = prefix
         self.url = f"s3://{OPS}/{prefix}"
         self.shards = shards
         self.wait = wait
 
-    # The state, as docs/operations.md describes it.
+    # The records below the state prefix, as docs/operations.md describes them.
 
     def record(self, name):
-        """An object of the state, or None."""
+        """Returns an object of the state as parsed JSON, or None if it does not exist."""
         client = self.server.client()
         try:
             return json.load(client.get_object(Bucket=OPS, Key=self.prefix + name)["Body"])
@@ -34,24 +34,24 @@ class Run:
             return None
 
     def those(self, kind):
-        """The indices of the shards that have such a record: live, done, failed."""
+        """Returns the indices of the shards that have a record of this kind: live, done, or failed."""
         keys = self.server.objects(OPS, f"{self.prefix}{kind}/")
         return {int(key.rpartition("/")[2].removesuffix(".json")) for key in keys}
 
     def wait_for_copies(self, share, timeout=300):
-        """Waits until so much of the run's objects was asked for."""
+        """Waits until the processes have requested copies of this share of the run's objects."""
         objects = self.record("plan.json")["weight"]["objects"]
-        self.wait(lambda: self.server.copies() >= share * objects, f"{share:.0%} of the objects are copied", timeout)
+        self.wait(lambda: self.server.copies() >= share * objects, f"copies of {share:.0%} of the objects", timeout)
 
     def wait_for_plan(self, timeout=120):
-        return self.wait(lambda: self.record("plan.json"), "there is a plan", timeout)
+        return self.wait(lambda: self.record("plan.json"), "a plan", timeout)
 
     def ranges(self, index):
-        """The pairs (after, until) of a shard; None stands for the first or the last key."""
+        """Returns the pairs (after, until) of a shard. None stands for the first or the last key."""
         return [(each.get("after"), each.get("until")) for each in self.record("plan.json")["shards"][index]["ranges"]]
 
     def keys(self, index):
-        """The keys of the source that a shard has, in order."""
+        """Returns the keys of the source that belong to a shard, in order."""
         inside = lambda key, after, until: (after is None or key > after) and (until is None or key <= until)
         ranges = self.ranges(index)
         return sorted(key for key in self.server.objects(SOURCE) if any(inside(key, *pair) for pair in ranges))
@@ -60,7 +60,7 @@ class Run:
         return json.loads(self.server.s3haul("status", self.url, "--json"))
 
     def receipts(self, exit_code=0):
-        """The receipts of the merged report. The exit code of the merge is 1 while objects are failed."""
+        """Returns the receipts of the merged report. `report merge` exits with 1 while an object is failed."""
         file = self.server.directory / "merged.jsonl"
         file.unlink(missing_ok=True)
         self.server.s3haul("report", "merge", self.url, "--out", file, exit_code=exit_code)
@@ -68,7 +68,7 @@ class Run:
 
     @contextlib.contextmanager
     def watched(self, every=2.0):
-        """Looks at the status again and again, and asserts at the end that it was right each time."""
+        """Polls the status during the block, and asserts at the end that it was right each time."""
         looks = Looks(self, every)
         looks.start()
         try:
@@ -77,7 +77,7 @@ class Run:
             looks.stop()
         looks.assert_right()
 
-    # What must be true at the end.
+    # Checks for the end of a run.
 
     def assert_whole(self, in_flight, failed=()):
         """All objects are at the destination, each written once, but for at most so many that were in flight when a process
@@ -102,16 +102,16 @@ class Run:
         return again
 
 
-# A process is left alone for as long as it takes to begin, or the last one would be interrupted for ever.
+# Seconds for which a new process is spared. Without them, the last one might never get far enough to make progress.
 BEGINS = 5
 
 
 class Interruptions(threading.Thread):
-    """Interrupts a process of a run again and again, chosen at random of those that have run for a while."""
+    """Interrupts a process of a run every few seconds, chosen at random from those that have run for a while."""
 
     def __init__(self, every, running, interrupt):
-        """`running()` returns the names of the processes that may be interrupted; one that starts anew under its old name was
-        not among them for a moment. `interrupt(name)` returns False if the process has ended in the meantime."""
+        """`running()` returns the names of the processes that may be interrupted. A process that restarts under its old
+        name must be missing from them in between. `interrupt(name)` returns False if the process has already ended."""
         super().__init__(daemon=True)
         self.every, self._running, self._interrupt = every, running, interrupt
         self.count = 0
@@ -136,7 +136,7 @@ class Interruptions(threading.Thread):
             if old and now >= due:
                 name = self._random.choice(old)
                 self.count += self._interrupt(name)
-                # Slurm's tasks keep their names.
+                # A task of Slurm restarts under the same name.
                 del self._since[name]
                 due = now + self.every
 
@@ -146,7 +146,7 @@ def moment(text):
 
 
 class Looks(threading.Thread):
-    """What `s3haul status` said, beside the records of the state before and after."""
+    """Polls `s3haul status`, and compares each answer with the state's records before and after it."""
 
     def __init__(self, run, every):
         super().__init__(daemon=True)
@@ -159,7 +159,7 @@ class Looks(threading.Thread):
         while not self._stopped.wait(self.every):
             try:
                 self.look()
-            except Exception as error:  # noqa: BLE001: it is told at the end
+            except Exception as error:  # noqa: BLE001: `assert_right` reports it
                 self.wrong.append(f"look {len(self.looks) + 1}: {error}")
 
     def look(self):
@@ -173,8 +173,8 @@ class Looks(threading.Thread):
         self._check(before, status, after, len(run.server.objects(DESTINATION)))
 
     def _ended(self):
-        """Maps the shards that are done, and those that have failed, to the time of the end. It is None if a process has begun
-        the shard anew: status calls it `running`, `silent`, or `stopped` then."""
+        """Maps each shard that is done, or that has failed, to the time of its end. The time is None if a process has
+        restarted the shard since, because status then calls it `running`, `silent`, or `stopped`."""
         run = self.run_of_shards
         ended = {"done": dict.fromkeys(run.those("done"), ""), "failed": {}}
         for shard in run.those("failed"):
@@ -184,12 +184,14 @@ class Looks(threading.Thread):
         return ended
 
     def _check(self, before, status, after, copied):
-        """Compares with the ends before and after, and with what is at the destination after."""
+        """Checks an answer against the ended shards before and after it, and against the objects at the destination
+        after it."""
         counts = dict(status["shards"])
         total = counts.pop("total")
         equal((total, sum(counts.values())), (self.run_of_shards.shards, total), f"shards in {status}")
         for kind in ("done", "failed"):
-            # A failed one that has the same end after, and is not done, was in that state all the time.
+            # A shard counts for certain if it had the same end before and after. A failed one must also not be done by
+            # then.
             same = {shard for shard, end in before[kind].items() if end is not None and after[kind].get(shard) == end}
             if kind == "failed":
                 same -= after["done"].keys()
@@ -203,7 +205,7 @@ class Looks(threading.Thread):
         self.join()
 
     def assert_right(self):
-        """Looks once more, when all processes have ended."""
+        """Polls once more, after all processes have ended, and compares the totals."""
         self.look()
         equal(self.wrong, [], "looks that went wrong")
         last = self.looks[-1]

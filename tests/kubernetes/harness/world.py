@@ -1,7 +1,7 @@
-"""One scenario's world: a namespace with `deploy/kubernetes` in it, and an S3 of its own.
+"""The environment of one scenario: a namespace with `deploy/kubernetes` in it, and its own S3.
 
-What is done to the cluster is done by kubectl, in the words of deploy/README.md. What came of it is seen by the watch, which
-also knows the pods that are gone.
+Scenarios act on the cluster with kubectl, as deploy/README.md says. They see the results through the watch, which also
+knows deleted pods.
 """
 
 import json
@@ -38,16 +38,16 @@ class World:
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options)
 
     def bash(self, script):
-        """Runs a script of the documentation, whose kubectl is in this namespace."""
+        """Runs a script from the documentation, with kubectl bound to this namespace."""
         script = f'kubectl() {{ command kubectl --namespace {self.namespace} "$@"; }}\n{script}'
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{script}\n{done.stderr}"
 
-    # What an operator does.
+    # Actions of an operator.
 
     def start_server(self, **prefixes):
-        """Starts the S3 with so many objects below each prefix of the source: `a=40` makes a/00000 to a/00039."""
+        """Starts the S3 with this many objects below each prefix of the source: `a=40` creates a/00000 to a/00039."""
         keys = [f"{prefix}/{number:05}" for prefix, count in (prefixes or {"a": 40}).items() for number in range(count)]
         self.server.start([SOURCE, DESTINATION, OPS], {key: 4096 for key in keys})
 
@@ -56,8 +56,9 @@ class World:
         self.kubectl("create", "secret", "generic", "s3haul-credentials", *literals)
 
     def deploy(self, job=None, container=None, pod=None, job_spec=None, schedule=NEVER, components=()):
-        """Applies deploy/kubernetes by an overlay of endpoint, image, and schedule. A scenario may give another job manifest
-        (a function that edits that of deploy/), fields of the container, the pod, or the Job, or components of Kustomize."""
+        """Applies deploy/kubernetes through an overlay that sets endpoint, image, and schedule. A scenario may add a
+        function that edits the job manifest of deploy/, fields of the container, the pod, or the Job, and components of
+        Kustomize."""
         self._write_overlay(job, container or {}, pod or {}, job_spec or {}, schedule, components)
         self.kubectl("apply", "-k", self.directory)
 
@@ -93,7 +94,7 @@ class World:
         (self.directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
     def _relative(self, path):
-        """Kustomize wants a relative path."""
+        """Returns the path relative to the overlay, because Kustomize refuses absolute ones."""
         return os.path.relpath(ROOT / path, self.directory.resolve())
 
     def run_now(self, name="s3haul-now"):
@@ -101,7 +102,7 @@ class World:
         return name
 
     def own_nodes(self, count, **resources):
-        """Starts nodes for this scenario alone. Returns their names, and what a pod needs to come there."""
+        """Starts nodes for this scenario alone. Returns their names, and the fields that make a pod run on them."""
         label = f"for={self.namespace}"
         names = [f"{self.namespace}-{number}" for number in range(count)]
         for name in names:
@@ -112,7 +113,7 @@ class World:
         return {"key": "for", "operator": "Equal", "value": self.namespace, "effect": "NoSchedule"}
 
     def keep_on_own_nodes(self, count, **resources):
-        """Starts nodes for this scenario, on which its namespace keeps all pods, and returns their names."""
+        """Starts nodes for this scenario, and makes the namespace run all its pods on them. Returns their names."""
         names, _ = self.own_nodes(count, **resources)
         scheduler = "scheduler.alpha.kubernetes.io"
         annotations = [
@@ -123,21 +124,21 @@ class World:
         return names
 
     def evict(self, pod):
-        """What `kubectl drain` does to each pod."""
+        """Evicts a pod through the Eviction API, as `kubectl drain` does."""
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
         self.cluster.api.call(path, method="POST", body=eviction)
 
-    # What came of it.
+    # Results.
 
     def pods(self, job=None):
-        """All pods of a Job, the oldest first, those that are gone included."""
+        """Returns all pods of a Job, including deleted ones, the oldest first."""
         label = "batch.kubernetes.io/job-name"
         found = self.cluster.watch.objects("pods", self.namespace)
         return [pod for pod in found if job in (None, pod["metadata"].get("labels", {}).get(label))]
 
     def job(self, name):
-        """The latest Job of this name."""
+        """Returns the latest Job of this name, or None."""
         jobs = [job for job in self.cluster.watch.objects("jobs", self.namespace) if name_of(job) == name]
         return jobs[-1] if jobs else None
 
@@ -148,7 +149,7 @@ class World:
         return self.cluster.watch.wait(condition, timeout, what)
 
     def wait_for_running(self, job, number=1, timeout=120):
-        """Waits until the Job's nth pod runs, or has run, and returns its name."""
+        """Waits until the Job's nth pod is running, or has ended, and returns its name."""
 
         def running():
             pods = self.pods(job)
@@ -159,7 +160,8 @@ class World:
         return self.wait(running, f"pod {number} of {job} runs", timeout)
 
     def wait_for_end(self, job, timeout=120):
-        """Waits until a Job has ended and returns its condition and reason: ("Complete", "CompletionsReached")."""
+        """Waits until a Job has ended. Returns its condition and reason, for example ("Complete",
+        "CompletionsReached")."""
 
         def ended():
             conditions = (self.job(job) or {"status": {}})["status"].get("conditions", [])
@@ -172,7 +174,7 @@ class World:
         return self.wait(ended, f"{job} ends", timeout)
 
     def wait_for_struck(self, count, timeout=60):
-        """Waits until the rules of the server have struck so many calls."""
+        """Waits until rules of the server have acted on this many calls."""
         self.poll(lambda: self.server.struck() >= count, f"{count} calls are struck", timeout)
 
     def wait_for_objects(self, count, bucket=DESTINATION, timeout=60):
@@ -182,14 +184,14 @@ class World:
         self.poll(lambda: text in self.kubectl("logs", pod, check=False), f"{text!r} in the log of {pod}", timeout)
 
     def poll(self, condition, what, timeout):
-        """Waits for something that the watch does not see, and returns it."""
+        """Waits for something that the watch cannot see, and returns it. Gives up if a Job fails."""
         until = time.monotonic() + timeout
         while not (found := condition()):
             jobs = self.cluster.watch.objects("jobs", self.namespace)
             if failed := [name_of(job) for job in jobs if has_failed(job) and not job["deleted"]]:
-                raise AssertionError(f"{failed[0]} has failed, and there were to be {what}")
+                raise AssertionError(f"{failed[0]} failed during the wait for: {what}")
             if self.cluster.watch.closed or time.monotonic() > until:
-                raise AssertionError(f"not within {timeout} s: {what}")
+                raise AssertionError(f"waited {timeout} s for: {what}")
             time.sleep(0.3)
         return found
 
@@ -197,7 +199,7 @@ class World:
         return [(terminated(pod) or {}).get("exitCode") for pod in self.pods(job)]
 
     def log(self, pod):
-        """The log of a pod, from the API server while the pod is there, or from the collector."""
+        """Returns the log of a pod: the archived one if the pod has ended, or else the one of the API server."""
         archived = self.cluster.archive / self.namespace / pod / "s3haul.log"
         return archived.read_text() if archived.exists() else self.kubectl("logs", pod)
 
@@ -205,11 +207,12 @@ class World:
         return self.log(name_of(self.pods(job)[number - 1]))
 
     def pid(self, pod):
-        """The id of a pod's process on this machine."""
+        """Returns the pid of a pod's process, as seen on this machine."""
         return int(self._of_kubelet(pod, "containers/s3haul/pid").read_text())
 
     def report(self, prefix="s3haul/nightly-replica/"):
-        """The lines of the latest report in S3: head, receipts, and foot. Each piece cuts off what stands behind its beginning."""
+        """Returns the lines of the latest report in S3: header, receipts, and footer. Each piece replaces everything
+        behind the offset at which it begins."""
         keys = sorted(key for key in self.server.objects(OPS, f"{prefix}report-"))
         latest = keys[-1].rpartition("/")[0] if keys else "none"
         report = b""
@@ -225,25 +228,26 @@ class World:
         return node / "pods" / found["metadata"]["uid"] / path
 
     def s3haul(self, *arguments):
-        """What a command prints as JSON, run beside the cluster by an engineer with the keys."""
+        """Runs a command outside the cluster, as an engineer with the keys would, and returns its output, parsed as
+        JSON."""
         return json.loads(self.server.s3haul(*arguments))
 
-    # What is asserted often.
+    # Assertions.
 
     def assert_ended(self, job, condition, reason, exit_codes):
-        """The Job has ended so, with a pod for each of these exit codes, and each pod has said why in the ways that
-        docs/logs.md promises."""
+        """Waits for the end of a Job. Asserts its condition and reason, one pod with each of these exit codes, and that
+        each pod reports its cause as docs/logs.md promises."""
         ended = self.wait_for_end(job)
-        # Pods end before their Job does, but their last word may come later.
+        # Pods end before their Job does, but their last status may arrive after the Job's.
         self.wait(lambda: None not in self.exit_codes(job), f"the pods of {job} have ended")
         equal((*ended, self.exit_codes(job)), (condition, reason, exit_codes), "condition, reason, and exit codes")
         for pod in self.pods(job):
             self.assert_told(pod)
 
     def assert_told(self, pod):
-        """Each line of the pod's log is JSON, and the state of the pod has the cause of an end that was not good."""
+        """Asserts that each line of a pod's log is JSON, and that the pod's status has the cause if it failed."""
         name, state = name_of(pod), terminated(pod)
-        # Beside the log, there may be the results of a command: they are no objects.
+        # Other commands print results into the same stream, and those are not JSON objects.
         arguments = pod["spec"]["containers"][0]["args"]
         lines = [parsed(line) for line in self.log(name).splitlines()] if arguments[0] in ("run", "retry") else []
         message = state.get("message", "")
@@ -251,18 +255,18 @@ class World:
             equal(message, "", f"termination message of {name}")
         elif state["exitCode"] < 128:
             assert 0 < len(message.encode()) <= 4096 and "\n" not in message, f"{name} says {message!r}"
-            # One that was evicted goes a moment later.
+            # An evicted pod may be deleted before kubectl can describe it.
             if described := self.kubectl("describe", "pod", name, check=False):
                 assert message in described, "kubectl describe shows the cause"
             equal({line["level"] for line in lines} & {"ERROR", "WARN"} != set(), True, f"{name} has logged what is wrong")
 
     def message(self, job, number=1):
-        """The cause in the state of a Job's nth pod."""
+        """Returns the termination message of a Job's nth pod."""
         return terminated(self.pods(job)[number - 1]).get("message", "")
 
     def assert_replica(self, **report):
-        """Each object of the source is at the destination, with its content, the report has a receipt for each, and no
-        upload is left."""
+        """Asserts that the destination has each object of the source with its content, that the report has one receipt
+        for each, and that no upload is left."""
         equal(self.server.objects(DESTINATION), self.server.objects(SOURCE), "objects at the destination")
         self.assert_no_uploads()
         self.assert_one_receipt_per_object(**report)
@@ -282,11 +286,11 @@ class World:
         equal(keys, sorted(f"s3://{DESTINATION}/{key}" for key in self.server.objects(SOURCE)), "receipts")
 
     def describe(self):
-        """What an engineer looks at when a scenario fails."""
+        """Returns the states, logs, and events that explain a failed scenario."""
         if self.cluster.watch.closed:
             return "the cluster is gone"
         lines = []
-        # Of a run by many pods, the last ones.
+        # A run by many pods has too many to print, so only the last ones are.
         for pod in self.pods()[-24:]:
             lines.append(f"{name_of(pod)}: {json.dumps(pod['status'].get('containerStatuses'))}")
             try:
@@ -308,13 +312,13 @@ def has_failed(job):
 
 
 def terminated(pod):
-    """The terminated state of a pod's container, or None."""
+    """Returns the terminated state of a pod's container, or None."""
     statuses = pod["status"].get("containerStatuses") or [{"state": {}}]
     return statuses[0]["state"].get("terminated")
 
 
 def parsed(line):
-    """A line of a log as the object that it has to be."""
+    """Parses a line of a log, which must be a JSON object with time and level."""
     try:
         found = json.loads(line)
         return {**found, "time": found["time"], "level": found["level"]}

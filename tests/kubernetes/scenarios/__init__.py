@@ -1,3 +1,3 @@
-"""The scenarios, by subject. `harness/world.py` has their vocabulary."""
+"""The scenarios, by subject. They use the methods of `World` in `harness/world.py`."""
 
 from . import indexed, inputs, interrupted, nights, observed  # noqa: F401

@@ -1,6 +1,7 @@
-"""The overlays of Indexed Jobs: one run by many pods, which are taken away all the time.
+"""The overlays of Indexed Jobs: one run by many pods, which are evicted all the time.
 
-The small version, in `.ci/run`, has 12,000 objects in 16 shards; the full one, in `.ci/soak`, 200,000 and four of 200 GiB in 64.
+`.ci/run` runs the small version, with 12,000 objects in 16 shards; `.ci/soak` the full one, with 200,000 objects and
+four of 200 GiB in 64 shards.
 """
 
 import os
@@ -18,11 +19,11 @@ from .interrupted import is_alive, urgent_pod
 from .nights import in_job_pod, in_pod
 
 FULL = bool(os.environ.get("S3HAUL_FULL"))
-# Without the large ones: these are two thirds of the requests of the full version.
+# The small version has no large objects, which cause two thirds of the requests of the full one.
 OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=12000x4KiB"]
 SHARDS, PODS = (64, 8) if FULL else (16, 4)
 JOB = "lake-1"
-# Slow enough that there is something left to do at each of the interruptions, whatever the machine.
+# Limits that keep the run slow enough on any machine: each interruption finds work left.
 REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
 
 
@@ -31,12 +32,12 @@ def slow(manifest):
 
 
 class Evictions(Interruptions):
-    """Evicts a pod of a Job again and again, on nodes that are there."""
+    """Evicts a random pod of a Job every few seconds, except on spared nodes."""
 
     def __init__(self, world, job, every):
         super().__init__(every, self._evictable, self._evict)
         self.world, self.job = world, job
-        # Names of nodes.
+        # Names of the nodes whose pods are not evicted.
         self.spared = set()
 
     def _evictable(self):
@@ -47,7 +48,7 @@ class Evictions(Interruptions):
         try:
             self.world.evict(pod)
         except urllib.error.HTTPError as error:
-            # It has ended in the meantime.
+            # The pod has already ended.
             assert error.code in (404, 409), error
             return False
         return True
@@ -58,7 +59,8 @@ def is_running(pod):
 
 
 def ends(world, pods):
-    """The exit codes of pods, whose last word may come after that of their Job."""
+    """Waits until all of these pods have ended, and returns their exit codes. A pod's last status may arrive after its
+    Job's."""
 
     def ended():
         states = [terminated(pod) for pod in pods()]
@@ -89,15 +91,16 @@ def run_of(world, job, name="lake", shards=SHARDS):
 
 @scenario
 def indexed_job(world):
-    """One run of the overlay through all that can happen to its pods."""
+    """One run whose pods wait for a Secret, are evicted, suspended, and resized, and lose the controller manager and a
+    node."""
     world.keep_on_own_nodes(4, cpu="2")
     overlay = begin(world, "indexed-job")
     run = run_of(world, JOB)
 
-    # A Secret is missing: the pods wait, and say for what.
+    # The Secret is missing: the pods wait, and their status names it.
     overlay.apply()
     state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
-    world.wait(lambda: [waiting(pod) for pod in world.pods(JOB)] == [state] * PODS, "all pods tell that the Secret is missing")
+    world.wait(lambda: [waiting(pod) for pod in world.pods(JOB)] == [state] * PODS, "all pods report the missing Secret")
     index = PODS
     start_with(world, run, lambda: hold(run, index))
     with run.watched() as looks, Evictions(world, JOB, every=2) as evictions:
@@ -105,18 +108,18 @@ def indexed_job(world):
         suspend_and_resume(world, run, overlay)
         kill_the_controller_manager(world, evictions)
         lost, old = lose_the_node(world, index, evictions)
-        # P is changed while the index of the lost pod waits for the garbage collector.
+        # P changes while the index of the lost pod waits for the pod garbage collector.
         for pods in (PODS // 2, PODS):
             overlay.resize(pods)
             world.wait(lambda: len(active(world)) <= overlay.pods, f"at most {pods} pods are active")
         second = lambda: [pod for pod in world.pods(JOB) if index_of(pod) == index and is_running(pod) and name_of(pod) != lost]
         world.wait(second, f"index {index} has a second pod", timeout=240)
-        assert is_alive(old), "the old process is alive while the new one begins"
+        assert is_alive(old), "the old process ended before the new one started"
         world.server.forget_rules()
         equal(world.wait_for_end(JOB, timeout=420 if not FULL else 3600), ("Complete", "CompletionsReached"), "the end of the Job")
     until = time.monotonic() + 60
     while is_alive(old):
-        assert time.monotonic() < until, "the old process goes on without the journal"
+        assert time.monotonic() < until, "the old process is still running without the journal"
         time.sleep(0.5)
     assert evictions.count >= 5, f"only {evictions.count} evictions"
     codes = {code for code in world.exit_codes(JOB)} - {None}
@@ -126,7 +129,8 @@ def indexed_job(world):
 
 
 def start_with(world, run, rules):
-    """Lets the pods start, which wait for their Secret. The rules follow from the plan, and hold before much is copied."""
+    """Creates the Secret for which the pods wait. The rules depend on the plan, so copies are delayed until the rules
+    are in place."""
     slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
     world.create_secret()
     run.wait_for_plan()
@@ -135,7 +139,7 @@ def start_with(world, run, rules):
 
 
 def hold(run, index):
-    """Rules with which a shard cannot end: its last key is refused."""
+    """Returns rules that keep a shard from ending: they throttle its last key."""
     return [{"operation": "CopyObject", "prefix": run.keys(index)[-1], "effect": "throttle"}]
 
 
@@ -155,16 +159,16 @@ def suspend_and_resume(world, run, overlay):
 
 
 def kill_the_controller_manager(world, evictions):
-    """Pods that are evicted are not replaced until it is back."""
+    """Kills the controller manager for a while. Evicted pods are replaced only after it is back."""
     with world.cluster.without_controller_manager():
         count = evictions.count
         is_over = lambda: evictions.count > count + 1 or not any(map(is_running, world.pods(JOB)))
-        world.poll(is_over, "two more evictions, or no pod is left", 60)
+        world.poll(is_over, "two more evictions, or no running pod", 60)
 
 
 def lose_the_node(world, index, evictions):
-    """The kubelet of the node where the index runs is stopped while its processes live, and its Node is deleted. Returns the
-    name of the pod and its process."""
+    """Stops the kubelet of the node that runs the index, and deletes the Node. The pod's process keeps running. Returns
+    the name of the pod and the pid of its process."""
     pods = lambda: [pod for pod in world.pods(JOB) if is_running(pod) and index_of(pod) == index]
     pod = world.wait(pods, f"index {index} runs", timeout=300)[0]
     node = pod["spec"]["nodeName"]
@@ -177,7 +181,8 @@ def lose_the_node(world, index, evictions):
 
 @scenario
 def indexed_cronjob(world):
-    """A night by the CronJob's overlay: a shard fails for good and the others go on; `retry` copies what has failed."""
+    """A run of the CronJob's overlay: one shard fails for good, the others complete, and `retry` copies what has
+    failed."""
     overlay = begin(world, "indexed-cronjob")
     overlay.apply()
     job = world.run_now()
@@ -189,7 +194,7 @@ def indexed_cronjob(world):
     with run.watched() as looks, Evictions(world, job, every=2) as evictions:
         equal(world.wait_for_end(job, timeout=300 if not FULL else 3600), ("Failed", "FailedIndexes"), "the end of the Job")
     counts = lambda pod: index_of(pod) == index and "DisruptionTarget" not in conditions_of(pod)
-    equal(ends(world, lambda: filter(counts, world.pods(job))), [1] * 4, "exit codes of the shard that fails, but for evictions")
+    equal(ends(world, lambda: filter(counts, world.pods(job))), [1] * 4, "exit codes of the failing shard, without evictions")
     equal(sorted(run.those("failed")), [index], "shards that failed")
     equal(sorted(run.those("done")), [each for each in range(SHARDS) if each != index], "shards that are done")
     receipts = [receipt for receipt in run.receipts(exit_code=1) if receipt["destination"].endswith(refused)]
@@ -204,9 +209,9 @@ def indexed_cronjob(world):
 
 @scenario
 def indexed_job_preempted(world):
-    """A pod of a higher priority takes the place of one of the Job's pods. `Ignore` keeps the index: its next pod waits until
-    there is room, and goes on."""
-    # All pods, and no other one.
+    """The scheduler preempts one of the Job's pods for a pod with a higher priority. The rule `Ignore` keeps the index:
+    its next pod waits for room, and resumes the shard."""
+    # Just enough room for all pods of the Job.
     world.keep_on_own_nodes(1, cpu=str(PODS // 2))
     overlay = begin(world, "indexed-job", objects=["small/=2000x4KiB"], shards=8)
     run = run_of(world, JOB, shards=8)
@@ -228,14 +233,14 @@ def indexed_job_preempted(world):
     equal(sorted(ends(world, lambda: world.pods(JOB))), [0] * 8 + [4], "exit codes")
     equal(ends(world, pods), [4, 0], "exit codes of the index")
     status = world.job(JOB)["status"]
-    assert not status.get("failed") and not status.get("failedIndexes"), f"a preemption does not count: {status}"
+    assert not status.get("failed") and not status.get("failedIndexes"), f"the preemption counts as a failure: {status}"
     run.assert_whole(in_flight=IN_FLIGHT // PODS)
 
 
 @scenario
 def indexed_job_with_a_wrong_manifest(world):
-    """Exit code 2: the Job fails at once, whether the manifest is wrong from the start or is no longer that of the run. With the
-    right one, a Job of the same name goes on where the first one was."""
+    """Exit code 2: the Job fails at once if the manifest is wrong from the start, and if it no longer matches that of
+    the run. With the right manifest, a Job of the same name resumes the run."""
     overlay = begin(world, "indexed-job", objects=["small/=2000x4KiB"], shards=8, pods=2)
     run = run_of(world, JOB, shards=8)
     world.create_secret()
@@ -258,7 +263,8 @@ def indexed_job_with_a_wrong_manifest(world):
     in_job_pod(world, overlay, "lake-1-verify", "verify", "--report", run.url)
     equal(world.wait_for_end("lake-1-verify"), ("Complete", "CompletionsReached"), "the end of the verification")
 
-    # Kubernetes refuses another N, and another run in the namespace has its own P. Neither reaches the pods of this run.
+    # Kubernetes refuses to change N, and another run in the namespace has its own P. Neither changes P for the pods of
+    # this run.
     size = lambda: world.kubectl("get", "configmap", JOB, "--output=jsonpath={.data}")
     before = size()
     overlay.set("completions", 16)
@@ -278,7 +284,7 @@ def indexed_job_with_a_wrong_manifest(world):
 
 
 def again(world, overlay):
-    """Deletes the Job with all its pods and applies the overlay, as deploy/README.md says."""
+    """Deletes the Job with all its pods and applies the overlay again, as deploy/README.md says."""
     world.kubectl("delete", "job", JOB, "--cascade=foreground", "--ignore-not-found")
     overlay.apply()
     world.wait(lambda: world.job(JOB) and not world.job(JOB)["deleted"], "there is a Job")

@@ -1,4 +1,4 @@
-"""An input of the operator is wrong or missing, or the server is not up yet."""
+"""Wrong or missing inputs of the operator, and servers that are not up yet."""
 
 import threading
 
@@ -8,13 +8,13 @@ from harness.world import DESTINATION, SOURCE, equal, waiting
 
 @scenario
 def secret_missing(world):
-    """The state of the pod names the missing Secret, and the run starts as soon as the Secret is there."""
+    """The pod's status names the missing Secret, and the run starts as soon as the Secret exists."""
     world.start_server()
     world.deploy()
     job = world.run_now()
     state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
-    world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod tells that the Secret is missing")
-    world.wait(lambda: ("Failed", f"Error: {state[1]}") in world.events(), "an event tells it too")
+    world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod reports the missing Secret")
+    world.wait(lambda: ("Failed", f"Error: {state[1]}") in world.events(), "an event reports it too")
     world.create_secret()
     world.assert_ended(job, "Complete", "CompletionsReached", [0])
     world.assert_replica()
@@ -31,14 +31,14 @@ def config_map_key_missing(world):
     ]})
     job = world.run_now()
     state = ("CreateContainerConfigError", f"couldn't find key region in ConfigMap {world.namespace}/s3")
-    world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod tells that the key is missing")
+    world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod reports the missing key")
     world.kubectl("patch", "configmap", "s3", "--patch", '{"data": {"region": "eu-central-1"}}')
     world.assert_ended(job, "Complete", "CompletionsReached", [0])
 
 
 @scenario
 def manifest_missing(world):
-    """The ConfigMap with job.yaml was deleted: the pod waits for its volume."""
+    """The ConfigMap with job.yaml does not exist: the pod waits for its volume."""
     world.start_server()
     world.create_secret()
     world.deploy()
@@ -46,13 +46,13 @@ def manifest_missing(world):
     world.kubectl("delete", name)
     job = world.run_now()
     message = f'MountVolume.SetUp failed for volume "job" : configmap "{name.split("/")[1]}" not found'
-    world.wait(lambda: ("FailedMount", message) in world.events(), "an event tells that the ConfigMap is missing")
-    world.wait(lambda: [waiting(pod)[0] for pod in world.pods(job)] == ["ContainerCreating"], "the pod tells that it waits")
+    world.wait(lambda: ("FailedMount", message) in world.events(), "an event reports the missing ConfigMap")
+    world.wait(lambda: [waiting(pod)[0] for pod in world.pods(job)] == ["ContainerCreating"], "the pod reports that it waits")
 
 
 @scenario
 def wrong_manifest(world):
-    """Exit code 2: the Job fails at once, with one pod."""
+    """Exit code 2: the Job fails at once, after one pod."""
 
     def mistyped(manifest):
         manifest["transfers"][0]["form"] = manifest["transfers"][0].pop("from")
@@ -104,7 +104,7 @@ def wrong_key(world):
 
 @scenario
 def server_away_at_the_start(world):
-    """No server listens for 5 s: the first pod waits, and logs what it waits for."""
+    """The server starts 5 s late: the first pod waits, and logs what it waits for."""
     world.create_secret()
     world.deploy()
     job = world.run_now()
@@ -120,7 +120,8 @@ def server_away_at_the_start(world):
 
 @scenario
 def server_away_for_a_minute_at_the_start(world):
-    """The server is away for longer than a single request may take: the first pod still waits, and completes."""
+    """The server starts a minute late, which is longer than one request may take: the first pod still waits, and
+    completes."""
     world.create_secret()
     world.deploy()
     job = world.run_now()
@@ -135,7 +136,7 @@ def server_away_for_a_minute_at_the_start(world):
 
 @scenario
 def server_away_beyond_patience(world):
-    """Each pod ends with exit code 4, which does not count, until the server is there."""
+    """Each pod ends with exit code 4, which does not count as a failure, until the server is up."""
 
     def impatient(manifest):
         manifest["limits"] = {"patience": "2s"}
@@ -143,7 +144,7 @@ def server_away_beyond_patience(world):
     world.create_secret()
     world.deploy(impatient)
     job = world.run_now()
-    world.wait(lambda: world.exit_codes(job)[:4] == [4, 4, 4, 4], "four pods have ended with 4")
+    world.wait(lambda: world.exit_codes(job)[:4] == [4, 4, 4, 4], "four pods have exited with 4")
     equal(world.job(job)["status"].get("conditions"), None, "conditions of the Job")
     world.start_server()
     world.wait_for_end(job)
@@ -156,7 +157,7 @@ def server_away_beyond_patience(world):
 
 @scenario
 def some_objects_fail(world):
-    """Exit code 1 counts: backoffLimit is 3, so there are four pods."""
+    """Exit code 1 counts as a failure. backoffLimit is 3, so there are four pods."""
     world.start_server()
     refused = {"answer": {"status": 403, "code": "AccessDenied"}}
     world.server.rules([{"operation": "CopyObject", "key": "00001", "effect": refused}])
@@ -173,7 +174,8 @@ def some_objects_fail(world):
 
 @scenario
 def objects_in_an_archive(world):
-    """Exit code 5: the run copies readable objects and requests the restore of the others, which a later run copies."""
+    """Exit code 5: the run copies the readable objects and requests restores of the others. A later run copies
+    those."""
 
     def restoring(manifest):
         manifest["transfers"][0]["archived"] = "restore"
@@ -187,7 +189,7 @@ def objects_in_an_archive(world):
     world.assert_ended(job, "Failed", "PodFailurePolicy", [5])
     assert "restore" in world.message(job), world.message(job)
     equal(len(world.server.objects(DESTINATION)), 40, "objects at the destination")
-    # The object is restored.
+    # Replaces the archived object with a readable one, as a restore would.
     put(Bucket=SOURCE, Key="cold/1", Body=b"cold")
     next_night = world.run_now("s3haul-next-night")
     world.assert_ended(next_night, "Complete", "CompletionsReached", [0])
@@ -196,7 +198,7 @@ def objects_in_an_archive(world):
 
 @scenario
 def a_bug(world):
-    """Exit code 70 counts. No thread can be started here, so the program panics."""
+    """Exit code 70 counts as a failure. The program panics because it cannot start a thread with such a large stack."""
     world.start_server()
     world.create_secret()
     impossible = {"name": "RUST_MIN_STACK", "value": str(2**47)}
@@ -207,7 +209,8 @@ def a_bug(world):
 
 
 def _refuses(world, name, fields):
-    """Deploys the job with these fields, and asserts that it is refused before the first write with a cause that has `name`."""
+    """Deploys the job with these fields. Asserts that it ends with 3 before the first write, and that the cause
+    contains `name`."""
     world.start_server()
     world.create_secret()
     world.deploy(lambda manifest: manifest.update(fields))

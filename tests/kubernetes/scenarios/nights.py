@@ -1,4 +1,4 @@
-"""Runs in which nothing fails: the first deployment, the schedule, and the commands of deploy/README.md."""
+"""Runs without failures: the first deployment, the schedule, and the commands of deploy/README.md."""
 
 import json
 
@@ -13,7 +13,7 @@ def journal_in_s3(manifest):
 
 @scenario
 def first_deploy_by_the_docs(world):
-    """deploy/README.md, line by line."""
+    """The steps of deploy/README.md, in order."""
     world.start_server()
     world.create_secret()
     world.deploy()
@@ -40,19 +40,19 @@ def the_schedule_starts_a_run(world):
 
 @scenario
 def a_schedule_shorter_than_the_run_waits(world):
-    """concurrencyPolicy Forbid: no second Job starts in the second minute while the first Job is at work."""
+    """concurrencyPolicy is Forbid: while the first Job is running, the next minute starts no second one."""
     world.start_server(a=10)
     world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
     world.create_secret()
     world.deploy(schedule="* * * * *")
     is_skipped = lambda: any(reason == "JobAlreadyActive" for reason, _ in world.events())
-    world.wait(is_skipped, "the controller tells that a run is still active", timeout=180)
+    world.wait(is_skipped, "the controller reports that a Job is still active", timeout=180)
     equal(len(world.cluster.watch.objects("jobs", world.namespace)), 1, "Jobs")
 
 
 @scenario
 def suspended_and_resumed(world):
-    """A suspended Job loses its pod. When it is resumed, a new pod continues the run."""
+    """A suspended Job loses its pod. After it is resumed, a new pod resumes the run."""
     world.start_server(a=20, b=20)
     world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])
     world.create_secret()
@@ -70,7 +70,8 @@ def suspended_and_resumed(world):
 
 @scenario
 def two_jobs_at_once(world):
-    """The first Job completes undisturbed. The second one ends with 6, names the holder of the journal, and is not retried."""
+    """The first Job completes undisturbed. The second one exits with 6, names the holder of the journal, and is not
+    retried."""
     world.start_server(a=20)
     world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
     world.create_secret()
@@ -79,10 +80,10 @@ def two_jobs_at_once(world):
     world.wait_for_running(first)
     world.wait_for_struck(1)
     second = world.run_now("s3haul-second")
-    # S3HAUL_WAIT of the base.
+    # The base sets S3HAUL_WAIT, so the second Job waits that long before it ends.
     equal(world.wait_for_end(second, timeout=240), ("Failed", "PodFailurePolicy"), "the end of the second Job")
     world.assert_ended(second, "Failed", "PodFailurePolicy", [6])
-    assert name_of(world.pods(first)[0]) in world.message(second), "the second one names the holder"
+    assert name_of(world.pods(first)[0]) in world.message(second), "the second Job does not name the holder"
     world.server.forget_rules()
     world.assert_ended(first, "Complete", "CompletionsReached", [0])
     world.assert_replica()
@@ -114,7 +115,8 @@ def job_edited_between_two_nights(world):
 
 @scenario
 def the_overlays_apply(world):
-    """Each overlay applies to an empty cluster. Its image does not exist here, so its pod gets as far as the pull."""
+    """Each overlay can be applied to an empty cluster. The overlay's image does not exist here, so the scenario ends
+    when a pod tries to pull it."""
     for overlay in sorted((ROOT / "deploy/overlays").iterdir()):
         job = f"s3haul-{overlay.name}"
         events = lambda: world.cluster.watch.objects("events", "data")
@@ -127,7 +129,7 @@ def the_overlays_apply(world):
             else:
                 world.cluster.kubectl("--namespace=data", "create", "job", "--from=cronjob/s3haul", job)
             pulled = lambda: any(of_job(event) and is_pulled(event) for event in events())
-            world.wait(pulled, f"the pod of {overlay.name} wants the overlay's image")
+            world.wait(pulled, f"the pod of {overlay.name} pulls the overlay's image")
         finally:
             world.cluster.kubectl("delete", "-k", overlay, check=False)
 
@@ -138,7 +140,7 @@ def in_pod(world, name, *arguments):
 
 
 def in_job_pod(world, overlay, name, *arguments):
-    """Runs the shell function `in_job_pod` of deploy/README.md, with this overlay in place of `deploy/overlays/lake`."""
+    """Runs the shell function `in_job_pod` of deploy/README.md, with this overlay instead of `deploy/overlays/lake`."""
     function = shell_function("in_job_pod")
     assert "deploy/overlays/lake" in function, function
     function = function.replace("deploy/overlays/lake", str(overlay.directory))
@@ -163,7 +165,7 @@ def another_command_in_a_pod(world):
     world.start_server()
     world.create_secret()
     world.deploy()
-    # The results of a command are on standard output, which the log of a container has too.
+    # Commands print results to standard output, which is part of a container's log.
     assert "ok  lake" in run("s3haul-check", "check", "/etc/s3haul/job.yaml")
     refused = {"answer": {"status": 403, "code": "AccessDenied"}}
     world.server.rules([{"operation": "CopyObject", "key": "00001", "effect": refused}])
@@ -177,8 +179,9 @@ def another_command_in_a_pod(world):
 
 @scenario
 def a_command_in_a_pod_is_no_run(world):
-    """A CronJob owns the Jobs that `kubectl create job --from` makes: they count against its history limits, and their success ends
-    the alert S3haulFailed. A check must do neither, and a second check must not show the log of the first."""
+    """Commands in pods are not owned by the CronJob. It owns the Jobs that `kubectl create job --from` makes: they
+    count against its history limits, and their success resolves the alert S3haulFailed. A check must do neither, and a
+    second check must not show the log of the first."""
     last_success = lambda: json.loads(world.kubectl("get", "cronjob", "s3haul", "--output=json"))["status"].get("lastSuccessfulTime")
     world.start_server()
     world.create_secret()
@@ -198,16 +201,17 @@ def a_command_in_a_pod_is_no_run(world):
         raise AssertionError("a name was used twice")
     later = world.run_now("s3haul-later")
     world.assert_ended(later, "Complete", "CompletionsReached", [0])
-    # The controller has then seen all of these Jobs. successfulJobsHistoryLimit is 3.
+    # Once the CronJob has this success, its controller has seen all of these Jobs. successfulJobsHistoryLimit is 3, so
+    # it would have deleted one if it owned the checks.
     done = world.job(later)["status"]["completionTime"]
-    world.wait(lambda: last_success() == done, "the CronJob knows its last success")
+    world.wait(lambda: last_success() == done, "the CronJob has its last success")
     kept = json.loads(world.kubectl("get", "jobs", "--output=json"))["items"]
     equal(sorted(map(name_of, kept)), sorted([first, *checks, later]), "Jobs that are left")
 
 
 @scenario
 def stopped_and_run_again(world):
-    """A run is deleted, and another one starts before the pod of the first is gone: it waits, and resumes."""
+    """A run is deleted, and another one starts before the first one's pod is gone: it waits, and resumes the run."""
     world.start_server(a=20, b=20)
     world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": {"delay": "8s"}}])
     world.create_secret()
@@ -224,7 +228,7 @@ def stopped_and_run_again(world):
 
 @scenario
 def the_alerts_apply(world):
-    """An overlay takes the component with the alerts, where the cluster knows PrometheusRule."""
+    """An overlay can include the component with the alerts, if the cluster has PrometheusRule."""
     definition = {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

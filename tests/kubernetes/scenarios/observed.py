@@ -8,7 +8,7 @@ from .interrupted import completes, half_done
 
 @scenario
 def the_report_outlives_an_eviction(world):
-    """Two pods write one report, which is read from outside when both are gone."""
+    """Two pods write one report. It can be read from outside after both are gone."""
     prefix = "s3haul/nightly-replica/reports/"
 
     def elsewhere(manifest):
@@ -20,7 +20,7 @@ def the_report_outlives_an_eviction(world):
     world.kubectl("delete", "job", job)
     world.assert_one_receipt_per_object(prefix=prefix)
     shown = world.s3haul("report", "show", f"s3://{OPS}/{prefix}", "--json")
-    equal((shown["state"], shown["footer"]["done_objects"], shown["not_done"]), ("complete", 60, 0), "what the report says")
+    equal((shown["state"], shown["footer"]["done_objects"], shown["not_done"]), ("complete", 60, 0), "state, copied, and pending objects of the report")
 
 
 @scenario

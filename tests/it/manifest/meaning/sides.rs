@@ -1,4 +1,4 @@
-//! Rules about the two sides of a transfer: what `from` chooses, and where `to` writes.
+//! Rules about the two sides of a transfer: what `from` selects, and where `to` writes.
 
 use rstest::rstest;
 

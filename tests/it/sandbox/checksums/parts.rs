@@ -17,7 +17,7 @@ async fn composite_checksums_want_all_parts() {
     let content = Content::pattern_bytes(1, MIN + 10);
     let parts = [content.slice(0..MIN), content.slice(MIN..MIN + 10)];
     let id = create(&client, Some("SHA256"), None).await;
-    // The SDK's own CRC32 is not what was declared.
+    // The SDK's own CRC32 is not the declared algorithm.
     let other = client
         .upload_part()
         .bucket("dst")
@@ -207,7 +207,7 @@ async fn full_object_checksums_are_enforced() {
         );
         call(&algorithm.of(&content)).await.unwrap();
         assert_eq!(stored(&sandbox).value, algorithm.of(&content));
-        // The parts of such an object are not listed, only counted.
+        // S3 counts the parts of such an object, and does not list them.
         let attributes = client.get_object_attributes().bucket("dst").key("k");
         let attributes = attributes
             .object_attributes(ObjectAttributes::ObjectParts)

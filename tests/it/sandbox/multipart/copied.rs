@@ -1,4 +1,4 @@
-//! Parts that are copied: the object that they make, and ranges that are never cut.
+//! Copied parts: the resulting object, and ranges that are never cut short.
 
 use aws_sdk_s3::primitives::ByteStream;
 use s3haul::sandbox::{Content, ObjectSpec};
@@ -60,7 +60,7 @@ async fn copied_parts_become_the_object() {
         ("b", "1")
     );
     assert!(sandbox.store().open_uploads("dst").is_empty());
-    // The same layout, arranged, has the same ETag: the formula is S3's.
+    // An object that is set up with the same layout has the same ETag, by S3's formula.
     let layout = ObjectSpec::default().part_sizes([MIN, MIN]);
     assert_eq!(
         sandbox
@@ -69,7 +69,7 @@ async fn copied_parts_become_the_object() {
             .etag,
         copy.etag
     );
-    // A second Complete answers the same; everything else says that the upload is gone.
+    // A second Complete gets the same answer. For all other requests, the upload is gone.
     let again = complete(&client, "dst", "k", id, &[(1, &one)])
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Histories whose run stops, or whose answers are lost: no version is missing or there twice.
+//! Histories whose run is stopped, or whose answers are lost: no version is missing or duplicated.
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
@@ -11,7 +11,7 @@ use crate::world::{DESTINATION, SOURCE, World};
 #[case(Operation::CopyObject, 2, "ab")]
 #[case(Operation::DeleteObject, 1, "ab")]
 #[tokio::test]
-async fn an_interrupted_key_goes_on_where_it_was(
+async fn an_interrupted_key_resumes_where_it_was(
     #[case] operation: Operation,
     #[case] done: u64,
     #[case] so_far: &str,
@@ -59,7 +59,7 @@ async fn an_interrupted_key_goes_on_where_it_was(
     assert_eq!(run.outcome.failed_objects, 0);
 }
 
-/// A copy whose answer is lost made a version; to send it again would make another.
+/// The copy whose answer was lost has made a version. Sending it again would make another one.
 #[rstest]
 #[tokio::test]
 async fn a_lost_answer_makes_no_second_version(

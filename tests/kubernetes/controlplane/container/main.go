@@ -1,7 +1,7 @@
-// Command container is the second half of a container runtime, what runc does after its clone: it begins as PID 1 of
-// namespaces of its own (mounts, processes, host name), makes the container's file system, gives up its rights, and becomes
-// the container's program. The kubelet starts it. It is a program apart because it starts in a millisecond, and Kubernetes'
-// packages do not.
+// Command container is the second half of a container runtime: the part of runc after its clone. The kubelet starts it
+// as PID 1 of new namespaces (mounts, processes, host name). It makes the container's file system, gives up its
+// privileges, and becomes the container's program. It is a separate program because it must start within a millisecond,
+// which a program with Kubernetes' packages does not.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 )
 
 func main() {
-	// Exec, PR_SET_NO_NEW_PRIVS, and PR_SET_PDEATHSIG are about one thread.
+	// PR_SET_NO_NEW_PRIVS and PR_SET_PDEATHSIG apply to one thread, which must also be the one that calls exec.
 	runtime.LockOSThread()
 	failed := os.NewFile(spec.ErrorFD, "error")
 	unix.CloseOnExec(spec.ErrorFD)
@@ -59,17 +59,17 @@ func start() error {
 
 // fileSystem makes the container's root and moves into it.
 func fileSystem(container *spec.Container) error {
-	// Mounts must not show outside.
+	// Keep the mounts below invisible to the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("private mounts: %w", err)
 	}
-	// Colons separate lower directories.
+	// A colon would separate two lower directories.
 	lower := strings.ReplaceAll(container.RootFS, ":", `\:`)
 	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, container.Upper, container.Work)
 	if err := unix.Mount("overlay", container.Merged, "overlay", 0, layers); err != nil {
 		return fmt.Errorf("overlay: %w", err)
 	}
-	// It shows this PID namespace.
+	// This proc shows only the new PID namespace.
 	proc := filepath.Join(container.Merged, "proc")
 	if err := os.MkdirAll(proc, 0o755); err != nil {
 		return err
@@ -85,7 +85,7 @@ func fileSystem(container *spec.Container) error {
 	if err := os.Chdir(container.Merged); err != nil {
 		return err
 	}
-	// The old root is put on top of the new one and taken away.
+	// pivot_root(".", ".") stacks the old root on top of the new one. Unmounting "." then removes it.
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
 	}
@@ -100,7 +100,7 @@ func fileSystem(container *spec.Container) error {
 	return nil
 }
 
-// system lists what every container has besides /proc: /dev with a few devices.
+// system returns the mounts that every container has besides /proc: /dev with a few devices.
 func system() []spec.Mount {
 	mounts := []spec.Mount{{Target: "/dev", Options: "mode=755,size=65536k"}}
 	for _, device := range []string{"null", "zero", "full", "random", "urandom"} {
@@ -134,7 +134,7 @@ func mountOne(root string, mount spec.Mount) error {
 	return nil
 }
 
-// mountPoint makes the directory or file to mount on, where the image does not have it.
+// mountPoint creates the directory or file to mount on, unless the image has it.
 func mountPoint(target string, isDirectory bool) error {
 	if isDirectory {
 		return os.MkdirAll(target, 0o755)
@@ -159,7 +159,7 @@ func lookUp(program string, environment []string) (string, error) {
 	return exec.LookPath(program)
 }
 
-// privileges gives up what the pod's security contexts do not want.
+// privileges drops what the security contexts of the pod and its container do not allow.
 func privileges(container *spec.Container) error {
 	if container.DropCapabilities {
 		for capability := 0; capability <= unix.CAP_LAST_CAP; capability++ {
@@ -182,7 +182,7 @@ func privileges(container *spec.Container) error {
 			return fmt.Errorf("no_new_privs: %w", err)
 		}
 	}
-	// A container outlives a real kubelet. Here it must not: nothing is left behind by a test. setuid(2) clears this, so
-	// it comes last.
+	// A real container outlives its kubelet. Here it must not: a test leaves nothing behind. setuid(2) clears this
+	// setting, so it comes last.
 	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
 }

@@ -1,9 +1,9 @@
-// Package kubelet is a kubelet for tests: one node, whose containers are processes of this machine in namespaces of their
-// own. Everything that the API server, the controllers, and kubectl see of a node is as the real kubelet
-// (k8s.io/kubernetes/pkg/kubelet) does it; each file says what that is. Where the real one has code that stands alone, it is
-// used: expansion of variables, payloads of volumes, the atomic writer, patches of the status.
+// Package kubelet implements a kubelet for tests: one node, whose containers are processes of this machine in their own
+// namespaces. The API server, the controllers, and kubectl see the same behaviour as from the real kubelet
+// (k8s.io/kubernetes/pkg/kubelet); each file says which part it reproduces. Where the code of the real one can be used
+// alone, it is: expansion of variables, payloads of volumes, the atomic writer, and patches of the status.
 //
-// A pod that needs what this kubelet cannot do is refused (see unsupported.go), never run differently.
+// A pod that needs something else is refused (see unsupported.go), never run differently.
 package kubelet
 
 import (
@@ -32,7 +32,7 @@ type options struct {
 	memory     string
 }
 
-// NewCommand is the sub-command `kubelet`.
+// NewCommand returns the subcommand `kubelet`.
 func NewCommand() *cobra.Command {
 	var options options
 	command := &cobra.Command{

@@ -23,12 +23,12 @@ import (
 
 const (
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	// What a termination log may hold, and how much of a log stands in for it (FallbackToLogsOnError).
+	// The longest termination message, and the longest end of a log that replaces it (FallbackToLogsOnError), in bytes.
 	maxTerminationMessage = 4096
 	maxLogInMessage       = 2048
 )
 
-// process is one container that was started.
+// process is a container that has been started.
 type process struct {
 	command         *exec.Cmd
 	started         time.Time
@@ -51,8 +51,8 @@ func (w *worker) terminationLog(name string) string {
 	return filepath.Join(w.containerDirectory(name), "termination-log")
 }
 
-// describe decides how to start a container. Its error is what the real kubelet reports as CreateContainerConfigError: the
-// pod stays Pending, and the kubelet tries again until it can.
+// describe decides how to start a container. The real kubelet reports its error as CreateContainerConfigError: the pod
+// stays Pending, and the kubelet retries until it succeeds.
 func (w *worker) describe(ctx context.Context, container *v1.Container, image *image) (*spec.Container, error) {
 	variables, err := environment(ctx, w.volumes.sources, w.pod, container, w.pods.services)
 	if err != nil {
@@ -80,7 +80,7 @@ func (w *worker) describe(ctx context.Context, container *v1.Container, image *i
 		}
 		return expanded
 	}
-	// `command` replaces the entry point and the arguments of the image, `args` the arguments alone.
+	// `command` replaces the image's entry point and arguments, `args` only its arguments.
 	switch {
 	case len(container.Command) > 0:
 		described.Arguments = append(expand(container.Command), expand(container.Args)...)
@@ -93,7 +93,7 @@ func (w *worker) describe(ctx context.Context, container *v1.Container, image *i
 		return nil, errors.New("no command specified")
 	}
 	described.Directory = cmpOr(container.WorkingDir, image.WorkingDir, "/")
-	// The runtime's variables come first, then those of the image. HOME is the root where /etc/passwd has no such user.
+	// The runtime's variables come first, then those of the image. HOME is / if /etc/passwd does not have the user.
 	described.Environment = append([]string{"PATH=" + defaultPath, "HOSTNAME=" + hostname, "HOME=/"}, image.Env...)
 	for name, value := range variables {
 		described.Environment = append(described.Environment, name+"="+value)
@@ -111,7 +111,8 @@ func cmpOr(texts ...string) string {
 	return ""
 }
 
-// identity decides the user, the groups, and the rights: the container's security context, then the pod's, then the image.
+// identity decides the user, the groups, and the privileges. The container's security context comes before the pod's,
+// and that before the image.
 func (w *worker) identity(described *spec.Container, container *v1.Container, image *image) error {
 	user, group, err := image.ids()
 	if err != nil {
@@ -184,21 +185,22 @@ func (w *worker) mounts(container *v1.Container) ([]spec.Mount, error) {
 	return append(mounts, spec.Mount{Source: w.terminationLog(container.Name), Target: path}), nil
 }
 
-// start starts a container. An error means that its program could not be started.
+// start starts a container. It returns an error if the program could not be started.
 func (w *worker) start(container *v1.Container, described *spec.Container) (*process, error) {
 	for _, directory := range []string{described.Upper, described.Work, described.Merged} {
 		if err := os.MkdirAll(directory, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	// Any user may write to it.
+	// The container's user, whoever it is, writes to it.
 	if err := os.WriteFile(w.terminationLog(container.Name), nil, 0o666); err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(w.terminationLog(container.Name), 0o666); err != nil {
 		return nil, err
 	}
-	// The process writes to the file itself, so that it goes on while the kubelet is stopped, as with a real runtime.
+	// The process itself writes to the file, so that logging continues while the kubelet is stopped, as with a real
+	// runtime.
 	log, err := os.OpenFile(w.logPath(container.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -218,7 +220,8 @@ func (w *worker) start(container *v1.Container, described *spec.Container) (*pro
 	command.Stdout, command.Stderr = log, log
 	command.ExtraFiles = []*os.File{spec.SpecFD - 3: specOut, spec.ErrorFD - 3: errorIn}
 	namespaces := uintptr(syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC)
-	// With shareProcessNamespace, the program is not process 1: here, it shares those of the machine.
+	// With shareProcessNamespace, the program is not process 1. Here, it shares the machine's PID namespace instead of the
+	// pod's.
 	if share := w.pod.Spec.ShareProcessNamespace; share == nil || !*share {
 		namespaces |= syscall.CLONE_NEWPID
 	}
@@ -242,7 +245,7 @@ func (w *worker) start(container *v1.Container, described *spec.Container) (*pro
 		<-started.exited
 		return nil, err
 	}
-	// For tests that want to signal it: the process's id outside of its namespace.
+	// Scenarios signal the process by its pid outside the namespace.
 	pid := strconv.Itoa(command.Process.Pid)
 	return started, os.WriteFile(filepath.Join(w.containerDirectory(container.Name), "pid"), []byte(pid), 0o644)
 }
@@ -258,12 +261,12 @@ func (p *process) wait() {
 	close(p.exited)
 }
 
-// signal sends a signal to a container. A process that has ended has none.
+// signal sends a signal to a container. It has no effect on a process that has ended.
 func (p *process) signal(signal os.Signal) {
 	p.command.Process.Signal(signal)
 }
 
-// residentBytes is the memory that the container's first process holds, 0 after its end.
+// residentBytes returns the resident memory of the container's first process, or 0 after its end.
 func (p *process) residentBytes() int64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.command.Process.Pid))
 	fields := strings.Fields(string(text))
@@ -274,7 +277,7 @@ func (p *process) residentBytes() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// terminated is the state of a container that has ended.
+// terminated returns the state of a container that has ended.
 func (w *worker) terminated(container *v1.Container, p *process) *v1.ContainerStateTerminated {
 	state := &v1.ContainerStateTerminated{
 		ExitCode:    int32(p.code),

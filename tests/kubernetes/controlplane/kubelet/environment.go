@@ -15,7 +15,8 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
-// sources reads Secrets and ConfigMaps. The real kubelet keeps them by a watch; the errors are its own.
+// sources reads Secrets and ConfigMaps from the API server. The real kubelet caches them with a watch. Errors have its
+// words.
 type sources struct {
 	client    kubernetes.Interface
 	namespace string
@@ -24,7 +25,7 @@ type sources struct {
 func (s sources) secret(ctx context.Context, name string) (*v1.Secret, error) {
 	secret, err := s.client.CoreV1().Secrets(s.namespace).Get(ctx, name, metav1.GetOptions{})
 	if errors.IsNotFound(err) {
-		// The real one's words, in the singular: secret "name" not found.
+		// The real kubelet says "secret" in the singular: secret "name" not found.
 		err = errors.NewNotFound(schema.GroupResource{Resource: "secret"}, name)
 	}
 	return secret, err
@@ -38,8 +39,8 @@ func (s sources) configMap(ctx context.Context, name string) (*v1.ConfigMap, err
 	return configMap, err
 }
 
-// environment returns the variables of a container, as makeEnvironmentVariables of the real kubelet does: first those of
-// the services, then envFrom, then env in its order, each of which may refer to what comes before it.
+// environment returns the variables of a container in the order of makeEnvironmentVariables in the real kubelet: those
+// of the services, then envFrom, then env. An entry of env can refer to earlier variables.
 func environment(ctx context.Context, from sources, pod *v1.Pod, container *v1.Container, services map[string]string) (map[string]string, error) {
 	variables := map[string]string{}
 	for name, value := range services {
@@ -98,7 +99,7 @@ func environmentFrom(ctx context.Context, from sources, source v1.EnvFromSource)
 	return values, nil
 }
 
-// valueFrom resolves one valueFrom; false if it is optional and not there.
+// valueFrom resolves one valueFrom. It returns false if the source is optional and does not exist.
 func valueFrom(ctx context.Context, from sources, pod *v1.Pod, container *v1.Container, source *v1.EnvVarSource) (string, bool, error) {
 	switch {
 	case source.FieldRef != nil:
@@ -137,7 +138,7 @@ func valueFrom(ctx context.Context, from sources, pod *v1.Pod, container *v1.Con
 	return "", false, fmt.Errorf("this kubelet does not know the source of a variable: %v", source)
 }
 
-// fieldValue returns a field of the pod. Some are not in the pod before it runs; the kubelet knows them.
+// fieldValue returns a field of the pod. Fields that a pod gets only when it runs come from the kubelet.
 func fieldValue(pod *v1.Pod, path string) (string, error) {
 	switch path {
 	case "spec.nodeName":
@@ -150,8 +151,8 @@ func fieldValue(pod *v1.Pod, path string) (string, error) {
 	return fieldpath.ExtractFieldPathAsString(pod, path)
 }
 
-// serviceVariables are those of the Service `kubernetes`, which every container has. Programs tell from them that they are
-// in a cluster.
+// serviceVariables returns the variables of the Service `kubernetes`, which every container has. Programs use them to
+// detect that they run in a cluster.
 func serviceVariables(host string) map[string]string {
 	name, port, _ := strings.Cut(strings.TrimPrefix(host, "https://"), ":")
 	return map[string]string{

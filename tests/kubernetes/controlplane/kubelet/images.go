@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// image is what a kubelet knows of an image after the pull: its file system, and its configuration as in a Dockerfile.
+// image is a pulled image: its file system, and its configuration as in a Dockerfile.
 type image struct {
 	rootFS     string
 	Entrypoint []string
@@ -21,7 +21,7 @@ type image struct {
 	WorkingDir string
 }
 
-// findImage looks an image up below the directory of images, which is this kubelet's registry.
+// findImage finds an image below the directory of images, which serves as the registry.
 func findImage(directory, name string) (*image, error) {
 	if !strings.Contains(filepath.Base(name), ":") {
 		name += ":latest"

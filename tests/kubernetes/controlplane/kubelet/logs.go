@@ -16,8 +16,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// serveLogs serves what the API server asks for `kubectl logs`, and returns the port, which the Node tells. The real one
-// serves much more (exec, port-forward, metrics) and asks for credentials; this one is on the loopback interface alone.
+// serveLogs serves the requests that the API server sends for `kubectl logs`. It returns the port, which the Node's
+// status announces. The real kubelet serves much more (exec, port-forward, metrics) and checks credentials; this server
+// listens only on the loopback interface.
 func (p *pods) serveLogs(ctx context.Context) (int32, error) {
 	certificate, key, err := cert.GenerateSelfSignedCertKey(p.options.node, []net.IP{net.ParseIP(address)}, nil)
 	if err != nil {
@@ -83,7 +84,7 @@ func (p *pods) logs(response http.ResponseWriter, request *http.Request) {
 	w.copyLog(request.Context(), response, file, query.Get("follow") == "true")
 }
 
-// copyLog sends the log, and goes on until the container has ended if it is followed.
+// copyLog sends the log and, if it is followed, what is appended until the container ends.
 func (w *worker) copyLog(ctx context.Context, response http.ResponseWriter, file *os.File, follow bool) {
 	for {
 		w.lock.Lock()
@@ -106,7 +107,7 @@ func (w *worker) copyLog(ctx context.Context, response http.ResponseWriter, file
 	}
 }
 
-// seekToTail leaves the file at the beginning of its last lines.
+// seekToTail moves to the beginning of the file's last lines.
 func seekToTail(file *os.File, lines int) error {
 	text, err := io.ReadAll(file)
 	if err != nil {

@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// The real kubelet renews its lease, which is for 40 s, every 10 s. The node lifecycle controller calls a node
-	// unknown when its lease has not been renewed for node-monitor-grace-period.
+	// The real kubelet's lease is valid for 40 s and renewed every 10 s. The node lifecycle controller marks a node as
+	// unknown if its lease was not renewed for node-monitor-grace-period.
 	leaseSeconds       = 40
 	leaseRenewInterval = 5 * time.Second
 	nodeStatusInterval = 5 * time.Second
 )
 
-// registerNode creates the Node, or takes over one of the same name, and reports it as ready.
+// registerNode creates the Node, or takes over an existing one of this name, and reports it as ready.
 func registerNode(ctx context.Context, client kubernetes.Interface, options *options, logPort int32) error {
 	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: options.node, Labels: map[string]string{
 		v1.LabelHostname: options.node, v1.LabelOSStable: "linux", v1.LabelArchStable: "amd64",
@@ -51,7 +51,7 @@ func registerNode(ctx context.Context, client kubernetes.Interface, options *opt
 	if err != nil {
 		return fmt.Errorf("--memory: %w", err)
 	}
-	// The controllers write to it too.
+	// Controllers update the Node too, so this update can conflict.
 	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		node, err := client.CoreV1().Nodes().Get(ctx, options.node, metav1.GetOptions{})
 		if err != nil {
@@ -77,8 +77,8 @@ func describeNode(node *v1.Node, cpu, memory resource.Quantity, logPort int32) {
 	setReady(node)
 }
 
-// keepNodeReady renews the lease, and reports the node as ready again after it was taken for lost. A Node that was deleted
-// is not created again: the real kubelet registers once, when it starts.
+// keepNodeReady renews the lease, and reports the node as ready again if a controller has marked it as unknown. It does
+// not recreate a deleted Node: the real kubelet registers only when it starts.
 func keepNodeReady(ctx context.Context, client kubernetes.Interface, name string) {
 	leases := lease.NewController(clock.RealClock{}, client, name, leaseSeconds, nil, leaseRenewInterval, name,
 		v1.NamespaceNodeLease, nil)

@@ -80,7 +80,7 @@ func (p *pods) update(ctx context.Context, pod *v1.Pod) {
 	p.workers[pod.UID] = created
 	go func() {
 		created.run(ctx)
-		// The real kubelet removes the directory of a pod, its logs included, when the pod is gone from the API server.
+		// The real kubelet removes the directory of a pod, including its logs, once the API server has deleted the pod.
 		created.waitUntilGone(ctx)
 		p.lock.Lock()
 		delete(p.workers, pod.UID)
@@ -91,7 +91,7 @@ func (p *pods) update(ctx context.Context, pod *v1.Pod) {
 	}()
 }
 
-// remove tells the worker that the API server has no such pod any more, for instance after a deletion by force.
+// remove tells the worker that the API server has deleted its pod, for example by force.
 func (p *pods) remove(pod *v1.Pod) {
 	p.lock.Lock()
 	defer p.lock.Unlock()
@@ -111,7 +111,7 @@ func (p *pods) find(namespace, name string) *worker {
 	return nil
 }
 
-// archive copies the logs of a pod that has ended to where they stay, as a collector of logs does.
+// archive copies the logs of an ended pod to a place where they stay, as a log collector does.
 func (w *worker) archive() {
 	if w.pods.options.archive == "" {
 		return
@@ -136,7 +136,7 @@ func (w *worker) event(kind, reason, format string, values ...any) {
 	w.pods.events.Event(w.pod, kind, reason, fmt.Sprintf(format, values...))
 }
 
-// waitUntilGone waits until the API server has removed the pod.
+// waitUntilGone waits until the API server has deleted the pod.
 func (w *worker) waitUntilGone(ctx context.Context) {
 	for !w.isGone() && ctx.Err() == nil {
 		w.waitForNews(ctx, time.Hour)

@@ -12,7 +12,7 @@ import (
 	podpatch "k8s.io/kubernetes/pkg/util/pod"
 )
 
-// address is where everything is.
+// address is the IP address of the node, its pods, and all servers.
 const address = "127.0.0.1"
 
 func atSecond(t time.Time) metav1.Time {
@@ -27,8 +27,8 @@ func isTerminal(phase v1.PodPhase) bool {
 	return phase == v1.PodSucceeded || phase == v1.PodFailed
 }
 
-// report sends the pod's status as the worker sees it: a patch of what is new, with the UID as a condition, so that
-// conditions of others (DisruptionTarget of an eviction) stay. It tries until the API server has it or the pod is gone.
+// report sends the pod's status as a patch with only the changes, so that conditions of others (DisruptionTarget of an
+// eviction) stay. The UID is a precondition. report retries until the API server accepts the patch or the pod is gone.
 func (w *worker) report(ctx context.Context) {
 	pause := 100 * time.Millisecond
 	for {
@@ -40,7 +40,7 @@ func (w *worker) report(ctx context.Context) {
 			}
 			return
 		}
-		// The real kubelet drops it too when the pod is gone, or is another one by now.
+		// The real kubelet also drops the report if the pod is gone or has been replaced.
 		if _, getErr := w.pods.client.CoreV1().Pods(w.pod.Namespace).Get(ctx, w.pod.Name, metav1.GetOptions{}); errors.IsNotFound(getErr) || ctx.Err() != nil || w.isGone() {
 			return
 		}
@@ -50,7 +50,8 @@ func (w *worker) report(ctx context.Context) {
 	}
 }
 
-// status makes the status from the states of the containers: phase, conditions, and what the API server knows already.
+// status returns the status that follows from the containers' states: phase, conditions, and fields that the API server
+// already has.
 func (w *worker) status() *v1.PodStatus {
 	status := w.latest().Status.DeepCopy()
 	w.lock.Lock()
@@ -85,7 +86,7 @@ func (w *worker) containerID(name string) string {
 	return "process://" + string(w.pod.UID) + "/" + name
 }
 
-// phase follows getPhase of the real kubelet, for restartPolicy Never: the pod has ended when each container has.
+// phase follows getPhase of the real kubelet for restartPolicy Never: the pod has ended when all containers have.
 func (w *worker) phase(statuses []v1.ContainerStatus) v1.PodPhase {
 	if w.failed {
 		return v1.PodFailed
@@ -112,7 +113,7 @@ func (w *worker) phase(statuses []v1.ContainerStatus) v1.PodPhase {
 	return v1.PodSucceeded
 }
 
-// conditions sets those that the kubelet owns.
+// conditions sets the conditions that the kubelet owns.
 func (w *worker) conditions(status *v1.PodStatus) {
 	ready, reason := v1.ConditionFalse, "ContainersNotReady"
 	switch status.Phase {

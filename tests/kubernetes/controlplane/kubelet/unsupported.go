@@ -6,8 +6,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// unsupported names what a pod asks of its kubelet and this one does not do; an empty text if there is nothing. Such a pod
-// fails at once with this text, so that no test passes because something was left out.
+// unsupported returns a feature that the pod requires and this kubelet lacks, or "". Such a pod fails at once with this
+// text, so no test passes because a feature was silently left out.
 func unsupported(pod *v1.Pod) string {
 	spec := &pod.Spec
 	switch {

@@ -18,13 +18,13 @@ import (
 	volumeutil "k8s.io/kubernetes/pkg/volume/util"
 )
 
-// The real kubelet projects ConfigMaps, Secrets, and tokens again at each sync of the pod, once a minute or so.
+// The real kubelet updates ConfigMaps, Secrets, and tokens whenever it syncs the pod, about once a minute.
 const projectionInterval = 5 * time.Second
 
-// payload is the content of a volume: file names with their bytes and modes.
+// payload is the content of a volume: file names with contents and modes.
 type payload map[string]volumeutil.FileProjection
 
-// volumes makes the volumes of one pod, below a directory.
+// volumes creates the volumes of one pod below a directory.
 type volumes struct {
 	sources
 	pod       *v1.Pod
@@ -35,8 +35,8 @@ func (v volumes) path(name string) string {
 	return filepath.Join(v.directory, name)
 }
 
-// setUp makes all volumes that files can be written to or projected into. It is called again for updates, which replace
-// the files of a volume at one moment (the link `..data`).
+// setUp creates all volumes and writes their files. Later calls update them: the files of a volume are replaced
+// atomically, by its link `..data`.
 func (v volumes) setUp(ctx context.Context) error {
 	for _, volume := range v.pod.Spec.Volumes {
 		if err := v.setUpOne(ctx, &volume); err != nil {
@@ -52,7 +52,7 @@ func (v volumes) setUpOne(ctx context.Context, volume *v1.Volume) error {
 		return err
 	}
 	if volume.EmptyDir != nil {
-		// The umask of the kubelet does not apply to it.
+		// Mkdir applies the kubelet's umask; the volume must not have it.
 		if err := os.Chmod(directory, 0o777); err != nil {
 			return err
 		}
@@ -149,8 +149,8 @@ func (v volumes) fromPod(items []v1.DownwardAPIVolumeFile, mode *int32) (payload
 	return files, nil
 }
 
-// token asks for a token of the pod's service account. The real kubelet keeps one until 80 % of its life are over; here
-// each projection has a new one, so that programs that read it once are found out.
+// token requests a token of the pod's service account. The real kubelet renews a token after 80 % of its lifetime.
+// Here, each update writes a new one, which exposes programs that read it only once.
 func (v volumes) token(ctx context.Context, source *v1.ServiceAccountTokenProjection) (payload, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: source.ExpirationSeconds,
@@ -172,8 +172,8 @@ func (v volumes) token(ctx context.Context, source *v1.ServiceAccountTokenProjec
 	return payload{source.Path: {Data: []byte(answer.Status.Token), Mode: mode}}, nil
 }
 
-// own gives a volume to fsGroup: its files are readable by the group, and writable where the volume is; new files in its
-// directories belong to the group.
+// own gives a volume to fsGroup: its files become readable for the group, and writable if the volume is writable. New
+// files in its directories belong to the group.
 func (v volumes) own(directory string, readOnly bool) error {
 	context := v.pod.Spec.SecurityContext
 	if context == nil || context.FSGroup == nil {
@@ -204,7 +204,8 @@ func (v volumes) own(directory string, readOnly bool) error {
 	})
 }
 
-// overLimit names an emptyDir that holds more than its sizeLimit. The real kubelet looks every 10 s and evicts the pod.
+// overLimit returns the name of an emptyDir that exceeds its sizeLimit. The real kubelet checks every 10 s and evicts
+// the pod.
 func (v volumes) overLimit() string {
 	for _, volume := range v.pod.Spec.Volumes {
 		if volume.EmptyDir == nil || volume.EmptyDir.SizeLimit == nil || volume.EmptyDir.Medium == v1.StorageMediumMemory {
@@ -227,7 +228,7 @@ func (v volumes) overLimit() string {
 	return ""
 }
 
-// keepUpToDate projects the volumes again until the pod ends. What was deleted meanwhile stays as it was.
+// keepUpToDate updates the volumes until the pod ends. If a source was deleted, its files stay as they are.
 func (v volumes) keepUpToDate(ctx context.Context) {
 	ticker := time.NewTicker(projectionInterval)
 	defer ticker.Stop()

@@ -13,21 +13,21 @@ import (
 )
 
 const (
-	// The real kubelet tries again after 10 to 15 s (containers) and after 0.5 s doubling to 2 minutes (volumes).
+	// The real kubelet retries containers after 10 to 15 s, and volumes after 0.5 s, doubling up to 2 minutes.
 	retryInterval = time.Second
-	// Limits on memory are the kernel's on a real node, at once; here it is a look at the process, this often.
+	// On a real node, the kernel enforces memory limits at once. Here, the worker checks the process at this interval.
 	watchInterval = 500 * time.Millisecond
 )
 
-// worker runs one pod, from its binding to the node to its removal from the API server.
+// worker runs one pod, from its binding to the node until the API server has deleted it.
 type worker struct {
 	pods      *pods
-	pod       *v1.Pod // as it was first seen; the spec does not change
+	pod       *v1.Pod // as first seen; its spec never changes
 	directory string
 	volumes   volumes
-	news      chan struct{} // the pod changed
+	news      chan struct{} // signals that the pod has changed
 
-	// The rest is written by the worker and read by the log server, or written by the watch.
+	// The fields below are shared: the worker writes them and the log server reads them, or the watch writes them.
 	lock      sync.Mutex
 	newest    *v1.Pod
 	isRemoved bool
@@ -35,7 +35,7 @@ type worker struct {
 	states    map[string]v1.ContainerState
 	processes map[string]*process
 	mounted   bool
-	failed    bool // the pod failed as a whole, whatever its containers say
+	failed    bool // the pod failed as a whole, whatever the states of its containers
 	reason    string
 	message   string
 	disrupted string
@@ -98,7 +98,7 @@ func (w *worker) isGone() bool {
 	return w.isRemoved
 }
 
-// mustStop says whether the pod is being deleted or gone.
+// mustStop reports whether the pod is deleted or being deleted.
 func (w *worker) mustStop() bool {
 	return w.isGone() || w.latest().DeletionTimestamp != nil
 }
@@ -119,14 +119,14 @@ func (w *worker) set(name string, state v1.ContainerState) {
 	w.lock.Unlock()
 }
 
-// run takes the pod to its end, reports it, and lets the API server remove it once it is being deleted.
+// run takes the pod from start to end, reports its end, and deletes it from the API server if it is being deleted.
 func (w *worker) run(ctx context.Context) {
 	switch reason := unsupported(w.pod); {
 	case isTerminal(w.pod.Status.Phase):
 	case reason != "":
 		w.fail("UnsupportedByTestKubelet", "this kubelet does not do: "+reason)
 	case w.pod.Status.Phase == v1.PodRunning:
-		// The kubelet was started anew, and the containers of the old one are not there any more.
+		// The kubelet has restarted, and its containers have ended with the old process.
 		w.lose()
 	default:
 		w.live(ctx)
@@ -138,7 +138,7 @@ func (w *worker) run(ctx context.Context) {
 	w.ended = true
 	w.lock.Unlock()
 	if !isTerminal(w.pod.Status.Phase) {
-		// Before the report, so that whoever learns of the end finds the log.
+		// Archive first: whoever sees the report must find the log.
 		w.archive()
 		w.report(ctx)
 	}
@@ -148,7 +148,7 @@ func (w *worker) run(ctx context.Context) {
 	w.delete(ctx)
 }
 
-// live starts the containers and waits for their end.
+// live starts the containers and waits until they end.
 func (w *worker) live(ctx context.Context) {
 	if !w.mount(ctx) || !w.startAll(ctx) {
 		w.kill(ctx)
@@ -183,8 +183,8 @@ func (w *worker) live(ctx context.Context) {
 	}
 }
 
-// mount sets the volumes up. While it cannot, the pod is Pending (ContainerCreating) and has an event FailedMount. False
-// if the pod must stop.
+// mount sets up the volumes. Until it succeeds, the pod is Pending (ContainerCreating) and has an event FailedMount. It
+// returns false if the pod must stop.
 func (w *worker) mount(ctx context.Context) bool {
 	told := ""
 	w.report(ctx)
@@ -205,7 +205,7 @@ func (w *worker) mount(ctx context.Context) bool {
 	return false
 }
 
-// startAll starts the containers in their order. One that cannot be configured waits, with the reason, and is tried again.
+// startAll starts the containers in order. A container that cannot be configured waits with a reason, and is retried.
 func (w *worker) startAll(ctx context.Context) bool {
 	for index := range w.pod.Spec.Containers {
 		container := &w.pod.Spec.Containers[index]
@@ -231,8 +231,8 @@ func (w *worker) startAll(ctx context.Context) bool {
 	return true
 }
 
-// startOne starts a container, or returns the reason why it waits. A program that cannot be executed is no such reason: the
-// container has ended then, with code 128.
+// startOne starts a container, or returns the reason why it waits. If its program cannot be executed, the container
+// does not wait: it has ended, with code 128.
 func (w *worker) startOne(ctx context.Context, container *v1.Container) (reason string, err error) {
 	image, err := findImage(w.pods.options.images, container.Image)
 	if err != nil {
@@ -259,7 +259,7 @@ func (w *worker) startOne(ctx context.Context, container *v1.Container) (reason 
 	return "", nil
 }
 
-// collect takes over the states of the containers that have ended.
+// collect records the states of the containers that have ended.
 func (w *worker) collect() {
 	for index := range w.pod.Spec.Containers {
 		container := &w.pod.Spec.Containers[index]
@@ -273,8 +273,8 @@ func (w *worker) collect() {
 	}
 }
 
-// isOverLimit kills a container that holds more memory than its limit, and says whether the pod as a whole must end: an
-// emptyDir is too large, or activeDeadlineSeconds of the pod is over.
+// isOverLimit kills a container that exceeds its memory limit. It reports whether the whole pod must end, because an
+// emptyDir is too large or the pod's activeDeadlineSeconds have passed.
 func (w *worker) isOverLimit() bool {
 	for _, container := range w.pod.Spec.Containers {
 		limit, p := container.Resources.Limits.Memory().Value(), w.processes[container.Name]
@@ -305,8 +305,7 @@ func (w *worker) fail(reason, message string) {
 	w.failed, w.reason, w.message = true, reason, message
 }
 
-// lose is about containers that were not started before the pod ended, or that ended unseen: the real kubelet reports 137
-// for them, and the pod as failed.
+// lose marks the pod as failed if containers never started or ended unseen. The real kubelet reports 137 for them.
 func (w *worker) lose() {
 	w.lock.Lock()
 	defer w.lock.Unlock()
@@ -321,8 +320,8 @@ func (w *worker) lose() {
 	}
 }
 
-// kill sends SIGTERM to the containers, gives them the grace period, and sends SIGKILL. A deletion that says a shorter
-// period meanwhile shortens it.
+// kill sends SIGTERM to the containers, waits for the grace period, and sends SIGKILL. A deletion with a shorter grace
+// period shortens the wait.
 func (w *worker) kill(ctx context.Context) {
 	for name, p := range w.processes {
 		w.event(v1.EventTypeNormal, "Killing", "Stopping container %s", name)
@@ -352,7 +351,7 @@ func isAlive(p *process) bool {
 	}
 }
 
-// gracePeriod is that of the deletion, or that of the pod, and at least a second.
+// gracePeriod returns the grace period of the deletion or, without one, of the pod; at least a second.
 func (w *worker) gracePeriod() time.Duration {
 	pod := w.latest()
 	seconds := int64(v1.DefaultTerminationGracePeriodSeconds)
@@ -365,8 +364,8 @@ func (w *worker) gracePeriod() time.Duration {
 	return time.Duration(max(seconds, 1)) * time.Second
 }
 
-// delete removes the pod from the API server, now that its containers have ended and their end is reported: grace period 0,
-// and the UID as a condition. Finalizers (that of the Job controller) may keep it a little longer.
+// delete removes the pod from the API server after the end of its containers has been reported, with grace period 0 and
+// the UID as a precondition. Finalizers, such as that of the Job controller, can keep it a little longer.
 func (w *worker) delete(ctx context.Context) {
 	options := metav1.NewDeleteOptions(0)
 	options.Preconditions = metav1.NewUIDPreconditions(string(w.pod.UID))

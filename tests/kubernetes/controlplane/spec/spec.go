@@ -1,18 +1,19 @@
-// Package spec is what the kubelet tells the container program about the container to start.
+// Package spec defines how the kubelet describes a container to the container program.
 package spec
 
-// File descriptors of the container program, beside the standard three.
+// File descriptors of the container program, in addition to the standard three.
 const (
-	// SpecFD is read to its end: a Container as JSON.
+	// SpecFD has a Container as JSON. The program reads it to its end.
 	SpecFD = 3
-	// ErrorFD takes the reason why the container could not be started. It closes without a byte when the container runs.
+	// ErrorFD receives the reason why the container could not be started. It is closed without a byte once the container
+	// runs.
 	ErrorFD = 4
 )
 
-// Container is a container as the runtime starts it.
+// Container describes a container to start.
 type Container struct {
 	Hostname string
-	// RootFS is the directory of the image, Upper, Work, and Merged those of the overlay above it.
+	// RootFS is the directory of the image. Upper, Work, and Merged are those of the overlay above it.
 	RootFS, Upper, Work, Merged string
 	ReadOnlyRoot                bool
 	Mounts                      []Mount
@@ -25,10 +26,10 @@ type Container struct {
 	Environment                 []string
 }
 
-// Mount binds a file or directory of the machine into the container. Without a source it is memory (tmpfs).
+// Mount binds a file or directory of the machine into the container. Without a source, it is a tmpfs.
 type Mount struct {
 	Source, Target string
 	ReadOnly       bool
-	// Options are those of a tmpfs.
+	// Options of a tmpfs.
 	Options string
 }
