@@ -5,6 +5,8 @@
 //! that it makes of it. So each name is checked once, where it is read, and the message says which
 //! limit it breaks.
 
+use std::fmt;
+
 use super::page::is_spelling;
 use crate::location::{BucketName, MAX_KEY_BYTES, ObjectKey};
 
@@ -146,7 +148,7 @@ where
 }
 
 /// Returns a number of bytes that an object can have.
-pub(super) fn possible_size(size: u64, what: &str) -> Result<u64, String> {
+pub(super) fn possible_size(size: u64, what: impl fmt::Display) -> Result<u64, String> {
     if size > LARGEST {
         return Err(format!(
             "the answer has a {what} of {size} bytes; s3haul accepts at most {LARGEST}"
