@@ -196,7 +196,7 @@ impl TryFrom<Arc<str>> for ObjectKey {
 impl S3Uri {
     /// Returns the text of the URI of this object.
     #[must_use]
-    pub fn text_of(bucket: &BucketName, key: &ObjectKey) -> String {
+    pub(crate) fn text_of(bucket: &BucketName, key: &ObjectKey) -> String {
         ["s3://", &bucket.0, "/", &key.0].concat()
     }
 }

@@ -144,11 +144,11 @@ where
     let size: u64 = size
         .try_into()
         .map_err(|_| format!("the answer has a negative {what}"))?;
-    possible_size(size, what)
+    possible_size(size, format_args!("{what}"))
 }
 
 /// Returns a number of bytes that an object can have.
-pub(super) fn possible_size(size: u64, what: impl fmt::Display) -> Result<u64, String> {
+pub(super) fn possible_size(size: u64, what: fmt::Arguments<'_>) -> Result<u64, String> {
     if size > LARGEST {
         return Err(format!(
             "the answer has a {what} of {size} bytes; s3haul accepts at most {LARGEST}"
