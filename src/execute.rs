@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::Connections;
 use crate::journal::Journal;
 use crate::journal::state::RunState;
+use crate::listing::Entry;
 use crate::listing::bisect::KeyRange;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
@@ -160,15 +161,13 @@ impl Work {
 
     /// Returns the source and the destination of a step, for its receipt.
     fn location(&self, step: &Step) -> (String, String) {
-        let bucket = self.sides.transfer.to.location.bucket.clone();
-        (
-            self.sides.name_of(&step.entry),
-            S3Uri {
-                bucket,
-                key: step.key.clone(),
-            }
-            .to_string(),
-        )
+        self.location_of(&step.entry, &step.key)
+    }
+
+    /// Returns the names of a source's entry and of the destination's `key`.
+    fn location_of(&self, entry: &Entry, key: &ObjectKey) -> (String, String) {
+        let bucket = &self.sides.transfer.to.location.bucket;
+        (self.sides.name_of(entry), S3Uri::text_of(bucket, key))
     }
 }
 

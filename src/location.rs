@@ -154,10 +154,7 @@ impl ObjectKey {
     /// # Errors
     /// [`LocationError::KeyTooLong`].
     pub fn new(key: &str) -> Result<Self, LocationError> {
-        if key.len() > MAX_KEY_BYTES {
-            return Err(LocationError::KeyTooLong(key.len()));
-        }
-        Ok(Self(key.into()))
+        Arc::<str>::from(key).try_into()
     }
 
     /// Returns the prefix of all keys.
@@ -182,6 +179,25 @@ impl ObjectKey {
     #[must_use]
     pub fn file_name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+}
+
+impl TryFrom<Arc<str>> for ObjectKey {
+    type Error = LocationError;
+
+    fn try_from(key: Arc<str>) -> Result<Self, LocationError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(LocationError::KeyTooLong(key.len()));
+        }
+        Ok(Self(key))
+    }
+}
+
+impl S3Uri {
+    /// Returns the text of the URI of this object.
+    #[must_use]
+    pub(crate) fn text_of(bucket: &BucketName, key: &ObjectKey) -> String {
+        ["s3://", &bucket.0, "/", &key.0].concat()
     }
 }
 
@@ -238,7 +254,7 @@ fn end_of_arn(text: &str) -> Option<usize> {
 
 impl fmt::Display for S3Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{}", self.bucket, self.key)
+        f.write_str(&Self::text_of(&self.bucket, &self.key))
     }
 }
 

@@ -189,11 +189,9 @@ impl Sides {
     #[must_use]
     pub fn name_of(&self, entry: &Entry) -> String {
         match &self.transfer.from {
-            Source::Object { location, .. } | Source::Prefix { location, .. } => S3Uri {
-                bucket: location.bucket.clone(),
-                key: entry.key.clone(),
+            Source::Object { location, .. } | Source::Prefix { location, .. } => {
+                S3Uri::text_of(&location.bucket, &entry.key)
             }
-            .to_string(),
             Source::Files { path, .. } => local::path_of(path, entry).display().to_string(),
             Source::Stdin => "-".to_owned(),
         }

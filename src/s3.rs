@@ -47,6 +47,7 @@ mod xml;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -414,8 +415,8 @@ pub struct PartHead {
 /// One line of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedObject {
-    /// The key, decoded.
-    pub key: String,
+    /// The key, decoded. It may be too long for an `ObjectKey`.
+    pub key: Arc<str>,
     /// The size in bytes.
     pub size: u64,
     /// The `ETag`, without quotes.

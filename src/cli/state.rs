@@ -296,7 +296,7 @@ async fn runs_below(bucket: &Bucket, prefix: &str) -> Vec<String> {
         let Ok(Some(object)) = bucket.first(prefix, after.as_deref()).await else {
             break;
         };
-        let key = object.key.as_str();
+        let key = &*object.key;
         let Some((directory, _)) = key
             .strip_prefix(prefix)
             .and_then(|rest| rest.split_once('/'))

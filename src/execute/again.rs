@@ -104,21 +104,22 @@ impl Conductor<'_> {
             let kind = kind.to_owned();
             return self.replace(transfer, None, (entry, key), (reason, &kind), held);
         }
-        if running.work.can_look(reason)
+        // Usually, nothing was under way: then no key needs a hash.
+        if !running.listed.under_way.is_empty()
+            && running.work.can_look(reason)
             && let Some(began) = running.listed.under_way.remove(&entry.key)
         {
             let began = began.into_entry(entry.relative_at);
             return self.look(transfer, None, began, key, reason, held);
         }
-        let passed = PlannedObject::from(&entry);
-        let receipt = running.skipped(entry, key, reason);
+        let receipt = running.skipped(&entry, &key, reason);
         let is_known = reason != Skip::Archived && running.listed.known > 0;
         if is_known {
             running.listed.known -= 1;
-            running.record.skip_known(passed.key, &receipt);
+            running.record.skip_known(entry.key, &receipt);
             self.monitor.observe(&Event::ObjectEnded(&receipt));
         } else {
-            running.record.skip(passed, &receipt);
+            running.record.skip(&entry, &receipt);
             self.count(&receipt);
         }
     }
@@ -220,7 +221,7 @@ impl Conductor<'_> {
                 self.look(transfer, Some(object), *entry, key, reason, held);
             }
             Planned::Skip(entry, key, reason) => {
-                let mut receipt = running.skipped(*entry, key, reason);
+                let mut receipt = running.skipped(&entry, &key, reason);
                 if matches!(reason, Skip::Equal { .. } | Skip::Present) {
                     receipt.notes.push(MAY_BE_OURS.to_owned());
                 }

@@ -14,10 +14,9 @@ use super::Work;
 use super::object::stream::stdin_step;
 use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::Journal;
-use crate::journal::event::{
-    Ended, FailedObject, InPlace, JournalEvent, Passed, PlannedObject, ReceiptLine,
-};
+use crate::journal::event::{Ended, FailedObject, InPlace, JournalEvent, Passed, ReceiptLine};
 use crate::journal::state::RunState;
+use crate::listing::Entry;
 use crate::listing::bisect::{KeyRange, RangeSplit};
 use crate::location::ObjectKey;
 use crate::manifest::job::Source;
@@ -181,7 +180,7 @@ impl Record {
     }
 
     /// Records an object that the destination has, or that is left out.
-    pub(super) fn skip(&mut self, entry: PlannedObject, receipt: &Receipt) {
+    pub(super) fn skip(&mut self, entry: &Entry, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
             passed.to = Some(entry.key.clone());
@@ -194,7 +193,7 @@ impl Record {
                     passed.unchanged.add(reason);
                     let is_equal = matches!(reason, Skip::Equal { .. });
                     if is_equal && passed.equal.len() < EQUAL {
-                        passed.equal.push(entry);
+                        passed.equal.push(entry.into());
                     }
                 }
             }

@@ -53,12 +53,11 @@ impl RunningTransfer {
         EmptySelection::of(&self.work.sides.transfer, self.excluded)
     }
 
-    pub(super) fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
-        let step = Step::without_work(entry, key);
-        let (source, destination) = self.work.location(&step);
+    pub(super) fn skipped(&self, entry: &Entry, key: &ObjectKey, reason: Skip) -> Receipt {
+        let (source, destination) = self.work.location_of(entry, key);
         let draft = Draft {
-            route: None,
-            ..Draft::of(&step)
+            version: entry.version.clone(),
+            ..Draft::of_size(entry.size)
         };
         self.receipt(draft, source, destination, Ending::Skipped { reason })
     }

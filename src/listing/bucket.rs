@@ -11,6 +11,8 @@
 //! while it is listed. If the server did not list in order, a range would silently miss keys. So
 //! [`Paging`] checks the order, and a list out of order fails.
 
+use std::sync::Arc;
+
 use super::reach::{Behind, Reach};
 use super::{Entry, Listing, ListingItem, Pages};
 use crate::bucket::Bucket;
@@ -220,7 +222,7 @@ impl<B: Bounds> Lister<B> {
 }
 
 fn found(object: ListedObject, relative_at: usize) -> ListingItem {
-    match ObjectKey::new(&object.key) {
+    match ObjectKey::try_from(Arc::clone(&object.key)) {
         Ok(key) => ListingItem::Entry(Entry {
             key,
             relative_at,
@@ -231,6 +233,6 @@ fn found(object: ListedObject, relative_at: usize) -> ListingItem {
             storage_class: object.storage_class,
             archive: object.archive,
         }),
-        Err(_) => ListingItem::Ignored(object.key, super::KEY_TOO_LONG),
+        Err(_) => ListingItem::Ignored(object.key.to_string(), super::KEY_TOO_LONG),
     }
 }

@@ -58,8 +58,11 @@ impl KeyMap {
                 })?,
                 None => relative,
             };
-        let mut key = to.as_str().to_owned();
-        key.push_str(self.add_prefix.as_deref().unwrap_or_default());
+        let added = self.add_prefix.as_deref().unwrap_or_default();
+        let usual_length = to.as_str().len() + added.len() + stripped.len();
+        let mut key = String::with_capacity(usual_length);
+        key.push_str(to.as_str());
+        key.push_str(added);
         match &self.rename {
             Some(template) => template.render(stripped, size, &mut key),
             None => key.push_str(stripped),

@@ -45,12 +45,11 @@ impl Sides {
         if let Decision::Ask(doubt) = decision {
             return Next::Ask(entry, key, AskedSides::Both(doubt));
         }
-        let seen = there
-            .etag
-            .as_ref()
-            .map_or(DestinationState::Unknown, |etag| {
-                DestinationState::Object(etag.clone())
-            });
+        let seen = match (&decision, &there.etag) {
+            (Decision::Copy(_), Some(etag)) => DestinationState::Object(etag.clone()),
+            // What is not copied has no use for it.
+            _ => DestinationState::Unknown,
+        };
         Next::Known(self.planned(entry, key, decision, seen))
     }
 

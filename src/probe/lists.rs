@@ -109,7 +109,7 @@ async fn list_keys(
         if paging.check(&mut page)? == PageVerdict::Again {
             continue;
         }
-        keys.extend(page.items.into_iter().map(|object| object.key));
+        keys.extend(page.items.iter().map(|object| object.key.to_string()));
         token = page.next;
         if token.is_none() {
             return Ok(keys);

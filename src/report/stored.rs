@@ -241,7 +241,7 @@ impl ReportBucket {
             place: self.to_string(),
             failure,
         })?;
-        Ok(first.map(|object| object.key))
+        Ok(first.map(|object| object.key.to_string()))
     }
 
     /// Returns the directory of the newest run from a list of all pieces, for servers that list

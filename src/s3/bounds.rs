@@ -14,8 +14,9 @@ use std::task::{Context, Poll, ready};
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::SdkBody;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use memchr::memchr_iter;
 use thiserror::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -221,6 +222,7 @@ pub(super) fn limit(
             announced,
             bytes: 0,
             tags: 0,
+            gathered: BytesMut::new(),
             permit,
             progress,
         };
@@ -248,6 +250,8 @@ struct Limited {
     announced: u64,
     bytes: u64,
     tags: u64,
+    /// The bytes of a document that is handed on as a whole, as far as they came.
+    gathered: BytesMut,
     permit: LargePermit,
     progress: Option<Arc<Progress>>,
 }
@@ -285,6 +289,33 @@ impl Limited {
             };
         }
     }
+
+    /// Reads the next frame, and fails if the body exceeds its bound with it.
+    fn poll_checked(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Err(error) = self.check() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        ready!(self.poll_permit(cx));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.bytes = self.bytes.saturating_add(data.len() as u64);
+            if let Some(progress) = &self.progress {
+                progress.moved(data.len() as u64);
+            }
+            if self.bound.tags.is_some() {
+                self.tags += memchr_iter(b'<', data).count() as u64;
+            }
+            if let Err(error) = self.check() {
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        }
+        Poll::Ready(frame)
+    }
 }
 
 impl Body for Limited {
@@ -296,36 +327,44 @@ impl Body for Limited {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if let Err(error) = this.check() {
-            return Poll::Ready(Some(Err(error.into())));
+        if this.bound.tags.is_none() {
+            return this.poll_checked(cx);
         }
-        ready!(this.poll_permit(cx));
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            this.bytes = this.bytes.saturating_add(data.len() as u64);
-            if let Some(progress) = &this.progress {
-                progress.moved(data.len() as u64);
-            }
-            if this.bound.tags.is_some() {
-                #[expect(clippy::naive_bytecount, reason = "the compiler vectorizes it")]
-                let tags = data.iter().filter(|byte| **byte == b'<').count() as u64;
-                this.tags += tags;
-            }
-            if let Err(error) = this.check() {
-                return Poll::Ready(Some(Err(error.into())));
+        // The SDK gathers the frames of a document and then copies all of them into one. If it gets
+        // one frame, it copies nothing, and the connection uses its buffer again for each frame.
+        loop {
+            match ready!(this.poll_checked(cx)) {
+                Some(Ok(frame)) => {
+                    // The trailers of a document mean nothing.
+                    if let Some(data) = frame.data_ref() {
+                        if this.gathered.is_empty() {
+                            let length = this.announced.max(data.len() as u64).min(LARGE_FROM);
+                            this.gathered
+                                .reserve(usize::try_from(length).unwrap_or_default());
+                        }
+                        this.gathered.extend_from_slice(data);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    let document = std::mem::take(&mut this.gathered).freeze();
+                    let frame = (!document.is_empty()).then(|| Ok(Frame::data(document)));
+                    return Poll::Ready(frame);
+                }
             }
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.gathered.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.gathered.is_empty() {
+            self.body.size_hint()
+        } else {
+            SizeHint::default()
+        }
     }
 }
 
@@ -474,6 +513,7 @@ mod tests {
             announced,
             bytes: 0,
             tags: 0,
+            gathered: BytesMut::new(),
             permit,
             progress: None,
         };

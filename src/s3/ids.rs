@@ -5,6 +5,8 @@
 //! header that contains it. So each name is checked once, where it is read, and the message states
 //! the limit that it breaks.
 
+use std::fmt;
+
 use super::page::is_spelling;
 use crate::location::{BucketName, MAX_KEY_BYTES, ObjectKey};
 
@@ -143,11 +145,11 @@ where
     let size: u64 = size
         .try_into()
         .map_err(|_| format!("the answer has a negative {what}"))?;
-    possible_size(size, what)
+    possible_size(size, format_args!("{what}"))
 }
 
 /// Returns a number of bytes, or an error if it is more than an object can have.
-pub(super) fn possible_size(size: u64, what: &str) -> Result<u64, String> {
+pub(super) fn possible_size(size: u64, what: fmt::Arguments<'_>) -> Result<u64, String> {
     if size > LARGEST {
         return Err(format!(
             "the answer has a {what} of {size} bytes; s3haul accepts at most {LARGEST}"

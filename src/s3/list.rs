@@ -22,7 +22,7 @@ use super::ids::{IdKind, possible_size};
 use super::page::PageClaims;
 use super::paging::follows;
 use super::requests::{failure, fault};
-use super::secrets::Secrets;
+use super::secrets::{Quoted, Secrets, TextPieces};
 use super::xml::{Unreadable, XmlReader, XmlTag};
 use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
@@ -173,11 +173,13 @@ impl DeserializeResponse for PageReader {
         response: &HttpResponse,
         _: &ConfigBag,
     ) -> Result<Output, OrchestratorError<Error>> {
-        Secrets::missing_in(response)
-            .map_err(|quoted| OrchestratorError::response(quoted.into()))?;
         let document = std::str::from_utf8(response.body().bytes().unwrap_or_default());
         let document = document.map_err(|error| OrchestratorError::response(error.into()))?;
-        match read(document, self.knows_archives) {
+        match read(
+            document,
+            self.knows_archives,
+            &Secrets::pieces_for(response),
+        ) {
             Ok(listed) => {
                 *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
                 Ok(Output::erase(ListObjectsV2Output::builder().build()))
@@ -185,6 +187,8 @@ impl DeserializeResponse for PageReader {
             Err(PageError::Refused(metadata)) => Err(OrchestratorError::operation(Error::erase(
                 ListObjectsV2Error::generic(*metadata),
             ))),
+            // As itself, so that it is found again.
+            Err(PageError::Quoted(quoted)) => Err(OrchestratorError::response(quoted.into())),
             Err(error) => Err(OrchestratorError::response(error.into())),
         }
     }
@@ -198,6 +202,9 @@ enum PageError {
     Refused(Box<ErrorMetadata>),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// It repeats a secret of its request.
+    #[error(transparent)]
+    Quoted(#[from] Quoted),
 }
 
 /// Elements that only a page has. A document whose root has another name is a page if it holds one
@@ -212,8 +219,9 @@ const OF_A_PAGE: [&str; 7] = [
     "StartAfter",
 ];
 
-/// Reads a page, which is known by its elements, whatever its root is called.
-fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
+/// Reads a page, which is known by its elements, whatever its root is called. No `ETag` may
+/// repeat one of the `secrets`.
+fn read(document: &str, knows_archives: bool, secrets: &TextPieces) -> Result<ListPage, PageError> {
     let mut reader = XmlReader::new(document);
     let mut is_page = match reader.child()? {
         Some(XmlTag::Open("Error")) => {
@@ -234,7 +242,7 @@ fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
                 if listed.items.capacity() == 0 {
                     listed.items.reserve(1000);
                 }
-                let (object, mistake) = object(&mut reader, knows_archives)?;
+                let (object, mistake) = object(&mut reader, knows_archives, secrets)?;
                 listed.mistake = listed.mistake.take().or(mistake);
                 listed.items.push(object);
             }
@@ -276,11 +284,14 @@ fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
     }
     if encoded {
         for item in &mut listed.items {
-            let key = std::mem::take(&mut item.key);
-            item.key = decode(key, true).unwrap_or_else(|key| {
+            if !item.key.contains(['%', '+']) {
+                continue;
+            }
+            let key = decode(item.key.to_string(), true).unwrap_or_else(|key| {
                 listed.mistake = Some(format!("the list holds a key that is not UTF-8: {key}"));
                 String::new()
             });
+            item.key = key.into();
         }
     }
     listed.items.shrink_to_fit();
@@ -320,9 +331,10 @@ fn refusal(reader: &mut XmlReader<'_>) -> Result<ErrorMetadata, Unreadable> {
 fn object(
     reader: &mut XmlReader<'_>,
     knows_archives: bool,
-) -> Result<(ListedObject, Option<String>), Unreadable> {
+    secrets: &TextPieces,
+) -> Result<(ListedObject, Option<String>), PageError> {
     let mut object = ListedObject {
-        key: String::new(),
+        key: Arc::default(),
         size: 0,
         etag: None,
         modified: None,
@@ -332,10 +344,12 @@ fn object(
     let (mut restore, mut size, mut mistake) = (None, None, None);
     while let Some(tag) = reader.child()? {
         match tag {
-            XmlTag::Open("Key") => object.key = reader.text()?.into_owned(),
+            XmlTag::Open("Key") => object.key = reader.text()?.into(),
             XmlTag::Open("Size") => size = reader.text()?.trim().parse().ok(),
             XmlTag::Open("ETag") => {
-                match IdKind::Etag.optional(Some(reader.unquoted()?.into_owned())) {
+                let etag = reader.unquoted()?;
+                secrets.check("an ETag", &etag)?;
+                match IdKind::Etag.optional(Some(etag.into_owned())) {
                     Ok(etag) => object.etag = etag,
                     Err(message) => mistake = Some(message),
                 }
@@ -351,7 +365,7 @@ fn object(
         }
     }
     match size {
-        Some(size) => match possible_size(size, &format!("size of `{}`", object.key)) {
+        Some(size) => match possible_size(size, format_args!("size of `{}`", object.key)) {
             Ok(size) => object.size = size,
             Err(message) => mistake = Some(message),
         },
@@ -386,7 +400,15 @@ fn restore_status(reader: &mut XmlReader<'_>) -> Result<ArchiveState, Unreadable
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::primitives::SdkBody;
+    use aws_smithy_runtime_api::http::Headers;
+
     use super::*;
+    use crate::s3::causes::find;
+
+    fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
+        super::read(document, knows_archives, &TextPieces::default())
+    }
 
     const PAGE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>lake</Name><Prefix/><KeyCount>2</KeyCount>
@@ -432,7 +454,10 @@ mod tests {
     #[test]
     fn names_that_are_not_encoded_stay_as_they_are() {
         let plain = PAGE.replace("<EncodingType>url</EncodingType>", "");
-        assert_eq!(read(&plain, true).unwrap().items[0].key, "a+b%2F%C3%A9&");
+        assert_eq!(
+            read(&plain, true).unwrap().items[0].key.as_ref(),
+            "a+b%2F%C3%A9&"
+        );
         let bad = PAGE.replace("%C3%A9", "%C3");
         assert_eq!(
             read(&bad, true).unwrap().mistake.as_deref(),
@@ -450,6 +475,20 @@ mod tests {
             (metadata.code(), metadata.message()),
             (Some("SlowDown"), Some("Reduce"))
         );
+    }
+
+    #[test]
+    fn a_page_whose_etag_repeats_a_secret_is_refused() {
+        let secret = "0123456789abcdef-token";
+        let mut headers = Headers::new();
+        headers.insert("x-amz-security-token", secret);
+        let body = SdkBody::from(PAGE.replace("4567", secret));
+        let mut response = HttpResponse::new(200.try_into().unwrap(), body);
+        response.add_extension(Secrets::of(&headers));
+        let read = PageReader::default()
+            .deserialize_nonstreaming_with_config(&response, &ConfigBag::base());
+        let error = read.unwrap_err();
+        assert!(find::<Quoted>(&error).is_some(), "{error:?}");
     }
 
     #[test]

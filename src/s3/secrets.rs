@@ -54,6 +54,10 @@ const ELEMENTS: [(&str, &str); 7] = [
 const CHECKSUM: [&str; 2] = ["x-amz-checksum-", "Checksum"];
 /// The length of a document in bytes from which an index of the secrets pays off.
 const LONG: usize = 8192;
+/// The bytes of a block that the index knows.
+const BLOCK: usize = 8;
+/// The distance of blocks of which one lies in each run of [`PIECE`] bytes.
+const STRIDE: usize = PIECE - BLOCK + 1;
 /// The text shown in place of a secret.
 const HIDDEN: &str = "[hidden]";
 
@@ -86,13 +90,7 @@ impl Secrets {
         }
         let document = response.body().bytes().unwrap_or_default();
         let pieces = TextPieces::of(secrets, document.len() > LONG);
-        let check = |what, text: &str| {
-            if pieces.are_in(text) {
-                Err(Quoted(what))
-            } else {
-                Ok(())
-            }
-        };
+        let check = |what, text: &str| pieces.check(what, text);
         for (name, value) in response.headers() {
             if let Some(what) = recorded(&NAMES, name) {
                 check(what, value)?;
@@ -111,6 +109,15 @@ impl Secrets {
             };
         }
         Ok(())
+    }
+
+    /// Returns what the values of a long answer are checked against while they are read, which
+    /// saves [`Secrets::missing_in`] a second reading of the document.
+    pub(super) fn pieces_for(response: &HttpResponse) -> TextPieces {
+        match response.extension::<Self>() {
+            Some(secrets) => TextPieces::of(secrets, true),
+            None => TextPieces::default(),
+        }
     }
 
     /// Returns the text without the secrets or parts of them, in any spelling that a server may
@@ -167,39 +174,79 @@ fn recorded(known: &[(&str, &'static str)], name: &str) -> Option<&'static str> 
 }
 
 /// The spellings of the secrets of a request, to search for in short texts.
-struct TextPieces {
+#[derive(Default)]
+pub(super) struct TextPieces {
     forms: Vec<String>,
-    /// All pieces of the spellings; `None` if there are few texts to check.
-    index: Option<HashSet<[u8; PIECE]>>,
+    /// Set at the numbers of all blocks of the spellings; empty if there are few texts to check.
+    index: Vec<bool>,
 }
 
 impl TextPieces {
     fn of(secrets: &Secrets, has_index: bool) -> Self {
         let forms: Vec<String> = secrets.0.iter().flat_map(|secret| forms(secret)).collect();
-        let index = has_index.then(|| {
-            let pieces = forms.iter().flat_map(|form| form.as_bytes().windows(PIECE));
-            pieces.filter_map(|piece| piece.try_into().ok()).collect()
-        });
+        let mut index = Vec::new();
+        if has_index && !forms.is_empty() {
+            index.resize(1 << u16::BITS, false);
+            for block in forms.iter().flat_map(|form| form.as_bytes().windows(BLOCK)) {
+                index[usize::from(number_of(block))] = true;
+            }
+        }
         Self { forms, index }
     }
 
-    /// Returns true if a text repeats a secret, in whole or in part.
+    /// Checks that a text does not repeat a secret, in whole or in part.
+    ///
+    /// # Errors
+    /// Returns [`Quoted`] if it does. `what` is the kind of value.
+    pub(super) fn check(&self, what: &'static str, text: &str) -> Result<(), Quoted> {
+        if self.are_in(text) {
+            Err(Quoted(what))
+        } else {
+            Ok(())
+        }
+    }
+
     fn are_in(&self, text: &str) -> bool {
-        if text.len() < SHORTEST || !text.is_ascii() {
+        if text.len() < SHORTEST || !text.is_ascii() || !self.may_be_in(text.as_bytes()) {
             return false;
         }
         let text = text.to_ascii_lowercase();
         let mut pieces = (0..text.len()).filter_map(|at| text.get(at..at + PIECE));
         let mut short = self.forms.iter().filter(|form| form.len() < PIECE);
-        let is_piece = |piece: &str| match &self.index {
-            Some(index) => piece
-                .as_bytes()
-                .try_into()
-                .is_ok_and(|piece: [u8; PIECE]| index.contains(&piece)),
-            None => self.forms.iter().any(|form| form.contains(piece)),
-        };
-        pieces.any(is_piece) || short.any(|form| text.contains(form.as_str()))
+        pieces.any(|piece| self.forms.iter().any(|form| form.contains(piece)))
+            || short.any(|form| text.contains(form.as_str()))
     }
+
+    /// Returns false if the index shows that a text of at least [`SHORTEST`] bytes repeats nothing.
+    /// A run of [`PIECE`] bytes of a secret has one of the blocks that are looked at, whose
+    /// distance is [`STRIDE`]. A whole secret that is shorter has a block at any position.
+    fn may_be_in(&self, text: &[u8]) -> bool {
+        if self.index.is_empty() {
+            return !self.forms.is_empty();
+        }
+        let has_short = self.forms.iter().any(|form| form.len() < PIECE);
+        let stride = if has_short { 1 } else { STRIDE };
+        let mut blocks = text.windows(BLOCK).step_by(stride);
+        blocks.any(|block| {
+            let mut windows = self
+                .forms
+                .iter()
+                .flat_map(|form| form.as_bytes().windows(BLOCK));
+            self.index[usize::from(number_of(block))]
+                && windows.any(|window| window.eq_ignore_ascii_case(block))
+        })
+    }
+}
+
+/// Returns the number that the index gives to a block, whatever the case of its letters.
+fn number_of(block: &[u8]) -> u16 {
+    let mut bytes = [0; BLOCK];
+    bytes.copy_from_slice(block);
+    bytes.make_ascii_lowercase();
+    // The upper bits of the product depend on all bits of the block.
+    let mixed = u64::from_ne_bytes(bytes).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let [first, second, ..] = mixed.to_be_bytes();
+    u16::from_be_bytes([first, second])
 }
 
 /// Returns the spellings of a secret, in lower case.
@@ -326,6 +373,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_index_finds_a_piece_at_any_position() {
+        let key = STANDARD.encode(KEY);
+        let (with, without) = (
+            TextPieces::of(&secrets(), true),
+            TextPieces::of(&secrets(), false),
+        );
+        for before in 0..20 {
+            for at in 0..key.len() - PIECE {
+                for (length, is_found) in [(PIECE, true), (PIECE - 1, false)] {
+                    let piece = &key[at..at + length];
+                    let text = format!("{:~<before$}{piece}~~~~", "");
+                    for pieces in [&with, &without] {
+                        let is_quoted = pieces.check("an ETag", &text).is_err();
+                        assert_eq!(is_quoted, is_found, "{text}");
+                    }
+                }
+            }
+        }
+        assert_eq!(TextPieces::default().check("an ETag", &key), Ok(()));
     }
 
     #[test]

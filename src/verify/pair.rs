@@ -321,8 +321,9 @@ async fn etag_as_listed(
         return Ok(());
     };
     let now = place.bucket.first(place.key.as_str(), None).await?;
-    let is_replaced = now
-        .is_some_and(|now| now.key == place.key.as_str() && now.etag.as_ref() == Some(&head.etag));
+    let is_replaced = now.is_some_and(|now| {
+        *now.key == *place.key.as_str() && now.etag.as_ref() == Some(&head.etag)
+    });
     if is_replaced {
         return Ok(());
     }

@@ -388,7 +388,7 @@ async fn first_key(liar: &Liar, world: &World) -> Result<Option<String>, &'stati
         .unwrap();
     let first = bucket.first("", None).await;
     first
-        .map(|found| found.map(|object| object.key))
+        .map(|found| found.map(|object| object.key.to_string()))
         .map_err(|failure| failure.kind().name())
 }
 

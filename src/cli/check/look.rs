@@ -225,7 +225,7 @@ async fn first_of(
     let mut found = source.first(prefix.as_str(), None).await?;
     if found
         .as_ref()
-        .is_some_and(|object| object.key == root.as_str())
+        .is_some_and(|object| *object.key == *root.as_str())
     {
         found = source.first(prefix.as_str(), Some(root.as_str())).await?;
     }

@@ -96,7 +96,7 @@ impl ObjectTask<'_> {
         match (destination.head(key, None).await, condition) {
             (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
                 let listed = destination.first(key.as_str(), None).await.ok().flatten();
-                let listed = listed.filter(|listed| listed.key == key.as_str());
+                let listed = listed.filter(|listed| *listed.key == *key.as_str());
                 Ok(listed.is_some_and(|listed| listed.etag.as_ref() == Some(etag)))
             }
             (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),

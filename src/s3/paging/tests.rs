@@ -7,7 +7,7 @@ use crate::s3::ArchiveState;
 
 fn object(key: &str) -> ListedObject {
     ListedObject {
-        key: key.to_owned(),
+        key: key.into(),
         size: 1,
         etag: None,
         modified: None,
@@ -37,7 +37,13 @@ fn check(paging: &mut Paging, keys: &[&str]) -> Result<(PageVerdict, Vec<String>
     let mut page = page(keys, true);
     page.next = Some(fastrand::u64(..).to_string());
     let turn = paging.check(&mut page)?;
-    Ok((turn, page.items.into_iter().map(|item| item.key).collect()))
+    Ok((
+        turn,
+        page.items
+            .into_iter()
+            .map(|item| item.key.to_string())
+            .collect(),
+    ))
 }
 
 #[test]
