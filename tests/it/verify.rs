@@ -557,12 +557,12 @@ async fn nothing_is_extra_behind_a_part_of_the_source_that_cannot_be_listed() {
     for key in ["a/1", "b/1", "c/1"] {
         both(&world, key, 10, &plain, &plain);
     }
-    put(&world, DESTINATION, "b/0", 1, 10, &plain);
+    world.put_in(DESTINATION, "b/0", 10);
     let fault = Fault::on(Operation::ListObjectsV2)
         .bucket(SOURCE)
         .key("b/")
         .then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(fault);
+    world.add_fault(fault);
     let mut transfer = copy_all();
     transfer.select.include = ["a/*", "b/*", "c/*"]
         .map(|glob| glob.parse().unwrap())

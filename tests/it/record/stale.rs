@@ -49,7 +49,7 @@ async fn killed_unanswered(
 
 /// Returns true if the object is older than half an hour, so that the command has not written it.
 /// Returns `None` if the destination lacks the key.
-fn is_older_than_a_minute(world: &World, key: &str) -> Option<bool> {
+fn is_older_than_half_an_hour(world: &World, key: &str) -> Option<bool> {
     let object = world.object(DESTINATION, key)?;
     let age = SystemTime::now().duration_since(object.last_modified);
     Some(age.is_ok_and(|age| age > Duration::from_mins(30)))

@@ -177,7 +177,7 @@ async fn objects_that_are_no_pieces_are_stepped_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_is_removed_during_the_run_is_reported() {
-    let world = world().await;
+    let world = world_with_reports_bucket().await;
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
     report.add(&receipt(1));
