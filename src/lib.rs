@@ -46,8 +46,8 @@
 //!
 //! # Copy one object
 //!
-//! A job whose source and destination are one key each. An object of any size is copied, beyond
-//! 5 GiB in parts, and with its metadata and tags.
+//! A job whose source and destination are one key each. An object of any size is copied, a large
+//! one in parts, with its metadata and tags.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]

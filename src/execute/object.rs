@@ -104,15 +104,16 @@ impl<'w> ObjectTask<'w> {
         let ending = match task.execute().await {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::Failed(failure) | Trouble::Replan(_, Some(failure))) => {
-                Ending::failed(&failure)
-            }
+            Err(Trouble::Failed(failure)) => Ending::failed(&failure),
             // Only standard input gets here: its bytes are gone, so it has no second round.
+            Err(Trouble::Replan(_, Some(failure))) => {
+                Ending::failed(&failure.noting("standard input cannot be read again"))
+            }
             Err(Trouble::Replan(reason, None)) => Ending::failed(&Failure::new(
                 FailureKind::Conflict,
                 Operation::CompleteMultipartUpload,
                 work.sides.destination.place(&step.key),
-                format!("{reason}, and the object cannot be planned again"),
+                format!("{reason}, and standard input cannot be read again"),
             )),
         };
         let (source, destination) = work.location(step);
@@ -198,12 +199,12 @@ impl<'w> ObjectTask<'w> {
             let object = self.work.sides.name_of(&self.step.entry);
             let cause = failure.as_ref().map(tracing::field::display);
             tracing::info!(%object, %reason, failure = cause, "planning it again");
-            upload_gone = failure
-                .filter(|_| reason == Replan::UploadGone)
-                .or(upload_gone);
+            if reason == Replan::UploadGone {
+                upload_gone.clone_from(&failure);
+            }
             self.draft.replans.push(reason);
             if self.draft.replans.len() >= ROUNDS {
-                let failure = upload_gone.unwrap_or_else(|| self.exhausted(source));
+                let failure = self.exhausted(source, upload_gone.or(failure));
                 break Err(Trouble::Failed(failure));
             }
         };
@@ -213,8 +214,12 @@ impl<'w> ObjectTask<'w> {
         outcome
     }
 
-    /// Returns the failure of an object whose last round asked for another one.
-    fn exhausted(&self, source: TaskSource<'_>) -> Failure {
+    /// Returns the failure of an object whose last round asked for another one. `cause` is the
+    /// failure that ended the last round, or the end of an upload that somebody else caused.
+    fn exhausted(&self, source: TaskSource<'_>, cause: Option<Failure>) -> Failure {
+        if let Some(cause) = cause {
+            return cause.noting(&format!("planned {ROUNDS} times without success"));
+        }
         let (operation, place, changed) = match source {
             TaskSource::Bucket(bucket) => (
                 Operation::HeadObject,

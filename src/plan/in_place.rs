@@ -29,7 +29,12 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
             // Copies leave these behind unless the job asks for them.
             Attribute::Acl => transfer.to.acl.is_none() && policy != Policy::Replace,
             Attribute::Annotations => capabilities.annotations,
-            _ => policy.keeps(),
+            Attribute::Metadata
+            | Attribute::Headers
+            | Attribute::Tags
+            | Attribute::StorageClass
+            | Attribute::Encryption
+            | Attribute::Lock => policy.keeps(),
         };
         if is_kept {
             strict.preserve.set(attribute, Policy::Require);

@@ -6,7 +6,8 @@ use aws_sdk_s3::types as sdk;
 use super::{Grant, Lock, Permission};
 
 /// The attributes as headers, for each of the three requests that create an object. One text for
-/// all of them, so that none can forget an attribute that another one sends.
+/// all of them, so that none can forget an attribute that another one sends. All structs are
+/// destructured, so that a new field cannot be forgotten here.
 macro_rules! with_attributes {
     ($request:expr, $attributes:expr) => {{
         // The checksum and the annotations are said in ways of their own by the requests that know
@@ -23,13 +24,23 @@ macro_rules! with_attributes {
             checksum: _,
             annotations: _,
         } = $attributes;
+        // The requests add `Expires` as raw text, because the SDK takes only dates.
+        let crate::s3::ContentHeaders {
+            content_type,
+            content_encoding,
+            content_language,
+            content_disposition,
+            cache_control,
+            expires: _,
+            website_redirect,
+        } = headers;
         let mut request = $request
-            .set_content_type(headers.content_type.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_website_redirect_location(headers.website_redirect.clone())
+            .set_content_type(content_type.clone())
+            .set_content_encoding(content_encoding.clone())
+            .set_content_language(content_language.clone())
+            .set_content_disposition(content_disposition.clone())
+            .set_cache_control(cache_control.clone())
+            .set_website_redirect_location(website_redirect.clone())
             .set_metadata((!metadata.is_empty()).then(|| metadata.clone().into_iter().collect()))
             .set_storage_class(storage_class.as_deref().map(sdk::StorageClass::from))
             .set_object_lock_mode(

@@ -136,7 +136,7 @@ async fn tags_that_a_copy_drops_are_losses_or_failures() {
             assert_eq!((run.outcome.done_objects, messages.len()), (1, 3));
             for message in messages {
                 assert!(
-                    message.starts_with("not-kept: destination ignored the tags"),
+                    message.starts_with("not-kept: destination ignored the requested tags"),
                     "{message}"
                 );
             }

@@ -6,10 +6,11 @@
 //! |---|---|---|---|---|
 //! | 412 | another writer's object stands at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was under way | send again | plan again | plan again |
+//! | 409 | another write was under way | send again | plan again | look, then plan again or skip it |
 //!
-//! A second Complete needs no part again, because the upload stays open; after a 409, S3 wants a
-//! new upload. A `CopyObject` is planned again because its answer may be about the source too. A
+//! A second Complete needs no part again, because the upload stays open. After a 409, S3 wants a
+//! new upload; if another writer's object stands at the key by then, no part is copied again. A
+//! `CopyObject` is planned again because its answer may be about the source too. A
 //! change in place is never skipped or repeated: the object is looked at again, and changed only if
 //! it still needs the change. If a condition turns out to hold after a 412, the server contradicts
 //! itself: a `CopyObject` is planned again, and other writes fail.
@@ -31,6 +32,19 @@ pub(super) enum RefusedWrite {
     Deleted,
     /// Another write was under way.
     Raced,
+}
+
+/// The object at a key after a conditional write to it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FoundAtKey {
+    /// There is none.
+    Nothing,
+    /// It is the one that the condition names.
+    Expected,
+    /// It is another one.
+    Another,
+    /// The permission to look is missing.
+    Hidden,
 }
 
 /// The reaction to a refused write.
@@ -87,22 +101,30 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns true if a condition holds although the server refused the write because of it:
-    /// nothing stands at the key, or exactly the object that the write names. If HEAD shows another
-    /// object, the list decides: both are wrong together less often.
-    async fn condition_holds(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
+    /// Looks at the key after the server refused a write with this condition. If HEAD shows another
+    /// object than the expected one, the list decides: both are wrong together less often.
+    async fn look_at_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, Trouble> {
         let (destination, key) = (self.destination(), &self.step.key);
-        match (destination.head(key, None).await, condition) {
-            (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
+        let expected = match condition {
+            WriteCondition::Matches(etag) => Some(etag),
+            WriteCondition::Absent | WriteCondition::None => None,
+        };
+        match destination.head(key, None).await {
+            Ok(found) if expected == Some(&found.etag) => Ok(FoundAtKey::Expected),
+            Ok(_) if expected.is_some() => {
                 let listed = destination.first(key.as_str(), None).await.ok().flatten();
                 let listed = listed.filter(|listed| listed.key == key.as_str());
-                Ok(listed.is_some_and(|listed| listed.etag.as_ref() == Some(etag)))
+                let is_expected = listed.is_some_and(|listed| listed.etag.as_ref() == expected);
+                Ok(if is_expected {
+                    FoundAtKey::Expected
+                } else {
+                    FoundAtKey::Another
+                })
             }
-            (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),
-            (Err(failure), _) if *failure.kind() == FailureKind::NotFound => Ok(true),
-            // Without the permission to look, the server's refusal is all there is.
-            (Err(failure), _) if *failure.kind() == FailureKind::Denied => Ok(false),
-            (Err(failure), _) => Err(failure.into()),
+            Ok(_) => Ok(FoundAtKey::Another),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(FoundAtKey::Nothing),
+            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(FoundAtKey::Hidden),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -113,15 +135,11 @@ impl ObjectTask<'_> {
         condition: &WriteCondition,
         failure: &Failure,
     ) -> Option<RefusedWrite> {
-        let skip = match self.work.sides.transfer.when {
-            When::Missing => Skip::Present,
-            When::Changed | When::Always => Skip::ChangedMeanwhile,
-        };
         match (failure.kind(), condition) {
             (
                 FailureKind::PreconditionFailed,
                 WriteCondition::Absent | WriteCondition::Matches(_),
-            ) => Some(RefusedWrite::Taken(skip)),
+            ) => Some(RefusedWrite::Taken(self.skip_of_taken())),
             (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(RefusedWrite::Deleted),
             (FailureKind::Conflict, _) => Some(RefusedWrite::Raced),
             _ => None,
@@ -140,15 +158,14 @@ impl ObjectTask<'_> {
         failure: Failure,
         may_repeat: bool,
     ) -> Result<AfterRefusal, Trouble> {
+        let is_in_place = self.work.sides.is_in_place();
         let refusal = self.refusal(condition, &failure);
         if refusal == Some(RefusedWrite::Deleted) {
             self.seen = DestinationState::Absent;
         }
         let repeats = match write {
             ConditionalWrite::Put => true,
-            ConditionalWrite::Complete => {
-                refusal == Some(RefusedWrite::Deleted) && !self.work.sides.is_in_place()
-            }
+            ConditionalWrite::Complete => refusal == Some(RefusedWrite::Deleted) && !is_in_place,
             ConditionalWrite::Copy => false,
         };
         match refusal {
@@ -164,8 +181,11 @@ impl ObjectTask<'_> {
             Some(RefusedWrite::Deleted | RefusedWrite::Raced) if write == ConditionalWrite::Put => {
                 Err(self.with_write_hint(condition, failure).into())
             }
+            Some(RefusedWrite::Raced) if write == ConditionalWrite::Complete && !is_in_place => {
+                self.after_race(condition, failure).await
+            }
             Some(RefusedWrite::Deleted | RefusedWrite::Raced) => {
-                Err(Replan::DestinationChanged.into())
+                Err(Replan::DestinationChanged.after(failure))
             }
             Some(RefusedWrite::Taken(skip)) => {
                 self.after_taken(write, condition, failure, skip).await
@@ -187,15 +207,52 @@ impl ObjectTask<'_> {
             ConditionalWrite::Put => return Ok(AfterRefusal::Leave(skip)),
             // In place, the object is its own source, and the caller has found it unchanged: the
             // cause of the refusal is over.
-            ConditionalWrite::Copy if is_in_place => return Err(Replan::DestinationChanged.into()),
+            ConditionalWrite::Copy if is_in_place => {
+                return Err(Replan::DestinationChanged.after(failure));
+            }
             ConditionalWrite::Copy | ConditionalWrite::Complete => {}
         }
-        match (self.condition_holds(condition).await?, write) {
-            (false, _) if is_in_place => Err(Replan::DestinationChanged.into()),
+        // Without the permission to look, the server's refusal is all there is.
+        let holds = match self.look_at_key(condition).await? {
+            FoundAtKey::Nothing | FoundAtKey::Expected => true,
+            FoundAtKey::Another | FoundAtKey::Hidden => false,
+        };
+        match (holds, write) {
+            (false, _) if is_in_place => Err(Replan::DestinationChanged.after(failure)),
             (false, _) => Ok(AfterRefusal::Leave(skip)),
             // The other object was deleted, or the refusal was about the source.
-            (true, ConditionalWrite::Copy) => Err(Replan::DestinationChanged.into()),
+            (true, ConditionalWrite::Copy) => Err(Replan::DestinationChanged.after(failure)),
             (true, _) => Err(failure.noting(CONDITION_HOLDS).into()),
+        }
+    }
+
+    /// Decides what follows if another write was under way at Complete, so that S3 wants a new
+    /// upload. Looks at the key before all parts are copied again: if another writer's object
+    /// stands there by now, the next Complete would be refused too.
+    async fn after_race(
+        &mut self,
+        condition: &WriteCondition,
+        failure: Failure,
+    ) -> Result<AfterRefusal, Trouble> {
+        let again = Replan::DestinationChanged.after(failure);
+        if *condition == WriteCondition::None {
+            return Err(again);
+        }
+        match self.look_at_key(condition).await? {
+            FoundAtKey::Another => Ok(AfterRefusal::Leave(self.skip_of_taken())),
+            FoundAtKey::Nothing => {
+                self.seen = DestinationState::Absent;
+                Err(again)
+            }
+            FoundAtKey::Expected | FoundAtKey::Hidden => Err(again),
+        }
+    }
+
+    /// Returns the reason to skip the object if another writer's object stands at the key.
+    fn skip_of_taken(&self) -> Skip {
+        match self.work.sides.transfer.when {
+            When::Missing => Skip::Present,
+            When::Changed | When::Always => Skip::ChangedMeanwhile,
         }
     }
 

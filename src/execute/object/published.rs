@@ -322,8 +322,7 @@ impl ObjectTask<'_> {
             .iter()
             .find(|(attribute, _)| self.is_required(*attribute, asked));
         if let Some((attribute, how)) = required {
-            let what =
-                format!("{name} ignored the {attribute} that were asked for: it shows {how}");
+            let what = format!("{name} ignored the requested {attribute}: it shows {how}");
             return Err(self.reject_incomplete(written, &what).await.into());
         }
         self.draft

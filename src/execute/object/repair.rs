@@ -1,7 +1,7 @@
 //! Sets the tags that an earlier run could not set, without copying the object again.
 //!
-//! Tags are the only attribute that S3 changes without a write of the object: nothing is copied,
-//! and a versioned bucket gets no new version. This is right only if the destination still has the
+//! S3 changes tags without a write of the object: nothing is copied, and a versioned bucket gets no
+//! new version. This is right only if the destination still has the
 //! copy of the earlier run and the source has not changed since. Otherwise the object is copied
 //! again, with all its attributes.
 

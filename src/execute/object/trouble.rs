@@ -78,6 +78,11 @@ pub enum Replan {
 }
 
 impl Replan {
+    /// Returns the trouble of a round that this failure ended for this reason.
+    pub(crate) const fn after(self, failure: Failure) -> Trouble {
+        Trouble::Replan(self, Some(failure))
+    }
+
     /// Returns true if the server shows, or claims, that the source has changed.
     pub(crate) const fn is_about_source(self) -> bool {
         matches!(self, Self::SourceChanged | Self::SourceRefused)

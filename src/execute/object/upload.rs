@@ -9,6 +9,7 @@
 //! So a process may be killed at any moment, and the next one knows every upload that it left open.
 
 pub(super) mod adopt;
+mod digest;
 mod end;
 pub(super) mod local;
 pub(in crate::execute) mod orphans;

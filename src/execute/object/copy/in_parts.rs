@@ -186,7 +186,7 @@ impl<'w> CopyRound<'_, 'w> {
             Err(Trouble::Failed(failure))
                 if in_place && *failure.kind() == FailureKind::NoSuchUpload =>
             {
-                return Err(Replan::DestinationChanged.into());
+                return Err(Replan::DestinationChanged.after(failure));
             }
             Err(trouble) => return Err(trouble),
         };

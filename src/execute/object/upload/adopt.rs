@@ -104,7 +104,7 @@ impl<'w> UploadSession<'w> {
         let id = self.upload.id();
         let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
         task.draft.notes.push(format!(
-            "the open upload {id} holds something else; it is left open, and the object was copied again \
+            "the open upload {id} holds something else; it is left open, and the object is copied again \
              (`{command}` frees its parts)"
         ));
         Replan::ForeignUpload.into()

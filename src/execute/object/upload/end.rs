@@ -46,12 +46,12 @@ impl UploadSession<'_> {
         let outcome = match outcome {
             Err(Trouble::Failed(failure)) if self.was_ended_elsewhere(&failure) => {
                 let failure = failure.noting("somebody else ended the upload");
-                Err(Trouble::Replan(Replan::UploadGone, Some(failure)))
+                Err(Replan::UploadGone.after(failure))
             }
             Err(Trouble::Failed(failure))
                 if !self.held.is_empty() && *failure.kind() == FailureKind::Invalid =>
             {
-                Err(Trouble::Replan(Replan::StaleUpload, Some(failure)))
+                Err(Replan::StaleUpload.after(failure))
             }
             outcome => outcome,
         };

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
+use super::digest::digest;
 use crate::bucket::Bucket;
 use crate::execute::Work;
 use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Draft;
 use crate::journal::Journal;
 use crate::journal::event::{JournalEvent, PartLengths, SourceVersion};
-use crate::journal::fingerprint::digest;
 use crate::journal::uploads::BegunUpload;
 use crate::location::ObjectKey;
 use crate::multipart::{self, Aborted, MultipartUpload, Stray};
@@ -50,10 +50,9 @@ pub(crate) struct UploadFingerprint {
 
 impl UploadFingerprint {
     pub(crate) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
-        let attributes = digest(&format!("{attributes:?}"));
         Self {
             source,
-            attributes,
+            attributes: digest(attributes),
             losses: Vec::new(),
             claimed: false,
         }

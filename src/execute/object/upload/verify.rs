@@ -54,7 +54,7 @@ impl ObjectTask<'_> {
         let unlike = unlike(self.destination(), &self.step.key, version, requested).await?;
         self.draft.notes.extend(unlike.map(|attribute| {
             format!(
-                "the open upload {id} was created with other {attribute} than requested: the object was copied again"
+                "the open upload {id} was created with other {attribute} than requested: the object is copied again"
             )
         }));
         Ok(unlike.is_none())
