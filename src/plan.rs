@@ -12,17 +12,17 @@
 //! - [`attributes`] decides what the new object gets besides its bytes, and [`concede`] what is
 //!   left out if a server refuses some of it. [`asked`] finds the differences between a published
 //!   object and the request. [`loss`] names what was lost.
-//! - [`claim`] finds unknown open uploads that can be adopted.
+//! - [`adopt`] finds unknown open uploads that can be adopted.
 //! - [`cause`] counts failures by their cause. [`empty`] names selections without a match.
 //! - [`totals`] counts the requests of a run before it starts, [`carried`] those about tags, and
 //!   [`cost`] their price.
 
+pub mod adopt;
 pub mod archive;
 pub mod asked;
 pub mod attributes;
 pub mod carried;
 pub mod cause;
-pub mod claim;
 pub mod concede;
 pub mod condition;
 pub mod cost;

@@ -11,6 +11,7 @@ use crate::s3::{
 
 impl Bucket {
     /// Writes an object from memory.
+    #[doc(hidden)]
     pub async fn put_object(
         &self,
         key: &ObjectKey,
@@ -59,6 +60,7 @@ impl Bucket {
     }
 
     /// Sends a part from memory; the same number again replaces it.
+    #[doc(hidden)]
     pub async fn upload_part(
         &self,
         key: &ObjectKey,

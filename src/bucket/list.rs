@@ -25,6 +25,7 @@ impl Bucket {
     }
 
     /// Lists objects, as [`Client::list_objects`](crate::s3::Client::list_objects) does.
+    #[doc(hidden)]
     pub async fn list(
         &self,
         prefix: &str,
@@ -47,6 +48,7 @@ impl Bucket {
     /// # Errors
     /// See [`Client::list_one`](crate::s3::Client::list_one). It also fails if the list does not end, or holds keys that were
     /// not asked for.
+    #[doc(hidden)]
     pub async fn first(
         &self,
         prefix: &str,

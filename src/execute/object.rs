@@ -15,13 +15,16 @@ mod condition;
 mod copy;
 mod file;
 mod layout;
+mod local_file;
 mod marker;
 mod mismatch;
+mod pinned;
 pub(super) mod published;
 mod put;
 mod repair;
 mod sent;
-pub(super) mod stream;
+mod stream;
+mod stream_parts;
 pub(super) mod trouble;
 pub(super) mod upload;
 
@@ -32,6 +35,7 @@ use tokio::time::Instant;
 use super::Work;
 use super::monitor::Event;
 use super::receipt::{Draft, Ending, Proof, Receipt};
+use super::replan::Replan;
 use crate::bucket::Bucket;
 use crate::location::LocalPath;
 use crate::manifest::job::{Source, Versions};
@@ -43,7 +47,7 @@ use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Head, Operation, Written};
 use archive::ArchivedSource;
 use attributes::TargetAttributes;
-use trouble::{Replan, Trouble};
+use trouble::Trouble;
 use upload::orphans::OrphanUpload;
 
 /// The most rounds of one object.

@@ -34,27 +34,29 @@ const STORAGE_CLASSES: [&str; 12] = [
     "FSX_OPENZFS",
 ];
 
-/// Returns everything about the job that cannot work or would not do what it seems to; empty if all
-/// is well. Paths are those of a manifest.
-#[must_use]
-pub fn check(job: &Job) -> Vec<Finding> {
-    let indices: Vec<_> = (0..job.transfers.len()).collect();
-    let mut findings = check_with(job, &indices, &RefusedFields::default());
-    if job.transfers.is_empty() {
-        let (path, message) = (
-            "transfers".to_owned(),
-            "there is nothing to transfer".to_owned(),
-        );
-        findings.push(Finding {
-            path,
-            message,
-            remedy: "name a source and a destination".to_owned(),
-        });
+impl Job {
+    /// Returns everything about the job that cannot work or would not do what it seems to; empty if all
+    /// is well. Paths are those of a manifest.
+    #[must_use]
+    pub fn check(&self) -> Vec<Finding> {
+        let indices: Vec<_> = (0..self.transfers.len()).collect();
+        let mut findings = check_with(self, &indices, &RefusedFields::default());
+        if self.transfers.is_empty() {
+            let (path, message) = (
+                "transfers".to_owned(),
+                "there is nothing to transfer".to_owned(),
+            );
+            findings.push(Finding {
+                path,
+                message,
+                remedy: "name a source and a destination".to_owned(),
+            });
+        }
+        findings
     }
-    findings
 }
 
-/// Returns [`check`] of what could be read of a manifest. `indices` gives the number in the file of
+/// Returns [`Job::check`] of what could be read of a manifest. `indices` gives the number in the file of
 /// each transfer. A job without any may then have another reason, which was reported.
 pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -> Vec<Finding> {
     let mut rules = Rules {

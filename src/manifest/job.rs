@@ -1,8 +1,8 @@
 //! The validated [`Job`]: what a manifest or a command line asks for, with all defaults filled in.
 //!
 //! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
-//! resolved. [`parse`](super::parse) makes a `Job` from a manifest, and the command line builds one
-//! with [`Job::single`]. Both pass the same [`check`], so the same rules hold for both.
+//! resolved. [`Job::parse`] makes a `Job` from a manifest, and the command line builds one
+//! with [`Job::single`]. Both pass the same [`Job::check`], so the same rules hold for both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::acl::CannedAcl;
-pub use super::check::check;
 pub use super::compare::Compare;
 use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{Empty, FailureLimit, FailureLimitError, Limits};
@@ -51,11 +50,13 @@ pub struct Job {
     /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal
     /// knows, are resumed if their parts can be proven. Only the user knows that no other
     /// program writes these keys.
-    pub claims: bool,
+    pub adopts: bool,
     /// Names the report whose failed objects are copied again, if the job does that and nothing
     /// else.
+    #[doc(hidden)]
     pub retries: Option<String>,
     /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
+    #[doc(hidden)]
     pub manifest_sha256: Option<String>,
 }
 
@@ -93,6 +94,7 @@ pub struct Transfer {
     /// The access settings of the destination's bucket.
     pub destination_access: Access,
     /// The times that were written as ages.
+    #[doc(hidden)]
     pub ages: Ages,
     /// The versions of an object that are copied.
     pub versions: Versions,
@@ -107,10 +109,13 @@ pub struct Transfer {
     /// The customer keys (SSE-C) of both sides.
     pub customer_keys: CustomerKeys,
     /// Copies these objects alone. `retry` sets it to the failed objects of a report.
+    #[doc(hidden)]
     pub chosen: Option<Vec<Chosen>>,
     /// Copies of earlier runs, by source key, that lack nothing but their tags.
+    #[doc(hidden)]
     pub repairs: BTreeMap<String, PublishedCopy>,
     /// The run's own report and journal, which are never part of a local source.
+    #[doc(hidden)]
     pub own_files: Vec<std::path::PathBuf>,
 }
 
@@ -528,7 +533,7 @@ impl Transfer {
 impl Job {
     /// Returns the job of a one-off command line: one transfer, and the endpoints that it names.
     /// [`DEFAULT_ENDPOINT`] is Amazon S3 as this process sees it, unless it is among them.
-    /// Call [`check`] on it.
+    /// Call [`Job::check`] on it.
     #[must_use]
     pub fn single(
         transfer: Transfer,
@@ -548,7 +553,7 @@ impl Job {
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
             on_change: OnChange::default(),
-            claims: false,
+            adopts: false,
             retries: None,
             manifest_sha256: None,
         }

@@ -4,7 +4,7 @@
 //! `to.customer_key`). Attributes that are kept from the source may have been changed at the
 //! destination on purpose. A list shows the storage class, and HEAD shows all others but the tags.
 
-use super::claim::encryption_is;
+use super::adopt::encryption_is;
 use crate::manifest::job::{Attribute, Encryption, SetValues, Transfer};
 use crate::s3::{Capabilities, Head, Tag};
 

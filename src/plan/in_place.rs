@@ -7,8 +7,8 @@
 
 use jiff::Timestamp;
 
+use super::adopt::difference;
 use super::attributes::{merged_tags, of_copy, set_tags};
-use super::claim::difference;
 use super::decide::Route;
 use crate::manifest::job::{Attribute, CannedAcl, Parts, Policy, Transfer};
 use crate::s3::{Capabilities, Grant, Head, Permission, Tag, Tags};

@@ -264,7 +264,7 @@ async fn an_upload_of_unknown_acl_is_not_adopted() {
     transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB));
     transfer.parts.threshold = ByteSize(8 * MIB);
     let mut job = world.job(transfer);
-    job.claims = true;
+    job.adopts = true;
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert!(
@@ -338,7 +338,11 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         let text = format!(
             "version: 1\ntransfers: [{{from: {{s3: s3://src/}}, to: {{s3: s3://dst/, acl: public-read}}{more}}}]\n"
         );
-        s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
+        s3haul::manifest::job::Job::parse(
+            &text,
+            "job.yaml",
+            &s3haul::endpoint::Environment::default(),
+        )
     };
     assert_eq!(
         job("").unwrap().transfers[0].to.acl,

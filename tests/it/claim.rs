@@ -73,7 +73,7 @@ fn in_parts(mut transfer: Transfer, part: u64) -> Transfer {
 /// A job that takes up what is open.
 fn claiming(world: &World, transfer: Transfer) -> Job {
     let mut job = world.job(transfer);
-    job.claims = true;
+    job.adopts = true;
     job
 }
 
@@ -198,7 +198,7 @@ async fn without_the_flag_nothing_open_is_touched() {
     put(&world, 1);
     let mut job = claiming_copy(&world);
     killed(&world, &job, 20).await;
-    job.claims = false;
+    job.adopts = false;
     let run = run(&world, &job).await;
     assert_done(&world, &run);
     assert_eq!(

@@ -244,7 +244,7 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
         _ => Lie::Truth,
     })
     .await;
-    job.claims = true;
+    job.adopts = true;
     let run = world.try_run_job(&job).await.unwrap();
     assert!(
         run.outcome.stopped && open(&world) == 1,

@@ -16,8 +16,9 @@
 //! itself: a `CopyObject` is planned again, and other writes fail.
 
 use super::ObjectTask;
-use super::trouble::{Replan, Trouble};
+use super::trouble::Trouble;
 use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::replan::Replan;
 use crate::manifest::job::When;
 use crate::plan::condition::{DestinationState, demanded};
 use crate::plan::decide::Skip;

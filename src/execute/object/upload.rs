@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
 use super::condition::{AfterRefusal, WriteResult};
-use super::copy::PinnedSource;
+use super::pinned::PinnedSource;
 use super::trouble::Trouble;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::Work;

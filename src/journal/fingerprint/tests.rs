@@ -186,7 +186,7 @@ fn copy_of_a_file() -> Job {
 #[test]
 fn a_run_of_s3haul_0_1_0_continues() {
     let old: Fingerprint = serde_json::from_str(OLD_FINGERPRINT).unwrap();
-    let job = crate::manifest::parse(OLD_JOB, "job.yaml", &Environment::default()).unwrap();
+    let job = Job::parse(OLD_JOB, "job.yaml", &Environment::default()).unwrap();
     let now = Fingerprint::of(&job);
     assert_eq!(old.changes(&now), [""; 0]);
     assert_eq!(old, now);

@@ -1,7 +1,7 @@
 //! Compares the encryption that was asked for with the one that is shown.
 
 use crate::manifest::job::Encryption;
-use crate::plan::claim::encryption_is;
+use crate::plan::adopt::encryption_is;
 
 /// Returns how the encryption of an object differs from the one that was asked for.
 pub(super) fn unlike(asked: &Encryption, shown: Option<&Encryption>) -> Option<&'static str> {

@@ -15,8 +15,9 @@
 use super::UploadSession;
 use crate::execute::monitor::Event;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Ending;
+use crate::execute::replan::Replan;
 use crate::multipart::{self, Aborted, Stray};
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::ByteSize;

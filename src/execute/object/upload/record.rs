@@ -45,7 +45,7 @@ pub(crate) struct UploadFingerprint {
     /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
     /// True if it was adopted, so that the request that created it is not known.
-    claimed: bool,
+    adopted: bool,
 }
 
 impl UploadFingerprint {
@@ -54,7 +54,7 @@ impl UploadFingerprint {
             source,
             attributes: digest(attributes),
             losses: Vec::new(),
-            claimed: false,
+            adopted: false,
         }
     }
 
@@ -72,7 +72,7 @@ impl UploadFingerprint {
     /// Returns the fingerprint of an adopted upload.
     pub(crate) fn of_adopted(&self) -> Self {
         Self {
-            claimed: true,
+            adopted: true,
             ..self.clone()
         }
     }
@@ -138,7 +138,7 @@ impl UploadRecord {
             source,
             attributes,
             losses,
-            claimed,
+            adopted,
         } = fingerprint;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
         let parts = lengths(layout);
@@ -150,11 +150,11 @@ impl UploadRecord {
             attributes,
             kms,
             losses,
-            claimed,
+            adopted,
         };
         let outcome = self.commit(work, created).await;
         if outcome.is_err()
-            && !claimed
+            && !adopted
             && !matches!(
                 timeout(work.tidying(), upload.outliving_the_run().abort()).await,
                 Ok(Ok(Aborted::Gone | Aborted::NotThere))
