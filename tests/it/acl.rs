@@ -4,9 +4,7 @@
 use std::fs;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{
-    CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check,
-};
+use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions};
 use s3haul::multipart::MultipartUpload;
 use s3haul::probe::{self, Needs};
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, FailureKind, SourcePin};
@@ -365,5 +363,5 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         path: s3haul::location::LocalPath("x".into()),
         symlinks: Symlinks::default(),
     };
-    assert_eq!(check(&files), []);
+    assert_eq!(files.check(), []);
 }

@@ -134,6 +134,10 @@ pub(super) fn set(set: &SetValues) -> String {
 
 /// Returns the text of the sources of the customer keys, never of the keys; empty if there are
 /// none.
+#[expect(
+    clippy::unnecessary_debug_formatting,
+    reason = "journals have the path with quotes and escapes"
+)]
 pub(super) fn customer_keys(keys: &CustomerKeys) -> String {
     let CustomerKeys {
         source,
