@@ -6,7 +6,7 @@
 //! |---|---|---|---|---|
 //! | 412 | another writer's object stands at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was under way | send again | plan again | look, then plan again or skip it |
+//! | 409 | another write was under way | send again | plan again | look; plan again or skip |
 //!
 //! A second Complete needs no part again, because the upload stays open. After a 409, S3 wants a
 //! new upload; if another writer's object stands at the key by then, no part is copied again. A

@@ -1,10 +1,10 @@
 //! Writes the values of settings as text.
 //!
-//! The texts are part of the journal's format: a journal of an older s3haul must have the same ones.
-//! So each value is written by name, and none by its `Debug` text, which changes with a name in the
-//! code or with a new field. Some texts look like `Debug` texts, because journals have always had
-//! those. A field that is new since has a setting of its own, which is recorded only if it is not
-//! the default.
+//! The texts are part of the journal's format: a newer s3haul must write the same ones for the same
+//! settings. So each value is written by name, and none by its `Debug` text, which changes with a
+//! name in the code or with a new field. Some texts look like `Debug` texts, because journals have
+//! always had those. A field that is new since has a setting of its own, which is recorded only if
+//! it is not the default.
 
 use crate::manifest::job::{
     Archived, Attribute, Chosen, CustomerKeys, KeySource, LayoutChoice, OnMismatch, PartGoal,

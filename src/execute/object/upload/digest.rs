@@ -1,10 +1,9 @@
 //! Computes the digest by which a later session recognises the attributes of an upload.
 //!
-//! The journal has the digest, so the text that it is made of must stay the same: a journal of an
-//! older s3haul must have the same digest. So each value is written by name, and none by its `Debug`
-//! text, which changes with a name in the code or with a new field. The text looks like one, because
-//! journals have always had digests of that. An attribute that is new since is added to the text
-//! only if the object has it.
+//! The journal has the digest, so the text that it is made of must stay the same. So each value is
+//! written by name, and none by its `Debug` text, which changes with a name in the code or with a
+//! new field. The text looks like one, because journals have always had digests of that. An
+//! attribute that is new since is added to the text only if the object has it.
 
 use crate::journal::fingerprint;
 use crate::s3::{
