@@ -103,8 +103,8 @@ impl Job {
         }
     }
 
-    /// Reads a manifest from `text`. `file_name` stands in messages, and its stem names the job when
-    /// the manifest does not.
+    /// Reads a manifest from `text`. `file_name` stands in messages, and its stem names the job
+    /// when the manifest does not.
     ///
     /// # Errors
     /// All that is wrong with it.
@@ -151,8 +151,8 @@ impl Job {
                         });
                     }
                 }
-                // What fits the schema loads; should the two ever disagree, this is an error like the
-                // others.
+                // What fits the schema loads; should the two ever disagree, this is an error like
+                // the others.
                 Err(error) => issues.push(Issue {
                     at: root.at,
                     path: String::new(),

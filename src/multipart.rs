@@ -389,8 +389,8 @@ pub(crate) fn uploads_to<'a>(
 }
 
 impl MultipartUpload {
-    /// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over all
-    /// pages.
+    /// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over
+    /// all pages.
     pub fn list<'a>(
         bucket: &'a Bucket,
         prefix: &'a str,

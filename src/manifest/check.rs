@@ -35,8 +35,8 @@ const STORAGE_CLASSES: [&str; 12] = [
 ];
 
 impl Job {
-    /// Returns everything about the job that cannot work or would not do what it seems to; empty if all
-    /// is well. Paths are those of a manifest.
+    /// Returns everything about the job that cannot work or would not do what it seems to; empty if
+    /// all is well. Paths are those of a manifest.
     #[must_use]
     pub fn check(&self) -> Vec<Finding> {
         let indices: Vec<_> = (0..self.transfers.len()).collect();
@@ -56,8 +56,8 @@ impl Job {
     }
 }
 
-/// Returns [`Job::check`] of what could be read of a manifest. `indices` gives the number in the file of
-/// each transfer. A job without any may then have another reason, which was reported.
+/// Returns [`Job::check`] of what could be read of a manifest. `indices` gives the number in the
+/// file of each transfer. A job without any may then have another reason, which was reported.
 pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -> Vec<Finding> {
     let mut rules = Rules {
         job,
