@@ -10,7 +10,7 @@ use std::error::Error;
 
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
-use s3haul::{Bucket, Connect, Endpoint, MultipartUpload, S3Uri, open_uploads};
+use s3haul::{Bucket, Connect, Endpoint, MultipartUpload, S3Uri};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let bucket = Bucket::connect(Connect::from(Endpoint::default()), below.bucket).await?;
 
     // What is aborted while the list is read may be missing from its next page.
-    let open: Vec<_> = open_uploads(&bucket, below.key.as_str())
+    let open: Vec<_> = MultipartUpload::list(&bucket, below.key.as_str())
         .try_collect()
         .await?;
     // A server that does not say when an upload was created gives no reason to abort it.

@@ -135,6 +135,7 @@ impl Bucket {
 
     /// Creates a bucket that `client` reaches and `pacer` paces. Cancelling `halt` ends waiting
     /// retries when the run must end.
+    #[doc(hidden)]
     #[must_use]
     pub fn new(
         name: BucketName,
@@ -178,6 +179,7 @@ impl Bucket {
     }
 
     /// Returns the client that reaches the bucket.
+    #[doc(hidden)]
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
@@ -185,11 +187,12 @@ impl Bucket {
 
     /// Returns the counter of `ETag`s that a KMS or customer key hides.
     #[must_use]
-    pub fn hidden_etags(&self) -> &HiddenEtags {
+    pub(crate) fn hidden_etags(&self) -> &HiddenEtags {
         &self.hidden
     }
 
     /// Returns the capabilities of the bucket.
+    #[doc(hidden)]
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.client.capabilities()
@@ -197,7 +200,7 @@ impl Bucket {
 
     /// Returns this bucket with these access settings for every request.
     #[must_use]
-    pub fn on_terms(&self, access: Access) -> Self {
+    pub(crate) fn on_terms(&self, access: Access) -> Self {
         Self {
             client: self.client.to_bucket(&self.name, access),
             ..self.clone()
@@ -205,6 +208,7 @@ impl Bucket {
     }
 
     /// Returns this bucket for copies whose sources are in a bucket with these access settings.
+    #[doc(hidden)]
     #[must_use]
     pub fn reading_from(&self, source: Access) -> Self {
         Self {
@@ -214,6 +218,7 @@ impl Bucket {
     }
 
     /// Returns this bucket with assumed capabilities, to test whether it has them.
+    #[doc(hidden)]
     #[must_use]
     pub fn assuming(&self, capabilities: Capabilities) -> Self {
         Self {
@@ -223,12 +228,14 @@ impl Bucket {
     }
 
     /// Returns the pacer that all requests of the bucket pass.
+    #[doc(hidden)]
     #[must_use]
     pub fn pacer(&self) -> &Arc<Pacer> {
         &self.pacer
     }
 
     /// Returns this bucket for the requests that find out whether it can be used at all.
+    #[doc(hidden)]
     #[must_use]
     pub fn first_contact(&self, contact: &Contact) -> Self {
         Self {
@@ -240,6 +247,7 @@ impl Bucket {
 
     /// Returns this bucket with little patience, for unusual requests to a server that is known to
     /// answer.
+    #[doc(hidden)]
     #[must_use]
     pub fn for_probes(&self) -> Self {
         Self {
@@ -251,7 +259,7 @@ impl Bucket {
     /// Returns this bucket for objects that this customer key (SSE-C) encrypts, or for those
     /// without a key.
     #[must_use]
-    pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
+    pub(crate) fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
         Self {
             client: self.client.with_customer_key(key),
             ..self.clone()
@@ -260,14 +268,14 @@ impl Bucket {
 
     /// Returns how long a request for `key` would wait in the queue now.
     #[must_use]
-    pub fn queue_delay(&self, class: RequestClass, key: &ObjectKey) -> Duration {
+    pub(crate) fn queue_delay(&self, class: RequestClass, key: &ObjectKey) -> Duration {
         self.lanes(class)
             .queue_delay(key.as_str(), self.pacer.elapsed())
     }
 
     /// Returns true while the bucket refuses all requests for keys like this one.
     #[must_use]
-    pub fn is_shut(&self, class: RequestClass, key: &ObjectKey) -> bool {
+    pub(crate) fn is_shut(&self, class: RequestClass, key: &ObjectKey) -> bool {
         self.lanes(class).is_shut(key.as_str())
     }
 
@@ -279,6 +287,7 @@ impl Bucket {
     }
 
     /// Returns the endpoint's URL, or `Amazon S3` if it has none of its own.
+    #[doc(hidden)]
     #[must_use]
     pub fn server(&self) -> &str {
         self.client.url().unwrap_or(AMAZON)
@@ -289,7 +298,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The failure of the request, or [`FailureKind::Stopped`] once the run grants no more slots.
-    pub async fn with_slot<T>(
+    pub(crate) async fn with_slot<T>(
         &self,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
@@ -306,6 +315,7 @@ impl Bucket {
     }
 
     /// Sends a HEAD of the bucket, as [`Client::head_bucket`] does.
+    #[doc(hidden)]
     pub async fn head_bucket(&self) -> Result<BucketHead, Failure> {
         self.read(Operation::HeadBucket, None, || {
             self.client.head_bucket(&self.name)
@@ -360,7 +370,11 @@ impl Bucket {
     }
 
     /// Sends a HEAD of a part, as [`Client::head_part`] does.
-    pub async fn head_part(&self, pin: &SourcePin, number: u32) -> Result<PartHead, Failure> {
+    pub(crate) async fn head_part(
+        &self,
+        pin: &SourcePin,
+        number: u32,
+    ) -> Result<PartHead, Failure> {
         self.read(Operation::HeadObject, Some(&pin.key), || {
             self.client.head_part(pin, number)
         })
@@ -369,7 +383,7 @@ impl Bucket {
 
     /// Reads `first..=last` of one version of `size` bytes and computes the checksum on the fly.
     /// The algorithm must be a CRC. A read that breaks off is repeated.
-    pub async fn sum_range(
+    pub(crate) async fn sum_range(
         &self,
         pin: &SourcePin,
         (first, last): (u64, u64),
@@ -432,6 +446,7 @@ impl Bucket {
 
     /// Copies `source` of `size` bytes to `key` with one request. Repeating it is harmless, because
     /// the source is pinned.
+    #[doc(hidden)]
     pub async fn copy_object(
         &self,
         source: &SourcePin,
@@ -456,6 +471,7 @@ impl Bucket {
     }
 
     /// Creates a multipart upload. Each attempt that took effect creates one.
+    #[doc(hidden)]
     pub async fn create_upload(
         &self,
         key: &ObjectKey,
@@ -474,23 +490,9 @@ impl Bucket {
     }
 
     /// Copies a range of the source, or all of it, as one part. The same number again replaces the
-    /// part.
-    pub async fn copy_part(
-        &self,
-        source: &SourcePin,
-        range: Option<(u64, u64)>,
-        size: u64,
-        key: &ObjectKey,
-        upload_id: &str,
-        number: u32,
-    ) -> Result<Answer<PartDone>, Failure> {
-        self.copy_part_into((key, upload_id), number, source, (range, size), false)
-            .await
-    }
-
-    /// Copies a part like [`Bucket::copy_part`]. A request that hangs is sent once more if `twice`
-    /// is true: then two requests leave the same part.
-    pub(crate) async fn copy_part_into(
+    /// part. A request that hangs is sent once more if `twice` is true: then two requests leave the
+    /// same part.
+    pub(crate) async fn copy_part(
         &self,
         (key, upload_id): (&ObjectKey, &str),
         number: u32,
@@ -524,7 +526,7 @@ impl Bucket {
     }
 
     /// Publishes an upload. Not repeated if the outcome is unknown: the caller must look first.
-    pub async fn complete_upload(
+    pub(crate) async fn complete_upload(
         &self,
         key: &ObjectKey,
         upload_id: &str,
@@ -548,6 +550,7 @@ impl Bucket {
 
     /// Aborts an upload. Returns false if the server says that it had no such upload, unless an
     /// earlier attempt may have aborted it.
+    #[doc(hidden)]
     pub async fn abort_upload(&self, key: &ObjectKey, upload_id: &str) -> Result<bool, Failure> {
         let answer = self
             .call(
@@ -568,6 +571,7 @@ impl Bucket {
     }
 
     /// Lists parts, as [`Client::list_parts`] does.
+    #[doc(hidden)]
     pub async fn list_parts(
         &self,
         key: &ObjectKey,
@@ -581,6 +585,7 @@ impl Bucket {
     }
 
     /// Lists open uploads, as [`Client::list_uploads`] does.
+    #[doc(hidden)]
     pub async fn list_uploads(
         &self,
         prefix: &str,

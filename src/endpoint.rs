@@ -159,7 +159,26 @@ impl Provider {
     /// Returns true for servers whose buckets belong to tenants, so that `tenant:bucket` names one.
     #[must_use]
     pub const fn has_tenants(self) -> bool {
-        matches!(self, Self::Ceph)
+        match self {
+            Self::Ceph => true,
+            Self::Auto
+            | Self::Aws
+            | Self::Minio
+            | Self::Seaweedfs
+            | Self::Garage
+            | Self::R2
+            | Self::B2
+            | Self::Wasabi
+            | Self::Gcs
+            | Self::Storj
+            | Self::Scaleway
+            | Self::Digitalocean
+            | Self::Alibaba
+            | Self::Tencent
+            | Self::Ibm
+            | Self::Oracle
+            | Self::Other => false,
+        }
     }
 }
 
@@ -193,5 +212,20 @@ impl Default for Endpoint {
             trust: Trust::Answers,
             capabilities: Overrides::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error of serde names all variants.
+    #[test]
+    fn all_has_every_provider() {
+        let name = |provider: Provider| serde_json::to_string(&provider).unwrap();
+        let names = Provider::ALL.map(|provider| name(provider).replace('"', "`"));
+        let error = serde_json::from_str::<Provider>("\"?\"").unwrap_err();
+        let expected = format!("expected one of {} at", names.join(", "));
+        assert!(error.to_string().contains(&expected), "{error}");
     }
 }

@@ -25,6 +25,7 @@ pub(crate) mod read;
 pub mod receipt;
 mod record;
 mod refusals;
+mod replan;
 mod running;
 pub mod sample;
 mod series;
@@ -246,7 +247,7 @@ pub async fn run(
         .iter()
         .map(|number| (*number, before.relist(*number)))
         .collect();
-    let mut outcome = Outcome::from(&before);
+    let mut outcome = Outcome::of_earlier(&before);
     let refusals = Arc::new(Refusals::new(pacer.retry.questions));
     let usual = RetryPolicy::default().patience;
     let patience = job.limits.patience.unwrap_or(usual);
@@ -274,7 +275,7 @@ pub async fn run(
             orphans: Arc::clone(&orphans),
             // The bytes of standard input cannot be read again, so they cannot complete an open
             // upload.
-            adopts: job.claims && sides.transfer.from != Source::Stdin,
+            adopts: job.adopts && sides.transfer.from != Source::Stdin,
             sides,
             stop: stop.clone(),
             halt: halt.clone(),

@@ -7,7 +7,7 @@
 //!
 //! # Run a job
 //!
-//! A [`Job`] has one or more transfers. Build it here, or read a manifest with [`load_manifest`]. A
+//! A [`Job`] has one or more transfers. Build it here, or read a manifest with [`Job::load`]. A
 //! [`Run`] executes it: with a journal, a run that was killed continues where it was; with a
 //! [`Monitor`], a program sees every object that ends.
 //!
@@ -46,8 +46,8 @@
 //!
 //! # Copy one object
 //!
-//! A job whose source and destination are one key each. An object of any size is copied, beyond
-//! 5 GiB in parts, and with its metadata and tags.
+//! A job whose source and destination are one key each. An object of any size is copied, a large
+//! one in parts, with its metadata and tags.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]
@@ -98,7 +98,7 @@
 //! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
 //! # let mut connect = Connect::from(endpoint);
 //! # connect.credentials = Some(credentials);
-//! use s3haul::{Attributes, Bucket, CompleteSpec, Connect, MultipartUpload, SourcePin, open_uploads};
+//! use s3haul::{Attributes, Bucket, CompleteSpec, Connect, MultipartUpload, SourcePin};
 //!
 //! // `Connect::from(Endpoint::default())` is Amazon S3 with the credentials of the environment.
 //! let raw = Bucket::connect(connect.clone(), "raw".parse()?).await?;
@@ -120,7 +120,7 @@
 //!
 //! // An upload that is not wanted is cancelled. Afterwards the bucket has none open.
 //! MultipartUpload::initiate(&videos, &film, &Attributes::default()).await?.cancel().await?;
-//! let open: Vec<_> = open_uploads(&videos, "").try_collect().await?;
+//! let open: Vec<_> = MultipartUpload::list(&videos, "").try_collect().await?;
 //! assert!(open.is_empty());
 //! # Ok(())
 //! # }
@@ -214,38 +214,74 @@ pub use bucket::Bucket;
 pub use endpoint::{Endpoint, Environment, Provider};
 pub use execute::Outcome;
 pub use execute::monitor::{Event, Monitor};
-pub use execute::receipt::{Ending, ErrorRecord, Proof, Receipt};
+pub use execute::receipt::{Ending, Proof, Receipt};
 pub use journal::JournalError;
-pub use location::{BucketName, LocalPath, LocationError, ObjectKey, S3Uri};
-pub use manifest::job::{
-    Destination, Job, Limits, Selection, Source, Transfer, When, check as check_job,
-};
-pub use manifest::{
-    Finding, ManifestError, Problem, Problems, load as load_manifest, parse as parse_manifest,
-};
-pub use multipart::{MultipartUpload, uploads as open_uploads};
+pub use location::{BucketName, ObjectKey, S3Uri};
+pub use manifest::job::{Destination, Job, Source, Transfer, When};
+pub use manifest::{Finding, ManifestError, Problems};
+pub use multipart::MultipartUpload;
 pub use run::{Run, RunError};
 pub use s3::client::StaticCredentials;
 pub use s3::{
-    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Connect, Failure,
-    FailureKind, Head, OpenUpload, PartDone, SourcePin, Written,
+    Attributes, CompleteSpec, Connect, Failure, FailureKind, Head, OpenUpload, PartDone, SourcePin,
+    Written,
 };
 
 /// The types of the finer settings of a [`Job`] and of an [`Endpoint`], which have the names that
 /// they have in a manifest, and of the [`Attributes`] of an object.
 pub mod settings {
-    pub use crate::endpoint::{AssumeRole, ProxySetting, ResolvedEndpoint, Trust};
+    pub use crate::endpoint::capabilities::Overrides;
+    pub use crate::endpoint::{
+        AssumeRole, CredentialSource, EndpointMistake, Network, NoProxy, Profile, ProxyError,
+        ProxySetting, ProxyUrl, ResolvedEndpoint, Server, Setting, SettingOrigin, Trust,
+    };
+    pub use crate::location::{LocalPath, LocationError};
     pub use crate::manifest::job::{
         Access, Archived, Attribute, CannedAcl, Compare, CustomerKeys, Empty, Encryption,
-        FailureLimit, JournalPlace, KeySource, LayoutChoice, OnChange, OnMismatch, PartGoal,
-        PartSize, Parts, Policy, Preserve, Preset, ProofPolicy, Prove, ReportPaths, Restore,
-        RestoreTier, SetValues, Symlinks, Verify, Versions,
+        FailureLimit, FailureLimitError, JournalPlace, KeySource, LayoutChoice, Limits, OnChange,
+        OnMismatch, PartGoal, PartSize, Parts, Policy, Preserve, PreserveError, Preset,
+        ProofPolicy, Prove, ReportPaths, ReportPlace, Restore, RestoreTier, Selection, SetValues,
+        Symlinks, Verify, Versions,
     };
-    pub use crate::manifest::keys::{KeyGlob, KeyMap};
+    pub use crate::manifest::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
+    pub use crate::manifest::{Excerpt, Problem};
     pub use crate::s3::{
-        ContentHeaders, CustomerKey, Grant, Lock, Permission, Retention, Tag, Tags, WriteCondition,
+        Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, CustomerKey, Grant, Lock,
+        NoCustomerKey, Permission, Retention, Tag, Tags, WriteCondition,
     };
-    pub use crate::size::{ByteRate, ByteSize};
+    pub use crate::size::{ByteRate, ByteSize, SizeError};
+}
+
+/// The types of the fields of what a program gets back: of a [`Receipt`], an [`Outcome`], a
+/// [`Failure`], and a [`Head`].
+///
+/// ```
+/// use s3haul::receipt::Skip;
+/// use s3haul::{Ending, Receipt};
+///
+/// fn is_there_already(receipt: &Receipt) -> bool {
+///     matches!(
+///         receipt.ending,
+///         Ending::Skipped {
+///             reason: Skip::Present,
+///             ..
+///         }
+///     )
+/// }
+/// ```
+pub mod receipt {
+    pub use crate::execute::receipt::{ErrorRecord, Loss, Lost, Replan};
+    pub use crate::execute::{Earlier, GaveUp};
+    pub use crate::journal::{ProcessMark, Writer};
+    pub use crate::pace::PaceCounts;
+    pub use crate::plan::cause::{Cause, CauseCounts};
+    pub use crate::plan::decide::{Basis, Reason, SetAttributes, Skip};
+    pub use crate::plan::empty::EmptySelection;
+    pub use crate::plan::loss::LossCounts;
+    pub use crate::plan::unchanged::Unchanged;
+    pub use crate::plan::unlisted::{CommonCause, UnlistedCounts};
+    pub use crate::s3::failure::Details;
+    pub use crate::s3::{ArchiveState, Operation};
 }
 
 #[cfg(feature = "sandbox")]

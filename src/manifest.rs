@@ -46,7 +46,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-pub use self::diagnose::{Finding, Problem, Problems};
+pub use self::diagnose::{Excerpt, Finding, Problem, Problems};
 use self::diagnose::{Issue, RefusedFields};
 use self::file::ManifestFile;
 use self::job::Job;
@@ -74,91 +74,94 @@ pub enum ManifestError {
     Problems(#[from] Problems),
 }
 
-/// Reads the manifest at `path`. `environment` fills in `${NAME}` and resolves the endpoints.
-///
-/// # Errors
-/// [`ManifestError`] if the file cannot be read, or with every mistake in it.
-pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError> {
-    let io_error = |source| ManifestError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io_error)?;
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io_error)?;
-    let name = path.display().to_string();
-    match String::from_utf8(bytes) {
-        Ok(text) => {
-            let mut job = parse(&text, &name, environment)?;
-            job.count_from(Timestamp::now());
-            Ok(job)
-        }
-        Err(error) => {
-            Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into())
-        }
-    }
-}
-
-/// Reads a manifest from `text`. `file_name` appears in messages, and its stem names the job if the
-/// manifest does not.
-///
-/// # Errors
-/// Every mistake in the manifest.
-pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Job, Problems> {
-    // Computed from the bytes of the file, because that is what `sha256sum` prints.
-    let manifest_sha256 = Some(hex(&Sha256::digest(text)));
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.len() as u64 > MAX_BYTES {
-        let message = "the file is larger than 1MiB, too large for a manifest";
-        let start: String = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .take(80)
-            .collect();
-        return Err(whole_file(
-            file_name,
-            &start,
-            0..0,
-            message,
-            "split it into several jobs",
-        ));
-    }
-    let (root, mut issues) = node::read(text, &|name| environment.text(name).map(str::to_owned));
-    let mut secrets = Vec::new();
-    if let Some(root) = root {
-        let shaped = shape::check(&root, schema::shared());
-        issues.extend(shaped.issues);
-        secrets = shaped.secrets;
-        match serde_yaml::from_value::<ManifestFile>(shaped.value) {
-            Ok(file) => {
-                let mut doubts = RefusedFields::new(issues.iter().map(|issue| &*issue.path));
-                let built = build::build(file, &default_name(file_name), environment, &doubts);
-                doubts.extend(built.findings.iter().map(|finding| &*finding.path));
-                let broken = check::check_with(&built.job, &built.indices, &doubts);
-                let place = |finding| place(finding, &shaped.places);
-                issues.extend(built.findings.into_iter().chain(broken).map(place));
-                if issues.is_empty() {
-                    return Ok(Job {
-                        manifest_sha256,
-                        ..built.job
-                    });
-                }
+impl Job {
+    /// Reads the manifest at `path`. `environment` fills in `${NAME}` and resolves the endpoints.
+    ///
+    /// # Errors
+    /// [`ManifestError`] if the file cannot be read, or with every mistake in it.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ManifestError> {
+        let io_error = |source| ManifestError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(io_error)?;
+        file.take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(io_error)?;
+        let name = path.display().to_string();
+        match String::from_utf8(bytes) {
+            Ok(text) => {
+                let mut job = Self::parse(&text, &name, environment)?;
+                job.count_from(Timestamp::now());
+                Ok(job)
             }
-            // A manifest that fits the schema loads. If the two ever disagree, this is an error
-            // like any other.
-            Err(error) => issues.push(Issue {
-                at: root.at,
-                path: String::new(),
-                message: format!("the manifest cannot be loaded: {error}"),
-                remedy: "see `s3haul schema` for the fields".to_owned(),
-            }),
+            Err(error) => {
+                Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into())
+            }
         }
     }
-    Err(Problems::new(file_name, text, issues, &secrets))
+
+    /// Reads a manifest from `text`. `file_name` appears in messages, and its stem names the job if
+    /// the manifest does not.
+    ///
+    /// # Errors
+    /// Every mistake in the manifest.
+    pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Self, Problems> {
+        // Computed from the bytes of the file, because that is what `sha256sum` prints.
+        let manifest_sha256 = Some(hex(&Sha256::digest(text)));
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if text.len() as u64 > MAX_BYTES {
+            let message = "the file is larger than 1MiB, too large for a manifest";
+            let start: String = text
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(80)
+                .collect();
+            return Err(whole_file(
+                file_name,
+                &start,
+                0..0,
+                message,
+                "split it into several jobs",
+            ));
+        }
+        let (root, mut issues) =
+            node::read(text, &|name| environment.text(name).map(str::to_owned));
+        let mut secrets = Vec::new();
+        if let Some(root) = root {
+            let shaped = shape::check(&root, schema::shared());
+            issues.extend(shaped.issues);
+            secrets = shaped.secrets;
+            match serde_yaml::from_value::<ManifestFile>(shaped.value) {
+                Ok(file) => {
+                    let mut doubts = RefusedFields::new(issues.iter().map(|issue| &*issue.path));
+                    let built = build::build(file, &default_name(file_name), environment, &doubts);
+                    doubts.extend(built.findings.iter().map(|finding| &*finding.path));
+                    let broken = check::check_with(&built.job, &built.indices, &doubts);
+                    let place = |finding| place(finding, &shaped.places);
+                    issues.extend(built.findings.into_iter().chain(broken).map(place));
+                    if issues.is_empty() {
+                        return Ok(Self {
+                            manifest_sha256,
+                            ..built.job
+                        });
+                    }
+                }
+                // A manifest that fits the schema loads. If the two ever disagree, this is an
+                // error like any other.
+                Err(error) => issues.push(Issue {
+                    at: root.at,
+                    path: String::new(),
+                    message: format!("the manifest cannot be loaded: {error}"),
+                    remedy: "see `s3haul schema` for the fields".to_owned(),
+                }),
+            }
+        }
+        Err(Problems::new(file_name, text, issues, &secrets))
+    }
 }
 
 /// Puts a finding at the place of its field. For a field inherited from `defaults`, that is the

@@ -176,7 +176,7 @@ impl MultipartUpload {
     /// Adds facts about the creation of the upload: a time just before it, and whether a KMS or
     /// customer key encrypts the object.
     #[must_use]
-    pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
+    pub(crate) fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
         let by_server = self.bucket.client().earliest(SystemTime::from(initiated));
         let since = by_server.and_then(|since| since.checked_sub(CLOCK_TOLERANCE).ok());
         Self { kms, since, ..self }
@@ -184,6 +184,7 @@ impl MultipartUpload {
 
     /// Returns the same upload for requests that clean up after the run and continue when it is
     /// halted.
+    #[doc(hidden)]
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -212,7 +213,7 @@ impl MultipartUpload {
     /// Returns true if S3 answered at the creation that a KMS or customer key will encrypt the
     /// object. Then neither its `ETag` nor those of its parts follow from the bytes.
     #[must_use]
-    pub fn is_kms(&self) -> bool {
+    pub(crate) fn is_kms(&self) -> bool {
         self.kms
     }
 
@@ -226,6 +227,7 @@ impl MultipartUpload {
     /// # Errors
     /// Returns the failure of `ListParts`, which is sent once for an upload that was created
     /// elsewhere.
+    #[doc(hidden)]
     pub async fn declared(&self) -> Result<Option<(ChecksumAlgorithm, ChecksumKind)>, Failure> {
         if let Some(declared) = self.declared.get() {
             return Ok(*declared);
@@ -301,14 +303,14 @@ impl MultipartUpload {
         size: u64,
     ) -> Result<PartDone, Failure> {
         let range = range.map(|range| (*range.start(), *range.end()));
-        self.copy_range(number, source, range, size, false)
+        self.copy_part_with(number, source, range, size, false)
             .await
             .map(|answer| answer.value)
     }
 
-    /// Copies a range. A request that hangs is sent once more if `twice` is true: then two requests
-    /// store the same part.
-    pub(crate) async fn copy_range(
+    /// Copies a part like [`MultipartUpload::copy_part`]. A request that hangs is sent once more if
+    /// `twice` says that two requests store the same part.
+    pub(crate) async fn copy_part_with(
         &self,
         number: u32,
         source: &SourcePin,
@@ -318,7 +320,7 @@ impl MultipartUpload {
     ) -> Result<Answer<PartDone>, Failure> {
         let upload = (&self.key, self.id.as_str());
         self.bucket
-            .copy_part_into(upload, number, source, (range, size), twice)
+            .copy_part(upload, number, source, (range, size), twice)
             .await
     }
 
@@ -373,7 +375,7 @@ pub(crate) fn uploads_to<'a>(
     key: &'a ObjectKey,
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
     let in_order = bucket.capabilities().ordered_lists;
-    let listed = uploads(bucket, abort::prefix_of(bucket, key));
+    let listed = MultipartUpload::list(bucket, abort::prefix_of(bucket, key));
     // Of all keys that begin with this one, this one comes first.
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
@@ -389,39 +391,41 @@ pub(crate) fn uploads_to<'a>(
     listed.try_filter(move |open| ready(open.key == key.as_str()))
 }
 
-/// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over all
-/// pages.
-pub fn uploads<'a>(
-    bucket: &'a Bucket,
-    prefix: &'a str,
-) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
-    let paging = Paging::new(
-        Operation::ListMultipartUploads,
-        bucket.name(),
-        prefix,
-        Order::Short,
-    );
-    let pages = stream::try_unfold(
-        (Some(None), paging),
-        move |(marker, mut paging)| async move {
-            let Some(after) = marker else { return Ok(None) };
-            let mut page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
-            let next = match paging.check(&mut page)? {
-                PageVerdict::Next => page.next.map(Some),
-                PageVerdict::Again => Some(after),
-            };
-            let refused = if next.is_none() {
-                paging.take_refused()
-            } else {
-                Vec::new()
-            };
-            let items = page
-                .items
-                .into_iter()
-                .map(Ok)
-                .chain(refused.into_iter().map(Err));
-            Ok(Some((stream::iter(items), (next, paging))))
-        },
-    );
-    pages.try_flatten()
+impl MultipartUpload {
+    /// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over
+    /// all pages.
+    pub fn list<'a>(
+        bucket: &'a Bucket,
+        prefix: &'a str,
+    ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
+        let paging = Paging::new(
+            Operation::ListMultipartUploads,
+            bucket.name(),
+            prefix,
+            Order::Short,
+        );
+        let pages = stream::try_unfold(
+            (Some(None), paging),
+            move |(marker, mut paging)| async move {
+                let Some(after) = marker else { return Ok(None) };
+                let mut page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
+                let next = match paging.check(&mut page)? {
+                    PageVerdict::Next => page.next.map(Some),
+                    PageVerdict::Again => Some(after),
+                };
+                let refused = if next.is_none() {
+                    paging.take_refused()
+                } else {
+                    Vec::new()
+                };
+                let items = page
+                    .items
+                    .into_iter()
+                    .map(Ok)
+                    .chain(refused.into_iter().map(Err));
+                Ok(Some((stream::iter(items), (next, paging))))
+            },
+        );
+        pages.try_flatten()
+    }
 }

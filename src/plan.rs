@@ -13,18 +13,18 @@
 //! - [`attributes`] decides which attributes the new object gets, and [`concede`] which to leave
 //!   out if a server refuses some of them. [`asked`] finds the differences between a published
 //!   object and the request. [`loss`] names lost attributes.
-//! - [`claim`] finds unknown open uploads that can be adopted.
+//! - [`adopt`] finds unknown open uploads that can be adopted.
 //! - [`cause`] counts failures by their cause, [`unlisted`] failed lists by their reason, and
 //!   [`unchanged`] objects that are left alone. [`empty`] names selections without a match.
 //! - [`totals`] counts the requests of a run before it starts, [`carried`] those about tags, and
 //!   [`cost`] their price.
 
+pub mod adopt;
 pub mod archive;
 pub mod asked;
 pub mod attributes;
 pub mod carried;
 pub mod cause;
-pub mod claim;
 pub mod concede;
 pub mod condition;
 pub mod cost;

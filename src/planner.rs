@@ -32,7 +32,7 @@ use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, W
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Basis, Decision, Origin, Reason, Route, Skip, route};
 use crate::plan::detour::{detour, finds_parts_of};
-use crate::plan::parts::Capacity;
+use crate::plan::parts::{Capacity, PartLayout, UPLOAD_PART};
 use crate::plan::replay;
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
@@ -136,7 +136,7 @@ pub struct Pending {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MadeBefore {
     /// True if an adopted upload may have become the copy, whose attributes are then unknown.
-    pub claimed: bool,
+    pub adopted: bool,
     /// The `ETag` that the parts of the upload make.
     pub etag: Option<String>,
 }
@@ -231,6 +231,27 @@ impl Sides {
                 error.to_string(),
             )
         })
+    }
+
+    /// Returns the one step of a transfer from standard input.
+    pub(crate) fn stdin_step(&self) -> Planned {
+        let key = self.transfer.to.location.key.clone();
+        let entry = Entry {
+            key: key.clone(),
+            relative_at: 0,
+            size: 0,
+            etag: None,
+            version: None,
+            modified: None,
+            storage_class: None,
+            archive: ArchiveState::Readable,
+        };
+        let layout = PartLayout::uniform(0, UPLOAD_PART, 1);
+        Planned::Step(Box::new(Step {
+            reason: Reason::Always,
+            route: Route::MultipartUpload(layout),
+            ..Step::without_work(entry, key)
+        }))
     }
 
     /// Plans the transfer in a separate task, in the order of the source's keys.

@@ -39,7 +39,7 @@ use self::scratch::Scratch;
 use crate::bucket::Bucket;
 use crate::endpoint::Trust;
 use crate::location::MAX_KEY_BYTES;
-use crate::multipart;
+use crate::multipart::MultipartUpload;
 use crate::s3::{Capabilities, Failure, FailureKind, Operation};
 
 /// The time limit for all questions together.
@@ -222,7 +222,7 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     if !bucket.list(prefix, None, None).await?.items.is_empty() {
         return refuse("the scratch prefix is not empty; name another one");
     }
-    let mut uploads = std::pin::pin!(multipart::uploads(&bucket, prefix));
+    let mut uploads = std::pin::pin!(MultipartUpload::list(&bucket, prefix));
     // If the server does not list uploads, the questions find that out later.
     if let Ok(Some(_)) = futures::TryStreamExt::try_next(&mut uploads).await {
         return refuse("there are open uploads below the scratch prefix; name another one");

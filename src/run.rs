@@ -20,7 +20,7 @@ use crate::journal::{
     self, Intent, Journal, JournalError, LeaseTerms, Location, Opened, RunDecision,
 };
 use crate::manifest::Finding;
-use crate::manifest::job::{Job, JournalPlace, check};
+use crate::manifest::job::{Job, JournalPlace};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::report::run_name;
 use crate::s3::Failure;
@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
 
     /// Returns the mistakes of the job, and the settings that only the command supports.
     fn mistakes(&self) -> Vec<Finding> {
-        let mut mistakes = check(self.job);
+        let mut mistakes = self.job.check();
         let mut refuse = |path: &str, message: &str, remedy: &str| {
             mistakes.push(Finding {
                 path: path.to_owned(),

@@ -21,7 +21,7 @@ impl Bucket {
     }
 
     /// Gives one version of an object exactly these tags. Repeating it changes nothing.
-    pub async fn put_tags(
+    pub(crate) async fn put_tags(
         &self,
         key: &ObjectKey,
         version: Option<&str>,
@@ -71,6 +71,7 @@ impl Bucket {
 
     /// Lists annotations of an object, as
     /// [`Client::list_annotations`](crate::s3::Client::list_annotations) does.
+    #[doc(hidden)]
     pub async fn annotations(
         &self,
         key: &ObjectKey,
@@ -87,6 +88,7 @@ impl Bucket {
 
     /// Returns an annotation of an object, as
     /// [`Client::get_annotation`](crate::s3::Client::get_annotation) does.
+    #[doc(hidden)]
     pub async fn annotation(
         &self,
         key: &ObjectKey,
@@ -100,7 +102,7 @@ impl Bucket {
 
     /// Adds an annotation to one version if the object still has this `ETag`. Repeating it changes
     /// nothing.
-    pub async fn put_annotation(
+    pub(crate) async fn put_annotation(
         &self,
         key: &ObjectKey,
         version: Option<&str>,

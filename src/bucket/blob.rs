@@ -8,17 +8,17 @@ use crate::s3::{Failure, Operation, SmallObject};
 
 impl Bucket {
     /// Returns the bytes of an object, in memory.
-    pub async fn get_small(&self, key: &ObjectKey) -> Result<bytes::Bytes, Failure> {
+    pub(crate) async fn get_small(&self, key: &ObjectKey) -> Result<bytes::Bytes, Failure> {
         Ok(self.get_small_object(key).await?.bytes)
     }
 
     /// Returns an object in memory, with its `ETag`.
-    pub async fn get_small_object(&self, key: &ObjectKey) -> Result<SmallObject, Failure> {
+    pub(crate) async fn get_small_object(&self, key: &ObjectKey) -> Result<SmallObject, Failure> {
         self.get_in_memory(key, None).await
     }
 
     /// Returns the first bytes of an object. A server without range support returns all bytes.
-    pub async fn get_start(
+    pub(crate) async fn get_start(
         &self,
         key: &ObjectKey,
         most: NonZeroU64,

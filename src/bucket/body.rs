@@ -12,6 +12,7 @@ use crate::s3::{
 
 impl Bucket {
     /// Writes an object from memory.
+    #[doc(hidden)]
     pub async fn put_object(
         &self,
         key: &ObjectKey,
@@ -60,6 +61,7 @@ impl Bucket {
     }
 
     /// Sends a part from memory. The same number again replaces the part.
+    #[doc(hidden)]
     pub async fn upload_part(
         &self,
         key: &ObjectKey,

@@ -108,7 +108,7 @@ impl Bucket {
     /// Returns this bucket for objects of s3haul's own: journals, reports, and the state of a run
     /// in shards. If the server denies a request, the failure names the missing permission.
     #[must_use]
-    pub fn for_records(&self) -> Self {
+    pub(crate) fn for_records(&self) -> Self {
         Self {
             has_records: true,
             ..self.clone()
@@ -166,7 +166,7 @@ impl Bucket {
     /// Returns this bucket for a request whose caller has already waited `waited` for the outcome.
     /// That time counts against the patience.
     #[must_use]
-    pub fn after_waiting(&self, waited: Duration) -> Self {
+    pub(crate) fn after_waiting(&self, waited: Duration) -> Self {
         Self {
             waited,
             ..self.clone()
@@ -174,12 +174,14 @@ impl Bucket {
     }
 
     /// Returns the patience: the longest total time to wait for an answer, over all attempts.
+    #[doc(hidden)]
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.retry.patience
     }
 
     /// Returns the time to spend on finding out whether a write took effect.
+    #[doc(hidden)]
     #[must_use]
     pub fn persistence(&self) -> Duration {
         self.retry.persistence

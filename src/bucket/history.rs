@@ -48,7 +48,7 @@ impl From<Option<String>> for Tip {
 
 impl Bucket {
     /// Returns the versioning state of the bucket.
-    pub async fn versioning(&self) -> Result<Versioning, Failure> {
+    pub(crate) async fn versioning(&self) -> Result<Versioning, Failure> {
         self.read(Operation::GetBucketVersioning, None, || {
             self.client.get_versioning(&self.name)
         })
@@ -115,6 +115,7 @@ impl Bucket {
     }
 
     /// Lists versions, as [`Client::list_versions`](crate::s3::Client::list_versions) does.
+    #[doc(hidden)]
     pub async fn list_versions(
         &self,
         prefix: &str,
@@ -166,7 +167,7 @@ impl Bucket {
     }
 
     /// Copies `source` of `size` bytes, once, as the version of `key` that follows `tip`.
-    pub async fn append_copy(
+    pub(crate) async fn append_copy(
         &self,
         source: &SourcePin,
         size: u64,
@@ -183,7 +184,7 @@ impl Bucket {
 
     /// Writes a delete marker, once, as the version of `key` that follows `tip`. It removes no
     /// version.
-    pub async fn append_marker(
+    pub(crate) async fn append_marker(
         &self,
         key: &ObjectKey,
         tip: &Tip,
@@ -268,6 +269,7 @@ impl Bucket {
 
     /// Requests the restore of an archived version. A second request is harmless: S3 answers that
     /// the restore is in progress.
+    #[doc(hidden)]
     pub async fn restore(
         &self,
         key: &ObjectKey,

@@ -25,6 +25,7 @@ impl Bucket {
     }
 
     /// Lists objects, as [`Client::list_objects`](crate::s3::Client::list_objects) does.
+    #[doc(hidden)]
     pub async fn list(
         &self,
         prefix: &str,
@@ -47,6 +48,7 @@ impl Bucket {
     /// # Errors
     /// Fails for the same reasons as [`Client::list_one`](crate::s3::Client::list_one), and if the
     /// list does not end or contains keys that were not requested.
+    #[doc(hidden)]
     pub async fn first(
         &self,
         prefix: &str,

@@ -33,7 +33,7 @@ pub(super) enum Purpose {
 impl Bucket {
     /// Returns this bucket for requests that clean up after the run and do not end with it.
     #[must_use]
-    pub fn tidying_up(&self) -> Self {
+    pub(crate) fn tidying_up(&self) -> Self {
         Self {
             purpose: Purpose::CleanUp,
             ..self.halted_by(CancellationToken::new())
@@ -42,6 +42,7 @@ impl Bucket {
 
     /// Returns this bucket for requests that record the run or end an upload, and that do not end
     /// with the run.
+    #[doc(hidden)]
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl Bucket {
 
     /// Returns this bucket with requests that end with `halt`.
     #[must_use]
-    pub fn halted_by(&self, halt: CancellationToken) -> Self {
+    pub(crate) fn halted_by(&self, halt: CancellationToken) -> Self {
         Self {
             called_off: halt.clone(),
             halt,

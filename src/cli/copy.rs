@@ -19,7 +19,7 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
     Compare, DEFAULT_ENDPOINT, Destination, Empty, FailureLimit, Job, LayoutChoice, OnMismatch,
     PartGoal, PartSize, Parts, Preserve, ProofPolicy, Prove, ReportPlace, Source, Symlinks,
-    Transfer, Verify, When, check,
+    Transfer, Verify, When,
 };
 use crate::manifest::keys::{KeyGlob, Template};
 use crate::report::ReportHeader;
@@ -162,7 +162,7 @@ impl Copy {
                            for an empty object";
             return Err(CliError::Absent(message.to_owned()));
         }
-        if let Some(error) = CliError::of_flags(&check(&job), &self.sources) {
+        if let Some(error) = CliError::of_flags(&job.check(), &self.sources) {
             return Err(error);
         }
         if self.dry_run {

@@ -59,7 +59,7 @@ fn load_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
 
 fn read_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
     if path != Path::new("-") {
-        return manifest::load(path, environment)
+        return Job::load(path, environment)
             .map_err(|error| not_found(path).unwrap_or(error.into()));
     }
     let mut text = String::new();
@@ -72,7 +72,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
                 "cannot read a manifest from standard input: {error}"
             ))
         })?;
-    Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
+    Ok(Job::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
 /// Returns a hint about the manifest that was probably meant, if the named one does not exist.

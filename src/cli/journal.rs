@@ -81,7 +81,7 @@ impl JournalFlags {
             job.journal = place.clone();
         }
         job.on_change = self.on_change.unwrap_or(job.on_change);
-        job.claims = self.adopt;
+        job.adopts = self.adopt;
         leave_out_own_files(job);
     }
 
@@ -96,7 +96,7 @@ impl JournalFlags {
             }
             Some(place) => job.journal = place.clone(),
         }
-        job.claims |= self.adopt;
+        job.adopts |= self.adopt;
         leave_out_own_files(job);
     }
 

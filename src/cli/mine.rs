@@ -265,7 +265,7 @@ mod tests {
             attributes: String::new(),
             kms: false,
             losses: Vec::new(),
-            claimed: false,
+            adopted: false,
             stored: PartMarks::default(),
             stored_bytes: 0,
             completing: None,

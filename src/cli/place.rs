@@ -13,7 +13,7 @@ use crate::connections::Connections;
 use crate::execute::DRAIN;
 use crate::location::S3Uri;
 use crate::manifest::Finding;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
 use crate::size::display_count;
@@ -220,7 +220,7 @@ pub(super) async fn bucket_at(
     let matters = |finding: &Finding| {
         finding.path.ends_with("expected_owner") || finding.path.starts_with("endpoints.")
     };
-    if let Some(finding) = check(&job).into_iter().find(matters) {
+    if let Some(finding) = job.check().into_iter().find(matters) {
         return Err(CliError::Usage(format!(
             "{}; {}",
             finding.message, finding.remedy

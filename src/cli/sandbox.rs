@@ -17,7 +17,7 @@ use super::{CliError, Exit, Output, note, say, say_json};
 use crate::endpoint::{Endpoint, Environment, Provider, ProxySetting};
 use crate::execute::DRAIN;
 use crate::location::BucketName;
-use crate::manifest::job::{Access, Job, JournalPlace, Transfer, Versions, check};
+use crate::manifest::job::{Access, Job, JournalPlace, Transfer, Versions};
 use crate::s3::client::StaticCredentials;
 use crate::size::{ByteSize, display_count, display_counted, parse_duration};
 use s3haul_sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
@@ -352,7 +352,7 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
         ));
     }
     // Buckets of the same name on two servers are one bucket now.
-    if let Some(error) = CliError::of_findings(&check(job)) {
+    if let Some(error) = CliError::of_findings(&job.check()) {
         return Err(CliError::Usage(format!(
             "with --sandbox, all endpoints are one server: {error}"
         )));

@@ -17,7 +17,7 @@ use super::place::{AccessFlags, bucket_at};
 use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line, signals};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
-use crate::multipart::{self, MultipartUpload};
+use crate::multipart::MultipartUpload;
 use crate::plan::cost;
 use crate::s3::{CompleteSpec, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::{ByteSize, display_counted, display_duration, parse_duration};
@@ -370,7 +370,7 @@ fn found<'a>(
     location: &'a S3Uri,
     choice: &'a Choice,
 ) -> impl Stream<Item = Result<MeasuredUpload, Failure>> + 'a {
-    multipart::uploads(bucket, location.key.as_str())
+    MultipartUpload::list(bucket, location.key.as_str())
         .try_filter(|upload| ready(choice.is_old_enough(upload)))
         .map_ok(|upload| async { Ok(MeasuredUpload::of(bucket, upload).await) })
         .try_buffered(ASKED_AT_ONCE)

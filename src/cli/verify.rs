@@ -21,7 +21,6 @@ use super::{
 use crate::location::S3Uri;
 use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Empty, Job, ReportPlace, Source, Symlinks, Transfer, Versions,
-    check,
 };
 use crate::planner::Sides;
 use crate::size::{by_number, display_count, display_counted};
@@ -332,7 +331,7 @@ impl VerifyArgs {
         self.select.apply(&mut transfer, source, pattern)?;
         transfer.count_from(Timestamp::now());
         let job = Job::single(transfer, [self.endpoint.endpoint()]);
-        CliError::of_flags(&check(&job), &[]).map_or(Ok(job), Err)
+        CliError::of_flags(&job.check(), &[]).map_or(Ok(job), Err)
     }
 
     async fn job(&self, job: &Job, console: &mut VerifyConsole) -> Result<Counts, CliError> {

@@ -15,12 +15,10 @@ use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
 use super::outcome::GaveUp;
 use super::receipt::{Ending, ErrorRecord, Receipt};
-use super::record::ended;
 use super::series::Copies;
 use crate::journal::state::RunTotals;
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
-use crate::s3::FailureKind;
 use crate::size::display_counted;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,9 +88,9 @@ impl Breaker {
 /// An object whose failure is held back, because the breaker was armed.
 #[derive(Debug)]
 pub(super) struct Suspect {
-    transfer: u32,
-    object: Option<u64>,
-    receipt: Receipt,
+    pub(super) transfer: u32,
+    pub(super) object: Option<u64>,
+    pub(super) receipt: Receipt,
 }
 
 /// The parts of a [`Conductor`] that it shares with other tasks.
@@ -166,75 +164,6 @@ impl Conductor<'_> {
         }
         self.outcome.gave_up = Some(gave_up);
         self.stop.cancel();
-    }
-
-    /// Turns the failure of an object into a stop if the run has given up already, and the cause of
-    /// the failure ends the run and may pass later. If the cause is missing or expired credentials,
-    /// gives up the run first, because all requests that wait for credentials fail together.
-    pub(super) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
-        let Ending::Failed { error } = &receipt.ending else {
-            return receipt;
-        };
-        if !error.ends_run || !error.may_pass_later {
-            return receipt;
-        }
-        let is_about_credentials = [
-            FailureKind::CredentialsUnavailable,
-            FailureKind::CredentialsEnded,
-        ]
-        .iter()
-        .any(|kind| error.kind == kind.name());
-        match (&self.outcome.gave_up, self.reason_to_give_up(error)) {
-            (None, Some(gave_up)) if is_about_credentials => self.give_up_run(gave_up),
-            (None, _) => return receipt,
-            (Some(_), _) => {}
-        }
-        Receipt {
-            ending: Ending::Stopped,
-            ..receipt
-        }
-    }
-
-    /// Counts a receipt, and ends the run if there is a reason to give up.
-    pub(super) fn count(&mut self, receipt: &Receipt) {
-        self.outcome.note(receipt);
-        if let Some(ended) = ended(receipt) {
-            self.totals.end(&ended);
-        }
-        self.monitor.observe(&Event::ObjectEnded(receipt));
-        if let Ending::Failed { error } = &receipt.ending
-            && self.outcome.gave_up.is_none()
-            && let Some(gave_up) = self.reason_to_give_up(error)
-        {
-            self.give_up_run(gave_up);
-        }
-    }
-
-    /// Records the end of an object, or holds its failure back while the breaker is armed. If
-    /// `is_followed`, newer versions of the object wait for its result, so its failure cannot be
-    /// held back.
-    pub(super) fn end_or_suspect(
-        &mut self,
-        transfer: u32,
-        object: Option<u64>,
-        receipt: Receipt,
-        is_followed: bool,
-    ) {
-        self.breaker.observe(&receipt.ending);
-        if !self.breaker.is_armed() {
-            self.record_all_suspects();
-        }
-        let is_published =
-            matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
-        if !self.breaker.is_armed() || !receipt.is_failure() || is_published || is_followed {
-            return self.end_with(transfer, object, &receipt);
-        }
-        self.count(&receipt);
-        self.suspects.push(Suspect {
-            transfer,
-            object,
-            receipt,
-        });
     }
 
     /// Disarms the breaker, because bytes were copied.

@@ -15,13 +15,16 @@ mod condition;
 mod copy;
 mod file;
 mod layout;
+mod local_file;
 mod marker;
 mod mismatch;
+mod pinned;
 pub(super) mod published;
 mod put;
 mod repair;
 mod sent;
-pub(super) mod stream;
+mod stream;
+mod stream_parts;
 pub(super) mod trouble;
 pub(super) mod upload;
 
@@ -32,6 +35,7 @@ use tokio::time::Instant;
 use super::Work;
 use super::monitor::Event;
 use super::receipt::{Draft, Ending, Proof, Receipt};
+use super::replan::Replan;
 use crate::bucket::Bucket;
 use crate::location::LocalPath;
 use crate::manifest::job::{Source, Versions};
@@ -43,7 +47,7 @@ use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Head, Operation, Written};
 use archive::ArchivedSource;
 use attributes::TargetAttributes;
-use trouble::{Replan, Trouble};
+use trouble::Trouble;
 use upload::orphans::OrphanUpload;
 
 /// The most rounds of one object.
@@ -104,15 +108,16 @@ impl<'w> ObjectTask<'w> {
         let ending = match task.execute().await {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::Failed(failure) | Trouble::Replan(_, Some(failure))) => {
-                Ending::failed(&failure)
-            }
+            Err(Trouble::Failed(failure)) => Ending::failed(&failure),
             // Only standard input gets here: its bytes are gone, so it has no second round.
+            Err(Trouble::Replan(_, Some(failure))) => {
+                Ending::failed(&failure.noting("standard input cannot be read again"))
+            }
             Err(Trouble::Replan(reason, None)) => Ending::failed(&Failure::new(
                 FailureKind::Conflict,
                 Operation::CompleteMultipartUpload,
                 work.sides.destination.place(&step.key),
-                format!("{reason}, and the object cannot be planned again"),
+                format!("{reason}, and standard input cannot be read again"),
             )),
         };
         let (source, destination) = work.location(step);
@@ -198,12 +203,12 @@ impl<'w> ObjectTask<'w> {
             let object = self.work.sides.name_of(&self.step.entry);
             let cause = failure.as_ref().map(tracing::field::display);
             tracing::info!(%object, %reason, failure = cause, "planning it again");
-            upload_gone = failure
-                .filter(|_| reason == Replan::UploadGone)
-                .or(upload_gone);
+            if reason == Replan::UploadGone {
+                upload_gone.clone_from(&failure);
+            }
             self.draft.replans.push(reason);
             if self.draft.replans.len() >= ROUNDS {
-                let failure = upload_gone.unwrap_or_else(|| self.exhausted(source));
+                let failure = self.exhausted(source, upload_gone.or(failure));
                 break Err(Trouble::Failed(failure));
             }
         };
@@ -213,8 +218,12 @@ impl<'w> ObjectTask<'w> {
         outcome
     }
 
-    /// Returns the failure of an object whose last allowed round asked for another one.
-    fn exhausted(&self, source: TaskSource<'_>) -> Failure {
+    /// Returns the failure of an object whose last allowed round asked for another one. `cause` is
+    /// the failure that ended the last round, such as the loss of an upload that somebody else ended.
+    fn exhausted(&self, source: TaskSource<'_>, cause: Option<Failure>) -> Failure {
+        if let Some(cause) = cause {
+            return cause.noting(&format!("planned {ROUNDS} times without success"));
+        }
         let (operation, place, changed) = match source {
             TaskSource::Bucket(bucket) => (
                 Operation::HeadObject,

@@ -117,9 +117,9 @@ pub struct GaveUp {
     pub may_pass_later: bool,
 }
 
-impl From<&RunState> for Outcome {
+impl Outcome {
     /// Returns the outcome of the earlier sessions of the run, which this one adds to.
-    fn from(state: &RunState) -> Self {
+    pub(super) fn of_earlier(state: &RunState) -> Self {
         let (totals, earlier) = (&state.totals, Duration::from_millis(state.session_ms()));
         let mut outcome = Self {
             earlier: state
@@ -140,9 +140,7 @@ impl From<&RunState> for Outcome {
         outcome.set_totals(totals.clone());
         outcome
     }
-}
 
-impl Outcome {
     /// Returns true if all transfers are finished, so that there is nothing to resume.
     #[must_use]
     pub fn is_complete(&self) -> bool {

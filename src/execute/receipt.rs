@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use super::object::trouble::Replan;
+pub use super::replan::Replan;
 use crate::listing::filter::Excluded;
 use crate::manifest::job::RestoreTier;
 use crate::plan::decide::{Reason, Route, Skip};

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::Work;
-use super::object::stream::stdin_step;
 use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, FailedObject, InPlace, JournalEvent, Passed, ReceiptLine};
@@ -439,7 +438,7 @@ pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
         return sides.plan_from(resume(work, transfer));
     }
     let (sender, news) = mpsc::channel(2);
-    let step = stdin_step(sides);
+    let step = sides.stdin_step();
     // The channel has room for both.
     let _ = sender.try_send(News::Planned(transfer, vec![step], None));
     let _ = sender.try_send(News::Ended(transfer));

@@ -128,8 +128,12 @@ pub enum JournalEvent {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         losses: Vec<Loss>,
         /// True if it was adopted, without a record of the request that created it.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        claimed: bool,
+        #[serde(
+            rename = "claimed",
+            default,
+            skip_serializing_if = "std::ops::Not::not"
+        )]
+        adopted: bool,
     },
     /// S3 holds a part.
     PartStored {

@@ -3,8 +3,14 @@
 //! A run resumes only if these settings are unchanged. Otherwise one half of a prefix would be
 //! copied under one rule, and the other half under another. Limits, reports, credentials, and the
 //! names of endpoints may change between two sessions. The settings are kept as text and not as a
-//! hash, so that a message can name the change.
+//! hash, so that a message can name the change ([`text`]).
+//!
+//! A newer s3haul continues the runs of older ones. So a setting that is added is recorded only if
+//! it is not the default: its absence in an older journal is no change.
 
+#[cfg(test)]
+mod tests;
+mod text;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Server;
 use crate::manifest::job::{
-    Attribute, Compare, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts,
-    Selection, SetValues, Source, Transfer,
+    Attribute, Compare, Destination, Encryption, Job, PartGoal, PartSize, Parts, Preserve,
+    Selection, Source, Transfer,
 };
 use crate::manifest::keys::KeyMap;
 use crate::manifest::moment::{Age, Ages};
@@ -148,7 +154,8 @@ impl Fingerprint {
         }
     }
 
-    // Every struct is destructured by name, so that a new field cannot be forgotten here.
+    // Every struct is destructured by name, so that a new field cannot be forgotten here. It is
+    // recorded only if it is not the default.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
         let Transfer {
             after: _,
@@ -182,7 +189,7 @@ impl Fingerprint {
         let of = |field: &str| format!("{name}.{field}");
         self.set(of("from"), source(job, from));
         self.destination(job, name, to);
-        self.set(of("when"), format!("{when:?}").to_lowercase());
+        self.set(of("when"), text::when(*when));
         if *compare != Compare::default() {
             self.set(of("compare"), compare.to_string());
         }
@@ -195,33 +202,29 @@ impl Fingerprint {
             format!(
                 "{} objects, {}",
                 chosen.len(),
-                digest(&format!("{chosen:?}"))
+                digest(&text::chosen(chosen))
             )
         });
         self.set(of("from.chosen"), text(chosen.as_ref()));
         self.keys(name, keys);
         self.parts(name, parts);
         for attribute in Attribute::ALL {
-            let policy = format!("{:?}", preserve.of(attribute)).to_lowercase();
-            self.set(of(&format!("preserve.{}", attribute.name())), policy);
+            let policy = preserve.of(attribute);
+            let is_default = policy == Preserve::default().of(attribute);
+            if text::has_always_policy(attribute) || !is_default {
+                let name = of(&format!("preserve.{}", attribute.name()));
+                self.set(name, text::policy(policy));
+            }
         }
-        if *set != SetValues::default() {
-            self.set(of("set"), format!("{set:?}"));
-        }
+        self.set(of("set"), text::set(set));
         let versions = match ages.as_of {
             Some(age) => format!("as of {} ago", Age(age)),
-            None => format!("{versions:?}").to_lowercase(),
+            None => text::versions(*versions),
         };
         self.set(of("from.versions"), versions);
-        self.set(
-            of("archived"),
-            format!("{archived:?} {restore:?}").to_lowercase(),
-        );
-        self.set(of("proof"), format!("{proof:?}").to_lowercase());
-        // The source of the keys, never the keys.
-        if *customer_keys != CustomerKeys::default() {
-            self.set(of("customer_keys"), format!("{customer_keys:?}"));
-        }
+        self.set(of("archived"), text::archived(*archived, *restore));
+        self.set(of("proof"), text::proof(*proof));
+        self.set(of("customer_keys"), text::customer_keys(customer_keys));
     }
 
     fn destination(&mut self, job: &Job, name: &str, to: &Destination) {
@@ -272,9 +275,9 @@ impl Fingerprint {
             layout,
         } = parts;
         if *goal != PartGoal::default() {
-            self.set(of("parts.goal"), format!("{goal:?}").to_lowercase());
+            self.set(of("parts.goal"), text::part_goal(*goal));
         }
-        self.set(of("parts.layout"), format!("{layout:?}").to_lowercase());
+        self.set(of("parts.layout"), text::part_layout(*layout));
         self.set(
             of("parts.size"),
             match size {
@@ -351,10 +354,7 @@ fn source(job: &Job, source: &Source) -> String {
         }
         Source::Prefix { endpoint, location } => format!("{location}{}", at(job, endpoint)),
         Source::Files { path, symlinks } => {
-            format!(
-                "{path}, symlinks: {}",
-                format!("{symlinks:?}").to_lowercase()
-            )
+            format!("{path}, symlinks: {}", text::symlinks(*symlinks))
         }
         Source::Stdin => "standard input".to_owned(),
     }
@@ -396,166 +396,4 @@ pub fn digest(text: &str) -> String {
         "{:016x}",
         crc_fast::checksum(CrcAlgorithm::Crc64Nvme, text.as_bytes())
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::endpoint::{Environment, ResolvedEndpoint};
-    use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Limits, Policy, ReportPaths, When};
-    use crate::size::MIB;
-
-    fn job() -> Job {
-        let endpoint = DEFAULT_ENDPOINT.to_owned();
-        let from = Source::Prefix {
-            endpoint: endpoint.clone(),
-            location: "s3://lake/x/".parse().unwrap(),
-        };
-        let to = Destination {
-            endpoint,
-            location: "s3://copy/".parse().unwrap(),
-            storage_class: None,
-            encryption: None,
-            acl: None,
-        };
-        Job::single(
-            Transfer::new("events", from, to),
-            [resolved(Endpoint::default())],
-        )
-    }
-
-    fn changes(change: impl FnOnce(&mut Job)) -> Vec<String> {
-        let mut after = job();
-        change(&mut after);
-        Fingerprint::of(&job()).changes(&Fingerprint::of(&after))
-    }
-
-    #[test]
-    fn changes_of_settings_are_described() {
-        let change =
-            |change: fn(&mut Transfer)| changes(|job| change(&mut job.transfers[0])).join("; ");
-        assert_eq!(
-            change(|transfer| transfer.when = When::Always),
-            "`events.when` was changed and is always"
-        );
-        assert_eq!(
-            change(|transfer| transfer.select.exclude =
-                vec!["tmp/**".parse().unwrap(), "*.bak".parse().unwrap()]),
-            "`events.from.exclude` is tmp/**, *.bak and was not set"
-        );
-        assert_eq!(
-            change(|transfer| transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB))),
-            "`events.parts.size` was auto and is 8MiB"
-        );
-        // Rounded, it would be the same as 10000000B.
-        assert_eq!(
-            change(|transfer| transfer.select.larger_than = Some(ByteSize(10_000_001))),
-            "`events.from.larger_than` is 10000001B and was not set"
-        );
-        assert_eq!(
-            change(|transfer| transfer.preserve.tags = Policy::Skip),
-            "`events.preserve.tags` was try and is skip"
-        );
-        assert_eq!(
-            change(|transfer| transfer.to.encryption = Some(Encryption::Kms {
-                key: None,
-                bucket_key: Some(true),
-                dsse: false
-            })),
-            "`events.to.encryption` is kms with the account's key, bucket_key: true and was not set"
-        );
-        assert_eq!(
-            change(|transfer| transfer.name = "other".into()),
-            "`transfers` was events and is other"
-        );
-    }
-
-    #[test]
-    fn limits_reports_and_regions_may_change() {
-        let none: [String; 0] = [];
-        assert_eq!(
-            changes(|job| job.limits = Limits {
-                in_flight: Some(7),
-                ..Limits::default()
-            }),
-            none
-        );
-        assert_eq!(
-            changes(|job| job.report = ReportPaths {
-                json: Some("r".into()),
-                ..ReportPaths::default()
-            }),
-            none
-        );
-        assert_eq!(
-            changes(|job| {
-                let region = Some("eu-west-1".to_owned());
-                let endpoint = Endpoint {
-                    region,
-                    ..Endpoint::default()
-                };
-                job.endpoints
-                    .insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
-            }),
-            none
-        );
-    }
-
-    fn resolved(endpoint: Endpoint) -> ResolvedEndpoint {
-        endpoint.resolve(&Environment::default())
-    }
-
-    #[test]
-    fn a_profile_that_leads_to_another_server_is_another_server() {
-        let of = |profile: &str| {
-            let config = "[profile a]\nendpoint_url = http://a.example\n[profile b]\nendpoint_url = http://b.example\n";
-            let endpoint = Endpoint {
-                profile: Some(profile.to_owned()),
-                ..Endpoint::default()
-            };
-            changes(|job| {
-                let endpoint = endpoint.clone().resolve(&Environment::of([], config, ""));
-                job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
-            })
-        };
-        assert_ne!(of("a"), of("b"));
-    }
-
-    #[test]
-    fn buckets_of_another_server_are_other_buckets() {
-        let moved = changes(|job| {
-            let endpoint = Endpoint {
-                url: Some("https://rgw.example".into()),
-                ..Endpoint::default()
-            };
-            job.endpoints
-                .insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
-        });
-        assert_eq!(moved.len(), 2, "{moved:?}");
-        assert_eq!(
-            moved[1],
-            "`events.to` was s3://copy/ and is s3://copy/ at https://rgw.example"
-        );
-    }
-
-    #[test]
-    fn digests_are_short_and_differ() {
-        assert_eq!(digest("a").len(), 16);
-        assert_ne!(digest("a"), digest("b"));
-    }
-
-    #[test]
-    fn a_group_of_values_is_shown_without_the_names_of_the_code() {
-        let set = crate::manifest::job::SetValues {
-            metadata: [("a".to_owned(), "x, {y} \"z\"".to_owned())].into(),
-            cache_control: Some("no-store".to_owned()),
-            ..Default::default()
-        };
-        assert_eq!(
-            words::shown(&format!("{set:?}")),
-            r#"(metadata: {"a": "x, {y} \"z\""}, cache_control: "no-store")"#
-        );
-        assert_eq!(words::shown("kms with a key"), "kms with a key");
-        assert_eq!(words::shown("s3://b/{x} { y }"), "s3://b/{x} { y }");
-    }
 }

@@ -323,7 +323,7 @@ impl RunState {
                 attributes,
                 kms,
                 losses,
-                claimed,
+                adopted,
             } => {
                 let Some(open) = self.uploads.get_mut(upload) else {
                     return;
@@ -335,7 +335,7 @@ impl RunState {
                     attributes: attributes.clone(),
                     kms: *kms,
                     losses: losses.clone(),
-                    claimed: *claimed,
+                    adopted: *adopted,
                     stored: PartMarks::default(),
                     stored_bytes: 0,
                     completing: None,

@@ -253,7 +253,7 @@ impl Teller {
                     attributes: "a".into(),
                     kms: false,
                     losses: Vec::new(),
-                    claimed: false,
+                    adopted: false,
                 }
             }
             _ => JournalEvent::RunStopped,
@@ -440,4 +440,16 @@ fn an_ended_object_of_format_1_is_read() {
         };
         assert_eq!((losses.len(), bytes), (0, 7));
     }
+}
+
+/// Journals have called adopted uploads `claimed` from the start.
+#[test]
+fn an_adopted_upload_of_an_older_journal_is_adopted() {
+    let text = r#"{"upload_began":{"upload":1,"id":"u","source":{"size":1},"parts":[[1,1]],"attributes":"0","claimed":true}}"#;
+    let event: JournalEvent = serde_json::from_str(text).unwrap();
+    assert!(
+        matches!(event, JournalEvent::UploadBegan { adopted: true, .. }),
+        "{event:?}"
+    );
+    assert_eq!(serde_json::to_string(&event).unwrap(), text);
 }

@@ -88,8 +88,12 @@ pub struct BegunUpload {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
     /// True if it was adopted, without a record of the request that created it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub claimed: bool,
+    #[serde(
+        rename = "claimed",
+        default,
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub adopted: bool,
     /// The parts that S3 has confirmed.
     pub stored: PartMarks,
     /// Their bytes.
@@ -250,7 +254,7 @@ mod tests {
             attributes: String::new(),
             kms: false,
             losses: Vec::new(),
-            claimed: false,
+            adopted: false,
             stored,
             stored_bytes: 30,
             completing: None,

@@ -55,10 +55,21 @@ impl Provider {
     /// effect.
     #[must_use]
     pub const fn lacks_object_acls(self) -> bool {
-        matches!(
-            self,
-            Self::Minio | Self::Garage | Self::R2 | Self::B2 | Self::Storj | Self::Oracle
-        )
+        match self {
+            Self::Minio | Self::Garage | Self::R2 | Self::B2 | Self::Storj | Self::Oracle => true,
+            Self::Auto
+            | Self::Aws
+            | Self::Ceph
+            | Self::Seaweedfs
+            | Self::Wasabi
+            | Self::Gcs
+            | Self::Scaleway
+            | Self::Digitalocean
+            | Self::Alibaba
+            | Self::Tencent
+            | Self::Ibm
+            | Self::Other => false,
+        }
     }
 }
 

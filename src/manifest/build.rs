@@ -101,7 +101,7 @@ pub(super) fn build(
             report,
             journal,
             on_change: file.on_change.unwrap_or_default(),
-            claims: false,
+            adopts: false,
             retries: None,
             manifest_sha256: None,
         },

@@ -35,28 +35,30 @@ const STORAGE_CLASSES: [&str; 12] = [
     "FSX_OPENZFS",
 ];
 
-/// Returns every finding about a job that cannot work or would not do what it seems to, or nothing
-/// if all is well. Paths are those of a manifest.
-#[must_use]
-pub fn check(job: &Job) -> Vec<Finding> {
-    let indices: Vec<_> = (0..job.transfers.len()).collect();
-    let mut findings = check_with(job, &indices, &RefusedFields::default());
-    if job.transfers.is_empty() {
-        let (path, message) = (
-            "transfers".to_owned(),
-            "there is nothing to transfer".to_owned(),
-        );
-        findings.push(Finding {
-            path,
-            message,
-            remedy: "name a source and a destination".to_owned(),
-        });
+impl Job {
+    /// Returns every finding about a job that cannot work or would not do what it seems to, or
+    /// nothing if all is well. Paths are those of a manifest.
+    #[must_use]
+    pub fn check(&self) -> Vec<Finding> {
+        let indices: Vec<_> = (0..self.transfers.len()).collect();
+        let mut findings = check_with(self, &indices, &RefusedFields::default());
+        if self.transfers.is_empty() {
+            let (path, message) = (
+                "transfers".to_owned(),
+                "there is nothing to transfer".to_owned(),
+            );
+            findings.push(Finding {
+                path,
+                message,
+                remedy: "name a source and a destination".to_owned(),
+            });
+        }
+        findings
     }
-    findings
 }
 
-/// Applies [`check`] to the readable part of a manifest. `indices` gives the number in the file of
-/// each transfer. A job without transfers is not reported here, because the reason was reported
+/// Applies [`Job::check`] to the readable part of a manifest. `indices` gives the number in the file
+/// of each transfer. A job without transfers is not reported here, because the reason was reported
 /// already.
 pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -> Vec<Finding> {
     let mut rules = Rules {

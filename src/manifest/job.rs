@@ -1,8 +1,8 @@
 //! The validated [`Job`] of a manifest or command line, with all defaults filled in.
 //!
 //! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
-//! resolved. [`parse`](super::parse) builds a `Job` from a manifest, and the command line builds
-//! one with [`Job::single`]. Both pass the same [`check`], so the same rules apply to both.
+//! resolved. [`Job::parse`] builds a `Job` from a manifest, and the command line builds
+//! one with [`Job::single`]. Both pass the same [`Job::check`], so the same rules apply to both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::acl::CannedAcl;
-pub use super::check::check;
 pub use super::compare::Compare;
 use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{Empty, FailureLimit, FailureLimitError, Limits};
@@ -51,10 +50,12 @@ pub struct Job {
     pub on_change: OnChange,
     /// Set by `--adopt`: open uploads at the keys to be written that no journal knows are resumed
     /// if their parts can be proven. Only the user knows that no other program writes these keys.
-    pub claims: bool,
+    pub adopts: bool,
     /// The name of the report whose failed objects are copied again, if the job does only that.
+    #[doc(hidden)]
     pub retries: Option<String>,
     /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
+    #[doc(hidden)]
     pub manifest_sha256: Option<String>,
 }
 
@@ -91,6 +92,7 @@ pub struct Transfer {
     /// The access settings of the destination's bucket.
     pub destination_access: Access,
     /// The times that the user wrote as ages.
+    #[doc(hidden)]
     pub ages: Ages,
     /// The versions of an object that are copied.
     pub versions: Versions,
@@ -105,10 +107,13 @@ pub struct Transfer {
     /// The customer keys (SSE-C) of the source and the destination.
     pub customer_keys: CustomerKeys,
     /// The only objects to copy, if set. `retry` sets it to the failed objects of a report.
+    #[doc(hidden)]
     pub chosen: Option<Vec<Chosen>>,
     /// Copies of earlier runs, by source key, that lack only their tags.
+    #[doc(hidden)]
     pub repairs: BTreeMap<String, PublishedCopy>,
     /// The run's own report and journal, which are never part of a local source.
+    #[doc(hidden)]
     pub own_files: Vec<std::path::PathBuf>,
 }
 
@@ -525,7 +530,7 @@ impl Transfer {
 impl Job {
     /// Returns the job of a one-off command line: one transfer, and the endpoints that it names.
     /// Unless [`DEFAULT_ENDPOINT`] is among them, it is resolved in the environment of this
-    /// process. Call [`check`] on the job.
+    /// process. Call [`Job::check`] on the job.
     #[must_use]
     pub fn single(
         transfer: Transfer,
@@ -545,7 +550,7 @@ impl Job {
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
             on_change: OnChange::default(),
-            claims: false,
+            adopts: false,
             retries: None,
             manifest_sha256: None,
         }

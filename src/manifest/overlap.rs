@@ -379,7 +379,6 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
 mod tests {
     use super::*;
     use crate::endpoint::Environment;
-    use crate::manifest::parse;
 
     #[test]
     fn a_transfer_waits_where_it_could_meet_an_earlier_one() {
@@ -440,7 +439,7 @@ mod tests {
                 format!("  - {{from: {{s3: '{from}'}}, to: {{s3: '{to}'}}}}\n")
             };
             let text = format!("version: 1\ntransfers:\n{}{}", one(earlier), one(later));
-            let job = parse(&text, "job.yaml", &Environment::default()).unwrap();
+            let job = Job::parse(&text, "job.yaml", &Environment::default()).unwrap();
             assert_eq!(
                 must_wait(&job, &job.transfers[1], &job.transfers[0]),
                 waits,

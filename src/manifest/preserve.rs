@@ -262,12 +262,21 @@ impl SetValues {
     /// Returns the content headers with the names of their fields.
     #[must_use]
     pub fn headers(&self) -> [(&'static str, Option<&str>); 5] {
+        let Self {
+            metadata: _,
+            tags: _,
+            content_type,
+            content_encoding,
+            content_language,
+            content_disposition,
+            cache_control,
+        } = self;
         [
-            ("content_type", self.content_type.as_deref()),
-            ("content_encoding", self.content_encoding.as_deref()),
-            ("content_language", self.content_language.as_deref()),
-            ("content_disposition", self.content_disposition.as_deref()),
-            ("cache_control", self.cache_control.as_deref()),
+            ("content_type", content_type.as_deref()),
+            ("content_encoding", content_encoding.as_deref()),
+            ("content_language", content_language.as_deref()),
+            ("content_disposition", content_disposition.as_deref()),
+            ("cache_control", cache_control.as_deref()),
         ]
     }
 }
@@ -319,6 +328,15 @@ pub struct CustomerKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The error of serde names all variants.
+    #[test]
+    fn all_has_every_attribute() {
+        let names = Attribute::ALL.map(|attribute| format!("`{attribute}`"));
+        let error = serde_json::from_str::<Attribute>("\"?\"").unwrap_err();
+        let expected = format!("expected one of {} at", names.join(", "));
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
 
     #[test]
     fn presets_are_what_they_are_called() {

@@ -13,7 +13,7 @@ use futures::stream::TryStreamExt;
 use jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::{MultipartUpload, uploads, uploads_to};
+use super::{MultipartUpload, uploads_to};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
 use crate::printable::shell;
@@ -220,7 +220,8 @@ impl MultipartUpload {
 
     /// Returns true if the list of the bucket's uploads has this one.
     pub(crate) async fn is_listed(&self) -> Result<bool, Failure> {
-        let mut listed = std::pin::pin!(uploads(&self.bucket, prefix_of(&self.bucket, &self.key)));
+        let mut listed =
+            std::pin::pin!(Self::list(&self.bucket, prefix_of(&self.bucket, &self.key)));
         while let Some(open) = listed.try_next().await? {
             if open.upload_id == self.id {
                 return Ok(true);
@@ -311,6 +312,7 @@ impl MultipartUpload {
     }
 
     /// Returns the uploads that earlier attempts to create this one may have left open.
+    #[doc(hidden)]
     #[must_use]
     pub fn strays(&self) -> &[Stray] {
         &self.strays

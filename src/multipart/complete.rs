@@ -234,6 +234,7 @@ impl MultipartUpload {
     /// # Errors
     /// Returns the failures of [`MultipartUpload::complete`] and of HEAD, and
     /// [`FailureKind::NotEqual`] if the object is not what was published.
+    #[doc(hidden)]
     pub async fn complete_and_look(
         &self,
         parts: &[PartDone],

@@ -7,7 +7,7 @@
 use futures::stream::{StreamExt, TryStreamExt};
 
 use super::abort::{Stray, command_at};
-use super::{Aborted, MultipartUpload, uploads};
+use super::{Aborted, MultipartUpload};
 use crate::location::S3Uri;
 use crate::s3::{Elsewhere, Failure, FailureKind, Operation};
 
@@ -42,7 +42,7 @@ impl MultipartUpload {
     /// Searches the bucket for this upload after the server answered that its key has no such
     /// upload, and aborts it there. Returns a sentence if it may be left open.
     pub(crate) async fn end_elsewhere(&self) -> Option<String> {
-        let mut listed = std::pin::pin!(uploads(&self.bucket, "").take(LISTED));
+        let mut listed = std::pin::pin!(Self::list(&self.bucket, "").take(LISTED));
         let found = loop {
             match listed.try_next().await {
                 Ok(Some(open)) if open.upload_id == self.id => break open,

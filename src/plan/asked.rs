@@ -19,7 +19,7 @@ pub use self::answers::{AttributeQuestion, TAGS_OF_SOURCE, Unlike};
 use self::headers::unlike_headers;
 use self::text::{is_alike, is_showable};
 use crate::manifest::job::Attribute;
-use crate::s3::{Attributes, Head, Operation, Retention, Tag, Tags};
+use crate::s3::{Attributes, ContentHeaders, Head, Operation, Retention, Tag, Tags};
 use crate::size::display_counted;
 
 /// The attributes that were requested for an object.
@@ -91,16 +91,30 @@ impl<'a> Asked<'a> {
     /// kinds, because some servers lose only those.
     #[must_use]
     pub fn kinds(&self) -> Vec<&'static str> {
+        // Destructured, so that the compiler names an attribute or a header that has no name here.
         let Attributes {
             headers,
             metadata,
+            tags: _,
             storage_class,
             encryption,
+            checksum: _,
             lock,
-            ..
+            grants: _,
+            acl: _,
+            annotations: _,
         } = self.attributes;
+        let ContentHeaders {
+            content_type,
+            content_encoding,
+            content_language,
+            content_disposition,
+            cache_control,
+            expires,
+            website_redirect,
+        } = headers;
         let is_odd = |text: &String| !is_showable(text) || text.contains("=?");
-        let texts = [&headers.content_disposition, &headers.website_redirect];
+        let texts = [content_disposition, website_redirect];
         let all = [
             ("object", true),
             ("metadata", !metadata.is_empty()),
@@ -118,13 +132,13 @@ impl<'a> Asked<'a> {
             ("encryption", encryption.is_some() || self.customer_key),
             ("retention", lock.retention.is_some()),
             ("legal hold", lock.legal_hold == Some(true)),
-            ("Content-Type", headers.content_type.is_some()),
-            ("Content-Encoding", headers.content_encoding.is_some()),
-            ("Content-Language", headers.content_language.is_some()),
-            ("Content-Disposition", headers.content_disposition.is_some()),
-            ("Cache-Control", headers.cache_control.is_some()),
-            ("Expires", headers.expires.is_some()),
-            ("redirect", headers.website_redirect.is_some()),
+            ("Content-Type", content_type.is_some()),
+            ("Content-Encoding", content_encoding.is_some()),
+            ("Content-Language", content_language.is_some()),
+            ("Content-Disposition", content_disposition.is_some()),
+            ("Cache-Control", cache_control.is_some()),
+            ("Expires", expires.is_some()),
+            ("redirect", website_redirect.is_some()),
         ];
         all.into_iter()
             .filter_map(|(name, is_asked_for)| is_asked_for.then_some(name))
@@ -137,11 +151,18 @@ impl<'a> Asked<'a> {
     /// may be hidden, see [`Asked::questions`].
     #[must_use]
     pub fn differences(&self, found: &Head) -> Vec<Difference> {
+        // Checksums are compared as proofs. Grants, the ACL, and annotations show only elsewhere.
         let Attributes {
             headers,
+            metadata: _,
+            tags: _,
             storage_class,
+            encryption: _,
+            checksum: _,
             lock,
-            ..
+            grants: _,
+            acl: _,
+            annotations: _,
         } = self.attributes;
         let metadata = self
             .metadata(found)

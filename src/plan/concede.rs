@@ -48,6 +48,10 @@ pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) 
 pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>> {
     let details = failure.details();
     let named = |words: &[&str]| words.iter().any(|word| details.message.contains(word));
+    let denied: Vec<_> = Attribute::ALL
+        .into_iter()
+        .filter(|attribute| has_own_permission(*attribute))
+        .collect();
     let (only, meant): (bool, &[Attribute]) = match (&details.kind, details.code.as_str()) {
         (_, "AccessControlListNotSupported") => (true, &[Attribute::Acl]),
         (_, "InvalidStorageClass") => (true, &[Attribute::StorageClass]),
@@ -67,15 +71,7 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
         }
         // The message names another action: the caller may not read or write the object itself.
         (FailureKind::Denied, _) if named(&["s3:", "kms:"]) => (true, &[]),
-        (FailureKind::Denied, _) => (
-            false,
-            &[
-                Attribute::Tags,
-                Attribute::Lock,
-                Attribute::Acl,
-                Attribute::Annotations,
-            ],
-        ),
+        (FailureKind::Denied, _) => (false, &denied),
         (FailureKind::Invalid, _) if named(&["Object Lock", "ObjectLock"]) => {
             (true, &[Attribute::Lock])
         }
@@ -156,10 +152,18 @@ pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
 /// some class or size.
 #[must_use]
 pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
-    matches!(
-        attribute,
-        Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations
-    )
+    has_own_permission(attribute)
+}
+
+/// Returns true for attributes that take another permission than that to write the object.
+const fn has_own_permission(attribute: Attribute) -> bool {
+    match attribute {
+        Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations => true,
+        Attribute::Metadata
+        | Attribute::Headers
+        | Attribute::StorageClass
+        | Attribute::Encryption => false,
+    }
 }
 
 const fn write_permission(attribute: Attribute) -> &'static str {

@@ -5,8 +5,8 @@
 //! destination on purpose. A list shows the storage class, and HEAD shows all others except the
 //! tags.
 
-use super::claim::encryption_is;
-use crate::manifest::job::{Attribute, Encryption, Transfer};
+use super::adopt::encryption_is;
+use crate::manifest::job::{Attribute, Encryption, SetValues, Transfer};
 use crate::s3::{Capabilities, Head, Tag};
 
 /// S3's storage classes in the order in which lifecycle rules move objects; the first two are never
@@ -65,16 +65,26 @@ pub fn class(
 /// Compares neither the storage class nor the tags.
 #[must_use]
 pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
-    let set = &transfer.set;
+    // Destructured, so that the compiler names a value that is not compared.
+    let SetValues {
+        metadata,
+        // See [`has_set_tags`].
+        tags: _,
+        content_type,
+        content_encoding,
+        content_language,
+        content_disposition,
+        cache_control,
+    } = &transfer.set;
     let headers = &found.headers;
     let header_differs =
         |wanted: &Option<String>, found: &Option<String>| wanted.is_some() && wanted != found;
     let differs = [
-        (&set.content_type, &headers.content_type),
-        (&set.content_encoding, &headers.content_encoding),
-        (&set.content_language, &headers.content_language),
-        (&set.content_disposition, &headers.content_disposition),
-        (&set.cache_control, &headers.cache_control),
+        (content_type, &headers.content_type),
+        (content_encoding, &headers.content_encoding),
+        (content_language, &headers.content_language),
+        (content_disposition, &headers.content_disposition),
+        (cache_control, &headers.cache_control),
     ];
     if differs
         .into_iter()
@@ -82,8 +92,7 @@ pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
     {
         return Some(Attribute::Headers);
     }
-    if set
-        .metadata
+    if metadata
         .iter()
         .any(|(name, value)| found.metadata.get(name) != Some(value))
     {

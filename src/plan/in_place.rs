@@ -7,8 +7,8 @@
 
 use jiff::Timestamp;
 
+use super::adopt::difference;
 use super::attributes::{merged_tags, of_copy, set_tags};
-use super::claim::difference;
 use super::decide::Route;
 use crate::manifest::job::{Attribute, CannedAcl, Parts, Policy, Transfer};
 use crate::s3::{Capabilities, Grant, Head, Permission, Tag, Tags};
@@ -30,7 +30,12 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
             // Copies do not keep these unless the job says so, but an in-place change must.
             Attribute::Acl => transfer.to.acl.is_none() && policy != Policy::Replace,
             Attribute::Annotations => capabilities.annotations,
-            _ => policy.keeps(),
+            Attribute::Metadata
+            | Attribute::Headers
+            | Attribute::Tags
+            | Attribute::StorageClass
+            | Attribute::Encryption
+            | Attribute::Lock => policy.keeps(),
         };
         if is_kept {
             strict.preserve.set(attribute, Policy::Require);

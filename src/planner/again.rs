@@ -127,7 +127,7 @@ impl Sides {
                 return Ok(Some((reason, there)));
             }
         }
-        let there = if made.claimed {
+        let there = if made.adopted {
             Some(self.look_at_copy(key).await?)
         } else {
             self.unfinished(now, key).await?

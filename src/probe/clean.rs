@@ -245,7 +245,7 @@ impl Cleaner {
     }
 
     async fn list_uploads(&self) -> Result<Vec<ProbeWrite>, Failure> {
-        let list = multipart::uploads(&self.bucket, &self.prefix).try_collect::<Vec<_>>();
+        let list = MultipartUpload::list(&self.bucket, &self.prefix).try_collect::<Vec<_>>();
         let open = self.within(Operation::ListMultipartUploads, list).await?;
         let made = |open: crate::s3::OpenUpload| {
             let key = ObjectKey::new(&open.key).ok()?;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::doubts::false_date;
 use super::finding::ProbeAnswer;
 use super::scratch::{NotStored, Scratch, answer_from, is_refusal, plain, reason};
-use crate::multipart::{self, MultipartUpload};
+use crate::multipart::MultipartUpload;
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::display_counted;
@@ -227,7 +227,7 @@ async fn list_open(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenU
         ..bucket.capabilities().clone()
     });
     let prefix = format!("{}uploads/", scratch.prefix);
-    multipart::uploads(&bucket, &prefix).try_collect().await
+    MultipartUpload::list(&bucket, &prefix).try_collect().await
 }
 
 /// Turns the failure of a question about uploads into an answer. If the server does not know the

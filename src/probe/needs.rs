@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::manifest::job::{
-    Attribute, CannedAcl, Encryption, Policy, Preserve, Preset, SetValues, Transfer, When,
+    Attribute, CannedAcl, Destination, Encryption, Policy, Preserve, Preset, SetValues, Transfer,
+    When,
 };
 use crate::s3::OnWrites;
 
@@ -90,16 +91,24 @@ impl Needs {
             } else {
                 needs.uploads = true;
             }
+            // Destructured, so that the compiler names a setting that is not probed.
+            let Destination {
+                endpoint: _,
+                location: _,
+                storage_class,
+                encryption,
+                acl,
+            } = to;
             needs.named.extend(set_by(set));
             needs
                 .named
-                .extend(to.storage_class.as_ref().map(|_| Attribute::StorageClass));
+                .extend(storage_class.as_ref().map(|_| Attribute::StorageClass));
             needs
                 .named
-                .extend(to.encryption.as_ref().map(|_| Attribute::Encryption));
-            needs.acl = needs.acl.or(to.acl);
-            needs.storage_class = needs.storage_class.or_else(|| to.storage_class.clone());
-            needs.encryption = needs.encryption.or_else(|| to.encryption.clone());
+                .extend(encryption.as_ref().map(|_| Attribute::Encryption));
+            needs.acl = needs.acl.or(*acl);
+            needs.storage_class = needs.storage_class.or_else(|| storage_class.clone());
+            needs.encryption = needs.encryption.or_else(|| encryption.clone());
         }
         needs
     }

@@ -292,7 +292,7 @@ impl Scratch {
     ) -> Result<PartDone, Failure> {
         self.may_send(Operation::UploadPartCopy)?;
         upload
-            .copy_range(number, source, range, size, false)
+            .copy_part_with(number, source, range, size, false)
             .await
             .map(|answer| answer.value)
     }

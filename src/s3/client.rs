@@ -21,11 +21,11 @@ use tokio::time::Instant;
 
 use super::access::AccessHeaders;
 use super::clock::{Clock, Signed, Witness};
+use super::credential_chain::{CredentialProvider, Foundation};
 use super::fast_path::{Extra, FastPath, Header, LearnFastPath};
 use super::identity::Identities;
 pub use super::identity::NotReady;
 use super::pool::{CONNECT_TIMEOUT, http_client};
-use super::providers::{CredentialProvider, Foundation};
 use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};

@@ -19,9 +19,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::causes::{causes, find, one_line, plain};
+use super::credential_chain::{Link, ProfileGone, Unsignable};
 use super::failure::tls;
 use super::process;
-use super::providers::{Link, ProfileGone, Unsignable};
 use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 
 /// The SDK's message when the metadata service answers 403. Its error type is private.

@@ -6,7 +6,8 @@ use aws_sdk_s3::types as sdk;
 use super::{Grant, Lock, Permission};
 
 /// Sets the attributes as headers of a request that creates an object. All three such requests use
-/// this macro, so that none can omit an attribute that another one sends.
+/// this macro, so that none can omit an attribute that another one sends. It destructures all
+/// structs, so that it cannot forget a new field.
 macro_rules! with_attributes {
     ($request:expr, $attributes:expr) => {{
         // Each request sets the checksum and the annotations itself, if it supports them.
@@ -22,13 +23,23 @@ macro_rules! with_attributes {
             checksum: _,
             annotations: _,
         } = $attributes;
+        // The requests add `Expires` as raw text, because the SDK takes only dates.
+        let crate::s3::ContentHeaders {
+            content_type,
+            content_encoding,
+            content_language,
+            content_disposition,
+            cache_control,
+            expires: _,
+            website_redirect,
+        } = headers;
         let mut request = $request
-            .set_content_type(headers.content_type.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_website_redirect_location(headers.website_redirect.clone())
+            .set_content_type(content_type.clone())
+            .set_content_encoding(content_encoding.clone())
+            .set_content_language(content_language.clone())
+            .set_content_disposition(content_disposition.clone())
+            .set_cache_control(cache_control.clone())
+            .set_website_redirect_location(website_redirect.clone())
             .set_metadata((!metadata.is_empty()).then(|| metadata.clone().into_iter().collect()))
             .set_storage_class(storage_class.as_deref().map(sdk::StorageClass::from))
             .set_object_lock_mode(

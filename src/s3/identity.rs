@@ -24,9 +24,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Failure;
 use super::clock::{Clock, Signing};
+use super::credential_chain::{ANSWER, CredentialProvider};
 use super::credentials::{self, CredentialOrigin, NoIdentity};
 use super::guard::{Panicked, guarded};
-use super::providers::{ANSWER, CredentialProvider};
 use super::renewal::{HeldSet, Inquiry, Renewal, RenewalResult, RequestStep, lead};
 use crate::awake::AwakeInstant;
 use crate::endpoint::CredentialSource;

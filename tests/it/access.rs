@@ -3,6 +3,7 @@
 
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{Access, Transfer};
+use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, FailureKind, SourcePin, WriteCondition};
 use s3haul::sandbox::{BucketOptions, Effect, Fault, OWNER, ObjectSpec, Operation};
 use s3haul::size::MIB;
@@ -170,7 +171,8 @@ async fn copies_name_the_owner_of_their_source() {
             .copy_object(&pin, 10, &key, &attributes, WriteCondition::None)
             .await;
         let upload = bucket.create_upload(&key, &attributes).await.unwrap().value;
-        let part = bucket.copy_part(&pin, None, 10, &key, &upload.id, 1).await;
+        let upload = MultipartUpload::open(&bucket, &key, &upload.id);
+        let part = upload.copy_part(1, &pin, None, 10).await;
         for failure in [copied.err(), part.err()] {
             let kind = failure.map(|failure| failure.kind().clone());
             assert_eq!(kind, (!allowed).then_some(FailureKind::Denied), "{owner}");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{CannedAcl, Policy, Source, Symlinks, Transfer, Versions, check};
+use s3haul::manifest::job::{CannedAcl, Policy, Source, Symlinks, Transfer, Versions};
 use s3haul::multipart::MultipartUpload;
 use s3haul::probe::{self, Needs};
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, FailureKind, SourcePin};
@@ -240,7 +240,7 @@ async fn an_upload_of_unknown_acl_is_not_adopted() {
         8 * MIB,
         with(CannedAcl::BucketOwnerFullControl, copy_all()),
     ));
-    job.claims = true;
+    job.adopts = true;
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert!(
@@ -314,7 +314,11 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         let text = format!(
             "version: 1\ntransfers: [{{from: {{s3: s3://src/}}, to: {{s3: s3://dst/, acl: public-read}}{more}}}]\n"
         );
-        s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
+        s3haul::manifest::job::Job::parse(
+            &text,
+            "job.yaml",
+            &s3haul::endpoint::Environment::default(),
+        )
     };
     assert_eq!(
         job("").unwrap().transfers[0].to.acl,
@@ -337,5 +341,5 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         path: s3haul::location::LocalPath("x".into()),
         symlinks: Symlinks::default(),
     };
-    assert_eq!(check(&files), []);
+    assert_eq!(files.check(), []);
 }

@@ -323,7 +323,7 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
             } else {
                 let message = message(&run);
                 assert!(
-                    message.starts_with("not-kept: destination ignored the"),
+                    message.starts_with("not-kept: destination ignored the requested"),
                     "{message}"
                 );
             }

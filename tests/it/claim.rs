@@ -57,7 +57,7 @@ fn put_large(world: &World, seed: u64) {
 /// Returns a job that adopts open uploads.
 fn claiming(world: &World, transfer: Transfer) -> Job {
     let mut job = world.job(transfer);
-    job.claims = true;
+    job.adopts = true;
     job
 }
 
@@ -182,7 +182,7 @@ async fn without_the_flag_nothing_open_is_touched() {
     put_large(&world, 1);
     let mut job = claiming_copy(&world);
     killed(&world, &job, 20).await;
-    job.claims = false;
+    job.adopts = false;
     let run = run_counted(&world, &job).await;
     assert_done(&world, &run);
     assert_eq!(

@@ -450,7 +450,11 @@ async fn what_compares_nothing_is_refused() {
         let text = format!(
             "version: 1\ndefaults: {defaults}\ntransfers:\n  - {{from: {{s3: s3://source/}}, to: {{s3: s3://destination/}}{transfer}}}\n"
         );
-        s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
+        s3haul::manifest::job::Job::parse(
+            &text,
+            "job.yaml",
+            &s3haul::endpoint::Environment::default(),
+        )
     };
     for (transfer, said) in [
         (", when: always, compare: size", "copies all of them"),

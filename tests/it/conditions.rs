@@ -106,6 +106,9 @@ async fn an_object_that_is_deleted_instead_of_replaced_is_written_as_an_absent_o
     // created. All parts are sent again.
     let creates = world.calls(Operation::CreateMultipartUpload);
     assert_eq!(creates, if size == SMALL { 0 } else { 2 });
+    // The key was looked at after the 409, so the second Complete has the right condition.
+    let completes = world.calls(Operation::CompleteMultipartUpload);
+    assert_eq!(completes, creates);
 }
 
 #[tokio::test]
@@ -125,10 +128,57 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
         assert_eq!(run.receipts[0].replans, replans);
         if !done {
             assert_eq!(run.error(), "conflict");
+            let Ending::Failed { error } = &run.receipts[0].ending else {
+                panic!("{:?}", run.receipts)
+            };
+            let request = (error.operation.as_str(), error.code.as_str());
+            let refused = ("CompleteMultipartUpload", "ConditionalRequestConflict");
+            assert_eq!(request, refused, "the refused request is reported");
+            assert!(error.request_id.is_some(), "{error:?}");
+            assert!(error.message.contains("planned 4 times"), "{error:?}");
         }
         assert_eq!(world.object(DESTINATION, "k").is_some(), done);
         world.assert_no_upload_is_left();
     }
+}
+
+/// S3 answers 409 while another write is under way, whose object then stands at the key.
+#[rstest]
+#[case::missing(When::Missing, false, Skip::Present)]
+#[case::changed(When::Changed, false, Skip::ChangedMeanwhile)]
+#[case::replaced(When::Changed, true, Skip::ChangedMeanwhile)]
+#[tokio::test]
+async fn no_part_is_copied_again_after_a_409_if_the_key_is_taken(
+    #[case] when: When,
+    #[case] there: bool,
+    #[case] reason: Skip,
+) {
+    let world = World::new().await;
+    if there {
+        at(&world, DESTINATION, Content::pattern(2, 7));
+    }
+    at(&world, SOURCE, Content::pattern(1, LARGE));
+    let appears = Effect::hook(|store| {
+        store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
+    });
+    let faults = world.sandbox.faults();
+    faults.add(Fault::on(Operation::UploadPartCopy).nth(1).then(appears));
+    let conflict = Effect::Error(409, "ConditionalRequestConflict");
+    faults.add(Fault::on(Operation::CompleteMultipartUpload).then(conflict));
+    let run = world.run(copy(when)).await;
+    assert_skipped(&run.receipts[0], reason);
+    assert_eq!(now_at_destination(&world), theirs());
+    let parts = u64::from(run.receipts[0].parts);
+    assert!(parts > 1);
+    for (operation, calls) in [
+        (Operation::CreateMultipartUpload, 1),
+        (Operation::UploadPartCopy, parts),
+        (Operation::CompleteMultipartUpload, 1),
+        (Operation::AbortMultipartUpload, 1),
+    ] {
+        assert_eq!(world.calls(operation), calls, "{operation:?}");
+    }
+    world.assert_no_upload_is_left();
 }
 
 #[rstest]

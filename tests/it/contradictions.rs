@@ -14,7 +14,7 @@ use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
-use s3haul::multipart::{MultipartUpload, uploads};
+use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
 use s3haul::sandbox::{Content, ObjectSpec, VersionInfo};
 use tokio_util::sync::CancellationToken;
@@ -165,7 +165,10 @@ async fn versions_uploads_and_parts_are_read_whatever_success_their_status_tells
         .upload_part(&key, &upload.id, 1, bytes::Bytes::from_static(b"x"), None)
         .await
         .unwrap();
-    let listed: Vec<_> = uploads(&bucket, "").try_collect().await.unwrap();
+    let listed: Vec<_> = MultipartUpload::list(&bucket, "")
+        .try_collect()
+        .await
+        .unwrap();
     let opened = MultipartUpload::open(&bucket, &key, upload.id);
     let parts: Vec<_> = opened.parts().try_collect().await.unwrap();
     assert_eq!((listed.len(), parts.len()), (1, 1));
@@ -262,7 +265,7 @@ async fn a_page_of_uploads_that_contradicts_itself_is_no_list(
     };
     let liar = Liar::before(&world, lie).await;
     let bucket = bucket(&world, &liar, DESTINATION).await;
-    let listed: Result<Vec<_>, _> = uploads(&bucket, "").try_collect().await;
+    let listed: Result<Vec<_>, _> = MultipartUpload::list(&bucket, "").try_collect().await;
     let kind = listed.unwrap_err().kind().name();
     assert!(
         ["server-fault", "unreadable-answer"].contains(&kind),

@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{JournalPlace, When};
-use s3haul::multipart::{self, MultipartUpload};
+use s3haul::multipart::MultipartUpload;
 use s3haul::run::{Run, RunError};
 use s3haul::s3::{
     Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Encryption, FailureKind, SourcePin,
@@ -144,7 +144,7 @@ async fn open_uploads_are_listed_and_cancelled() {
         );
     }
     let list = async |prefix| -> Vec<String> {
-        multipart::uploads(&bucket, prefix)
+        MultipartUpload::list(&bucket, prefix)
             .map_ok(|upload| upload.key)
             .try_collect()
             .await

@@ -16,8 +16,8 @@ mod reference;
 mod syntax;
 
 use s3haul::endpoint::Environment;
+use s3haul::manifest::Problems;
 use s3haul::manifest::job::Job;
-use s3haul::manifest::{self, Problems};
 
 /// Marks the expected position of a problem in a test's YAML.
 const MARK: char = '⟦';
@@ -62,7 +62,7 @@ fn environment() -> Environment {
 }
 
 fn parse(text: &str) -> Result<Job, Problems> {
-    manifest::parse(text, "job.yaml", &environment())
+    Job::parse(text, "job.yaml", &environment())
 }
 
 fn job(text: &str) -> Job {

@@ -8,7 +8,7 @@ use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
-use s3haul::multipart::uploads;
+use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
 use s3haul::sandbox::{Effect, Fault, Operation};
 use tokio_util::sync::CancellationToken;
@@ -369,7 +369,7 @@ async fn uploads_and_parts_that_go_round_end() {
         .bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap())
         .await
         .unwrap();
-    let listed: Result<Vec<_>, _> = uploads(&bucket, "").try_collect().await;
+    let listed: Result<Vec<_>, _> = MultipartUpload::list(&bucket, "").try_collect().await;
     assert_eq!(listed.unwrap_err().kind().name(), "server-fault");
     let opened = s3haul::multipart::MultipartUpload::open(&bucket, &key, upload.id);
     let parts: Result<Vec<_>, _> = opened.parts().try_collect().await;

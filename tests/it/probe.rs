@@ -418,7 +418,8 @@ async fn a_probe_of_an_unknown_server_says_what_may_be_stated_and_that_is_then_r
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("job.yaml");
     std::fs::write(&path, yaml).unwrap();
-    let job = s3haul::manifest::load(&path, &s3haul::endpoint::Environment::default()).unwrap();
+    let job =
+        s3haul::manifest::job::Job::load(&path, &s3haul::endpoint::Environment::default()).unwrap();
     let stated = s3haul::s3::Capabilities::of(&job.endpoints[DEFAULT_ENDPOINT]);
     assert!(
         stated.checksums && stated.part_conditions && stated.if_match.copy && stated.ordered_lists

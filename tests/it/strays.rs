@@ -225,7 +225,7 @@ async fn uploads_left_for_adoption_or_without_a_listable_content_are_reported() 
         _ => Lie::Truth,
     })
     .await;
-    job.claims = true;
+    job.adopts = true;
     let run = world.try_run_job(&job).await.unwrap();
     assert!(
         run.outcome.stopped && open(&world) == 1,

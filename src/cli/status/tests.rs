@@ -77,7 +77,7 @@ fn events() -> Vec<JournalEvent> {
             attributes: String::new(),
             kms: false,
             losses: Vec::new(),
-            claimed: false,
+            adopted: false,
         },
         JournalEvent::PartStored {
             upload: 4,

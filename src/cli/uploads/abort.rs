@@ -10,7 +10,7 @@ use super::{ASKED_AT_ONCE, Choice, MeasuredUpload, Wasted, absent, found, not_op
 use crate::bucket::Bucket;
 use crate::cli::{CliError, Exit, note, say_line, signals};
 use crate::location::{ObjectKey, S3Uri};
-use crate::multipart::{self, Aborted, MultipartUpload};
+use crate::multipart::{Aborted, MultipartUpload};
 use crate::probe;
 use crate::s3::{Attributes, Capabilities, Failure, FailureKind, OpenUpload};
 
@@ -151,7 +151,9 @@ async fn check_dates(bucket: &Bucket, location: &S3Uri) -> Option<String> {
             return None;
         }
     };
-    let listed: Result<Vec<_>, _> = multipart::uploads(bucket, key.as_str()).try_collect().await;
+    let listed: Result<Vec<_>, _> = MultipartUpload::list(bucket, key.as_str())
+        .try_collect()
+        .await;
     let is_gone = matches!(upload.abort().await, Ok(Aborted::Gone));
     if !is_gone {
         let id = upload.id();
@@ -183,7 +185,7 @@ async fn listed_as_they_are(
         ..bucket.capabilities().clone()
     };
     let plain = bucket.assuming(plain);
-    let listed = multipart::uploads(&plain, location.key.as_str());
+    let listed = MultipartUpload::list(&plain, location.key.as_str());
     listed
         .map_ok(|open| (open.upload_id, open.key))
         .try_collect()

@@ -1,5 +1,9 @@
 //! Ends an object whose task is over: closes it, and counts and records its receipt.
 //!
+//! On the way, [`series`](crate::execute::series) may hold back an object that was refused, and
+//! [`breaker`](crate::execute::breaker) the record of a failure. All endings pass
+//! [`Conductor::count`]; [`Conductor::end_with`] records those that are not held back.
+//!
 //! If the task panicked, the receipt is made from the record of the open object. Objects that still
 //! wait when the run stops are recorded as stopped.
 
@@ -7,10 +11,16 @@ use tokio::task::Id;
 use tokio::time::Instant;
 
 use super::Conductor;
+use crate::execute::breaker::Suspect;
+use crate::execute::monitor::Event;
+use crate::execute::object::archive::ArchivedSource;
 use crate::execute::receipt::{Draft, Ending, Receipt};
+use crate::execute::record::ended;
 use crate::execute::running::Open;
 use crate::execute::series::RefusedObject;
 use crate::execute::waiting::Queued;
+use crate::listing::Entry;
+use crate::location::ObjectKey;
 use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -68,6 +78,60 @@ impl Conductor<'_> {
             }
         }
         self.count_over(transfer);
+    }
+
+    /// Turns the failure of an object into a stop if the run has given up already, and the cause of
+    /// the failure ends the run and may pass later. If the cause is missing or expired credentials,
+    /// gives up the run first, because all requests that wait for credentials fail together.
+    pub(in crate::execute) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
+        let Ending::Failed { error } = &receipt.ending else {
+            return receipt;
+        };
+        if !error.ends_run || !error.may_pass_later {
+            return receipt;
+        }
+        let is_about_credentials = [
+            FailureKind::CredentialsUnavailable,
+            FailureKind::CredentialsEnded,
+        ]
+        .iter()
+        .any(|kind| error.kind == kind.name());
+        match (&self.outcome.gave_up, self.reason_to_give_up(error)) {
+            (None, Some(gave_up)) if is_about_credentials => self.give_up_run(gave_up),
+            (None, _) => return receipt,
+            (Some(_), _) => {}
+        }
+        Receipt {
+            ending: Ending::Stopped,
+            ..receipt
+        }
+    }
+
+    /// Records the end of an object, or holds its failure back while the breaker is armed. If
+    /// `is_followed`, newer versions of the object wait for its result, so its failure cannot be
+    /// held back.
+    pub(in crate::execute) fn end_or_suspect(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        receipt: Receipt,
+        is_followed: bool,
+    ) {
+        self.breaker.observe(&receipt.ending);
+        if !self.breaker.is_armed() {
+            self.record_all_suspects();
+        }
+        let is_published =
+            matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
+        if !self.breaker.is_armed() || !receipt.is_failure() || is_published || is_followed {
+            return self.end_with(transfer, object, &receipt);
+        }
+        self.count(&receipt);
+        self.suspects.push(Suspect {
+            transfer,
+            object,
+            receipt,
+        });
     }
 
     /// Counts one object of the transfer as over, and ends the transfer after its last object.
@@ -147,5 +211,42 @@ impl Conductor<'_> {
         self.tell(transfer, |record| {
             record.end(object, receipt, is_left_to_next);
         });
+    }
+
+    /// Counts a receipt, and ends the run if there is a reason to give up.
+    pub(in crate::execute) fn count(&mut self, receipt: &Receipt) {
+        self.outcome.note(receipt);
+        if let Some(ended) = ended(receipt) {
+            self.totals.end(&ended);
+        }
+        self.monitor.observe(&Event::ObjectEnded(receipt));
+        if let Ending::Failed { error } = &receipt.ending
+            && self.outcome.gave_up.is_none()
+            && let Some(gave_up) = self.reason_to_give_up(error)
+        {
+            self.give_up_run(gave_up);
+        }
+    }
+
+    /// Fails an object that the listing shows to be archived and that the job does not restore.
+    pub(in crate::execute) fn fail_archived(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        entry: Entry,
+        key: ObjectKey,
+    ) {
+        let step = Step::without_work(entry, key);
+        let Some(work) = self.work(transfer) else {
+            return;
+        };
+        let (source, destination) = work.location(&step);
+        let failure = ArchivedSource::listed(&step).failure(source.clone());
+        let draft = Draft {
+            route: None,
+            ..Draft::of(&step)
+        };
+        let ending = Ending::failed(&failure);
+        self.end_of(transfer, object, draft, source, destination, ending);
     }
 }

@@ -6,12 +6,10 @@
 //! one: it requests the restore once and says so in the receipt, and a later run copies the object.
 
 use super::ObjectTask;
-use super::trouble::{Replan, Trouble};
+use super::trouble::Trouble;
 use crate::bucket::Bucket;
-use crate::execute::Conductor;
-use crate::execute::receipt::{Draft, Ending};
-use crate::listing::Entry;
-use crate::location::ObjectKey;
+use crate::execute::receipt::Ending;
+use crate::execute::replan::Replan;
 use crate::manifest::job::Archived;
 use crate::plan::archive::{self, Request};
 use crate::plan::decide::Skip;
@@ -20,7 +18,7 @@ use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
 /// The state of an archived object, and the request that showed it.
 #[derive(Clone, Debug)]
-pub(super) struct ArchivedSource<'a> {
+pub(in crate::execute) struct ArchivedSource<'a> {
     state: ArchiveState,
     storage_class: Option<&'a str>,
     archive_tier: Option<&'a str>,
@@ -29,7 +27,7 @@ pub(super) struct ArchivedSource<'a> {
 
 impl<'a> ArchivedSource<'a> {
     /// Reads the state from the listing.
-    pub(super) fn listed(step: &'a Step) -> Self {
+    pub(in crate::execute) fn listed(step: &'a Step) -> Self {
         let storage_class = step.entry.storage_class.as_deref();
         Self {
             state: step.entry.archive,
@@ -59,7 +57,7 @@ impl<'a> ArchivedSource<'a> {
     }
 
     /// Returns the failure of an object that is not copied because it is archived.
-    pub(super) fn failure(&self, place: String) -> Failure {
+    pub(in crate::execute) fn failure(&self, place: String) -> Failure {
         let class = self
             .archive_tier
             .or(self.storage_class)
@@ -72,30 +70,6 @@ impl<'a> ArchivedSource<'a> {
             ArchiveState::Archived => format!("the object is in {class} and not restored"),
         };
         Failure::new(FailureKind::Archived, self.shown_by, place, message)
-    }
-}
-
-impl Conductor<'_> {
-    /// Fails an object that the listing shows to be archived and that the job does not restore.
-    pub(in crate::execute) fn fail_archived(
-        &mut self,
-        transfer: u32,
-        object: Option<u64>,
-        entry: Entry,
-        key: ObjectKey,
-    ) {
-        let step = Step::without_work(entry, key);
-        let Some(work) = self.work(transfer) else {
-            return;
-        };
-        let (source, destination) = work.location(&step);
-        let failure = ArchivedSource::listed(&step).failure(source.clone());
-        let draft = Draft {
-            route: None,
-            ..Draft::of(&step)
-        };
-        let ending = Ending::failed(&failure);
-        self.end_of(transfer, object, draft, source, destination, ending);
     }
 }
 

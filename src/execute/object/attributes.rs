@@ -17,11 +17,12 @@ mod source;
 use jiff::Timestamp;
 
 use super::ObjectTask;
-use super::copy::PinnedSource;
-use super::trouble::{Replan, Trouble};
+use super::pinned::PinnedSource;
+use super::trouble::Trouble;
 use crate::bucket::Answer;
 use crate::execute::Work;
 use crate::execute::receipt::{Draft, Ending};
+use crate::execute::replan::Replan;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy};
 use crate::multipart::MultipartUpload;

@@ -6,17 +6,19 @@
 //! |---|---|---|---|---|
 //! | 412 | another writer's object is at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was in progress | send again | plan again | plan again |
+//! | 409 | another write was in progress | send again | plan again | check; plan again or skip |
 //!
 //! Complete can be sent again without its parts, because the upload stays open; after a 409, S3
-//! requires a new upload. A `CopyObject` is planned again because the answer may be about its
-//! source. A change in place is never skipped or sent again: s3haul checks the object, and changes
-//! it only if it still needs the change. If the condition turns out to hold after a 412, the server
-//! contradicts itself: a `CopyObject` is planned again, and other writes fail.
+//! requires a new upload, and no part is copied again if another writer's object is at the key by
+//! then. A `CopyObject` is planned again because the answer may be about its source. A change in
+//! place is never skipped or sent again: s3haul checks the object, and changes it only if it still
+//! needs the change. If the condition turns out to hold after a 412, the server contradicts itself:
+//! a `CopyObject` is planned again, and other writes fail.
 
 use super::ObjectTask;
-use super::trouble::{Replan, Trouble};
+use super::trouble::Trouble;
 use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::replan::Replan;
 use crate::manifest::job::When;
 use crate::plan::condition::{DestinationState, demanded};
 use crate::plan::decide::Skip;
@@ -31,6 +33,19 @@ pub(super) enum RefusedWrite {
     Deleted,
     /// Another write was in progress.
     Raced,
+}
+
+/// The object at a key after a conditional write to it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FoundAtKey {
+    /// There is none.
+    Nothing,
+    /// It is the one that the condition names.
+    Expected,
+    /// It is another one.
+    Another,
+    /// The permission to look is missing.
+    Hidden,
 }
 
 /// The reaction to a refused write.
@@ -88,22 +103,30 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns true if a condition holds although the server refused the write because of it: the
-    /// key does not exist, or has exactly the object that the write names. If HEAD shows another
-    /// object, a list decides, because HEAD and list are rarely both wrong.
-    async fn condition_holds(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
+    /// Checks the key after the server refused a write with this condition. If HEAD shows another
+    /// object than the expected one, a list decides, because HEAD and list are rarely both wrong.
+    async fn look_at_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, Trouble> {
         let (destination, key) = (self.destination(), &self.step.key);
-        match (destination.head(key, None).await, condition) {
-            (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
+        let expected = match condition {
+            WriteCondition::Matches(etag) => Some(etag),
+            WriteCondition::Absent | WriteCondition::None => None,
+        };
+        match destination.head(key, None).await {
+            Ok(found) if expected == Some(&found.etag) => Ok(FoundAtKey::Expected),
+            Ok(_) if expected.is_some() => {
                 let listed = destination.first(key.as_str(), None).await.ok().flatten();
                 let listed = listed.filter(|listed| *listed.key == *key.as_str());
-                Ok(listed.is_some_and(|listed| listed.etag.as_ref() == Some(etag)))
+                let is_expected = listed.is_some_and(|listed| listed.etag.as_ref() == expected);
+                Ok(if is_expected {
+                    FoundAtKey::Expected
+                } else {
+                    FoundAtKey::Another
+                })
             }
-            (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),
-            (Err(failure), _) if *failure.kind() == FailureKind::NotFound => Ok(true),
-            // Without the permission to send HEAD, the refusal is the only evidence.
-            (Err(failure), _) if *failure.kind() == FailureKind::Denied => Ok(false),
-            (Err(failure), _) => Err(failure.into()),
+            Ok(_) => Ok(FoundAtKey::Another),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(FoundAtKey::Nothing),
+            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(FoundAtKey::Hidden),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -114,15 +137,11 @@ impl ObjectTask<'_> {
         condition: &WriteCondition,
         failure: &Failure,
     ) -> Option<RefusedWrite> {
-        let skip = match self.work.sides.transfer.when {
-            When::Missing => Skip::Present,
-            When::Changed | When::Always => Skip::ChangedMeanwhile,
-        };
         match (failure.kind(), condition) {
             (
                 FailureKind::PreconditionFailed,
                 WriteCondition::Absent | WriteCondition::Matches(_),
-            ) => Some(RefusedWrite::Taken(skip)),
+            ) => Some(RefusedWrite::Taken(self.skip_of_taken())),
             (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(RefusedWrite::Deleted),
             (FailureKind::Conflict, _) => Some(RefusedWrite::Raced),
             _ => None,
@@ -142,15 +161,14 @@ impl ObjectTask<'_> {
         failure: Failure,
         may_repeat: bool,
     ) -> Result<AfterRefusal, Trouble> {
+        let is_in_place = self.work.sides.is_in_place();
         let refusal = self.refusal(condition, &failure);
         if refusal == Some(RefusedWrite::Deleted) {
             self.seen = DestinationState::Absent;
         }
         let repeats = match write {
             ConditionalWrite::Put => true,
-            ConditionalWrite::Complete => {
-                refusal == Some(RefusedWrite::Deleted) && !self.work.sides.is_in_place()
-            }
+            ConditionalWrite::Complete => refusal == Some(RefusedWrite::Deleted) && !is_in_place,
             ConditionalWrite::Copy => false,
         };
         match refusal {
@@ -166,8 +184,11 @@ impl ObjectTask<'_> {
             Some(RefusedWrite::Deleted | RefusedWrite::Raced) if write == ConditionalWrite::Put => {
                 Err(self.with_write_hint(condition, failure).into())
             }
+            Some(RefusedWrite::Raced) if write == ConditionalWrite::Complete && !is_in_place => {
+                self.after_race(condition, failure).await
+            }
             Some(RefusedWrite::Deleted | RefusedWrite::Raced) => {
-                Err(Replan::DestinationChanged.into())
+                Err(Replan::DestinationChanged.after(failure))
             }
             Some(RefusedWrite::Taken(skip)) => {
                 self.after_taken(write, condition, failure, skip).await
@@ -189,15 +210,52 @@ impl ObjectTask<'_> {
             ConditionalWrite::Put => return Ok(AfterRefusal::Leave(skip)),
             // In place, the object is its own source. The caller has found it unchanged, so the
             // cause of the refusal is gone.
-            ConditionalWrite::Copy if is_in_place => return Err(Replan::DestinationChanged.into()),
+            ConditionalWrite::Copy if is_in_place => {
+                return Err(Replan::DestinationChanged.after(failure));
+            }
             ConditionalWrite::Copy | ConditionalWrite::Complete => {}
         }
-        match (self.condition_holds(condition).await?, write) {
-            (false, _) if is_in_place => Err(Replan::DestinationChanged.into()),
+        // Without the permission to look, the server's refusal is all there is.
+        let holds = match self.look_at_key(condition).await? {
+            FoundAtKey::Nothing | FoundAtKey::Expected => true,
+            FoundAtKey::Another | FoundAtKey::Hidden => false,
+        };
+        match (holds, write) {
+            (false, _) if is_in_place => Err(Replan::DestinationChanged.after(failure)),
             (false, _) => Ok(AfterRefusal::Leave(skip)),
             // The other object was deleted, or the refusal was about the source.
-            (true, ConditionalWrite::Copy) => Err(Replan::DestinationChanged.into()),
+            (true, ConditionalWrite::Copy) => Err(Replan::DestinationChanged.after(failure)),
             (true, _) => Err(failure.noting(CONDITION_HOLDS).into()),
+        }
+    }
+
+    /// Decides what follows if another write was in progress at Complete, so that S3 requires a new
+    /// upload. Checks the key before all parts are copied again: if another writer's object is there
+    /// by now, the server would refuse the next Complete too.
+    async fn after_race(
+        &mut self,
+        condition: &WriteCondition,
+        failure: Failure,
+    ) -> Result<AfterRefusal, Trouble> {
+        let again = Replan::DestinationChanged.after(failure);
+        if *condition == WriteCondition::None {
+            return Err(again);
+        }
+        match self.look_at_key(condition).await? {
+            FoundAtKey::Another => Ok(AfterRefusal::Leave(self.skip_of_taken())),
+            FoundAtKey::Nothing => {
+                self.seen = DestinationState::Absent;
+                Err(again)
+            }
+            FoundAtKey::Expected | FoundAtKey::Hidden => Err(again),
+        }
+    }
+
+    /// Returns the reason to skip the object if another writer's object is at the key.
+    fn skip_of_taken(&self) -> Skip {
+        match self.work.sides.transfer.when {
+            When::Missing => Skip::Present,
+            When::Changed | When::Always => Skip::ChangedMeanwhile,
         }
     }
 

@@ -14,14 +14,16 @@ use super::ObjectTask;
 use super::archive::ArchivedSource;
 use super::attributes::TargetAttributes;
 use super::condition::{AfterRefusal, RefusedWrite};
+use super::pinned::PinnedSource;
 use super::published::PublishedObject;
-use super::trouble::{Replan, Trouble};
+use super::trouble::Trouble;
 use crate::bucket::Bucket;
 use crate::bucket::parking::BULK_FROM;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::prove::{Expected, FromParts, ProofVerdict, judge_head};
 use crate::execute::read;
 use crate::execute::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
+use crate::execute::replan::Replan;
 use crate::manifest::job::Source;
 use crate::pace::Slot;
 use crate::pace::slots::SlotKind;
@@ -32,15 +34,6 @@ use crate::planner::{Planned, Step};
 use crate::s3::{
     ArchiveState, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition, Written,
 };
-
-/// The version of the source that a round copies.
-#[derive(Debug)]
-pub(super) struct PinnedSource<'w> {
-    pub(super) bucket: &'w Bucket,
-    pub(super) head: Head,
-    /// The version and `ETag` that every request names.
-    pub(super) pin: SourcePin,
-}
 
 /// A round whose source is pinned.
 pub(super) struct CopyRound<'t, 'w> {
@@ -86,7 +79,7 @@ impl<'w> ObjectTask<'w> {
                 .await;
         }
         self.note_shown(&source.pin.etag);
-        let (route, slot) = self.layout(&source, slot).await?;
+        let (route, slot) = self.route_after_head(&source, slot).await?;
         self.draft
             .pinned(&source.head, &route, source.pin.version.clone());
         let condition = self.condition(route.publishes_by());

@@ -7,8 +7,9 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::ObjectTask;
-use super::copy::PinnedSource;
-use super::trouble::{Replan, Trouble};
+use super::pinned::PinnedSource;
+use super::trouble::Trouble;
+use crate::execute::replan::Replan;
 use crate::manifest::job::{Encryption, LayoutChoice, Verify};
 use crate::pace::Slot;
 use crate::pace::slots::SlotKind;
@@ -24,7 +25,7 @@ const HEADS_AT_ONCE: usize = 64;
 impl ObjectTask<'_> {
     /// Returns the route of an object whose HEAD is known, and the slot that the caller holds from
     /// then on.
-    pub(super) async fn layout(
+    pub(super) async fn route_after_head(
         &mut self,
         source: &PinnedSource<'_>,
         slot: Slot,
@@ -144,20 +145,6 @@ impl ObjectTask<'_> {
         let note = format!("ETag: {why}");
         if !self.draft.notes.contains(&note) {
             self.draft.notes.push(note);
-        }
-    }
-}
-
-impl PinnedSource<'_> {
-    /// Returns the size of one part; `None` if the server does not show it.
-    async fn part_size(&self, number: u32, count: u32) -> Result<Option<u64>, Trouble> {
-        match self.bucket.head_part(&self.pin, number).await {
-            Ok(part) => Ok(Some(part.size).filter(|_| part.count.is_none_or(|told| told == count))),
-            Err(failure) => match failure.kind() {
-                FailureKind::PreconditionFailed => Err(Replan::SourceChanged.into()),
-                FailureKind::Invalid | FailureKind::Unsupported => Ok(None),
-                _ => Err(failure.into()),
-            },
         }
     }
 }

@@ -13,13 +13,14 @@
 
 use super::ObjectTask;
 use super::copy::CopyRound;
-use super::trouble::{Replan, Trouble};
+use super::trouble::Trouble;
 use crate::execute::prove::{
     Expected, FromParts, ProofVerdict, judge_answer, judge_checksum, judge_head,
 };
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::execute::refusals::AttributeAnswer;
+use crate::execute::replan::Replan;
 use crate::location::BucketName;
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
 use crate::pace::Slot;

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::ObjectTask;
 use super::condition::{AfterRefusal, CONDITION_HOLDS, WriteResult};
 use super::published::HeadCheck;
 use super::sent::{READ_SUM, equal, is_comparable, md5_contradiction};
 use super::trouble::Trouble;
-use super::{ObjectTask, ROUNDS};
 use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::receipt::{Ending, Proof};
@@ -19,6 +19,10 @@ use crate::manifest::job::{Prove, Verify};
 use crate::pace::Slot;
 use crate::plan::decide::Skip;
 use crate::s3::{Attributes, Checksum, Operation, WriteCondition, Written};
+
+/// The most times that a refused `PutObject` is sent, each time with the condition that holds by
+/// then.
+const PUT_ATTEMPTS: u32 = 4;
 
 impl ObjectTask<'_> {
     /// Sends a small object in one request and proves it.
@@ -92,7 +96,7 @@ impl ObjectTask<'_> {
                 ConditionalWrite::Put,
                 &condition,
                 failure.clone(),
-                attempt < ROUNDS,
+                attempt < PUT_ATTEMPTS,
             );
             if let AfterRefusal::Leave(skip) = next.await? {
                 // The object comes from another writer, or from an earlier attempt whose answer was

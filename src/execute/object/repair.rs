@@ -1,7 +1,7 @@
 //! Sets the tags that an earlier run could not set, without copying the object again.
 //!
-//! Tags are the only attribute that S3 changes without a write of the object: nothing is copied,
-//! and a versioned bucket gets no new version. s3haul does this only if the destination still has
+//! S3 changes tags without a write of the object: nothing is copied, and a versioned bucket gets no
+//! new version. s3haul does this only if the destination still has
 //! the copy of the earlier run and the source has not changed since. Otherwise it copies the object
 //! again, with all its attributes.
 

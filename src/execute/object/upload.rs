@@ -9,6 +9,7 @@
 //! So a process may be killed at any moment, and the next one knows every upload that it left open.
 
 pub(super) mod adopt;
+mod digest;
 mod end;
 pub(super) mod local;
 pub(in crate::execute) mod orphans;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
 use super::condition::{AfterRefusal, WriteResult};
-use super::copy::PinnedSource;
+use super::pinned::PinnedSource;
 use super::trouble::Trouble;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::Work;

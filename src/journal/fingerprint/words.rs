@@ -1,7 +1,7 @@
 //! Formats a setting for a message that it changed.
 
-/// Returns the text of a setting for a message. A group of values is recorded as the `Debug` text
-/// of its type, which old journals hold. For a message, only the fields that are set are shown.
+/// Returns the text of a setting for a message. A group of values is recorded as
+/// `Name { field: value }`. For a message, only the fields that are set are shown.
 pub(super) fn shown(text: &str) -> String {
     let Some((name, fields)) = text
         .strip_suffix(" }")

@@ -46,7 +46,7 @@ fn begun(upload: u64, parts: usize) -> JournalEvent {
         attributes: "0123456789abcdef".into(),
         kms: false,
         losses: Vec::new(),
-        claimed: false,
+        adopted: false,
     }
 }
 

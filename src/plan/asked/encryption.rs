@@ -1,7 +1,7 @@
 //! Compares the requested encryption with the one that HEAD shows.
 
 use crate::manifest::job::Encryption;
-use crate::plan::claim::encryption_is;
+use crate::plan::adopt::encryption_is;
 
 /// Returns the difference between the encryption of an object and the requested one.
 pub(super) fn unlike(asked: &Encryption, shown: Option<&Encryption>) -> Option<&'static str> {

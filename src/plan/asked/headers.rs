@@ -38,49 +38,53 @@ pub(super) fn unlike_headers(
         };
         is_alike(asked, shown) || (date(asked).is_some() && date(asked) == date(shown))
     };
-    let all: [(&Option<String>, &Option<String>, &'static str, Same<'_>); 7] = [
+    // Destructured, so that the compiler names a header that is not compared.
+    let ContentHeaders {
+        content_type,
+        content_encoding,
+        content_language,
+        content_disposition,
+        cache_control,
+        expires,
+        website_redirect,
+    } = asked;
+    let ContentHeaders {
+        content_type: shown_type,
+        content_encoding: shown_encoding,
+        content_language: shown_language,
+        content_disposition: shown_disposition,
+        cache_control: shown_cache,
+        expires: shown_expires,
+        website_redirect: shown_redirect,
+    } = shown;
+    let all: &[(&Option<String>, &Option<String>, &'static str, Same<'_>)] = &[
+        (content_type, shown_type, "Content-Type", &is_same_type),
         (
-            &asked.content_type,
-            &shown.content_type,
-            "Content-Type",
-            &is_same_type,
-        ),
-        (
-            &asked.content_encoding,
-            &shown.content_encoding,
+            content_encoding,
+            shown_encoding,
             "Content-Encoding",
             &is_same_encoding,
         ),
         (
-            &asked.content_language,
-            &shown.content_language,
+            content_language,
+            shown_language,
             "Content-Language",
             &is_same_list,
         ),
         (
-            &asked.content_disposition,
-            &shown.content_disposition,
+            content_disposition,
+            shown_disposition,
             "Content-Disposition",
             &is_alike,
         ),
-        (
-            &asked.cache_control,
-            &shown.cache_control,
-            "Cache-Control",
-            &is_same_list,
-        ),
-        (&asked.expires, &shown.expires, "Expires", &is_same_date),
-        (
-            &asked.website_redirect,
-            &shown.website_redirect,
-            "redirect",
-            &is_alike,
-        ),
+        (cache_control, shown_cache, "Cache-Control", &is_same_list),
+        (expires, shown_expires, "Expires", &is_same_date),
+        (website_redirect, shown_redirect, "redirect", &is_alike),
     ];
-    let differs = all.into_iter().find(|(asked, shown, _, is_same)| {
+    let differs = all.iter().find(|(asked, shown, _, is_same)| {
         asked
             .as_ref()
             .is_some_and(|asked| !is_same(asked, shown.as_deref().unwrap_or_default()))
     });
-    differs.map(|(_, _, name, _)| name)
+    differs.map(|(_, _, name, _)| *name)
 }

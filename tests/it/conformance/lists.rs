@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use s3haul::multipart::{self, MultipartUpload};
+use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
 
 use super::{AT_ONCE, on_server};
@@ -88,7 +88,7 @@ async fn open_uploads_are_listed_by_prefix() {
             begun.push((key.to_string(), upload.id().to_owned()));
         }
         for (prefix, count) in [("in/", 3), ("", 4), ("none/", 0)] {
-            let found: Vec<_> = multipart::uploads(&bucket, prefix)
+            let found: Vec<_> = MultipartUpload::list(&bucket, prefix)
                 .try_collect()
                 .await
                 .unwrap();

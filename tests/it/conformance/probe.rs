@@ -66,12 +66,13 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("job.yaml");
         std::fs::write(&path, manifest).unwrap();
-        let stated = s3haul::manifest::load(&path, &s3haul::endpoint::Environment::default())
-            .unwrap()
-            .endpoints["default"]
-            .stated
-            .capabilities
-            .clone();
+        let stated =
+            s3haul::manifest::job::Job::load(&path, &s3haul::endpoint::Environment::default())
+                .unwrap()
+                .endpoints["default"]
+                .stated
+                .capabilities
+                .clone();
         let mut server = server.again();
         server.endpoint.capabilities = stated;
         let server = &server;

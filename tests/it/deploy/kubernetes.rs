@@ -7,8 +7,7 @@ use std::process::Command;
 use s3haul::cli::Exit;
 use s3haul::endpoint::Environment;
 use s3haul::execute;
-use s3haul::manifest;
-use s3haul::manifest::job::JournalPlace;
+use s3haul::manifest::job::{Job, JournalPlace};
 use serde_yaml::Value;
 
 use super::{files, read, root, texts, yaml};
@@ -118,7 +117,7 @@ fn the_manifests_are_valid_and_keep_journal_and_report_in_s3() {
     let policy = read("deploy/iam/journal.json");
     for directory in [BASE].into_iter().chain(OVERLAYS) {
         let path = Path::new(directory).join("job.yaml");
-        let job = manifest::parse(
+        let job = Job::parse(
             &read(&path),
             &path.display().to_string(),
             &environment(directory),

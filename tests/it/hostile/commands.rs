@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use s3haul::connections::Connections;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits};
-use s3haul::multipart::{self, MultipartUpload};
+use s3haul::multipart::MultipartUpload;
 use s3haul::planner::Sides;
 use s3haul::s3::{Attributes, CompleteSpec, Failure, PartDone, SourcePin};
 use s3haul::sandbox::Content;
@@ -141,7 +141,7 @@ pub(super) async fn uploads(
         Err(failure) => named(&failure),
     };
     let ids: Vec<_> = open.iter().map(|open| open.id.clone()).collect();
-    let listed = multipart::uploads(&bucket, "u/")
+    let listed = MultipartUpload::list(&bucket, "u/")
         .map_ok(|upload| upload.upload_id)
         .try_collect()
         .await;

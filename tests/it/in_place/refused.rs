@@ -5,7 +5,7 @@ use rstest::rstest;
 fn problems(from: &str, to: &str, more: &str) -> Option<String> {
     let text =
         format!("version: 1\ntransfers: [{{from: {{s3: {from}}}, to: {{s3: {to}}}{more}}}]\n");
-    s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
+    s3haul::manifest::job::Job::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
         .err()
         .map(|problems| problems.to_string())
 }

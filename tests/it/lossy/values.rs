@@ -45,9 +45,9 @@ async fn assert_told(
     always.when = s3haul::manifest::job::When::Always;
     let required = run_in_order(world, liar, always).await;
     assert!(
-        messages(&required)
-            .first()
-            .is_some_and(|message| message.starts_with("not-kept: destination ignored the")),
+        messages(&required).first().is_some_and(
+            |message| message.starts_with("not-kept: destination ignored the requested")
+        ),
         "{:?}",
         required.receipts
     );

@@ -7,7 +7,7 @@ use std::time::Duration;
 use s3haul::location::LocalPath;
 use s3haul::manifest::job::{
     AssumeRole, Destination, Encryption, Endpoint, Job, PartSize, Parts, Policy, Preserve,
-    Provider, Source, Symlinks, Transfer, When, check,
+    Provider, Source, Symlinks, Transfer, When,
 };
 use s3haul::manifest::{self, ManifestError, schema};
 use s3haul::size::{ByteRate, ByteSize, GIB, MIB};
@@ -62,7 +62,7 @@ fn every_example_is_read_and_says_for_whom_it_is() {
                 path.display()
             );
         }
-        manifest::load(&path, &environment()).unwrap_or_else(|error| panic!("{error}"));
+        Job::load(&path, &environment()).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
@@ -73,7 +73,7 @@ fn examples_are_read_as_a_yaml_library_reads_them() {
         let text = fs::read_to_string(&path).unwrap();
         let file: manifest::file::ManifestFile = serde_yaml::from_str(&text).unwrap();
         let transfers = file.transfers.unwrap();
-        let job = manifest::load(&path, &environment()).unwrap();
+        let job = Job::load(&path, &environment()).unwrap();
         assert_eq!(transfers.len(), job.transfers.len());
         for (typed, read) in transfers.iter().zip(&job.transfers) {
             let include = typed
@@ -193,7 +193,7 @@ fn a_short_manifest_gets_every_default() {
     assert_eq!(job.endpoints["default"].stated, Endpoint::default());
     assert_eq!(job.transfers[0].parts, Parts::default());
     assert_eq!(job.transfers[0].when, When::Changed);
-    assert_eq!(check(&job), []);
+    assert_eq!(job.check(), []);
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_value_from_the_environment_stays_one_value() {
 #[test]
 fn the_name_comes_from_the_file() {
     let name = |file: &str| {
-        manifest::parse(&super::with(""), file, &environment())
+        Job::parse(&super::with(""), file, &environment())
             .unwrap()
             .name
     };
@@ -364,14 +364,14 @@ fn the_name_comes_from_the_file() {
 fn files_without_text_are_distinguished_from_missing_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("job.yaml");
-    let load = || manifest::load(&path, &environment());
+    let load = || Job::load(&path, &environment());
     let problem = |result| match result {
         Err(ManifestError::Problems(problems)) => problems.as_slice()[0].clone(),
         other => panic!("{other:?}"),
     };
     assert!(matches!(load(), Err(ManifestError::Io { .. })));
     assert!(matches!(
-        manifest::load(dir.path(), &environment()),
+        Job::load(dir.path(), &environment()),
         Err(ManifestError::Io { .. })
     ));
 

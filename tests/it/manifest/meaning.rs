@@ -8,7 +8,7 @@ use s3haul::endpoint::Environment;
 use s3haul::location::S3Uri;
 use s3haul::manifest::job::{
     Destination, Endpoint, Job, LayoutChoice, OnMismatch, PartSize, ProofPolicy, Prove, Source,
-    Transfer, Verify, check,
+    Transfer, Verify,
 };
 use s3haul::size::ByteSize;
 
@@ -370,10 +370,7 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
         url: Some("localhost".to_owned()),
         ..Endpoint::default()
     };
-    let findings = check(&Job::single(
-        transfer,
-        [endpoint.resolve(&Environment::default())],
-    ));
+    let findings = Job::single(transfer, [endpoint.resolve(&Environment::default())]).check();
     let paths: Vec<_> = findings
         .iter()
         .map(|finding| finding.path.as_str())
@@ -396,7 +393,7 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
     );
 
     let stdin = Transfer::new("copy", Source::Stdin, to);
-    let findings = check(&Job::single(stdin, [Endpoint::default()]));
+    let findings = Job::single(stdin, [Endpoint::default()]).check();
     assert!(
         findings
             .iter()

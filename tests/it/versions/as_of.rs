@@ -133,10 +133,7 @@ async fn a_bucket_is_taken_back_to_what_it_was() {
         to: destination("s3://source/"),
         ..as_of(0)
     };
-    assert_eq!(
-        s3haul::manifest::job::check(&world.job(transfer.clone())),
-        []
-    );
+    assert_eq!(world.job(transfer.clone()).check(), []);
     let run = world.run(transfer).await;
     assert_eq!(
         (run.outcome.done_objects, run.outcome.skipped_objects),
@@ -215,7 +212,7 @@ fn a_past_is_one_of_s3() {
     let transfer = Transfer { from, ..as_of(0) };
     let job =
         s3haul::manifest::job::Job::single(transfer, [s3haul::manifest::job::Endpoint::default()]);
-    let findings = s3haul::manifest::job::check(&job);
+    let findings = job.check();
     assert!(
         findings
             .iter()

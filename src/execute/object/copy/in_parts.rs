@@ -11,13 +11,14 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::condition::WriteResult;
 use crate::execute::object::published::PublishedObject;
-use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::trouble::Trouble;
 use crate::execute::object::upload::parts::PartSource;
 use crate::execute::object::upload::record::UploadFingerprint;
 use crate::execute::object::upload::resume::Resumed;
 use crate::execute::object::upload::{UploadRequest, UploadSession, adopt};
 use crate::execute::prove::{Expected, Forecast, FromParts, forecast, proves};
 use crate::execute::receipt::Ending;
+use crate::execute::replan::Replan;
 use crate::journal::event::SourceVersion;
 use crate::manifest::job::Prove;
 use crate::pace::Slot;
@@ -187,7 +188,7 @@ impl<'w> CopyRound<'_, 'w> {
             Err(Trouble::Failed(failure))
                 if in_place && *failure.kind() == FailureKind::NoSuchUpload =>
             {
-                return Err(Replan::DestinationChanged.into());
+                return Err(Replan::DestinationChanged.after(failure));
             }
             Err(trouble) => return Err(trouble),
         };

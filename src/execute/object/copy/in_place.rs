@@ -8,8 +8,9 @@
 use super::PinnedSource;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::attributes::TargetAttributes;
-use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Ending;
+use crate::execute::replan::Replan;
 use crate::location::ObjectKey;
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::Skip;

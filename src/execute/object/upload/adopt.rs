@@ -3,7 +3,7 @@
 //! If a journal is lost with its disk, its uploads stay open at the destination and cost money. A
 //! user who knows that no other program writes these keys can let a run adopt them. S3 does not
 //! show the source or the attributes of an open upload, so other checks replace the journal's
-//! record ([`crate::plan::claim`]):
+//! record ([`crate::plan::adopt`]):
 //!
 //! - The bytes are proven before they are published: by a checksum of the whole source, or part by
 //!   part if the source is a file. Without such a proof the object is copied again.
@@ -20,10 +20,11 @@ use futures::TryStreamExt;
 use super::record::UploadRecord;
 use super::{UploadRequest, UploadSession};
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::trouble::Trouble;
+use crate::execute::replan::Replan;
 use crate::manifest::job::PartSize;
 use crate::multipart::{self, MultipartUpload};
-use crate::plan::claim::{ExpectedLayout, may_be_for, usable};
+use crate::plan::adopt::{ExpectedLayout, may_be_for, usable};
 use crate::plan::parts::PartLayout;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
 use crate::size::{by_number, display_counted};
@@ -104,7 +105,7 @@ impl<'w> UploadSession<'w> {
         let id = self.upload.id();
         let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
         task.draft.notes.push(format!(
-            "the open upload {id} holds something else; it is left open, and the object was copied again \
+            "the open upload {id} holds something else; it is left open, and the object is copied again \
              (`{command}` frees its parts)"
         ));
         Replan::ForeignUpload.into()

@@ -15,8 +15,9 @@
 use super::UploadSession;
 use crate::execute::monitor::Event;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Ending;
+use crate::execute::replan::Replan;
 use crate::multipart::{self, Aborted, Stray};
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::ByteSize;
@@ -46,12 +47,12 @@ impl UploadSession<'_> {
         let outcome = match outcome {
             Err(Trouble::Failed(failure)) if self.was_ended_elsewhere(&failure) => {
                 let failure = failure.noting("somebody else ended the upload");
-                Err(Trouble::Replan(Replan::UploadGone, Some(failure)))
+                Err(Replan::UploadGone.after(failure))
             }
             Err(Trouble::Failed(failure))
                 if !self.held.is_empty() && *failure.kind() == FailureKind::Invalid =>
             {
-                Err(Trouble::Replan(Replan::StaleUpload, Some(failure)))
+                Err(Replan::StaleUpload.after(failure))
             }
             outcome => outcome,
         };

@@ -20,8 +20,8 @@ use super::local::LocalParts;
 use crate::bucket::Answer;
 use crate::execute::Work;
 use crate::execute::monitor::Event;
-use crate::execute::object::file::OpenFile;
-use crate::execute::object::stream::StreamParts;
+use crate::execute::object::local_file::OpenFile;
+use crate::execute::object::stream_parts::StreamParts;
 use crate::execute::object::trouble::Trouble;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
@@ -68,7 +68,7 @@ impl UploadSession<'_> {
                     let range = has_range.then(|| part.first_last());
                     async move {
                         upload
-                            .copy_range(part.number, &pin, range, part.length, twice)
+                            .copy_part_with(part.number, &pin, range, part.length, twice)
                             .await
                     }
                 })

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
+use super::digest::digest;
 use crate::bucket::Bucket;
 use crate::execute::Work;
 use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Draft;
 use crate::journal::Journal;
 use crate::journal::event::{JournalEvent, PartLengths, SourceVersion};
-use crate::journal::fingerprint::digest;
 use crate::journal::uploads::BegunUpload;
 use crate::location::ObjectKey;
 use crate::multipart::{self, Aborted, MultipartUpload, Stray};
@@ -45,17 +45,16 @@ pub(crate) struct UploadFingerprint {
     /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
     /// True if the upload was adopted. The request that created it is then unknown.
-    claimed: bool,
+    adopted: bool,
 }
 
 impl UploadFingerprint {
     pub(crate) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
-        let attributes = digest(&format!("{attributes:?}"));
         Self {
             source,
-            attributes,
+            attributes: digest(attributes),
             losses: Vec::new(),
-            claimed: false,
+            adopted: false,
         }
     }
 
@@ -73,7 +72,7 @@ impl UploadFingerprint {
     /// Returns the fingerprint of an adopted upload.
     pub(crate) fn of_adopted(&self) -> Self {
         Self {
-            claimed: true,
+            adopted: true,
             ..self.clone()
         }
     }
@@ -138,7 +137,7 @@ impl UploadRecord {
             source,
             attributes,
             losses,
-            claimed,
+            adopted,
         } = fingerprint;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
         let parts = lengths(layout);
@@ -150,11 +149,11 @@ impl UploadRecord {
             attributes,
             kms,
             losses,
-            claimed,
+            adopted,
         };
         let outcome = self.commit(work, created).await;
         if outcome.is_err()
-            && !claimed
+            && !adopted
             && !matches!(
                 timeout(work.tidying(), upload.outliving_the_run().abort()).await,
                 Ok(Ok(Aborted::Gone | Aborted::NotThere))

@@ -60,8 +60,8 @@ impl Work {
         let mut made = MadeBefore::default();
         for begun in begun.filter_map(|open| open.begun.as_ref()) {
             if let Some(completing) = &begun.completing {
-                made.claimed |= begun.claimed;
-                let is_known = completing.etag.is_some() && !begun.kms && !begun.claimed;
+                made.adopted |= begun.adopted;
+                let is_known = completing.etag.is_some() && !begun.kms && !begun.adopted;
                 made.etag = completing.etag.clone().filter(|_| is_known).or(made.etag);
             }
         }
@@ -168,7 +168,7 @@ async fn judge<'w>(
     };
     let upload = MultipartUpload::open(task.destination(), key, &*created.id);
     // An adopted upload is older than its record.
-    let upload = if created.claimed {
+    let upload = if created.adopted {
         upload
     } else {
         upload.begun_at(orphan.open.intended, created.kms)
@@ -190,7 +190,7 @@ async fn judge<'w>(
             return Ok(None);
         };
         let version = head.version.as_deref();
-        if created.claimed
+        if created.adopted
             && !task
                 .has_attributes(&created.id, version, &request.attributes)
                 .await?
@@ -205,7 +205,7 @@ async fn judge<'w>(
     );
     Ok(Some(Resumed::Session(Box::new(UploadSession {
         held: kept.into(),
-        is_adopted: created.claimed,
+        is_adopted: created.adopted,
         ..UploadSession::new(work, upload, orphan.record, layout)
     }))))
 }

@@ -6,12 +6,13 @@
 use super::UploadSession;
 use crate::bucket::Bucket;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::Ending;
 use crate::execute::refusals::is_no_answer;
+use crate::execute::replan::Replan;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
-use crate::plan::claim::difference;
+use crate::plan::adopt::difference;
 use crate::plan::condition::DestinationState;
 use crate::s3::{Attributes, Failure, FailureKind, Tags};
 
@@ -54,7 +55,7 @@ impl ObjectTask<'_> {
         let unlike = unlike(self.destination(), &self.step.key, version, requested).await?;
         self.draft.notes.extend(unlike.map(|attribute| {
             format!(
-                "the open upload {id} was created with other {attribute} than requested: the object was copied again"
+                "the open upload {id} was created with other {attribute} than requested: the object is copied again"
             )
         }));
         Ok(unlike.is_none())

@@ -87,7 +87,20 @@ pub fn usable(
 /// request left to the bucket (encryption, a default retention) may have any value.
 #[must_use]
 pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Attribute> {
-    let lock = &wanted.lock;
+    // Destructured, so that the compiler names an attribute that is not compared. An upload with
+    // grants or an ACL is not adopted, and an in-place change compares them elsewhere.
+    let Attributes {
+        headers,
+        metadata,
+        tags: wanted_tags,
+        storage_class,
+        encryption,
+        checksum: _,
+        lock,
+        grants: _,
+        acl: _,
+        annotations: _,
+    } = wanted;
     let until = |lock: &crate::s3::Lock| {
         lock.retention
             .as_ref()
@@ -96,20 +109,17 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
     let as_wanted = [
         (
             Attribute::Metadata,
-            wanted.metadata == found.metadata && found.missing_metadata == 0,
+            *metadata == found.metadata && found.missing_metadata == 0,
         ),
-        (
-            Attribute::Headers,
-            headers_are(&wanted.headers, &found.headers),
-        ),
-        (Attribute::Tags, tags_are(&wanted.tags, tags)),
+        (Attribute::Headers, headers_are(headers, &found.headers)),
+        (Attribute::Tags, tags_are(wanted_tags, tags)),
         (
             Attribute::StorageClass,
-            class(wanted.storage_class.as_deref()) == class(found.storage_class.as_deref()),
+            class(storage_class.as_deref()) == class(found.storage_class.as_deref()),
         ),
         (
             Attribute::Encryption,
-            encryption_is(wanted.encryption.as_ref(), found.encryption.as_ref()),
+            encryption_is(encryption.as_ref(), found.encryption.as_ref()),
         ),
         (
             Attribute::Lock,

@@ -1,0 +1,125 @@
+//! Reads the parts of standard input, a stream of unknown length.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, Stdin, stdin};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::local_file::reserve;
+use super::trouble::Trouble;
+use crate::execute::Work;
+use crate::manifest::job::PartSize;
+use crate::plan::parts::UPLOAD_PART;
+use crate::s3::{Failure, FailureKind, Operation};
+
+/// The number of parts after which the part size doubles, so that 10,000 parts reach any size.
+const PARTS_PER_SIZE: u32 = 1000;
+
+/// The time after the end of a stream in which the signal that ended it may still arrive.
+const SIGNAL_GRACE: Duration = Duration::from_millis(250);
+
+/// A part of a stream, and the memory that it takes.
+pub(super) struct StreamPart {
+    pub(super) number: u32,
+    pub(super) body: Bytes,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The parts of a stream, in their order.
+pub(super) struct StreamParts {
+    reader: Stdin,
+    /// The number of the next part.
+    number: u32,
+    /// The next part, if it was read already.
+    first: Option<StreamPart>,
+}
+
+impl StreamParts {
+    /// Starts to read standard input.
+    pub(super) fn of_stdin() -> Self {
+        Self {
+            reader: stdin(),
+            number: 1,
+            first: None,
+        }
+    }
+
+    /// Puts back a part that was read and not sent.
+    pub(super) fn put_back(&mut self, part: StreamPart) {
+        self.first = Some(part);
+    }
+
+    /// Returns the next part, or `None` at the end of the stream.
+    pub(super) async fn next(&mut self, work: &Work) -> Result<Option<StreamPart>, Trouble> {
+        let part = match self.first.take() {
+            Some(first) => first,
+            None => self.read(work).await?,
+        };
+        if part.body.is_empty() {
+            return Ok(None);
+        }
+        let (destination, key) = (
+            &work.sides.destination,
+            &work.sides.transfer.to.location.key,
+        );
+        let most = destination.capabilities().parts.max_parts;
+        if part.number > most {
+            let message = format!("the stream is longer than {most} parts");
+            let (operation, place) = (Operation::UploadPart, destination.place(key));
+            return Err(Failure::new(FailureKind::Invalid, operation, place, message).into());
+        }
+        Ok(Some(part))
+    }
+
+    /// Reads the next part; it is empty at the end of the stream.
+    pub(super) async fn read(&mut self, work: &Work) -> Result<StreamPart, Trouble> {
+        let (number, length) = (self.number, part_size(work, self.number));
+        self.number += 1;
+        let permit = reserve(Arc::clone(&work.memory), length).await;
+        let body = read_part(work, &mut self.reader, length).await?;
+        Ok(StreamPart {
+            number,
+            body,
+            permit,
+        })
+    }
+}
+
+/// Returns the size of a part.
+pub(super) fn part_size(work: &Work, number: u32) -> u64 {
+    let limits = work.sides.destination.capabilities().parts;
+    let bytes = match work.sides.transfer.parts.size {
+        PartSize::Exactly(size) => size.0,
+        PartSize::Auto if limits.equal_parts => 4 * UPLOAD_PART,
+        PartSize::Auto => UPLOAD_PART << ((number - 1) / PARTS_PER_SIZE).min(20),
+    };
+    bytes.clamp(limits.min_part, limits.max_part)
+}
+
+/// Reads one part, until it is full or the stream ends.
+///
+/// A Ctrl-C also reaches the producer, and its end looks like the end of its data. That data is
+/// incomplete and must not be published, so an end is believed only if no stop arrives with it.
+async fn read_part(work: &Work, reader: &mut Stdin, length: u64) -> Result<Bytes, Trouble> {
+    let mut body = Vec::new();
+    let mut part = reader.take(length);
+    let read = tokio::select! {
+        read = part.read_to_end(&mut body) => read,
+        () = work.stop.cancelled() => return Err(Trouble::Stopped),
+    };
+    read.map_err(|error| {
+        Failure::new(
+            FailureKind::Local,
+            Operation::ReadFile,
+            "standard input",
+            error.to_string(),
+        )
+    })?;
+    if (body.len() as u64) < length && timeout(SIGNAL_GRACE, work.stop.cancelled()).await.is_ok() {
+        return Err(Trouble::Stopped);
+    }
+    Ok(body.into())
+}
