@@ -219,7 +219,7 @@ impl Default for Endpoint {
 mod tests {
     use super::*;
 
-    /// The error of serde names all variants.
+    /// The error message of serde lists all variants.
     #[test]
     fn all_has_every_provider() {
         let name = |provider: Provider| serde_json::to_string(&provider).unwrap();

@@ -46,8 +46,8 @@
 //!
 //! # Copy one object
 //!
-//! A job whose source and destination are one key each. An object of any size is copied, a large
-//! one in parts, with its metadata and tags.
+//! The source and the destination of the job are one key each. The job copies an object of any size
+//! with its metadata and tags, a large object in parts.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]

@@ -309,7 +309,7 @@ impl MultipartUpload {
     }
 
     /// Copies a part like [`MultipartUpload::copy_part`]. A request that hangs is sent once more if
-    /// `twice` says that two requests store the same part.
+    /// `twice` is true: then two requests leave the same part.
     pub(crate) async fn copy_part_with(
         &self,
         number: u32,

@@ -219,7 +219,8 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Returns the failure of an object whose last allowed round asked for another one. `cause` is
-    /// the failure that ended the last round, such as the loss of an upload that somebody else ended.
+    /// the last loss of an upload that somebody else ended or, without one, the failure that ended
+    /// the last round.
     fn exhausted(&self, source: TaskSource<'_>, cause: Option<Failure>) -> Failure {
         if let Some(cause) = cause {
             return cause.noting(&format!("planned {ROUNDS} times without success"));

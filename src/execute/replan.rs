@@ -1,4 +1,4 @@
-//! The reasons why an object is planned again.
+//! Defines the reasons why an object is planned again.
 
 use serde::Serialize;
 
@@ -13,18 +13,19 @@ pub enum Replan {
     /// changed; a server that does this with the same `ETag` each time contradicts itself.
     #[serde(rename = "source-changed")]
     SourceRefused,
-    /// The destination's key is no longer what the plan saw, or another write to it was under way.
+    /// The destination's key has another object than the planner saw, or another write to it was in
+    /// progress.
     DestinationChanged,
     /// The guess that all parts of the source have one size was wrong. The next round asks for the
     /// size of each part.
     OtherBoundaries,
-    /// An adopted upload turned out to be of another copy.
+    /// An adopted upload turned out to belong to another copy.
     ForeignUpload,
     /// The server no longer accepts a resumed upload.
     StaleUpload,
-    /// Somebody else ended the upload, which held parts.
+    /// Somebody else ended an upload that held parts.
     UploadGone,
-    /// The object was in an archive and can be read by now.
+    /// The object was archived, and can be read now.
     Restored,
 }
 

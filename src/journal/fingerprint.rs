@@ -5,8 +5,8 @@
 //! names of endpoints may change between two sessions. The settings are kept as text and not as a
 //! hash, so that a message can name the change ([`text`]).
 //!
-//! A newer s3haul continues the runs of older ones. So a setting that is added is recorded only if
-//! it is not the default: its absence in an older journal is no change.
+//! A newer s3haul continues the runs of older ones. Therefore a new setting is recorded only if it
+//! is not the default: its absence in an older journal is not a change.
 
 #[cfg(test)]
 mod tests;

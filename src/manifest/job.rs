@@ -1,8 +1,8 @@
 //! The validated [`Job`] of a manifest or command line, with all defaults filled in.
 //!
 //! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
-//! resolved. [`Job::parse`] builds a `Job` from a manifest, and the command line builds
-//! one with [`Job::single`]. Both pass the same [`Job::check`], so the same rules apply to both.
+//! resolved. [`Job::parse`] builds a `Job` from a manifest, and the command line builds one with
+//! [`Job::single`]. Both pass the same [`Job::check`], so the same rules apply to both.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -329,7 +329,7 @@ pub struct CustomerKeys {
 mod tests {
     use super::*;
 
-    /// The error of serde names all variants.
+    /// The error message of serde lists all variants.
     #[test]
     fn all_has_every_attribute() {
         let names = Attribute::ALL.map(|attribute| format!("`{attribute}`"));

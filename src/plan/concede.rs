@@ -155,7 +155,7 @@ pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
     has_own_permission(attribute)
 }
 
-/// Returns true for attributes that take another permission than that to write the object.
+/// Returns true for attributes that need another permission than to write the object.
 const fn has_own_permission(attribute: Attribute) -> bool {
     match attribute {
         Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations => true,

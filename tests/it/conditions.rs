@@ -106,7 +106,7 @@ async fn an_object_that_is_deleted_instead_of_replaced_is_written_as_an_absent_o
     // created. All parts are sent again.
     let creates = world.calls(Operation::CreateMultipartUpload);
     assert_eq!(creates, if size == SMALL { 0 } else { 2 });
-    // The key was looked at after the 409, so the second Complete has the right condition.
+    // s3haul checked the key after the 409, so the second Complete has the right condition.
     let completes = world.calls(Operation::CompleteMultipartUpload);
     assert_eq!(completes, creates);
 }
@@ -142,7 +142,7 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
     }
 }
 
-/// S3 answers 409 while another write is under way, whose object then stands at the key.
+/// S3 answers 409 while another write is in progress, whose object is then at the key.
 #[rstest]
 #[case::missing(When::Missing, false, Skip::Present)]
 #[case::changed(When::Changed, false, Skip::ChangedMeanwhile)]

@@ -38,13 +38,13 @@ pub(super) enum RefusedWrite {
 /// The object at a key after a conditional write to it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FoundAtKey {
-    /// There is none.
+    /// The key has no object.
     Nothing,
-    /// It is the one that the condition names.
+    /// The key has the object that the condition names.
     Expected,
-    /// It is another one.
+    /// The key has another object.
     Another,
-    /// The permission to look is missing.
+    /// The permission to send HEAD is missing.
     Hidden,
 }
 
@@ -215,7 +215,7 @@ impl ObjectTask<'_> {
             }
             ConditionalWrite::Copy | ConditionalWrite::Complete => {}
         }
-        // Without the permission to look, the server's refusal is all there is.
+        // Without the permission to send HEAD, the refusal is the only evidence.
         let holds = match self.look_at_key(condition).await? {
             FoundAtKey::Nothing | FoundAtKey::Expected => true,
             FoundAtKey::Another | FoundAtKey::Hidden => false,

@@ -18,7 +18,7 @@ use crate::plan::parts::PartRange;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::MIB;
 
-/// The properties that show that a file is still the one that was opened.
+/// The properties that show whether a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -36,7 +36,7 @@ impl Stamp {
         })
     }
 
-    /// Returns the version for the journal.
+    /// Returns the source version for the journal.
     pub(super) fn version(&self) -> SourceVersion {
         let (seconds, nanoseconds) = self.modified;
         let modified = i32::try_from(nanoseconds)
@@ -61,7 +61,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Reads some of the file outside the runtime's threads.
+    /// Runs `read` on the file in a thread for blocking work.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&File, &Buffers) -> io::Result<T> + Send + 'static,
@@ -74,7 +74,7 @@ impl OpenFile {
         self.read(|file, _| Stamp::of(file)).await
     }
 
-    /// Reserves memory for a part, reads it, and sums it.
+    /// Reserves memory for a part, reads it, and computes its checksum with `sum`.
     pub(super) async fn read_part<S: Send + 'static>(
         &self,
         part: PartRange,
@@ -91,7 +91,7 @@ impl OpenFile {
     }
 }
 
-/// Reserves memory for `bytes`, or all of it if there is less.
+/// Reserves memory for `bytes`, or all memory if that is less.
 pub(super) async fn reserve(memory: Arc<Semaphore>, bytes: u64) -> Option<OwnedSemaphorePermit> {
     let mib = u32::try_from(bytes.div_ceil(MIB))
         .unwrap_or(u32::MAX)
@@ -99,14 +99,14 @@ pub(super) async fn reserve(memory: Arc<Semaphore>, bytes: u64) -> Option<OwnedS
     memory.acquire_many_owned(mib).await.ok()
 }
 
-/// Reads `length` bytes at `offset`.
+/// Reads `length` bytes at `offset` into a reused buffer.
 pub(super) fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) -> io::Result<Bytes> {
     let length = usize::try_from(length)
         .map_err(|_| io::Error::other("the part does not fit into memory"))?;
     buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
-/// Does file work outside the runtime's threads. A file that ends early has changed.
+/// Runs file work in a thread for blocking work. A file that ends early has changed.
 pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! The version of the source that a round copies, pinned by HEAD.
+//! Pins the version of the source that a round copies, as HEAD shows it.
 
 use super::trouble::Trouble;
 use crate::bucket::Bucket;

@@ -20,8 +20,8 @@ use crate::pace::Slot;
 use crate::plan::decide::Skip;
 use crate::s3::{Attributes, Checksum, Operation, WriteCondition, Written};
 
-/// The most times that a refused `PutObject` is sent, each time with the condition that holds by
-/// then.
+/// The maximum number of times that a refused `PutObject` is sent, each time with the condition
+/// that holds by then.
 const PUT_ATTEMPTS: u32 = 4;
 
 impl ObjectTask<'_> {

@@ -1,9 +1,8 @@
 //! Sets the tags that an earlier run could not set, without copying the object again.
 //!
 //! S3 changes tags without a write of the object: nothing is copied, and a versioned bucket gets no
-//! new version. s3haul does this only if the destination still has
-//! the copy of the earlier run and the source has not changed since. Otherwise it copies the object
-//! again, with all its attributes.
+//! new version. s3haul does this only if the destination still has the copy of the earlier run and
+//! the source has not changed since. Otherwise it copies the object again, with all its attributes.
 
 use serde_json::Value;
 

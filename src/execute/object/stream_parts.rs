@@ -15,13 +15,14 @@ use crate::manifest::job::PartSize;
 use crate::plan::parts::UPLOAD_PART;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The number of parts after which the part size doubles, so that 10,000 parts reach any size.
+/// The number of parts after which the part size doubles, so that 10,000 parts suffice for the
+/// largest object.
 const PARTS_PER_SIZE: u32 = 1000;
 
-/// The time after the end of a stream in which the signal that ended it may still arrive.
+/// The time for which a signal that ended the stream may still be under way.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
-/// A part of a stream, and the memory that it takes.
+/// A part of a stream, and the permit for its memory.
 pub(super) struct StreamPart {
     pub(super) number: u32,
     pub(super) body: Bytes,
@@ -33,7 +34,7 @@ pub(super) struct StreamParts {
     reader: Stdin,
     /// The number of the next part.
     number: u32,
-    /// The next part, if it was read already.
+    /// The first part, which was read to choose the route; `None` once it is sent.
     first: Option<StreamPart>,
 }
 
@@ -88,7 +89,7 @@ impl StreamParts {
     }
 }
 
-/// Returns the size of a part.
+/// Returns the size of the part with this number.
 pub(super) fn part_size(work: &Work, number: u32) -> u64 {
     let limits = work.sides.destination.capabilities().parts;
     let bytes = match work.sides.transfer.parts.size {
@@ -101,8 +102,9 @@ pub(super) fn part_size(work: &Work, number: u32) -> u64 {
 
 /// Reads one part, until it is full or the stream ends.
 ///
-/// A Ctrl-C also reaches the producer, and its end looks like the end of its data. That data is
-/// incomplete and must not be published, so an end is believed only if no stop arrives with it.
+/// Ctrl-C also stops the process that writes the stream, which looks like the end of its data. That
+/// data is incomplete and must not be published, so an end counts only if no stop follows within
+/// [`SIGNAL_GRACE`].
 async fn read_part(work: &Work, reader: &mut Stdin, length: u64) -> Result<Bytes, Trouble> {
     let mut body = Vec::new();
     let mut part = reader.take(length);

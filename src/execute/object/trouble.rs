@@ -51,7 +51,7 @@ impl From<Failure> for Trouble {
 }
 
 impl Replan {
-    /// Returns the trouble of a round that this failure ended for this reason.
+    /// Returns the trouble of a round that ended for this reason with this failure.
     pub(crate) const fn after(self, failure: Failure) -> Trouble {
         Trouble::Replan(self, Some(failure))
     }

@@ -1,10 +1,10 @@
 //! Writes the values of settings as text.
 //!
-//! The texts are part of the journal's format: a newer s3haul must write the same ones for the same
-//! settings. So each value is written by name, and none by its `Debug` text, which changes with a
-//! name in the code or with a new field. Some texts look like `Debug` texts, because journals have
-//! always had those. A field that is new since has a setting of its own, which is recorded only if
-//! it is not the default.
+//! The texts are part of the journal's format: a newer s3haul must write the same texts for the same
+//! settings. Therefore each value is written by name and not by its `Debug` text, which changes with
+//! a name in the code or a new field. Some texts look like `Debug` texts, because older journals
+//! have those. A newer field has a separate setting, which is recorded only if it is not the
+//! default.
 
 use crate::manifest::job::{
     Archived, Attribute, Chosen, CustomerKeys, KeySource, LayoutChoice, OnMismatch, PartGoal,
@@ -59,8 +59,8 @@ pub(super) const fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// Returns true for attributes whose policy every journal has. That of an attribute that is new
-/// since is recorded only if it is not the default.
+/// Returns true for attributes whose policy is in every journal. The policy of a newer attribute is
+/// recorded only if it is not the default.
 pub(super) const fn has_always_policy(attribute: Attribute) -> bool {
     match attribute {
         Attribute::Metadata
@@ -111,7 +111,7 @@ pub(super) fn proof(proof: ProofPolicy) -> String {
     format!("proofpolicy {{ verify: {verify}, prove: {prove}, on_mismatch: {on_mismatch} }}")
 }
 
-/// Returns the text of values that are set; empty if there are none.
+/// Returns the text of the values of `set:`, or an empty text if there are none.
 pub(super) fn set(set: &SetValues) -> String {
     if *set == SetValues::default() {
         return String::new();

@@ -1,9 +1,9 @@
 //! Computes the digest by which a later session recognises the attributes of an upload.
 //!
-//! The journal has the digest, so the text that it is made of must stay the same. So each value is
-//! written by name, and none by its `Debug` text, which changes with a name in the code or with a
-//! new field. The text looks like one, because journals have always had digests of that. An
-//! attribute that is new since is added to the text only if the object has it.
+//! The digest is in the journal, so the text that it is computed from must stay the same. Therefore
+//! each value is written by name and not by its `Debug` text, which changes with a name in the code
+//! or a new field. The text still looks like a `Debug` text, because the digests in older journals
+//! were computed from one. A newer attribute is added to the text only if the object has it.
 
 use crate::journal::fingerprint;
 use crate::s3::{
@@ -152,7 +152,7 @@ const fn of_acl(acl: CannedAcl) -> &'static str {
 mod tests {
     use super::*;
 
-    /// The digests are in journals that s3haul 0.1.0 wrote.
+    /// The digests come from journals that s3haul 0.1.0 wrote.
     #[test]
     fn an_upload_of_s3haul_0_1_0_is_resumed() {
         let typed = |name: &str| Attributes {
