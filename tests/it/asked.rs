@@ -20,8 +20,7 @@ const LARGE: u64 = PART * PARTS - 1;
 
 /// Starts a sandbox of an unknown provider, so that single copies are read back, too.
 async fn unknown() -> World {
-    let world = World::of_provider(Provider::Other).await;
-    world
+    World::of_provider(Provider::Other).await
 }
 
 fn ignore(world: &World, operation: Operation, names: &'static [&'static str]) {

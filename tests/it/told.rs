@@ -178,10 +178,7 @@ async fn standard_input_that_is_closed_is_no_empty_object(
 async fn status_without_a_journal_is_a_short_list() {
     let world = World::new().await;
     let directory = tempfile::tempdir().unwrap();
-    let program = || {
-        let program = journaled(&world, directory.path());
-        program
-    };
+    let program = || journaled(&world, directory.path());
     for name in ["one", "two"] {
         let job = format!(
             "version: 1\nname: {name}\ntransfers:\n  - {{from: {{s3: s3://source/}}, to: {{s3: s3://destination/{name}/}}}}\n"
