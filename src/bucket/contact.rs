@@ -88,7 +88,7 @@ impl Contact {
     }
 
     /// Adds the patience to a failure for which it is used up.
-    pub(super) fn given_up(&self, failure: Failure) -> Failure {
+    pub(super) fn note_patience(&self, failure: Failure) -> Failure {
         if !failure.kind().may_pass_later() || !self.left().is_zero() {
             return failure;
         }
