@@ -170,7 +170,7 @@ impl Job {
     }
 }
 
-/// Puts a finding at the place of its field. For a field inherited from `defaults`, that is the
+/// Puts a mistake at the place of its field. For a field inherited from `defaults`, that is the
 /// place of the default; for a field that is nowhere in the file, it is the place of its parent.
 fn place(mistake: Mistake, places: &BTreeMap<String, Range<usize>>) -> MistakeAt {
     let Mistake {

@@ -75,7 +75,7 @@ pub struct Step {
     pub destination_state: DestinationState,
     /// Its number in the journal, once it has one.
     pub object: Option<u64>,
-    /// Its position among the versions of its key, if all of them are copied.
+    /// The versions of its key before and after this one, if all of them are copied.
     pub history: Option<Box<HistoryStep>>,
     /// Set if an earlier session of the run may have copied the object. Holds the reason to skip it
     /// if that cannot be proven.
@@ -174,7 +174,7 @@ enum Next {
 }
 
 impl Sides {
-    /// Returns the origin of the bytes: a bucket, or this machine.
+    /// Returns the kind of the source: a bucket, or this machine.
     #[must_use]
     pub fn source_kind(&self) -> SourceKind {
         if self.source.is_some() {

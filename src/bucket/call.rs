@@ -52,7 +52,7 @@ struct AttemptState {
 }
 
 impl AttemptState {
-    /// Returns the tries of a request whose caller has already waited `before` for its outcome.
+    /// Returns the state of a request whose caller has already waited `before` for its outcome.
     fn after(before: Duration) -> Self {
         Self {
             is_late: !before.is_zero(),
@@ -172,7 +172,9 @@ impl Bucket {
             };
             let sent = tokio::select! {
                 sent = self.once_or_more(one, admitted, &attempt) => sent,
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(state.attempts)),
+                () = self.halt.cancelled() => {
+                    return Err(self.stopped(operation, key).after(state.attempts));
+                }
             };
             state.attempts += sent.requests - 1;
             state.maybe_twice |= sent.requests > 1;
@@ -218,7 +220,9 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // Without the stop, the request would be sent again, so the error names the stop.
-                () = self.waits_in_vain(operation, at, state.attempts) => return Err(self.stopped(operation, key).after(state.attempts)),
+                () = self.waits_in_vain(operation, at, state.attempts) => {
+                    return Err(self.stopped(operation, key).after(state.attempts));
+                }
             }
         }
     }

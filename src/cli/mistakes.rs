@@ -5,7 +5,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use crate::manifest::ManifestMistakes;
 use crate::printable::{printable, printable_lines};
 
-/// Draws every problem at its line, and their number at the end.
+/// Draws every mistake at its line, and their number at the end.
 #[must_use]
 pub fn draw(mistakes: &ManifestMistakes, colour: bool) -> String {
     let renderer = if colour {

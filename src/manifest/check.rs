@@ -180,7 +180,7 @@ impl<'j> Rules<'j> {
 
     /// Reports an `after` that names no earlier transfer.
     fn no_such_transfer(&mut self, path: &str, after: &str, transfer: &Transfer) {
-        // A transfer that could not be read has its own finding.
+        // A transfer that could not be read has its own mistake.
         if self.refused_fields.about("transfers") {
             return;
         }

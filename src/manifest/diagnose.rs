@@ -47,10 +47,10 @@ pub struct ManifestMistake {
     underline: Range<usize>,
 }
 
-/// A problem with its line.
+/// A mistake with its line.
 #[derive(Clone, Debug)]
 pub struct Excerpt<'p> {
-    /// The problem.
+    /// The mistake.
     pub mistake: &'p ManifestMistake,
     /// The line, with secrets replaced by asterisks.
     pub line: &'p str,
@@ -67,7 +67,7 @@ pub struct ManifestMistakes {
     list: Vec<ManifestMistake>,
 }
 
-/// A problem on its way from the stage that finds it, with its place in bytes of the source.
+/// A mistake with its place in bytes of the source, before its line is known.
 #[derive(Clone, Debug)]
 pub(super) struct MistakeAt {
     pub at: Range<usize>,
@@ -140,13 +140,13 @@ impl ManifestMistakes {
         &self.file_name
     }
 
-    /// Returns the problems in the order of the file; never empty.
+    /// Returns the mistakes in the order of the file; never empty.
     #[must_use]
     pub fn as_slice(&self) -> &[ManifestMistake] {
         &self.list
     }
 
-    /// Returns each problem with its line, for drawing.
+    /// Returns each mistake with its line, for drawing.
     pub fn excerpts(&self) -> impl Iterator<Item = Excerpt<'_>> {
         let mut lines = SourceLines::new(&self.text);
         self.list.iter().map(move |mistake| {
@@ -160,10 +160,10 @@ impl ManifestMistakes {
         })
     }
 
-    /// Returns the last line of a list of problems: their number.
+    /// Returns the last line of a list of mistakes: their number.
     #[must_use]
     pub fn count(&self) -> String {
-        let count = display_counted(self.list.len() as u64, "problem");
+        let count = display_counted(self.list.len() as u64, "mistake");
         format!("{count} in {}", printable(&self.file_name))
     }
 }

@@ -50,7 +50,7 @@ impl Region<'_> {
     }
 }
 
-/// Adds a finding for each transfer that may write into its own source, or where another one
+/// Adds a mistake for each transfer that may write into its own source, or where another one
 /// writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
     job: &Job,

@@ -1,4 +1,4 @@
-//! Learns how many requests should be in flight (the concurrency). Pure: `now` is an argument.
+//! Learns the concurrency: how many requests should be in flight. Pure: `now` is an argument.
 //!
 //! A copy costs this machine nothing while S3 works on it. So the controller tries twice the
 //! concurrency, and keeps it if the throughput rises. If only the latency rises, it goes back, and
@@ -427,7 +427,11 @@ mod tests {
         }
         assert_eq!(most, 5);
         controller.reduce(9);
-        assert_eq!(controller.concurrency(), 5, "it never gets wider by that");
+        assert_eq!(
+            controller.concurrency(),
+            5,
+            "a larger limit does not raise it"
+        );
     }
 
     #[test]
@@ -464,8 +468,10 @@ mod tests {
             // A trial may be under way.
             let concurrency = controller.trial.unwrap_or(controller.concurrency());
             let low = (knee * 0.7).min(2048.0 * 0.5);
-            prop_assert!(f64::from(concurrency) >= low.min(2000.0), "{concurrency} for a knee of {knee}");
-            prop_assert!(f64::from(concurrency) <= (knee * 4.0).max(32.0), "{concurrency} for a knee of {knee}");
+            let high = (knee * 4.0).max(32.0);
+            let what = format!("{concurrency} for a knee of {knee}");
+            prop_assert!(f64::from(concurrency) >= low.min(2000.0), "{what}");
+            prop_assert!(f64::from(concurrency) <= high, "{what}");
         }
     }
 }

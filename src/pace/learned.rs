@@ -23,7 +23,7 @@ const SAME: f64 = 0.1;
 pub struct Learned {
     /// The lanes, in a fixed order.
     pub lanes: Vec<LearnedLane>,
-    /// The number of requests in flight beyond which throughput did not grow.
+    /// The concurrency: the number of requests in flight beyond which throughput did not grow.
     #[serde(rename = "width")]
     pub concurrency: u32,
 }

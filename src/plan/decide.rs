@@ -363,7 +363,7 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     }
 }
 
-/// The origin of the bytes.
+/// The kind of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceKind {
     /// An object on the same server.

@@ -40,7 +40,7 @@ const LOOKS_AT_ONCE: usize = 16;
 pub struct HistoryStep {
     /// The newest version of the key at the destination before this step.
     pub latest: LatestVersion,
-    /// The newer versions.
+    /// The newer versions of the key, which wait for this one.
     pub newer: Option<Box<VersionChain>>,
 }
 

@@ -84,7 +84,7 @@ fn transfer(fields: &str) -> String {
     )
 }
 
-/// Asserts that the manifest has exactly the problems in `expected` (path, part of the message,
+/// Asserts that the manifest has exactly the mistakes in `expected` (path, part of the message,
 /// part of the remedy), in this order and at the marks.
 #[track_caller]
 fn refused(marked: &str, expected: &[(&str, &str, &str)]) {

@@ -435,7 +435,7 @@ fn the_rendering_is_safe_and_can_be_coloured() {
     let mistakes = parse(&with("name: \"\u{1b}[31m\\e[31mred\"\n")).unwrap_err();
     for plain in [draw(&mistakes, false), mistakes.to_string()] {
         assert!(!plain.contains('\u{1b}'), "{plain:?}");
-        assert!(plain.ends_with("1 problem in job.yaml"), "{plain}");
+        assert!(plain.ends_with("1 mistake in job.yaml"), "{plain}");
     }
     assert!(draw(&mistakes, true).contains("\u{1b}["), "no colour");
     assert!(

@@ -203,7 +203,7 @@ struct PartsInFlight {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
     /// Cancels the requests that wait in the queue or for a retry.
     called_off: CancellationToken,
-    /// The first trouble; no part starts after it.
+    /// The first error; no part starts after it.
     error: Option<RoundFailure>,
 }
 
@@ -233,7 +233,7 @@ impl PartsInFlight {
         });
     }
 
-    /// Records the first trouble. Cancels the requests that wait, unless the run stops, which ends
+    /// Records the first error. Cancels the requests that wait, unless the run stops, which ends
     /// them anyway.
     fn fail(&mut self, error: RoundFailure) {
         if !matches!(error, RoundFailure::Stopped) {
