@@ -36,7 +36,7 @@ use self::call::Repeat;
 use self::contact::Contact;
 pub(crate) use self::creates::Overtaken;
 pub use self::hidden::HiddenEtags;
-use self::parking::Parks;
+use self::parking::ParkableRequests;
 use self::stopping::Purpose;
 use crate::checksum::RunningCrc;
 use crate::location::{BucketName, ObjectKey};
@@ -44,10 +44,10 @@ use crate::manifest::job::Limits;
 use crate::pace::slots::{self, SlotKind};
 use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
-    Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client,
-    CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation, Page,
-    PartAnswer, PartDone, PartHead, PartsPage, RequestClass, SourcePin, UploadMarker, Versioning,
-    WriteCondition, Written,
+    Access, Attributes, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client,
+    CompleteSpec, Connect, CreatedUpload, CustomerKey, Failure, FailureKind, Head, OpenUpload,
+    Operation, Page, PartAnswer, PartDone, PartHead, PartsPage, RequestClass, SourcePin,
+    UploadMarker, Versioning, WriteCondition, Written,
 };
 
 /// The name of the server of an endpoint without its own URL.
@@ -79,7 +79,7 @@ pub struct Bucket {
     /// Set once the bucket has accepted an object or an upload.
     has_written: Arc<AtomicBool>,
     /// The kind of request that gives its slot back while it waits.
-    parks: Parks,
+    parkable: ParkableRequests,
     purpose: Purpose,
     /// Set if the requests concern objects of s3haul's own.
     has_records: bool,
@@ -163,7 +163,7 @@ impl Bucket {
             halt,
             has_parts: Arc::default(),
             has_written: Arc::default(),
-            parks: Parks::default(),
+            parkable: ParkableRequests::default(),
             purpose: Purpose::Object,
             has_records: false,
             hidden,
@@ -200,7 +200,7 @@ impl Bucket {
 
     /// Returns this bucket with these access settings for every request.
     #[must_use]
-    pub(crate) fn on_terms(&self, access: Access) -> Self {
+    pub(crate) fn with_access(&self, access: Access) -> Self {
         Self {
             client: self.client.to_bucket(&self.name, access),
             ..self.clone()
@@ -383,7 +383,7 @@ impl Bucket {
 
     /// Reads `first..=last` of one version of `size` bytes and computes the checksum on the fly.
     /// The algorithm must be a CRC. A read that breaks off is repeated.
-    pub(crate) async fn sum_range(
+    pub(crate) async fn checksum_range(
         &self,
         pin: &SourcePin,
         (first, last): (u64, u64),
@@ -476,7 +476,7 @@ impl Bucket {
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<Answer<Begun>, Failure> {
+    ) -> Result<Answer<CreatedUpload>, Failure> {
         let answer = self
             .call(
                 Operation::CreateMultipartUpload,

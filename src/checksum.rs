@@ -52,14 +52,14 @@ pub fn combine<'a>(
 ) -> Option<Checksum> {
     let (crc, width) = crc(algorithm)?;
     let mut whole = None;
-    let mut alike = Alike::new(0);
+    let mut alike = SameLengthCombiner::new(0);
     for (value, length) in pieces {
         let piece = decode(value, width)?;
         whole = Some(match whole {
             None => piece,
             Some(sum) => {
                 if alike.length != length {
-                    alike = Alike::new(length);
+                    alike = SameLengthCombiner::new(length);
                 }
                 alike.append(crc, sum, piece)
             }
@@ -77,7 +77,7 @@ pub fn combine<'a>(
 /// Each call of `checksum_combine` computes the effect of a length on a CRC again, in about 100 µs:
 /// for an object of 10,000 parts, that is a second after the last part. The effect is linear in the
 /// bits of the CRC. So after many pieces of the same length, a table holds the effect of each bit.
-struct Alike {
+struct SameLengthCombiner {
     length: u64,
     pieces: u32,
     table: Option<Box<CrcTable>>,
@@ -89,7 +89,7 @@ struct CrcTable {
     bits: [u64; 64],
 }
 
-impl Alike {
+impl SameLengthCombiner {
     /// The number of pieces that take as long to combine as the table takes to build.
     const MANY: u32 = 65;
 
@@ -159,7 +159,7 @@ pub fn of_parts(
     match kind {
         ChecksumKind::FullObject => combine(algorithm, sums?),
         ChecksumKind::Composite => composite(algorithm, sums?.into_iter().map(|(sum, _)| sum)),
-        ChecksumKind::Untold => None,
+        ChecksumKind::Unstated => None,
     }
 }
 

@@ -19,13 +19,13 @@ mod flags;
 mod habits;
 mod help;
 mod history;
-mod idle;
+mod job_environment;
 mod job_file;
 mod journal;
+mod journaled_uploads;
 mod lease;
 mod lifecycle;
 mod man;
-mod mine;
 mod mistakes;
 mod next;
 mod out;
@@ -33,7 +33,6 @@ mod out;
 mod pages;
 mod panics;
 mod parse;
-mod place;
 mod plan;
 mod presence;
 mod progress;
@@ -52,6 +51,7 @@ mod state;
 mod status;
 mod termination;
 mod tidy;
+mod unused_flags;
 mod uploads;
 mod verify;
 
@@ -239,7 +239,7 @@ struct EndpointFlags {
 
 impl EndpointFlags {
     /// Returns the flags, and which of them were typed.
-    fn flags(&self) -> [idle::Flag; 9] {
+    fn flags(&self) -> [unused_flags::Flag; 9] {
         [
             ("--endpoint-url", self.endpoint_url.is_some()),
             ("--path-style", self.path_style.is_some()),
@@ -444,7 +444,7 @@ fn execute(cli: Cli) -> Exit {
 
 async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
     if command.has_paths() {
-        place::require_directory()?;
+        job_environment::require_directory()?;
     }
     match command {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,

@@ -87,7 +87,7 @@ impl Connections {
                 let access = &transfer.source_access;
                 self.forbid_plaintext_key(&endpoint, key.as_ref())?;
                 Some(
-                    self.bucket_on_terms(&endpoint, &bucket, access)
+                    self.bucket_with_access(&endpoint, &bucket, access)
                         .await?
                         .with_customer_key(key),
                 )
@@ -96,7 +96,7 @@ impl Connections {
         };
         let (to, access) = (&transfer.to, &transfer.destination_access);
         let destination = self
-            .bucket_on_terms(&to.endpoint, &to.location.bucket, access)
+            .bucket_with_access(&to.endpoint, &to.location.bucket, access)
             .await?;
         if tracing::enabled!(tracing::Level::INFO) {
             for bucket in source.iter().chain([&destination]) {
@@ -157,7 +157,7 @@ impl Connections {
             .await?;
         let key = source.client().customer_key().cloned();
         Ok(bucket
-            .on_terms(transfer.source_access.clone())
+            .with_access(transfer.source_access.clone())
             .with_customer_key(key))
     }
 
@@ -166,7 +166,7 @@ impl Connections {
     /// # Errors
     /// The bucket cannot be used at all.
     pub async fn bucket(&mut self, endpoint: &str, name: &BucketName) -> Result<Bucket, Failure> {
-        self.bucket_on_terms(endpoint, name, &Access::default())
+        self.bucket_with_access(endpoint, name, &Access::default())
             .await
     }
 
@@ -174,7 +174,7 @@ impl Connections {
     ///
     /// # Errors
     /// The bucket cannot be used at all.
-    pub async fn bucket_on_terms(
+    pub async fn bucket_with_access(
         &mut self,
         endpoint: &str,
         name: &BucketName,
@@ -200,7 +200,7 @@ impl Connections {
         let mut bucket = self
             .unchecked_bucket(endpoint, name, None)
             .await?
-            .on_terms(access.clone());
+            .with_access(access.clone());
         let given = bucket.client().region_was_given();
         let contact = bucket.first_contact(&self.contact);
         let region = self
@@ -226,7 +226,7 @@ impl Connections {
             bucket = self
                 .unchecked_bucket(endpoint, name, Some(region))
                 .await?
-                .on_terms(access.clone());
+                .with_access(access.clone());
         }
         self.buckets.insert(place, bucket.clone());
         Ok(bucket)
@@ -404,7 +404,7 @@ async fn refuse_foreign(bucket: &Bucket, denied: &Failure) -> Result<(), Failure
     let Some(owner) = access.expected_owner.clone() else {
         return Ok(());
     };
-    let anybodys = bucket.on_terms(Access {
+    let anybodys = bucket.with_access(Access {
         expected_owner: None,
         ..access
     });

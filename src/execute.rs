@@ -75,7 +75,7 @@ const LONG_QUEUE: Duration = Duration::from_millis(200);
 const UPLOAD_MEMORY_MIB: u32 = 256;
 
 /// The state that all objects of a transfer share.
-struct Work {
+struct TransferContext {
     sides: Sides,
     /// The keys of the transfer that this run copies. The number of this range is that of the
     /// transfer.
@@ -86,7 +86,7 @@ struct Work {
     resumed: Arc<RunState>,
     /// The number of objects of earlier sessions that stay counted when the transfer is listed
     /// again.
-    settled: u64,
+    counted_before: u64,
     /// The open uploads of earlier sessions that no object has taken yet.
     orphans: Arc<Orphans>,
     /// True if the transfer adopts open uploads that no journal knows.
@@ -105,7 +105,7 @@ struct Work {
     ids: AtomicU64,
 }
 
-impl Work {
+impl TransferContext {
     fn slots(&self) -> &Slots {
         self.sides.destination.pacer().slots()
     }
@@ -115,17 +115,17 @@ impl Work {
     }
 
     /// Waits until the cleanup time is over, which begins when a stopped run is halted.
-    async fn tidying_ended(&self) {
+    async fn abort_time_over(&self) {
         self.stop.cancelled().await;
         self.halt.cancelled().await;
-        sleep(self.tidying()).await;
+        sleep(self.abort_time()).await;
     }
 
     /// Returns how long the abort of an upload may take once the run is halted. The process ends
     /// when the drain time is over, and before that the report must name the uploads that stay
     /// open.
-    fn tidying(&self) -> Duration {
-        self.sides.destination.pacer().retry.tidying() / 2
+    fn abort_time(&self) -> Duration {
+        self.sides.destination.pacer().retry.cleanup_time() / 2
     }
 
     /// Waits for a slot for a request that is not a part. Returns `None` after a stop, when such a
@@ -214,18 +214,18 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let (copied, progress) = (CancellationToken::new(), Copies::default());
-    let noting = CopyMonitor {
+    let counting_monitor = CopyMonitor {
         inner: monitor,
         copied: copied.clone(),
         copies: progress.clone(),
     };
-    let monitor: Arc<dyn Monitor> = Arc::new(noting);
-    let (width, all_sides) = connected(job, connections, resumed).await?;
+    let monitor: Arc<dyn Monitor> = Arc::new(counting_monitor);
+    let (concurrency, all_sides) = connected(job, connections, resumed).await?;
     let pacer = Arc::clone(connections.pacer());
-    pacer.slots().start_at(width);
+    pacer.slots().start_at(concurrency);
     learned::recall(&pacer, resumed);
     let short_drain = CancellationToken::new();
-    let closer = tokio::spawn(halt_after_drain(
+    let drain_timer = tokio::spawn(halt_after_drain(
         Arc::clone(&pacer),
         short_drain.clone(),
         stop.clone(),
@@ -243,14 +243,14 @@ pub async fn run(
     watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
     let mut before = RunState::clone(resumed);
-    let settled: BTreeMap<_, _> = listed_anew
+    let counted_before: BTreeMap<_, _> = listed_anew
         .iter()
         .map(|number| (*number, before.relist(*number)))
         .collect();
     let mut outcome = Outcome::of_earlier(&before);
     let refusals = Arc::new(Refusals::new(pacer.retry.questions));
-    let usual = RetryPolicy::default().patience;
-    let patience = job.limits.patience.unwrap_or(usual);
+    let default_patience = RetryPolicy::default().patience;
+    let patience = job.limits.patience.unwrap_or(default_patience);
     let orphans = Arc::new(Orphans::of(resumed, listed_anew, patience));
     tokio::select! {
         () = orphans.sweep(journal, (job, connections)) => {}
@@ -260,18 +260,18 @@ pub async fn run(
         Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
         Buffers::default(),
     );
-    let mut works = VecDeque::new();
+    let mut queue = VecDeque::new();
     for (number, sides) in (0..).zip(all_sides) {
         let is_over = resumed.ended_transfers.contains(&number);
         let Some(range) = range_of(ranges, number).filter(|_| !is_over) else {
             continue;
         };
-        let work = Work {
+        let context = TransferContext {
             range,
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
-            settled: settled.get(&number).copied().unwrap_or_default(),
+            counted_before: counted_before.get(&number).copied().unwrap_or_default(),
             orphans: Arc::clone(&orphans),
             // The bytes of standard input cannot be read again, so they cannot complete an open
             // upload.
@@ -284,7 +284,7 @@ pub async fn run(
             refusals: Arc::clone(&refusals),
             ids: AtomicU64::new(u64::from(number) << 48),
         };
-        works.push_back((number, Arc::new(work)));
+        queue.push_back((number, Arc::new(context)));
     }
     let RetryPolicy {
         patience, probes, ..
@@ -301,13 +301,13 @@ pub async fn run(
         patience,
         probes,
     };
-    Conductor::new(job, works, parts, &mut outcome).run().await;
+    Conductor::new(job, queue, parts, &mut outcome).run().await;
     // The uploads of objects that needed no copy are still open.
     tokio::select! {
         () = orphans.abort_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
-    closer.abort();
+    drain_timer.abort();
     drop(watcher);
     if stop.is_cancelled() {
         learned::tell(&pacer, journal).await;
@@ -342,10 +342,10 @@ async fn connected(
     connections: &mut Connections,
     resumed: &RunState,
 ) -> Result<(u32, Vec<Sides>), Failure> {
-    let (mut width, mut all_sides) = (u32::MAX, Vec::new());
+    let (mut concurrency, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
-        width = width.min(destination.capabilities().initial_in_flight);
+        concurrency = concurrency.min(destination.capabilities().initial_in_flight);
         let mut transfer = transfer.clone();
         // A resumed run counts ages from the same time as its first session.
         let counted_from = resumed
@@ -356,7 +356,7 @@ async fn connected(
         transfer.count_from(counted_from.unwrap_or_else(Timestamp::now));
         all_sides.push(Sides::new(&transfer, source, destination.parking_copies()));
     }
-    Ok((width, all_sides))
+    Ok((concurrency, all_sides))
 }
 
 /// Waits for a stop, gives the requests in flight the drain time to finish, and then halts them.
@@ -368,7 +368,7 @@ async fn halt_after_drain(
 ) {
     stop.cancelled().await;
     pacer.stop();
-    let drain = pacer.retry.drain.saturating_sub(pacer.retry.tidying());
+    let drain = pacer.retry.drain.saturating_sub(pacer.retry.cleanup_time());
     sleep(if short_drain.is_cancelled() {
         drain.min(SHORT_DRAIN)
     } else {

@@ -218,7 +218,7 @@ pub use execute::receipt::{Ending, Proof, Receipt};
 pub use journal::JournalError;
 pub use location::{BucketName, ObjectKey, S3Uri};
 pub use manifest::job::{Destination, Job, Source, Transfer, When};
-pub use manifest::{Finding, ManifestError, Problems};
+pub use manifest::{ManifestError, ManifestMistakes, Mistake};
 pub use multipart::MultipartUpload;
 pub use run::{Run, RunError};
 pub use s3::client::StaticCredentials;
@@ -244,7 +244,7 @@ pub mod settings {
         Symlinks, Verify, Versions,
     };
     pub use crate::manifest::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
-    pub use crate::manifest::{Excerpt, Problem};
+    pub use crate::manifest::{Excerpt, ManifestMistake};
     pub use crate::s3::{
         Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, CustomerKey, Grant, Lock,
         NoCustomerKey, Permission, Retention, Tag, Tags, WriteCondition,

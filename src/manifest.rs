@@ -28,13 +28,13 @@ mod limits;
 mod literal;
 pub mod moment;
 mod node;
+mod outputs;
 mod overlap;
 mod parts;
 mod preserve;
 pub mod schema;
 mod shape;
 pub(crate) mod tenant;
-mod traces;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,8 +46,8 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-pub use self::diagnose::{Excerpt, Finding, Problem, Problems};
-use self::diagnose::{Issue, RefusedFields};
+pub use self::diagnose::{Excerpt, ManifestMistake, ManifestMistakes, Mistake};
+use self::diagnose::{MistakeAt, RefusedFields};
 use self::file::ManifestFile;
 use self::job::Job;
 pub(crate) use self::overlap::{may_read, must_wait, own_objects};
@@ -71,7 +71,7 @@ pub enum ManifestError {
     },
     /// The manifest can be read but has mistakes.
     #[error(transparent)]
-    Problems(#[from] Problems),
+    Mistakes(#[from] ManifestMistakes),
 }
 
 impl Job {
@@ -107,7 +107,11 @@ impl Job {
     ///
     /// # Errors
     /// Every mistake in the manifest.
-    pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Self, Problems> {
+    pub fn parse(
+        text: &str,
+        file_name: &str,
+        environment: &Environment,
+    ) -> Result<Self, ManifestMistakes> {
         // Computed from the bytes of the file, because that is what `sha256sum` prints.
         let manifest_sha256 = Some(hex(&Sha256::digest(text)));
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -128,31 +132,33 @@ impl Job {
                 "split it into several jobs",
             ));
         }
-        let (root, mut issues) =
+        let (root, mut mistakes) =
             node::read(text, &|name| environment.text(name).map(str::to_owned));
         let mut secrets = Vec::new();
         if let Some(root) = root {
             let shaped = shape::check(&root, schema::shared());
-            issues.extend(shaped.issues);
+            mistakes.extend(shaped.mistakes);
             secrets = shaped.secrets;
             match serde_yaml::from_value::<ManifestFile>(shaped.value) {
                 Ok(file) => {
-                    let mut doubts = RefusedFields::new(issues.iter().map(|issue| &*issue.path));
-                    let built = build::build(file, &default_name(file_name), environment, &doubts);
-                    doubts.extend(built.findings.iter().map(|finding| &*finding.path));
-                    let broken = check::check_with(&built.job, &built.indices, &doubts);
-                    let place = |finding| place(finding, &shaped.places);
-                    issues.extend(built.findings.into_iter().chain(broken).map(place));
-                    if issues.is_empty() {
+                    let mut refused_fields =
+                        RefusedFields::new(mistakes.iter().map(|mistake| &*mistake.path));
+                    let partial =
+                        build::build(file, &default_name(file_name), environment, &refused_fields);
+                    refused_fields.extend(partial.mistakes.iter().map(|mistake| &*mistake.path));
+                    let broken = check::check_with(&partial.job, &partial.indices, &refused_fields);
+                    let place = |mistake| place(mistake, &shaped.places);
+                    mistakes.extend(partial.mistakes.into_iter().chain(broken).map(place));
+                    if mistakes.is_empty() {
                         return Ok(Self {
                             manifest_sha256,
-                            ..built.job
+                            ..partial.job
                         });
                     }
                 }
                 // A manifest that fits the schema loads. If the two ever disagree, this is an
                 // error like any other.
-                Err(error) => issues.push(Issue {
+                Err(error) => mistakes.push(MistakeAt {
                     at: root.at,
                     path: String::new(),
                     message: format!("the manifest cannot be loaded: {error}"),
@@ -160,18 +166,18 @@ impl Job {
                 }),
             }
         }
-        Err(Problems::new(file_name, text, issues, &secrets))
+        Err(ManifestMistakes::new(file_name, text, mistakes, &secrets))
     }
 }
 
-/// Puts a finding at the place of its field. For a field inherited from `defaults`, that is the
+/// Puts a mistake at the place of its field. For a field inherited from `defaults`, that is the
 /// place of the default; for a field that is nowhere in the file, it is the place of its parent.
-fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
-    let Finding {
+fn place(mistake: Mistake, places: &BTreeMap<String, Range<usize>>) -> MistakeAt {
+    let Mistake {
         path,
         message,
         remedy,
-    } = finding;
+    } = mistake;
     let shared = path
         .strip_prefix("transfers[")
         .and_then(|rest| rest.split_once("]."))
@@ -183,7 +189,7 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
             .and_then(|shared| places.get_key_value(shared))
     };
     if let (None, Some((shared, at))) = (exact, inherited()) {
-        return Issue {
+        return MistakeAt {
             at: at.clone(),
             path: shared.clone(),
             message,
@@ -200,7 +206,7 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
             },
         }
     };
-    Issue {
+    MistakeAt {
         at,
         path,
         message,
@@ -227,7 +233,7 @@ fn default_name(file_name: &str) -> String {
     }
 }
 
-fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> Problems {
+fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> ManifestMistakes {
     let mut text = String::from_utf8_lossy(&bytes[..valid]).into_owned();
     let rest = String::from_utf8_lossy(&bytes[valid..]);
     text.push_str(rest.lines().next().unwrap_or_default());
@@ -247,12 +253,12 @@ fn whole_file(
     at: Range<usize>,
     message: &str,
     remedy: &str,
-) -> Problems {
+) -> ManifestMistakes {
     let (message, remedy) = (message.to_owned(), remedy.to_owned());
-    Problems::new(
+    ManifestMistakes::new(
         file_name,
         text,
-        vec![Issue {
+        vec![MistakeAt {
             at,
             path: String::new(),
             message,

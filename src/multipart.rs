@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
 pub(crate) use self::abort::{
-    Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at, was_begun_between,
+    Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at,
+    was_created_between,
 };
 use self::late::LateCreate;
 use crate::awake::AwakeInstant;
@@ -36,8 +37,8 @@ use crate::checksum;
 use crate::location::ObjectKey;
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{
-    Attributes, Begun, Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, OpenUpload,
-    Operation, Page, PartDone, PartsPage, SourcePin,
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CreatedUpload, Failure, FailureKind,
+    OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin,
 };
 use crate::size::display_duration;
 
@@ -94,7 +95,7 @@ impl MultipartUpload {
     /// Creates an upload for a caller that calls [`MultipartUpload::refused_twins`] and
     /// [`MultipartUpload::late_twins`] later, when the server is less busy. A request that hangs is
     /// sent once more.
-    pub(crate) async fn begin(
+    pub(crate) async fn create(
         bucket: &Bucket,
         key: &ObjectKey,
         attributes: &Attributes,
@@ -113,23 +114,23 @@ impl MultipartUpload {
         bucket: &Bucket,
         key: &ObjectKey,
         attributes: &Attributes,
-        answer: Answer<Begun>,
+        answer: Answer<CreatedUpload>,
         before: Timestamp,
     ) -> Result<Self, Failure> {
-        let (bucket, key, begun) = (bucket.for_upload(), key.clone(), answer.value);
+        let (bucket, key, created) = (bucket.for_upload(), key.clone(), answer.value);
         let declared = Arc::new(OnceLock::from(attributes.checksum));
         let mut upload = Self {
             bucket,
             key,
-            id: begun.id,
+            id: created.id,
             declared,
-            kms: begun.kms,
-            since: begun.since,
+            kms: created.kms,
+            since: created.since,
             strays: Vec::new(),
             refused: None,
             late: Vec::new(),
         };
-        if let Some(elsewhere) = &begun.elsewhere {
+        if let Some(elsewhere) = &created.elsewhere {
             return Err(Box::pin(upload.refuse(elsewhere)).await);
         }
         if answer.maybe_twice {
@@ -176,7 +177,7 @@ impl MultipartUpload {
     /// Adds facts about the creation of the upload: a time just before it, and whether a KMS or
     /// customer key encrypts the object.
     #[must_use]
-    pub(crate) fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
+    pub(crate) fn created_at(self, initiated: Timestamp, kms: bool) -> Self {
         let by_server = self.bucket.client().earliest(SystemTime::from(initiated));
         let since = by_server.and_then(|since| since.checked_sub(CLOCK_TOLERANCE).ok());
         Self { kms, since, ..self }
@@ -188,7 +189,7 @@ impl MultipartUpload {
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
-            bucket: self.bucket.tidying_up(),
+            bucket: self.bucket.for_cleanup(),
             ..self.clone()
         }
     }

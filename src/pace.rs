@@ -11,6 +11,7 @@
 //! ([`outage::Outage`]). The learned rates go into the journal ([`learned::Learned`]).
 
 mod answers;
+pub mod concurrency;
 pub mod gate;
 mod lane;
 pub mod latency;
@@ -24,7 +25,6 @@ pub mod retry;
 pub mod slots;
 pub mod speed;
 mod trust;
-pub mod width;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::awake::AwakeInstant;
 use crate::manifest::job::Limits;
 use crate::s3::{Failure, FailureKind, Operation, RequestClass};
+use concurrency::Answered;
 use gate::Gate;
 use lane::LanePass;
 pub use lane::Lanes;
@@ -44,7 +45,6 @@ use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
 pub use slots::{Slot, Slots};
 use speed::{Speed, SpeedEstimate};
-use width::Answered;
 
 /// The bytes in one cell of the byte gate. A cell is coarse, so that a part of 5 GiB takes 20,480
 /// cells and not billions.
@@ -247,7 +247,7 @@ impl Pacer {
         lanes.truncate(learned::MOST);
         Learned {
             lanes,
-            width: self.slots.in_flight().1,
+            concurrency: self.slots.in_flight().1,
         }
     }
 
@@ -268,7 +268,7 @@ impl Pacer {
             let lanes = self.lanes_of(endpoint, lane.bucket.clone(), lane.class);
             lanes.recall(learned.lanes[at..].iter().filter(|other| same(other)), now);
         }
-        self.slots.start_at(learned.width);
+        self.slots.start_at(learned.concurrency);
     }
 
     /// Returns the endpoints that do not answer now: the name, for how long, and the last failure.

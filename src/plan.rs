@@ -3,16 +3,16 @@
 //! - [`remap`] maps a key to its key at the destination.
 //! - [`decide`] compares an entry with the object at the destination, and chooses the route by
 //!   size. [`existing`] compares the attributes of that object with those that the job sets.
-//!   [`detour`] chooses another route if the usual one is not safe on the server.
+//!   [`workaround`] chooses another route if the usual one is not safe on the server.
 //! - [`condition`] chooses the condition of the write.
 //! - [`archive`] chooses how an archived object is restored.
 //! - [`history`] finds the versions of a key that the destination lacks.
 //! - [`in_place`] finds the objects that need an in-place change.
 //! - [`parts`] divides an object into byte ranges. [`replay`] keeps the boundaries of the source,
 //!   and thereby a multipart `ETag`.
-//! - [`attributes`] decides which attributes the new object gets, and [`concede`] which to leave
-//!   out if a server refuses some of them. [`asked`] finds the differences between a published
-//!   object and the request. [`loss`] names lost attributes.
+//! - [`attributes`] decides which attributes the new object gets, and [`attribute_fallback`] which
+//!   to leave out if a server refuses some of them. [`asked`] finds the differences between a
+//!   published object and the request. [`loss`] names lost attributes.
 //! - [`adopt`] finds unknown open uploads that can be adopted.
 //! - [`cause`] counts failures by their cause, [`unlisted`] failed lists by their reason, and
 //!   [`unchanged`] objects that are left alone. [`empty`] names selections without a match.
@@ -22,14 +22,13 @@
 pub mod adopt;
 pub mod archive;
 pub mod asked;
+pub mod attribute_fallback;
 pub mod attributes;
 pub mod carried;
 pub mod cause;
-pub mod concede;
 pub mod condition;
 pub mod cost;
 pub mod decide;
-pub mod detour;
 pub mod empty;
 pub mod existing;
 pub mod history;
@@ -41,3 +40,4 @@ pub mod replay;
 pub mod totals;
 pub mod unchanged;
 pub mod unlisted;
+pub mod workaround;

@@ -30,19 +30,19 @@ use crate::listing::{Entry, ListingItem, local};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
 use crate::plan::condition::DestinationState;
-use crate::plan::decide::{Basis, Decision, Origin, Reason, Route, Skip, route};
-use crate::plan::detour::{detour, finds_parts_of};
+use crate::plan::decide::{Basis, Decision, Reason, Route, Skip, SourceKind, route};
 use crate::plan::parts::{Capacity, PartLayout, UPLOAD_PART};
 use crate::plan::replay;
+use crate::plan::workaround::{accepts_key_as_part_source, workaround};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
 use compare::AskedSides;
-pub use history::{Following, HistoryStep};
+pub use history::{HistoryStep, VersionChain};
 pub(crate) use in_place::Difference;
 pub use misses::Misses;
 pub use ranges::MOST_RANGES;
-pub use steps::{Held, Hunger, News, Planning, Steps};
-use steps::{Outbox, PlanSender};
+use steps::{BatchSender, PlanSender};
+pub use steps::{Demand, PlanEvent, Planning, StepPermits, Steps};
 
 /// The most HEADs in flight at once where listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
@@ -72,30 +72,30 @@ pub struct Step {
     /// The route if its size stays as listed.
     pub route: Route,
     /// The state of its destination key when it was planned.
-    pub seen: DestinationState,
+    pub destination_state: DestinationState,
     /// Its number in the journal, once it has one.
     pub object: Option<u64>,
-    /// Its position among the versions of its key, if all of them are copied.
-    pub turn: Option<Box<HistoryStep>>,
+    /// The versions of its key before and after this one, if all of them are copied.
+    pub history: Option<Box<HistoryStep>>,
     /// Set if an earlier session of the run may have copied the object. Holds the reason to skip it
     /// if that cannot be proven.
-    pub found: Option<Skip>,
+    pub maybe_ours: Option<Skip>,
 }
 
 impl Step {
     /// Returns a step that only names an object, without any request to send.
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
-        let (route, seen) = (Route::Copy, DestinationState::Unknown);
+        let (route, destination_state) = (Route::Copy, DestinationState::Unknown);
         Self {
             entry,
             key,
             reason: Reason::Missing,
             route,
-            seen,
+            destination_state,
             object: None,
-            turn: None,
-            found: None,
+            history: None,
+            maybe_ours: None,
         }
     }
 }
@@ -174,13 +174,13 @@ enum Next {
 }
 
 impl Sides {
-    /// Returns the origin of the bytes: a bucket, or this machine.
+    /// Returns the kind of the source: a bucket, or this machine.
     #[must_use]
-    pub fn origin(&self) -> Origin {
+    pub fn source_kind(&self) -> SourceKind {
         if self.source.is_some() {
-            Origin::Bucket
+            SourceKind::Bucket
         } else {
-            Origin::Local
+            SourceKind::Local
         }
     }
 
@@ -216,12 +216,12 @@ impl Sides {
         let capabilities = self.destination.capabilities();
         route(
             size,
-            self.origin(),
+            self.source_kind(),
             &self.transfer.parts,
             capabilities,
             self.capacity(),
         )
-        .and_then(|route| detour(route, size, source, self.transfer.when, capabilities))
+        .and_then(|route| workaround(route, size, source, self.transfer.when, capabilities))
         .map_err(|error| {
             let operation = Operation::CreateMultipartUpload;
             Failure::new(
@@ -274,19 +274,21 @@ impl Sides {
     /// planner finds the copies that exist.
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
-        let (exit, planning) = PlanSender::channel();
-        let (sides, told) = (self.clone(), exit.clone());
+        let (sender, planning) = PlanSender::channel();
+        let (sides, panic_sender) = (self.clone(), sender.clone());
         let place = self.transfer.to.location.to_string();
         let planned = tokio::spawn(async move {
             // If the receiver is gone, the run stops and needs no more plans.
             let _ = match sides.transfer.versions {
-                Versions::All => sides.run_histories(resume, exit).await,
-                Versions::Current | Versions::AsOf(_) => sides.run(resume, exit).await,
+                Versions::All => sides.run_histories(resume, sender).await,
+                Versions::Current | Versions::AsOf(_) => sides.run(resume, sender).await,
             };
         });
         tokio::spawn(async move {
             if planned.await.is_err_and(|error| error.is_panic()) {
-                let _ = Outbox::new(0, told).send(Planned::panicked(place)).await;
+                let _ = BatchSender::new(0, panic_sender)
+                    .send(Planned::panicked(place))
+                    .await;
             }
         });
         planning
@@ -370,13 +372,13 @@ impl Sides {
         entry: Entry,
         key: ObjectKey,
         decision: Decision,
-        seen: DestinationState,
+        destination_state: DestinationState,
     ) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
             // The lists say that the destination is newer, and HEAD did not contradict them.
             Decision::Ask(_) => Planned::Skip(Box::new(entry), key, Skip::equal(Basis::Time)),
-            Decision::Copy(reason) => self.step(entry, key, reason, seen),
+            Decision::Copy(reason) => self.step(entry, key, reason, destination_state),
         }
     }
 
@@ -386,7 +388,7 @@ impl Sides {
         entry: Entry,
         key: ObjectKey,
         reason: Reason,
-        seen: DestinationState,
+        destination_state: DestinationState,
     ) -> Planned {
         let route = match (entry.archive, self.transfer.archived) {
             (ArchiveState::Readable, _) => self.listed_route(&entry, &key),
@@ -398,7 +400,7 @@ impl Sides {
             Ok(route) => Planned::Step(Box::new(Step {
                 reason,
                 route,
-                seen,
+                destination_state,
                 ..Step::without_work(entry, key)
             })),
             Err(failure) => self.failed(&entry, failure),
@@ -419,7 +421,7 @@ impl Sides {
             return Ok(usual);
         };
         let destination = self.destination.capabilities();
-        if !finds_parts_of(&entry.key, destination) {
+        if !accepts_key_as_part_source(&entry.key, destination) {
             return Ok(usual);
         }
         Ok(replay::by_etag(entry.size, etag, source.capabilities(), destination).unwrap_or(usual))

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-pub use self::clean::{Left, Thing};
+pub use self::clean::{Leftover, LeftoverKind};
 pub(crate) use self::doubts::false_date;
 pub use self::finding::{
     AttributeFinding, Claim, How, ProbeAnswer, ProbeFinding, ProbeVerdict, RequestFinding, Value,
@@ -71,7 +71,7 @@ pub struct Probe {
     /// The contradiction in the date that the server gave to an upload, if it makes dates up.
     pub false_date: Option<String>,
     /// The objects and uploads that the probe created and could not remove.
-    pub left: Vec<Left>,
+    pub left: Vec<Leftover>,
     /// True if the probe was stopped before all questions were asked.
     pub stopped: bool,
 }
@@ -231,7 +231,7 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
 }
 
 /// Adds the things that are left behind to a failure that prevented findings.
-fn with_left(failure: Failure, left: &[Left]) -> Failure {
+fn with_left(failure: Failure, left: &[Leftover]) -> Failure {
     let Some(first) = left.first() else {
         return failure;
     };

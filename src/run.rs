@@ -19,7 +19,7 @@ use crate::journal::state::RunState;
 use crate::journal::{
     self, Intent, Journal, JournalError, LeaseTerms, Location, Opened, RunDecision,
 };
-use crate::manifest::Finding;
+use crate::manifest::Mistake;
 use crate::manifest::job::{Job, JournalPlace};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::report::run_name;
@@ -46,7 +46,7 @@ pub struct Run<'a> {
 pub enum RunError {
     /// The job has mistakes. No request was sent.
     #[error("{}", list(.0))]
-    Job(Vec<Finding>),
+    Job(Vec<Mistake>),
     /// A bucket cannot be used at all.
     #[error(transparent)]
     Refused(#[from] Failure),
@@ -61,7 +61,7 @@ impl<'a> Run<'a> {
     pub fn new(job: &'a Job) -> Self {
         let journal = match &job.journal {
             JournalPlace::Directory(path) => Some(path.clone()),
-            JournalPlace::Usual | JournalPlace::Nowhere | JournalPlace::Prefix(_) => None,
+            JournalPlace::Default | JournalPlace::Disabled | JournalPlace::Prefix(_) => None,
         };
         Self {
             job,
@@ -147,10 +147,10 @@ impl<'a> Run<'a> {
     }
 
     /// Returns the mistakes of the job, and the settings that only the command supports.
-    fn mistakes(&self) -> Vec<Finding> {
+    fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = self.job.check();
         let mut refuse = |path: &str, message: &str, remedy: &str| {
-            mistakes.push(Finding {
+            mistakes.push(Mistake {
                 path: path.to_owned(),
                 message: message.to_owned(),
                 remedy: remedy.to_owned(),
@@ -209,7 +209,7 @@ async fn open_journal(
 }
 
 /// Lists the mistakes of a job, one per line.
-fn list(findings: &[Finding]) -> String {
-    let lines: Vec<_> = findings.iter().map(Finding::to_string).collect();
+fn list(mistakes: &[Mistake]) -> String {
+    let lines: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
     lines.join("\n")
 }

@@ -56,7 +56,7 @@ use crate::location::{BucketName, ObjectKey};
 
 pub use crate::manifest::job::{Access, CannedAcl, Encryption};
 pub use blob::SmallObject;
-pub use bodies::Trial;
+pub use bodies::SignedRetry;
 pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use customer_key::{CustomerKey, NoCustomerKey};
@@ -121,7 +121,7 @@ pub enum ChecksumKind {
     Composite,
     /// The server does not state the kind. Equal values prove equal bytes, but different values
     /// prove nothing, and the value cannot be compared with a computed one.
-    Untold,
+    Unstated,
 }
 
 /// A checksum as S3 reports it: base64 of the big-endian bytes. Composite values omit the suffix
@@ -380,7 +380,7 @@ pub struct PartDone {
 
 /// An upload that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub struct CreatedUpload {
     /// The upload id.
     pub id: String,
     /// True if a KMS or customer key will encrypt the object. Then neither its `ETag` nor those of

@@ -24,7 +24,7 @@ use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::Sides;
 use crate::s3::Failure;
 use pair::Pair;
-use walk::{Task, Walk};
+use walk::{PairWalk, Task};
 
 /// The number of pairs that are compared at once.
 const AT_ONCE: usize = 256;
@@ -189,7 +189,7 @@ pub async fn transfer(
     deep: Deep,
     mut observe: impl FnMut(&VerifyFinding),
 ) -> Counts {
-    let walk = Walk::new(sides);
+    let walk = PairWalk::new(sides);
     let mut counts = Counts {
         looked_for_extra: walk.why_not_extra().is_none(),
         why_not_extra: walk.why_not_extra(),
@@ -213,7 +213,7 @@ pub async fn transfer(
                     Task::Compare(step, found) => {
                         Settled::Found(Pair::of_step(sides, &step).settle(&found, deep).await)
                     }
-                    Task::Surplus(entry, source) => walk::surplus(sides, &entry, source)
+                    Task::Extra(entry, source) => walk::extra(sides, &entry, source)
                         .await
                         .map_or(Settled::Nothing, Settled::Found),
                 }

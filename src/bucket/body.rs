@@ -155,7 +155,7 @@ impl Bucket {
             Err(failure) if *failure.kind() == FailureKind::Denied && !was_signed => failure,
             answer => return answer,
         };
-        let Some(trial) = self.client.trial().await else {
+        let Some(signed_retry) = self.client.signed_retry().await else {
             return Err(denied);
         };
         tracing::debug!(failure = %denied, "will be sent again with its body signed");
@@ -166,7 +166,7 @@ impl Bucket {
             ..self.clone()
         };
         let signed = Box::pin(again(signing)).await;
-        trial.ended(signed.as_ref().err().map(Failure::kind));
+        signed_retry.ended(signed.as_ref().err().map(Failure::kind));
         match signed {
             Err(failure) if *failure.kind() == FailureKind::Denied => Err(denied),
             Err(failure) => Err(failure),

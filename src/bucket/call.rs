@@ -35,7 +35,7 @@ pub(super) enum Repeat {
 /// turn at a throttled rate, does not use it up. Neither does an outage, which has one clock for
 /// all requests.
 #[derive(Debug, Default)]
-struct Tries {
+struct AttemptState {
     /// The number of requests that were sent.
     attempts: u32,
     /// Set if a request other than the answered one may have taken effect.
@@ -51,8 +51,8 @@ struct Tries {
     held: Duration,
 }
 
-impl Tries {
-    /// Returns the tries of a request whose caller has already waited `before` for its outcome.
+impl AttemptState {
+    /// Returns the state of a request whose caller has already waited `before` for its outcome.
     fn after(before: Duration) -> Self {
         Self {
             is_late: !before.is_zero(),
@@ -139,25 +139,25 @@ impl Bucket {
     {
         let lanes = self.lanes(operation.class());
         let full_limit = self.retry.time_limit(operation, bytes);
-        let mut tries = Tries::after(self.waited);
+        let mut state = AttemptState::after(self.waited);
         let mut parked = None;
         loop {
             // The time without credentials has its own clock and does not use up patience.
             let unsigned = self
                 .credentials(operation, key)
                 .await
-                .map_err(|failure| failure.after(tries.attempts.max(1)))?;
+                .map_err(|failure| failure.after(state.attempts.max(1)))?;
             let Some(admitted) = self
-                .admitted(at, operation, bytes, tries.attempts, parked.take())
+                .admitted(at, operation, bytes, state.attempts, parked.take())
                 .await
             else {
-                return Err(self.stopped(operation, key).after(tries.attempts));
+                return Err(self.stopped(operation, key).after(state.attempts));
             };
             let mut admitted =
                 admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
-            tries.begin(unsigned + admitted.pass.held + admitted.limited);
-            admitted.pass.attempt = tries.attempts;
-            let silent = tries.silent().max(admitted.pass.down_for);
+            state.begin(unsigned + admitted.pass.held + admitted.limited);
+            admitted.pass.attempt = state.attempts;
+            let silent = state.silent().max(admitted.pass.down_for);
             let limit = self.attempt_limit(operation, full_limit, silent);
             let (began, credentials) = (Instant::now(), self.client.credentials());
             let awake_since = AwakeInstant::at(began);
@@ -172,22 +172,24 @@ impl Bucket {
             };
             let sent = tokio::select! {
                 sent = self.once_or_more(one, admitted, &attempt) => sent,
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(tries.attempts)),
+                () = self.halt.cancelled() => {
+                    return Err(self.stopped(operation, key).after(state.attempts));
+                }
             };
-            tries.attempts += sent.requests - 1;
-            tries.maybe_twice |= sent.requests > 1;
+            state.attempts += sent.requests - 1;
+            state.maybe_twice |= sent.requests > 1;
             let silence = sent.answer.as_ref().err().copied();
             let is_unserved = silence.is_some_and(|silence| silence.served.is_some());
-            tries.is_late = silence.is_some() && !is_unserved;
+            state.is_late = silence.is_some() && !is_unserved;
             let outcome = self.learned(&one, sent);
             let failure = match outcome {
                 Ok(value) => {
                     self.client.accepted(credentials, began);
-                    return Ok(tries.answered(value));
+                    return Ok(state.answered(value));
                 }
                 Err(failure) => {
-                    match Box::pin(self.judged(failure, key, &mut tries.doubts)).await {
-                        RefusalVerdict::Stands(failure) => failure.after(tries.attempts),
+                    match Box::pin(self.judged(failure, key, &mut state.doubts)).await {
+                        RefusalVerdict::Stands(failure) => failure.after(state.attempts),
                         RefusalVerdict::Again => {
                             self.pacer.retried();
                             continue;
@@ -200,10 +202,10 @@ impl Bucket {
             if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
-            tries.failed(&failure, silence, awake_since);
+            state.failed(&failure, silence, awake_since);
             let waited = match &self.contact {
                 Some(contact) => contact.elapsed(),
-                None => tries.waited(),
+                None => state.waited(),
             };
             // Boxed, because most requests never fail.
             let pause = self.pause_after(failure, waited, operation, key);
@@ -218,7 +220,9 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // Without the stop, the request would be sent again, so the error names the stop.
-                () = self.waits_in_vain(operation, at, tries.attempts) => return Err(self.stopped(operation, key).after(tries.attempts)),
+                () = self.waits_in_vain(operation, at, state.attempts) => {
+                    return Err(self.stopped(operation, key).after(state.attempts));
+                }
             }
         }
     }
@@ -236,7 +240,7 @@ impl Bucket {
                 lasted,
                 served: Some(served),
             }) => {
-                self.pacer.slots().narrow(served);
+                self.pacer.slots().reduce(served);
                 drop(sent.admitted);
                 return Err(self.unserved_connection(served, lasted, operation, attempt.key));
             }
@@ -292,7 +296,7 @@ impl Bucket {
                 .as_ref()
                 .map_or(wait, |contact| contact.pause(wait)),
             None if let Some(contact) = &self.contact => {
-                return Err(contact.given_up(self.in_its_network(failure)));
+                return Err(contact.note_patience(self.in_its_network(failure)));
             }
             // The whole endpoint is silent: the request waits until the outage or its patience
             // ends.

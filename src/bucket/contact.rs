@@ -87,8 +87,8 @@ impl Contact {
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
     }
 
-    /// Adds the patience to a failure for which it is used up.
-    pub(super) fn given_up(&self, failure: Failure) -> Failure {
+    /// Notes the patience on a failure for which it is used up.
+    pub(super) fn note_patience(&self, failure: Failure) -> Failure {
         if !failure.kind().may_pass_later() || !self.left().is_zero() {
             return failure;
         }

@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use super::{Answer, Bucket, Repeat};
 use crate::location::ObjectKey;
 use crate::s3::progress::carried;
-use crate::s3::{Attributes, Begun, Failure, FailureKind, Operation};
+use crate::s3::{Attributes, CreatedUpload, Failure, FailureKind, Operation};
 
 /// A Create that was still unanswered when another one had created the upload.
-pub(crate) type Overtaken = JoinHandle<Result<Begun, Failure>>;
+pub(crate) type Overtaken = JoinHandle<Result<CreatedUpload, Failure>>;
 
 /// The requests of one call.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Bucket {
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<(Answer<Begun>, Vec<Overtaken>), Failure> {
+    ) -> Result<(Answer<CreatedUpload>, Vec<Overtaken>), Failure> {
         let creates = Arc::new(Mutex::new(Creates::default()));
         let send = || {
             let (client, bucket) = (self.client.clone(), self.name.clone());
@@ -70,7 +70,7 @@ impl Bucket {
 }
 
 impl Future for Create {
-    type Output = Result<Begun, Failure>;
+    type Output = Result<CreatedUpload, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(task) = &mut self.task else {

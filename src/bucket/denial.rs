@@ -38,7 +38,7 @@ impl Bucket {
     }
 
     /// Returns this bucket with denials accepted at once.
-    pub(super) fn without_doubt(&self) -> Self {
+    pub(super) fn trusting_denials(&self) -> Self {
         Self {
             retry: RetryPolicy {
                 doubt: Duration::ZERO,

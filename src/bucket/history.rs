@@ -2,8 +2,8 @@
 //!
 //! A copy into a bucket with versions must not simply be repeated: an attempt whose answer was lost
 //! may have created a version, and a repetition would create another one. So s3haul first lists the
-//! key. If its newest version differs from that before the copy ([`Tip`]), the attempt took effect
-//! and is not repeated.
+//! key. If its newest version differs from that before the copy ([`LatestVersion`]), the attempt
+//! took effect and is not repeated.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::s3::{
 
 /// The newest version of a key, or its newest delete marker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tip {
+pub enum LatestVersion {
     /// The key has no version and no delete marker.
     Nothing,
     /// The version with this id.
@@ -39,7 +39,7 @@ pub(super) enum KnownVersioning {
     NoAnswer,
 }
 
-impl From<Option<String>> for Tip {
+impl From<Option<String>> for LatestVersion {
     /// Converts the version in the answer to a write.
     fn from(version: Option<String>) -> Self {
         version.map_or(Self::Unknown, Self::Version)
@@ -166,30 +166,30 @@ impl Bucket {
         }
     }
 
-    /// Copies `source` of `size` bytes, once, as the version of `key` that follows `tip`.
+    /// Copies `source` of `size` bytes, once, as the version of `key` that follows `latest`.
     pub(crate) async fn append_copy(
         &self,
         source: &SourcePin,
         size: u64,
         key: &ObjectKey,
         attributes: &Attributes,
-        tip: &Tip,
+        latest: &LatestVersion,
     ) -> Result<Answer<Written>, Failure> {
-        self.append(Operation::CopyObject, key, size, tip, || {
+        self.append(Operation::CopyObject, key, size, latest, || {
             self.client
                 .copy_object(source, &self.name, key, attributes, &WriteCondition::None)
         })
         .await
     }
 
-    /// Writes a delete marker, once, as the version of `key` that follows `tip`. It removes no
+    /// Writes a delete marker, once, as the version of `key` that follows `latest`. It removes no
     /// version.
     pub(crate) async fn append_marker(
         &self,
         key: &ObjectKey,
-        tip: &Tip,
+        latest: &LatestVersion,
     ) -> Result<Answer<Written>, Failure> {
-        self.append(Operation::DeleteObject, key, 0, tip, || async {
+        self.append(Operation::DeleteObject, key, 0, latest, || async {
             let version = Some(self.client.put_delete_marker(&self.name, key).await?);
             Ok(Written {
                 version,
@@ -204,7 +204,7 @@ impl Bucket {
         operation: Operation,
         key: &ObjectKey,
         bytes: u64,
-        tip: &Tip,
+        latest: &LatestVersion,
         attempt: impl Fn() -> F,
     ) -> Result<Answer<Written>, Failure>
     where
@@ -226,7 +226,7 @@ impl Bucket {
                 Err(failure) => failure,
             };
             attempts += failure.details().attempts;
-            let unknown = failure.kind().outcome_unknown() && *tip != Tip::Unknown;
+            let unknown = failure.kind().outcome_unknown() && *latest != LatestVersion::Unknown;
             let wait =
                 match self
                     .retry
@@ -242,7 +242,9 @@ impl Bucket {
                 () = self.waits_in_vain(operation, key.as_str(), attempts) => return Err(self.stopped(operation, Some(key)).after(attempts)),
             }
             let newest = self.newest_version(key).await?;
-            if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {
+            if let Some(made) =
+                newest.filter(|newest| *latest != LatestVersion::Version(newest.id.clone()))
+            {
                 // A delete marker has no ETag.
                 let etag = match made.etag {
                     Some(etag) => etag,

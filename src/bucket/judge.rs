@@ -172,9 +172,10 @@ impl Bucket {
         let Some(signed) = failure.details().signed else {
             return false;
         };
-        let is_told = *failure.kind() == FailureKind::ClockSkew;
+        let server_blames_clock = *failure.kind() == FailureKind::ClockSkew;
         // The clock may have been set between the signature and the answer.
-        self.client.correct_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
+        self.client.correct_clock(&signed, server_blames_clock)
+            || (server_blames_clock && doubts.clocks == 0)
     }
 
     fn without_valid_credentials(

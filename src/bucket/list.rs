@@ -37,7 +37,11 @@ impl Bucket {
         // A policy may allow one prefix and deny another. So a 403 for the first page is not
         // retried.
         let goes_on = token.is_some() || after.is_some();
-        let asks = if goes_on { self } else { &self.without_doubt() };
+        let asks = if goes_on {
+            self
+        } else {
+            &self.trusting_denials()
+        };
         asks.list_at(Operation::ListObjects, after.unwrap_or(prefix), list)
             .await
     }

@@ -28,7 +28,7 @@ impl Bucket {
     #[must_use]
     pub(crate) fn parking_copies(&self) -> Self {
         Self {
-            parks: Parks::Copies,
+            parkable: ParkableRequests::Copies,
             ..self.clone()
         }
     }
@@ -37,7 +37,7 @@ impl Bucket {
     #[must_use]
     pub(crate) fn parking_heads(&self) -> Self {
         Self {
-            parks: Parks::Heads,
+            parkable: ParkableRequests::Heads,
             ..self.clone()
         }
     }
@@ -120,17 +120,19 @@ impl Bucket {
     }
 
     fn may_park(&self, operation: Operation) -> bool {
-        match self.parks {
-            Parks::Nothing => false,
-            Parks::Copies => matches!(operation, Operation::CopyObject | Operation::UploadPartCopy),
-            Parks::Heads => operation == Operation::HeadObject,
+        match self.parkable {
+            ParkableRequests::Nothing => false,
+            ParkableRequests::Copies => {
+                matches!(operation, Operation::CopyObject | Operation::UploadPartCopy)
+            }
+            ParkableRequests::Heads => operation == Operation::HeadObject,
         }
     }
 }
 
 /// The kind of request that gives its slot back while it waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Parks {
+pub(super) enum ParkableRequests {
     #[default]
     Nothing,
     Copies,

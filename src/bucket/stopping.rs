@@ -33,7 +33,7 @@ pub(super) enum Purpose {
 impl Bucket {
     /// Returns this bucket for requests that clean up after the run and do not end with it.
     #[must_use]
-    pub(crate) fn tidying_up(&self) -> Self {
+    pub(crate) fn for_cleanup(&self) -> Self {
         Self {
             purpose: Purpose::CleanUp,
             ..self.halted_by(CancellationToken::new())
@@ -112,7 +112,7 @@ impl Bucket {
             | Operation::UploadPartCopy => return true,
             Operation::HeadObject | Operation::CopyObject | Operation::PutObject => LONGEST_WAIT,
             // An object that was started may need this request to be completed.
-            _ => self.retry.drain.saturating_sub(self.retry.tidying()),
+            _ => self.retry.drain.saturating_sub(self.retry.cleanup_time()),
         };
         lanes.queue_delay(at, self.pacer.elapsed()) > longest_wait
     }

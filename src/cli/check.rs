@@ -15,8 +15,8 @@ use tracing::Level;
 
 use look::{CheckFinding, CheckFindings, CheckStatus, look};
 
+use super::job_environment::JobEnvironment;
 use super::journal::of_environment;
-use super::place::JobEnvironment;
 use super::shards::{GivenShard, require_number, state_prefix};
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, JobFile, Output, out, presence, say_json, say_line, termination};

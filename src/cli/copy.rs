@@ -6,14 +6,14 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::history::HistoryFlags;
+use super::job_environment::{JobEnvironment, SidesFlags};
 use super::journal::JournalFlags;
 use super::lease;
-use super::place::{JobEnvironment, SidesFlags};
 use super::run::{RunOptions, run};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::SetFlags;
 use super::signals::DrainFlags;
-use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, plan, word};
+use super::{CliError, EndpointFlags, Exit, Output, local_source, plan, unused_flags, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
@@ -197,7 +197,7 @@ impl Copy {
         let mut transfers = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             let (from, pattern) = self.source(source)?;
-            self.idle(source, &from, pattern.is_some())?;
+            self.refuse_unused_flags(source, &from, pattern.is_some())?;
             let to = Destination {
                 endpoint: DEFAULT_ENDPOINT.to_owned(),
                 location: Self::destination_of(&location, &from, several)?,
@@ -223,7 +223,7 @@ impl Copy {
             self.select.apply(&mut transfer, source, pattern)?;
             transfer.keys.rename.clone_from(&self.rename);
             transfer.preserve = self.preserve.unwrap_or_default();
-            transfer.set = self.set.overrides();
+            transfer.set = self.set.set_values();
             transfer.customer_keys = self.set.keys.keys();
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
@@ -257,7 +257,7 @@ impl Copy {
         // Only the same copy resumes the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
-        self.journal.refuse_idle(&job)?;
+        self.journal.refuse_unused_flags(&job)?;
         job.count_from(Timestamp::now());
         Ok(job)
     }
@@ -281,7 +281,12 @@ impl Copy {
     }
 
     /// Refuses flags that have no effect for this source.
-    fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
+    fn refuse_unused_flags(
+        &self,
+        source: &str,
+        from: &Source,
+        is_pattern: bool,
+    ) -> Result<(), CliError> {
         let own = format!("leave out what is meant for another source, or copy {source} by itself");
         let remedy = if self.sources.len() > 1 {
             &own
@@ -294,7 +299,7 @@ impl Copy {
         ];
         if self.when != "changed" {
             let subject = format!("--when {}", self.when);
-            idle::refuse(
+            unused_flags::refuse(
                 &subject,
                 "compares no objects",
                 &compares,
@@ -302,7 +307,7 @@ impl Copy {
             )?;
         }
         if *from == Source::Stdin {
-            idle::refuse(
+            unused_flags::refuse(
                 "standard input",
                 "cannot be read before it is sent",
                 &compares,
@@ -312,7 +317,7 @@ impl Copy {
         recursive(self.recursive, source, from, is_pattern)?;
         if !matches!(from, Source::Files { .. }) {
             let symlinks = ("--symlinks", self.symlinks.is_some());
-            idle::refuse(
+            unused_flags::refuse(
                 source,
                 "is no directory on this machine",
                 &[symlinks],
@@ -332,15 +337,15 @@ impl Copy {
                 &self.history.of_source(),
             ]
             .concat();
-            idle::refuse(source, "is not in S3", &flags, remedy)?;
+            unused_flags::refuse(source, "is not in S3", &flags, remedy)?;
         }
         if matches!(from, Source::Object { .. } | Source::Stdin) {
             let why = "is one object, which always has to be there";
-            idle::refuse(source, why, &[("--empty", self.empty.is_some())], remedy)?;
+            unused_flags::refuse(source, why, &[("--empty", self.empty.is_some())], remedy)?;
         }
         if *from == Source::Stdin {
             let why = "cannot be read again, so that no journal is kept";
-            idle::refuse("standard input", why, &self.journal.of_going_on(), remedy)?;
+            unused_flags::refuse("standard input", why, &self.journal.of_going_on(), remedy)?;
         }
         Ok(())
     }
@@ -403,7 +408,7 @@ pub(super) fn recursive(
         Source::Files { path, .. } if path.as_path().is_file() => ("is a file", "leave that out"),
         _ => return Ok(()),
     };
-    idle::refuse(source, why, &[("--recursive", given)], remedy)
+    unused_flags::refuse(source, why, &[("--recursive", given)], remedy)
 }
 
 /// Returns a source in S3 as typed, and the glob that its wildcards stand for.

@@ -9,7 +9,7 @@ use tracing::Level;
 use super::out::{tell, tell_lines};
 use super::{Output, color, flags, mistakes, termination};
 use crate::journal::JournalError;
-use crate::manifest::{Finding, ManifestError};
+use crate::manifest::{ManifestError, Mistake};
 use crate::plan::unlisted::CommonCause;
 use crate::report::ReportError;
 use crate::s3::Failure;
@@ -135,37 +135,37 @@ pub(super) enum CliError {
 
 impl CliError {
     /// Returns one error for all mistakes in a job, if there are any.
-    pub(super) fn of_findings(findings: &[Finding]) -> Option<Self> {
-        let lines = findings
+    pub(super) fn of_mistakes(mistakes: &[Mistake]) -> Option<Self> {
+        let lines = mistakes
             .iter()
-            .map(|finding| format!("{}; {}", finding.message, finding.remedy));
-        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join(NEXT_ERROR)))
+            .map(|mistake| format!("{}; {}", mistake.message, mistake.remedy));
+        (!mistakes.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join(NEXT_ERROR)))
     }
 
     /// Returns one error for all mistakes in a job from the command line, whose transfers stand for
     /// these sources.
-    pub(super) fn of_flags(findings: &[Finding], sources: &[String]) -> Option<Self> {
-        let findings: Vec<_> = findings
+    pub(super) fn of_flags(mistakes: &[Mistake], sources: &[String]) -> Option<Self> {
+        let mistakes: Vec<_> = mistakes
             .iter()
-            .map(|finding| {
-                let mut finding = Finding {
-                    message: flags::spoken(&finding.message),
-                    remedy: flags::spoken(&finding.remedy),
-                    ..finding.clone()
+            .map(|mistake| {
+                let mut mistake = Mistake {
+                    message: flags::spoken(&mistake.message),
+                    remedy: flags::spoken(&mistake.remedy),
+                    ..mistake.clone()
                 };
                 // These arguments have no names.
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");
-                    if finding.remedy.contains(&name) || finding.remedy.contains("transfer") {
+                    if mistake.remedy.contains(&name) || mistake.remedy.contains("transfer") {
                         "copy them one after the other, each to a prefix of its own"
-                            .clone_into(&mut finding.remedy);
+                            .clone_into(&mut mistake.remedy);
                     }
-                    finding.message = finding.message.replace(&name, source);
+                    mistake.message = mistake.message.replace(&name, source);
                 }
-                finding
+                mistake
             })
             .collect();
-        Self::of_findings(&findings)
+        Self::of_mistakes(&mistakes)
     }
 
     pub(super) fn exit(&self) -> Exit {
@@ -218,24 +218,24 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
     let note =
         |message: String| Note::new(Level::ERROR, "error", message).with("exit", exit as i32);
     match error {
-        CliError::Manifest(ManifestError::Problems(problems)) => {
-            let lines = problems.as_slice().iter().map(|problem| {
-                let (file, line) = (problems.file_name(), problem.line);
-                format!("{file}:{line}: {}; {}", problem.message, problem.remedy)
+        CliError::Manifest(ManifestError::Mistakes(mistakes)) => {
+            let lines = mistakes.as_slice().iter().map(|mistake| {
+                let (file, line) = (mistakes.file_name(), mistake.line);
+                format!("{file}:{line}: {}; {}", mistake.message, mistake.remedy)
             });
             termination::set_reason(&lines.collect::<Vec<_>>().join(" "));
             if !telemetry::is_json() {
                 // The drawing escapes what it quotes.
-                let text = mistakes::draw(problems, color::is_on(choice, &io::stderr()));
+                let text = mistakes::draw(mistakes, color::is_on(choice, &io::stderr()));
                 tell_lines(&note(String::new()).in_text(text.trim_end()), true);
                 return exit;
             }
-            for problem in problems.as_slice() {
-                let note = note(format!("{}; {}", problem.message, problem.remedy))
-                    .with("file", problems.file_name())
-                    .with("line", problem.line)
-                    .with("column", problem.column)
-                    .with("field", &problem.path);
+            for mistake in mistakes.as_slice() {
+                let note = note(format!("{}; {}", mistake.message, mistake.remedy))
+                    .with("file", mistakes.file_name())
+                    .with("line", mistake.line)
+                    .with("column", mistake.column)
+                    .with("field", &mistake.path);
                 tell(&note);
             }
         }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::idle::Flag;
+use super::unused_flags::Flag;
 use crate::manifest::job::{Archived, Restore, RestoreTier, Transfer, Versions};
 use crate::manifest::moment::Moment;
 

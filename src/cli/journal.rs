@@ -17,10 +17,10 @@ use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::idle::Flag;
-use super::place::{JobEnvironment, records_at};
+use super::job_environment::{JobEnvironment, records_at};
 use super::run::RunOptions;
-use super::{CliError, EndpointFlags, idle, lease, load, next, tidy, word};
+use super::unused_flags::{Flag, refuse, typed};
+use super::{CliError, EndpointFlags, lease, load, next, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, SampleResult};
 use crate::journal::event::{JournalEvent, RunInfo};
@@ -106,17 +106,17 @@ impl JournalFlags {
         let place = self
             .journal
             .as_ref()
-            .filter(|place| **place != JournalPlace::Nowhere);
+            .filter(|place| **place != JournalPlace::Disabled);
         let read = |place: OsString| place.to_str()?.parse().ok();
         let adopts = self.adopt.then_some(&true);
         [
-            ("--journal", idle::typed(place, JOURNAL, read)),
+            ("--journal", typed(place, JOURNAL, read)),
             ("--resume-anyway", self.resume_anyway),
             (
                 "--on-change",
-                idle::typed(self.on_change.as_ref(), ON_CHANGE, on_change),
+                typed(self.on_change.as_ref(), ON_CHANGE, on_change),
             ),
-            ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
+            ("--adopt", typed(adopts, ADOPT, |_| Some(true))),
             self.of_waiting(),
         ]
     }
@@ -125,30 +125,27 @@ impl JournalFlags {
     pub(super) fn of_one_journal(&self) -> [Flag; 4] {
         let read = |place: OsString| place.to_str()?.parse().ok();
         [
-            (
-                "--journal",
-                idle::typed(self.journal.as_ref(), JOURNAL, read),
-            ),
+            ("--journal", typed(self.journal.as_ref(), JOURNAL, read)),
             ("--fresh", self.fresh),
             ("--resume-anyway", self.resume_anyway),
             (
                 "--on-change",
-                idle::typed(self.on_change.as_ref(), ON_CHANGE, on_change),
+                typed(self.on_change.as_ref(), ON_CHANGE, on_change),
             ),
         ]
     }
 
     fn of_waiting(&self) -> Flag {
         let read = |text: OsString| duration(text.to_str()?).ok();
-        ("--wait", idle::typed(self.wait.as_ref(), WAIT, read))
+        ("--wait", typed(self.wait.as_ref(), WAIT, read))
     }
 
     /// Refuses to wait for a journal that the job does not keep.
-    pub(super) fn refuse_idle(&self, job: &Job) -> Result<(), CliError> {
-        if job.journal != JournalPlace::Nowhere {
+    pub(super) fn refuse_unused_flags(&self, job: &Job) -> Result<(), CliError> {
+        if job.journal != JournalPlace::Disabled {
             return Ok(());
         }
-        idle::refuse(
+        refuse(
             "this run",
             "keeps no journal, so that no other run can hold it",
             &[self.of_waiting()],
@@ -179,7 +176,7 @@ fn on_change(text: OsString) -> Option<OnChange> {
 pub(super) fn leave_out_own_files(job: &mut Job) {
     let journal = match &job.journal {
         JournalPlace::Directory(path) => Some(path.clone()),
-        JournalPlace::Nowhere | JournalPlace::Usual | JournalPlace::Prefix(_) => None,
+        JournalPlace::Disabled | JournalPlace::Default | JournalPlace::Prefix(_) => None,
     };
     let own: Vec<_> = job.report.json.iter().cloned().chain(journal).collect();
     for transfer in &mut job.transfers {
@@ -233,7 +230,7 @@ pub(super) async fn open(
     let opened = match reopened.await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
-            if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
+            if job.journal == JournalPlace::Default && !may_go_on(&location).await =>
         {
             tell(&format!(
                 "no journal is kept, so a run that is killed starts over: {error}"
@@ -242,7 +239,7 @@ pub(super) async fn open(
         }
         Err(error) => return Err(unusable(error)),
     };
-    if job.journal == JournalPlace::Usual {
+    if job.journal == JournalPlace::Default {
         tidy::ignore_in_git();
         if tidy::is_one_off(&job.name) {
             tidy::remove_old_copies(&job.name).await;
@@ -269,7 +266,7 @@ async fn begin(
 ) -> Result<Session, CliError> {
     let (decision, changes) = decide(opened.state(), &fingerprint, intent, job.on_change)?;
     let mut resumed = opened.resumed(decision);
-    if job.journal == JournalPlace::Usual {
+    if job.journal == JournalPlace::Default {
         notes::unproven_beside(&job.name, &mut resumed.unproven).await;
     }
     notes::unproven(&resumed.unproven, tell);
@@ -453,8 +450,8 @@ pub(super) async fn location(
         return Ok(None);
     }
     Ok(match &job.journal {
-        JournalPlace::Nowhere => None,
-        JournalPlace::Usual => Some(Location::Directory(Path::new(JOURNALS).join(&job.name))),
+        JournalPlace::Disabled => None,
+        JournalPlace::Default => Some(Location::Directory(Path::new(JOURNALS).join(&job.name))),
         JournalPlace::Directory(path) => Some(Location::Directory(path.clone())),
         JournalPlace::Prefix(uri) => {
             let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;

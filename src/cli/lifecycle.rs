@@ -98,8 +98,8 @@ fn limits(limits: &Limits) -> serde_json::Value {
 /// Returns the location of the journal as a manifest names it.
 fn journal_of(job: &Job) -> String {
     match &job.journal {
-        JournalPlace::Usual => format!("./.s3haul/{}", job.name),
-        JournalPlace::Nowhere => "none".to_owned(),
+        JournalPlace::Default => format!("./.s3haul/{}", job.name),
+        JournalPlace::Disabled => "none".to_owned(),
         JournalPlace::Directory(path) => path.display().to_string(),
         JournalPlace::Prefix(uri) => uri.to_string(),
     }

@@ -2,33 +2,33 @@
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use crate::manifest::Problems;
+use crate::manifest::ManifestMistakes;
 use crate::printable::{printable, printable_lines};
 
-/// Draws every problem at its line, and their number at the end.
+/// Draws every mistake at its line, and their number at the end.
 #[must_use]
-pub fn draw(problems: &Problems, colour: bool) -> String {
+pub fn draw(mistakes: &ManifestMistakes, colour: bool) -> String {
     let renderer = if colour {
         Renderer::styled()
     } else {
         Renderer::plain()
     };
     let mut out = String::new();
-    for excerpt in problems.excerpts() {
+    for excerpt in mistakes.excerpts() {
         let snippet = Snippet::source(excerpt.line)
-            .line_start(excerpt.problem.line)
-            .path(problems.file_name())
+            .line_start(excerpt.mistake.line)
+            .path(mistakes.file_name())
             .annotation(AnnotationKind::Primary.span(excerpt.underline));
-        let message = printable(&excerpt.problem.message);
+        let message = printable(&excerpt.mistake.message);
         let group = Level::ERROR
             .primary_title(&*message)
             .element(snippet)
-            .element(Level::HELP.message(printable(&excerpt.problem.remedy)));
+            .element(Level::HELP.message(printable(&excerpt.mistake.remedy)));
         // The renderer replaces some control characters, but not all. Its own escapes must stay.
         let shown = renderer.render(&[group]);
         let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
         out.push_str(&harmless.join("\u{1b}"));
         out.push_str("\n\n");
     }
-    out + &problems.count()
+    out + &mistakes.count()
 }

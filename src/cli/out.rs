@@ -79,8 +79,8 @@ fn put(text: &str) -> Result<bool, CliError> {
     }
 }
 
-/// Breaks a text into lines of at most this many columns, as far as its words permit. The first line
-/// starts with `start`, and the others with `indent` blanks.
+/// Breaks a text into lines of at most this many columns, as far as its words permit. The first
+/// line starts with `start`, and the others with `indent` blanks.
 pub(crate) fn wrapped(start: &str, text: &str, columns: usize, indent: usize) -> Vec<String> {
     let (text, indent) = (format!("{start}{}", printable(text)), " ".repeat(indent));
     let options = textwrap::Options::new(columns)

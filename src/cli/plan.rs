@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use out::{PlanFlags, PlannedPlace};
 
-use super::place::JobEnvironment;
+use super::job_environment::JobEnvironment;
 use super::shards;
 use super::{CliError, Exit, JobFile, Output, note, presence, say, say_json, say_line};
-use crate::bucket::history::Tip;
+use crate::bucket::history::LatestVersion;
 use crate::connections::Connections;
 use crate::endpoint::Provider;
 use crate::execute::describe;
@@ -483,8 +483,11 @@ fn fate(transfer: &Transfer, totals: &PlanTotals) -> String {
 /// Returns a step and those that wait behind it.
 fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     let next = |step: &mut Step| {
-        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
-        then.and_then(|then| then.next(sides, Tip::Unknown))
+        let newer = step
+            .history
+            .as_mut()
+            .and_then(|history| history.newer.take());
+        newer.and_then(|newer| newer.next(sides, LatestVersion::Unknown))
     };
     let mut ahead = Some(step);
     std::iter::from_fn(move || {

@@ -282,7 +282,8 @@ impl Console {
         }
     }
 
-    /// Returns a line about a stall that begins or ends. `told` is the start of the last one reported.
+    /// Returns a line about a stall that begins or ends. `told` is the start of the last one
+    /// reported.
     fn stall(&self, told: &mut Option<Instant>) -> Option<Note> {
         let waits_for = self.waits_for();
         match (waits_for.first(), *told) {

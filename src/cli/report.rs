@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use futures::FutureExt as _;
 
-use super::place::records_at;
+use super::job_environment::records_at;
 use super::shards::state_prefix;
 use super::state::{FoundState, StatePrefix, runs_near};
 use super::{
-    CliError, EndpointFlags, Exit, Output, idle, next, output_file, say, say_json, termination,
+    CliError, EndpointFlags, Exit, Output, next, output_file, say, say_json, termination,
+    unused_flags,
 };
 use crate::location::S3Uri;
 use crate::manifest::job::ReportPlace;
@@ -193,7 +194,7 @@ impl FoundReport {
             ReportPlace::File(path) => {
                 let why = "is a file of this machine";
                 let subject = path.display().to_string();
-                idle::refuse(&subject, why, &endpoint.flags(), "leave that out")?;
+                unused_flags::refuse(&subject, why, &endpoint.flags(), "leave that out")?;
                 Ok(Self::File(std::path::absolute(path)?))
             }
             ReportPlace::Prefix(uri) => {

@@ -19,10 +19,10 @@ use clap::Args;
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::job_environment::JobEnvironment;
 use super::journal::JournalFlags;
 use super::lease;
 use super::parse::parse;
-use super::place::JobEnvironment;
 use super::report::{FoundReport, unread};
 use super::run::{RunOptions, run};
 use super::signals::DrainFlags;

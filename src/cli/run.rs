@@ -11,15 +11,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use super::idle::Flag;
+use super::job_environment::JobEnvironment;
 use super::journal::{self, JournalFlags, Session};
-use super::place::JobEnvironment;
 use super::progress::Console;
 use super::shards::{self, GivenShard, RunningShard, ShardFlags};
 use super::signals::{self, DrainFlags, Orderly, Signalled};
+use super::unused_flags::Flag;
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, lease, lifecycle, next, note, plan, presence,
-    say, say_json, say_line, tell,
+    CliError, Exit, JobFile, Output, color, lease, lifecycle, next, note, plan, presence, say,
+    say_json, say_line, tell, unused_flags,
 };
 use crate::connections::Connections;
 use crate::execute::{self, Execution, Outcome, monitor::Monitor};
@@ -27,7 +27,7 @@ use crate::journal::event::JournalEvent;
 use crate::journal::state::RunState;
 use crate::journal::{Closed, Intent, JournalError, LeaseTerms};
 use crate::manifest::job::{Job, ReportPlace};
-use crate::manifest::{Finding, own_objects};
+use crate::manifest::{Mistake, own_objects};
 use crate::plan::unlisted::CommonCause;
 use crate::report::{Footer, ReportEnd, ReportError, ReportHeader, Target, summary};
 use crate::telemetry::{self, Note};
@@ -104,10 +104,10 @@ impl RunJob {
         }
         self.journal.apply(&mut job);
         self.shards.apply(&mut job)?;
-        self.journal.refuse_idle(&job)?;
+        self.journal.refuse_unused_flags(&job)?;
         // The manifest alone was checked; a flag or the environment may have named another place.
         match own_objects(&job) {
-            Some(Finding {
+            Some(Mistake {
                 message, remedy, ..
             }) => Err(CliError::Usage(format!("{message}; {remedy}"))),
             None => Ok(job),
@@ -141,7 +141,7 @@ impl RunJob {
         let mut job = self.job()?;
         if self.is_sandboxed() {
             let why = "ends with this process, so that no journal is kept";
-            idle::refuse(
+            unused_flags::refuse(
                 "--sandbox",
                 why,
                 &self.journal.of_going_on(),
@@ -170,7 +170,7 @@ impl RunJob {
 
     /// Runs one shard of the job.
     async fn execute_shard(mut self, given: GivenShard, output: Output) -> Result<Exit, CliError> {
-        shards::refuse_flags(&self.idle_in_shards())?;
+        shards::refuse_flags(&self.unused_in_shards())?;
         // The report names a command that runs the same shard.
         let index = self.shards.name_shard(given.shard);
         let mut job = self.job()?;
@@ -190,7 +190,7 @@ impl RunJob {
     }
 
     /// Returns the flags that contradict `--state`, and which of them were given.
-    fn idle_in_shards(&self) -> Vec<Flag> {
+    fn unused_in_shards(&self) -> Vec<Flag> {
         let mut flags = vec![
             ("--sandbox", self.is_sandboxed()),
             ("--dry-run", self.dry_run),
@@ -467,8 +467,8 @@ fn left_behind(keeps_journal: bool) -> &'static str {
 const CUT_SHORT: &str = "the journal may lack what was done last, and the next run finds that at the destination; run the same command \
                          again to continue";
 
-/// Stops the run in an orderly way at the first signal. `signals` ends the process at the second one,
-/// or at the end of the drain time.
+/// Stops the run in an orderly way at the first signal. `signals` ends the process at the second
+/// one, or at the end of the drain time.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,

@@ -345,14 +345,14 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
         *endpoint = stated.resolve(&Environment::default().isolated());
     }
     // The sandbox ends with this process, so its runs cannot be resumed.
-    job.journal = JournalPlace::Nowhere;
+    job.journal = JournalPlace::Disabled;
     if let Some(uri) = job.report.s3.take() {
         note(&format!(
             "--sandbox: no report is written to {uri}, which would end with this process; --report FILE keeps one"
         ));
     }
     // Buckets of the same name on two servers are one bucket now.
-    if let Some(error) = CliError::of_findings(&job.check()) {
+    if let Some(error) = CliError::of_mistakes(&job.check()) {
         return Err(CliError::Usage(format!(
             "with --sandbox, all endpoints are one server: {error}"
         )));

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::CliError;
-use super::idle::Flag;
+use super::unused_flags::Flag;
 use crate::manifest::job::{Selection, Transfer};
 use crate::manifest::keys::KeyGlob;
 use crate::manifest::moment::Moment;

@@ -3,7 +3,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::idle::Flag;
+use super::unused_flags::Flag;
 use super::{CliError, word};
 use crate::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, SetValues};
 
@@ -94,7 +94,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl SetFlags {
-    pub(super) fn overrides(&self) -> SetValues {
+    pub(super) fn set_values(&self) -> SetValues {
         SetValues {
             metadata: self
                 .metadata

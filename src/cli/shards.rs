@@ -20,12 +20,12 @@ pub(super) use plan::plan;
 use plan::plan_text;
 
 use super::exit::NEXT_ERROR;
-use super::idle::{self, Flag};
+use super::job_environment::JobEnvironment;
 use super::lease::variable;
 use super::out::tell;
-use super::place::JobEnvironment;
 use super::run::{RunConnections, RunOptions, run_with};
 use super::signals::{self, Orderly};
+use super::unused_flags::{self, Flag};
 use super::{CliError, Exit, Output, lifecycle, note, presence, say_json, say_line, termination};
 use crate::connections::Connections;
 use crate::execute::Outcome;
@@ -140,7 +140,7 @@ impl ShardFlags {
                 key,
             })
         };
-        if job.journal != JournalPlace::Usual || job.report != ReportPaths::default() {
+        if job.journal != JournalPlace::Default || job.report != ReportPaths::default() {
             note(&format!(
                 "`journal` and `report` of the job are not used: with --state, both of this shard are below {}",
                 below(String::new())?
@@ -159,7 +159,7 @@ impl ShardFlags {
 pub(super) fn refuse_flags(flags: &[Flag]) -> Result<(), CliError> {
     let why = "keeps the journal and the report of each shard below its prefix, and each shard resumes by itself";
     let remedy = "leave that out; to start over, use another prefix, and to see what would be done, use `s3haul plan`";
-    idle::refuse("--state", why, flags, remedy)
+    unused_flags::refuse("--state", why, flags, remedy)
 }
 
 /// Refuses a number of shards that a run cannot have.
@@ -172,7 +172,7 @@ pub(super) fn require_number(shards: u32) -> Result<(), CliError> {
 
 /// Refuses a job that cannot run in shards.
 fn refuse_job(job: &Job) -> Result<(), CliError> {
-    match CliError::of_findings(&refusals(job)) {
+    match CliError::of_mistakes(&refusals(job)) {
         Some(error) => Err(error),
         None => Ok(()),
     }

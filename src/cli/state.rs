@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::place::records_at;
+use super::job_environment::records_at;
 use super::{CliError, EndpointFlags};
 use crate::bucket::Bucket;
 use crate::journal::state::RunTotals;

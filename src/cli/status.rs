@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::job_environment::JobEnvironment;
 use super::journal::{Named, places, reports};
-use super::place::JobEnvironment;
 use super::state::{FoundState, runs_near};
 use super::{CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
@@ -324,7 +324,7 @@ struct UploadView<'a> {
 
 impl<'a> From<&'a JournaledUpload> for UploadView<'a> {
     fn from(open: &'a JournaledUpload) -> Self {
-        let begun = open.begun.as_ref();
+        let begun = open.created.as_ref();
         Self {
             destination: open.place.to_string(),
             upload_id: begun.map(|begun| begun.id.as_str()),

@@ -12,8 +12,8 @@ use clap::{Args, Subcommand};
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 
-use super::mine::{Mine, MineFlags};
-use super::place::{AccessFlags, bucket_at};
+use super::job_environment::{AccessFlags, bucket_at};
+use super::journaled_uploads::{JournaledUploads, MineFlags};
 use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line, signals};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
@@ -205,9 +205,9 @@ fn age(upload: &OpenUpload) -> Option<Duration> {
 /// The selection of open uploads.
 struct Choice {
     older_than: Option<Duration>,
-    mine: Option<Mine>,
+    mine: Option<JournaledUploads>,
     /// The uploads that journals of this environment know, where age decides.
-    beside: Mine,
+    beside: JournaledUploads,
     /// The first contradiction between the server's date of an upload and a journal.
     false_date: OnceLock<String>,
 }
@@ -221,9 +221,9 @@ impl Choice {
     ) -> Result<Self, CliError> {
         let mine = mine.read(bucket.name(), endpoint).await?;
         let beside = if older_than.is_some() && mine.is_none() {
-            Mine::beside(bucket.name(), endpoint).await
+            JournaledUploads::beside(bucket.name(), endpoint).await
         } else {
-            Mine::default()
+            JournaledUploads::default()
         };
         Ok(Self {
             older_than,
@@ -233,7 +233,7 @@ impl Choice {
         })
     }
 
-    fn journals(&self) -> &Mine {
+    fn journals(&self) -> &JournaledUploads {
         self.mine.as_ref().unwrap_or(&self.beside)
     }
 
@@ -263,7 +263,7 @@ impl Choice {
     /// Says which journals were read.
     fn tell_journals(&self, found: bool) {
         if let Some(mine) = &self.mine {
-            note(&mine.told(found));
+            note(&mine.describe(found));
         }
     }
 

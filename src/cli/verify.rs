@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::tell::{VerifyConsole, summary};
 use super::copy::{Copy, in_s3, recursive};
-use super::place::{JobEnvironment, SidesFlags};
+use super::job_environment::{JobEnvironment, SidesFlags};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
-    CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, next, note, presence, say,
-    say_json, say_line, termination,
+    CliError, EndpointFlags, Exit, JobFile, Output, local_source, next, note, presence, say,
+    say_json, say_line, termination, unused_flags,
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
@@ -285,7 +285,7 @@ impl VerifyArgs {
         ]
         .concat();
         let remedy = "leave that out, or compare SRC DST";
-        idle::refuse(
+        unused_flags::refuse(
             subject,
             "says itself what takes part and where",
             &flags,
@@ -316,7 +316,7 @@ impl VerifyArgs {
         recursive(self.recursive, source, &from, pattern.is_some())?;
         if from.s3().is_none() {
             let flags = [self.access.of_source().as_slice(), &[self.keys.of_source()]].concat();
-            idle::refuse(source, "is not in S3", &flags, "leave that out")?;
+            unused_flags::refuse(source, "is not in S3", &flags, "leave that out")?;
         }
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use super::Work;
+use super::TransferContext;
 use super::conductor::Conductor;
 use super::monitor::Event;
 use super::receipt::{Draft, Ending, MAY_BE_OURS};
@@ -21,7 +21,7 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::Versions;
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Reason, Skip};
-use crate::planner::{Held, Planned, Step};
+use crate::planner::{Planned, Step, StepPermits};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// The objects of earlier sessions in a transfer whose keys are listed again.
@@ -34,16 +34,16 @@ pub(super) struct Relisting {
 }
 
 impl Relisting {
-    pub(super) fn of(work: &Work, transfer: u32) -> Self {
-        if !work.orphans.lists_anew(transfer) {
+    pub(super) fn of(context: &TransferContext, transfer: u32) -> Self {
+        if !context.orphans.lists_anew(transfer) {
             return Self::default();
         }
-        let pending = work
+        let pending = context
             .resumed
             .ranges_of(transfer)
             .flat_map(|(_, range)| range.pending.values());
         Self {
-            known: work.settled,
+            known: context.counted_before,
             under_way: pending
                 .map(|planned| (planned.key.clone(), planned.clone()))
                 .collect(),
@@ -51,7 +51,7 @@ impl Relisting {
     }
 }
 
-impl Work {
+impl TransferContext {
     /// Returns true if an object that is skipped for this reason can be compared with its source,
     /// to prove that this run copied it.
     pub(super) fn can_look(&self, reason: Skip) -> bool {
@@ -95,22 +95,22 @@ impl Conductor<'_> {
         entry: Entry,
         key: ObjectKey,
         reason: Skip,
-        held: &mut Option<Held>,
+        permits: &mut Option<StepPermits>,
     ) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        if let Some(kind) = running.work.distrusts(transfer, &key, reason) {
+        if let Some(kind) = running.context.distrusts(transfer, &key, reason) {
             let kind = kind.to_owned();
-            return self.replace(transfer, None, (entry, key), (reason, &kind), held);
+            return self.replace(transfer, None, (entry, key), (reason, &kind), permits);
         }
         // Usually, nothing was under way: then no key needs a hash.
         if !running.listed.under_way.is_empty()
-            && running.work.can_look(reason)
+            && running.context.can_look(reason)
             && let Some(began) = running.listed.under_way.remove(&entry.key)
         {
             let began = began.into_entry(entry.relative_at);
-            return self.look(transfer, None, began, key, reason, held);
+            return self.look(transfer, None, began, key, reason, permits);
         }
         let receipt = running.skipped(&entry, &key, reason);
         let is_known = reason != Skip::Archived && running.listed.known > 0;
@@ -132,19 +132,19 @@ impl Conductor<'_> {
         object: Option<u64>,
         (entry, key): (Entry, ObjectKey),
         (reason, kind): (Skip, &str),
-        held: &mut Option<Held>,
+        permits: &mut Option<StepPermits>,
     ) {
         let Some(running) = self.transfers.get(&transfer) else {
             return;
         };
-        let sides = &running.work.sides;
+        let sides = &running.context.sides;
         if reason != Skip::Present {
             return match (
                 object,
                 sides.step(entry, key, Reason::Unproven, DestinationState::Unknown),
             ) {
-                (Some(object), planned) => self.take_again(transfer, object, planned, held),
-                (None, planned) => self.take(transfer, planned, held),
+                (Some(object), planned) => self.take_again(transfer, object, planned, permits),
+                (None, planned) => self.take(transfer, planned, permits),
             };
         }
         let passed = entry.key.clone();
@@ -159,7 +159,7 @@ impl Conductor<'_> {
             message,
         );
         let step = Step::without_work(entry, key);
-        let (source, destination) = running.work.location(&step);
+        let (source, destination) = running.context.location(&step);
         let ending = Ending::failed(&failure);
         let draft = Draft {
             route: None,
@@ -181,14 +181,14 @@ impl Conductor<'_> {
         entry: Entry,
         key: ObjectKey,
         reason: Skip,
-        held: &mut Option<Held>,
+        permits: &mut Option<StepPermits>,
     ) {
         let step = Step {
             object,
-            found: Some(reason),
+            maybe_ours: Some(reason),
             ..Step::without_work(entry, key)
         };
-        self.queue(transfer, Box::new(step), held.as_mut());
+        self.queue(transfer, Box::new(step), permits.as_mut());
     }
 
     /// Queues or ends an object that an earlier session planned.
@@ -197,16 +197,16 @@ impl Conductor<'_> {
         transfer: u32,
         object: u64,
         planned: Planned,
-        held: &mut Option<Held>,
+        permits: &mut Option<StepPermits>,
     ) {
         let Some(running) = self.transfers.get(&transfer) else {
             return;
         };
         let planned = match planned {
             Planned::Skip(entry, key, reason) => {
-                if let Some(kind) = running.work.distrusts(transfer, &key, reason) {
+                if let Some(kind) = running.context.distrusts(transfer, &key, reason) {
                     let (kind, object) = (kind.to_owned(), Some(object));
-                    return self.replace(transfer, object, (*entry, key), (reason, &kind), held);
+                    return self.replace(transfer, object, (*entry, key), (reason, &kind), permits);
                 }
                 Planned::Skip(entry, key, reason)
             }
@@ -215,10 +215,10 @@ impl Conductor<'_> {
         match planned {
             Planned::Step(mut step) => {
                 step.object = Some(object);
-                self.queue(transfer, step, held.as_mut());
+                self.queue(transfer, step, permits.as_mut());
             }
-            Planned::Skip(entry, key, reason) if running.work.can_look(reason) => {
-                self.look(transfer, Some(object), *entry, key, reason, held);
+            Planned::Skip(entry, key, reason) if running.context.can_look(reason) => {
+                self.look(transfer, Some(object), *entry, key, reason, permits);
             }
             Planned::Skip(entry, key, reason) => {
                 let mut receipt = running.skipped(&entry, &key, reason);
@@ -236,7 +236,7 @@ impl Conductor<'_> {
             // The job excludes an object that it had planned only if it was changed between
             // sessions.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
-                let place = running.work.sides.transfer.to.location.to_string();
+                let place = running.context.sides.transfer.to.location.to_string();
                 let message = "an earlier session planned it, but the job now excludes it";
                 let failure = Failure::new(
                     FailureKind::Invalid,

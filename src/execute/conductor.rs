@@ -17,7 +17,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Work;
+use super::TransferContext;
 use super::breaker::{Breaker, ConductorParts, Suspect};
 use super::fair::Shares;
 use super::monitor::{Event, Monitor};
@@ -31,7 +31,7 @@ use crate::journal::state::RunTotals;
 use crate::location::ObjectKey;
 use crate::manifest::job::Job;
 use crate::pace::Slots;
-use crate::planner::{Held, News, Planned, Step};
+use crate::planner::{PlanEvent, Planned, Step, StepPermits};
 use crate::s3::Failure;
 
 /// The interval at which the conductor looks for stalled slots if no event arrives.
@@ -49,10 +49,10 @@ pub(super) struct Conductor<'a> {
     /// The numbers of failed and of ended objects when this session began.
     pub(super) before: (u64, u64),
     /// The transfers that have not started, with their positions in the job.
-    coming: VecDeque<(u32, Arc<Work>)>,
+    coming: VecDeque<(u32, Arc<TransferContext>)>,
     pub(super) transfers: BTreeMap<u32, RunningTransfer>,
     /// The events of the transfers that are being planned; `None` at the end of each.
-    news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
+    events: SelectAll<BoxStream<'static, (u32, Option<PlanEvent>)>>,
     pub(super) waiting: Waiting,
     tasks: JoinSet<(Receipt, Box<Step>)>,
     /// The open objects, so that the receipt of a task that panics can name its object.
@@ -62,7 +62,7 @@ pub(super) struct Conductor<'a> {
     /// The time when the last object ended.
     last_end: Instant,
     /// True if slots are free although objects wait.
-    is_hungry: bool,
+    has_demand: bool,
     /// The number of open multipart objects.
     open_large: usize,
     /// The parts of the open multipart objects.
@@ -87,7 +87,7 @@ impl<'a> Conductor<'a> {
     /// Creates a conductor for these transfers of the job, each with its position there.
     pub(super) fn new(
         job: &'a Job,
-        coming: VecDeque<(u32, Arc<Work>)>,
+        coming: VecDeque<(u32, Arc<TransferContext>)>,
         ConductorParts {
             totals,
             slots,
@@ -112,13 +112,13 @@ impl<'a> Conductor<'a> {
             outcome,
             coming,
             transfers: BTreeMap::new(),
-            news: SelectAll::new(),
+            events: SelectAll::new(),
             waiting: Waiting::default(),
             tasks: JoinSet::new(),
             open: HashMap::new(),
             shares: Shares::default(),
             last_end: Instant::now(),
-            is_hungry: false,
+            has_demand: false,
             open_large: 0,
             open_parts: 0,
             open_heavy: 0,
@@ -148,14 +148,14 @@ impl<'a> Conductor<'a> {
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
             let copied = self.copied.clone();
             tokio::select! {
-                Some((transfer, news)) = self.news.next() => self.handle_news(transfer, news),
+                Some((transfer, event)) = self.events.next() => self.handle_event(transfer, event),
                 Some(joined) = self.tasks.join_next_with_id() => self.finish_task(joined),
                 () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_armed() => self.disarm_breaker(),
                 () = sleep_until(next_look), if may_stall => {}
                 Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look_again(),
                 () = stop.cancelled(), if is_busy && !stopping => {
                     stopping = true;
-                    self.news = SelectAll::new();
+                    self.events = SelectAll::new();
                     self.give_up_waiting();
                 }
                 else => break,
@@ -190,7 +190,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// Handles an event of the planner; `None` is its last one.
-    fn handle_news(&mut self, transfer: u32, news: Option<News>) {
+    fn handle_event(&mut self, transfer: u32, event: Option<PlanEvent>) {
         // Keys that come after a stop are not recorded as passed: the next session finds them
         // again.
         if self.stop.is_cancelled() {
@@ -199,18 +199,18 @@ impl<'a> Conductor<'a> {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        match news {
-            Some(News::Planned(range, batch, mut held)) => {
+        match event {
+            Some(PlanEvent::Planned(range, batch, mut permits)) => {
                 running.record.turn_to(range);
                 for planned in batch {
-                    self.take(transfer, planned, &mut held);
+                    self.take(transfer, planned, &mut permits);
                     if self.stop.is_cancelled() {
                         return;
                     }
                 }
             }
-            Some(News::Cut(cut)) => running.record.cut(cut),
-            Some(News::Ended(range)) => running.record.planned(range),
+            Some(PlanEvent::Cut(cut)) => running.record.cut(cut),
+            Some(PlanEvent::Ended(range)) => running.record.planned(range),
             None => {
                 running.is_planned = true;
                 if !running.has_found {
@@ -225,15 +225,20 @@ impl<'a> Conductor<'a> {
     }
 
     /// Queues a planned object, or ends it if it needs no copy.
-    pub(super) fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
+    pub(super) fn take(
+        &mut self,
+        transfer: u32,
+        planned: Planned,
+        permits: &mut Option<StepPermits>,
+    ) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        running.misses.observe(&running.work.sides, &planned);
+        running.misses.observe(&running.context.sides, &planned);
         running.has_found |= !matches!(planned, Planned::Excluded(_) | Planned::Ignored(..));
         match planned {
-            Planned::Step(step) => self.queue(transfer, step, held.as_mut()),
-            Planned::Skip(entry, key, reason) => self.skip(transfer, *entry, key, reason, held),
+            Planned::Step(step) => self.queue(transfer, step, permits.as_mut()),
+            Planned::Skip(entry, key, reason) => self.skip(transfer, *entry, key, reason, permits),
             Planned::Archived(entry, key) => {
                 let passed = entry.key.clone();
                 self.fail_archived(transfer, None, *entry, key);
@@ -262,16 +267,21 @@ impl<'a> Conductor<'a> {
                 self.count(&receipt);
                 self.tell(transfer, |record| record.unlisted(&receipt));
             }
-            Planned::Again(object, planned) => self.take_again(transfer, object, *planned, held),
+            Planned::Again(object, planned) => self.take_again(transfer, object, *planned, permits),
         }
     }
 
     /// Queues a step.
-    pub(super) fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
+    pub(super) fn queue(
+        &mut self,
+        transfer: u32,
+        mut step: Box<Step>,
+        permits: Option<&mut StepPermits>,
+    ) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        running.work.announce(&step);
+        running.context.announce(&step);
         let range = running.plan(&mut step);
         if let Some(group) = self.shares.learn(transfer, &step.entry.key) {
             // The common prefix got shorter, so all objects of the transfer are in one group now.
@@ -281,7 +291,7 @@ impl<'a> Conductor<'a> {
                 .filter(|old| old.is_of(transfer))
                 .for_each(|old| old.clone_from(&group));
         }
-        let held = held.and_then(Held::split);
+        let permits = permits.and_then(StepPermits::split);
         let group = self.shares.group(transfer, &step.entry.key);
         self.waiting.push(
             range,
@@ -289,7 +299,7 @@ impl<'a> Conductor<'a> {
             Queued {
                 transfer,
                 step,
-                held,
+                permits,
             },
         );
     }
@@ -303,7 +313,7 @@ impl<'a> Conductor<'a> {
         self.waiting.push_first(Queued {
             transfer,
             step,
-            held: None,
+            permits: None,
         });
     }
 
@@ -330,10 +340,10 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    pub(super) fn work(&self, transfer: u32) -> Option<Arc<Work>> {
+    pub(super) fn context(&self, transfer: u32) -> Option<Arc<TransferContext>> {
         self.transfers
             .get(&transfer)
-            .map(|running| Arc::clone(&running.work))
+            .map(|running| Arc::clone(&running.context))
     }
 
     /// Ends an object that failed before it had a task.

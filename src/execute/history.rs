@@ -5,25 +5,25 @@
 //! end too, because the destination would have another history without it. The next run continues
 //! with that version.
 
-use super::Work;
+use super::TransferContext;
 use super::conductor::Conductor;
 use super::receipt::{Draft, Ending, Receipt};
-use crate::bucket::history::Tip;
+use crate::bucket::history::LatestVersion;
 use crate::execute::monitor::Event;
 use crate::plan::decide::Skip;
-use crate::planner::{Following, Step};
+use crate::planner::{Step, VersionChain};
 
-impl Work {
+impl TransferContext {
     /// Announces a step, and the newer versions that wait for it.
     pub(super) fn announce(&self, step: &Step) {
         self.monitor.observe(&Event::ObjectPlanned {
             bytes: step.entry.size,
         });
-        let following = step.turn.as_ref().and_then(|turn| turn.then.as_ref());
-        for version in following
-            .into_iter()
-            .flat_map(|following| following.versions())
-        {
+        let chain = step
+            .history
+            .as_ref()
+            .and_then(|history| history.newer.as_ref());
+        for version in chain.into_iter().flat_map(|chain| chain.versions()) {
             self.monitor.observe(&Event::ObjectPlanned {
                 bytes: version.size,
             });
@@ -33,18 +33,18 @@ impl Work {
 
 impl Conductor<'_> {
     /// Queues the next version of a key, or ends all newer versions if this one was not written.
-    pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
+    pub(super) fn follow(&mut self, transfer: u32, chain: Box<VersionChain>, receipt: &Receipt) {
         let ending = match &receipt.ending {
             Ending::Done {
                 destination_version,
                 ..
             } => {
-                let tip = destination_version.clone().into();
+                let latest = destination_version.clone().into();
                 if self.stop.is_cancelled() {
-                    return self.give_up(transfer, following, &Ending::Stopped);
+                    return self.give_up(transfer, chain, &Ending::Stopped);
                 }
-                let work = self.work(transfer);
-                if let Some(step) = work.and_then(|work| following.next(&work.sides, tip)) {
+                let context = self.context(transfer);
+                if let Some(step) = context.and_then(|context| chain.next(&context.sides, latest)) {
                     self.queue_next(transfer, Box::new(step));
                 }
                 return;
@@ -63,30 +63,25 @@ impl Conductor<'_> {
                 Ending::Failed { error }
             }
         };
-        self.give_up(transfer, following, &ending);
+        self.give_up(transfer, chain, &ending);
     }
 
     /// Ends all newer versions of a key.
-    pub(super) fn give_up(
-        &mut self,
-        transfer: u32,
-        mut following: Box<Following>,
-        ending: &Ending,
-    ) {
-        let Some(work) = self.work(transfer) else {
+    pub(super) fn give_up(&mut self, transfer: u32, mut chain: Box<VersionChain>, ending: &Ending) {
+        let Some(context) = self.context(transfer) else {
             return;
         };
-        while let Some(mut step) = following.next(&work.sides, Tip::Unknown) {
-            let then = step.turn.take().and_then(|turn| turn.then);
-            let (source, destination) = work.location(&step);
+        while let Some(mut step) = chain.next(&context.sides, LatestVersion::Unknown) {
+            let newer = step.history.take().and_then(|history| history.newer);
+            let (source, destination) = context.location(&step);
             let draft = Draft {
                 route: None,
                 parts: 0,
                 ..Draft::of(&step)
             };
             self.end_of(transfer, None, draft, source, destination, ending.clone());
-            let Some(then) = then else { return };
-            following = then;
+            let Some(newer) = newer else { return };
+            chain = newer;
         }
     }
 }

@@ -22,17 +22,17 @@ mod pinned;
 pub(super) mod published;
 mod put;
 mod repair;
+pub(super) mod round_failure;
 mod sent;
 mod stream;
 mod stream_parts;
-pub(super) mod trouble;
 pub(super) mod upload;
 
 use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use super::Work;
+use super::TransferContext;
 use super::monitor::Event;
 use super::receipt::{Draft, Ending, Proof, Receipt};
 use super::replan::Replan;
@@ -47,7 +47,7 @@ use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Head, Operation, Written};
 use archive::ArchivedSource;
 use attributes::TargetAttributes;
-use trouble::Trouble;
+use round_failure::RoundFailure;
 use upload::orphans::OrphanUpload;
 
 /// The most rounds of one object.
@@ -55,19 +55,19 @@ const ROUNDS: usize = 4;
 
 /// One object in progress.
 pub(super) struct ObjectTask<'w> {
-    work: &'w Work,
+    context: &'w TransferContext,
     step: &'w Step,
     /// The draft of the receipt.
     draft: Draft,
     /// The last known state of the destination key: as the plan saw it, or as a round wrote it.
-    seen: DestinationState,
+    destination_state: DestinationState,
     /// Set if the planner found an object at the key that an earlier session may have copied. Holds
     /// the reason to skip it if that cannot be proven.
-    found: Option<Skip>,
+    maybe_ours: Option<Skip>,
     /// Uploads to this key that earlier sessions left open.
     orphans: Vec<OrphanUpload>,
     /// The object as it was before the first attempt to change it in place.
-    before: Option<Head>,
+    before_change: Option<Head>,
     /// The `ETag`s of the source that HEAD has shown; `None` before the first HEAD.
     shown: Option<ShownEtags>,
 }
@@ -93,42 +93,42 @@ impl<'w> ObjectTask<'w> {
     /// Hundreds of these futures are in memory at once, nearly all of them small copies. So futures
     /// that are rarely awaited are boxed, here and in the functions below: without boxes, each step
     /// would take 23 KiB.
-    pub(super) async fn run(work: &'w Work, step: &'w Step) -> Receipt {
+    pub(super) async fn run(context: &'w TransferContext, step: &'w Step) -> Receipt {
         let began = Instant::now();
         let mut task = Self {
-            work,
+            context,
             step,
             draft: Draft::of(step),
-            seen: step.seen.clone(),
-            found: step.found,
+            destination_state: step.destination_state.clone(),
+            maybe_ours: step.maybe_ours,
             orphans: Vec::new(),
-            before: None,
+            before_change: None,
             shown: None,
         };
         let ending = match task.execute().await {
             Ok(ending) => ending,
-            Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::Failed(failure)) => Ending::failed(&failure),
+            Err(RoundFailure::Stopped) => Ending::Stopped,
+            Err(RoundFailure::Failed(failure)) => Ending::failed(&failure),
             // Only standard input gets here: its bytes are gone, so it has no second round.
-            Err(Trouble::Replan(_, Some(failure))) => {
+            Err(RoundFailure::Replan(_, Some(failure))) => {
                 Ending::failed(&failure.noting("standard input cannot be read again"))
             }
-            Err(Trouble::Replan(reason, None)) => Ending::failed(&Failure::new(
+            Err(RoundFailure::Replan(reason, None)) => Ending::failed(&Failure::new(
                 FailureKind::Conflict,
                 Operation::CompleteMultipartUpload,
-                work.sides.destination.place(&step.key),
+                context.sides.destination.place(&step.key),
                 format!("{reason}, and standard input cannot be read again"),
             )),
         };
-        let (source, destination) = work.location(step);
-        let transfer = work.sides.transfer.name.clone();
+        let (source, destination) = context.location(step);
+        let transfer = context.sides.transfer.name.clone();
         let took = began.elapsed();
         task.draft
             .receipt(transfer, source, destination, took, ending)
     }
 
-    async fn execute(&mut self) -> Result<Ending, Trouble> {
-        let sides = &self.work.sides;
+    async fn execute(&mut self) -> Result<Ending, RoundFailure> {
+        let sides = &self.context.sides;
         let ending = match (&sides.source, &sides.transfer.from) {
             (Some(source), _) if self.step.route == Route::Restore => {
                 return Box::pin(self.restore(source)).await;
@@ -144,23 +144,23 @@ impl<'w> ObjectTask<'w> {
             (None, _) => Box::pin(self.send_stdin()).await?,
         };
         // Attributes that no header carries are set after an upload too.
-        let wanted = TargetAttributes::of_upload(self.work, &self.step.key);
-        wanted.finish(None, &ending, self).await?;
+        let target = TargetAttributes::of_upload(self.context, &self.step.key);
+        target.set_late_attributes(None, &ending, self).await?;
         Ok(ending)
     }
 
     /// Copies the object from its bucket.
-    async fn copy(&mut self, source: &'w Bucket) -> Result<Ending, Trouble> {
+    async fn copy(&mut self, source: &'w Bucket) -> Result<Ending, RoundFailure> {
         if let Some(ending) = Box::pin(self.repair_tags(source)).await? {
             return Ok(ending);
         }
         self.take_orphans();
-        self.draft.in_place = self.work.sides.is_in_place();
+        self.draft.in_place = self.context.sides.is_in_place();
         self.rounds(TaskSource::Bucket(source)).await
     }
 
     /// Restores an object, or copies it if it turns out to be readable.
-    async fn restore(&mut self, source: &'w Bucket) -> Result<Ending, Trouble> {
+    async fn restore(&mut self, source: &'w Bucket) -> Result<Ending, RoundFailure> {
         let slot = self.request_slot(SlotKind::Small).await?;
         let answer = self
             .handle_archived(source, &ArchivedSource::listed(self.step))
@@ -169,17 +169,19 @@ impl<'w> ObjectTask<'w> {
         match answer {
             // Versions are copied in order, so this one is left to the next run, which finds it
             // readable.
-            Err(Trouble::Replan(..)) if self.work.sides.transfer.versions == Versions::All => {
+            Err(RoundFailure::Replan(..))
+                if self.context.sides.transfer.versions == Versions::All =>
+            {
                 Ok(Ending::Restoring { requested: None })
             }
-            Err(Trouble::Replan(..)) => self.copy(source).await,
+            Err(RoundFailure::Replan(..)) => self.copy(source).await,
             other => other.inspect(|_| self.draft.route = Some(Route::Restore.name())),
         }
     }
 
     /// Runs rounds until one of them ends the object, at most [`ROUNDS`]. Then aborts the uploads
     /// of earlier sessions that no round resumed.
-    async fn rounds(&mut self, source: TaskSource<'w>) -> Result<Ending, Trouble> {
+    async fn rounds(&mut self, source: TaskSource<'w>) -> Result<Ending, RoundFailure> {
         let mut upload_gone = None;
         let outcome = loop {
             let round = match source {
@@ -188,7 +190,7 @@ impl<'w> ObjectTask<'w> {
                 TaskSource::Directory(root) => Box::pin(self.file_round(root)).await,
             };
             let round = match (round, source) {
-                (Err(Trouble::Failed(failure)), TaskSource::Bucket(bucket))
+                (Err(RoundFailure::Failed(failure)), TaskSource::Bucket(bucket))
                     if archive::is_refusal_of_archived(&failure) =>
                 {
                     let archived = ArchivedSource::refused(self.step, &failure);
@@ -197,10 +199,10 @@ impl<'w> ObjectTask<'w> {
                 (round, _) => round,
             };
             let (reason, failure) = match round {
-                Err(Trouble::Replan(reason, failure)) => (reason, failure),
+                Err(RoundFailure::Replan(reason, failure)) => (reason, failure),
                 round => break round,
             };
-            let object = self.work.sides.name_of(&self.step.entry);
+            let object = self.context.sides.name_of(&self.step.entry);
             let cause = failure.as_ref().map(tracing::field::display);
             tracing::info!(%object, %reason, failure = cause, "planning it again");
             if reason == Replan::UploadGone {
@@ -208,11 +210,11 @@ impl<'w> ObjectTask<'w> {
             }
             self.draft.replans.push(reason);
             if self.draft.replans.len() >= ROUNDS {
-                let failure = self.exhausted(source, upload_gone.or(failure));
-                break Err(Trouble::Failed(failure));
+                let failure = self.rounds_exhausted(source, upload_gone.or(failure));
+                break Err(RoundFailure::Failed(failure));
             }
         };
-        if !matches!(outcome, Err(Trouble::Stopped)) && !self.orphans.is_empty() {
+        if !matches!(outcome, Err(RoundFailure::Stopped)) && !self.orphans.is_empty() {
             Box::pin(self.abort_orphans()).await;
         }
         outcome
@@ -221,7 +223,7 @@ impl<'w> ObjectTask<'w> {
     /// Returns the failure of an object whose last allowed round asked for another one. `cause` is
     /// the last loss of an upload that somebody else ended or, without one, the failure that ended
     /// the last round.
-    fn exhausted(&self, source: TaskSource<'_>, cause: Option<Failure>) -> Failure {
+    fn rounds_exhausted(&self, source: TaskSource<'_>, cause: Option<Failure>) -> Failure {
         if let Some(cause) = cause {
             return cause.noting(&format!("planned {ROUNDS} times without success"));
         }
@@ -233,7 +235,7 @@ impl<'w> ObjectTask<'w> {
             ),
             TaskSource::Directory(_) => (
                 Operation::ReadFile,
-                self.work.sides.name_of(&self.step.entry),
+                self.context.sides.name_of(&self.step.entry),
                 format!("the file changed {ROUNDS} times while it was read"),
             ),
         };
@@ -288,7 +290,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     fn destination(&self) -> &'w Bucket {
-        &self.work.sides.destination
+        &self.context.sides.destination
     }
 
     /// Returns the bucket and key of the destination, for messages.
@@ -297,15 +299,15 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Waits for a request slot. Fails after a stop.
-    async fn request_slot(&self, want: SlotKind) -> Result<Slot, Trouble> {
-        let slot = self.work.slots().request(want).await;
-        slot.map_err(|_| Trouble::Stopped)
+    async fn request_slot(&self, want: SlotKind) -> Result<Slot, RoundFailure> {
+        let slot = self.context.slots().request(want).await;
+        slot.map_err(|_| RoundFailure::Stopped)
     }
 
     /// Reports the bytes of an object that had no upload session: a single request wrote it, or it
     /// was already at the destination.
     fn count_bytes(&self, bytes: u64) {
-        self.work
+        self.context
             .monitor
             .observe(&Event::BytesCopied { id: None, bytes });
     }

@@ -34,7 +34,7 @@ pub(crate) async fn confirm_size(
     };
     let (range, algorithm) = ((last, last), ChecksumAlgorithm::Crc64Nvme);
     bucket
-        .sum_range(pin, range, size, algorithm)
+        .checksum_range(pin, range, size, algorithm)
         .await
         .map(drop)
 }
@@ -42,8 +42,8 @@ pub(crate) async fn confirm_size(
 /// Reads the object that was just written to `key`, and returns the checksum over all its bytes.
 ///
 /// # Errors
-/// See [`sum`].
-pub(crate) async fn sum_written(
+/// See [`checksum`].
+pub(crate) async fn checksum_written(
     bucket: &Bucket,
     key: &ObjectKey,
     written: &Written,
@@ -57,7 +57,7 @@ pub(crate) async fn sum_written(
         etag: written.etag.clone(),
         customer_key: bucket.client().customer_key().cloned(),
     };
-    sum(bucket, &pin, size, algorithm).await
+    checksum(bucket, &pin, size, algorithm).await
 }
 
 /// Reads one version of an object, and returns the checksum over all of its `size` bytes. The
@@ -66,7 +66,7 @@ pub(crate) async fn sum_written(
 /// # Errors
 /// [`FailureKind::PreconditionFailed`] if the object was replaced meanwhile, and otherwise S3's
 /// error.
-pub(crate) async fn sum(
+pub(crate) async fn checksum(
     bucket: &Bucket,
     pin: &SourcePin,
     size: u64,
@@ -76,7 +76,7 @@ pub(crate) async fn sum(
         let first = index * RANGE;
         (first, (first + RANGE).min(size) - 1)
     });
-    let sums = stream::iter(ranges).map(|(first, last)| async move {
+    let checksums = stream::iter(ranges).map(|(first, last)| async move {
         let slots = bucket.pacer().slots();
         let slot = slots
             .request(slots.bulk(size - first, RANGE))
@@ -89,17 +89,17 @@ pub(crate) async fn sum(
                     "the run was stopped",
                 )
             })?;
-        let sum = bucket
-            .sum_range(pin, (first, last), size, algorithm)
+        let checksum = bucket
+            .checksum_range(pin, (first, last), size, algorithm)
             .await?;
         drop(slot);
-        Ok::<_, Failure>((sum, last - first + 1))
+        Ok::<_, Failure>((checksum, last - first + 1))
     });
     let empty = checksum::compute(algorithm, b"");
-    let mut sums = std::pin::pin!(sums.buffered(AT_ONCE));
+    let mut checksums = std::pin::pin!(checksums.buffered(AT_ONCE));
     let mut whole = empty;
-    while let Some((sum, length)) = sums.try_next().await? {
-        let pieces = [(whole.value.as_str(), 0), (sum.value.as_str(), length)];
+    while let Some((checksum, length)) = checksums.try_next().await? {
+        let pieces = [(whole.value.as_str(), 0), (checksum.value.as_str(), length)];
         whole = checksum::combine(algorithm, pieces).ok_or_else(|| {
             let message = format!("{algorithm} does not combine");
             Failure::new(

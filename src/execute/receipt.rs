@@ -63,7 +63,7 @@ impl Proof {
     #[must_use]
     pub fn by(checksum: &Checksum) -> Self {
         match (checksum.kind, checksum.algorithm) {
-            (ChecksumKind::FullObject | ChecksumKind::Untold, algorithm) => algorithm.into(),
+            (ChecksumKind::FullObject | ChecksumKind::Unstated, algorithm) => algorithm.into(),
             (ChecksumKind::Composite, ChecksumAlgorithm::Crc32) => Self::CompositeCrc32,
             (ChecksumKind::Composite, ChecksumAlgorithm::Sha1) => Self::CompositeSha1,
             (ChecksumKind::Composite, ChecksumAlgorithm::Sha256) => Self::CompositeSha256,

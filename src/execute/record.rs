@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::Work;
+use super::TransferContext;
 use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, FailedObject, InPlace, JournalEvent, Passed, ReceiptLine};
@@ -21,7 +21,7 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Source;
 use crate::plan::decide::Skip;
 use crate::plan::unchanged::Unchanged;
-use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
+use crate::planner::{Demand, Pending, PlanEvent, Planning, Resume, Sides, Step};
 
 /// The number of keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
@@ -65,20 +65,20 @@ struct Gathered {
 }
 
 /// Returns the progress that earlier sessions made with this transfer.
-pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
+pub(super) fn resume(context: &TransferContext, transfer: u32) -> Resume {
     // The numbers of two transfers never overlap: a manifest cannot hold enough transfers for that.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
-    let known = || work.resumed.ranges_of(transfer);
+    let known = || context.resumed.ranges_of(transfer);
     let next = known()
         .map(|(range, _)| range + 1)
         .max()
         .unwrap_or_default()
         .max(next);
-    if known().next().is_none() || work.orphans.lists_anew(transfer) {
+    if known().next().is_none() || context.orphans.lists_anew(transfer) {
         return Resume {
             pending: Vec::new(),
-            ranges: vec![work.range.clone()],
+            ranges: vec![context.range.clone()],
             next,
             last,
         };
@@ -86,9 +86,11 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     let pending = known()
         .flat_map(|(_, range)| &range.pending)
         .map(|(object, entry)| {
-            let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
-            let key = work.sides.key_of(&entry).ok();
-            let made = key.map(|key| work.made_before(&key)).unwrap_or_default();
+            let entry = entry
+                .clone()
+                .into_entry(context.sides.relative_at(&entry.key));
+            let key = context.sides.key_of(&entry).ok();
+            let made = key.map(|key| context.made_before(&key)).unwrap_or_default();
             Pending {
                 object: *object,
                 entry,
@@ -111,21 +113,22 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
 }
 
 impl Record {
-    pub(super) fn new(work: &Work, transfer: u32) -> Self {
+    pub(super) fn new(context: &TransferContext, transfer: u32) -> Self {
         let ranges = || {
-            work.resumed
+            context
+                .resumed
                 .ranges_of(transfer)
-                .filter(|_| !work.orphans.lists_anew(transfer))
+                .filter(|_| !context.orphans.lists_anew(transfer))
         };
         let began = JournalEvent::RangeBegan {
             range: transfer,
             transfer,
-            ordered: work.sides.plans_in_order(),
-            after: work.range.after.clone(),
-            until: work.range.until.clone(),
+            ordered: context.sides.plans_in_order(),
+            after: context.range.after.clone(),
+            until: context.range.until.clone(),
         };
         Self {
-            journal: work.journal.clone(),
+            journal: context.journal.clone(),
             transfer,
             events: if ranges().next().is_none() {
                 vec![began]
@@ -140,8 +143,8 @@ impl Record {
             missing: BTreeSet::new(),
             unlisted: Vec::new(),
             left: Vec::new(),
-            plans_once: work.sides.plans_once(),
-            resumed: Arc::clone(&work.resumed),
+            plans_once: context.sides.plans_once(),
+            resumed: Arc::clone(&context.resumed),
         }
     }
 
@@ -432,18 +435,18 @@ pub(super) fn listed_anew<'a>(
 }
 
 /// Starts to plan a transfer. Standard input has one step and no listing.
-pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
-    let sides = &work.sides;
+pub(super) fn planning(context: &TransferContext, transfer: u32) -> Planning {
+    let sides = &context.sides;
     if sides.transfer.from != Source::Stdin {
-        return sides.plan_from(resume(work, transfer));
+        return sides.plan_from(resume(context, transfer));
     }
-    let (sender, news) = mpsc::channel(2);
+    let (sender, events) = mpsc::channel(2);
     let step = sides.stdin_step();
     // The channel has room for both.
-    let _ = sender.try_send(News::Planned(transfer, vec![step], None));
-    let _ = sender.try_send(News::Ended(transfer));
+    let _ = sender.try_send(PlanEvent::Planned(transfer, vec![step], None));
+    let _ = sender.try_send(PlanEvent::Ended(transfer));
     Planning {
-        news,
-        hunger: Hunger::default(),
+        events,
+        demand: Demand::default(),
     }
 }

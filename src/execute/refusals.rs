@@ -14,7 +14,7 @@ use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
 use crate::plan::asked::{Asked, AttributeQuestion, TAGS_OF_SOURCE, Unlike};
-use crate::plan::concede::concerns_whole_bucket;
+use crate::plan::attribute_fallback::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -32,7 +32,7 @@ pub(super) struct Refusals {
     /// By bucket, request, and kind, the requested attributes that the bucket was seen to keep.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, the locks that HEAD shows. Asked once.
-    shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
+    locks_shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
     /// By bucket, writing request, and kind, the answer about an attribute that HEAD does not show.
     /// Asked once.
     answers: Mutex<HashMap<Asking, AskedOnce<AttributeAnswer>>>,
@@ -132,7 +132,7 @@ impl Refusals {
             in_a_row: Mutex::default(),
             answered: Mutex::default(),
             kept: Mutex::default(),
-            shown: Mutex::default(),
+            locks_shown: Mutex::default(),
             answers: Mutex::default(),
             tags_replace_content: Mutex::default(),
             uncounted: Mutex::default(),
@@ -232,7 +232,7 @@ impl Refusals {
         for expected in self.losses().values_mut() {
             expected.next.hurry(now);
         }
-        for shown in lock(&self.shown).values_mut() {
+        for shown in lock(&self.locks_shown).values_mut() {
             shown.hurry(now);
         }
         for answer in lock(&self.answers).values_mut() {
@@ -306,9 +306,9 @@ impl Refusals {
 
     /// Returns the cell that says which locks HEAD shows. It is filled once; a refusal is tested
     /// again later.
-    pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
+    pub(super) fn locks_shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
-        lock(&self.shown)
+        lock(&self.locks_shown)
             .entry((Self::place(bucket), operation))
             .or_default()
             .get(is_refusal, self.questions)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Work;
+use super::TransferContext;
 use super::again::Relisting;
 use super::fair::Group;
 use super::receipt::{Draft, Ending, Receipt};
@@ -13,12 +13,12 @@ use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::plan::decide::Skip;
 use crate::plan::empty::EmptySelection;
-use crate::planner::{Following, Hunger, Misses, Step};
+use crate::planner::{Demand, Misses, Step, VersionChain};
 use crate::s3::Failure;
 
 /// A transfer that has started and not ended.
 pub(super) struct RunningTransfer {
-    pub(super) work: Arc<Work>,
+    pub(super) context: Arc<TransferContext>,
     /// The record that goes to the journal.
     pub(super) record: Record,
     /// The objects of earlier sessions, if the keys are listed again.
@@ -26,7 +26,7 @@ pub(super) struct RunningTransfer {
     /// Watches for keys that the patterns of the transfer probably missed.
     pub(super) misses: Misses,
     /// Tells the planner if the executor has free slots.
-    pub(super) hunger: Hunger,
+    pub(super) demand: Demand,
     /// True once all objects are found.
     pub(super) is_planned: bool,
     /// True if the selection has matched something, or if this session sees only some of the keys.
@@ -50,11 +50,11 @@ impl RunningTransfer {
     }
 
     pub(super) fn empty(&self) -> Option<EmptySelection> {
-        EmptySelection::of(&self.work.sides.transfer, self.excluded)
+        EmptySelection::of(&self.context.sides.transfer, self.excluded)
     }
 
     pub(super) fn skipped(&self, entry: &Entry, key: &ObjectKey, reason: Skip) -> Receipt {
-        let (source, destination) = self.work.location_of(entry, key);
+        let (source, destination) = self.context.location_of(entry, key);
         let draft = Draft {
             version: entry.version.clone(),
             ..Draft::of_size(entry.size)
@@ -63,7 +63,7 @@ impl RunningTransfer {
     }
 
     pub(super) fn failed(&self, place: String, failure: &Failure) -> Receipt {
-        let destination = self.work.sides.transfer.to.location.to_string();
+        let destination = self.context.sides.transfer.to.location.to_string();
         let ending = Ending::failed(failure);
         self.receipt(Draft::of_size(0), place, destination, ending)
     }
@@ -75,7 +75,7 @@ impl RunningTransfer {
         destination: String,
         ending: Ending,
     ) -> Receipt {
-        let transfer = self.work.sides.transfer.name.clone();
+        let transfer = self.context.sides.transfer.name.clone();
         draft.receipt(transfer, source, destination, Duration::ZERO, ending)
     }
 }
@@ -95,7 +95,7 @@ pub(super) struct Open {
     /// The group of keys that it shares slots with.
     pub(super) group: Group,
     /// The newer versions of its key.
-    pub(super) then: Option<Box<Following>>,
+    pub(super) newer_versions: Option<Box<VersionChain>>,
 }
 
 impl Open {

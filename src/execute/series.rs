@@ -255,7 +255,7 @@ impl Conductor<'_> {
         self.series.copies_before = self.series.copies.count();
         if was_paused {
             for running in self.transfers.values() {
-                running.work.refusals.ask_again();
+                running.context.refusals.ask_again();
             }
             let is_paused = false;
             self.monitor.observe(&Event::Paused { is_paused });
@@ -269,7 +269,7 @@ impl Conductor<'_> {
                 self.waiting.push_first(Queued {
                     transfer,
                     step,
-                    held: None,
+                    permits: None,
                 });
             }
             return;
@@ -355,7 +355,7 @@ impl Conductor<'_> {
             self.spawn(Queued {
                 transfer,
                 step,
-                held: None,
+                permits: None,
             });
         }
     }

@@ -11,7 +11,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use super::fair::Group;
 use crate::bucket::parking::BULK_FROM;
-use crate::planner::{Held, Step};
+use crate::planner::{Step, StepPermits};
 
 /// A waiting object.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Queued {
     /// The step to do.
     pub(super) step: Box<Step>,
     /// Its permit in the planner's window, until it starts.
-    pub(super) held: Option<Held>,
+    pub(super) permits: Option<StepPermits>,
 }
 
 /// A waiting object, ordered by size.
@@ -222,7 +222,7 @@ mod tests {
         Queued {
             transfer: 0,
             step,
-            held: None,
+            permits: None,
         }
     }
 

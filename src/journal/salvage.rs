@@ -112,9 +112,12 @@ mod tests {
         let salvage = Salvage::of(files);
         // The snapshot shows that 1 has ended. The end of 6 was in the bad line.
         assert_eq!((salvage.open_uploads(), salvage.bad_lines), (2, 1));
-        let begun = salvage.into_state();
-        assert_eq!(begun.uploads.keys().collect::<Vec<_>>(), [&4, &6]);
-        assert_eq!((begun.next_id, begun.run, begun.ranges.len()), (7, None, 0));
+        let created = salvage.into_state();
+        assert_eq!(created.uploads.keys().collect::<Vec<_>>(), [&4, &6]);
+        assert_eq!(
+            (created.next_id, created.run, created.ranges.len()),
+            (7, None, 0)
+        );
         // Without the snapshot, the segments count.
         assert_eq!(Salvage::of([files[0], files[2]]).open_uploads(), 3);
     }

@@ -20,7 +20,7 @@ use super::event::{Ended, FailedObject, JournalEvent, Passed, PlannedObject, Run
 use super::sample::{RecordedObject, Sample};
 pub use super::tally::{RunTotals, Tally};
 use super::unproven::UnprovenCopies;
-use super::uploads::{BegunUpload, Completing, JournaledUpload, Kept, PartMarks};
+use super::uploads::{Completing, JournaledUpload, Kept, PartMarks, UploadDetails};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 
@@ -311,7 +311,7 @@ impl RunState {
                     server,
                     intended: at,
                     kept: Kept::No,
-                    begun: None,
+                    created: None,
                 };
                 self.uploads.insert(*upload, open);
             }
@@ -328,7 +328,7 @@ impl RunState {
                 let Some(open) = self.uploads.get_mut(upload) else {
                     return;
                 };
-                open.begun = Some(BegunUpload {
+                open.created = Some(UploadDetails {
                     id: id.clone(),
                     source: source.clone(),
                     parts: parts.clone(),
@@ -347,15 +347,15 @@ impl RunState {
                 size,
                 etag,
             } => {
-                if let Some(begun) = self.begun(*upload)
-                    && begun.stored.insert(*number, etag)
+                if let Some(created) = self.created(*upload)
+                    && created.stored.insert(*number, etag)
                 {
-                    begun.stored_bytes += size;
+                    created.stored_bytes += size;
                 }
             }
             JournalEvent::CompleteIntended { upload, etag } => {
-                if let Some(begun) = self.begun(*upload) {
-                    begun.completing = Some(Completing { etag: etag.clone() });
+                if let Some(created) = self.created(*upload) {
+                    created.completing = Some(Completing { etag: etag.clone() });
                 }
             }
             JournalEvent::UploadEnded { upload } => {
@@ -370,8 +370,8 @@ impl RunState {
         }
     }
 
-    fn begun(&mut self, upload: u64) -> Option<&mut BegunUpload> {
-        self.uploads.get_mut(&upload)?.begun.as_mut()
+    fn created(&mut self, upload: u64) -> Option<&mut UploadDetails> {
+        self.uploads.get_mut(&upload)?.created.as_mut()
     }
 
     fn pass(&mut self, at: Timestamp, passed: &Passed) {
@@ -490,8 +490,8 @@ impl RunState {
     pub fn open_bytes(&self) -> u64 {
         self.uploads
             .values()
-            .filter_map(|open| open.begun.as_ref())
-            .map(|begun| begun.stored_bytes)
+            .filter_map(|open| open.created.as_ref())
+            .map(|created| created.stored_bytes)
             .sum()
     }
 

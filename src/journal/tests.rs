@@ -133,7 +133,7 @@ impl Teller {
                 };
                 JournalEvent::PaceLearned(Learned {
                     lanes: vec![lane],
-                    width: 512,
+                    concurrency: 512,
                 })
             }
             1 => JournalEvent::RunStopped,
@@ -372,7 +372,7 @@ proptest! {
         let ended = state.totals.done_objects + state.totals.failed_objects;
         prop_assert_eq!(state.totals.planned_objects, ended + state.pending_objects() as u64);
         prop_assert!(state.failures.len() <= 20);
-        let stored: u32 = state.uploads.values().filter_map(|open| open.begun.as_ref()).map(|begun| begun.stored.count()).sum();
+        let stored: u32 = state.uploads.values().filter_map(|open| open.created.as_ref()).map(|created| created.stored.count()).sum();
         prop_assert_eq!(state.open_bytes(), u64::from(stored) * 10);
     }
 }
@@ -442,7 +442,7 @@ fn an_ended_object_of_format_1_is_read() {
     }
 }
 
-/// Journals have called adopted uploads `claimed` from the start.
+/// Journals have called adopted uploads `adopted` from the start.
 #[test]
 fn an_adopted_upload_of_an_older_journal_is_adopted() {
     let text = r#"{"upload_began":{"upload":1,"id":"u","source":{"size":1},"parts":[[1,1]],"attributes":"0","claimed":true}}"#;

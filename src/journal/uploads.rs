@@ -32,8 +32,8 @@ pub struct JournaledUpload {
     #[serde(default, skip_serializing_if = "Kept::is_not")]
     pub kept: Kept,
     /// The created upload. If `None`, the upload may exist, but its id is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub begun: Option<BegunUpload>,
+    #[serde(rename = "begun", default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<UploadDetails>,
 }
 
 /// The run that the upload of a failed object is kept for.
@@ -71,7 +71,7 @@ impl Kept {
 
 /// An upload whose id is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BegunUpload {
+pub struct UploadDetails {
     /// S3's upload id.
     pub id: String,
     /// The source.
@@ -121,7 +121,7 @@ pub struct Reconciled {
     pub different: u32,
 }
 
-impl BegunUpload {
+impl UploadDetails {
     /// Compares the `listed` parts with the record. A part on record is good if it matches the
     /// record. A part that is listed and not on record is good if it has the right size: its
     /// request was in flight when the session ended, and was pinned to the same source.
@@ -237,12 +237,12 @@ mod tests {
         }
     }
 
-    fn upload() -> BegunUpload {
+    fn upload() -> UploadDetails {
         let mut stored = PartMarks::default();
         for (number, etag) in [(1, "a"), (2, "b"), (3, "c")] {
             assert!(stored.insert(number, etag));
         }
-        BegunUpload {
+        UploadDetails {
             id: "u".into(),
             source: SourceVersion {
                 size: 45,

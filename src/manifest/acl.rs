@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::diagnose::Finding;
+use super::diagnose::Mistake;
 use super::job::{Provider, ResolvedEndpoint, Transfer};
 
 /// A canned ACL, sent as `x-amz-acl` with each request that creates an object.
@@ -78,14 +78,14 @@ pub(super) fn check(
     path: &str,
     transfer: &Transfer,
     to: Option<&ResolvedEndpoint>,
-) -> Vec<Finding> {
+) -> Vec<Mistake> {
     let Some(acl) = transfer.to.acl else {
         return Vec::new();
     };
-    let mut findings = Vec::new();
+    let mut mistakes = Vec::new();
     let mut refuse = |message: String, remedy: &str| {
         let path = format!("{path}.to.acl");
-        findings.push(Finding {
+        mistakes.push(Mistake {
             path,
             message,
             remedy: remedy.to_owned(),
@@ -118,5 +118,5 @@ pub(super) fn check(
         );
         refuse(message, "remove it");
     }
-    findings
+    mistakes
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::diagnose::Finding;
+use super::diagnose::Mistake;
 use super::env::is_name;
 use super::job::{Attribute, KeySource, Policy, SetValues, Source, Transfer};
 
@@ -23,28 +23,28 @@ const MAX_TAG: (usize, usize) = (128, 256);
 const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.
-pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
+pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Mistake> {
     let mut rules = AttributeRules {
         path,
-        findings: Vec::new(),
+        mistakes: Vec::new(),
     };
     if transfer.from.s3().is_some() {
         rules.policies(transfer);
     }
     rules.set(&transfer.set);
     rules.customer_keys(transfer);
-    rules.findings
+    rules.mistakes
 }
 
 struct AttributeRules<'p> {
     path: &'p str,
-    findings: Vec<Finding>,
+    mistakes: Vec<Mistake>,
 }
 
 impl AttributeRules<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let path = format!("{}.{field}", self.path);
-        self.findings.push(Finding {
+        self.mistakes.push(Mistake {
             path,
             message: message.into(),
             remedy: remedy.into(),

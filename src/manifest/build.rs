@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use self::explain::Explain;
-use super::diagnose::{Finding, RefusedFields};
+use super::diagnose::{Mistake, RefusedFields};
 use super::file::{
     CustomerKeySection, DefaultsSection, FromSection, KeysSection, ManifestFile, PartsSection,
     PreserveFields, PreserveSection, ReportSection, RestoreSection, SetSection, TransferSection,
@@ -32,12 +32,12 @@ use crate::endpoint::Environment;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
 /// A job, as far as the manifest could be read.
-pub(super) struct Built {
+pub(super) struct PartialJob {
     pub job: Job,
     /// The index in the manifest of each transfer of `job`. Transfers without a readable source and
     /// destination are left out.
     pub indices: Vec<usize>,
-    pub findings: Vec<Finding>,
+    pub mistakes: Vec<Mistake>,
 }
 
 /// Builds the job of a manifest. `default_name` names the job if the manifest does not.
@@ -45,11 +45,11 @@ pub(super) fn build(
     file: ManifestFile,
     default_name: &str,
     environment: &Environment,
-    doubts: &RefusedFields,
-) -> Built {
+    refused_fields: &RefusedFields,
+) -> PartialJob {
     let mut reader = FieldReader {
-        doubts,
-        findings: Vec::new(),
+        refused_fields,
+        mistakes: Vec::new(),
     };
     let mut endpoints = BTreeMap::new();
     for (name, section) in file.endpoints.unwrap_or_default() {
@@ -92,7 +92,7 @@ pub(super) fn build(
         }
     };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
-    Built {
+    PartialJob {
         job: Job {
             name,
             endpoints,
@@ -106,19 +106,19 @@ pub(super) fn build(
             manifest_sha256: None,
         },
         indices,
-        findings: reader.findings,
+        mistakes: reader.mistakes,
     }
 }
 
 struct FieldReader<'d> {
-    doubts: &'d RefusedFields,
-    findings: Vec<Finding>,
+    refused_fields: &'d RefusedFields,
+    mistakes: Vec<Mistake>,
 }
 
 impl FieldReader<'_> {
     fn refuse(&mut self, path: &str, message: impl Display, remedy: impl Display) {
         let (message, remedy) = (message.to_string(), remedy.to_string());
-        self.findings.push(Finding {
+        self.mistakes.push(Mistake {
             path: path.to_owned(),
             message,
             remedy,
@@ -241,7 +241,7 @@ impl FieldReader<'_> {
         let modified_before = time("modified_before", |from| &from.modified_before);
         let set = section
             .set
-            .map(|set| self.overrides(&format!("{path}.set"), set))
+            .map(|set| self.set_values(&format!("{path}.set"), set))
             .unwrap_or_default();
         let source_key = section
             .from
@@ -379,7 +379,7 @@ impl FieldReader<'_> {
 
     /// Reads `set`. S3 stores the names of user metadata in lower case, so names that differ only
     /// in case are the same.
-    fn overrides(&mut self, path: &str, section: SetSection) -> SetValues {
+    fn set_values(&mut self, path: &str, section: SetSection) -> SetValues {
         let mut metadata = BTreeMap::new();
         for (name, value) in section.metadata.unwrap_or_default() {
             if metadata.insert(name.to_ascii_lowercase(), value).is_some() {

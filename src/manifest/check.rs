@@ -7,7 +7,7 @@ mod source;
 
 use std::collections::BTreeMap;
 
-use super::diagnose::{Finding, RefusedFields};
+use super::diagnose::{Mistake, RefusedFields};
 use super::job::{
     Destination, Encryption, Job, MAX_PART, MIN_PART, PartSize, Provider, ResolvedEndpoint, Source,
     Transfer,
@@ -39,32 +39,36 @@ impl Job {
     /// Returns every finding about a job that cannot work or would not do what it seems to, or
     /// nothing if all is well. Paths are those of a manifest.
     #[must_use]
-    pub fn check(&self) -> Vec<Finding> {
+    pub fn check(&self) -> Vec<Mistake> {
         let indices: Vec<_> = (0..self.transfers.len()).collect();
-        let mut findings = check_with(self, &indices, &RefusedFields::default());
+        let mut mistakes = check_with(self, &indices, &RefusedFields::default());
         if self.transfers.is_empty() {
             let (path, message) = (
                 "transfers".to_owned(),
                 "there is nothing to transfer".to_owned(),
             );
-            findings.push(Finding {
+            mistakes.push(Mistake {
                 path,
                 message,
                 remedy: "name a source and a destination".to_owned(),
             });
         }
-        findings
+        mistakes
     }
 }
 
-/// Applies [`Job::check`] to the readable part of a manifest. `indices` gives the number in the file
-/// of each transfer. A job without transfers is not reported here, because the reason was reported
-/// already.
-pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -> Vec<Finding> {
+/// Applies [`Job::check`] to the readable part of a manifest. `indices` gives the number in the
+/// file of each transfer. A job without transfers is not reported here, because the reason was
+/// reported already.
+pub(super) fn check_with(
+    job: &Job,
+    indices: &[usize],
+    refused_fields: &RefusedFields,
+) -> Vec<Mistake> {
     let mut rules = Rules {
         job,
-        doubts,
-        findings: Vec::new(),
+        refused_fields,
+        mistakes: Vec::new(),
     };
     rules.name("name", &job.name);
     for (name, endpoint) in &job.endpoints {
@@ -94,20 +98,20 @@ pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -
         rules.transfer(&path, transfer);
         rules.plaintext_keys(&path, transfer);
     }
-    overlap::check(job, indices, doubts, &mut rules.findings);
-    rules.findings
+    overlap::check(job, indices, refused_fields, &mut rules.mistakes);
+    rules.mistakes
 }
 
 struct Rules<'j> {
     job: &'j Job,
-    doubts: &'j RefusedFields,
-    findings: Vec<Finding>,
+    refused_fields: &'j RefusedFields,
+    mistakes: Vec<Mistake>,
 }
 
 impl<'j> Rules<'j> {
     fn refuse(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), remedy.into());
-        self.findings.push(Finding {
+        self.mistakes.push(Mistake {
             path: path.to_owned(),
             message,
             remedy,
@@ -176,8 +180,8 @@ impl<'j> Rules<'j> {
 
     /// Reports an `after` that names no earlier transfer.
     fn no_such_transfer(&mut self, path: &str, after: &str, transfer: &Transfer) {
-        // A transfer that could not be read has its own finding.
-        if self.doubts.about("transfers") {
+        // A transfer that could not be read has its own mistake.
+        if self.refused_fields.about("transfers") {
             return;
         }
         if after == transfer.name {
@@ -243,11 +247,13 @@ impl<'j> Rules<'j> {
             .and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
         let to = self.known(&format!("{path}.to.endpoint"), &transfer.to.endpoint);
         let sure = |endpoint: &&ResolvedEndpoint| {
-            !self.doubts.about(&format!("endpoints.{}", endpoint.name))
+            !self
+                .refused_fields
+                .about(&format!("endpoints.{}", endpoint.name))
         };
         let sure = [from, to].iter().flatten().all(sure)
-            && !self.doubts.about(&format!("{path}.from.endpoint"))
-            && !self.doubts.about(&format!("{path}.to.endpoint"));
+            && !self.refused_fields.about(&format!("{path}.from.endpoint"))
+            && !self.refused_fields.about(&format!("{path}.to.endpoint"));
         if let (Some(from), Some(to), true) = (from, to, sure) {
             self.one_server(path, from, to);
         }
@@ -288,10 +294,10 @@ impl<'j> Rules<'j> {
         self.parts(&format!("{path}.parts"), transfer);
         self.versions(path, transfer);
         self.keys(&format!("{path}.keys"), transfer);
-        self.findings
+        self.mistakes
             .extend(acl::check(path, transfer, to.filter(|_| sure)));
-        self.findings.extend(attributes::check(path, transfer));
-        self.findings.extend(compare::check(path, transfer));
+        self.mistakes.extend(attributes::check(path, transfer));
+        self.mistakes.extend(compare::check(path, transfer));
     }
 
     fn known(&mut self, path: &str, name: &str) -> Option<&'j ResolvedEndpoint> {

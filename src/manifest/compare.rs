@@ -9,7 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::diagnose::Finding;
+use super::diagnose::Mistake;
 use super::job::{SetValues, Source, Transfer, Versions, When};
 
 /// The comparison that `when: changed` makes. Different sizes are a difference in every mode.
@@ -116,10 +116,10 @@ impl Transfer {
 }
 
 /// Returns the mistakes in `compare` and `compare_attributes` of the transfer at `path`.
-pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
     let mut refuse = |field: &str, message: String, remedy: &str| {
-        findings.push(Finding {
+        mistakes.push(Mistake {
             path: format!("{path}.{field}"),
             message,
             remedy: remedy.to_owned(),
@@ -140,5 +140,5 @@ pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
             refuse("compare_attributes", message, remedy);
         }
     }
-    findings
+    mistakes
 }

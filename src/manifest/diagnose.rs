@@ -1,9 +1,9 @@
 //! The mistakes in a manifest, with their lines.
 //!
-//! A [`Finding`] names the field that it concerns. A job from the command line has nothing else. A
-//! [`Problem`] also has a place in the file. [`Problems`] is the error of a whole manifest: it
-//! holds all mistakes in the order of the file, so that a user need not run the command once per
-//! mistake. `cli::mistakes` draws them.
+//! A [`Mistake`] names the field that it concerns. A job from the command line has nothing else. A
+//! [`ManifestMistake`] also has a place in the file. [`ManifestMistakes`] is the error of a whole
+//! manifest: it holds all mistakes in the order of the file, so that a user need not run the
+//! command once per mistake. `cli::mistakes` draws them.
 //!
 //! Text from the file goes to terminals and logs. So control characters are made visible, and
 //! values that look like secrets are masked.
@@ -20,7 +20,7 @@ use crate::size::display_counted;
 /// A mistake in a job, at one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub struct Finding {
+pub struct Mistake {
     /// The field, for instance `transfers[0].parts.size`.
     pub path: String,
     /// The mistake.
@@ -32,7 +32,7 @@ pub struct Finding {
 /// A mistake in a manifest, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub struct Problem {
+pub struct ManifestMistake {
     /// The field, for instance `transfers[0].parts.size`; empty for the file as a whole.
     pub path: String,
     /// The line, from 1.
@@ -47,11 +47,11 @@ pub struct Problem {
     underline: Range<usize>,
 }
 
-/// A problem with its line.
+/// A mistake with its line.
 #[derive(Clone, Debug)]
 pub struct Excerpt<'p> {
-    /// The problem.
-    pub problem: &'p Problem,
+    /// The mistake.
+    pub mistake: &'p ManifestMistake,
     /// The line, with secrets replaced by asterisks.
     pub line: &'p str,
     /// The bytes of `line` to underline.
@@ -61,15 +61,15 @@ pub struct Excerpt<'p> {
 /// All mistakes of a manifest, in the order of the file. Displays one line per mistake; the command
 /// draws them at their [`excerpts`](Self::excerpts).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub struct Problems {
+pub struct ManifestMistakes {
     file_name: String,
     text: String,
-    list: Vec<Problem>,
+    list: Vec<ManifestMistake>,
 }
 
-/// A problem on its way from the stage that finds it, with its place in bytes of the source.
+/// A mistake with its place in bytes of the source, before its line is known.
 #[derive(Clone, Debug)]
-pub(super) struct Issue {
+pub(super) struct MistakeAt {
     pub at: Range<usize>,
     pub path: String,
     pub message: String,
@@ -103,30 +103,33 @@ impl RefusedFields {
 /// The most characters of the file that a message repeats.
 const MAX_MESSAGE: usize = 400;
 
-impl fmt::Display for Finding {
+impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.path, self.message, self.remedy)
     }
 }
 
-impl Problems {
+impl ManifestMistakes {
     /// Sorts the issues by place and drops duplicates. `secrets` are ranges of `source` that must
     /// not be shown.
     pub(super) fn new(
         file_name: &str,
         source: &str,
-        mut issues: Vec<Issue>,
+        mut mistakes: Vec<MistakeAt>,
         secrets: &[Range<usize>],
     ) -> Self {
-        issues.sort_by_key(|issue| issue.at.start);
+        mistakes.sort_by_key(|mistake| mistake.at.start);
         let mut seen = BTreeSet::new();
-        issues.retain(|issue| seen.insert((issue.at.start, issue.message.clone())));
+        mistakes.retain(|mistake| seen.insert((mistake.at.start, mistake.message.clone())));
 
         let mut lines = SourceLines::new(source);
-        let list = issues.into_iter().map(|issue| lines.place(issue)).collect();
+        let list = mistakes
+            .into_iter()
+            .map(|mistake| lines.place(mistake))
+            .collect();
         Self {
             file_name: file_name.to_owned(),
-            text: blot(source, secrets),
+            text: mask_secrets(source, secrets),
             list,
         }
     }
@@ -137,40 +140,40 @@ impl Problems {
         &self.file_name
     }
 
-    /// Returns the problems in the order of the file; never empty.
+    /// Returns the mistakes in the order of the file; never empty.
     #[must_use]
-    pub fn as_slice(&self) -> &[Problem] {
+    pub fn as_slice(&self) -> &[ManifestMistake] {
         &self.list
     }
 
-    /// Returns each problem with its line, for drawing.
+    /// Returns each mistake with its line, for drawing.
     pub fn excerpts(&self) -> impl Iterator<Item = Excerpt<'_>> {
         let mut lines = SourceLines::new(&self.text);
-        self.list.iter().map(move |problem| {
-            let line = lines.text(problem.line);
-            let end = problem.underline.end.min(line.len());
+        self.list.iter().map(move |mistake| {
+            let line = lines.text(mistake.line);
+            let end = mistake.underline.end.min(line.len());
             Excerpt {
-                problem,
+                mistake,
                 line,
-                underline: problem.underline.start.min(end)..end,
+                underline: mistake.underline.start.min(end)..end,
             }
         })
     }
 
-    /// Returns the last line of a list of problems: their number.
+    /// Returns the last line of a list of mistakes: their number.
     #[must_use]
     pub fn count(&self) -> String {
-        let count = display_counted(self.list.len() as u64, "problem");
+        let count = display_counted(self.list.len() as u64, "mistake");
         format!("{count} in {}", printable(&self.file_name))
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for ManifestMistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file_name = printable(&self.file_name);
-        for problem in &self.list {
-            let (message, remedy) = (printable(&problem.message), printable(&problem.remedy));
-            let (line, column) = (problem.line, problem.column);
+        for mistake in &self.list {
+            let (message, remedy) = (printable(&mistake.message), printable(&mistake.remedy));
+            let (line, column) = (mistake.line, mistake.column);
             writeln!(f, "{file_name}:{line}:{column}: {message}; {remedy}")?;
         }
         f.write_str(&self.count())
@@ -218,14 +221,14 @@ impl<'s> SourceLines<'s> {
         self.current()
     }
 
-    fn place(&mut self, issue: Issue) -> Problem {
-        self.advance_while(|_, next_start| next_start <= issue.at.start);
+    fn place(&mut self, mistake: MistakeAt) -> ManifestMistake {
+        self.advance_while(|_, next_start| next_start <= mistake.at.start);
         let text = self.current();
-        let mut start = (issue.at.start - self.start).min(text.len());
+        let mut start = (mistake.at.start - self.start).min(text.len());
         while !text.is_char_boundary(start) {
             start -= 1;
         }
-        let end = issue
+        let end = mistake
             .at
             .end
             .saturating_sub(self.start)
@@ -234,12 +237,12 @@ impl<'s> SourceLines<'s> {
             .find(|end| text.is_char_boundary(*end))
             .unwrap_or(text.len());
         let underlined = text[start..end].trim_end().len();
-        Problem {
-            path: issue.path,
+        ManifestMistake {
+            path: mistake.path,
             line: self.number,
             column: text[..start].chars().count() + 1,
-            message: shorten(issue.message),
-            remedy: shorten(issue.remedy),
+            message: shorten(mistake.message),
+            remedy: shorten(mistake.remedy),
             underline: start..start + underlined,
         }
     }
@@ -255,7 +258,7 @@ fn shorten(text: String) -> String {
 /// Replaces secrets in the source by asterisks, byte for byte so that places do not move: the
 /// ranges that are known to be secret, and the text before the `@` of any
 /// `http(s)://user:password@host`.
-fn blot(source: &str, secrets: &[Range<usize>]) -> String {
+fn mask_secrets(source: &str, secrets: &[Range<usize>]) -> String {
     let mut ranges = secrets.to_vec();
     for (at, _) in source.match_indices("://") {
         let start = at + 3;
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn doubt_is_about_a_field_and_what_is_inside() {
-        let doubts =
+        let refused_fields =
             RefusedFields::new(["transfers[1].from", "transfers[10]", "transfers[1].from2.x"]);
         for (path, doubtful) in [
             ("transfers[1].from", true),
@@ -299,7 +302,7 @@ mod tests {
             ("transfers[1].from.s3", false),
             ("transfers[1].fro", false),
         ] {
-            assert_eq!(doubts.about(path), doubtful, "{path}");
+            assert_eq!(refused_fields.about(path), doubtful, "{path}");
         }
     }
 
@@ -307,11 +310,11 @@ mod tests {
     fn blotting_keeps_places() {
         let source = "a: hunter2 ü\nurl: http://me:pässword@host/a@b\nto: s3://a@b/";
         let secret = source.find("hunter2").map(|at| at..at + 7).unwrap();
-        let blotted = blot(source, std::slice::from_ref(&secret));
+        let masked = mask_secrets(source, std::slice::from_ref(&secret));
         assert_eq!(
-            blotted,
+            masked,
             "a: ******* ü\nurl: http://************@host/a@b\nto: s3://a@b/"
         );
-        assert_eq!(blotted.len(), source.len());
+        assert_eq!(masked.len(), source.len());
     }
 }

@@ -17,11 +17,11 @@ use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{Empty, FailureLimit, FailureLimitError, Limits};
 use super::literal;
 use super::moment::Ages;
+pub use super::outputs::{JournalPlace, OnChange, ReportPaths, ReportPlace};
 pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Parts};
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
-pub use super::traces::{JournalPlace, OnChange, ReportPaths, ReportPlace};
 pub use crate::endpoint::{
     AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint, Trust,
 };

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 
-use super::diagnose::Issue;
+use super::diagnose::MistakeAt;
 use super::env::{VariableMistake, substitute};
 
 /// The greatest depth of a manifest, deeper than any field. Bounds the recursion on hostile files.
@@ -64,17 +64,20 @@ impl Node {
 
 /// Reads the single document of `text`. Returns `None` if there is no tree; the issues then say
 /// why.
-pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<Node>, Vec<Issue>) {
+pub(super) fn read(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (Option<Node>, Vec<MistakeAt>) {
     let mut reader = TreeReader {
         parser: Parser::new_from_str(text),
         text,
         offsets: byte_offsets(text),
         env,
         path: String::new(),
-        issues: Vec::new(),
+        mistakes: Vec::new(),
     };
     let root = reader.document().ok().flatten();
-    (root, reader.issues)
+    (root, reader.mistakes)
 }
 
 /// The error for a tree that cannot be read further. The reason is among the issues.
@@ -86,7 +89,7 @@ struct TreeReader<'s> {
     offsets: Vec<usize>,
     env: &'s dyn Fn(&str) -> Option<String>,
     path: String,
-    issues: Vec<Issue>,
+    mistakes: Vec<MistakeAt>,
 }
 
 /// Maps characters, which the parser counts, to bytes, which everything else here counts.
@@ -147,7 +150,7 @@ impl<'s> TreeReader<'s> {
 
     fn refuse(&mut self, at: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), remedy.into());
-        self.issues.push(Issue {
+        self.mistakes.push(MistakeAt {
             at,
             path: self.path.clone(),
             message,
@@ -244,9 +247,9 @@ impl<'s> TreeReader<'s> {
                 value_at
             };
             if key == "<<" {
-                let before = self.issues.len();
+                let before = self.mistakes.len();
                 self.node(event, value_at, depth + 1)?;
-                self.issues.truncate(before);
+                self.mistakes.truncate(before);
                 let remedy = "put what transfers share under `defaults:`";
                 self.refuse(key_at, "merge keys (`<<`) are not supported", remedy);
                 continue;

@@ -19,7 +19,7 @@
 //! In doubt, a bucket and an access point count as two buckets for a check that would refuse the
 //! job, and as one for a check that would make a transfer wait.
 
-use super::diagnose::{Finding, RefusedFields};
+use super::diagnose::{Mistake, RefusedFields};
 use super::job::{
     DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions,
 };
@@ -50,20 +50,20 @@ impl Region<'_> {
     }
 }
 
-/// Adds a finding for each transfer that may write into its own source, or where another one
+/// Adds a mistake for each transfer that may write into its own source, or where another one
 /// writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
     job: &Job,
     indices: &[usize],
-    doubts: &RefusedFields,
-    findings: &mut Vec<Finding>,
+    refused_fields: &RefusedFields,
+    mistakes: &mut Vec<Mistake>,
 ) {
-    if doubts.about("endpoints") {
+    if refused_fields.about("endpoints") {
         return;
     }
     let mut written = Vec::new();
     for (transfer, index) in job.transfers.iter().zip(indices) {
-        if doubts.about(&format!("transfers[{index}]")) {
+        if refused_fields.about(&format!("transfers[{index}]")) {
             continue;
         }
         let Some(target) = write_region(job, transfer) else {
@@ -73,7 +73,7 @@ pub(super) fn check(
         if let Some((message, remedy)) =
             source.and_then(|source| self_overlap(transfer, &source, &target))
         {
-            findings.push(Finding {
+            mistakes.push(Mistake {
                 path: format!("transfers[{index}].to.s3"),
                 message,
                 remedy,
@@ -81,8 +81,8 @@ pub(super) fn check(
         }
         written.push((target, *index, transfer));
     }
-    if !doubts.about("journal") && !doubts.about("transfers") {
-        findings.extend(own_objects(job));
+    if !refused_fields.about("journal") && !refused_fields.about("transfers") {
+        mistakes.extend(own_objects(job));
     }
     // In this order, all regions inside another one directly follow it.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
@@ -91,14 +91,14 @@ pub(super) fn check(
             inner.0.bucket == outer.0.bucket && inner.0.key.starts_with(&outer.0.key)
         };
         for inner in written[at + 1..].iter().take_while(inside) {
-            findings.extend(collision(outer, inner));
+            mistakes.extend(collision(outer, inner));
         }
     }
 }
 
 /// Returns the mistake of a journal or report inside the source of a transfer: its objects would be
 /// copied while they are written.
-pub(crate) fn own_objects(job: &Job) -> Option<Finding> {
+pub(crate) fn own_objects(job: &Job) -> Option<Mistake> {
     let journal = match &job.journal {
         JournalPlace::Prefix(place) => in_source(job, "journal", "journal", place),
         _ => None,
@@ -108,7 +108,7 @@ pub(crate) fn own_objects(job: &Job) -> Option<Finding> {
 }
 
 /// Returns the mistake if the journal or report at `place` lies in a source.
-fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Finding> {
+fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Mistake> {
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());
     let own = Region {
@@ -128,7 +128,7 @@ fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Finding
         transfer.name
     );
     let remedy = "name a prefix outside of all sources, or exclude it there".to_owned();
-    Some(Finding {
+    Some(Mistake {
         path: path.to_owned(),
         message,
         remedy,
@@ -276,7 +276,7 @@ fn self_overlap(
 
 /// Returns the mistake if two transfers may write the same keys. The key of `inner` begins with
 /// that of `outer`.
-fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
+fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
     let (outer_region, outer_index, outer_transfer) = outer;
     let (inner_region, inner_index, inner_transfer) = inner;
     if !outer_region.same_bucket(inner_region) {
@@ -332,7 +332,7 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
             )
         }
     };
-    Some(Finding {
+    Some(Mistake {
         path: format!("transfers[{}].to.s3", second.1),
         message,
         remedy,

@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 use serde_yaml::{Mapping, Value as Yaml};
 
-use super::diagnose::Issue;
+use super::diagnose::MistakeAt;
 use super::env::is_name;
 use super::node::{MapEntry, Node, NodeKind};
 
@@ -21,7 +21,7 @@ pub(super) struct Shaped {
     pub value: Yaml,
     /// The text to underline for a mistake in the meaning of a field, by its path.
     pub places: BTreeMap<String, Range<usize>>,
-    pub issues: Vec<Issue>,
+    pub mistakes: Vec<MistakeAt>,
     /// The parts of the text that must never be shown.
     pub secrets: Vec<Range<usize>>,
 }
@@ -31,7 +31,7 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
     let mut shape = Shape {
         schema,
         places: BTreeMap::new(),
-        issues: Vec::new(),
+        mistakes: Vec::new(),
         secrets: Vec::new(),
         path: String::new(),
     };
@@ -41,7 +41,7 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
     Shaped {
         value,
         places: shape.places,
-        issues: shape.issues,
+        mistakes: shape.mistakes,
         secrets: shape.secrets,
     }
 }
@@ -75,7 +75,7 @@ pub(super) fn alternatives<'c>(choices: impl IntoIterator<Item = &'c str>) -> St
 struct Shape<'s> {
     schema: &'s Value,
     places: BTreeMap<String, Range<usize>>,
-    issues: Vec<Issue>,
+    mistakes: Vec<MistakeAt>,
     secrets: Vec<Range<usize>>,
     path: String,
 }
@@ -176,7 +176,9 @@ impl<'s> Shape<'s> {
                         NodeKind::Scalar { .. } | NodeKind::Refused => &entry.value.at,
                     };
                     let value = self.value(&entry.value, schema, underline);
-                    if let Some(value) = value.or_else(|| self.hollow(&entry.value, schema, any)) {
+                    if let Some(value) =
+                        value.or_else(|| self.empty_entry(&entry.value, schema, any))
+                    {
                         out.insert(Yaml::from(entry.key.as_str()), value);
                     }
                 }
@@ -204,7 +206,7 @@ impl<'s> Shape<'s> {
 
     /// Returns an empty entry for an entry of `endpoints` that does not fit. It still exists, or
     /// its uses would look like mistakes too.
-    fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
+    fn empty_entry(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
         let schema = self.pick(node, schema);
         (any.is_some() && kind_of(schema) == "object").then(|| Yaml::Mapping(Mapping::new()))
     }
@@ -260,11 +262,11 @@ impl<'s> Shape<'s> {
             // Counted among the remaining items, so that paths fit the loaded manifest.
             self.path.extend(["[", &out.len().to_string(), "]"]);
             let value = self.value(node, element, &node.at);
-            let hollow = || {
+            let empty_entry = || {
                 (kind_of(self.pick(node, element)) == "object")
                     .then(|| Yaml::Mapping(Mapping::new()))
             };
-            out.extend(value.or_else(hollow));
+            out.extend(value.or_else(empty_entry));
             self.path.truncate(base);
         }
         Yaml::Sequence(out)
@@ -380,13 +382,13 @@ impl<'s> Shape<'s> {
     }
 
     fn refuse(&mut self, at: &Range<usize>, message: String, remedy: impl Into<String>) {
-        let issue = Issue {
+        let mistake = MistakeAt {
             at: at.clone(),
             path: self.path.clone(),
             message,
             remedy: remedy.into(),
         };
-        self.issues.push(issue);
+        self.mistakes.push(mistake);
     }
 }
 

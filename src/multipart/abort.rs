@@ -94,7 +94,7 @@ impl Stray {
     /// Returns a sentence for the user: the upload, the reason, and the command that shows or
     /// aborts it.
     #[must_use]
-    pub fn told(&self, bucket: &Bucket, key: &ObjectKey) -> String {
+    pub fn describe(&self, bucket: &Bucket, key: &ObjectKey) -> String {
         let Self { id, why, .. } = self;
         match id {
             Some(id) => format!(
@@ -325,7 +325,7 @@ fn pause(round: u32) -> Duration {
 }
 
 /// Returns true if the server may have created an upload between two times of our clock.
-pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
+pub(crate) fn was_created_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
     is_within(initiated, (from, until), CREATE_TOLERANCE)
 }
 

@@ -104,7 +104,7 @@ impl MultipartUpload {
             // A part that was sent twice has the `ETag` of the request that finished last.
             if self.kms && !is_renamed && failure.details().code == "InvalidPart" {
                 is_renamed = true;
-                if self.take_names(&mut parts).await? {
+                if self.adopt_etags(&mut parts).await? {
                     continue;
                 }
             }
@@ -302,7 +302,7 @@ impl MultipartUpload {
 
     /// Adopts the `ETag`s that S3 lists, for parts whose `ETag`s do not follow from the bytes.
     /// Returns true if one differed. A part of another size or checksum is not ours.
-    async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
+    async fn adopt_etags(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
         let mut held = pin!(self.parts());
         let mut is_other = false;
         while let Some(part) = held.try_next().await? {
@@ -349,7 +349,7 @@ impl MultipartUpload {
         };
         let ours = head.size == spec.size
             && !is_old(&head)
-            && made_by(parts, spec, &head, self.bucket.capabilities(), evidence);
+            && is_result_of(parts, spec, &head, self.bucket.capabilities(), evidence);
         Ok(ours.then_some(head.written()))
     }
 }
@@ -362,7 +362,7 @@ fn is_same(before: &Head, found: &Head) -> bool {
 
 /// Returns true if an object of the right size and age is the result of these parts. Its checksum
 /// and its `ETag` are the evidence.
-fn made_by(
+fn is_result_of(
     parts: &[PartDone],
     spec: &CompleteSpec,
     head: &Head,

@@ -32,7 +32,7 @@ impl MultipartUpload {
         let mut told = Vec::new();
         let here = self.outliving_the_run();
         if let Some(stray) = here.end().await {
-            told.push(stray.told(&here.bucket, &here.key));
+            told.push(stray.describe(&here.bucket, &here.key));
         }
         told.extend(here.end_at(elsewhere).await);
         told.iter()
@@ -52,7 +52,7 @@ impl MultipartUpload {
                     let stray = Stray::failed(Some(&self.id), &failure);
                     return Some(format!(
                         "the server created an upload and has none of this id at its key; {}",
-                        stray.told(&self.bucket, &self.key)
+                        stray.describe(&self.bucket, &self.key)
                     ));
                 }
             }
@@ -83,7 +83,7 @@ impl MultipartUpload {
             ..self.clone()
         };
         let stray = there.end().await?;
-        Some(stray.told(&there.bucket, &there.key))
+        Some(stray.describe(&there.bucket, &there.key))
     }
 
     /// Aborts the upload under its key. Returns it if it may be left open.

@@ -17,7 +17,7 @@ use super::MultipartUpload;
 use super::abort::{Stray, abort_unknown, after_refusal};
 use crate::bucket::{Bucket, Overtaken};
 use crate::location::ObjectKey;
-use crate::s3::Begun;
+use crate::s3::CreatedUpload;
 
 /// The longest time that a finished object waits for the answer to an overtaken Create.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ impl LateCreate {
         (from, began): (Timestamp, Instant),
     ) -> Self {
         let (tell, ended) = watch::channel(None);
-        let (bucket, key, abort) = (bucket.tidying_up(), key.clone(), create.abort_handle());
+        let (bucket, key, abort) = (bucket.for_cleanup(), key.clone(), create.abort_handle());
         tokio::spawn(async move {
             let outcome = match timeout(bucket.patience(), create).await {
                 Ok(Ok(Ok(created))) => CreateEnd::Created(end(&bucket, &key, created).await),
@@ -99,9 +99,9 @@ impl LateCreate {
 }
 
 /// Aborts the upload of a Create that was answered late. Returns it if it may be left open.
-async fn end(bucket: &Bucket, key: &ObjectKey, begun: Begun) -> Option<Stray> {
-    let upload = MultipartUpload::open(bucket, key, begun.id);
-    match &begun.elsewhere {
+async fn end(bucket: &Bucket, key: &ObjectKey, created: CreatedUpload) -> Option<Stray> {
+    let upload = MultipartUpload::open(bucket, key, created.id);
+    match &created.elsewhere {
         Some(elsewhere) => {
             let failure = Box::pin(upload.refuse(elsewhere)).await;
             Some(Stray::failed(Some(upload.id()), &failure))

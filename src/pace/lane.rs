@@ -128,8 +128,8 @@ impl Lanes {
         !self.is_out() && self.latencies.spend()
     }
 
-    /// Returns true if a 403 to this operation is worth a repetition: other requests of the operation
-    /// have succeeded.
+    /// Returns true if a 403 to this operation is worth a repetition: other requests of the
+    /// operation have succeeded.
     #[must_use]
     pub(crate) fn doubts_denial(&self, operation: Operation, now: Duration) -> bool {
         self.trust.doubts(operation, now)

@@ -23,8 +23,9 @@ const SAME: f64 = 0.1;
 pub struct Learned {
     /// The lanes, in a fixed order.
     pub lanes: Vec<LearnedLane>,
-    /// The number of requests in flight beyond which throughput did not grow.
-    pub width: u32,
+    /// The concurrency: the number of requests in flight beyond which throughput did not grow.
+    #[serde(rename = "width")]
+    pub concurrency: u32,
 }
 
 /// The rate that a server accepts in one lane.
@@ -51,7 +52,7 @@ impl Learned {
                 && !far(one.accepted.into(), other.accepted.into())
         };
         self.lanes.len() != other.lanes.len()
-            || far(self.width.into(), other.width.into())
+            || far(self.concurrency.into(), other.concurrency.into())
             || self
                 .lanes
                 .iter()
@@ -85,14 +86,14 @@ mod tests {
 
     #[test]
     fn small_changes_are_not_worth_a_line() {
-        let of = |accepted, width| Learned {
+        let of = |accepted, concurrency| Learned {
             lanes: vec![LearnedLane {
                 bucket: "default/lake".into(),
                 class: RequestClass::Write,
                 prefix: "hot/".into(),
                 accepted,
             }],
-            width,
+            concurrency,
         };
         assert!(!of(100, 512).differs_from(&of(105, 512)));
         assert!(of(100, 512).differs_from(&of(115, 512)));

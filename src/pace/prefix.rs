@@ -158,7 +158,8 @@ impl ThrottleStats {
         }
     }
 
-    /// Returns true if requests must be counted at `now`. Nothing is counted while nothing is refused.
+    /// Returns true if requests must be counted at `now`. Nothing is counted while nothing is
+    /// refused.
     pub(super) fn is_open(&self, now: Duration) -> bool {
         self.since.is_some() && now <= self.last + TOGETHER
     }

@@ -81,7 +81,8 @@ impl Recent {
         }
     }
 
-    /// Returns the requests per second over the last second, or over the lane's life if it is shorter.
+    /// Returns the requests per second over the last second, or over the lane's life if it is
+    /// shorter.
     pub(super) fn used(&self, now: Duration) -> f64 {
         let now = number(now);
         let gone = now.saturating_sub(self.newest);
@@ -104,7 +105,8 @@ impl Recent {
         f64::from(sent) / seconds.max(YOUNG)
     }
 
-    /// Returns the requests per second over the last `span`, or over the lane's life if it is shorter.
+    /// Returns the requests per second over the last `span`, or over the lane's life if it is
+    /// shorter.
     pub(super) fn rate(&self, now: Duration, span: Duration) -> f64 {
         let now = number(now);
         let first = now

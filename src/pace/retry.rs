@@ -123,7 +123,7 @@ impl RetryPolicy {
 
     /// Returns how long the cleanup after a stop may take, which ends open uploads and the journal.
     #[must_use]
-    pub fn tidying(&self) -> Duration {
+    pub fn cleanup_time(&self) -> Duration {
         (self.drain / 4).min(TIDYING)
     }
 

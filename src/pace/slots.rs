@@ -4,7 +4,7 @@
 //! ends with the last part, so the object with the most bytes left goes first. *Small* work is
 //! everything that takes one quick request. While small work waits, a quarter of the slots is kept
 //! for it, so neither kind starves the other. No slot stays free while work that may take it waits.
-//! The number of slots is learned ([`Width`]), up to a ceiling.
+//! The number of slots is learned ([`MeasuredConcurrency`]), up to a ceiling.
 //!
 //! A request that was refused, or that waits in a long queue, gives its slot back until its turn
 //! comes ([`Parked`]). So a prefix in which everything is refused holds no slots that others could
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::width::{Answered, NARROWEST, Width};
+use super::concurrency::{Answered, MIN_CONCURRENCY, MeasuredConcurrency};
 
 /// The number of slots at the start, unless the server suggests another one ([`Slots::start_at`]).
 const START: u32 = 512;
@@ -53,9 +53,9 @@ pub struct Slots(Arc<Mutex<SlotState>>);
 #[derive(Debug)]
 struct SlotState {
     /// The number of slots.
-    width: Width,
+    concurrency: MeasuredConcurrency,
     /// The number of slots that small work may take.
-    small_width: Width,
+    small_concurrency: MeasuredConcurrency,
     /// The slots that small work holds, with the parked ones.
     small: u32,
     /// The slots that bulk work holds, with the parked ones.
@@ -225,8 +225,8 @@ impl Slots {
     #[must_use]
     pub fn new(ceiling: u32) -> Self {
         Self(Arc::new(Mutex::new(SlotState {
-            width: Width::new(START, ceiling),
-            small_width: Width::new(START_SMALL, ceiling),
+            concurrency: MeasuredConcurrency::new(START, ceiling),
+            small_concurrency: MeasuredConcurrency::new(START_SMALL, ceiling),
             small: 0,
             bulk: 0,
             parked_small: 0,
@@ -273,15 +273,15 @@ impl Slots {
     /// of a far larger object: more slots speed up those, but not the copy.
     #[must_use]
     pub fn bulk(&self, left: u64, part: u64) -> SlotKind {
-        let width = u64::from(self.lock().width.get().max(1));
-        SlotKind::Bulk(part.saturating_add(left / width))
+        let concurrency = u64::from(self.lock().concurrency.get().max(1));
+        SlotKind::Bulk(part.saturating_add(left / concurrency))
     }
 
     /// Gives free slots to waiting requests. If the receiver of a slot is gone, the slot is
     /// dropped, and thereby freed. That takes the lock, so it happens after the lock is released.
     fn hand_out(&self, mut state: MutexGuard<'_, SlotState>) {
         let (mut refused, mut gone) = (Vec::new(), Vec::new());
-        let (all, for_small) = (state.width.get(), state.small_width.get());
+        let (all, small_limit) = (state.concurrency.get(), state.small_concurrency.get());
         // Parked requests go first, since they had slots before.
         while state.used() < all
             && let Some(Returning { is_bulk, sender }) = state.returning.pop_front()
@@ -303,7 +303,7 @@ impl Slots {
         }
         while state.used() < all {
             let small_first = state.used_small() < all / 4 || state.waiting_bulk.is_empty();
-            let small = (small_first && state.used_small() < for_small)
+            let small = (small_first && state.used_small() < small_limit)
                 .then(|| state.waiting_small.pop_front());
             let (want, sender) = if let Some(sender) = small.flatten() {
                 (SlotKind::Small, sender)
@@ -323,12 +323,12 @@ impl Slots {
                 refused.push(slot);
             }
         }
-        if !state.waiting_small.is_empty() && state.used_small() >= for_small {
-            state.small_width.mark_saturated();
+        if !state.waiting_small.is_empty() && state.used_small() >= small_limit {
+            state.small_concurrency.mark_saturated();
         }
         if state.used() >= all && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty())
         {
-            state.width.mark_saturated();
+            state.concurrency.mark_saturated();
         }
         drop(state);
         drop((refused, gone));
@@ -351,9 +351,9 @@ impl Slots {
     /// Learns from the result of a request.
     pub(super) fn answered(&self, answer: &Answered) {
         let mut state = self.lock();
-        let mut changed = state.width.answered(answer);
+        let mut changed = state.concurrency.answered(answer);
         if answer.bytes < SMALL {
-            changed |= state.small_width.answered(answer);
+            changed |= state.small_concurrency.answered(answer);
         }
         if changed {
             self.hand_out(state);
@@ -363,40 +363,40 @@ impl Slots {
     /// Starts with another number of slots, which suits the server or was learned by an earlier
     /// session. A large number does not overload the server: the lanes limit the rate, and the
     /// number is halved if answers take more than a quarter of their time limit.
-    pub fn start_at(&self, width: u32) {
-        if width < NARROWEST {
+    pub fn start_at(&self, concurrency: u32) {
+        if concurrency < MIN_CONCURRENCY {
             return;
         }
         let mut state = self.lock();
-        state.width = Width::new(width, state.width.ceiling());
+        state.concurrency = MeasuredConcurrency::new(concurrency, state.concurrency.ceiling());
         self.hand_out(state);
     }
 
     /// Reduces the slots to the number of connections that the server is known to serve at a time.
-    pub(crate) fn narrow(&self, width: u32) {
+    pub(crate) fn reduce(&self, concurrency: u32) {
         let mut state = self.lock();
-        if width < state.width.get() {
+        if concurrency < state.concurrency.get() {
             tracing::info!(
-                connections = width,
+                connections = concurrency,
                 "the server serves no more connections at a time: no more requests are in flight from now on"
             );
         }
-        state.width.narrow(width);
-        state.small_width.narrow(width);
+        state.concurrency.reduce(concurrency);
+        state.small_concurrency.reduce(concurrency);
     }
 
     /// Returns the numbers of requests in flight and of slots now.
     #[must_use]
     pub fn in_flight(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.used(), state.width.get())
+        (state.used(), state.concurrency.get())
     }
 
     /// Returns the number of slots that small work may take now.
     #[must_use]
     pub fn small_limit(&self) -> u32 {
         let state = self.lock();
-        state.small_width.get().min(state.width.get())
+        state.small_concurrency.get().min(state.concurrency.get())
     }
 
     /// Frees the slot of a request that waits for its turn. Returns `None` if too many requests are
@@ -424,7 +424,7 @@ impl Slots {
     /// Returns the most slots that there can be.
     #[must_use]
     pub fn ceiling(&self) -> u32 {
-        self.lock().width.ceiling()
+        self.lock().concurrency.ceiling()
     }
 }
 

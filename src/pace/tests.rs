@@ -13,7 +13,7 @@ async fn a_request_that_skips_the_queue_does_not_wait_for_a_rate() {
     };
     pacer.recall(&Learned {
         lanes: vec![slow],
-        width: 100,
+        concurrency: 100,
     });
     let lanes = pacer.lanes("here", "lake", RequestClass::Write);
     let patience = Duration::from_mins(1);

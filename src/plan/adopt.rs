@@ -66,18 +66,18 @@ impl ExpectedLayout<'_> {
 pub fn usable(
     mut listed: Vec<PartDone>,
     declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
-    cut: ExpectedLayout<'_>,
+    expected: ExpectedLayout<'_>,
     wanted: &Attributes,
 ) -> Option<(PartLayout, Vec<PartDone>)> {
-    let layout = cut.layout_of(&listed)?;
-    let is_cut_alike = |part: &PartDone| {
+    let layout = expected.layout_of(&listed)?;
+    let has_expected_length = |part: &PartDone| {
         layout
             .part(part.number)
             .is_some_and(|due| due.length == part.size)
     };
     let alike = listed
         .iter()
-        .all(|part| is_cut_alike(part) && part.checksum.is_some());
+        .all(|part| has_expected_length(part) && part.checksum.is_some());
     listed.sort_unstable_by_key(|part| part.number);
     let usable = alike && !listed.is_empty() && declared.is_some() && declared == wanted.checksum;
     usable.then_some((layout, listed))
@@ -217,9 +217,10 @@ mod tests {
     #[test]
     fn only_what_is_cut_alike_can_be_gone_on_with() {
         let layout = PartLayout::uniform(25, 10, 3);
-        let cut = ExpectedLayout::Exactly(&layout);
-        let of =
-            |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(_, parts)| parts.len());
+        let expected = ExpectedLayout::Exactly(&layout);
+        let of = |parts: Vec<PartDone>| {
+            usable(parts, CRC, expected, &wanted()).map(|(_, parts)| parts.len())
+        };
         assert_eq!(of(vec![part(3, 5), part(1, 10)]), Some(2));
         let bare = PartDone {
             checksum: None,
@@ -237,10 +238,13 @@ mod tests {
         }
         let composite = Some((ChecksumAlgorithm::Sha256, ChecksumKind::Composite));
         for declared in [None, composite] {
-            assert_eq!(usable(vec![part(1, 10)], declared, cut, &wanted()), None);
+            assert_eq!(
+                usable(vec![part(1, 10)], declared, expected, &wanted()),
+                None
+            );
         }
         assert_eq!(
-            usable(vec![part(1, 10)], None, cut, &Attributes::default()),
+            usable(vec![part(1, 10)], None, expected, &Attributes::default()),
             None
         );
     }
@@ -248,9 +252,10 @@ mod tests {
     #[test]
     fn an_automatic_part_size_may_be_another_one_by_now() {
         let size = 1000 * MIB + 7;
-        let cut = ExpectedLayout::Automatically(size, &PartLimits::S3);
-        let of =
-            |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(layout, _)| layout);
+        let expected = ExpectedLayout::Automatically(size, &PartLimits::S3);
+        let of = |parts: Vec<PartDone>| {
+            usable(parts, CRC, expected, &wanted()).map(|(layout, _)| layout)
+        };
         let seventy = PartLayout::uniform(size, 70 * MIB, 15);
         assert_eq!(
             of(vec![part(3, 70 * MIB), part(15, 20 * MIB + 7)]),

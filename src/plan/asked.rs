@@ -51,7 +51,7 @@ pub enum SourceTags<'a> {
 
 /// An attribute that differs from the request, and the difference in words that are the same for
 /// all objects of a bucket.
-pub type Difference = (Attribute, String);
+pub type AttributeDifference = (Attribute, String);
 
 impl<'a> Asked<'a> {
     /// Returns the attributes that a request asked for, without tags of a source.
@@ -150,7 +150,7 @@ impl<'a> Asked<'a> {
     /// Returns the differences from the request that HEAD shows. Attributes that HEAD does not show
     /// may be hidden, see [`Asked::questions`].
     #[must_use]
-    pub fn differences(&self, found: &Head) -> Vec<Difference> {
+    pub fn differences(&self, found: &Head) -> Vec<AttributeDifference> {
         // Checksums are compared as proofs. Grants, the ACL, and annotations show only elsewhere.
         let Attributes {
             headers,

@@ -7,8 +7,8 @@
 //! skipped, and the next run compares it again.
 //!
 //! Few servers support such conditions for `CopyObject`, and more support them for
-//! `CompleteMultipartUpload` ([`super::detour`]). Without a condition, s3haul sends HEAD for the
-//! key just before the write. A short time remains in which another writer can take the key.
+//! `CompleteMultipartUpload` ([`super::workaround`]). Without a condition, s3haul sends HEAD for
+//! the key just before the write. A short time remains in which another writer can take the key.
 
 use super::decide::Route;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -43,9 +43,9 @@ impl Route {
 
 /// Returns the condition for a write.
 #[must_use]
-pub fn demanded(
+pub fn write_condition(
     when: When,
-    seen: &DestinationState,
+    destination_state: &DestinationState,
     write: ConditionalWrite,
     capabilities: &Capabilities,
 ) -> WriteCondition {
@@ -53,7 +53,7 @@ pub fn demanded(
         capabilities.if_none_match.on(write),
         capabilities.if_match.on(write),
     );
-    match (when, seen) {
+    match (when, destination_state) {
         (When::Always, _) => WriteCondition::None,
         // This includes `missing`: the object there was written by an earlier attempt of this run.
         (_, DestinationState::Object(etag)) if matches => WriteCondition::Matches(etag.clone()),
@@ -77,7 +77,7 @@ mod tests {
         Capabilities {
             if_none_match: on,
             if_match: on,
-            ..Capabilities::CAUTIOUS
+            ..Capabilities::UNKNOWN_SERVER
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
     fn a_write_demands_what_the_comparison_saw() {
         let object = DestinationState::Object("e".to_owned());
         let matches = WriteCondition::Matches("e".to_owned());
-        for (when, seen, condition) in [
+        for (when, destination_state, condition) in [
             (
                 When::Always,
                 &DestinationState::Absent,
@@ -117,11 +117,16 @@ mod tests {
         ] {
             let write = ConditionalWrite::Complete;
             assert_eq!(
-                demanded(when, seen, write, &Capabilities::AWS),
+                write_condition(when, destination_state, write, &Capabilities::AWS),
                 condition,
-                "{when:?} {seen:?}"
+                "{when:?} {destination_state:?}"
             );
-            let nothing = demanded(when, seen, write, &Capabilities::CAUTIOUS);
+            let nothing = write_condition(
+                when,
+                destination_state,
+                write,
+                &Capabilities::UNKNOWN_SERVER,
+            );
             assert_eq!(nothing, WriteCondition::None, "what is ignored is not sent");
         }
     }
@@ -165,7 +170,7 @@ mod tests {
             ),
         ] {
             let of = |on| {
-                demanded(
+                write_condition(
                     When::Missing,
                     &DestinationState::Absent,
                     route.publishes_by(),

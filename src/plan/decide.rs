@@ -349,7 +349,7 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
             }
             (true, _) => return Content::Equal(Basis::Checksum),
             (false, ChecksumKind::FullObject) => return Content::Differs(Reason::ChecksumDiffers),
-            (false, ChecksumKind::Composite | ChecksumKind::Untold) => {}
+            (false, ChecksumKind::Composite | ChecksumKind::Unstated) => {}
         }
     }
     if !etags_tell || source.kms || destination.kms {
@@ -363,9 +363,9 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     }
 }
 
-/// The origin of the bytes.
+/// The kind of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SourceKind {
     /// An object on the same server.
     Bucket,
     /// A local file, or standard input.
@@ -419,7 +419,7 @@ impl Route {
 /// [`LayoutError::TooLarge`] for objects that the endpoint cannot hold or copy.
 pub fn route(
     size: u64,
-    origin: Origin,
+    source_kind: SourceKind,
     parts: &Parts,
     capabilities: &Capabilities,
     capacity: Capacity,
@@ -430,26 +430,26 @@ pub fn route(
             .0
             .min(capabilities.max_copy)
             .min(capabilities.parts.max_part);
-    let goal = match (&parts.size, origin) {
+    let goal = match (&parts.size, source_kind) {
         (PartSize::Exactly(size), _) => Goal::Exactly(size.0),
-        (PartSize::Auto, Origin::Bucket) => Goal::Copy {
+        (PartSize::Auto, SourceKind::Bucket) => Goal::Copy {
             aim: parts.goal,
             capacity,
         },
-        (PartSize::Auto, Origin::Local) => Goal::Upload,
+        (PartSize::Auto, SourceKind::Local) => Goal::Upload,
     };
-    match origin {
-        _ if size == 0 && origin == Origin::Local => Ok(Route::Put),
-        Origin::Bucket if size == 0 || single => Ok(Route::Copy),
-        Origin::Bucket if !capabilities.part_copy && size <= capabilities.max_copy => {
+    match source_kind {
+        _ if size == 0 && source_kind == SourceKind::Local => Ok(Route::Put),
+        SourceKind::Bucket if size == 0 || single => Ok(Route::Copy),
+        SourceKind::Bucket if !capabilities.part_copy && size <= capabilities.max_copy => {
             Ok(Route::Copy)
         }
-        Origin::Bucket if !capabilities.part_copy => Err(LayoutError::NoPartCopy {
+        SourceKind::Bucket if !capabilities.part_copy => Err(LayoutError::NoPartCopy {
             size,
             limit: capabilities.max_copy,
         }),
-        Origin::Bucket => layout(size, &capabilities.parts, goal).map(Route::MultipartCopy),
-        Origin::Local => {
+        SourceKind::Bucket => layout(size, &capabilities.parts, goal).map(Route::MultipartCopy),
+        SourceKind::Local => {
             let layout = layout(size, &capabilities.parts, goal)?;
             let single = layout.count == 1 || size <= parts.threshold.0.min(UPLOAD_PART);
             Ok(if single {

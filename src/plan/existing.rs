@@ -197,7 +197,7 @@ mod tests {
                 result,
                 "{wanted:?} {found:?}"
             );
-            let elsewhere = class(&job, found, &Capabilities::CAUTIOUS);
+            let elsewhere = class(&job, found, &Capabilities::UNKNOWN_SERVER);
             assert_ne!(
                 elsewhere,
                 StorageClassMatch::Differs,

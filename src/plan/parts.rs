@@ -56,7 +56,8 @@ impl PartRange {
 pub struct PartLayout {
     /// The size of the object in bytes.
     pub size: u64,
-    /// The bytes of every part but the last, or of the largest part if the boundaries are irregular.
+    /// The bytes of every part but the last, or of the largest part if the boundaries are
+    /// irregular.
     pub part_size: u64,
     /// The number of parts.
     pub count: u32,

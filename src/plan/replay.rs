@@ -208,7 +208,7 @@ mod tests {
             replay(&head(&parts, GIB), true, aws, aws),
             Replay::Impossible(_)
         ));
-        let cautious = &Capabilities::CAUTIOUS;
+        let cautious = &Capabilities::UNKNOWN_SERVER;
         assert!(matches!(
             replay(&head(&parts, GIB), false, cautious, cautious),
             Replay::Impossible(_)

@@ -9,7 +9,7 @@ use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 
 use super::compare::AskedSides;
-use super::steps::{Gone, Outbox};
+use super::steps::{BatchSender, ReceiverGone};
 use super::{MadeBefore, Pending, Planned, Sides};
 use crate::listing::filter::Filter;
 use crate::listing::{Entry, ListingItem, local};
@@ -27,8 +27,8 @@ impl Sides {
         &self,
         pending: Vec<Pending>,
         filter: &Filter,
-        planned: &Outbox,
-    ) -> Result<(), Gone> {
+        planned: &BatchSender,
+    ) -> Result<(), ReceiverGone> {
         let at_once = self.heads_at_once();
         let mut asked = FuturesOrdered::new();
         for Pending {

@@ -45,12 +45,12 @@ impl Sides {
         if let Decision::Ask(doubt) = decision {
             return Next::Ask(entry, key, AskedSides::Both(doubt));
         }
-        let seen = match (&decision, &there.etag) {
+        let destination_state = match (&decision, &there.etag) {
             (Decision::Copy(_), Some(etag)) => DestinationState::Object(etag.clone()),
             // What is not copied has no use for it.
             _ => DestinationState::Unknown,
         };
-        Next::Known(self.planned(entry, key, decision, seen))
+        Next::Known(self.planned(entry, key, decision, destination_state))
     }
 
     fn side<'e>(&self, entry: &'e Entry) -> Side<'e> {

@@ -1,7 +1,7 @@
 //! Plans complete histories: all versions of each key, in order.
 //!
 //! Keys are planned in parallel, but the versions of a key form a chain: a [`Step`] for the oldest
-//! missing version, with the newer ones attached ([`Following`]). The executor starts a version
+//! missing version, with the newer ones attached ([`VersionChain`]). The executor starts a version
 //! when its predecessor is done, so the destination never has versions in another order, whatever
 //! fails. [`plan::history`](crate::plan::history) finds the versions that exist already.
 //!
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use futures::stream::{self, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::steps::{Gone, Outbox, PlanSender};
+use super::steps::{BatchSender, PlanSender, ReceiverGone};
 use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
 use crate::bucket::Bucket;
-use crate::bucket::history::Tip;
+use crate::bucket::history::LatestVersion;
 use crate::listing::Entry;
 use crate::listing::filter::{Excluded, Filter};
 use crate::listing::versions::{self, History, HistoryItem, HistoryWalk, Scope, Version};
@@ -39,14 +39,14 @@ const LOOKS_AT_ONCE: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryStep {
     /// The newest version of the key at the destination before this step.
-    pub tip: Tip,
-    /// The newer versions.
-    pub then: Option<Box<Following>>,
+    pub latest: LatestVersion,
+    /// The newer versions of the key, which wait for this one.
+    pub newer: Option<Box<VersionChain>>,
 }
 
 /// Versions of one key that wait for their turn, oldest first.
 #[derive(Clone, Debug)]
-pub struct Following {
+pub struct VersionChain {
     key: ObjectKey,
     relative_at: usize,
     to: ObjectKey,
@@ -55,15 +55,15 @@ pub struct Following {
     _held: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-impl PartialEq for Following {
+impl PartialEq for VersionChain {
     fn eq(&self, other: &Self) -> bool {
         (&self.key, &self.to, &self.versions) == (&other.key, &other.to, &other.versions)
     }
 }
 
-impl Eq for Following {}
+impl Eq for VersionChain {}
 
-impl Following {
+impl VersionChain {
     /// Returns the versions that wait.
     pub fn versions(&self) -> impl Iterator<Item = &Version> {
         self.versions.iter()
@@ -71,7 +71,7 @@ impl Following {
 
     /// Returns the step of the oldest version, with the newer ones attached.
     #[must_use]
-    pub fn next(mut self: Box<Self>, sides: &Sides, tip: Tip) -> Option<Step> {
+    pub fn next(mut self: Box<Self>, sides: &Sides, latest: LatestVersion) -> Option<Step> {
         let version = self.versions.pop_front()?;
         let (key, to) = (self.key.clone(), self.to.clone());
         let route = match version.archive {
@@ -81,11 +81,11 @@ impl Following {
             ArchiveState::Archived | ArchiveState::Restoring => Route::Restore,
         };
         let entry = entry(&key, self.relative_at, version);
-        let then = (!self.versions.is_empty()).then_some(self);
-        let turn = Some(Box::new(HistoryStep { tip, then }));
+        let newer = (!self.versions.is_empty()).then_some(self);
+        let history = Some(Box::new(HistoryStep { latest, newer }));
         Some(Step {
             route,
-            turn,
+            history,
             ..Step::without_work(entry, to)
         })
     }
@@ -111,7 +111,7 @@ struct Aligned {
     to: ObjectKey,
     /// For each of the oldest versions that the destination has, the basis on which they are equal.
     there: Vec<Basis>,
-    tip: Tip,
+    latest: LatestVersion,
     held: OwnedSemaphorePermit,
 }
 
@@ -121,14 +121,18 @@ type Looked = Result<Aligned, Box<Planned>>;
 
 impl Sides {
     /// Plans the histories of all keys, as one range.
-    pub(super) async fn run_histories(&self, resume: Resume, exit: PlanSender) -> Result<(), Gone> {
+    pub(super) async fn run_histories(
+        &self,
+        resume: Resume,
+        sender: PlanSender,
+    ) -> Result<(), ReceiverGone> {
         let range = resume.ranges.first().map_or(0, |range| range.range);
-        let outbox = Outbox::new(range, exit);
-        self.plan_histories(&outbox).await?;
-        outbox.end().await
+        let batches = BatchSender::new(range, sender);
+        self.plan_histories(&batches).await?;
+        batches.end().await
     }
 
-    async fn plan_histories(&self, planned: &Outbox) -> Result<(), Gone> {
+    async fn plan_histories(&self, planned: &BatchSender) -> Result<(), ReceiverGone> {
         let Some(source) = &self.source else {
             return Ok(());
         };
@@ -232,8 +236,8 @@ impl Sides {
         &self,
         mut history: History,
         filter: &Filter,
-        planned: &Outbox,
-    ) -> Result<Option<(History, ObjectKey)>, Gone> {
+        planned: &BatchSender,
+    ) -> Result<Option<(History, ObjectKey)>, ReceiverGone> {
         if history.relative().is_empty() {
             planned
                 .send(Planned::Ignored(
@@ -327,15 +331,15 @@ impl Sides {
                 }
             },
         };
-        let tip = there.last().map_or(Tip::Nothing, |newest| {
-            Tip::Version(newest.id.clone().into())
+        let latest = there.last().map_or(LatestVersion::Nothing, |newest| {
+            LatestVersion::Version(newest.id.clone().into())
         });
         if there.is_empty() || self.transfer.when == When::Always {
             return Ok(Aligned {
                 history,
                 to,
                 there: Vec::new(),
-                tip,
+                latest,
                 held,
             });
         }
@@ -344,7 +348,7 @@ impl Sides {
                 history,
                 to,
                 there,
-                tip,
+                latest,
                 held,
             }),
             Ok(None) if self.transfer.when == When::Missing => {
@@ -450,12 +454,12 @@ impl Sides {
     }
 
     /// Sends the plan for a key.
-    async fn hand_on(&self, looked: Looked, planned: &Outbox) -> Result<(), Gone> {
+    async fn hand_on(&self, looked: Looked, planned: &BatchSender) -> Result<(), ReceiverGone> {
         let Aligned {
             history,
             to,
             there,
-            tip,
+            latest,
             held,
         } = match looked {
             Ok(aligned) => aligned,
@@ -488,14 +492,14 @@ impl Sides {
             Some(at) if self.transfer.archived == Archived::Restore => versions.split_off(at),
             _ => VecDeque::new(),
         };
-        let following = Following {
+        let chain = VersionChain {
             key: key.clone(),
             relative_at,
             to: to.clone(),
             versions,
             _held: Some(Arc::new(held)),
         };
-        if let Some(step) = Box::new(following).next(self, tip) {
+        if let Some(step) = Box::new(chain).next(self, latest) {
             planned.send(Planned::Step(Box::new(step))).await?;
         }
         for version in behind {

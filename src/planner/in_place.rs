@@ -78,11 +78,11 @@ impl Sides {
         } else {
             Reason::AttributesDiffer
         };
-        let seen = entry
+        let destination_state = entry
             .etag
             .clone()
             .map_or(DestinationState::Unknown, DestinationState::Object);
-        self.step(entry, key, reason, seen)
+        self.step(entry, key, reason, destination_state)
     }
 
     /// Decides about an object by HEAD. `again` is true if an earlier session was working on it.
@@ -108,7 +108,7 @@ impl Sides {
             Difference::None => self.transfer.when != When::Always || is_rewritten,
             // The earlier session's change was written, so it has also set what HEAD does not show.
             Difference::Unknown => again && is_rewritten,
-            Difference::Is(_) => false,
+            Difference::Found(_) => false,
         };
         (entry.size, entry.modified, entry.archive) = (head.size, head.modified, head.archive);
         entry.storage_class = head.storage_class;
@@ -157,7 +157,7 @@ impl Sides {
         if let [source, Some(_)] = keys
             && (!head.customer_key || (source.is_some() && self.has_source_key(key).await?))
         {
-            return Ok(Difference::Is(Attribute::Encryption));
+            return Ok(Difference::Found(Attribute::Encryption));
         }
         let tags = if needs_tags(transfer, destination.capabilities()) {
             destination.tags(key, version).await?
@@ -172,7 +172,7 @@ impl Sides {
             Timestamp::now(),
         );
         if let Some(attribute) = found {
-            return Ok(Difference::Is(attribute));
+            return Ok(Difference::Found(attribute));
         }
         let Some(acl) = transfer.to.acl else {
             return Ok(Difference::None);
@@ -180,7 +180,7 @@ impl Sides {
         let grants = destination.acl(key, version).await?;
         Ok(match has_acl(acl, &grants) {
             Some(true) => Difference::None,
-            Some(false) => Difference::Is(Attribute::Acl),
+            Some(false) => Difference::Found(Attribute::Acl),
             None => Difference::Unknown,
         })
     }
@@ -211,7 +211,7 @@ pub(crate) enum Difference {
     /// It has all of them.
     None,
     /// It has another value of this attribute.
-    Is(Attribute),
+    Found(Attribute),
     /// It has all that can be seen; its ACL does not show whether it is the canned one.
     Unknown,
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::questions::PendingAnswers;
-use super::steps::{Gone, News, Outbox, PlanSender};
+use super::steps::{BatchSender, PlanEvent, PlanSender, ReceiverGone};
 use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
@@ -116,7 +116,7 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBound
 
 impl Sides {
     /// Plans the rest of a transfer.
-    pub(super) async fn run(self, resume: Resume, exit: PlanSender) -> Result<(), Gone> {
+    pub(super) async fn run(self, resume: Resume, sender: PlanSender) -> Result<(), ReceiverGone> {
         let Resume {
             pending,
             ranges,
@@ -124,9 +124,13 @@ impl Sides {
             last,
         } = resume;
         let filter = Arc::new(Filter::new(&self.transfer.select));
-        self.plan_again(pending, &filter, &Outbox::new(0, exit.clone()))
+        self.plan_again(pending, &filter, &BatchSender::new(0, sender.clone()))
             .await?;
-        let most = if self.is_cut() { self.most_ranges() } else { 1 };
+        let most = if self.can_be_cut() {
+            self.most_ranges()
+        } else {
+            1
+        };
         let frontier = Frontier(Arc::new(SharedRanges {
             ranges: Mutex::new(Ranges::new(self.source_reach(), &ranges, most, next, last)),
             changed: Notify::new(),
@@ -138,10 +142,10 @@ impl Sides {
         let walk = |range: KeyRange, is_new| {
             let (sides, filter, frontier) =
                 (Arc::clone(&sides), Arc::clone(&filter), frontier.clone());
-            let outbox = Outbox::new(range.range, exit.clone());
+            let batches = BatchSender::new(range.range, sender.clone());
             async move {
                 sides
-                    .walk_range(&range, is_new, &filter, &frontier, outbox)
+                    .walk_range(&range, is_new, &filter, &frontier, batches)
                     .await
             }
         };
@@ -150,9 +154,10 @@ impl Sides {
         }
         loop {
             // While the executor has enough to do, more ranges would only fill memory.
-            let wants_cut = exit.is_behind() && frontier.has_time() && frontier.lock().wants_cut();
+            let wants_cut =
+                sender.is_behind() && frontier.has_time() && frontier.lock().wants_cut();
             tokio::select! {
-                room = exit.reserve(), if wants_cut => {
+                room = sender.reserve(), if wants_cut => {
                     let room = room?;
                     let cut = {
                         // Locked until the cut is sent: before that, the range must not learn of
@@ -160,7 +165,7 @@ impl Sides {
                         let mut ranges = frontier.lock();
                         let cut = ranges.cut();
                         if let Some(cut) = &cut {
-                            room.send(News::Cut(cut.clone()));
+                            room.send(PlanEvent::Cut(cut.clone()));
                         }
                         cut
                     };
@@ -174,11 +179,11 @@ impl Sides {
                     // A panic: its range does not count as ended, so the next session lists it.
                     Some(Err(_)) => {
                         let place = sides.transfer.to.location.to_string();
-                        Outbox::new(0, exit.clone()).send(Planned::panicked(place)).await?;
+                        BatchSender::new(0, sender.clone()).send(Planned::panicked(place)).await?;
                     }
                 },
                 () = frontier.0.changed.notified() => {}
-                () = exit.hunger.told() => {}
+                () = sender.demand.raised() => {}
             }
         }
     }
@@ -221,7 +226,7 @@ impl Sides {
 
     /// Returns true if the keys may be cut into ranges, because both sides can be listed from any
     /// key.
-    fn is_cut(&self) -> bool {
+    fn can_be_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
             && self.source.is_some()
             && self.transfer.chosen.is_none()
@@ -237,7 +242,7 @@ impl Sides {
         filter: &Filter,
         frontier: &Frontier,
     ) -> Result<Listing, Box<Planned>> {
-        if let Some(source) = self.source.as_ref().filter(|_| self.is_cut()) {
+        if let Some(source) = self.source.as_ref().filter(|_| self.can_be_cut()) {
             let after = range.after.as_ref().map(ToString::to_string);
             let bounds = Leading(frontier.clone(), range.range);
             return Ok(bucket::range(
@@ -268,7 +273,7 @@ impl Sides {
             .and_then(|key| self.place_of(key))
             .map(|key| key.to_string());
         usable.then(|| {
-            if !self.is_cut() {
+            if !self.can_be_cut() {
                 return Counterparts::of(bucket::objects(destination, reach, after));
             }
             let (sides, frontier, range) = (self.clone(), frontier.clone(), range.range);
@@ -306,20 +311,20 @@ impl Sides {
         is_new: bool,
         filter: &Filter,
         frontier: &Frontier,
-        outbox: Outbox,
-    ) -> Result<(), Gone> {
+        batches: BatchSender,
+    ) -> Result<(), ReceiverGone> {
         let number = range.range;
         let walked = match self.listing_of(range, filter, frontier).await {
             Ok(entries) => {
-                self.compare(range, is_new, entries, filter, frontier, &outbox)
+                self.compare(range, is_new, entries, filter, frontier, &batches)
                     .await
             }
-            Err(failed) => outbox.push(*failed).await,
+            Err(failed) => batches.push(*failed).await,
         };
         frontier.lock().end(number);
         frontier.0.changed.notify_one();
         walked?;
-        outbox.end().await
+        batches.end().await
     }
 
     /// Compares the entries of a range with the destination, and sends their plans.
@@ -330,8 +335,8 @@ impl Sides {
         mut entries: Listing,
         filter: &Filter,
         frontier: &Frontier,
-        outbox: &Outbox,
-    ) -> Result<(), Gone> {
+        batches: &BatchSender,
+    ) -> Result<(), ReceiverGone> {
         // A new range may turn out to be empty. Then the destination need not be listed.
         let mut first = if is_new { entries.next().await } else { None };
         if is_new && first.is_none() {
@@ -348,7 +353,7 @@ impl Sides {
                     if let Some(found) = entries.next().now_or_never() {
                         found
                     } else {
-                        outbox.flush().await?;
+                        batches.flush().await?;
                         frontier.awaits(entries.next()).await
                     }
                 }
@@ -365,13 +370,13 @@ impl Sides {
                 Ok(next) => next,
                 Err((place, failure)) => {
                     frontier.lock().stop();
-                    outbox.push(Planned::Unlisted(place, failure)).await?;
+                    batches.push(Planned::Unlisted(place, failure)).await?;
                     break;
                 }
             };
             waiting.push(match next {
                 Next::Known(known) if waiting.is_passed_by() => {
-                    outbox.push(known).await?;
+                    batches.push(known).await?;
                     continue;
                 }
                 Next::Known(known) => Either::Left(ready((0, known))),
@@ -386,31 +391,31 @@ impl Sides {
                 }
             });
             while asking >= at_once || waiting.len() >= WAITING {
-                outbox.flush().await?;
+                batches.flush().await?;
                 let next = waiting.next().await;
                 let Some((answered, answer)) = next else {
                     break;
                 };
                 asking -= answered;
-                outbox.push(answer).await?;
+                batches.push(answer).await?;
             }
         }
         loop {
             let next = if let Some(next) = waiting.next().now_or_never() {
                 next
             } else {
-                outbox.flush().await?;
+                batches.flush().await?;
                 waiting.next().await
             };
             let Some((_, answer)) = next else { break };
-            outbox.push(answer).await?;
+            batches.push(answer).await?;
         }
         let refused = counterparts
             .as_mut()
             .map(Counterparts::take_refused)
             .unwrap_or_default();
         for (place, failure) in refused {
-            outbox.push(Planned::Unlisted(place, failure)).await?;
+            batches.push(Planned::Unlisted(place, failure)).await?;
         }
         Ok(())
     }

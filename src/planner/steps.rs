@@ -1,7 +1,7 @@
 //! Sends plans from the planner to the executor, in batches of one range of keys each.
 //!
 //! Events of one range arrive in order; events of different ranges interleave. The event that a
-//! range was cut ([`News::Cut`]) arrives before any event about keys after the cut.
+//! range was cut ([`PlanEvent::Cut`]) arrives before any event about keys after the cut.
 //!
 //! A step that has not started holds a permit, either of a window that all ranges share or of a
 //! small reserve of its own range. The executor starts the largest objects of the window first. A
@@ -27,9 +27,9 @@ const WINDOW: usize = 4096;
 
 /// The permits of steps that have not started. Dropping it releases them.
 #[derive(Debug)]
-pub struct Held(OwnedSemaphorePermit);
+pub struct StepPermits(OwnedSemaphorePermit);
 
-impl Held {
+impl StepPermits {
     /// Splits off the permit of one step.
     pub fn split(&mut self) -> Option<Self> {
         self.0.split(1).map(Self)
@@ -38,9 +38,9 @@ impl Held {
 
 /// An event about a range of keys.
 #[derive(Debug)]
-pub enum News {
+pub enum PlanEvent {
     /// Plans for entries of the range, and the permits of the steps among them.
-    Planned(u32, Vec<Planned>, Option<Held>),
+    Planned(u32, Vec<Planned>, Option<StepPermits>),
     /// The range was cut: it ends earlier, and another one begins there.
     Cut(RangeSplit),
     /// All entries of the range were sent.
@@ -49,28 +49,28 @@ pub enum News {
 
 /// The error of a send whose receiver is gone, because the run stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Gone;
+pub(super) struct ReceiverGone;
 
 /// A flag that is set while the executor has free slots but no object that it can start. Cheap to
 /// clone.
 #[derive(Clone, Debug, Default)]
-pub struct Hunger(Arc<(AtomicBool, Notify)>);
+pub struct Demand(Arc<(AtomicBool, Notify)>);
 
-impl Hunger {
+impl Demand {
     /// Sets or clears the flag.
-    pub fn set(&self, is_hungry: bool) {
-        let (hungry, told) = &*self.0;
-        if hungry.swap(is_hungry, Ordering::Relaxed) != is_hungry && is_hungry {
-            told.notify_one();
+    pub fn set(&self, is_set: bool) {
+        let (flag, notify) = &*self.0;
+        if flag.swap(is_set, Ordering::Relaxed) != is_set && is_set {
+            notify.notify_one();
         }
     }
 
-    fn is(&self) -> bool {
+    fn is_set(&self) -> bool {
         self.0.0.load(Ordering::Relaxed)
     }
 
     /// Waits until the flag is set.
-    pub(super) async fn told(&self) {
+    pub(super) async fn raised(&self) {
         self.0.1.notified().await;
     }
 }
@@ -79,9 +79,9 @@ impl Hunger {
 #[derive(Debug)]
 pub struct Planning {
     /// The events of the planner.
-    pub news: mpsc::Receiver<News>,
+    pub events: mpsc::Receiver<PlanEvent>,
     /// The flag that the receiver sets.
-    pub hunger: Hunger,
+    pub demand: Demand,
 }
 
 impl Planned {
@@ -106,61 +106,61 @@ impl Planned {
 /// The sending side of the channel, for all ranges of a transfer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct PlanSender {
-    news: mpsc::Sender<News>,
+    events: mpsc::Sender<PlanEvent>,
     window: Arc<Semaphore>,
-    pub(super) hunger: Hunger,
+    pub(super) demand: Demand,
 }
 
 impl PlanSender {
     pub(super) fn channel() -> (Self, Planning) {
-        let (sender, news) = mpsc::channel(BATCHES_AHEAD);
-        let hunger = Hunger::default();
+        let (sender, events) = mpsc::channel(BATCHES_AHEAD);
+        let demand = Demand::default();
         let window = Arc::new(Semaphore::new(WINDOW));
         (
             Self {
-                news: sender,
+                events: sender,
                 window,
-                hunger: hunger.clone(),
+                demand: demand.clone(),
             },
-            Planning { news, hunger },
+            Planning { events, demand },
         )
     }
 
     /// Returns true if the executor may soon have nothing to do.
     pub(super) fn is_behind(&self) -> bool {
-        let has_room = self.window.available_permits() >= BATCH || self.hunger.is();
-        has_room && self.news.capacity() > BATCHES_AHEAD / 2
+        let has_room = self.window.available_permits() >= BATCH || self.demand.is_set();
+        has_room && self.events.capacity() > BATCHES_AHEAD / 2
     }
 
     /// Waits for room in the channel, for an event without steps.
-    pub(super) async fn reserve(&self) -> Result<mpsc::Permit<'_, News>, Gone> {
-        self.news.reserve().await.map_err(|_| Gone)
+    pub(super) async fn reserve(&self) -> Result<mpsc::Permit<'_, PlanEvent>, ReceiverGone> {
+        self.events.reserve().await.map_err(|_| ReceiverGone)
     }
 }
 
 /// Gathers the plans of one range into batches.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(super) struct BatchSender {
     range: u32,
-    exit: PlanSender,
+    sender: PlanSender,
     /// The reserve of this range: enough for one batch.
     own: Arc<Semaphore>,
     batch: Mutex<Vec<Planned>>,
 }
 
-impl Outbox {
-    pub(super) fn new(range: u32, exit: PlanSender) -> Self {
+impl BatchSender {
+    pub(super) fn new(range: u32, sender: PlanSender) -> Self {
         Self {
             range,
-            exit,
+            sender,
             own: Arc::new(Semaphore::new(BATCH)),
             batch: Mutex::default(),
         }
     }
 
     /// Adds a plan, and sends the batch if it is full. A caller that is about to wait for something
-    /// else must call [`Outbox::flush`] first.
-    pub(super) async fn push(&self, planned: Planned) -> Result<(), Gone> {
+    /// else must call [`BatchSender::flush`] first.
+    pub(super) async fn push(&self, planned: Planned) -> Result<(), ReceiverGone> {
         let is_full = {
             let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
             batch.push(planned);
@@ -170,61 +170,61 @@ impl Outbox {
     }
 
     /// Sends a plan at once.
-    pub(super) async fn send(&self, planned: Planned) -> Result<(), Gone> {
+    pub(super) async fn send(&self, planned: Planned) -> Result<(), ReceiverGone> {
         self.push(planned).await?;
         self.flush().await
     }
 
     /// Sends the batch once there are permits for its steps.
-    pub(super) async fn flush(&self) -> Result<(), Gone> {
+    pub(super) async fn flush(&self) -> Result<(), ReceiverGone> {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
             return Ok(());
         }
         let steps = batch.iter().filter(|planned| planned.waits()).count();
-        let held = self.hold(steps).await;
-        self.exit
-            .news
-            .send(News::Planned(self.range, batch, held))
+        let permits = self.hold(steps).await;
+        self.sender
+            .events
+            .send(PlanEvent::Planned(self.range, batch, permits))
             .await
-            .map_err(|_| Gone)
+            .map_err(|_| ReceiverGone)
     }
 
     /// Waits for permits for this many steps, from the range's reserve or the shared window.
-    async fn hold(&self, steps: usize) -> Option<Held> {
+    async fn hold(&self, steps: usize) -> Option<StepPermits> {
         let steps = u32::try_from(steps).ok().filter(|steps| *steps > 0)?;
         let room = |of: &Arc<Semaphore>| Arc::clone(of).acquire_many_owned(steps);
         // Neither semaphore is ever closed.
         let permit = tokio::select! {
             biased;
             permit = room(&self.own) => permit,
-            permit = room(&self.exit.window) => permit,
+            permit = room(&self.sender.window) => permit,
         };
-        permit.ok().map(Held)
+        permit.ok().map(StepPermits)
     }
 
     /// Sends the rest, and the end of the range.
-    pub(super) async fn end(self) -> Result<(), Gone> {
+    pub(super) async fn end(self) -> Result<(), ReceiverGone> {
         self.flush().await?;
-        self.exit
-            .news
-            .send(News::Ended(self.range))
+        self.sender
+            .events
+            .send(PlanEvent::Ended(self.range))
             .await
-            .map_err(|_| Gone)
+            .map_err(|_| ReceiverGone)
     }
 }
 
 /// The plans of a transfer, one entry at a time.
 #[derive(Debug)]
 pub struct Steps {
-    news: mpsc::Receiver<News>,
+    events: mpsc::Receiver<PlanEvent>,
     batch: vec::IntoIter<Planned>,
 }
 
 impl Steps {
-    pub(super) fn of(Planning { news, .. }: Planning) -> Self {
+    pub(super) fn of(Planning { events, .. }: Planning) -> Self {
         Self {
-            news,
+            events,
             batch: Vec::new().into_iter(),
         }
     }
@@ -235,7 +235,7 @@ impl Steps {
             if let Some(planned) = self.batch.next() {
                 return Some(planned);
             }
-            if let News::Planned(_, batch, _) = self.news.recv().await? {
+            if let PlanEvent::Planned(_, batch, _) = self.events.recv().await? {
                 self.batch = batch.into_iter();
             }
         }

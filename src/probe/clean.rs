@@ -29,7 +29,7 @@ const AT_ONCE: usize = 8;
 /// The kinds of leftovers of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Thing {
+pub enum LeftoverKind {
     /// An object of a bucket without versions.
     Object,
     /// A version of an object.
@@ -40,7 +40,7 @@ pub enum Thing {
     Upload,
 }
 
-impl fmt::Display for Thing {
+impl fmt::Display for LeftoverKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Object => "object",
@@ -53,9 +53,9 @@ impl fmt::Display for Thing {
 
 /// Something that the probe created and could not remove.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Left {
+pub struct Leftover {
     /// The kind of thing.
-    pub what: Thing,
+    pub what: LeftoverKind,
     /// The key.
     pub key: String,
     /// The version id or the upload id.
@@ -72,7 +72,7 @@ pub struct Left {
 
 /// The result of the clean-up.
 pub(super) struct Cleaned {
-    pub(super) left: Vec<Left>,
+    pub(super) left: Vec<Leftover>,
     pub(super) requests: [RequestFinding; 2],
 }
 
@@ -153,7 +153,7 @@ impl Cleaner {
     }
 
     /// Removes several things, a few at a time.
-    async fn remove(&self, what: Thing, all: Vec<ProbeWrite>) -> Vec<RemovalAttempt> {
+    async fn remove(&self, what: LeftoverKind, all: Vec<ProbeWrite>) -> Vec<RemovalAttempt> {
         let removals: Vec<_> = all
             .into_iter()
             .map(|made| self.remove_one(what, made))
@@ -164,8 +164,8 @@ impl Cleaner {
             .await
     }
 
-    async fn remove_one(&self, what: Thing, made: ProbeWrite) -> RemovalAttempt {
-        let answer = if what == Thing::Upload {
+    async fn remove_one(&self, what: LeftoverKind, made: ProbeWrite) -> RemovalAttempt {
+        let answer = if what == LeftoverKind::Upload {
             let id = made.id.clone().unwrap_or_default();
             let abort = async { self.bucket.abort_upload(&made.key, &id).await.map(drop) };
             self.within(Operation::AbortMultipartUpload, abort).await
@@ -182,8 +182,8 @@ impl Cleaner {
         &self,
         open: &[ProbeWrite],
         completed: &[ProbeWrite],
-    ) -> (Vec<Left>, ProbeAnswer, bool) {
-        let mut removed = self.remove(Thing::Upload, distinct(open)).await;
+    ) -> (Vec<Leftover>, ProbeAnswer, bool) {
+        let mut removed = self.remove(LeftoverKind::Upload, distinct(open)).await;
         let mut listed = self.list_uploads().await;
         let more: Vec<_> = match &listed {
             // Uploads whose ids were lost, and those that Complete did not end.
@@ -195,7 +195,7 @@ impl Cleaner {
             Err(_) => completed.to_vec(),
         };
         if !more.is_empty() {
-            removed.extend(self.remove(Thing::Upload, more).await);
+            removed.extend(self.remove(LeftoverKind::Upload, more).await);
             listed = self.list_uploads().await;
         }
         let checks: Vec<_> = removed
@@ -219,14 +219,17 @@ impl Cleaner {
             is_upload,
             is_late,
         }: &UnconfirmedWrite,
-    ) -> Left {
+    ) -> Leftover {
         let (what, command) = if *is_upload {
             (
-                Thing::Upload,
+                LeftoverKind::Upload,
                 multipart::command(&self.bucket, "list", key, None),
             )
         } else {
-            (Thing::Object, self.delete_command(key.as_str(), None))
+            (
+                LeftoverKind::Object,
+                self.delete_command(key.as_str(), None),
+            )
         };
         let reason = if *is_late {
             "the request that makes it got no answer, and may still take effect"
@@ -234,7 +237,7 @@ impl Cleaner {
             "the request that makes it got no readable answer, and open uploads cannot be listed"
         };
         let (key, reason) = (key.to_string(), reason.to_owned());
-        Left {
+        Leftover {
             what,
             key,
             id: None,
@@ -262,7 +265,7 @@ impl Cleaner {
         &self,
         RemovalAttempt { made, answer, .. }: &RemovalAttempt,
         listed: &Result<Vec<ProbeWrite>, Failure>,
-    ) -> Option<Left> {
+    ) -> Option<Leftover> {
         let id = made.id.clone().unwrap_or_default();
         let is_shown = match listed {
             Ok(shown) if !shown.iter().any(|open| open.id == made.id) => return None,
@@ -290,8 +293,8 @@ impl Cleaner {
         };
         let command = multipart::command(&self.bucket, "abort", &made.key, Some(&id));
         let key = made.key.to_string();
-        Some(Left {
-            what: Thing::Upload,
+        Some(Leftover {
+            what: LeftoverKind::Upload,
             key,
             id: Some(id),
             is_certain,
@@ -300,12 +303,15 @@ impl Cleaner {
         })
     }
 
-    async fn remove_objects(&self, known: &[ProbeWrite]) -> (Vec<Left>, ProbeAnswer) {
-        let mut removed = self.remove(Thing::Object, distinct(known)).await;
+    async fn remove_objects(&self, known: &[ProbeWrite]) -> (Vec<Leftover>, ProbeAnswer) {
+        let mut removed = self.remove(LeftoverKind::Object, distinct(known)).await;
         // Finds versions and delete markers that no answer mentioned. Not all servers support the
         // request.
         let versions = self.list_versions().await.unwrap_or_default();
-        for (what, is_marker) in [(Thing::Version, false), (Thing::DeleteMarker, true)] {
+        for (what, is_marker) in [
+            (LeftoverKind::Version, false),
+            (LeftoverKind::DeleteMarker, true),
+        ] {
             let all: Vec<_> = versions
                 .iter()
                 .filter(|version| version.is_marker == is_marker)
@@ -335,7 +341,7 @@ impl Cleaner {
                 })
                 .collect();
             if !unknown.is_empty() {
-                removed.extend(self.remove(Thing::Object, unknown).await);
+                removed.extend(self.remove(LeftoverKind::Object, unknown).await);
                 listed = self.list_objects().await;
             }
         }
@@ -410,7 +416,7 @@ impl Cleaner {
     }
 
     /// Checks an object that may still exist.
-    async fn left_object(&self, key: &ObjectKey, removed: &[RemovalAttempt]) -> Option<Left> {
+    async fn left_object(&self, key: &ObjectKey, removed: &[RemovalAttempt]) -> Option<Leftover> {
         let head = self
             .within(Operation::HeadObject, self.bucket.head(key, None))
             .await;
@@ -439,12 +445,12 @@ impl Cleaner {
         };
         let id = head.ok().and_then(|head| head.version);
         let what = if id.is_some() {
-            Thing::Version
+            LeftoverKind::Version
         } else {
-            Thing::Object
+            LeftoverKind::Object
         };
         let command = self.delete_command(key.as_str(), id.as_deref());
-        Some(Left {
+        Some(Leftover {
             what,
             key: key.to_string(),
             id,
@@ -454,23 +460,23 @@ impl Cleaner {
         })
     }
 
-    fn left_version(&self, version: &ListedVersion, removed: &[RemovalAttempt]) -> Left {
-        let is_it = |removed: &&RemovalAttempt| {
+    fn left_version(&self, version: &ListedVersion, removed: &[RemovalAttempt]) -> Leftover {
+        let is_this_version = |removed: &&RemovalAttempt| {
             removed.made.key.as_str() == version.key
                 && removed.made.id.as_ref() == Some(&version.id)
         };
         let failure = removed
             .iter()
             .rev()
-            .find(is_it)
+            .find(is_this_version)
             .and_then(|removed| removed.answer.as_ref().err());
         // `null` is the version id of objects in a bucket without versions.
         let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
-        Left {
+        Leftover {
             what: match id {
-                _ if version.is_marker => Thing::DeleteMarker,
-                Some(_) => Thing::Version,
-                None => Thing::Object,
+                _ if version.is_marker => LeftoverKind::DeleteMarker,
+                Some(_) => LeftoverKind::Version,
+                None => LeftoverKind::Object,
             },
             key: version.key.clone(),
             is_certain: true,
@@ -512,7 +518,7 @@ fn still_there(operation: Operation) -> String {
 }
 
 /// Returns the answer about the request that removes things.
-fn removal_answer(removed: &[RemovalAttempt], left: &[Left]) -> ProbeAnswer {
+fn removal_answer(removed: &[RemovalAttempt], left: &[Leftover]) -> ProbeAnswer {
     if removed.is_empty() {
         return ProbeAnswer::moot("there was nothing to remove");
     }

@@ -76,7 +76,7 @@ async fn ask_copy_source(scratch: &mut Scratch, source: &SourcePin) -> ProbeAnsw
 }
 
 async fn ask_part_source(scratch: &mut Scratch, source: &SourcePin) -> ProbeAnswer {
-    let upload = match scratch.begin("unpinned", &plain()).await {
+    let upload = match scratch.create_upload("unpinned", &plain()).await {
         Ok(upload) => upload,
         Err(failure) => return ProbeAnswer::unknown(reason(&failure)),
     };

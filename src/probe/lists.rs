@@ -130,9 +130,11 @@ pub(super) struct UploadLists {
 pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let odd = format!("uploads/{ODD} b");
     let created = Timestamp::now();
-    let mut begun = scratch.begin_one(&odd, b"part", &plain()).await;
+    let mut upload_and_part = scratch
+        .create_upload_with_part(&odd, b"part", &plain())
+        .await;
     let mut is_odd = true;
-    if let Err(failure) = &begun
+    if let Err(failure) = &upload_and_part
         && is_refusal(failure)
     {
         let key = format!("{}{odd}", scratch.prefix);
@@ -141,10 +143,12 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
             reason: reason(failure),
         });
         is_odd = false;
-        begun = scratch.begin_one("uploads/plain", b"part", &plain()).await;
+        upload_and_part = scratch
+            .create_upload_with_part("uploads/plain", b"part", &plain())
+            .await;
     }
-    let (upload, part) = match begun {
-        Ok(begun) => begun,
+    let (upload, part) = match upload_and_part {
+        Ok(upload_and_part) => upload_and_part,
         Err(failure) => {
             let why = ProbeAnswer::unknown(reason(&failure));
             return UploadLists {
@@ -192,14 +196,14 @@ async fn list_of_uploads(
     upload: &MultipartUpload,
     created: Timestamp,
 ) -> (ProbeAnswer, ProbeAnswer) {
-    let is_it = |open: &OpenUpload| open.upload_id == upload.id();
+    let is_this_upload = |open: &OpenUpload| open.upload_id == upload.id();
     let encoded = list_open(scratch, true).await;
-    let listed = encoded.iter().flatten().find(|open| is_it(open));
+    let listed = encoded.iter().flatten().find(|open| is_this_upload(open));
     scratch.false_date = listed.and_then(|open| false_date(open, created));
     if let Ok(uploads) = &encoded
         && uploads
             .iter()
-            .any(|open| is_it(open) && open.key == upload.key().as_str())
+            .any(|open| is_this_upload(open) && open.key == upload.key().as_str())
     {
         return (ProbeAnswer::kept(), ProbeAnswer::kept());
     }
@@ -208,7 +212,7 @@ async fn list_of_uploads(
         Err(failure) => answer_about_uploads(failure),
     };
     match list_open(scratch, false).await {
-        Ok(uploads) if uploads.iter().any(is_it) => (ProbeAnswer::kept(), why),
+        Ok(uploads) if uploads.iter().any(is_this_upload) => (ProbeAnswer::kept(), why),
         Ok(_) => {
             let list = ProbeAnswer::ignored("the list does not show an upload that is open");
             (list.clone(), ProbeAnswer::unknown(list.reason))

@@ -326,7 +326,7 @@ async fn in_parts(
     };
     let name = format!("parts-{}", first / MIB);
     let upload = scratch
-        .begin(&name, &plain())
+        .create_upload(&name, &plain())
         .await
         .map_err(|failure| failed(&failure, None))?;
     let mut done: Vec<PartDone> = Vec::new();
@@ -470,7 +470,7 @@ async fn checksums(scratch: &mut Scratch, only_puts: bool) -> ProbeAnswer {
         ..plain()
     };
     let completed = match scratch
-        .begin_one("summed-parts", b"part", &attributes)
+        .create_upload_with_part("summed-parts", b"part", &attributes)
         .await
     {
         Ok((upload, part)) => {
@@ -523,7 +523,7 @@ async fn odd_part_sources(scratch: &mut Scratch) -> ProbeAnswer {
         // The size is what is tested here, so it is not sent.
         let size_is_sent = scratch.bucket.capabilities().object_size;
         scratch.assume(|capabilities| capabilities.object_size = false);
-        let upload = scratch.begin("odd-parts", &plain()).await?;
+        let upload = scratch.create_upload("odd-parts", &plain()).await?;
         scratch.assume(|capabilities| capabilities.object_size = size_is_sent);
         let part = scratch
             .copy_part(&upload, 1, &source, None, MEANT.1.len() as u64)

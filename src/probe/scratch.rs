@@ -236,7 +236,7 @@ impl Scratch {
         answer.map(|answer| answer.value)
     }
 
-    pub(super) async fn begin(
+    pub(super) async fn create_upload(
         &mut self,
         name: &str,
         attributes: &Attributes,
@@ -269,13 +269,13 @@ impl Scratch {
     }
 
     /// Creates an upload that has one part.
-    pub(super) async fn begin_one(
+    pub(super) async fn create_upload_with_part(
         &mut self,
         name: &str,
         body: &'static [u8],
         attributes: &Attributes,
     ) -> Result<(MultipartUpload, PartDone), Failure> {
-        let upload = self.begin(name, attributes).await?;
+        let upload = self.create_upload(name, attributes).await?;
         self.may_send(Operation::UploadPart)?;
         let part = upload.upload_part(1, body).await?;
         Ok((upload, part))
@@ -313,8 +313,9 @@ impl Scratch {
         });
         self.note(upload.key(), began, &answer);
         if answer.is_ok() {
-            let is_it = |made: &mut ProbeWrite| made.id.as_deref() == Some(upload.id());
-            self.completed.extend(self.uploads.extract_if(.., is_it));
+            let is_this_upload = |made: &mut ProbeWrite| made.id.as_deref() == Some(upload.id());
+            self.completed
+                .extend(self.uploads.extract_if(.., is_this_upload));
         }
         answer.map(|answer| answer.value)
     }
@@ -326,7 +327,9 @@ impl Scratch {
         attributes: &Attributes,
         condition: WriteCondition,
     ) -> Result<Written, Failure> {
-        let (upload, part) = self.begin_one(name, b"part", attributes).await?;
+        let (upload, part) = self
+            .create_upload_with_part(name, b"part", attributes)
+            .await?;
         let spec = CompleteSpec {
             size: part.size,
             condition,

@@ -422,8 +422,9 @@ impl PieceWriter {
         written.map_err(Unfinished::Footer)
     }
 
-    /// Returns the number of a piece that somebody has removed, if the list shows it and S3 confirms
-    /// it. A list that cannot be read shows nothing: every piece was confirmed when it was written.
+    /// Returns the number of a piece that somebody has removed, if the list shows it and S3
+    /// confirms it. A list that cannot be read shows nothing: every piece was confirmed when it was
+    /// written.
     async fn removed_piece(&self) -> Option<u64> {
         let there = self.directory.numbers().await.ok()?;
         let numbers: Vec<_> = self.shared.kept().iter().map(|head| head.piece).collect();

@@ -49,18 +49,18 @@ impl Bodies {
 
     /// Grants a trial, which sends a denied body once more, signed. Returns `None` if that cannot
     /// help.
-    pub(super) async fn trial(&self) -> Option<Trial<'_>> {
+    pub(super) async fn signed_retry(&self) -> Option<SignedRetry<'_>> {
         if !self.unsigned_were_sent.load(Ordering::Relaxed) {
             return None;
         }
         let left = self.trials.lock().await;
         if self.must_be_signed() {
-            return Some(Trial {
+            return Some(SignedRetry {
                 bodies: self,
                 left: None,
             });
         }
-        (*left > 0).then_some(Trial {
+        (*left > 0).then_some(SignedRetry {
             bodies: self,
             left: Some(left),
         })
@@ -69,13 +69,13 @@ impl Bodies {
 
 /// The trial of sending a denied body once more, signed.
 #[derive(Debug)]
-pub struct Trial<'b> {
+pub struct SignedRetry<'b> {
     bodies: &'b Bodies,
     /// The number of trials that may still fail; `None` if signatures are known to help.
     left: Option<MutexGuard<'b, u32>>,
 }
 
-impl Trial<'_> {
+impl SignedRetry<'_> {
     /// Learns from the answer to the signed body.
     pub fn ended(self, failure: Option<&FailureKind>) {
         let Some(mut left) = self.left else { return };

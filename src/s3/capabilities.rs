@@ -373,7 +373,7 @@ mod tests {
                 ..PartLimits::S3
             },
             tags: false,
-            ..Capabilities::CAUTIOUS
+            ..Capabilities::UNKNOWN_SERVER
         };
         assert_eq!(found, expected);
     }
@@ -390,8 +390,8 @@ mod tests {
             Capabilities::AWS
         );
         assert_eq!(
-            Capabilities::CAUTIOUS.in_bucket(&name, false),
-            Capabilities::CAUTIOUS
+            Capabilities::UNKNOWN_SERVER.in_bucket(&name, false),
+            Capabilities::UNKNOWN_SERVER
         );
     }
 

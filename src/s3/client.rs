@@ -27,7 +27,7 @@ use super::identity::Identities;
 pub use super::identity::NotReady;
 use super::pool::{CONNECT_TIMEOUT, http_client};
 use super::roots::AnyRoot;
-use super::{Capabilities, CustomerKey, Trial};
+use super::{Capabilities, CustomerKey, SignedRetry};
 use super::{Failure, FailureKind, Operation};
 use crate::endpoint::{
     CredentialSource, Endpoint, Network, Provider, ResolvedEndpoint, SettingOrigin, public_url,
@@ -342,8 +342,8 @@ impl Client {
 
     /// Grants a trial, which sends a denied body once more by [`Client::signing_bodies`]. Returns
     /// `None` if that cannot help.
-    pub async fn trial(&self) -> Option<Trial<'_>> {
-        self.fast_path.get()?.bodies.trial().await
+    pub async fn signed_retry(&self) -> Option<SignedRetry<'_>> {
+        self.fast_path.get()?.bodies.signed_retry().await
     }
 
     /// Returns a client that signs all bodies.
@@ -554,9 +554,12 @@ impl Client {
     }
 
     /// Corrects the clock after a refusal. Returns true if the request was signed with a wrong
-    /// time. `is_told` is true if the server named the time as the reason.
-    pub(crate) fn correct_clock(&self, signed: &Signed, is_told: bool) -> bool {
-        self.shared.identities.clock().learn(signed, is_told)
+    /// time. `server_blames_clock` is true if the server named the time as the reason.
+    pub(crate) fn correct_clock(&self, signed: &Signed, server_blames_clock: bool) -> bool {
+        self.shared
+            .identities
+            .clock()
+            .learn(signed, server_blames_clock)
     }
 
     /// Waits for the lock that lets only one request at a time find out whether the credentials of

@@ -184,7 +184,7 @@ pub(super) fn checksum(
         Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
         _ if suffix => ChecksumKind::Composite,
         Some(sdk::ChecksumType::FullObject) => ChecksumKind::FullObject,
-        _ => ChecksumKind::Untold,
+        _ => ChecksumKind::Unstated,
     };
     Some(Checksum {
         algorithm,
@@ -337,7 +337,7 @@ impl From<ChecksumKind> for sdk::ChecksumType {
     fn from(kind: ChecksumKind) -> Self {
         match kind {
             // No request declares an unknown kind.
-            ChecksumKind::FullObject | ChecksumKind::Untold => Self::FullObject,
+            ChecksumKind::FullObject | ChecksumKind::Unstated => Self::FullObject,
             ChecksumKind::Composite => Self::Composite,
         }
     }
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!((seen.kind, seen.value), (ChecksumKind::Composite, sum(32)));
         assert_eq!(
             checksum(value(&sum(32)), None).unwrap().kind,
-            ChecksumKind::Untold
+            ChecksumKind::Unstated
         );
         let whole = sdk::ChecksumType::FullObject;
         assert_eq!(

@@ -88,7 +88,7 @@ pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
 }
 
 /// Returns true if an attribute is not UTF-8. The SDK would leave its header out of the signature.
-pub(super) fn are_in(attributes: &Attributes) -> bool {
+pub(super) fn has_non_utf8_values(attributes: &Attributes) -> bool {
     let headers = &attributes.headers;
     let texts = [
         &headers.content_type,

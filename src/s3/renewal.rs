@@ -82,7 +82,7 @@ pub(super) enum RenewalResult {
 pub(super) struct CredentialWait {
     since: AwakeInstant,
     /// True once the wait was logged.
-    pub(super) is_told: bool,
+    pub(super) is_logged: bool,
 }
 
 /// The state of the credentials of an endpoint.
@@ -157,7 +157,7 @@ impl Renewal {
         }
         self.wait.get_or_insert(CredentialWait {
             since: AwakeInstant::at(now),
-            is_told: false,
+            is_logged: false,
         });
         let renew = self.begin(now);
         let at_most = match self.not_before {
@@ -254,7 +254,7 @@ impl Renewal {
     /// Ends the wait. Returns its length if the log has reported it.
     fn end_wait(&mut self, now: Instant) -> Option<Duration> {
         let wait = self.wait.take()?;
-        wait.is_told.then(|| wait.since.until(now))
+        wait.is_logged.then(|| wait.since.until(now))
     }
 
     /// Records that the server refused the held set.
@@ -312,7 +312,7 @@ impl Renewal {
     pub(super) fn tell(&mut self) -> bool {
         self.wait
             .as_mut()
-            .is_some_and(|wait| !std::mem::replace(&mut wait.is_told, true))
+            .is_some_and(|wait| !std::mem::replace(&mut wait.is_logged, true))
     }
 
     /// Returns true at the first call for a set.

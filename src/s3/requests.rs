@@ -143,7 +143,7 @@ impl Client {
             && etag.len() == 32
             && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
         let kind = match checksum.kind {
-            ChecksumKind::Untold if is_of_one_request => ChecksumKind::FullObject,
+            ChecksumKind::Unstated if is_of_one_request => ChecksumKind::FullObject,
             kind => kind,
         };
         Some(Checksum { kind, ..checksum })
@@ -230,7 +230,7 @@ impl Client {
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<(), Failure> {
-        if !octets::are_in(attributes) || self.fast_path(bucket).is_some() {
+        if !octets::has_non_utf8_values(attributes) || self.fast_path(bucket).is_some() {
             return Ok(());
         }
         // The fast path is learned from a request that succeeds.

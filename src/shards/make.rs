@@ -16,7 +16,7 @@ use crate::connections::Connections;
 use crate::journal::Writer;
 use crate::journal::fingerprint::Fingerprint;
 use crate::manifest::job::{Empty, Job, Limits, Source, Transfer, Versions};
-use crate::manifest::{Finding, must_wait};
+use crate::manifest::{Mistake, must_wait};
 use crate::planner::Sides;
 use crate::s3::Failure;
 use crate::size::ByteRate;
@@ -52,11 +52,11 @@ pub enum MakeError {
 
 /// Returns the reasons why a job cannot run in shards, as far as the job alone shows them.
 #[must_use]
-pub fn refusals(job: &Job) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub fn refusals(job: &Job) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
     for (number, transfer) in job.transfers.iter().enumerate() {
         let mut refuse = |field: &str, message: String, remedy: &str| {
-            findings.push(Finding {
+            mistakes.push(Mistake {
                 path: format!("transfers[{number}].{field}"),
                 message: format!("{}: {message}", transfer.name),
                 remedy: remedy.to_owned(),
@@ -104,7 +104,7 @@ pub fn refusals(job: &Job) -> Vec<Finding> {
             );
         }
     }
-    findings
+    mistakes
 }
 
 /// Returns the reason why a run cannot have this many shards.

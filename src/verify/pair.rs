@@ -223,7 +223,7 @@ impl Pair {
         let sum = |place: &VersionLocation, head: &Head| {
             let (bucket, pin) = (place.bucket.clone(), pin(place, head));
             let size = head.size;
-            async move { read::sum(&bucket, &pin, size, algorithm).await }
+            async move { read::checksum(&bucket, &pin, size, algorithm).await }
         };
         let (ours, theirs) = tokio::try_join!(sum(source, here), sum(&self.destination, there))?;
         Ok(judged(&ours, &theirs))
@@ -273,7 +273,7 @@ impl Pair {
             return Ok(judged(&local, &stored).of_answers(&stored));
         }
         let pin = pin(&self.destination, there);
-        let read = read::sum(&self.destination.bucket, &pin, there.size, algorithm).await?;
+        let read = read::checksum(&self.destination.bucket, &pin, there.size, algorithm).await?;
         Ok(judged(&local, &read))
     }
 }

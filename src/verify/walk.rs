@@ -29,7 +29,7 @@ pub(super) enum Task {
     Compare(Box<Step>, DestinationEntry),
     /// Report an object that only the destination has. If there is a key, the source may have it,
     /// and the selection may have excluded it.
-    Surplus(Box<Entry>, Option<ObjectKey>),
+    Extra(Box<Entry>, Option<ObjectKey>),
     /// Nothing: the result is known.
     Known(VerifyFinding),
     /// Nothing: a list failed.
@@ -42,7 +42,7 @@ pub(super) enum Task {
 
 /// The state of reading both listings.
 #[derive(Debug)]
-pub(super) struct Walk {
+pub(super) struct PairWalk {
     sides: Sides,
     steps: Steps,
     waiting: Option<Box<Step>>,
@@ -104,7 +104,7 @@ fn why_not_extra(sides: &Sides) -> Option<&'static str> {
     )
 }
 
-impl Walk {
+impl PairWalk {
     pub(super) fn new(sides: &Sides) -> Self {
         let transfer = &sides.transfer;
         let why_not_extra = why_not_extra(sides);
@@ -196,7 +196,7 @@ impl Walk {
                 self.waiting = Some(step);
                 // The source may have it in a part that could not be listed.
                 if self.source_is_whole {
-                    self.surplus(entry)
+                    self.extra(entry)
                 } else {
                     Task::Foreign
                 }
@@ -223,7 +223,7 @@ impl Walk {
         let front = self.there.as_mut()?;
         front.peek().await?;
         match front.take()? {
-            ListingItem::Entry(entry) if self.source_is_whole => Some(self.surplus(entry)),
+            ListingItem::Entry(entry) if self.source_is_whole => Some(self.extra(entry)),
             ListingItem::Failed(place, failure) => {
                 self.there = None;
                 Some(unlisted(&place, &failure))
@@ -234,7 +234,7 @@ impl Walk {
     }
 
     /// Returns the task for an object of the destination that the plan does not contain.
-    fn surplus(&self, entry: Entry) -> Task {
+    fn extra(&self, entry: Entry) -> Task {
         let transfer = &self.sides.transfer;
         let relative = transfer
             .keys
@@ -257,7 +257,7 @@ impl Walk {
             }
             _ => None,
         };
-        Task::Surplus(Box::new(entry), source)
+        Task::Extra(Box::new(entry), source)
     }
 }
 
@@ -275,7 +275,7 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
 
 /// Returns the finding about an object that only the destination has. Returns `None` if the source
 /// has the key `source`, which the selection then excludes.
-pub(super) async fn surplus(
+pub(super) async fn extra(
     sides: &Sides,
     entry: &Entry,
     source: Option<ObjectKey>,

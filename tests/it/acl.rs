@@ -331,10 +331,10 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         Policy::Replace
     );
     for policy in ["{acl: try}", "{acl: require}", "everything"] {
-        let problems = job(&format!(", preserve: {policy}"))
+        let mistakes = job(&format!(", preserve: {policy}"))
             .unwrap_err()
             .to_string();
-        assert!(problems.contains("not both"), "{policy}: {problems}");
+        assert!(mistakes.contains("not both"), "{policy}: {mistakes}");
     }
     let mut files = job("").unwrap();
     files.transfers[0].from = Source::Files {

@@ -1,38 +1,34 @@
-//! Resuming uploads that an earlier session left open. Finished parts are not copied again,
-//! anything that changed meanwhile is copied from the start, and no upload is left.
+//! `--adopt`: continuing uploads without their journal. What can be proven is not copied again,
+//! uploads of others stay untouched, and the object is the same as without adoption.
 
-use std::fs;
+mod file;
+
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use s3haul::execute::receipt::{Ending, Proof};
+use rstest::rstest;
+use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Transfer, When};
+use s3haul::manifest::job::{Job, PartSize, Prove, Transfer, When};
 use s3haul::multipart::MultipartUpload;
-use s3haul::s3::SourcePin;
+use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
 use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, ObjectSpec, Operation, UploadInfo};
-use s3haul::size::{ByteSize, MIB};
+use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, upload_all};
+use crate::world::program::{at, run as run_command};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const PART: u64 = 8 * MIB;
+
 const PARTS: u64 = 64;
+
+/// Requests in flight.
+const AT_ONCE: u64 = 8;
+
 /// Part size of a file. Files have real bytes, so their parts are small.
 const FILE_PART: u64 = 5 * MIB;
-
-/// A world with one object of [`PARTS`] parts, and a run that was stopped while it copied the
-/// object.
-struct Stopped {
-    world: World,
-    job: Job,
-    journal: TempDir,
-}
-
-fn copy_large() -> Transfer {
-    in_parts_of(PART, copy_all())
-}
 
 async fn slow_world() -> World {
     let ms = Duration::from_millis;
@@ -42,395 +38,515 @@ async fn slow_world() -> World {
         ..LatencyModel::default()
     })
     .await;
-    world.ceiling = 8;
+    world.ceiling = u32::try_from(AT_ONCE).unwrap();
     world
 }
 
+fn content(seed: u64) -> Content {
+    Content::pattern(seed, PART * PARTS - 7)
+}
+
 fn put_large(world: &World, seed: u64) {
-    world.put_object(
-        SOURCE,
-        "large",
-        Content::pattern(seed, PART * PARTS - 7),
-        &ObjectSpec::default(),
+    let spec = ObjectSpec::default()
+        .content_type("text/x-large")
+        .metadata("team", "blue")
+        .tag("tier", "gold");
+    world.put_object(SOURCE, "large", content(seed), &spec);
+}
+
+/// Returns a job that adopts open uploads.
+fn adopting(world: &World, transfer: Transfer) -> Job {
+    let mut job = world.job(transfer);
+    job.adopts = true;
+    job
+}
+
+fn adopting_copy(world: &World) -> Job {
+    adopting(world, in_parts_of(PART, copy_all()))
+}
+
+fn open(world: &World) -> Vec<UploadInfo> {
+    world.open_uploads(DESTINATION)
+}
+
+/// Runs a job without a journal, and drops it once the upload has this many parts.
+async fn killed(world: &World, job: &Job, parts: usize) {
+    let killed = async {
+        while open(world)
+            .first()
+            .is_none_or(|upload| upload.parts.len() < parts)
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        run = world.try_run_job(job) => panic!("it was not killed: {:?}", run.map(|run| run.outcome)),
+        () = killed => {}
+    }
+    // Waits until no further part arrives.
+    let mut before = usize::MAX;
+    while before != open(world)[0].parts.len() {
+        before = open(world)[0].parts.len();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn run_counted(world: &World, job: &Job) -> Run {
+    world.sandbox.calls().clear();
+    world.try_run_job(job).await.unwrap()
+}
+
+fn assert_done(world: &World, run: &Run) {
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(run.proof(), "crc64nvme");
+    world.assert_equal("large", "large");
+}
+
+fn assert_noted(receipt: &Receipt, what: &str) {
+    assert!(
+        receipt.notes.iter().any(|note| note.contains(what)),
+        "{what}: {:?}",
+        receipt.notes
     );
 }
 
-impl Stopped {
-    async fn new() -> Self {
-        let mut world = slow_world().await;
-        put_large(&world, 1);
-        let job = world.job(copy_large());
-        let journal = TempDir::new().unwrap();
-        let run = stopped_at(&mut world, Operation::UploadPartCopy, &job, journal.path()).await;
-        assert!(
-            matches!(run.receipts[0].ending, Ending::Stopped),
-            "{:?}",
-            run.receipts
-        );
-        Self {
-            world,
-            job,
-            journal,
-        }
-    }
-
-    /// Kills a session after its object was published and before the answer arrived.
-    async fn unseen() -> Self {
-        let world = slow_world().await;
-        put_large(&world, 1);
-        let mut transfer = copy_large();
-        // Without this, the next session would skip the object because it is at the destination.
-        transfer.when = When::Always;
-        let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
-        let unheard = Fault::on(Operation::CompleteMultipartUpload)
-            .nth(1)
-            .then(Effect::StallAfter(None));
-        world.add_fault(unheard);
-        killed_when(&world, &job, journal.path(), |world| {
-            world.object(DESTINATION, "large").is_some()
-        })
-        .await;
-        Self {
-            world,
-            job,
-            journal,
-        }
-    }
-
-    fn open(&self) -> UploadInfo {
-        let mut open = self.world.open_uploads(DESTINATION);
-        assert_eq!(open.len(), 1, "{open:?}");
-        open.remove(0)
-    }
-
-    async fn resume(&self) -> Run {
-        self.world.sandbox.calls().clear();
-        self.world
-            .session(self.journal.path(), &self.job, Intent::Resume)
+/// Creates an upload to `large`, as another program would, with these parts of the source.
+async fn begin(
+    world: &World,
+    attributes: &Attributes,
+    part: u64,
+    numbers: &[u32],
+) -> MultipartUpload {
+    let bucket = world.bucket(DESTINATION).await;
+    let upload = MultipartUpload::initiate(&bucket, &"large".parse().unwrap(), attributes)
+        .await
+        .unwrap();
+    let pin = SourcePin {
+        bucket: SOURCE.parse().unwrap(),
+        key: "large".parse().unwrap(),
+        version: None,
+        etag: world.object(SOURCE, "large").unwrap().etag,
+        customer_key: None,
+    };
+    for number in numbers {
+        let from = u64::from(number - 1) * part;
+        upload
+            .copy_part(*number, &pin, Some(from..=from + part - 1), part)
             .await
+            .unwrap();
     }
+    upload
+}
 
-    /// Asserts that the object is complete, and that the session copied this many parts and created
-    /// this many uploads.
-    fn assert_done(&self, run: &Run, part_copies: u64, begun: u64) {
-        let world = &self.world;
-        assert!(
-            matches!(run.receipts[0].ending, Ending::Done { .. }),
-            "{:?}",
-            run.receipts
-        );
-        assert_eq!(run.proof(), "crc64nvme");
-        world.assert_equal("large", "large");
-        world.assert_no_upload_is_left();
-        assert_eq!(world.calls(Operation::UploadPartCopy), part_copies);
-        assert_eq!(world.calls(Operation::CreateMultipartUpload), begun);
+fn declared() -> Attributes {
+    let checksum = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
+    Attributes {
+        checksum,
+        ..Attributes::default()
     }
 }
 
+/// Returns the attributes with which the job itself creates uploads.
+fn as_the_job_would() -> Attributes {
+    let mut attributes = declared();
+    attributes.headers.content_type = Some("text/x-large".into());
+    attributes.metadata.insert("team".into(), "blue".into());
+    let (key, value) = ("tier".to_owned(), "gold".to_owned());
+    attributes.tags = s3haul::s3::Tags::Exactly(vec![s3haul::s3::Tag { key, value }]);
+    attributes
+}
+
+#[tokio::test]
+async fn after_a_kill_without_a_journal_only_missing_parts_are_copied() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    let job = adopting_copy(&world);
+    killed(&world, &job, 20).await;
+    let held = open(&world)[0].parts.len() as u64;
+    let run = run_counted(&world, &job).await;
+    assert_done(&world, &run);
+    world.assert_no_upload_is_left();
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
+    assert_eq!(world.calls(Operation::AbortMultipartUpload), 0);
+    assert_noted(&run.receipts[0], "adopted the open upload");
+}
+
+#[tokio::test]
+async fn without_the_flag_nothing_open_is_touched() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    let mut job = adopting_copy(&world);
+    killed(&world, &job, 20).await;
+    job.adopts = false;
+    let run = run_counted(&world, &job).await;
+    assert_done(&world, &run);
+    assert_eq!(
+        (world.calls(Operation::UploadPartCopy), open(&world).len()),
+        (PARTS, 1),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(world.calls(Operation::ListMultipartUploads), 0);
+}
+
+#[tokio::test]
+async fn a_run_with_a_lost_journal_adopts_its_upload_and_the_next_run_resumes() {
+    let mut world = slow_world().await;
+    put_large(&world, 1);
+    let job = adopting_copy(&world);
+    let (lost, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    stopped_at(
+        &mut world,
+        Operation::UploadPartCopy,
+        &job,
+        Some(lost.path()),
+    )
+    .await;
+    let begun = open(&world).remove(0);
+    stopped_at(
+        &mut world,
+        Operation::UploadPartCopy,
+        &job,
+        Some(kept.path()),
+    )
+    .await;
+    let held = open(&world)[0].parts.len();
+    assert!(
+        open(&world).len() == 1 && held > begun.parts.len(),
+        "{held}"
+    );
+    world.sandbox.calls().clear();
+    let run = world.session(kept.path(), &job, Intent::Resume).await;
+    assert_done(&world, &run);
+    world.assert_no_upload_is_left();
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held as u64);
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
+    assert_eq!(
+        world.calls(Operation::ListMultipartUploads),
+        0,
+        "the journal knows it by now"
+    );
+}
+
 /// Runs a session that is stopped in an orderly way when it sends the tenth part.
-async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Path) -> Run {
+async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Option<&Path>) {
     let stop = world.stop.clone();
     world.add_fault(
         Fault::on(part)
             .nth(10)
             .then(Effect::hook(move |_| stop.cancel())),
     );
-    let run = world.session(journal, job, Intent::Resume).await;
+    let run = match journal {
+        Some(journal) => world.session(journal, job, Intent::Resume).await,
+        None => world.try_run_job(job).await.unwrap(),
+    };
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     world.stop = CancellationToken::new();
-    run
-}
-
-/// Runs a session that is dropped as soon as `dead` returns true.
-async fn killed_when(world: &World, job: &Job, journal: &Path, dead: impl Fn(&World) -> bool) {
-    let killed = async {
-        while !dead(world) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::select! {
-        run = world.session(journal, job, Intent::Resume) => panic!("it was not killed: {:?}", run.outcome),
-        () = killed => {}
-    }
 }
 
 #[tokio::test]
-async fn finished_parts_are_not_copied_again() {
-    let stopped = Stopped::new().await;
-    let held = stopped.open().parts.len() as u64;
-    assert!((9..20).contains(&held), "{held}");
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, PARTS - held, 0);
-    assert_eq!(run.receipts[0].parts, u32::try_from(PARTS).unwrap());
-    assert_eq!(stopped.world.calls(Operation::AbortMultipartUpload), 0);
+async fn a_stop_without_a_journal_leaves_an_upload_for_the_next_run_to_adopt() {
+    let mut world = slow_world().await;
+    put_large(&world, 1);
+    let job = adopting_copy(&world);
+    stopped_at(&mut world, Operation::UploadPartCopy, &job, None).await;
+    let held = open(&world)[0].parts.len() as u64;
+    let run = run_counted(&world, &job).await;
+    assert_done(&world, &run);
+    world.assert_no_upload_is_left();
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
 }
 
 #[tokio::test]
-async fn a_run_resumes_however_often_it_is_stopped() {
-    let mut stopped = Stopped::new().await;
-    let mut held = stopped.open().parts.len();
-    // Each session copies ten parts and those in flight at its end. Three sessions leave some parts
-    // for the last one.
-    for _ in 0..2 {
-        stopped_at(
-            &mut stopped.world,
-            Operation::UploadPartCopy,
-            &stopped.job,
-            stopped.journal.path(),
-        )
-        .await;
-        let now = stopped.open().parts.len();
-        assert!(now > held, "{now} {held}");
-        held = now;
-    }
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, PARTS - held as u64, 0);
-}
-
-#[tokio::test]
-async fn the_recorded_part_size_is_kept() {
-    let mut stopped = Stopped::new().await;
-    let held = stopped.open().parts.len() as u64;
-    stopped.job.transfers[0].parts.size = PartSize::Exactly(ByteSize(2 * PART));
-    stopped.world.sandbox.calls().clear();
-    let run = stopped
-        .world
-        .session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway)
-        .await;
-    stopped.assert_done(&run, PARTS - held, 0);
-}
-
-#[tokio::test]
-async fn an_object_with_another_source_is_uploaded_anew() {
-    let stopped = Stopped::new().await;
-    put_large(&stopped.world, 2);
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, PARTS, 1);
-    assert_eq!(stopped.world.calls(Operation::AbortMultipartUpload), 1);
-}
-
-#[tokio::test]
-async fn an_object_with_other_attributes_is_uploaded_anew() {
-    let mut stopped = Stopped::new().await;
-    stopped.job.transfers[0]
-        .set
-        .metadata
-        .insert("team".into(), "blue".into());
-    stopped.world.sandbox.calls().clear();
-    let run = stopped
-        .world
-        .session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway)
-        .await;
-    assert!(
-        matches!(run.receipts[0].ending, Ending::Done { .. }),
-        "{:?}",
-        run.receipts
-    );
-    stopped.world.assert_no_upload_is_left();
-    assert_eq!(stopped.world.calls(Operation::UploadPartCopy), PARTS);
-    let copy = stopped.world.object(DESTINATION, "large").unwrap();
-    assert_eq!(
-        copy.attributes.metadata.get("team").map(String::as_str),
-        Some("blue")
-    );
-}
-
-#[tokio::test]
-async fn an_upload_that_somebody_aborted_is_created_anew() {
-    let stopped = Stopped::new().await;
-    let upload = stopped.open();
-    let bucket = stopped.world.bucket(DESTINATION).await;
-    MultipartUpload::open(&bucket, &"large".parse().unwrap(), upload.upload_id)
-        .cancel()
-        .await
-        .unwrap();
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, PARTS, 1);
-}
-
-#[tokio::test]
-async fn parts_that_somebody_replaced_are_copied_again() {
-    let stopped = Stopped::new().await;
-    let open = stopped.open();
-    let bucket = stopped.world.bucket(DESTINATION).await;
-    let upload = MultipartUpload::open(&bucket, &"large".parse().unwrap(), open.upload_id);
-    let pin = SourcePin {
-        bucket: SOURCE.parse().unwrap(),
-        key: "large".parse().unwrap(),
-        version: None,
-        etag: stopped.world.object(SOURCE, "large").unwrap().etag,
-        customer_key: None,
-    };
-    let copy = async |number: u32, from: u64, bytes: u64| {
-        upload
-            .copy_part(number, &pin, Some(from..=from + bytes - 1), bytes)
-            .await
-            .unwrap()
-    };
-    let held: Vec<_> = open
-        .parts
-        .iter()
-        .map(|(number, ..)| u32::try_from(*number).unwrap())
-        .collect();
-    // A part with other bytes, a part with another size, and a part that the object does not have.
-    copy(held[0], 20 * PART, PART).await;
-    copy(held[1], 0, PART / 2).await;
-    copy(9_999, 0, PART).await;
-    // A part that arrived after the last record of the journal.
-    let missing = (1..=10_000).find(|number| !held.contains(number)).unwrap();
-    copy(missing, u64::from(missing - 1) * PART, PART).await;
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, PARTS - held.len() as u64 - 1 + 2, 0);
-}
-
-#[tokio::test]
-async fn an_object_that_no_longer_needs_a_copy_leaves_no_upload() {
-    let mut stopped = Stopped::new().await;
-    stopped.job.transfers[0].when = When::Missing;
-    let content = Content::pattern(9, 10);
-    stopped
-        .world
-        .put_object(DESTINATION, "large", content, &ObjectSpec::default());
-    stopped.world.sandbox.calls().clear();
-    let run = stopped
-        .world
-        .session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway)
-        .await;
-    assert_eq!(
-        (run.outcome.failed_objects, run.outcome.done_objects),
-        (0, 0),
-        "{:?}",
-        run.outcome
-    );
-    stopped.world.assert_no_upload_is_left();
-    assert_eq!(stopped.world.calls(Operation::UploadPartCopy), 0);
-}
-
-#[tokio::test]
-async fn a_fresh_run_aborts_the_uploads_of_the_last_one() {
-    let stopped = Stopped::new().await;
-    stopped.world.sandbox.store().delete_object(SOURCE, "large");
-    stopped.world.sandbox.calls().clear();
-    let run = stopped
-        .world
-        .session(stopped.journal.path(), &stopped.job, Intent::Fresh)
-        .await;
-    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
-    stopped.world.assert_no_upload_is_left();
-}
-
-#[tokio::test]
-async fn an_upload_that_could_not_be_aborted_stays_in_the_journal() {
-    let stopped = Stopped::new().await;
-    let store = stopped.world.sandbox.store();
-    store.delete_object(SOURCE, "large");
-    store.deny(DESTINATION, Operation::AbortMultipartUpload, "");
-    stopped
-        .world
-        .session(stopped.journal.path(), &stopped.job, Intent::Fresh)
-        .await;
-    stopped.open();
-    store.allow_all();
-    let run = stopped
-        .world
-        .session(stopped.journal.path(), &stopped.job, Intent::Resume)
-        .await;
-    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
-    stopped.world.assert_no_upload_is_left();
-}
-
-#[tokio::test]
-async fn an_object_that_was_published_unseen_is_recognised() {
-    let stopped = Stopped::unseen().await;
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, 0, 0);
-    assert_eq!(stopped.world.calls(Operation::CopyObject), 0);
-}
-
-#[tokio::test]
-async fn another_object_at_the_key_is_not_taken_for_the_copy() {
-    let stopped = Stopped::unseen().await;
-    let other = Content::pattern(2, PART * PARTS - 7);
-    stopped
-        .world
-        .put_object(DESTINATION, "large", other, &ObjectSpec::default());
-    let run = stopped.resume().await;
-    stopped.assert_done(&run, PARTS, 1);
-}
-
-#[tokio::test]
-async fn an_upload_with_a_lost_id_is_found_and_aborted() {
+async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
     let world = slow_world().await;
     put_large(&world, 1);
-    // An upload that already has a part belongs to somebody else.
-    let bucket = world.bucket(DESTINATION).await;
-    let key = "large".parse().unwrap();
-    let others = MultipartUpload::initiate(&bucket, &key, &s3haul::s3::Attributes::default())
-        .await
-        .unwrap();
-    others.upload_part(1, &b"theirs"[..]).await.unwrap();
-    let (job, journal) = (world.job(copy_large()), TempDir::new().unwrap());
-    world.add_fault(
-        Fault::on(Operation::CreateMultipartUpload)
-            .nth(1)
-            .then(Effect::StallAfter(None)),
-    );
-    killed_when(&world, &job, journal.path(), |world| {
-        world.open_uploads(DESTINATION).len() == 2
-    })
-    .await;
-    let stopped = Stopped {
-        world,
-        job,
-        journal,
-    };
-    let run = stopped.resume().await;
+    let theirs = begin(&world, &as_the_job_would(), PART / 2, &[1, 2]).await;
+    let run = run_counted(&world, &adopting_copy(&world)).await;
+    assert_done(&world, &run);
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
+    let left = open(&world);
     assert_eq!(
-        stopped.open().upload_id,
-        others.id(),
-        "the upload of somebody else stays"
+        (left.len(), left[0].upload_id.as_str(), left[0].parts.len()),
+        (1, theirs.id(), 2)
     );
-    others.cancel().await.unwrap();
-    stopped.assert_done(&run, PARTS, 1);
+    assert_noted(&run.receipts[0], "1 open upload at this key is left alone");
 }
 
 #[tokio::test]
-async fn only_the_parts_of_a_file_that_are_missing_or_changed_are_sent() {
-    let mut world = slow_world().await;
-    world.ceiling = 2;
-    let files = TempDir::new().unwrap();
-    let path = files.path().join("large");
-    let mut bytes = vec![7; usize::try_from(12 * FILE_PART).unwrap()];
-    fs::write(&path, &bytes).unwrap();
-    let modified = fs::metadata(&path).unwrap().modified().unwrap();
-    let mut transfer = upload_all(files.path());
-    transfer.parts.size = PartSize::Exactly(ByteSize(FILE_PART));
-    let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
-    stopped_at(&mut world, Operation::UploadPart, &job, journal.path()).await;
-    let stopped = Stopped {
-        world,
-        job,
-        journal,
-    };
-    let held = stopped.open().parts.len() as u64;
-    assert!((9..12).contains(&held), "{held}");
-    // Changes the bytes but not size and time, so that only reading the file shows it.
-    bytes[0] = 8;
-    fs::write(&path, &bytes).unwrap();
-    fs::File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_modified(modified)
+async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    // Another machine had chosen parts of 20 MiB for the 512 MiB object.
+    let earlier = 20 * MIB;
+    begin(&world, &as_the_job_would(), earlier, &[1, 2, 3, 4, 5]).await;
+    let mut transfer = in_parts_of(PART, copy_all());
+    transfer.parts.size = PartSize::Auto;
+    let run = run_counted(&world, &adopting(&world, transfer)).await;
+    assert_done(&world, &run);
+    world.assert_no_upload_is_left();
+    let parts = (PART * PARTS - 7).div_ceil(earlier);
+    assert_eq!(world.calls(Operation::UploadPartCopy), parts - 5);
+    assert_eq!(u64::from(run.receipts[0].parts), parts);
+}
+
+#[tokio::test]
+async fn of_several_uploads_the_one_with_the_most_parts_is_adopted_and_the_others_are_noted() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    let few = begin(&world, &as_the_job_would(), PART, &[1, 2]).await;
+    let most = begin(&world, &as_the_job_would(), PART, &[1, 2, 3, 9]).await;
+    let empty = begin(&world, &as_the_job_would(), PART, &[]).await;
+    let longer = "large-and-more".parse().unwrap();
+    let bucket = world.bucket(DESTINATION).await;
+    let other_key = MultipartUpload::initiate(&bucket, &longer, &as_the_job_would())
+        .await
         .unwrap();
-    let run = stopped.resume().await;
-    let Ending::Done { proof, .. } = &run.receipts[0].ending else {
-        panic!("{:?}", run.receipts)
+    let run = run_counted(&world, &adopting_copy(&world)).await;
+    assert_done(&world, &run);
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 4);
+    assert_noted(&run.receipts[0], most.id());
+    assert_noted(
+        &run.receipts[0],
+        "2 open uploads at this key are left alone",
+    );
+    let mut left: Vec<_> = open(&world)
+        .into_iter()
+        .map(|upload| upload.upload_id)
+        .collect();
+    let mut others = [few.id(), empty.id(), other_key.id()];
+    left.sort();
+    others.sort_unstable();
+    assert_eq!(left, others);
+}
+
+#[tokio::test]
+async fn parts_of_a_source_that_was_replaced_are_not_published() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    // Both sources have the same second, so that times do not tell them apart.
+    let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
+    let spec = ObjectSpec {
+        last_modified: Some(SystemTime::now() - Duration::from_secs(5)),
+        ..spec_of(&world)
     };
-    assert_eq!(*proof, Proof::Crc64nvme);
-    stopped.world.assert_no_upload_is_left();
-    assert_eq!(stopped.world.calls(Operation::UploadPart), 12 - held + 1);
-    assert_eq!(stopped.world.calls(Operation::CreateMultipartUpload), 0);
-    let sent = stopped.world.object(DESTINATION, "large").unwrap();
-    assert_eq!(sent.content, Content::bytes(bytes));
+    world.put_object(SOURCE, "large", content(2), &spec);
+    let first = run_counted(&world, &adopting_copy(&world)).await;
+    assert_done(&world, &first);
+    assert_noted(&first.receipts[0], "holds something else; it is left open");
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 3 + PARTS);
+    assert_eq!(world.calls(Operation::CompleteMultipartUpload), 1);
+    assert_eq!(open(&world)[0].upload_id, stale.id());
+}
+
+fn spec_of(world: &World) -> ObjectSpec {
+    let attributes = world.object(SOURCE, "large").unwrap().attributes;
+    ObjectSpec {
+        attributes: (*attributes).clone(),
+        ..ObjectSpec::default()
+    }
+}
+
+#[tokio::test]
+async fn an_upload_older_than_its_source_is_not_looked_into() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
+    let spec = ObjectSpec {
+        last_modified: Some(SystemTime::now() + Duration::from_secs(5)),
+        ..spec_of(&world)
+    };
+    world.put_object(SOURCE, "large", content(2), &spec);
+    let run = run_counted(&world, &adopting_copy(&world)).await;
+    assert_done(&world, &run);
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
+    assert_eq!(
+        (
+            open(&world)[0].upload_id.as_str(),
+            open(&world)[0].parts.len()
+        ),
+        (stale.id(), 3)
+    );
+    assert_eq!(world.calls(Operation::ListParts), 0);
+}
+
+/// The session is killed while it waits for the answer to Complete, or for the HEAD after it.
+#[rstest]
+#[case::unheard_of_and_alike("blue", Operation::CompleteMultipartUpload, 1, 0)]
+#[case::unheard_of_and_other("red", Operation::CompleteMultipartUpload, 1, PARTS)]
+#[case::looked_at_and_alike("blue", Operation::GetObjectTagging, 2, 0)]
+#[case::looked_at_and_other("red", Operation::GetObjectTagging, 2, PARTS)]
+#[tokio::test]
+async fn the_next_session_checks_what_a_killed_one_did_not(
+    #[case] team: &str,
+    #[case] stalled: Operation,
+    #[case] nth: u64,
+    #[case] copied: u64,
+) {
+    for when in [When::Changed, When::Missing] {
+        let world = slow_world().await;
+        put_large(&world, 1);
+        // The copy is newer than its source, so a list shows the two as equal.
+        let hour = SystemTime::now() - Duration::from_hours(1);
+        let old = ObjectSpec {
+            last_modified: Some(hour),
+            ..spec_of(&world)
+        };
+        world.put_object(SOURCE, "large", content(1), &old);
+        let mut attributes = as_the_job_would();
+        attributes.metadata.insert("team".into(), team.into());
+        begin(&world, &attributes, PART, &[1, 2, 3]).await;
+        let job = adopting(
+            &world,
+            Transfer {
+                when,
+                ..in_parts_of(PART, copy_all())
+            },
+        );
+        let journal = TempDir::new().unwrap();
+        world.sandbox.calls().clear();
+        world.add_fault(Fault::on(stalled).nth(nth).then(Effect::StallAfter(None)));
+        let killed = async {
+            let published = || world.object(DESTINATION, "large").is_some();
+            while world.calls(stalled) < nth || !published() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            run = world.session(journal.path(), &job, Intent::Resume) => panic!("{:?}", run.receipts),
+            () = killed => {}
+        }
+        world.sandbox.calls().clear();
+        let run = world.session(journal.path(), &job, Intent::Resume).await;
+        assert_done(&world, &run);
+        world.assert_no_upload_is_left();
+        assert_eq!(
+            world.calls(Operation::UploadPartCopy),
+            copied,
+            "{when:?}: {:?}",
+            run.receipts
+        );
+        if copied > 0 {
+            assert_noted(&run.receipts[0], "other metadata");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_ends_up_with_other_attributes_is_copied_again() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    let other_team = {
+        let mut attributes = as_the_job_would();
+        attributes.metadata.insert("team".into(), "red".into());
+        attributes
+    };
+    let other_tags = Attributes {
+        tags: s3haul::s3::Tags::Exactly(Vec::new()),
+        ..as_the_job_would()
+    };
+    for (attributes, what) in [(other_team, "other metadata"), (other_tags, "other tags")] {
+        world.sandbox.store().delete_object(DESTINATION, "large");
+        begin(&world, &attributes, PART, &[1, 2, 3]).await;
+        let run = run_counted(&world, &adopting_copy(&world)).await;
+        assert_done(&world, &run);
+        world.assert_no_upload_is_left();
+        assert_noted(&run.receipts[0], what);
+        assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 3 + PARTS);
+    }
+    // Another storage class shows before any part is sent.
+    world.sandbox.store().delete_object(DESTINATION, "large");
+    let class = Attributes {
+        storage_class: Some("STANDARD_IA".into()),
+        ..as_the_job_would()
+    };
+    begin(&world, &class, PART, &[1]).await;
+    let run = run_counted(&world, &adopting_copy(&world)).await;
+    assert_done(&world, &run);
+    assert_eq!(
+        (world.calls(Operation::UploadPartCopy), open(&world).len()),
+        (PARTS, 1)
+    );
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_be_proven_is_noted_and_copied_anew() {
+    let world = slow_world().await;
+    let spec = ObjectSpec {
+        without_checksum: true,
+        ..ObjectSpec::default()
+    };
+    let few = 3;
+    world.put_with("large", few * PART, &spec);
+    let first = begin(&world, &declared(), PART, &[1, 2]).await;
+    let run_of = async |prove| {
+        let mut transfer = in_parts_of(PART, copy_all());
+        transfer.proof.prove = prove;
+        run_counted(&world, &adopting(&world, transfer)).await
+    };
+    let by_answers = run_of(Prove::Answers).await;
+    assert!(
+        matches!(by_answers.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        by_answers.receipts
+    );
+    assert_noted(
+        &by_answers.receipts[0],
+        "is adopted: the source has no checksum",
+    );
+    assert_eq!(
+        (world.calls(Operation::UploadPartCopy), open(&world).len()),
+        (few, 1)
+    );
+    world.sandbox.store().delete_object(DESTINATION, "large");
+    // S3 refuses a conditional Complete if the key was written or deleted after the upload was
+    // created.
+    first.cancel().await.unwrap();
+    begin(&world, &declared(), PART, &[1, 2]).await;
+    let by_reading = run_of(Prove::Read).await;
+    assert_eq!(by_reading.proof(), "read", "{:?}", by_reading.receipts);
+    world.assert_no_upload_is_left();
+    assert_eq!(
+        world.calls(Operation::UploadPartCopy),
+        few - 2,
+        "{:?}",
+        by_reading.receipts
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_adopts_open_uploads_if_requested() {
+    let world = slow_world().await;
+    put_large(&world, 1);
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--journal",
+        "none",
+    ];
+    let copy = [&copy[..], &["--part-size", "8MiB", "--threshold", "8MiB"]].concat();
+    for (says, takes) in [("1", true), ("0", false)] {
+        world.sandbox.store().delete_object(DESTINATION, "large");
+        begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
+        world.sandbox.calls().clear();
+        let mut command = at(&world);
+        command.env("S3HAUL_ADOPT", says);
+        let (exit, _, stderr) = run_command(command, &copy).await;
+        assert_eq!(exit, 0, "{stderr}");
+        world.assert_equal("large", "large");
+        let (copies, left) = if takes { (PARTS - 3, 0) } else { (PARTS, 1) };
+        assert_eq!(
+            (world.calls(Operation::UploadPartCopy), open(&world).len()),
+            (copies, left),
+            "{says}"
+        );
+    }
 }

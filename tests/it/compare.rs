@@ -461,8 +461,8 @@ async fn what_compares_nothing_is_refused() {
         (", when: missing, compare: etag", "every key that exists"),
         (", compare_attributes: true", "sets no attributes"),
     ] {
-        let problems = manifest(transfer, "{}").unwrap_err().to_string();
-        assert!(problems.contains(said), "{transfer}: {problems}");
+        let mistakes = manifest(transfer, "{}").unwrap_err().to_string();
+        assert!(mistakes.contains(said), "{transfer}: {mistakes}");
     }
     // A default applies to transfers for which it has a meaning.
     let defaults = "{compare: checksum, compare_attributes: true}";

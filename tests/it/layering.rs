@@ -155,7 +155,7 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
         "pace/prefix.rs",
         "pace/rate.rs",
         "pace/recent.rs",
-        "pace/width.rs",
+        "pace/concurrency.rs",
         "pace/retry.rs",
         "checksum.rs",
         "journal/event.rs",

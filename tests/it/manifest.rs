@@ -16,7 +16,7 @@ mod reference;
 mod syntax;
 
 use s3haul::endpoint::Environment;
-use s3haul::manifest::Problems;
+use s3haul::manifest::ManifestMistakes;
 use s3haul::manifest::job::Job;
 
 /// Marks the expected position of a problem in a test's YAML.
@@ -61,12 +61,12 @@ fn environment() -> Environment {
     )
 }
 
-fn parse(text: &str) -> Result<Job, Problems> {
+fn parse(text: &str) -> Result<Job, ManifestMistakes> {
     Job::parse(text, "job.yaml", &environment())
 }
 
 fn job(text: &str) -> Job {
-    parse(text).unwrap_or_else(|problems| panic!("{problems}"))
+    parse(text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
 /// Returns a manifest with one plain transfer, followed by `fields` at the top level.
@@ -84,7 +84,7 @@ fn transfer(fields: &str) -> String {
     )
 }
 
-/// Asserts that the manifest has exactly the problems in `expected` (path, part of the message,
+/// Asserts that the manifest has exactly the mistakes in `expected` (path, part of the message,
 /// part of the remedy), in this order and at the marks.
 #[track_caller]
 fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
@@ -100,25 +100,25 @@ fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
             text.push(c);
         }
     }
-    let problems = parse(&text).expect_err("should be refused");
-    let found: Vec<_> = problems
+    let mistakes = parse(&text).expect_err("should be refused");
+    let found: Vec<_> = mistakes
         .as_slice()
         .iter()
-        .map(|problem| (problem.line, problem.column))
+        .map(|mistake| (mistake.line, mistake.column))
         .collect();
-    assert_eq!(found, places, "places in\n{problems}");
-    for (problem, (path, message, remedy)) in problems.as_slice().iter().zip(expected) {
-        assert_eq!(problem.path, *path, "path in\n{problems}");
+    assert_eq!(found, places, "places in\n{mistakes}");
+    for (mistake, (path, message, remedy)) in mistakes.as_slice().iter().zip(expected) {
+        assert_eq!(mistake.path, *path, "path in\n{mistakes}");
         assert!(
-            problem.message.contains(message),
+            mistake.message.contains(message),
             "no `{message}` in `{}`",
-            problem.message
+            mistake.message
         );
         assert!(
-            problem.remedy.contains(remedy),
+            mistake.remedy.contains(remedy),
             "no `{remedy}` in `{}`",
-            problem.remedy
+            mistake.remedy
         );
     }
-    assert_eq!(problems.as_slice().len(), expected.len(), "{problems}");
+    assert_eq!(mistakes.as_slice().len(), expected.len(), "{mistakes}");
 }

@@ -181,12 +181,12 @@ async fn what_is_recalled_is_used_with_caution() {
     let pacer = Pacer::new(&Limits::default(), 2048, RetryPolicy::default());
     let learned = Learned {
         lanes: vec![lane("", 3000), lane("hot/", 100)],
-        width: 2000,
+        concurrency: 2000,
     };
     pacer.recall(&learned);
     let known = pacer.learned();
     assert_eq!(known.lanes, [lane("", 2700), lane("hot/", 90)]);
-    assert_eq!(known.width, 2000);
+    assert_eq!(known.concurrency, 2000);
     // A smaller limit of the user takes precedence.
     let limits = Limits {
         in_flight: Some(100),
@@ -194,5 +194,5 @@ async fn what_is_recalled_is_used_with_caution() {
     };
     let pacer = Pacer::new(&limits, 2048, RetryPolicy::default());
     pacer.recall(&learned);
-    assert_eq!(pacer.learned().width, 100);
+    assert_eq!(pacer.learned().concurrency, 100);
 }

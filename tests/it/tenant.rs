@@ -169,7 +169,7 @@ async fn a_server_without_tenants_refuses_it_with_the_reason() {
         );
     }
     let text = "version: 1\ntransfers: [{from: {s3: s3://acme:lake/}, to: {s3: s3://dst/}}]\n";
-    let problems = s3haul::manifest::job::Job::parse(
+    let mistakes = s3haul::manifest::job::Job::parse(
         text,
         "job.yaml",
         &s3haul::endpoint::Environment::default(),
@@ -177,8 +177,8 @@ async fn a_server_without_tenants_refuses_it_with_the_reason() {
     .unwrap_err()
     .to_string();
     assert!(
-        problems.contains("only Ceph has tenants") && problems.contains("without a colon"),
-        "{problems}"
+        mistakes.contains("only Ceph has tenants") && mistakes.contains("without a colon"),
+        "{mistakes}"
     );
     assert_eq!(world.calls(Operation::CopyObject), 0);
 }

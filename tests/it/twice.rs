@@ -225,7 +225,7 @@ async fn the_next_run_looks_for_the_upload_of_a_create_that_was_never_answered()
     let [upload] = &open().await[..] else {
         panic!("one Create is on record: {:?}", open().await)
     };
-    assert_eq!(upload.begun, None, "its id is not known");
+    assert_eq!(upload.created, None, "its id is not known");
     // The Create takes effect after the end of the run.
     let (bucket, key) = (world.bucket(DESTINATION).await, &upload.place.key);
     let late = bucket.create_upload(key, &Attributes::default()).await;

@@ -135,10 +135,12 @@ impl Algorithm {
     /// Returns the base64 of the checksum of `content`.
     #[must_use]
     pub fn of(self, content: &Content) -> String {
-        BASE64.encode(kept(content, Some(self), || match (self.crc(), self) {
-            (Some(crc), _) => crc_of(content, crc).to_bytes(crc),
-            (None, Self::Sha1) => sha::<Sha1>(content),
-            (None, _) => sha::<Sha256>(content),
+        BASE64.encode(cached_hash(content, Some(self), || {
+            match (self.crc(), self) {
+                (Some(crc), _) => crc_of(content, crc).to_bytes(crc),
+                (None, Self::Sha1) => sha::<Sha1>(content),
+                (None, _) => sha::<Sha256>(content),
+            }
         }))
     }
 
@@ -304,7 +306,7 @@ fn sha<S: s3s::crypto::Checksum>(content: &Content) -> Vec<u8> {
 
 /// Returns the MD5 of the content, or of its description (see the module's documentation).
 pub(super) fn md5(content: &Content) -> [u8; 16] {
-    let sum = kept(content, None, || {
+    let sum = cached_hash(content, None, || {
         let mut hash = Md5::new();
         feed(content, |bytes| hash.update(bytes));
         hash.finalize().to_vec()
@@ -318,7 +320,7 @@ pub(super) fn md5(content: &Content) -> [u8; 16] {
 type SumOf = (u64, u64, u64, Option<Algorithm>);
 
 /// Returns a sum from the cache of small virtual contents, or computes it.
-fn kept(
+fn cached_hash(
     content: &Content,
     algorithm: Option<Algorithm>,
     compute: impl FnOnce() -> Vec<u8>,

@@ -217,7 +217,7 @@ pub struct Rule {
 
 /// The combined effects of all faults on one call.
 #[derive(Debug, Default)]
-pub(super) struct Strike {
+pub(super) struct FaultEffects {
     /// The total delay of the call.
     pub(super) delay: Duration,
     /// How far ahead the clock of the server is.
@@ -226,7 +226,7 @@ pub(super) struct Strike {
     pub(super) effect: Option<Effect>,
 }
 
-impl Strike {
+impl FaultEffects {
     /// Adds the effect of a fault. Returns false if another fault already had an effect that
     /// excludes this one.
     fn add(&mut self, effect: &Effect) -> bool {
@@ -355,8 +355,8 @@ impl Faults {
     }
 
     /// Returns the combined effects of all faults on this call.
-    pub(super) fn strike(&self, call: &Call, headers: &HeaderMap) -> Strike {
-        let mut strike = Strike::default();
+    pub(super) fn strike(&self, call: &Call, headers: &HeaderMap) -> FaultEffects {
+        let mut strike = FaultEffects::default();
         if self.count.load(Ordering::Acquire) == 0 {
             return strike;
         }

@@ -20,11 +20,11 @@ use s3s::{Body, HttpError, StdError};
 
 use super::annotations;
 use super::clock;
-use super::faults::{Effect, Faults, Strike};
+use super::faults::{Effect, FaultEffects, Faults};
 use super::keys::KeyRing;
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
-use super::odd;
+use super::nonconforming;
 use super::operation::{Call, Operation};
 use super::protocol::{
     CopiedBytes, Corrupted, Interleaved, Lines, ODD_EXPIRES, Service, SuccessStatus, TENANT_SOURCE,
@@ -136,7 +136,7 @@ impl Front {
         if !self.limiter.admits(call) {
             return Ok(refuse(request, &Refusal::slow_down(), id).await);
         }
-        let Strike {
+        let FaultEffects {
             delay,
             skew,
             effect,
@@ -160,15 +160,21 @@ impl Front {
             }
             Some(Effect::Answer(status, kind, body)) => {
                 drain(request.into_body()).await;
-                return Ok(odd::answer(*status, kind, body));
+                return Ok(nonconforming::answer(*status, kind, body));
             }
             Some(Effect::Ignore(names)) => {
-                return Ok(odd::served(&self.unsigned, odd::without(request, names)).await);
+                return Ok(nonconforming::served(
+                    &self.unsigned,
+                    nonconforming::without(request, names),
+                )
+                .await);
             }
             Some(Effect::DropPart) => {
-                return Ok(
-                    odd::served(&self.unsigned, odd::without_last_part(request).await).await,
-                );
+                return Ok(nonconforming::served(
+                    &self.unsigned,
+                    nonconforming::without_last_part(request).await,
+                )
+                .await);
             }
             Some(Effect::ResetBefore) => return Err(NoAnswer::Closed),
             Some(Effect::RstBefore) => return Err(NoAnswer::Reset),

@@ -60,12 +60,12 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Fault>, String> {
 }
 
 /// A JSON object whose fields are read one by one, and its path in the document.
-struct Fields<'a> {
+struct RuleFields<'a> {
     at: String,
     map: &'a Map<String, Value>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> RuleFields<'a> {
     fn of(at: &str, value: &'a Value, known: &[&str]) -> Result<Self, String> {
         let Value::Object(map) = value else {
             return Err(format!("{at}: {value} is not an object"));
@@ -83,7 +83,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the message for an error in a field.
-    fn wrong(&self, name: &str, what: impl Display) -> String {
+    fn error(&self, name: &str, what: impl Display) -> String {
         format!("{}.{name}: {what}", self.at)
     }
 
@@ -91,7 +91,7 @@ impl<'a> Fields<'a> {
         let text = |value: &'a Value| {
             value
                 .as_str()
-                .ok_or_else(|| self.wrong(name, format!("{value} is not a string")))
+                .ok_or_else(|| self.error(name, format!("{value} is not a string")))
         };
         self.map.get(name).map(text).transpose()
     }
@@ -105,7 +105,7 @@ impl<'a> Fields<'a> {
         let number = |value: &Value| {
             let number = value.as_u64().filter(|number| *number >= least);
             number.ok_or_else(|| {
-                self.wrong(
+                self.error(
                     name,
                     format!("{value} is not a whole number of {least} or more"),
                 )
@@ -115,15 +115,15 @@ impl<'a> Fields<'a> {
     }
 
     fn duration(&self, name: &str) -> Result<Option<Duration>, String> {
-        let duration = |text: &str| parse_duration(text).map_err(|error| self.wrong(name, error));
+        let duration = |text: &str| parse_duration(text).map_err(|error| self.error(name, error));
         self.text(name)?.map(duration).transpose()
     }
 
     /// Refuses a field that is present together with one of `others`.
-    fn alone(&self, name: &str, others: &[&str]) -> Result<(), String> {
+    fn refuse_combination(&self, name: &str, others: &[&str]) -> Result<(), String> {
         match others.iter().find(|other| self.map.contains_key(**other)) {
             Some(other) if self.map.contains_key(name) => {
-                Err(self.wrong(name, format!("it cannot be combined with `{other}`")))
+                Err(self.error(name, format!("it cannot be combined with `{other}`")))
             }
             _ => Ok(()),
         }
@@ -131,9 +131,9 @@ impl<'a> Fields<'a> {
 }
 
 fn fault(at: &str, rule: &Value) -> Result<Fault, String> {
-    let fields = Fields::of(at, rule, FIELDS)?;
+    let fields = RuleFields::of(at, rule, FIELDS)?;
     let Some(said) = fields.map.get("effect") else {
-        return Err(fields.wrong("effect", "it is missing; write the effect on the calls"));
+        return Err(fields.error("effect", "it is missing; write the effect on the calls"));
     };
     Ok(Fault {
         on: operations(&fields)?,
@@ -151,7 +151,7 @@ fn fault(at: &str, rule: &Value) -> Result<Fault, String> {
 }
 
 /// Returns the operations of a rule: one name or a list of names.
-fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
+fn operations(fields: &RuleFields<'_>) -> Result<Vec<Operation>, String> {
     let Some(said) = fields.map.get("operation") else {
         return Ok(Vec::new());
     };
@@ -165,11 +165,11 @@ fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
             .find(|operation| name == operation.name());
         known.ok_or_else(|| {
             let what = "is not an operation that the sandbox supports; write its name as S3 does, for instance UploadPartCopy";
-            fields.wrong("operation", format!("{name} {what}"))
+            fields.error("operation", format!("{name} {what}"))
         })
     };
     if names.is_empty() {
-        return Err(fields.wrong(
+        return Err(fields.error(
             "operation",
             "the list is empty; leave it out for all operations",
         ));
@@ -177,11 +177,11 @@ fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
     names.iter().map(operation).collect()
 }
 
-fn when(fields: &Fields<'_>) -> Result<When, String> {
-    fields.alone("nth", &["every", "probability", "count"])?;
-    fields.alone("every", &["probability"])?;
+fn when(fields: &RuleFields<'_>) -> Result<When, String> {
+    fields.refuse_combination("nth", &["every", "probability", "count"])?;
+    fields.refuse_combination("every", &["probability"])?;
     if fields.map.contains_key("seed") && !fields.map.contains_key("probability") {
-        return Err(fields.wrong("seed", "it needs `probability`"));
+        return Err(fields.error("seed", "it needs `probability`"));
     }
     if let Some(nth) = fields.number("nth", 1)? {
         return Ok(When::Nth(nth));
@@ -196,7 +196,7 @@ fn when(fields: &Fields<'_>) -> Result<When, String> {
         .as_f64()
         .filter(|probability| (0.0..=1.0).contains(probability));
     let probability = probability.ok_or_else(|| {
-        fields.wrong("probability", format!("{said} is not a number from 0 to 1"))
+        fields.error("probability", format!("{said} is not a number from 0 to 1"))
     })?;
     Ok(When::Chance(
         probability,
@@ -213,7 +213,7 @@ fn effect(at: &str, said: &Value) -> Result<Effect, String> {
         return known.ok_or_else(|| format!("{at}: there is no effect `{word}`; {}", effects()));
     }
     let fields =
-        Fields::of(at, said, OBJECTS).map_err(|error| format!("{error}; {}", effects()))?;
+        RuleFields::of(at, said, OBJECTS).map_err(|error| format!("{error}; {}", effects()))?;
     let mut named = fields.map.iter();
     let (Some((name, value)), None) = (named.next(), named.next()) else {
         return Err(format!("{at}: it must name one effect; {}", effects()));
@@ -255,11 +255,11 @@ fn effects() -> String {
 }
 
 /// Returns true if the effect comes before the operation, false if after it.
-fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
+fn is_before(fields: &RuleFields<'_>, name: &str) -> Result<bool, String> {
     match fields.text(name)? {
         Some("before") => Ok(true),
         Some("after") => Ok(false),
-        other => Err(fields.wrong(
+        other => Err(fields.error(
             name,
             format!(
                 "`{}` is neither `before` nor `after` the operation",
@@ -270,11 +270,11 @@ fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
 }
 
 /// Parses the skew of a clock: `-20m` is slow, `20m` and `+20m` are fast.
-fn skew(fields: &Fields<'_>) -> Result<Effect, String> {
+fn skew(fields: &RuleFields<'_>) -> Result<Effect, String> {
     let text = fields.text("skew")?.unwrap_or_default();
     parse_signed(text.strip_prefix('+').unwrap_or(text))
         .map(Effect::Skew)
-        .map_err(|error| fields.wrong("skew", error))
+        .map_err(|error| fields.error("skew", error))
 }
 
 /// Parses a duration such as `90s`, `1m 30s`, or `-20m`.
@@ -290,17 +290,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn answer(at: &str, value: &Value) -> Result<Effect, String> {
-    let fields = Fields::of(at, value, &["status", "code", "when"])?;
+    let fields = RuleFields::of(at, value, &["status", "code", "when"])?;
     let Some(said) = fields.number("status", 0)? else {
-        return Err(fields.wrong("status", "it is missing"));
+        return Err(fields.error("status", "it is missing"));
     };
     let status = u16::try_from(said)
         .ok()
         .filter(|status| (200..600).contains(status));
     let status = status
-        .ok_or_else(|| fields.wrong("status", format!("{said} is not a status from 200 to 599")))?;
+        .ok_or_else(|| fields.error("status", format!("{said} is not a status from 200 to 599")))?;
     let Some(code) = fields.text("code")? else {
-        return Err(fields.wrong(
+        return Err(fields.error(
             "code",
             "it is missing; write an error code of S3, for instance AccessDenied",
         ));
@@ -309,7 +309,7 @@ fn answer(at: &str, value: &Value) -> Result<Effect, String> {
         && code.len() <= 100
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if !is_plain {
-        return Err(fields.wrong(
+        return Err(fields.error(
             "code",
             format!("`{code}` is not an error code; use letters and digits"),
         ));

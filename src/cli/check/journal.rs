@@ -56,7 +56,7 @@ pub(super) async fn check(
     match &location {
         Location::Directory(path) => match obstacle(path) {
             // It is not named, so the run works without it.
-            Some(obstacle) if job.journal == JournalPlace::Usual => {
+            Some(obstacle) if job.journal == JournalPlace::Default => {
                 findings.add(
                     CheckStatus::Warning,
                     format!("the run keeps no journal: {obstacle}"),

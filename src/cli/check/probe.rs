@@ -17,7 +17,7 @@ use crate::location::BucketName;
 use crate::manifest::job::{Job, Transfer};
 use crate::printable::printable;
 use crate::probe::{
-    self, AttributeFinding, Claim, How, Left, Needs, Probe, ProbeFinding, ProbeVerdict,
+    self, AttributeFinding, Claim, How, Leftover, Needs, Probe, ProbeFinding, ProbeVerdict,
     RequestFinding,
 };
 use crate::s3::OnWrites;
@@ -413,8 +413,8 @@ fn sentence(text: &str) -> String {
     }
 }
 
-fn left_behind(left: &Left) -> Vec<String> {
-    let Left {
+fn left_behind(left: &Leftover) -> Vec<String> {
+    let Leftover {
         what,
         key,
         id,

@@ -12,14 +12,15 @@ use crate::shards::survey::Extent;
 /// The flags that say what is planned, and where that is written.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlanFlags {
-    /// Write one line of JSON per object to a file. With --shards, write the plan of the shards below
-    /// s3://bucket/prefix/.
+    /// Write one line of JSON per object to a file. With --shards, write the plan of the shards
+    /// below s3://bucket/prefix/.
     #[arg(long, value_name = "PLACE", value_parser = plan_place)]
     out: Option<PlanPlace>,
     /// Divide the keys among N shards, at most 2000, for `s3haul run --state`.
     #[arg(long, value_name = "N", requires = "out")]
     shards: Option<u32>,
-    /// List all keys, and divide them by their objects and bytes. Default: about 16 lists per shard.
+    /// List all keys, and divide them by their objects and bytes. Default: about 16 lists per
+    /// shard.
     #[arg(long, requires = "shards")]
     exact: bool,
 }

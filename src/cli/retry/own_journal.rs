@@ -34,6 +34,6 @@ pub(super) async fn choose(
         "note: this retry does not use the job's journal: {why}. If it is killed, `s3haul uploads list` at the destinations \
          shows the uploads that it leaves"
     ));
-    job.journal = JournalPlace::Nowhere;
+    job.journal = JournalPlace::Disabled;
     Ok(None)
 }

@@ -1,8 +1,8 @@
 //! `plan --shards`: plans the shards of a job, and prints a summary.
 
 use super::{RunConnections, plan_at, refuse_job, require_number};
+use crate::cli::job_environment::JobEnvironment;
 use crate::cli::lease::own_terms;
-use crate::cli::place::JobEnvironment;
 use crate::cli::{CliError, Exit, Output, say_json, say_line};
 use crate::execute::DRAIN;
 use crate::journal::Writer;

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::VerifyArgs;
 use super::tell::VerifyConsole;
-use crate::cli::place::JobEnvironment;
+use crate::cli::job_environment::JobEnvironment;
 use crate::cli::report::{FoundReport, unread};
 use crate::cli::retry::{job_of, moved};
 use crate::cli::{CliError, note};

@@ -24,7 +24,7 @@ use crate::execute::object::ObjectTask;
 use crate::execute::record::{self, Record};
 use crate::execute::running::{Open, RunningTransfer};
 use crate::execute::waiting::Queued;
-use crate::execute::{LONG_QUEUE, Work};
+use crate::execute::{LONG_QUEUE, TransferContext};
 use crate::manifest::job::Source;
 use crate::manifest::must_wait;
 use crate::planner::{Misses, Planning};
@@ -58,37 +58,42 @@ impl Conductor<'_> {
         if self.stop.is_cancelled() {
             return;
         }
-        while let Some((number, work)) = self.coming.front()
-            && self.may_begin(work)
+        while let Some((number, context)) = self.coming.front()
+            && self.may_begin(context)
         {
-            let (number, work) = (*number, Arc::clone(work));
+            let (number, context) = (*number, Arc::clone(context));
             self.coming.pop_front();
-            let (name, of) = (&work.sides.transfer.name, self.job.transfers.len());
+            let (name, of) = (&context.sides.transfer.name, self.job.transfers.len());
             self.monitor.observe(&Event::TransferBegan {
                 name,
                 number: number as usize + 1,
                 of,
             });
-            let Planning { mut news, hunger } = record::planning(&work, number);
-            let told = poll_fn(move |context| {
-                news.poll_recv(context)
-                    .map(|news| Some((number, Some(news?))))
+            let Planning { mut events, demand } = record::planning(&context, number);
+            let received = poll_fn(move |cx| {
+                events
+                    .poll_recv(cx)
+                    .map(|event| Some((number, Some(event?))))
             })
             .chain(once(async move { (number, None) }));
-            self.news.push(told.boxed());
-            let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
+            self.events.push(received.boxed());
+            let (record, misses) = (
+                Record::new(&context, number),
+                Misses::of(&context.sides.transfer),
+            );
             // If this session sees only some of the keys, it cannot tell that the selection is
             // empty.
-            let is_part = work.range.after.is_some() || work.range.until.is_some();
-            let known = || work.resumed.ranges_of(number);
+            let is_part = context.range.after.is_some() || context.range.until.is_some();
+            let known = || context.resumed.ranges_of(number);
             let has_found = is_part || known().any(|(_, range)| range.passed.is_some());
-            let (listed, is_planned, excluded, left) = (Relisting::of(&work, number), false, 0, 0);
+            let (listed, is_planned, excluded, left) =
+                (Relisting::of(&context, number), false, 0, 0);
             let running = RunningTransfer {
-                work,
+                context,
                 record,
                 listed,
                 misses,
-                hunger,
+                demand,
                 is_planned,
                 has_found,
                 excluded,
@@ -99,26 +104,32 @@ impl Conductor<'_> {
     }
 
     /// Returns true if it is this transfer's turn.
-    pub(super) fn may_begin(&self, work: &Work) -> bool {
-        let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
-        let (_, width) = self.slots.in_flight();
+    pub(super) fn may_begin(&self, context: &TransferContext) -> bool {
+        let is_one = |context: &TransferContext| {
+            matches!(context.sides.transfer.from, Source::Object { .. })
+        };
+        let (_, concurrency) = self.slots.in_flight();
         let is_stalled = self.is_stalled() && self.planned().count() < PLANNED_AT_ONCE;
-        if !is_stalled && (!self.opens_more(width) || self.waiting.len() >= FEW) {
+        if !is_stalled && (!self.opens_more(concurrency) || self.waiting.len() >= FEW) {
             return false;
         }
         let mut planned = self.planned();
-        let may_join = is_one(work) && self.planned().count() < OBJECTS_AT_ONCE;
+        let may_join = is_one(context) && self.planned().count() < OBJECTS_AT_ONCE;
         let waits_for = |other: &RunningTransfer| {
-            must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer)
+            must_wait(
+                self.job,
+                &context.sides.transfer,
+                &other.context.sides.transfer,
+            )
         };
-        let has_turn = is_stalled || planned.all(|other| may_join && is_one(&other.work));
+        let has_turn = is_stalled || planned.all(|other| may_join && is_one(&other.context));
         has_turn && !self.transfers.values().any(waits_for)
     }
 
     /// Returns true while the started transfers do not keep the slots busy, because their objects
     /// wait for a rate or for answers.
     pub(super) fn is_stalled(&self) -> bool {
-        self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
+        self.has_demand || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }
 
     /// Opens as many objects as the slots can serve, the largest first.
@@ -127,14 +138,14 @@ impl Conductor<'_> {
         if self.stop.is_cancelled() || self.series.is_paused() {
             return;
         }
-        let (_, width) = self.slots.in_flight();
-        while self.opens_more(width)
+        let (_, concurrency) = self.slots.in_flight();
+        while self.opens_more(concurrency)
             && self.breaker.may_open(self.open.len())
             && let Some(queued) = self.pop_large()
         {
             self.spawn(queued);
         }
-        while self.open_heavy < width + AHEAD
+        while self.open_heavy < concurrency + AHEAD
             && self.breaker.may_open(self.open.len())
             && let Some(queued) = self.pop_heavy()
         {
@@ -157,10 +168,10 @@ impl Conductor<'_> {
             };
             self.spawn(queued);
         }
-        let is_hungry = self.open_small() < small as usize;
-        self.is_hungry = is_hungry && self.waiting.len() > 0;
+        let has_demand = self.open_small() < small as usize;
+        self.has_demand = has_demand && self.waiting.len() > 0;
         self.planned()
-            .for_each(|running| running.hunger.set(is_hungry));
+            .for_each(|running| running.demand.set(has_demand));
     }
 
     /// Takes the next multipart object whose requests would not wait in the queue; one object
@@ -183,9 +194,9 @@ impl Conductor<'_> {
     }
 
     /// Returns true if one more multipart object should be opened.
-    pub(super) fn opens_more(&self, width: u32) -> bool {
+    pub(super) fn opens_more(&self, concurrency: u32) -> bool {
         let opens = |large: usize, parts: u64| {
-            let lacks_parts = parts < 2 * u64::from(width);
+            let lacks_parts = parts < 2 * u64::from(concurrency);
             large < OPEN_UPLOADS || (lacks_parts && large < MOST_OPEN_UPLOADS)
         };
         if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
@@ -195,7 +206,7 @@ impl Conductor<'_> {
         // opened.
         let is_shut = |open: &&Open| {
             let running = self.transfers.get(&open.transfer);
-            open.parts > 0 && running.is_some_and(|running| running.work.is_shut(&open.key))
+            open.parts > 0 && running.is_some_and(|running| running.context.is_shut(&open.key))
         };
         let (large, parts) = self
             .open
@@ -216,15 +227,18 @@ impl Conductor<'_> {
         let Queued {
             transfer,
             mut step,
-            held,
+            permits,
         } = queued;
-        drop(held);
+        drop(permits);
         let Some(running) = self.transfers.get(&transfer) else {
             return;
         };
-        let work = Arc::clone(&running.work);
-        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
-        let (source, destination) = work.location(&step);
+        let context = Arc::clone(&running.context);
+        let newer_versions = step
+            .history
+            .as_mut()
+            .and_then(|history| history.newer.take());
+        let (source, destination) = context.location(&step);
         let parts = step.route.parts();
         let group = self.shares.group(transfer, &step.entry.key);
         self.shares.opened(&group);
@@ -239,10 +253,10 @@ impl Conductor<'_> {
             size,
             parts,
             group,
-            then,
+            newer_versions,
         };
         let handle = self.tasks.spawn(async move {
-            let receipt = ObjectTask::run(&work, &step).await;
+            let receipt = ObjectTask::run(&context, &step).await;
             (receipt, step)
         });
         self.open_large += usize::from(parts > 0);
@@ -256,5 +270,5 @@ impl Conductor<'_> {
 fn is_free(transfers: &BTreeMap<u32, RunningTransfer>, queued: &Queued) -> bool {
     transfers
         .get(&queued.transfer)
-        .is_none_or(|running| running.work.queue_delay(&queued.step) < LONG_QUEUE)
+        .is_none_or(|running| running.context.queue_delay(&queued.step) < LONG_QUEUE)
 }

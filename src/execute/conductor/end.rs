@@ -37,7 +37,7 @@ impl Conductor<'_> {
         let transfer = open.transfer;
         match receipt {
             Ok((receipt, step)) => {
-                let is_single = open.then.is_none();
+                let is_single = open.newer_versions.is_none();
                 let receipt = self.stop_if_run_ends(receipt);
                 let held = RefusedObject {
                     transfer,
@@ -47,9 +47,9 @@ impl Conductor<'_> {
                 let Some(RefusedObject { receipt, .. }) = self.end_or_hold(held, is_single) else {
                     return;
                 };
-                if let Some(then) = open.then {
+                if let Some(newer) = open.newer_versions {
                     self.end_or_suspect(transfer, open.object, receipt.clone(), true);
-                    self.follow(transfer, then, &receipt);
+                    self.follow(transfer, newer, &receipt);
                 } else {
                     self.end_or_suspect(transfer, open.object, receipt, false);
                 }
@@ -64,8 +64,8 @@ impl Conductor<'_> {
                 );
                 let draft = Draft::of_size(open.size);
                 let ending = Ending::failed(&failure);
-                if let Some(then) = open.then {
-                    self.give_up(transfer, then, &ending);
+                if let Some(newer) = open.newer_versions {
+                    self.give_up(transfer, newer, &ending);
                 }
                 self.end_of(
                     transfer,
@@ -158,11 +158,11 @@ impl Conductor<'_> {
             transfer, mut step, ..
         } in self.waiting.take()
         {
-            let then = step.turn.take().and_then(|turn| turn.then);
-            let Some(work) = self.work(transfer) else {
+            let newer = step.history.take().and_then(|history| history.newer);
+            let Some(context) = self.context(transfer) else {
                 continue;
             };
-            let (source, destination) = work.location(&step);
+            let (source, destination) = context.location(&step);
             self.end_of(
                 transfer,
                 step.object,
@@ -171,8 +171,8 @@ impl Conductor<'_> {
                 destination,
                 Ending::Stopped,
             );
-            if let Some(then) = then {
-                self.give_up(transfer, then, &Ending::Stopped);
+            if let Some(newer) = newer {
+                self.give_up(transfer, newer, &Ending::Stopped);
             }
             self.count_over(transfer);
         }
@@ -237,10 +237,10 @@ impl Conductor<'_> {
         key: ObjectKey,
     ) {
         let step = Step::without_work(entry, key);
-        let Some(work) = self.work(transfer) else {
+        let Some(context) = self.context(transfer) else {
             return;
         };
-        let (source, destination) = work.location(&step);
+        let (source, destination) = context.location(&step);
         let failure = ArchivedSource::listed(&step).failure(source.clone());
         let draft = Draft {
             route: None,

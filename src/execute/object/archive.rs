@@ -6,7 +6,7 @@
 //! one: it requests the restore once and says so in the receipt, and a later run copies the object.
 
 use super::ObjectTask;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
 use crate::execute::receipt::Ending;
 use crate::execute::replan::Replan;
@@ -38,7 +38,7 @@ impl<'a> ArchivedSource<'a> {
     }
 
     /// Reads the state from HEAD.
-    pub(super) fn seen(head: &'a Head) -> Self {
+    pub(super) fn shown_by_head(head: &'a Head) -> Self {
         Self {
             state: head.archive,
             storage_class: head.storage_class.as_deref(),
@@ -79,12 +79,12 @@ impl ObjectTask<'_> {
     pub(super) async fn handle_archived(
         &self,
         source: &Bucket,
-        cold: &ArchivedSource<'_>,
-    ) -> Result<Ending, Trouble> {
-        let (work, step) = (self.work, self.step);
+        archived: &ArchivedSource<'_>,
+    ) -> Result<Ending, RoundFailure> {
+        let (context, step) = (self.context, self.step);
         let key = &step.entry.key;
-        match (work.sides.transfer.archived, cold.state) {
-            (Archived::Fail, _) => Err(cold.failure(source.place(key)).into()),
+        match (context.sides.transfer.archived, archived.state) {
+            (Archived::Fail, _) => Err(archived.failure(source.place(key)).into()),
             (Archived::Skip, _) => Ok(Ending::Skipped {
                 reason: Skip::Archived,
             }),
@@ -93,9 +93,9 @@ impl ObjectTask<'_> {
             }
             (Archived::Restore, _) => {
                 let Request { restore, for_days } = archive::request(
-                    work.sides.transfer.restore,
-                    cold.storage_class,
-                    cold.archive_tier,
+                    context.sides.transfer.restore,
+                    archived.storage_class,
+                    archived.archive_tier,
                 );
                 match source
                     .restore(key, step.entry.version.as_deref(), restore, for_days)

@@ -4,8 +4,9 @@
 //! Attributes that HEAD does not show are read first, so that an object without a required
 //! attribute fails before anything is published ([`source`]). The request that creates the object
 //! carries them; if the server refuses an attribute that is only tried, the request is sent again
-//! without it ([`concede`](crate::plan::concede)). Attributes that no header can carry (annotations
-//! and long tags) are set once the object exists, before its receipt is written ([`late`]).
+//! without it ([`attribute_fallback`](crate::plan::attribute_fallback)). Attributes that no header
+//! can carry (annotations and long tags) are set once the object exists, before its receipt is
+//! written ([`late`]).
 //!
 //! If a bucket denies a permission, the run remembers that
 //! ([`Refusals`](crate::execute::refusals::Refusals)) and sends no such request for later objects.
@@ -18,17 +19,17 @@ use jiff::Timestamp;
 
 use super::ObjectTask;
 use super::pinned::PinnedSource;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::bucket::Answer;
-use crate::execute::Work;
+use crate::execute::TransferContext;
 use crate::execute::receipt::{Draft, Ending};
 use crate::execute::replan::Replan;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy};
 use crate::multipart::MultipartUpload;
 use crate::plan::asked::{Asked, SourceTags};
+use crate::plan::attribute_fallback::{optional, refused, suspects, without};
 use crate::plan::attributes::{self, Reads, set_tags, take_late_tags, weaker_encryption};
-use crate::plan::concede::{optional, refused, suspects, without};
 use crate::plan::decide::Route;
 use crate::plan::loss::Lost;
 use crate::planner::Step;
@@ -39,7 +40,7 @@ use source::{Annotation, SourceAttributes};
 
 /// The attributes of one object, and the attempts to set them.
 pub(super) struct TargetAttributes<'w> {
-    work: &'w Work,
+    context: &'w TransferContext,
     /// All attributes that the job asks for, the same in every session.
     requested: Attributes,
     /// The requested attributes that a header can carry and that the bucket is not known to refuse.
@@ -77,7 +78,7 @@ impl<'w> TargetAttributes<'w> {
         &self,
         source: &PinnedSource<'_>,
         draft: &mut Draft,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         if self.possible.tags != Tags::AsSource || source.head.tag_count.is_some() {
             return Ok(());
         }
@@ -92,27 +93,31 @@ impl<'w> TargetAttributes<'w> {
         draft: &mut Draft,
     ) -> Result<Option<Vec<Tag>>, Failure> {
         let source = SourceAttributes {
-            work: self.work,
+            context: self.context,
             bucket: source.bucket,
             pin: &source.pin,
         };
         let ask = || source.bucket.tags(&source.pin.key, source.version());
         source
-            .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
+            .read_or_record_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
             .await
     }
 
     /// Reads the attributes for a copy. Completes the source's head with a lock that HEAD did not
     /// show.
     pub(super) async fn of_copy(
-        work: &'w Work,
+        context: &'w TransferContext,
         source: &mut PinnedSource<'_>,
         route: &Route,
         draft: &mut Draft,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RoundFailure> {
         let PinnedSource { bucket, head, pin } = source;
-        let source = SourceAttributes { work, bucket, pin };
-        let (transfer, destination) = (&*work.sides.transfer, &work.sides.destination);
+        let source = SourceAttributes {
+            context,
+            bucket,
+            pin,
+        };
+        let (transfer, destination) = (&*context.sides.transfer, &context.sides.destination);
         let capabilities = destination.capabilities();
         // An earlier round may have recorded losses of another version.
         draft.losses.clear();
@@ -149,7 +154,7 @@ impl<'w> TargetAttributes<'w> {
         };
         let requested = possible.clone();
         for attribute in optional(&possible, transfer) {
-            if let Some(loss) = work
+            if let Some(loss) = context
                 .refusals
                 .expected_loss(destination, attribute, Lost::NotSet)
             {
@@ -166,24 +171,24 @@ impl<'w> TargetAttributes<'w> {
             annotations,
             carried,
             write,
-            ..Self::new(work, possible)
+            ..Self::new(context, possible)
         })
     }
 
     /// Returns the attributes of an uploaded file.
-    pub(super) fn of_upload(work: &'w Work, key: &ObjectKey) -> Self {
-        let capabilities = work.sides.destination.capabilities();
+    pub(super) fn of_upload(context: &'w TransferContext, key: &ObjectKey) -> Self {
+        let capabilities = context.sides.destination.capabilities();
         Self::new(
-            work,
-            attributes::of_upload(key.file_name(), &work.sides.transfer, capabilities),
+            context,
+            attributes::of_upload(key.file_name(), &context.sides.transfer, capabilities),
         )
     }
 
-    fn new(work: &'w Work, mut possible: Attributes) -> Self {
+    fn new(context: &'w TransferContext, mut possible: Attributes) -> Self {
         let requested = possible.clone();
-        let late_tags = take_late_tags(&mut possible, work.sides.destination.capabilities());
+        let late_tags = take_late_tags(&mut possible, context.sides.destination.capabilities());
         Self {
-            work,
+            context,
             sent: possible.clone(),
             possible,
             requested,
@@ -201,13 +206,13 @@ impl<'w> TargetAttributes<'w> {
     }
 
     /// Returns the attributes that are sent with the request that creates the object.
-    pub(super) fn attributes(&self) -> &Attributes {
+    pub(super) fn to_send(&self) -> &Attributes {
         &self.sent
     }
 
     /// Returns the attributes that the published object is compared with. `head` is the source's.
     pub(super) fn asked(&self, head: &Head) -> Asked<'_> {
-        let sides = &self.work.sides;
+        let sides = &self.context.sides;
         let customer_key = sides.destination.client().customer_key().is_some();
         let source_tags = match (&self.carried, head.tag_count) {
             (Some(tags), _) => SourceTags::Read(tags),
@@ -240,11 +245,11 @@ impl<'w> TargetAttributes<'w> {
         let PinnedSource { head, pin, .. } = source;
         let size = head.size;
         loop {
-            let destination = &self.work.sides.destination;
-            let answer = match &step.turn {
-                Some(turn) => {
+            let destination = &self.context.sides.destination;
+            let answer = match &step.history {
+                Some(history) => {
                     destination
-                        .append_copy(pin, size, &step.key, &self.sent, &turn.tip)
+                        .append_copy(pin, size, &step.key, &self.sent, &history.latest)
                         .await
                 }
                 None => {
@@ -273,14 +278,14 @@ impl<'w> TargetAttributes<'w> {
         draft: &mut Draft,
     ) -> Result<MultipartUpload, Failure> {
         let began = Timestamp::now();
-        let (mut unseen, mut is_refused) = (0, false);
+        let (mut unanswered_attempts, mut is_refused) = (0, false);
         loop {
-            match MultipartUpload::begin(&self.work.sides.destination, key, &self.sent).await {
+            match MultipartUpload::create(&self.context.sides.destination, key, &self.sent).await {
                 Ok(upload) => {
                     if source.is_some() {
                         self.record_left_out(draft);
                     }
-                    return Ok(match (unseen, is_refused) {
+                    return Ok(match (unanswered_attempts, is_refused) {
                         (1.., _) => upload.without_twins(began).await,
                         (0, true) => upload.after_refusal(began),
                         (0, false) => upload,
@@ -289,14 +294,14 @@ impl<'w> TargetAttributes<'w> {
                 Err(failure) => {
                     is_refused = true;
                     if failure.may_have_taken_effect() {
-                        unseen = unseen.max(failure.details().attempts);
+                        unanswered_attempts = unanswered_attempts.max(failure.details().attempts);
                     }
                     let Some(source) = source else {
                         return Err(failure);
                     };
-                    let given_up = Box::pin(self.drop_next(source, failure, draft)).await;
-                    given_up.map_err(|failure| {
-                        let attempts = failure.details().attempts.max(unseen);
+                    let dropped = Box::pin(self.drop_next(source, failure, draft)).await;
+                    dropped.map_err(|failure| {
+                        let attempts = failure.details().attempts.max(unanswered_attempts);
                         failure.after(attempts)
                     })?;
                 }
@@ -312,7 +317,7 @@ impl<'w> TargetAttributes<'w> {
         failure: Failure,
         draft: &mut Draft,
     ) -> Result<(), Failure> {
-        let transfer = &*self.work.sides.transfer;
+        let transfer = &*self.context.sides.transfer;
         let elimination = match self.elimination.take() {
             Some(elimination) if failure.kind() == elimination.refusal.kind() => elimination,
             // Without the suspected attributes, the request failed for another reason, so that one
@@ -368,17 +373,19 @@ impl<'w> TargetAttributes<'w> {
             refusal, left_out, ..
         }) = self.elimination.take()
         else {
-            if self.work.refusals.expects_losses() {
-                let taken = optional(&self.sent, &self.work.sides.transfer);
-                let destination = &self.work.sides.destination;
-                self.work.refusals.forget(destination, taken, Lost::NotSet);
+            if self.context.refusals.expects_losses() {
+                let taken = optional(&self.sent, &self.context.sides.transfer);
+                let destination = &self.context.sides.destination;
+                self.context
+                    .refusals
+                    .forget(destination, taken, Lost::NotSet);
             }
             return;
         };
-        let destination = &self.work.sides.destination;
+        let destination = &self.context.sides.destination;
         for attribute in left_out {
             let loss = refused(attribute, &refusal, destination.name());
-            self.work.refusals.remember(destination, &loss);
+            self.context.refusals.remember(destination, &loss);
             draft.losses.push(loss);
         }
     }
@@ -393,12 +400,12 @@ impl<'w> TargetAttributes<'w> {
     }
 
     /// Sets the attributes that no header carries on the object that was just published.
-    pub(super) async fn finish(
+    pub(super) async fn set_late_attributes(
         &self,
         source: Option<&PinnedSource<'_>>,
         ending: &Ending,
         task: &mut ObjectTask<'_>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         let Ending::Done {
             etag,
             destination_version,
@@ -418,7 +425,7 @@ impl<'w> TargetAttributes<'w> {
         source: Option<&PinnedSource<'_>>,
         (etag, version): (&str, Option<&str>),
         task: &mut ObjectTask<'_>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         if !self.late_tags.is_empty() {
             let outcome = task.put_late_tags((etag, version), &self.late_tags).await;
             if let Err(failure) = &outcome
@@ -427,7 +434,7 @@ impl<'w> TargetAttributes<'w> {
                 return Err(failure.clone().into());
             }
             // The policy concerns the source's tags. Tags that the job sets are required.
-            let transfer = &self.work.sides.transfer;
+            let transfer = &self.context.sides.transfer;
             let kept = transfer.set.tags.is_empty() && source.is_some();
             let policy = if kept {
                 transfer.preserve.tags
@@ -439,7 +446,7 @@ impl<'w> TargetAttributes<'w> {
         let Some(PinnedSource { bucket, pin, .. }) = source else {
             return Ok(());
         };
-        let policy = self.work.sides.transfer.preserve.annotations;
+        let policy = self.context.sides.transfer.preserve.annotations;
         let mut read_late = false;
         for Annotation { entry, text } in &self.annotations {
             let text = if let Some(text) = text {
@@ -488,7 +495,7 @@ impl<'w> TargetAttributes<'w> {
             draft.losses.push(refused(
                 attribute,
                 &failure,
-                self.work.sides.destination.name(),
+                self.context.sides.destination.name(),
             ));
             return Ok(false);
         }
@@ -504,7 +511,7 @@ impl ObjectTask<'_> {
         self.draft.losses.extend(weaker_encryption(
             head,
             written.encryption.as_ref(),
-            &self.work.sides.transfer,
+            &self.context.sides.transfer,
         ));
     }
 }

@@ -1,6 +1,6 @@
 //! Handles conditional writes that the destination refuses.
 //!
-//! [`ObjectTask::refused`] decides for every conditional write:
+//! [`ObjectTask::react_to_refusal`] decides for every conditional write:
 //!
 //! | answer | meaning | `PutObject` | `CopyObject` | Complete |
 //! |---|---|---|---|---|
@@ -16,17 +16,17 @@
 //! a `CopyObject` is planned again, and other writes fail.
 
 use super::ObjectTask;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::replan::Replan;
 use crate::manifest::job::When;
-use crate::plan::condition::{DestinationState, demanded};
+use crate::plan::condition::{DestinationState, write_condition};
 use crate::plan::decide::Skip;
 use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition, Written};
 
 /// The reason why the destination refused a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RefusedWrite {
+pub(super) enum RefusalCause {
     /// Another writer's object is at the key.
     Taken(Skip),
     /// The object to be replaced is gone.
@@ -50,7 +50,7 @@ enum FoundAtKey {
 
 /// The reaction to a refused write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AfterRefusal {
+pub(super) enum RefusalReaction {
     /// Send the write again, with the condition that fits the current state.
     WriteAgain,
     /// Leave the object at the key alone, unless it turns out to be a copy of this run.
@@ -73,10 +73,10 @@ impl ObjectTask<'_> {
     /// Returns the condition that a write sets for its key. The versions of a history have none:
     /// from the second version on, the key exists, whatever `when` says.
     pub(super) fn condition(&self, write: ConditionalWrite) -> WriteCondition {
-        if self.step.turn.is_some() {
+        if self.step.history.is_some() {
             return WriteCondition::None;
         }
-        let sides = &self.work.sides;
+        let sides = &self.context.sides;
         // A change in place must replace exactly the object that HEAD showed, even with
         // `when: always`.
         let when = if sides.is_in_place() {
@@ -84,16 +84,22 @@ impl ObjectTask<'_> {
         } else {
             sides.transfer.when
         };
-        demanded(when, &self.seen, write, sides.destination.capabilities())
+        write_condition(
+            when,
+            &self.destination_state,
+            write,
+            sides.destination.capabilities(),
+        )
     }
 
     /// Returns true if the job copies only missing objects and the key exists now. Sends HEAD only
     /// if the condition of the write does not reliably protect the key.
-    pub(super) async fn is_taken(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
-        let is_ours = matches!(self.seen, DestinationState::Object(_)) || self.step.turn.is_some();
+    pub(super) async fn is_taken(&self, condition: &WriteCondition) -> Result<bool, RoundFailure> {
+        let is_ours = matches!(self.destination_state, DestinationState::Object(_))
+            || self.step.history.is_some();
         let is_ensured = *condition != WriteCondition::None
             && self.destination().capabilities().believes_answers();
-        if self.work.sides.transfer.when != When::Missing || is_ensured || is_ours {
+        if self.context.sides.transfer.when != When::Missing || is_ensured || is_ours {
             return Ok(false);
         }
         match self.destination().head(&self.step.key, None).await {
@@ -105,7 +111,7 @@ impl ObjectTask<'_> {
 
     /// Checks the key after the server refused a write with this condition. If HEAD shows another
     /// object than the expected one, a list decides, because HEAD and list are rarely both wrong.
-    async fn look_at_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, Trouble> {
+    async fn look_at_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, RoundFailure> {
         let (destination, key) = (self.destination(), &self.step.key);
         let expected = match condition {
             WriteCondition::Matches(etag) => Some(etag),
@@ -132,18 +138,18 @@ impl ObjectTask<'_> {
 
     /// Returns the reason for the failure of a write with this condition, or `None` if the failure
     /// is about something else.
-    pub(super) fn refusal(
+    pub(super) fn classify_refusal(
         &self,
         condition: &WriteCondition,
         failure: &Failure,
-    ) -> Option<RefusedWrite> {
+    ) -> Option<RefusalCause> {
         match (failure.kind(), condition) {
             (
                 FailureKind::PreconditionFailed,
                 WriteCondition::Absent | WriteCondition::Matches(_),
-            ) => Some(RefusedWrite::Taken(self.skip_of_taken())),
-            (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(RefusedWrite::Deleted),
-            (FailureKind::Conflict, _) => Some(RefusedWrite::Raced),
+            ) => Some(RefusalCause::Taken(self.skip_of_taken())),
+            (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(RefusalCause::Deleted),
+            (FailureKind::Conflict, _) => Some(RefusalCause::Raced),
             _ => None,
         }
     }
@@ -154,60 +160,61 @@ impl ObjectTask<'_> {
     /// # Errors
     /// Returns the reason to plan the object again, or the failure if it is not about the
     /// condition.
-    pub(super) async fn refused(
+    pub(super) async fn react_to_refusal(
         &mut self,
         write: ConditionalWrite,
         condition: &WriteCondition,
         failure: Failure,
         may_repeat: bool,
-    ) -> Result<AfterRefusal, Trouble> {
-        let is_in_place = self.work.sides.is_in_place();
-        let refusal = self.refusal(condition, &failure);
-        if refusal == Some(RefusedWrite::Deleted) {
-            self.seen = DestinationState::Absent;
+    ) -> Result<RefusalReaction, RoundFailure> {
+        let is_in_place = self.context.sides.is_in_place();
+        let cause = self.classify_refusal(condition, &failure);
+        if cause == Some(RefusalCause::Deleted) {
+            self.destination_state = DestinationState::Absent;
         }
         let repeats = match write {
             ConditionalWrite::Put => true,
-            ConditionalWrite::Complete => refusal == Some(RefusedWrite::Deleted) && !is_in_place,
+            ConditionalWrite::Complete => cause == Some(RefusalCause::Deleted) && !is_in_place,
             ConditionalWrite::Copy => false,
         };
-        match refusal {
+        match cause {
             None if write == ConditionalWrite::Copy
                 && *failure.kind() == FailureKind::PreconditionFailed =>
             {
                 Err(Replan::SourceRefused.into())
             }
             None => Err(self.with_write_hint(condition, failure).into()),
-            Some(RefusedWrite::Deleted | RefusedWrite::Raced) if may_repeat && repeats => {
-                Ok(AfterRefusal::WriteAgain)
+            Some(RefusalCause::Deleted | RefusalCause::Raced) if may_repeat && repeats => {
+                Ok(RefusalReaction::WriteAgain)
             }
-            Some(RefusedWrite::Deleted | RefusedWrite::Raced) if write == ConditionalWrite::Put => {
+            Some(RefusalCause::Deleted | RefusalCause::Raced) if write == ConditionalWrite::Put => {
                 Err(self.with_write_hint(condition, failure).into())
             }
-            Some(RefusedWrite::Raced) if write == ConditionalWrite::Complete && !is_in_place => {
+            Some(RefusalCause::Raced) if write == ConditionalWrite::Complete && !is_in_place => {
                 self.after_race(condition, failure).await
             }
-            Some(RefusedWrite::Deleted | RefusedWrite::Raced) => {
+            Some(RefusalCause::Deleted | RefusalCause::Raced) => {
                 Err(Replan::DestinationChanged.after(failure))
             }
-            Some(RefusedWrite::Taken(skip)) => {
-                self.after_taken(write, condition, failure, skip).await
+            Some(RefusalCause::Taken(skip)) => {
+                self.react_to_taken_key(write, condition, failure, skip)
+                    .await
             }
         }
     }
 
     /// Decides what follows if another writer's object is at the key.
-    async fn after_taken(
+    async fn react_to_taken_key(
         &self,
         write: ConditionalWrite,
         condition: &WriteCondition,
         failure: Failure,
         skip: Skip,
-    ) -> Result<AfterRefusal, Trouble> {
-        let is_in_place = self.work.sides.is_in_place();
+    ) -> Result<RefusalReaction, RoundFailure> {
+        let is_in_place = self.context.sides.is_in_place();
         match write {
             // The caller checks the object, which may be a copy of this run.
-            ConditionalWrite::Put => return Ok(AfterRefusal::Leave(skip)),
+            ConditionalWrite::Put => return Ok(RefusalReaction::Leave(skip)),
             // In place, the object is its own source. The caller has found it unchanged, so the
             // cause of the refusal is gone.
             ConditionalWrite::Copy if is_in_place => {
@@ -222,7 +229,7 @@ impl ObjectTask<'_> {
         };
         match (holds, write) {
             (false, _) if is_in_place => Err(Replan::DestinationChanged.after(failure)),
-            (false, _) => Ok(AfterRefusal::Leave(skip)),
+            (false, _) => Ok(RefusalReaction::Leave(skip)),
             // The other object was deleted, or the refusal was about the source.
             (true, ConditionalWrite::Copy) => Err(Replan::DestinationChanged.after(failure)),
             (true, _) => Err(failure.noting(CONDITION_HOLDS).into()),
@@ -230,21 +237,21 @@ impl ObjectTask<'_> {
     }
 
     /// Decides what follows if another write was in progress at Complete, so that S3 requires a new
-    /// upload. Checks the key before all parts are copied again: if another writer's object is there
-    /// by now, the server would refuse the next Complete too.
+    /// upload. Checks the key before all parts are copied again: if another writer's object is
+    /// there by now, the server would refuse the next Complete too.
     async fn after_race(
         &mut self,
         condition: &WriteCondition,
         failure: Failure,
-    ) -> Result<AfterRefusal, Trouble> {
+    ) -> Result<RefusalReaction, RoundFailure> {
         let again = Replan::DestinationChanged.after(failure);
         if *condition == WriteCondition::None {
             return Err(again);
         }
         match self.look_at_key(condition).await? {
-            FoundAtKey::Another => Ok(AfterRefusal::Leave(self.skip_of_taken())),
+            FoundAtKey::Another => Ok(RefusalReaction::Leave(self.skip_of_taken())),
             FoundAtKey::Nothing => {
-                self.seen = DestinationState::Absent;
+                self.destination_state = DestinationState::Absent;
                 Err(again)
             }
             FoundAtKey::Expected | FoundAtKey::Hidden => Err(again),
@@ -253,7 +260,7 @@ impl ObjectTask<'_> {
 
     /// Returns the reason to skip the object if another writer's object is at the key.
     fn skip_of_taken(&self) -> Skip {
-        match self.work.sides.transfer.when {
+        match self.context.sides.transfer.when {
             When::Missing => Skip::Present,
             When::Changed | When::Always => Skip::ChangedMeanwhile,
         }
@@ -261,7 +268,7 @@ impl ObjectTask<'_> {
 
     /// Adds a hint to a refusal that may be about the ACL of the write, or about a missing ACL.
     pub(super) fn with_acl_hint(&self, failure: Failure) -> Failure {
-        let acl = self.work.sides.transfer.to.acl;
+        let acl = self.context.sides.transfer.to.acl;
         match (failure.kind(), acl) {
             _ if failure.details().code == "AccessControlListNotSupported" => failure.noting(
                 "the bucket has ACLs disabled (Object Ownership: bucket owner enforced); remove the ACL, or use \
@@ -283,7 +290,7 @@ impl ObjectTask<'_> {
     pub(super) fn with_write_hint(&self, condition: &WriteCondition, failure: Failure) -> Failure {
         let failure = self.with_acl_hint(failure);
         let knows_conditions =
-            self.work.sides.destination.capabilities().if_none_match != OnWrites::NONE;
+            self.context.sides.destination.capabilities().if_none_match != OnWrites::NONE;
         match (failure.kind(), condition) {
             (FailureKind::Denied, WriteCondition::None) if knows_conditions => failure.noting(
                 "if the bucket's policy demands conditional writes, use `when: missing`, or `when: changed` where the \

@@ -13,10 +13,10 @@ mod in_place;
 use super::ObjectTask;
 use super::archive::ArchivedSource;
 use super::attributes::TargetAttributes;
-use super::condition::{AfterRefusal, RefusedWrite};
+use super::condition::{RefusalCause, RefusalReaction};
 use super::pinned::PinnedSource;
 use super::published::PublishedObject;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
 use crate::bucket::parking::BULK_FROM;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -39,14 +39,14 @@ use crate::s3::{
 pub(super) struct CopyRound<'t, 'w> {
     pub(super) task: &'t mut ObjectTask<'w>,
     pub(super) source: Box<PinnedSource<'w>>,
-    pub(super) wanted: TargetAttributes<'w>,
+    pub(super) target: TargetAttributes<'w>,
 }
 
 impl<'w> ObjectTask<'w> {
     /// Runs a round: sends HEAD to the source, plans the copy, and either makes it or proves the
     /// existing one.
-    pub(super) async fn copy_round(&mut self, bucket: &'w Bucket) -> Result<Ending, Trouble> {
-        let (work, step) = (self.work, self.step);
+    pub(super) async fn copy_round(&mut self, bucket: &'w Bucket) -> Result<Ending, RoundFailure> {
+        let (context, step) = (self.context, self.step);
         let slot = self.request_slot(self.wanted_slot()).await?;
         if let Some(etag) = self.listed_etag(bucket)
             && let Some(ending) = Box::pin(self.copy_as_listed(bucket, &etag)).await?
@@ -54,7 +54,7 @@ impl<'w> ObjectTask<'w> {
             return Ok(ending);
         }
         let head = if self.draft.in_place {
-            Box::pin(work.sides.look_in_place(&step.key)).await?
+            Box::pin(context.sides.look_in_place(&step.key)).await?
         } else {
             bucket
                 .parking_heads()
@@ -64,18 +64,18 @@ impl<'w> ObjectTask<'w> {
         // Boxed, because it is moved several times, and the future would reserve memory for each
         // move.
         let mut source = Box::new(self.pinned(bucket, head));
-        self.check_listed(&source)?;
-        if let Some(skipped) = self.left_out_by_now(&source.head) {
+        self.verify_against_list(&source)?;
+        if let Some(skipped) = self.excluded_since_listing(&source.head) {
             return Ok(skipped);
         }
         if self.draft.in_place
-            && let Some(ending) = Box::pin(self.before_change(&source)).await?
+            && let Some(ending) = Box::pin(self.prepare_change(&source)).await?
         {
             return Ok(ending);
         }
         if source.head.archive != ArchiveState::Readable {
             return self
-                .handle_archived(bucket, &ArchivedSource::seen(&source.head))
+                .handle_archived(bucket, &ArchivedSource::shown_by_head(&source.head))
                 .await;
         }
         self.note_shown(&source.pin.etag);
@@ -83,23 +83,24 @@ impl<'w> ObjectTask<'w> {
         self.draft
             .pinned(&source.head, &route, source.pin.version.clone());
         let condition = self.condition(route.publishes_by());
-        if self.found.is_none() && self.is_taken(&condition).await? {
+        if self.maybe_ours.is_none() && self.is_taken(&condition).await? {
             return Ok(Ending::Skipped {
                 reason: Skip::Present,
             });
         }
-        let wanted = TargetAttributes::of_copy(work, &mut source, &route, &mut self.draft).await?;
-        let found = self.found;
+        let target =
+            TargetAttributes::of_copy(context, &mut source, &route, &mut self.draft).await?;
+        let maybe_ours = self.maybe_ours;
         let mut round = CopyRound {
             task: self,
             source,
-            wanted,
+            target,
         };
         if round.task.draft.in_place {
-            round.wanted.require_one_request(&step.key)?;
+            round.target.refuse_second_request(&step.key)?;
         }
-        round.demand_proof()?;
-        match (found, route) {
+        round.ensure_provable()?;
+        match (maybe_ours, route) {
             (Some(reason), _) => {
                 drop(slot);
                 Box::pin(round.prove_found(reason)).await
@@ -125,7 +126,7 @@ impl<'w> ObjectTask<'w> {
     fn wanted_slot(&self) -> SlotKind {
         let (size, parts) = (self.step.entry.size, self.step.route.parts());
         if parts == 0 && size > BULK_FROM {
-            self.work.slots().bulk(size, size)
+            self.context.slots().bulk(size, size)
         } else {
             SlotKind::Small
         }
@@ -149,7 +150,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Returns an error if HEAD contradicts the list.
-    fn check_listed(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
+    fn verify_against_list(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
         let entry = &self.step.entry;
         let PinnedSource { bucket, head, .. } = source;
         let Some(message) = entry.contradicted_by(head, bucket.capabilities().content_etags) else {
@@ -166,27 +167,28 @@ impl<'w> ObjectTask<'w> {
 
     /// Skips an object that was overwritten after it was listed, if the selection excludes the
     /// object that HEAD shows. Does not skip it if an earlier round has already written it.
-    fn left_out_by_now(&mut self, head: &Head) -> Option<Ending> {
+    fn excluded_since_listing(&mut self, head: &Head) -> Option<Ending> {
         let listed = &self.step.entry;
-        let is_written = self.seen != self.step.seen && self.seen != DestinationState::Absent;
-        if is_written || self.before.is_some() {
+        let is_written = self.destination_state != self.step.destination_state
+            && self.destination_state != DestinationState::Absent;
+        if is_written || self.before_change.is_some() {
             return None;
         }
         let mut now = listed.clone();
         now.take(head.clone());
-        let rule = self.work.sides.left_out_now(listed, &now)?;
+        let rule = self.context.sides.left_out_now(listed, &now)?;
         Some(self.draft.leave_out(&rule))
     }
 
     /// Accepts the object at the key as the copy if more than its size proves that it equals the
     /// source. Otherwise skips it for the reason `otherwise`.
-    async fn accept_existing(
+    async fn accept_if_proven(
         &mut self,
         source: &Bucket,
         head: &Head,
         asked: Option<Asked<'_>>,
         otherwise: Skip,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         let destination = self.destination();
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, source.capabilities());
@@ -197,7 +199,7 @@ impl<'w> ObjectTask<'w> {
                 let written = found.clone().written();
                 self.compare_encryption(head, &written);
                 if let Some(asked) = asked {
-                    Box::pin(self.settle_differences(&written, asked, &found)).await?;
+                    Box::pin(self.record_differences(&written, asked, &found)).await?;
                 }
                 Ok(Self::done(proof, written))
             }
@@ -209,10 +211,10 @@ impl<'w> ObjectTask<'w> {
 impl CopyRound<'_, '_> {
     /// Fails the object before a byte is copied if the copy could not have the proof that the job
     /// demands.
-    fn demand_proof(&self) -> Result<(), Failure> {
+    fn ensure_provable(&self) -> Result<(), Failure> {
         let (head, capabilities) = (&self.source.head, self.source.bucket.capabilities());
-        let demands = self.task.work.sides.transfer.proof.demands_an_answer();
-        let declared = self.wanted.attributes().checksum;
+        let demands = self.task.context.sides.transfer.proof.demands_an_answer();
+        let declared = self.target.to_send().checksum;
         if !demands || Expected::of(head, capabilities).is_comparable(declared) {
             return Ok(());
         }
@@ -230,14 +232,14 @@ impl CopyRound<'_, '_> {
 
     /// Confirms the size by a read if HEAD is not trusted and no list has shown the size. Needed
     /// for copies in parts only: after a copy in one request, HEAD of the copy shows the size.
-    async fn confirm_size(&self) -> Result<(), Trouble> {
+    async fn confirm_size(&self) -> Result<(), RoundFailure> {
         let PinnedSource { bucket, head, pin } = &*self.source;
-        let is_listed = !matches!(self.task.work.sides.transfer.from, Source::Object { .. });
+        let is_listed = !matches!(self.task.context.sides.transfer.from, Source::Object { .. });
         if is_listed || bucket.capabilities().believes_answers() {
             return Ok(());
         }
         let confirmed = Box::pin(read::confirm_size(bucket, pin, head.size)).await;
-        confirmed.map_err(Trouble::of_pinned)
+        confirmed.map_err(RoundFailure::from_pinned_read)
     }
 
     /// Returns the properties of the source that the copy is compared with.
@@ -246,18 +248,18 @@ impl CopyRound<'_, '_> {
     }
 
     /// Sets the attributes that no header carries, if the object was written.
-    async fn finish(&mut self, ending: &Ending) -> Result<(), Trouble> {
-        self.wanted
-            .finish(Some(&self.source), ending, self.task)
+    async fn set_late_attributes(&mut self, ending: &Ending) -> Result<(), RoundFailure> {
+        self.target
+            .set_late_attributes(Some(&self.source), ending, self.task)
             .await
     }
 
     /// Copies the object with one `CopyObject`.
-    async fn in_one_request(&mut self, slot: Slot) -> Result<Ending, Trouble> {
+    async fn in_one_request(&mut self, slot: Slot) -> Result<Ending, RoundFailure> {
         let (step, in_place) = (self.task.step, self.task.draft.in_place);
         let condition = self.task.condition(ConditionalWrite::Copy);
         let answer = self
-            .wanted
+            .target
             .copy_object(&self.source, step, &condition, &mut self.task.draft)
             .await;
         let written = match answer {
@@ -267,23 +269,27 @@ impl CopyRound<'_, '_> {
             }
             Err(failure) => {
                 self.task.draft.attempts += failure.details().attempts;
-                let ending = self.after_refusal(&condition, failure).await?;
+                let ending = self.handle_failed_copy(&condition, failure).await?;
                 drop(slot);
-                self.finish(&ending).await?;
+                self.set_late_attributes(&ending).await?;
                 return Ok(ending);
             }
         };
-        self.task.seen = DestinationState::Object(written.etag.clone());
+        self.task.destination_state = DestinationState::Object(written.etag.clone());
         let pins = self.task.destination().capabilities().pins_copies();
         if !pins && !in_place && !self.is_unchanged().await? {
             return Err(Replan::SourceChanged.into());
         }
         self.task.compare_encryption(&self.source.head, &written);
-        self.conclude(written, Some(slot)).await
+        self.prove_and_finish(written, Some(slot)).await
     }
 
     /// Proves a copy that one request wrote, and sets the attributes that no header carries.
-    async fn conclude(&mut self, written: Written, slot: Option<Slot>) -> Result<Ending, Trouble> {
+    async fn prove_and_finish(
+        &mut self,
+        written: Written,
+        slot: Option<Slot>,
+    ) -> Result<Ending, RoundFailure> {
         let published = PublishedObject {
             written: &written,
             made: &FromParts::default(),
@@ -294,55 +300,57 @@ impl CopyRound<'_, '_> {
         let proof = self.prove(self.expected(), published).await?;
         self.task.count_bytes(self.source.head.size);
         let ending = ObjectTask::done(proof, written);
-        self.finish(&ending).await?;
+        self.set_late_attributes(&ending).await?;
         Ok(ending)
     }
 
     /// Handles a failed `CopyObject`. Its 412 or 404 may be about the source or the destination.
-    async fn after_refusal(
+    async fn handle_failed_copy(
         &mut self,
         condition: &WriteCondition,
         failure: Failure,
-    ) -> Result<Ending, Trouble> {
-        let refusal = self.task.refusal(condition, &failure);
-        if matches!(
-            refusal,
-            Some(RefusedWrite::Taken(_) | RefusedWrite::Deleted)
-        ) && !self.is_unchanged().await?
+    ) -> Result<Ending, RoundFailure> {
+        let cause = self.task.classify_refusal(condition, &failure);
+        if matches!(cause, Some(RefusalCause::Taken(_) | RefusalCause::Deleted))
+            && !self.is_unchanged().await?
         {
             return Err(Replan::SourceChanged.into());
         }
         let write = ConditionalWrite::Copy;
-        match self.task.refused(write, condition, failure, false).await? {
+        match self
+            .task
+            .react_to_refusal(write, condition, failure, false)
+            .await?
+        {
             // The object comes from another writer, or from an earlier attempt whose answer was
             // lost, perhaps in an earlier round.
-            AfterRefusal::Leave(skip) if self.task.draft.attempts > 1 => {
-                self.accept_existing(skip).await
+            RefusalReaction::Leave(skip) if self.task.draft.attempts > 1 => {
+                self.accept_existing_copy(skip).await
             }
-            AfterRefusal::Leave(reason) => Ok(Ending::Skipped { reason }),
-            AfterRefusal::WriteAgain => Err(Replan::DestinationChanged.into()),
+            RefusalReaction::Leave(reason) => Ok(Ending::Skipped { reason }),
+            RefusalReaction::WriteAgain => Err(Replan::DestinationChanged.into()),
         }
     }
 
-    /// Calls [`ObjectTask::accept_existing`] for this source, and also compares the attributes.
-    async fn accept_existing(&mut self, otherwise: Skip) -> Result<Ending, Trouble> {
+    /// Calls [`ObjectTask::accept_if_proven`] for this source, and also compares the attributes.
+    async fn accept_existing_copy(&mut self, otherwise: Skip) -> Result<Ending, RoundFailure> {
         let (bucket, head) = (self.source.bucket, &self.source.head);
-        let asked = Some(self.wanted.asked(head));
+        let asked = Some(self.target.asked(head));
         self.task
-            .accept_existing(bucket, head, asked, otherwise)
+            .accept_if_proven(bucket, head, asked, otherwise)
             .await
     }
 
     /// Proves a copy that an earlier session of the run may have made, or skips it. Plans the
     /// object again if the source has changed since it was planned.
-    async fn prove_found(&mut self, reason: Skip) -> Result<Ending, Trouble> {
+    async fn prove_found(&mut self, reason: Skip) -> Result<Ending, RoundFailure> {
         let otherwise = self.ask_planner_again(reason).await?;
         Box::pin(
-            self.wanted
+            self.target
                 .record_unreadable_tags(&self.source, &mut self.task.draft),
         )
         .await?;
-        let ending = self.accept_existing(otherwise).await?;
+        let ending = self.accept_existing_copy(otherwise).await?;
         let draft = &mut self.task.draft;
         draft.reason = None;
         if matches!(ending, Ending::Done { .. }) {
@@ -356,20 +364,24 @@ impl CopyRound<'_, '_> {
 
     /// Asks the planner about the object again, unless the last plan still fits the source. Returns
     /// the reason to skip the object if it cannot be proven, or a [`Replan`] if it must be copied.
-    async fn ask_planner_again(&mut self, reason: Skip) -> Result<Skip, Trouble> {
+    async fn ask_planner_again(&mut self, reason: Skip) -> Result<Skip, RoundFailure> {
         let task = &mut *self.task;
-        let (sides, step) = (&task.work.sides, task.step);
+        let (sides, step) = (&task.context.sides, task.step);
         let mut now = step.entry.clone();
         now.take(self.source.head.clone());
         if step.object.is_some() && !step.entry.differs_from(&now) {
             return Ok(reason);
         }
-        let made = task.work.made_before(&step.key);
+        let made = task.context.made_before(&step.key);
         let planned = sides.ask_again(step.entry.clone(), step.key.clone(), &made);
         match planned.await {
             Planned::Step(planned) => {
-                let Step { seen, reason, .. } = *planned;
-                (task.seen, task.found) = (seen, None);
+                let Step {
+                    destination_state,
+                    reason,
+                    ..
+                } = *planned;
+                (task.destination_state, task.maybe_ours) = (destination_state, None);
                 task.draft.reason = Some(reason);
                 Err(Replan::SourceChanged.into())
             }

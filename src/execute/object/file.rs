@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
 use super::local_file::{OpenFile, Stamp, blocking, pread, reserve};
-use super::trouble::Trouble;
-use super::upload::local::LocalParts;
+use super::round_failure::RoundFailure;
+use super::upload::local::PartSender;
 use super::upload::parts::PartSource;
 use super::upload::record::UploadFingerprint;
 use super::upload::resume::Resumed;
@@ -31,15 +31,19 @@ const READ_AT_ONCE: u64 = MIB;
 
 impl<'w> ObjectTask<'w> {
     /// Sends the file in its current state.
-    pub(super) async fn file_round(&mut self, root: &LocalPath) -> Result<Ending, Trouble> {
-        let (work, step) = (self.work, self.step);
+    pub(super) async fn file_round(&mut self, root: &LocalPath) -> Result<Ending, RoundFailure> {
+        let (context, step) = (self.context, self.step);
         let slot = self.request_slot(SlotKind::Small).await?;
         let path = Arc::new(local::path_of(root, &step.entry));
         // One blocking call opens a small file, reads it, and checks it again, because each call
         // costs a switch of threads.
-        let mut permit = reserve(Arc::clone(&work.memory), step.entry.size.min(READ_AT_ONCE)).await;
+        let mut permit = reserve(
+            Arc::clone(&context.memory),
+            step.entry.size.min(READ_AT_ONCE),
+        )
+        .await;
         let opened = blocking(&path, {
-            let (path, buffers) = (Arc::clone(&path), work.buffers.clone());
+            let (path, buffers) = (Arc::clone(&path), context.buffers.clone());
             move || {
                 let file = Arc::new(File::open(&*path)?);
                 let stamp = Stamp::of(&file)?;
@@ -52,7 +56,7 @@ impl<'w> ObjectTask<'w> {
             }
         });
         let (file, stamp, read) = opened.await?;
-        let (memory, buffers) = (Arc::clone(&work.memory), work.buffers.clone());
+        let (memory, buffers) = (Arc::clone(&context.memory), context.buffers.clone());
         let file = OpenFile {
             file,
             path,
@@ -64,28 +68,30 @@ impl<'w> ObjectTask<'w> {
             modified: stamp.version().modified,
             ..step.entry.clone()
         };
-        if let Some(rule) = work.sides.left_out_now(&step.entry, &now) {
+        if let Some(rule) = context.sides.left_out_now(&step.entry, &now) {
             return Ok(self.draft.leave_out(&rule));
         }
-        let route = work.sides.route(stamp.size, &step.entry.key, &step.key)?;
+        let route = context
+            .sides
+            .route(stamp.size, &step.entry.key, &step.key)?;
         self.draft.takes(stamp.size, &route);
-        let wanted = TargetAttributes::of_upload(work, &step.key);
+        let target = TargetAttributes::of_upload(context, &step.key);
         if let Route::MultipartUpload(layout) = route {
             drop((slot, permit, read));
-            return self.send_file(file, stamp, layout, wanted).await;
+            return self.send_file(file, stamp, layout, target).await;
         }
         let (body, now) = if let Some(read) = read {
             read
         } else {
             drop(permit.take());
-            permit = reserve(Arc::clone(&work.memory), stamp.size).await;
+            permit = reserve(Arc::clone(&context.memory), stamp.size).await;
             let body = file.read(move |file, buffers| pread(file, 0, stamp.size, buffers));
             (body.await?, file.stamp().await?)
         };
         if now != stamp {
             return Err(Replan::SourceChanged.into());
         }
-        let ending = self.put(slot, body, wanted.attributes()).await;
+        let ending = self.put(slot, body, target.to_send()).await;
         drop(permit);
         ending
     }
@@ -96,27 +102,27 @@ impl<'w> ObjectTask<'w> {
         file: OpenFile,
         stamp: Stamp,
         layout: PartLayout,
-        mut wanted: TargetAttributes<'w>,
-    ) -> Result<Ending, Trouble> {
-        self.demand_checksum(wanted.attributes())?;
+        mut target: TargetAttributes<'w>,
+    ) -> Result<Ending, RoundFailure> {
+        self.demand_checksum(target.to_send())?;
         let request = UploadRequest {
-            fingerprint: UploadFingerprint::of(stamp.version(), wanted.attributes()),
+            fingerprint: UploadFingerprint::of(stamp.version(), target.to_send()),
             layout,
-            attributes: wanted.attributes().clone(),
+            attributes: target.to_send().clone(),
             checksum: None,
-            doubt: adopt::unseen_acl(wanted.attributes()),
+            adoption_obstacle: adopt::unseen_acl(target.to_send()),
         };
         let mut session = match UploadSession::resume(self, &request).await? {
             Some(Resumed::Session(session)) => *session,
             // If an earlier session published the object, nothing proves that the file did not
             // change while it was read, so the file is sent again.
             Some(Resumed::Published(..)) | None => {
-                UploadSession::adopt_or_create(self, &mut wanted, None, request, None).await?
+                UploadSession::adopt_or_create(self, &mut target, None, request, None).await?
             }
         };
-        let attributes = wanted.attributes();
+        let attributes = target.to_send();
         self.draft.parts = session.layout.count;
-        let parts = LocalParts::of(self.work, &session, attributes);
+        let parts = PartSender::of(self.context, &session, attributes);
         let outcome = async {
             let source = PartSource::File(file.clone(), parts.clone());
             session.send_all(source).await?;

@@ -8,15 +8,15 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::ObjectTask;
 use super::pinned::PinnedSource;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::execute::replan::Replan;
 use crate::manifest::job::{Encryption, LayoutChoice, Verify};
 use crate::pace::Slot;
 use crate::pace::slots::SlotKind;
 use crate::plan::decide::Route;
-use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::parts::LayoutError;
 use crate::plan::replay::{self, Replay};
+use crate::plan::workaround::{accepts_key_as_part_source, workaround};
 use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation};
 
 /// The number of HEADs for parts that are in flight at once.
@@ -29,8 +29,8 @@ impl ObjectTask<'_> {
         &mut self,
         source: &PinnedSource<'_>,
         slot: Slot,
-    ) -> Result<(Route, Slot), Trouble> {
-        let (sides, step) = (&self.work.sides, self.step);
+    ) -> Result<(Route, Slot), RoundFailure> {
+        let (sides, step) = (&self.context.sides, self.step);
         let usual = sides.route(source.head.size, &step.entry.key, &step.key)?;
         if sides.transfer.parts.layout == LayoutChoice::Auto {
             return Ok((self.checksum_keeping_route(&source.head, usual), slot));
@@ -45,10 +45,10 @@ impl ObjectTask<'_> {
         source: &PinnedSource<'_>,
         usual: Route,
         slot: Slot,
-    ) -> Result<(Route, Slot), Trouble> {
-        let (sides, head) = (&self.work.sides, &source.head);
+    ) -> Result<(Route, Slot), RoundFailure> {
+        let (sides, head) = (&self.context.sides, &source.head);
         let destination = sides.destination.capabilities();
-        if !finds_parts_of(&self.step.entry.key, destination) {
+        if !accepts_key_as_part_source(&self.step.entry.key, destination) {
             self.lose_etag("this server cannot copy parts of an object with % or ? in its name");
             return Ok((usual, slot));
         }
@@ -56,13 +56,13 @@ impl ObjectTask<'_> {
         let to_kms = !matches!(sides.transfer.to.encryption, None | Some(Encryption::S3));
         let count = match replay::replay(head, to_kms, source.bucket.capabilities(), destination) {
             Replay::InOnePiece => {
-                let safe = |error: LayoutError| {
+                let to_failure = |error: LayoutError| {
                     let (kind, operation) = (FailureKind::Invalid, Operation::CopyObject);
                     Failure::new(kind, operation, self.place(), error.to_string())
                 };
                 let (size, when) = (head.size, sides.transfer.when);
-                let route = detour(Route::Copy, size, &self.step.entry.key, when, destination)
-                    .map_err(safe)?;
+                let route = workaround(Route::Copy, size, &self.step.entry.key, when, destination)
+                    .map_err(to_failure)?;
                 if route != Route::Copy {
                     self.lose_etag(
                     "only an upload can be refused if the key was taken meanwhile (`when: missing`)",
@@ -109,7 +109,7 @@ impl ObjectTask<'_> {
         &self,
         source: &PinnedSource<'_>,
         count: u32,
-    ) -> Result<Option<Vec<u64>>, Trouble> {
+    ) -> Result<Option<Vec<u64>>, RoundFailure> {
         let lengths: Vec<Option<u64>> = stream::iter(1..=count)
             .map(|number| async move {
                 let _slot = self.request_slot(SlotKind::Small).await?;
@@ -128,8 +128,8 @@ impl ObjectTask<'_> {
             .checksum
             .as_ref()
             .is_some_and(|sum| sum.kind == ChecksumKind::FullObject && !sum.algorithm.combines());
-        let fits = head.size <= self.work.sides.destination.capabilities().max_copy;
-        let demanded = self.work.sides.transfer.proof.verify == Verify::RequireChecksum;
+        let fits = head.size <= self.context.sides.destination.capabilities().max_copy;
+        let demanded = self.context.sides.transfer.proof.verify == Verify::RequireChecksum;
         // On servers where only Complete can have a condition, an upload of one part replaces a
         // copy.
         let replaces_copy = usual.parts() == 1;

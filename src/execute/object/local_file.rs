@@ -109,10 +109,10 @@ pub(super) fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) ->
 /// Runs file work in a thread for blocking work. A file that ends early has changed.
 pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    context: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
     let place = || path.display().to_string();
-    match spawn_blocking(work).await {
+    match spawn_blocking(context).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             let message = "the file became shorter while it was read";

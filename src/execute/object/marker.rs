@@ -1,8 +1,8 @@
 //! Writes the delete markers of a history.
 
 use super::ObjectTask;
-use super::trouble::Trouble;
-use crate::bucket::history::Tip;
+use super::round_failure::RoundFailure;
+use crate::bucket::history::LatestVersion;
 use crate::execute::receipt::{Ending, Proof};
 use crate::pace::slots::SlotKind;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -10,15 +10,15 @@ use crate::s3::{Failure, FailureKind, Operation};
 impl ObjectTask<'_> {
     /// Writes a delete marker where the source has one. It hides the older versions and destroys
     /// none.
-    pub(super) async fn write_marker(&mut self) -> Result<Ending, Trouble> {
+    pub(super) async fn write_marker(&mut self) -> Result<Ending, RoundFailure> {
         let step = self.step;
         let _slot = self.request_slot(SlotKind::Small).await?;
-        let tip = step
-            .turn
+        let latest = step
+            .history
             .as_ref()
-            .map_or(Tip::Unknown, |turn| turn.tip.clone());
+            .map_or(LatestVersion::Unknown, |history| history.latest.clone());
         let destination = self.destination();
-        let answer = destination.append_marker(&step.key, &tip).await?;
+        let answer = destination.append_marker(&step.key, &latest).await?;
         self.draft.attempts += answer.attempts;
         // If the answer was lost, this is the newest version of the key.
         let made = answer.value;
@@ -33,7 +33,7 @@ impl ObjectTask<'_> {
                 newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
             if !is_there {
                 let what = "the server answered that it wrote a delete marker, but lists none";
-                return Err(self.refuse_to_publish(what).into());
+                return Err(self.not_equal(what).into());
             }
         }
         Ok(Ending::Done {

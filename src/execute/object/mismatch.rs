@@ -15,7 +15,7 @@ impl ObjectTask<'_> {
     /// and returns the failure.
     pub(super) async fn reject_published(&self, written: &Written, what: &str) -> Failure {
         let fate = self.keep_or_remove(written).await;
-        self.refuse_to_publish(&format!("{what}; {fate}"))
+        self.not_equal(&format!("{what}; {fate}"))
     }
 
     /// Returns the failure of an object whose published copy lacks an attribute that the job
@@ -33,8 +33,8 @@ impl ObjectTask<'_> {
 
     /// Keeps or removes a bad copy, as `on_mismatch` says. Returns the outcome in words.
     async fn keep_or_remove(&self, written: &Written) -> String {
-        match self.work.sides.transfer.proof.on_mismatch {
-            OnMismatch::Keep if self.work.journal.keeps() => {
+        match self.context.sides.transfer.proof.on_mismatch {
+            OnMismatch::Keep if self.context.journal.keeps() => {
                 "the copy was kept (`on_mismatch: keep`); the next run with this journal copies it again".to_owned()
             }
             OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`); without a journal, the next run may find it \
@@ -45,7 +45,7 @@ impl ObjectTask<'_> {
     }
 
     /// Returns the failure of an object that is not equal to its source, or would not be.
-    pub(super) fn refuse_to_publish(&self, what: &str) -> Failure {
+    pub(super) fn not_equal(&self, what: &str) -> Failure {
         let place = self.place();
         Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
     }
@@ -59,7 +59,8 @@ impl ObjectTask<'_> {
 
     /// Returns the proof if it is as strong as the job demands, and fails the object otherwise.
     pub(super) fn require_strength(&self, proof: Proof) -> Result<Proof, Failure> {
-        if self.work.sides.transfer.proof.verify == Verify::RequireChecksum && !proof.is_checksum()
+        if self.context.sides.transfer.proof.verify == Verify::RequireChecksum
+            && !proof.is_checksum()
         {
             let why = format!("the copy is there, but no checksum proves it (only: {proof})");
             return Err(self.unprovable(&why));

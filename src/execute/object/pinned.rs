@@ -1,6 +1,6 @@
 //! Pins the version of the source that a round copies, as HEAD shows it.
 
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
 use crate::execute::replan::Replan;
 use crate::s3::{FailureKind, Head, SourcePin};
@@ -16,7 +16,11 @@ pub(super) struct PinnedSource<'w> {
 
 impl PinnedSource<'_> {
     /// Returns the size of one part; `None` if the server does not show it.
-    pub(super) async fn part_size(&self, number: u32, count: u32) -> Result<Option<u64>, Trouble> {
+    pub(super) async fn part_size(
+        &self,
+        number: u32,
+        count: u32,
+    ) -> Result<Option<u64>, RoundFailure> {
         match self.bucket.head_part(&self.pin, number).await {
             Ok(part) => Ok(Some(part.size).filter(|_| part.count.is_none_or(|told| told == count))),
             Err(failure) => match failure.kind() {

@@ -13,7 +13,7 @@
 
 use super::ObjectTask;
 use super::copy::CopyRound;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::execute::prove::{
     Expected, FromParts, ProofVerdict, judge_answer, judge_checksum, judge_head,
 };
@@ -24,7 +24,7 @@ use crate::execute::replan::Replan;
 use crate::location::BucketName;
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
 use crate::pace::Slot;
-use crate::plan::asked::{Asked, AttributeQuestion, Difference, Unlike};
+use crate::plan::asked::{Asked, AttributeDifference, AttributeQuestion, Unlike};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, Tag, Written,
@@ -58,7 +58,7 @@ pub(super) struct HeadCheck<'a> {
     pub(super) parts: u32,
     /// True if nothing else proves the object, so that it fails without the permission to send
     /// HEAD.
-    pub(super) is_needed: bool,
+    pub(super) is_only_proof: bool,
     /// The requested attributes; `None` if the caller compares them.
     pub(super) asked: Option<Asked<'a>>,
 }
@@ -79,8 +79,8 @@ impl CopyRound<'_, '_> {
         &mut self,
         mut expected: Expected,
         published: PublishedObject<'_>,
-    ) -> Result<Proof, Trouble> {
-        let work = self.task.work;
+    ) -> Result<Proof, RoundFailure> {
+        let context = self.task.context;
         let PublishedObject {
             written,
             made,
@@ -88,9 +88,9 @@ impl CopyRound<'_, '_> {
             compares,
             slot,
         } = published;
-        let asked = compares.then(|| self.wanted.asked(&self.source.head));
-        let destination = &work.sides.destination;
-        let policy = work.sides.transfer.proof;
+        let asked = compares.then(|| self.target.asked(&self.source.head));
+        let destination = &context.sides.destination;
+        let policy = context.sides.transfer.proof;
         let capabilities = destination.capabilities();
         let content_etags = capabilities.content_etags;
         let mut verdict = judge_answer(&expected, written, made, content_etags);
@@ -100,14 +100,15 @@ impl CopyRound<'_, '_> {
         let is_unanswered =
             verdict == ProofVerdict::Unknown && !(policy.verify == Verify::Size && is_size_checked);
         let must_look = is_unanswered || !capabilities.believes_answers();
-        let is_over = matches!(verdict, ProofVerdict::Contradicted(_));
-        let is_unproven = asked.is_some_and(|asked| work.refusals.needs_look(destination, asked));
-        if (must_look || parts > 0 || is_unproven) && !is_over {
+        let is_contradicted = matches!(verdict, ProofVerdict::Contradicted(_));
+        let is_unproven =
+            asked.is_some_and(|asked| context.refusals.needs_look(destination, asked));
+        if (must_look || parts > 0 || is_unproven) && !is_contradicted {
             let look = HeadCheck {
                 written,
                 size: expected.size,
                 parts,
-                is_needed: must_look,
+                is_only_proof: must_look,
                 asked,
             };
             let judge = |found: &Head| judge_head(&expected, found, made, content_etags);
@@ -131,11 +132,11 @@ impl CopyRound<'_, '_> {
             {
                 Ok(compared) => verdict = compared,
                 // The copy keeps the proof that it has so far.
-                Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
+                Err(RoundFailure::Stopped) if policy.verify != Verify::RequireChecksum => {
                     let note = "proof: the run was stopped before the bytes were read";
                     self.task.draft.notes.push(note.to_owned());
                 }
-                Err(trouble) => return Err(trouble),
+                Err(error) => return Err(error),
             }
         }
         let proof = match verdict {
@@ -155,26 +156,27 @@ impl CopyRound<'_, '_> {
         expected: &mut Expected,
         written: &Written,
         stored: Option<Checksum>,
-    ) -> Result<ProofVerdict, Trouble> {
-        let is_usable =
-            |sum: &Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
+    ) -> Result<ProofVerdict, RoundFailure> {
+        let is_usable = |checksum: &Checksum| {
+            checksum.kind == ChecksumKind::FullObject && checksum.algorithm.combines()
+        };
         let known = expected.checksum.clone().filter(is_usable);
         let stored = stored.filter(is_usable);
         let algorithm = stored
             .as_ref()
             .or(known.as_ref())
-            .map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
+            .map_or(ChecksumAlgorithm::Crc64Nvme, |checksum| checksum.algorithm);
         if known.is_none_or(|known| known.algorithm != algorithm) {
-            expected.checksum = Some(self.sum_source(algorithm).await?);
+            expected.checksum = Some(self.checksum_source(algorithm).await?);
         }
         expected.read = true;
         let stored = if let Some(stored) = stored {
             stored
         } else {
             self.task
-                .sum_written(written, self.source.head.size, algorithm)
+                .checksum_written(written, self.source.head.size, algorithm)
                 .await
-                .map_err(Trouble::of_pinned)?
+                .map_err(RoundFailure::from_pinned_read)?
         };
         Ok(judge_checksum(expected, Some(&stored)).unwrap_or(ProofVerdict::Unknown))
     }
@@ -186,7 +188,7 @@ impl CopyRound<'_, '_> {
         &self,
         what: &str,
         published: Option<&Written>,
-    ) -> Trouble {
+    ) -> RoundFailure {
         // A change in place has replaced the source, so a HEAD of the source would show the copy.
         let replaced = published.is_some() && self.task.draft.in_place;
         let unchanged = if replaced {
@@ -198,15 +200,15 @@ impl CopyRound<'_, '_> {
             Ok(false) => Replan::SourceChanged.into(),
             Ok(true) => match published {
                 Some(written) => self.task.reject_published(written, what).await.into(),
-                None => self.task.refuse_to_publish(what).into(),
+                None => self.task.not_equal(what).into(),
             },
-            Err(trouble) => trouble,
+            Err(error) => error,
         }
     }
 
     /// Sends HEAD to the source again. Returns true if it is still the version that the round
     /// copies.
-    pub(super) async fn is_unchanged(&self) -> Result<bool, Trouble> {
+    pub(super) async fn is_unchanged(&self) -> Result<bool, RoundFailure> {
         let (source, head) = (&self.source, &self.source.head);
         let version = self.task.step.entry.version.as_deref();
         let now = source.bucket.head(&source.pin.key, version).await?;
@@ -217,13 +219,14 @@ impl CopyRound<'_, '_> {
     }
 
     /// Computes the checksum of the source by reading it.
-    pub(super) async fn sum_source(
+    pub(super) async fn checksum_source(
         &self,
         algorithm: ChecksumAlgorithm,
-    ) -> Result<Checksum, Trouble> {
+    ) -> Result<Checksum, RoundFailure> {
         let source = &self.source;
-        let sum = read::sum(source.bucket, &source.pin, source.head.size, algorithm).await;
-        sum.map_err(Trouble::of_pinned)
+        let checksum =
+            read::checksum(source.bucket, &source.pin, source.head.size, algorithm).await;
+        checksum.map_err(RoundFailure::from_pinned_read)
     }
 }
 
@@ -238,14 +241,14 @@ impl ObjectTask<'_> {
         &mut self,
         look: HeadCheck<'_>,
         judge: impl FnOnce(&Head) -> ProofVerdict,
-    ) -> Result<HeadResult, Trouble> {
+    ) -> Result<HeadResult, RoundFailure> {
         let (written, destination) = (look.written, self.destination());
         let found = match destination
             .head(&self.step.key, written.version.as_deref())
             .await
         {
             Ok(found) => found,
-            Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_needed => {
+            Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_only_proof => {
                 let name = destination.name();
                 self.draft.notes.push(format!(
                     "not checked after it was published: s3:GetObject missing on {name}"
@@ -257,7 +260,7 @@ impl ObjectTask<'_> {
             }
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let what = "the server answered that the object is published, and there is none";
-                return Err(self.refuse_to_publish(what).into());
+                return Err(self.not_equal(what).into());
             }
             Err(failure) => return Err(failure.into()),
         };
@@ -271,10 +274,10 @@ impl ObjectTask<'_> {
             .asked
             .filter(|_| !matches!(verdict, ProofVerdict::Contradicted(_)));
         if let Some(asked) = asked
-            && self.settle_differences(written, asked, &found).await?
+            && self.record_differences(written, asked, &found).await?
             && look.parts == 0
         {
-            self.work.refusals.note_kept(destination, asked);
+            self.context.refusals.note_kept(destination, asked);
         }
         Ok(HeadResult {
             verdict,
@@ -287,12 +290,12 @@ impl ObjectTask<'_> {
     ///
     /// # Errors
     /// Fails if the object lacks an attribute that the job requires.
-    pub(super) async fn settle_differences(
+    pub(super) async fn record_differences(
         &mut self,
         written: &Written,
         asked: Asked<'_>,
         found: &Head,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, RoundFailure> {
         let destination = self.destination();
         let name = destination.name();
         let mut differences = asked.differences(found);
@@ -304,7 +307,7 @@ impl ObjectTask<'_> {
                 differences.extend(Box::pin(hidden).await?);
             }
         }
-        if self.work.sides.is_in_place()
+        if self.context.sides.is_in_place()
             && let Some(lost) = differences
                 .iter()
                 .position(|(attribute, _)| *attribute == Attribute::Tags)
@@ -329,15 +332,15 @@ impl ObjectTask<'_> {
             let what = format!("{name} ignored the requested {attribute}: it shows {how}");
             return Err(self.reject_incomplete(written, &what).await.into());
         }
-        self.draft
-            .losses
-            .extend(differences.into_iter().map(|(attribute, how): Difference| {
+        self.draft.losses.extend(differences.into_iter().map(
+            |(attribute, how): AttributeDifference| {
                 Loss::new(
                     attribute,
                     Lost::NotSet,
                     format!("{name} ignored it: it shows {how}"),
                 )
-            }));
+            },
+        ));
         Ok(has_all)
     }
 
@@ -348,7 +351,7 @@ impl ObjectTask<'_> {
         written: &Written,
         asked: Asked<'_>,
         question: AttributeQuestion,
-    ) -> Result<Option<Difference>, Failure> {
+    ) -> Result<Option<AttributeDifference>, Failure> {
         let destination = self.destination();
         let AttributeQuestion {
             attribute,
@@ -359,7 +362,7 @@ impl ObjectTask<'_> {
         let for_each_object = asked.compares_tags && attribute == Attribute::Tags;
         let at = (&self.step.key, written.version.as_deref());
         let answer = self
-            .work
+            .context
             .refusals
             .answer(destination, asked, question, at, for_each_object)
             .await?;
@@ -386,7 +389,7 @@ impl ObjectTask<'_> {
     /// # Errors
     /// Fails if that is not possible. The message contains the tags, because they are stored
     /// nowhere else.
-    async fn put_back(&mut self, written: &Written, tags: &[Tag]) -> Result<(), Trouble> {
+    async fn put_back(&mut self, written: &Written, tags: &[Tag]) -> Result<(), RoundFailure> {
         let at = (written.etag.as_str(), written.version.as_deref());
         let Err(failure) = self.put_late_tags(at, tags).await else {
             let name = self.destination().name();
@@ -411,8 +414,8 @@ impl ObjectTask<'_> {
     /// source bucket, so uploads have none.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
-        let by_policy = self.work.sides.transfer.preserve.of(attribute) == Policy::Require;
-        is_keyed || (by_policy && self.work.sides.source.is_some())
+        let by_policy = self.context.sides.transfer.preserve.of(attribute) == Policy::Require;
+        is_keyed || (by_policy && self.context.sides.source.is_some())
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::ObjectTask;
-use super::condition::{AfterRefusal, CONDITION_HOLDS, WriteResult};
+use super::condition::{CONDITION_HOLDS, RefusalReaction, WriteResult};
 use super::published::HeadCheck;
-use super::sent::{READ_SUM, equal, is_comparable, md5_contradiction};
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
+use super::sent::{READ_ALGORITHM, is_comparable, md5_contradiction, prove_equal};
 use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::receipt::{Ending, Proof};
@@ -31,27 +31,27 @@ impl ObjectTask<'_> {
         slot: Slot,
         body: Bytes,
         attributes: &Attributes,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         self.demand_checksum(attributes)?;
-        let sum = attributes
+        let checksum = attributes
             .checksum
             .map(|(algorithm, _)| checksum::compute(algorithm, &body));
-        let reads = self.work.sides.transfer.proof.prove == Prove::Read;
-        let local = sum
+        let reads = self.context.sides.transfer.proof.prove == Prove::Read;
+        let local = checksum
             .clone()
-            .or_else(|| reads.then(|| checksum::compute(READ_SUM, &body)));
+            .or_else(|| reads.then(|| checksum::compute(READ_ALGORITHM, &body)));
         let size = body.len() as u64;
         let written = match self
-            .put_on_condition(&body, attributes, sum.as_ref())
+            .put_conditionally(&body, attributes, checksum.as_ref())
             .await?
         {
             WriteResult::Written(written) => written,
             WriteResult::Left(reason) => return Ok(Ending::Skipped { reason }),
         };
-        let proof = match strong_proof(&body, sum.as_ref(), &written) {
+        let proof = match strong_proof(&body, checksum.as_ref(), &written) {
             Some(Ok(proof)) => {
                 if proof == Proof::Etag {
-                    let md5s = self.work.refusals.md5s(self.destination());
+                    let md5s = self.context.refusals.md5s(self.destination());
                     md5s.store(true, Ordering::Release);
                 }
                 self.confirm(&written, proof, size, attributes).await?;
@@ -69,12 +69,12 @@ impl ObjectTask<'_> {
     }
 
     /// Sends the bytes, and sends them again if the write needs another condition meanwhile.
-    async fn put_on_condition(
+    async fn put_conditionally(
         &mut self,
         body: &Bytes,
         attributes: &Attributes,
-        sum: Option<&Checksum>,
-    ) -> Result<WriteResult, Trouble> {
+        checksum: Option<&Checksum>,
+    ) -> Result<WriteResult, RoundFailure> {
         let (destination, key) = (self.destination(), &self.step.key);
         let mut attempt = 1;
         loop {
@@ -83,7 +83,7 @@ impl ObjectTask<'_> {
                 return Ok(WriteResult::Left(Skip::Present));
             }
             let sent =
-                destination.put_object(key, body.clone(), attributes, sum, condition.clone());
+                destination.put_object(key, body.clone(), attributes, checksum, condition.clone());
             let failure = match sent.await {
                 Ok(answer) => {
                     self.draft.attempts += answer.attempts;
@@ -92,20 +92,20 @@ impl ObjectTask<'_> {
                 Err(failure) => failure,
             };
             self.draft.attempts += failure.details().attempts;
-            let next = self.refused(
+            let next = self.react_to_refusal(
                 ConditionalWrite::Put,
                 &condition,
                 failure.clone(),
                 attempt < PUT_ATTEMPTS,
             );
-            if let AfterRefusal::Leave(skip) = next.await? {
+            if let RefusalReaction::Leave(skip) = next.await? {
                 // The object comes from another writer, or from an earlier attempt whose answer was
                 // lost.
                 let found = destination.head(key, None).await?.written();
                 if condition == WriteCondition::Matches(found.etag.clone()) {
                     return Err(failure.noting(CONDITION_HOLDS).into());
                 }
-                return Ok(match strong_proof(body, sum, &found) {
+                return Ok(match strong_proof(body, checksum, &found) {
                     Some(Ok(_)) if self.draft.attempts > 1 => WriteResult::Written(found),
                     _ => WriteResult::Left(skip),
                 });
@@ -123,16 +123,16 @@ impl ObjectTask<'_> {
         proof: Proof,
         size: u64,
         attributes: &Attributes,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         let destination = self.destination();
         let look = HeadCheck {
             size,
-            is_needed: !destination.capabilities().believes_answers(),
+            is_only_proof: !destination.capabilities().believes_answers(),
             ..self.head_check(written, attributes, Operation::PutObject)
         };
         if !look
             .asked
-            .is_some_and(|asked| self.work.refusals.needs_look(destination, asked))
+            .is_some_and(|asked| self.context.refusals.needs_look(destination, asked))
         {
             return Ok(());
         }
@@ -157,22 +157,27 @@ impl ObjectTask<'_> {
         written: &Written,
         body: &Bytes,
         attributes: &Attributes,
-    ) -> Result<Proof, Trouble> {
+    ) -> Result<Proof, RoundFailure> {
         let destination = self.destination();
         // True if the profile says so, or if an upload of this run had an MD5 as its ETag.
-        let are_md5s = self.work.refusals.md5s(destination).load(Ordering::Acquire);
+        let server_uses_md5 = self
+            .context
+            .refusals
+            .md5s(destination)
+            .load(Ordering::Acquire);
         let md5 = checksum::md5_etag(body);
         let believes = destination.capabilities().believes_answers();
-        let is_doubtful = md5_contradiction(&md5, &written.etag, are_md5s).is_some();
-        if self.work.sides.transfer.proof.verify != Verify::Size || !believes || is_doubtful {
+        let is_doubtful = md5_contradiction(&md5, &written.etag, server_uses_md5).is_some();
+        if self.context.sides.transfer.proof.verify != Verify::Size || !believes || is_doubtful {
             let look = HeadCheck {
                 size: body.len() as u64,
-                is_needed: true,
+                is_only_proof: true,
                 ..self.head_check(written, attributes, Operation::PutObject)
             };
             // Only HEAD shows whether the object has a KMS key, with which the ETag is no MD5.
             if let Some(found) = Box::pin(self.check_sent(look)).await?
-                && let Some(what) = md5_contradiction(&md5, &found.etag, are_md5s && !found.kms)
+                && let Some(what) =
+                    md5_contradiction(&md5, &found.etag, server_uses_md5 && !found.kms)
             {
                 return Err(self.reject_published(written, &what).await.into());
             }
@@ -189,7 +194,9 @@ fn strong_proof(
     written: &Written,
 ) -> Option<Result<Proof, String>> {
     match (sent, &written.checksum) {
-        (Some(sent), Some(stored)) if is_comparable(sent, stored) => Some(equal(sent, stored)),
+        (Some(sent), Some(stored)) if is_comparable(sent, stored) => {
+            Some(prove_equal(sent, stored))
+        }
         _ => (checksum::md5_etag(body) == written.etag).then_some(Ok(Proof::Etag)),
     }
 }

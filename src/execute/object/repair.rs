@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::ObjectTask;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
 use crate::execute::receipt::{Ending, ONLY_TAGS, Proof};
 use crate::manifest::job::PublishedCopy;
@@ -18,30 +18,33 @@ use crate::s3::{Failure, FailureKind, Head, Operation};
 impl ObjectTask<'_> {
     /// Sets the tags of a copy that lacks only its tags. Returns `None` if the object must be
     /// copied.
-    pub(super) async fn repair_tags(&mut self, source: &Bucket) -> Result<Option<Ending>, Trouble> {
-        let (work, step) = (self.work, self.step);
+    pub(super) async fn repair_tags(
+        &mut self,
+        source: &Bucket,
+    ) -> Result<Option<Ending>, RoundFailure> {
+        let (context, step) = (self.context, self.step);
         let key = &step.entry.key;
-        let Some(copy) = work
+        let Some(copy) = context
             .sides
             .transfer
             .repairs
             .get(key.as_str())
-            .filter(|_| step.turn.is_none())
+            .filter(|_| step.history.is_none())
         else {
             return Ok(None);
         };
         let _slot = self.request_slot(SlotKind::Small).await?;
         let head = source.head(key, step.entry.version.as_deref()).await?;
-        let destination = &work.sides.destination;
+        let destination = &context.sides.destination;
         let found = match destination.head(&step.key, None).await {
             Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
             found => found?,
         };
-        if !is_that_copy(copy, &head, &found) {
+        if !is_unchanged_copy(copy, &head, &found) {
             return Ok(None);
         }
         let kept = source.tags(key, head.version.as_deref()).await?;
-        let tags = merged_tags(kept, &work.sides.transfer).map_err(|loss| {
+        let tags = merged_tags(kept, &context.sides.transfer).map_err(|loss| {
             let place = source.place(key);
             Failure::new(
                 FailureKind::NotKept,
@@ -82,7 +85,7 @@ fn may_have_tags(bucket: &Bucket, found: &Head) -> bool {
 
 /// Returns true if the destination has the copy of the earlier run, and the source has not changed
 /// since.
-fn is_that_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
+fn is_unchanged_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
     let is_old = match (&copy.source_version, &head.version) {
         (Some(then), Some(now)) => then == now,
         _ => head.modified.is_some_and(|modified| modified <= copy.at),

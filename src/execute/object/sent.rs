@@ -3,7 +3,7 @@
 
 use super::ObjectTask;
 use super::published::{HeadCheck, HeadResult};
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::checksum;
 use crate::execute::prove::ProofVerdict;
 use crate::execute::read;
@@ -13,11 +13,11 @@ use crate::plan::asked::Asked;
 use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Failure, Head, Operation, Written};
 
 /// The checksum algorithm for comparing sent bytes with bytes that are read back.
-pub(super) const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
+pub(super) const READ_ALGORITHM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
 /// The method of computing the checksums of parts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SumMethod {
+pub(super) struct ChecksumMethod {
     /// The algorithm that the upload declared, with which the server checks each part.
     pub(super) algorithm: Option<ChecksumAlgorithm>,
     /// True if no algorithm was declared and the destination will be read.
@@ -26,7 +26,7 @@ pub(super) struct SumMethod {
 
 /// The checksum of one part.
 #[derive(Debug)]
-pub(super) enum PartSum {
+pub(super) enum PartChecksum {
     /// A checksum that the server checks.
     Declared(Checksum),
     /// A checksum that is compared with that of the bytes that are read back.
@@ -35,27 +35,29 @@ pub(super) enum PartSum {
     Md5(String),
 }
 
-impl SumMethod {
+impl ChecksumMethod {
     /// Computes the checksum of one part.
-    pub(super) fn sum(self, body: &[u8]) -> PartSum {
+    pub(super) fn compute(self, body: &[u8]) -> PartChecksum {
         match self.algorithm {
-            Some(algorithm) => PartSum::Declared(checksum::compute(algorithm, body)),
-            None if self.reads => PartSum::ForRead(checksum::compute(READ_SUM, body).value),
-            None => PartSum::Md5(checksum::md5_etag(body)),
+            Some(algorithm) => PartChecksum::Declared(checksum::compute(algorithm, body)),
+            None if self.reads => {
+                PartChecksum::ForRead(checksum::compute(READ_ALGORITHM, body).value)
+            }
+            None => PartChecksum::Md5(checksum::md5_etag(body)),
         }
     }
 
     /// Returns the algorithm of the parts' checksums, or `None` if they are MD5s.
-    pub(super) fn summed_with(self) -> Option<ChecksumAlgorithm> {
-        self.algorithm.or(self.reads.then_some(READ_SUM))
+    pub(super) fn part_algorithm(self) -> Option<ChecksumAlgorithm> {
+        self.algorithm.or(self.reads.then_some(READ_ALGORITHM))
     }
 }
 
-impl PartSum {
+impl PartChecksum {
     /// Returns the checksum that the server checks, if there is one.
     pub(super) fn declared(&self) -> Option<&Checksum> {
         match self {
-            Self::Declared(sum) => Some(sum),
+            Self::Declared(checksum) => Some(checksum),
             Self::ForRead(_) | Self::Md5(_) => None,
         }
     }
@@ -67,7 +69,7 @@ pub(super) fn is_comparable(sent: &Checksum, stored: &Checksum) -> bool {
 }
 
 /// Returns the proof that two comparable checksums give, or a sentence if they differ.
-pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
+pub(super) fn prove_equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
     if sent.value == stored.value {
         return Ok(sent.algorithm.into());
     }
@@ -79,8 +81,9 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
 
 /// Returns a sentence if an `ETag` contradicts bytes with this MD5. Returns `None` if the `ETag` is
 /// no MD5, or if the server's `ETag`s are not known to be MD5s.
-pub(super) fn md5_contradiction(md5: &str, etag: &str, are_md5s: bool) -> Option<String> {
-    let differ = are_md5s && checksum::looks_like_md5(etag) && !etag.eq_ignore_ascii_case(md5);
+pub(super) fn md5_contradiction(md5: &str, etag: &str, server_uses_md5: bool) -> Option<String> {
+    let differ =
+        server_uses_md5 && checksum::looks_like_md5(etag) && !etag.eq_ignore_ascii_case(md5);
     differ.then(|| format!("the MD5 of the sent bytes is {md5}, but the ETag is {etag}"))
 }
 
@@ -90,7 +93,7 @@ impl ObjectTask<'_> {
     pub(super) async fn check_sent(
         &mut self,
         look: HeadCheck<'_>,
-    ) -> Result<Option<Head>, Trouble> {
+    ) -> Result<Option<Head>, RoundFailure> {
         let HeadResult { verdict, found } =
             self.check_by_head(look, |_| ProofVerdict::Unknown).await?;
         match verdict {
@@ -114,7 +117,7 @@ impl ObjectTask<'_> {
             written,
             size: 0,
             parts: 0,
-            is_needed: false,
+            is_only_proof: false,
             asked: Some(Asked::of(attributes, write, customer_key)),
         }
     }
@@ -122,7 +125,7 @@ impl ObjectTask<'_> {
     /// Fails the object before anything is sent if the job demands a checksum that the object
     /// cannot have.
     pub(super) fn demand_checksum(&self, attributes: &Attributes) -> Result<(), Failure> {
-        let demands = self.work.sides.transfer.proof.demands_an_answer();
+        let demands = self.context.sides.transfer.proof.demands_an_answer();
         if demands && attributes.checksum.is_none() {
             return Err(self.unprovable("no checksum can be declared to this server"));
         }
@@ -137,11 +140,11 @@ impl ObjectTask<'_> {
         local: Option<Checksum>,
         written: &Written,
         size: u64,
-    ) -> Result<Proof, Trouble> {
-        let prove = self.work.sides.transfer.proof.prove;
+    ) -> Result<Proof, RoundFailure> {
+        let prove = self.context.sides.transfer.proof.prove;
         if let (false, Prove::Read, Some(sent)) = (proof.is_checksum(), prove, local) {
-            let stored = self.sum_written(written, size, sent.algorithm).await?;
-            if let Err(what) = equal(&sent, &stored) {
+            let stored = self.checksum_written(written, size, sent.algorithm).await?;
+            if let Err(what) = prove_equal(&sent, &stored) {
                 return Err(self.reject_published(written, &what).await.into());
             }
             proof = Proof::Read;
@@ -150,12 +153,12 @@ impl ObjectTask<'_> {
     }
 
     /// Computes the checksum of the written object by reading it.
-    pub(super) async fn sum_written(
+    pub(super) async fn checksum_written(
         &self,
         written: &Written,
         size: u64,
         algorithm: ChecksumAlgorithm,
     ) -> Result<Checksum, Failure> {
-        read::sum_written(self.destination(), &self.step.key, written, size, algorithm).await
+        read::checksum_written(self.destination(), &self.step.key, written, size, algorithm).await
     }
 }

@@ -6,9 +6,9 @@
 
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
+use super::round_failure::RoundFailure;
 use super::stream_parts::{StreamParts, part_size};
-use super::trouble::Trouble;
-use super::upload::local::LocalParts;
+use super::upload::local::PartSender;
 use super::upload::parts::PartSource;
 use super::upload::record::UploadFingerprint;
 use super::upload::{UploadRequest, UploadSession};
@@ -20,13 +20,13 @@ use crate::plan::parts::{PartLayout, UPLOAD_PART};
 
 impl ObjectTask<'_> {
     /// Sends standard input to its end.
-    pub(super) async fn send_stdin(&mut self) -> Result<Ending, Trouble> {
-        let work = self.work;
-        let mut wanted = TargetAttributes::of_upload(work, &self.step.key);
-        let attributes = wanted.attributes().clone();
+    pub(super) async fn send_stdin(&mut self) -> Result<Ending, RoundFailure> {
+        let context = self.context;
+        let mut target = TargetAttributes::of_upload(context, &self.step.key);
+        let attributes = target.to_send().clone();
         let mut stream = StreamParts::of_stdin();
-        let first = stream.read(work).await?;
-        if (first.body.len() as u64) < part_size(work, 1) {
+        let first = stream.read(context).await?;
+        if (first.body.len() as u64) < part_size(context, 1) {
             let slot = self.request_slot(SlotKind::Small).await?;
             self.draft.takes(first.body.len() as u64, &Route::Put);
             return self.put(slot, first.body, &attributes).await;
@@ -44,14 +44,14 @@ impl ObjectTask<'_> {
             layout: PartLayout::uniform(0, UPLOAD_PART, 0),
             attributes: attributes.clone(),
             checksum: None,
-            doubt: None,
+            adoption_obstacle: None,
         };
-        let mut session = UploadSession::create_unrecorded(self, &mut wanted, request).await?;
-        let parts = LocalParts::of(work, &session, &attributes);
+        let mut session = UploadSession::create_unrecorded(self, &mut target, request).await?;
+        let parts = PartSender::of(context, &session, &attributes);
         let source = PartSource::Stream(&mut stream, parts.clone());
         let outcome = match session.send_all(source).await {
             Ok(()) => parts.complete(&mut session, &attributes, self).await,
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
         self.draft.size = session.bytes;
         self.draft.parts = u32::try_from(session.done.len()).unwrap_or(u32::MAX);

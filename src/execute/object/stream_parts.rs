@@ -9,8 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::local_file::reserve;
-use super::trouble::Trouble;
-use crate::execute::Work;
+use super::round_failure::RoundFailure;
+use crate::execute::TransferContext;
 use crate::manifest::job::PartSize;
 use crate::plan::parts::UPLOAD_PART;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -54,17 +54,20 @@ impl StreamParts {
     }
 
     /// Returns the next part, or `None` at the end of the stream.
-    pub(super) async fn next(&mut self, work: &Work) -> Result<Option<StreamPart>, Trouble> {
+    pub(super) async fn next(
+        &mut self,
+        context: &TransferContext,
+    ) -> Result<Option<StreamPart>, RoundFailure> {
         let part = match self.first.take() {
             Some(first) => first,
-            None => self.read(work).await?,
+            None => self.read(context).await?,
         };
         if part.body.is_empty() {
             return Ok(None);
         }
         let (destination, key) = (
-            &work.sides.destination,
-            &work.sides.transfer.to.location.key,
+            &context.sides.destination,
+            &context.sides.transfer.to.location.key,
         );
         let most = destination.capabilities().parts.max_parts;
         if part.number > most {
@@ -76,11 +79,14 @@ impl StreamParts {
     }
 
     /// Reads the next part; it is empty at the end of the stream.
-    pub(super) async fn read(&mut self, work: &Work) -> Result<StreamPart, Trouble> {
-        let (number, length) = (self.number, part_size(work, self.number));
+    pub(super) async fn read(
+        &mut self,
+        context: &TransferContext,
+    ) -> Result<StreamPart, RoundFailure> {
+        let (number, length) = (self.number, part_size(context, self.number));
         self.number += 1;
-        let permit = reserve(Arc::clone(&work.memory), length).await;
-        let body = read_part(work, &mut self.reader, length).await?;
+        let permit = reserve(Arc::clone(&context.memory), length).await;
+        let body = read_part(context, &mut self.reader, length).await?;
         Ok(StreamPart {
             number,
             body,
@@ -90,9 +96,9 @@ impl StreamParts {
 }
 
 /// Returns the size of the part with this number.
-pub(super) fn part_size(work: &Work, number: u32) -> u64 {
-    let limits = work.sides.destination.capabilities().parts;
-    let bytes = match work.sides.transfer.parts.size {
+pub(super) fn part_size(context: &TransferContext, number: u32) -> u64 {
+    let limits = context.sides.destination.capabilities().parts;
+    let bytes = match context.sides.transfer.parts.size {
         PartSize::Exactly(size) => size.0,
         PartSize::Auto if limits.equal_parts => 4 * UPLOAD_PART,
         PartSize::Auto => UPLOAD_PART << ((number - 1) / PARTS_PER_SIZE).min(20),
@@ -105,12 +111,16 @@ pub(super) fn part_size(work: &Work, number: u32) -> u64 {
 /// Ctrl-C also stops the process that writes the stream, which looks like the end of its data. That
 /// data is incomplete and must not be published, so an end counts only if no stop follows within
 /// [`SIGNAL_GRACE`].
-async fn read_part(work: &Work, reader: &mut Stdin, length: u64) -> Result<Bytes, Trouble> {
+async fn read_part(
+    context: &TransferContext,
+    reader: &mut Stdin,
+    length: u64,
+) -> Result<Bytes, RoundFailure> {
     let mut body = Vec::new();
     let mut part = reader.take(length);
     let read = tokio::select! {
         read = part.read_to_end(&mut body) => read,
-        () = work.stop.cancelled() => return Err(Trouble::Stopped),
+        () = context.stop.cancelled() => return Err(RoundFailure::Stopped),
     };
     read.map_err(|error| {
         Failure::new(
@@ -120,8 +130,12 @@ async fn read_part(work: &Work, reader: &mut Stdin, length: u64) -> Result<Bytes
             error.to_string(),
         )
     })?;
-    if (body.len() as u64) < length && timeout(SIGNAL_GRACE, work.stop.cancelled()).await.is_ok() {
-        return Err(Trouble::Stopped);
+    if (body.len() as u64) < length
+        && timeout(SIGNAL_GRACE, context.stop.cancelled())
+            .await
+            .is_ok()
+    {
+        return Err(RoundFailure::Stopped);
     }
     Ok(body.into())
 }

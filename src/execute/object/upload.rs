@@ -22,11 +22,11 @@ use std::sync::Arc;
 
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
-use super::condition::{AfterRefusal, WriteResult};
+use super::condition::{RefusalReaction, WriteResult};
 use super::pinned::PinnedSource;
-use super::trouble::Trouble;
+use super::round_failure::RoundFailure;
 use crate::endpoint::capabilities::ConditionalWrite;
-use crate::execute::Work;
+use crate::execute::TransferContext;
 use crate::execute::monitor::Event;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
@@ -47,17 +47,17 @@ pub(super) struct UploadRequest {
     pub(super) checksum: Option<Checksum>,
     /// The reason not to adopt an open upload, if there is one: nothing would prove its bytes, or
     /// show its ACL.
-    pub(super) doubt: Option<&'static str>,
+    pub(super) adoption_obstacle: Option<&'static str>,
 }
 
 /// An upload in progress.
 pub(super) struct UploadSession<'w> {
-    work: &'w Work,
+    context: &'w TransferContext,
     pub(super) upload: Arc<MultipartUpload>,
     record: UploadRecord,
     /// The record of a second upload. Exists if the request that created this upload was sent twice
     /// and the other request may still take effect.
-    late_twin: Option<UploadRecord>,
+    second_create: Option<UploadRecord>,
     /// The layout of its parts.
     pub(super) layout: PartLayout,
     /// The parts that S3 held when the upload was resumed or adopted.
@@ -76,20 +76,20 @@ pub(super) struct UploadSession<'w> {
 
 impl<'w> UploadSession<'w> {
     fn new(
-        work: &'w Work,
+        context: &'w TransferContext,
         upload: MultipartUpload,
         record: UploadRecord,
         layout: PartLayout,
     ) -> Self {
         Self {
-            work,
+            context,
             upload: Arc::new(upload),
             record,
-            late_twin: None,
+            second_create: None,
             layout,
             held: Arc::default(),
             is_adopted: false,
-            id: work.next_id(),
+            id: context.next_id(),
             done: Vec::new(),
             attempts: 0,
             bytes: 0,
@@ -100,54 +100,54 @@ impl<'w> UploadSession<'w> {
     /// Releases `slot` afterwards.
     pub(super) async fn adopt_or_create(
         task: &mut ObjectTask<'w>,
-        wanted: &mut TargetAttributes<'w>,
+        target: &mut TargetAttributes<'w>,
         source: Option<&PinnedSource<'w>>,
         request: UploadRequest,
         slot: Option<Slot>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RoundFailure> {
         if let Some(session) = Self::adopt(task, &request).await? {
             return Ok(session);
         }
-        let record = UploadRecord::intend(task.work, task.step).await?;
-        Self::create(task, wanted, source, request, record, slot).await
+        let record = UploadRecord::record_create(task.context, task.step).await?;
+        Self::create(task, target, source, request, record, slot).await
     }
 
     /// Creates an upload, and puts its id and fingerprint on record.
     async fn create(
         task: &mut ObjectTask<'w>,
-        wanted: &mut TargetAttributes<'w>,
+        target: &mut TargetAttributes<'w>,
         source: Option<&PinnedSource<'w>>,
         request: UploadRequest,
         record: UploadRecord,
         slot: Option<Slot>,
-    ) -> Result<Self, Trouble> {
-        let (work, key) = (task.work, &task.step.key);
-        let created = wanted.initiate(source, key, &mut task.draft).await;
+    ) -> Result<Self, RoundFailure> {
+        let (context, key) = (task.context, &task.step.key);
+        let created = target.initiate(source, key, &mut task.draft).await;
         drop(slot);
         let upload = match created {
             Ok(upload) => upload,
             Err(failure) => {
-                let notes = record.not_created(work, key, &failure).await;
+                let notes = record.not_created(context, key, &failure).await;
                 task.draft.notes.extend(notes);
                 return Err(task.with_acl_hint(failure).into());
             }
         };
         let (strays, bucket) = (upload.strays().iter(), task.destination());
-        let notes = strays.map(|stray| stray.told(bucket, key));
+        let notes = strays.map(|stray| stray.describe(bucket, key));
         task.draft.notes.extend(notes);
-        let late_twin = if upload.has_late_twin() && record.is_kept() {
+        let second_create = if upload.has_late_twin() && record.is_kept() {
             // If the journal is broken, the next record fails too, and aborts this upload.
-            UploadRecord::intend(work, task.step).await.ok()
+            UploadRecord::record_create(context, task.step).await.ok()
         } else {
             None
         };
         let fingerprint = request.fingerprint.with_losses(&task.draft);
         record
-            .created(work, &upload, fingerprint, &request.layout)
+            .created(context, &upload, fingerprint, &request.layout)
             .await?;
         Ok(Self {
-            late_twin,
-            ..Self::new(work, upload, record, request.layout)
+            second_create,
+            ..Self::new(context, upload, record, request.layout)
         })
     }
 
@@ -155,23 +155,23 @@ impl<'w> UploadSession<'w> {
     /// bytes cannot be read again.
     pub(super) async fn create_unrecorded(
         task: &mut ObjectTask<'w>,
-        wanted: &mut TargetAttributes<'w>,
+        target: &mut TargetAttributes<'w>,
         request: UploadRequest,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RoundFailure> {
         let record = UploadRecord::off_record();
-        Self::create(task, wanted, None, request, record, None).await
+        Self::create(task, target, None, request, record, None).await
     }
 
     /// Announces the upload to the monitor, with the bytes that S3 holds already.
     fn announce(&self) {
-        self.work.monitor.observe(&Event::UploadBegan {
+        self.context.monitor.observe(&Event::UploadBegan {
             id: self.id,
             key: self.upload.key().as_str(),
             bytes: self.layout.size,
             parts: self.layout.count,
         });
         if self.bytes > 0 {
-            self.work.monitor.observe(&Event::BytesCopied {
+            self.context.monitor.observe(&Event::BytesCopied {
                 id: Some(self.id),
                 bytes: self.bytes,
             });
@@ -186,8 +186,8 @@ impl<'w> UploadSession<'w> {
         etag: Option<String>,
         mut spec: CompleteSpec,
         task: &mut ObjectTask<'_>,
-    ) -> Result<WriteResult, Trouble> {
-        self.record.completing(self.work, etag).await?;
+    ) -> Result<WriteResult, RoundFailure> {
+        self.record.completing(self.context, etag).await?;
         let mut may_repeat = true;
         loop {
             let failure = match self.upload.complete(parts, &spec).await {
@@ -196,11 +196,11 @@ impl<'w> UploadSession<'w> {
             };
             let write = ConditionalWrite::Complete;
             match task
-                .refused(write, &spec.condition, failure, may_repeat)
+                .react_to_refusal(write, &spec.condition, failure, may_repeat)
                 .await?
             {
-                AfterRefusal::Leave(skip) => return Ok(WriteResult::Left(skip)),
-                AfterRefusal::WriteAgain => spec.condition = task.condition(write),
+                RefusalReaction::Leave(skip) => return Ok(WriteResult::Left(skip)),
+                RefusalReaction::WriteAgain => spec.condition = task.condition(write),
             }
             may_repeat = false;
         }

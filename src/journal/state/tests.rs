@@ -32,7 +32,7 @@ fn intended(upload: u64) -> JournalEvent {
     }
 }
 
-fn begun(upload: u64, parts: usize) -> JournalEvent {
+fn created(upload: u64, parts: usize) -> JournalEvent {
     JournalEvent::UploadBegan {
         upload,
         id: "x".repeat(130),
@@ -316,7 +316,7 @@ fn events_about_what_is_not_known_change_nothing() {
             size: 1,
             etag: "e".into(),
         },
-        begun(9, 1),
+        created(9, 1),
         JournalEvent::CompleteIntended {
             upload: 9,
             etag: None,
@@ -485,7 +485,7 @@ fn the_largest_state_is_a_few_mib() {
     }
     for upload in 7_000..7_048 {
         state.apply(at(upload), &intended(upload));
-        state.apply(at(upload), &begun(upload, 10_000));
+        state.apply(at(upload), &created(upload, 10_000));
         for number in 1..=10_000 {
             let etag = format!("{:032x}", upload * 10_000 + u64::from(number));
             state.apply(

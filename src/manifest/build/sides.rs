@@ -63,7 +63,7 @@ impl FieldReader<'_> {
                 );
                 None
             }
-            (None, None) if self.doubts.about(path) => None,
+            (None, None) if self.refused_fields.about(path) => None,
             (None, None) => {
                 let remedy = "add `s3: s3://bucket/prefix/` or `files: ./directory`";
                 self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
@@ -180,7 +180,7 @@ impl FieldReader<'_> {
                 );
                 None
             }
-            (None, None) if self.doubts.about(path) => None,
+            (None, None) if self.refused_fields.about(path) => None,
             (None, None) => {
                 let remedy = "add `kms:` with the key's ARN, or write `encryption: kms`";
                 self.refuse(path, "`encryption` names no key", remedy);
@@ -205,7 +205,7 @@ impl FieldReader<'_> {
                 );
                 None
             }
-            (None, None) if self.doubts.about(path) => None,
+            (None, None) if self.refused_fields.about(path) => None,
             (None, None) => {
                 let remedy = "add `env:` with the name of a variable, or `file:` with a path";
                 self.refuse(path, "`customer_key` does not say where the key is", remedy);

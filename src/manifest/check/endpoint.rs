@@ -24,7 +24,7 @@ impl Rules<'_> {
                 );
             }
         }
-        let aws = resolved.url.is_none() && !self.doubts.about(&format!("{path}.url"));
+        let aws = resolved.url.is_none() && !self.refused_fields.about(&format!("{path}.url"));
         if aws && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
             let message = "without `url` this endpoint is AWS, not another provider";
             self.refuse(

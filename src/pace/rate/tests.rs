@@ -59,7 +59,7 @@ impl Run {
 
 /// The requests of a run.
 #[derive(Clone, Copy)]
-struct Demand {
+struct Load {
     /// Requests that must be accepted; the run ends then.
     requests: f64,
     /// Requests in flight.
@@ -69,7 +69,7 @@ struct Demand {
     seconds: u32,
 }
 
-const ENDLESS: Demand = Demand {
+const ENDLESS: Load = Load {
     requests: 1e12,
     width: 2048,
     rate: 20_000.0,
@@ -79,15 +79,15 @@ const ENDLESS: Demand = Demand {
 /// Lets the controller run. Refused requests come again after a while, as any other.
 fn drive<L: Fn(f64) -> f64>(
     server: &RateServer<L>,
-    demand: Demand,
+    load: Load,
     controller: &mut RateController,
 ) -> Run {
-    let Demand {
+    let Load {
         requests,
         width,
         rate,
         seconds,
-    } = demand;
+    } = load;
     let mut run = Run {
         accepted: vec![0.0],
         throttled: vec![0.0],
@@ -149,8 +149,8 @@ fn drive<L: Fn(f64) -> f64>(
     run
 }
 
-fn fresh<L: Fn(f64) -> f64>(server: &RateServer<L>, demand: Demand) -> Run {
-    drive(server, demand, &mut RateController::new(WRITES))
+fn fresh<L: Fn(f64) -> f64>(server: &RateServer<L>, load: Load) -> Run {
+    drive(server, load, &mut RateController::new(WRITES))
 }
 
 fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [RateServer<impl Fn(f64) -> f64 + Copy>; 4] {
@@ -182,7 +182,7 @@ fn a_fixed_limit_is_found_and_held_with_little_throttling() {
         for server in servers(move |_| limit) {
             let run = fresh(
                 &server,
-                Demand {
+                Load {
                     seconds: 40,
                     ..ENDLESS
                 },
@@ -230,7 +230,7 @@ fn a_short_run_loses_nothing_to_the_search() {
     for server in servers(|_| 3500.0) {
         let run = fresh(
             &server,
-            Demand {
+            Load {
                 requests: 20_000.0,
                 ..ENDLESS
             },
@@ -245,7 +245,7 @@ fn a_server_that_takes_everything_is_not_made_to_wait() {
     let server = RateServer::new(|_| 1e9);
     let run = fresh(
         &server,
-        Demand {
+        Load {
             requests: 20_000.0,
             ..ENDLESS
         },
@@ -256,7 +256,7 @@ fn a_server_that_takes_everything_is_not_made_to_wait() {
         run.seconds
     );
     // 50 GiB in parts of 64 MiB.
-    let parts = Demand {
+    let parts = Load {
         requests: 800.0,
         ..ENDLESS
     };
@@ -277,7 +277,7 @@ fn a_limit_that_doubles_is_followed() {
         // The limit alone takes 23.8 s.
         let run = fresh(
             &server,
-            Demand {
+            Load {
                 requests: 20_000.0,
                 ..ENDLESS
             },
@@ -288,7 +288,7 @@ fn a_limit_that_doubles_is_followed() {
     for server in servers(move |second| eighth * 2f64.powf((second / 10.0).min(3.0))) {
         let run = fresh(
             &server,
-            Demand {
+            Load {
                 requests: 20_000.0,
                 ..ENDLESS
             },
@@ -332,11 +332,11 @@ fn the_rate_before_an_outage_is_reached_soon_after_it() {
             let is_shut = move |second: f64| (began..began + 10.0).contains(&second);
             for server in servers(move |second| if is_shut(second) { 0.0 } else { limit }) {
                 let usual = f64::min(limit, 5000.0);
-                let demand = Demand {
+                let load = Load {
                     rate: 5000.0,
                     ..ENDLESS
                 };
-                let run = fresh(&server, demand);
+                let run = fresh(&server, load);
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -397,7 +397,7 @@ fn strays_do_not_slow_a_run_down() {
         };
         let run = fresh(
             &server,
-            Demand {
+            Load {
                 rate: 5000.0,
                 ..ENDLESS
             },
@@ -438,7 +438,7 @@ proptest! {
         let ms = Duration::from_millis;
         let model = RateServer::new(move |_| limit);
         let server = RateServer { burst, refuses: ms(refuses), answers: ms(answers), ..model };
-        let run = fresh(&server, Demand { seconds: 40, ..ENDLESS });
+        let run = fresh(&server, Load { seconds: 40, ..ENDLESS });
         let share = run.accepted(15) / (25.0 * limit);
         prop_assert!(share >= 0.9, "{share:.3} of {limit}");
         prop_assert!(run.throttled(15) < 0.02, "{:.4} throttled at {limit}", run.throttled(15));

@@ -93,7 +93,7 @@ fn the_sources_algorithm_is_declared_where_parts_can_be_combined() {
     let cautious = of_copy(
         &head(),
         &transfer(),
-        &Capabilities::CAUTIOUS,
+        &Capabilities::UNKNOWN_SERVER,
         &MULTIPART,
         NOW,
     )
@@ -382,7 +382,7 @@ fn reads_are_what_no_other_request_tells() {
     );
     assert_eq!(reads(&transfer, &MULTIPART), head);
     assert_eq!(
-        Reads::of(&transfer, &Capabilities::CAUTIOUS, &Route::Copy),
+        Reads::of(&transfer, &Capabilities::UNKNOWN_SERVER, &Route::Copy),
         head
     );
     assert_eq!(all.operations().count(), 4);

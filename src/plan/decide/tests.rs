@@ -414,12 +414,18 @@ proptest! {
     }
 }
 
-fn routed(size: u64, origin: Origin, threshold: u64, capabilities: &Capabilities) -> &'static str {
+fn routed(
+    size: u64,
+    source_kind: SourceKind,
+    threshold: u64,
+    capabilities: &Capabilities,
+) -> &'static str {
     let parts = Parts {
         threshold: ByteSize(threshold),
         ..Parts::default()
     };
-    route(size, origin, &parts, capabilities, CAPACITY).map_or("too large", |route| route.name())
+    route(size, source_kind, &parts, capabilities, CAPACITY)
+        .map_or("too large", |route| route.name())
 }
 
 #[test]
@@ -435,11 +441,15 @@ fn the_size_decides_the_route_on_both_sides_of_each_boundary() {
         (53_687_091_200_000, 5 * GIB, "multipart-copy"),
         (53_687_091_200_001, 5 * GIB, "too large"),
     ] {
-        assert_eq!(routed(size, Origin::Bucket, threshold, aws), name, "{size}");
+        assert_eq!(
+            routed(size, SourceKind::Bucket, threshold, aws),
+            name,
+            "{size}"
+        );
     }
-    assert_eq!(routed(0, Origin::Local, 5 * MIB, aws), "put");
+    assert_eq!(routed(0, SourceKind::Local, 5 * MIB, aws), "put");
     assert_eq!(
-        routed(17 * MIB, Origin::Local, 5 * MIB, aws),
+        routed(17 * MIB, SourceKind::Local, 5 * MIB, aws),
         "multipart-upload"
     );
 }
@@ -449,15 +459,18 @@ fn a_server_without_part_copies_copies_any_size_in_one_request() {
     let gcs = Capabilities {
         part_copy: false,
         max_copy: u64::MAX,
-        ..Capabilities::CAUTIOUS
-    };
-    assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &gcs), "copy");
-    let neither = Capabilities {
-        part_copy: false,
-        ..Capabilities::CAUTIOUS
+        ..Capabilities::UNKNOWN_SERVER
     };
     assert_eq!(
-        routed(50 * GIB, Origin::Bucket, 256 * MIB, &neither),
+        routed(50 * GIB, SourceKind::Bucket, 256 * MIB, &gcs),
+        "copy"
+    );
+    let neither = Capabilities {
+        part_copy: false,
+        ..Capabilities::UNKNOWN_SERVER
+    };
+    assert_eq!(
+        routed(50 * GIB, SourceKind::Bucket, 256 * MIB, &neither),
         "too large"
     );
 }

@@ -54,7 +54,7 @@ impl Capabilities {
     ///
     /// A run starts with only 512 requests in flight: an appliance that moves 500 MB/s takes a
     /// minute to copy 512 parts of 64 MiB.
-    pub const CAUTIOUS: Self = Self {
+    pub const UNKNOWN_SERVER: Self = Self {
         initial_in_flight: 512,
         copy_conditions: false,
         part_conditions: false,
@@ -80,7 +80,7 @@ impl Capabilities {
     pub const fn profile(provider: Provider) -> Self {
         match provider {
             Provider::Aws => Self::AWS,
-            Provider::Auto | Provider::Other => Self::CAUTIOUS,
+            Provider::Auto | Provider::Other => Self::UNKNOWN_SERVER,
             Provider::Minio => MINIO,
             Provider::Ceph => CEPH,
             Provider::Seaweedfs => SEAWEEDFS,
@@ -96,19 +96,19 @@ impl Capabilities {
             Provider::Ibm => IBM,
             // Their multipart ETags are opaque, and they ignore x-amz headers that they do not
             // know.
-            Provider::Tencent => PLAIN,
+            Provider::Tencent => ORDERED_LISTS_ONLY,
             Provider::Oracle => Capabilities {
                 part_counts: false,
-                ..PLAIN
+                ..ORDERED_LISTS_ONLY
             },
         }
     }
 }
 
 /// A server with ordered lists, about which nothing else is assumed.
-const PLAIN: Capabilities = Capabilities {
+const ORDERED_LISTS_ONLY: Capabilities = Capabilities {
     ordered_lists: true,
-    ..Capabilities::CAUTIOUS
+    ..Capabilities::UNKNOWN_SERVER
 };
 
 const MINIO: Capabilities = Capabilities {
@@ -121,7 +121,7 @@ const MINIO: Capabilities = Capabilities {
     checksums: true,
     odd_part_sources: true,
     locks: true,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// Measured with Ceph 16.2 of Debian.
@@ -136,7 +136,7 @@ const CEPH: Capabilities = Capabilities {
     // CreateMultipartUpload drops tags, and so does a CopyObject that replaces metadata.
     tag_headers: false,
     locks: true,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// Measured with 4.48. Releases differ, so s3haul relies on nothing that an older one ignores.
@@ -147,7 +147,7 @@ const SEAWEEDFS: Capabilities = Capabilities {
     // releases count chunks, not parts (part_counts).
     part_counts: false,
     odd_part_sources: true,
-    ..Capabilities::CAUTIOUS
+    ..Capabilities::UNKNOWN_SERVER
 };
 
 /// A copy is a reference to the source's blocks and keeps even its "-N" `ETag`. Garage answers
@@ -158,7 +158,7 @@ const GARAGE: Capabilities = Capabilities {
     content_etags: true,
     tags: false,
     tag_headers: false,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 const R2: Capabilities = Capabilities {
@@ -177,7 +177,7 @@ const R2: Capabilities = Capabilities {
     content_etags: true,
     tags: false,
     tag_headers: false,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// B2 refuses x-amz-tagging instead of ignoring it.
@@ -185,7 +185,7 @@ const B2: Capabilities = Capabilities {
     content_etags: true,
     tags: false,
     tag_headers: false,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 const WASABI: Capabilities = Capabilities {
@@ -193,7 +193,7 @@ const WASABI: Capabilities = Capabilities {
     part_conditions: true,
     content_etags: true,
     locks: true,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// GCS has no UploadPartCopy and copies objects of any size in one request.
@@ -204,7 +204,7 @@ const GCS: Capabilities = Capabilities {
     max_copy: u64::MAX,
     tags: false,
     tag_headers: false,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// Storj has no UploadPartCopy and no limit on `CopyObject` either. It sorts lists by encrypted
@@ -215,7 +215,7 @@ const STORJ: Capabilities = Capabilities {
     if_none_match: OnWrites::ALL,
     tags: false,
     tag_headers: false,
-    ..Capabilities::CAUTIOUS
+    ..Capabilities::UNKNOWN_SERVER
 };
 
 const SCALEWAY: Capabilities = Capabilities {
@@ -224,7 +224,7 @@ const SCALEWAY: Capabilities = Capabilities {
         ..PartLimits::S3
     },
     content_etags: true,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// Ceph of an unknown version behind `DigitalOcean`'s own front end, which does not encode lists
@@ -232,13 +232,13 @@ const SCALEWAY: Capabilities = Capabilities {
 const DIGITALOCEAN: Capabilities = Capabilities {
     encoded_lists: false,
     tag_headers: false,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 /// Multipart `ETag`s are opaque, and one CopyObject copies at most 1 GB.
 const ALIBABA: Capabilities = Capabilities {
     max_copy: 1_000_000_000,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };
 
 const IBM: Capabilities = Capabilities {
@@ -249,5 +249,5 @@ const IBM: Capabilities = Capabilities {
         ..PartLimits::S3
     },
     max_copy: 5_000_000_000,
-    ..PLAIN
+    ..ORDERED_LISTS_ONLY
 };

@@ -25,8 +25,8 @@ use crate::s3::octets;
 use crate::s3::page::PageClaims;
 use crate::s3::paging::follows_unless_last;
 use crate::s3::{
-    Attributes, Begun, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, OpenUpload,
-    Operation, Page, PartAnswer, PartDone, PartsPage, SourcePin, UploadMarker, Written,
+    Attributes, Checksum, ChecksumAlgorithm, Client, CompleteSpec, CreatedUpload, Failure,
+    OpenUpload, Operation, Page, PartAnswer, PartDone, PartsPage, SourcePin, UploadMarker, Written,
 };
 
 impl Client {
@@ -36,7 +36,7 @@ impl Client {
         bucket: &BucketName,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<Begun, Failure> {
+    ) -> Result<CreatedUpload, Failure> {
         let request = CreateMultipartUploadInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -49,7 +49,7 @@ impl Client {
         let header = expires(attributes);
         let sent = self.uncorrected_time();
         let output = match self.fast_path(bucket) {
-            Some(path) if octets::are_in(attributes) => {
+            Some(path) if octets::has_non_utf8_values(attributes) => {
                 Box::pin(path.send::<CreateMultipartUpload>(
                     request.build(),
                     header,
@@ -70,7 +70,7 @@ impl Client {
                 fault(Operation::CreateMultipartUpload, bucket, Some(key), message)
             })?;
         let elsewhere = ids::elsewhere((output.bucket, output.key), (bucket, key));
-        Ok(Begun {
+        Ok(CreatedUpload {
             id,
             kms,
             elsewhere,

@@ -122,7 +122,7 @@ fn the_manifests_are_valid_and_keep_journal_and_report_in_s3() {
             &path.display().to_string(),
             &environment(directory),
         )
-        .unwrap_or_else(|problems| panic!("{problems}"));
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let report = job
             .report
             .s3

@@ -83,11 +83,11 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
         }
         Ok(Err(failure)) => Err(format!("{there:?} is left, and not told: {failure}")),
         Ok(Ok(found)) => {
-            let name = |left: &probe::Left| {
+            let name = |left: &probe::Leftover| {
                 let id = left
                     .id
                     .clone()
-                    .filter(|_| left.what == probe::Thing::Upload);
+                    .filter(|_| left.what == probe::LeftoverKind::Upload);
                 (left.key.clone(), id)
             };
             let told: BTreeSet<_> = found.left.iter().map(name).collect();

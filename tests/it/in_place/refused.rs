@@ -2,12 +2,12 @@
 
 use rstest::rstest;
 
-fn problems(from: &str, to: &str, more: &str) -> Option<String> {
+fn mistakes(from: &str, to: &str, more: &str) -> Option<String> {
     let text =
         format!("version: 1\ntransfers: [{{from: {{s3: {from}}}, to: {{s3: {to}}}{more}}}]\n");
     s3haul::manifest::job::Job::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
         .err()
-        .map(|problems| problems.to_string())
+        .map(|mistakes| mistakes.to_string())
 }
 
 #[rstest]
@@ -43,7 +43,7 @@ fn refusals_have_a_reason_and_a_remedy(
     #[case] remedy: &str,
 ) {
     for place in ["s3://b01/", "s3://b01/a/", "s3://b01/a"] {
-        let text = problems(place, &format!("{place}{to}"), more).expect("it was accepted");
+        let text = mistakes(place, &format!("{place}{to}"), more).expect("it was accepted");
         assert!(text.contains(why) && text.contains(remedy), "{text}");
     }
 }
@@ -51,14 +51,14 @@ fn refusals_have_a_reason_and_a_remedy(
 #[test]
 fn histories_and_nested_prefixes_are_no_changes_in_place() {
     let class = ", storage_class: STANDARD_IA";
-    let all = problems("s3://b01/, versions: all", &format!("s3://b01/{class}"), "").unwrap();
+    let all = mistakes("s3://b01/, versions: all", &format!("s3://b01/{class}"), "").unwrap();
     assert!(all.contains("each of its versions once more"), "{all}");
-    let nested = problems("s3://b01/a/", &format!("s3://b01/a/x/{class}"), "").unwrap();
+    let nested = mistakes("s3://b01/a/", &format!("s3://b01/a/x/{class}"), "").unwrap();
     assert!(nested.contains("copied again"), "{nested}");
     let two = format!(
         "s3://b01/{class}}}}}, {{from: {{s3: s3://b01/x/}}, to: {{s3: s3://b01/x/, storage_class: GLACIER_IR"
     );
-    let two = problems("s3://b01/", &two, "").unwrap();
+    let two = mistakes("s3://b01/", &two, "").unwrap();
     assert!(two.contains("may write the same keys"), "{two}");
 }
 
@@ -72,5 +72,5 @@ fn histories_and_nested_prefixes_are_no_changes_in_place() {
 #[case("s3://b01/", ", set: {tags: {a: b}}")]
 #[case("s3://b01/", ", preserve: {metadata: skip}")]
 fn each_of_these_is_a_change(#[case] to: &str, #[case] more: &str) {
-    assert_eq!(problems("s3://b01/", to, more), None);
+    assert_eq!(mistakes("s3://b01/", to, more), None);
 }

@@ -242,8 +242,8 @@ fn customer_keys(
     #[case] remedy: &str,
 ) {
     let text = transfer(&format!("{from}\nto: {{s3: s3://dst/}}"));
-    let problems = parse(&text.replace('⟦', "")).unwrap_err();
-    let found = &problems.as_slice()[0];
+    let mistakes = parse(&text.replace('⟦', "")).unwrap_err();
+    let found = &mistakes.as_slice()[0];
     assert_eq!(found.path, format!("transfers[0].{path}"));
     assert!(
         found.message.contains(message) && found.remedy.contains(remedy),

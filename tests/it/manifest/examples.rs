@@ -329,10 +329,10 @@ fn the_type_comes_from_the_field_not_from_the_look() {
 
 #[test]
 fn a_value_from_the_environment_stays_one_value() {
-    let problems = super::parse(&transfer(
+    let mistakes = super::parse(&transfer(
         "from: {files: \"${TRICK}\"}\nto: {s3: s3://dst/}",
     ));
-    let Source::Files { path, .. } = &problems.unwrap().transfers[0].from else {
+    let Source::Files { path, .. } = &mistakes.unwrap().transfers[0].from else {
         panic!()
     };
     assert_eq!(path.as_path().to_str(), env("TRICK").as_deref());
@@ -365,8 +365,8 @@ fn files_without_text_are_distinguished_from_missing_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("job.yaml");
     let load = || Job::load(&path, &environment());
-    let problem = |result| match result {
-        Err(ManifestError::Problems(problems)) => problems.as_slice()[0].clone(),
+    let mistake = |result| match result {
+        Err(ManifestError::Mistakes(mistakes)) => mistakes.as_slice()[0].clone(),
         other => panic!("{other:?}"),
     };
     assert!(matches!(load(), Err(ManifestError::Io { .. })));
@@ -376,7 +376,7 @@ fn files_without_text_are_distinguished_from_missing_files() {
     ));
 
     fs::write(&path, b"version: 1\nname: b\xFFd\n").unwrap();
-    let found = problem(load());
+    let found = mistake(load());
     assert_eq!((found.line, found.column), (2, 8));
     assert!(found.message.contains("UTF-8"), "{found:?}");
 
@@ -385,7 +385,7 @@ fn files_without_text_are_distinguished_from_missing_files() {
         format!("{}# {}", super::with(""), "x".repeat(1 << 20)),
     )
     .unwrap();
-    assert!(problem(load()).message.contains("1MiB"));
+    assert!(mistake(load()).message.contains("1MiB"));
 
     fs::write(&path, format!("\u{feff}{}", super::with(""))).unwrap();
     assert_eq!(load().unwrap().transfers.len(), 1);

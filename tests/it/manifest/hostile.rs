@@ -20,25 +20,25 @@ fn seeds() -> Vec<String> {
 /// Parses a text. Asserts that the problems can be rendered, are in the order of the file, and
 /// point into it.
 fn answer(text: &str) -> Result<(), TestCaseError> {
-    let Err(problems) = parse(text) else {
+    let Err(mistakes) = parse(text) else {
         return Ok(());
     };
-    let list = problems.as_slice();
+    let list = mistakes.as_slice();
     prop_assert!(!list.is_empty());
-    prop_assert!(list.is_sorted_by_key(|problem| problem.line));
+    prop_assert!(list.is_sorted_by_key(|mistake| mistake.line));
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for problem in list {
-        let line = text.split('\n').nth(problem.line - 1);
+    for mistake in list {
+        let line = text.split('\n').nth(mistake.line - 1);
         prop_assert!(
-            line.is_some_and(|line| problem.column <= line.chars().count() + 1),
-            "{problem:?}"
+            line.is_some_and(|line| mistake.column <= line.chars().count() + 1),
+            "{mistake:?}"
         );
         prop_assert!(
-            !problem.message.is_empty() && !problem.remedy.is_empty(),
-            "{problem:?}"
+            !mistake.message.is_empty() && !mistake.remedy.is_empty(),
+            "{mistake:?}"
         );
     }
-    prop_assert!(draw(&problems, false).contains("job.yaml:"));
+    prop_assert!(draw(&mistakes, false).contains("job.yaml:"));
     Ok(())
 }
 
@@ -93,7 +93,7 @@ fn a_manifest_of_full_size_is_read_in_little_time() {
         assert!(text.len() <= 1 << 20, "{}", text.len());
         let start = Instant::now();
         let shown = parse(&text).map_or_else(
-            |problems| draw(&problems, false).len(),
+            |mistakes| draw(&mistakes, false).len(),
             |job| job.transfers.len(),
         );
         assert!(

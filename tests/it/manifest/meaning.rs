@@ -432,15 +432,15 @@ diary: ./x
 
 #[test]
 fn the_rendering_is_safe_and_can_be_coloured() {
-    let problems = parse(&with("name: \"\u{1b}[31m\\e[31mred\"\n")).unwrap_err();
-    for plain in [draw(&problems, false), problems.to_string()] {
+    let mistakes = parse(&with("name: \"\u{1b}[31m\\e[31mred\"\n")).unwrap_err();
+    for plain in [draw(&mistakes, false), mistakes.to_string()] {
         assert!(!plain.contains('\u{1b}'), "{plain:?}");
-        assert!(plain.ends_with("1 problem in job.yaml"), "{plain}");
+        assert!(plain.ends_with("1 mistake in job.yaml"), "{plain}");
     }
-    assert!(draw(&problems, true).contains("\u{1b}["), "no colour");
+    assert!(draw(&mistakes, true).contains("\u{1b}["), "no colour");
     assert!(
-        problems.to_string().starts_with("job.yaml:4:7: "),
-        "{problems}"
+        mistakes.to_string().starts_with("job.yaml:4:7: "),
+        "{mistakes}"
     );
 }
 

@@ -90,10 +90,10 @@ fn deep_nesting_stops_the_reader() {
         "[".repeat(100_000),
         "{a: ".repeat(10_000),
     ] {
-        let problems = parse(&text).unwrap_err();
+        let mistakes = parse(&text).unwrap_err();
         assert!(
-            problems.as_slice()[0].message.contains("nested too deeply"),
-            "{problems}"
+            mistakes.as_slice()[0].message.contains("nested too deeply"),
+            "{mistakes}"
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use s3haul::manifest::job::Attribute;
-use s3haul::probe::{self, How, Needs, ProbeVerdict, Thing};
+use s3haul::probe::{self, How, LeftoverKind, Needs, ProbeVerdict};
 use s3haul::s3::Operation as Request;
 use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, VersionInfo};
 use tokio_util::sync::CancellationToken;
@@ -134,9 +134,9 @@ async fn a_delete_without_effect_leaves_what_is_then_named_with_its_command() {
         assert!(told.len() > 20 && !probe.is_good() && store.open_uploads(DESTINATION).is_empty());
         for left in &probe.left {
             let kind = if versioning {
-                Thing::Version
+                LeftoverKind::Version
             } else {
-                Thing::Object
+                LeftoverKind::Object
             };
             assert_eq!((left.what, left.is_certain), (kind, true));
             assert!(
@@ -179,7 +179,10 @@ async fn an_abort_without_effect_leaves_uploads_that_are_named_with_their_comman
         open.into_iter().map(|upload| upload.upload_id).collect()
     );
     for left in &probe.left {
-        assert!(left.what == Thing::Upload && left.is_certain, "{left:?}");
+        assert!(
+            left.what == LeftoverKind::Upload && left.is_certain,
+            "{left:?}"
+        );
         assert!(
             left.command.starts_with("s3haul uploads abort "),
             "{}",

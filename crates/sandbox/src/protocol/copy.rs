@@ -205,7 +205,7 @@ impl Service {
         };
         self.transfer(source.object.content.len()).await;
 
-        let mut attributes = kept(
+        let mut attributes = copied_attributes(
             &source.object.attributes,
             asked,
             replaces_metadata,
@@ -370,7 +370,7 @@ fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> Cop
 /// Returns the attributes of a copy. Metadata and tags depend on the directives; everything else
 /// comes from the request. A copy does not inherit the storage class, encryption, redirect, or lock
 /// of its source.
-fn kept(
+fn copied_attributes(
     source: &Attributes,
     asked: Attributes,
     replaces_metadata: bool,

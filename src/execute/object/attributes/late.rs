@@ -60,13 +60,19 @@ impl ObjectTask<'_> {
         if destination.capabilities().refuses_what_it_lacks() {
             return destination.put_tags(key, version, tags).await;
         }
-        if self.work.refusals.tags_replace_content(destination).get() == Some(&true) {
+        if self
+            .context
+            .refusals
+            .tags_replace_content(destination)
+            .get()
+            == Some(&true)
+        {
             return Err(unknown(
                 "the server stores tags as the content of an object",
             ));
         }
         destination.put_tags(key, version, tags).await?;
-        let replaces = self.work.refusals.tags_replace_content(destination);
+        let replaces = self.context.refusals.tags_replace_content(destination);
         let look = async { Ok::<_, Failure>(destination.head(key, version).await?.etag != etag) };
         let has_replaced = if destination.capabilities().believes_answers() {
             *replaces.get_or_try_init(|| Box::pin(look)).await?
@@ -75,7 +81,7 @@ impl ObjectTask<'_> {
         };
         if has_replaced {
             let message = "the server stored the tags as the content of the object";
-            return Err(self.refuse_to_publish(message));
+            return Err(self.not_equal(message));
         }
         if tags.is_empty() {
             return self.confirm_no_tags(version).await;
@@ -87,11 +93,11 @@ impl ObjectTask<'_> {
         let asked = Asked::of(&attributes, Operation::PutObjectTagging, false);
         // The tags of an object that is changed in place exist nowhere else, so they are always
         // checked.
-        let for_each_object = self.work.sides.is_in_place();
+        let for_each_object = self.context.sides.is_in_place();
         for question in asked.questions(&Head::default()) {
             let at = (key, version);
             let answer =
-                self.work
+                self.context
                     .refusals
                     .answer(destination, asked, question, at, for_each_object);
             match answer.await? {

@@ -8,16 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::bucket::Bucket;
-use crate::execute::Work;
+use crate::execute::TransferContext;
 use crate::execute::object::published::not_compared;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Draft;
 use crate::execute::refusals::{CarriedTags, Shown, Uncounted, is_no_answer};
 use crate::execute::replan::Replan;
 use crate::manifest::job::{Attribute, Policy, Transfer};
+use crate::plan::attribute_fallback;
 use crate::plan::attributes::{merged_tags, set_tags};
 use crate::plan::carried::UNTAGGED;
-use crate::plan::concede;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{
@@ -38,14 +38,14 @@ const ANNOTATIONS_HELD: usize = 1 << 20;
 
 /// The source side of a copy: one version of one object.
 pub(super) struct SourceAttributes<'a> {
-    pub(super) work: &'a Work,
+    pub(super) context: &'a TransferContext,
     pub(super) bucket: &'a Bucket,
     pub(super) pin: &'a SourcePin,
 }
 
 impl SourceAttributes<'_> {
     fn transfer(&self) -> &Transfer {
-        &self.work.sides.transfer
+        &self.context.sides.transfer
     }
 
     pub(super) fn version(&self) -> Option<&str> {
@@ -65,7 +65,7 @@ impl SourceAttributes<'_> {
 
     /// Returns the answer to `ask`, or records a loss and returns `None` if the attribute cannot be
     /// read and is only tried.
-    pub(super) async fn or_loss<T, F: Future<Output = Result<T, Failure>>>(
+    pub(super) async fn read_or_record_loss<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attribute: Attribute,
         permission: &str,
@@ -78,14 +78,14 @@ impl SourceAttributes<'_> {
         if let Err(failure) = &answer
             && *failure.kind() == FailureKind::Denied
             && self.transfer().preserve.of(attribute) == Policy::Try
-            && self.work.refusals.has_answered(self.bucket, attribute)
+            && self.context.refusals.has_answered(self.bucket, attribute)
         {
             Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
             answer = ask().await;
         }
         match answer {
             Ok(value) => {
-                self.work.refusals.note_answer(self.bucket, attribute);
+                self.context.refusals.note_answer(self.bucket, attribute);
                 Ok(Some(value))
             }
             Err(failure) => {
@@ -121,9 +121,10 @@ impl SourceAttributes<'_> {
         if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) {
             return Err(failure);
         }
-        let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
+        let loss =
+            attribute_fallback::unreadable(attribute, permission, &failure, self.bucket.name());
         // If other objects got good answers, a bad one concerns this object only.
-        let refusals = &self.work.refusals;
+        let refusals = &self.context.refusals;
         match failure.kind() {
             FailureKind::Denied => refusals.remember_denied(self.bucket, &loss),
             FailureKind::Unsupported => refusals.remember(self.bucket, &loss),
@@ -141,7 +142,7 @@ impl SourceAttributes<'_> {
             return false;
         }
         let known = self
-            .work
+            .context
             .refusals
             .expected_loss(self.bucket, attribute, Lost::NotReadable);
         draft.losses.extend(known.clone());
@@ -184,7 +185,7 @@ impl SourceAttributes<'_> {
                     failure.kind(),
                     FailureKind::Unsupported | FailureKind::NotUnderstood
                 ) && count.is_none()
-                    && self.work.sides.is_in_place() =>
+                    && self.context.sides.is_in_place() =>
             {
                 Ok(None)
             }
@@ -199,7 +200,7 @@ impl SourceAttributes<'_> {
         attributes: &mut Attributes,
         head: &Head,
         draft: &mut Draft,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         let count = head.tag_count;
         attributes.tags = Tags::Exactly(set_tags(self.transfer()));
         if self.is_known_unreadable(Attribute::Tags, draft) {
@@ -208,7 +209,7 @@ impl SourceAttributes<'_> {
         let ask = || self.own_tags(count);
         let permission = self.permission("Tagging");
         let Some(Some(kept)) = self
-            .or_loss(Attribute::Tags, &permission, ask, draft)
+            .read_or_record_loss(Attribute::Tags, &permission, ask, draft)
             .await?
         else {
             return Ok(());
@@ -224,7 +225,7 @@ impl SourceAttributes<'_> {
 
     /// Confirms that these tags belong to the object that HEAD showed. Without a version, they may
     /// belong to an object that has replaced it, even one with the same bytes.
-    async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), Trouble> {
+    async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), RoundFailure> {
         let has_none = tags.is_empty() && head.tag_count.is_none_or(|count| count == 0);
         if self.version().is_some() || has_none {
             return Ok(());
@@ -247,11 +248,13 @@ impl SourceAttributes<'_> {
     /// and tags are only tried, s3haul stops reading them once the destination has kept some, HEAD
     /// has shown a number for another object, or many objects in a row had no tags.
     fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
-        let Self { work, bucket, .. } = self;
-        let (refusals, destination) = (&work.refusals, &work.sides.destination);
+        let Self {
+            context, bucket, ..
+        } = self;
+        let (refusals, destination) = (&context.refusals, &context.sides.destination);
         match count {
             Some(0) => return false,
-            Some(_) if !work.sides.is_in_place() => {
+            Some(_) if !context.sides.is_in_place() => {
                 refusals.note_uncounted(bucket, Uncounted::Counts);
                 return false;
             }
@@ -288,12 +291,14 @@ impl SourceAttributes<'_> {
         &self,
         count: Option<u32>,
         draft: &mut Draft,
-    ) -> Result<Option<Vec<Tag>>, Trouble> {
+    ) -> Result<Option<Vec<Tag>>, RoundFailure> {
         if !self.reads_carried_tags(count, draft) {
             return Ok(None);
         }
-        let Self { work, bucket, .. } = self;
-        let refusals = &work.refusals;
+        let Self {
+            context, bucket, ..
+        } = self;
+        let refusals = &context.refusals;
         let failure = match self.counted_tags(count).await {
             Ok(tags) => {
                 refusals.note_answer(bucket, Attribute::Tags);
@@ -307,7 +312,7 @@ impl SourceAttributes<'_> {
             }
             Err(failure) => failure,
         };
-        let is_in_place = work.sides.is_in_place();
+        let is_in_place = context.sides.is_in_place();
         let is_tried = self.transfer().preserve.tags == Policy::Try;
         let permission = self.permission("Tagging");
         // If other objects got good answers, a bad one concerns this object only.
@@ -353,11 +358,11 @@ impl SourceAttributes<'_> {
         match self.bucket.acl(&self.pin.key, self.version()).await {
             Err(failure)
                 if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
-                    && self.work.sides.is_in_place() =>
+                    && self.context.sides.is_in_place() =>
             {
                 Ok(None)
             }
-            Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
+            Err(failure) if *failure.kind() == FailureKind::Denied && self.context.sides.is_in_place() => {
                 Err(failure.noting(
                     "an in-place change keeps the ACL, which needs s3:GetObjectAcl; with `to.acl`, it is not read",
                 ))
@@ -371,14 +376,14 @@ impl SourceAttributes<'_> {
         &self,
         attributes: &mut Attributes,
         draft: &mut Draft,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         if self.is_known_unreadable(Attribute::Acl, draft) {
             return Ok(());
         }
         let answer = || self.own_acl();
         let permission = self.permission("Acl");
         if let Some(Some(grants)) = self
-            .or_loss(Attribute::Acl, &permission, answer, draft)
+            .read_or_record_loss(Attribute::Acl, &permission, answer, draft)
             .await?
         {
             attributes.grants = grants;
@@ -388,7 +393,10 @@ impl SourceAttributes<'_> {
 
     /// Reads the names of the annotations and the texts of the first ones, so that a missing
     /// permission is noticed before anything is published.
-    pub(super) async fn annotations(&self, draft: &mut Draft) -> Result<Vec<Annotation>, Trouble> {
+    pub(super) async fn annotations(
+        &self,
+        draft: &mut Draft,
+    ) -> Result<Vec<Annotation>, RoundFailure> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
         }
@@ -414,7 +422,7 @@ impl SourceAttributes<'_> {
                 Ok((page, again))
             };
             let Some((page, again)) = self
-                .or_loss(Attribute::Annotations, permission, ask, draft)
+                .read_or_record_loss(Attribute::Annotations, permission, ask, draft)
                 .await?
             else {
                 return Ok(Vec::new());
@@ -429,7 +437,7 @@ impl SourceAttributes<'_> {
                     };
                     let permission = "s3:GetObjectAnnotation";
                     let text = self
-                        .or_loss(Attribute::Annotations, permission, ask, draft)
+                        .read_or_record_loss(Attribute::Annotations, permission, ask, draft)
                         .await?;
                     let Some(text) = text else {
                         return Ok(Vec::new());
@@ -454,7 +462,11 @@ impl SourceAttributes<'_> {
     /// Completes the lock that HEAD shows: S3 leaves out the parts that the caller may not see.
     /// Only versioned buckets have locks. If the lock is required, s3haul asks for the missing
     /// parts of each object; if it is only tried, it asks about one object per bucket.
-    pub(super) async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
+    pub(super) async fn lock(
+        &self,
+        head: &mut Head,
+        draft: &mut Draft,
+    ) -> Result<(), RoundFailure> {
         let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
         if !asks || head.version.is_none() {
             return Ok(());
@@ -480,7 +492,7 @@ impl SourceAttributes<'_> {
         get: impl Future<Output = Result<Option<T>, Failure>>,
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
-        let cell = self.work.refusals.shown(self.bucket, operation);
+        let cell = self.context.refusals.locks_shown(self.bucket, operation);
         let of = |answer: &Result<Option<T>, Failure>| match answer {
             Ok(_) => Some(Shown::All),
             Err(failure) => match failure.kind() {
@@ -490,7 +502,7 @@ impl SourceAttributes<'_> {
                     self.bucket.name()
                 ))),
                 FailureKind::NotUnderstood | FailureKind::Unreadable => Some(Shown::Nothing(
-                    concede::without_answer(failure, self.bucket.name()),
+                    attribute_fallback::without_answer(failure, self.bucket.name()),
                 )),
                 _ => None,
             },

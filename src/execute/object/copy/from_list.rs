@@ -11,8 +11,8 @@ use crate::checksum::looks_like_md5;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::attributes::TargetAttributes;
-use crate::execute::object::condition::RefusedWrite;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::condition::RefusalCause;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Ending;
 use crate::execute::replan::Replan;
 use crate::manifest::job::{Prove, Verify};
@@ -26,7 +26,7 @@ impl<'w> ObjectTask<'w> {
     pub(super) fn listed_etag(&self, source: &Bucket) -> Option<String> {
         let entry = &self.step.entry;
         let reads = Reads::of(
-            &self.work.sides.transfer,
+            &self.context.sides.transfer,
             source.capabilities(),
             &self.step.route,
         );
@@ -36,18 +36,18 @@ impl<'w> ObjectTask<'w> {
         );
         // HEAD is needed if the job demands a checksum, which an ETag is not, or if the job reads
         // bytes to prove a copy, because a checksum in HEAD usually makes that unnecessary.
-        let proof = self.work.sides.transfer.proof;
-        let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
-        let simple = self.step.route == Route::Copy
-            && self.step.turn.is_none()
-            && self.found.is_none()
+        let proof = self.context.sides.transfer.proof;
+        let needs_checksum = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
+        let is_plain_copy = self.step.route == Route::Copy
+            && self.step.history.is_none()
+            && self.maybe_ours.is_none()
             && !self.draft.in_place
             && self.destination().capabilities().believes_answers();
-        let enough = simple && !reads.head && !archived && !demanding;
+        let list_suffices = is_plain_copy && !reads.head && !archived && !needs_checksum;
         entry
             .etag
             .clone()
-            .filter(|etag| enough && looks_like_md5(etag))
+            .filter(|etag| list_suffices && looks_like_md5(etag))
     }
 
     /// Copies the object with this listed `ETag`. Returns `None` if it needs HEAD after all.
@@ -55,8 +55,8 @@ impl<'w> ObjectTask<'w> {
         &mut self,
         bucket: &'w Bucket,
         etag: &str,
-    ) -> Result<Option<Ending>, Trouble> {
-        let (work, step) = (self.work, self.step);
+    ) -> Result<Option<Ending>, RoundFailure> {
+        let (context, step) = (self.context, self.step);
         let condition = self.condition(ConditionalWrite::Copy);
         if self.is_taken(&condition).await? {
             return Ok(None);
@@ -69,15 +69,15 @@ impl<'w> ObjectTask<'w> {
         let mut source = Box::new(self.pinned(bucket, listed));
         let version = source.pin.version.clone();
         self.draft.pinned(&source.head, &step.route, version);
-        let wanted =
-            TargetAttributes::of_copy(work, &mut source, &step.route, &mut self.draft).await?;
+        let target =
+            TargetAttributes::of_copy(context, &mut source, &step.route, &mut self.draft).await?;
         let mut round = CopyRound {
             task: self,
             source,
-            wanted,
+            target,
         };
         let answer = round
-            .wanted
+            .target
             .copy_object(&round.source, step, &condition, &mut round.task.draft)
             .await;
         let answer = match answer {
@@ -89,37 +89,37 @@ impl<'w> ObjectTask<'w> {
                 round.task.draft.attempts += failure.details().attempts;
                 // The object comes from another writer, or from an earlier attempt whose answer was
                 // lost.
-                let refusal = round.task.refusal(&condition, &failure);
-                let Some(RefusedWrite::Taken(skip)) =
-                    refusal.filter(|_| round.task.draft.attempts > 1)
+                let cause = round.task.classify_refusal(&condition, &failure);
+                let Some(RefusalCause::Taken(skip)) =
+                    cause.filter(|_| round.task.draft.attempts > 1)
                 else {
                     return Ok(None);
                 };
                 return match round.read_source_head(etag).await {
                     Ok(()) => {
-                        let ending = round.accept_existing(skip).await?;
-                        round.finish(&ending).await?;
+                        let ending = round.accept_existing_copy(skip).await?;
+                        round.set_late_attributes(&ending).await?;
                         Ok(Some(ending))
                     }
-                    Err(Trouble::Replan(..)) => Ok(None),
-                    Err(trouble) => Err(trouble),
+                    Err(RoundFailure::Replan(..)) => Ok(None),
+                    Err(error) => Err(error),
                 };
             }
         };
         round.task.draft.attempts += answer.attempts;
         let written = answer.value;
-        round.task.seen = DestinationState::Object(written.etag.clone());
+        round.task.destination_state = DestinationState::Object(written.etag.clone());
         if written.etag != etag {
             round.read_source_head(etag).await?;
         }
-        round.conclude(written, None).await.map(Some)
+        round.prove_and_finish(written, None).await.map(Some)
     }
 }
 
 impl CopyRound<'_, '_> {
     /// Replaces the listed properties of the source with those of HEAD, which must show the same
     /// `ETag`.
-    async fn read_source_head(&mut self, etag: &str) -> Result<(), Trouble> {
+    async fn read_source_head(&mut self, etag: &str) -> Result<(), RoundFailure> {
         let entry = &self.task.step.entry;
         let (bucket, version) = (self.source.bucket, entry.version.as_deref());
         self.source.head = bucket.head(&entry.key, version).await?;

@@ -11,7 +11,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::condition::WriteResult;
 use crate::execute::object::published::PublishedObject;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::object::upload::parts::PartSource;
 use crate::execute::object::upload::record::UploadFingerprint;
 use crate::execute::object::upload::resume::Resumed;
@@ -33,7 +33,7 @@ impl<'w> CopyRound<'_, 'w> {
         &mut self,
         slot: Slot,
         layout: PartLayout,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         let request = self.upload_request(layout);
         let session = match UploadSession::resume(self.task, &request).await? {
             Some(Resumed::Session(session)) => {
@@ -44,13 +44,13 @@ impl<'w> CopyRound<'_, 'w> {
             Some(Resumed::Published(found, etag)) if !self.task.draft.in_place => {
                 drop(slot);
                 let ending = self.prove_published(*found, etag).await?;
-                self.finish(&ending).await?;
+                self.set_late_attributes(&ending).await?;
                 return Ok(ending);
             }
             Some(Resumed::Published(..)) | None => {
                 let source = Some(&*self.source);
-                let wanted = &mut self.wanted;
-                UploadSession::adopt_or_create(self.task, wanted, source, request, Some(slot))
+                let target = &mut self.target;
+                UploadSession::adopt_or_create(self.task, target, source, request, Some(slot))
                     .await?
             }
         };
@@ -66,11 +66,11 @@ impl<'w> CopyRound<'_, 'w> {
             etag: Some(pin.etag.clone()),
             modified: head.modified,
         };
-        let attributes = self.wanted.attributes();
+        let attributes = self.target.to_send();
         let declared = attributes.checksum;
-        let reads = self.task.work.sides.transfer.proof.prove == Prove::Read
+        let reads = self.task.context.sides.transfer.proof.prove == Prove::Read
             && declared.is_some_and(|(_, kind)| kind == ChecksumKind::FullObject);
-        let doubt = if self.expected().is_comparable(declared) || reads {
+        let adoption_obstacle = if self.expected().is_comparable(declared) || reads {
             adopt::unseen_acl(attributes)
         } else {
             Some(
@@ -78,32 +78,35 @@ impl<'w> CopyRound<'_, 'w> {
             )
         };
         UploadRequest {
-            fingerprint: UploadFingerprint::of(version, self.wanted.requested()),
+            fingerprint: UploadFingerprint::of(version, self.target.requested()),
             layout,
             attributes: attributes.clone(),
             checksum: head.checksum.clone(),
-            doubt,
+            adoption_obstacle,
         }
     }
 
     /// Copies the parts that S3 does not hold yet, publishes the object, and sets the attributes
     /// that no header carries. The upload stays on record until that is done, so that the next
     /// session knows that this run made the object.
-    async fn send(&mut self, mut session: UploadSession<'w>) -> Result<Ending, Trouble> {
+    async fn send(&mut self, mut session: UploadSession<'w>) -> Result<Ending, RoundFailure> {
         self.task.draft.parts = session.layout.count;
-        let outcome = self.parts_to_object(&mut session).await;
-        let attributes = self.wanted.attributes();
+        let outcome = self.copy_and_publish(&mut session).await;
+        let attributes = self.target.to_send();
         let outcome = session.verify_adopted(attributes, outcome, self.task).await;
-        let late = match &outcome {
-            Ok(ending) => self.finish(ending).await,
+        let attributes_set = match &outcome {
+            Ok(ending) => self.set_late_attributes(ending).await,
             Err(_) => Ok(()),
         };
-        if late.as_ref().is_err_and(Trouble::is_left) {
+        if attributes_set
+            .as_ref()
+            .is_err_and(RoundFailure::leaves_object_to_next_session)
+        {
             session.close(self.task);
-            return late.and(outcome);
+            return attributes_set.and(outcome);
         }
         let outcome = session.end(outcome, self.task).await;
-        late.and(outcome)
+        attributes_set.and(outcome)
     }
 
     /// Proves an object that an earlier session published without getting the answer.
@@ -111,7 +114,7 @@ impl<'w> CopyRound<'_, 'w> {
         &mut self,
         found: Head,
         etag: Option<String>,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         let written = found.clone().written();
         self.task.compare_encryption(&self.source.head, &written);
         let published = PublishedObject {
@@ -119,25 +122,25 @@ impl<'w> CopyRound<'_, 'w> {
             made: &FromParts::recorded(etag),
             parts: 0,
             compares: false,
-            slot: self.task.work.small_slot().await,
+            slot: self.task.context.small_slot().await,
         };
         let proof = self.prove(self.expected(), published).await?;
-        let asked = self.wanted.asked(&self.source.head);
+        let asked = self.target.asked(&self.source.head);
         self.task
-            .settle_differences(&written, asked, &found)
+            .record_differences(&written, asked, &found)
             .await?;
         self.task.count_bytes(self.source.head.size);
         Ok(ObjectTask::done(proof, written))
     }
 
     /// Copies the parts, checks them against the source, and publishes and proves the object.
-    async fn parts_to_object(
+    async fn copy_and_publish(
         &mut self,
         session: &mut UploadSession<'w>,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         self.copy_parts(session).await?;
-        let (work, in_place) = (self.task.work, self.task.draft.in_place);
-        let capabilities = work.sides.destination.capabilities();
+        let (context, in_place) = (self.task.context, self.task.draft.in_place);
+        let capabilities = context.sides.destination.capabilities();
         let is_kms = session.upload.is_kms();
         let declared = session.upload.declared().await?;
         let made = FromParts::of(&session.done, declared);
@@ -154,7 +157,7 @@ impl<'w> CopyRound<'_, 'w> {
                 return Err(self.explain_difference(&what, None).await);
             }
         }
-        let slot = work.small_slot().await;
+        let slot = context.small_slot().await;
         if !capabilities.pins_parts() && !self.is_unchanged().await? {
             return Err(Replan::SourceChanged.into());
         }
@@ -180,22 +183,22 @@ impl<'w> CopyRound<'_, 'w> {
         let written = match published {
             Ok(WriteResult::Written(written)) => written,
             Ok(WriteResult::Left(reason)) => return Ok(Ending::Skipped { reason }),
-            Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
+            Err(RoundFailure::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
                 let what = "S3 refused to publish parts that do not make the source's checksum";
                 return Err(self.explain_difference(what, None).await);
             }
             // The object may be unchanged, or another writer may have overwritten it.
-            Err(Trouble::Failed(failure))
+            Err(RoundFailure::Failed(failure))
                 if in_place && *failure.kind() == FailureKind::NoSuchUpload =>
             {
                 return Err(Replan::DestinationChanged.after(failure));
             }
-            Err(trouble) => return Err(trouble),
+            Err(error) => return Err(error),
         };
         if in_place && written.was_found {
             Box::pin(self.task.confirm_change()).await?;
         }
-        self.task.seen = DestinationState::Object(written.etag.clone());
+        self.task.destination_state = DestinationState::Object(written.etag.clone());
         self.task.compare_encryption(&self.source.head, &written);
         let made = if is_kms { made.without_etag() } else { made };
         let published = PublishedObject {
@@ -212,22 +215,27 @@ impl<'w> CopyRound<'_, 'w> {
     }
 
     /// Copies the parts that S3 does not hold yet.
-    async fn copy_parts(&self, session: &mut UploadSession<'w>) -> Result<(), Trouble> {
+    async fn copy_parts(&self, session: &mut UploadSession<'w>) -> Result<(), RoundFailure> {
         // Two requests store the same part only if the source is pinned and no encryption key
         // changes the ETag. The key of an adopted upload is unknown.
         let capabilities = self.task.destination().capabilities();
-        let twice = capabilities.pins_parts()
+        let may_send_twice = capabilities.pins_parts()
             && capabilities.content_etags
             && !session.upload.is_kms()
             && !session.is_adopted;
         let pin = Arc::new(self.source.pin.clone());
-        let sent = session.send_all(PartSource::CopyRange { pin, twice }).await;
-        sent.map_err(|trouble| match trouble {
-            Trouble::Failed(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
+        let sent = session
+            .send_all(PartSource::CopyRange {
+                pin,
+                may_send_twice,
+            })
+            .await;
+        sent.map_err(|error| match error {
+            RoundFailure::Failed(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
                 Replan::SourceRefused.into()
             }
-            Trouble::Replan(Replan::SourceChanged, _) => Replan::SourceRefused.into(),
-            trouble => trouble,
+            RoundFailure::Replan(Replan::SourceChanged, _) => Replan::SourceRefused.into(),
+            error => error,
         })?;
         session.done.sort_unstable_by_key(|part| part.number);
         Ok(())
@@ -240,7 +248,7 @@ impl<'w> CopyRound<'_, 'w> {
         &mut self,
         session: &UploadSession<'_>,
         made: &FromParts,
-    ) -> Result<Expected, Trouble> {
+    ) -> Result<Expected, RoundFailure> {
         let mut expected = self.expected();
         if session.upload.is_kms() {
             expected.etag = None;
@@ -249,13 +257,13 @@ impl<'w> CopyRound<'_, 'w> {
                 self.task.lose_etag(why);
             }
         }
-        let is_wanted = self.task.work.sides.transfer.proof.prove == Prove::Read;
+        let is_wanted = self.task.context.sides.transfer.proof.prove == Prove::Read;
         if let Some(sum) = &made.checksum
             && sum.kind == ChecksumKind::FullObject
             && is_wanted
             && !expected.is_comparable(Some((sum.algorithm, sum.kind)))
         {
-            expected.checksum = Some(self.sum_source(sum.algorithm).await?);
+            expected.checksum = Some(self.checksum_source(sum.algorithm).await?);
             expected.read = true;
         }
         Ok(expected)

@@ -8,7 +8,7 @@
 use super::PinnedSource;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::attributes::TargetAttributes;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Ending;
 use crate::execute::replan::Replan;
 use crate::location::ObjectKey;
@@ -20,50 +20,51 @@ use crate::s3::{Failure, FailureKind, Head, Operation};
 impl ObjectTask<'_> {
     /// Prepares a change of the object that HEAD shows. Returns an ending if the object no longer
     /// needs the change.
-    pub(super) async fn before_change(
+    pub(super) async fn prepare_change(
         &mut self,
         source: &PinnedSource<'_>,
-    ) -> Result<Option<Ending>, Trouble> {
+    ) -> Result<Option<Ending>, RoundFailure> {
         let PinnedSource { bucket, head, .. } = source;
-        self.seen = DestinationState::Object(head.etag.clone());
-        let Some(before) = &self.before else {
-            self.before = Some(head.clone());
+        self.destination_state = DestinationState::Object(head.etag.clone());
+        let Some(before_change) = &self.before_change else {
+            self.before_change = Some(head.clone());
             return Ok(None);
         };
         match self
-            .work
+            .context
             .sides
             .difference_in_place(&self.step.key, head)
             .await?
         {
             Difference::None => {}
             // HEAD cannot show the change, but the object is newer than it was before our attempt.
-            Difference::Unknown if self.draft.attempts > 0 && before.modified < head.modified => {}
-            Difference::Unknown | Difference::Is(_) => {
-                self.before = Some(head.clone());
+            Difference::Unknown
+                if self.draft.attempts > 0 && before_change.modified < head.modified => {}
+            Difference::Unknown | Difference::Found(_) => {
+                self.before_change = Some(head.clone());
                 return Ok(None);
             }
         }
-        let before = before.clone();
-        let version = before.version.clone();
-        self.draft.pinned(&before, &self.step.route, version);
+        let before_change = before_change.clone();
+        let version = before_change.version.clone();
+        self.draft.pinned(&before_change, &self.step.route, version);
         if self.draft.attempts == 0 {
             return Ok(Some(Ending::Skipped {
                 reason: Skip::AsSet,
             }));
         }
-        Box::pin(self.accept_existing(bucket, &before, None, Skip::AsSet))
+        Box::pin(self.accept_if_proven(bucket, &before_change, None, Skip::AsSet))
             .await
             .map(Some)
     }
 
     /// Confirms that the object at the key has the change. Its bytes do not show that, because the
     /// old object has the same ones.
-    pub(super) async fn confirm_change(&self) -> Result<(), Trouble> {
-        let (sides, key) = (&self.work.sides, &self.step.key);
+    pub(super) async fn confirm_change(&self) -> Result<(), RoundFailure> {
+        let (sides, key) = (&self.context.sides, &self.step.key);
         let found = sides.destination.head(key, None).await?;
         match sides.difference_in_place(key, &found).await? {
-            Difference::Is(_) => Err(Replan::DestinationChanged.into()),
+            Difference::Found(_) => Err(Replan::DestinationChanged.into()),
             Difference::None | Difference::Unknown => Ok(()),
         }
     }
@@ -72,8 +73,8 @@ impl ObjectTask<'_> {
     /// server cannot check a condition on the destination: then the condition on the source applies
     /// to the current version, and protects it instead.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {
-        let if_match = self.work.sides.destination.capabilities().if_match;
-        let is_guarded = !self.work.sides.is_in_place() || (if_match.copy && if_match.complete);
+        let if_match = self.context.sides.destination.capabilities().if_match;
+        let is_guarded = !self.context.sides.is_in_place() || (if_match.copy && if_match.complete);
         head.version.clone().filter(|_| is_guarded)
     }
 }
@@ -81,7 +82,7 @@ impl ObjectTask<'_> {
 impl TargetAttributes<'_> {
     /// Refuses a change in place that needs a second request to set all attributes of the object
     /// again: a run that is killed between the two requests would lose some.
-    pub(super) fn require_one_request(&self, key: &ObjectKey) -> Result<(), Failure> {
+    pub(super) fn refuse_second_request(&self, key: &ObjectKey) -> Result<(), Failure> {
         let Some(late) = self.late_attribute() else {
             return Ok(());
         };

@@ -20,7 +20,7 @@ use futures::TryStreamExt;
 use super::record::UploadRecord;
 use super::{UploadRequest, UploadSession};
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::replan::Replan;
 use crate::manifest::job::PartSize;
 use crate::multipart::{self, MultipartUpload};
@@ -38,11 +38,11 @@ impl<'w> UploadSession<'w> {
     pub(super) async fn adopt(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
-    ) -> Result<Option<Self>, Trouble> {
-        let (work, key) = (task.work, &task.step.key);
+    ) -> Result<Option<Self>, RoundFailure> {
+        let (context, key) = (task.context, &task.step.key);
         // Several versions of a key may have open uploads, and nothing distinguishes them.
-        if !work.adopts
-            || task.step.turn.is_some()
+        if !context.adopts
+            || task.step.history.is_some()
             || std::mem::replace(&mut task.draft.looked_for_uploads, true)
         {
             return Ok(None);
@@ -62,9 +62,12 @@ impl<'w> UploadSession<'w> {
             Err(failure) => return Err(failure.into()),
         };
         let mut others = listed.len();
-        let session = match (best(task, listed, request).await?, request.doubt) {
-            (Some(_), Some(doubt)) => {
-                let note = format!("no open upload at this key is adopted: {doubt}");
+        let session = match (
+            best(task, listed, request).await?,
+            request.adoption_obstacle,
+        ) {
+            (Some(_), Some(adoption_obstacle)) => {
+                let note = format!("no open upload at this key is adopted: {adoption_obstacle}");
                 task.draft.notes.push(note);
                 None
             }
@@ -76,13 +79,15 @@ impl<'w> UploadSession<'w> {
                     held.len(),
                     layout.count
                 ));
-                let record = UploadRecord::intend(work, task.step).await?;
+                let record = UploadRecord::record_create(context, task.step).await?;
                 let fingerprint = request.fingerprint.of_adopted();
-                record.created(work, &upload, fingerprint, &layout).await?;
+                record
+                    .created(context, &upload, fingerprint, &layout)
+                    .await?;
                 Some(Self {
                     held: held.into(),
                     is_adopted: true,
-                    ..Self::new(work, upload, record, layout)
+                    ..Self::new(context, upload, record, layout)
                 })
             }
             (None, _) => None,
@@ -101,7 +106,7 @@ impl<'w> UploadSession<'w> {
 
     /// Reports that the parts of this upload do not make the source, so another program may have
     /// created it. Returns the reason to copy the object again.
-    pub(in crate::execute::object) fn disown(&self, task: &mut ObjectTask<'_>) -> Trouble {
+    pub(in crate::execute::object) fn disown(&self, task: &mut ObjectTask<'_>) -> RoundFailure {
         let id = self.upload.id();
         let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
         task.draft.notes.push(format!(
@@ -122,7 +127,7 @@ pub(in crate::execute::object) fn unseen_acl(attributes: &Attributes) -> Option<
 /// know.
 async fn unknown_uploads(task: &ObjectTask<'_>) -> Result<Vec<OpenUpload>, Failure> {
     let listed = multipart::uploads_to(task.destination(), &task.step.key);
-    let orphans = &task.work.orphans;
+    let orphans = &task.context.orphans;
     let unknown = listed.try_filter(|open| ready(!orphans.knows(&open.upload_id)));
     unknown.try_collect().await
 }
@@ -133,11 +138,11 @@ async fn best(
     listed: Vec<OpenUpload>,
     request: &UploadRequest,
 ) -> Result<Option<Candidate>, Failure> {
-    let (sides, bucket) = (&task.work.sides, task.destination());
+    let (sides, bucket) = (&task.context.sides, task.destination());
     let source = &request.fingerprint.source;
     // The part size of a file depends on its size alone.
     let is_automatic = sides.transfer.parts.size == PartSize::Auto && sides.source.is_some();
-    let cut = if is_automatic && !request.layout.is_replay() {
+    let expected_layout = if is_automatic && !request.layout.is_replay() {
         ExpectedLayout::Automatically(request.layout.size, &bucket.capabilities().parts)
     } else {
         ExpectedLayout::Exactly(&request.layout)
@@ -151,7 +156,7 @@ async fn best(
     {
         let upload = MultipartUpload::open(bucket, &task.step.key, open.upload_id);
         let upload = match open.initiated {
-            Some(initiated) => upload.begun_at(initiated, false),
+            Some(initiated) => upload.created_at(initiated, false),
             None => upload,
         };
         let parts = upload.parts().try_collect().await;
@@ -173,7 +178,8 @@ async fn best(
                 continue;
             }
         };
-        if let Some((layout, kept)) = usable(parts, declared, cut, &request.attributes) {
+        if let Some((layout, kept)) = usable(parts, declared, expected_layout, &request.attributes)
+        {
             let held = |parts: &[PartDone]| parts.iter().map(|part| part.size).sum::<u64>();
             if best
                 .as_ref()

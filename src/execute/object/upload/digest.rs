@@ -132,7 +132,7 @@ const fn of_kind(kind: ChecksumKind) -> &'static str {
     match kind {
         ChecksumKind::FullObject => "FullObject",
         ChecksumKind::Composite => "Composite",
-        ChecksumKind::Untold => "Untold",
+        ChecksumKind::Unstated => "Untold",
     }
 }
 

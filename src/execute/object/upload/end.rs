@@ -15,7 +15,7 @@
 use super::UploadSession;
 use crate::execute::monitor::Event;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Ending;
 use crate::execute::replan::Replan;
 use crate::multipart::{self, Aborted, Stray};
@@ -27,29 +27,29 @@ impl UploadSession<'_> {
     pub(in crate::execute::object) fn close(self, task: &mut ObjectTask<'_>) {
         task.draft.attempts += self.attempts;
         let id = self.id;
-        self.work.monitor.observe(&Event::UploadEnded { id });
+        self.context.monitor.observe(&Event::UploadEnded { id });
     }
 
     /// Ends the session and its upload, as `outcome` requires. Returns the outcome, or the reason
     /// to plan the object again if the upload is gone or no longer accepted.
     pub(in crate::execute::object) async fn end(
         self,
-        outcome: Result<Ending, Trouble>,
+        outcome: Result<Ending, RoundFailure>,
         task: &mut ObjectTask<'_>,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         self.end_twins(task).await;
         let keeps_parts = self.keep_or_abort(&outcome, task).await;
         if !keeps_parts {
-            self.work
+            self.context
                 .monitor
                 .observe(&Event::BytesVoided { bytes: self.bytes });
         }
         let outcome = match outcome {
-            Err(Trouble::Failed(failure)) if self.was_ended_elsewhere(&failure) => {
+            Err(RoundFailure::Failed(failure)) if self.was_ended_by_others(&failure) => {
                 let failure = failure.noting("somebody else ended the upload");
                 Err(Replan::UploadGone.after(failure))
             }
-            Err(Trouble::Failed(failure))
+            Err(RoundFailure::Failed(failure))
                 if !self.held.is_empty() && *failure.kind() == FailureKind::Invalid =>
             {
                 Err(Replan::StaleUpload.after(failure))
@@ -64,37 +64,39 @@ impl UploadSession<'_> {
     /// resumed. Returns false if its parts are lost.
     async fn keep_or_abort(
         &self,
-        outcome: &Result<Ending, Trouble>,
+        outcome: &Result<Ending, RoundFailure>,
         task: &mut ObjectTask<'_>,
     ) -> bool {
-        let (work, upload, record) = (self.work, &self.upload, self.record);
+        let (context, upload, record) = (self.context, &self.upload, self.record);
         if matches!(outcome, Ok(Ending::Done { .. })) {
-            record.ended(&work.journal).await;
+            record.ended(&context.journal).await;
             return true;
         }
         // The next session tries an object that ended the run again. If the journal is broken,
         // another session may own the upload now.
-        let is_left_to_next =
-            outcome.as_ref().is_err_and(Trouble::is_left) || work.journal.broken().is_cancelled();
+        let is_left_to_next = outcome
+            .as_ref()
+            .is_err_and(RoundFailure::leaves_object_to_next_session)
+            || context.journal.broken().is_cancelled();
         if is_left_to_next && record.is_kept() {
             return true;
         }
-        if is_left_to_next && work.adopts {
+        if is_left_to_next && context.adopts {
             let id = upload.id();
             let command =
-                multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
+                multipart::command(&context.sides.destination, "abort", upload.key(), Some(id));
             task.draft.notes.push(format!(
                 "the upload {id} is left open: the next run with --adopt adopts it, and `{command}` frees its parts"
             ));
             return true;
         }
         let failure = match outcome {
-            Err(Trouble::Failed(failure)) => Some(failure),
+            Err(RoundFailure::Failed(failure)) => Some(failure),
             _ => None,
         };
         if !self.done.is_empty()
             && failure.is_some_and(may_succeed_later)
-            && record.keep(work).await
+            && record.keep(context).await
         {
             task.draft.notes.push(format!(
                 "its upload keeps {} of its parts ({}) for `s3haul retry` or the next run of the same command",
@@ -103,9 +105,9 @@ impl UploadSession<'_> {
             ));
             return true;
         }
-        let is_foreign = matches!(outcome, Err(Trouble::Replan(Replan::ForeignUpload, _)));
+        let is_foreign = matches!(outcome, Err(RoundFailure::Replan(Replan::ForeignUpload, _)));
         if is_foreign || self.abort(task).await {
-            record.ended(&work.journal).await;
+            record.ended(&context.journal).await;
         }
         // The server does not know an upload that it has just created.
         if let Some(failure) = failure
@@ -123,11 +125,11 @@ impl UploadSession<'_> {
     /// Aborts the upload, and notes it if it may stay open. Returns true if it needs no record any
     /// more.
     async fn abort(&self, task: &mut ObjectTask<'_>) -> bool {
-        let work = self.work;
+        let context = self.context;
         // The upload stays on record for the session that has the journal now.
-        if work.journal.keeps()
-            && work.journal.broken().is_cancelled()
-            && !work.journal.error().leaves_no_record()
+        if context.journal.keeps()
+            && context.journal.broken().is_cancelled()
+            && !context.journal.error().leaves_no_record()
         {
             return false;
         }
@@ -143,9 +145,9 @@ impl UploadSession<'_> {
                     (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
                 }
             },
-            () = work.tidying_ended() => (Stray::unanswered(id, work.tidying()), false),
+            () = context.abort_time_over() => (Stray::unanswered(id, context.abort_time()), false),
         };
-        let note = stray.told(task.destination(), upload.key());
+        let note = stray.describe(task.destination(), upload.key());
         task.draft.notes.push(note);
         is_over
     }
@@ -154,8 +156,8 @@ impl UploadSession<'_> {
     /// the server refused, and requests that hung. These uploads hold no bytes, so this can wait
     /// until the object is done.
     async fn end_twins(&self, task: &mut ObjectTask<'_>) {
-        let (work, upload) = (self.work, self.upload.outliving_the_run());
-        let known = work.orphans.known();
+        let (context, upload) = (self.context, self.upload.outliving_the_run());
+        let known = context.orphans.known();
         let twins = async {
             let late = upload.late_twins(known).await;
             (late, upload.refused_twins(known).await)
@@ -164,22 +166,22 @@ impl UploadSession<'_> {
             biased;
             strays = twins => strays,
             // The remaining time is needed to abort the upload itself.
-            () = work.halt.cancelled() => (vec![Stray::interrupted()], Vec::new()),
+            () = context.halt.cancelled() => (vec![Stray::interrupted()], Vec::new()),
         };
-        if let Some(record) = self.late_twin
+        if let Some(record) = self.second_create
             && !late.iter().any(|stray| stray.may_pass)
         {
-            record.ended(&work.journal).await;
+            record.ended(&context.journal).await;
         }
         let (bucket, key) = (task.destination(), self.upload.key());
         let strays = late.iter().chain(&refused);
-        let notes = strays.map(|stray| stray.told(bucket, key));
+        let notes = strays.map(|stray| stray.describe(bucket, key));
         task.draft.notes.extend(notes);
     }
 
     /// Returns true if the upload is gone, held parts, and was not ended by a request of ours: a
     /// lifecycle rule or another program ended it.
-    fn was_ended_elsewhere(&self, failure: &Failure) -> bool {
+    fn was_ended_by_others(&self, failure: &Failure) -> bool {
         if *failure.kind() != FailureKind::NoSuchUpload {
             return false;
         }

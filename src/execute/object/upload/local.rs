@@ -14,12 +14,14 @@ use super::UploadSession;
 use crate::bucket::Answer;
 use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
-use crate::execute::Work;
+use crate::execute::TransferContext;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::condition::WriteResult;
 use crate::execute::object::published::HeadCheck;
-use crate::execute::object::sent::{PartSum, SumMethod, equal, is_comparable, md5_contradiction};
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
+use crate::execute::object::sent::{
+    ChecksumMethod, PartChecksum, is_comparable, md5_contradiction, prove_equal,
+};
 use crate::execute::receipt::{Ending, Proof};
 use crate::manifest::job::{Prove, Verify};
 use crate::multipart::MultipartUpload;
@@ -30,51 +32,51 @@ use crate::s3::{
 
 /// Computes the checksums of the parts of one upload, and sends them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(in crate::execute::object) struct LocalParts {
+pub(in crate::execute::object) struct PartSender {
     upload: Arc<MultipartUpload>,
     /// The parts that S3 held when the upload was resumed or adopted.
     held: Arc<[PartDone]>,
     /// The method of computing the parts' checksums.
-    pub(super) method: SumMethod,
+    pub(super) method: ChecksumMethod,
     /// False if an encryption key makes `ETag`s that are no MD5s, or may do so.
-    may_be_md5s: bool,
+    no_encryption_key: bool,
     /// True if the `ETag`s in the bucket are MD5s: the profile says so, or this run has seen one.
-    are_md5s: Arc<AtomicBool>,
+    server_uses_md5: Arc<AtomicBool>,
 }
 
-impl LocalParts {
+impl PartSender {
     pub(in crate::execute::object) fn of(
-        work: &Work,
+        context: &TransferContext,
         session: &UploadSession<'_>,
         attributes: &Attributes,
     ) -> Self {
         let algorithm = attributes.checksum.map(|(algorithm, _)| algorithm);
-        let reads = algorithm.is_none() && work.sides.transfer.proof.prove == Prove::Read;
+        let reads = algorithm.is_none() && context.sides.transfer.proof.prove == Prove::Read;
         Self {
             upload: Arc::clone(&session.upload),
             held: Arc::clone(&session.held),
-            method: SumMethod { algorithm, reads },
+            method: ChecksumMethod { algorithm, reads },
             // The encryption key of an adopted upload is not known.
-            may_be_md5s: !session.upload.is_kms() && !session.is_adopted,
-            are_md5s: work.refusals.md5s(&work.sides.destination),
+            no_encryption_key: !session.upload.is_kms() && !session.is_adopted,
+            server_uses_md5: context.refusals.md5s(&context.sides.destination),
         }
     }
 
     /// Returns the part that S3 holds already, if it has exactly these bytes.
-    fn held_part(&self, number: u32, size: u64, sum: &PartSum) -> Option<PartDone> {
-        let sum = sum.declared()?;
+    fn held_part(&self, number: u32, size: u64, checksum: &PartChecksum) -> Option<PartDone> {
+        let checksum = checksum.declared()?;
         let at = self
             .held
             .binary_search_by_key(&number, |part| part.number)
             .ok()?;
         let part = &self.held[at];
-        (part.checksum.as_ref() == Some(&sum.value) && part.size == size).then(|| part.clone())
+        (part.checksum.as_ref() == Some(&checksum.value) && part.size == size).then(|| part.clone())
     }
 
     /// Computes the checksum of one part, and sends it.
     pub(super) async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
-        let (method, summed) = (self.method, body.clone());
-        let sum = spawn_blocking(move || method.sum(&summed))
+        let (method, bytes) = (self.method, body.clone());
+        let checksum = spawn_blocking(move || method.compute(&bytes))
             .await
             .map_err(|error| {
                 Failure::new(
@@ -84,18 +86,18 @@ impl LocalParts {
                     error.to_string(),
                 )
             })?;
-        self.send_summed(number, body, sum).await
+        self.send_with_checksum(number, body, checksum).await
     }
 
     /// Sends one part, unless S3 holds it already. If no checksum was declared, the `ETag` must be
     /// the MD5 of the bytes on servers whose `ETag`s are MD5s.
-    pub(super) async fn send_summed(
+    pub(super) async fn send_with_checksum(
         &self,
         number: u32,
         body: Bytes,
-        sum: PartSum,
+        checksum: PartChecksum,
     ) -> Result<Answer<PartDone>, Failure> {
-        if let Some(value) = self.held_part(number, body.len() as u64, &sum) {
+        if let Some(value) = self.held_part(number, body.len() as u64, &checksum) {
             return Ok(Answer {
                 value,
                 attempts: 0,
@@ -104,27 +106,27 @@ impl LocalParts {
         }
         let upload = &self.upload;
         let sent = upload
-            .send_part(number, body.clone(), sum.declared())
+            .send_part(number, body.clone(), checksum.declared())
             .await?;
         let (mut part, is_echoed) = sent.value.clone();
         let answered = part.checksum.take();
-        part.checksum = match &sum {
-            PartSum::Declared(sum) => Some(sum.value.clone()),
-            PartSum::ForRead(value) => Some(value.clone()),
-            PartSum::Md5(md5) => (*md5 == part.etag).then(|| md5.clone()),
+        part.checksum = match &checksum {
+            PartChecksum::Declared(checksum) => Some(checksum.value.clone()),
+            PartChecksum::ForRead(value) => Some(value.clone()),
+            PartChecksum::Md5(md5) => (*md5 == part.etag).then(|| md5.clone()),
         };
-        let contradiction = match (&sum, answered) {
-            (PartSum::Declared(sum), Some(answered)) if is_echoed => {
+        let contradiction = match (&checksum, answered) {
+            (PartChecksum::Declared(checksum), Some(answered)) if is_echoed => {
                 // A checksum of another length is of another algorithm, and proves nothing.
-                let differ = answered.len() == sum.value.len() && answered != sum.value;
+                let differ = answered.len() == checksum.value.len() && answered != checksum.value;
                 differ.then(|| {
                     let Checksum {
                         algorithm, value, ..
-                    } = sum;
+                    } = checksum;
                     format!("the {algorithm} of the sent bytes is {value}, S3 stored {answered}")
                 })
             }
-            (PartSum::ForRead(_), _) => None,
+            (PartChecksum::ForRead(_), _) => None,
             // Without a declared checksum that the server confirms, only the MD5 can contradict.
             _ => self.md5_contradiction(&part, body).await?,
         };
@@ -146,14 +148,14 @@ impl LocalParts {
         part: &PartDone,
         body: Bytes,
     ) -> Result<Option<String>, Failure> {
-        if !self.may_be_md5s {
+        if !self.no_encryption_key {
             return Ok(None);
         }
-        if self.method.summed_with().is_none() && part.checksum.is_some() {
-            self.are_md5s.store(true, Ordering::Release);
+        if self.method.part_algorithm().is_none() && part.checksum.is_some() {
+            self.server_uses_md5.store(true, Ordering::Release);
             return Ok(None);
         }
-        if !self.are_md5s.load(Ordering::Acquire) {
+        if !self.server_uses_md5.load(Ordering::Acquire) {
             return Ok(None);
         }
         let md5 = spawn_blocking(move || checksum::md5_etag(&body)).await;
@@ -175,8 +177,8 @@ impl LocalParts {
         session: &mut UploadSession<'_>,
         attributes: &Attributes,
         task: &mut ObjectTask<'_>,
-    ) -> Result<Ending, Trouble> {
-        let slot = task.work.small_slot().await;
+    ) -> Result<Ending, RoundFailure> {
+        let slot = task.context.small_slot().await;
         let condition = task.condition(ConditionalWrite::Complete);
         if task.is_taken(&condition).await? {
             return Ok(Ending::Skipped {
@@ -195,9 +197,9 @@ impl LocalParts {
             condition,
         };
         if let Some(what) = self.contradicted_part(parts) {
-            return Err(task.refuse_to_publish(&what).into());
+            return Err(task.not_equal(&what).into());
         }
-        let are_md5s = self.have_md5s();
+        let server_uses_md5 = self.etags_are_md5s();
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         let sent = self.named(parts);
         let published = session.complete(&sent, predicted.clone(), spec, task);
@@ -205,17 +207,17 @@ impl LocalParts {
             WriteResult::Written(written) => written,
             WriteResult::Left(reason) => return Ok(Ending::Skipped { reason }),
         };
-        let all_md5 =
-            self.method.summed_with().is_none() && parts.iter().all(|part| part.checksum.is_some());
-        let made_of_md5s = all_md5 && predicted.as_ref() == Some(&written.etag);
+        let parts_match_md5 = self.method.part_algorithm().is_none()
+            && parts.iter().all(|part| part.checksum.is_some());
+        let etag_matches_parts = parts_match_md5 && predicted.as_ref() == Some(&written.etag);
         let comparable = |stored: &Checksum| {
             whole
                 .as_ref()
                 .is_some_and(|sent| is_comparable(sent, stored))
         };
-        let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
+        let is_answered = etag_matches_parts || written.checksum.as_ref().is_some_and(comparable);
         let size_suffices =
-            task.work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
+            task.context.sides.transfer.proof.verify == Verify::Size && whole.is_some();
         let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let believes = task.destination().capabilities().believes_answers();
         let must_look = (!is_answered && !size_suffices) || !believes;
@@ -230,11 +232,11 @@ impl LocalParts {
         let look = HeadCheck {
             size,
             parts,
-            is_needed: must_look,
+            is_only_proof: must_look,
             ..task.head_check(&written, asked, Operation::CreateMultipartUpload)
         };
         let found = Box::pin(task.check_sent(look)).await?;
-        let may_be_made = are_md5s
+        let etag_is_comparable = server_uses_md5
             && task.destination().capabilities().content_etags
             && found.as_ref().is_none_or(|found| !found.kms);
         // KMS uploads answer without a checksum; the object shows it.
@@ -245,10 +247,10 @@ impl LocalParts {
             shown
         };
         let proof = match (&whole, &stored) {
-            (Some(sent), Some(stored)) if is_comparable(sent, stored) => equal(sent, stored),
-            _ if made_of_md5s => Ok(Proof::PartEtags),
+            (Some(sent), Some(stored)) if is_comparable(sent, stored) => prove_equal(sent, stored),
+            _ if etag_matches_parts => Ok(Proof::PartEtags),
             _ => match predicted.filter(|predicted| *predicted != written.etag) {
-                Some(made) if may_be_made => {
+                Some(made) if etag_is_comparable => {
                     let etag = &written.etag;
                     Err(format!("the ETag is {etag}, but its parts make {made}"))
                 }
@@ -265,14 +267,14 @@ impl LocalParts {
     }
 
     /// Returns true once the `ETag`s of the parts are known to be the MD5s of their bytes.
-    fn have_md5s(&self) -> bool {
-        self.may_be_md5s && self.are_md5s.load(Ordering::Acquire)
+    fn etags_are_md5s(&self) -> bool {
+        self.no_encryption_key && self.server_uses_md5.load(Ordering::Acquire)
     }
 
     /// Returns a sentence if the `ETag` of a part contradicts its bytes. A part that was confirmed
     /// before any `ETag` was known to be an MD5 can be checked only now.
     fn contradicted_part(&self, parts: &[PartDone]) -> Option<String> {
-        if !self.have_md5s() || self.method.summed_with().is_some() {
+        if !self.etags_are_md5s() || self.method.part_algorithm().is_some() {
             return None;
         }
         let is_other =
@@ -285,7 +287,11 @@ impl LocalParts {
 
     /// Combines the checksums of the parts into that of the whole.
     fn combined(&self, parts: &[PartDone]) -> Option<Checksum> {
-        checksum::of_parts(parts, self.method.summed_with()?, ChecksumKind::FullObject)
+        checksum::of_parts(
+            parts,
+            self.method.part_algorithm()?,
+            ChecksumKind::FullObject,
+        )
     }
 
     /// Returns the parts as Complete names them.

@@ -26,7 +26,7 @@ use crate::multipart::{self, MultipartUpload, Stray};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// The longest time for which a request of an ended session may still be in flight.
-const LATE: Duration = Duration::from_mins(5);
+const REQUEST_GRACE: Duration = Duration::from_mins(5);
 
 /// The uploads that earlier sessions left open and that no object has taken yet.
 #[derive(Debug, Default)]
@@ -65,21 +65,21 @@ impl OrphanUpload {
 impl Orphans {
     /// Collects the uploads that the journal records as open.
     pub(crate) fn of(state: &RunState, listed_anew: BTreeSet<u32>, patience: Duration) -> Self {
-        let begun = state
+        let created = state
             .uploads
             .values()
-            .filter_map(|open| open.begun.as_ref());
+            .filter_map(|open| open.created.as_ref());
         let last = state.last.unwrap_or_default();
         let ranges = state
             .ranges
             .values()
             .filter(|range| !listed_anew.contains(&range.transfer));
         Self {
-            known: begun.map(|begun| begun.id.clone()).collect(),
+            known: created.map(|created| created.id.clone()).collect(),
             uploads: Mutex::new(state.uploads.clone()),
             // A session writes no event while it repeats a request to a silent server.
             until: last
-                .checked_add(patience + LATE)
+                .checked_add(patience + REQUEST_GRACE)
                 .unwrap_or(last)
                 .min(Timestamp::now()),
             resumed_objects: ranges
@@ -188,7 +188,7 @@ impl Orphans {
                 .map(|transfer| transfer.destination_access.clone())
                 .unwrap_or_default();
             let reached = connections
-                .bucket_on_terms(&place.endpoint, &place.bucket, &access)
+                .bucket_with_access(&place.endpoint, &place.bucket, &access)
                 .await;
             let bucket = match reached {
                 Ok(bucket) => bucket,
@@ -216,11 +216,18 @@ impl Orphans {
     ) -> Vec<String> {
         let (key, id) = (
             &orphan.open.place.key,
-            orphan.open.begun.as_ref().map(|begun| begun.id.as_str()),
+            orphan
+                .open
+                .created
+                .as_ref()
+                .map(|created| created.id.as_str()),
         );
         match self.try_abort(orphan, journal, bucket).await {
             // The record is closed, so nothing else reports these uploads.
-            Ok(strays) => strays.iter().map(|stray| stray.told(bucket, key)).collect(),
+            Ok(strays) => strays
+                .iter()
+                .map(|stray| stray.describe(bucket, key))
+                .collect(),
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
                 let id = id.unwrap_or("of unknown id");
                 vec![format!(
@@ -232,7 +239,7 @@ impl Orphans {
                 let stray = Stray::failed(id, &failure);
                 vec![format!(
                     "{}; the next run tries again",
-                    stray.told(bucket, key)
+                    stray.describe(bucket, key)
                 )]
             }
         }
@@ -246,7 +253,11 @@ impl Orphans {
     ) -> Result<Vec<Stray>, Failure> {
         let (key, id) = (
             &orphan.open.place.key,
-            orphan.open.begun.as_ref().map(|begun| begun.id.as_str()),
+            orphan
+                .open
+                .created
+                .as_ref()
+                .map(|created| created.id.as_str()),
         );
         // Another server than the one that created the upload answers that it has no such upload,
         // which proves nothing.
@@ -302,7 +313,7 @@ mod tests {
         };
         let before = Timestamp::now();
         let long_ago = before - Duration::from_hours(5);
-        assert_eq!(until(long_ago), long_ago + patience + LATE);
+        assert_eq!(until(long_ago), long_ago + patience + REQUEST_GRACE);
         let just_now = until(before);
         assert!(
             (before..=Timestamp::now()).contains(&just_now),

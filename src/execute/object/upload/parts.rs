@@ -16,13 +16,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::UploadSession;
-use super::local::LocalParts;
+use super::local::PartSender;
 use crate::bucket::Answer;
-use crate::execute::Work;
+use crate::execute::TransferContext;
 use crate::execute::monitor::Event;
 use crate::execute::object::local_file::OpenFile;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::object::stream_parts::StreamParts;
-use crate::execute::object::trouble::Trouble;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::SlotKind;
@@ -38,12 +38,12 @@ pub(in crate::execute::object) enum PartSource<'a> {
     CopyRange {
         pin: Arc<SourcePin>,
         /// True if a part may be requested twice at once: both requests store the same part.
-        twice: bool,
+        may_send_twice: bool,
     },
     /// A local file.
-    File(OpenFile, LocalParts),
+    File(OpenFile, PartSender),
     /// A stream, whose parts are read one after another.
-    Stream(&'a mut StreamParts, LocalParts),
+    Stream(&'a mut StreamParts, PartSender),
 }
 
 impl UploadSession<'_> {
@@ -52,9 +52,12 @@ impl UploadSession<'_> {
     pub(in crate::execute::object) async fn send_all(
         &mut self,
         source: PartSource<'_>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         match source {
-            PartSource::CopyRange { pin, twice } => {
+            PartSource::CopyRange {
+                pin,
+                may_send_twice,
+            } => {
                 // The held parts are copies of this source. Held parts of a file count only once
                 // they have been compared with the file.
                 self.done = self.held.to_vec();
@@ -68,7 +71,7 @@ impl UploadSession<'_> {
                     let range = has_range.then(|| part.first_last());
                     async move {
                         upload
-                            .copy_part_with(part.number, &pin, range, part.length, twice)
+                            .copy_part_with(part.number, &pin, range, part.length, may_send_twice)
                             .await
                     }
                 })
@@ -80,9 +83,10 @@ impl UploadSession<'_> {
                     let (file, sender) = (file.clone(), sender.clone());
                     async move {
                         let method = sender.method;
-                        let (body, sum, _permit) =
-                            file.read_part(part, move |body| method.sum(body)).await?;
-                        sender.send_summed(part.number, body, sum).await
+                        let (body, checksum, _permit) = file
+                            .read_part(part, move |body| method.compute(body))
+                            .await?;
+                        sender.send_with_checksum(part.number, body, checksum).await
                     }
                 })
                 .await
@@ -95,11 +99,11 @@ impl UploadSession<'_> {
     }
 
     /// Runs `send` for every part of the layout that S3 does not hold yet.
-    async fn send_layout<F>(&mut self, send: impl Fn(PartRange) -> F) -> Result<(), Trouble>
+    async fn send_layout<F>(&mut self, send: impl Fn(PartRange) -> F) -> Result<(), RoundFailure>
     where
         F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
     {
-        let (work, layout) = (self.work, self.layout.clone());
+        let (context, layout) = (self.context, self.layout.clone());
         let mut left = layout.size.saturating_sub(self.bytes);
         let held: BTreeSet<u32> = self.done.iter().map(|part| part.number).collect();
         let mut parts = layout
@@ -110,25 +114,25 @@ impl UploadSession<'_> {
         let mut running = PartsInFlight::of(&self.upload);
         loop {
             // If parts would wait in the queue, the ones in flight are enough.
-            let is_clogged = !running.is_empty() && work.is_clogged(self.upload.key());
-            let may_start = running.trouble.is_none() && parts.peek().is_some() && !is_clogged;
+            let is_clogged = !running.is_empty() && context.is_clogged(self.upload.key());
+            let may_start = running.error.is_none() && parts.peek().is_some() && !is_clogged;
             if may_start && next_slot.is_none() {
-                let slots = work.slots();
+                let slots = context.slots();
                 next_slot = Some(slots.request(slots.bulk(left, layout.part_size)));
             }
             tokio::select! {
                 Some(slot) = OptionFuture::from(next_slot.as_mut()) => {
                     next_slot = None;
                     match (slot, parts.next()) {
-                        (Ok(slot), Some(part)) if running.trouble.is_none() => {
+                        (Ok(slot), Some(part)) if running.error.is_none() => {
                             left -= part.length;
                             running.spawn(slot, send(part));
                         }
-                        (Err(_), _) => running.fail(Trouble::Stopped),
+                        (Err(_), _) => running.fail(RoundFailure::Stopped),
                         _ => {}
                     }
                 }
-                Some(answer) = running.next(work) => self.take(answer, &mut running).await,
+                Some(answer) = running.next(context) => self.record_part(answer, &mut running).await,
                 // The queue may get shorter long before a part is confirmed.
                 () = sleep(CLOGGED), if is_clogged => {}
                 else => break,
@@ -141,27 +145,27 @@ impl UploadSession<'_> {
     async fn send_stream(
         &mut self,
         parts: &mut StreamParts,
-        sender: LocalParts,
-    ) -> Result<(), Trouble> {
-        let work = self.work;
+        sender: PartSender,
+    ) -> Result<(), RoundFailure> {
+        let context = self.context;
         let mut running = PartsInFlight::of(&self.upload);
         loop {
-            let next = parts.next(work).await;
+            let next = parts.next(context).await;
             while let Some(joined) = running.tasks.try_join_next() {
                 if let Some(answer) = running.answer_of(joined) {
-                    self.take(answer, &mut running).await;
+                    self.record_part(answer, &mut running).await;
                 }
             }
             let part = match next {
-                Ok(Some(part)) if running.trouble.is_none() => part,
+                Ok(Some(part)) if running.error.is_none() => part,
                 Ok(_) => break,
-                Err(trouble) => {
-                    running.fail(trouble);
+                Err(error) => {
+                    running.fail(error);
                     break;
                 }
             };
-            let Ok(slot) = work.slots().request(SlotKind::Bulk(u64::MAX)).await else {
-                running.fail(Trouble::Stopped);
+            let Ok(slot) = context.slots().request(SlotKind::Bulk(u64::MAX)).await else {
+                running.fail(RoundFailure::Stopped);
                 break;
             };
             let sender = sender.clone();
@@ -171,22 +175,24 @@ impl UploadSession<'_> {
                 answer
             });
         }
-        while let Some(answer) = running.next(work).await {
-            self.take(answer, &mut running).await;
+        while let Some(answer) = running.next(context).await {
+            self.record_part(answer, &mut running).await;
         }
         running.finish()
     }
 
     /// Counts a part that S3 has confirmed, and records it.
-    async fn take(&mut self, answer: Answer<PartDone>, running: &mut PartsInFlight) {
+    async fn record_part(&mut self, answer: Answer<PartDone>, running: &mut PartsInFlight) {
         let (id, bytes) = (Some(self.id), answer.value.size);
         self.attempts += answer.attempts;
         self.bytes = self.bytes.saturating_add(bytes);
-        let recorded = self.record.part(self.work, &answer.value).await;
+        let recorded = self.record.part(self.context, &answer.value).await;
         self.done.push(answer.value);
-        self.work.monitor.observe(&Event::BytesCopied { id, bytes });
-        if let Err(trouble) = recorded {
-            running.fail(trouble);
+        self.context
+            .monitor
+            .observe(&Event::BytesCopied { id, bytes });
+        if let Err(error) = recorded {
+            running.fail(error);
         }
     }
 }
@@ -197,8 +203,8 @@ struct PartsInFlight {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
     /// Cancels the requests that wait in the queue or for a retry.
     called_off: CancellationToken,
-    /// The first trouble; no part starts after it.
-    trouble: Option<Trouble>,
+    /// The first error; no part starts after it.
+    error: Option<RoundFailure>,
 }
 
 impl PartsInFlight {
@@ -207,7 +213,7 @@ impl PartsInFlight {
         Self {
             tasks: JoinSet::new(),
             called_off: upload.called_off(),
-            trouble: None,
+            error: None,
         }
     }
 
@@ -227,23 +233,23 @@ impl PartsInFlight {
         });
     }
 
-    /// Records the first trouble. Cancels the requests that wait, unless the run stops, which ends
+    /// Records the first error. Cancels the requests that wait, unless the run stops, which ends
     /// them anyway.
-    fn fail(&mut self, trouble: Trouble) {
-        if !matches!(trouble, Trouble::Stopped) {
+    fn fail(&mut self, error: RoundFailure) {
+        if !matches!(error, RoundFailure::Stopped) {
             self.called_off.cancel();
         }
-        self.trouble.get_or_insert(trouble);
+        self.error.get_or_insert(error);
     }
 
     /// Waits for the next confirmed part. Returns `None` once no part is in flight.
-    async fn next(&mut self, work: &Work) -> Option<Answer<PartDone>> {
+    async fn next(&mut self, context: &TransferContext) -> Option<Answer<PartDone>> {
         loop {
             let joined = tokio::select! {
                 joined = self.tasks.join_next() => joined?,
                 // The drain time is over, so requests in flight may no longer finish.
-                () = work.halt.cancelled(), if !self.tasks.is_empty() => {
-                    self.fail(Trouble::Stopped);
+                () = context.halt.cancelled(), if !self.tasks.is_empty() => {
+                    self.fail(RoundFailure::Stopped);
                     self.tasks.abort_all();
                     self.tasks.join_next().await?
                 }
@@ -262,7 +268,7 @@ impl PartsInFlight {
         match joined {
             Ok(Ok(answer)) => return Some(answer),
             Ok(Err(failure)) => self.fail(failure.into()),
-            Err(error) if error.is_cancelled() => self.fail(Trouble::Stopped),
+            Err(error) if error.is_cancelled() => self.fail(RoundFailure::Stopped),
             Err(error) => {
                 let message = format!("a part's task panicked: {error}");
                 self.fail(
@@ -274,7 +280,7 @@ impl PartsInFlight {
     }
 
     /// Returns the outcome once no part is in flight.
-    fn finish(self) -> Result<(), Trouble> {
-        self.trouble.map_or(Ok(()), Err)
+    fn finish(self) -> Result<(), RoundFailure> {
+        self.error.map_or(Ok(()), Err)
     }
 }

@@ -12,12 +12,12 @@ use tokio::time::timeout;
 
 use super::digest::digest;
 use crate::bucket::Bucket;
-use crate::execute::Work;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::TransferContext;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Draft;
 use crate::journal::Journal;
 use crate::journal::event::{JournalEvent, PartLengths, SourceVersion};
-use crate::journal::uploads::BegunUpload;
+use crate::journal::uploads::UploadDetails;
 use crate::location::ObjectKey;
 use crate::multipart::{self, Aborted, MultipartUpload, Stray};
 use crate::plan::loss::{Loss, Lost};
@@ -78,8 +78,8 @@ impl UploadFingerprint {
     }
 
     /// Returns true if a recorded upload has the same source version and requested attributes.
-    pub(crate) fn matches(&self, begun: &BegunUpload) -> bool {
-        begun.source == self.source && begun.attributes == self.attributes
+    pub(crate) fn matches(&self, created: &UploadDetails) -> bool {
+        created.source == self.source && created.attributes == self.attributes
     }
 }
 
@@ -106,15 +106,18 @@ impl UploadRecord {
     }
 
     /// Records that an upload is about to be created.
-    pub(crate) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
-        let Some(object) = step.object.filter(|_| work.journal.keeps()) else {
+    pub(crate) async fn record_create(
+        context: &TransferContext,
+        step: &Step,
+    ) -> Result<Self, RoundFailure> {
+        let Some(object) = step.object.filter(|_| context.journal.keeps()) else {
             return Ok(Self::off_record());
         };
-        let record = Self::known(work.journal.next_id(), Timestamp::now());
-        let place = work.upload_place(&step.key);
-        let server = Some(work.sides.destination.server().to_owned());
+        let record = Self::known(context.journal.next_id(), Timestamp::now());
+        let place = context.upload_place(&step.key);
+        let server = Some(context.sides.destination.server().to_owned());
         record
-            .commit(work, |upload| JournalEvent::UploadIntended {
+            .commit(context, |upload| JournalEvent::UploadIntended {
                 upload,
                 object,
                 place,
@@ -128,11 +131,11 @@ impl UploadRecord {
     /// aborted, unless it was adopted.
     pub(crate) async fn created(
         self,
-        work: &Work,
+        context: &TransferContext,
         upload: &MultipartUpload,
         fingerprint: UploadFingerprint,
         layout: &PartLayout,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         let UploadFingerprint {
             source,
             attributes,
@@ -151,15 +154,15 @@ impl UploadRecord {
             losses,
             adopted,
         };
-        let outcome = self.commit(work, created).await;
+        let outcome = self.commit(context, created).await;
         if outcome.is_err()
             && !adopted
             && !matches!(
-                timeout(work.tidying(), upload.outliving_the_run().abort()).await,
+                timeout(context.abort_time(), upload.outliving_the_run().abort()).await,
                 Ok(Ok(Aborted::Gone | Aborted::NotThere))
             )
         {
-            let (bucket, key) = (&work.sides.destination, upload.key());
+            let (bucket, key) = (&context.sides.destination, upload.key());
             let command = multipart::command(bucket, "abort", key, Some(upload.id()));
             tracing::warn!(%key, id = upload.id(), "the upload may be left open; abort it with `{command}`");
         }
@@ -170,7 +173,7 @@ impl UploadRecord {
     /// took effect. Returns notes about uploads that may be left open.
     pub(crate) async fn not_created(
         self,
-        work: &Work,
+        context: &TransferContext,
         key: &ObjectKey,
         failure: &Failure,
     ) -> Vec<String> {
@@ -178,20 +181,20 @@ impl UploadRecord {
         let was_sent = is_stopped && failure.details().attempts > 0;
         let is_refused = !is_stopped && !failure.may_have_taken_effect();
         if !was_sent && !failure.may_have_taken_effect() && (is_stopped || !failure.is_answer()) {
-            self.ended(&work.journal).await;
+            self.ended(&context.journal).await;
             return Vec::new();
         }
         if is_stopped && self.upload.is_some() {
-            let told = Stray::interrupted().told(&work.sides.destination, key);
+            let told = Stray::interrupted().describe(&context.sides.destination, key);
             return vec![format!(
                 "{told}; the next run of this job looks for it and aborts it"
             )];
         }
         // The search has little patience, because the object is late already. A stop does not end
         // it.
-        let bucket = work.sides.destination.for_probes().tidying_up();
+        let bucket = context.sides.destination.for_probes().for_cleanup();
         let window = (self.intended, Timestamp::now());
-        let known = work.orphans.known();
+        let known = context.orphans.known();
         let search = async {
             // A refusal is trusted unless the list shows an upload.
             if is_refused {
@@ -202,19 +205,23 @@ impl UploadRecord {
         };
         let strays = tokio::select! {
             strays = search => strays,
-            () = work.tidying_ended() => vec![Stray::unanswered(None, work.tidying())],
+            () = context.abort_time_over() => vec![Stray::unanswered(None, context.abort_time())],
         };
         if !strays.iter().any(|stray| stray.may_pass) {
-            self.ended(&work.journal).await;
+            self.ended(&context.journal).await;
         }
         strays
             .iter()
-            .map(|stray| stray.told(&bucket, key))
+            .map(|stray| stray.describe(&bucket, key))
             .collect()
     }
 
     /// Records a part that S3 holds.
-    pub(crate) async fn part(self, work: &Work, part: &PartDone) -> Result<(), Trouble> {
+    pub(crate) async fn part(
+        self,
+        context: &TransferContext,
+        part: &PartDone,
+    ) -> Result<(), RoundFailure> {
         let Some(upload) = self.upload else {
             return Ok(());
         };
@@ -227,15 +234,20 @@ impl UploadRecord {
             size,
             etag,
         };
-        work.journal
+        context
+            .journal
             .append(stored)
             .await
-            .map_err(|_| Trouble::Stopped)
+            .map_err(|_| RoundFailure::Stopped)
     }
 
     /// Records that the upload is about to be completed, and the `ETag` that its object will have.
-    pub(crate) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
-        self.commit(work, |upload| JournalEvent::CompleteIntended {
+    pub(crate) async fn completing(
+        self,
+        context: &TransferContext,
+        etag: Option<String>,
+    ) -> Result<(), RoundFailure> {
+        self.commit(context, |upload| JournalEvent::CompleteIntended {
             upload,
             etag,
         })
@@ -253,11 +265,11 @@ impl UploadRecord {
 
     /// Records that the next run may resume the upload. Returns false if that could not be
     /// recorded.
-    pub(crate) async fn keep(self, work: &Work) -> bool {
+    pub(crate) async fn keep(self, context: &TransferContext) -> bool {
         let Some(upload) = self.upload else {
             return false;
         };
-        if work
+        if context
             .journal
             .append(JournalEvent::UploadKept { upload })
             .await
@@ -265,8 +277,8 @@ impl UploadRecord {
         {
             return false;
         }
-        if let Some(open) = work.journal.open_upload(upload).await {
-            work.orphans.give_back(upload, open);
+        if let Some(open) = context.journal.open_upload(upload).await {
+            context.orphans.give_back(upload, open);
         }
         true
     }
@@ -318,17 +330,18 @@ impl UploadRecord {
     /// Records an event of the upload, and waits until it is durable.
     async fn commit(
         self,
-        work: &Work,
+        context: &TransferContext,
         event: impl FnOnce(u64) -> JournalEvent,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundFailure> {
         let Some(upload) = self.upload else {
             return Ok(());
         };
         // The watcher of a broken journal stops the run.
-        work.journal
+        context
+            .journal
             .commit(event(upload))
             .await
-            .map_err(|_| Trouble::Stopped)
+            .map_err(|_| RoundFailure::Stopped)
     }
 }
 

@@ -18,12 +18,12 @@ use futures::TryStreamExt;
 use super::orphans::OrphanUpload;
 use super::record::lengths;
 use super::{UploadRequest, UploadSession};
-use crate::execute::Work;
+use crate::execute::TransferContext;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Draft;
 use crate::journal::event::{PartLengths, UploadPlace};
-use crate::journal::uploads::{BegunUpload, Kept};
+use crate::journal::uploads::{Kept, UploadDetails};
 use crate::location::ObjectKey;
 use crate::manifest::job::Policy;
 use crate::multipart::MultipartUpload;
@@ -40,7 +40,7 @@ pub(in crate::execute::object) enum Resumed<'w> {
     Published(Box<Head>, Option<String>),
 }
 
-impl Work {
+impl TransferContext {
     /// Returns the location of this transfer's uploads to `key`.
     pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
         let to = &self.sides.transfer.to;
@@ -56,12 +56,12 @@ impl Work {
     pub(crate) fn made_before(&self, key: &ObjectKey) -> MadeBefore {
         let place = self.upload_place(key);
         let open = self.resumed.uploads.values();
-        let begun = open.filter(|open| open.place == place && open.kept == Kept::No);
+        let created = open.filter(|open| open.place == place && open.kept == Kept::No);
         let mut made = MadeBefore::default();
-        for begun in begun.filter_map(|open| open.begun.as_ref()) {
-            if let Some(completing) = &begun.completing {
-                made.adopted |= begun.adopted;
-                let is_known = completing.etag.is_some() && !begun.kms && !begun.adopted;
+        for created in created.filter_map(|open| open.created.as_ref()) {
+            if let Some(completing) = &created.completing {
+                made.adopted |= created.adopted;
+                let is_known = completing.etag.is_some() && !created.kms && !created.adopted;
                 made.etag = completing.etag.clone().filter(|_| is_known).or(made.etag);
             }
         }
@@ -72,8 +72,8 @@ impl Work {
 impl ObjectTask<'_> {
     /// Takes the uploads to the object's key that earlier sessions left open.
     pub(in crate::execute::object) fn take_orphans(&mut self) {
-        let place = self.work.upload_place(&self.step.key);
-        self.orphans = self.work.orphans.take(self.step.object, &place);
+        let place = self.context.upload_place(&self.step.key);
+        self.orphans = self.context.orphans.take(self.step.object, &place);
     }
 
     /// Aborts the uploads of the object that are not resumed.
@@ -84,10 +84,10 @@ impl ObjectTask<'_> {
     }
 
     async fn abort_orphan(&mut self, orphan: &OrphanUpload) {
-        let work = self.work;
-        let notes = work
+        let context = self.context;
+        let notes = context
             .orphans
-            .abort(orphan, &work.journal, self.destination())
+            .abort(orphan, &context.journal, self.destination())
             .await;
         // The receipt may be hours away, and a kill before that would lose the only mention.
         for note in &notes {
@@ -102,21 +102,21 @@ impl<'w> UploadSession<'w> {
     pub(in crate::execute::object) async fn resume(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
-    ) -> Result<Option<Resumed<'w>>, Trouble> {
+    ) -> Result<Option<Resumed<'w>>, RoundFailure> {
         while let Some(orphan) = task.orphans.pop() {
-            let resumed = match judge(task, &orphan, request).await {
+            let resumed = match assess(task, &orphan, request).await {
                 Ok(resumed) => resumed,
                 // The parts cannot be listed. Starting over is always safe.
-                Err(Trouble::Failed(failure))
+                Err(RoundFailure::Failed(failure))
                     if !failure.kind().may_pass_later() && !failure.ends_run() =>
                 {
                     tracing::warn!(key = %task.step.key, %failure, "an open upload cannot be resumed: creating a new one");
                     None
                 }
                 // The upload must still be resumed or aborted.
-                Err(trouble) => {
+                Err(error) => {
                     task.orphans.push(orphan);
-                    return Err(trouble);
+                    return Err(error);
                 }
             };
             let Some(resumed) = resumed else {
@@ -125,7 +125,7 @@ impl<'w> UploadSession<'w> {
             };
             // The upload lacks the attributes that the server refused when it was created, not
             // those that it refuses now.
-            if let Some(created) = &orphan.open.begun {
+            if let Some(created) = &orphan.open.created {
                 task.draft.losses.retain(|loss| loss.lost != Lost::NotSet);
                 task.draft.losses.extend(created.losses.iter().cloned());
             }
@@ -143,21 +143,21 @@ impl<'w> UploadSession<'w> {
 
 /// Returns true for the loss of an attribute that the job now requires, unless this session has the
 /// same loss.
-fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
-    work.sides.transfer.preserve.of(loss.attribute) == Policy::Require
+fn is_demanded(context: &TransferContext, loss: &Loss, draft: &Draft) -> bool {
+    context.sides.transfer.preserve.of(loss.attribute) == Policy::Require
         && !draft.losses.contains(loss)
 }
 
 /// Decides whether an upload can be resumed, or became the object. Returns `None` if it is neither.
-async fn judge<'w>(
+async fn assess<'w>(
     task: &mut ObjectTask<'w>,
     orphan: &OrphanUpload,
     request: &UploadRequest,
-) -> Result<Option<Resumed<'w>>, Trouble> {
-    let (work, key) = (task.work, &task.step.key);
+) -> Result<Option<Resumed<'w>>, RoundFailure> {
+    let (context, key) = (task.context, &task.step.key);
     // An upload may lack an attribute only if the policy is no more than `try`.
-    let is_demanded = |loss: &Loss| is_demanded(work, loss, &task.draft);
-    let created = match &orphan.open.begun {
+    let is_demanded = |loss: &Loss| is_demanded(context, loss, &task.draft);
+    let created = match &orphan.open.created {
         Some(created) if !created.losses.iter().any(is_demanded) => created,
         _ => return Ok(None),
     };
@@ -171,7 +171,7 @@ async fn judge<'w>(
     let upload = if created.adopted {
         upload
     } else {
-        upload.begun_at(orphan.open.intended, created.kms)
+        upload.created_at(orphan.open.intended, created.kms)
     };
     let listed = match upload.parts().try_collect::<Vec<_>>().await {
         Ok(listed) => listed,
@@ -206,7 +206,7 @@ async fn judge<'w>(
     Ok(Some(Resumed::Session(Box::new(UploadSession {
         held: kept.into(),
         is_adopted: created.adopted,
-        ..UploadSession::new(work, upload, orphan.record, layout)
+        ..UploadSession::new(context, upload, orphan.record, layout)
     }))))
 }
 
@@ -214,9 +214,9 @@ async fn judge<'w>(
 /// it. Also returns the `ETag` if that proves it.
 async fn find_published(
     task: &ObjectTask<'_>,
-    created: &BegunUpload,
+    created: &UploadDetails,
     request: &UploadRequest,
-) -> Result<Option<(Head, Option<String>)>, Trouble> {
+) -> Result<Option<(Head, Option<String>)>, RoundFailure> {
     let Some(completing) = &created.completing else {
         return Ok(None);
     };

@@ -6,7 +6,7 @@
 use super::UploadSession;
 use crate::bucket::Bucket;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::trouble::Trouble;
+use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Ending;
 use crate::execute::refusals::is_no_answer;
 use crate::execute::replan::Replan;
@@ -23,9 +23,9 @@ impl UploadSession<'_> {
     pub(in crate::execute::object) async fn verify_adopted(
         &self,
         attributes: &Attributes,
-        outcome: Result<Ending, Trouble>,
+        outcome: Result<Ending, RoundFailure>,
         task: &mut ObjectTask<'_>,
-    ) -> Result<Ending, Trouble> {
+    ) -> Result<Ending, RoundFailure> {
         let Ok(Ending::Done {
             etag,
             destination_version,
@@ -38,7 +38,7 @@ impl UploadSession<'_> {
         if !self.is_adopted || task.has_attributes(id, version, attributes).await? {
             return outcome;
         }
-        task.seen = DestinationState::Object(etag.clone());
+        task.destination_state = DestinationState::Object(etag.clone());
         Err(Replan::ForeignUpload.into())
     }
 }
@@ -52,22 +52,23 @@ impl ObjectTask<'_> {
         version: Option<&str>,
         requested: &Attributes,
     ) -> Result<bool, Failure> {
-        let unlike = unlike(self.destination(), &self.step.key, version, requested).await?;
-        self.draft.notes.extend(unlike.map(|attribute| {
+        let first_difference =
+            first_difference(self.destination(), &self.step.key, version, requested).await?;
+        self.draft.notes.extend(first_difference.map(|attribute| {
             format!(
                 "the open upload {id} was created with other {attribute} than requested: the object is copied again"
             )
         }));
-        Ok(unlike.is_none())
+        Ok(first_difference.is_none())
     }
 }
 
 /// Returns the first attribute in which an object differs from the requested ones.
-async fn unlike(
+async fn first_difference(
     bucket: &Bucket,
     key: &ObjectKey,
     version: Option<&str>,
-    wanted: &Attributes,
+    requested: &Attributes,
 ) -> Result<Option<Attribute>, Failure> {
     let found = match bucket.head(key, version).await {
         Ok(found) => found,
@@ -79,7 +80,7 @@ async fn unlike(
         Err(failure) => return Err(failure),
     };
     let has_tags = found.tag_count.is_some_and(|count| count > 0);
-    let wants_tags = matches!(&wanted.tags, Tags::Exactly(tags) if !tags.is_empty());
+    let wants_tags = matches!(&requested.tags, Tags::Exactly(tags) if !tags.is_empty());
     let tags = if bucket.capabilities().tags && (has_tags || wants_tags) {
         match bucket.tags(key, version).await {
             Ok(tags) => tags,
@@ -91,5 +92,5 @@ async fn unlike(
     } else {
         Vec::new()
     };
-    Ok(difference(wanted, &found, &tags))
+    Ok(difference(requested, &found, &tags))
 }

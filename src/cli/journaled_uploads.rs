@@ -13,7 +13,7 @@ use crate::journal::{Glance, Life, look};
 use crate::listing::local::JOURNALS;
 use crate::location::BucketName;
 use crate::manifest::job::JournalPlace;
-use crate::multipart::was_begun_between;
+use crate::multipart::was_created_between;
 use crate::probe;
 use crate::s3::OpenUpload;
 use crate::size::{display_count, display_counted};
@@ -42,7 +42,7 @@ pub(super) struct MineFlags {
 
 /// The uploads that journals know, as far as they are in one bucket.
 #[derive(Debug, Default)]
-pub(super) struct Mine {
+pub(super) struct JournaledUploads {
     known: Vec<Known>,
     /// The journals that were read.
     read: Vec<String>,
@@ -73,7 +73,7 @@ impl MineFlags {
         &self,
         bucket: &BucketName,
         endpoint: &EndpointFlags,
-    ) -> Result<Option<Mine>, CliError> {
+    ) -> Result<Option<JournaledUploads>, CliError> {
         if !self.mine {
             return Ok(None);
         }
@@ -83,9 +83,9 @@ impl MineFlags {
             (None, None) => of_environment()?.map_or(Ok(Named::None), named)?,
         };
         let is_unnamed = matches!(named, Named::None);
-        let mut mine = Mine {
+        let mut mine = JournaledUploads {
             is_unnamed,
-            ..Mine::default()
+            ..JournaledUploads::default()
         };
         for (place, location) in places(named, endpoint).await? {
             if let Some(glance) = look(location).await? {
@@ -111,8 +111,8 @@ impl MineFlags {
 /// Returns the journals at a place that was named.
 fn named(place: JournalPlace) -> Result<Named, CliError> {
     match place {
-        JournalPlace::Usual => Ok(Named::None),
-        JournalPlace::Nowhere => {
+        JournalPlace::Default => Ok(Named::None),
+        JournalPlace::Disabled => {
             let message =
                 "--mine looks into journals, and `--journal none` (or S3HAUL_JOURNAL) names none";
             Err(CliError::Usage(message.to_owned()))
@@ -122,7 +122,7 @@ fn named(place: JournalPlace) -> Result<Named, CliError> {
     }
 }
 
-impl Mine {
+impl JournaledUploads {
     /// Reads the journals of this environment, for uploads that are selected by age: those below
     /// the working directory, and the one that S3HAUL_JOURNAL names. Notes and skips one that
     /// cannot be read.
@@ -170,7 +170,7 @@ impl Mine {
 
     /// Returns a sentence about the journals that were read. `found` tells that they know an upload
     /// that is open.
-    pub(super) fn told(&self, found: bool) -> String {
+    pub(super) fn describe(&self, found: bool) -> String {
         let named: Vec<_> = self.read.iter().take(NAMED).map(String::as_str).collect();
         let mut text = format!(
             "read {}: {}",
@@ -205,9 +205,9 @@ impl Mine {
         self.known.iter().find(|known| {
             known
                 .recorded
-                .begun
+                .created
                 .as_ref()
-                .is_some_and(|begun| begun.id == open.upload_id)
+                .is_some_and(|created| created.id == open.upload_id)
         })
     }
 
@@ -226,15 +226,15 @@ impl Mine {
     fn find(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&Known> {
         let intended = |known: &&Known| {
             let JournaledUpload {
-                begun,
+                created,
                 place,
                 intended,
                 ..
             } = &known.recorded;
             let in_time = open
                 .initiated
-                .is_some_and(|initiated| was_begun_between(initiated, *intended, known.until));
-            begun.is_none() && place.key.as_str() == open.key && bytes == Some(0) && in_time
+                .is_some_and(|initiated| was_created_between(initiated, *intended, known.until));
+            created.is_none() && place.key.as_str() == open.key && bytes == Some(0) && in_time
         };
         self.by_id(open)
             .or_else(|| self.known.iter().find(intended))
@@ -246,14 +246,14 @@ mod tests {
     use super::*;
     use crate::journal::event::{SourceVersion, UploadPlace};
     use crate::journal::uploads::Kept;
-    use crate::journal::uploads::{BegunUpload, PartMarks};
+    use crate::journal::uploads::{PartMarks, UploadDetails};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::new(second, 0).unwrap()
     }
 
     fn known(id: Option<&str>, intended: i64, running: Option<&str>) -> Known {
-        let begun = id.map(|id| BegunUpload {
+        let created = id.map(|id| UploadDetails {
             id: id.into(),
             source: SourceVersion {
                 size: 1,
@@ -282,7 +282,7 @@ mod tests {
             server: None,
             intended: at(intended),
             kept: Kept::No,
-            begun,
+            created,
         };
         Known {
             recorded,
@@ -303,9 +303,9 @@ mod tests {
 
     #[test]
     fn an_upload_is_known_by_its_id_or_as_the_empty_one_that_was_about_to_be_begun() {
-        let mine = Mine {
+        let mine = JournaledUploads {
             known: vec![known(Some("a"), 1000, Some("j")), known(None, 5000, None)],
-            ..Mine::default()
+            ..JournaledUploads::default()
         };
         for (upload, bytes, outcome) in [
             (open("key", "a", 1), Some(9), true),

@@ -7,7 +7,7 @@ use s3haul::multipart::MultipartUpload;
 use s3haul::sandbox::{Content, Operation};
 use tempfile::TempDir;
 
-use super::{FILE_PART, as_the_job_would, claiming, open, run_counted, slow_world, stopped_at};
+use super::{FILE_PART, adopting, as_the_job_would, open, run_counted, slow_world, stopped_at};
 use crate::world::{DESTINATION, in_parts_of, upload_all};
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn only_the_missing_parts_of_a_file_are_sent() {
     let path = files.path().join("large");
     let mut bytes = vec![7; usize::try_from(12 * FILE_PART).unwrap()];
     fs::write(&path, &bytes).unwrap();
-    let job = claiming(&world, in_parts_of(FILE_PART, upload_all(files.path())));
+    let job = adopting(&world, in_parts_of(FILE_PART, upload_all(files.path())));
     stopped_at(&mut world, Operation::UploadPart, &job, None).await;
     let held = open(&world)[0].parts.len() as u64;
     // Each part is compared with the file separately.
@@ -53,7 +53,7 @@ async fn a_file_that_ends_up_with_other_attributes_is_sent_again() {
         .unwrap();
     let run = run_counted(
         &world,
-        &claiming(&world, in_parts_of(FILE_PART, upload_all(files.path()))),
+        &adopting(&world, in_parts_of(FILE_PART, upload_all(files.path()))),
     )
     .await;
     assert!(

@@ -6,13 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::idle::Flag;
+use super::unused_flags::Flag;
 use super::{CliError, EndpointFlags, JobFile};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::execute::DRAIN;
 use crate::location::S3Uri;
-use crate::manifest::Finding;
+use crate::manifest::Mistake;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
@@ -180,8 +180,8 @@ impl JobEnvironment {
     }
 }
 
-/// Refuses a working directory that is gone: relative paths lead nowhere there, and no journal could
-/// be kept.
+/// Refuses a working directory that is gone: relative paths lead nowhere there, and no journal
+/// could be kept.
 pub(super) fn require_directory() -> Result<(), CliError> {
     let gone = |error| {
         CliError::Usage(format!(
@@ -217,17 +217,17 @@ pub(super) async fn bucket_at(
     transfer.destination_access = access.clone();
     let job = Job::single(transfer, [endpoint.endpoint()]);
     // Only the access settings of the destination are known here.
-    let matters = |finding: &Finding| {
-        finding.path.ends_with("expected_owner") || finding.path.starts_with("endpoints.")
+    let matters = |mistake: &Mistake| {
+        mistake.path.ends_with("expected_owner") || mistake.path.starts_with("endpoints.")
     };
-    if let Some(finding) = job.check().into_iter().find(matters) {
+    if let Some(mistake) = job.check().into_iter().find(matters) {
         return Err(CliError::Usage(format!(
             "{}; {}",
-            finding.message, finding.remedy
+            mistake.message, mistake.remedy
         )));
     }
     let mut connections = JobEnvironment::ambient().connect(&job, &CancellationToken::new());
     Ok(connections
-        .bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access)
+        .bucket_with_access(DEFAULT_ENDPOINT, &location.bucket, &access)
         .await?)
 }

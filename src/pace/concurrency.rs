@@ -1,13 +1,13 @@
-//! Learns how many requests should be in flight (the width). Pure: `now` is an argument.
+//! Learns the concurrency: how many requests should be in flight. Pure: `now` is an argument.
 //!
-//! A copy costs this machine nothing while S3 works on it. So the controller tries twice the width,
-//! and keeps it if the throughput rises. If only the latency rises, it goes back, and tries half
-//! the width: that stays if the throughput does not fall, because a crowded server answers all
-//! requests late. After each failed trial, the controller rests longer before the next one. While
-//! requests wait for a rate (the server's or the user's), the width does not limit them, and the
-//! controller learns nothing. But if a wave of requests waits for a rate only while it is sent, and
-//! then long for its answers, the width is the limit. One sign needs no trial: if answers come near
-//! their time limit, too many requests are in flight.
+//! A copy costs this machine nothing while S3 works on it. So the controller tries twice the
+//! concurrency, and keeps it if the throughput rises. If only the latency rises, it goes back, and
+//! tries half the concurrency: that stays if the throughput does not fall, because a crowded server
+//! answers all requests late. After each failed trial, the controller rests longer before the next
+//! one. While requests wait for a rate (the server's or the user's), the concurrency does not limit
+//! them, and the controller learns nothing. But if a wave of requests waits for a rate only while
+//! it is sent, and then long for its answers, the concurrency is the limit. One sign needs no
+//! trial: if answers come near their time limit, too many requests are in flight.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// One request counts as much work as this many bytes.
 const BYTES_PER_UNIT: f64 = 4_194_304.0;
 /// If more than one in this many requests waited for a rate, the rate was the limit and not the
-/// width.
+/// concurrency.
 const PACED: u32 = 4;
 /// But not if none of them was answered for this fraction of the interval (a half).
 const FREE: u32 = 2;
 
-/// The width, and what the current interval has measured.
+/// The concurrency, and what the current interval has measured.
 #[derive(Debug)]
-pub(super) struct Width {
-    controller: WidthController,
+pub(super) struct MeasuredConcurrency {
+    controller: ConcurrencyController,
     interval_began: Duration,
     /// True if requests waited for a slot.
     saturated: bool,
@@ -45,7 +45,7 @@ pub(super) struct Width {
     strain: (f64, u32),
 }
 
-/// The result of a request, as far as it concerns the width.
+/// The result of a request, as far as it concerns the concurrency.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered {
     pub(super) now: Duration,
@@ -62,10 +62,10 @@ pub(super) struct Answered {
     pub(super) strain: Option<f64>,
 }
 
-impl Width {
+impl MeasuredConcurrency {
     pub(super) fn new(start: u32, ceiling: u32) -> Self {
         Self {
-            controller: WidthController::new(start, ceiling),
+            controller: ConcurrencyController::new(start, ceiling),
             interval_began: Duration::ZERO,
             saturated: false,
             work: 0.0,
@@ -78,19 +78,19 @@ impl Width {
         }
     }
 
-    /// Returns the current width.
+    /// Returns the current concurrency.
     pub(super) const fn get(&self) -> u32 {
-        self.controller.width()
+        self.controller.concurrency()
     }
 
-    /// Returns the largest width.
+    /// Returns the largest concurrency.
     pub(super) const fn ceiling(&self) -> u32 {
         self.controller.ceiling()
     }
 
-    /// Reduces the width to what the server is known to serve.
-    pub(super) fn narrow(&mut self, width: u32) {
-        self.controller.narrow(width);
+    /// Reduces the concurrency to what the server is known to serve.
+    pub(super) fn reduce(&mut self, concurrency: u32) {
+        self.controller.reduce(concurrency);
     }
 
     /// Records that a request waits for a slot.
@@ -98,7 +98,7 @@ impl Width {
         self.saturated = true;
     }
 
-    /// Learns from the result of a request. Returns true if the width may have changed.
+    /// Learns from the result of a request. Returns true if the concurrency may have changed.
     ///
     /// An interval ends once it is longer than a typical request took, and enough requests were
     /// answered.
@@ -154,7 +154,7 @@ pub struct Interval {
     pub seconds: f64,
     /// The finished work: requests, plus bytes in units of 4 MiB.
     pub work: f64,
-    /// True if requests waited for a slot, so that the width was the limit.
+    /// True if requests waited for a slot, so that the concurrency was the limit.
     pub saturated: bool,
     /// True if many of the requests waited for a rate or were throttled.
     pub paced: bool,
@@ -162,11 +162,11 @@ pub struct Interval {
     pub strain: f64,
 }
 
-/// The factor by which a doubled width must raise the throughput to stay. A server with room
+/// The factor by which a doubled concurrency must raise the throughput to stay. A server with room
 /// reaches 2.0, and noise stays well below 1.3.
 const WORTHWHILE: f64 = 1.3;
-/// The fraction of the throughput that half the width must keep to stay. A server with room falls
-/// to 0.5.
+/// The fraction of the throughput that half the concurrency must keep to stay. A server with room
+/// falls to 0.5.
 const HARMLESS: f64 = 0.9;
 /// Answers that take more than this fraction of their time limit come from a crowded server.
 const CROWDED: f64 = 0.25;
@@ -174,96 +174,96 @@ const CROWDED: f64 = 0.25;
 const REST: u32 = 4;
 /// The most intervals between two trials.
 const LONGEST_REST: u32 = 64;
-/// The smallest width that trials reach.
-pub const NARROWEST: u32 = 16;
+/// The smallest concurrency that trials reach.
+pub const MIN_CONCURRENCY: u32 = 16;
 
 /// Decides how many requests may be in flight.
 #[derive(Clone, Debug)]
-pub struct WidthController {
-    width: u32,
+pub struct ConcurrencyController {
+    concurrency: u32,
     ceiling: u32,
-    /// The smallest width that trials reach.
+    /// The smallest concurrency that trials reach.
     floor: u32,
-    /// The throughput at the last width that was kept.
+    /// The throughput at the last concurrency that was kept.
     base: f64,
-    /// The width to return to if the current trial fails.
+    /// The concurrency to return to if the current trial fails.
     trial: Option<u32>,
-    /// True if the current or next trial doubles the width, and false if it halves it.
-    wider: bool,
+    /// True if the current or next trial doubles the concurrency, and false if it halves it.
+    doubles: bool,
     /// The intervals until the next trial.
     rest: u32,
     /// The rest after the next failed trial.
     next_rest: u32,
 }
 
-impl WidthController {
-    /// Creates a controller whose width starts at `start` and never exceeds `ceiling`.
+impl ConcurrencyController {
+    /// Creates a controller whose concurrency starts at `start` and never exceeds `ceiling`.
     #[must_use]
     pub fn new(start: u32, ceiling: u32) -> Self {
         let ceiling = ceiling.max(1);
         Self {
-            width: start.clamp(1, ceiling),
+            concurrency: start.clamp(1, ceiling),
             ceiling,
-            floor: NARROWEST.min(ceiling),
+            floor: MIN_CONCURRENCY.min(ceiling),
             base: 0.0,
             trial: None,
-            wider: true,
+            doubles: true,
             rest: 0,
             next_rest: REST,
         }
     }
 
-    /// Returns the current width.
+    /// Returns the current concurrency.
     #[must_use]
-    pub const fn width(&self) -> u32 {
-        self.width
+    pub const fn concurrency(&self) -> u32 {
+        self.concurrency
     }
 
-    /// Returns the largest width.
+    /// Returns the largest concurrency.
     #[must_use]
     pub const fn ceiling(&self) -> u32 {
         self.ceiling
     }
 
-    /// Reduces the width to what the server is known to serve, and does not try a larger one for a
-    /// long time.
-    pub fn narrow(&mut self, width: u32) {
-        self.width = width.clamp(1, self.width);
-        self.floor = self.floor.min(self.width);
-        (self.trial, self.wider, self.base) = (None, true, 0.0);
+    /// Reduces the concurrency to what the server is known to serve, and does not try a larger one
+    /// for a long time.
+    pub fn reduce(&mut self, concurrency: u32) {
+        self.concurrency = concurrency.clamp(1, self.concurrency);
+        self.floor = self.floor.min(self.concurrency);
+        (self.trial, self.doubles, self.base) = (None, true, 0.0);
         (self.rest, self.next_rest) = (LONGEST_REST, LONGEST_REST);
     }
 
-    /// Learns from an interval and returns the new width.
+    /// Learns from an interval and returns the new concurrency.
     pub fn observe(&mut self, interval: Interval) -> u32 {
         let throughput = interval.work / interval.seconds;
         if interval.strain > CROWDED {
-            self.width = (self.width / 2).max(self.floor);
-            (self.trial, self.wider, self.rest, self.base) = (None, false, REST, 0.0);
+            self.concurrency = (self.concurrency / 2).max(self.floor);
+            (self.trial, self.doubles, self.rest, self.base) = (None, false, REST, 0.0);
         } else if interval.work <= 0.0 || !throughput.is_finite() {
-            return self.width;
+            return self.concurrency;
         } else if interval.paced {
             self.trial = None;
         } else if interval.saturated {
             self.judge(throughput);
         }
-        self.width
+        self.concurrency
     }
 
-    /// Judges an interval in which the width was the limit: ends the current trial, if there is
-    /// one, and begins the next one when it is due.
+    /// Judges an interval in which the concurrency was the limit: ends the current trial, if there
+    /// is one, and begins the next one when it is due.
     fn judge(&mut self, throughput: f64) {
         match self.trial.take() {
             Some(before) if throughput < self.base * self.required_gain() => {
-                self.width = before;
-                self.wider = !self.wider;
+                self.concurrency = before;
+                self.doubles = !self.doubles;
                 self.rest = self.next_rest;
                 self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
             }
             Some(_) => {
                 // Compared with the best throughput so far, or each halving could lose a tenth
                 // again.
-                self.base = if self.wider {
+                self.base = if self.doubles {
                     throughput
                 } else {
                     throughput.max(self.base)
@@ -280,7 +280,7 @@ impl WidthController {
 
     /// Returns the factor that the throughput of the current trial must reach.
     const fn required_gain(&self) -> f64 {
-        if self.wider { WORTHWHILE } else { HARMLESS }
+        if self.doubles { WORTHWHILE } else { HARMLESS }
     }
 
     /// Begins the next trial when it is due.
@@ -289,17 +289,17 @@ impl WidthController {
             self.rest -= 1;
             return;
         }
-        let next = if self.wider {
-            self.width.saturating_mul(2).min(self.ceiling)
+        let next = if self.doubles {
+            self.concurrency.saturating_mul(2).min(self.ceiling)
         } else {
-            (self.width / 2).max(self.floor)
+            (self.concurrency / 2).max(self.floor)
         };
-        if next == self.width || (next > self.width) != self.wider {
-            // The width is at its limit. Tries the other direction after a long rest.
-            self.wider = !self.wider;
+        if next == self.concurrency || (next > self.concurrency) != self.doubles {
+            // The concurrency is at its limit. Tries the other direction after a long rest.
+            self.doubles = !self.doubles;
             self.rest = LONGEST_REST;
         } else {
-            self.trial = Some(std::mem::replace(&mut self.width, next));
+            self.trial = Some(std::mem::replace(&mut self.concurrency, next));
         }
     }
 }
@@ -310,13 +310,13 @@ mod tests {
 
     use super::*;
 
-    /// Returns the width after answers at these times, in milliseconds, to requests that waited for
-    /// a rate.
+    /// Returns the concurrency after answers at these times, in milliseconds, to requests that
+    /// waited for a rate.
     fn width_after(answers: impl Iterator<Item = u64>, took: u64) -> u32 {
-        let mut width = Width::new(1000, 8192);
+        let mut concurrency = MeasuredConcurrency::new(1000, 8192);
         for millis in answers {
-            width.mark_saturated();
-            width.answered(&Answered {
+            concurrency.mark_saturated();
+            concurrency.answered(&Answered {
                 now: Duration::from_millis(millis),
                 took: Duration::from_millis(took),
                 bytes: 0,
@@ -325,7 +325,7 @@ mod tests {
                 strain: None,
             });
         }
-        width.get()
+        concurrency.get()
     }
 
     #[test]
@@ -338,60 +338,69 @@ mod tests {
 
     /// A server that answers each request after `latency` seconds while at most `knee` requests are
     /// in flight. With more, requests wait longer, and beyond `breaking` the throughput falls.
-    struct WidthServer {
+    struct ConcurrencyServer {
         latency: f64,
         knee: f64,
         breaking: f64,
     }
 
-    impl WidthServer {
-        fn interval(&self, width: u32) -> Interval {
-            let width = f64::from(width);
-            let lost = (width / self.breaking).max(1.0);
-            let throughput = width.min(self.knee) / self.latency / lost;
-            let seconds = (width / throughput).max(0.5);
+    impl ConcurrencyServer {
+        fn interval(&self, concurrency: u32) -> Interval {
+            let concurrency = f64::from(concurrency);
+            let lost = (concurrency / self.breaking).max(1.0);
+            let throughput = concurrency.min(self.knee) / self.latency / lost;
+            let seconds = (concurrency / throughput).max(0.5);
             let work = throughput * seconds;
             Interval {
                 seconds,
                 work,
                 saturated: true,
                 paced: false,
-                strain: width / throughput / 90.0,
+                strain: concurrency / throughput / 90.0,
             }
         }
     }
 
-    fn settle(server: &WidthServer, start: u32, ceiling: u32, intervals: u32) -> WidthController {
-        let mut controller = WidthController::new(start, ceiling);
+    fn settle(
+        server: &ConcurrencyServer,
+        start: u32,
+        ceiling: u32,
+        intervals: u32,
+    ) -> ConcurrencyController {
+        let mut controller = ConcurrencyController::new(start, ceiling);
         for _ in 0..intervals {
-            controller.observe(server.interval(controller.width()));
+            controller.observe(server.interval(controller.concurrency()));
         }
         controller
     }
 
     #[test]
     fn the_width_grows_while_throughput_grows_and_stays_under_its_ceiling() {
-        let wide = WidthServer {
+        let wide = ConcurrencyServer {
             latency: 1.0,
             knee: 1e9,
             breaking: 1e9,
         };
-        assert_eq!(settle(&wide, 1024, 2048, 2).width(), 2048);
-        assert_eq!(settle(&wide, 256, 2048, 4).width(), 2048);
-        assert_eq!(settle(&wide, 256, 300, 4).width(), 300);
-        assert_eq!(settle(&wide, 256, 10, 4).width(), 10);
+        assert_eq!(settle(&wide, 1024, 2048, 2).concurrency(), 2048);
+        assert_eq!(settle(&wide, 256, 2048, 4).concurrency(), 2048);
+        assert_eq!(settle(&wide, 256, 300, 4).concurrency(), 300);
+        assert_eq!(settle(&wide, 256, 10, 4).concurrency(), 10);
     }
 
     #[test]
     fn a_server_far_away_that_is_crowded_needs_no_trial() {
         // A server on disks that moves 500 MB/s: a thousand parts of 64 MiB take two minutes.
-        let disks = WidthServer {
+        let disks = ConcurrencyServer {
             latency: 1.0,
             knee: 8.0,
             breaking: 1e9,
         };
         let controller = settle(&disks, 1024, 2048, 6);
-        assert!(controller.width() <= 256, "{}", controller.width());
+        assert!(
+            controller.concurrency() <= 256,
+            "{}",
+            controller.concurrency()
+        );
         let dead = Interval {
             seconds: 10.0,
             work: 0.0,
@@ -399,31 +408,35 @@ mod tests {
             paced: false,
             strain: 1.0,
         };
-        let mut controller = WidthController::new(1024, 2048);
+        let mut controller = ConcurrencyController::new(1024, 2048);
         assert_eq!(controller.observe(dead), 512, "nothing came back at all");
     }
 
     #[test]
     fn a_server_that_serves_five_connections_gets_five_requests_for_long() {
-        let five = WidthServer {
+        let five = ConcurrencyServer {
             latency: 0.05,
             knee: 5.0,
             breaking: 1e9,
         };
         let mut controller = settle(&five, 256, 2048, 1);
-        controller.narrow(5);
+        controller.reduce(5);
         let mut most = 0;
         for _ in 0..LONGEST_REST {
-            most = most.max(controller.observe(five.interval(controller.width())));
+            most = most.max(controller.observe(five.interval(controller.concurrency())));
         }
         assert_eq!(most, 5);
-        controller.narrow(9);
-        assert_eq!(controller.width(), 5, "it never gets wider by that");
+        controller.reduce(9);
+        assert_eq!(
+            controller.concurrency(),
+            5,
+            "a larger limit does not raise it"
+        );
     }
 
     #[test]
     fn idle_and_paced_intervals_teach_nothing() {
-        let mut controller = WidthController::new(256, 2048);
+        let mut controller = ConcurrencyController::new(256, 2048);
         let idle = Interval {
             seconds: 1.0,
             work: 10.0,
@@ -438,25 +451,27 @@ mod tests {
             });
             controller.observe(Interval::default());
         }
-        assert_eq!(controller.width(), 256);
+        assert_eq!(controller.concurrency(), 256);
     }
 
     proptest! {
-        /// Checks that the width ends within a factor of the knee from any start, and never leaves
-        /// its bounds.
+        /// Checks that the concurrency ends within a factor of the knee from any start, and never
+        /// leaves its bounds.
         #[test]
         fn the_knee_is_found(knee in 20.0..3000.0f64, latency in 0.01..2.0f64, start in 16u32..2048) {
-            let server = WidthServer { latency, knee, breaking: knee * 8.0 };
-            let mut controller = WidthController::new(start, 2048);
+            let server = ConcurrencyServer { latency, knee, breaking: knee * 8.0 };
+            let mut controller = ConcurrencyController::new(start, 2048);
             for _ in 0..120 {
-                let width = controller.observe(server.interval(controller.width()));
-                prop_assert!((NARROWEST..=2048).contains(&width));
+                let concurrency = controller.observe(server.interval(controller.concurrency()));
+                prop_assert!((MIN_CONCURRENCY..=2048).contains(&concurrency));
             }
             // A trial may be under way.
-            let width = controller.trial.unwrap_or(controller.width());
+            let concurrency = controller.trial.unwrap_or(controller.concurrency());
             let low = (knee * 0.7).min(2048.0 * 0.5);
-            prop_assert!(f64::from(width) >= low.min(2000.0), "{width} for a knee of {knee}");
-            prop_assert!(f64::from(width) <= (knee * 4.0).max(32.0), "{width} for a knee of {knee}");
+            let high = (knee * 4.0).max(32.0);
+            let what = format!("{concurrency} for a knee of {knee}");
+            prop_assert!(f64::from(concurrency) >= low.min(2000.0), "{what}");
+            prop_assert!(f64::from(concurrency) <= high, "{what}");
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::location::{S3Uri, suggestion};
 pub enum JournalPlace {
     /// Below the working directory, under the job's name.
     #[default]
-    Usual,
+    Default,
     /// No journal is kept.
-    Nowhere,
+    Disabled,
     /// In a directory.
     Directory(PathBuf),
     /// Below a prefix at the default endpoint.
@@ -28,7 +28,7 @@ impl std::str::FromStr for JournalPlace {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "" => Err("write a directory, s3://bucket/prefix/, or none".to_owned()),
-            "none" => Ok(Self::Nowhere),
+            "none" => Ok(Self::Disabled),
             _ if suggestion(text).is_some() => {
                 let suggestion = suggestion(text)
                     .map(|suggestion| suggestion.to_string())

@@ -5,7 +5,7 @@ use crate::s3::{Failure, FailureKind};
 
 /// The reason why a round ended without the object.
 #[derive(Clone, Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum RoundFailure {
     /// The object must be planned again. Holds the failure that led to this, if there is one.
     Replan(Replan, Option<Failure>),
     /// The run stops.
@@ -14,9 +14,9 @@ pub(crate) enum Trouble {
     Failed(Failure),
 }
 
-impl Trouble {
+impl RoundFailure {
     /// Returns true if the next session tries the object again.
-    pub(crate) fn is_left(&self) -> bool {
+    pub(crate) fn leaves_object_to_next_session(&self) -> bool {
         match self {
             Self::Stopped => true,
             Self::Failed(failure) => failure.ends_run(),
@@ -26,7 +26,7 @@ impl Trouble {
 
     /// Converts the failure of a request that names the pinned source: a 412 means that the source
     /// has changed.
-    pub(crate) fn of_pinned(failure: Failure) -> Self {
+    pub(crate) fn from_pinned_read(failure: Failure) -> Self {
         match failure.kind() {
             FailureKind::PreconditionFailed => Replan::SourceChanged.into(),
             _ => failure.into(),
@@ -34,13 +34,13 @@ impl Trouble {
     }
 }
 
-impl From<Replan> for Trouble {
+impl From<Replan> for RoundFailure {
     fn from(reason: Replan) -> Self {
         Self::Replan(reason, None)
     }
 }
 
-impl From<Failure> for Trouble {
+impl From<Failure> for RoundFailure {
     fn from(failure: Failure) -> Self {
         match failure.kind() {
             FailureKind::Stopped => Self::Stopped,
@@ -51,8 +51,8 @@ impl From<Failure> for Trouble {
 }
 
 impl Replan {
-    /// Returns the trouble of a round that ended for this reason with this failure.
-    pub(crate) const fn after(self, failure: Failure) -> Trouble {
-        Trouble::Replan(self, Some(failure))
+    /// Returns the failure of a round that ended for this reason after this failure.
+    pub(crate) const fn after(self, failure: Failure) -> RoundFailure {
+        RoundFailure::Replan(self, Some(failure))
     }
 }
