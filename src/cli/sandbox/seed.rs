@@ -169,7 +169,7 @@ mod tests {
         assert!(
             seed("s3://data/s/=2x2MiB-1MiB")
                 .unwrap_err()
-                .contains("stands first")
+                .contains("smaller size first")
         );
         assert!(seed("s3://data/s/=2x64K").unwrap_err().contains("64"));
         assert!(copied("s3://data/s/").unwrap_err().contains("source"));

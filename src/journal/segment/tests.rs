@@ -49,7 +49,7 @@ fn damage_in_the_middle_is_refused_with_what_to_do() {
     bytes[at] ^= 1;
     let message = refused(1, &bytes);
     assert!(
-        message.starts_with("dir/segment, line 2: the line is damaged; put back a copy"),
+        message.starts_with("dir/segment, line 2: the line is damaged; restore the journal"),
         "{message}"
     );
     assert!(message.contains("--fresh"), "{message}");
