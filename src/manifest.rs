@@ -50,7 +50,7 @@ pub use self::diagnose::{Excerpt, ManifestMistake, ManifestMistakes, Mistake};
 use self::diagnose::{MistakeAt, RefusedFields};
 use self::file::ManifestFile;
 use self::job::Job;
-pub(crate) use self::overlap::{may_read, must_wait, own_objects};
+pub(crate) use self::overlap::{may_read, must_wait, own_objects, state_in_source};
 use crate::endpoint::Environment;
 use crate::printable::hex;
 

@@ -17,7 +17,7 @@ use look::{CheckFinding, CheckFindings, CheckStatus, look};
 
 use super::job_environment::JobEnvironment;
 use super::journal::of_environment;
-use super::shards::{GivenShard, require_number, state_prefix};
+use super::shards::{GivenShard, require_number, require_outside_sources, state_prefix};
 use super::signals::{self, Orderly};
 use super::{CliError, Exit, JobFile, Output, out, presence, say_json, say_line, termination};
 use crate::connections::Connections;
@@ -124,6 +124,7 @@ impl CheckJob {
         let mut job = self.job.load()?;
         let in_shards = self.in_shards()?;
         if let Some(given) = &in_shards {
+            require_outside_sources(&job, &given.state)?;
             given.prepare(&mut job)?;
         } else if let Some(place) = of_environment()? {
             job.journal = place;

@@ -507,6 +507,19 @@ impl Console {
     }
 }
 
+impl Console {
+    /// Counts bytes of a multipart object (`id`) or of a whole one.
+    fn add_bytes(&self, id: Option<u64>, bytes: u64) {
+        self.copied_bytes
+            .fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+        if let (Some(bars), Some(id)) = (&self.bars, id)
+            && let Some(bar) = bars.objects().get(&id)
+        {
+            bar.inc(bytes);
+        }
+    }
+}
+
 impl Monitor for Console {
     fn observe(&self, event: &Event<'_>) {
         match event {
@@ -537,15 +550,8 @@ impl Monitor for Console {
                     bars.begin(*id, key, *bytes, *parts);
                 }
             }
-            Event::BytesCopied { id, bytes } => {
-                self.copied_bytes
-                    .fetch_add(i64::try_from(*bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
-                if let (Some(bars), Some(id)) = (&self.bars, id)
-                    && let Some(bar) = bars.objects().get(id)
-                {
-                    bar.inc(*bytes);
-                }
-            }
+            Event::BytesCopied { id, bytes } => self.add_bytes(*id, *bytes),
+            Event::BytesResumed { id, bytes } => self.add_bytes(Some(*id), *bytes),
             Event::BytesVoided { bytes } => {
                 self.copied_bytes
                     .fetch_sub(i64::try_from(*bytes).unwrap_or(i64::MAX), Ordering::Relaxed);

@@ -35,6 +35,7 @@ use crate::journal::state::{RunState, RunTotals};
 use crate::listing::bisect::KeyRange;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ReportPaths};
+use crate::manifest::{Mistake, state_in_source};
 use crate::pace::{PaceCounts, Pacer, RetryPolicy};
 use crate::report::ReportHeader;
 use crate::shards::end;
@@ -132,6 +133,7 @@ impl ShardFlags {
         let (Some(state), Some(shard)) = (&self.state, self.shard) else {
             return Ok(());
         };
+        require_outside_sources(job, state)?;
         let below = |name: String| {
             let key = ObjectKey::new(&format!("{}{name}", state.key));
             let key = key.map_err(|error| CliError::Usage(format!("--state: {error}")))?;
@@ -166,6 +168,16 @@ pub(super) fn refuse_flags(flags: &[Flag]) -> Result<(), CliError> {
 pub(super) fn require_number(shards: u32) -> Result<(), CliError> {
     match refused_number(shards) {
         Some(reason) => Err(CliError::Usage(format!("--shards: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a state prefix inside a source, where its own objects would be copied.
+pub(super) fn require_outside_sources(job: &Job, state: &S3Uri) -> Result<(), CliError> {
+    match state_in_source(job, state) {
+        Some(Mistake {
+            message, remedy, ..
+        }) => Err(CliError::Usage(format!("--state: {message}; {remedy}"))),
         None => Ok(()),
     }
 }
@@ -498,7 +510,7 @@ pub(super) fn require_plan_of(
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "the plan {store}plan.json was made for another job: {}; restore the job, or give this run another prefix with \
+        "the plan {store}plan.json was made for another job: {}; undo the change, or give this run another prefix with \
          --state (in Kubernetes, give the Job another name)",
         differences.join("; ")
     )))

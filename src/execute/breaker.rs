@@ -120,7 +120,10 @@ pub(super) struct CopyMonitor {
 
 impl Monitor for CopyMonitor {
     fn observe(&self, event: &Event<'_>) {
-        if matches!(event, Event::BytesCopied { .. }) {
+        if matches!(
+            event,
+            Event::BytesCopied { .. } | Event::BytesResumed { .. }
+        ) {
             self.copied.cancel();
             self.copies.note();
         }

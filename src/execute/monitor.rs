@@ -40,6 +40,13 @@ pub enum Event<'a> {
         /// Their number.
         bytes: u64,
     },
+    /// An upload of an earlier session continues, of which S3 has this many bytes.
+    BytesResumed {
+        /// As in [`Event::UploadBegan`].
+        id: u64,
+        /// Their number.
+        bytes: u64,
+    },
     /// Bytes that were copied no longer count, because the object starts again or is given up.
     BytesVoided {
         /// Their number.

@@ -107,7 +107,12 @@ pub(crate) fn own_objects(job: &Job) -> Option<Mistake> {
     journal.or_else(|| in_source(job, "report", "report.s3", report?))
 }
 
-/// Returns the mistake if the journal or report at `place` lies in a source.
+/// Returns the mistake of a state prefix inside the source of a transfer.
+pub(crate) fn state_in_source(job: &Job, state: &S3Uri) -> Option<Mistake> {
+    in_source(job, "state", "--state", state)
+}
+
+/// Returns the mistake if the journal, report, or state at `place` lies in a source.
 fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Mistake> {
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());

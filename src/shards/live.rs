@@ -40,6 +40,8 @@ pub struct LiveCounts {
     planned_bytes: AtomicU64,
     done_objects: AtomicU64,
     done_bytes: AtomicI64,
+    /// The bytes in open uploads of earlier sessions that this session has not resumed yet.
+    open_bytes: AtomicU64,
     skipped_objects: AtomicU64,
     skipped_bytes: AtomicU64,
     failed_objects: AtomicU64,
@@ -49,7 +51,8 @@ pub struct LiveCounts {
 
 impl LiveCounts {
     /// Returns counts that start with those of the earlier sessions of a run. Objects that these
-    /// sessions had in progress are planned and counted again.
+    /// sessions had in progress are planned and counted again, except for the bytes in their open
+    /// uploads.
     #[must_use]
     pub fn of(state: &RunState) -> Self {
         let totals = &state.totals;
@@ -59,6 +62,7 @@ impl LiveCounts {
             planned_bytes: totals.done_bytes.into(),
             done_objects: totals.done_objects.into(),
             done_bytes: i64::try_from(totals.done_bytes).unwrap_or(i64::MAX).into(),
+            open_bytes: state.open_bytes().into(),
             skipped_objects: totals.skipped_objects.into(),
             skipped_bytes: totals.skipped_bytes.into(),
             failed_objects: totals.failed_objects.into(),
@@ -68,11 +72,12 @@ impl LiveCounts {
 
     fn totals(&self) -> LiveTotals {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let done = u64::try_from(self.done_bytes.load(Ordering::Relaxed)).unwrap_or(0);
         LiveTotals {
             planned_objects: load(&self.planned_objects),
             planned_bytes: load(&self.planned_bytes),
             done_objects: load(&self.done_objects),
-            done_bytes: u64::try_from(self.done_bytes.load(Ordering::Relaxed)).unwrap_or(0),
+            done_bytes: done + load(&self.open_bytes),
             skipped_objects: load(&self.skipped_objects),
             skipped_bytes: load(&self.skipped_bytes),
             failed_objects: load(&self.failed_objects),
@@ -90,6 +95,14 @@ impl Monitor for LiveCounts {
             }
             Event::BytesCopied { bytes, .. } => {
                 self.done_bytes.fetch_add(signed(*bytes), Ordering::Relaxed);
+            }
+            Event::BytesResumed { bytes, .. } => {
+                self.done_bytes.fetch_add(signed(*bytes), Ordering::Relaxed);
+                // They count already, so that they are not taken for the work of this session.
+                let left = |open: u64| Some(open.saturating_sub(*bytes));
+                let _ = self
+                    .open_bytes
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
             }
             Event::BytesVoided { bytes } => {
                 self.done_bytes.fetch_sub(signed(*bytes), Ordering::Relaxed);
@@ -286,4 +299,28 @@ fn per_second(count: u64, seconds: f64) -> f64 {
         return 0.0;
     }
     (count as f64 / seconds * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resumed_bytes_count_from_the_start_and_only_once() {
+        let counts = LiveCounts {
+            open_bytes: 100.into(),
+            ..LiveCounts::default()
+        };
+        assert_eq!(counts.totals().done_bytes, 100);
+        counts.observe(&Event::BytesResumed { id: 1, bytes: 60 });
+        assert_eq!(counts.totals().done_bytes, 100, "no work of this session");
+        counts.observe(&Event::BytesCopied {
+            id: Some(1),
+            bytes: 5,
+        });
+        assert_eq!(counts.totals().done_bytes, 105);
+        // An upload that the journal does not have, for instance an adopted one.
+        counts.observe(&Event::BytesResumed { id: 2, bytes: 70 });
+        assert_eq!(counts.totals().done_bytes, 135);
+    }
 }

@@ -181,7 +181,7 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
     assert!(liar.count(listed) <= 6, "{}", liar.count(listed));
     let message = message(&run);
     let says = if provider == Provider::Aws && back_to == 0 {
-        "out of the order"
+        "not byte order"
     } else {
         "the same page"
     };

@@ -136,7 +136,7 @@ async fn a_run_without_a_process_says_how_it_continues() {
         exit == 0
             && stdout.contains("no process is at work")
             && stdout.contains("shards    1 done, 1 stopped")
-            && stdout.contains("to continue: start the job again"),
+            && stdout.contains("to continue: resume the job if it is suspended"),
         "{stdout}"
     );
 }
@@ -252,6 +252,30 @@ async fn it_watches_until_all_shards_have_ended() {
     let gets = state.world.sandbox.calls().of(Operation::GetObject);
     let ends = gets.iter().filter(|call| call.key.ends_with("done/0.json"));
     assert_eq!(ends.count(), 2);
+}
+
+/// Kubernetes tries a failed index again after a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_watches_on_while_a_failed_shard_may_be_tried_again() {
+    let state = State::planned(1).await;
+    state.end(0, 1, 3);
+    let child = process_at(&state.world)
+        .args(["status", STATE, "--watch=300ms", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while state.world.calls(Operation::ListObjectsV2) < 9 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let key = format!("{RUN}failed/0.json");
+    state.world.sandbox.store().delete_object(OPS, &key);
+    state.end(0, 0, 0);
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let ended = ended.await.unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    let text = String::from_utf8(ended.stdout).unwrap();
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(first["shards"]["failed"], 1, "{first}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

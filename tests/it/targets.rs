@@ -89,7 +89,7 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
             "path in `report.json` (--report)"
         };
         for said in [
-            "data.csv holds something else",
+            "data.csv holds something other than",
             "its first line is not",
             remedy,
             "or remove the file",

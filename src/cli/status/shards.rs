@@ -25,6 +25,11 @@ const REASON_INDENT: usize = 12;
 /// The age of a plan from which a run without a process needs attention.
 const NEW_PLAN: SignedDuration = SignedDuration::from_secs(60);
 
+/// The number of looks in a row with failed shards and no other shards left, after which a watched
+/// run counts as ended. The engine may try a failed shard again: with a look every 15 seconds, this
+/// is longer than the back-off of a Job with three retries for each index.
+const SETTLED: u32 = 8;
+
 /// The document of `status --json`.
 #[derive(Debug, Serialize)]
 struct StateDocument<'a> {
@@ -57,7 +62,7 @@ pub(super) async fn show(
     watch: Option<Duration>,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let mut screen = Screen::default();
+    let (mut screen, mut with_failures) = (Screen::default(), 0);
     loop {
         let shown = match &mut found {
             FoundState::Planned(state) => {
@@ -68,7 +73,12 @@ pub(super) async fn show(
         let Some(interval) = watch.filter(|_| shown.is_read) else {
             return Ok(Exit::Done);
         };
-        if let Some(exit) = shown.exit {
+        with_failures = match shown.exit {
+            None => 0,
+            Some(Exit::Done) => return Ok(Exit::Done),
+            Some(_) => with_failures + 1,
+        };
+        if let Some(exit) = shown.exit.filter(|_| with_failures >= SETTLED) {
             return Ok(exit);
         }
         sleep(interval).await;
@@ -179,7 +189,7 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
 fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) -> Option<String> {
     match view.state {
         RunProgress::Ended if view.needs_restart => Some(
-            "to continue: correct the cause, and start the job again under the name of this run"
+            "to continue: fix the cause, and start the job again under the name of this run"
                 .to_owned(),
         ),
         RunProgress::Ended if view.shards.failed > 0 && !is_retried => {
@@ -188,12 +198,13 @@ fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) ->
         RunProgress::Ended => Some(format!("to read the result: {}", next::merge(place))),
         RunProgress::Waiting if is_new(view, now) => None,
         RunProgress::Waiting => Some(
-            "to continue: start the job again under the name of this run. If its processes ended \
-             with exit code 2 or 3, first correct what they refused"
+            "to continue: resume the job if it is suspended. If it has failed, fix the cause first, \
+             and start it again under the name of this run (in Kubernetes: delete the Job, and apply \
+             it again)"
                 .to_owned(),
         ),
         RunProgress::Running if view.shards.silent > 0 => Some(
-            "silent shards: check that their pods are alive; the next process continues them"
+            "silent shards: check their pods; the next process continues them"
                 .to_owned(),
         ),
         RunProgress::Running => None,

@@ -171,8 +171,8 @@ impl<'w> UploadSession<'w> {
             parts: self.layout.count,
         });
         if self.bytes > 0 {
-            self.context.monitor.observe(&Event::BytesCopied {
-                id: Some(self.id),
+            self.context.monitor.observe(&Event::BytesResumed {
+                id: self.id,
                 bytes: self.bytes,
             });
         }

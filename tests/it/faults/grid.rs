@@ -413,7 +413,7 @@ async fn cell(
             receipt
                 .notes
                 .iter()
-                .any(|note| note.starts_with("not looked at"))
+                .any(|note| note.starts_with("not checked after"))
         });
     let is_done = failed.is_empty() && run.outcome.gave_up.is_none();
     let comes = if (is_hedged || is_unseen) && is_done {

@@ -140,7 +140,7 @@ async fn a_shard_that_is_refused_later_keeps_its_totals() {
     let status = shards.run(&["status", STATE]).await;
     assert!(
         status.stdout.contains("20 copied")
-            && status.stdout.contains("to continue: correct the cause")
+            && status.stdout.contains("to continue: fix the cause")
             && !status.stdout.contains("s3haul retry"),
         "{}",
         status.stdout

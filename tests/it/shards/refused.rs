@@ -3,6 +3,7 @@
 use s3haul::sandbox::{Model, Operation};
 
 use super::{STATE, Shards, flags};
+use crate::world::SOURCE;
 use crate::world::program::COPY_ALL;
 
 /// Runs a command that must be refused with this exit code, and returns its error.
@@ -260,4 +261,22 @@ async fn a_check_with_the_state_prefix_refuses_a_job_that_cannot_run_in_shards()
         "{error}"
     );
     assert_eq!(shards.world.calls(Operation::GetObject), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_prefix_inside_the_source_is_refused_by_check_and_run() {
+    let shards = Shards::new(Model::default()).await;
+    for command in ["check", "run"] {
+        let mut arguments = vec![command, "job.yaml", "--state", "s3://source/run/"];
+        arguments.extend(["--shards", "2"]);
+        if command == "run" {
+            arguments.extend(["--shard", "0"]);
+        }
+        let error = refused(&shards, &arguments, 2).await;
+        assert!(
+            error.contains("--state: the state s3://source/run/ lies in the source of `"),
+            "{error}"
+        );
+    }
+    assert_eq!(shards.keys(SOURCE).len(), 0);
 }

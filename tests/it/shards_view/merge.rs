@@ -260,7 +260,7 @@ async fn a_run_without_any_report_is_refused() {
     std::fs::write(&path, "mine").unwrap();
     let (exit, _, stderr, _) = merge(&state, &directory).await;
     assert!(
-        exit == 3 && stderr.contains("holds something else") && stderr.contains("in --out"),
+        exit == 3 && stderr.contains("holds something other than") && stderr.contains("in --out"),
         "{exit} {stderr}"
     );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");

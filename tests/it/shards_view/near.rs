@@ -92,7 +92,8 @@ async fn a_plan_that_was_just_written_needs_no_attention() {
     state.put("plan.json", &plan(2, state.ago(LONG)), NOW);
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(
-        stdout.contains("no process is at work") && stdout.contains("to continue: start the job"),
+        stdout.contains("no process is at work")
+            && stdout.contains("to continue: resume the job if it is suspended"),
         "{stdout}"
     );
 }
@@ -124,7 +125,7 @@ async fn shards_that_failed_without_failed_objects_are_not_retried() {
     state.refused(1);
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(
-        stdout.contains("to continue: correct the cause, and start the job again")
+        stdout.contains("to continue: fix the cause, and start the job again")
             && !stdout.contains("s3haul retry"),
         "{stdout}"
     );
