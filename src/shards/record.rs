@@ -310,6 +310,9 @@ impl ShardsSummary {
             summary.seconds += end.seconds;
             summary.totals.add(&end.totals);
         }
+        // In milliseconds, so that the sum is read exactly as it was written. Otherwise a process
+        // that compares it with its own sum would write it again.
+        summary.seconds = (summary.seconds * 1000.0).round() / 1000.0;
         summary
     }
 }

@@ -138,3 +138,17 @@ fn bytes_weigh_as_the_objects_that_take_as_long() {
     });
     assert_eq!(weight.objects, u64::MAX);
 }
+
+#[test]
+fn the_duration_of_a_summary_is_read_as_it_was_written() {
+    for shards in 1..200 {
+        let ends: Vec<_> = (0..shards)
+            .map(|shard| ShardEnd {
+                seconds: f64::from(shard) * 0.137,
+                ..end(shard, 0, 1)
+            })
+            .collect();
+        let summary = ShardsSummary::of("lake", shards, &ends);
+        assert_eq!(again(&summary), summary);
+    }
+}
