@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
         };
         if self.job.report.place().is_some() {
             let message = "only the command writes a report";
-            let remedy = "leave it out, and give the run a monitor, which receives every receipt";
+            let remedy = "omit it, and give the run a monitor, which receives every receipt";
             refuse("report", message, remedy);
         }
         if matches!(self.job.journal, JournalPlace::Prefix(_)) && self.journal.is_none() {

@@ -76,7 +76,7 @@ pub enum JournalError {
     /// It holds an unfinished run of other transfers, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
-         compared and not copied again), or restore the manifest and finish that run",
+         compared and not copied again), or undo the change and finish that run",
         changes.join("; ")
     )]
     OtherTransfers {
@@ -86,7 +86,7 @@ pub enum JournalError {
     /// It holds an unfinished run between other locations, whose record says nothing about these.
     #[error(
         "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
-         compared and not copied again), or restore the job and finish that run",
+         compared and not copied again), or undo the change and finish that run",
         changes.join("; ")
     )]
     OtherPlaces {

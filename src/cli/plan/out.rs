@@ -19,8 +19,8 @@ pub(super) struct PlanFlags {
     /// Divide the keys among N shards, at most 2000, for `s3haul run --state`.
     #[arg(long, value_name = "N", requires = "out")]
     shards: Option<u32>,
-    /// List all keys, and divide them by their objects and bytes. Default: about 16 lists per
-    /// shard.
+    /// List all keys, and divide them by their objects and bytes. Default: about 16 list requests
+    /// per shard.
     #[arg(long, requires = "shards")]
     exact: bool,
 }

@@ -135,8 +135,11 @@ def the_overlays_apply(world):
 
 
 def in_pod(world, name, *arguments):
-    """Runs the shell function `in_pod` of deploy/README.md."""
-    world.bash(f"{shell_function('in_pod')}\nin_pod {name} {' '.join(arguments)}")
+    """Runs the shell function `in_pod` of deploy/README.md, in this namespace instead of `data`."""
+    function = shell_function("in_pod")
+    assert "kubectl -n data " in function, function
+    function = function.replace("kubectl -n data ", "kubectl ")
+    world.bash(f"{function}\nin_pod {name} {' '.join(arguments)}")
 
 
 def in_job_pod(world, overlay, name, *arguments):
