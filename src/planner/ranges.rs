@@ -35,7 +35,7 @@ use crate::pace::gate::by_itself;
 /// The most ranges that are listed at once. At 60 ms a page, each of them compares up to 16,000
 /// keys a second. Each takes about 1.9 MiB, for the pages of both sides and the buffers of two
 /// connections, and a sync should need no more than 64 MiB in all.
-pub const MOST_RANGES: usize = 16;
+pub const MOST_RANGES: usize = 20;
 /// The number of ranges with pages to compare that keeps the machine busy.
 const BUSY: usize = 4;
 
