@@ -113,7 +113,7 @@
 //!     upload.copy_part(1, &source, Some(0..=5 * mib - 1), 5 * mib),
 //! )?;
 //!
-//! // The caller says which parts make the object; S3 refuses any other size.
+//! // The caller states the size of the object. S3 refuses to complete parts of another size.
 //! let spec = CompleteSpec::of_size(first.size + last.size);
 //! let written = upload.complete(&[last, first], &spec).await?;
 //! assert!(written.etag.ends_with("-2"));
@@ -135,7 +135,7 @@
 //! - `sandbox` (default): the command's `--sandbox`, and an S3 server in this process for tests
 #![cfg_attr(feature = "sandbox", doc = "  ([`sandbox`]).")]
 #![cfg_attr(not(feature = "sandbox"), doc = "  (`sandbox`).")]
-//! - `internals`: opens all modules to the tests of this package. It is no API.
+//! - `internals`: opens all modules to the tests of this package. It is not public API.
 
 #![cfg_attr(
     not(feature = "internals"),
@@ -148,12 +148,12 @@
 )]
 #![cfg_attr(
     not(feature = "cli"),
-    allow(dead_code, reason = "much serves the command alone")
+    allow(dead_code, reason = "some items are used only by the command")
 )]
 
 mod awake;
 
-// The order in which data flows is in docs/architecture.md, and a test keeps it.
+// In alphabetical order. docs/architecture.md has the order of dependencies, and a test checks it.
 cfg_if::cfg_if! {
     if #[cfg(feature = "internals")] {
         pub mod bucket;
@@ -227,8 +227,8 @@ pub use s3::{
     Written,
 };
 
-/// The types of the finer settings of a [`Job`] and of an [`Endpoint`], which have the names that
-/// they have in a manifest, and of the [`Attributes`] of an object.
+/// Types for the detailed settings of a [`Job`] or an [`Endpoint`], named as in the manifest, and
+/// for the [`Attributes`] of an object.
 pub mod settings {
     pub use crate::endpoint::capabilities::Overrides;
     pub use crate::endpoint::{
@@ -252,8 +252,7 @@ pub mod settings {
     pub use crate::size::{ByteRate, ByteSize, SizeError};
 }
 
-/// The types of the fields of what a program gets back: of a [`Receipt`], an [`Outcome`], a
-/// [`Failure`], and a [`Head`].
+/// Types of the fields of [`Receipt`], [`Outcome`], [`Failure`], and [`Head`].
 ///
 /// ```
 /// use s3haul::receipt::Skip;

@@ -494,15 +494,6 @@ impl RunState {
             .map(|created| created.stored_bytes)
             .sum()
     }
-
-    /// Returns the open uploads of an object, the latest last. There is more than one only if an
-    /// abort failed.
-    pub fn uploads_of(&self, object: u64) -> impl Iterator<Item = (u64, &JournaledUpload)> {
-        self.uploads
-            .iter()
-            .filter(move |(_, open)| open.object == object)
-            .map(|(upload, open)| (*upload, open))
-    }
 }
 
 /// Returns the open uploads for a new run.

@@ -8,9 +8,9 @@
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
 //! | 409 | another write was in progress | send again | plan again | check; plan again or skip |
 //!
-//! Complete can be sent again without its parts, because the upload stays open; after a 409, S3
-//! requires a new upload, and no part is copied again if another writer's object is at the key by
-//! then. A `CopyObject` is planned again because the answer may be about its source. A change in
+//! After a 404 the upload stays open, so Complete alone is sent again. After a 409, S3 requires a
+//! new upload. s3haul checks the key before it copies the parts again, in case another writer's
+//! object is there. A `CopyObject` is planned again because the answer may be about its source. A change in
 //! place is never skipped or sent again: s3haul checks the object, and changes it only if it still
 //! needs the change. If the condition turns out to hold after a 412, the server contradicts itself:
 //! a `CopyObject` is planned again, and other writes fail.

@@ -410,7 +410,7 @@ impl ObjectTask<'_> {
         Err(self.reject_incomplete(written, &what).await.into())
     }
 
-    /// Returns true if an object without this attribute fails. Policies concern attributes of a
+    /// Returns true if the job requires this attribute, so that an object without it fails. Policies concern attributes of a
     /// source bucket, so uploads have none.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
