@@ -1,6 +1,7 @@
 //! A destination that loses recorded objects, and retries of reports.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
@@ -18,6 +19,24 @@ fn empty(world: &World) {
     }
 }
 
+/// Waits until the journal in this directory names a key.
+async fn wait_for_record_of(key: &str, journal: &Path) {
+    let name = format!("\"{key}\"");
+    let names = |path: PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains(&name));
+    let is_there = || {
+        let files = fs::read_dir(journal).unwrap();
+        files.flatten().any(|file| names(file.path()))
+    };
+    let recorded = async {
+        while !is_there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(2), recorded)
+        .await
+        .expect("nothing is recorded");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
     let world = world_with_old_objects(40, Duration::ZERO).await;
@@ -29,7 +48,10 @@ async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
         .when(When::Always)
         .then(Effect::StallBefore(None));
     world.add_fault(silent);
-    kill(started(&world, dir.path(), &command, 1).await).await;
+    let child = started(&world, dir.path(), &command, 1).await;
+    // The journal is a moment behind the requests.
+    wait_for_record_of("z", &dir.path().join("kept")).await;
+    kill(child).await;
     world.sandbox.faults().clear();
     empty(&world);
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
