@@ -54,7 +54,7 @@ pub(super) struct CheckJob {
     #[arg(long, value_name = "PREFIX", requires = "probe", value_parser = scratch)]
     probe_prefix: Option<String>,
     /// Check that the job can run in shards with its state below this prefix, and that a plan there
-    /// is of this job.
+    /// belongs to this job.
     #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
     state: Option<S3Uri>,
     /// Number of shards of the run.

@@ -58,7 +58,7 @@ async fn look(
     findings.add(
         CheckStatus::Ok,
         format!(
-            "the plan there is of this job; {} of {} are done",
+            "the plan there belongs to this job; {} of {} are done",
             display_count(done as u64),
             display_counted(plan.record.shards.len() as u64, "shard")
         ),

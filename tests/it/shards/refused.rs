@@ -230,7 +230,7 @@ async fn a_check_with_the_state_prefix_says_what_a_run_would() {
 
     shards.expect_done(0, 2).await;
     let second = shards.run(&check("2")).await;
-    let expected = "the plan there is of this job; 1 of 2 shards are done";
+    let expected = "the plan there belongs to this job; 1 of 2 shards are done";
     assert_eq!(second.exit, 0, "{}", second.stderr);
     assert!(second.stdout.contains(expected), "{}", second.stdout);
     let error = refused(&shards, &check("3"), 2).await;
