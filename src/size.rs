@@ -244,6 +244,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     Duration::try_from(span).map_err(|_| refuse())
 }
 
+/// Rounds to thousandths. JSON gives such a number back exactly.
+#[must_use]
+pub fn to_thousandths(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
 /// Formats a duration briefly enough for a progress line: `1h 02m`, `3m 20s`, `4.2s`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {

@@ -164,7 +164,7 @@ impl Bucket {
     }
 
     /// Returns this bucket for a request whose caller has already waited `waited` for the outcome.
-    /// That time counts against the patience.
+    /// The patience includes that time.
     #[must_use]
     pub(crate) fn after_waiting(&self, waited: Duration) -> Self {
         Self {

@@ -5,6 +5,8 @@
 
 use clap::{Arg, Command};
 
+use super::out::columns;
+
 /// Headings and their flags. A flag under no heading is an option of the command itself.
 const HEADINGS: &[(&str, &[&str])] = &[
     ("New objects", &["storage-class", "preserve"]),
@@ -82,15 +84,12 @@ fn under_heading(arg: Arg) -> Arg {
 }
 
 fn width() -> usize {
-    let of_terminal = console::Term::stdout()
-        .size_checked()
-        .map(|(_, columns)| usize::from(columns));
     let of_environment = || {
         std::env::var("COLUMNS")
             .ok()
             .and_then(|columns| columns.parse().ok())
     };
-    of_terminal
+    columns()
         .or_else(of_environment)
         .unwrap_or(USUAL_WIDTH)
         .clamp(20, MOST_WIDTH)

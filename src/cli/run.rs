@@ -27,7 +27,7 @@ use crate::journal::event::JournalEvent;
 use crate::journal::state::RunState;
 use crate::journal::{Closed, Intent, JournalError, LeaseTerms};
 use crate::manifest::job::{Job, ReportPlace};
-use crate::manifest::{Mistake, own_objects};
+use crate::manifest::own_objects;
 use crate::plan::unlisted::CommonCause;
 use crate::report::{Footer, ReportEnd, ReportError, ReportHeader, Target, summary};
 use crate::telemetry::{self, Note};
@@ -106,10 +106,8 @@ impl RunJob {
         self.shards.apply(&mut job)?;
         self.journal.refuse_unused_flags(&job)?;
         // The manifest alone was checked; a flag or the environment may have named another place.
-        match own_objects(&job) {
-            Some(Mistake {
-                message, remedy, ..
-            }) => Err(CliError::Usage(format!("{message}; {remedy}"))),
+        match CliError::of_mistakes(own_objects(&job).as_slice()) {
+            Some(error) => Err(error),
             None => Ok(job),
         }
     }

@@ -35,7 +35,7 @@ use crate::journal::state::{RunState, RunTotals};
 use crate::listing::bisect::KeyRange;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ReportPaths};
-use crate::manifest::{Mistake, state_in_source};
+use crate::manifest::state_in_source;
 use crate::pace::{PaceCounts, Pacer, RetryPolicy};
 use crate::report::ReportHeader;
 use crate::shards::end;
@@ -174,10 +174,8 @@ pub(super) fn require_number(shards: u32) -> Result<(), CliError> {
 
 /// Refuses a state prefix inside a source, where its own objects would be copied.
 pub(super) fn require_outside_sources(job: &Job, state: &S3Uri) -> Result<(), CliError> {
-    match state_in_source(job, state) {
-        Some(Mistake {
-            message, remedy, ..
-        }) => Err(CliError::Usage(format!("--state: {message}; {remedy}"))),
+    match CliError::of_mistakes(state_in_source(job, state).as_slice()) {
+        Some(error) => Err(error),
         None => Ok(()),
     }
 }

@@ -15,6 +15,7 @@ use crate::plan::decide::{Reason, Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head};
+use crate::size::to_thousandths;
 
 /// The proof that the destination equals the source, from strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -404,5 +405,5 @@ impl Draft {
 /// Returns the seconds of a duration, rounded to milliseconds for reports.
 #[must_use]
 pub fn seconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+    to_thousandths(duration.as_secs_f64())
 }

@@ -109,7 +109,11 @@ pub(crate) fn own_objects(job: &Job) -> Option<Mistake> {
 
 /// Returns the mistake of a state prefix inside the source of a transfer.
 pub(crate) fn state_in_source(job: &Job, state: &S3Uri) -> Option<Mistake> {
-    in_source(job, "state", "--state", state)
+    let mistake = in_source(job, "state", "--state", state)?;
+    Some(Mistake {
+        message: format!("--state: {}", mistake.message),
+        ..mistake
+    })
 }
 
 /// Returns the mistake if the journal, report, or state at `place` lies in a source.

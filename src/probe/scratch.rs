@@ -1,7 +1,7 @@
 //! The scratch prefix: sends each request of a probe, and notes everything that it may have
 //! created.
 //!
-//! No request is sent after the probe was told to stop or ran out of time. A request in flight at
+//! Sends no request after the probe was told to stop or ran out of time. A request in flight at
 //! that moment may finish: if the probe did not wait for the answer, the request could take effect
 //! after the clean-up.
 

@@ -25,6 +25,7 @@ use crate::journal::Writer;
 use crate::journal::state::RunState;
 use crate::pace::{PaceCounts, Pacer};
 use crate::s3::WriteCondition;
+use crate::size::to_thousandths;
 
 /// The longest time that writing a record may take. It must not delay the next record or the end of
 /// the process.
@@ -298,7 +299,7 @@ fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds < SHORTEST_SAMPLE {
         return 0.0;
     }
-    (count as f64 / seconds * 1000.0).round() / 1000.0
+    to_thousandths(count as f64 / seconds)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::journal::state::RunTotals;
 use crate::listing::bisect::KeyRange;
 use crate::location::ObjectKey;
 use crate::pace::PaceCounts;
+use crate::size::to_thousandths;
 
 /// The format of the objects that this version writes, and the latest that it reads.
 pub const FORMAT: u32 = 1;
@@ -312,7 +313,7 @@ impl ShardsSummary {
         }
         // In milliseconds, so that the sum is read exactly as it was written. Otherwise a process
         // that compares it with its own sum would write it again.
-        summary.seconds = (summary.seconds * 1000.0).round() / 1000.0;
+        summary.seconds = to_thousandths(summary.seconds);
         summary
     }
 }

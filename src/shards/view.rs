@@ -17,6 +17,7 @@ use super::record::{
 };
 use crate::journal::state::RunTotals;
 use crate::pace::PaceCounts;
+use crate::size::to_thousandths;
 
 /// A process is silent if its last sign of life is at least this old.
 pub const SILENT_AFTER: Duration = Duration::from_mins(1);
@@ -413,7 +414,7 @@ impl StateView {
 
 /// Rounds rates to thousandths, like those of the records.
 fn rounded(rates: LiveRates) -> LiveRates {
-    let round = |rate: f64| (rate * 1000.0).round() / 1000.0;
+    let round = to_thousandths;
     LiveRates {
         objects: round(rates.objects),
         bytes: round(rates.bytes),

@@ -43,7 +43,7 @@ pub struct Fault {
     pub count: Option<u64>,
     /// The time after which the fault starts. Earlier calls are not counted.
     pub from: Duration,
-    /// How long the fault lasts after its start; `None` is without end.
+    /// The duration of the fault from its start. `None` means that it never ends.
     pub lasts: Option<Duration>,
     /// The effect on the calls.
     pub then: Effect,
@@ -220,7 +220,7 @@ pub struct Rule {
 pub(super) struct FaultEffects {
     /// The total delay of the call.
     pub(super) delay: Duration,
-    /// How far ahead the clock of the server is.
+    /// The time by which the clock of the server is ahead.
     pub(super) skew: SignedDuration,
     /// The effect other than delay and skew.
     pub(super) effect: Option<Effect>,

@@ -127,7 +127,7 @@ pub struct RateModel {
     pub connections: Option<usize>,
 }
 
-/// How the rate of a prefix grows after its first request. It grows in steps, as S3 splits a
+/// The growth of the rate of a prefix after its first request. The rate grows in steps, as S3 splits a
 /// partition in two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::journal;
-use super::super::{CliError, Output, say_json, say_line};
+use super::super::{CliError, Output};
 use super::look::{CheckFindings, CheckStatus};
 use crate::connections::Connections;
 use crate::journal::fingerprint::Fingerprint;
@@ -74,7 +74,7 @@ pub(super) async fn check(
             format!("not checked: writing to {place}"),
         ),
     }
-    tell(&place, &findings, output)?;
+    findings.print("journal", &place, output)?;
     Ok(findings)
 }
 
@@ -97,19 +97,4 @@ fn obstacle(path: &Path) -> Option<String> {
         .permissions()
         .readonly()
         .then(|| format!("{there} cannot be written to"))
-}
-
-fn tell(place: &str, findings: &CheckFindings, output: Output) -> Result<(), CliError> {
-    if output.json {
-        let line = serde_json::json!({
-            "journal": place, "status": findings.status(), "findings": findings.0,
-        });
-        say_json(&line)?;
-        return Ok(());
-    }
-    say_line(&format!("{}  journal: {place}", findings.status().word()))?;
-    for finding in &findings.0 {
-        say_line(&format!("    {}", finding.text))?;
-    }
-    Ok(())
 }

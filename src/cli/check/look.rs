@@ -4,7 +4,7 @@ use std::fs;
 
 use serde::Serialize;
 
-use super::super::CliError;
+use super::super::{CliError, Output, say_json, say_line};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::listing::reach::Reach;
@@ -73,6 +73,22 @@ impl CheckFindings {
             text,
             is_access: true,
         });
+    }
+
+    /// Prints the findings about a `journal`, `report`, or `state` at this place.
+    pub(super) fn print(&self, kind: &str, place: &str, output: Output) -> Result<(), CliError> {
+        if output.json {
+            let line = serde_json::json!({
+                kind: place, "status": self.status(), "findings": self.0,
+            });
+            say_json(&line)?;
+            return Ok(());
+        }
+        say_line(&format!("{}  {kind}: {place}", self.status().word()))?;
+        for finding in &self.0 {
+            say_line(&format!("    {}", finding.text))?;
+        }
+        Ok(())
     }
 
     /// Returns the first thing that fails, if any does.

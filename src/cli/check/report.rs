@@ -3,7 +3,7 @@
 use futures::FutureExt as _;
 
 use super::super::journal::reports;
-use super::super::{CliError, Output, say_json, say_line};
+use super::super::{CliError, Output};
 use super::look::{CheckFindings, CheckStatus};
 use crate::connections::Connections;
 use crate::manifest::job::Job;
@@ -30,15 +30,6 @@ pub(super) async fn check(
         }
         Err(error) => findings.forbidden(error.to_string()),
     }
-    if output.json {
-        say_json(&serde_json::json!({
-            "report": place, "status": findings.status(), "findings": findings.0,
-        }))?;
-        return Ok(findings);
-    }
-    say_line(&format!("{}  report: {place}", findings.status().word()))?;
-    for finding in &findings.0 {
-        say_line(&format!("    {}", finding.text))?;
-    }
+    findings.print("report", &place, output)?;
     Ok(findings)
 }

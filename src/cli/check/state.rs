@@ -1,7 +1,7 @@
 //! Looks at the state prefix of a run in shards, and changes nothing there.
 
 use super::super::shards::{GivenShard, require_plan_of, store_at};
-use super::super::{CliError, Output, say_json, say_line};
+use super::super::{CliError, Output};
 use super::look::{CheckFindings, CheckStatus};
 use crate::connections::Connections;
 use crate::manifest::job::Job;
@@ -28,16 +28,7 @@ pub(super) async fn check(
         }
         Err(error) => return Err(error),
     }
-    if output.json {
-        say_json(&serde_json::json!({
-            "state": place, "status": findings.status(), "findings": findings.0,
-        }))?;
-        return Ok(findings);
-    }
-    say_line(&format!("{}  state: {place}", findings.status().word()))?;
-    for finding in &findings.0 {
-        say_line(&format!("    {}", finding.text))?;
-    }
+    findings.print("state", &place, output)?;
     Ok(findings)
 }
 
