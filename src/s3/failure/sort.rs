@@ -15,7 +15,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::super::bounds::TooLong;
 use super::super::causes::{find, plain};
 use super::super::credentials::NoIdentity;
-use super::super::secrets::{Quoted, Secrets};
+use super::super::secrets::{Quoted, Secrets, TextPieces};
 use super::{Details, Failure, FailureKind, Operation, tls};
 use crate::printable::cut;
 
@@ -92,10 +92,8 @@ impl Failure {
         let response = error.raw_response();
         // A server may echo headers of the request.
         let secrets = response.and_then(|response| response.extension::<Secrets>());
-        let hidden = |text: String| match secrets {
-            Some(secrets) => secrets.hide(text),
-            None => text,
-        };
+        let pieces = secrets.map(TextPieces::of).unwrap_or_default();
+        let hidden = |text: String| pieces.hide(text);
         Self(Box::new(Details {
             kind,
             operation,
