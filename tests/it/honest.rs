@@ -25,7 +25,7 @@ fn denied(operation: Operation) -> Fault {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_in_which_everything_fails_alike_stops_early() {
     let mut world = World::new().await;
-    put_many(&world, 5000);
+    put_many(&world, 2000);
     world.add_fault(denied(Operation::CopyObject));
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
@@ -55,7 +55,7 @@ async fn a_run_in_which_everything_fails_alike_stops_early() {
     let second = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(
         (second.outcome.done_objects, second.outcome.failed_objects),
-        (5000, 0)
+        (2000, 0)
     );
 }
 

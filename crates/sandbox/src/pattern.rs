@@ -39,20 +39,36 @@ fn word(seed: u64, index: u64) -> [u8; 8] {
 
 /// Appends the `len` bytes at `offset` of the pattern `seed` to `into`.
 pub(super) fn write(seed: u64, offset: u64, len: u64, into: &mut Vec<u8>) {
-    let mut position = offset % PERIOD;
-    let mut left = len;
-    while left > 0 {
-        let (index, skip) = (position / 8, position % 8);
-        let take = (8 - skip).min(left).min(PERIOD - position);
-        let bytes = word(seed, index);
-        #[expect(clippy::cast_possible_truncation, reason = "both are at most 8")]
-        into.extend_from_slice(&bytes[skip as usize..(skip + take) as usize]);
-        left -= take;
-        position += take;
-        if position == PERIOD {
-            position = 0;
-        }
+    let start = into.len();
+    into.resize(start + size(len), 0);
+    let (mut rest, mut position) = (&mut into[start..], offset % PERIOD);
+    while !rest.is_empty() {
+        let take = rest.len().min(size(PERIOD - position));
+        let (now, later) = rest.split_at_mut(take);
+        fill(seed, position, now);
+        (rest, position) = (later, 0);
     }
+}
+
+/// Writes the bytes at `position` of the block of `seed`, word by word.
+fn fill(seed: u64, position: u64, into: &mut [u8]) {
+    let (mut index, skip) = (position / 8, size(position % 8));
+    let (first, rest) = into.split_at_mut(into.len().min((8 - skip) % 8));
+    if !first.is_empty() {
+        first.copy_from_slice(&word(seed, index)[skip..skip + first.len()]);
+        index += 1;
+    }
+    let (words, last) = rest.as_chunks_mut();
+    for bytes in words {
+        *bytes = word(seed, index);
+        index += 1;
+    }
+    last.copy_from_slice(&word(seed, index)[..last.len()]);
+}
+
+/// Returns a number of bytes to generate as a length in memory.
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// The CRCs of the prefixes of the block at each multiple of [`STRIDE`], and of the whole block.
@@ -151,6 +167,11 @@ mod tests {
     fn any_byte_can_be_made_without_those_before_it() {
         let mut whole = Vec::new();
         write(7, 0, 3 * PERIOD, &mut whole);
+        let is_of_its_word = |(at, byte): (u64, &u8)| {
+            let at = at % PERIOD;
+            *byte == word(7, at / 8)[size(at % 8)]
+        };
+        assert!((0..).zip(&whole).all(is_of_its_word));
         for (offset, len) in [
             (0, 9),
             (3, 20),
