@@ -153,7 +153,12 @@ async fn a_version_of_many_objects_is_refused() {
         &[local],
         &["-"],
     ] {
-        let copy = [&["copy"][..], sources, &["s3://destination/", "--version-id"]].concat();
+        let copy = [
+            &["copy"][..],
+            sources,
+            &["s3://destination/", "--version-id"],
+        ]
+        .concat();
         let (exit, _, stderr) = run(command_at(&world), &[&copy[..], &[&old]].concat()).await;
         assert!(
             exit == 2 && stderr.contains("--version-id names the version of one object"),
