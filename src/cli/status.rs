@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::job_environment::JobEnvironment;
 use super::journal::{Named, glances, places, reports};
 use super::state::{FoundState, runs_near};
-use super::{CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line};
+use super::{
+    CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line, signals,
+};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::RunTotals;
 use crate::journal::uploads::JournaledUpload;
@@ -71,6 +73,9 @@ impl Status {
             && !Path::new(word).exists()
         {
             return Err(CliError::Usage(habits::watch_every(word)));
+        }
+        if self.watch.is_some() {
+            signals::is_view();
         }
         if let Some(uri) = self.prefix()? {
             let mut found = FoundState::at(&uri, &self.endpoint).boxed().await?;

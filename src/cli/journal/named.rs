@@ -1,6 +1,6 @@
 //! The journals that a command reads, by what the user typed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 

@@ -295,7 +295,7 @@ impl LeaseState {
             };
             self.write(&mut releasing, WriteCondition::None).await?;
             *kept = releasing;
-            Ok(())
+            Ok::<_, JournalError>(())
         };
         match timeout(RELEASE, released).await {
             Ok(Ok(())) => {}
