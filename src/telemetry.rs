@@ -142,11 +142,11 @@ fn filter(directives: &str) -> Result<EnvFilter, String> {
             "{VARIABLE}: {what}; write a level (off, error, warn, info, debug, trace) or for instance s3haul=debug,aws=info"
         )
     };
-    let words = directives.split(',').filter(|word| !word.trim().is_empty());
+    let words = directives.split(',').map(str::trim);
+    let words = words.filter(|word| !word.is_empty());
     let directives = &words.collect::<Vec<_>>().join(",");
     for word in directives
         .split(',')
-        .map(str::trim)
         .filter(|word| !word.is_empty() && !word.contains(['=', '[']))
     {
         let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));

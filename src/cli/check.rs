@@ -103,12 +103,7 @@ impl CheckJob {
         ))
         .await?;
         listening.abort();
-        // A job that is refused is not probed, so both are either good or not.
-        Ok(match (exit, probed) {
-            (Exit::Done, probed) => probed,
-            (failed, Exit::Done) => failed,
-            (_, probed) => probed,
-        })
+        Ok(if probed == Exit::Done { exit } else { probed })
     }
 
     /// Returns the run in shards to check, if the flags name one.

@@ -389,9 +389,9 @@ mod tests {
     #[test]
     fn a_bucket_has_what_any_transfer_needs_of_it() {
         let manifest = "version: 1\ntransfers:\n\
-            \x20 - {from: {s3: s3://a/1/}, to: {s3: s3://b/1/}}\n\
-            \x20 - {from: {s3: s3://a/2/, versions: all, expected_owner: '111122223333'}, to: {s3: s3://c/}}\n\
-            \x20 - {from: {s3: s3://d/}, to: {s3: s3://b/3/, expected_owner: '444455556666'}}\n";
+            \x20 - {from: {s3: s3://bucket-a/1/}, to: {s3: s3://bucket-b/1/}}\n\
+            \x20 - {from: {s3: s3://bucket-a/2/, versions: all, expected_owner: '111122223333'}, to: {s3: s3://bucket-c/}}\n\
+            \x20 - {from: {s3: s3://bucket-d/}, to: {s3: s3://bucket-b/3/, expected_owner: '444455556666'}}\n";
         let job = Job::parse(manifest, "job.yaml", &Environment::default()).unwrap();
         let buckets: Vec<_> = buckets_of(&job)
             .into_iter()
@@ -403,10 +403,10 @@ mod tests {
         assert_eq!(
             buckets,
             [
-                bucket("a", true, Some("111122223333")),
-                bucket("b", false, Some("444455556666")),
-                bucket("c", true, None),
-                bucket("d", false, None),
+                bucket("bucket-a", true, Some("111122223333")),
+                bucket("bucket-b", false, Some("444455556666")),
+                bucket("bucket-c", true, None),
+                bucket("bucket-d", false, None),
             ]
         );
     }

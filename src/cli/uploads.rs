@@ -140,7 +140,7 @@ impl Uploads {
                 ..
             } => {
                 let results = Results::new(&bucket, dry_run, output);
-                abort::one(&bucket, &location, &id, results).await
+                abort::one(&bucket, &location, &id, &results).await
             }
             Action::Abort {
                 upload_id: None,

@@ -145,7 +145,8 @@ impl Directory {
     ) -> Result<(Self, JournalContent, Salvage, PathBuf), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         let lock = lock(path, &writer)?;
-        let (mut old, mut readable) = (Vec::new(), Vec::new());
+        let mut old = Vec::new();
+        let mut readable = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();

@@ -379,7 +379,7 @@ async fn an_abort_prints_documents_and_a_dry_run_looks_for_the_upload() {
         ["status", "key", "upload_id", "size"].map(|field| line[field].clone())
     };
     let all = ["abort", "s3://destination/", "--older-than", "0s", "--json"];
-    let said = |status: &str| {
+    let said = |status: &str| -> [Value; 4] {
         [
             status.into(),
             "dir/large".into(),

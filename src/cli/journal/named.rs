@@ -85,7 +85,8 @@ pub(in crate::cli) async fn glances(
     places: &[(String, Location)],
     is_list: bool,
 ) -> Result<Vec<(String, Glance)>, CliError> {
-    let (mut found, mut unread) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
+    let mut unread = Vec::new();
     for (place, location) in places {
         match look(location.clone()).await {
             Ok(glance) => found.extend(glance.map(|glance| (place.clone(), glance))),

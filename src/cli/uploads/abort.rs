@@ -20,7 +20,7 @@ pub(super) async fn one(
     bucket: &Bucket,
     location: &S3Uri,
     id: &str,
-    results: Results<'_>,
+    results: &Results<'_>,
 ) -> Result<Exit, CliError> {
     let upload = MultipartUpload::open(bucket, &location.key, id);
     let is_there = match bucket.list_parts(&location.key, id, None).await {

@@ -134,16 +134,16 @@ impl Holder {
 fn is_locked(name: &Path, pid: u32) -> Option<bool> {
     let metadata = fs::metadata(name).ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let file = (metadata.dev(), metadata.ino());
-    Some(locks.lines().any(|line| is_lock_of(line, file, pid)))
+    let is_ours = |line: &str| is_lock_of(line, metadata.dev(), metadata.ino(), pid);
+    Some(locks.lines().any(is_ours))
 }
 
-/// Returns true if a line of the kernel's table is a lock on this file (device and inode).
+/// Returns true if a line of the kernel's table is a lock on this file.
 ///
 /// An inode alone may be that of another file system. The table shows the device of the file
 /// system, which is not that of the file on some (btrfs, overlayfs), and the pid of the holder,
 /// which has another value in the container that the holder runs in. So either must match.
-fn is_lock_of(line: &str, (device, inode): (u64, u64), pid: u32) -> bool {
+fn is_lock_of(line: &str, device: u64, inode: u64, pid: u32) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, "FLOCK", _, _, holder, file, ..] = words.as_slice() else {
         return false;
@@ -164,7 +164,6 @@ mod tests {
     #[test]
     fn a_lock_is_known_by_its_inode_and_by_its_process_or_its_device() {
         let line = |pid: u32, file: &str| format!("7: FLOCK  ADVISORY  WRITE {pid} {file} 0 EOF");
-        let file = (0x803, 131);
         for (line, outcome) in [
             (line(7, "08:03:131"), true),
             (line(8, "08:03:131"), true),
@@ -175,9 +174,9 @@ mod tests {
             (line(7, "08:03:131").replace("FLOCK", "POSIX"), false),
             (String::new(), false),
         ] {
-            assert_eq!(is_lock_of(&line, file, 7), outcome, "{line}");
+            assert_eq!(is_lock_of(&line, 0x803, 131, 7), outcome, "{line}");
         }
-        assert!(is_lock_of(&line(8, "103:100:9"), (0x11_0300, 9), 7));
+        assert!(is_lock_of(&line(8, "103:100:9"), 0x11_0300, 9, 7));
     }
 
     /// The journal was removed, and another process has created it again, between the two steps of
