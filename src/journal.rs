@@ -207,8 +207,8 @@ impl Opened {
     }
 
     /// Creates a new journal in the place of one that cannot be read, and takes over only the open
-    /// uploads that the old one still shows. Renames an old directory, and returns its new name. In
-    /// S3, the old segments stay for some days.
+    /// uploads that the old one still shows. In a directory, moves the old files into a directory
+    /// inside, and returns its path. In S3, the old segments stay for some days.
     ///
     /// # Errors
     /// The journal is in use, or cannot be reached.
@@ -219,12 +219,8 @@ impl Opened {
         let writer = Writer::this_process(terms);
         match location {
             Location::Directory(path) => {
-                let work = |path: &Path| {
-                    let (aside, salvage) = Directory::put_aside(path)?;
-                    Ok((Directory::open(path, writer)?, salvage, aside))
-                };
-                let ((store, mut replay), salvage, aside) = blocking(&path, work).await?;
-                replay.state = salvage.clone().into_state();
+                let work = |path: &Path| Directory::begin_anew(path, writer);
+                let (store, replay, salvage, aside) = blocking(&path, work).await?;
                 Ok((
                     Self {
                         store: AnyStore::Directory(store),
@@ -425,6 +421,15 @@ pub struct Glance {
 /// # Errors
 /// The journal is damaged, of a later version, or cannot be reached.
 pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
+    match look_once(location.clone()).await? {
+        // The content is read first, and the holder second. A run that has ended in between looks
+        // dead, and only its content tells how it ended.
+        Some(glance) if glance.life == Life::Dead => look_once(location).await,
+        glance => Ok(glance),
+    }
+}
+
+async fn look_once(location: Location) -> Result<Option<Glance>, JournalError> {
     let (replay, writer, alive, silence) = match location {
         Location::Directory(path) => match blocking(&path, Directory::read).await? {
             Some((replay, holder)) => (replay, holder.writer, holder.alive, None),

@@ -89,17 +89,33 @@ impl Job {
         file.take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(io_error)?;
-        let name = path.display().to_string();
-        match String::from_utf8(bytes) {
-            Ok(text) => {
-                let mut job = Self::parse(&text, &name, environment)?;
-                job.count_from(Timestamp::now());
-                Ok(job)
-            }
-            Err(error) => {
-                Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into())
-            }
+        Ok(Self::read(bytes, &path.display().to_string(), environment)?)
+    }
+
+    /// Reads the bytes of a manifest, as [`Self::load`] does, of which one more than [`MAX_BYTES`]
+    /// is enough.
+    ///
+    /// # Errors
+    /// Every mistake in the manifest.
+    pub(crate) fn read(
+        bytes: Vec<u8>,
+        file_name: &str,
+        environment: &Environment,
+    ) -> Result<Self, ManifestMistakes> {
+        // Before anything else: the end may be missing, and be that of a character.
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(too_large(file_name, &bytes));
         }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            not_utf8(
+                file_name,
+                error.as_bytes(),
+                error.utf8_error().valid_up_to(),
+            )
+        })?;
+        let mut job = Self::parse(&text, file_name, environment)?;
+        job.count_from(Timestamp::now());
+        Ok(job)
     }
 
     /// Reads a manifest from `text`. `file_name` appears in messages, and its stem names the job if
@@ -114,24 +130,10 @@ impl Job {
     ) -> Result<Self, ManifestMistakes> {
         // Computed from the bytes of the file, because that is what `sha256sum` prints.
         let manifest_sha256 = Some(hex(&Sha256::digest(text)));
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if text.len() as u64 > MAX_BYTES {
-            let message = "the file is larger than 1MiB, too large for a manifest";
-            let start: String = text
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(80)
-                .collect();
-            return Err(whole_file(
-                file_name,
-                &start,
-                0..0,
-                message,
-                "split it into several jobs",
-            ));
+            return Err(too_large(file_name, text.as_bytes()));
         }
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (root, mut mistakes) =
             node::read(text, &|name| environment.text(name).map(str::to_owned));
         let mut secrets = Vec::new();
@@ -231,6 +233,19 @@ fn default_name(file_name: &str) -> String {
     } else {
         name
     }
+}
+
+fn too_large(file_name: &str, bytes: &[u8]) -> ManifestMistakes {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]);
+    let start = start.trim_start_matches('\u{feff}').lines().next();
+    let start: String = start.unwrap_or_default().chars().take(80).collect();
+    whole_file(
+        file_name,
+        &start,
+        0..0,
+        "the file is larger than 1MiB, too large for a manifest",
+        "split it into several jobs",
+    )
 }
 
 fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> ManifestMistakes {

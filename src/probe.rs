@@ -124,8 +124,26 @@ pub async fn probe(
     needs: &Needs,
     stop: &CancellationToken,
 ) -> Result<Probe, Failure> {
+    begin(bucket, prefix).await?.measure(needs, stop).await
+}
+
+/// A probe that has looked at its prefix, and written nothing yet.
+pub(crate) struct UnwrittenProbe<'a> {
+    stated: Capabilities,
+    prefix: &'a str,
+    /// The bucket, without the limits that the clean-up does not have.
+    cleaner: Bucket,
+}
+
+/// Begins a probe, see [`probe`]. An error means that it has written nothing.
+///
+/// # Errors
+/// The bucket cannot be listed, or the prefix is not empty.
+pub(crate) async fn begin<'a>(
+    bucket: &Bucket,
+    prefix: &'a str,
+) -> Result<UnwrittenProbe<'a>, Failure> {
     let stated = bucket.capabilities().clone();
-    let trust = stated.trust;
     let everything = Capabilities {
         directory: stated.directory,
         locks: stated.locks,
@@ -135,62 +153,85 @@ pub async fn probe(
         sends_empty_tag_sets: false,
         ..Capabilities::AWS
     };
-    let halt = CancellationToken::new();
     let cleaner = bucket
         .for_probes()
         .halted_by(CancellationToken::new())
         .assuming(everything);
     refuse_unusable(&cleaner, prefix).await?;
-    let mut scratch = Scratch::new(
-        cleaner.halted_by(halt.clone()),
+    Ok(UnwrittenProbe {
+        stated,
         prefix,
-        needs.acl,
-        stop,
-        QUESTIONS,
-    );
-    let asked = {
-        let mut asking = std::pin::pin!(questions::ask(&mut scratch, &stated, needs));
-        let halting = async {
-            stop.cancelled().await;
-            sleep(GRACE_AFTER_STOP).await;
-            halt.cancel();
-        };
-        tokio::select! {
-            asked = &mut asking => asked,
-            () = halting => asking.await,
-        }
-    };
-    let stopped = stop.is_cancelled();
-    let not_stored = std::mem::take(&mut scratch.not_stored);
-    let false_date = scratch.false_date.take();
-    let end = clean::clean(
-        scratch,
-        &cleaner,
-        if stopped {
-            CLEANING_AFTER_STOP
-        } else {
-            CLEANING
-        },
-    )
-    .await;
-    let found = match asked {
-        Ok(found) => found,
-        Err(_) if stopped => questions::ProbeFindings::default(),
-        Err(failure) => return Err(with_left(failure, &end.left)),
-    };
-    let requests = found.requests.into_iter().chain(end.requests).collect();
-    let (findings, attributes, left) = (found.capabilities, found.attributes, end.left);
-    Ok(Probe {
-        prefix: prefix.to_owned(),
-        requests,
-        findings,
-        attributes,
-        not_stored,
-        trust,
-        false_date,
-        left,
-        stopped,
+        cleaner,
     })
+}
+
+impl UnwrittenProbe<'_> {
+    /// Asks the questions, and cleans up. An error names what is left behind.
+    ///
+    /// # Errors
+    /// The bucket cannot be written to, or locks all objects.
+    pub(crate) async fn measure(
+        self,
+        needs: &Needs,
+        stop: &CancellationToken,
+    ) -> Result<Probe, Failure> {
+        let Self {
+            stated,
+            prefix,
+            cleaner,
+        } = self;
+        let (trust, halt) = (stated.trust, CancellationToken::new());
+        let mut scratch = Scratch::new(
+            cleaner.halted_by(halt.clone()),
+            prefix,
+            needs.acl,
+            stop,
+            QUESTIONS,
+        );
+        let asked = {
+            let mut asking = std::pin::pin!(questions::ask(&mut scratch, &stated, needs));
+            let halting = async {
+                stop.cancelled().await;
+                sleep(GRACE_AFTER_STOP).await;
+                halt.cancel();
+            };
+            tokio::select! {
+                asked = &mut asking => asked,
+                () = halting => asking.await,
+            }
+        };
+        let stopped = stop.is_cancelled();
+        let not_stored = std::mem::take(&mut scratch.not_stored);
+        let false_date = scratch.false_date.take();
+        let end = clean::clean(
+            scratch,
+            &cleaner,
+            if stopped {
+                CLEANING_AFTER_STOP
+            } else {
+                CLEANING
+            },
+        )
+        .await;
+        let found = match asked {
+            Ok(found) => found,
+            Err(_) if stopped => questions::ProbeFindings::default(),
+            Err(failure) => return Err(with_left(failure, &end.left)),
+        };
+        let requests = found.requests.into_iter().chain(end.requests).collect();
+        let (findings, attributes, left) = (found.capabilities, found.attributes, end.left);
+        Ok(Probe {
+            prefix: prefix.to_owned(),
+            requests,
+            findings,
+            attributes,
+            not_stored,
+            trust,
+            false_date,
+            left,
+            stopped,
+        })
+    }
 }
 
 /// Refuses a prefix under which a probe could not work, or could not distinguish its own objects

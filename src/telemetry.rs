@@ -142,10 +142,12 @@ fn filter(directives: &str) -> Result<EnvFilter, String> {
             "{VARIABLE}: {what}; write a level (off, error, warn, info, debug, trace) or for instance s3haul=debug,aws=info"
         )
     };
+    let words = directives.split(',').map(str::trim);
+    let words = words.filter(|word| !word.is_empty());
+    let directives = &words.collect::<Vec<_>>().join(",");
     for word in directives
         .split(',')
-        .map(str::trim)
-        .filter(|word| !word.contains(['=', '[']))
+        .filter(|word| !word.is_empty() && !word.contains(['=', '[']))
     {
         let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         if !is_level && !MODULES.iter().any(|module| word.starts_with(module)) {
@@ -165,6 +167,9 @@ mod tests {
     fn wrong_filters_are_told() {
         for good in [
             "info",
+            "info,",
+            ", s3haul=debug,,warn, ",
+            "",
             "DEBUG",
             "s3haul=debug,aws=info",
             "s3haul::pace",

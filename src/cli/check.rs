@@ -17,9 +17,11 @@ use look::{CheckFinding, CheckFindings, CheckStatus, look};
 
 use super::job_environment::JobEnvironment;
 use super::journal::of_environment;
-use super::shards::{GivenShard, require_number, require_outside_sources, state_prefix};
+use super::shards::{GivenShards, require_number, require_outside_sources, state_prefix};
 use super::signals::{self, Orderly};
-use super::{CliError, Exit, JobFile, Output, out, presence, say_json, say_line, termination};
+use super::{
+    CliError, Exit, JobFile, Output, note, out, presence, say_json, say_line, termination,
+};
 use crate::connections::Connections;
 use crate::execute::{DRAIN, describe};
 use crate::location::S3Uri;
@@ -76,6 +78,10 @@ impl CheckJob {
         if !self.probe {
             return Ok(exit);
         }
+        if exit == Exit::Refused {
+            note("the destinations are not probed, because a run of this job would be refused");
+            return Ok(exit);
+        }
         // A probe removes what it made before the command ends.
         signals::leaves("objects of the probe may be left below its scratch prefix");
         let orderly = Orderly::within(DRAIN);
@@ -97,24 +103,18 @@ impl CheckJob {
         ))
         .await?;
         listening.abort();
-        Ok(if matches!(exit, Exit::Done) {
-            probed
-        } else {
-            exit
-        })
+        Ok(if probed == Exit::Done { exit } else { probed })
     }
 
     /// Returns the run in shards to check, if the flags name one.
-    fn in_shards(&self) -> Result<Option<GivenShard>, CliError> {
+    fn in_shards(&self) -> Result<Option<GivenShards>, CliError> {
         let (Some(state), Some(shards)) = (&self.state, self.shards) else {
             return Ok(None);
         };
         require_number(shards)?;
-        // Each shard is checked in the same way.
-        Ok(Some(GivenShard {
+        Ok(Some(GivenShards {
             state: state.clone(),
             shards,
-            shard: 0,
             pods: self.pods,
         }))
     }

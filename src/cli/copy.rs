@@ -181,13 +181,8 @@ impl Copy {
     }
 
     pub(super) fn job(&self) -> Result<Job, CliError> {
-        let one_object = matches!(self.sources.as_slice(), [source] if source.starts_with("s3://") && !source.ends_with('/') && !source.contains(['*', '?']));
         if let Some(mistake) = self.history.mistake() {
             return Err(CliError::Usage(mistake.to_owned()));
-        }
-        if self.history.version_id.is_some() && (!one_object || self.recursive) {
-            let message = "--version-id names the version of one object; give exactly one source, s3://bucket/key";
-            return Err(CliError::Usage(message.to_owned()));
         }
         let location: S3Uri = self
             .destination
@@ -197,6 +192,7 @@ impl Copy {
         let mut transfers = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             let (from, pattern) = self.source(source)?;
+            self.refuse_version_of_many(&from)?;
             self.refuse_unused_flags(source, &from, pattern.is_some())?;
             let to = Destination {
                 endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -278,6 +274,17 @@ impl Copy {
             ));
         }
         in_s3(text, self.recursive, self.history.version_id.clone())
+    }
+
+    /// Refuses `--version-id` for anything but one object as the only source. The parsed source
+    /// decides: `s3://bucket` without a slash is a whole bucket.
+    fn refuse_version_of_many(&self, from: &Source) -> Result<(), CliError> {
+        let is_one = self.sources.len() == 1 && matches!(from, Source::Object { .. });
+        if self.history.version_id.is_none() || is_one {
+            return Ok(());
+        }
+        let message = "--version-id names the version of one object; give exactly one source, s3://bucket/key";
+        Err(CliError::Usage(message.to_owned()))
     }
 
     /// Refuses flags that have no effect for this source.

@@ -131,6 +131,9 @@ pub(super) enum CliError {
     /// A signal ended the command.
     #[error("interrupted; {0}")]
     Interrupted(String),
+    /// The user ended a view, as views are ended.
+    #[error("interrupted")]
+    ViewEnded,
 }
 
 impl CliError {
@@ -181,6 +184,7 @@ impl CliError {
             Self::State(error) | Self::Unrecorded(error) if error.is_passing() => Exit::Interrupted,
             Self::Lost(_)
             | Self::Interrupted(_)
+            | Self::ViewEnded
             | Self::Unplanned(_)
             | Self::Report(
                 ReportError::Incomplete { kept: true, .. } | ReportError::TakenOver { .. },
@@ -239,6 +243,7 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
                 tell(&note);
             }
         }
+        CliError::ViewEnded => termination::set_reason(&error.to_string()),
         error => {
             let message = match error {
                 CliError::Refused(_) => output.spoken(error.to_string()),

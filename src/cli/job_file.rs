@@ -62,17 +62,17 @@ fn read_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
         return Job::load(path, environment)
             .map_err(|error| not_found(path).unwrap_or(error.into()));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let stdin = io::stdin().lock();
     stdin
         .take(manifest::MAX_BYTES + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(|error| {
             CliError::Usage(format!(
                 "cannot read a manifest from standard input: {error}"
             ))
         })?;
-    Ok(Job::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
+    Ok(Job::read(bytes, STDIN, environment).map_err(ManifestError::from)?)
 }
 
 /// Returns a hint about the manifest that was probably meant, if the named one does not exist.

@@ -4,23 +4,22 @@
 //! written (often in a container), the run keeps no journal, unless an unfinished run is there. A
 //! location that the user named must be usable.
 
+mod named;
 mod notes;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
-use tokio_util::sync::CancellationToken;
 
-use super::job_environment::{JobEnvironment, records_at};
 use super::run::RunOptions;
 use super::unused_flags::{Flag, refuse, typed};
-use super::{CliError, EndpointFlags, lease, load, next, tidy, word};
+use super::{CliError, lease, next, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, SampleResult};
 use crate::journal::event::{JournalEvent, RunInfo};
@@ -30,12 +29,12 @@ use crate::journal::{
     self, Intent, Journal, JournalError, LeaseTerms, Ledger, Life, Location, Opened, RunDecision,
 };
 use crate::listing::local::JOURNALS;
-use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{
     BucketReport, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportHeader, ReportWriter,
 };
 use crate::size::{by_number, display_counted, parse_duration};
+pub(super) use named::{Named, glances, of_environment, places};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
 const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
@@ -209,17 +208,20 @@ pub(super) async fn open(
         return without(job, connections, origin, &tell).await;
     };
     let fingerprint = Fingerprint::of(job);
-    if let Location::Bucket(..) = location {
-        // Opening a journal in S3 shuts out an earlier process of this Job. So a run that will be
-        // refused must not open it.
-        examine(&location, &fingerprint, (intent, job.on_change), wait)
-            .await
-            .map_err(unusable)?;
-        job.report
-            .json
-            .as_deref()
-            .map(|path| ReportWriter::probe(path, origin))
-            .transpose()?;
+    let takes_at_once = match &location {
+        Location::Bucket(..) => {
+            // Opening a journal in S3 shuts out an earlier process of this Job. So a run that will
+            // be refused must not open it.
+            examine(&location, &fingerprint, (intent, job.on_change), wait)
+                .await
+                .map_err(unusable)?;
+            true
+        }
+        // A journal that cannot be read is put aside when it is opened.
+        Location::Directory(_) => intent == Intent::Fresh && is_unreadable(&location).await,
+    };
+    if let (true, Some(path)) = (takes_at_once, &job.report.json) {
+        ReportWriter::probe(path, origin)?;
     }
     if let Some(reports) = reports(job, connections).await? {
         reports.probe(&origin.run).boxed().await?;
@@ -370,72 +372,6 @@ fn untrue(looked: SampleResult) -> Option<JournalError> {
     })
 }
 
-/// The journals that a command reads.
-#[derive(Clone, Debug)]
-pub(super) enum Named {
-    /// All below the working directory.
-    None,
-    /// This directory.
-    Directory(PathBuf),
-    /// The objects below this prefix.
-    Prefix(S3Uri),
-    /// That of the job in this manifest.
-    JobIn(PathBuf),
-}
-
-/// Returns the place that `S3HAUL_JOURNAL` names; none if it is empty.
-pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
-    let text = std::env::var(JOURNAL).unwrap_or_default();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse()
-        .map(Some)
-        .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
-}
-
-/// Returns the locations and the names of the journals that were named.
-pub(super) async fn places(
-    named: Named,
-    endpoint: &EndpointFlags,
-) -> Result<Vec<(String, Location)>, CliError> {
-    let of_directory = |path: PathBuf| (path.display().to_string(), Location::Directory(path));
-    Ok(match named {
-        Named::None => {
-            let Ok(entries) = std::fs::read_dir(JOURNALS) else {
-                return Ok(Vec::new());
-            };
-            let mut paths: Vec<PathBuf> = entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .collect();
-            paths.retain(|path| path.is_dir());
-            paths.sort();
-            paths.into_iter().map(of_directory).collect()
-        }
-        Named::Directory(path) => vec![of_directory(path)],
-        Named::Prefix(uri) => {
-            let bucket = records_at(&uri, endpoint).await?;
-            vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
-        }
-        Named::JobIn(path) => {
-            let mut job = load(&path)?;
-            if let Some(place) = of_environment()? {
-                job.journal = place;
-            }
-            let mut connections =
-                JobEnvironment::ambient().connect(&job, &CancellationToken::new());
-            match location(&job, &mut connections).await? {
-                Some(Location::Directory(path)) => vec![of_directory(path)],
-                Some(bucket @ Location::Bucket(..)) => vec![(path.display().to_string(), bucket)],
-                None => {
-                    let message = format!("{}: its runs keep no journal", path.display());
-                    return Err(CliError::Usage(message));
-                }
-            }
-        }
-    })
-}
-
 /// Returns the location of the journal; `None` if none is kept. Standard input cannot be read
 /// twice.
 pub(super) async fn location(
@@ -510,6 +446,15 @@ async fn examine(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns true for an existing journal that no session can read.
+async fn is_unreadable(location: &Location) -> bool {
+    let read = journal::look(location.clone()).await;
+    matches!(
+        read,
+        Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })
+    )
 }
 
 /// Returns true if a journal that cannot be written has something to resume. An unreadable one may

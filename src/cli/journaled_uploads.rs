@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::journal::{Named, of_environment, places};
+use super::journal::{Named, glances, of_environment, places};
 use super::{CliError, EndpointFlags, note};
+use crate::bucket::Bucket;
 use crate::journal::uploads::JournaledUpload;
 use crate::journal::{Glance, Life, look};
 use crate::listing::local::JOURNALS;
-use crate::location::BucketName;
 use crate::manifest::job::JournalPlace;
 use crate::multipart::was_created_between;
 use crate::probe;
@@ -56,6 +56,8 @@ const NAMED: usize = 5;
 #[derive(Debug)]
 struct Known {
     recorded: JournaledUpload,
+    /// False if the journal says that another server has it.
+    may_be_here: bool,
     /// The time at which the journal was written last.
     until: Timestamp,
     /// The journal, if a run is at work on it.
@@ -71,7 +73,7 @@ impl MineFlags {
     /// Reads the uploads in `bucket` that the journals know; `None` if that was not requested.
     pub(super) async fn read(
         &self,
-        bucket: &BucketName,
+        bucket: &Bucket,
         endpoint: &EndpointFlags,
     ) -> Result<Option<JournaledUploads>, CliError> {
         if !self.mine {
@@ -87,10 +89,9 @@ impl MineFlags {
             is_unnamed,
             ..JournaledUploads::default()
         };
-        for (place, location) in places(named, endpoint).await? {
-            if let Some(glance) = look(location).await? {
-                mine.take(bucket, place, glance);
-            }
+        let places = places(named, endpoint).await?;
+        for (place, glance) in glances(&places, is_unnamed).await? {
+            mine.take(bucket, place, glance);
         }
         if mine.read.is_empty() {
             let place = if is_unnamed {
@@ -126,7 +127,7 @@ impl JournaledUploads {
     /// Reads the journals of this environment, for uploads that are selected by age: those below
     /// the working directory, and the one that S3HAUL_JOURNAL names. Notes and skips one that
     /// cannot be read.
-    pub(super) async fn beside(bucket: &BucketName, endpoint: &EndpointFlags) -> Self {
+    pub(super) async fn beside(bucket: &Bucket, endpoint: &EndpointFlags) -> Self {
         let named = match of_environment() {
             Ok(Some(JournalPlace::Directory(path))) => vec![Named::None, Named::Directory(path)],
             Ok(Some(JournalPlace::Prefix(uri))) => vec![Named::None, Named::Prefix(uri)],
@@ -152,7 +153,7 @@ impl JournaledUploads {
         mine
     }
 
-    fn take(&mut self, bucket: &BucketName, place: String, glance: Glance) {
+    fn take(&mut self, bucket: &Bucket, place: String, glance: Glance) {
         let until = glance.state.last.unwrap_or_default();
         let running = (glance.life == Life::Running).then(|| place.clone());
         self.read.push(place);
@@ -160,11 +161,17 @@ impl JournaledUploads {
             .state
             .uploads
             .into_values()
-            .filter(|open| open.place.bucket == *bucket);
-        self.known.extend(there.map(|recorded| Known {
-            recorded,
-            until,
-            running: running.clone(),
+            .filter(|open| open.place.bucket == *bucket.name());
+        self.known.extend(there.map(|recorded| {
+            Known {
+                may_be_here: recorded
+                    .server
+                    .as_ref()
+                    .is_none_or(|server| *server == bucket.server()),
+                recorded,
+                until,
+                running: running.clone(),
+            }
         }));
     }
 
@@ -213,7 +220,8 @@ impl JournaledUploads {
 
     /// Returns true if a journal knows this upload, whose parts have this many bytes. An upload
     /// that was about to be created when its journal ended has no id there: it is known by its key
-    /// and time, and has no parts yet.
+    /// and time on the server of the record, and has no parts yet. An id tells enough by itself,
+    /// also behind another URL of the server.
     pub(super) fn knows(&self, open: &OpenUpload, bytes: Option<u64>) -> bool {
         self.find(open, bytes).is_some()
     }
@@ -226,15 +234,19 @@ impl JournaledUploads {
     fn find(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&Known> {
         let intended = |known: &&Known| {
             let JournaledUpload {
-                created,
+                object: _,
                 place,
+                // See `may_be_here`.
+                server: _,
                 intended,
-                ..
+                kept: _,
+                created,
             } = &known.recorded;
             let in_time = open
                 .initiated
                 .is_some_and(|initiated| was_created_between(initiated, *intended, known.until));
-            created.is_none() && place.key.as_str() == open.key && bytes == Some(0) && in_time
+            let is_recorded_here = known.may_be_here && created.is_none();
+            is_recorded_here && place.key.as_str() == open.key && bytes == Some(0) && in_time
         };
         self.by_id(open)
             .or_else(|| self.known.iter().find(intended))
@@ -286,6 +298,7 @@ mod tests {
         };
         Known {
             recorded,
+            may_be_here: true,
             until: at(intended + 100),
             running: running.map(str::to_owned),
         }
@@ -304,7 +317,14 @@ mod tests {
     #[test]
     fn an_upload_is_known_by_its_id_or_as_the_empty_one_that_was_about_to_be_begun() {
         let mine = JournaledUploads {
-            known: vec![known(Some("a"), 1000, Some("j")), known(None, 5000, None)],
+            known: vec![
+                known(Some("a"), 1000, Some("j")),
+                known(None, 5000, None),
+                Known {
+                    may_be_here: false,
+                    ..known(None, 8000, None)
+                },
+            ],
             ..JournaledUploads::default()
         };
         for (upload, bytes, outcome) in [
@@ -315,6 +335,7 @@ mod tests {
             (open("key", "b", 5001), None, false),
             (open("key2", "b", 5001), Some(0), false),
             (open("key", "b", 5200), Some(0), false),
+            (open("key", "b", 8001), Some(0), false),
         ] {
             assert_eq!(mine.knows(&upload, bytes), outcome, "{upload:?}");
         }

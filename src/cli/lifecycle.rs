@@ -63,8 +63,8 @@ pub(super) fn start(job: &Job, origin: &ReportHeader, shard: Option<&GivenShard>
     if let Some(given) = shard {
         note = note
             .with("shard", given.shard)
-            .with("shards", given.shards)
-            .with("pods", given.pods);
+            .with("shards", given.run.shards)
+            .with("pods", given.run.pods);
     }
     tell(&note);
 }

@@ -172,7 +172,7 @@ impl RunJob {
         // The report names a command that runs the same shard.
         let index = self.shards.name_shard(given.shard);
         let mut job = self.job()?;
-        let pods = given.prepare(&mut job)?;
+        let pods = given.run.prepare(&mut job)?;
         let place = JobEnvironment::ambient().shared_by(pods);
         let mut origin = ReportHeader::of_process()?;
         origin.command.extend(index);

@@ -357,23 +357,57 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
             "with --sandbox, all endpoints are one server: {error}"
         )));
     }
-    for transfer in &job.transfers {
-        let versioning = transfer.versions != Versions::Current;
-        let create = |bucket: &BucketName, access: &Access| {
-            let owner = access.expected_owner.clone();
-            sandbox.store().create_bucket(
-                bucket.as_str(),
-                BucketOptions {
-                    versioning,
-                    owner,
-                    ..BucketOptions::default()
-                },
-            );
-        };
-        if let Some((_, location)) = transfer.from.s3() {
-            create(&location.bucket, &transfer.source_access);
-        }
-        create(&transfer.to.location.bucket, &transfer.destination_access);
+    for (bucket, options) in buckets_of(job) {
+        sandbox.store().create_bucket(&bucket, options);
     }
     Ok((sandbox, credentials))
+}
+
+/// Returns the buckets of a job, each with what any of the transfers needs of it.
+fn buckets_of(job: &Job) -> BTreeMap<String, BucketOptions> {
+    let mut buckets: BTreeMap<String, BucketOptions> = BTreeMap::new();
+    for transfer in &job.transfers {
+        let mut need = |bucket: &BucketName, access: &Access| {
+            let options = buckets.entry(bucket.as_str().to_owned()).or_default();
+            options.versioning |= transfer.versions != Versions::Current;
+            if options.owner.is_none() {
+                options.owner.clone_from(&access.expected_owner);
+            }
+        };
+        if let Some((_, location)) = transfer.from.s3() {
+            need(&location.bucket, &transfer.source_access);
+        }
+        need(&transfer.to.location.bucket, &transfer.destination_access);
+    }
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_has_what_any_transfer_needs_of_it() {
+        let manifest = "version: 1\ntransfers:\n\
+            \x20 - {from: {s3: s3://bucket-a/1/}, to: {s3: s3://bucket-b/1/}}\n\
+            \x20 - {from: {s3: s3://bucket-a/2/, versions: all, expected_owner: '111122223333'}, to: {s3: s3://bucket-c/}}\n\
+            \x20 - {from: {s3: s3://bucket-d/}, to: {s3: s3://bucket-b/3/, expected_owner: '444455556666'}}\n";
+        let job = Job::parse(manifest, "job.yaml", &Environment::default()).unwrap();
+        let buckets: Vec<_> = buckets_of(&job)
+            .into_iter()
+            .map(|(bucket, options)| (bucket, options.versioning, options.owner))
+            .collect();
+        let bucket = |name: &str, versioning, owner: Option<&str>| {
+            (name.to_owned(), versioning, owner.map(str::to_owned))
+        };
+        assert_eq!(
+            buckets,
+            [
+                bucket("bucket-a", true, Some("111122223333")),
+                bucket("bucket-b", false, Some("444455556666")),
+                bucket("bucket-c", true, None),
+                bucket("bucket-d", false, None),
+            ]
+        );
+    }
 }

@@ -103,8 +103,10 @@ impl SelectFlags {
             exclude: self.exclude.clone(),
             larger_than: self.larger_than.or(at_least),
             smaller_than: self.smaller_than.or(at_most),
+            // Set below, because they may be ages.
+            modified_after: None,
+            modified_before: None,
             storage_classes: self.storage_classes.clone(),
-            ..Selection::default()
         };
         transfer.set_modified_after(self.modified_after);
         transfer.set_modified_before(self.modified_before);

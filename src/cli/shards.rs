@@ -89,13 +89,20 @@ pub(super) fn state_prefix(text: &str) -> Result<S3Uri, String> {
     }
 }
 
+/// The run in shards that the flags name.
+#[derive(Clone, Debug)]
+pub(super) struct GivenShards {
+    pub(super) state: S3Uri,
+    pub(super) shards: u32,
+    pub(super) pods: Option<u32>,
+}
+
 /// The shard that the flags and the environment name.
 #[derive(Clone, Debug)]
 pub(super) struct GivenShard {
-    pub(super) state: S3Uri,
-    pub(super) shards: u32,
+    pub(super) run: GivenShards,
+    /// Its index.
     pub(super) shard: u32,
-    pub(super) pods: Option<u32>,
 }
 
 impl ShardFlags {
@@ -114,12 +121,12 @@ impl ShardFlags {
             )));
         }
         let pods = self.pods.or_else(|| index::array_size(variable));
-        Ok(Some(GivenShard {
+        let run = GivenShards {
             state: state.clone(),
             shards,
-            shard,
             pods,
-        }))
+        };
+        Ok(Some(GivenShard { run, shard }))
     }
 
     /// Sets the index. Returns the flag for it, unless it was typed.
@@ -188,7 +195,7 @@ fn refuse_job(job: &Job) -> Result<(), CliError> {
     }
 }
 
-impl GivenShard {
+impl GivenShards {
     /// Refuses a job that cannot run in shards, and reduces its limits to the share of this
     /// process. Returns the number of processes that run at a time.
     pub(super) fn prepare(&self, job: &mut Job) -> Result<u32, CliError> {
@@ -376,10 +383,10 @@ pub(super) async fn run(
     let mut connections = RunConnections::new(job, place, options.drain);
     let process = Writer::this_process(&options.lease);
     let extent = Extent {
-        shards: given.shards,
+        shards: given.run.shards,
         exact: false,
     };
-    let planning = plan_at(&given.state, job, &mut connections, extent, &process);
+    let planning = plan_at(&given.run.state, job, &mut connections, extent, &process);
     let (store, ObtainedPlan { plan, .. }) = planning.await?;
     if let Some(done) = store
         .get::<ShardEnd>(&PerShard::Done.of(given.shard))

@@ -70,6 +70,7 @@ static REACTION: Mutex<Reaction> = Mutex::new(Reaction {
     orderly: None,
     leaves: Cow::Borrowed(NOTHING),
     cut_short: None,
+    is_view: false,
 });
 
 #[derive(Debug)]
@@ -79,6 +80,8 @@ struct Reaction {
     leaves: Cow<'static, str>,
     /// The same for a command that is dropped while it ends by itself.
     cut_short: Option<&'static str>,
+    /// True for a command that only shows something, until its user presses Ctrl-C.
+    is_view: bool,
 }
 
 /// The end of a command that ends by itself after a signal.
@@ -98,6 +101,12 @@ fn reaction() -> MutexGuard<'static, Reaction> {
 /// "interrupted", and says what the command has and has not done.
 pub(super) fn leaves(text: impl Into<Cow<'static, str>>) {
     reaction().leaves = text.into();
+}
+
+/// Announces that the command shows something until its user presses Ctrl-C, so that it ends
+/// without an error then.
+pub(super) fn is_view() {
+    reaction().is_view = true;
 }
 
 /// Sets the text of the error of a command that is dropped although it has announced that it ends
@@ -177,6 +186,9 @@ pub(super) async fn interruption(mut signals: Signals) -> CliError {
         }
     }
     let reaction = reaction();
+    if reaction.is_view && kind == SignalKind::interrupt() {
+        return CliError::ViewEnded;
+    }
     let leaves = reaction.cut_short.unwrap_or(&reaction.leaves);
     CliError::Interrupted(format!("{late}{leaves}"))
 }

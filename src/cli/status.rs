@@ -14,13 +14,15 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::job_environment::JobEnvironment;
-use super::journal::{Named, places, reports};
+use super::journal::{Named, glances, places, reports};
 use super::state::{FoundState, runs_near};
-use super::{CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line};
+use super::{
+    CliError, EndpointFlags, Exit, Output, habits, load, next, say, say_json, say_line, signals,
+};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::RunTotals;
 use crate::journal::uploads::JournaledUpload;
-use crate::journal::{Glance, Life, Location, Writer, look};
+use crate::journal::{Glance, Life, Location, Writer};
 use crate::listing::local::JOURNALS;
 use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
@@ -72,6 +74,9 @@ impl Status {
         {
             return Err(CliError::Usage(habits::watch_every(word)));
         }
+        if self.watch.is_some() {
+            signals::is_view();
+        }
         if let Some(uri) = self.prefix()? {
             let mut found = FoundState::at(&uri, &self.endpoint).boxed().await?;
             if let (None, Some(interval)) = (&found, self.watch) {
@@ -93,14 +98,7 @@ impl Status {
             return Err(CliError::Usage(message));
         }
         let locations = self.locations().await?;
-        let mut found = Vec::new();
-        for (place, location) in &locations {
-            found.extend(
-                look(location.clone())
-                    .await?
-                    .map(|glance| (place.clone(), glance)),
-            );
-        }
+        let found = glances(&locations, self.journal.is_none()).await?;
         let report = self.report(&locations).await?;
         if let (true, Some(report)) = (found.is_empty(), &report) {
             return if output.json {

@@ -12,6 +12,8 @@ use clap::{Args, Subcommand};
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 
+use abort::Results;
+
 use super::job_environment::{AccessFlags, bucket_at};
 use super::journaled_uploads::{JournaledUploads, MineFlags};
 use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line, signals};
@@ -137,10 +139,8 @@ impl Uploads {
                 dry_run,
                 ..
             } => {
-                if dry_run {
-                    return say_line(&format!("would abort {location} {id}"));
-                }
-                abort::one(&bucket, &location, &id).await
+                let results = Results::new(&bucket, dry_run, output);
+                abort::one(&bucket, &location, &id, &results).await
             }
             Action::Abort {
                 upload_id: None,
@@ -150,7 +150,8 @@ impl Uploads {
                 ..
             } => {
                 let choice = Choice::of(older_than, &mine, &bucket, &self.endpoint).await?;
-                abort::all(&bucket, &location, &choice, dry_run).await
+                let results = Results::new(&bucket, dry_run, output);
+                abort::all(&bucket, &location, &choice, results).await
             }
             Action::Complete { upload_id, .. } => {
                 complete(&bucket, &location, &upload_id, output).await
@@ -219,9 +220,9 @@ impl Choice {
         bucket: &Bucket,
         endpoint: &EndpointFlags,
     ) -> Result<Self, CliError> {
-        let mine = mine.read(bucket.name(), endpoint).await?;
+        let mine = mine.read(bucket, endpoint).await?;
         let beside = if older_than.is_some() && mine.is_none() {
-            JournaledUploads::beside(bucket.name(), endpoint).await
+            JournaledUploads::beside(bucket, endpoint).await
         } else {
             JournaledUploads::default()
         };
@@ -316,6 +317,13 @@ impl MeasuredUpload {
         ))
     }
 
+    fn json(&self, bucket: &Bucket) -> Result<serde_json::Value, CliError> {
+        let mut line = serde_json::to_value(&self.upload).map_err(io::Error::from)?;
+        line["size"] = self.bytes.into();
+        line["dollars_a_month"] = self.month(bucket).into();
+        Ok(line)
+    }
+
     fn line(&self, bucket: &Bucket) -> String {
         let Self { upload, bytes } = self;
         let age = age(upload).map_or_else(|| "unknown age".to_owned(), display_duration);
@@ -388,10 +396,7 @@ async fn list(
     while let Some(found) = uploads.try_next().await? {
         wasted.add(&found, bucket);
         if output.json {
-            let mut line = serde_json::to_value(&found.upload).map_err(io::Error::from)?;
-            line["size"] = found.bytes.into();
-            line["dollars_a_month"] = found.month(bucket).into();
-            say_json(&line)?;
+            say_json(&found.json(bucket)?)?;
         } else {
             say_line(&found.line(bucket))?;
         }

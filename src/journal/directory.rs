@@ -11,7 +11,7 @@
 
 mod lock;
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
@@ -79,6 +79,16 @@ impl Directory {
             sync_names(parent).map_err(failed)?;
         }
         let lock = lock(path, &writer)?;
+        Self::take(path, writer, lock)
+    }
+
+    /// Reads the journal whose lock this process holds, removes a torn end, and begins a segment.
+    fn take(
+        path: &Path,
+        writer: Writer,
+        lock: File,
+    ) -> Result<(Self, JournalContent), JournalError> {
+        let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         let found = DirectoryFiles::look(path).map_err(failed)?;
         let (replay, last) = found.read(path)?;
         let mut segment = found
@@ -123,24 +133,54 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Renames the directory of a journal that cannot be read.
-    pub(super) fn put_aside(path: &Path) -> Result<(PathBuf, Salvage), JournalError> {
+    /// Replaces a journal that cannot be read by one that knows the open uploads which the old one
+    /// still shows. Moves the old files into a directory inside, and returns its path: the directory
+    /// of the journal itself may be a mount point, `.`, or in a parent that cannot be written.
+    ///
+    /// The new state is durable before the first file is moved. So an upload is always known, at
+    /// whatever moment the process is killed.
+    pub(super) fn begin_anew(
+        path: &Path,
+        writer: Writer,
+    ) -> Result<(Self, JournalContent, Salvage, PathBuf), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
-        let mut files = Vec::new();
+        let lock = lock(path, &writer)?;
+        let mut old = Vec::new();
+        let mut readable = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(parsed) = name.to_str().and_then(FileName::parse) else {
+                continue;
+            };
+            old.push((parsed, name));
             // A file that cannot be read is skipped.
-            if let Some(name) = entry.file_name().to_str().and_then(FileName::parse)
-                && let Ok(bytes) = fs::read(entry.path())
-            {
-                files.push((name, bytes));
+            if let Ok(bytes) = fs::read(entry.path()) {
+                readable.push((parsed, bytes));
             }
         }
-        let salvage = Salvage::of(files.iter().map(|(name, bytes)| (*name, bytes.as_slice())));
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".damaged-{}", Timestamp::now().as_millisecond()));
-        fs::rename(path, &aside).map_err(failed)?;
-        Ok((aside.into(), salvage))
+        let files = readable.iter();
+        let salvage = Salvage::of(files.map(|(name, bytes)| (*name, bytes.as_slice())));
+        let last = old.iter().map(|(name, _)| name.number()).max();
+        let number = last.unwrap_or_default().saturating_add(1);
+        let header = Header::new(number, 0, &writer, Timestamp::now());
+        let state = salvage.clone().into_state();
+        let snapshot = segment::snapshot(&header, 0, &[], &state);
+        publish(path, number, &snapshot).map_err(failed)?;
+        let aside = path.join(format!("damaged-{}", Timestamp::now().as_millisecond()));
+        let moved = DirBuilder::new()
+            .mode(DIRECTORY_MODE)
+            .create(&aside)
+            .and_then(|()| {
+                for (_, name) in &old {
+                    fs::rename(path.join(name), aside.join(name))?;
+                }
+                sync_names(&aside)?;
+                sync_names(path)
+            });
+        moved.map_err(failed)?;
+        let (directory, replay) = Self::take(path, writer, lock)?;
+        Ok((directory, replay, salvage, aside))
     }
 
     /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
@@ -279,13 +319,14 @@ impl Store for Directory {
         let number = self.segment + 1;
         let header = Header::new(number, next, &self.writer, Timestamp::now());
         let bytes = segment::snapshot(&header, report, &[], state);
-        self.snapshot_bytes = bytes.len() as u64;
-        let path = self.path.clone();
+        let (path, length) = (self.path.clone(), bytes.len() as u64);
         self.blocking(move || publish(&path, number, &bytes))
             .await?;
         self.begin_segment(next).await?;
         let old = (self.snapshot.0, number);
-        (self.snapshot, self.tail_bytes) = ((number, next), 0);
+        // Length and number of one and the same file, also if no segment could be begun.
+        (self.snapshot, self.snapshot_bytes) = ((number, next), length);
+        self.tail_bytes = 0;
         self.past.clear();
         let path = self.path.clone();
         self.blocking(move || remove(&path, old)).await
@@ -348,7 +389,33 @@ struct DirectoryFiles {
 }
 
 impl DirectoryFiles {
+    /// Lists the files. Starts over if one is removed meanwhile: only a directory that is missing
+    /// is an error of the kind [`io::ErrorKind::NotFound`].
     fn look(path: &Path) -> io::Result<Self> {
+        Self::look_with(path, |entry| {
+            entry.metadata().map(|metadata| metadata.len())
+        })
+    }
+
+    fn look_with(
+        path: &Path,
+        mut length: impl FnMut(&DirEntry) -> io::Result<u64>,
+    ) -> io::Result<Self> {
+        for _ in 0..=LOOKS {
+            if let Some(found) = Self::list(path, &mut length)? {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::other(
+            "its files are removed faster than they can be read",
+        ))
+    }
+
+    /// Lists the files, or returns `None` if one was removed since its name was read.
+    fn list(
+        path: &Path,
+        mut length: impl FnMut(&DirEntry) -> io::Result<u64>,
+    ) -> io::Result<Option<Self>> {
         let mut found = Self::default();
         let mut names = Vec::new();
         for entry in fs::read_dir(path)? {
@@ -368,19 +435,28 @@ impl DirectoryFiles {
             FileName::Segment(_) => None,
         });
         for (parsed, name, entry) in names {
-            let bytes = || entry.metadata().map(|metadata| metadata.len());
+            let is_stale = match parsed {
+                FileName::Segment(number) => Some(number) < found.snapshot,
+                FileName::Snapshot(number) => Some(number) != found.snapshot,
+            };
+            if is_stale {
+                found.stale.push(name);
+                continue;
+            }
+            let bytes = match length(&entry) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
             match parsed {
-                FileName::Segment(number) if Some(number) >= found.snapshot => {
+                FileName::Segment(number) => {
                     found.segments.push(number);
-                    found.tail_bytes += bytes()?;
+                    found.tail_bytes += bytes;
                 }
-                FileName::Snapshot(number) if Some(number) == found.snapshot => {
-                    found.snapshot_bytes = bytes()?;
-                }
-                _ => found.stale.push(name),
+                FileName::Snapshot(_) => found.snapshot_bytes = bytes,
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Reads the snapshot and all segments. The second value is the number of good bytes in the
@@ -396,7 +472,7 @@ impl DirectoryFiles {
         let mut replay = match self.snapshot {
             Some(number) => {
                 let (bytes, place) = read(snapshot_name(number))?;
-                JournalContent::snapshot(&place, &bytes)?
+                JournalContent::snapshot(&place, number, &bytes)?
             }
             None => JournalContent::default(),
         };

@@ -261,7 +261,14 @@ impl JournalError {
             Self::Store { failure, .. } => {
                 failure.kind().may_pass_later() || *failure.kind() == FailureKind::Stopped
             }
-            _ => false,
+            Self::Corrupt { .. }
+            | Self::NewerVersion { .. }
+            | Self::Changed { .. }
+            | Self::OtherTransfers { .. }
+            | Self::OtherPlaces { .. }
+            | Self::Untrue { .. }
+            | Self::ConditionIgnored { .. }
+            | Self::Unconditional { .. } => false,
         }
     }
 }

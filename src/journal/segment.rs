@@ -253,17 +253,22 @@ pub(super) struct JournalContent {
 }
 
 impl JournalContent {
-    /// Reads a snapshot.
-    pub(super) fn snapshot(place: &str, bytes: &[u8]) -> Result<Self, JournalError> {
+    /// Reads the snapshot with this number. It is never torn: it gets its name when it is whole.
+    pub(super) fn snapshot(place: &str, number: u64, bytes: &[u8]) -> Result<Self, JournalError> {
         let mut lines = RecordLines::new(place, bytes);
         let header = match lines.header() {
             Some(header) => header?,
             None => return Err(lines.damaged()),
         };
+        if header.segment != number {
+            let what = format!("is snapshot {}, but {number} is due", header.segment);
+            return Err(lines.corrupt(&what));
+        }
         let body: SnapshotBody<RunState> = match lines.parse() {
             Some(body) => body?,
             None => return Err(lines.damaged()),
         };
+        lines.finish(false)?;
         Ok(Self {
             state: body.state,
             report: body.report,

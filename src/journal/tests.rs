@@ -311,7 +311,7 @@ proptest! {
         prop_assert_eq!(&all.state, states.last().unwrap());
         // A snapshot in the middle and the rest.
         let header = Header::new(2, cut as u64, &writer("w"), at(0));
-        let mut rest = JournalContent::snapshot("p", &snapshot(&header, 99, &[], &states[cut])).unwrap();
+        let mut rest = JournalContent::snapshot("p", 2, &snapshot(&header, 99, &[], &states[cut])).unwrap();
         prop_assert_eq!(&rest.state, &states[cut]);
         let (bytes, _) = written(2, &story, cut);
         rest.segment("s", 2, &bytes, false).unwrap();

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -356,6 +357,7 @@ impl<S: Store> WriterTask<S> {
                 let _ = done.send(closed);
                 return Ok(());
             }
+            self.look_after().await?;
             let rests = self
                 .report_rests
                 .is_some_and(|until| Instant::now() < until);
@@ -364,6 +366,21 @@ impl<S: Store> WriterTask<S> {
             }
         }
         self.sync().await
+    }
+
+    /// Syncs what has waited for long enough, and looks whether the journal is lost. While messages
+    /// keep coming, [`Self::gather`] never gets to either.
+    async fn look_after(&mut self) -> Result<(), JournalError> {
+        if let Some(error) = self.store.lost().now_or_never() {
+            return Err(error);
+        }
+        if self
+            .unsynced
+            .is_some_and(|since| since.elapsed() >= SYNC_AFTER)
+        {
+            self.sync().await?;
+        }
+        Ok(())
     }
 
     /// Collects the messages to write next; `None` if all senders are gone.
@@ -500,11 +517,20 @@ impl<S: Store> WriterTask<S> {
         }
     }
 
+    /// Returns the length of the report in the last snapshot, for a run without a report. A report
+    /// that is gone although there was one has lost receipts: its code has panicked.
+    fn without_ledger(&self) -> Result<u64, String> {
+        if self.shared.has_ledger {
+            return Err("it could no longer be written because of a bug in s3haul".to_owned());
+        }
+        Ok(self.start.report)
+    }
+
     /// Makes the report durable and returns its length. Without a report, returns the length in the
     /// last snapshot.
     async fn sync_ledger(&mut self) -> Result<u64, String> {
         let Some(mut ledger) = self.start.ledger.take() else {
-            return Ok(self.start.report);
+            return self.without_ledger();
         };
         let synced = spawn_blocking(move || {
             let synced = ledger.sync();
@@ -519,7 +545,7 @@ impl<S: Store> WriterTask<S> {
     /// returns its length. The inner error is one of the report, the outer one of the journal.
     async fn catch_up(&mut self) -> Result<Result<u64, String>, JournalError> {
         let Some(mut ledger) = self.start.ledger.take() else {
-            return Ok(Ok(self.start.report));
+            return Ok(self.without_ledger());
         };
         let mut rewound = ledger.rewind(self.start.report);
         if let Ok(length) = rewound

@@ -61,6 +61,9 @@ pub(super) fn build(
         .entry(DEFAULT_ENDPOINT.to_owned())
         .or_insert_with(default);
     let defaults = file.defaults.unwrap_or_default();
+    if let Some(parts) = &defaults.parts {
+        reader.check_goal("defaults.parts", parts, None);
+    }
     let mut transfers = Vec::new();
     let mut indices = Vec::new();
     for (index, section) in file.transfers.unwrap_or_default().into_iter().enumerate() {
@@ -257,6 +260,9 @@ impl FieldReader<'_> {
             .and_then(|to| self.destination(&format!("{path}.to"), to));
         let is_local = matches!(from, Some(Source::Files { .. }));
         self.check_local(&path, is_local, explicit_preserve, section.parts.as_ref());
+        if let Some(own) = section.parts.as_ref().filter(|_| !is_local) {
+            self.check_goal(&format!("{path}.parts"), own, defaults.parts.as_ref());
+        }
         let proof = ProofPolicy {
             verify: section.verify.or(defaults.verify).unwrap_or_default(),
             prove: section.prove.or(defaults.prove).unwrap_or_default(),
@@ -329,7 +335,24 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Refuses settings that are meaningless for local files, and a goal next to an exact size.
+    /// Refuses a goal next to an exact size, which may come from the defaults. An exact size of a
+    /// transfer is no mistake under a goal of the defaults: it overrides what that aims at.
+    fn check_goal(&mut self, path: &str, own: &PartsSection, shared: Option<&PartsSection>) {
+        let inherited = || shared.and_then(|shared| shared.size.as_ref());
+        let size = own.size.as_ref().or_else(inherited);
+        if own.goal.is_none() || size.is_none_or(|size| size == "auto") {
+            return;
+        }
+        let remedy = if own.size.is_some() {
+            "remove one of them"
+        } else {
+            "add `size: auto`, or remove it"
+        };
+        let message = "a goal is what `size: auto` aims at, and the size is given";
+        self.refuse(&format!("{path}.goal"), message, remedy);
+    }
+
+    /// Refuses settings that are meaningless for local files.
     fn check_local(
         &mut self,
         path: &str,
@@ -354,11 +377,6 @@ impl FieldReader<'_> {
         if aims && is_local {
             let message = "the parts of local files are as large as uploads want them";
             self.refuse(&format!("{path}.parts.goal"), message, "remove it");
-        }
-        let is_exact = |size: &String| size != "auto";
-        if own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact)) {
-            let message = "a goal is what `size: auto` aims at, and the size is given";
-            self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
         }
     }
 

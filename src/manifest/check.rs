@@ -167,15 +167,15 @@ impl<'j> Rules<'j> {
             return;
         };
         let text = path.to_string_lossy();
-        if text.starts_with("s3://") || suggestion(&text).is_some() {
-            let message =
-                format!("`{text}` is not a path, and `json` names a file of this machine");
-            self.refuse(
-                "report.json",
-                message,
-                "write a path, or move the location to `report.s3`",
-            );
-        }
+        let remedy = if text == "-" {
+            "write a path, or ./- for a file of that name"
+        } else if text.starts_with("s3://") || suggestion(&text).is_some() {
+            "write a path, or move the location to `report.s3`"
+        } else {
+            return self.local_path("report.json", &LocalPath(path.clone()));
+        };
+        let message = format!("`{text}` is not a path, and `json` names a file of this machine");
+        self.refuse("report.json", message, remedy);
     }
 
     /// Reports an `after` that names no earlier transfer.
@@ -232,10 +232,6 @@ impl<'j> Rules<'j> {
                 message,
                 "write at least 1, or remove it for no limit",
             );
-        }
-        let json = self.job.report.json.as_ref();
-        if let Some(path) = json {
-            self.local_path("report.json", &LocalPath(path.clone()));
         }
     }
 

@@ -112,6 +112,18 @@ async fn a_destination_that_may_not_be_listed_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_would_be_refused_is_not_probed() {
+    let world = World::with_objects(["k"], 9).await;
+    refuse_all(&world, Operation::HeadObject);
+    let (exit, stdout, stderr) = check(&world, COPY_ALL, &["--probe"]).await;
+    assert!(
+        exit == 3 && stderr.contains("are not probed"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert_nothing_written(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_may_be_listed_and_not_read_fails() {
     let world = World::with_objects(["k"], 9).await;
     refuse_all(&world, Operation::HeadObject);

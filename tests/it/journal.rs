@@ -152,6 +152,26 @@ async fn a_session_resumes_where_the_one_before_was_killed() {
     );
 }
 
+/// The run ends after its content was read, and before its holder is looked for.
+#[tokio::test]
+async fn a_run_that_ends_during_a_look_is_not_dead() {
+    let world = World::new().await;
+    let journal = begin(&world).await;
+    journal.commit(RANGE).await.unwrap();
+    let location = location(&world).await;
+    let handle = tokio::runtime::Handle::current();
+    let ends = Effect::hook(move |_| {
+        handle.spawn(journal.clone().close(JournalEvent::RunEnded));
+    });
+    let wait = Effect::Delay(std::time::Duration::from_millis(500));
+    for effect in [ends, wait] {
+        world.add_fault(Fault::on(Operation::ListObjectsV2).nth(2).then(effect));
+    }
+    let glance = look(location).await.unwrap().unwrap();
+    assert_eq!(world.sandbox.faults().fired(), 2);
+    assert_eq!(glance.life, Life::Ended);
+}
+
 #[tokio::test]
 async fn of_two_writers_exactly_one_survives() {
     let world = World::new().await;

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use s3haul::journal::event::{JournalEvent, UploadPlace};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
 use s3haul::sandbox::Operation;
 use s3haul::size::MIB;
 use serde_json::Value;
 
+use crate::journal::begin_in;
 use crate::liar::{Answer, Liar};
 use crate::world::program::{COPY_ALL, at, journaled, kill, process_at, run, run_in};
 use crate::world::{DESTINATION, World};
@@ -278,6 +280,135 @@ async fn an_abort_says_how_uploads_are_chosen() {
         exit == 2 && stderr.contains("--older-than AGE") && stderr.contains("--mine"),
         "{exit} {stderr}"
     );
+}
+
+/// One journal that cannot be read hides no other one, unless it is the one that was named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_cannot_be_read_does_not_keep_the_others_from_being_read() {
+    let world = world_with_two_large().await;
+    let directory = tempfile::tempdir().unwrap();
+    let bad = directory.path().join(".s3haul/a-bad-one");
+    std::fs::create_dir_all(&bad).unwrap();
+    std::fs::write(bad.join("segment-0000000001.log"), "no\njournal\n").unwrap();
+    let abort = ["abort", "s3://destination/", "--mine"];
+    // It is the only one, so that nothing is known.
+    for command in [
+        &["status"][..],
+        &["uploads", "list", "s3://destination/", "--mine"],
+    ] {
+        let (exit, _, stderr) = run_in(&world, directory.path(), command).await;
+        assert!(
+            exit == 3 && stderr.contains("a-bad-one/segment-0000000001.log"),
+            "{exit} {stderr}"
+        );
+    }
+    let child = spawn_copy(&world, directory.path(), &[]);
+    both_are_open(&world).await;
+    kill(child).await;
+    let (exit, stdout, stderr) = run_in(&world, directory.path(), &["status"]).await;
+    assert!(
+        exit == 0
+            && stdout.contains("dead: run the same command again")
+            && stderr.contains("the journal .s3haul/a-bad-one cannot be read"),
+        "{exit} {stdout} {stderr}"
+    );
+    let (exit, _, stderr) = uploads(&world, directory.path(), &abort).await;
+    assert!(
+        exit == 0
+            && stderr.contains("2 uploads aborted")
+            && stderr.contains("the journal .s3haul/a-bad-one cannot be read"),
+        "{exit} {stderr}"
+    );
+    let named = ["status", ".s3haul/a-bad-one"];
+    let (exit, _, stderr) = run_in(&world, directory.path(), &named).await;
+    assert_eq!(exit, 3, "{stderr}");
+}
+
+/// An upload that a run was about to create is known by its key and time, on its own server only.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_without_an_id_on_record_is_known_at_its_server_only() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let here = world.sandbox.url().to_owned();
+    for (name, server, known) in [
+        ("here", Some(here), 1),
+        ("old", None, 1),
+        ("elsewhere", Some("http://127.0.0.1:1".to_owned()), 0),
+    ] {
+        let place = directory.path().join(name);
+        let journal = begin_in(&place).await;
+        let upload = UploadPlace {
+            endpoint: "default".into(),
+            bucket: DESTINATION.parse().unwrap(),
+            key: name.parse().unwrap(),
+        };
+        let intended = JournalEvent::UploadIntended {
+            upload: 1,
+            object: 0,
+            place: upload,
+            server,
+        };
+        journal.commit(intended).await.unwrap();
+        let bucket = world.bucket(DESTINATION).await;
+        let key = name.parse().unwrap();
+        MultipartUpload::initiate(&bucket, &key, &Attributes::default())
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        journal.close(JournalEvent::RunStopped).await.unwrap();
+        let list = ["list", "s3://destination/", "--mine", "--journal", name];
+        let (exit, stdout, stderr) = uploads(&world, directory.path(), &list).await;
+        assert_eq!(
+            (exit, stdout.lines().count()),
+            (0, known),
+            "{name}: {stdout} {stderr}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_prints_documents_and_a_dry_run_looks_for_the_upload() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let theirs = foreign(&world).await;
+    let at = "s3://destination/dir/large";
+    let json = async |arguments: &[&str]| {
+        let (exit, stdout, stderr) = uploads(&world, directory.path(), arguments).await;
+        assert_eq!(exit, 0, "{stderr}");
+        let line = serde_json::from_str::<Value>(stdout.trim_end()).expect("one document");
+        ["status", "key", "upload_id", "size"].map(|field| line[field].clone())
+    };
+    let all = ["abort", "s3://destination/", "--older-than", "0s", "--json"];
+    let said = |status: &str| -> [Value; 4] {
+        [
+            status.into(),
+            "dir/large".into(),
+            theirs.id().into(),
+            6.into(),
+        ]
+    };
+    let dry: [[Value; 4]; 2] = [
+        json(&["abort", at, theirs.id(), "--dry-run", "--json"]).await,
+        json(&[&all[..], &["--dry-run"]].concat()).await,
+    ];
+    assert_eq!(dry, [said("would_abort"), said("would_abort")]);
+    // A mistyped id is an error, also without aborting.
+    for id in ["mistyped", "8a885d04-6f2b-4f4b-9d5c-1f1f6a2b3c4d"] {
+        let dry = ["abort", at, id, "--dry-run"];
+        let (exit, stdout, stderr) = uploads(&world, directory.path(), &dry).await;
+        assert!(
+            exit == 3 && stdout.is_empty() && stderr.contains("has no open upload"),
+            "{exit} {stdout} {stderr}"
+        );
+    }
+    assert_eq!(world.open_uploads(DESTINATION).len(), 1);
+    let one = json(&["abort", at, theirs.id(), "--json"]).await;
+    assert_eq!(one, said("aborted"));
+    world.assert_no_upload_is_left();
+    foreign(&world).await;
+    let [status, ..] = json(&all).await;
+    assert_eq!(status, "aborted");
+    world.assert_no_upload_is_left();
 }
 
 /// Starts a proxy that gives this date to every upload.

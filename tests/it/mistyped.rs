@@ -64,6 +64,33 @@ async fn another_notation_is_answered_before_any_request(#[case] typed: &str, #[
     }
 }
 
+/// A manifest is read up to its limit, which may be in the middle of a character. Its rest must not
+/// be missing silently.
+#[tokio::test]
+async fn a_manifest_beyond_its_limit_is_refused_whatever_it_begins_with() {
+    const LIMIT: usize = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let transfers = "transfers: [{from: {s3: s3://lake/}, to: {s3: s3://copies/}}]";
+    for (mark, pad) in [("\u{feff}", ""), ("", ""), ("", "x"), ("\u{feff}", "x")] {
+        let mut text = format!("{mark}version: 1\n{transfers}\n# {pad}");
+        // Characters of two bytes, so that one of the two pads puts the limit into one.
+        while text.len() <= LIMIT + 2 {
+            text.push('é');
+        }
+        fs::write(&job, &text).unwrap();
+        let mut from_stdin = offline();
+        from_stdin.write_stdin(text);
+        for (command, path) in [(offline(), job.to_str().unwrap()), (from_stdin, "-")] {
+            let (exit, _, stderr) = run(command, &["plan", path]).await;
+            assert!(
+                exit == 2 && stderr.contains("too large for a manifest"),
+                "{mark:?} {pad:?} {path}: {exit} {stderr}"
+            );
+        }
+    }
+}
+
 /// Fields with a path or a location in S3.
 #[rstest]
 #[case("journal: s3:/ops/journal/", "s3://ops/journal/")]

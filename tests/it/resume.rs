@@ -216,7 +216,7 @@ async fn a_fresh_run_starts_over_if_requested() {
     assert!(exit == 3 && stderr.contains("--fresh"), "{exit} {stderr}");
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
     assert!(
-        exit == 0 && stderr.contains("it was moved to .s3haul/lake.damaged-"),
+        exit == 0 && stderr.contains("it was moved to .s3haul/lake/damaged-"),
         "{exit} {stderr}"
     );
 }

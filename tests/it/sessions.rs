@@ -210,10 +210,97 @@ async fn a_fresh_run_on_a_damaged_journal_in_a_directory_still_finds_open_upload
     })
     .await;
     assert!(
-        told.contains("it was moved to journal.damaged-")
+        told.contains("it was moved to journal/damaged-")
             && told.contains("1 line of it could not"),
         "{told}"
     );
+}
+
+/// Makes all files of a journal unreadable.
+fn spoil_all(journal: &Path) {
+    for file in std::fs::read_dir(journal).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_some_and(|extension| extension == "log") {
+            std::fs::write(&file, "what is this\nno journal\n").unwrap();
+        }
+    }
+}
+
+/// The directory cannot be renamed by the name that was typed, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_put_aside_however_its_directory_is_named() {
+    let world = World::with_objects(["k"], 10).await;
+    for (name, journal) in [
+        ("journal/", "./journal/"),
+        ("", "."),
+        ("deep", "deep/../deep"),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let place = directory.path().join(name);
+        std::fs::create_dir_all(&place).unwrap();
+        let with = ["--journal", journal];
+        let (exit, _, stderr) = copy(&world, directory.path(), &with).await;
+        assert_eq!(exit, 0, "{journal}: {stderr}");
+        spoil_all(&place);
+        let (exit, _, stderr) = copy(&world, directory.path(), &with).await;
+        assert!(
+            exit == 3 && stderr.contains("--fresh"),
+            "{journal}: {exit} {stderr}"
+        );
+        let fresh = [&with[..], &["--fresh"]].concat();
+        let (exit, _, stderr) = copy(&world, directory.path(), &fresh).await;
+        assert!(
+            exit == 0 && stderr.contains("/damaged-"),
+            "{journal}: {exit} {stderr}"
+        );
+        let (exit, _, stderr) = copy(&world, directory.path(), &with).await;
+        assert_eq!(exit, 0, "{journal}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_put_aside_is_not_uploaded_with_the_data_beside_it() {
+    let world = World::new().await;
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("data"), "data").unwrap();
+    let upload = ["copy", "./", "s3://destination/", "--journal", "./j"];
+    let fresh = [&upload[..], &["--fresh"]].concat();
+    let upload = async |upload: &[&str]| run_in(&world, directory.path(), upload).await;
+    let (exit, _, stderr) = upload(&fresh).await;
+    assert_eq!(exit, 0, "{stderr}");
+    spoil_all(&directory.path().join("j"));
+    for _ in 0..2 {
+        let (exit, _, stderr) = upload(&fresh).await;
+        assert_eq!(exit, 0, "{stderr}");
+    }
+    assert_eq!(world.keys(DESTINATION), ["data"]);
+}
+
+/// A fresh run that cannot begin changes nothing, and the uploads stay known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_run_without_a_report_leaves_a_damaged_journal_as_it_is() {
+    let world = World::with_objects(["k"], 10).await;
+    let directory = TempDir::new().unwrap();
+    let with = ["--journal", "journal"];
+    let (exit, _, stderr) = copy(&world, directory.path(), &with).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let place = directory.path().join("journal");
+    spoil_all(&place);
+    let names = || {
+        let names = std::fs::read_dir(&place).unwrap();
+        let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    let fresh = [&COPY[..], &["file/report.jsonl", "--fresh"], &with].concat();
+    let (exit, _, stderr) = run_in(&world, directory.path(), &fresh).await;
+    assert!(
+        exit == 3 && stderr.contains("file/report.jsonl"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(names(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,9 +43,16 @@ pub(super) async fn probe_all(
         let (_, bucket) = connections.of_transfer(transfers[0]).await?;
         let prefix = prefix.map_or_else(probe::scratch_prefix, str::to_owned);
         let needs = Needs::of(transfers);
-        let found = match Box::pin(probe::probe(&bucket, &prefix, &needs, stop)).await {
+        let begun = match Box::pin(probe::begin(&bucket, &prefix)).await {
             Err(_) if stop.is_cancelled() => {
                 return Err(interrupted("the probe left nothing behind"));
+            }
+            begun => begun?,
+        };
+        let found = match Box::pin(begun.measure(&needs, stop)).await {
+            // It names what is left behind, if anything is.
+            Err(failure) if stop.is_cancelled() => {
+                return Err(interrupted(&format!("the probe ended early: {failure}")));
             }
             found => found?,
         };

@@ -1,6 +1,6 @@
 //! Looks at the state prefix of a run in shards, and changes nothing there.
 
-use super::super::shards::{GivenShard, require_plan_of, store_at};
+use super::super::shards::{GivenShards, require_plan_of, store_at};
 use super::super::{CliError, Output};
 use super::look::{CheckFindings, CheckStatus};
 use crate::connections::Connections;
@@ -12,7 +12,7 @@ use crate::size::{display_count, display_counted};
 /// Reads the plan, and prints whether the shards of this job can run there.
 pub(super) async fn check(
     job: &Job,
-    given: &GivenShard,
+    given: &GivenShards,
     connections: &mut Connections,
     output: Output,
 ) -> Result<CheckFindings, CliError> {
@@ -34,7 +34,7 @@ pub(super) async fn check(
 
 async fn look(
     job: &Job,
-    given: &GivenShard,
+    given: &GivenShards,
     connections: &mut Connections,
     findings: &mut CheckFindings,
 ) -> Result<(), CliError> {

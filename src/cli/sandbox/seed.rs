@@ -66,9 +66,11 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
 
 /// Parses a copy: `s3://data/s/=s3://copies/s/`.
 pub(super) fn copied(text: &str) -> Result<SeedCopies, String> {
-    let (from, to) = text
-        .split_once('=')
+    // A key may have the sign too.
+    let (from, _) = text
+        .split_once("=s3://")
         .ok_or("write s3://bucket/prefix/=s3://other/prefix/, the source of the copies first")?;
+    let to = &text[from.len() + 1..];
     let [from, to] = [from, to].map(|uri| uri.parse::<S3Uri>().map_err(|error| format!("{error}")));
     Ok(SeedCopies {
         from: from?,
@@ -173,9 +175,15 @@ mod tests {
         );
         assert!(seed("s3://data/s/=2x64K").unwrap_err().contains("64"));
         assert!(copied("s3://data/s/").unwrap_err().contains("source"));
-        assert_eq!(
-            copied("s3://data/s/=s3://copies/").unwrap().to,
-            "s3://copies/".parse().unwrap()
+        for from in ["s3://data/s/", "s3://data/day=1/", "s3://data/a=b=/"] {
+            let copies = copied(&format!("{from}=s3://copies/x=y/")).unwrap();
+            assert_eq!(copies.from, from.parse().unwrap());
+            assert_eq!(copies.to, "s3://copies/x=y/".parse().unwrap());
+        }
+        assert!(
+            copied("s3://data/s/=copies/")
+                .unwrap_err()
+                .contains("source")
         );
     }
 }

@@ -1,14 +1,42 @@
 //! The index of the shard and the number of processes, as the engine that started this one gives
 //! them.
 
-/// The variables that hold the index. The first one that is set counts.
-const INDICES: [(&str, &str); 3] = [
-    ("JOB_COMPLETION_INDEX", "an Indexed Job of Kubernetes"),
-    ("AWS_BATCH_JOB_ARRAY_INDEX", "an array job of AWS Batch"),
-    ("SLURM_ARRAY_TASK_ID", "a job array of Slurm"),
+/// An engine that starts processes with an index.
+struct Engine {
+    name: &'static str,
+    /// The variable that holds the index.
+    index: &'static str,
+    /// The variable that holds the size of the array, if it has one.
+    size: Option<&'static str>,
+}
+
+/// The engines. The first one whose index is set counts, also for the size: variables of another
+/// one may be left over from the process that started this one.
+const ENGINES: [Engine; 3] = [
+    Engine {
+        name: "an Indexed Job of Kubernetes",
+        index: "JOB_COMPLETION_INDEX",
+        size: None,
+    },
+    Engine {
+        name: "an array job of AWS Batch",
+        index: "AWS_BATCH_JOB_ARRAY_INDEX",
+        size: Some("AWS_BATCH_JOB_ARRAY_SIZE"),
+    },
+    Engine {
+        name: "a job array of Slurm",
+        index: "SLURM_ARRAY_TASK_ID",
+        size: Some("SLURM_ARRAY_TASK_COUNT"),
+    },
 ];
-/// The variables that hold the size of an array.
-const SIZES: [&str; 2] = ["AWS_BATCH_JOB_ARRAY_SIZE", "SLURM_ARRAY_TASK_COUNT"];
+
+/// Returns the engine that started this process, and the text of its index.
+fn engine(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static Engine, String)> {
+    ENGINES.iter().find_map(|engine| {
+        let text = variable(engine.index).filter(|text| !text.is_empty())?;
+        Some((engine, text))
+    })
+}
 
 /// Returns the index that was typed, or else that of the engine.
 pub(super) fn index(
@@ -18,16 +46,15 @@ pub(super) fn index(
     if let Some(typed) = typed {
         return Ok(typed);
     }
-    for (name, _) in INDICES {
-        if let Some(text) = variable(name).filter(|text| !text.is_empty()) {
-            return text
-                .parse()
-                .map_err(|_| format!("{name} is `{text}`, which is not the index of a shard; unset it, or set the index with --shard"));
-        }
+    if let Some((engine, text)) = engine(variable) {
+        let name = engine.index;
+        return text
+            .parse()
+            .map_err(|_| format!("{name} is `{text}`, which is not the index of a shard; unset it, or set the index with --shard"));
     }
-    let names: Vec<_> = INDICES
+    let names: Vec<_> = ENGINES
         .iter()
-        .map(|(name, engine)| format!("{name} ({engine})"))
+        .map(|engine| format!("{} ({})", engine.index, engine.name))
         .collect();
     Err(format!(
         "--state runs one shard, and its index is not known: none of {} is set; start the processes with one of these, or set the \
@@ -38,7 +65,8 @@ pub(super) fn index(
 
 /// Returns the size of the array that this process belongs to.
 pub(super) fn array_size(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
-    let size = SIZES.iter().find_map(|name| variable(name)?.parse().ok());
+    let (engine, _) = engine(&variable)?;
+    let size = variable(engine.size?)?.parse().ok();
     size.filter(|size| *size > 0)
 }
 
@@ -88,16 +116,27 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_an_array_is_known_to_batch_and_slurm() {
-        assert_eq!(
-            array_size(with(&[("SLURM_ARRAY_TASK_COUNT", "64")])),
-            Some(64)
-        );
-        assert_eq!(
-            array_size(with(&[("AWS_BATCH_JOB_ARRAY_SIZE", "8")])),
-            Some(8)
-        );
-        assert_eq!(array_size(with(&[("SLURM_ARRAY_TASK_COUNT", "0")])), None);
+    fn the_size_of_an_array_is_that_of_the_engine_that_gives_the_index() {
+        let slurm = [
+            ("SLURM_ARRAY_TASK_ID", "3"),
+            ("SLURM_ARRAY_TASK_COUNT", "64"),
+        ];
+        let batch = [
+            ("AWS_BATCH_JOB_ARRAY_INDEX", "3"),
+            ("AWS_BATCH_JOB_ARRAY_SIZE", "8"),
+        ];
+        assert_eq!(array_size(with(&slurm)), Some(64));
+        assert_eq!(array_size(with(&batch)), Some(8));
+        assert_eq!(array_size(with(&[slurm, batch].concat())), Some(8));
+        for (name, size) in [
+            ("AWS_BATCH_JOB_ARRAY_SIZE", Some(64)),
+            ("SLURM_ARRAY_TASK_COUNT", None),
+            ("JOB_COMPLETION_INDEX", None),
+        ] {
+            let with_zero = [&[(name, "0")], &slurm[..]].concat();
+            assert_eq!(array_size(with(&with_zero)), size, "{name}");
+        }
+        assert_eq!(array_size(with(&slurm[1..])), None);
         assert_eq!(array_size(with(&[])), None);
     }
 }

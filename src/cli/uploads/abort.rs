@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{ASKED_AT_ONCE, Choice, MeasuredUpload, Wasted, absent, found, not_open};
 use crate::bucket::Bucket;
-use crate::cli::{CliError, Exit, note, say_line, signals};
+use crate::cli::{CliError, Exit, Output, note, say_json, say_line, signals};
 use crate::location::{ObjectKey, S3Uri};
 use crate::multipart::{Aborted, MultipartUpload};
 use crate::probe;
@@ -16,7 +16,12 @@ use crate::s3::{Attributes, Capabilities, Failure, FailureKind, OpenUpload};
 
 /// Aborts one upload. Servers confirm the abort of an upload that does not exist, but a mistyped ID
 /// must be an error.
-pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<Exit, CliError> {
+pub(super) async fn one(
+    bucket: &Bucket,
+    location: &S3Uri,
+    id: &str,
+    results: &Results<'_>,
+) -> Result<Exit, CliError> {
     let upload = MultipartUpload::open(bucket, &location.key, id);
     let is_there = match bucket.list_parts(&location.key, id, None).await {
         Ok(page) if !page.items.is_empty() => true,
@@ -32,22 +37,41 @@ pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<E
     if !is_there {
         return Err(absent(location, id, "not listed"));
     }
-    signals::leaves("the upload may be aborted or still open; run the same command again");
-    match upload.abort().await? {
-        Aborted::Gone => say_line(&format!("aborted {location}")),
-        Aborted::NotThere => Err(absent(location, id, "NoSuchUpload")),
-        Aborted::Unverified(failure) => {
-            note(&format!(
-                "failed: {location} {id}: {}",
-                unverified(&failure)
-            ));
-            Ok(Exit::Failures)
-        }
-        Aborted::StillListed(failure) => {
-            note(&format!("failed: {location} {id}: {failure}"));
-            Ok(Exit::Failures)
-        }
+    let mut found = MeasuredUpload {
+        upload: OpenUpload {
+            key: location.key.to_string(),
+            upload_id: id.to_owned(),
+            initiated: None,
+            storage_class: None,
+        },
+        bytes: None,
+    };
+    if results.output.json {
+        // Once it is aborted, nothing tells its size.
+        found = MeasuredUpload::of(bucket, found.upload).await;
     }
+    let aborted = if results.dry_run {
+        Aborted::Gone
+    } else {
+        signals::leaves("the upload may be aborted or still open; run the same command again");
+        upload.abort().await?
+    };
+    let why = match aborted {
+        Aborted::Gone => {
+            let text = if results.dry_run {
+                format!("{location} {id}")
+            } else {
+                location.to_string()
+            };
+            results.say(&found, &text)?;
+            return Ok(Exit::Done);
+        }
+        Aborted::NotThere => return Err(absent(location, id, "NoSuchUpload")),
+        Aborted::Unverified(failure) => unverified(&failure),
+        Aborted::StillListed(failure) => failure.to_string(),
+    };
+    results.say_failed(&found, &why)?;
+    Ok(Exit::Failures)
 }
 
 fn unverified(failure: &Failure) -> String {
@@ -62,8 +86,9 @@ pub(super) async fn all(
     bucket: &Bucket,
     location: &S3Uri,
     choice: &Choice,
-    dry_run: bool,
+    mut results: Results<'_>,
 ) -> Result<Exit, CliError> {
+    let dry_run = results.dry_run;
     // All are known before the first is aborted: markers of a list do not survive what they point
     // to.
     let uploads: Vec<MeasuredUpload> = found(bucket, location, choice).try_collect().await?;
@@ -97,12 +122,6 @@ pub(super) async fn all(
         }
     });
     let mut ended = std::pin::pin!(ended.buffered(ASKED_AT_ONCE));
-    let mut results = Results {
-        bucket,
-        dry_run,
-        wasted: Wasted::default(),
-        exit: Exit::Done,
-    };
     let mut missing = Vec::new();
     while let Some((found, outcome)) = ended.next().await {
         match outcome {
@@ -218,14 +237,56 @@ async fn not_there(
 }
 
 /// Prints the results, and counts them.
-struct Results<'b> {
+pub(super) struct Results<'b> {
     bucket: &'b Bucket,
     dry_run: bool,
+    output: Output,
     wasted: Wasted,
     exit: Exit,
 }
 
-impl Results<'_> {
+impl<'b> Results<'b> {
+    pub(super) fn new(bucket: &'b Bucket, dry_run: bool, output: Output) -> Self {
+        Self {
+            bucket,
+            dry_run,
+            output,
+            wasted: Wasted::default(),
+            exit: Exit::Done,
+        }
+    }
+
+    /// Prints that an upload was aborted, or would be.
+    fn say(&self, found: &MeasuredUpload, text: &str) -> Result<(), CliError> {
+        let (status, word) = if self.dry_run {
+            ("would_abort", "would abort")
+        } else {
+            ("aborted", "aborted")
+        };
+        if self.output.json {
+            let mut line = found.json(self.bucket)?;
+            line["status"] = status.into();
+            say_json(&line)?;
+        } else {
+            say_line(&format!("{word} {text}"))?;
+        }
+        Ok(())
+    }
+
+    /// Prints that an upload was not aborted.
+    fn say_failed(&self, found: &MeasuredUpload, why: &str) -> Result<(), CliError> {
+        if self.output.json {
+            let mut line = found.json(self.bucket)?;
+            line["status"] = "failed".into();
+            line["error"] = why.into();
+            say_json(&line)?;
+        }
+        let OpenUpload { key, upload_id, .. } = &found.upload;
+        let bucket = self.bucket.name();
+        note(&format!("failed: s3://{bucket}/{key} {upload_id}: {why}"));
+        Ok(())
+    }
+
     fn take(
         &mut self,
         found: &MeasuredUpload,
@@ -234,22 +295,13 @@ impl Results<'_> {
         let why = match outcome {
             Ok(Aborted::Gone | Aborted::NotThere) => {
                 self.wasted.add(found, self.bucket);
-                let word = if self.dry_run {
-                    "would abort"
-                } else {
-                    "aborted"
-                };
-                say_line(&format!("{word} {}", found.line(self.bucket)))?;
-                return Ok(());
+                return self.say(found, &found.line(self.bucket));
             }
             Ok(Aborted::Unverified(failure)) => unverified(&failure),
             Ok(Aborted::StillListed(failure)) => failure.to_string(),
             Err(why) => why,
         };
-        let OpenUpload { key, upload_id, .. } = &found.upload;
-        let bucket = self.bucket.name();
-        note(&format!("failed: s3://{bucket}/{key} {upload_id}: {why}"));
         self.exit = Exit::Failures;
-        Ok(())
+        self.say_failed(found, &why)
     }
 }

@@ -285,8 +285,17 @@ impl LeaseState {
             if kept.record.released || self.fenced.get().is_some() {
                 return Ok(());
             }
-            kept.record.released = true;
-            self.write(&mut kept, WriteCondition::None).await
+            // Only a record that was written counts: after a failure, the next call tries again.
+            let mut releasing = WrittenRecord {
+                record: HolderRecord {
+                    released: true,
+                    ..kept.record.clone()
+                },
+                etag: None,
+            };
+            self.write(&mut releasing, WriteCondition::None).await?;
+            *kept = releasing;
+            Ok::<_, JournalError>(())
         };
         match timeout(RELEASE, released).await {
             Ok(Ok(())) => {}

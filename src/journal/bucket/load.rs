@@ -46,7 +46,7 @@ impl BucketPlace {
             let Some(bytes) = self.get(&name).await? else {
                 return Ok(None);
             };
-            found.replay = JournalContent::snapshot(&format!("{self}{name}"), &bytes)?;
+            found.replay = JournalContent::snapshot(&format!("{self}{name}"), number, &bytes)?;
             found.snapshot_bytes = bytes.len() as u64;
         }
         let first = latest.unwrap_or(1);

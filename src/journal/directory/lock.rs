@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::FILE_MODE;
+use super::{FILE_MODE, is_at};
 use crate::journal::error::JournalError;
 use crate::journal::identity::{Writer, host};
 
@@ -40,14 +40,29 @@ fn must_be_a_lock(file: &mut File) -> io::Result<()> {
 pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
     let name = path.join(LOCK);
     let failed = |error: &io::Error| JournalError::io(&name.display(), error);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(&name)
-        .map_err(|error| failed(&error))?;
+    for _ in 0..TRIES {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(&name)
+            .map_err(|error| failed(&error))?;
+        if let Some(file) = take(file, path, writer)? {
+            return Ok(file);
+        }
+    }
+    Err(failed(&io::Error::other(
+        "the file is replaced again and again",
+    )))
+}
+
+/// Locks an open file and writes the holder into it. Returns `None` if the file lost its name
+/// before it was locked: another process may lock the file that has the name now.
+fn take(mut file: File, path: &Path, writer: &Writer) -> Result<Option<File>, JournalError> {
+    let name = path.join(LOCK);
+    let failed = |error: &io::Error| JournalError::io(&name.display(), error);
     let mut tries = 0;
     loop {
         match file.try_lock() {
@@ -67,6 +82,9 @@ pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
         }
         sleep(Duration::from_millis(20));
     }
+    if !is_at(&file, &name) {
+        return Ok(None);
+    }
     must_be_a_lock(&mut file).map_err(|error| failed(&error))?;
     let text = serde_json::to_vec(writer).unwrap_or_default();
     let written = file
@@ -74,7 +92,7 @@ pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
         .and_then(|()| file.rewind())
         .and_then(|()| file.write_all(&text));
     written.map_err(|error| failed(&error))?;
-    Ok(file)
+    Ok(Some(file))
 }
 
 /// Returns the session that the file of the lock names. A holder writes it right after it took the
@@ -105,20 +123,80 @@ impl Holder {
     pub(super) fn of(path: &Path) -> Self {
         let name = path.join(LOCK);
         let writer = holder(&name);
-        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == host());
-        let alive = same_machine.then(|| is_locked(&name)).flatten();
+        let of_this_machine = writer.as_ref().filter(|writer| writer.host == host());
+        let alive = of_this_machine.and_then(|writer| is_locked(&name, writer.pid));
         Self { writer, alive }
     }
 }
 
-/// Returns true if the kernel's table shows a lock on this file. Returns `None` if there is no such
-/// table.
-fn is_locked(name: &Path) -> Option<bool> {
-    let inode = format!(":{}", fs::metadata(name).ok()?.ino());
+/// Returns true if the kernel's table shows a lock of this process on this file. Returns `None` if
+/// there is no such table.
+fn is_locked(name: &Path, pid: u32) -> Option<bool> {
+    let metadata = fs::metadata(name).ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let is_ours = |line: &str| {
-        let mut words = line.split_whitespace();
-        words.nth(1) == Some("FLOCK") && words.nth(3).is_some_and(|file| file.ends_with(&inode))
-    };
+    let is_ours = |line: &str| is_lock_of(line, metadata.dev(), metadata.ino(), pid);
     Some(locks.lines().any(is_ours))
+}
+
+/// Returns true if a line of the kernel's table is a lock on this file.
+///
+/// An inode alone may be that of another file system. The table shows the device of the file
+/// system, which is not that of the file on some (btrfs, overlayfs), and the pid of the holder,
+/// which has another value in the container that the holder runs in. So either must match.
+fn is_lock_of(line: &str, device: u64, inode: u64, pid: u32) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, _, holder, file, ..] = words.as_slice() else {
+        return false;
+    };
+    let Some((found_device, found_inode)) = file.rsplit_once(':') else {
+        return false;
+    };
+    let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
+    let minor = (device & 0xff) | ((device >> 12) & !0xff);
+    found_inode == inode.to_string()
+        && (*holder == pid.to_string() || found_device == format!("{major:02x}:{minor:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_known_by_its_inode_and_by_its_process_or_its_device() {
+        let line = |pid: u32, file: &str| format!("7: FLOCK  ADVISORY  WRITE {pid} {file} 0 EOF");
+        for (line, outcome) in [
+            (line(7, "08:03:131"), true),
+            (line(8, "08:03:131"), true),
+            (line(7, "00:2f:131"), true),
+            (line(8, "00:2f:131"), false),
+            (line(7, "08:03:13"), false),
+            (line(7, "08:03:1131"), false),
+            (line(7, "08:03:131").replace("FLOCK", "POSIX"), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_lock_of(&line, 0x803, 131, 7), outcome, "{line}");
+        }
+        assert!(is_lock_of(&line(8, "103:100:9"), 0x11_0300, 9, 7));
+    }
+
+    /// The journal was removed, and another process has created it again, between the two steps of
+    /// taking the lock.
+    #[test]
+    fn a_lock_that_lost_its_name_is_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, name) = (directory.path(), directory.path().join(LOCK));
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(&name).unwrap()
+        };
+        let writer = Writer::unknown();
+        let lost = open();
+        fs::remove_file(&name).unwrap();
+        let other = take(open(), path, &writer).unwrap();
+        assert!(other.is_some());
+        assert!(take(lost, path, &writer).unwrap().is_none());
+        drop(other);
+        assert!(lock(path, &writer).is_ok());
+    }
 }

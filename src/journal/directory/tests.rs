@@ -3,7 +3,7 @@
 use super::super::tests::{at, ended, info, planned, range, writer};
 use super::super::{LeaseTerms, Life, Location, Opened, look};
 use super::*;
-use crate::journal::event::JournalEvent;
+use crate::journal::event::{JournalEvent, UploadPlace};
 use crate::journal::segment::push_record;
 
 fn lines(next: u64, events: &[JournalEvent]) -> Vec<u8> {
@@ -168,6 +168,89 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
             .any(|name| name.ends_with(HALF) || name == "segment-0000000001.log"),
         "{names:?}"
     );
+}
+
+/// The state that was salvaged is on the disk before the old files move, so that a process that
+/// ends now forgets no upload.
+#[tokio::test]
+async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let (mut directory, _) = open(&path);
+    let place = UploadPlace {
+        endpoint: "default".into(),
+        bucket: "bucket".parse().unwrap(),
+        key: "k".parse().unwrap(),
+    };
+    let intended = JournalEvent::UploadIntended {
+        upload: 7,
+        object: 1,
+        place,
+        server: None,
+    };
+    let story = [
+        JournalEvent::RunBegan(info()),
+        range(),
+        intended,
+        planned(9, "a"),
+    ];
+    directory.write(0, lines(0, &story)).await.unwrap();
+    drop(directory);
+    let file = path.join(segment_name(1));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("run_began", "run_bogus", 1)).unwrap();
+    let before = fs::read(&file).unwrap();
+    assert!(Directory::open(&path, writer("w")).is_err());
+    let (anew, replay, salvage, aside) = Directory::begin_anew(&path, writer("w")).unwrap();
+    assert_eq!((salvage.open_uploads(), salvage.bad_lines), (1, 1));
+    assert_eq!(fs::read(aside.join(segment_name(1))).unwrap(), before);
+    assert!(
+        Directory::begin_anew(&path, writer("w")).is_err(),
+        "it is locked"
+    );
+    drop(anew);
+    let (mut again, read) = open(&path);
+    assert_eq!((&read.state, read.next), (&replay.state, 0));
+    assert_eq!(read.state.uploads.keys().collect::<Vec<_>>(), [&7]);
+    assert!(!read.state.is_unfinished());
+    again.write(0, lines(0, &events())).await.unwrap();
+    again.snapshot(4, 0, &read.state).await.unwrap();
+    drop(again);
+    assert_eq!(open(&path).1.state, read.state);
+    assert!(aside.join(segment_name(1)).exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_while_the_journal_is_listed_does_not_hide_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    let gone = || Err(io::Error::from(io::ErrorKind::NotFound));
+    let mut looks = 0;
+    let found = DirectoryFiles::look_with(dir.path(), |entry| {
+        looks += 1;
+        if looks == 1 {
+            return gone();
+        }
+        entry.metadata().map(|metadata| metadata.len())
+    });
+    assert_eq!(found.unwrap(), DirectoryFiles::look(dir.path()).unwrap());
+    let error = DirectoryFiles::look_with(dir.path(), |_| gone()).unwrap_err();
+    assert_ne!(error.kind(), io::ErrorKind::NotFound);
+    let error = DirectoryFiles::look(&dir.path().join("nowhere")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_snapshot_without_a_segment_after_it_does_not_look_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path()).await;
+    let (mut directory, replay) = open(dir.path());
+    directory.snapshot(4, 0, &replay.state).await.unwrap();
+    let mut larger = replay.state.clone();
+    larger.apply(at(4), &planned(3, &"k".repeat(500)));
+    fs::write(dir.path().join(segment_name(4)), b"in the way").unwrap();
+    directory.snapshot(5, 0, &larger).await.unwrap_err();
+    assert_eq!(directory.written().into_iter().find(is_cut), None);
 }
 
 #[tokio::test]

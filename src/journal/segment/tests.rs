@@ -105,7 +105,7 @@ fn a_damaged_snapshot_is_refused() {
         }],
         &RunState::default(),
     );
-    let read = JournalContent::snapshot("p", &good).unwrap();
+    let read = JournalContent::snapshot("p", 3, &good).unwrap();
     assert_eq!(
         (
             read.snapshot,
@@ -119,11 +119,19 @@ fn a_damaged_snapshot_is_refused() {
     for cut in [0, 10, good.len() / 2, good.len() - 1] {
         assert!(
             matches!(
-                JournalContent::snapshot("p", &good[..cut]),
+                JournalContent::snapshot("p", 3, &good[..cut]),
                 Err(JournalError::Corrupt { .. })
             ),
             "{cut}"
         );
+    }
+    let long = [&good[..], b"more\n"].concat();
+    for (number, bytes, why) in [
+        (4, &good, "is snapshot 3, but 4 is due"),
+        (3, &long, "line 3: the line is damaged"),
+    ] {
+        let refused = JournalContent::snapshot("p", number, bytes).unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
     }
 }
 

@@ -25,6 +25,8 @@ struct Disk {
     /// Bytes that still fit.
     room: Option<usize>,
     snapshot_after: Option<usize>,
+    /// Cancelled once another session has taken it.
+    lost: CancellationToken,
 }
 
 impl Disk {
@@ -69,6 +71,12 @@ impl Store for Memory {
         Ok(())
     }
 
+    async fn lost(&self) -> JournalError {
+        let lost = self.0.lock().unwrap().lost.clone();
+        lost.cancelled().await;
+        JournalError::Closed
+    }
+
     fn wants_snapshot(&self) -> bool {
         let disk = self.0.lock().unwrap();
         disk.snapshot_after
@@ -105,6 +113,7 @@ struct Paper {
     text: String,
     full: bool,
     failed: bool,
+    has_bug: bool,
 }
 
 #[derive(Clone, Default)]
@@ -133,6 +142,8 @@ impl Ledger for Report {
     }
 
     fn sync(&mut self) -> io::Result<u64> {
+        let has_bug = self.0.lock().unwrap().has_bug;
+        assert!(!has_bug, "a bug");
         let paper = self.0.lock().unwrap();
         if paper.failed {
             Err(io::Error::from(io::ErrorKind::StorageFull))
@@ -208,6 +219,46 @@ async fn an_event_without_a_waiting_caller_is_written_at_once_and_durable_soon()
         1,
         "nothing new, nothing to sync"
     );
+}
+
+/// While one write is under way, the next events come in.
+#[tokio::test(start_paused = true)]
+async fn under_steady_load_events_become_durable_and_a_lost_journal_is_noticed() {
+    let store = Memory::default();
+    let journal = begin(&store, None);
+    let sender = journal.clone();
+    let load = tokio::spawn(async move {
+        for object in 0.. {
+            if sender.append(planned(object, "k")).await.is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    sleep(Duration::from_secs(5)).await;
+    let syncs = store.0.lock().unwrap().syncs;
+    assert!((3..=6).contains(&syncs), "{syncs} syncs in 5 s");
+    store.0.lock().unwrap().lost.cancel();
+    tokio::time::timeout(Duration::from_secs(1), journal.broken().cancelled())
+        .await
+        .expect("the run goes on without its journal");
+    load.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_whose_code_panics_is_not_complete() {
+    let (store, report) = (Memory::default(), Report::default());
+    store.0.lock().unwrap().snapshot_after = Some(300);
+    let journal = begin(&store, Some(report.clone()));
+    report.0.lock().unwrap().has_bug = true;
+    journal.commit(range()).await.unwrap();
+    for object in 0..10 {
+        journal.commit(ended(object)).await.unwrap();
+    }
+    let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
+    assert!(closed.report.unwrap_err().contains("bug in s3haul"));
+    assert!(closed.state.is_unfinished());
+    assert_eq!(store.0.lock().unwrap().snapshots, []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ impl FieldReader<'_> {
         let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
         Endpoint {
             name: name.to_owned(),
-            url: section.url.map(without_slash),
+            url: section.url,
             region: section.region,
             path_style: section.path_style,
             allow_http: section.allow_http.unwrap_or_default(),
@@ -55,13 +55,5 @@ impl FieldReader<'_> {
             session_name: section.session_name,
             duration,
         }
-    }
-}
-
-/// Removes the slash at the end of `https://host/`. The rules report texts that are not URLs.
-fn without_slash(url: String) -> String {
-    match url.strip_suffix('/') {
-        Some(stripped) if !stripped.ends_with('/') => stripped.to_owned(),
-        _ => url,
     }
 }

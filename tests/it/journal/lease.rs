@@ -81,6 +81,26 @@ async fn a_holder_renews_its_record_and_releases_it_at_the_end() {
     assert_eq!(writes(&world, &key).len(), at_the_end, "nothing is renewed");
 }
 
+/// A release that was refused is tried once more, and does not pass for one that succeeded.
+#[tokio::test]
+async fn a_release_that_failed_is_repeated() {
+    let world = World::new().await;
+    let journal = begin(location(&world).await, &LeaseTerms::of_job("a")).await;
+    let [key] = <[String; 1]>::try_from(records(&world)).unwrap();
+    until("the name of the run", || {
+        text(&world, &key).contains(r#""run":"r1""#)
+    })
+    .await;
+    let refused = Fault::on(Operation::PutObject).key("session-");
+    world.add_fault(refused.first(1).then(Effect::Error(403, "AccessDenied")));
+    journal.close(JournalEvent::RunEnded).await.unwrap();
+    until("a release", || {
+        text(&world, &key).contains(r#""released":true"#)
+    })
+    .await;
+    assert_eq!(world.sandbox.faults().fired(), 1);
+}
+
 /// The segments shut the session out anyway; the renewal reports it while the session has nothing
 /// to write.
 #[tokio::test]

@@ -205,6 +205,52 @@ fn names_and_limits() {
 }
 
 #[test]
+fn a_goal_that_an_exact_size_makes_meaningless_is_refused_wherever_both_come_from() {
+    let both = |defaults: &str, parts: &str| {
+        format!(
+            "version: 1\ndefaults: {{parts: {{{defaults}}}}}\ntransfers:\n  \
+             - {{from: {{s3: s3://src/}}, to: {{s3: s3://dst/}}, parts: {{{parts}}}}}\n"
+        )
+    };
+    let given = "the size is given";
+    refused(
+        &both("size: 64MiB", "goal: ⟦fastest"),
+        &[("transfers[0].parts.goal", given, "add `size: auto`")],
+    );
+    refused(
+        &both("size: 64MiB, goal: ⟦fastest", ""),
+        &[("defaults.parts.goal", given, "remove one of them")],
+    );
+    for (defaults, parts) in [
+        ("size: 64MiB", "size: auto, goal: fastest"),
+        ("size: auto", "goal: fastest"),
+        ("goal: fastest", "size: 64MiB"),
+        ("goal: fastest", ""),
+    ] {
+        job(&both(defaults, parts));
+    }
+}
+
+#[test]
+fn the_path_of_a_report_has_one_mistake_with_its_own_remedy() {
+    for (text, message, remedy) in [
+        (
+            "⟦s3://ops/r.jsonl",
+            "names a file of this machine",
+            "report.s3",
+        ),
+        ("⟦\"-\"", "names a file of this machine", "./- for a file"),
+        ("⟦\"\"", "this is empty", "write a path"),
+        ("⟦~/r.jsonl", "a shell's abbreviation", "${HOME}"),
+    ] {
+        refused(
+            &with(&format!("report: {{json: {text}}}\n")),
+            &[("report.json", message, remedy)],
+        );
+    }
+}
+
+#[test]
 fn a_transfer_waits_for_one_above_it() {
     let with = |after: &str, last: &str| {
         format!(

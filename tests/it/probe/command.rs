@@ -3,13 +3,14 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{Effect, Fault, Operation};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{assert_clean, completes, deletes, on};
 use crate::liar::{Liar, Lie};
-use crate::world::program::{at, process_at, run};
+use crate::signals::send;
+use crate::world::program::{at, ended, process_at, run, spawn};
 use crate::world::{DESTINATION, World};
 
 /// Returns a manifest with two transfers to one bucket.
@@ -254,6 +255,43 @@ async fn a_prefix_that_is_none_is_refused_with_the_right_one() {
         );
     }
     assert_eq!(world.sandbox.calls().total(), 0);
+}
+
+/// The bucket locks each new object, and the signal comes while the probe tries to remove its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_during_the_clean_up_does_not_hide_what_is_left_behind() {
+    let world = World::with_buckets(BucketOptions {
+        object_lock: true,
+        retention: Some(("COMPLIANCE".to_owned(), 1)),
+        ..BucketOptions::default()
+    })
+    .await;
+    let slow = Effect::Delay(Duration::from_secs(2));
+    for removal in [Operation::DeleteObject, Operation::DeleteObjects] {
+        world.add_fault(Fault::on(removal).nth(1).then(slow.clone()));
+    }
+    let removals = || world.calls(Operation::DeleteObject) + world.calls(Operation::DeleteObjects);
+    let job = Job::new(&manifest(world.sandbox.url(), "aws", "default"));
+    let mut program = process_at(&world);
+    program.args(["check", &job.path(), "--probe"]);
+    let child = spawn(program);
+    let cleaning = async {
+        while removals() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), cleaning)
+        .await
+        .expect("nothing is removed");
+    send("TERM", &child);
+    let ended = ended(child).await;
+    assert_eq!(ended.exit, 4, "{}", ended.stderr);
+    assert!(!world.keys(DESTINATION).is_empty());
+    assert!(
+        ended.stderr.contains("left behind") && !ended.stderr.contains("left nothing behind"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

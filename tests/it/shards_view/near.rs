@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::state::{STATE, State, footer, plan, receipt};
 use super::{LONG, NOW};
-use crate::world::program::{at, process_at, run};
+use crate::signals::send;
+use crate::world::program::{at, ended, process_at, run, spawn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_near_a_run_names_the_run() {
@@ -77,6 +78,29 @@ async fn a_watch_waits_for_a_run_that_has_written_nothing() {
     assert_eq!(shown.first().unwrap()["state"], "absent");
     assert_eq!(shown.last().unwrap()["state"], "ended");
     assert!(shown.iter().all(|look| look["at"].is_string()), "{text}");
+}
+
+/// Ctrl-C is the way to end a view. Another signal ends it for a reason, which it names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_its_user_ends_reports_no_error() {
+    let state = State::planned(2).await;
+    for (signal, said) in [("INT", ""), ("TERM", "error: interrupted; ")] {
+        let before = state.world.sandbox.calls().total();
+        let mut command = process_at(&state.world);
+        command.args(["status", STATE, "--watch=20ms"]);
+        let child = spawn(command);
+        while state.world.sandbox.calls().total() < before + 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        send(signal, &child);
+        let ended = ended(child).await;
+        assert_eq!(ended.exit, 4, "{}", ended.stderr);
+        assert!(
+            ended.stderr.starts_with(said) && ended.stderr.is_empty() == said.is_empty(),
+            "{signal}: {}",
+            ended.stderr
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

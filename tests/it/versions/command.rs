@@ -135,6 +135,39 @@ async fn a_version_and_a_time_are_flags_and_exclude_each_other() {
     }
 }
 
+/// A source that is typed like one object and is many: a bucket without a slash, a prefix that
+/// `--recursive` makes, and more than one source.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_of_many_objects_is_refused() {
+    let world = World::versioned().await;
+    write(&world, SOURCE, "k", "ab");
+    let old = ids(&world, SOURCE, "k").remove(0);
+    let directory = tempfile::tempdir().unwrap();
+    let local = directory.path().to_str().unwrap();
+    for sources in [
+        &["s3://source"][..],
+        &["s3://source/"],
+        &["s3://source/k*"],
+        &["s3://source/k", "--recursive"],
+        &["s3://source/k", "s3://source/k"],
+        &[local],
+        &["-"],
+    ] {
+        let copy = [
+            &["copy"][..],
+            sources,
+            &["s3://destination/", "--version-id"],
+        ]
+        .concat();
+        let (exit, _, stderr) = run(command_at(&world), &[&copy[..], &[&old]].concat()).await;
+        assert!(
+            exit == 2 && stderr.contains("--version-id names the version of one object"),
+            "{sources:?}: {exit} {stderr}"
+        );
+    }
+    assert_eq!(writes(&world), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_without_versions_is_refused_by_all_commands() {
     let world = World::new().await;

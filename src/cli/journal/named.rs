@@ -1,0 +1,104 @@
+//! The journals that a command reads, by what the user typed.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{JOURNAL, location};
+use crate::cli::job_environment::{JobEnvironment, records_at};
+use crate::cli::{CliError, EndpointFlags, load, note};
+use crate::journal::{Glance, Location, look};
+use crate::listing::local::JOURNALS;
+use crate::location::S3Uri;
+use crate::manifest::job::JournalPlace;
+
+/// The journals that a command reads.
+#[derive(Clone, Debug)]
+pub(in crate::cli) enum Named {
+    /// All below the working directory.
+    None,
+    /// This directory.
+    Directory(PathBuf),
+    /// The objects below this prefix.
+    Prefix(S3Uri),
+    /// That of the job in this manifest.
+    JobIn(PathBuf),
+}
+
+/// Returns the place that `S3HAUL_JOURNAL` names; none if it is empty.
+pub(in crate::cli) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
+    let text = std::env::var(JOURNAL).unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
+}
+
+/// Returns the locations and the names of the journals that were named.
+pub(in crate::cli) async fn places(
+    named: Named,
+    endpoint: &EndpointFlags,
+) -> Result<Vec<(String, Location)>, CliError> {
+    let of_directory = |path: PathBuf| (path.display().to_string(), Location::Directory(path));
+    Ok(match named {
+        Named::None => {
+            let Ok(entries) = std::fs::read_dir(JOURNALS) else {
+                return Ok(Vec::new());
+            };
+            let mut paths: Vec<PathBuf> = entries
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .collect();
+            paths.retain(|path| path.is_dir());
+            paths.sort();
+            paths.into_iter().map(of_directory).collect()
+        }
+        Named::Directory(path) => vec![of_directory(path)],
+        Named::Prefix(uri) => {
+            let bucket = records_at(&uri, endpoint).await?;
+            vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
+        }
+        Named::JobIn(path) => {
+            let mut job = load(&path)?;
+            if let Some(place) = of_environment()? {
+                job.journal = place;
+            }
+            let mut connections =
+                JobEnvironment::ambient().connect(&job, &CancellationToken::new());
+            match location(&job, &mut connections).await? {
+                Some(Location::Directory(path)) => vec![of_directory(path)],
+                Some(bucket @ Location::Bucket(..)) => vec![(path.display().to_string(), bucket)],
+                None => {
+                    let message = format!("{}: its runs keep no journal", path.display());
+                    return Err(CliError::Usage(message));
+                }
+            }
+        }
+    })
+}
+
+/// Reads journals, and leaves out places without one. If the user named none (`is_list`), one that
+/// cannot be read is noted and skipped, because the others have nothing to do with it; the error is
+/// returned if no journal can be read.
+pub(in crate::cli) async fn glances(
+    places: &[(String, Location)],
+    is_list: bool,
+) -> Result<Vec<(String, Glance)>, CliError> {
+    let mut found = Vec::new();
+    let mut unread = Vec::new();
+    for (place, location) in places {
+        match look(location.clone()).await {
+            Ok(glance) => found.extend(glance.map(|glance| (place.clone(), glance))),
+            Err(error) if is_list => unread.push((place, error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if found.is_empty() && !unread.is_empty() {
+        return Err(unread.swap_remove(0).1.into());
+    }
+    for (place, error) in unread {
+        note(&format!("the journal {place} cannot be read: {error}"));
+    }
+    Ok(found)
+}
