@@ -342,9 +342,7 @@ impl Bucket {
             Ok(head) if version.is_none() && head.version.as_deref() == Some("null") => {
                 Ok(Box::pin(self.without_null(head)).await)
             }
-            Ok(head)
-                if head.version.is_none() && version.is_some_and(|version| version != "null") =>
-            {
+            Ok(head) if head.version.is_none() && version.is_some_and(is_immutable_version) => {
                 Box::pin(self.check_is_version(key, head)).await
             }
             answer => answer,

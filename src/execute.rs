@@ -71,7 +71,8 @@ const SHORT_DRAIN: Duration = Duration::from_secs(5);
 /// While other objects are in progress, an object whose requests would queue for this long is not
 /// started.
 const LONG_QUEUE: Duration = Duration::from_millis(200);
-/// The memory for parts of local files, in MiB.
+/// The memory for parts of local files, in MiB. Counts the lengths of the parts; their
+/// [`Buffers`] may be larger.
 const UPLOAD_MEMORY_MIB: u32 = 256;
 
 /// The state that all objects of a transfer share.
@@ -97,7 +98,7 @@ struct TransferContext {
     halt: CancellationToken,
     /// The memory for parts of local files, in MiB.
     memory: Arc<Semaphore>,
-    /// Used buffers of that memory, kept for other parts.
+    /// Used buffers, kept for other parts.
     buffers: Buffers,
     /// The requests and attributes that the buckets have refused so far.
     refusals: Arc<Refusals>,
@@ -225,22 +226,22 @@ pub async fn run(
     pacer.slots().start_at(concurrency);
     learned::recall(&pacer, resumed);
     let short_drain = CancellationToken::new();
-    let drain_timer = tokio::spawn(halt_after_drain(
+    // These tasks hold the journal and the tokens of the run, so they must end with it, even if the
+    // run's future is dropped: a `JoinSet` aborts its tasks when it is dropped.
+    let mut watchers = JoinSet::new();
+    watchers.spawn(halt_after_drain(
         Arc::clone(&pacer),
         short_drain.clone(),
         stop.clone(),
         halt.clone(),
     ));
     // A run must not continue without its journal, since no later session would know what it did.
-    // The watcher holds the journal, so it must end with the run, even if the run's future is
-    // dropped: a `JoinSet` aborts its tasks when it is dropped.
-    let mut watcher = JoinSet::new();
-    watcher.spawn(stop_without_journal(
+    watchers.spawn(stop_without_journal(
         journal.clone(),
         stop.clone(),
         halt.clone(),
     ));
-    watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
+    watchers.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
     let mut before = RunState::clone(resumed);
     let counted_before: BTreeMap<_, _> = listed_anew
@@ -307,8 +308,7 @@ pub async fn run(
         () = orphans.abort_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
-    drain_timer.abort();
-    drop(watcher);
+    drop(watchers);
     if stop.is_cancelled() {
         learned::tell(&pacer, journal).await;
     }

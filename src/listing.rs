@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::location::ObjectKey;
 use crate::pace::gate::joined;
-use crate::s3::{ArchiveState, Failure, Head};
+use crate::s3::{ArchiveState, Failure, Head, is_immutable_version};
 
 /// The reason for leaving out an object whose key is too long to be written.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
@@ -69,6 +69,11 @@ impl Entry {
         (self.etag, self.storage_class) = (Some(head.etag), head.storage_class);
     }
 
+    /// Returns true if the entry names a version that is never replaced.
+    pub(crate) fn is_immutable(&self) -> bool {
+        self.version.as_deref().is_some_and(is_immutable_version)
+    }
+
     /// Returns true if the object at the same key has changed since: `now` is its current entry.
     pub(crate) fn differs_from(&self, now: &Self) -> bool {
         let times = self.modified.zip(now.modified);
@@ -85,12 +90,8 @@ impl Entry {
     /// version never change.
     #[must_use]
     pub fn contradicted_by(&self, head: &Head, etags_tell: bool) -> Option<String> {
-        let is_version = self
-            .version
-            .as_ref()
-            .is_some_and(|version| version != "null");
         match &self.etag {
-            Some(etag) if is_version && etags_tell && *etag != head.etag => Some(format!(
+            Some(etag) if self.is_immutable() && etags_tell && *etag != head.etag => Some(format!(
                 "HEAD shows the ETag {} of the version that the list shows with {etag}",
                 head.etag
             )),

@@ -215,10 +215,18 @@ impl FromStr for S3Uri {
             return Err(not_s3());
         }
         let (bucket, key) = match end_of_arn(rest) {
-            Some(end) => (
-                &rest[..end],
-                rest[end..].strip_prefix('/').unwrap_or_default(),
-            ),
+            Some(end) => match (&rest[..end], &rest[end..]) {
+                (arn, "") => (arn, ""),
+                (arn, behind) => {
+                    let key = behind
+                        .strip_prefix('/')
+                        .ok_or_else(|| LocationError::Bucket {
+                            name: rest.to_owned(),
+                            reason: "a slash must separate the access point from the key",
+                        })?;
+                    (arn, key)
+                }
+            },
             None => rest.split_once('/').unwrap_or((rest, "")),
         };
         Ok(Self {
@@ -428,6 +436,14 @@ mod tests {
             ("s3://a c:lake/b", "the tenant before the colon"),
             ("s3://acme:/b", "3 to 63"),
             ("s3://a:b:lake/b", "letters, digits"),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap:logs/x",
+                "a slash must separate",
+            ),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint:ap:logs",
+                "a slash must separate",
+            ),
         ] {
             let message = text.parse::<S3Uri>().unwrap_err().to_string();
             assert!(message.contains(part), "{message}");

@@ -146,6 +146,8 @@ pub struct MadeBefore {
 pub struct Resume {
     /// Objects that were planned and have not ended.
     pub pending: Vec<Pending>,
+    /// The number of the transfer's first range. Events about no other range are about this one.
+    pub first: u32,
     /// The ranges of the source's keys that are not planned yet; empty if all keys are.
     pub ranges: Vec<KeyRange>,
     /// The first number for further ranges. If it is larger than `last`, no range is cut, and all
@@ -160,6 +162,7 @@ impl Resume {
     fn in_order() -> Self {
         Self {
             pending: Vec::new(),
+            first: 0,
             ranges: vec![KeyRange::default()],
             next: 1,
             last: 0,
@@ -276,7 +279,7 @@ impl Sides {
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (sender, planning) = PlanSender::channel();
         let (sides, panic_sender) = (self.clone(), sender.clone());
-        let place = self.transfer.to.location.to_string();
+        let (first, place) = (resume.first, self.transfer.to.location.to_string());
         let planned = tokio::spawn(async move {
             // If the receiver is gone, the run stops and needs no more plans.
             let _ = match sides.transfer.versions {
@@ -286,7 +289,7 @@ impl Sides {
         });
         tokio::spawn(async move {
             if planned.await.is_err_and(|error| error.is_panic()) {
-                let _ = BatchSender::new(0, panic_sender)
+                let _ = BatchSender::new(first, panic_sender)
                     .send(Planned::panicked(place))
                     .await;
             }
@@ -347,6 +350,23 @@ impl Sides {
     fn lists_in_order(&self) -> bool {
         let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
         in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
+    }
+
+    /// Returns true if the destination's keys are listed along with the source's. A history also
+    /// needs lists in order.
+    pub(crate) fn lists_destination(&self) -> bool {
+        let transfer = &self.transfer;
+        let is_mapped = transfer.chosen.is_none()
+            && matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
+            && transfer.to.location.key.is_prefix()
+            && transfer.keys.preserves_order();
+        is_mapped
+            && match transfer.versions {
+                Versions::All => self.lists_in_order(),
+                Versions::Current | Versions::AsOf(_) => {
+                    transfer.when != When::Always && !self.is_in_place()
+                }
+            }
     }
 
     fn etags_follow_from_bytes(&self) -> bool {

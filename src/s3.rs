@@ -64,6 +64,7 @@ pub use failure::{Failure, FailureKind};
 pub(crate) use guard::takes_panic;
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
 pub use ids::Elsewhere;
+pub(crate) use ids::is_immutable_version;
 pub(crate) use octets::bytes_of;
 pub use operation::{Operation, RequestClass};
 pub(crate) use process::end_credential_processes;
@@ -334,6 +335,13 @@ impl SourcePin {
             etag: head.etag.clone(),
             customer_key: None,
         }
+    }
+
+    /// Returns true if the pin names a version that is never replaced. Without one, only the `ETag`
+    /// identifies the object, and another object with the same bytes has the same `ETag`.
+    #[must_use]
+    pub(crate) fn is_immutable(&self) -> bool {
+        self.version.as_deref().is_some_and(is_immutable_version)
     }
 }
 

@@ -136,17 +136,10 @@ impl Bucket {
             return true;
         };
         let sent = Instant::now();
-        let answer = timeout(limit, self.client.head_bucket(&self.name))
-            .await
-            .unwrap_or_else(|_| {
-                let message = format!("no answer within {} s", limit.as_secs());
-                Err(Failure::new(
-                    FailureKind::TimedOut,
-                    Operation::HeadBucket,
-                    self.name.to_string(),
-                    message,
-                ))
-            });
+        let request = self.client.head_bucket(&self.name);
+        let answer = self
+            .answered_within(limit, Operation::HeadBucket, request)
+            .await;
         self.pacer.learn(
             admitted,
             Operation::HeadBucket,
@@ -161,6 +154,21 @@ impl Bucket {
                 .is_silent(&self.reads, waited, &failure.details().message);
         }
         is_silent
+    }
+
+    /// Returns the answer to a request that investigates a failure, or a failure if there is none
+    /// within `limit`.
+    pub(super) async fn answered_within<T>(
+        &self,
+        limit: Duration,
+        operation: Operation,
+        request: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        timeout(limit, request).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", limit.as_secs());
+            let (kind, place) = (FailureKind::TimedOut, self.name.to_string());
+            Err(Failure::new(kind, operation, place, message))
+        })
     }
 
     /// Returns this bucket for a request whose caller has already waited `waited` for the outcome.

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::Bucket;
 use super::failures::GLANCE;
@@ -241,9 +241,8 @@ impl Bucket {
                 .await
                 .ok()?;
             let asked = Instant::now();
-            let listed = timeout(limit, self.client.list_one(&self.name, "", None, None))
-                .await
-                .ok()?;
+            let request = self.client.list_one(&self.name, "", None, None);
+            let listed = self.answered_within(limit, operation, request).await;
             let refused = listed.as_ref().err();
             self.pacer
                 .learn(admitted, operation, refused, 0, asked.elapsed(), limit);

@@ -1,6 +1,6 @@
 //! Writes an endpoint as command-line flags, for the commands that messages suggest.
 
-use super::{Endpoint, Provider, ProxySetting};
+use super::{Endpoint, Provider, ProxySetting, Trust};
 
 impl Endpoint {
     /// Returns the flags for the settings of this endpoint. Roles and capabilities have no flags. A
@@ -8,15 +8,18 @@ impl Endpoint {
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let Self {
+            name: _,
             url,
             region,
-            profile,
             path_style,
             allow_http,
+            profile,
+            assume_role: _,
             ca_bundle,
             proxy,
             provider,
-            ..
+            trust,
+            capabilities: _,
         } = self;
         let proxy = proxy.as_ref().map(|proxy| match proxy {
             ProxySetting::None => "none",
@@ -25,6 +28,10 @@ impl Endpoint {
         let provider = match (provider, serde_json::to_value(provider)) {
             (Provider::Auto, _) | (_, Err(_)) => None,
             (_, Ok(word)) => word.as_str().map(str::to_owned),
+        };
+        let trust = match (trust, serde_json::to_value(trust)) {
+            (Trust::Answers, _) | (_, Err(_)) => None,
+            (Trust::Nothing, Ok(word)) => word.as_str().map(str::to_owned),
         };
         let with_values = [
             ("--endpoint-url", url.clone()),
@@ -43,6 +50,7 @@ impl Endpoint {
                     .map(str::to_owned),
             ),
             ("--provider", provider),
+            ("--trust", trust),
         ];
         let with_values = with_values
             .into_iter()

@@ -135,12 +135,8 @@ impl Conductor<'_> {
     /// Returns the reason to end the run after this failure, if there is one.
     pub(super) fn reason_to_give_up(&self, error: &ErrorRecord) -> Option<GaveUp> {
         if error.ends_run {
-            let mut reason = format!("{}: {}", error.code, error.message);
-            if !error.remedy.is_empty() {
-                reason = format!("{reason}; {}", error.remedy);
-            }
             return Some(GaveUp {
-                reason,
+                reason: error.in_words(),
                 may_pass_later: error.may_pass_later,
             });
         }
@@ -216,10 +212,9 @@ impl Conductor<'_> {
             .suspects
             .first()
             .and_then(|suspect| match &suspect.receipt.ending {
-                Ending::Failed { error } => Some(format!(
-                    "{} {}: {}; {}",
-                    error.operation, error.code, error.message, error.remedy
-                )),
+                Ending::Failed { error } => {
+                    Some(format!("{} {}", error.operation, error.in_words()))
+                }
                 _ => None,
             });
         let example = example
@@ -320,6 +315,23 @@ mod tests {
             }
             assert_eq!(breaker.is_tripped(open), trips, "{case}");
         }
+    }
+
+    #[test]
+    fn a_reason_without_a_remedy_ends_with_its_message() {
+        let record = |remedy: &str| ErrorRecord {
+            kind: "denied",
+            operation: "CopyObject".to_owned(),
+            code: "AccessDenied".to_owned(),
+            message: "no".to_owned(),
+            request_id: None,
+            remedy: remedy.to_owned(),
+            ends_run: false,
+            may_pass_later: false,
+            is_published: false,
+        };
+        assert_eq!(record("").in_words(), "AccessDenied: no");
+        assert_eq!(record("ask").in_words(), "AccessDenied: no; ask");
     }
 
     #[test]

@@ -2,22 +2,61 @@
 //!
 //! Allocating a few MiB costs more than reading a cached file into them: the system zeroes every
 //! page first, and takes the pages back when they are freed. So a buffer comes back here once its
-//! part is sent, up to a limit. It is lent again only to parts of at least half its capacity: a
-//! small part in a large buffer would hold far more memory than its permits allow.
+//! part is sent. It is lent again only to parts of at least half its capacity: a small part in a
+//! large buffer would hold far more memory than its permits allow.
+//!
+//! Permits limit the total length of the parts that are in memory. A lent buffer may hold up to
+//! twice that length. Kept buffers have no permits, so only as many are kept as fit into the limit
+//! besides the lent ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::UPLOAD_MEMORY_MIB;
+
 /// The smallest buffer that is kept. Below this size, fresh memory is as fast.
 const WORTH_KEEPING: usize = 1 << 20;
 
-/// The most bytes that are kept.
-const MOST_KEPT: usize = 256 << 20;
+/// The most bytes of lent and kept buffers together, above which no buffer is kept.
+const MOST: usize = (UPLOAD_MEMORY_MIB as usize) << 20;
 
 /// Buffers that can be used again. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(super) struct Buffers(Arc<Mutex<Stock>>);
+
+/// The buffers that are kept, the oldest first.
+#[derive(Debug, Default)]
+struct Stock {
+    kept: Vec<Vec<u8>>,
+    /// The bytes of the kept buffers.
+    kept_bytes: usize,
+    /// The bytes of the lent buffers.
+    lent_bytes: usize,
+}
+
+impl Stock {
+    /// Takes a buffer for a part of this length.
+    fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
+        let at = self.kept.iter().rposition(fits)?;
+        let buffer = self.kept.swap_remove(at);
+        self.kept_bytes -= buffer.capacity();
+        Some(buffer)
+    }
+
+    /// Removes buffers until the limit is kept, the oldest first, because parts of their sizes have
+    /// not been requested lately.
+    fn shrink(&mut self) -> Vec<Vec<u8>> {
+        let mut gone = Vec::new();
+        while self.kept_bytes + self.lent_bytes > MOST && !self.kept.is_empty() {
+            let oldest = self.kept.remove(0);
+            self.kept_bytes -= oldest.capacity();
+            gone.push(oldest);
+        }
+        gone
+    }
+}
 
 impl Buffers {
     /// Lends a buffer of this length to `fill`, and returns the filled bytes. `fill` must overwrite
@@ -35,13 +74,19 @@ impl Buffers {
             fill(&mut buffer)?;
             return Ok(buffer.into());
         }
-        let used = {
-            let mut kept = self.kept();
-            let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
-            kept.iter().rposition(fits).map(|at| kept.swap_remove(at))
+        let (used, bytes, gone) = {
+            let mut stock = self.stock();
+            let used = stock.take(length);
+            let bytes = used.as_ref().map_or(length, Vec::capacity);
+            stock.lent_bytes += bytes;
+            (used, bytes, stock.shrink())
         };
+        // Freed before memory for another buffer is requested.
+        drop(gone);
+        let buffer = used.unwrap_or_else(|| Vec::with_capacity(length));
         let mut lent = Lent {
-            buffer: used.unwrap_or_default(),
+            buffer,
+            bytes,
             home: self.clone(),
         };
         lent.buffer.resize(length, 0);
@@ -49,7 +94,7 @@ impl Buffers {
         Ok(Bytes::from_owner(lent))
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn stock(&self) -> MutexGuard<'_, Stock> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,6 +102,8 @@ impl Buffers {
 /// A lent buffer. It goes back to `home` when it is dropped.
 struct Lent {
     buffer: Vec<u8>,
+    /// The bytes that count as lent.
+    bytes: usize,
     home: Buffers,
 }
 
@@ -69,20 +116,15 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // Declared before the guard, so that large buffers are freed after it is unlocked.
-        let mut gone = Vec::new();
-        let mut kept = self.home.kept();
-        // Drops the oldest buffers first, because parts of their sizes have not been requested
-        // lately.
-        let mut all: usize = buffer.capacity() + kept.iter().map(Vec::capacity).sum::<usize>();
-        while all > MOST_KEPT && !kept.is_empty() {
-            let oldest = kept.remove(0);
-            all -= oldest.capacity();
-            gone.push(oldest);
-        }
-        if all <= MOST_KEPT {
-            kept.push(buffer);
-        }
+        let gone = {
+            let mut stock = self.home.stock();
+            stock.lent_bytes -= self.bytes;
+            stock.kept_bytes += buffer.capacity();
+            stock.kept.push(buffer);
+            stock.shrink()
+        };
+        // Freed after the lock is released.
+        drop(gone);
     }
 }
 
@@ -122,21 +164,38 @@ mod tests {
         drop(filled(16 * WORTH_KEEPING));
         let small: Vec<_> = (0..10).map(|_| filled(WORTH_KEEPING)).collect();
         assert_eq!(
-            buffers.kept().len(),
+            buffers.stock().kept.len(),
             1,
             "the large one was left where it is"
         );
         drop(small);
         let large: Vec<_> = (0..20).map(|_| filled(32 * WORTH_KEEPING)).collect();
         drop(large);
-        let all: usize = buffers.kept().iter().map(Vec::capacity).sum();
-        assert!(all > MOST_KEPT / 2 && all <= MOST_KEPT, "{all}");
+        let all: usize = buffers.stock().kept.iter().map(Vec::capacity).sum();
+        assert!(all > MOST / 2 && all <= MOST, "{all}");
+        assert_eq!(buffers.stock().kept_bytes, all);
+        assert_eq!(buffers.stock().lent_bytes, 0);
+    }
+
+    #[test]
+    fn kept_buffers_make_room_for_lent_ones() {
+        let buffers = Buffers::default();
+        let filled = |length: usize| buffers.filled(length, |_| Ok::<(), ()>(())).unwrap();
+        let few: Vec<_> = (0..16).map(|_| filled(MOST / 16)).collect();
+        drop(few);
+        assert_eq!(buffers.stock().kept_bytes, MOST);
+        let others: Vec<_> = (0..32).map(|_| filled(MOST / 64)).collect();
+        let held = buffers.stock().kept_bytes + buffers.stock().lent_bytes;
+        assert!(held <= MOST, "{held}");
+        assert_eq!(buffers.stock().kept_bytes, MOST / 2);
+        drop(others);
+        assert_eq!(buffers.stock().kept_bytes, MOST);
     }
 
     #[test]
     fn what_failed_to_be_filled_comes_back_too() {
         let buffers = Buffers::default();
         assert_eq!(buffers.filled(WORTH_KEEPING, |_| Err("no")), Err("no"));
-        assert_eq!(buffers.0.lock().unwrap().len(), 1);
+        assert_eq!(buffers.stock().kept.len(), 1);
     }
 }

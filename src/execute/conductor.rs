@@ -179,7 +179,13 @@ impl<'a> Conductor<'a> {
         for running in self.transfers.values().filter(|running| running.is_over()) {
             self.outcome.hints.extend(running.misses.hints());
         }
-        self.transfers.retain(|_, running| !running.is_over());
+        let shares = &mut self.shares;
+        self.transfers.retain(|transfer, running| {
+            if running.is_over() {
+                shares.forget(*transfer);
+            }
+            !running.is_over()
+        });
     }
 
     /// Returns the transfers that are still being planned.

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::location::ObjectKey;
 
-/// The most groups that are counted separately.
+/// The most groups of a transfer that are counted separately.
 const MOST: usize = 64;
 /// The segment of the group of all other prefixes. It differs from every real segment, which has
 /// its only slash at its end.
@@ -38,8 +38,8 @@ impl Group {
 pub(super) struct Shares {
     /// The common prefix of all keys of a transfer, up to a slash.
     bases: BTreeMap<u32, String>,
-    /// The groups that are counted separately.
-    known: HashSet<Group>,
+    /// The groups of each transfer that are counted separately.
+    known: BTreeMap<u32, HashSet<Group>>,
     open: HashMap<Group, u32>,
 }
 
@@ -67,7 +67,6 @@ impl Shares {
             .rposition(|byte| *byte == b'/')
             .map_or(0, |at| at + 1);
         base.truncate(kept);
-        self.known.retain(|group| group.transfer != transfer);
         let group = Group {
             transfer,
             segment: self.segment(transfer, &before).to_owned(),
@@ -77,29 +76,36 @@ impl Shares {
             .extract_if(|other, _| other.transfer == transfer)
             .map(|(_, open)| open)
             .sum();
-        self.known.insert(group.clone());
+        self.known.insert(transfer, HashSet::from([group.clone()]));
         self.open.insert(group.clone(), open);
         Some(group)
     }
 
-    /// Returns the group of a key of a transfer. After [`MOST`] groups, all other prefixes share
-    /// one.
+    /// Returns the group of a key of a transfer. After [`MOST`] groups, all other prefixes of the
+    /// transfer share one.
     pub(super) fn group(&mut self, transfer: u32, key: &ObjectKey) -> Group {
         let group = Group {
             transfer,
             segment: self.segment(transfer, key.as_str()).to_owned(),
         };
-        if self.known.contains(&group) || group.segment.is_empty() {
+        let known = self.known.entry(transfer).or_default();
+        if known.contains(&group) || group.segment.is_empty() {
             return group;
         }
-        if self.known.len() >= MOST {
+        if known.len() >= MOST {
             return Group {
                 transfer,
                 segment: OTHERS.to_owned(),
             };
         }
-        self.known.insert(group.clone());
+        known.insert(group.clone());
         group
+    }
+
+    /// Forgets a transfer that is over. It has no open objects.
+    pub(super) fn forget(&mut self, transfer: u32) {
+        self.bases.remove(&transfer);
+        self.known.remove(&transfer);
     }
 
     /// Returns the path segment of a key after the common prefix; empty for a key without one.
@@ -177,6 +183,25 @@ mod tests {
             ),
             ("data/", "")
         );
+    }
+
+    #[test]
+    fn each_transfer_has_groups_of_its_own() {
+        let mut shares = Shares::default();
+        let segment =
+            |shares: &mut Shares, transfer, text: &str| shares.group(transfer, &key(text)).segment;
+        for transfer in [1, 2] {
+            shares.learn(transfer, &key("top"));
+            for index in 0..MOST {
+                let text = format!("{index}/x");
+                assert_eq!(segment(&mut shares, transfer, &text), format!("{index}/"));
+            }
+            assert_eq!(segment(&mut shares, transfer, "more/x"), OTHERS);
+        }
+        shares.forget(1);
+        shares.learn(1, &key("top"));
+        assert_eq!(segment(&mut shares, 1, "more/x"), "more/");
+        assert_eq!(segment(&mut shares, 2, "more/x"), OTHERS);
     }
 
     /// Opens objects of these groups one after another in `slots` slots, while those of group 0

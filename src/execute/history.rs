@@ -50,8 +50,12 @@ impl Conductor<'_> {
                 return;
             }
             Ending::Stopped => Ending::Stopped,
-            Ending::Skipped { .. } => Ending::Skipped {
-                reason: Skip::Archived,
+            Ending::Skipped { reason } => Ending::Skipped {
+                reason: match reason {
+                    Skip::Archived | Skip::NotSelected | Skip::ChangedMeanwhile => *reason,
+                    // The older version was not written, so this one is not at the destination.
+                    Skip::Present | Skip::Equal { .. } | Skip::AsSet => Skip::ChangedMeanwhile,
+                },
             },
             Ending::Restoring { .. } => Ending::Restoring { requested: None },
             Ending::Failed { error } => {

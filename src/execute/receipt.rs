@@ -14,7 +14,9 @@ use crate::manifest::job::RestoreTier;
 use crate::plan::decide::{Reason, Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
-use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head};
+use crate::s3::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, is_immutable_version,
+};
 use crate::size::to_thousandths;
 
 /// The proof that the destination equals the source, from strong to weak.
@@ -196,6 +198,23 @@ pub struct ErrorRecord {
     pub is_published: bool,
 }
 
+impl ErrorRecord {
+    /// Returns the code, the message, and the remedy, if there is one, as part of a sentence.
+    pub(super) fn in_words(&self) -> String {
+        let Self {
+            code,
+            message,
+            remedy,
+            ..
+        } = self;
+        if remedy.is_empty() {
+            format!("{code}: {message}")
+        } else {
+            format!("{code}: {message}; {remedy}")
+        }
+    }
+}
+
 impl From<&Failure> for ErrorRecord {
     fn from(failure: &Failure) -> Self {
         let details = failure.details();
@@ -227,6 +246,13 @@ pub struct Receipt {
     /// The version that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_version: Option<String>,
+    /// The `ETag` of the source. Recorded for a copy that lost attributes, if no immutable version
+    /// identifies its source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_etag: Option<String>,
+    /// The time at which the source was written. Recorded like its `ETag`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_modified: Option<Timestamp>,
     /// `s3://bucket/key`.
     pub destination: String,
     /// The size in bytes.
@@ -274,7 +300,7 @@ impl Receipt {
         else {
             return false;
         };
-        self.in_place && version != "null"
+        self.in_place && is_immutable_version(version)
     }
 
     /// Returns true for objects that failed.
@@ -305,6 +331,10 @@ pub fn is_usual(note: &str) -> bool {
 pub(super) struct Draft {
     pub(super) size: u64,
     pub(super) version: Option<String>,
+    /// The `ETag` of the source.
+    pub(super) source_etag: Option<String>,
+    /// The time at which the source was written.
+    pub(super) source_modified: Option<Timestamp>,
     pub(super) route: Option<&'static str>,
     pub(super) parts: u32,
     pub(super) attempts: u32,
@@ -327,6 +357,8 @@ impl Draft {
             version,
             route,
             parts,
+            source_etag: step.entry.etag.clone(),
+            source_modified: step.entry.modified,
             reason: Some(step.reason),
             ..Self::of_size(step.entry.size)
         }
@@ -336,6 +368,8 @@ impl Draft {
         Self {
             size,
             version: None,
+            source_etag: None,
+            source_modified: None,
             route: None,
             parts: 0,
             attempts: 0,
@@ -363,6 +397,9 @@ impl Draft {
     pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
         self.takes(head.size, route);
         self.version = version;
+        self.source_etag = Some(head.etag.clone());
+        // The head of an object that is copied as listed has no time.
+        self.source_modified = head.modified.or(self.source_modified);
     }
 
     /// Records the size of the source, and the route.
@@ -379,9 +416,13 @@ impl Draft {
         took: Duration,
         ending: Ending,
     ) -> Receipt {
+        let has_version = self.version.as_deref().is_some_and(is_immutable_version);
+        let is_identified = has_version || self.losses.is_empty() || self.source_etag.is_none();
         Receipt {
             transfer,
             source,
+            source_etag: self.source_etag.filter(|_| !is_identified),
+            source_modified: self.source_modified.filter(|_| !is_identified),
             source_version: self.version,
             destination,
             size: self.size,

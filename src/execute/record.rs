@@ -78,6 +78,7 @@ pub(super) fn resume(context: &TransferContext, transfer: u32) -> Resume {
     if known().next().is_none() || context.orphans.lists_anew(transfer) {
         return Resume {
             pending: Vec::new(),
+            first: transfer,
             ranges: vec![context.range.clone()],
             next,
             last,
@@ -106,6 +107,7 @@ pub(super) fn resume(context: &TransferContext, transfer: u32) -> Resume {
         });
     Resume {
         pending: pending.collect(),
+        first: transfer,
         ranges: left.collect(),
         next,
         last,
@@ -164,10 +166,11 @@ impl Record {
         }
     }
 
-    /// Records an object to copy, and returns the range in which it was found.
+    /// Records an object to copy, unless an earlier session did. Returns the range in which it was
+    /// found.
     pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
-        if step.object.is_some() {
-            return self.range;
+        if let Some(object) = step.object {
+            return self.objects.get(&object).copied().unwrap_or(self.range);
         }
         self.flush(self.range);
         let object = self.journal.next_id();

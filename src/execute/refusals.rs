@@ -482,30 +482,23 @@ async fn ask(
             let answer = bucket.acl(key, version).await;
             answer.map(|found| asked.unlike_grants(&found))
         }
-        _ => {
+        Operation::GetObjectTagging => {
             let answer = bucket.tags(key, version).await;
             answer.map(|found| asked.unlike_tags(&found))
+        }
+        other => {
+            let message = "this request asks for no attribute";
+            let place = bucket.place(key);
+            return Err(Failure::new(FailureKind::Bug, other, place, message));
         }
     };
     match unlike {
         Ok(None) => Ok(AttributeAnswer::Kept),
         Ok(Some(unlike)) => Ok(AttributeAnswer::Unlike(unlike)),
         Err(failure) if *failure.kind() == FailureKind::Denied => Ok(AttributeAnswer::NotReadable),
-        Err(failure) if is_no_answer(&failure) => Ok(AttributeAnswer::NotKnown),
+        Err(failure) if failure.is_no_answer() => Ok(AttributeAnswer::NotKnown),
         Err(failure) => Err(failure),
     }
-}
-
-/// Returns true for the answer of a server that does not know the request.
-pub(super) fn is_no_answer(failure: &Failure) -> bool {
-    matches!(
-        failure.kind(),
-        FailureKind::Unsupported
-            | FailureKind::NotUnderstood
-            | FailureKind::Unreadable
-            | FailureKind::Invalid
-            | FailureKind::NotFound
-    )
 }
 
 /// The locks that HEAD shows in a bucket.

@@ -52,6 +52,15 @@ pub async fn look(
         let (source, destination) = connections.of_transfer(transfer).await?;
         questions.push(found(Sides::new(transfer, source, destination), copied));
     }
+    Ok(tally(questions).await)
+}
+
+/// Asks about all objects, and counts the answers. Each is `None` without a clear answer, an error
+/// in words if the object is not as recorded, and otherwise true if a session copied the object.
+pub(crate) async fn tally<F>(questions: Vec<F>) -> SampleResult
+where
+    F: Future<Output = Option<Result<bool, String>>>,
+{
     let mut looked = SampleResult::default();
     let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
     while let Some(answer) = answers.next().await {
@@ -65,7 +74,7 @@ pub async fn look(
             Err(what) => looked.example = looked.example.or(Some(what)),
         }
     }
-    Ok(looked)
+    looked
 }
 
 /// Checks one object. Returns `None` without a clear answer, and an error in words if the object is

@@ -265,13 +265,14 @@ impl Conductor<'_> {
                 "resuming: an object was copied again; trying {} objects again",
                 held.len()
             );
-            for RefusedObject { transfer, step, .. } in held {
-                self.waiting.push_first(Queued {
+            let again = held
+                .into_iter()
+                .map(|RefusedObject { transfer, step, .. }| Queued {
                     transfer,
                     step,
                     permits: None,
                 });
-            }
+            self.waiting.push_all_first(again);
             return;
         }
         for RefusedObject {

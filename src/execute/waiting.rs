@@ -114,6 +114,11 @@ impl Waiting {
         }
     }
 
+    /// Adds objects before all small ones, in their order.
+    pub(super) fn push_all_first(&mut self, queued: impl DoubleEndedIterator<Item = Queued>) {
+        queued.rev().for_each(|queued| self.push_first(queued));
+    }
+
     /// Takes the largest object in parts whose requests would not wait in a long queue.
     pub(super) fn pop_large(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
         pop_free(&mut self.large, is_free)
@@ -245,12 +250,13 @@ mod tests {
         ] {
             waiting.push(range, Group::default(), queued(name, 1, Route::Copy));
         }
-        waiting.push_first(queued("again", 1, Route::Copy));
+        let again = ["again1", "again2"].map(|name| queued(name, 1, Route::Copy));
+        waiting.push_all_first(again.into_iter());
         let cold = |queued: &Queued| !queued.step.key.as_str().starts_with("hot");
-        let mut seen: Vec<_> = (0..4)
+        let mut seen: Vec<_> = (0..5)
             .map(|_| key(waiting.pop_small(|_| true, |_| 0)))
             .collect();
-        assert_eq!(seen, ["again", "a1", "hot1", "c1"]);
+        assert_eq!(seen, ["again1", "again2", "a1", "hot1", "c1"]);
         seen = (0..4)
             .map(|_| key(waiting.pop_small(cold, |_| 0)))
             .collect();

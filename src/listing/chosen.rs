@@ -9,6 +9,7 @@ use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
+use crate::s3::{Failure, FailureKind, Operation};
 
 /// Returns the chosen objects after the key `after`, in order. Their keys are relative to `prefix`.
 /// Sends up to `at_once` requests at a time.
@@ -39,8 +40,13 @@ pub fn objects(
 
 async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> ListingItem {
     let place = format!("s3://{}/{}", bucket.name(), chosen.key);
-    let Ok(key) = ObjectKey::new(&chosen.key) else {
-        return ListingItem::Ignored(place, super::KEY_TOO_LONG);
+    let key = match ObjectKey::new(&chosen.key) {
+        Ok(key) => key,
+        Err(error) => {
+            let (kind, operation) = (FailureKind::Invalid, Operation::HeadObject);
+            let failure = Failure::new(kind, operation, &*place, error.to_string());
+            return ListingItem::Unread(chosen.key, place, failure);
+        }
     };
     match bucket.with_slot(bucket.head(&key, None)).await {
         Ok(head) => ListingItem::Entry(Entry {

@@ -209,14 +209,16 @@ pub struct Chosen {
 pub struct PublishedCopy {
     /// The version of the source that was copied.
     pub source_version: Option<String>,
+    /// The `ETag` of the source, if no immutable version identifies it.
+    pub source_etag: Option<String>,
+    /// The time at which the source was written, if no immutable version identifies it.
+    pub source_modified: Option<Timestamp>,
     /// The `ETag` of the copy.
     pub etag: String,
     /// The version id of the copy.
     pub version: Option<String>,
     /// The proof that it equals its source, as the report names it.
     pub proof: Option<String>,
-    /// The time at which the copy was proven.
-    pub at: Timestamp,
 }
 
 /// The proof that copies need, and the treatment of a copy without it.

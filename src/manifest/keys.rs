@@ -239,6 +239,14 @@ const PLACEHOLDERS: [(&str, Piece); 6] = [
     ("size", Piece::Size),
 ];
 
+impl Piece {
+    /// Returns the name of a placeholder; empty for literal text.
+    fn name(&self) -> &'static str {
+        let known = PLACEHOLDERS.iter().find(|(_, piece)| piece == self);
+        known.map_or("", |(name, _)| name)
+    }
+}
+
 /// The reasons why a template is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
@@ -256,6 +264,11 @@ pub enum TemplateError {
         /// The mark that would appear twice.
         mark: char,
     },
+    /// Nothing separates two placeholders, so different objects may get the same key.
+    #[error(
+        "nothing separates `{{{0}}}` from `{{{1}}}`, so different objects could get the same key"
+    )]
+    Adjacent(&'static str, &'static str),
     /// Objects of different directories or names would get the same key and overwrite each other.
     #[error("`{0}` gives the same key to different objects, and one would overwrite the other")]
     Collides(String),
@@ -296,6 +309,14 @@ impl Template {
                         placeholder: "ext",
                         mark: '.',
                     });
+                }
+                // The last slash ends a directory. A name consists of its stem and its extension.
+                [Piece::Dir, Piece::Name | Piece::Stem | Piece::Size]
+                | [Piece::Stem, Piece::Ext]
+                | [Piece::Literal(_), _]
+                | [_, Piece::Literal(_)] => {}
+                [one, other] => {
+                    return Err(TemplateError::Adjacent(one.name(), other.name()));
                 }
                 _ => {}
             }

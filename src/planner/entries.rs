@@ -116,7 +116,9 @@ impl Sides {
     /// Returns the rule that excludes an object that was written again after it was listed, if the
     /// selection does not admit its state `now`.
     pub(crate) fn left_out_now(&self, listed: &Entry, now: &Entry) -> Option<Excluded> {
-        let is_fixed = listed.version.is_some() || !listed.differs_from(now);
+        // A history is planned as a whole.
+        let is_history = self.transfer.versions == Versions::All;
+        let is_fixed = is_history || listed.is_immutable() || !listed.differs_from(now);
         if is_fixed || self.transfer.select == Selection::default() {
             return None;
         }

@@ -99,7 +99,12 @@ impl Reading {
 
     /// Reads one piece. Returns false at the end of the file.
     fn read(&mut self) -> io::Result<bool> {
-        let read = self.file.read(&mut self.buffer)?;
+        let read = loop {
+            match self.file.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.hasher.update(&self.buffer[..read]);
         Ok(read > 0)
     }

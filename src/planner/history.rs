@@ -126,7 +126,8 @@ impl Sides {
         resume: Resume,
         sender: PlanSender,
     ) -> Result<(), ReceiverGone> {
-        let range = resume.ranges.first().map_or(0, |range| range.range);
+        let first = resume.ranges.first();
+        let range = first.map_or(resume.first, |range| range.range);
         let batches = BatchSender::new(range, sender);
         self.plan_histories(&batches).await?;
         batches.end().await
@@ -216,13 +217,7 @@ impl Sides {
 
     /// Returns the destination's histories if they can be listed alongside the source's.
     fn walk(&self) -> Option<HistoryWalk> {
-        let to = &self.transfer.to.location.key;
-        let usable = self.transfer.chosen.is_none()
-            && matches!(self.transfer.from, Source::Prefix { .. })
-            && to.is_prefix()
-            && self.transfer.keys.preserves_order()
-            && self.lists_in_order();
-        usable.then(|| {
+        self.lists_destination().then(|| {
             let reach = self.destination_reach();
             HistoryWalk::along(versions::histories(
                 self.destination.clone(),

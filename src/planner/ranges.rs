@@ -11,6 +11,7 @@
 //! Histories, chosen keys, local files, and unordered lists form one range. If the list is
 //! unordered, its keys are planned in the order of the answers about them.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,12 +120,13 @@ impl Sides {
     pub(super) async fn run(self, resume: Resume, sender: PlanSender) -> Result<(), ReceiverGone> {
         let Resume {
             pending,
+            first,
             ranges,
             next,
             last,
         } = resume;
         let filter = Arc::new(Filter::new(&self.transfer.select));
-        self.plan_again(pending, &filter, &BatchSender::new(0, sender.clone()))
+        self.plan_again(pending, &filter, &BatchSender::new(first, sender.clone()))
             .await?;
         let most = if self.can_be_cut() {
             self.most_ranges()
@@ -137,7 +139,8 @@ impl Sides {
             questions: Semaphore::new(self.heads_at_once()),
             waiting: AtomicUsize::new(0),
         }));
-        let mut walks = JoinSet::new();
+        // The walks, and the numbers of their ranges.
+        let (mut walks, mut numbers) = (JoinSet::new(), HashMap::new());
         let sides = Arc::new(self);
         let walk = |range: KeyRange, is_new| {
             let (sides, filter, frontier) =
@@ -150,7 +153,8 @@ impl Sides {
             }
         };
         for range in ranges {
-            walks.spawn(walk(range, false));
+            let number = range.range;
+            numbers.insert(walks.spawn(walk(range, false)).id(), number);
         }
         loop {
             // While the executor has enough to do, more ranges would only fill memory.
@@ -170,16 +174,23 @@ impl Sides {
                         cut
                     };
                     if let Some(cut) = cut {
-                        walks.spawn(walk(cut.new, true));
+                        let number = cut.new.range;
+                        numbers.insert(walks.spawn(walk(cut.new, true)).id(), number);
                     }
                 }
-                walked = walks.join_next() => match walked {
+                walked = walks.join_next_with_id() => match walked {
                     None => return Ok(()),
-                    Some(Ok(walked)) => walked?,
-                    // A panic: its range does not count as ended, so the next session lists it.
-                    Some(Err(_)) => {
+                    Some(Ok((id, walked))) => {
+                        numbers.remove(&id);
+                        walked?;
+                    }
+                    // A panic: the list of the range ended early, as after a failure.
+                    Some(Err(panic)) => {
+                        let number = numbers.remove(&panic.id()).unwrap_or(first);
+                        frontier.lock().end(number);
                         let place = sides.transfer.to.location.to_string();
-                        BatchSender::new(0, sender.clone()).send(Planned::panicked(place)).await?;
+                        let batches = BatchSender::new(number, sender.clone());
+                        batches.send(Planned::panicked(place)).await?;
                     }
                 },
                 () = frontier.0.changed.notified() => {}
@@ -258,21 +269,12 @@ impl Sides {
 
     /// Returns the destination's listing if it can be walked along with the source's.
     fn counterparts_of(&self, range: &KeyRange, frontier: &Frontier) -> Option<Counterparts> {
-        let usable = self.transfer.when != When::Always
-            && !self.is_in_place()
-            && self.transfer.chosen.is_none()
-            && matches!(
-                self.transfer.from,
-                Source::Prefix { .. } | Source::Files { .. }
-            )
-            && self.transfer.to.location.key.is_prefix()
-            && self.transfer.keys.preserves_order();
         let (destination, reach) = (self.destination.clone(), self.destination_reach());
         let after = range.after.as_ref().filter(|_| self.lists_in_order());
         let after = after
             .and_then(|key| self.place_of(key))
             .map(|key| key.to_string());
-        usable.then(|| {
+        self.lists_destination().then(|| {
             if !self.can_be_cut() {
                 return Counterparts::of(bucket::objects(destination, reach, after));
             }

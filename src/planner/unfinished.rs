@@ -1,11 +1,12 @@
 //! Finds copies that may lack attributes that are set after the bytes.
 
 use super::Sides;
+use crate::bucket::Bucket;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
 use crate::plan::attributes::Reads;
-use crate::s3::{Capabilities, Failure, Head};
+use crate::s3::{Capabilities, Failure, FailureKind, Head};
 
 impl Sides {
     /// Returns HEAD of the copy at the key if it may lack attributes that are set after the bytes.
@@ -39,8 +40,7 @@ impl Sides {
                 )
                 .tags =>
             {
-                let head = source.head(&entry.key, entry.version.as_deref());
-                source.with_slot(head).await?.tag_count > Some(0)
+                self.has_tags(source, entry).await?
             }
             _ => false,
         };
@@ -55,11 +55,40 @@ impl Sides {
         .filter(lacks))
     }
 
+    /// Returns true if an object of the source has tags that a copy can get. Asks for them if HEAD
+    /// shows no number and the server may have hidden it.
+    async fn has_tags(&self, source: &Bucket, entry: &Entry) -> Result<bool, Failure> {
+        let version = entry.version.as_deref();
+        let head = source.with_slot(source.head(&entry.key, version)).await?;
+        if head.tag_count.is_some() || !source.capabilities().may_have_tags(&head) {
+            return Ok(head.tag_count.is_some_and(|count| count > 0));
+        }
+        match source.with_slot(source.tags(&entry.key, version)).await {
+            Ok(tags) => Ok(!tags.is_empty()),
+            // Another copy would not get them either.
+            Err(failure) if *failure.kind() == FailureKind::Denied || failure.is_no_answer() => {
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Returns true if copies get attributes that no header carries.
     fn finishes_late(&self) -> bool {
         let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
-        let annotations = self.destination.capabilities().annotations;
-        self.sets_tags_late() || (annotations && keeps(Attribute::Annotations))
+        let is_set_late = |attribute| match attribute {
+            Attribute::Tags => self.sets_tags_late(),
+            Attribute::Annotations => {
+                self.destination.capabilities().annotations && keeps(attribute)
+            }
+            Attribute::Metadata
+            | Attribute::Headers
+            | Attribute::StorageClass
+            | Attribute::Encryption
+            | Attribute::Lock
+            | Attribute::Acl => false,
+        };
+        Attribute::ALL.into_iter().any(is_set_late)
     }
 
     /// Returns true if copies get their tags in a request after the one that writes them.

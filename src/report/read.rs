@@ -88,6 +88,8 @@ struct ParsedReceipt {
     transfer: String,
     source: String,
     source_version: Option<String>,
+    source_etag: Option<String>,
+    source_modified: Option<Timestamp>,
     destination: String,
     status: ReceiptStatus,
     reason: Option<String>,
@@ -104,10 +106,11 @@ impl ParsedReceipt {
     fn copy(&self) -> Option<PublishedCopy> {
         Some(PublishedCopy {
             source_version: self.source_version.clone(),
+            source_etag: self.source_etag.clone(),
+            source_modified: self.source_modified,
             etag: self.etag.clone()?,
             version: self.destination_version.clone(),
             proof: self.proof.clone(),
-            at: self.at?,
         })
     }
 }

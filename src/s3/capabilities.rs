@@ -230,6 +230,14 @@ impl Capabilities {
         self.believes_answers() && self.is_amazon
     }
 
+    /// Returns true if an object with this head may have tags. Servers other than Amazon S3 may not
+    /// show their number.
+    #[must_use]
+    pub(crate) fn may_have_tags(&self, head: &Head) -> bool {
+        let counts = self.refuses_what_it_lacks() || !self.tags;
+        head.tag_count.map_or(!counts, |count| count > 0)
+    }
+
     /// Returns true if `CopyObject` ensures that it copies the named version, and its answer is
     /// trusted.
     #[must_use]

@@ -400,6 +400,18 @@ impl Failure {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }
 
+    /// Returns true for the answer of a server that does not know the request.
+    pub(crate) fn is_no_answer(&self) -> bool {
+        matches!(
+            self.0.kind,
+            FailureKind::Unsupported
+                | FailureKind::NotUnderstood
+                | FailureKind::Unreadable
+                | FailureKind::Invalid
+                | FailureKind::NotFound
+        )
+    }
+
     /// Returns all fields.
     #[must_use]
     pub fn details(&self) -> &Details {

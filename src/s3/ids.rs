@@ -70,14 +70,16 @@ impl IdKind {
 
     /// Returns the name, or an error if it is missing or empty.
     pub(super) fn required(self, text: Option<String>) -> Result<String, String> {
-        let missing = || {
-            format!(
-                "the answer has no {}",
-                self.what().trim_start_matches(['a', 'n', ' '])
-            )
-        };
+        let missing = || format!("the answer has no {}", without_article(self.what()));
         self.optional(text)?.ok_or_else(missing)
     }
+}
+
+/// Returns a noun without its indefinite article.
+fn without_article(noun: &str) -> &str {
+    noun.strip_prefix("an ")
+        .or_else(|| noun.strip_prefix("a "))
+        .unwrap_or(noun)
 }
 
 /// The bucket and the key that an answer names, which may be invalid names on S3.
@@ -112,13 +114,20 @@ pub(super) fn elsewhere(
     (!is_asked).then_some(Elsewhere { bucket, key })
 }
 
+/// Returns true if a version id names an object that is never replaced. `null` does not: each write
+/// to a bucket whose versioning is suspended replaces the object with this version id.
+#[must_use]
+pub(crate) fn is_immutable_version(version: &str) -> bool {
+    version != "null"
+}
+
 /// Returns the version that a write created. `null` names no version: S3 sends it for buckets whose
 /// versioning is suspended. Other servers send it for buckets without versioning, and refuse it in
 /// a request.
 pub(super) fn written_version(version: Option<String>) -> Result<Option<String>, String> {
     Ok(IdKind::Version
         .optional(version)?
-        .filter(|version| version != "null"))
+        .filter(|version| is_immutable_version(version)))
 }
 
 /// Fails if the answer names another version than the request. Servers without versions ignore the

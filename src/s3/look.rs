@@ -1,6 +1,6 @@
 //! Compares the answer to a write with HEAD of the object.
 
-use super::{Capabilities, Head, Written};
+use super::{Capabilities, Head, Written, is_immutable_version};
 use crate::size::{by_number, display_counted};
 
 /// The expected result of a write.
@@ -27,7 +27,11 @@ impl Written {
         if found.size != size {
             return Some(format!("{} bytes arrived of {size}", found.size));
         }
-        let named = |version: &Option<String>| version.clone().filter(|version| version != "null");
+        let named = |version: &Option<String>| {
+            version
+                .clone()
+                .filter(|version| is_immutable_version(version))
+        };
         if let Some((asked, shown)) = named(&self.version).zip(named(&found.version))
             && asked != shown
         {

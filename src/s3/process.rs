@@ -35,8 +35,8 @@ use super::causes::one_line;
 
 /// The time within which the output must end after the program has exited.
 const AFTERWARDS: Duration = Duration::from_secs(1);
-/// The most bytes that are read from each output of a program.
-const MOST: u64 = 1 << 20;
+/// The most bytes that are kept of each output of a program.
+const MOST: usize = 1 << 20;
 
 /// The ids of the running programs; true for those with their own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
@@ -126,6 +126,9 @@ impl CredentialProcess {
         let has_ended = AtomicBool::new(false);
         let output = match timeout(self.limit, self.output(&has_ended)).await {
             Ok(Ok(output)) => output,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(failed(format!("printed more than {MOST} bytes"), false));
+            }
             Ok(Err(error)) => {
                 let reason = format!("cannot be run: {}", one_line(&error.to_string()));
                 return Err(failed(reason, false));
@@ -194,10 +197,11 @@ impl CredentialProcess {
             running => running,
         };
         let is_over = timeout(AFTERWARDS, printed.read()).await;
-        let is_left = is_over.is_err();
+        let mut is_left = is_over.is_err();
         is_over.unwrap_or(Ok(()))?;
         if is_left && status.success() && read(&printed.out).is_err() {
             printed.read().await?;
+            is_left = false;
         }
         match running {
             // Dropping `running` on return kills the remaining processes.
@@ -234,15 +238,32 @@ impl Printed {
             out,
             err,
         } = self;
-        try_join(to_end(stdout.as_mut(), out), to_end(stderr.as_mut(), err)).await?;
+        let answer = async {
+            to_end(stdout.as_mut(), out).await?;
+            if out.len() > MOST {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            Ok(())
+        };
+        // The messages beyond the limit are discarded. Unread, they would stop the program.
+        let messages = async {
+            let mut pipe = stderr.as_mut();
+            to_end(pipe.as_deref_mut(), err).await?;
+            while err.len() > MOST {
+                err.truncate(MOST);
+                to_end(pipe.as_deref_mut(), err).await?;
+            }
+            Ok(())
+        };
+        try_join(answer, messages).await?;
         Ok(())
     }
 }
 
-/// Reads a pipe to its end, or until there are [`MOST`] bytes.
+/// Reads a pipe to its end, or until there are more than [`MOST`] bytes.
 async fn to_end(pipe: Option<impl AsyncRead + Unpin>, read: &mut Vec<u8>) -> io::Result<()> {
     let Some(mut pipe) = pipe else { return Ok(()) };
-    while (read.len() as u64) < MOST && pipe.read_buf(read).await? > 0 {}
+    while read.len() <= MOST && pipe.read_buf(read).await? > 0 {}
     Ok(())
 }
 
@@ -378,6 +399,45 @@ mod tests {
             "{failed}"
         );
         assert_ended(&std::fs::read_to_string(&id).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_program_may_say_much_but_not_answer_with_much() {
+        let much = "head -c 3000000 /dev/zero | tr '\\0' x";
+        let failed = run(much, Duration::from_mins(1)).await.unwrap_err();
+        assert!(
+            !failed.may_pass && failed.reason == "printed more than 1048576 bytes",
+            "{failed}"
+        );
+        let answer = r#"{"Version": 1, "AccessKeyId": "id", "SecretAccessKey": "secret"}"#;
+        let command = format!("({much}) >&2; echo '{answer}'");
+        let credentials = run(&command, Duration::from_mins(1)).await.unwrap();
+        assert_eq!(credentials.access_key_id(), "id");
+    }
+
+    /// Checks that a child that prints the answer late is waited for, and is not reported as left
+    /// running.
+    #[tokio::test]
+    async fn an_answer_that_comes_late_leaves_nothing_running() {
+        let directory = tempfile::tempdir().unwrap();
+        let end = directory.path().join("end");
+        let answer = r#"{"Version": 1, "AccessKeyId": "id", "SecretAccessKey": "secret"}"#;
+        let late = format!(
+            "sleep 2; echo '{answer}'; exec >&- 2>&-; sleep 1; touch {}",
+            end.display()
+        );
+        let credentials = run(&format!("({late}) &"), Duration::from_mins(1))
+            .await
+            .unwrap();
+        assert_eq!(credentials.access_key_id(), "id");
+        let began = std::time::Instant::now();
+        while !end.exists() {
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "the child was killed"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until these processes have ended.

@@ -5,9 +5,11 @@ use std::sync::atomic::Ordering;
 
 use rstest::rstest;
 use s3haul::execute::receipt::{Ending, Receipt, Replan};
-use s3haul::manifest::job::{Provider, Transfer, When};
+use s3haul::manifest::job::{ProofPolicy, Provider, Transfer, Verify, When};
 use s3haul::plan::decide::Skip;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When as Which};
+use s3haul::sandbox::{
+    Algorithm, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation, When as Which,
+};
 use s3haul::size::MIB;
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
@@ -245,6 +247,33 @@ async fn one_part_closes_the_race_where_only_a_complete_can_be_refused() {
 }
 
 #[tokio::test]
+async fn a_checksum_that_only_one_request_keeps_is_no_reason_to_overwrite() {
+    let world = minio().await;
+    let spec = ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject);
+    world.put_object(SOURCE, "k", Content::pattern(1, LARGE), &spec);
+    let appears = Effect::hook(|store| {
+        store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
+    });
+    world.add_fault(Fault::on(Operation::CopyObject).nth(1).then(appears));
+    let run = world
+        .run(Transfer {
+            proof: ProofPolicy {
+                verify: Verify::RequireChecksum,
+                ..ProofPolicy::default()
+            },
+            ..copy(When::Missing)
+        })
+        .await;
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        0,
+        "it would have overwritten"
+    );
+    assert_eq!(run.error(), "unprovable", "{:?}", run.receipts);
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
 async fn an_empty_object_has_no_part_and_is_looked_for_before_it_is_copied() {
     for taken in [false, true] {
         let world = minio().await;
@@ -354,4 +383,43 @@ async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
         _ => false,
     });
     assert_eq!((run.receipts.len(), guesses.count()), (2, 2));
+}
+
+/// Returns a directory with a small file `k`.
+fn one_file() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("k"), "content").unwrap();
+    directory
+}
+
+/// Writes to the destination just before the first `PutObject`.
+fn they_write_before_the_put(world: &World) {
+    let appears = Effect::hook(|store| {
+        store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
+    });
+    world.add_fault(Fault::on(Operation::PutObject).nth(1).then(appears));
+}
+
+#[tokio::test]
+async fn a_file_whose_key_is_taken_is_skipped_even_if_nobody_may_look_at_the_key() {
+    let world = World::new().await;
+    they_write_before_the_put(&world);
+    world.deny(DESTINATION, Operation::HeadObject, "");
+    let directory = one_file();
+    let run = world.run(upload_all(directory.path())).await;
+    assert_skipped(&run.receipts[0], Skip::ChangedMeanwhile);
+    assert_eq!(now_at_destination(&world), theirs());
+}
+
+#[tokio::test]
+async fn a_file_is_sent_again_if_the_object_that_took_its_key_is_gone() {
+    let world = World::new().await;
+    they_write_before_the_put(&world);
+    let delete = Effect::hook(|store| store.delete_object(DESTINATION, "k"));
+    world.add_fault(Fault::on(Operation::HeadObject).nth(1).then(delete));
+    let directory = one_file();
+    let run = world.run(upload_all(directory.path())).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert_eq!(world.calls(Operation::PutObject), 2);
+    assert_eq!(now_at_destination(&world).len(), 7);
 }

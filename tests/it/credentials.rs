@@ -188,6 +188,44 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     assert!(denied.load(Ordering::SeqCst));
 }
 
+/// A bare refusal hides its reason, and the list that would show it may get no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inquiry_without_an_answer_is_sent_again() {
+    let world = World::with_objects(["k"], 10).await;
+    let issuer = issuer(set("one", 3600)).await;
+    let gives = Arc::clone(&issuer);
+    let (has_expired, is_silent) = (AtomicBool::new(false), AtomicBool::new(true));
+    let liar = Liar::lying(&world, move |asked| {
+        if asked.header("x-amz-security-token") != Some("one") {
+            return Lie::Truth;
+        }
+        if asked.method == "HEAD" && asked.path == "/source/k" {
+            has_expired.store(true, Ordering::SeqCst);
+            gives.reply(set("two", 3600));
+        }
+        if !has_expired.load(Ordering::SeqCst) {
+            return Lie::Truth;
+        }
+        if asked.lists("source") && is_silent.swap(false, Ordering::SeqCst) {
+            // Longer than the program waits.
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(12)));
+        }
+        Lie::error(400, "ExpiredToken")
+    })
+    .await;
+    let mut program = command();
+    program
+        .envs([issuer.container()])
+        .env("AWS_ENDPOINT_URL_S3", &liar.url);
+    let (exit, stdout, stderr) = run(program, &COPY).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    world.assert_equal("k", "k");
+    assert_eq!(
+        liar.count(|asked| asked.path == "/source/k" && asked.method == "HEAD"),
+        2
+    );
+}
+
 /// The current set stays in use while the provider hangs or fails at its renewal.
 #[rstest]
 #[case::hangs(Reply::Hang)]

@@ -6,13 +6,14 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, Policy, Preset, Transfer, When};
+use s3haul::manifest::job::{Job, Policy, Preset, Provider, Transfer, When};
 use s3haul::plan::decide::Skip;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
 
 const PART: u64 = 8 * MIB;
@@ -178,6 +179,28 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
         (0, 1),
         "{key}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_that_no_head_counts_are_set_by_the_next_session() {
+    let world = slow_world().await;
+    world.put_with("large", PART * PARTS, &long_tags());
+    // S3's times are in whole seconds, and a copy of the same second counts as older.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let liar = Liar::lying(&world, |asked: &Asked| match asked.method.as_str() {
+        "HEAD" => Lie::Changed(Box::new(|answer: Answer| {
+            answer.without("x-amz-tagging-count")
+        })),
+        _ => Lie::Truth,
+    })
+    .await;
+    let job = liar.job(&world, transfer(), Provider::Other);
+    let journal = TempDir::new().unwrap();
+    killed_before_the_tags(&world, &job, &journal, "large").await;
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
+    let copy = world.object(DESTINATION, "large").unwrap();
+    assert_eq!(copy.attributes.tags.len(), 10, "{:?}", run.receipts);
 }
 
 #[tokio::test]

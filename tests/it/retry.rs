@@ -1,5 +1,7 @@
 //! `retry`: copies the failed objects of a report, and no others.
 
+mod losses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -411,6 +413,21 @@ async fn chosen_objects_are_those_that_take_part() {
     transfer.chosen = Some(vec![chosen("two")]);
     let outcome = world.run(transfer).await.outcome;
     assert_eq!((outcome.done_objects, outcome.excluded_objects), (1, 1));
+}
+
+#[tokio::test]
+async fn a_chosen_object_that_cannot_exist_is_a_failure() {
+    let world = World::new().await;
+    world.put("a", 100);
+    let mut transfer = copy_all();
+    let chosen = |key: &str| Chosen { key: key.into() };
+    transfer.chosen = Some(vec![chosen("a"), chosen(&"k".repeat(1025))]);
+    let run = world.run(transfer).await;
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 1)
+    );
+    assert_eq!(run.error(), "invalid");
 }
 
 /// Copies objects whose tags may not be read.

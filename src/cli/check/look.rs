@@ -67,6 +67,16 @@ impl CheckFindings {
         });
     }
 
+    /// Adds the finding about a source without objects.
+    fn add_empty(&mut self, empty: EmptySelection) {
+        let status = if empty.fails {
+            CheckStatus::Failed
+        } else {
+            CheckStatus::Warning
+        };
+        self.add(status, empty.reason);
+    }
+
     pub(super) fn forbidden(&mut self, text: String) {
         self.0.push(CheckFinding {
             status: CheckStatus::Failed,
@@ -161,7 +171,7 @@ pub(super) async fn look(
         let signer = connections.as_copies_read(transfer, source).await?;
         head_source(&signer, &key, version, writer.is_some(), &mut findings).await?;
     }
-    if lists_destination(sides) {
+    if sides.lists_destination() && sides.transfer.versions != Versions::All {
         list_destination(sides, &mut findings).await?;
     }
     let place = &transfer.to.location;
@@ -221,12 +231,7 @@ async fn list_source(
         );
         findings.add(CheckStatus::NotChecked, text);
     } else if let Some(empty) = EmptySelection::of(transfer, 0) {
-        let status = if empty.fails {
-            CheckStatus::Failed
-        } else {
-            CheckStatus::Warning
-        };
-        findings.add(status, empty.reason);
+        findings.add_empty(empty);
     }
     Ok(None)
 }
@@ -305,18 +310,6 @@ async fn head_source(
     Ok(())
 }
 
-/// Returns true if the run compares the source with a list of the destination.
-fn lists_destination(sides: &Sides) -> bool {
-    let transfer = &sides.transfer;
-    transfer.when != When::Always
-        && !sides.is_in_place()
-        && transfer.chosen.is_none()
-        && transfer.versions != Versions::All
-        && matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
-        && transfer.to.location.key.is_prefix()
-        && transfer.keys.preserves_order()
-}
-
 async fn list_destination(sides: &Sides, findings: &mut CheckFindings) -> Result<(), CliError> {
     let Sides {
         transfer,
@@ -349,12 +342,7 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut CheckFind
     match is_empty {
         Ok(true) => {
             if let Some(empty) = EmptySelection::of(transfer, 0) {
-                let status = if empty.fails {
-                    CheckStatus::Failed
-                } else {
-                    CheckStatus::Warning
-                };
-                findings.add(status, empty.reason);
+                findings.add_empty(empty);
             }
         }
         Ok(false) if transfer.select != Selection::default() => findings.add(

@@ -3,19 +3,14 @@
 //! A retry copies only what failed. If the bucket was emptied or created again since, a successful
 //! retry would not mean that all objects are there. Only clear answers of the server count.
 
-use futures::stream::{self, StreamExt as _};
-
 use crate::bucket::Bucket;
 use crate::cli::CliError;
 use crate::connections::Connections;
-use crate::execute::sample::SampleResult;
+use crate::execute::sample::{SampleResult, tally};
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, ReportPlace, Versions};
 use crate::report::read::ReportedObject;
 use crate::s3::{Failure, FailureKind};
-
-/// The most objects that are checked at the same time.
-const AT_ONCE: usize = 8;
 
 /// Looks at the objects in buckets that the job still writes to.
 ///
@@ -42,25 +37,16 @@ pub(super) async fn look(
         let (_, destination) = connections.of_transfer(transfer).await?;
         questions.push(found(destination, uri, object));
     }
-    let mut looked = SampleResult::default();
-    let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
-    while let Some(answer) = answers.next().await {
-        let Some(found) = answer else { continue };
-        looked.objects += 1;
-        match found {
-            Ok(()) => looked.there += 1,
-            Err(what) => looked.example = looked.example.or(Some(what)),
-        }
-    }
-    Ok(looked)
+    Ok(tally(questions).await)
 }
 
-/// Looks at one object; `None` without a clear answer.
+/// Looks at one object; `None` without a clear answer. The report says nothing about its size, so
+/// any object at the key counts.
 async fn found(
     destination: Bucket,
     uri: S3Uri,
     object: &ReportedObject,
-) -> Option<Result<(), String>> {
+) -> Option<Result<bool, String>> {
     let at = object
         .at
         .map(|at| format!(", reported at {at:.0}"))
@@ -70,7 +56,7 @@ async fn found(
         .await
     {
         // An object that was replaced says nothing about the others.
-        Ok(_) => Some(Ok(())),
+        Ok(_) => Some(Ok(true)),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
             Some(Err(format!("{uri}{at}, is not there")))
         }

@@ -20,6 +20,8 @@ pub(super) struct Layers<'e> {
     selected: Option<Profile<'e>>,
     pub(super) profile_was_stated: bool,
     pub(super) mistakes: Vec<EndpointMistake>,
+    /// The URL of S3, if it is refused.
+    pub(super) refused_url: Option<String>,
 }
 
 impl<'e> Layers<'e> {
@@ -99,6 +101,7 @@ impl<'e> Layers<'e> {
             selected,
             profile_was_stated: stated.is_some(),
             mistakes,
+            refused_url: None,
         }
     }
 
@@ -210,6 +213,7 @@ impl<'e> Layers<'e> {
                 message,
                 remedy,
             });
+            self.refused_url = Some(url.value);
             return None;
         }
         Some(Setting {

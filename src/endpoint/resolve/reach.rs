@@ -40,10 +40,8 @@ impl Layers<'_> {
         let has_scheme = ["http://", "https://"]
             .iter()
             .any(|scheme| value.starts_with(scheme));
-        let is_known = self
-            .mistakes
-            .iter()
-            .any(|mistake| mistake.message.contains(&**value));
+        // One variable may name the URL of both services.
+        let is_known = self.refused_url.as_ref() == Some(value);
         if !has_scheme && !is_known {
             self.mistakes.push(EndpointMistake {
                 field: None,

@@ -43,8 +43,13 @@ impl Layers<'_> {
             }
         } else {
             let key = set("AWS_ACCESS_KEY_ID");
-            let secret = set("AWS_SECRET_ACCESS_KEY") || set("SECRET_ACCESS_KEY");
+            let secret = set("AWS_SECRET_ACCESS_KEY");
             match (key, secret) {
+                // As in the SDK, the old name counts too. Without a key id, it may belong to
+                // another program.
+                (true, false) if set("SECRET_ACCESS_KEY") => {
+                    sources.push(CredentialSource::Environment);
+                }
                 (true, true) => sources.push(CredentialSource::Environment),
                 (true, false) | (false, true) => {
                     let (has, lacks) = if key {

@@ -251,6 +251,24 @@ fn what_cannot_be_used_is_named() {
         ["AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not"]
     );
     assert_eq!(
+        of(named(None), &[("AWS_SECRET_ACCESS_KEY", "S")]),
+        ["AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not"]
+    );
+    // It may belong to another program.
+    assert_eq!(of(named(None), &[("SECRET_ACCESS_KEY", "S")]), [""; 0]);
+    let old_name = [("AWS_ACCESS_KEY_ID", "K"), ("SECRET_ACCESS_KEY", "S")];
+    assert_eq!(of(named(None), &old_name), [""; 0]);
+    let urls = [
+        ("AWS_ENDPOINT_URL_S3", "s3.example/x"),
+        ("AWS_ENDPOINT_URL_STS", "s3.example"),
+    ];
+    assert_eq!(of(named(None), &urls).len(), 2, "two mistakes");
+    assert_eq!(
+        of(named(None), &[("AWS_ENDPOINT_URL", "s3.example")]).len(),
+        1,
+        "one variable"
+    );
+    assert_eq!(
         of(named(None), &[("HTTP_PROXY", "socks5://u:p@h:1")]),
         ["SOCKS proxies are not supported"]
     );

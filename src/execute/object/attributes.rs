@@ -103,6 +103,22 @@ impl<'w> TargetAttributes<'w> {
             .await
     }
 
+    /// Reads the tags for a copy that an earlier run made without them. Returns the source's tags
+    /// and those that the job sets.
+    pub(super) async fn tags_of_copy(
+        context: &TransferContext,
+        source: &PinnedSource<'_>,
+        draft: &mut Draft,
+    ) -> Result<Vec<Tag>, RoundFailure> {
+        let PinnedSource { bucket, head, pin } = source;
+        let source = SourceAttributes {
+            context,
+            bucket,
+            pin,
+        };
+        source.tags(head, draft).await
+    }
+
     /// Reads the attributes for a copy. Completes the source's head with a lock that HEAD did not
     /// show.
     pub(super) async fn of_copy(
@@ -135,7 +151,7 @@ impl<'w> TargetAttributes<'w> {
         let is_carried = possible.tags == Tags::AsSource;
         let mut carried = None;
         if reads.tags {
-            Box::pin(source.tags(&mut possible, head, draft)).await?;
+            possible.tags = Tags::Exactly(Box::pin(source.tags(head, draft)).await?);
         } else if is_carried
             && head.tag_count.is_none()
             && source.is_known_unreadable(Attribute::Tags, draft)
@@ -163,8 +179,10 @@ impl<'w> TargetAttributes<'w> {
             }
         }
         let write = match route {
-            Route::MultipartCopy(_) => Operation::CreateMultipartUpload,
-            _ => Operation::CopyObject,
+            Route::MultipartCopy(_) | Route::MultipartUpload(_) => Operation::CreateMultipartUpload,
+            Route::Put => Operation::PutObject,
+            // Neither a restore nor a delete marker sets attributes.
+            Route::Copy | Route::Restore | Route::DeleteMarker => Operation::CopyObject,
         };
         Ok(Self {
             requested,
@@ -468,11 +486,13 @@ impl<'w> TargetAttributes<'w> {
                 break;
             }
         }
-        // Without a version, these annotations may belong to an object that has replaced the
-        // source.
-        if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag
-        {
-            return Err(Replan::SourceChanged.into());
+        // Unless the version is immutable, these annotations may belong to an object that has
+        // replaced the source.
+        if read_late && !pin.is_immutable() {
+            let now = bucket.head(&pin.key, pin.version.as_deref()).await?;
+            if now.etag != pin.etag {
+                return Err(Replan::SourceChanged.into());
+            }
         }
         Ok(())
     }

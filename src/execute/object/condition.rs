@@ -13,7 +13,9 @@
 //! object is there. A `CopyObject` is planned again because the answer may be about its source. A change in
 //! place is never skipped or sent again: s3haul checks the object, and changes it only if it still
 //! needs the change. If the condition turns out to hold after a 412, the server contradicts itself:
-//! a `CopyObject` is planned again, and other writes fail.
+//! a `CopyObject` is planned again, and other writes fail. A `PutObject` whose key has no object any
+//! more is sent again first, because the other object may have been deleted. If HEAD is denied, the
+//! 412 is the only evidence, and the object is skipped.
 
 use super::ObjectTask;
 use super::round_failure::RoundFailure;

@@ -133,7 +133,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Returns the source with the version and `ETag` that every later request names.
-    fn pinned(&self, bucket: &'w Bucket, head: Head) -> PinnedSource<'w> {
+    pub(super) fn pinned(&self, bucket: &'w Bucket, head: Head) -> PinnedSource<'w> {
         let entry = &self.step.entry;
         let customer_key = bucket.client().customer_key();
         let pin = SourcePin {
@@ -203,7 +203,9 @@ impl<'w> ObjectTask<'w> {
                 }
                 Ok(Self::done(proof, written))
             }
-            _ => Ok(Ending::Skipped { reason: otherwise }),
+            ProofVerdict::Proven(_) | ProofVerdict::Contradicted(_) | ProofVerdict::Unknown => {
+                Ok(Ending::Skipped { reason: otherwise })
+            }
         }
     }
 }
@@ -386,8 +388,10 @@ impl CopyRound<'_, '_> {
                 Err(Replan::SourceChanged.into())
             }
             Planned::Skip(_, _, reason) => Ok(reason),
-            Planned::Failed(_, _, failure) => Err(failure.into()),
-            _ => Ok(reason),
+            Planned::Failed(_, _, failure) | Planned::Unlisted(_, failure) => Err(failure.into()),
+            Planned::Excluded(_) | Planned::Ignored(..) => Ok(Skip::NotSelected),
+            // HEAD shows in the next round that the source is in an archive.
+            Planned::Archived(..) | Planned::Again(..) => Err(Replan::SourceChanged.into()),
         }
     }
 }

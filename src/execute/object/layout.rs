@@ -122,21 +122,24 @@ impl ObjectTask<'_> {
     }
 
     /// Returns a copy in one request if the job demands a checksum, only such a copy keeps it, and
-    /// the size allows it; otherwise the `usual` route.
+    /// the size allows it; otherwise the `usual` route. Also returns the latter if a copy in one
+    /// request would not be safe on this server.
     fn checksum_keeping_route(&self, head: &Head, usual: Route) -> Route {
+        let transfer = &self.context.sides.transfer;
+        let destination = self.context.sides.destination.capabilities();
         let single = head
             .checksum
             .as_ref()
             .is_some_and(|sum| sum.kind == ChecksumKind::FullObject && !sum.algorithm.combines());
-        let fits = head.size <= self.context.sides.destination.capabilities().max_copy;
-        let demanded = self.context.sides.transfer.proof.verify == Verify::RequireChecksum;
-        // On servers where only Complete can have a condition, an upload of one part replaces a
-        // copy.
-        let replaces_copy = usual.parts() == 1;
-        if single && fits && demanded && !replaces_copy {
-            Route::Copy
-        } else {
-            usual
+        let fits = head.size <= destination.max_copy;
+        let demanded = transfer.proof.verify == Verify::RequireChecksum;
+        if !(single && fits && demanded) {
+            return usual;
+        }
+        let (key, when) = (&self.step.entry.key, transfer.when);
+        match workaround(Route::Copy, head.size, key, when, destination) {
+            Ok(Route::Copy) => Route::Copy,
+            Ok(_) | Err(_) => usual,
         }
     }
 

@@ -7,8 +7,8 @@
 
 use super::ObjectTask;
 use crate::execute::receipt::Proof;
-use crate::manifest::job::{OnMismatch, Verify};
-use crate::s3::{Failure, FailureKind, Operation, Written};
+use crate::manifest::job::{OnMismatch, Verify, Versions, When};
+use crate::s3::{Failure, FailureKind, Operation, Written, is_immutable_version};
 
 impl ObjectTask<'_> {
     /// Keeps or removes a published copy that is not equal to its source, as `on_mismatch` says,
@@ -34,12 +34,15 @@ impl ObjectTask<'_> {
     /// Keeps or removes a bad copy, as `on_mismatch` says. Returns the outcome in words.
     async fn keep_or_remove(&self, written: &Written) -> String {
         match self.context.sides.transfer.proof.on_mismatch {
-            OnMismatch::Keep if self.context.journal.keeps() => {
-                "the copy was kept (`on_mismatch: keep`); the next run with this journal copies it again".to_owned()
+            OnMismatch::Keep => {
+                let transfer = &self.context.sides.transfer;
+                let next = next_run(
+                    transfer.when,
+                    &transfer.versions,
+                    self.context.journal.keeps(),
+                );
+                format!("the copy was kept (`on_mismatch: keep`); {next}")
             }
-            OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`); without a journal, the next run may find it \
-                                 unchanged"
-                .to_owned(),
             OnMismatch::Remove => self.remove_copy(written).await,
         }
     }
@@ -78,7 +81,7 @@ impl ObjectTask<'_> {
         let version = written
             .version
             .as_deref()
-            .filter(|version| *version != "null");
+            .filter(|version| is_immutable_version(version));
         let capabilities = destination.capabilities();
         if version.is_none()
             && !(capabilities.conditional_deletes && capabilities.believes_answers())
@@ -115,6 +118,44 @@ impl ObjectTask<'_> {
             Err(failure) => format!(
                 "the server answered that it removed the copy, but does not show whether it did: {failure}"
             ),
+        }
+    }
+}
+
+/// Says what the next run does with a bad copy that was kept.
+fn next_run(when: When, versions: &Versions, has_journal: bool) -> &'static str {
+    match (when, versions) {
+        (When::Always, Versions::Current | Versions::AsOf(_)) => "the next run copies it again",
+        (_, Versions::All) => "the next run may find it unchanged (`versions: all`)",
+        (When::Missing | When::Changed, _) if !has_journal => {
+            "without a journal, the next run may find it unchanged"
+        }
+        (When::Missing, _) => {
+            "the next run with this journal fails, because `when: missing` replaces nothing"
+        }
+        (When::Changed, _) => "the next run with this journal copies it again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_run_copies_a_bad_copy_again_only_if_the_job_lets_it() {
+        for (when, versions, has_journal, says) in [
+            (When::Changed, Versions::Current, true, "copies it again"),
+            (When::Changed, Versions::Current, false, "without a journal"),
+            (When::Always, Versions::Current, false, "copies it again"),
+            (When::Missing, Versions::Current, true, "fails"),
+            (When::Missing, Versions::Current, false, "without a journal"),
+            (When::Changed, Versions::All, true, "may find it unchanged"),
+        ] {
+            let text = next_run(when, &versions, has_journal);
+            assert!(
+                text.contains(says),
+                "{when:?} {versions:?} {has_journal}: {text}"
+            );
         }
     }
 }

@@ -17,8 +17,9 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::receipt::{Ending, Proof};
 use crate::manifest::job::{Prove, Verify};
 use crate::pace::Slot;
+use crate::plan::condition::DestinationState;
 use crate::plan::decide::Skip;
-use crate::s3::{Attributes, Checksum, Operation, WriteCondition, Written};
+use crate::s3::{Attributes, Checksum, FailureKind, Operation, WriteCondition, Written};
 
 /// The maximum number of times that a refused `PutObject` is sent, each time with the condition
 /// that holds by then.
@@ -101,7 +102,25 @@ impl ObjectTask<'_> {
             if let RefusalReaction::Leave(skip) = next.await? {
                 // The object comes from another writer, or from an earlier attempt whose answer was
                 // lost.
-                let found = destination.head(key, None).await?.written();
+                let found = match destination.head(key, None).await {
+                    Ok(found) => found.written(),
+                    // Without the permission to send HEAD, the refusal is the only evidence.
+                    Err(hidden) if *hidden.kind() == FailureKind::Denied => {
+                        return Ok(WriteResult::Left(skip));
+                    }
+                    // The other object was deleted meanwhile.
+                    Err(gone)
+                        if *gone.kind() == FailureKind::NotFound && attempt < PUT_ATTEMPTS =>
+                    {
+                        self.destination_state = DestinationState::Absent;
+                        attempt += 1;
+                        continue;
+                    }
+                    Err(gone) if *gone.kind() == FailureKind::NotFound => {
+                        return Err(failure.noting(CONDITION_HOLDS).into());
+                    }
+                    Err(other) => return Err(other.into()),
+                };
                 if condition == WriteCondition::Matches(found.etag.clone()) {
                     return Err(failure.noting(CONDITION_HOLDS).into());
                 }

@@ -7,20 +7,20 @@
 use serde_json::Value;
 
 use super::ObjectTask;
+use super::attributes::TargetAttributes;
 use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
 use crate::execute::receipt::{Ending, ONLY_TAGS, Proof};
 use crate::manifest::job::PublishedCopy;
 use crate::pace::slots::SlotKind;
-use crate::plan::attributes::merged_tags;
-use crate::s3::{Failure, FailureKind, Head, Operation};
+use crate::s3::{FailureKind, Head, is_immutable_version};
 
-impl ObjectTask<'_> {
+impl<'w> ObjectTask<'w> {
     /// Sets the tags of a copy that lacks only its tags. Returns `None` if the object must be
     /// copied.
     pub(super) async fn repair_tags(
         &mut self,
-        source: &Bucket,
+        source: &'w Bucket,
     ) -> Result<Option<Ending>, RoundFailure> {
         let (context, step) = (self.context, self.step);
         let key = &step.entry.key;
@@ -35,33 +35,30 @@ impl ObjectTask<'_> {
         };
         let _slot = self.request_slot(SlotKind::Small).await?;
         let head = source.head(key, step.entry.version.as_deref()).await?;
+        let source = self.pinned(source, head);
         let destination = &context.sides.destination;
         let found = match destination.head(&step.key, None).await {
             Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
             found => found?,
         };
-        if !is_unchanged_copy(copy, &head, &found) {
+        if !is_unchanged_copy(copy, &source.head, &found) {
             return Ok(None);
         }
-        let kept = source.tags(key, head.version.as_deref()).await?;
-        let tags = merged_tags(kept, &context.sides.transfer).map_err(|loss| {
-            let place = source.place(key);
-            Failure::new(
-                FailureKind::NotKept,
-                Operation::GetObjectTagging,
-                place,
-                loss.to_string(),
-            )
-        })?;
-        if !tags.is_empty() || may_have_tags(destination, &found) {
+        let tags = Box::pin(TargetAttributes::tags_of_copy(
+            context,
+            &source,
+            &mut self.draft,
+        ))
+        .await?;
+        if !tags.is_empty() || destination.capabilities().may_have_tags(&found) {
             let at = (found.etag.as_str(), found.version.as_deref());
             self.put_late_tags(at, &tags).await?;
         }
         let draft = &mut self.draft;
-        (draft.size, draft.version, draft.route, draft.parts) = (head.size, head.version, None, 0);
-        draft.in_place = true;
+        draft.pinned(&source.head, &step.route, source.pin.version.clone());
+        (draft.route, draft.parts, draft.in_place) = (None, 0, true);
         draft.notes.push(ONLY_TAGS.to_owned());
-        self.count_bytes(head.size);
+        self.count_bytes(source.head.size);
         let proof = copy
             .proof
             .clone()
@@ -76,20 +73,109 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns true if an object may have tags. Servers other than Amazon S3 may not show their number.
-fn may_have_tags(bucket: &Bucket, found: &Head) -> bool {
-    let capabilities = bucket.capabilities();
-    let counts = capabilities.refuses_what_it_lacks() || !capabilities.tags;
-    found.tag_count.map_or(!counts, |count| count > 0)
-}
-
 /// Returns true if the destination has the copy of the earlier run, and the source has not changed
-/// since.
+/// since: it has the same immutable version or, without one, the same `ETag` and time. Both times
+/// come from the source's server, because the clock of this machine may be wrong.
 fn is_unchanged_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
-    let is_old = match (&copy.source_version, &head.version) {
-        (Some(then), Some(now)) => then == now,
-        _ => head.modified.is_some_and(|modified| modified <= copy.at),
+    let then = copy.source_version.as_deref();
+    let is_same_source = match then.filter(|then| is_immutable_version(then)) {
+        Some(then) => head.version.as_deref() == Some(then),
+        None => {
+            let times = copy.source_modified.zip(head.modified);
+            copy.source_etag.as_ref() == Some(&head.etag)
+                && times.is_some_and(|(then, now)| then.as_second() == now.as_second())
+        }
     };
     let is_same_version = copy.version.is_none() || copy.version == found.version;
-    is_old && is_same_version && copy.etag == found.etag && head.size == found.size
+    is_same_source && is_same_version && copy.etag == found.etag && head.size == found.size
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn only_an_unchanged_source_gives_its_tags_to_the_old_copy() {
+        let at = |second| Timestamp::from_second(second).ok();
+        let head = |version: Option<&str>, etag: &str, second| Head {
+            size: 7,
+            etag: etag.to_owned(),
+            modified: at(second),
+            version: version.map(str::to_owned),
+            ..Head::default()
+        };
+        let copy = |version: Option<&str>, etag: Option<&str>, modified| PublishedCopy {
+            source_version: version.map(str::to_owned),
+            source_etag: etag.map(str::to_owned),
+            source_modified: modified,
+            etag: "copy".to_owned(),
+            version: None,
+            proof: None,
+        };
+        let found = head(None, "copy", 9);
+        for (case, copy, now, is_unchanged) in [
+            (
+                "the same version",
+                copy(Some("v1"), None, None),
+                head(Some("v1"), "e", 5),
+                true,
+            ),
+            (
+                "another version",
+                copy(Some("v1"), None, None),
+                head(Some("v2"), "e", 5),
+                false,
+            ),
+            (
+                "`null` alone",
+                copy(Some("null"), None, None),
+                head(Some("null"), "e", 5),
+                false,
+            ),
+            (
+                "`null` and the same object",
+                copy(Some("null"), Some("e"), at(5)),
+                head(Some("null"), "e", 5),
+                true,
+            ),
+            (
+                "`null`, replaced in place",
+                copy(Some("null"), Some("e"), at(5)),
+                head(Some("null"), "f", 6),
+                false,
+            ),
+            (
+                "the same object",
+                copy(None, Some("e"), at(5)),
+                head(None, "e", 5),
+                true,
+            ),
+            (
+                "the same bytes, written again",
+                copy(None, Some("e"), at(5)),
+                head(None, "e", 6),
+                false,
+            ),
+            (
+                "other bytes",
+                copy(None, Some("e"), at(5)),
+                head(None, "f", 5),
+                false,
+            ),
+            (
+                "a report of an old version",
+                copy(None, None, None),
+                head(None, "e", 5),
+                false,
+            ),
+        ] {
+            assert_eq!(
+                is_unchanged_copy(&copy, &now, &found),
+                is_unchanged,
+                "{case}"
+            );
+        }
+    }
 }

@@ -74,10 +74,14 @@ impl Explain for GlobError {
         let remedy = match self {
             Self::Empty => "write `**` for all keys, or remove it".to_owned(),
             Self::Anchored(text) => {
-                let relative = text
-                    .trim_start_matches("s3://")
-                    .trim_start_matches(['.', '/']);
-                format!("write it from there, for instance `{relative}`")
+                let key = match text.strip_prefix("s3://") {
+                    Some(rest) => rest.split_once('/').map_or("", |(_, key)| key),
+                    None => text,
+                };
+                match key.trim_start_matches(['.', '/']) {
+                    "" => "write `**` for all keys, or remove it".to_owned(),
+                    relative => format!("write it from there, for instance `{relative}`"),
+                }
             }
             Self::Directory(text) => {
                 let dir = text.trim_end_matches(['*', '/']);
@@ -108,10 +112,36 @@ impl Explain for TemplateError {
             Self::Doubled { placeholder, mark } => {
                 format!("leave out the `{mark}` next to {{{placeholder}}}")
             }
+            Self::Adjacent(one, other) => {
+                format!("write something between them, for instance `{{{one}}}-{{{other}}}`")
+            }
             Self::Collides(_) => {
                 "use {key}, or {dir} with {name} or with {stem} and {ext}".to_owned()
             }
         };
         (self.to_string(), remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::keys::KeyGlob;
+
+    #[test]
+    fn a_pattern_that_names_the_whole_key_is_shortened_to_what_may_match() {
+        for (text, remedy) in [
+            (
+                "s3://lake/events/*.gz",
+                "write it from there, for instance `events/*.gz`",
+            ),
+            ("./a", "write it from there, for instance `a`"),
+            ("/a/**", "write it from there, for instance `a/**`"),
+            ("/", "write `**` for all keys, or remove it"),
+            ("s3://lake", "write `**` for all keys, or remove it"),
+        ] {
+            let error = text.parse::<KeyGlob>().unwrap_err();
+            assert_eq!(error.explain().1, remedy, "{text}");
+        }
     }
 }

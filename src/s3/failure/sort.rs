@@ -196,10 +196,7 @@ where
         .code()
         .filter(|code| *code != "NotFound" && !code.is_empty());
     let (kind, word) = match code {
-        Some(code) => (
-            of_upload(operation, by_code(code, status, region)),
-            code.to_owned(),
-        ),
+        Some(code) => (by_code(operation, code, status, region), code.to_owned()),
         // Any status of success: the server refused nothing.
         None if status.is_some_and(|status| (200..300).contains(&status)) => {
             (FailureKind::Unreadable, "unreadable answer".to_owned())
@@ -209,6 +206,7 @@ where
             format!("HTTP {}", status.unwrap_or_default()),
         ),
     };
+    let kind = of_upload(operation, kind);
     let said = error
         .message()
         .map(str::trim)
@@ -273,7 +271,12 @@ fn without_words(operation: Operation, kind: &FailureKind, code: Option<&str>) -
 }
 
 /// Sorts by S3's error code. The status decides for unknown codes.
-fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKind {
+fn by_code(
+    operation: Operation,
+    code: &str,
+    status: Option<u16>,
+    region: Option<String>,
+) -> FailureKind {
     match code {
         "SlowDown"
         | "SlowDownRead"
@@ -316,15 +319,9 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
         | "XAmzContentSHA256Mismatch"
         | "XAmzContentChecksumMismatch"
         | "IncompleteBody" => FailureKind::Corrupted,
-        _ => match status {
-            Some(408) => FailureKind::TimedOut,
-            Some(429) => FailureKind::Throttled,
-            Some(500..) => FailureKind::Transient,
-            Some(403) => FailureKind::Denied,
-            Some(412) => FailureKind::PreconditionFailed,
-            Some(301 | 307) => FailureKind::WrongRegion(region),
-            _ => FailureKind::Invalid,
-        },
+        // With a body, a 503 comes from the server itself, which would name a throttle by its code.
+        _ if status == Some(503) => FailureKind::Transient,
+        _ => by_status(operation, status, region),
     }
 }
 
@@ -342,7 +339,7 @@ fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
     }
 }
 
-/// Sorts by status, for answers without a body.
+/// Sorts by status, for answers without a body or with an unknown code.
 fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) -> FailureKind {
     match status {
         Some(301 | 307) => FailureKind::WrongRegion(region),
@@ -383,9 +380,18 @@ mod tests {
             ("SomethingNew", 429, FailureKind::Throttled),
             ("SomethingNew", 408, FailureKind::TimedOut),
             ("SomethingNew", 400, FailureKind::Invalid),
+            ("SomethingNew", 404, FailureKind::NotFound),
+            ("SomethingNew", 405, FailureKind::Unsupported),
+            ("SomethingNew", 500, FailureKind::Transient),
+            ("SomethingNew", 501, FailureKind::Unsupported),
         ] {
-            assert_eq!(by_code(code, Some(status), None), kind, "{code} {status}");
+            let found = by_code(Operation::CopyObject, code, Some(status), None);
+            assert_eq!(found, kind, "{code} {status}");
         }
+        assert_eq!(
+            by_code(Operation::HeadBucket, "SomethingNew", Some(404), None),
+            FailureKind::NoSuchBucket
+        );
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `retry --losses` removes the last tags of a copy, on servers that show no tag count or ignore
 //! the request.
 
-use jiff::Timestamp;
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::manifest::job::{Policy, PublishedCopy, When};
@@ -9,7 +8,7 @@ use s3haul::sandbox::{Content, Operation};
 
 use super::{job_in_order, messages, questions, tagged};
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::{DESTINATION, Run, World};
+use crate::world::{DESTINATION, Run, SOURCE, World};
 
 /// The behaviour of the server.
 #[derive(Clone, Copy)]
@@ -62,12 +61,14 @@ async fn repair(world: &World, liar: &Liar) -> Run {
     let mut job = job_in_order(world, liar, Policy::Require, Provider::Other);
     let transfer = &mut job.transfers[0];
     transfer.when = When::Always;
+    let source = store.object(SOURCE, "k").unwrap();
     let copy = PublishedCopy {
         source_version: None,
+        source_etag: Some(source.etag),
+        source_modified: Some(source.modified),
         etag: store.object(DESTINATION, "k").unwrap().etag,
         version: None,
         proof: None,
-        at: Timestamp::now() + jiff::SignedDuration::from_mins(1),
     };
     transfer.repairs.insert("k".to_owned(), copy);
     let run = world.try_run_job(&job).await.unwrap();

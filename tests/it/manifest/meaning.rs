@@ -78,6 +78,18 @@ const SERVERS: &str = "endpoints:
     "brings its own `/`",
     "leave out"
 )]
+#[case(
+    "keys: {rename: ⟦\"{dir}{ext}{stem}\"}",
+    "keys.rename",
+    "nothing separates `{ext}` from `{stem}`",
+    "`{ext}-{stem}`"
+)]
+#[case(
+    "keys: {rename: ⟦\"{size}{key}\"}",
+    "keys.rename",
+    "nothing separates `{size}` from `{key}`",
+    "between them"
+)]
 #[case("keys: {rename: ⟦\"{key\"}", "keys.rename", "stands alone", "{{")]
 #[case("keys: {add_prefix: ⟦\" \"}", "keys.add_prefix", "empty", "remove it")]
 fn details(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[case] remedy: &str) {

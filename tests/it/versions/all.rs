@@ -4,8 +4,7 @@ mod interrupted;
 
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+use aws_sdk_s3::types::BucketVersioningStatus;
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Archived, Provider, Selection, Transfer, When};
@@ -18,33 +17,6 @@ use s3haul::size::{ByteSize, MIB};
 
 use super::{all_versions, at, endings, history, ids, kinds, one, there, write, writes};
 use crate::world::{DESTINATION, SOURCE, World, uri};
-
-/// Changes the versioning of a bucket through the API.
-async fn set_versioning(world: &World, bucket: &str, status: BucketVersioningStatus) {
-    let credentials = World::credentials();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(world.sandbox.url())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new(
-            credentials.access_key,
-            credentials.secret_key,
-            None,
-            None,
-            "test",
-        ))
-        .force_path_style(true)
-        .build();
-    let configuration = VersioningConfiguration::builder().status(status).build();
-    let client = aws_sdk_s3::Client::from_conf(config);
-    client
-        .put_bucket_versioning()
-        .bucket(bucket)
-        .versioning_configuration(configuration)
-        .send()
-        .await
-        .unwrap();
-}
 
 #[tokio::test]
 async fn every_version_and_marker_arrives_in_order_once() {
@@ -275,8 +247,10 @@ async fn a_destination_that_would_forget_is_refused_before_the_first_write(
     let world = World::with_buckets(BucketOptions::default()).await;
     write(&world, SOURCE, "k", "a");
     if let Some(status) = status {
-        set_versioning(&world, DESTINATION, BucketVersioningStatus::Enabled).await;
-        set_versioning(&world, DESTINATION, status).await;
+        world
+            .set_versioning(DESTINATION, BucketVersioningStatus::Enabled)
+            .await;
+        world.set_versioning(DESTINATION, status).await;
     }
     let Err(failure) = world.try_run_job(&world.job(all_versions())).await else {
         panic!("it ran")
@@ -296,11 +270,17 @@ async fn null_versions_are_copied_by_that_name() {
     let world = World::with_buckets(BucketOptions::default()).await;
     write(&world, SOURCE, "old", "a");
     write(&world, SOURCE, "suspended", "a");
-    set_versioning(&world, SOURCE, BucketVersioningStatus::Enabled).await;
-    set_versioning(&world, DESTINATION, BucketVersioningStatus::Enabled).await;
+    world
+        .set_versioning(SOURCE, BucketVersioningStatus::Enabled)
+        .await;
+    world
+        .set_versioning(DESTINATION, BucketVersioningStatus::Enabled)
+        .await;
     write(&world, SOURCE, "old", "b");
     write(&world, SOURCE, "suspended", "b");
-    set_versioning(&world, SOURCE, BucketVersioningStatus::Suspended).await;
+    world
+        .set_versioning(SOURCE, BucketVersioningStatus::Suspended)
+        .await;
     write(&world, SOURCE, "suspended", "c");
     let run = world.run(all_versions()).await;
     assert_eq!(

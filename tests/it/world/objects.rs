@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use s3haul::sandbox::{
     BucketOptions, Content, Fault, ObjectInfo, ObjectSpec, Operation, UploadInfo,
 };
@@ -58,6 +60,33 @@ impl World {
     pub(crate) fn create_bucket(&self, name: &str) {
         let options = BucketOptions::default();
         self.sandbox.store().create_bucket(name, options);
+    }
+
+    /// Changes the versioning of a bucket through the API.
+    pub(crate) async fn set_versioning(&self, bucket: &str, status: BucketVersioningStatus) {
+        let credentials = Self::credentials();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(self.sandbox.url())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new(
+                credentials.access_key,
+                credentials.secret_key,
+                None,
+                None,
+                "test",
+            ))
+            .force_path_style(true)
+            .build();
+        let configuration = VersioningConfiguration::builder().status(status).build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        client
+            .put_bucket_versioning()
+            .bucket(bucket)
+            .versioning_configuration(configuration)
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Returns the keys of `bucket` in order.

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::execute::object::ObjectTask;
-use crate::execute::refusals::{AttributeAnswer, is_no_answer};
+use crate::execute::refusals::AttributeAnswer;
 use crate::plan::asked::{Asked, Unlike};
 use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, Tag, Tags};
 
@@ -30,7 +30,7 @@ impl ObjectTask<'_> {
         match destination.annotation(key, version, entry).await {
             Ok(found) if found == text => Ok(()),
             Err(failure) if *failure.kind() == FailureKind::Denied => Ok(()),
-            Err(failure) if !is_no_answer(&failure) => Err(failure),
+            Err(failure) if !failure.is_no_answer() => Err(failure),
             Ok(_) | Err(_) => Err(Failure::new(
                 FailureKind::NotUnderstood,
                 Operation::PutObjectAnnotation,
@@ -125,7 +125,7 @@ impl ObjectTask<'_> {
                 "the server did not remove the tags",
             )),
             Err(failure) if *failure.kind() == FailureKind::NotFound => Err(failure),
-            Err(failure) if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) => {
+            Err(failure) if *failure.kind() != FailureKind::Denied && !failure.is_no_answer() => {
                 Err(failure)
             }
             Ok(_) | Err(_) => Ok(()),

@@ -12,7 +12,7 @@ use crate::execute::TransferContext;
 use crate::execute::object::published::not_compared;
 use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Draft;
-use crate::execute::refusals::{CarriedTags, Shown, Uncounted, is_no_answer};
+use crate::execute::refusals::{CarriedTags, Shown, Uncounted};
 use crate::execute::replan::Replan;
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::plan::attribute_fallback;
@@ -118,7 +118,7 @@ impl SourceAttributes<'_> {
         } else {
             failure
         };
-        if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) {
+        if *failure.kind() != FailureKind::Denied && !failure.is_no_answer() {
             return Err(failure);
         }
         let loss =
@@ -193,18 +193,17 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Puts the source's tags and those that the job sets into `attributes`. `head` shows the
-    /// object whose other attributes the copy gets.
+    /// Returns the source's tags and those that the job sets, or only the latter if the source's
+    /// cannot be read and are only tried. `head` shows the object whose other attributes the copy
+    /// gets.
     pub(super) async fn tags(
         &self,
-        attributes: &mut Attributes,
         head: &Head,
         draft: &mut Draft,
-    ) -> Result<(), RoundFailure> {
+    ) -> Result<Vec<Tag>, RoundFailure> {
         let count = head.tag_count;
-        attributes.tags = Tags::Exactly(set_tags(self.transfer()));
         if self.is_known_unreadable(Attribute::Tags, draft) {
-            return Ok(());
+            return Ok(set_tags(self.transfer()));
         }
         let ask = || self.own_tags(count);
         let permission = self.permission("Tagging");
@@ -212,25 +211,27 @@ impl SourceAttributes<'_> {
             .read_or_record_loss(Attribute::Tags, &permission, ask, draft)
             .await?
         else {
-            return Ok(());
+            return Ok(set_tags(self.transfer()));
         };
         self.confirm(head, &kept).await?;
         match merged_tags(kept, self.transfer()) {
-            Ok(tags) => attributes.tags = Tags::Exactly(tags),
-            Err(loss) if self.transfer().preserve.tags == Policy::Try => draft.losses.push(loss),
-            Err(loss) => return Err(self.not_kept(&loss, Operation::GetObjectTagging).into()),
+            Ok(tags) => Ok(tags),
+            Err(loss) if self.transfer().preserve.tags == Policy::Try => {
+                draft.losses.push(loss);
+                Ok(set_tags(self.transfer()))
+            }
+            Err(loss) => Err(self.not_kept(&loss, Operation::GetObjectTagging).into()),
         }
-        Ok(())
     }
 
-    /// Confirms that these tags belong to the object that HEAD showed. Without a version, they may
-    /// belong to an object that has replaced it, even one with the same bytes.
+    /// Confirms that these tags belong to the object that HEAD showed. Unless the version is
+    /// immutable, they may belong to an object that has replaced it, even one with the same bytes.
     async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), RoundFailure> {
         let has_none = tags.is_empty() && head.tag_count.is_none_or(|count| count == 0);
-        if self.version().is_some() || has_none {
+        if self.pin.is_immutable() || has_none {
             return Ok(());
         }
-        let now = self.bucket.head(&self.pin.key, None).await?;
+        let now = self.bucket.head(&self.pin.key, self.version()).await?;
         let is_same = (&now.etag, now.size, now.modified, now.tag_count)
             == (&head.etag, head.size, head.modified, head.tag_count)
             && (&now.metadata, &now.headers) == (&head.metadata, &head.headers);
@@ -337,7 +338,7 @@ impl SourceAttributes<'_> {
                 refusals.note_uncounted(bucket, Uncounted::NotKnown);
                 Ok(None)
             }
-            kind if is_tried && is_no_answer(&failure) && is_about_all => {
+            kind if is_tried && failure.is_no_answer() && is_about_all => {
                 // The 404 may mean that the object is gone, and not that the server has no tags.
                 if *kind == FailureKind::NotFound {
                     Box::pin(bucket.head(&self.pin.key, self.version())).await?;

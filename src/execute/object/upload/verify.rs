@@ -8,7 +8,6 @@ use crate::bucket::Bucket;
 use crate::execute::object::ObjectTask;
 use crate::execute::object::round_failure::RoundFailure;
 use crate::execute::receipt::Ending;
-use crate::execute::refusals::is_no_answer;
 use crate::execute::replan::Replan;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
@@ -84,7 +83,7 @@ async fn first_difference(
     let tags = if bucket.capabilities().tags && (has_tags || wants_tags) {
         match bucket.tags(key, version).await {
             Ok(tags) => tags,
-            Err(failure) if *failure.kind() == FailureKind::Denied || is_no_answer(&failure) => {
+            Err(failure) if *failure.kind() == FailureKind::Denied || failure.is_no_answer() => {
                 return Ok(Some(Attribute::Tags));
             }
             Err(failure) => return Err(failure),
