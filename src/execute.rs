@@ -58,6 +58,7 @@ use crate::s3::{Failure, RequestClass};
 use breaker::{ConductorParts, CopyMonitor};
 use buffers::Buffers;
 use conductor::Conductor;
+use learned::LearnedRates;
 use monitor::Monitor;
 use object::upload::orphans::Orphans;
 pub use outcome::{Earlier, GaveUp, Outcome};
@@ -224,7 +225,8 @@ pub async fn run(
     let (concurrency, all_sides) = connected(job, connections, resumed).await?;
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().start_at(concurrency);
-    learned::recall(&pacer, resumed);
+    let rates = LearnedRates::recall(Arc::clone(&pacer), journal.clone(), resumed);
+    let rates = Arc::new(rates);
     let short_drain = CancellationToken::new();
     // These tasks hold the journal and the tokens of the run, so they must end with it, even if the
     // run's future is dropped: a `JoinSet` aborts its tasks when it is dropped.
@@ -241,7 +243,7 @@ pub async fn run(
         stop.clone(),
         halt.clone(),
     ));
-    watchers.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
+    watchers.spawn(Arc::clone(&rates).keep());
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
     let mut before = RunState::clone(resumed);
     let counted_before: BTreeMap<_, _> = listed_anew
@@ -310,7 +312,8 @@ pub async fn run(
     }
     drop(watchers);
     if stop.is_cancelled() {
-        learned::tell(&pacer, journal).await;
+        // Without this record, the next session starts with an older one.
+        rates.record().await;
     }
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();
