@@ -71,7 +71,7 @@ impl ObjectTask<'_> {
         Ok(Some(Ending::Done {
             proof,
             etag: found.etag,
-            destination_version: None,
+            destination_version: found.version,
         }))
     }
 }
