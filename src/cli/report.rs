@@ -371,7 +371,7 @@ fn totals(text: &mut String, overview: &Overview) {
     let undone = |status: ReceiptStatus| {
         let causes = overview.causes.iter();
         let objects = causes.filter(|cause| cause.status == status.name());
-        objects.map(|cause| cause.objects).sum()
+        objects.map(|cause| cause.objects).sum::<u64>()
     };
     let so_far = if overview.footer.is_some() {
         ""

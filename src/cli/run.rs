@@ -432,7 +432,7 @@ async fn end_report(
     match (record, report) {
         (Ok(()), Some(report)) => {
             let footer = Footer::of(outcome, exit as i32);
-            Ok(report.finish(&footer).await?)
+            report.finish(&footer).await.map_err(CliError::from)
         }
         (Err(error @ CliError::Lost(_)), report) => {
             unfinished(report, outcome).await;

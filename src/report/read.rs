@@ -378,7 +378,8 @@ impl ReportReader<'_> {
         self.there.take(&line);
         self.objects.take(&object, line.status, number);
         let before = self.undone.get(&object).map(|(what, _)| *what);
-        let insert = |object, what| _ = self.undone.insert(object, (what, line.failure(number)));
+        let mut insert =
+            |object, what| _ = self.undone.insert(object, (what, line.failure(number)));
         match (line.status, before) {
             (ReceiptStatus::Failed, _) => insert(object, Undone::Failed),
             (ReceiptStatus::Done, _) => _ = self.undone.remove(&object),
