@@ -256,7 +256,7 @@ pub async fn run(
     let patience = job.limits.patience.unwrap_or(default_patience);
     let orphans = Arc::new(Orphans::of(resumed, listed_anew, patience));
     tokio::select! {
-        () = orphans.sweep(journal, (job, connections)) => {}
+        () = orphans.sweep(journal, &*monitor, (job, connections)) => {}
         () = stop.cancelled() => {}
     }
     let (memory, buffers) = (
@@ -296,7 +296,7 @@ pub async fn run(
     let parts = ConductorParts {
         totals: before.totals,
         slots,
-        monitor,
+        monitor: Arc::clone(&monitor),
         stop: stop_run,
         short_drain,
         copied,
@@ -307,7 +307,7 @@ pub async fn run(
     Conductor::new(job, queue, parts, &mut outcome).run().await;
     // The uploads of objects that needed no copy are still open.
     tokio::select! {
-        () = orphans.abort_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
+        () = orphans.abort_rest(journal, &*monitor, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
     drop(watchers);

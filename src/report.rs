@@ -11,13 +11,15 @@
 //!
 //! `frame` has the header and the footer, and `target` opens the files that may be written.
 //! `stored` is the layout of reports in S3, `pieces` writes them, and `merge` makes one report of
-//! those of all shards. `lines` reads any report line by line, [`read`] reads one for commands that
-//! act on it, and [`overview`] for people. `summary` formats the text that ends a run.
+//! those of all shards. `object` decides which receipts are about the same object. `lines` reads any
+//! report line by line, [`read`] reads one for commands that act on it, and [`overview`] for people.
+//! `summary` formats the text that ends a run.
 
 mod error;
 mod frame;
 mod lines;
 mod merge;
+mod object;
 pub mod overview;
 mod pieces;
 pub mod read;
@@ -38,10 +40,12 @@ pub(crate) use self::frame::run_name;
 pub use self::frame::{FORMAT, Footer, FooterShards, ReportHeader, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
 pub use self::lines::ReportLines;
-pub use self::merge::{LaterReport, MergeScope, MergedFile, ReportMerge, ShardReports};
+pub use self::merge::{
+    LaterReport, LaterReports, MergeScope, MergedFile, ReportMerge, ShardReports,
+};
 use self::pieces::BucketReportEnd;
 pub use self::pieces::{BucketReport, PieceLimits};
-pub use self::stored::{ReportBucket, StoredReport, StoredRuns};
+pub use self::stored::{ReportBucket, ReportDamage, StoredReport, StoredRuns};
 pub use self::summary::{comparison, summary};
 pub use self::target::{OutputKind, Target, TargetError};
 use crate::journal::Ledger;

@@ -136,7 +136,15 @@ impl<'a> Run<'a> {
             stop: &self.stop,
             halt: &halt,
         })
-        .await?;
+        .await;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                // The failure says more than an error of the journal.
+                let _ = journal.close(JournalEvent::RunStopped).await;
+                return Err(failure.into());
+            }
+        };
         let last = if outcome.is_complete() {
             JournalEvent::RunEnded
         } else {

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::bucket::Bucket;
 use crate::execute::receipt::{ErrorRecord, Proof};
 use crate::location::{ObjectKey, S3Uri};
+use crate::plan::empty::EmptySelection;
 use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::Sides;
 use crate::s3::Failure;
@@ -135,6 +136,9 @@ pub struct Counts {
     /// The reason that it was not searched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not_extra: Option<&'static str>,
+    /// The transfers whose selections matched nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub empty: Vec<EmptySelection>,
 }
 
 impl Counts {
@@ -148,6 +152,12 @@ impl Counts {
     #[must_use]
     pub fn found(&self) -> u64 {
         self.compared() - self.failed + self.excluded
+    }
+
+    /// Returns true if no object of the source was found that takes part.
+    #[must_use]
+    pub fn has_nothing(&self) -> bool {
+        self.compared() == self.extra
     }
 
     /// Adds a finding.
@@ -166,20 +176,35 @@ impl Counts {
     }
 
     /// Adds the counts of another transfer.
-    pub fn merge(&mut self, other: &Self) {
-        self.equal += other.equal;
-        self.different += other.different;
-        self.missing += other.missing;
-        self.extra += other.extra;
-        self.unprovable += other.unprovable;
-        self.failed += other.failed;
-        self.unlisted.merge(other.unlisted);
-        self.excluded += other.excluded;
-        for (proof, count) in &other.proofs {
-            *self.proofs.entry(proof.clone()).or_default() += count;
+    pub fn merge(&mut self, other: Self) {
+        let Self {
+            equal,
+            different,
+            missing,
+            extra,
+            unprovable,
+            failed,
+            unlisted,
+            excluded,
+            proofs,
+            looked_for_extra,
+            why_not_extra,
+            empty,
+        } = other;
+        self.equal += equal;
+        self.different += different;
+        self.missing += missing;
+        self.extra += extra;
+        self.unprovable += unprovable;
+        self.failed += failed;
+        self.unlisted.merge(unlisted);
+        self.excluded += excluded;
+        for (proof, count) in proofs {
+            *self.proofs.entry(proof).or_default() += count;
         }
-        self.looked_for_extra &= other.looked_for_extra;
-        self.why_not_extra = self.why_not_extra.or(other.why_not_extra);
+        self.looked_for_extra &= looked_for_extra;
+        self.why_not_extra = self.why_not_extra.or(why_not_extra);
+        self.empty.extend(empty);
     }
 }
 
@@ -234,6 +259,10 @@ pub async fn transfer(
                 observe(&finding);
             }
         }
+    }
+    if counts.has_nothing() {
+        let empty = EmptySelection::of(&sides.transfer, counts.excluded);
+        counts.empty.extend(empty);
     }
     counts
 }

@@ -566,7 +566,7 @@ impl Monitor for Console {
             }
             Event::ObjectEnded(receipt) => self.ended(receipt),
             Event::Ignored { place, why } => tracing::info!("ignored {place}: {why}"),
-            Event::Excluded => {}
+            Event::OrphanSettled { .. } | Event::Excluded => {}
         }
     }
 }

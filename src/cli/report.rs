@@ -18,7 +18,7 @@ use crate::location::S3Uri;
 use crate::manifest::job::ReportPlace;
 use crate::printable::printable;
 use crate::report::overview::{Overview, ReportState, UndoneCause, overview, overview_and};
-use crate::report::read::ReadError;
+use crate::report::read::{ReadError, ReceiptStatus};
 use crate::report::{
     Footer, MergeScope, MergedFile, ReportBucket, ReportLines, ReportMerge, StoredReport,
 };
@@ -323,6 +323,16 @@ fn state(overview: &Overview) -> String {
                 count(shards.incomplete.into())
             )
         }
+        (
+            ReportState::Stopped,
+            _,
+            Some(Footer {
+                shards: Some(shards),
+                ..
+            }),
+        ) if !shards.damaged_retries.is_empty() => {
+            "incomplete: the report of a retry is damaged".to_owned()
+        }
         (ReportState::Stopped, ..) => {
             "incomplete: its run was stopped before its end, and may not have listed all objects"
                 .to_owned()
@@ -358,6 +368,11 @@ fn totals(text: &mut String, overview: &Overview) {
             receipts.with_losses,
         ),
     };
+    let undone = |status: ReceiptStatus| {
+        let causes = overview.causes.iter();
+        let objects = causes.filter(|cause| cause.status == status.name());
+        objects.map(|cause| cause.objects).sum::<u64>()
+    };
     let so_far = if overview.footer.is_some() {
         ""
     } else {
@@ -369,10 +384,16 @@ fn totals(text: &mut String, overview: &Overview) {
         display_counted(done, "object"),
         ByteSize(bytes),
         count(skipped),
-        count(overview.not_done)
+        count(undone(ReceiptStatus::Stopped))
     );
-    if losses > 0 {
-        let _ = write!(text, ", {} with something not kept", count(losses));
+    for (number, what) in [
+        (undone(ReceiptStatus::Failed), "failed"),
+        (undone(ReceiptStatus::Restoring), "being restored"),
+        (losses, "with something not kept"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, ", {} {what}", count(number));
+        }
     }
     text.push('\n');
 }
@@ -391,7 +412,7 @@ fn proofs(text: &mut String, overview: &Overview) {
     let _ = writeln!(text, "  proven by: {}", printable(&proofs.join(", ")));
 }
 
-/// Adds the shards that have not ended.
+/// Adds the shards that have not ended, and the retries whose reports are damaged.
 fn incomplete(text: &mut String, overview: &Overview) {
     let shards = overview
         .footer
@@ -405,6 +426,12 @@ fn incomplete(text: &mut String, overview: &Overview) {
     let more = u64::from(shards.incomplete).saturating_sub(shown);
     if more > 0 {
         let _ = writeln!(text, "  and {}", display_counted(more, "more shard"));
+    }
+    for (place, damage) in &shards.damaged_retries {
+        let line = format!(
+            "  {place}, the report of a retry, is damaged: {damage}; delete it to merge without it"
+        );
+        let _ = writeln!(text, "{}", printable(&line));
     }
 }
 

@@ -278,7 +278,16 @@ pub(super) async fn run_with(
     let outcome = Box::pin(run).await;
     ticking.abort();
     console.finish();
-    let mut outcome = outcome?;
+    let mut outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(failure) => {
+            // The next process finds a run that was stopped, and need not wait for the journal. The
+            // failure says more than an error of the journal.
+            let _ = journal.close(JournalEvent::RunStopped).await;
+            signals.abort();
+            return Err(failure.into());
+        }
+    };
     if let Some(earlier) = &mut outcome.earlier {
         earlier.seen = seen;
     }
@@ -302,28 +311,17 @@ pub(super) async fn run_with(
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
     let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
-    // A record that is not complete decides the exit code.
-    let last_exit = record.as_ref().err().map_or(exit, CliError::exit);
+    // Before anything is printed, because standard output may be full.
+    let ended = end_report(report, record, &outcome, exit).await;
+    let printed = print(&outcome, &next, name.as_deref(), ended.is_ok(), output);
+    let mut result = ended.and(printed);
+    if result.is_ok() && was_signalled && exit == Exit::Interrupted {
+        result = Err(CliError::Interrupted(left_behind(kept).to_owned()));
+    }
+    // A record that is not complete, or a result that cannot be printed, decides the exit code.
+    let last_exit = result.as_ref().err().map_or(exit, CliError::exit);
     lifecycle::summarize(&outcome, last_exit, name.as_deref());
-    print(&outcome, &next, output)?;
-    if let Err(error) = record {
-        if matches!(error, CliError::Lost(_)) {
-            unfinished(report, &outcome).await;
-        }
-        return Err(error);
-    }
-    if let Some(report) = report {
-        finish(report, &Footer::of(&outcome, exit as i32), output).await?;
-    }
-    if is_for_people(output) {
-        for line in &next {
-            say_line(line)?;
-        }
-    }
-    if was_signalled && exit == Exit::Interrupted {
-        return Err(CliError::Interrupted(left_behind(kept).to_owned()));
-    }
-    Ok(exit)
+    result.map(|()| exit)
 }
 
 /// Returns the event with which the journal of a session ends.
@@ -394,8 +392,15 @@ fn is_for_people(output: Output) -> bool {
     !output.json && !telemetry::is_json()
 }
 
-/// Prints the result of a run. As JSON, it includes the commands to type next.
-fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliError> {
+/// Prints the result of a run. As JSON, it includes the commands to type next. The name of the
+/// report and these commands are left out for people if the record of the run is not complete.
+fn print(
+    outcome: &Outcome,
+    next: &[String],
+    report: Option<&str>,
+    is_recorded: bool,
+    output: Output,
+) -> Result<(), CliError> {
     if output.json {
         let mut last = serde_json::json!({ "summary": outcome });
         if !next.is_empty() {
@@ -404,18 +409,37 @@ fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliEr
         say_json(&last)?;
     } else if is_for_people(output) {
         say(summary(outcome).trim_end())?;
+        if !is_recorded {
+            return Ok(());
+        }
+        if let Some(name) = report {
+            say_line(&format!("report: {name}"))?;
+        }
+        for line in next {
+            say_line(line)?;
+        }
     }
     Ok(())
 }
 
-/// Writes the footer of a report, and prints its name.
-async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<(), CliError> {
-    let name = report.name();
-    report.finish(footer).await?;
-    if is_for_people(output) {
-        say_line(&format!("report: {name}"))?;
+/// Ends the report of a run whose journal was closed with the result `record`.
+async fn end_report(
+    report: Option<ReportEnd>,
+    record: Result<(), CliError>,
+    outcome: &Outcome,
+    exit: Exit,
+) -> Result<(), CliError> {
+    match (record, report) {
+        (Ok(()), Some(report)) => {
+            let footer = Footer::of(outcome, exit as i32);
+            report.finish(&footer).await.map_err(CliError::from)
+        }
+        (Err(error @ CliError::Lost(_)), report) => {
+            unfinished(report, outcome).await;
+            Err(error)
+        }
+        (record, _) => record,
     }
-    Ok(())
 }
 
 /// Ends the report of a run whose journal was lost. It is not complete even if all objects ended.

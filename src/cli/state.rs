@@ -15,7 +15,7 @@ use crate::bucket::Bucket;
 use crate::journal::state::RunTotals;
 use crate::location::S3Uri;
 use crate::report::{
-    LaterReport, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
+    LaterReport, LaterReports, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
 };
 use crate::shards::names::{LEASE, PLAN, PerShard, SUMMARY, report_of};
 use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSummary};
@@ -238,19 +238,25 @@ impl StatePrefix {
     }
 
     /// Returns the reports of retries that are complete, the oldest first.
-    async fn later(&self) -> Result<Vec<LaterReport>, CliError> {
-        let mut later = Vec::new();
+    async fn later(&self) -> Result<LaterReports, CliError> {
+        let mut later = LaterReports::default();
         for (below, is_of_failures) in [(RETRIES, true), (REPAIRS, false)] {
-            for report in self.reports(below)?.runs().await?.reports {
+            let StoredRuns { reports, damage } = self.reports(below)?.runs().await?;
+            if let Some(damage) = damage {
+                later.damaged.insert(damage.place.to_string(), damage.what);
+            }
+            for report in reports {
                 if report.footer().await?.is_some_and(|footer| footer.complete) {
-                    later.push(LaterReport {
+                    later.reports.push(LaterReport {
                         report,
                         is_of_failures,
                     });
                 }
             }
         }
-        later.sort_by(|one, other| one.report.run().cmp(other.report.run()));
+        later
+            .reports
+            .sort_by(|one, other| one.report.run().cmp(other.report.run()));
         Ok(later)
     }
 }

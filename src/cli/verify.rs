@@ -20,8 +20,9 @@ use super::{
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Empty, Job, ReportPlace, Source, Symlinks, Transfer, Versions,
+    DEFAULT_ENDPOINT, Destination, Job, ReportPlace, Source, Symlinks, Transfer, Versions,
 };
+use crate::plan::empty::EmptySelection;
 use crate::planner::Sides;
 use crate::size::{by_number, display_count, display_counted};
 use crate::verify::{self, Counts, Deep};
@@ -94,7 +95,6 @@ impl VerifyArgs {
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
         let began = Instant::now();
         let mut console = VerifyConsole::new(output, began);
-        let mut fails_if_empty = false;
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
             ([one], None) if one.starts_with("s3://") => {
@@ -111,10 +111,6 @@ impl VerifyArgs {
                 self.says_itself(path)?;
                 let job = job.load()?;
                 in_place(&job)?;
-                fails_if_empty = job
-                    .transfers
-                    .iter()
-                    .any(|transfer| transfer.empty == Empty::Fail);
                 self.job(&job, &mut console).await?
             }
             ([source, destination], None) => {
@@ -147,23 +143,21 @@ impl VerifyArgs {
                 say_line(line)?;
             }
         }
-        // A mistyped prefix has nothing that could differ, which looks like success.
-        let is_empty = counts.compared() == counts.extra;
-        if is_empty && !self.strict {
-            let word = if fails_if_empty { "error" } else { "warning" };
-            let message = if self.report.is_some() {
-                "nothing was compared: no line of the report names a copy of an object in S3; compare a job or two places"
-            } else {
-                "nothing was compared: the source and the selection match nothing"
-            };
-            note(&format!("{word}: {message}"));
+        Ok(self.exit(&counts))
+    }
+
+    /// Prints where nothing was compared, and returns the exit code.
+    fn exit(&self, counts: &Counts) -> Exit {
+        let fails = counts.empty.iter().filter(|empty| empty.fails).count() as u64;
+        if !self.strict {
+            for (empty, fails) in self.empty(counts) {
+                let word = if fails { "error" } else { "warning" };
+                note(&format!("{word}: {empty}"));
+            }
         }
-        let bad = counts.different
-            + counts.missing
-            + counts.failed
-            + u64::from(is_empty && fails_if_empty);
+        let bad = counts.different + counts.missing + counts.failed + fails;
         let doubtful = if self.strict {
-            counts.extra + counts.unprovable + self.blind(&counts)
+            counts.extra + counts.unprovable + self.blind(counts)
         } else {
             0
         };
@@ -173,23 +167,49 @@ impl VerifyArgs {
             .cause(counts.failed, counts.found())
             .filter(|_| is_plain)
         {
-            return Ok(cause.into());
+            return cause.into();
         }
-        if bad + doubtful > 0 {
-            termination::set_reason(&format!(
+        if bad + doubtful == 0 {
+            return Exit::Done;
+        }
+        let empty = counts.empty.iter().find(|empty| empty.fails);
+        termination::set_reason(&match empty.filter(|_| bad == fails) {
+            Some(empty) => empty.to_string(),
+            None => format!(
                 "{} compared: {} different, {} missing at the destination, {} failed, {} in doubt",
                 display_counted(counts.compared(), "object"),
                 display_count(counts.different),
                 display_count(counts.missing),
                 display_count(counts.failed),
                 display_count(doubtful)
-            ));
+            ),
+        });
+        Exit::Failures
+    }
+
+    /// Returns what names nothing to compare, each with true if the job calls that a failure. A
+    /// mistyped prefix has nothing that could differ, which looks like success.
+    fn empty(&self, counts: &Counts) -> Vec<(String, bool)> {
+        let empty = counts.empty.iter();
+        let mut empty: Vec<_> = empty
+            .map(
+                |EmptySelection {
+                     transfer,
+                     reason,
+                     fails,
+                 }| {
+                    (
+                        format!("nothing was compared: {transfer}: {reason}"),
+                        *fails,
+                    )
+                },
+            )
+            .collect();
+        if self.report.is_some() && counts.has_nothing() {
+            let what = "nothing was compared: no line of the report names a copy of an object in S3; compare a job or two places";
+            empty.push((what.to_owned(), false));
         }
-        Ok(if bad + doubtful > 0 {
-            Exit::Failures
-        } else {
-            Exit::Done
-        })
+        empty
     }
 
     /// Returns true for SRC DST, which has no manifest.
@@ -242,11 +262,12 @@ impl VerifyArgs {
         } else if let Some(why) = counts.why_not_extra {
             reasons.push(format!("extra objects were not looked for: {why}"));
         }
-        if self.report.is_none() && counts.compared() == 0 {
-            reasons.push(
-                "nothing was compared: the source and the selection match nothing".to_owned(),
-            );
+        let empty = self.empty(counts);
+        if empty.is_empty() && counts.has_nothing() {
+            let what = "nothing was compared: the source and the selection match nothing";
+            reasons.push(what.to_owned());
         }
+        reasons.extend(empty.into_iter().map(|(what, _)| what));
         for reason in &reasons {
             note(&format!("error: --strict: {reason}"));
         }
@@ -358,7 +379,7 @@ impl VerifyArgs {
             let sides = Sides::new(transfer, source, destination);
             let of_transfer =
                 verify::transfer(&sides, self.deep(), |finding| console.tell(finding)).await;
-            counts.merge(&of_transfer);
+            counts.merge(of_transfer);
         }
         Ok(counts)
     }

@@ -40,6 +40,12 @@ pub enum Event<'a> {
         /// Their number.
         bytes: u64,
     },
+    /// An upload that earlier sessions left open is settled: it continues, was aborted, or has
+    /// become its object. Until then, its bytes count as those of an open upload.
+    OrphanSettled {
+        /// The bytes of its parts, as the journal records them.
+        bytes: u64,
+    },
     /// An upload of an earlier session continues, of which S3 has this many bytes.
     BytesResumed {
         /// As in [`Event::UploadBegan`].

@@ -258,7 +258,7 @@ pub struct Receipt {
     /// The size in bytes.
     pub size: u64,
     /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent
-    /// for objects that were left alone.
+    /// for objects that were left alone, or of which only the tags were set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
     /// The number of parts of the upload.
@@ -290,7 +290,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns true if the object was changed in place and the bucket keeps its old version.
+    /// Returns true if the object was changed in place and the bucket keeps its old version. S3
+    /// sets tags alone without a new version, and then there is no route.
     #[must_use]
     pub fn leaves_old_version(&self) -> bool {
         let Ending::Done {
@@ -300,7 +301,7 @@ impl Receipt {
         else {
             return false;
         };
-        self.in_place && is_immutable_version(version)
+        self.in_place && self.route.is_some() && is_immutable_version(version)
     }
 
     /// Returns true for objects that failed.

@@ -48,13 +48,36 @@ pub(super) struct Record {
     /// The ranges whose lists ended early. The next session lists the rest of their keys again.
     missing: BTreeSet<u32>,
     /// The failures of these lists. They are written only if the transfer ends in this session.
-    unlisted: Vec<JournalEvent>,
+    unlisted: Vec<FailedList>,
     /// The receipts of objects that are left to the next session.
     left: Vec<ReceiptLine>,
     /// True if a range that was listed once needs no second list.
     plans_once: bool,
     /// The state in the journal when this session began.
     resumed: Arc<RunState>,
+}
+
+/// The failure of a list that ended early.
+struct FailedList {
+    range: u32,
+    ended: Ended,
+    receipt: Option<ReceiptLine>,
+}
+
+impl FailedList {
+    fn event(self) -> JournalEvent {
+        let Self {
+            range,
+            ended,
+            receipt,
+        } = self;
+        JournalEvent::ObjectEnded {
+            range,
+            object: None,
+            ended,
+            receipt,
+        }
+    }
 }
 
 /// Keys without work that have no event yet.
@@ -251,15 +274,14 @@ impl Record {
         self.missing.insert(self.range);
         let line = self.line(receipt);
         if let Some(ended) = self.ended(receipt) {
-            self.unlisted.push(JournalEvent::ObjectEnded {
+            self.unlisted.push(FailedList {
                 range: self.range,
-                object: None,
                 ended,
                 receipt: line,
             });
         }
         if !self.journal.keeps() {
-            self.events.append(&mut self.unlisted);
+            self.end_unlisted();
         }
     }
 
@@ -337,7 +359,7 @@ impl Record {
     pub(super) fn end_transfer(&mut self, is_done: bool) {
         self.flush_all();
         if is_done {
-            self.events.append(&mut self.unlisted);
+            self.end_unlisted();
             self.events.push(JournalEvent::TransferEnded {
                 transfer: self.transfer,
             });
@@ -346,12 +368,15 @@ impl Record {
         }
     }
 
+    /// Records the failures of lists that ended early.
+    fn end_unlisted(&mut self) {
+        let failed = self.unlisted.drain(..).map(FailedList::event);
+        self.events.extend(failed);
+    }
+
     /// Leaves the receipts of lists that ended early to the next session.
     pub(super) fn leave_unlisted(&mut self) {
-        let receipts = self.unlisted.drain(..).filter_map(|event| match event {
-            JournalEvent::ObjectEnded { receipt, .. } => receipt,
-            _ => None,
-        });
+        let receipts = self.unlisted.drain(..).filter_map(|failed| failed.receipt);
         self.left.extend(receipts);
     }
 

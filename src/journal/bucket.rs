@@ -510,8 +510,9 @@ impl Store for BucketLog {
         while let Some((number, bytes)) = segments.try_next().await? {
             let place = format!("{}{}", self.place, segment_name(number));
             let bytes = bytes.ok_or_else(|| JournalError::missing(&place))?;
+            visit.room().await;
             next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
-                visit(event);
+                visit.event(event);
             })?
             .next;
         }

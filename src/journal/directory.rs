@@ -337,9 +337,10 @@ impl Store for Directory {
         for number in first..=self.segment {
             let file = self.path.join(segment_name(number));
             let place = file.display().to_string();
+            visit.room().await;
             let bytes = self.blocking(move || fs::read(file)).await?;
             next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
-                visit(event);
+                visit.event(event);
             })?
             .next;
         }

@@ -159,7 +159,19 @@ impl RunState {
                     learned: learned.clone(),
                 });
             }
-            _ => self.apply_to_range(at, event),
+            JournalEvent::RangeBegan { .. }
+            | JournalEvent::RangeCut { .. }
+            | JournalEvent::KeysPassed(_)
+            | JournalEvent::RangePlanned { .. }
+            | JournalEvent::TransferEnded { .. }
+            | JournalEvent::ObjectPlanned { .. }
+            | JournalEvent::ObjectEnded { .. } => self.apply_to_range(at, event),
+            JournalEvent::UploadIntended { .. }
+            | JournalEvent::UploadBegan { .. }
+            | JournalEvent::PartStored { .. }
+            | JournalEvent::CompleteIntended { .. }
+            | JournalEvent::UploadEnded { .. }
+            | JournalEvent::UploadKept { .. } => self.apply_to_upload(at, event),
         }
     }
 
@@ -255,22 +267,20 @@ impl RunState {
                 receipt,
             } => {
                 self.unreported += u64::from(receipt.is_none());
-                self.end(*range, ended);
-                if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object)
-                    && let Some(entry) = range.pending.remove(object)
-                    && let Some((bytes, found)) = ended.is_there()
-                {
-                    self.sample.take(RecordedObject {
-                        transfer: range.transfer,
-                        found,
-                        at,
-                        bytes,
-                        entry,
-                    });
-                }
-                self.drop_finished(*range);
+                self.end(at, *range, *object, ended);
             }
-            _ => self.apply_to_upload(at, event),
+            JournalEvent::RunBegan(_)
+            | JournalEvent::RunResumed
+            | JournalEvent::JobChanged(_)
+            | JournalEvent::RunStopped
+            | JournalEvent::RunEnded
+            | JournalEvent::UploadIntended { .. }
+            | JournalEvent::UploadBegan { .. }
+            | JournalEvent::PartStored { .. }
+            | JournalEvent::CompleteIntended { .. }
+            | JournalEvent::UploadEnded { .. }
+            | JournalEvent::UploadKept { .. }
+            | JournalEvent::PaceLearned(_) => {}
         }
     }
 
@@ -366,7 +376,19 @@ impl RunState {
                     open.kept = Kept::ForNextRun;
                 }
             }
-            _ => {}
+            JournalEvent::RunBegan(_)
+            | JournalEvent::RunResumed
+            | JournalEvent::JobChanged(_)
+            | JournalEvent::RunStopped
+            | JournalEvent::RunEnded
+            | JournalEvent::RangeBegan { .. }
+            | JournalEvent::RangeCut { .. }
+            | JournalEvent::KeysPassed(_)
+            | JournalEvent::RangePlanned { .. }
+            | JournalEvent::TransferEnded { .. }
+            | JournalEvent::ObjectPlanned { .. }
+            | JournalEvent::ObjectEnded { .. }
+            | JournalEvent::PaceLearned(_) => {}
         }
     }
 
@@ -397,12 +419,29 @@ impl RunState {
         self.tallies.entry(transfer).or_default().void.pass(passed);
     }
 
-    fn end(&mut self, range: u32, ended: &Ended) {
+    /// Records the ending of an object, which has a number if it was planned.
+    fn end(&mut self, at: Timestamp, number: u32, object: Option<u64>, ended: &Ended) {
         self.totals.end(ended);
         self.unproven.take(ended);
-        if let Some(range) = self.ranges.get(&range) {
-            self.tallies.entry(range.transfer).or_default().end(ended);
+        if let Some(range) = self.ranges.get_mut(&number) {
+            let transfer = range.transfer;
+            let entry = object.and_then(|object| range.pending.remove(&object));
+            let planned = entry.as_ref().map(|entry| entry.size);
+            self.tallies
+                .entry(transfer)
+                .or_default()
+                .end(ended, planned);
+            if let (Some(entry), Some((bytes, found))) = (entry, ended.is_there()) {
+                self.sample.take(RecordedObject {
+                    transfer,
+                    found,
+                    at,
+                    bytes,
+                    entry,
+                });
+            }
         }
+        self.drop_finished(number);
         if let Ended::Failed(failed) = ended {
             if self.failures.len() == FAILURES_KEPT {
                 self.failures.pop_front();
@@ -488,11 +527,15 @@ impl RunState {
     /// Returns the bytes of all stored parts of open uploads.
     #[must_use]
     pub fn open_bytes(&self) -> u64 {
-        self.uploads
-            .values()
-            .filter_map(|open| open.created.as_ref())
-            .map(|created| created.stored_bytes)
-            .sum()
+        self.open_bytes_of_uploads().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Returns the bytes of the stored parts of each open upload, by its number.
+    pub(crate) fn open_bytes_of_uploads(&self) -> impl Iterator<Item = (u64, u64)> {
+        let created = |(upload, open): (&u64, &JournaledUpload)| {
+            Some((*upload, open.created.as_ref()?.stored_bytes))
+        };
+        self.uploads.iter().filter_map(created)
     }
 }
 

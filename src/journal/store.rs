@@ -3,6 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
 use super::error::JournalError;
 use super::event::JournalEvent;
 use super::state::RunState;
@@ -13,8 +16,25 @@ use crate::size::MIB;
 /// a second.
 const TAIL: u64 = 8 * MIB;
 
-/// A function that is called with each event that is read.
-pub(super) type Visit<'a> = &'a mut (dyn FnMut(JournalEvent) + Send);
+/// Receives the events that are read.
+pub(super) trait Visitor: Send {
+    /// Receives an event.
+    fn event(&mut self, event: JournalEvent);
+
+    /// Waits until there is room for more events. A segment always fits.
+    fn room(&mut self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+impl<F: FnMut(JournalEvent) + Send> Visitor for F {
+    fn event(&mut self, event: JournalEvent) {
+        self(event);
+    }
+}
+
+/// A visitor of events.
+pub(super) type Visit<'a> = &'a mut dyn Visitor;
 
 /// The place that stores a journal. Only one writer uses it at a time.
 pub(super) trait Store: Send + Sync + 'static {
@@ -64,7 +84,7 @@ pub(super) trait Store: Send + Sync + 'static {
         state: &RunState,
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Reads all events since the last snapshot again.
+    /// Reads all events since the last snapshot again. Waits for room before each segment.
     fn tail(&mut self, visit: Visit<'_>) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 

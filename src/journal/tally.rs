@@ -83,19 +83,21 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub(super) fn end(&mut self, ended: &Ended) {
-        match ended {
-            Ended::Done { bytes, .. } => {
-                self.settled += 1;
-                self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
-                self.void.planned_bytes = self.void.planned_bytes.saturating_sub(*bytes);
-            }
+    /// Counts an object that ended. `planned` is its size when it was planned, if it was.
+    pub(super) fn end(&mut self, ended: &Ended, planned: Option<u64>) {
+        let stays = match ended {
+            Ended::Done { .. } => true,
             // In a list, a bad copy looks like a good one, so its failure must stay counted.
-            Ended::Failed(failed) if leaves_copy(failed) => {
-                self.settled += 1;
-                self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
-            }
-            ended => self.void.end(ended),
+            Ended::Failed(failed) => leaves_copy(failed),
+            Ended::Skipped { .. } | Ended::Restoring { .. } => false,
+        };
+        if !stays {
+            return self.void.end(ended);
+        }
+        self.settled += 1;
+        if let Some(bytes) = planned {
+            self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
+            self.void.planned_bytes = self.void.planned_bytes.saturating_sub(bytes);
         }
     }
 }
@@ -119,16 +121,31 @@ impl RunTotals {
     }
 
     pub(super) fn pass(&mut self, passed: &Passed) {
-        self.skipped_objects = self.skipped_objects.saturating_add(passed.skipped_objects);
-        self.skipped_bytes = self.skipped_bytes.saturating_add(passed.skipped_bytes);
-        self.unchanged.merge(&passed.unchanged);
-        self.archived_objects = self
-            .archived_objects
-            .saturating_add(passed.archived_objects);
-        self.excluded_objects = self
-            .excluded_objects
-            .saturating_add(passed.excluded_objects);
-        self.ignored = self.ignored.saturating_add(passed.ignored);
+        let Passed {
+            skipped_objects,
+            skipped_bytes,
+            unchanged,
+            archived_objects,
+            excluded_objects,
+            ignored,
+            // Counted by an earlier list of the run.
+            known_objects: _,
+            // These are no counts.
+            range: _,
+            to: _,
+            equal: _,
+            receipts: _,
+        } = passed;
+        self.unchanged.merge(unchanged);
+        for (number, by) in [
+            (&mut self.skipped_objects, skipped_objects),
+            (&mut self.skipped_bytes, skipped_bytes),
+            (&mut self.archived_objects, archived_objects),
+            (&mut self.excluded_objects, excluded_objects),
+            (&mut self.ignored, ignored),
+        ] {
+            *number = number.saturating_add(*by);
+        }
     }
 
     /// Counts an object that ended.
@@ -224,25 +241,50 @@ impl RunTotals {
 
     /// Changes each number by the same number of `other`.
     fn change_numbers(&mut self, other: &Self, change: impl Fn(u64, u64) -> u64) {
+        let Self {
+            planned_objects,
+            planned_bytes,
+            done_objects,
+            done_bytes,
+            in_place_objects,
+            old_versions,
+            parts,
+            skipped_objects,
+            skipped_bytes,
+            archived_objects,
+            restoring_objects,
+            restoring_bytes,
+            excluded_objects,
+            ignored,
+            failed_objects,
+            objects_with_losses,
+            // Counts by name: `add` and `take_back` change them.
+            unchanged: _,
+            reasons: _,
+            losses: _,
+            proofs: _,
+            failures: _,
+            causes: _,
+        } = other;
         for (number, by) in [
-            (&mut self.planned_objects, other.planned_objects),
-            (&mut self.planned_bytes, other.planned_bytes),
-            (&mut self.done_objects, other.done_objects),
-            (&mut self.done_bytes, other.done_bytes),
-            (&mut self.in_place_objects, other.in_place_objects),
-            (&mut self.old_versions, other.old_versions),
-            (&mut self.parts, other.parts),
-            (&mut self.skipped_objects, other.skipped_objects),
-            (&mut self.skipped_bytes, other.skipped_bytes),
-            (&mut self.archived_objects, other.archived_objects),
-            (&mut self.restoring_objects, other.restoring_objects),
-            (&mut self.restoring_bytes, other.restoring_bytes),
-            (&mut self.excluded_objects, other.excluded_objects),
-            (&mut self.ignored, other.ignored),
-            (&mut self.failed_objects, other.failed_objects),
-            (&mut self.objects_with_losses, other.objects_with_losses),
+            (&mut self.planned_objects, planned_objects),
+            (&mut self.planned_bytes, planned_bytes),
+            (&mut self.done_objects, done_objects),
+            (&mut self.done_bytes, done_bytes),
+            (&mut self.in_place_objects, in_place_objects),
+            (&mut self.old_versions, old_versions),
+            (&mut self.parts, parts),
+            (&mut self.skipped_objects, skipped_objects),
+            (&mut self.skipped_bytes, skipped_bytes),
+            (&mut self.archived_objects, archived_objects),
+            (&mut self.restoring_objects, restoring_objects),
+            (&mut self.restoring_bytes, restoring_bytes),
+            (&mut self.excluded_objects, excluded_objects),
+            (&mut self.ignored, ignored),
+            (&mut self.failed_objects, failed_objects),
+            (&mut self.objects_with_losses, objects_with_losses),
         ] {
-            *number = change(*number, by);
+            *number = change(*number, *by);
         }
     }
 }

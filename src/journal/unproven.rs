@@ -33,7 +33,10 @@ impl UnprovenCopies {
             } => {
                 self.0.remove(place);
             }
-            _ => {}
+            Ended::Failed(_)
+            | Ended::Done { settles: None, .. }
+            | Ended::Skipped { .. }
+            | Ended::Restoring { .. } => {}
         }
     }
 

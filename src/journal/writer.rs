@@ -11,6 +11,7 @@
 //! full) only delays snapshots: its receipts stay in the journal.
 
 mod broken;
+mod replay;
 
 use std::future::pending;
 use std::io;
@@ -19,12 +20,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::replay::{ReportReplay, receipts};
 use super::error::JournalError;
 use super::event::{JournalEvent, ReceiptLine};
 use super::segment::push_record;
@@ -65,6 +68,12 @@ pub trait Ledger: Send {
     /// # Errors
     /// Some receipts are not in the report.
     fn sync(&mut self) -> io::Result<u64>;
+
+    /// Waits until the report has taken enough of the receipts that were added for more to fit into
+    /// memory. After a rewind, receipts come as fast as the journal is read.
+    fn room(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
 }
 
 /// The handle that sends events to the journal. Cheap to clone.
@@ -547,7 +556,7 @@ impl<S: Store> WriterTask<S> {
         let Some(mut ledger) = self.start.ledger.take() else {
             return Ok(self.without_ledger());
         };
-        let mut rewound = ledger.rewind(self.start.report);
+        let rewound = ledger.rewind(self.start.report);
         if let Ok(length) = rewound
             && length < self.start.report
         {
@@ -555,16 +564,12 @@ impl<S: Store> WriterTask<S> {
                 "the report is not what the session before left; receipts of that time are missing in it"
             );
         }
-        let mut add = |event: JournalEvent| {
-            if matches!(event, JournalEvent::RunBegan(_)) && rewound.is_ok() {
-                // The bytes before belong to the report of an earlier run.
-                rewound = ledger.rewind(0);
-            }
-            for receipt in receipts(&event) {
-                ledger.add(receipt.as_str());
-            }
-        };
-        let read = self.store.tail(&mut add).await;
+        let mut replay = ReportReplay { ledger, rewound };
+        let read = self.store.tail(&mut replay).await;
+        let ReportReplay {
+            mut ledger,
+            rewound,
+        } = replay;
         if self.start.state.unreported > 0 {
             ledger.add_gap();
         }
@@ -578,18 +583,6 @@ impl<S: Store> WriterTask<S> {
             }
             Err(error) => Ok(Err(error.to_string())),
         }
-    }
-}
-
-/// Returns the receipts that an event carries.
-fn receipts(event: &JournalEvent) -> &[ReceiptLine] {
-    match event {
-        JournalEvent::ObjectEnded {
-            receipt: Some(receipt),
-            ..
-        } => std::slice::from_ref(receipt),
-        JournalEvent::KeysPassed(passed) => &passed.receipts,
-        _ => &[],
     }
 }
 

@@ -3,7 +3,7 @@
 //! The header names the run that the receipts come from. The footer says how the run ended. A
 //! report without a footer was cut, or its run was killed or is still at work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 use crate::execute::Outcome;
 use crate::journal::host;
-use crate::manifest::job::Job;
+use crate::manifest::job::{Job, Versions};
 use crate::printable::{hex, shell};
 
 /// The format with a footer. Reports of format 1 have none.
@@ -57,6 +57,11 @@ pub struct ReportHeader {
     /// Profile or other credentials, Region, and URL of each endpoint.
     #[serde(default)]
     pub identity: BTreeMap<String, String>,
+    /// The transfers that copy histories (`versions: all`). They have a receipt for each version of
+    /// a key, and the others for each key. Absent in reports of old versions, which are read as if
+    /// all transfers copied histories.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histories: Option<BTreeSet<String>>,
     /// True for a run with `--sandbox`, which touched no bucket of the user's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sandbox: bool,
@@ -99,6 +104,7 @@ impl ReportHeader {
                 .iter()
                 .map(|(name, at)| (name.clone(), identity(at, None)))
                 .collect(),
+            histories: Some(histories(job)),
             sandbox: self.sandbox,
         }
     }
@@ -171,6 +177,15 @@ impl ReportHeader {
     pub fn command_line(&self) -> String {
         shell::command(self.command.iter().map(String::as_str))
     }
+}
+
+/// Returns the names of the transfers that copy histories.
+fn histories(job: &Job) -> BTreeSet<String> {
+    let histories = job
+        .transfers
+        .iter()
+        .filter(|transfer| transfer.versions == Versions::All);
+    histories.map(|transfer| transfer.name.clone()).collect()
 }
 
 /// The digits of a run's name that are its time.
@@ -286,6 +301,9 @@ pub struct FooterShards {
     /// The first of these shards, and the reasons.
     #[serde(default)]
     pub reasons: BTreeMap<u32, String>,
+    /// The first retries whose reports are damaged, and the damages.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damaged_retries: BTreeMap<String, String>,
 }
 
 impl Footer {

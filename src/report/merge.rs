@@ -16,6 +16,7 @@
 
 mod file;
 mod fold;
+mod scan;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,13 +27,14 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use self::file::MergedFile;
-use self::fold::{LatestLine, MergeLine, ObjectHasher, Partition, Verdicts};
+use self::fold::{LatestLine, ObjectHasher, Partition, Verdicts};
+use self::scan::{NumberedLines, scan};
+use super::checksum;
 use super::error::ReportError;
-use super::frame::{Footer, FooterShards, ReportHeader, footer, is_gap, time_of_run};
+use super::frame::{Footer, FooterShards, ReportHeader, time_of_run};
 use super::lines::ReportLines;
 use super::read::{ReadError, ReceiptStatus};
 use super::stored::{StoredReport, StoredRuns};
-use super::{CountedLines, checksum};
 use crate::printable::cut;
 
 /// About the most objects whose verdicts are in memory at a time.
@@ -44,6 +46,8 @@ const WAITING: usize = 4;
 /// The most incomplete shards that the footer names, because the last line of a report must be
 /// short.
 const MOST_NAMED: usize = 50;
+/// The most damaged retries that the footer names. Their places may be long.
+const MOST_NAMED_RETRIES: usize = 3;
 /// The most bytes of the reason for each.
 const MOST_BYTES: usize = 160;
 
@@ -67,6 +71,15 @@ pub struct LaterReport {
     pub is_of_failures: bool,
 }
 
+/// The reports of all retries of a run in shards.
+#[derive(Clone, Debug, Default)]
+pub struct LaterReports {
+    /// The reports that are complete and can be read, the oldest first.
+    pub reports: Vec<LaterReport>,
+    /// The places of reports that cannot be read, and the damages.
+    pub damaged: BTreeMap<String, String>,
+}
+
 /// The shards to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeScope {
@@ -83,13 +96,12 @@ pub struct ReportMerge {
     place: String,
     origin: ReportHeader,
     shards: Arc<Vec<ShardReports>>,
-    later: Arc<Vec<LaterReport>>,
+    later: Arc<LaterReports>,
 }
 
 impl ReportMerge {
     /// Prepares a merge, and reads the header of one of the reports. Returns `None` if there are no
-    /// reports. `later` must be complete reports of retries, the oldest first. `run` is the name of
-    /// the merged run.
+    /// reports. `run` is the name of the merged run.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -98,7 +110,7 @@ impl ReportMerge {
         run: &str,
         began: Timestamp,
         shards: Vec<ShardReports>,
-        later: Vec<LaterReport>,
+        later: LaterReports,
     ) -> Result<Option<Self>, ReadError> {
         let mut reports = shards.iter().filter_map(|shard| shard.runs.reports.last());
         let Some(first) = reports.next() else {
@@ -144,6 +156,7 @@ impl ReportMerge {
             // If no report has a footer, the run has not gone further than its beginning.
             footer: empty_footer(self.origin.time.unwrap_or_default()),
             unfinished: BTreeMap::new(),
+            damaged_retries: self.later.damaged.clone(),
         };
         tokio::spawn(task.run());
         let chunks = stream::unfold(receiver, |mut receiver| async {
@@ -219,6 +232,8 @@ struct MergeTask {
     footer: Footer,
     /// The shards whose reports are not complete, and the reasons.
     unfinished: BTreeMap<u32, String>,
+    /// The places of retries whose reports are damaged, and the damages.
+    damaged_retries: BTreeMap<String, String>,
 }
 
 impl MergeTask {
@@ -241,11 +256,16 @@ impl MergeTask {
             Arc::clone(&self.merge.shards),
             Arc::clone(&self.merge.later),
         );
+        let later = &later.reports;
         let receipts = later.iter().map(|later| later.report.receipts()).sum();
         for (pass, partition) in Partition::outer(receipts, AT_ONCE).enumerate() {
             let mut retries = Verdicts::new(&self.hasher, partition);
             for (number, later) in (0..).zip(later.iter()) {
-                scan(&later.report, number, &mut retries).await?;
+                let damage = scan(&later.report, number, &mut retries, &self.merge.origin).await?;
+                if let Some(damage) = damage {
+                    let place = later.report.location().to_string();
+                    self.damaged_retries.entry(place).or_insert(damage);
+                }
             }
             for shard in shards.iter() {
                 self.shard(shard, partition, &mut retries, pass == 0)
@@ -289,12 +309,14 @@ impl MergeTask {
         let receipts = reports.iter().map(StoredReport::receipts).sum();
         for partition in partition.inner(receipts, AT_ONCE) {
             let mut verdicts = Verdicts::new(&self.hasher, partition);
-            let mut damage = None;
+            let mut damages = Vec::new();
             for (number, report) in (0..).zip(reports) {
-                damage = scan(report, number, &mut verdicts).await?;
+                let origin = &self.merge.origin;
+                damages.push(scan(report, number, &mut verdicts, origin).await?);
             }
-            if let Some(damage) = damage {
-                self.leave_unfinished(shard.shard, damage);
+            let latest_damage = damages.last_mut().and_then(Option::take);
+            if let Some(damage) = latest_damage {
+                self.leave_unfinished(shard.shard, damaged(&damage));
             } else if let (true, Some(latest)) = (is_whole, reports.len().checked_sub(1)) {
                 verdicts.require_seen_in(u32::try_from(latest).unwrap_or(u32::MAX));
             }
@@ -303,8 +325,14 @@ impl MergeTask {
             }
             verdicts.give_way_to(retries);
             self.count(verdicts.iter());
-            for (number, report) in (0..).zip(reports) {
-                self.emit(report, &verdicts.lines_of(number)).await?;
+            for ((number, report), damage) in (0..).zip(reports).zip(damages) {
+                let lines = verdicts.lines_of(number);
+                // A damaged report of an earlier run does no harm if the latest one has all
+                // objects.
+                if let Some(damage) = damage.filter(|_| !lines.is_empty()) {
+                    self.leave_unfinished(shard.shard, damaged(&damage));
+                }
+                self.emit(report, &lines).await?;
             }
         }
         Ok(())
@@ -313,14 +341,36 @@ impl MergeTask {
     /// Adds the end of a shard's latest run to the footer.
     fn begin_shard(&mut self, shard: &ShardReports, latest: Option<&Footer>) {
         if let Some(footer) = latest {
-            self.footer.time = self.footer.time.max(footer.time);
-            self.footer.excluded_objects += footer.excluded_objects;
-            self.footer.sessions += footer.sessions;
-            self.footer.seconds += footer.seconds;
+            let Footer {
+                time,
+                excluded_objects,
+                sessions,
+                seconds,
+                // The end of the merged run follows from those of all shards.
+                exit: _,
+                complete: _,
+                // Counted by the objects, or by `count_footer`.
+                done_objects: _,
+                done_bytes: _,
+                skipped_objects: _,
+                failed_objects: _,
+                objects_with_losses: _,
+                stopped_objects: _,
+                restoring_objects: _,
+                archived_objects: _,
+                // About the lines of this report only.
+                shards: _,
+                lines: _,
+                checksum: _,
+            } = footer;
+            self.footer.time = self.footer.time.max(*time);
+            self.footer.excluded_objects += excluded_objects;
+            self.footer.sessions += sessions;
+            self.footer.seconds += seconds;
         }
         let why = match (&shard.unfinished, &shard.runs.damage, latest) {
             (Some(why), ..) => Some(why.clone()),
-            (_, Some(damage), _) => Some(format!("its report is damaged: {damage}")),
+            (_, Some(damage), _) => Some(damaged(&damage.what)),
             (.., None) if shard.runs.reports.is_empty() => None,
             (.., None) => Some("its report has no footer: it is at work, or was killed".to_owned()),
             (.., Some(footer)) if !footer.complete => {
@@ -342,7 +392,7 @@ impl MergeTask {
     /// lists that had failed.
     fn is_settled(&self, shard: Option<&Footer>) -> bool {
         let began = |later: &LaterReport| time_of_run(later.report.run());
-        let mut later = self.merge.later.iter();
+        let mut later = self.merge.later.reports.iter();
         shard.is_some_and(|ended| later.any(|it| it.is_of_failures && began(it) > ended.time))
     }
 
@@ -365,13 +415,35 @@ impl MergeTask {
         }
     }
 
-    /// Counts the objects of a shard by its footer, because its report is not read.
+    /// Counts the objects of a clean shard by its footer, because its report is not read.
     fn count_footer(&mut self, told: &Footer) {
+        let Footer {
+            done_objects,
+            done_bytes,
+            skipped_objects,
+            archived_objects,
+            // A clean shard has none.
+            failed_objects: _,
+            objects_with_losses: _,
+            stopped_objects: _,
+            restoring_objects: _,
+            // Added by `begin_shard`.
+            time: _,
+            excluded_objects: _,
+            sessions: _,
+            seconds: _,
+            // About this report only.
+            exit: _,
+            complete: _,
+            shards: _,
+            lines: _,
+            checksum: _,
+        } = told;
         let footer = &mut self.footer;
-        footer.done_objects += told.done_objects;
-        footer.done_bytes = footer.done_bytes.saturating_add(told.done_bytes);
-        footer.skipped_objects += told.skipped_objects;
-        footer.archived_objects += told.archived_objects;
+        footer.done_objects += done_objects;
+        footer.done_bytes = footer.done_bytes.saturating_add(*done_bytes);
+        footer.skipped_objects += skipped_objects;
+        footer.archived_objects += archived_objects;
     }
 
     /// Copies the lines of a report with these numbers.
@@ -425,8 +497,15 @@ impl MergeTask {
             reasons: reasons
                 .map(|(shard, why)| (*shard, cut(why.clone(), MOST_BYTES)))
                 .collect(),
+            damaged_retries: self
+                .damaged_retries
+                .iter()
+                .take(MOST_NAMED_RETRIES)
+                .map(|(place, damage)| (place.clone(), cut(damage.clone(), MOST_BYTES)))
+                .collect(),
         });
-        footer.complete = self.unfinished.is_empty() && footer.stopped_objects == 0;
+        let is_whole = self.unfinished.is_empty() && self.damaged_retries.is_empty();
+        footer.complete = is_whole && footer.stopped_objects == 0;
         footer.exit = match (footer.complete, footer.failed_objects) {
             (false, _) => 4,
             (true, 0) if footer.restoring_objects > 0 => 5,
@@ -446,87 +525,37 @@ impl MergeTask {
 
 /// Returns true if no object of a shard with this footer is left to do.
 fn is_clean(footer: &Footer) -> bool {
+    let Footer {
+        complete,
+        failed_objects,
+        stopped_objects,
+        restoring_objects,
+        objects_with_losses,
+        // Objects that are over.
+        done_objects: _,
+        done_bytes: _,
+        skipped_objects: _,
+        archived_objects: _,
+        excluded_objects: _,
+        // Other facts about the run.
+        time: _,
+        exit: _,
+        sessions: _,
+        seconds: _,
+        shards: _,
+        lines: _,
+        checksum: _,
+    } = footer;
     let left = [
-        footer.failed_objects,
-        footer.stopped_objects,
-        footer.restoring_objects,
-        footer.objects_with_losses,
+        failed_objects,
+        stopped_objects,
+        restoring_objects,
+        objects_with_losses,
     ];
-    footer.complete && left == [0; 4]
+    *complete && left == [&0; 4]
 }
 
-/// The lines of a report in S3, with their numbers.
-struct NumberedLines {
-    lines: ReportLines,
-    number: u64,
-}
-
-impl NumberedLines {
-    fn of(report: &StoredReport) -> Self {
-        Self {
-            lines: ReportLines::of_pieces(report),
-            number: 0,
-        }
-    }
-
-    /// Returns the next line with its number, or the reason why it cannot be used.
-    async fn next(&mut self) -> Result<Option<(u64, Result<String, String>)>, ReportError> {
-        self.number += 1;
-        match self.lines.next().await {
-            Ok(line) => Ok(line.map(|line| (self.number, Ok(line)))),
-            Err(ReadError::Store(error @ ReportError::Store { .. })) => Err(error),
-            Err(error) => Ok(Some((self.number, Err(error.to_string())))),
-        }
-    }
-}
-
-/// Reads a report into verdicts. Returns its first damage, if it has any.
-async fn scan(
-    report: &StoredReport,
-    number: u32,
-    verdicts: &mut Verdicts,
-) -> Result<Option<String>, ReportError> {
-    let mut lines = NumberedLines::of(report);
-    let mut counted: Option<CountedLines> = None;
-    let (mut damage, mut last) = (None, None);
-    let mut wrong = |line: u64, what: &str| {
-        damage.get_or_insert_with(|| format!("its report is damaged: line {line}: {what}"));
-    };
-    while let Some((at, line)) = lines.next().await? {
-        let line = match line {
-            Ok(line) => line,
-            Err(what) => {
-                wrong(at, &what);
-                continue;
-            }
-        };
-        let Some(counted) = &mut counted else {
-            counted = Some(CountedLines::of_head(format!("{line}\n").as_bytes()));
-            continue;
-        };
-        if last.is_some() {
-            wrong(at, "it is behind the footer");
-        } else if is_gap(&line) {
-            wrong(at, "receipts of an earlier session are missing here");
-        } else if let Ok(receipt) = serde_json::from_str::<MergeLine>(&line) {
-            counted.lines += 1;
-            counted.sum.update(line.as_bytes());
-            counted.sum.update(b"\n");
-            verdicts.take(number, at, &receipt);
-        } else if let Some(footer) = footer(&line) {
-            last = Some(footer);
-        } else {
-            wrong(at, "it is not a receipt");
-        }
-    }
-    let (Some(footer), Some(counted)) = (last, counted) else {
-        return Ok(damage);
-    };
-    let sum = format!("{:016x}", counted.sum.finalize());
-    let is_changed = footer.lines.is_some_and(|lines| lines != counted.lines)
-        || footer.checksum.is_some_and(|told| told != sum);
-    if is_changed && damage.is_none() {
-        damage = Some("its report is damaged: the footer was written for other lines".to_owned());
-    }
-    Ok(damage)
+/// Returns the reason why a shard with this damage is not complete.
+fn damaged(damage: &str) -> String {
+    format!("its report is damaged: {damage}")
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{FORMAT, Footer, ReportHeader, footer, is_gap};
 use super::lines::ReportLines;
+use super::object::ObjectId;
 use super::read::{ReadError, ReceiptStatus};
 use crate::printable::cut;
 
@@ -133,11 +134,12 @@ struct ErrorView {
 }
 
 /// The content of the lines that were read so far.
-struct OverviewReader {
+struct OverviewReader<'a> {
+    origin: &'a ReportHeader,
     counts: ReceiptCounts,
     proofs: BTreeMap<String, u64>,
     /// Each object that is not done, with its cause.
-    undone: BTreeMap<(String, String, Option<String>), (ReceiptStatus, usize)>,
+    undone: BTreeMap<ObjectId, (ReceiptStatus, usize)>,
     causes: Vec<UndoneCause>,
     known: HashMap<(ReceiptStatus, String, String, String), usize>,
     footer: Option<Footer>,
@@ -181,6 +183,7 @@ pub async fn overview_and(
     }
     each(&first);
     let mut reader = OverviewReader {
+        origin: &origin,
         counts: ReceiptCounts::default(),
         proofs: BTreeMap::new(),
         undone: BTreeMap::new(),
@@ -204,10 +207,10 @@ pub async fn overview_and(
             Err(error) => return Err(error),
         }
     }
-    Ok(reader.end(place, origin, shown))
+    Ok(reader.end(place, shown))
 }
 
-impl OverviewReader {
+impl OverviewReader<'_> {
     /// Remembers the first damage.
     fn damaged(&mut self, number: u64, what: &str) {
         let what = || cut(format!("line {number}: {what}"), MOST_BYTES);
@@ -261,8 +264,15 @@ impl OverviewReader {
 
     /// Keeps the last status of each object, like [`read`](super::read::read).
     fn fold(&mut self, receipt: ReceiptView) {
-        let object = (receipt.transfer, receipt.source, receipt.source_version);
-        let status = receipt.status;
+        let ReceiptView {
+            transfer,
+            source,
+            source_version,
+            status,
+            error,
+            ..
+        } = receipt;
+        let object = self.origin.object(transfer, source, source_version);
         let has_failed = |(before, _): &(ReceiptStatus, usize)| *before == ReceiptStatus::Failed;
         match status {
             ReceiptStatus::Done => _ = self.undone.remove(&object),
@@ -273,7 +283,7 @@ impl OverviewReader {
                 self.is_full = true;
             }
             _ => {
-                let cause = self.cause(status, receipt.error);
+                let cause = self.cause(status, error);
                 self.undone.insert(object, (status, cause));
             }
         }
@@ -313,16 +323,16 @@ impl OverviewReader {
         self.causes.len() - 1
     }
 
-    fn end(mut self, report: String, origin: ReportHeader, shown: usize) -> Overview {
+    fn end(mut self, report: String, shown: usize) -> Overview {
         self.check_footer();
         let not_done = self.undone.len() as u64;
-        for ((_, source, _), (_, cause)) in self.undone {
+        for (object, (_, cause)) in self.undone {
             let Some(cause) = self.causes.get_mut(cause) else {
                 continue;
             };
             cause.objects += 1;
             if cause.first.len() < shown {
-                cause.first.push(cut(source, MOST_BYTES));
+                cause.first.push(cut(object.source, MOST_BYTES));
             }
         }
         self.causes.retain(|cause| cause.objects > 0);
@@ -330,7 +340,7 @@ impl OverviewReader {
             .sort_by_key(|cause| std::cmp::Reverse(cause.objects));
         let state = match &self.footer {
             _ if self.damage.is_some() => ReportState::Damaged,
-            None if origin.report > 1 => ReportState::Unfinished,
+            None if self.origin.report > 1 => ReportState::Unfinished,
             Some(footer) if !footer.complete => ReportState::Stopped,
             _ => ReportState::Complete,
         };
@@ -338,7 +348,7 @@ impl OverviewReader {
             report,
             state,
             damage: self.damage,
-            origin,
+            origin: self.origin.clone(),
             footer: self.footer,
             receipts: self.counts,
             proofs: self.proofs,

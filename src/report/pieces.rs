@@ -20,7 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crc_fast::{CrcAlgorithm, checksum_combine};
-use tokio::sync::{mpsc, oneshot};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::ReportEnd;
@@ -31,9 +33,6 @@ use crate::journal::{Ledger, host};
 use crate::manifest::job::ReportPlace;
 use crate::size::MIB;
 
-/// The most bytes that may wait for S3 during a run. If more would wait, they are dropped, and the
-/// report is completed from the journal later.
-const MOST_WAITING: usize = 64 << 20;
 /// The most attempts to find a free number. Other sessions take numbers at first, and later pieces
 /// of this session whose answers were lost.
 const ROUNDS: u32 = 8;
@@ -45,6 +44,9 @@ pub struct PieceLimits {
     pub bytes: u64,
     /// The longest time for which receipts gather.
     pub time: Duration,
+    /// The most bytes that may wait for S3. During a run, more are dropped, and the report is
+    /// completed from the journal later. Receipts of the journal wait until there is room.
+    pub waiting: usize,
 }
 
 impl Default for PieceLimits {
@@ -52,6 +54,7 @@ impl Default for PieceLimits {
         Self {
             bytes: 4 * MIB,
             time: Duration::from_secs(15),
+            waiting: 64 << 20,
         }
     }
 }
@@ -62,6 +65,8 @@ pub struct BucketReport {
     queue: mpsc::UnboundedSender<PieceMessage>,
     shared: Arc<PieceShared>,
     directory: RunDirectory,
+    /// The most bytes that may wait for S3.
+    most_waiting: usize,
     /// The length of the report with its header only.
     header: u64,
     /// True if this session created the report, and has not rewound it or added a receipt yet. Then
@@ -80,9 +85,16 @@ struct PieceShared {
     kept: Mutex<Vec<PieceHead>>,
     /// The bytes in the queue.
     waiting: AtomicUsize,
+    /// Notified when bytes leave the queue.
+    taken: Notify,
 }
 
 impl PieceShared {
+    /// Returns true if no more than this many bytes wait in the queue.
+    fn has_room(&self, most: usize) -> bool {
+        self.waiting.load(Ordering::Relaxed) <= most
+    }
+
     fn kept(&self) -> MutexGuard<'_, Vec<PieceHead>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,6 +160,7 @@ impl BucketReport {
             queue,
             shared,
             directory,
+            most_waiting: limits.waiting,
             header,
             is_new,
             is_replaying: false,
@@ -199,8 +212,7 @@ impl Ledger for BucketReport {
 
     fn add(&mut self, receipt: &str) {
         self.is_new = false;
-        self.lags |=
-            !self.is_replaying && self.shared.waiting.load(Ordering::Relaxed) > MOST_WAITING;
+        self.lags |= !self.is_replaying && !self.shared.has_room(self.most_waiting);
         if !self.lags {
             self.shared
                 .waiting
@@ -228,6 +240,17 @@ impl Ledger for BucketReport {
         } else {
             0
         })
+    }
+
+    fn room(&self) -> BoxFuture<'static, ()> {
+        let (shared, most) = (Arc::clone(&self.shared), self.most_waiting);
+        let room = async move {
+            // A notification that comes before the wait ends it.
+            while !shared.has_room(most) {
+                shared.taken.notified().await;
+            }
+        };
+        room.boxed()
     }
 }
 
@@ -344,6 +367,7 @@ impl PieceWriter {
                 self.shared
                     .waiting
                     .fetch_sub(receipt.len(), Ordering::Relaxed);
+                self.shared.taken.notify_one();
                 self.add(&receipt);
                 self.receipts += 1;
                 if self.pending.len() as u64 >= self.limits.bytes {

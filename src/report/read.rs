@@ -19,6 +19,7 @@ use crate::plan::loss::Loss;
 
 use super::ReportLines;
 use super::frame::{FORMAT, Footer, ReportHeader, footer, is_gap};
+use super::object::ObjectId;
 
 mod error;
 mod there;
@@ -39,6 +40,8 @@ pub struct ReportedFailure {
     pub version: Option<String>,
     /// `s3://bucket/key`. The transfer's destination if the source could not be listed.
     pub destination: String,
+    /// Its size in bytes, as far as it was known.
+    pub size: u64,
     /// The number of its line in the report.
     pub line: usize,
 }
@@ -91,6 +94,8 @@ struct ParsedReceipt {
     source_etag: Option<String>,
     source_modified: Option<Timestamp>,
     destination: String,
+    #[serde(default)]
+    size: u64,
     status: ReceiptStatus,
     reason: Option<String>,
     route: Option<String>,
@@ -113,22 +118,39 @@ impl ParsedReceipt {
             proof: self.proof.clone(),
         })
     }
+
+    /// Returns the object as one that is to be copied again.
+    fn failure(&self, line: usize) -> ReportedFailure {
+        ReportedFailure {
+            transfer: self.transfer.clone(),
+            source: self.source.clone(),
+            version: self.source_version.clone(),
+            destination: self.destination.clone(),
+            size: self.size,
+            line,
+        }
+    }
 }
 
 /// The status of an object. A line with any other word is not a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum ReceiptStatus {
+pub(crate) enum ReceiptStatus {
+    /// Copied or uploaded.
     Done,
+    /// Left alone.
     Skipped,
+    /// Being restored from an archive.
     Restoring,
+    /// Not copied.
     Failed,
+    /// Left undone by a stop.
     Stopped,
 }
 
 impl ReceiptStatus {
     /// Returns the word of the status in a receipt.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Skipped => "skipped",
@@ -176,7 +198,7 @@ struct ObjectLines {
 }
 
 impl ObjectLines {
-    fn take(&mut self, object: &ObjectVersion, status: ReceiptStatus, number: usize) {
+    fn take(&mut self, object: &ObjectId, status: ReceiptStatus, number: usize) {
         if !matches!(status, ReceiptStatus::Done | ReceiptStatus::Skipped) {
             return;
         }
@@ -252,16 +274,8 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
     let is_incomplete = footer.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone
         .into_iter()
-        .filter(|(_, (what, ..))| is_incomplete || *what != Undone::Restoring)
-        .map(
-            |((transfer, source, version), (_, line, destination))| ReportedFailure {
-                transfer,
-                source,
-                version,
-                destination,
-                line,
-            },
-        )
+        .filter(|(_, (what, _))| is_incomplete || *what != Undone::Restoring)
+        .map(|(_, (_, failure))| failure)
         .collect();
     Ok(Report {
         origin,
@@ -301,16 +315,14 @@ fn origin(place: &str, first: &str) -> Result<ReportHeader, ReadError> {
     Ok(origin)
 }
 
-/// A transfer, a source, and its version.
-type ObjectVersion = (String, String, Option<String>);
-
 /// The content of the lines that were read so far.
 struct ReportReader<'a> {
     place: String,
     origin: &'a ReportHeader,
-    /// The objects that are not done, each with the number of its line and the destination.
-    undone: BTreeMap<ObjectVersion, (Undone, usize, String)>,
-    lossy: BTreeMap<(String, String), LostObject>,
+    /// The objects that are not done.
+    undone: BTreeMap<ObjectId, (Undone, ReportedFailure)>,
+    /// The objects of which something was lost.
+    lossy: BTreeMap<ObjectId, LostObject>,
     footer: Option<Footer>,
     /// The number of the last line.
     last: usize,
@@ -360,13 +372,17 @@ impl ReportReader<'_> {
         };
         self.sum.update(text.as_bytes());
         self.sum.update(b"\n");
-        note_losses(&mut self.lossy, &line, number);
+        let object = self.origin.object(
+            line.transfer.clone(),
+            line.source.clone(),
+            line.source_version.clone(),
+        );
+        note_losses(&mut self.lossy, &object, &line, number);
         self.there.take(&line);
-        let object = (line.transfer, line.source, line.source_version);
         self.objects.take(&object, line.status, number);
-        let before = self.undone.get(&object).map(|(what, ..)| *what);
-        let insert =
-            |object, what| _ = self.undone.insert(object, (what, number, line.destination));
+        let before = self.undone.get(&object).map(|(what, _)| *what);
+        let mut insert =
+            |object, what| _ = self.undone.insert(object, (what, line.failure(number)));
         match (line.status, before) {
             (ReceiptStatus::Failed, _) => insert(object, Undone::Failed),
             (ReceiptStatus::Done, _) => _ = self.undone.remove(&object),
@@ -411,31 +427,27 @@ impl ReportReader<'_> {
 
 /// Remembers an object that was copied with losses, until a later line reports a copy without any.
 fn note_losses(
-    lost: &mut BTreeMap<(String, String), LostObject>,
+    lost: &mut BTreeMap<ObjectId, LostObject>,
+    object: &ObjectId,
     line: &ParsedReceipt,
     number: usize,
 ) {
-    let key = (line.transfer.clone(), line.source.clone());
-    if line.status == ReceiptStatus::Done && !line.losses.is_empty() {
-        let object = ReportedFailure {
-            transfer: line.transfer.clone(),
-            source: line.source.clone(),
-            version: line.source_version.clone(),
-            destination: line.destination.clone(),
-            line: number,
-        };
-        let attributes = line.losses.iter().map(|loss| loss.attribute).collect();
-        lost.insert(
-            key,
-            LostObject {
-                object,
-                attributes,
-                copy: line.copy(),
-            },
-        );
-    } else if !lost.is_empty() && line.status == ReceiptStatus::Done {
-        lost.remove(&key);
+    if line.status != ReceiptStatus::Done {
+        return;
     }
+    if line.losses.is_empty() {
+        lost.remove(object);
+        return;
+    }
+    let attributes = line.losses.iter().map(|loss| loss.attribute).collect();
+    lost.insert(
+        object.clone(),
+        LostObject {
+            object: line.failure(number),
+            attributes,
+            copy: line.copy(),
+        },
+    );
 }
 
 #[cfg(test)]
@@ -521,6 +533,36 @@ mod tests {
                 .contains("lacks receipts of an earlier session"),
             "{error}"
         );
+    }
+
+    /// A receipt names the version only if the object was read.
+    #[test]
+    fn a_receipt_that_names_no_version_is_about_the_same_object() {
+        let version = |line: &str, version: &str| {
+            line.replace(
+                r#""status""#,
+                &format!(r#""source_version":"{version}","status""#),
+            )
+        };
+        let current = HEAD.replace(r#""directory""#, r#""histories":[],"directory""#);
+        let history = HEAD.replace(r#""directory""#, r#""histories":["t"],"directory""#);
+        let (failed, done) = (line("a", "failed"), version(&line("a", "done"), "v1"));
+        let stopped = version(&line("b", "stopped"), "v1");
+        let b_done = version(&line("b", "done"), "v2");
+        let skipped = line("a", "skipped");
+        let lines = |head: &str| of(&[head, &failed, &stopped, &done, &b_done, &skipped]).unwrap();
+        let report = lines(&current);
+        assert_eq!(report.failed, []);
+        // The line of the copy counts.
+        assert_eq!(Vec::from_iter(report.superseded), [6]);
+        // In a history, the two versions of `b` are two objects.
+        let report = lines(&history);
+        let failed: Vec<_> = report
+            .failed
+            .iter()
+            .map(|failed| (failed.source.as_str(), failed.line))
+            .collect();
+        assert_eq!(failed, [("a", 2), ("b", 3)]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
 mod runs;
 
-pub use self::runs::StoredRuns;
+pub use self::runs::{ReportDamage, StoredRuns};
 
 /// The prefix of the names of run directories.
 const RUN: &str = "report-";

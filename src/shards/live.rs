@@ -4,8 +4,8 @@
 //! Each later record replaces only the previous one (`If-Match`). So a process that has lost its
 //! shard does not overwrite the records of its successor. If the answer to a write is lost, the
 //! `ETag` of the last record is unknown, and the next write is refused. So the process reads the
-//! record after a refusal. It replaces a record of its own, and stops writing if the record is that
-//! of another process.
+//! record after a refusal. It replaces a record of its own, writes one that was deleted again, and
+//! stops writing if the record is that of another process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -41,7 +41,7 @@ pub struct LiveCounts {
     planned_bytes: AtomicU64,
     done_objects: AtomicU64,
     done_bytes: AtomicI64,
-    /// The bytes in open uploads of earlier sessions that this session has not resumed yet.
+    /// The bytes in open uploads of earlier sessions that this session has not settled yet.
     open_bytes: AtomicU64,
     skipped_objects: AtomicU64,
     skipped_bytes: AtomicU64,
@@ -94,12 +94,11 @@ impl Monitor for LiveCounts {
                 self.planned_objects.fetch_add(1, Ordering::Relaxed);
                 self.planned_bytes.fetch_add(*bytes, Ordering::Relaxed);
             }
-            Event::BytesCopied { bytes, .. } => {
+            Event::BytesCopied { bytes, .. } | Event::BytesResumed { bytes, .. } => {
                 self.done_bytes.fetch_add(signed(*bytes), Ordering::Relaxed);
             }
-            Event::BytesResumed { bytes, .. } => {
-                self.done_bytes.fetch_add(signed(*bytes), Ordering::Relaxed);
-                // They count already, so that they are not taken for the work of this session.
+            Event::OrphanSettled { bytes } => {
+                // If the upload continues, its bytes are counted as resumed.
                 let left = |open: u64| Some(open.saturating_sub(*bytes));
                 let _ = self
                     .open_bytes
@@ -125,7 +124,13 @@ impl Monitor for LiveCounts {
                     Ending::Restoring { .. } | Ending::Stopped => {}
                 }
             }
-            _ => {}
+            Event::TransferBegan { .. }
+            | Event::PlanEnded
+            | Event::UploadBegan { .. }
+            | Event::UploadEnded { .. }
+            | Event::Ignored { .. }
+            | Event::Excluded
+            | Event::Paused { .. } => {}
         }
     }
 }
@@ -250,7 +255,10 @@ impl LiveWriter {
                 let condition = self.store.replacing(there.etag.as_deref());
                 self.store.put(name, record, condition).await
             }
-            _ => Ok(StateWrite::Refused),
+            // Somebody has deleted it. If another process takes the shard over, it writes its own
+            // without a condition.
+            None => self.store.put(name, record, WriteCondition::Absent).await,
+            Some(_) => Ok(StateWrite::Refused),
         }
     }
 
@@ -313,6 +321,7 @@ mod tests {
             ..LiveCounts::default()
         };
         assert_eq!(counts.totals().done_bytes, 100);
+        counts.observe(&Event::OrphanSettled { bytes: 60 });
         counts.observe(&Event::BytesResumed { id: 1, bytes: 60 });
         assert_eq!(counts.totals().done_bytes, 100, "no work of this session");
         counts.observe(&Event::BytesCopied {
@@ -322,6 +331,9 @@ mod tests {
         assert_eq!(counts.totals().done_bytes, 105);
         // An upload that the journal does not have, for instance an adopted one.
         counts.observe(&Event::BytesResumed { id: 2, bytes: 70 });
+        assert_eq!(counts.totals().done_bytes, 175);
+        // An upload that is aborted.
+        counts.observe(&Event::OrphanSettled { bytes: 40 });
         assert_eq!(counts.totals().done_bytes, 135);
     }
 }

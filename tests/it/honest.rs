@@ -296,3 +296,77 @@ async fn verify_says_that_nothing_was_compared() {
     assert_eq!(exit, 1, "{stderr}");
     assert!(stderr.contains("error: nothing was compared"), "{stderr}");
 }
+
+/// Each transfer is judged by itself, as by `plan` and `run`.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_the_empty_transfer_next_to_a_good_one() {
+    let world = World::new().await;
+    world.put("good/k", 100);
+    world.put_in(DESTINATION, "good/k", 100);
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let verify = async |empty: &str, more: &[&str]| {
+        let text = format!(
+            "version: 1\ndefaults: {{empty: {empty}}}\ntransfers:\n  \
+             - {{name: good, from: {{s3: s3://source/good/}}, to: {{s3: s3://destination/good/}}}}\n  \
+             - {{name: bad, from: {{s3: s3://source/mistyped/}}, to: {{s3: s3://destination/bad/}}}}\n"
+        );
+        std::fs::write(job.path(), text).unwrap();
+        let words = ["verify", job.path().to_str().unwrap()];
+        run(at(&world), &[&words[..], more].concat()).await
+    };
+    let found = "nothing was compared: bad: nothing below s3://source/mistyped/";
+    for (empty, strict, expected, said) in [
+        ("fail", &[][..], 1, format!("error: {found}")),
+        ("warn", &[], 0, format!("warning: {found}")),
+        (
+            "warn",
+            &["--strict"],
+            1,
+            format!("error: --strict: {found}"),
+        ),
+    ] {
+        let (exit, stdout, stderr) = verify(empty, strict).await;
+        assert_eq!(exit, expected, "{empty} {strict:?}: {stdout} {stderr}");
+        assert!(stderr.contains(&said), "{said}: {stderr}");
+        assert!(!stderr.contains(": good: "), "{stderr}");
+    }
+    let (exit, stdout, _) = verify("fail", &["--json"]).await;
+    let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let empty = &last["summary"]["empty"][0];
+    assert_eq!(
+        (exit, &empty["transfer"], &empty["fails"]),
+        (1, &"bad".into(), &true.into())
+    );
+    let (exit, _, stderr) = verify("ok", &[]).await;
+    assert!(exit == 0 && !stderr.contains("nothing"), "{stderr}");
+}
+
+/// A report without receipts proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_comparison_of_a_report_without_receipts_fails() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report.jsonl");
+    let report = report.to_str().unwrap();
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        report,
+    ];
+    let (exit, _, stderr) = run(at(&world), &copy).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let verify = ["verify", "--report", report];
+    let said = "nothing was compared: no line of the report names a copy";
+    let (exit, _, stderr) = run(at(&world), &verify).await;
+    assert!(
+        exit == 0 && stderr.contains(&format!("warning: {said}")),
+        "{exit} {stderr}"
+    );
+    let (exit, _, stderr) = run(at(&world), &[&verify[..], &["--strict"]].concat()).await;
+    assert!(
+        exit == 1 && stderr.contains(&format!("error: --strict: {said}")),
+        "{exit} {stderr}"
+    );
+}

@@ -5,6 +5,7 @@ mod read;
 mod refused;
 pub(crate) mod s3;
 mod s3_damaged;
+mod unended;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -118,7 +119,28 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
         exit == 1 && stdout.contains("1 equal") && stdout.contains("1 failed"),
         "{exit} {stdout}"
     );
-    assert!(stdout.contains("failed      s3://source/b"), "{stdout}");
+    assert!(
+        stdout.contains("failed      s3://source/b -> s3://destination/b: the run failed"),
+        "{stdout}"
+    );
+    let verify = ["verify", "--json", "--report", report.to_str().unwrap()];
+    let (_, stdout, _) = run(at(&world), &verify).await;
+    let lines = stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut failed = lines.filter(|line| line["status"] == "failed");
+    let line = failed.next().unwrap();
+    // Like any other pair that failed.
+    assert_eq!(
+        (&line["destination"], &line["size"], &line["error"]["kind"]),
+        (
+            &"s3://destination/b".into(),
+            &100.into(),
+            &"not-copied".into()
+        ),
+        "{line}"
+    );
+    assert!(line["error"]["message"].is_string(), "{line}");
     // The next run names the report that it replaces.
     let (_, _, stderr) = run_in(
         &world,

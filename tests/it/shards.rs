@@ -29,7 +29,10 @@ pub(crate) struct Shards {
 
 impl Shards {
     pub(crate) async fn new(model: Model) -> Self {
-        let world = World::modelled(model).await;
+        Self::of(World::modelled(model).await)
+    }
+
+    pub(crate) fn of(world: World) -> Self {
         world.create_bucket("ops");
         let directory = TempDir::new().unwrap();
         std::fs::write(directory.path().join("job.yaml"), COPY_ALL).unwrap();

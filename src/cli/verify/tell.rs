@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::cli::{Output, note, say_json, say_line};
+use crate::execute::receipt::ErrorRecord;
 use crate::report::read::ReportedFailure;
 use crate::size::{display_count, display_duration};
 use crate::verify::{Counts, Verdict, VerifyFinding};
@@ -29,25 +30,22 @@ impl VerifyConsole {
 
     /// Prints an object that the run of a report did not copy.
     pub(super) fn tell_undone(&self, object: &ReportedFailure) {
-        let why = "the run failed to copy it, or was stopped before";
-        if self.output.json {
-            let line =
-                serde_json::json!({ "source": object.source, "status": "failed", "error": why });
-            let _ = say_json(&line);
-        } else {
-            let _ = say_line(&format!("{:<10}  {}: {why}", "failed", object.source));
-        }
+        self.print(&undone(object));
     }
 
+    /// Prints a finding if it is a difference, and from time to time the progress.
     pub(super) fn tell(&mut self, finding: &VerifyFinding) {
         self.compared += 1;
         if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
             self.shown = Instant::now();
             note(&format!("{} compared", display_count(self.compared)));
         }
-        if matches!(finding.verdict, Verdict::Equal { .. }) {
-            return;
+        if !matches!(finding.verdict, Verdict::Equal { .. }) {
+            self.print(finding);
         }
+    }
+
+    fn print(&self, finding: &VerifyFinding) {
         // A reader that has gone away is not a failure: the exit code still shows the result.
         let _ = if self.output.json {
             say_json(finding)
@@ -57,11 +55,36 @@ impl VerifyConsole {
     }
 }
 
+/// Returns the finding about an object that the run of a report did not copy.
+fn undone(object: &ReportedFailure) -> VerifyFinding {
+    let error = ErrorRecord {
+        kind: "not-copied",
+        operation: String::new(),
+        code: String::new(),
+        message: "the run failed to copy it, or was stopped before".to_owned(),
+        request_id: None,
+        remedy: "`s3haul retry` copies what a report calls failed or stopped".to_owned(),
+        ends_run: false,
+        may_pass_later: false,
+        is_published: false,
+    };
+    VerifyFinding {
+        source: Some(object.source.clone()),
+        destination: object.destination.clone(),
+        size: object.size,
+        verdict: Verdict::Failed { error },
+    }
+}
+
 fn text(finding: &VerifyFinding) -> String {
     let why = match &finding.verdict {
         Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
         Verdict::Failed { error } => {
-            format!(": {}: {}; {}", error.code, error.message, error.remedy)
+            let code = match error.code.as_str() {
+                "" => String::new(),
+                code => format!("{code}: "),
+            };
+            format!(": {code}{}; {}", error.message, error.remedy)
         }
         Verdict::Equal { .. } | Verdict::Missing | Verdict::Extra => String::new(),
     };

@@ -68,7 +68,7 @@ impl<'w> ObjectTask<'w> {
         Ok(Some(Ending::Done {
             proof,
             etag: found.etag,
-            destination_version: None,
+            destination_version: found.version,
         }))
     }
 }

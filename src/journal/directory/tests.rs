@@ -152,7 +152,8 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     );
     directory.write(5, lines(5, &[ended(2)])).await.unwrap();
     let mut tail = Vec::new();
-    directory.tail(&mut |event| tail.push(event)).await.unwrap();
+    let mut push = |event: JournalEvent| tail.push(event);
+    directory.tail(&mut push).await.unwrap();
     assert_eq!(tail, [ended(2)]);
     drop(directory);
     // The crash came before the old segments were removed, and left half a snapshot behind.
@@ -266,7 +267,8 @@ async fn segments_stay_short_although_no_snapshot_is_taken() {
     }
     assert!(directory.wants_snapshot());
     let mut seen = 0;
-    directory.tail(&mut |_| seen += 1).await.unwrap();
+    let mut count = |_: JournalEvent| seen += 1;
+    directory.tail(&mut count).await.unwrap();
     assert_eq!(seen, next);
     drop(directory);
     assert_eq!(open(dir.path()).1.next, next);

@@ -234,6 +234,7 @@ fn an_object_that_a_list_finds_again_counts_once() {
         (counts(&state), state.tallies[&0].settled),
         ((1, 0, 1, 2), 2)
     );
+    assert_eq!(state.totals.planned_bytes, 1 + 3);
     assert_eq!(
         (again.relist(0), again.totals.clone()),
         (2, state.totals.clone())

@@ -102,7 +102,10 @@ impl Store for Memory {
             disk.tails += 1;
             disk.events()
         };
-        events.into_iter().for_each(visit);
+        for event in events {
+            visit.room().await;
+            visit.event(event);
+        }
         Ok(())
     }
 }
@@ -114,6 +117,8 @@ struct Paper {
     full: bool,
     failed: bool,
     has_bug: bool,
+    /// The receipts that may still be added before somebody makes room; `None` for any number.
+    room: Option<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -134,6 +139,9 @@ impl Ledger for Report {
 
     fn add(&mut self, receipt: &str) {
         let mut paper = self.0.lock().unwrap();
+        if let Some(room) = &mut paper.room {
+            *room = room.checked_sub(1).expect("nobody waited for room");
+        }
         paper.failed |= paper.full;
         if !paper.failed {
             paper.text.push_str(receipt);
@@ -150,6 +158,16 @@ impl Ledger for Report {
         } else {
             Ok(paper.text.len() as u64)
         }
+    }
+
+    fn room(&self) -> BoxFuture<'static, ()> {
+        let paper = Arc::clone(&self.0);
+        let room = async move {
+            while paper.lock().unwrap().room == Some(0) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        room.boxed()
     }
 }
 
@@ -403,6 +421,34 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     tokio::spawn(task.run());
     let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
     assert!(closed.report.is_ok() && !closed.state.is_unfinished());
+}
+
+/// The receipts that a report in S3 has not taken yet are in memory.
+#[tokio::test(start_paused = true)]
+async fn receipts_are_added_again_no_faster_than_the_report_takes_them() {
+    let (store, report, _journal) = twelve_ended().await;
+    store.0.lock().unwrap().snapshot_after = None;
+    let (next, length) = *store.0.lock().unwrap().snapshots.last().unwrap();
+    report.0.lock().unwrap().room = Some(1);
+    let start = Start {
+        state: RunState::default(),
+        next,
+        report: length,
+        ledger: Some(Box::new(report.clone())),
+    };
+    let (mut task, _journal) = WriterTask::new(store, start);
+    let making_room = tokio::spawn({
+        let report = report.clone();
+        async move {
+            loop {
+                sleep(Duration::from_millis(10)).await;
+                report.0.lock().unwrap().room = Some(1);
+            }
+        }
+    });
+    task.recover().await.unwrap();
+    making_room.abort();
+    assert_eq!(report.lines(), (0..12).map(receipt).collect::<Vec<_>>());
 }
 
 /// Returns a session in which twelve objects ended, some of them before the last snapshot.

@@ -10,9 +10,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher as _;
+use std::mem;
 
 use serde::Deserialize;
 
+use crate::report::ReportHeader;
+use crate::report::object::ObjectId;
 use crate::report::read::ReceiptStatus;
 
 /// The fields of a receipt that decide which line counts.
@@ -50,8 +53,7 @@ impl MergeLine {
 pub(super) struct ObjectHasher([RandomState; 2]);
 
 impl ObjectHasher {
-    fn hash(&self, line: &MergeLine) -> u128 {
-        let object = (&line.transfer, &line.source, &line.source_version);
+    fn hash(&self, object: &ObjectId) -> u128 {
         let [high, low] = [0, 1].map(|half| {
             let hasher: &RandomState = &self.0[half];
             u128::from(hasher.hash_one(object))
@@ -134,9 +136,18 @@ impl Verdicts {
         }
     }
 
-    /// Reads a line. Reports must come one after another, the oldest first.
-    pub(super) fn take(&mut self, report: u32, number: u64, line: &MergeLine) {
-        let hash = self.hasher.hash(line);
+    /// Reads a line of a report with this header. Reports must come one after another, the oldest
+    /// first.
+    pub(super) fn take(
+        &mut self,
+        header: &ReportHeader,
+        report: u32,
+        number: u64,
+        mut line: MergeLine,
+    ) {
+        let (transfer, source) = (mem::take(&mut line.transfer), mem::take(&mut line.source));
+        let object = header.object(transfer, source, line.source_version.take());
+        let hash = self.hasher.hash(&object);
         if !self.partition.holds(hash) {
             return;
         }
@@ -219,22 +230,36 @@ impl Verdicts {
 impl LatestLine {
     /// Returns true if this line counts, and not a later one with the status `later`.
     fn stays(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
+        use ReceiptStatus::{Done, Failed, Restoring, Skipped, Stopped};
         match (self.status, later) {
-            (ReceiptStatus::Done, ReceiptStatus::Skipped) => true,
-            (ReceiptStatus::Failed, ReceiptStatus::Failed | ReceiptStatus::Done) => false,
-            (ReceiptStatus::Failed, _) => is_same_report,
-            _ => false,
+            (Done, Skipped) => true,
+            (Failed, Skipped | Restoring | Stopped) => is_same_report,
+            (Done, Done | Restoring | Failed | Stopped)
+            | (Failed, Failed | Done)
+            | (Skipped | Restoring | Stopped, Done | Skipped | Restoring | Failed | Stopped) => {
+                false
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn line(source: &str, status: &str) -> MergeLine {
         let text = format!(r#"{{"transfer":"t","source":"{source}","status":"{status}"}}"#);
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// Returns the header of a job that copies no histories.
+    fn header() -> ReportHeader {
+        ReportHeader {
+            histories: Some(BTreeSet::new()),
+            ..ReportHeader::default()
+        }
     }
 
     fn all() -> Partition {
@@ -245,7 +270,7 @@ mod tests {
     fn folded(lines: &[(u32, &str, &str)]) -> Verdicts {
         let mut verdicts = Verdicts::new(&ObjectHasher::default(), all());
         for (number, (report, source, status)) in (1..).zip(lines) {
-            verdicts.take(*report, number, &line(source, status));
+            verdicts.take(&header(), *report, number, line(source, status));
         }
         verdicts
     }
@@ -270,6 +295,28 @@ mod tests {
         }
     }
 
+    /// A receipt names the version only if the object was read.
+    #[test]
+    fn a_line_without_a_version_is_about_the_same_object() {
+        let with_version = |line: MergeLine, version: Option<&str>| MergeLine {
+            source_version: version.map(str::to_owned),
+            ..line
+        };
+        let mut verdicts = Verdicts::new(&ObjectHasher::default(), all());
+        for (report, number, status, version) in [
+            (0, 1, "done", Some("v1")),
+            (1, 1, "failed", None),
+            (1, 2, "done", Some("v2")),
+            (2, 1, "skipped", None),
+        ] {
+            let line = with_version(line("a", status), version);
+            verdicts.take(&header(), report, number, line);
+        }
+        verdicts.require_seen_in(2);
+        assert_eq!(verdicts.iter().count(), 1);
+        assert_eq!(verdicts.lines_of(1), [2], "the copy with its proof");
+    }
+
     #[test]
     fn an_object_that_a_complete_run_does_not_find_is_gone() {
         let lines = [(0, "a", "done"), (0, "gone", "failed"), (1, "a", "skipped")];
@@ -289,12 +336,12 @@ mod tests {
         for (number, (source, status)) in
             (1..).zip([("a", "failed"), ("b", "done"), ("c", "failed")])
         {
-            own.take(0, number, &line(source, status));
+            own.take(&header(), 0, number, line(source, status));
         }
         for (number, (source, status)) in
             (1..).zip([("a", "done"), ("b", "skipped"), ("d", "done")])
         {
-            later.take(0, number, &line(source, status));
+            later.take(&header(), 0, number, line(source, status));
         }
         own.give_way_to(&mut later);
         assert_eq!(
@@ -311,7 +358,8 @@ mod tests {
             .collect();
         assert_eq!(partitions.len(), 6);
         for number in 0..100 {
-            let hash = hasher.hash(&line(&format!("s3://b/{number}"), "done"));
+            let object = header().object("t".to_owned(), format!("s3://b/{number}"), None);
+            let hash = hasher.hash(&object);
             let holders = partitions.iter().filter(|part| part.holds(hash)).count();
             assert_eq!(holders, 1);
         }

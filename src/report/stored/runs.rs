@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{RUN, ReportBucket, StoredReport, directory_in, piece_number};
+use crate::location::S3Uri;
 use crate::report::ReportError;
 
 /// The reports of all runs below a prefix.
@@ -11,7 +12,16 @@ pub struct StoredRuns {
     /// The reports that can be read, the oldest first.
     pub reports: Vec<StoredReport>,
     /// The damage of the latest report, if it cannot be read.
-    pub damage: Option<String>,
+    pub damage: Option<ReportDamage>,
+}
+
+/// The damage of a report that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportDamage {
+    /// The directory of the report.
+    pub place: S3Uri,
+    /// The damage.
+    pub what: String,
 }
 
 impl ReportBucket {
@@ -40,7 +50,10 @@ impl ReportBucket {
                     runs.damage = None;
                     runs.reports.push(StoredReport { directory, pieces });
                 }
-                Err(ReportError::Damaged { what, .. }) => runs.damage = Some(what),
+                Err(ReportError::Damaged { what, .. }) => {
+                    let place = directory.uri();
+                    runs.damage = Some(ReportDamage { place, what });
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -3,6 +3,7 @@
 
 use rstest::rstest;
 use s3haul::endpoint::Provider;
+use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Policy, PublishedCopy, When};
 use s3haul::sandbox::{Content, Operation};
 
@@ -109,4 +110,24 @@ async fn tags_that_stay_fail_the_object(#[case] server: Server) {
         "{messages:?}"
     );
     assert_eq!(tags(&world), 1);
+}
+
+/// The receipt names the version whose tags were set, which is no new one.
+#[tokio::test]
+async fn the_receipt_names_the_version_that_was_repaired() {
+    let world = World::versioned().await;
+    let liar = Server::Counting.start(&world).await;
+    let run = repair(&world, &liar).await;
+    let Ending::Done {
+        destination_version,
+        ..
+    } = &run.receipts[0].ending
+    else {
+        panic!("{:?}", run.receipts);
+    };
+    let version = world.object(DESTINATION, "k").unwrap().version_id;
+    assert!(version.is_some());
+    assert_eq!(*destination_version, version);
+    let versions = world.sandbox.store().versions(DESTINATION, "k");
+    assert_eq!((versions.len(), run.outcome.old_versions), (1, 0));
 }

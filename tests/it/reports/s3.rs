@@ -135,7 +135,7 @@ async fn all_commands_read_a_report_in_s3() {
     for said in [
         "nightly (s3://ops/nightly/report-",
         "complete, exit code 1",
-        "2 objects copied (200B), 0 unchanged, 1 pending",
+        "2 objects copied (200B), 0 unchanged, 0 pending, 1 failed",
         "1 x failed CopyObject AccessDenied",
         "      s3://source/b\n",
         "s3haul retry s3://ops/nightly/",
@@ -183,7 +183,7 @@ async fn all_commands_read_a_report_in_s3() {
     );
     // The first report is unchanged.
     let (exit, stdout, _) = s3haul(&world, job.path(), &["report", "show", &one]).await;
-    assert!(exit == 0 && stdout.contains("1 pending"), "{stdout}");
+    assert!(exit == 0 && stdout.contains("1 failed"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,6 +410,16 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
 
 /// Opens a report with small pieces.
 pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
+    let limits = PieceLimits {
+        bytes: 1,
+        time: Duration::from_hours(1),
+        ..PieceLimits::default()
+    };
+    open_with(bucket, run, limits).await
+}
+
+/// Opens a report whose pieces have these limits.
+pub(super) async fn open_with(bucket: &Bucket, run: &str, limits: PieceLimits) -> BucketReport {
     let reports = ReportBucket::new(bucket.clone(), "many/".parse().unwrap());
     let origin = ReportHeader {
         report: 2,
@@ -417,10 +427,6 @@ pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
         directory: "/".into(),
         run: run.into(),
         ..ReportHeader::default()
-    };
-    let limits = PieceLimits {
-        bytes: 1,
-        time: Duration::from_hours(1),
     };
     BucketReport::open(&reports, &origin, limits).await.unwrap()
 }

@@ -1,12 +1,17 @@
 //! Reports in S3 that somebody else wrote or changed, or that lost a piece.
 
+use std::time::Duration;
+
 use s3haul::journal::Ledger as _;
-use s3haul::report::{ReportBucket, ReportError};
+use s3haul::report::{PieceLimits, ReportBucket, ReportError};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use super::s3::{OPS, directories, finish, open, receipt, synced, world_with_reports_bucket};
+use super::s3::{
+    OPS, directories, finish, open, open_with, receipt, synced, world_with_reports_bucket,
+};
 use crate::world::World;
 use crate::world::program::run_in;
 
@@ -60,7 +65,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
         "other causes",
         "(cut after 1024 of 100000 bytes)",
         "      and 27 more",
-        "400 pending",
+        "0 pending, 400 failed",
     ] {
         assert!(stdout.contains(said), "{said}: {stdout}");
     }
@@ -71,6 +76,37 @@ async fn hostile_receipts_are_escaped_and_bounded() {
     assert_eq!(shown["causes"].as_array().unwrap().len(), 101);
     assert_eq!(shown["causes"][0]["objects"], 271);
     assert_eq!(shown["causes"][1]["first"].as_array().unwrap().len(), 10);
+}
+
+/// The receipts that the journal adds again after a rewind are in memory until S3 takes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_wait_for_room_while_s3_takes_none() {
+    let world = world_with_reports_bucket().await;
+    let limits = PieceLimits {
+        bytes: 10_000,
+        time: Duration::from_hours(1),
+        waiting: 1000,
+    };
+    let mut report = open_with(&world.bucket(OPS).await, "19ca71fb900a83f4", limits).await;
+    report.room().await;
+    let stall = Fault::on(Operation::PutObject)
+        .bucket(OPS)
+        .then(Effect::StallBefore(Some(Duration::from_secs(1))));
+    world.add_fault(stall);
+    report.rewind(0).unwrap();
+    (0..200).for_each(|number| report.add(&receipt(number)));
+    let waited = timeout(Duration::from_millis(300), report.room()).await;
+    assert!(waited.is_err(), "200 receipts do not fit");
+    world.sandbox.faults().clear();
+    timeout(Duration::from_secs(30), report.room())
+        .await
+        .expect("S3 takes receipts again");
+    let (report, written) = synced(report).await;
+    written.unwrap();
+    finish(report.end()).await.unwrap();
+    let (exit, stdout, _) = show(&world, &["--json"]).await;
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((exit, &shown["receipts"]["lines"]), (0, &200.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

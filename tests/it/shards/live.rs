@@ -10,10 +10,12 @@ use s3haul::shards::live::{LiveCounts, LiveIdentity, LiveWriter};
 use s3haul::shards::names::PerShard;
 use s3haul::shards::record::{LiveRecord, ShardActivity};
 use s3haul::shards::store::StateStore;
+use s3haul::size::MIB;
 use serde_json::Value;
 
 use super::{Ended, STATE, Shards, flags};
 use crate::reports::deny_copy;
+use crate::world::program::kill;
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Returns a writer of signs of life, and the store that it writes to.
@@ -72,6 +74,49 @@ async fn a_sign_of_life_of_another_process_is_not_replaced() {
         writer.write(ShardActivity::Ended, Some(0), None).await;
         assert_eq!(written(&store).await, record);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_of_life_that_somebody_deletes_is_written_again() {
+    let world = World::new().await;
+    let (store, writer) = writer(&world).await;
+    writer.write(ShardActivity::Running, None, None).await;
+    let name = PerShard::Live.of(0);
+    for activity in [ShardActivity::Stopping, ShardActivity::Ended] {
+        store.delete(&name).await.unwrap();
+        writer.write(activity, None, None).await;
+        assert_eq!(written(&store).await.state, activity);
+    }
+    // A process that takes the shard over still silences this one.
+    let record = LiveRecord {
+        process: Writer::this_process(&LeaseTerms::default()),
+        ..written(&store).await
+    };
+    store.delete(&name).await.unwrap();
+    replace(&store, &record).await;
+    writer.write(ShardActivity::Ended, Some(0), None).await;
+    assert_eq!(written(&store).await, record);
+}
+
+/// The bytes of an open upload count as done while the process may still resume it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bytes_of_an_upload_that_is_not_resumed_do_not_stay_counted() {
+    let shards = Shards::new(Model::default()).await;
+    let (large, small) = (300 * MIB, 7);
+    shards.put("large", large);
+    let complete = || Fault::on(Operation::CompleteMultipartUpload);
+    let stall = complete().then(Effect::StallBefore(None));
+    shards.world.add_fault(stall);
+    let child = shards.start(&flags("0", "1"), None);
+    shards.requests(Operation::CompleteMultipartUpload, 1).await;
+    kill(child).await;
+    shards.world.sandbox.faults().clear();
+    // The upload is of no use for the new content.
+    shards.put("large", small);
+    shards.expect_done(0, 1).await;
+    shards.world.assert_no_upload_is_left();
+    let live = shards.state("live/0.json").unwrap();
+    assert_eq!(live["totals"]["done_bytes"], small, "{live}");
 }
 
 /// The requests so far cover a longer time than the one since the session began.

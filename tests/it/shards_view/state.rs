@@ -1,5 +1,6 @@
 //! Writes state prefixes as shards would, without running any.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -188,6 +189,7 @@ impl State {
         let limits = PieceLimits {
             bytes: 200,
             time: Duration::from_hours(1),
+            ..PieceLimits::default()
         };
         let mut report = BucketReport::open(&reports, origin, limits).await.unwrap();
         let receipts = receipts.to_vec();
@@ -231,6 +233,7 @@ pub(super) fn origin(run: &str, shard: u32) -> ReportHeader {
         host: "lake-1".to_owned(),
         job: "lake".to_owned(),
         run: run.to_owned(),
+        histories: Some(BTreeSet::new()),
         ..ReportHeader::default()
     }
 }
@@ -287,6 +290,13 @@ pub(super) fn receipt(key: &str, status: &str) -> String {
         }
         _ => {}
     }
+    line.to_string()
+}
+
+/// Returns the receipt of an object that was read, which names its version.
+pub(super) fn receipt_of_version(key: &str, status: &str, version: &str) -> String {
+    let mut line: Value = serde_json::from_str(&receipt(key, status)).unwrap();
+    line["source_version"] = version.into();
     line.to_string()
 }
 

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::record::UploadRecord;
 use crate::bucket::{AMAZON, Bucket};
 use crate::connections::Connections;
+use crate::execute::monitor::{Event, Monitor};
 use crate::journal::Journal;
 use crate::journal::event::UploadPlace;
 use crate::journal::state::RunState;
@@ -32,6 +33,8 @@ const REQUEST_GRACE: Duration = Duration::from_mins(5);
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
     uploads: Mutex<BTreeMap<u64, JournaledUpload>>,
+    /// The bytes of the uploads that the monitor has not been told to be settled, by number.
+    unsettled: Mutex<BTreeMap<u64, u64>>,
     /// The ids of all uploads on record, taken or not.
     known: BTreeSet<String>,
     /// The time until which a request of the last session may have created an upload.
@@ -49,14 +52,16 @@ pub(crate) struct Orphans {
 /// An upload that an earlier session left open.
 #[derive(Clone, Debug)]
 pub(crate) struct OrphanUpload {
+    number: u64,
     pub(crate) record: UploadRecord,
     pub(crate) open: JournaledUpload,
 }
 
 impl OrphanUpload {
-    fn of((upload, open): (u64, JournaledUpload)) -> Self {
+    fn of((number, open): (u64, JournaledUpload)) -> Self {
         Self {
-            record: UploadRecord::known(upload, open.intended),
+            number,
+            record: UploadRecord::known(number, open.intended),
             open,
         }
     }
@@ -77,6 +82,7 @@ impl Orphans {
         Self {
             known: created.map(|created| created.id.clone()).collect(),
             uploads: Mutex::new(state.uploads.clone()),
+            unsettled: Mutex::new(state.open_bytes_of_uploads().collect()),
             // A session writes no event while it repeats a request to a silent server.
             until: last
                 .checked_add(patience + REQUEST_GRACE)
@@ -108,6 +114,17 @@ impl Orphans {
             .insert(upload, open);
     }
 
+    /// Tells the monitor that an upload is settled, unless it knows.
+    pub(crate) fn settle(&self, orphan: &OrphanUpload, monitor: &dyn Monitor) {
+        let mut unsettled = self
+            .unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = unsettled.remove(&orphan.number) {
+            monitor.observe(&Event::OrphanSettled { bytes });
+        }
+    }
+
     /// Returns true if all keys of a transfer are listed again.
     pub(crate) fn lists_anew(&self, transfer: u32) -> bool {
         self.listed_anew.contains(&transfer)
@@ -135,6 +152,7 @@ impl Orphans {
     pub(crate) async fn sweep(
         &self,
         journal: &Journal,
+        monitor: &dyn Monitor,
         (job, connections): (&Job, &mut Connections),
     ) {
         let is_wanted = |open: &JournaledUpload| {
@@ -149,8 +167,13 @@ impl Orphans {
                 || self.resumed_objects.contains(&open.object)
                 || (0..).zip(&job.transfers).any(is_below)
         };
-        self.abort_those(|open| !is_wanted(open), journal, (job, connections))
-            .await;
+        self.abort_those(
+            |open| !is_wanted(open),
+            journal,
+            monitor,
+            (job, connections),
+        )
+        .await;
     }
 
     /// Aborts the uploads that no object took. Leaves those that this run kept for the next one. A
@@ -158,6 +181,7 @@ impl Orphans {
     pub(crate) async fn abort_rest(
         &self,
         journal: &Journal,
+        monitor: &dyn Monitor,
         (job, connections): (&Job, &mut Connections),
     ) {
         self.abort_those(
@@ -167,6 +191,7 @@ impl Orphans {
                 Kept::ForNextRun => false,
             },
             journal,
+            monitor,
             (job, connections),
         )
         .await;
@@ -176,6 +201,7 @@ impl Orphans {
         &self,
         pick: impl Fn(&JournaledUpload) -> bool,
         journal: &Journal,
+        monitor: &dyn Monitor,
         (job, connections): (&Job, &mut Connections),
     ) {
         for orphan in self.take_if(pick) {
@@ -197,7 +223,7 @@ impl Orphans {
                     continue;
                 }
             };
-            let notes = self.abort(&orphan, journal, &bucket).await;
+            let notes = self.abort(&orphan, journal, monitor, &bucket).await;
             if notes.is_empty() {
                 tracing::info!(%place, "aborted an upload that an earlier session left open");
             }
@@ -212,8 +238,11 @@ impl Orphans {
         &self,
         orphan: &OrphanUpload,
         journal: &Journal,
+        monitor: &dyn Monitor,
         bucket: &Bucket,
     ) -> Vec<String> {
+        // This session makes no use of its parts, even if it stays open.
+        self.settle(orphan, monitor);
         let (key, id) = (
             &orphan.open.place.key,
             orphan

@@ -87,7 +87,12 @@ impl ObjectTask<'_> {
         let context = self.context;
         let notes = context
             .orphans
-            .abort(orphan, &context.journal, self.destination())
+            .abort(
+                orphan,
+                &context.journal,
+                &*context.monitor,
+                self.destination(),
+            )
             .await;
         // The receipt may be hours away, and a kill before that would lose the only mention.
         for note in &notes {
@@ -130,6 +135,8 @@ impl<'w> UploadSession<'w> {
                 task.draft.losses.extend(created.losses.iter().cloned());
             }
             task.abort_orphans().await;
+            let context = task.context;
+            context.orphans.settle(&orphan, &*context.monitor);
             // If the upload became the object, it stays on record until the object has all
             // attributes.
             if matches!(resumed, Resumed::Published(..)) {
