@@ -367,7 +367,11 @@ impl Pacer {
             lanes.pass(key, clock).await
         };
         let (mut paced, passed_at) = (passed.waited, clock());
-        if !pass.is_probe() {
+        if pass.is_probe() {
+            self.requests.pass_ahead(1).await;
+            // A wait for the cells of a large part could outlast the patience with the endpoint.
+            self.bytes.pass_on_credit(self.cells(bytes));
+        } else {
             paced |= self.requests.pass(1).await;
             paced |= self.bytes.pass(self.cells(bytes)).await;
         }

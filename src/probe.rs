@@ -41,6 +41,7 @@ use crate::endpoint::Trust;
 use crate::location::MAX_KEY_BYTES;
 use crate::multipart::MultipartUpload;
 use crate::s3::{Capabilities, Failure, FailureKind, Operation};
+use crate::size::{by_number, display_counted};
 
 /// The time limit for all questions together.
 const QUESTIONS: Duration = Duration::from_mins(3);
@@ -276,9 +277,11 @@ fn with_left(failure: Failure, left: &[Leftover]) -> Failure {
     let Some(first) = left.first() else {
         return failure;
     };
+    let count = left.len() as u64;
     failure.noting(&format!(
-        "{} things are left behind, for example {} {}; `{}` removes it",
-        left.len(),
+        "{} {} left behind, for example {} {}; `{}` removes it",
+        display_counted(count, "thing"),
+        by_number(count, "is", "are"),
         first.what,
         first.key,
         first.command

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
 use crate::execute::monitor::{Monitor, Unwatched};
-use crate::execute::{self, Execution, Outcome, sample};
+use crate::execute::sample::{self, SampleResult};
+use crate::execute::{self, Execution, Outcome};
 use crate::journal::event::{JournalEvent, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
@@ -20,7 +21,7 @@ use crate::journal::{
     self, Intent, Journal, JournalError, LeaseTerms, Location, Opened, RunDecision,
 };
 use crate::manifest::Mistake;
-use crate::manifest::job::{Job, JournalPlace};
+use crate::manifest::job::{Job, JournalPlace, OnChange};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::report::run_name;
 use crate::s3::Failure;
@@ -114,6 +115,10 @@ impl<'a> Run<'a> {
         if job.counted_from().is_none() {
             job.count_from(Timestamp::now());
         }
+        if let Some(directory) = &self.journal {
+            job.journal = JournalPlace::Directory(directory.clone());
+        }
+        leave_out_own_files(&mut job);
         let halt = CancellationToken::new();
         let ceiling = slots::default_ceiling(1);
         let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
@@ -137,20 +142,13 @@ impl<'a> Run<'a> {
             halt: &halt,
         })
         .await;
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(failure) => {
-                // The failure says more than an error of the journal.
-                let _ = journal.close(JournalEvent::RunStopped).await;
-                return Err(failure.into());
-            }
+        let last = match &outcome {
+            Ok(outcome) if outcome.is_complete() => JournalEvent::RunEnded,
+            Ok(_) | Err(_) => JournalEvent::RunStopped,
         };
-        let last = if outcome.is_complete() {
-            JournalEvent::RunEnded
-        } else {
-            JournalEvent::RunStopped
-        };
-        journal.close(last).await?;
+        let closed = journal.close(last).await;
+        let outcome = outcome?;
+        closed?;
         Ok(outcome)
     }
 
@@ -185,35 +183,91 @@ async fn open_journal(
 ) -> Result<(Journal, Arc<RunState>), RunError> {
     let opened = Opened::open(Location::Directory(directory), &LeaseTerms::default()).await?;
     let fingerprint = Fingerprint::of(job);
-    let decision = journal::decide(opened.state(), &fingerprint, Intent::Resume)?;
+    let (decision, changes) = decide(opened.state(), &fingerprint, Intent::Resume, job.on_change)?;
+    if !changes.is_empty() {
+        let changes = changes.join("; ");
+        tracing::warn!(
+            "the job was changed, so a new run begins (`on_change: new-run`): {changes}"
+        );
+    }
     let resumed = Arc::new(opened.resumed(decision));
     let journal = match decision {
         RunDecision::Resume => {
             let looked = sample::look(job, connections, &resumed).await?;
-            if let Some(example) = looked.example {
-                return Err(RunError::Journal(JournalError::Untrue {
-                    example,
-                    missing: looked.objects - looked.there,
-                    of: looked.objects,
-                }));
+            if let Some(error) = untrue(looked) {
+                return Err(error.into());
             }
             opened.resume(None).await?
         }
         RunDecision::Begin => {
-            let transfers = job.transfers.iter();
-            let info = RunInfo {
-                run: run_name(Timestamp::now()),
-                job: job.name.clone(),
-                transfers: transfers.map(|transfer| transfer.name.clone()).collect(),
-                fingerprint,
-                tool: env!("CARGO_PKG_VERSION").to_owned(),
-                counted_from: job.counted_from(),
-                command: None,
-            };
+            let info = run_info(job, fingerprint, run_name(Timestamp::now()), None);
             opened.begin(info, None).await?
         }
     };
     Ok((journal, resumed))
+}
+
+/// Excludes the report and the journal of a job from its local sources.
+pub(crate) fn leave_out_own_files(job: &mut Job) {
+    let journal = match &job.journal {
+        JournalPlace::Directory(path) => Some(path.clone()),
+        JournalPlace::Disabled | JournalPlace::Default | JournalPlace::Prefix(_) => None,
+    };
+    let own: Vec<_> = job.report.json.iter().cloned().chain(journal).collect();
+    for transfer in &mut job.transfers {
+        transfer.own_files.clone_from(&own);
+    }
+}
+
+/// Decides about the run in a journal. Also returns the differences for which it is given up.
+///
+/// # Errors
+/// Those of [`journal::decide`], unless the job begins a new run if it was changed.
+pub(crate) fn decide(
+    state: &RunState,
+    job: &Fingerprint,
+    intent: Intent,
+    on_change: OnChange,
+) -> Result<(RunDecision, Vec<String>), JournalError> {
+    let error = match journal::decide(state, job, intent) {
+        Ok(decision) => return Ok((decision, Vec::new())),
+        Err(error) => error,
+    };
+    match error.changes() {
+        Some(changes) if on_change == OnChange::NewRun && intent == Intent::Resume => {
+            Ok((RunDecision::Begin, changes.to_vec()))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Returns the record of a run that begins. `command` is the command that resumes it.
+pub(crate) fn run_info(
+    job: &Job,
+    fingerprint: Fingerprint,
+    run: String,
+    command: Option<String>,
+) -> RunInfo {
+    let transfers = job.transfers.iter();
+    RunInfo {
+        run,
+        job: job.name.clone(),
+        transfers: transfers.map(|transfer| transfer.name.clone()).collect(),
+        fingerprint,
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        counted_from: job.counted_from(),
+        command,
+    }
+}
+
+/// Returns the error of a journal that no longer matches the destination.
+pub(crate) fn untrue(looked: SampleResult) -> Option<JournalError> {
+    let example = looked.example?;
+    Some(JournalError::Untrue {
+        example,
+        missing: looked.objects - looked.there,
+        of: looked.objects,
+    })
 }
 
 /// Lists the mistakes of a job, one per line.

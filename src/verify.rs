@@ -175,6 +175,13 @@ impl Counts {
         }
     }
 
+    /// Records that some extra objects may not have been found.
+    fn miss_extra(&mut self) {
+        self.looked_for_extra = false;
+        self.why_not_extra
+            .get_or_insert("a part of the source or of the destination could not be listed");
+    }
+
     /// Adds the counts of another transfer.
     pub fn merge(&mut self, other: Self) {
         let Self {
@@ -233,7 +240,7 @@ pub async fn transfer(
                 match task {
                     Task::Excluded => Settled::Excluded,
                     Task::Foreign => Settled::Nothing,
-                    Task::Known(finding) => Settled::Found(finding),
+                    Task::Unplanned(finding) => Settled::Unplanned(finding),
                     Task::Unlisted(finding, failure) => Settled::Unlisted(finding, failure),
                     Task::Compare(step, found) => {
                         Settled::Found(Pair::of_step(sides, &step).settle(&found, deep).await)
@@ -251,6 +258,12 @@ pub async fn transfer(
             Settled::Nothing => {}
             Settled::Unlisted(finding, failure) => {
                 counts.unlisted.observe(&failure);
+                counts.miss_extra();
+                counts.add(&finding.verdict);
+                observe(&finding);
+            }
+            Settled::Unplanned(finding) => {
+                counts.miss_extra();
                 counts.add(&finding.verdict);
                 observe(&finding);
             }
@@ -272,6 +285,7 @@ enum Settled {
     Excluded,
     Nothing,
     Unlisted(VerifyFinding, Failure),
+    Unplanned(VerifyFinding),
     Found(VerifyFinding),
 }
 

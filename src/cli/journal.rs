@@ -21,8 +21,8 @@ use super::run::RunOptions;
 use super::unused_flags::{Flag, refuse, typed};
 use super::{CliError, lease, next, tidy, word};
 use crate::connections::Connections;
-use crate::execute::sample::{self, SampleResult};
-use crate::journal::event::{JournalEvent, RunInfo};
+use crate::execute::sample;
+use crate::journal::event::JournalEvent;
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
 use crate::journal::{
@@ -33,6 +33,8 @@ use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source
 use crate::report::{
     BucketReport, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportHeader, ReportWriter,
 };
+pub(super) use crate::run::{decide, leave_out_own_files};
+use crate::run::{run_info, untrue};
 use crate::size::{by_number, display_counted, parse_duration};
 pub(super) use named::{Named, glances, of_environment, places};
 
@@ -95,6 +97,7 @@ impl JournalFlags {
             }
             Some(place) => job.journal = place.clone(),
         }
+        job.on_change = self.on_change.unwrap_or(job.on_change);
         job.adopts |= self.adopt;
         leave_out_own_files(job);
     }
@@ -169,18 +172,6 @@ impl JournalFlags {
 /// Reads a value of `on_change`.
 fn on_change(text: OsString) -> Option<OnChange> {
     serde_json::from_value(text.into_string().ok()?.into()).ok()
-}
-
-/// Excludes the report and the journal of a job from its local sources.
-pub(super) fn leave_out_own_files(job: &mut Job) {
-    let journal = match &job.journal {
-        JournalPlace::Directory(path) => Some(path.clone()),
-        JournalPlace::Disabled | JournalPlace::Default | JournalPlace::Prefix(_) => None,
-    };
-    let own: Vec<_> = job.report.json.iter().cloned().chain(journal).collect();
-    for transfer in &mut job.transfers {
-        transfer.own_files.clone_from(&own);
-    }
 }
 
 /// The data that a run begins or resumes with.
@@ -279,19 +270,7 @@ async fn begin(
     notes::begun(opened.state(), &resumed, &changes);
     notes::replaces(job, |_| false, tell);
     let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
-    let run = RunInfo {
-        run: origin.run.clone(),
-        job: job.name.clone(),
-        transfers: job
-            .transfers
-            .iter()
-            .map(|transfer| transfer.name.clone())
-            .collect(),
-        fingerprint,
-        tool: env!("CARGO_PKG_VERSION").to_owned(),
-        counted_from: job.counted_from(),
-        command: next::this_again(),
-    };
+    let run = run_info(job, fingerprint, origin.run.clone(), next::this_again());
     let journal = opened.begin(run, ledger).await?;
     Ok(Session {
         journal,
@@ -362,16 +341,6 @@ async fn resume(
     })
 }
 
-/// Returns the error of a journal that no longer matches the destination.
-fn untrue(looked: SampleResult) -> Option<JournalError> {
-    let example = looked.example?;
-    Some(JournalError::Untrue {
-        example,
-        missing: looked.objects - looked.there,
-        of: looked.objects,
-    })
-}
-
 /// Returns the location of the journal; `None` if none is kept. Standard input cannot be read
 /// twice.
 pub(super) async fn location(
@@ -405,25 +374,6 @@ fn unusable(error: JournalError) -> CliError {
     match error {
         JournalError::Io { .. } => CliError::Unusable(error),
         error => error.into(),
-    }
-}
-
-/// Decides about the run in a journal. Also returns the differences for which it is given up.
-pub(super) fn decide(
-    state: &RunState,
-    job: &Fingerprint,
-    intent: Intent,
-    on_change: OnChange,
-) -> Result<(RunDecision, Vec<String>), JournalError> {
-    let error = match journal::decide(state, job, intent) {
-        Ok(decision) => return Ok((decision, Vec::new())),
-        Err(error) => error,
-    };
-    match error.changes() {
-        Some(changes) if on_change == OnChange::NewRun && intent == Intent::Resume => {
-            Ok((RunDecision::Begin, changes.to_vec()))
-        }
-        _ => Err(error),
     }
 }
 

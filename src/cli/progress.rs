@@ -260,7 +260,8 @@ impl Console {
                 if Instant::now() < line_at {
                     continue;
                 }
-                line_at += LINE_EVERY;
+                // After a pause of this process, one line is enough.
+                line_at = Instant::now() + LINE_EVERY;
             }
             let now = self.done();
             let recent = past.front().copied().unwrap_or(began);

@@ -134,7 +134,7 @@ impl Retry {
         let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
-            repair(&mut job, &lost);
+            repair(&mut job, &lost)?;
         }
         job.retries = Some(format!("{place} of the run {}", origin.run));
         let beside = found.place_of_retry(&mut job, &place, self.losses)?;
@@ -449,8 +449,20 @@ fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
 
 /// Changes the job into one that repairs losses. The lost attributes are required now, and a copy
 /// that lacks only its tags gets them in place.
-fn repair(job: &mut Job, lost: &[LostObject]) {
+///
+/// # Errors
+/// A transfer copies all versions: a copy would append the whole history to the destination again.
+fn repair(job: &mut Job, lost: &[LostObject]) -> Result<(), CliError> {
     for transfer in &mut job.transfers {
+        if transfer.versions == Versions::All {
+            let message = format!(
+                "`{}` copies all versions, and a repair would append all of them to the destination again; delete the \
+                 keys that lack attributes at {} and run the job again, or set their tags by version \
+                 (`aws s3api put-object-tagging --version-id`)",
+                transfer.name, transfer.to.location
+            );
+            return Err(CliError::Usage(message));
+        }
         (transfer.when, transfer.compare, transfer.compare_attributes) =
             (When::Always, Compare::Auto, false);
         for LostObject {
@@ -475,6 +487,7 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
             }
         }
     }
+    Ok(())
 }
 
 /// Returns the beginning of a sentence about copies that lack attributes.

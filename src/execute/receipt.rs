@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use super::replan::Replan;
 use crate::listing::filter::Excluded;
 use crate::manifest::job::RestoreTier;
+use crate::plan::attributes::RETENTION_ENDED;
 use crate::plan::decide::{Reason, Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
@@ -325,7 +326,7 @@ pub(super) const ONLY_TAGS: &str = "only its tags were set: the copy is that of 
 /// Returns true for a note that is no warning, but says how the object was copied.
 #[must_use]
 pub fn is_usual(note: &str) -> bool {
-    [COPIED_BEFORE, MAY_BE_OURS, ONLY_TAGS].contains(&note)
+    [COPIED_BEFORE, MAY_BE_OURS, ONLY_TAGS, RETENTION_ENDED].contains(&note)
 }
 
 /// The draft of a receipt.

@@ -331,10 +331,19 @@ fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }
 
+/// Returns the text of a list. An element that contains the separator is quoted, so that it is no
+/// two elements.
 fn list(values: &[impl Display]) -> String {
     values
         .iter()
-        .map(ToString::to_string)
+        .map(|value| {
+            let text = value.to_string();
+            if text.contains(", ") {
+                format!("{text:?}")
+            } else {
+                text
+            }
+        })
         .collect::<Vec<_>>()
         .join(", ")
 }

@@ -3,11 +3,12 @@
 //! The decision is pure, so that both sides of a comparison, a dry run, and a later verification
 //! agree. It names the rule, because users ask why a file was not copied.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::manifest::job::Selection;
+use crate::manifest::job::{Chosen, Selection};
 use crate::manifest::keys::KeyGlob;
 use crate::size::ByteSize;
 
@@ -15,6 +16,8 @@ use crate::size::ByteSize;
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     select: Selection,
+    /// The names of the only objects to copy, if the job names them.
+    chosen: Option<HashSet<String>>,
 }
 
 /// The rule that leaves an entry out.
@@ -44,7 +47,26 @@ impl Filter {
     pub fn new(select: &Selection) -> Self {
         Self {
             select: select.clone(),
+            chosen: None,
         }
+    }
+
+    /// Returns this filter with the objects that the job names, if it names any.
+    #[must_use]
+    pub(crate) fn choosing(self, chosen: Option<&[Chosen]>) -> Self {
+        let names = |chosen: &[Chosen]| chosen.iter().map(|chosen| chosen.key.clone()).collect();
+        Self {
+            chosen: chosen.map(names),
+            ..self
+        }
+    }
+
+    /// Returns true if the job names this object, or names none. `name` is the key in S3, or the
+    /// path below a source directory.
+    pub(crate) fn has_chosen(&self, name: &str) -> bool {
+        self.chosen
+            .as_ref()
+            .is_none_or(|names| names.contains(name))
     }
 
     /// Checks that an entry is selected. `relative_key` is the key without the source's prefix. No

@@ -206,6 +206,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
             relative_at: scope.relative_at,
             settled: None,
             objects: 0,
+            is_unknown: false,
         };
         let mut asked = Pages::of(&bucket, &scope);
         let failure = loop {
@@ -216,7 +217,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                         return;
                     }
                 }
-                Ok(None) if scope.exact.is_some() && past.objects == 0 => {
+                Ok(None) if scope.exact.is_some() && past.objects == 0 && !past.is_unknown => {
                     break missing(
                         &bucket,
                         &scope,
@@ -249,6 +250,8 @@ struct Past {
     /// The key whose version of that time was found.
     settled: Option<String>,
     objects: u64,
+    /// True once an object was reported whose state at that time is not known.
+    is_unknown: bool,
 }
 
 impl Past {
@@ -266,6 +269,7 @@ impl Past {
         }
         self.settled = Some(item.key.clone());
         if item.modified.is_none() {
+            self.is_unknown = true;
             let message =
                 "the list has no time of a version of it, so its state at that time is unknown";
             let place = format!("s3://{}/{}", self.bucket, item.key);

@@ -52,7 +52,7 @@ pub enum FailureLimit {
 /// The reason why a [`FailureLimit`] is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is neither a number of objects nor a percentage: write for instance 100, 5%, auto, or none"
+    "`{0}` is neither a number of objects nor a percentage below 100%: write for instance 100, 5%, auto, or none"
 )]
 pub struct FailureLimitError(pub String);
 

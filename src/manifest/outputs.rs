@@ -109,6 +109,9 @@ impl std::str::FromStr for ReportPlace {
 
     /// Reads a path or `s3://bucket/prefix/`.
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("the path is empty; name a file or s3://bucket/prefix/".to_owned());
+        }
         if let Some(suggestion) = suggestion(text) {
             return Err(format!(
                 "`{text}` is neither a file nor an S3 location: {suggestion}"

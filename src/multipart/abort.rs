@@ -449,12 +449,7 @@ async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) ->
     };
     let listed: Result<Vec<_>, _> = uploads_to(bucket, key).try_collect().await;
     strays.extend(upload.strays.iter().cloned());
-    match upload.abort().await {
-        Ok(Aborted::Gone | Aborted::NotThere) => {}
-        Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) | Err(failure) => {
-            strays.push(Stray::failed(Some(&upload.id), &failure));
-        }
-    }
+    strays.extend(upload.end().await);
     let ours = listed
         .ok()
         .and_then(|listed| listed.into_iter().find(|open| open.upload_id == upload.id));
@@ -482,14 +477,8 @@ async fn end_empty(
                     "its time does not show whether this run created it",
                 ));
             }
-            Ok(_) => match upload.abort().await {
-                Ok(Aborted::Gone | Aborted::NotThere) => {}
-                Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
-                    strays.push(Stray::new(id, failure.to_string()));
-                }
-                Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
-            },
-            Err(failure) if failure.details().code == "NoSuchUpload" => {}
+            Ok(_) => strays.extend(upload.end().await),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {}
             // This may be another writer's upload, with parts.
             Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
         }

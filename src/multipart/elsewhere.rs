@@ -43,11 +43,20 @@ impl MultipartUpload {
     /// upload, and aborts it there. Returns a sentence if it may be left open.
     pub(crate) async fn end_elsewhere(&self) -> Option<String> {
         let mut listed = std::pin::pin!(Self::list(&self.bucket, "").take(LISTED));
+        let mut seen = 0;
         let found = loop {
             match listed.try_next().await {
                 Ok(Some(open)) if open.upload_id == self.id => break open,
-                Ok(Some(_)) => {}
-                Ok(None) => return None,
+                Ok(Some(_)) => seen += 1,
+                Ok(None) if seen < LISTED => return None,
+                Ok(None) => {
+                    return Some(format!(
+                        "the server created the upload {} and has none of this id at its key, and it is not among the \
+                         first {LISTED} open uploads of {}: it may be left open under another key",
+                        self.id,
+                        self.bucket.name()
+                    ));
+                }
                 Err(failure) => {
                     let stray = Stray::failed(Some(&self.id), &failure);
                     return Some(format!(

@@ -10,6 +10,7 @@ use std::future::{Future, pending};
 use std::num::NonZeroU32;
 use std::ops::Add;
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, Reference};
@@ -32,11 +33,15 @@ const BURST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Gate(Option<Limiter>);
 
+/// The cells of requests that did not wait for them. Requests that wait pay for them.
+type Debt = AtomicU64;
+
 #[derive(Debug)]
 struct Limiter {
     burst: NonZeroU32,
     inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockNanos>>,
     queue: Mutex<()>,
+    debt: Debt,
 }
 
 impl Limiter {
@@ -61,7 +66,29 @@ impl Limiter {
             burst,
             inner,
             queue: Mutex::default(),
+            debt: Debt::default(),
         })
+    }
+}
+
+impl Limiter {
+    /// Waits until `cells` have passed. Returns true if it waited.
+    async fn take(&self, cells: u64) -> bool {
+        let (mut left, mut waited) = (cells, false);
+        while left > 0 {
+            let slice = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX))
+                .map_or(self.burst, |left| left.min(self.burst));
+            match self.inner.check_n(slice) {
+                Ok(Ok(())) => left -= u64::from(slice.get()),
+                Ok(Err(not_until)) => {
+                    waited = true;
+                    sleep(not_until.wait_time_from(self.inner.clock().now())).await;
+                }
+                // A slice is never larger than the burst, so it can always pass.
+                Err(_) => left = 0,
+            }
+        }
+        waited
     }
 }
 
@@ -80,21 +107,22 @@ impl Gate {
             return false;
         };
         let _turn = limiter.queue.lock().await;
-        let (mut left, mut waited) = (cells, false);
-        while left > 0 {
-            let slice = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX))
-                .map_or(limiter.burst, |left| left.min(limiter.burst));
-            match limiter.inner.check_n(slice) {
-                Ok(Ok(())) => left -= u64::from(slice.get()),
-                Ok(Err(not_until)) => {
-                    waited = true;
-                    sleep(not_until.wait_time_from(limiter.inner.clock().now())).await;
-                }
-                // A slice is never larger than the burst, so it can always pass.
-                Err(_) => left = 0,
-            }
+        let debt = limiter.debt.swap(0, Ordering::Relaxed);
+        limiter.take(cells.saturating_add(debt)).await
+    }
+
+    /// Waits until `cells` may pass, but not behind the requests in the queue.
+    pub async fn pass_ahead(&self, cells: u64) {
+        if let Some(limiter) = &self.0 {
+            limiter.take(cells).await;
         }
-        waited
+    }
+
+    /// Lets `cells` pass at once. The requests after them wait for these cells too.
+    pub fn pass_on_credit(&self, cells: u64) {
+        if let Some(limiter) = &self.0 {
+            limiter.debt.fetch_add(cells, Ordering::Relaxed);
+        }
     }
 }
 
@@ -203,5 +231,29 @@ mod tests {
         let seconds = began.elapsed().as_secs_f64();
         assert!((1.95..=2.1).contains(&seconds), "{seconds}");
         assert!(passes(&Gate::limited(None), 1, 10_000).await < 0.001);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_ahead_of_the_queue_and_on_credit_keep_the_limit() {
+        let gate = std::sync::Arc::new(Gate::limited(Some(10.0)));
+        let (began, mut queue) = (Instant::now(), tokio::task::JoinSet::new());
+        for _ in 0..40 {
+            let gate = std::sync::Arc::clone(&gate);
+            queue.spawn(async move { gate.pass(1).await });
+        }
+        for _ in 0..5 {
+            gate.pass_ahead(1).await;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        assert!((0.3..=2.0).contains(&seconds), "ahead of 40: {seconds}");
+        queue.join_all().await;
+        let seconds = began.elapsed().as_secs_f64();
+        assert!((4.3..=4.6).contains(&seconds), "45 cells: {seconds}");
+        let began = Instant::now();
+        gate.pass_on_credit(50);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        gate.pass(1).await;
+        let seconds = began.elapsed().as_secs_f64();
+        assert!((5.0..=5.2).contains(&seconds), "51 cells: {seconds}");
     }
 }

@@ -8,12 +8,13 @@
 
 use jiff::Timestamp;
 
+use super::asked::{HeaderRules, KeyAlias, unlike_encryption, unlike_headers, unlike_metadata};
 use super::parts::{PartLayout, may_be_automatic};
-use crate::manifest::job::{Attribute, Encryption};
+use crate::manifest::job::Attribute;
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{
-    Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload, PartDone, Tag,
-    Tags,
+    Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload,
+    PartDone, Tag, Tags,
 };
 
 /// The storage class of an object that is written without one.
@@ -84,9 +85,15 @@ pub fn usable(
 }
 
 /// Returns the first attribute of the object `found` that is not as wanted. Attributes that the
-/// request left to the bucket (encryption, a default retention) may have any value.
+/// request left to the bucket (encryption, a default retention) may have any value. Values that the
+/// server may have written differently are equal.
 #[must_use]
-pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Attribute> {
+pub fn difference(
+    wanted: &Attributes,
+    found: &Head,
+    tags: &[Tag],
+    capabilities: &Capabilities,
+) -> Option<Attribute> {
     // Destructured, so that the compiler names an attribute that is not compared. An upload with
     // grants or an ACL is not adopted, and an in-place change compares them elsewhere.
     let Attributes {
@@ -106,12 +113,24 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
             .as_ref()
             .map(|retention| (retention.mode.clone(), retention.until.as_second()))
     };
+    let may_change = !capabilities.refuses_what_it_lacks();
+    let is_wanted = |name: &String| {
+        let mut names = metadata.keys();
+        names.any(|wanted| wanted.eq_ignore_ascii_case(name))
+    };
+    let metadata_is = unlike_metadata(metadata, found, may_change).is_none()
+        && found.metadata.keys().all(is_wanted)
+        && found.missing_metadata == 0;
+    let encryption_is = |wanted| {
+        // An alias may stand for another key than the one that HEAD shows.
+        unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::OtherKey).is_none()
+    };
     let as_wanted = [
+        (Attribute::Metadata, metadata_is),
         (
-            Attribute::Metadata,
-            *metadata == found.metadata && found.missing_metadata == 0,
+            Attribute::Headers,
+            headers_are(headers, &found.headers, may_change),
         ),
-        (Attribute::Headers, headers_are(headers, &found.headers)),
         (Attribute::Tags, tags_are(wanted_tags, tags)),
         (
             Attribute::StorageClass,
@@ -119,7 +138,7 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
         ),
         (
             Attribute::Encryption,
-            encryption_is(encryption.as_ref(), found.encryption.as_ref()),
+            encryption.as_ref().is_none_or(encryption_is),
         ),
         (
             Attribute::Lock,
@@ -133,7 +152,7 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
 }
 
 /// Compares headers. Servers set a default `Content-Type` if the request named none.
-fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders) -> bool {
+fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders, may_add: bool) -> bool {
     let mut found = found.clone();
     if wanted.content_type.is_none()
         && found
@@ -143,7 +162,11 @@ fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders) -> bool {
     {
         found.content_type = None;
     }
-    *wanted == found
+    let rules = HeaderRules {
+        compares_others: true,
+        may_add,
+    };
+    unlike_headers(wanted, &found, rules).is_none()
 }
 
 fn tags_are(wanted: &Tags, found: &[Tag]) -> bool {
@@ -159,39 +182,10 @@ fn tags_are(wanted: &Tags, found: &[Tag]) -> bool {
     }
 }
 
-/// Compares two encryptions. HEAD shows the key behind an alias, so a key that was named by its
-/// alias counts as different.
-pub(super) fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> bool {
-    match (wanted, found) {
-        (None, _) | (Some(Encryption::S3), Some(Encryption::S3)) => true,
-        (
-            Some(Encryption::Kms {
-                key,
-                bucket_key,
-                dsse,
-            }),
-            Some(Encryption::Kms {
-                key: other_key,
-                bucket_key: other_bucket_key,
-                dsse: other_dsse,
-            }),
-        ) => {
-            let is_key = |wanted: &String| {
-                other_key
-                    .as_ref()
-                    .is_some_and(|arn| arn == wanted || arn.ends_with(&format!("/{wanted}")))
-            };
-            dsse == other_dsse
-                && key.as_ref().is_none_or(is_key)
-                && (bucket_key.is_none() || bucket_key == other_bucket_key)
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::job::Encryption;
     use crate::s3::{Lock, Retention};
     use crate::size::MIB;
 
@@ -314,7 +308,8 @@ mod tests {
     }
 
     fn assert_differs(want: &Attributes, found: &Head, tags: &[Tag], by: Option<Attribute>) {
-        assert_eq!(difference(want, found, tags), by, "{want:?} {found:?}");
+        let difference = difference(want, found, tags, &Capabilities::AWS);
+        assert_eq!(difference, by, "{want:?} {found:?}");
     }
 
     #[test]
@@ -368,21 +363,27 @@ mod tests {
 
     #[test]
     fn another_encryption_is_named() {
-        let kms = |key: &str| Encryption::Kms {
+        let kms = |key: &str, bucket_key| Encryption::Kms {
             key: Some(key.into()),
-            bucket_key: None,
+            bucket_key,
             dsse: false,
         };
         let found = Head {
-            encryption: Some(kms("arn:key/1")),
+            encryption: Some(kms("arn:key/1", None)),
             ..plain()
         };
-        let want = |key| Attributes {
-            encryption: Some(kms(key)),
+        let keyed = |key, bucket_key| Attributes {
+            encryption: Some(kms(key, bucket_key)),
             ..wanted()
         };
+        let want = |key| keyed(key, None);
         assert_differs(&wanted(), &found, &[], None);
         assert_differs(&want("1"), &found, &[], None);
+        // HEAD shows a bucket key only if there is one.
+        assert_differs(&keyed("1", Some(false)), &found, &[], None);
+        let differs = Some(Attribute::Encryption);
+        assert_differs(&keyed("1", Some(true)), &found, &[], differs);
+        assert_differs(&want("alias/1"), &found, &[], differs);
         assert_differs(&want("2"), &found, &[], Some(Attribute::Encryption));
     }
 

@@ -15,8 +15,11 @@ mod headers;
 mod tests;
 mod text;
 
+use std::collections::BTreeMap;
+
 pub use self::answers::{AttributeQuestion, TAGS_OF_SOURCE, Unlike};
-use self::headers::unlike_headers;
+pub(super) use self::encryption::{KeyAlias, unlike_encryption};
+pub(super) use self::headers::{HeaderRules, unlike_headers};
 use self::text::{is_alike, is_showable};
 use crate::manifest::job::Attribute;
 use crate::s3::{Attributes, ContentHeaders, Head, Operation, Retention, Tag, Tags};
@@ -164,10 +167,13 @@ impl<'a> Asked<'a> {
             acl: _,
             annotations: _,
         } = self.attributes;
-        let metadata = self
-            .metadata(found)
+        let metadata = unlike_metadata(&self.attributes.metadata, found, true)
             .map(|how| (Attribute::Metadata, how.to_owned()));
-        let headers = unlike_headers(headers, &found.headers)
+        let rules = HeaderRules {
+            compares_others: false,
+            may_add: true,
+        };
+        let headers = unlike_headers(headers, &found.headers, rules)
             .map(|name| (Attribute::Headers, format!("another {name}")));
         let tags = self
             .tags()
@@ -197,34 +203,39 @@ impl<'a> Asked<'a> {
         all.into_iter().flatten().collect()
     }
 
-    fn metadata(&self, found: &Head) -> Option<&'static str> {
-        let shown = |name: &str| {
-            let mut all = found.metadata.iter();
-            all.find(|(other, _)| other.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value.as_str())
-        };
-        let mut missing = 0;
-        for (name, value) in &self.attributes.metadata {
-            match shown(name) {
-                Some(other) if is_alike(value, other) => {}
-                Some(_) => return Some("other values"),
-                // Some servers do not store empty values.
-                None if value.trim().is_empty() => {}
-                None if is_showable(name) && is_showable(value) => return Some("less of it"),
-                None => missing += 1,
-            }
-        }
-        // If the server counts metadata that it cannot show as headers, it has kept that metadata.
-        (missing > found.missing_metadata).then_some("less of it")
-    }
-
     fn encryption(&self, found: &Head) -> Option<&'static str> {
         if self.customer_key {
             return (!found.customer_key).then_some("no encryption with the customer key");
         }
         let asked = self.attributes.encryption.as_ref()?;
-        encryption::unlike(asked, found.encryption.as_ref())
+        unlike_encryption(asked, found.encryption.as_ref(), KeyAlias::AnyKey)
     }
+}
+
+/// Returns the difference between the metadata of an object and the requested one. Metadata that
+/// was not requested does not count. `drops_empty` is true if the server may drop empty values.
+pub(super) fn unlike_metadata(
+    asked: &BTreeMap<String, String>,
+    found: &Head,
+    drops_empty: bool,
+) -> Option<&'static str> {
+    let shown = |name: &str| {
+        let mut all = found.metadata.iter();
+        all.find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    };
+    let mut missing = 0;
+    for (name, value) in asked {
+        match shown(name) {
+            Some(other) if is_alike(value, other) => {}
+            Some(_) => return Some("other values"),
+            None if drops_empty && value.trim().is_empty() => {}
+            None if is_showable(name) && is_showable(value) => return Some("less of it"),
+            None => missing += 1,
+        }
+    }
+    // If the server counts metadata that it cannot show as headers, it has kept that metadata.
+    (missing > found.missing_metadata).then_some("less of it")
 }
 
 /// Describes a number of tags that differs from the requested one.

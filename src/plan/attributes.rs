@@ -16,7 +16,7 @@ use super::loss::{Loss, Lost};
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::s3::{
     Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head,
-    Lock, Operation, Tag, Tags,
+    Lock, Operation, Retention, Tag, Tags,
 };
 
 /// Storage classes of other services and bucket types. A general purpose bucket refuses them.
@@ -40,6 +40,10 @@ const MAX_TAGGING: usize = 2048;
 /// the signature, and the SDK's headers need up to 4 KB of them.
 const MAX_ATTRIBUTES: usize = 4096;
 
+/// The note about a retention that is not kept. S3 refuses one that has ended, and it would protect
+/// nothing.
+pub const RETENTION_ENDED: &str = "the retention of the source has ended, so the copy gets none";
+
 /// The attributes of a copy, as far as HEAD of the source decides them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
@@ -47,6 +51,8 @@ pub struct Spec {
     pub attributes: Attributes,
     /// The attributes that are already lost.
     pub losses: Vec<Loss>,
+    /// The attribute that is not kept because it no longer has an effect, in words.
+    pub note: Option<&'static str>,
 }
 
 /// The requests that are needed to decide which attributes a copy gets.
@@ -149,9 +155,12 @@ pub fn of_copy(
         acl: transfer.to.acl,
         annotations: keeps(Attribute::Annotations) && *route == Route::Copy,
     };
+    let has_ended = |retention: &Retention| retention.until <= now;
+    let is_ended = head.lock.retention.as_ref().is_some_and(has_ended);
     Ok(Spec {
         attributes,
         losses: losses.losses,
+        note: (is_ended && keeps(Attribute::Lock)).then_some(RETENTION_ENDED),
     })
 }
 
@@ -374,25 +383,11 @@ fn lock(head: &Head, now: Timestamp, losses: &mut Losses<'_>) -> Result<Lock, Lo
             "event holds are not carried over",
         )?;
     }
-    let (holds, ended): (Vec<_>, Vec<_>) = head
-        .lock
-        .retention
-        .clone()
-        .into_iter()
-        .partition(|retention| retention.until > now);
-    if !ended.is_empty() && policy == Policy::Require {
-        // S3 refuses a retention that has ended, and it would protect nothing, so this is no reason
-        // to fail.
-        losses.losses.push(Loss::new(
-            Attribute::Lock,
-            Lost::NotSet,
-            "the retention has ended",
-        ));
-    }
     // A hold that is off is the same as none, and a bucket without Object Lock refuses to set it
     // off.
+    let retention = head.lock.retention.clone();
     Ok(Lock {
-        retention: holds.into_iter().next(),
+        retention: retention.filter(|retention| retention.until > now),
         legal_hold: head.lock.legal_hold.filter(|on| *on),
     })
 }

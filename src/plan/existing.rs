@@ -5,9 +5,9 @@
 //! destination on purpose. A list shows the storage class, and HEAD shows all others except the
 //! tags.
 
-use super::adopt::encryption_is;
-use crate::manifest::job::{Attribute, Encryption, SetValues, Transfer};
-use crate::s3::{Capabilities, Head, Tag};
+use super::asked::{HeaderRules, KeyAlias, unlike_encryption, unlike_headers, unlike_metadata};
+use crate::manifest::job::{Attribute, SetValues, Transfer};
+use crate::s3::{Capabilities, ContentHeaders, Head, Tag};
 
 /// S3's storage classes in the order in which lifecycle rules move objects; the first two are never
 /// a rule's target.
@@ -62,9 +62,10 @@ pub fn class(
 }
 
 /// Returns an attribute in which the object differs from the job's values, as far as HEAD shows.
-/// Compares neither the storage class nor the tags.
+/// Values that the server may have written differently are equal. Compares neither the storage
+/// class nor the tags.
 #[must_use]
-pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
+pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) -> Option<Attribute> {
     // Destructured, so that the compiler names a value that is not compared.
     let SetValues {
         metadata,
@@ -76,47 +77,34 @@ pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
         content_disposition,
         cache_control,
     } = &transfer.set;
-    let headers = &found.headers;
-    let header_differs =
-        |wanted: &Option<String>, found: &Option<String>| wanted.is_some() && wanted != found;
-    let differs = [
-        (content_type, &headers.content_type),
-        (content_encoding, &headers.content_encoding),
-        (content_language, &headers.content_language),
-        (content_disposition, &headers.content_disposition),
-        (cache_control, &headers.cache_control),
-    ];
-    if differs
-        .into_iter()
-        .any(|(wanted, found)| header_differs(wanted, found))
-    {
+    let headers = ContentHeaders {
+        content_type: content_type.clone(),
+        content_encoding: content_encoding.clone(),
+        content_language: content_language.clone(),
+        content_disposition: content_disposition.clone(),
+        cache_control: cache_control.clone(),
+        expires: None,
+        website_redirect: None,
+    };
+    let may_change = !capabilities.refuses_what_it_lacks();
+    let rules = HeaderRules {
+        compares_others: false,
+        may_add: may_change,
+    };
+    if unlike_headers(&headers, &found.headers, rules).is_some() {
         return Some(Attribute::Headers);
     }
-    if metadata
-        .iter()
-        .any(|(name, value)| found.metadata.get(name) != Some(value))
-    {
+    if unlike_metadata(metadata, found, may_change).is_some() {
         return Some(Attribute::Metadata);
     }
-    let keyed = transfer.customer_keys.destination.is_some();
-    let encrypted = match &transfer.to.encryption {
-        _ if keyed => found.customer_key,
-        // HEAD shows the key's ARN and never its alias.
-        Some(Encryption::Kms {
-            key: Some(key),
-            bucket_key,
-            dsse,
-        }) if key.contains("alias/") => {
-            let any = Encryption::Kms {
-                key: None,
-                bucket_key: *bucket_key,
-                dsse: *dsse,
-            };
-            encryption_is(Some(&any), found.encryption.as_ref())
-        }
-        wanted => encryption_is(wanted.as_ref(), found.encryption.as_ref()),
+    let is_encrypted = if transfer.customer_keys.destination.is_some() {
+        found.customer_key
+    } else {
+        transfer.to.encryption.as_ref().is_none_or(|wanted| {
+            unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::AnyKey).is_none()
+        })
     };
-    (!encrypted).then_some(Attribute::Encryption)
+    (!is_encrypted).then_some(Attribute::Encryption)
 }
 
 /// Returns true if the object has all tags that the job sets.
@@ -133,8 +121,7 @@ pub fn has_set_tags(transfer: &Transfer, found: &[Tag]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Source};
-    use crate::s3::ContentHeaders;
+    use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Encryption, Source};
 
     fn transfer(change: impl FnOnce(&mut Transfer)) -> Transfer {
         let endpoint = DEFAULT_ENDPOINT.to_owned();
@@ -228,6 +215,7 @@ mod tests {
             ..found.clone()
         };
         let set = |change: fn(&mut Transfer)| transfer(change);
+        let unlike = |job: &Transfer, found: &Head| unlike(job, found, &Capabilities::AWS);
         assert_eq!(unlike(&transfer(|_| {}), &found), None);
         assert_eq!(
             unlike(
@@ -257,5 +245,60 @@ mod tests {
             value: value.into(),
         };
         assert!(has_set_tags(&tagged, &[tag("1")]) && !has_set_tags(&tagged, &[tag("2")]));
+    }
+
+    #[test]
+    fn values_that_a_server_writes_differently_are_equal() {
+        let headers = ContentHeaders {
+            content_type: Some("text/html; charset=utf-8".into()),
+            content_encoding: Some("gzip,aws-chunked".into()),
+            cache_control: Some("no-cache,no-store".into()),
+            content_disposition: Some("=?UTF-8?Q?gr=C3=BCn?=".into()),
+            ..ContentHeaders::default()
+        };
+        let found = Head {
+            headers,
+            metadata: [("city".to_owned(), "=?UTF-8?Q?Z=C3=BCrich?=".to_owned())].into(),
+            encryption: Some(Encryption::Kms {
+                key: Some("arn:aws:kms:mine".into()),
+                bucket_key: None,
+                dsse: false,
+            }),
+            ..Head::default()
+        };
+        let job = |change: fn(&mut Transfer)| transfer(change);
+        let everywhere = job(|job| {
+            job.set.cache_control = Some("no-cache, no-store".into());
+            job.set.content_disposition = Some("grün".into());
+            job.set.metadata = [("City".to_owned(), "Zürich".to_owned())].into();
+            job.to.encryption = Some(Encryption::Kms {
+                key: Some("mine".into()),
+                bucket_key: Some(false),
+                dsse: false,
+            });
+        });
+        let additions = [
+            job(|job| job.set.content_type = Some("text/html".into())),
+            job(|job| job.set.content_encoding = Some("gzip".into())),
+            job(|job| job.set.metadata = [("empty".to_owned(), String::new())].into()),
+        ];
+        for capabilities in [Capabilities::AWS, Capabilities::UNKNOWN_SERVER] {
+            assert_eq!(unlike(&everywhere, &found, &capabilities), None);
+            // Amazon S3 adds nothing, so that a difference is one of the object.
+            let is_amazon = capabilities.refuses_what_it_lacks();
+            for job in &additions {
+                let differs = unlike(job, &found, &capabilities).is_some();
+                assert_eq!(differs, is_amazon, "{:?}", job.set);
+            }
+        }
+        let bucket_key = job(|job| {
+            job.to.encryption = Some(Encryption::Kms {
+                key: None,
+                bucket_key: Some(true),
+                dsse: false,
+            });
+        });
+        let differs = unlike(&bucket_key, &found, &Capabilities::AWS);
+        assert_eq!(differs, Some(Attribute::Encryption));
     }
 }

@@ -217,8 +217,11 @@ impl Sides {
                 .hidden_etags()
                 .note(!matches!(found, Content::Differs(_)));
         }
-        let lacks_tags =
-            self.sets_tags_late() && here.tag_count > Some(0) && there.tag_count == Some(0);
+        let is_equal = !matches!(found, Content::Differs(_));
+        let lacks_tags = is_equal
+            && self.sets_tags_late()
+            && here.tag_count > Some(0)
+            && self.lacks_tags(key, there).await? == Some(true);
         Ok(match found {
             Content::Differs(reason) => Decision::Copy(reason),
             // A session that was killed before it set the tags left the copy without them.
@@ -243,6 +246,9 @@ impl Sides {
         let Source::Files { path, .. } = &self.transfer.from else {
             return Ok(by_time(entry.modified, there.modified));
         };
+        if entry.size != there.size {
+            return Ok(Decision::Copy(Reason::SizeDiffers));
+        }
         let checksum = there
             .checksum
             .as_ref()
@@ -324,7 +330,10 @@ impl Sides {
             there.storage_class.as_deref(),
             self.destination.capabilities(),
         );
-        if class == StorageClassMatch::Differs || existing::unlike(transfer, there).is_some() {
+        let capabilities = self.destination.capabilities();
+        if class == StorageClassMatch::Differs
+            || existing::unlike(transfer, there, capabilities).is_some()
+        {
             return Ok(Decision::Copy(Reason::AttributesDiffer));
         }
         let mut set_attributes = match class {

@@ -86,7 +86,14 @@ impl Sides {
                 &self.transfer.own_files,
             )),
             // Standard input has no listing: the executor plans its one upload.
-            _ => Ok(Listing::of(Vec::new())),
+            (Source::Stdin, _) => Ok(Listing::of(Vec::new())),
+            (Source::Prefix { location, .. } | Source::Object { location, .. }, None) => {
+                let message = "the source has no connection";
+                let place = location.to_string();
+                let operation = Operation::ListObjects;
+                let failure = Failure::new(FailureKind::Bug, operation, &*place, message);
+                Err((place, failure))
+            }
         }
     }
 
@@ -158,9 +165,7 @@ impl Sides {
             entry.key.as_str()
         };
         let lists_all = is_local || self.transfer.versions != Versions::Current;
-        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| lists_all)
-            && !chosen.iter().any(|chosen| chosen.key == name)
-        {
+        if lists_all && !filter.has_chosen(name) {
             return Err(Planned::Excluded(entry.key));
         }
         let class = entry.storage_class.as_deref();

@@ -125,7 +125,8 @@ impl Sides {
             next,
             last,
         } = resume;
-        let filter = Arc::new(Filter::new(&self.transfer.select));
+        let chosen = self.transfer.chosen.as_deref();
+        let filter = Arc::new(Filter::new(&self.transfer.select).choosing(chosen));
         self.plan_again(pending, &filter, &BatchSender::new(first, sender.clone()))
             .await?;
         let most = if self.can_be_cut() {

@@ -12,13 +12,12 @@ impl Sides {
     /// Returns HEAD of the copy at the key if it may lack attributes that are set after the bytes.
     ///
     /// Tags that are too long for a header are set in one request, so a copy that should have tags
-    /// and has none lacks all of them. If HEAD shows no number of tags, the copy may lack them.
+    /// and has none lacks all of them. If nothing shows its tags, the copy may lack them.
     pub(super) async fn unfinished(
         &self,
         entry: &Entry,
         key: &ObjectKey,
     ) -> Result<Option<Head>, Failure> {
-        let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
         if self.finishes_late() {
             return Ok(Some(
                 self.destination
@@ -47,12 +46,41 @@ impl Sides {
         if !wants {
             return Ok(None);
         }
-        Ok(Some(
-            self.destination
-                .with_slot(self.destination.head(key, None))
-                .await?,
-        )
-        .filter(lacks))
+        let head = self.destination.head(key, None);
+        let head = self.destination.with_slot(head).await?;
+        let lacks_tags = self.lacks_tags(key, &head).await?;
+        Ok(Some(head).filter(|_| lacks_tags != Some(false)))
+    }
+
+    /// Returns true if a copy has no tags, or `None` if the server does not show them. HEAD shows
+    /// the number of tags only if there are any and the caller may read them, so their absence is
+    /// asked for.
+    pub(super) async fn lacks_tags(
+        &self,
+        key: &ObjectKey,
+        head: &Head,
+    ) -> Result<Option<bool>, Failure> {
+        if let Some(count) = head.tag_count {
+            return Ok(Some(count == 0));
+        }
+        let tags = self.destination.tags(key, head.version.as_deref());
+        match self.destination.with_slot(tags).await {
+            Ok(tags) => Ok(Some(tags.is_empty())),
+            Err(failure)
+                if matches!(
+                    failure.kind(),
+                    FailureKind::Denied
+                        | FailureKind::Unsupported
+                        | FailureKind::NotUnderstood
+                        | FailureKind::Unreadable
+                        | FailureKind::Invalid
+                        | FailureKind::NotFound
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Returns true if an object of the source has tags that a copy can get. Asks for them if HEAD

@@ -26,20 +26,27 @@ pub(crate) fn line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     words.join(" ")
 }
 
-/// Returns the words with the user and password of each URL replaced by a placeholder.
+/// Returns the words with the user and password of each URL replaced by a placeholder. A URL is a
+/// whole word or the value of a flag: inside a key, the same characters are part of a name.
 fn without_passwords(words: &[&str]) -> Vec<String> {
     let follows_proxy = |index: usize| index > 0 && words[index - 1] == "--proxy";
     let shown = |(index, word): (usize, &&str)| {
-        let schemes = ["http://", "https://", "--proxy="];
-        let start = schemes
-            .iter()
-            .filter_map(|scheme| Some(word.find(scheme)? + scheme.len()))
-            .max();
-        // The URL of a proxy needs no scheme.
-        let Some(start) = start.or_else(|| follows_proxy(index).then_some(0)) else {
-            return (*word).to_owned();
+        let flag = word.split_once('=').filter(|_| word.starts_with("--"));
+        let value_at = flag.map_or(0, |(flag, _)| flag.len() + 1);
+        let is_proxy = flag.map_or_else(|| follows_proxy(index), |(flag, _)| flag == "--proxy");
+        let value = &word[value_at..];
+        let schemes = ["http://", "https://"];
+        let scheme = schemes.into_iter().find(|scheme| {
+            let beginning = value.get(..scheme.len());
+            beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(scheme))
+        });
+        let scheme_length = match scheme {
+            Some(scheme) => scheme.len(),
+            // The URL of a proxy needs no scheme.
+            None if is_proxy => 0,
+            None => return (*word).to_owned(),
         };
-        let (before, url) = word.split_at(start);
+        let (before, url) = word.split_at(value_at + scheme_length);
         let end = url.find('/').unwrap_or(url.len());
         match url[..end].rfind('@') {
             Some(at) => format!("{before}USER:PASSWORD{}", &url[at..]),
@@ -83,6 +90,14 @@ mod tests {
             (
                 "copy s3://a/b@c http://h/x@y",
                 "copy s3://a/b@c http://h/x@y",
+            ),
+            (
+                "--key crawl/http://me@h/x s3://b/https://me:s@h/",
+                "--key crawl/http://me@h/x s3://b/https://me:s@h/",
+            ),
+            (
+                "--endpoint-url HTTPS://k:s@h --tag=u=http://a@b",
+                "--endpoint-url HTTPS://USER:PASSWORD@h --tag=u=http://a@b",
             ),
         ] {
             let typed: Vec<_> = typed.split(' ').collect();

@@ -275,7 +275,7 @@ impl Cleaner {
         let upload = MultipartUpload::open(&self.bucket, &made.key, &id);
         let parts = upload.parts().try_collect::<Vec<_>>();
         let (is_certain, why) = match (self.within(Operation::ListParts, parts).await, answer) {
-            (Err(failure), _) if failure.details().code == "NoSuchUpload" => return None,
+            (Err(failure), _) if *failure.kind() == FailureKind::NoSuchUpload => return None,
             // Some servers answer with an empty list for an upload that is gone.
             (Ok(parts), Ok(())) if parts.is_empty() && !is_shown => return None,
             (_, Err(failure)) => (true, reason(failure)),
@@ -325,11 +325,20 @@ impl Cleaner {
                 .collect();
             removed.extend(self.remove(what, all).await);
         }
-        let versions = if versions.is_empty() {
-            Vec::new()
+        let still_listed = if versions.is_empty() {
+            Ok(Vec::new())
         } else {
-            self.list_versions().await.unwrap_or_default()
+            self.list_versions().await
         };
+        // Without a second list, nothing shows which of the versions are gone.
+        let unlisted: Vec<_> = match &still_listed {
+            Ok(_) => Vec::new(),
+            Err(failure) => versions
+                .iter()
+                .filter_map(|version| self.unlisted_version(version, &removed, failure))
+                .collect(),
+        };
+        let versions = still_listed.unwrap_or_default();
         let mut listed = self.list_objects().await;
         if let Ok(keys) = &listed {
             let unknown: Vec<_> = keys
@@ -348,6 +357,7 @@ impl Cleaner {
         let mut left: Vec<_> = versions
             .iter()
             .map(|version| self.left_version(version, &removed))
+            .chain(unlisted)
             .collect();
         let shown: BTreeSet<ObjectKey> = match listed {
             Ok(keys) => keys.into_iter().collect(),
@@ -460,16 +470,32 @@ impl Cleaner {
         })
     }
 
+    /// Describes a version whose removal no list confirms, because the second list failed. A delete
+    /// that was refused has left it there.
+    fn unlisted_version(
+        &self,
+        version: &ListedVersion,
+        removed: &[RemovalAttempt],
+        listing: &Failure,
+    ) -> Option<Leftover> {
+        let attempt = removal_of(version, removed)?;
+        let left = self.left_version(version, removed);
+        Some(match &attempt.answer {
+            Err(_) => left,
+            Ok(()) => Leftover {
+                is_certain: false,
+                reason: format!(
+                    "the server accepts the delete and does not show whether it is gone ({})",
+                    reason(listing)
+                ),
+                ..left
+            },
+        })
+    }
+
     fn left_version(&self, version: &ListedVersion, removed: &[RemovalAttempt]) -> Leftover {
-        let is_this_version = |removed: &&RemovalAttempt| {
-            removed.made.key.as_str() == version.key
-                && removed.made.id.as_ref() == Some(&version.id)
-        };
-        let failure = removed
-            .iter()
-            .rev()
-            .find(is_this_version)
-            .and_then(|removed| removed.answer.as_ref().err());
+        let failure =
+            removal_of(version, removed).and_then(|removed| removed.answer.as_ref().err());
         // `null` is the version id of objects in a bucket without versions.
         let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
         Leftover {
@@ -511,6 +537,17 @@ fn distinct(all: &[ProbeWrite]) -> Vec<ProbeWrite> {
         .into_iter()
         .cloned()
         .collect()
+}
+
+/// Returns the last attempt to remove a version.
+fn removal_of<'r>(
+    version: &ListedVersion,
+    removed: &'r [RemovalAttempt],
+) -> Option<&'r RemovalAttempt> {
+    let is_this_version = |removed: &&RemovalAttempt| {
+        removed.made.key.as_str() == version.key && removed.made.id.as_ref() == Some(&version.id)
+    };
+    removed.iter().rev().find(is_this_version)
 }
 
 fn still_there(operation: Operation) -> String {

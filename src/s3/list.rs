@@ -385,7 +385,12 @@ fn restore_status(reader: &mut XmlReader<'_>) -> Result<ArchiveState, Unreadable
     let (mut ongoing, mut expires) = (false, false);
     while let Some(tag) = reader.child()? {
         match tag {
-            XmlTag::Open("IsRestoreInProgress") => ongoing = reader.text()?.trim() == "true",
+            XmlTag::Open("IsRestoreInProgress") => {
+                // Both are spellings of a boolean in XML, and some servers capitalize it.
+                let text = reader.text()?;
+                let text = text.trim();
+                ongoing = text.eq_ignore_ascii_case("true") || text == "1";
+            }
             XmlTag::Open("RestoreExpiryDate") => expires = !reader.text()?.is_empty(),
             XmlTag::Open(_) => reader.skip()?,
             XmlTag::Empty(_) | XmlTag::Close(_) => {}

@@ -134,13 +134,21 @@ pub fn share_of(limits: &Limits, pods: u32) -> Result<Limits, String> {
         )),
         limit => Ok(limit.map(|limit| limit / pods)),
     };
+    // Destructured, so that the compiler names a limit that is not divided.
+    let Limits {
+        requests_per_second,
+        bytes_per_second,
+        in_flight,
+        // These apply to each process.
+        patience,
+        max_failures,
+    } = *limits;
     Ok(Limits {
-        requests_per_second: share(limits.requests_per_second, "requests_per_second")?,
-        in_flight: share(limits.in_flight, "in_flight")?,
-        bytes_per_second: limits
-            .bytes_per_second
-            .map(|rate| ByteRate((rate.0 / u64::from(pods)).max(1))),
-        ..*limits
+        requests_per_second: share(requests_per_second, "requests_per_second")?,
+        in_flight: share(in_flight, "in_flight")?,
+        bytes_per_second: bytes_per_second.map(|rate| ByteRate((rate.0 / u64::from(pods)).max(1))),
+        patience,
+        max_failures,
     })
 }
 

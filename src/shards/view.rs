@@ -394,18 +394,34 @@ impl StateView {
 
     fn add(&mut self, totals: &LiveTotals, requests: PaceCounts) {
         let sums = &mut self.totals;
+        // Destructured, so that the compiler names a number that is not added.
+        let LiveTotals {
+            planned_objects,
+            planned_bytes,
+            done_objects,
+            done_bytes,
+            skipped_objects,
+            skipped_bytes,
+            failed_objects,
+        } = *totals;
+        let PaceCounts {
+            requests,
+            throttled,
+            retried,
+            hedged,
+        } = requests;
         for (sum, more) in [
-            (&mut sums.planned_objects, totals.planned_objects),
-            (&mut sums.planned_bytes, totals.planned_bytes),
-            (&mut sums.done_objects, totals.done_objects),
-            (&mut sums.done_bytes, totals.done_bytes),
-            (&mut sums.skipped_objects, totals.skipped_objects),
-            (&mut sums.skipped_bytes, totals.skipped_bytes),
-            (&mut sums.failed_objects, totals.failed_objects),
-            (&mut self.requests.requests, requests.requests),
-            (&mut self.requests.throttled, requests.throttled),
-            (&mut self.requests.retried, requests.retried),
-            (&mut self.requests.hedged, requests.hedged),
+            (&mut sums.planned_objects, planned_objects),
+            (&mut sums.planned_bytes, planned_bytes),
+            (&mut sums.done_objects, done_objects),
+            (&mut sums.done_bytes, done_bytes),
+            (&mut sums.skipped_objects, skipped_objects),
+            (&mut sums.skipped_bytes, skipped_bytes),
+            (&mut sums.failed_objects, failed_objects),
+            (&mut self.requests.requests, requests),
+            (&mut self.requests.throttled, throttled),
+            (&mut self.requests.retried, retried),
+            (&mut self.requests.hedged, hedged),
         ] {
             *sum = sum.saturating_add(more);
         }

@@ -13,7 +13,6 @@ use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
 use crate::listing::sizes_contradict;
 use crate::manifest::job::Source;
-use crate::pace::slots::SlotKind;
 use crate::planner::hash::{self, Hashes, WantedHash};
 use crate::planner::{Sides, Step};
 use crate::s3::{
@@ -269,8 +268,12 @@ impl Pair {
             let why = format!("the {algorithm} of the file is not known");
             return Ok(Verdict::Unprovable { why });
         };
-        if let Some(stored) = stored.filter(|_| deep != Deep::All) {
-            return Ok(judged(&local, &stored).of_answers(&stored));
+        if let Some(stored) = stored {
+            let shown = judged(&local, &stored).of_answers(&stored);
+            // Reading cannot outweigh checksums that differ.
+            if deep != Deep::All || matches!(shown, Verdict::Different { .. }) {
+                return Ok(shown);
+            }
         }
         let pin = pin(&self.destination, there);
         let read = read::checksum(&self.destination.bucket, &pin, there.size, algorithm).await?;
@@ -291,12 +294,8 @@ impl Verdict {
 }
 
 async fn head(place: &VersionLocation) -> Result<Head, Failure> {
-    let slots = place.bucket.pacer().slots();
-    let _slot = slots.request(SlotKind::Small).await;
-    place
-        .bucket
-        .head(&place.key, place.version.as_deref())
-        .await
+    let head = place.bucket.head(&place.key, place.version.as_deref());
+    place.bucket.with_slot(head).await
 }
 
 /// Reads the last byte of an object whose size no list has shown, if HEAD is not trusted. Returns
@@ -305,7 +304,9 @@ async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failur
     if place.bucket.capabilities().believes_answers() {
         return Ok(());
     }
-    read::confirm_size(&place.bucket, &pin(place, head), head.size).await
+    let pin = pin(place, head);
+    let confirmed = read::confirm_size(&place.bucket, &pin, head.size);
+    place.bucket.with_slot(confirmed).await
 }
 
 /// Returns an error if HEAD shows another `ETag` than the list. Accepts it if the object was
@@ -320,7 +321,8 @@ async fn etag_as_listed(
     let Some(listed) = listed.filter(|listed| tells && *listed != head.etag) else {
         return Ok(());
     };
-    let now = place.bucket.first(place.key.as_str(), None).await?;
+    let first = place.bucket.first(place.key.as_str(), None);
+    let now = place.bucket.with_slot(first).await?;
     let is_replaced = now.is_some_and(|now| {
         *now.key == *place.key.as_str() && now.etag.as_ref() == Some(&head.etag)
     });

@@ -3,10 +3,12 @@
 //! Both must be in the order of the keys' bytes. If a key map or a server does not keep that order,
 //! s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
 
+use std::path::PathBuf;
+
 use super::{Verdict, VerifyFinding};
 use crate::bucket::Bucket;
 use crate::listing::{Entry, Listing, ListingItem, bucket};
-use crate::location::{ObjectKey, S3Uri};
+use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::planner::{Planned, Sides, Step, Steps};
 use crate::s3::{Failure, FailureKind};
@@ -27,17 +29,27 @@ pub(super) enum DestinationEntry {
 pub(super) enum Task {
     /// Compare an object with its counterpart.
     Compare(Box<Step>, DestinationEntry),
-    /// Report an object that only the destination has. If there is a key, the source may have it,
-    /// and the selection may have excluded it.
-    Extra(Box<Entry>, Option<ObjectKey>),
-    /// Nothing: the result is known.
-    Known(VerifyFinding),
+    /// Report an object that only the destination has.
+    Extra(Box<Entry>, ExcludedSource),
+    /// Nothing: an object of the source could not be planned.
+    Unplanned(VerifyFinding),
     /// Nothing: a list failed.
     Unlisted(VerifyFinding, Failure),
     /// Nothing: the selection excludes the object.
     Excluded,
     /// Nothing: the destination has an object that the transfer would not write.
     Foreign,
+}
+
+/// The source of an object that the plan does not contain. The selection may have excluded it.
+#[derive(Clone, Debug)]
+pub(super) enum ExcludedSource {
+    /// The source does not have it.
+    None,
+    /// The source may have an object at this key.
+    Object(ObjectKey),
+    /// The source may have a file at this path.
+    File(PathBuf),
 }
 
 /// The state of reading both listings.
@@ -153,7 +165,7 @@ impl PairWalk {
                 Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}
                 Some(Planned::Excluded(_)) => return Some(Task::Excluded),
                 Some(Planned::Failed(_, place, failure)) => {
-                    return Some(Task::Known(self.unplanned(place, &failure)));
+                    return Some(Task::Unplanned(self.unplanned(place, &failure)));
                 }
                 Some(Planned::Unlisted(place, failure)) => {
                     return Some(Task::Unlisted(self.unplanned(place, &failure), failure));
@@ -252,12 +264,31 @@ impl PairWalk {
             ..Selection::default()
         };
         let source = match &transfer.from {
-            Source::Prefix { location, .. } if by_name != transfer.select => {
-                ObjectKey::new(&format!("{}{relative}", location.key)).ok()
+            _ if by_name == transfer.select => ExcludedSource::None,
+            Source::Prefix { location, .. } => {
+                ObjectKey::new(&format!("{}{relative}", location.key))
+                    .map_or(ExcludedSource::None, ExcludedSource::Object)
             }
-            _ => None,
+            Source::Files { path, .. } => file_at(path, &relative),
+            // Destinations of single objects are not searched.
+            Source::Object { .. } | Source::Stdin => ExcludedSource::None,
         };
         Task::Extra(Box::new(entry), source)
+    }
+}
+
+/// Returns the file whose key below the source is `relative`. Some keys are those of no file.
+fn file_at(root: &LocalPath, relative: &str) -> ExcludedSource {
+    let root = root.as_path();
+    let is_root = root.file_name().is_some_and(|name| name == relative);
+    if is_root && !root.is_dir() {
+        return ExcludedSource::File(root.to_owned());
+    }
+    let is_name = |part: &str| !matches!(part, "" | "." | "..");
+    if relative.split('/').all(is_name) {
+        ExcludedSource::File(root.join(relative))
+    } else {
+        ExcludedSource::None
     }
 }
 
@@ -274,21 +305,33 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
 }
 
 /// Returns the finding about an object that only the destination has. Returns `None` if the source
-/// has the key `source`, which the selection then excludes.
+/// has the object, which the selection then excludes.
 pub(super) async fn extra(
     sides: &Sides,
     entry: &Entry,
-    source: Option<ObjectKey>,
+    source: ExcludedSource,
 ) -> Option<VerifyFinding> {
     let mut verdict = Verdict::Extra;
-    if let (Some(key), Some(bucket)) = (source, &sides.source) {
-        match bucket.head(&key, None).await {
-            Ok(_) => return None,
-            // Without the permission to list, S3 answers 403 for keys that do not exist.
-            Err(failure)
-                if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {}
-            Err(failure) => verdict = Verdict::failed(&failure),
+    match (source, &sides.source) {
+        (ExcludedSource::Object(key), Some(bucket)) => {
+            match bucket.with_slot(bucket.head(&key, None)).await {
+                Ok(_) => return None,
+                // Without the permission to list, S3 answers 403 for keys that do not exist.
+                Err(failure)
+                    if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {}
+                Err(failure) => verdict = Verdict::failed(&failure),
+            }
         }
+        (ExcludedSource::File(path), _) => {
+            // Without an answer, the object may be extra.
+            if tokio::fs::metadata(&path)
+                .await
+                .is_ok_and(|found| found.is_file())
+            {
+                return None;
+            }
+        }
+        (ExcludedSource::None, _) | (ExcludedSource::Object(_), None) => {}
     }
     let place = S3Uri {
         bucket: sides.destination.name().clone(),

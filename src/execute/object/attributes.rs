@@ -149,6 +149,10 @@ impl<'w> TargetAttributes<'w> {
         let spec = attributes::of_copy(head, transfer, capabilities, route, Timestamp::now())
             .map_err(|loss| source.not_kept(&loss, Operation::HeadObject))?;
         draft.losses.extend(spec.losses);
+        let note = spec.note.map(str::to_owned);
+        let is_new = |note: &String| !draft.notes.contains(note);
+        let note = note.filter(is_new);
+        draft.notes.extend(note);
         let mut possible = spec.attributes;
         let reads = Reads::of(transfer, capabilities, route);
         // HEAD shows the number of tags only to those who may read them, so a count needs no look

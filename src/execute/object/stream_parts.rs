@@ -13,11 +13,12 @@ use super::round_failure::RoundFailure;
 use crate::execute::TransferContext;
 use crate::manifest::job::PartSize;
 use crate::plan::parts::UPLOAD_PART;
+use crate::s3::capabilities::PartLimits;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The number of parts after which the part size doubles, so that 10,000 parts suffice for the
-/// largest object.
-const PARTS_PER_SIZE: u32 = 1000;
+/// The number of part sizes of a stream of the most parts. Each size is twice the one before, so
+/// that a stream of 10,000 parts that begins with parts of 16 MiB may have 12 TiB.
+const SIZES: u32 = 10;
 
 /// The time for which a signal that ended the stream may still be under way.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
@@ -71,7 +72,10 @@ impl StreamParts {
         );
         let most = destination.capabilities().parts.max_parts;
         if part.number > most {
-            let message = format!("the stream is longer than {most} parts");
+            let message = format!(
+                "the stream is longer than the {most} parts that an upload may have; send it again with larger parts \
+                 (--part-size, or `parts.size` of the manifest)"
+            );
             let (operation, place) = (Operation::UploadPart, destination.place(key));
             return Err(Failure::new(FailureKind::Invalid, operation, place, message).into());
         }
@@ -98,12 +102,26 @@ impl StreamParts {
 /// Returns the size of the part with this number.
 pub(super) fn part_size(context: &TransferContext, number: u32) -> u64 {
     let limits = context.sides.destination.capabilities().parts;
-    let bytes = match context.sides.transfer.parts.size {
+    size_of_part(number, context.sides.transfer.parts.size, &limits)
+}
+
+/// Returns the size of the part with this number. The size doubles as often as the limits of the
+/// server demand, unless all parts must have the same size.
+fn size_of_part(number: u32, size: PartSize, limits: &PartLimits) -> u64 {
+    let first = match size {
         PartSize::Exactly(size) => size.0,
         PartSize::Auto if limits.equal_parts => 4 * UPLOAD_PART,
-        PartSize::Auto => UPLOAD_PART << ((number - 1) / PARTS_PER_SIZE).min(20),
+        PartSize::Auto => UPLOAD_PART,
     };
-    bytes.clamp(limits.min_part, limits.max_part)
+    let parts_per_size = limits.max_parts.div_ceil(SIZES).max(1);
+    let doublings = if limits.equal_parts {
+        0
+    } else {
+        (number.saturating_sub(1) / parts_per_size).min(SIZES)
+    };
+    first
+        .saturating_mul(1 << doublings)
+        .clamp(limits.min_part, limits.max_part)
 }
 
 /// Reads one part, until it is full or the stream ends.
@@ -138,4 +156,61 @@ async fn read_part(
         return Err(RoundFailure::Stopped);
     }
     Ok(body.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::{ByteSize, GIB, MIB};
+
+    /// Returns the bytes of a stream of the most parts.
+    fn most(size: PartSize, limits: &PartLimits) -> u64 {
+        let parts = 1..=limits.max_parts;
+        parts.map(|number| size_of_part(number, size, limits)).sum()
+    }
+
+    #[test]
+    fn parts_grow_as_fast_as_the_number_of_parts_demands() {
+        let few = PartLimits {
+            max_parts: 1000,
+            ..PartLimits::S3
+        };
+        let eight = PartSize::Exactly(ByteSize(8 * MIB));
+        for (limits, size, least) in [
+            (PartLimits::S3, PartSize::Auto, 12 * 1024 * GIB),
+            (PartLimits::S3, eight, 7 * 1024 * GIB),
+            (few, PartSize::Auto, 1024 * GIB),
+            (few, eight, 700 * GIB),
+        ] {
+            let most = most(size, &limits);
+            assert!(most >= least, "{size:?} {most}");
+            let first = size_of_part(1, size, &limits);
+            assert_eq!(size_of_part(limits.max_parts / 10, size, &limits), first);
+            assert_eq!(
+                size_of_part(limits.max_parts / 10 + 1, size, &limits),
+                2 * first
+            );
+        }
+    }
+
+    #[test]
+    fn equal_parts_do_not_grow() {
+        let equal = PartLimits {
+            equal_parts: true,
+            ..PartLimits::S3
+        };
+        for size in [PartSize::Auto, PartSize::Exactly(ByteSize(8 * MIB))] {
+            let first = size_of_part(1, size, &equal);
+            assert_eq!(size_of_part(10_000, size, &equal), first);
+        }
+    }
+
+    #[test]
+    fn no_part_exceeds_the_limits() {
+        let large = PartSize::Exactly(ByteSize(PartLimits::S3.max_part));
+        for number in [1, 10_000, u32::MAX] {
+            let size = size_of_part(number, large, &PartLimits::S3);
+            assert_eq!(size, PartLimits::S3.max_part);
+        }
+    }
 }

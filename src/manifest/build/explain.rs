@@ -37,7 +37,7 @@ impl Explain for SizeError {
 impl Explain for FailureLimitError {
     fn explain(&self) -> (String, String) {
         let message = format!(
-            "`{}` is neither a number of objects nor a percentage",
+            "`{}` is neither a number of objects nor a percentage below 100%",
             self.0
         );
         (message, "write for instance 100 or 5%".to_owned())

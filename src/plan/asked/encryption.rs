@@ -1,14 +1,30 @@
 //! Compares the requested encryption with the one that HEAD shows.
 
 use crate::manifest::job::Encryption;
-use crate::plan::adopt::encryption_is;
+
+/// The meaning of a KMS key that the request named by an alias. HEAD shows the key behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::plan) enum KeyAlias {
+    /// It may stand for any key that HEAD shows.
+    AnyKey,
+    /// It counts as another key.
+    OtherKey,
+}
 
 /// Returns the difference between the encryption of an object and the requested one.
-pub(super) fn unlike(asked: &Encryption, shown: Option<&Encryption>) -> Option<&'static str> {
+pub(in crate::plan) fn unlike_encryption(
+    asked: &Encryption,
+    shown: Option<&Encryption>,
+    alias: KeyAlias,
+) -> Option<&'static str> {
     let Some(shown) = shown else {
         return Some("no encryption");
     };
     let is_same = match (asked, shown) {
+        (Encryption::S3, Encryption::S3) => true,
+        (Encryption::S3, Encryption::Kms { .. }) | (Encryption::Kms { .. }, Encryption::S3) => {
+            false
+        }
         (Encryption::Kms { key: Some(_), .. }, Encryption::Kms { key: None, .. }) => {
             return Some("no key");
         }
@@ -18,22 +34,26 @@ pub(super) fn unlike(asked: &Encryption, shown: Option<&Encryption>) -> Option<&
                 bucket_key,
                 dsse,
             },
-            Encryption::Kms { key: other, .. },
+            Encryption::Kms {
+                key: shown_key,
+                bucket_key: shown_bucket_key,
+                dsse: shown_dsse,
+            },
         ) => {
-            // HEAD shows the key behind an alias and not the alias, and a bucket key only if there
-            // is one. Some servers show a longer name than the one in the request.
+            // Some servers show a longer name than the one in the request.
             let is_named = |key: &String| {
-                let shown = other.as_deref().unwrap_or_default();
-                key.contains("alias/") || shown.ends_with(&format!(":{key}"))
+                let shown = shown_key.as_deref().unwrap_or_default();
+                (key.contains("alias/") && alias == KeyAlias::AnyKey)
+                    || shown == key
+                    || shown.ends_with(&format!("/{key}"))
+                    || shown.ends_with(&format!(":{key}"))
             };
-            let asked = Encryption::Kms {
-                key: key.clone().filter(|key| !is_named(key)),
-                bucket_key: bucket_key.filter(|on| *on),
-                dsse: *dsse,
-            };
-            encryption_is(Some(&asked), Some(shown))
+            // HEAD shows a bucket key only if there is one.
+            let has_bucket_key = shown_bucket_key.unwrap_or(false);
+            dsse == shown_dsse
+                && key.as_ref().is_none_or(is_named)
+                && bucket_key.is_none_or(|on| on == has_bucket_key)
         }
-        _ => encryption_is(Some(asked), Some(shown)),
     };
     (!is_same).then_some("another encryption")
 }

@@ -6,25 +6,34 @@ use crate::s3::ContentHeaders;
 /// Compares the requested value of a header with the shown one.
 type Same<'a> = &'a dyn Fn(&str, &str) -> bool;
 
-/// Returns the name of the first requested header that is missing or different.
-pub(super) fn unlike_headers(
+/// The rules for a comparison of headers.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::plan) struct HeaderRules {
+    /// True if a header that was not requested counts as a difference.
+    pub(in crate::plan) compares_others: bool,
+    /// True if the server may have added a charset or `aws-chunked` to a value.
+    pub(in crate::plan) may_add: bool,
+}
+
+/// Returns the name of the first header that is missing or different.
+pub(in crate::plan) fn unlike_headers(
     asked: &ContentHeaders,
     shown: &ContentHeaders,
+    rules: HeaderRules,
 ) -> Option<&'static str> {
     let is_same_type = |asked: &str, shown: &str| {
         let plain = |text: &str| text.to_ascii_lowercase().replace([' ', '\t'], "");
         let (asked, shown) = (plain(asked), plain(shown));
-        asked == shown
-            || shown
-                .strip_prefix(&asked)
-                .is_some_and(|rest| rest.starts_with(";charset="))
+        let is_added = |rest: &str| rules.may_add && rest.starts_with(";charset=");
+        asked == shown || shown.strip_prefix(&asked).is_some_and(is_added)
     };
     let is_same_encoding = |asked: &str, shown: &str| {
+        let is_added = |coding: &str| rules.may_add && coding == "aws-chunked";
         let codings = |text: &str| {
             let all = text
                 .split(',')
                 .map(|coding| coding.trim().to_ascii_lowercase());
-            all.filter(|coding| !coding.is_empty() && coding != "aws-chunked")
+            all.filter(|coding| !coding.is_empty() && !is_added(coding))
                 .collect::<Vec<_>>()
         };
         codings(asked) == codings(shown)
@@ -82,9 +91,9 @@ pub(super) fn unlike_headers(
         (website_redirect, shown_redirect, "redirect", &is_alike),
     ];
     let differs = all.iter().find(|(asked, shown, _, is_same)| {
-        asked
-            .as_ref()
-            .is_some_and(|asked| !is_same(asked, shown.as_deref().unwrap_or_default()))
+        let is_compared = asked.is_some() || rules.compares_others;
+        let asked = asked.as_deref().unwrap_or_default();
+        is_compared && !is_same(asked, shown.as_deref().unwrap_or_default())
     });
     differs.map(|(_, _, name, _)| *name)
 }

@@ -210,6 +210,11 @@ fn weaker_or_other_encryption_is_named() {
         (kms(Some("alias/lake"), None), Some(kms(arn, None)), None),
         (kms(Some("7"), Some(false)), Some(kms(arn, None)), None),
         (
+            kms(Some("7"), Some(false)),
+            Some(kms(arn, Some(true))),
+            another,
+        ),
+        (
             kms(Some("mine"), None),
             Some(kms(Some("arn:aws:kms:mine"), None)),
             None,

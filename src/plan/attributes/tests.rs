@@ -117,7 +117,8 @@ fn content_only_is_the_bytes_and_what_the_job_sets() {
         bare,
         Spec {
             attributes: nothing,
-            losses: vec![]
+            losses: vec![],
+            note: None,
         }
     );
     transfer.to.storage_class = Some("GLACIER_IR".into());
@@ -299,7 +300,6 @@ fn a_retention_goes_along_while_it_lasts() {
     );
     assert_eq!(locked(0, Some(false)), Lock::default());
     let mut transfer = transfer();
-    transfer.preserve.lock = Policy::Require;
     let ended = Head {
         lock: Lock {
             retention: Some(until(-1)),
@@ -307,11 +307,15 @@ fn a_retention_goes_along_while_it_lasts() {
         },
         ..head()
     };
-    assert_eq!(
-        spec(&ended, &transfer).unwrap().losses.len(),
-        1,
-        "told, and no reason to fail"
-    );
+    for (policy, note) in [
+        (Policy::Require, Some(RETENTION_ENDED)),
+        (Policy::Try, Some(RETENTION_ENDED)),
+        (Policy::Skip, None),
+    ] {
+        transfer.preserve.lock = policy;
+        let spec = spec(&ended, &transfer).unwrap();
+        assert_eq!((spec.losses, spec.note), (vec![], note), "{policy:?}");
+    }
 }
 
 #[test]

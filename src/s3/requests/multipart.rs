@@ -310,7 +310,9 @@ impl Client {
             .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
         let faulty = |message| fault(Operation::ListMultipartUploads, bucket, None, message);
         let told = PageClaims::of(output.prefix(), output.common_prefixes());
-        if let Some(message) = told.contradiction(prefix, output.uploads().len()) {
+        let contradiction = told.contradiction(prefix, output.uploads().len());
+        let other_bucket = || self.of_another(bucket, output.bucket());
+        if let Some(message) = contradiction.or_else(other_bucket) {
             return Err(faulty(message));
         }
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);

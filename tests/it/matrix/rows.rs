@@ -72,7 +72,7 @@ pub(super) fn all() -> Vec<Row> {
             read_from: "HEAD; GetObjectRetention and GetObjectLegalHold once per bucket, with `require` per object",
             set_by: "headers of CopyObject or Create",
             prevented_by: "no s3:GetObjectRetention, s3:GetObjectLegalHold, or the matching s3:Put…; a destination \
-                           without Object Lock; an expired retention; event holds",
+                           without Object Lock; event holds",
             cases: locks,
         },
         Row {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,15 +151,24 @@ impl UploadSession<'_> {
         let context = self.context;
         let mut running = PartsInFlight::of(&self.upload);
         loop {
-            let next = parts.next(context).await;
-            while let Some(joined) = running.tasks.try_join_next() {
-                if let Some(answer) = running.answer_of(joined) {
-                    self.record_part(answer, &mut running).await;
+            let mut next = pin!(parts.next(context));
+            // The writer of the stream may be slow, so a failed part must not wait for its bytes.
+            let next = loop {
+                if running.error.is_some() {
+                    break Ok(None);
                 }
-            }
+                tokio::select! {
+                    next = &mut next => break next,
+                    answer = running.one(context), if !running.is_empty() => {
+                        if let Some(answer) = answer {
+                            self.record_part(answer, &mut running).await;
+                        }
+                    }
+                }
+            };
             let part = match next {
-                Ok(Some(part)) if running.error.is_none() => part,
-                Ok(_) => break,
+                Ok(Some(part)) => part,
+                Ok(None) => break,
                 Err(error) => {
                     running.fail(error);
                     break;
@@ -244,20 +254,26 @@ impl PartsInFlight {
 
     /// Waits for the next confirmed part. Returns `None` once no part is in flight.
     async fn next(&mut self, context: &TransferContext) -> Option<Answer<PartDone>> {
-        loop {
-            let joined = tokio::select! {
-                joined = self.tasks.join_next() => joined?,
-                // The drain time is over, so requests in flight may no longer finish.
-                () = context.halt.cancelled(), if !self.tasks.is_empty() => {
-                    self.fail(RoundFailure::Stopped);
-                    self.tasks.abort_all();
-                    self.tasks.join_next().await?
-                }
-            };
-            if let Some(answer) = self.answer_of(joined) {
+        while !self.is_empty() {
+            if let Some(answer) = self.one(context).await {
                 return Some(answer);
             }
         }
+        None
+    }
+
+    /// Waits until one part ends. Returns `None` if it failed, or if no part is in flight.
+    async fn one(&mut self, context: &TransferContext) -> Option<Answer<PartDone>> {
+        let joined = tokio::select! {
+            joined = self.tasks.join_next() => joined?,
+            // The drain time is over, so requests in flight may no longer finish.
+            () = context.halt.cancelled(), if !self.tasks.is_empty() => {
+                self.fail(RoundFailure::Stopped);
+                self.tasks.abort_all();
+                self.tasks.join_next().await?
+            }
+        };
+        self.answer_of(joined)
     }
 
     /// Returns the answer of a request, or records why there is none.

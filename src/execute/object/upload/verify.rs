@@ -91,5 +91,5 @@ async fn first_difference(
     } else {
         Vec::new()
     };
-    Ok(difference(requested, &found, &tags))
+    Ok(difference(requested, &found, &tags, bucket.capabilities()))
 }
