@@ -154,7 +154,7 @@ impl Bucket {
                 return Err(self.stopped(operation, key).after(state.attempts));
             };
             let mut admitted =
-                admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
+                admitted.map_err(|timeout| self.outage_timeout(&timeout, operation, key))?;
             state.begin(unsigned + admitted.pass.held + admitted.limited);
             admitted.pass.attempt = state.attempts;
             let silent = state.silent().max(admitted.pass.down_for);
@@ -220,7 +220,7 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // Without the stop, the request would be sent again, so the error names the stop.
-                () = self.waits_in_vain(operation, at, state.attempts) => {
+                () = self.becomes_pointless(operation, at, state.attempts) => {
                     return Err(self.stopped(operation, key).after(state.attempts));
                 }
             }
@@ -296,7 +296,7 @@ impl Bucket {
                 .as_ref()
                 .map_or(wait, |contact| contact.pause(wait)),
             None if let Some(contact) = &self.contact => {
-                return Err(contact.note_patience(self.in_its_network(failure)));
+                return Err(contact.note_patience(self.with_network_hint(failure)));
             }
             // The whole endpoint is silent: the request waits until the outage or its patience
             // ends.

@@ -19,6 +19,9 @@ impl Endpoint {
             proxy,
             provider,
             trust,
+            // No flags exist for these.
+            name: _,
+            assume_role: _,
             capabilities: _,
         } = self;
         let proxy = proxy.as_ref().map(|proxy| match proxy {
@@ -58,6 +61,10 @@ impl Endpoint {
         let mut flags: Vec<_> = with_values.flatten().collect();
         flags.extend(path_style.map(|style| format!("--path-style={style}")));
         flags.extend(allow_http.then(|| "--allow-http".to_owned()));
+        flags.extend(match trust {
+            Trust::Answers => None,
+            Trust::Nothing => Some("--trust=nothing".to_owned()),
+        });
         flags
     }
 }

@@ -208,9 +208,9 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
             objects: 0,
             is_unknown: false,
         };
-        let mut asked = Pages::of(&bucket, &scope);
+        let mut source_pages = Pages::of(&bucket, &scope);
         let failure = loop {
-            match asked.next().await {
+            match source_pages.next().await {
                 // The reader is gone when the run stops.
                 Ok(Some(items)) => {
                     if pages.send(past.page(items)).await.is_err() {
@@ -225,7 +225,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                     );
                 }
                 Ok(None) => {
-                    let refused = asked.paging.take_refused().into_iter();
+                    let refused = source_pages.paging.take_refused().into_iter();
                     let refused = refused
                         .map(|failure| ListingItem::Refused(place(&bucket, &scope), failure));
                     let _ = pages.send(refused.collect()).await;
@@ -309,12 +309,12 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
             relative_at: scope.relative_at,
             ..VersionReader::default()
         };
-        let mut asked = Pages::of(&bucket, &scope);
+        let mut source_pages = Pages::of(&bucket, &scope);
         let last = loop {
-            match asked.next().await {
+            match source_pages.next().await {
                 Ok(Some(items)) => {
-                    let told = reader.page(items);
-                    if !told.is_empty() && pages.send(told).await.is_err() {
+                    let complete = reader.page(items);
+                    if !complete.is_empty() && pages.send(complete).await.is_err() {
                         return;
                     }
                 }
@@ -323,7 +323,7 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                     break vec![HistoryItem::Failed(place(&bucket, &scope), failure)];
                 }
                 Ok(None) => {
-                    let refused = asked.paging.take_refused().into_iter();
+                    let refused = source_pages.paging.take_refused().into_iter();
                     let refused =
                         refused.map(|failure| HistoryItem::Failed(place(&bucket, &scope), failure));
                     break reader.end().into_iter().chain(refused).collect();
@@ -345,7 +345,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
     Histories::by(|pages| async move {
         for key in keys {
             let place = format!("s3://{}/{key}", bucket.name());
-            let told = match ObjectKey::new(&key) {
+            let item = match ObjectKey::new(&key) {
                 Err(_) => HistoryItem::Ignored(place, super::KEY_TOO_LONG),
                 Ok(key) => match of_key(&bucket, &key).await {
                     Ok(versions) if versions.is_empty() => {
@@ -363,7 +363,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
                     Err(failure) => HistoryItem::Failed(place, failure),
                 },
             };
-            if pages.send(vec![told]).await.is_err() {
+            if pages.send(vec![item]).await.is_err() {
                 return;
             }
         }
@@ -380,11 +380,11 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
         relative_at: scope.relative_at,
         ..VersionReader::default()
     };
-    let mut asked = Pages::of(bucket, &scope);
-    while let Some(items) = asked.next().await? {
+    let mut source_pages = Pages::of(bucket, &scope);
+    while let Some(items) = source_pages.next().await? {
         reader.page(items);
     }
-    if let Some(failure) = asked.paging.take_refused().into_iter().next() {
+    if let Some(failure) = source_pages.paging.take_refused().into_iter().next() {
         return Err(failure);
     }
     Ok(match reader.end() {
@@ -407,10 +407,10 @@ struct VersionReader {
 impl VersionReader {
     /// Adds a page. Returns the keys that are complete.
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<HistoryItem> {
-        let mut told = Vec::new();
+        let mut complete = Vec::new();
         for item in items {
             if self.open.as_ref().is_none_or(|(key, _)| *key != item.key) {
-                told.extend(self.end());
+                complete.extend(self.end());
                 self.keys += 1;
             }
             let version = Version {
@@ -427,7 +427,7 @@ impl VersionReader {
                 .1
                 .push(version);
         }
-        told
+        complete
     }
 
     fn class(&mut self, name: &str) -> Arc<str> {

@@ -1,5 +1,5 @@
-//! The credential providers of an endpoint: the SDK's own, in the order that was resolved for the
-//! endpoint. Only a `credential_process` is run by s3haul itself ([`super::process`]).
+//! The credential providers of an endpoint. These are the SDK's providers, in the order that the
+//! endpoint resolution chose; s3haul runs only `credential_process` itself ([`super::process`]).
 //!
 //! The SDK's default chain reads the environment by itself. It would find an exported key although
 //! the user named a profile, and would treat an empty variable as set. Here the chain holds exactly
@@ -40,14 +40,14 @@ pub(super) enum CredentialProvider {
     Fixed(Credentials),
     /// The providers of the machine.
     Ambient {
-        foundation: Box<Foundation>,
-        asked: Arc<ProviderHistory>,
+        settings: Box<ClientSettings>,
+        history: Arc<ProviderHistory>,
     },
 }
 
 impl CredentialProvider {
     /// Returns the provider of the endpoint's credentials, or of `fixed` ones. Sends nothing yet.
-    pub(super) fn new(foundation: &Foundation, fixed: Option<StaticCredentials>) -> Self {
+    pub(super) fn new(settings: &ClientSettings, fixed: Option<StaticCredentials>) -> Self {
         match fixed {
             Some(StaticCredentials {
                 access_key,
@@ -56,8 +56,8 @@ impl CredentialProvider {
                 access_key, secret_key, None, None, "s3haul",
             )),
             None => Self::Ambient {
-                foundation: Box::new(foundation.clone()),
-                asked: Arc::default(),
+                settings: Box::new(settings.clone()),
+                history: Arc::default(),
             },
         }
     }
@@ -66,8 +66,8 @@ impl CredentialProvider {
     pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
-            Self::Ambient { foundation, asked } => {
-                let provider = foundation.credentials(Arc::clone(asked)).await;
+            Self::Ambient { settings, history } => {
+                let provider = settings.credentials(Arc::clone(history)).await;
                 provider.provide_credentials().await
             }
         }
@@ -77,9 +77,9 @@ impl CredentialProvider {
     pub(super) fn is_fixed(&self) -> bool {
         match self {
             Self::Fixed(_) => true,
-            Self::Ambient { foundation, asked } => {
-                asked.used.get() == Some(&CredentialSource::Environment)
-                    && foundation.endpoint.assume_role.is_none()
+            Self::Ambient { settings, history } => {
+                history.used.get() == Some(&CredentialSource::Environment)
+                    && settings.endpoint.assume_role.is_none()
             }
         }
     }
@@ -88,23 +88,23 @@ impl CredentialProvider {
     pub(super) fn used(&self) -> Option<&CredentialSource> {
         match self {
             Self::Fixed(_) => None,
-            Self::Ambient { asked, .. } => asked.used.get(),
+            Self::Ambient { history, .. } => history.used.get(),
         }
     }
 
-    /// Returns the source that is asked now or was asked last. Returns `None` if its credentials
-    /// serve to assume a role.
-    pub(super) fn asked(&self) -> Option<Link> {
+    /// Returns the source being asked, or the last one asked; `None` if its credentials are used to
+    /// assume a role.
+    pub(super) fn last_asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,
-            Self::Ambient { asked, .. } => asked.link().clone(),
+            Self::Ambient { history, .. } => history.link().clone(),
         }
     }
 }
 
 /// Builds configurations of SDK clients that do not read the environment.
 #[derive(Clone)]
-pub(super) struct Foundation {
+pub(super) struct ClientSettings {
     pub(super) endpoint: ResolvedEndpoint,
     pub(super) region: Region,
     pub(super) http_client: SharedHttpClient,
@@ -112,9 +112,9 @@ pub(super) struct Foundation {
     pub(super) direct_client: SharedHttpClient,
 }
 
-impl Foundation {
-    async fn credentials(&self, asked: Arc<ProviderHistory>) -> SharedCredentialsProvider {
-        let chain = SharedCredentialsProvider::new(self.chain(asked));
+impl ClientSettings {
+    async fn credentials(&self, history: Arc<ProviderHistory>) -> SharedCredentialsProvider {
+        let chain = SharedCredentialsProvider::new(self.chain(history));
         match &self.endpoint.assume_role {
             Some(role) => self.assume(role, chain).await,
             None => chain,
@@ -137,7 +137,7 @@ impl Foundation {
         config.build()
     }
 
-    fn chain(&self, asked: Arc<ProviderHistory>) -> Chain {
+    fn chain(&self, history: Arc<ProviderHistory>) -> Chain {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_http_client(self.http_client.clone())
@@ -158,14 +158,14 @@ impl Foundation {
             )
         };
         // A run keeps the identity that it started with, or waits for it.
-        let sources: &[_] = match asked.used.get() {
+        let sources: &[_] = match history.used.get() {
             Some(used) => std::slice::from_ref(used),
             None => &self.endpoint.credentials,
         };
         Chain {
             links: sources.iter().map(link).collect(),
             has_role: self.endpoint.assume_role.is_some(),
-            asked,
+            history,
         }
     }
 
@@ -192,9 +192,9 @@ fn provider(
     config: &ProviderConfig,
     environment: &Environment,
 ) -> SharedCredentialsProvider {
+    let text = |name| environment.variable(name).unwrap_or_default().to_owned();
     match source {
         CredentialSource::Environment => {
-            let text = |name| environment.variable(name).unwrap_or_default().to_owned();
             let secret = environment
                 .variable("AWS_SECRET_ACCESS_KEY")
                 .map_or_else(|| text("SECRET_ACCESS_KEY"), str::to_owned);
@@ -209,7 +209,6 @@ fn provider(
         }
         CredentialSource::Profile(name) => of_profile(name, config, environment),
         CredentialSource::WebIdentity => {
-            let text = |name| environment.variable(name).unwrap_or_default().to_owned();
             let identity = StaticConfiguration {
                 web_identity_token_file: text("AWS_WEB_IDENTITY_TOKEN_FILE").into(),
                 role_arn: text("AWS_ROLE_ARN"),
@@ -277,8 +276,8 @@ fn of_profile(
     SharedCredentialsProvider::new(provider.profile_files(files.build()).build())
 }
 
-/// The error for a profile that no longer exists or cannot be read, with the reason. It may come
-/// back.
+/// The error for a profile that no longer exists or cannot be read, with the reason. A later
+/// look-up may find the profile again.
 #[derive(Clone, Debug)]
 pub(super) struct ProfileGone(pub(super) String);
 
@@ -304,7 +303,7 @@ impl ProvideCredentials for ProfileGone {
 pub(super) struct ProviderHistory {
     /// The source of the credentials, once a provider has returned some.
     used: OnceLock<CredentialSource>,
-    /// See [`CredentialProvider::asked`].
+    /// See [`CredentialProvider::last_asked`].
     link: Mutex<Option<Link>>,
 }
 
@@ -352,7 +351,7 @@ impl Link {
     }
 }
 
-/// Asks one provider after the other until one is configured.
+/// Asks the providers in turn until one has credentials.
 ///
 /// The SDK has such a chain, but does not report which provider gave the credentials or failed.
 #[derive(Clone, Debug)]
@@ -360,7 +359,7 @@ struct Chain {
     links: Vec<(Link, SharedCredentialsProvider)>,
     /// True if a role is assumed with the credentials.
     has_role: bool,
-    asked: Arc<ProviderHistory>,
+    history: Arc<ProviderHistory>,
 }
 
 impl Chain {
@@ -368,7 +367,7 @@ impl Chain {
         let mut last = CredentialsError::not_loaded("no credentials are configured");
         for (link, provider) in &self.links {
             let source = &link.source;
-            *self.asked.link() = Some(link.clone());
+            *self.history.link() = Some(link.clone());
             match provider.provide_credentials().await {
                 Ok(credentials) => {
                     if let Some(field) = unsignable(&credentials) {
@@ -378,9 +377,9 @@ impl Chain {
                         };
                         return Err(CredentialsError::invalid_configuration(error));
                     }
-                    let _ = self.asked.used.set(source.clone());
+                    let _ = self.history.used.set(source.clone());
                     if self.has_role {
-                        *self.asked.link() = None;
+                        *self.history.link() = None;
                     }
                     return Ok(credentials);
                 }
@@ -398,8 +397,8 @@ impl Chain {
     }
 }
 
-/// The error for credentials that cannot sign a request. The SDK panics on some of them. It does
-/// not show the value.
+/// The error for credentials that cannot sign a request. The SDK panics on some of them. The
+/// message does not show the value.
 #[derive(Debug)]
 pub(super) struct Unsignable {
     field: &'static str,
@@ -411,14 +410,14 @@ impl fmt::Display for Unsignable {
         let Self { field, source } = self;
         write!(
             f,
-            "{source}: the {field} holds characters that no header can hold, such as a line break"
+            "{source}: the {field} contains characters that no header can contain, such as a line break"
         )
     }
 }
 
 impl Error for Unsignable {}
 
-/// Returns the field that the headers of a signed request cannot hold.
+/// Returns the name of the first field that is not a valid header value.
 fn unsignable(credentials: &Credentials) -> Option<&'static str> {
     let is_odd = |text: &str| !text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if is_odd(credentials.access_key_id()) {

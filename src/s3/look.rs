@@ -32,11 +32,11 @@ impl Written {
                 .clone()
                 .filter(|version| is_immutable_version(version))
         };
-        if let Some((asked, shown)) = named(&self.version).zip(named(&found.version))
-            && asked != shown
+        if let Some((requested, shown)) = named(&self.version).zip(named(&found.version))
+            && requested != shown
         {
             return Some(format!(
-                "the server shows version {shown} instead of {asked}"
+                "the server shows version {shown} instead of {requested}"
             ));
         }
         let otherwise = |what: &str, shown: &str, answered: &str| {

@@ -51,8 +51,8 @@ pub(super) enum NetworkError {
         origin: String,
         error: std::io::Error,
     },
-    /// The CA bundle holds no certificate.
-    #[error("the CA bundle {path} ({origin}) holds no certificate in PEM format", path = path.display())]
+    /// The CA bundle contains no certificate.
+    #[error("the CA bundle {path} ({origin}) contains no certificate in PEM format", path = path.display())]
     Empty { path: PathBuf, origin: String },
     /// The HTTP client refuses a proxy.
     #[error("the proxy {url} cannot be used: {error}")]
@@ -336,7 +336,7 @@ impl HttpConnector for Connector {
                 return HttpConnectorFuture::ready(Err(error));
             }
         };
-        progress::watch(&mut request);
+        progress::track_body(&mut request);
         let captured = CaptureSmithyConnection::new();
         request.add_extension(captured.clone());
         let connection = Connection::to(self.pools.0.server(request.uri()), captured);

@@ -271,7 +271,7 @@ impl Client {
         let items = parts.collect::<Result<Vec<_>, _>>().map_err(faulty)?;
         let last = items.last().map(|part| part.number.to_string());
         // Part 0 is the start of a list.
-        let asked = after.map(str::to_owned);
+        let requested = after.map(str::to_owned);
         let marker = IdKind::Token.optional(
             output
                 .next_part_number_marker
@@ -279,7 +279,7 @@ impl Client {
         );
         let next = marker
             .and_then(|marker| {
-                follows_unless_last(output.is_truncated, marker, last, asked.as_ref())
+                follows_unless_last(output.is_truncated, marker, last, requested.as_ref())
             })
             .map_err(faulty)?;
         Ok(PartsPage {
@@ -309,8 +309,8 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
         let faulty = |message| fault(Operation::ListMultipartUploads, bucket, None, message);
-        let told = PageClaims::of(output.prefix(), output.common_prefixes());
-        let contradiction = told.contradiction(prefix, output.uploads().len());
+        let claims = PageClaims::of(output.prefix(), output.common_prefixes());
+        let contradiction = claims.contradiction(prefix, output.uploads().len());
         let other_bucket = || self.of_another(bucket, output.bucket());
         if let Some(message) = contradiction.or_else(other_bucket) {
             return Err(faulty(message));
@@ -323,7 +323,11 @@ impl Client {
             .into_iter()
             .map(|upload| {
                 Ok(OpenUpload {
-                    key: readable(upload.key.ok_or("the list holds an upload without a key")?),
+                    key: readable(
+                        upload
+                            .key
+                            .ok_or("the list contains an upload without a key")?,
+                    ),
                     upload_id: IdKind::Upload.required(upload.upload_id)?,
                     initiated: upload.initiated.and_then(timestamp),
                     storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),

@@ -57,8 +57,9 @@ pub(super) async fn after_effect(
             *response.body_mut() = Body::empty();
             Ok(response)
         }
-        // These had their effect before the operation.
-        Some(
+        // These act before the operation or on it, or fail it.
+        None
+        | Some(
             Effect::Error(..)
             | Effect::SlowDown
             | Effect::ErrorIn200 {
@@ -75,8 +76,7 @@ pub(super) async fn after_effect(
             | Effect::DropPart
             | Effect::Answer(..)
             | Effect::Hook(_),
-        )
-        | None => Ok(response),
+        ) => Ok(response),
     }
 }
 

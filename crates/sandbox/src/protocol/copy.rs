@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Returns the object with one wrong byte, and with everything that is computed from the bytes
-    /// changed to match. A fault asks for this.
+    /// changed to match. Used by the fault `Corrupt`.
     fn corrupted(&self, object: &Object) -> Arc<Object> {
         let content = object.content.corrupted();
         Arc::new(Object {
@@ -174,7 +174,7 @@ impl Service {
         if request.extensions.get::<Corrupted>().is_some() {
             source.object = self.corrupted(&source.object);
         }
-        let asked: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
+        let requested: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
         let replaces_metadata = input
             .metadata_directive
             .as_ref()
@@ -197,17 +197,12 @@ impl Service {
         if annotated {
             self.check_annotations(&source, &input.bucket, &input.key)?;
         }
-        let algorithm = match &input.checksum_algorithm {
-            None => None,
-            Some(name) => Some(Algorithm::from_name(name.as_str()).ok_or_else(|| {
-                Refusal::invalid_request("Checksum algorithm provided is unsupported.")
-            })?),
-        };
+        let algorithm = requested_algorithm(&input)?;
         self.transfer(source.object.content.len()).await;
 
         let mut attributes = copied_attributes(
             &source.object.attributes,
-            asked,
+            requested,
             replaces_metadata,
             replaces_tags,
         );
@@ -269,11 +264,11 @@ impl Service {
 
     /// Returns the checksum of the copy. It has the requested algorithm, or that of the source, and
     /// always covers the full object.
-    fn copied_checksum(&self, source: &Object, asked: Option<Algorithm>) -> Option<Checksum> {
+    fn copied_checksum(&self, source: &Object, requested: Option<Algorithm>) -> Option<Checksum> {
         if !fields::checksums_on(&self.store) {
             return None;
         }
-        let algorithm = asked
+        let algorithm = requested
             .or(source.checksum.as_ref().map(|checksum| checksum.algorithm))
             .unwrap_or(Algorithm::Crc64Nvme);
         let known = source
@@ -372,11 +367,11 @@ fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> Cop
 /// of its source.
 fn copied_attributes(
     source: &Attributes,
-    asked: Attributes,
+    requested: Attributes,
     replaces_metadata: bool,
     replaces_tags: bool,
 ) -> Attributes {
-    let mut attributes = asked;
+    let mut attributes = requested;
     if !replaces_metadata {
         attributes.content_type.clone_from(&source.content_type);
         attributes.cache_control.clone_from(&source.cache_control);
@@ -396,6 +391,19 @@ fn copied_attributes(
         attributes.tags.clone_from(&source.tags);
     }
     attributes
+}
+
+/// Returns the checksum algorithm that a copy requests.
+fn requested_algorithm(input: &CopyObjectInput) -> Result<Option<Algorithm>, Refusal> {
+    let Some(name) = &input.checksum_algorithm else {
+        return Ok(None);
+    };
+    match Algorithm::from_name(name.as_str()) {
+        Some(algorithm) => Ok(Some(algorithm)),
+        None => Err(Refusal::invalid_request(
+            "Checksum algorithm provided is unsupported.",
+        )),
+    }
 }
 
 /// Returns the key in a raw `x-amz-copy-source`, with plus signs decoded to spaces.

@@ -185,9 +185,9 @@ impl UploadRecord {
             return Vec::new();
         }
         if is_stopped && self.upload.is_some() {
-            let told = Stray::interrupted().describe(&context.sides.destination, key);
+            let stray = Stray::interrupted().describe(&context.sides.destination, key);
             return vec![format!(
-                "{told}; the next run of this job looks for it and aborts it"
+                "{stray}; the next run of this job looks for it and aborts it"
             )];
         }
         // The search has little patience, because the object is late already. A stop does not end
@@ -216,7 +216,8 @@ impl UploadRecord {
             .collect()
     }
 
-    /// Records a part that S3 holds.
+    /// Records a part that S3 has. Does not wait until the record is durable: if it is lost, the
+    /// next session takes the part from the server's list, and accepts it by its size.
     pub(crate) async fn part(
         self,
         context: &TransferContext,
