@@ -170,11 +170,9 @@ impl Bucket {
         operation: Operation,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        timeout(limit, request).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", limit.as_secs());
-            let (kind, place) = (FailureKind::TimedOut, self.name.to_string());
-            Err(Failure::new(kind, operation, place, message))
-        })
+        timeout(limit, request)
+            .await
+            .unwrap_or_else(|_| Err(self.timed_out(limit, operation, None)))
     }
 
     /// Returns this bucket for a request whose caller has already waited `waited` for the outcome.

@@ -8,13 +8,11 @@ impl Endpoint {
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let Self {
-            name: _,
             url,
             region,
             path_style,
             allow_http,
             profile,
-            assume_role: _,
             ca_bundle,
             proxy,
             provider,
