@@ -164,12 +164,14 @@ async fn a_run_that_ends_during_a_look_is_not_dead() {
         handle.spawn(journal.clone().close(JournalEvent::RunEnded));
     });
     let wait = Effect::Delay(std::time::Duration::from_millis(500));
-    for effect in [ends, wait] {
-        world.add_fault(Fault::on(Operation::ListObjectsV2).nth(2).then(effect));
-    }
+    world.add_fault(Fault::on(Operation::ListObjectsV2).nth(2).then(ends));
+    let record = Fault::on(Operation::GetObject).key("session-");
+    world.add_fault(record.nth(1).then(wait));
     let glance = look(location).await.unwrap().unwrap();
     assert_eq!(world.sandbox.faults().fired(), 2);
     assert_eq!(glance.life, Life::Ended);
+    let lists = world.calls(Operation::ListObjectsV2);
+    assert!(lists >= 5, "{lists}: the journal was read once");
 }
 
 #[tokio::test]

@@ -289,7 +289,7 @@ async fn a_journal_that_cannot_be_read_does_not_keep_the_others_from_being_read(
     let directory = tempfile::tempdir().unwrap();
     let bad = directory.path().join(".s3haul/a-bad-one");
     std::fs::create_dir_all(&bad).unwrap();
-    std::fs::write(bad.join("segment-0000000001.log"), "no\njournal\n").unwrap();
+    std::fs::write(bad.join("snapshot-0000000001.log"), "no\njournal\n").unwrap();
     let abort = ["abort", "s3://destination/", "--mine"];
     // It is the only one, so that nothing is known.
     for command in [
@@ -298,7 +298,7 @@ async fn a_journal_that_cannot_be_read_does_not_keep_the_others_from_being_read(
     ] {
         let (exit, _, stderr) = run_in(&world, directory.path(), command).await;
         assert!(
-            exit == 3 && stderr.contains("a-bad-one/segment-0000000001.log"),
+            exit == 3 && stderr.contains("a-bad-one/snapshot-0000000001.log"),
             "{exit} {stderr}"
         );
     }

@@ -144,25 +144,21 @@ async fn a_version_of_many_objects_is_refused() {
     let old = ids(&world, SOURCE, "k").remove(0);
     let directory = tempfile::tempdir().unwrap();
     let local = directory.path().to_str().unwrap();
-    for sources in [
-        &["s3://source"][..],
-        &["s3://source/"],
-        &["s3://source/k*"],
-        &["s3://source/k", "--recursive"],
-        &["s3://source/k", "s3://source/k"],
-        &[local],
-        &["-"],
+    let to = "s3://destination/";
+    for words in [
+        &["s3://source", to][..],
+        &["s3://source/", to],
+        &["s3://source/k*", to],
+        &["s3://source/k", to, "--recursive"],
+        &["s3://source/k", "s3://source/k", to],
+        &[local, to],
+        &["-", to],
     ] {
-        let copy = [
-            &["copy"][..],
-            sources,
-            &["s3://destination/", "--version-id"],
-        ]
-        .concat();
-        let (exit, _, stderr) = run(command_at(&world), &[&copy[..], &[&old]].concat()).await;
+        let copy = [&["copy"][..], words, &["--version-id", &old]].concat();
+        let (exit, _, stderr) = run(command_at(&world), &copy).await;
         assert!(
             exit == 2 && stderr.contains("--version-id names the version of one object"),
-            "{sources:?}: {exit} {stderr}"
+            "{words:?}: {exit} {stderr}"
         );
     }
     assert_eq!(writes(&world), 0);
