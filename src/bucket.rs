@@ -47,7 +47,7 @@ use crate::s3::{
     Access, Attributes, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client,
     CompleteSpec, Connect, CreatedUpload, CustomerKey, Failure, FailureKind, Head, OpenUpload,
     Operation, Page, PartAnswer, PartDone, PartHead, PartsPage, RequestClass, SourcePin,
-    UploadMarker, Versioning, WriteCondition, Written,
+    UploadMarker, Versioning, WriteCondition, Written, is_immutable_version,
 };
 
 /// The name of the server of an endpoint without its own URL.

@@ -59,10 +59,6 @@ impl Endpoint {
         let mut flags: Vec<_> = with_values.flatten().collect();
         flags.extend(path_style.map(|style| format!("--path-style={style}")));
         flags.extend(allow_http.then(|| "--allow-http".to_owned()));
-        flags.extend(match trust {
-            Trust::Answers => None,
-            Trust::Nothing => Some("--trust=nothing".to_owned()),
-        });
         flags
     }
 }

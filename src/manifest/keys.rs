@@ -243,7 +243,7 @@ impl Piece {
     /// Returns the name of a placeholder; empty for literal text.
     fn name(&self) -> &'static str {
         let known = PLACEHOLDERS.iter().find(|(_, piece)| piece == self);
-        known.map_or("", |(name, _)| name)
+        known.map_or("", |(name, _)| *name)
     }
 }
 
@@ -310,9 +310,10 @@ impl Template {
                         mark: '.',
                     });
                 }
-                // The last slash ends a directory. A name consists of its stem and its extension.
+                // The last slash ends a directory. An extension begins with the last dot of a name, or
+                // with the only dot after a size.
                 [Piece::Dir, Piece::Name | Piece::Stem | Piece::Size]
-                | [Piece::Stem, Piece::Ext]
+                | [Piece::Stem | Piece::Size, Piece::Ext]
                 | [Piece::Literal(_), _]
                 | [_, Piece::Literal(_)] => {}
                 [one, other] => {

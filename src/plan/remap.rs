@@ -215,7 +215,7 @@ mod tests {
             mut relatives in prop::collection::btree_set("p/[ -~ü]{0,6}", 2..8),
             strip in prop::option::of(Just("p/")),
             add in prop::option::of("[ -~]{1,4}"),
-            rename in prop::option::of(prop::sample::select(vec!["{key}", "x{key}", "{key}x", "{dir}{name}", "{name}{dir}"])),
+            rename in prop::option::of(prop::sample::select(vec!["{key}", "x{key}", "{key}x", "{dir}{name}", "{name}/{dir}"])),
         ) {
             let map = map(strip, rename, add.as_deref());
             relatives.remove("p/");

@@ -221,7 +221,8 @@ impl Sides {
         let lacks_tags = is_equal
             && self.sets_tags_late()
             && here.tag_count > Some(0)
-            && self.lacks_tags(key, there).await? == Some(true);
+            && has_tags(&self.destination, key, there.version.as_deref(), there).await?
+                == Some(false);
         Ok(match found {
             Content::Differs(reason) => Decision::Copy(reason),
             // A session that was killed before it set the tags left the copy without them.

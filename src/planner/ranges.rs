@@ -30,7 +30,7 @@ use crate::listing::join::Counterparts;
 use crate::listing::reach::{Behind, Reach};
 use crate::listing::{Listing, ListingItem};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Transfer, Versions, When};
+use crate::manifest::job::{Source, Transfer, Versions};
 use crate::pace::gate::by_itself;
 
 /// The most ranges that are listed at once. At 60 ms a page, each of them compares up to 16,000

@@ -12,7 +12,7 @@ impl Sides {
     /// Returns HEAD of the copy at the key if it may lack attributes that are set after the bytes.
     ///
     /// Tags that are too long for a header are set in one request, so a copy that should have tags
-    /// and has none lacks all of them. If nothing shows its tags, the copy may lack them.
+    /// and has none lacks all of them. If its tags cannot be read, it may lack them.
     pub(super) async fn unfinished(
         &self,
         entry: &Entry,
@@ -39,66 +39,20 @@ impl Sides {
                 )
                 .tags =>
             {
-                self.has_tags(source, entry).await?
+                let (key, version) = (&entry.key, entry.version.as_deref());
+                let head = source.with_slot(source.head(key, version)).await?;
+                // Another copy would not get tags that cannot be read either.
+                has_tags(source, key, version, &head).await? == Some(true)
             }
             _ => false,
         };
         if !wants {
             return Ok(None);
         }
-        let head = self.destination.head(key, None);
-        let head = self.destination.with_slot(head).await?;
-        let lacks_tags = self.lacks_tags(key, &head).await?;
-        Ok(Some(head).filter(|_| lacks_tags != Some(false)))
-    }
-
-    /// Returns true if a copy has no tags, or `None` if the server does not show them. HEAD shows
-    /// the number of tags only if there are any and the caller may read them, so their absence is
-    /// asked for.
-    pub(super) async fn lacks_tags(
-        &self,
-        key: &ObjectKey,
-        head: &Head,
-    ) -> Result<Option<bool>, Failure> {
-        if let Some(count) = head.tag_count {
-            return Ok(Some(count == 0));
-        }
-        let tags = self.destination.tags(key, head.version.as_deref());
-        match self.destination.with_slot(tags).await {
-            Ok(tags) => Ok(Some(tags.is_empty())),
-            Err(failure)
-                if matches!(
-                    failure.kind(),
-                    FailureKind::Denied
-                        | FailureKind::Unsupported
-                        | FailureKind::NotUnderstood
-                        | FailureKind::Unreadable
-                        | FailureKind::Invalid
-                        | FailureKind::NotFound
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// Returns true if an object of the source has tags that a copy can get. Asks for them if HEAD
-    /// shows no number and the server may have hidden it.
-    async fn has_tags(&self, source: &Bucket, entry: &Entry) -> Result<bool, Failure> {
-        let version = entry.version.as_deref();
-        let head = source.with_slot(source.head(&entry.key, version)).await?;
-        if head.tag_count.is_some() || !source.capabilities().may_have_tags(&head) {
-            return Ok(head.tag_count.is_some_and(|count| count > 0));
-        }
-        match source.with_slot(source.tags(&entry.key, version)).await {
-            Ok(tags) => Ok(!tags.is_empty()),
-            // Another copy would not get them either.
-            Err(failure) if *failure.kind() == FailureKind::Denied || failure.is_no_answer() => {
-                Ok(false)
-            }
-            Err(failure) => Err(failure),
-        }
+        let destination = &self.destination;
+        let there = destination.with_slot(destination.head(key, None)).await?;
+        let is_finished = has_tags(destination, key, None, &there).await? == Some(true);
+        Ok((!is_finished).then_some(there))
     }
 
     /// Returns true if copies get attributes that no header carries.
@@ -126,5 +80,25 @@ impl Sides {
         } = *self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
         tags && !tag_headers && (sets || self.transfer.preserve.tags.keeps())
+    }
+}
+
+/// Returns true if an object with this head has tags, or `None` if they cannot be read. Asks for
+/// them if HEAD shows no number and the server may have hidden it.
+pub(super) async fn has_tags(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: Option<&str>,
+    head: &Head,
+) -> Result<Option<bool>, Failure> {
+    if head.tag_count.is_some() || !bucket.capabilities().may_have_tags(head) {
+        return Ok(Some(head.tag_count.is_some_and(|count| count > 0)));
+    }
+    match bucket.with_slot(bucket.tags(key, version)).await {
+        Ok(tags) => Ok(Some(!tags.is_empty())),
+        Err(failure) if *failure.kind() == FailureKind::Denied || failure.is_no_answer() => {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }

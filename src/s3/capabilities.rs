@@ -11,6 +11,7 @@ mod profiles;
 
 use std::fmt;
 
+use super::Head;
 use crate::endpoint::capabilities::{ConditionalWrite, Overrides};
 use crate::endpoint::{ResolvedEndpoint, Trust};
 use crate::location::BucketName;

@@ -241,7 +241,7 @@ impl Printed {
         let answer = async {
             to_end(stdout.as_mut(), out).await?;
             if out.len() > MOST {
-                return Err(io::ErrorKind::FileTooLarge.into());
+                return Err(io::Error::from(io::ErrorKind::FileTooLarge));
             }
             Ok(())
         };
@@ -253,7 +253,7 @@ impl Printed {
                 err.truncate(MOST);
                 to_end(pipe.as_deref_mut(), err).await?;
             }
-            Ok(())
+            Ok::<_, io::Error>(())
         };
         try_join(answer, messages).await?;
         Ok(())

@@ -9,7 +9,7 @@ use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::listing::reach::Reach;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
-use crate::manifest::job::{Job, Selection, Source, Transfer, Versions, When};
+use crate::manifest::job::{Job, Selection, Source, Transfer, Versions};
 use crate::manifest::may_read;
 use crate::plan::empty::EmptySelection;
 use crate::planner::Sides;

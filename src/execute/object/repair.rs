@@ -44,12 +44,12 @@ impl<'w> ObjectTask<'w> {
         if !is_unchanged_copy(copy, &source.head, &found) {
             return Ok(None);
         }
-        let tags = Box::pin(TargetAttributes::tags_of_copy(
-            context,
-            &source,
-            &mut self.draft,
-        ))
-        .await?;
+        let read = TargetAttributes::tags_of_copy(context, &source, &mut self.draft);
+        let tags = match Box::pin(read).await {
+            // The source was replaced meanwhile.
+            Err(RoundFailure::Replan(..)) => return Ok(None),
+            tags => tags?,
+        };
         if !tags.is_empty() || destination.capabilities().may_have_tags(&found) {
             let at = (found.etag.as_str(), found.version.as_deref());
             self.put_late_tags(at, &tags).await?;

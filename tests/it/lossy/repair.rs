@@ -66,7 +66,7 @@ async fn repair(world: &World, liar: &Liar) -> Run {
     let copy = PublishedCopy {
         source_version: None,
         source_etag: Some(source.etag),
-        source_modified: Some(source.modified),
+        source_modified: jiff::Timestamp::try_from(source.last_modified).ok(),
         etag: store.object(DESTINATION, "k").unwrap().etag,
         version: None,
         proof: None,

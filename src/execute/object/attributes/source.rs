@@ -21,7 +21,7 @@ use crate::plan::carried::UNTAGGED;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{
-    AnnotationEntry, Attributes, Failure, FailureKind, Grant, Head, Operation, SourcePin, Tag, Tags,
+    AnnotationEntry, Attributes, Failure, FailureKind, Grant, Head, Operation, SourcePin, Tag,
 };
 use crate::size::display_counted;
 
