@@ -406,7 +406,7 @@ impl Refusals {
             return CarriedTags::Unknown;
         }
         match once.cell.get() {
-            Some(AttributeAnswer::NotReadable(permission)) => CarriedTags::NotReadable(permission),
+            Some(&AttributeAnswer::NotReadable(permission)) => CarriedTags::NotReadable(permission),
             _ => CarriedTags::Kept,
         }
     }

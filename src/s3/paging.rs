@@ -348,8 +348,9 @@ impl Paging {
             Operation::ListObjectAnnotations => (true, "annotations of one object"),
             Operation::ListMultipartUploads => (false, "uploads to one key"),
             // Only the probe remembers a list of objects: that of the few that it wrote.
-            Operation::ListObjects | Operation::ListObjectVersions => return Ok(()),
-            Operation::HeadBucket
+            Operation::ListObjects
+            | Operation::ListObjectVersions
+            | Operation::HeadBucket
             | Operation::HeadObject
             | Operation::GetObject
             | Operation::GetObjectTagging

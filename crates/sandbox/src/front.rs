@@ -183,7 +183,7 @@ impl Front {
             Some(Effect::Corrupt) => {
                 request.extensions_mut().insert(Corrupted);
             }
-            // These change the answer.
+            // These change the answer, and the last two are in other fields of `FaultEffects`.
             Some(
                 Effect::ErrorAfterEffect(..)
                 | Effect::ErrorIn200 {
@@ -195,10 +195,10 @@ impl Front {
                 | Effect::StallAfter(_)
                 | Effect::TruncateBody
                 | Effect::EmptyBody
-                | Effect::Trickle(_),
+                | Effect::Trickle(_)
+                | Effect::Delay(_)
+                | Effect::Skew(_),
             )
-            // These are in the other fields of `FaultEffects`.
-            | Some(Effect::Delay(_) | Effect::Skew(_))
             | None => {}
         }
         let latency = self.latency.base(call.operation);

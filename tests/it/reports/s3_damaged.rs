@@ -241,8 +241,10 @@ async fn a_piece_that_is_removed_during_the_run_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_ranges_can_keep_reports() {
     let world = world_with_reports_bucket().await;
-    let lines: Vec<_> = (0..100).map(receipt).collect();
-    report(&world, &lines).await;
+    // A head and a line that together exceed the range of the request.
+    let long = format!("s3://source/{}", "k".repeat(5000));
+    let line = receipt(1).replace("s3://source/", &long);
+    report(&world, &[line]).await;
     let keys = world.sandbox.store().keys(OPS);
     let longest = keys.iter().map(|key| world.object(OPS, key).unwrap().size);
     assert!(longest.max().unwrap() > 4096, "no piece exceeds the range");

@@ -502,7 +502,9 @@ impl SourceAttributes<'_> {
             }
             return answer;
         }
-        let (mut get, mut own) = (std::pin::pin!(get), None);
+        let mut get = std::pin::pin!(get);
+        // The answer about this object, if it was the one to ask.
+        let mut own = None;
         let ask = async {
             let answer = get.as_mut().await;
             match of(&answer) {
