@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use http::Uri;
 use thiserror::Error;
 
 use super::{NoProxy, Setting, SettingOrigin};
@@ -142,11 +143,22 @@ impl FromStr for ProxyUrl {
         if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return Err(ProxyError::Port);
         }
-        Ok(Self(format!(
-            "{}://{authority}",
-            scheme.to_ascii_lowercase()
-        )))
+        let scheme = scheme.to_ascii_lowercase();
+        let url = format!("{scheme}://{authority}");
+        if is_uri(&url) {
+            Ok(Self(url))
+        } else if is_uri(&format!("{scheme}://{host}")) {
+            Err(ProxyError::User)
+        } else {
+            Err(ProxyError::Host)
+        }
     }
+}
+
+/// Returns true if the HTTP client accepts this URL, which has stricter rules than curl.
+fn is_uri(url: &str) -> bool {
+    url.parse::<Uri>()
+        .is_ok_and(|url| url.host().is_some_and(|host| !host.is_empty()))
 }
 
 impl fmt::Display for ProxyUrl {
@@ -207,6 +219,10 @@ mod tests {
             "http://p:99999",
             "http://u:pa ss@p",
             "alice:hun://ter@p",
+            "http://fd00::5:3128",
+            "http://proxy:3128:80",
+            "http://a]b",
+            "http://[::1",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
@@ -214,6 +230,7 @@ mod tests {
             "http://user:12/34@proxy",
             "user:12?34@proxy:3128",
             "https://u:#p@proxy/",
+            "http://u:1:2:3:4:5:6:7:8:9@proxy:3128",
         ] {
             assert_eq!(read(slash), Err(ProxyError::User), "{slash}");
         }

@@ -16,7 +16,8 @@ use std::time::Duration;
 use aws_sdk_s3::config::RuntimeComponents;
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::http::HttpRequest;
-use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_http_client::proxy::{self, ProxyConfig};
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector as HttpPool, tls};
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
@@ -53,6 +54,15 @@ pub(super) enum NetworkError {
     /// The CA bundle holds no certificate.
     #[error("the CA bundle {path} ({origin}) holds no certificate in PEM format", path = path.display())]
     Empty { path: PathBuf, origin: String },
+    /// The HTTP client refuses a proxy.
+    #[error("the proxy {url} cannot be used: {error}")]
+    Proxy {
+        url: ProxyUrl,
+        error: proxy::ProxyError,
+    },
+    /// TLS refuses the trusted certificates.
+    #[error("the trusted certificates cannot be used: {0}")]
+    Trust(BoxError),
 }
 
 /// Settings of a client in a form that can be compared and hashed.
@@ -68,7 +78,7 @@ struct Settings {
 /// Returns the client for these network settings.
 ///
 /// # Errors
-/// [`NetworkError`] if the certificates cannot be read.
+/// [`NetworkError`] if the certificates cannot be read, or a proxy cannot be used.
 pub(super) fn http_client(network: &Network) -> Result<SharedHttpClient, NetworkError> {
     let url =
         |setting: &Option<Setting<ProxyUrl>>| setting.as_ref().map(|setting| setting.value.clone());
@@ -78,6 +88,9 @@ pub(super) fn http_client(network: &Network) -> Result<SharedHttpClient, Network
         no_proxy: network.no_proxy.clone(),
         trusted: network.needed_ca_bundle().map(certificates).transpose()?,
     };
+    for url in [&settings.http, &settings.https].into_iter().flatten() {
+        proxy_config(url)?;
+    }
     Ok(client_of(settings))
 }
 
@@ -137,35 +150,50 @@ fn pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
 }
 
+fn proxy_config(url: &ProxyUrl) -> Result<ProxyConfig, NetworkError> {
+    ProxyConfig::all(url.as_str()).map_err(|error| NetworkError::Proxy {
+        url: url.clone(),
+        error,
+    })
+}
+
 /// Returns a connection pool that goes through this proxy, if there is one.
-fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> SharedHttpClient {
-    // The URL was validated when it was read.
-    let proxy = proxy.and_then(|url| ProxyConfig::all(url.as_str()).ok());
-    let context = TlsContext::builder().with_trust_store(trusted).build().ok();
-    Builder::new().build_with_connector_fn(move |settings, components| {
+///
+/// # Errors
+/// [`NetworkError`] if the proxy or the trusted certificates cannot be used. Another route, or other
+/// certificates, would not be what the user stated.
+fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> Result<SharedHttpClient, NetworkError> {
+    let proxy = proxy.map(proxy_config).transpose()?;
+    let context = TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .map_err(|error| NetworkError::Trust(error.into()))?;
+    let client = Builder::new().build_with_connector_fn(move |settings, components| {
         let mut builder = HttpPool::builder().pool_idle_timeout(POOL_IDLE);
         builder.set_connector_settings(settings.cloned());
         if let Some(components) = components {
             builder.set_sleep_impl(components.sleep_impl());
         }
         builder.set_proxy_config(proxy.clone());
-        let builder = builder.tls_provider(tls::Provider::Rustls(
-            tls::rustls_provider::CryptoMode::AwsLc,
-        ));
-        match context.clone() {
-            Some(context) => builder.tls_context(context).build(),
-            // If the trust store cannot be built, the machine's own certificates apply.
-            None => builder.build(),
-        }
-    })
+        builder
+            .tls_provider(tls::Provider::Rustls(
+                tls::rustls_provider::CryptoMode::AwsLc,
+            ))
+            .tls_context(context.clone())
+            .build()
+    });
+    Ok(client)
 }
+
+/// A pool, or the reason why no request can use it.
+type Pool = Result<SharedHttpClient, NetworkError>;
 
 /// A pool for plain connections, one for TLS, and a client that bypasses the proxies. Each is
 /// created for its first request.
 struct Pools {
     settings: Settings,
-    plain: OnceLock<SharedHttpClient>,
-    secure: OnceLock<SharedHttpClient>,
+    plain: OnceLock<Pool>,
+    secure: OnceLock<Pool>,
     direct: OnceLock<SharedHttpClient>,
     /// The servers by origin: the URL up to its path.
     servers: Mutex<HashMap<String, Arc<ServerConnections>>>,
@@ -213,8 +241,8 @@ impl Pools {
         proxy.is_some() && no_proxy.covers_url(url)
     }
 
-    fn plain(&self) -> &SharedHttpClient {
-        self.plain.get_or_init(|| {
+    fn plain(&self) -> Result<&SharedHttpClient, &NetworkError> {
+        let pool = self.plain.get_or_init(|| {
             let Settings { http, .. } = &self.settings;
             let proxy_has_tls = http
                 .as_ref()
@@ -225,12 +253,14 @@ impl Pools {
                 TrustStore::empty()
             };
             pool(http.as_ref(), trusted)
-        })
+        });
+        pool.as_ref()
     }
 
-    fn secure(&self) -> &SharedHttpClient {
+    fn secure(&self) -> Result<&SharedHttpClient, &NetworkError> {
         self.secure
             .get_or_init(|| pool(self.settings.https.as_ref(), self.trusted()))
+            .as_ref()
     }
 
     fn trusted(&self) -> TrustStore {
@@ -279,16 +309,32 @@ struct Connector {
     direct: OnceLock<SharedHttpConnector>,
 }
 
-impl HttpConnector for Connector {
-    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+impl Connector {
+    /// Returns the connector of the pool for requests to this URL.
+    fn connector(&self, url: &str) -> Result<&SharedHttpConnector, &NetworkError> {
         let connect =
             |client: &SharedHttpClient| client.http_connector(&self.settings, &self.components);
-        let connector = if self.pools.0.is_exempt(request.uri()) {
-            self.direct.get_or_init(|| connect(self.pools.0.direct()))
-        } else if request.uri().starts_with("http://") {
-            self.plain.get_or_init(|| connect(self.pools.0.plain()))
+        let pools = &self.pools.0;
+        if pools.is_exempt(url) {
+            return Ok(self.direct.get_or_init(|| connect(pools.direct())));
+        }
+        let (pool, connector) = if url.starts_with("http://") {
+            (pools.plain()?, &self.plain)
         } else {
-            self.secure.get_or_init(|| connect(self.pools.0.secure()))
+            (pools.secure()?, &self.secure)
+        };
+        Ok(connector.get_or_init(|| connect(pool)))
+    }
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        let connector = match self.connector(request.uri()) {
+            Ok(connector) => connector,
+            Err(error) => {
+                let error = ConnectorError::user(error.to_string().into());
+                return HttpConnectorFuture::ready(Err(error));
+            }
         };
         progress::watch(&mut request);
         let captured = CaptureSmithyConnection::new();
