@@ -387,7 +387,7 @@ impl Failure {
             // No object can be excluded to avoid this request.
             format!(
                 "grant {} on s3://{}",
-                self.0.operation.permission(),
+                self.0.operation.permission(false),
                 self.0.place
             )
         } else {

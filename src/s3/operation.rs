@@ -4,37 +4,63 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The requests that this crate sends, by their names in S3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each is S3's own name of the request")]
-pub enum Operation {
-    HeadBucket,
-    ListObjects,
-    HeadObject,
-    GetObject,
-    GetObjectTagging,
-    PutObjectTagging,
-    GetObjectAcl,
-    GetObjectRetention,
-    GetObjectLegalHold,
-    ListObjectAnnotations,
-    GetObjectAnnotation,
-    PutObjectAnnotation,
-    CopyObject,
-    PutObject,
-    DeleteObject,
-    CreateMultipartUpload,
-    UploadPart,
-    UploadPartCopy,
-    CompleteMultipartUpload,
-    AbortMultipartUpload,
-    ListParts,
-    ListMultipartUploads,
-    ListObjectVersions,
-    GetBucketVersioning,
-    RestoreObject,
+/// Declares the operations with their names, so that none is missing in [`Operation::ALL`].
+macro_rules! operations {
+    ($($(#[$doc:meta])* $operation:ident = $name:literal,)*) => {
+        /// The requests that this crate sends, by their names in S3.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[allow(missing_docs, reason = "each is S3's own name of the request")]
+        pub enum Operation {
+            $($(#[$doc])* $operation,)*
+        }
+
+        impl Operation {
+            /// The number of operations.
+            pub(crate) const COUNT: usize = [$(Self::$operation),*].len();
+
+            /// All operations, in the order of their declaration.
+            #[cfg(test)]
+            pub(crate) const ALL: [Self; Self::COUNT] = [$(Self::$operation),*];
+        }
+
+        impl fmt::Display for Operation {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self {
+                    $(Self::$operation => $name,)*
+                })
+            }
+        }
+    };
+}
+
+operations! {
+    HeadBucket = "HeadBucket",
+    ListObjects = "ListObjectsV2",
+    HeadObject = "HeadObject",
+    GetObject = "GetObject",
+    GetObjectTagging = "GetObjectTagging",
+    PutObjectTagging = "PutObjectTagging",
+    GetObjectAcl = "GetObjectAcl",
+    GetObjectRetention = "GetObjectRetention",
+    GetObjectLegalHold = "GetObjectLegalHold",
+    ListObjectAnnotations = "ListObjectAnnotations",
+    GetObjectAnnotation = "GetObjectAnnotation",
+    PutObjectAnnotation = "PutObjectAnnotation",
+    CopyObject = "CopyObject",
+    PutObject = "PutObject",
+    DeleteObject = "DeleteObject",
+    CreateMultipartUpload = "CreateMultipartUpload",
+    UploadPart = "UploadPart",
+    UploadPartCopy = "UploadPartCopy",
+    CompleteMultipartUpload = "CompleteMultipartUpload",
+    AbortMultipartUpload = "AbortMultipartUpload",
+    ListParts = "ListParts",
+    ListMultipartUploads = "ListMultipartUploads",
+    ListObjectVersions = "ListObjectVersions",
+    GetBucketVersioning = "GetBucketVersioning",
+    RestoreObject = "RestoreObject",
     /// Reading a file of this machine. It is not a request, but it fails like one.
-    ReadFile,
+    ReadFile = "read",
 }
 
 /// The class of a request. S3 limits and throttles the two classes separately: 3,500 writes and
@@ -49,40 +75,6 @@ pub enum RequestClass {
 }
 
 impl Operation {
-    /// The number of operations.
-    pub(crate) const COUNT: usize = Self::ReadFile as usize + 1;
-
-    /// All operations, in the order of their declaration.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Self::HeadBucket,
-        Self::ListObjects,
-        Self::HeadObject,
-        Self::GetObject,
-        Self::GetObjectTagging,
-        Self::PutObjectTagging,
-        Self::GetObjectAcl,
-        Self::GetObjectRetention,
-        Self::GetObjectLegalHold,
-        Self::ListObjectAnnotations,
-        Self::GetObjectAnnotation,
-        Self::PutObjectAnnotation,
-        Self::CopyObject,
-        Self::PutObject,
-        Self::DeleteObject,
-        Self::CreateMultipartUpload,
-        Self::UploadPart,
-        Self::UploadPartCopy,
-        Self::CompleteMultipartUpload,
-        Self::AbortMultipartUpload,
-        Self::ListParts,
-        Self::ListMultipartUploads,
-        Self::ListObjectVersions,
-        Self::GetBucketVersioning,
-        Self::RestoreObject,
-        Self::ReadFile,
-    ];
-
     /// Returns the class, whose request limit this operation counts against.
     #[must_use]
     pub const fn class(self) -> RequestClass {
@@ -117,44 +109,95 @@ impl Operation {
     }
 
     /// Returns the permission that the request needs on the location that its failure names.
-    pub(crate) fn permission(self) -> String {
+    /// `has_version` is true for a request that names a version of an object.
+    pub(crate) const fn permission(self, has_version: bool) -> &'static str {
         match self {
-            Self::HeadBucket | Self::ListObjects => "s3:ListBucket".to_owned(),
-            Self::HeadObject => "s3:GetObject".to_owned(),
-            other => format!("s3:{other}"),
+            Self::HeadBucket | Self::ListObjects => "s3:ListBucket",
+            Self::HeadObject | Self::GetObject if has_version => "s3:GetObjectVersion",
+            Self::HeadObject | Self::GetObject => "s3:GetObject",
+            Self::GetObjectTagging if has_version => "s3:GetObjectVersionTagging",
+            Self::GetObjectTagging => "s3:GetObjectTagging",
+            Self::PutObjectTagging if has_version => "s3:PutObjectVersionTagging",
+            Self::PutObjectTagging => "s3:PutObjectTagging",
+            Self::GetObjectAcl if has_version => "s3:GetObjectVersionAcl",
+            Self::GetObjectAcl => "s3:GetObjectAcl",
+            Self::GetObjectRetention => "s3:GetObjectRetention",
+            Self::GetObjectLegalHold => "s3:GetObjectLegalHold",
+            Self::ListObjectAnnotations => "s3:ListObjectAnnotations",
+            Self::GetObjectAnnotation => "s3:GetObjectAnnotation",
+            Self::PutObjectAnnotation => "s3:PutObjectAnnotation",
+            Self::CopyObject
+            | Self::PutObject
+            | Self::CreateMultipartUpload
+            | Self::UploadPart
+            | Self::UploadPartCopy
+            | Self::CompleteMultipartUpload => "s3:PutObject",
+            Self::DeleteObject if has_version => "s3:DeleteObjectVersion",
+            Self::DeleteObject => "s3:DeleteObject",
+            Self::AbortMultipartUpload => "s3:AbortMultipartUpload",
+            Self::ListParts => "s3:ListMultipartUploadParts",
+            Self::ListMultipartUploads => "s3:ListBucketMultipartUploads",
+            Self::ListObjectVersions => "s3:ListBucketVersions",
+            Self::GetBucketVersioning => "s3:GetBucketVersioning",
+            Self::RestoreObject => "s3:RestoreObject",
+            // The permission is that of the file.
+            Self::ReadFile => "read",
         }
     }
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::ReadFile => "read",
-            Self::HeadBucket => "HeadBucket",
-            Self::ListObjects => "ListObjectsV2",
-            Self::HeadObject => "HeadObject",
-            Self::GetObject => "GetObject",
-            Self::GetObjectTagging => "GetObjectTagging",
-            Self::PutObjectTagging => "PutObjectTagging",
-            Self::GetObjectAcl => "GetObjectAcl",
-            Self::GetObjectRetention => "GetObjectRetention",
-            Self::GetObjectLegalHold => "GetObjectLegalHold",
-            Self::ListObjectAnnotations => "ListObjectAnnotations",
-            Self::GetObjectAnnotation => "GetObjectAnnotation",
-            Self::PutObjectAnnotation => "PutObjectAnnotation",
-            Self::CopyObject => "CopyObject",
-            Self::PutObject => "PutObject",
-            Self::DeleteObject => "DeleteObject",
-            Self::CreateMultipartUpload => "CreateMultipartUpload",
-            Self::UploadPart => "UploadPart",
-            Self::UploadPartCopy => "UploadPartCopy",
-            Self::CompleteMultipartUpload => "CompleteMultipartUpload",
-            Self::AbortMultipartUpload => "AbortMultipartUpload",
-            Self::ListParts => "ListParts",
-            Self::ListMultipartUploads => "ListMultipartUploads",
-            Self::ListObjectVersions => "ListObjectVersions",
-            Self::GetBucketVersioning => "GetBucketVersioning",
-            Self::RestoreObject => "RestoreObject",
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Actions of S3 that are also the names of requests.
+    const ACTIONS: [&str; 16] = [
+        "GetObject",
+        "GetObjectTagging",
+        "PutObjectTagging",
+        "GetObjectAcl",
+        "GetObjectRetention",
+        "GetObjectLegalHold",
+        "ListObjectAnnotations",
+        "GetObjectAnnotation",
+        "PutObjectAnnotation",
+        "PutObject",
+        "DeleteObject",
+        "AbortMultipartUpload",
+        "GetBucketVersioning",
+        "RestoreObject",
+        "ListBucket",
+        "ListBucketVersions",
+    ];
+
+    #[test]
+    fn each_permission_is_an_action_of_s3() {
+        let others = ["ListMultipartUploadParts", "ListBucketMultipartUploads"];
+        for operation in Operation::ALL {
+            if operation == Operation::ReadFile {
+                continue;
+            }
+            for has_version in [false, true] {
+                let permission = operation.permission(has_version);
+                let action = permission.strip_prefix("s3:").unwrap();
+                let plain = action.replace("Version", "");
+                let is_known = ACTIONS.contains(&action)
+                    || others.contains(&action)
+                    || (has_version && ACTIONS.contains(&plain.as_str()));
+                assert!(is_known, "{operation}: {permission}");
+            }
+        }
+        assert_eq!(
+            Operation::HeadObject.permission(true),
+            "s3:GetObjectVersion"
+        );
+        assert_eq!(Operation::UploadPartCopy.permission(false), "s3:PutObject");
+    }
+
+    #[test]
+    fn the_positions_of_all_operations_are_below_their_number() {
+        for (at, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, at, "{operation}");
+        }
     }
 }
