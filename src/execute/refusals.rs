@@ -403,11 +403,11 @@ impl Refusals {
             return CarriedTags::Kept;
         };
         if once.is_due(is_not_readable, self.questions) {
-            CarriedTags::Unknown
-        } else if once.cell.get().is_some_and(is_not_readable) {
-            CarriedTags::NotReadable
-        } else {
-            CarriedTags::Kept
+            return CarriedTags::Unknown;
+        }
+        match once.cell.get() {
+            Some(&AttributeAnswer::NotReadable(permission)) => CarriedTags::NotReadable(permission),
+            _ => CarriedTags::Kept,
         }
     }
 }
@@ -419,8 +419,9 @@ pub(super) enum CarriedTags {
     Unknown,
     /// The bucket was seen to keep them.
     Kept,
-    /// They cannot be compared, because the tags of the copy may not be read.
-    NotReadable,
+    /// They cannot be compared, because the tags of the copy may not be read. Holds the missing
+    /// permission.
+    NotReadable(&'static str),
 }
 
 /// The knowledge about tags in a source bucket whose HEAD shows no tag count.
@@ -449,8 +450,8 @@ impl Default for Uncounted {
 pub(super) enum AttributeAnswer {
     /// The object has it.
     Kept,
-    /// The attribute may not be read.
-    NotReadable,
+    /// The attribute may not be read. Holds the missing permission.
+    NotReadable(&'static str),
     /// The server does not know the question.
     NotKnown,
     /// The object has another value.
@@ -458,7 +459,7 @@ pub(super) enum AttributeAnswer {
 }
 
 fn is_not_readable(answer: &AttributeAnswer) -> bool {
-    *answer == AttributeAnswer::NotReadable
+    matches!(answer, AttributeAnswer::NotReadable(_))
 }
 
 /// Asks about an attribute of an object.
@@ -490,7 +491,10 @@ async fn ask(
     match unlike {
         Ok(None) => Ok(AttributeAnswer::Kept),
         Ok(Some(unlike)) => Ok(AttributeAnswer::Unlike(unlike)),
-        Err(failure) if *failure.kind() == FailureKind::Denied => Ok(AttributeAnswer::NotReadable),
+        Err(failure) if *failure.kind() == FailureKind::Denied => {
+            let permission = by.permission(version.is_some());
+            Ok(AttributeAnswer::NotReadable(permission))
+        }
         Err(failure) if is_no_answer(&failure) => Ok(AttributeAnswer::NotKnown),
         Err(failure) => Err(failure),
     }
@@ -511,11 +515,13 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
 /// The locks that HEAD shows in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// HEAD shows all locks.
+    /// HEAD shows all locks, as far as is known: one object without a shown lock had none.
     All,
     /// HEAD shows no locks, for this reason: a permission is missing, or the server does not know
     /// the request.
     Nothing(String),
+    /// HEAD left out the lock of an object, so each object must be asked about.
+    Hidden,
     /// The bucket has no Object Lock.
     NoLocks,
 }

@@ -99,7 +99,12 @@ impl<'w> TargetAttributes<'w> {
         };
         let ask = || source.bucket.tags(&source.pin.key, source.version());
         source
-            .read_or_record_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
+            .read_or_record_loss(
+                Attribute::Tags,
+                source.permission(Operation::GetObjectTagging),
+                ask,
+                draft,
+            )
             .await
     }
 

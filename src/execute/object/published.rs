@@ -94,12 +94,14 @@ impl CopyRound<'_, '_> {
         let capabilities = destination.capabilities();
         let content_etags = capabilities.content_etags;
         let mut verdict = judge_answer(&expected, written, made, content_etags);
-        let mut checksum = written.checksum.clone();
-        // Complete has checked the size if the server knows `x-amz-mp-object-size`.
+        let believes = capabilities.believes_answers();
+        let mut checksum = written.checksum.clone().filter(|_| believes);
+        // Complete named the checksum that the parts make, and such a server compares it with what
+        // it publishes. So the size is right too.
         let is_size_checked = made.checksum.is_some() && capabilities.checksums;
         let is_unanswered =
             verdict == ProofVerdict::Unknown && !(policy.verify == Verify::Size && is_size_checked);
-        let must_look = is_unanswered || !capabilities.believes_answers();
+        let must_look = is_unanswered || !believes;
         let is_contradicted = matches!(verdict, ProofVerdict::Contradicted(_));
         let is_unproven =
             asked.is_some_and(|asked| context.refusals.needs_look(destination, asked));
@@ -114,7 +116,7 @@ impl CopyRound<'_, '_> {
             let judge = |found: &Head| judge_head(&expected, found, made, content_etags);
             let looked = Box::pin(self.task.check_by_head(look, judge)).await?;
             verdict = match looked.verdict {
-                looked if capabilities.believes_answers() => verdict.and(looked),
+                looked if believes => verdict.and(looked),
                 looked => looked,
             };
             checksum = checksum.or(looked.found.and_then(|found| found.checksum));
@@ -250,8 +252,9 @@ impl ObjectTask<'_> {
             Ok(found) => found,
             Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_only_proof => {
                 let name = destination.name();
+                let permission = Operation::HeadObject.permission(written.version.is_some());
                 self.draft.notes.push(format!(
-                    "not checked after it was published: s3:GetObject missing on {name}"
+                    "not checked after it was published: {permission} missing on {name}"
                 ));
                 return Ok(HeadResult {
                     verdict: ProofVerdict::Unknown,
@@ -369,10 +372,10 @@ impl ObjectTask<'_> {
         Ok(match answer {
             AttributeAnswer::Kept => None,
             // HEAD showed the attribute, which must suffice.
-            AttributeAnswer::NotReadable | AttributeAnswer::NotKnown if !is_hidden => None,
-            AttributeAnswer::NotReadable => {
-                let name = destination.name();
-                self.draft.notes.push(not_compared(attribute, by, name));
+            AttributeAnswer::NotReadable(_) | AttributeAnswer::NotKnown if !is_hidden => None,
+            AttributeAnswer::NotReadable(permission) => {
+                let note = not_compared(attribute, permission, destination.name());
+                self.draft.notes.push(note);
                 None
             }
             AttributeAnswer::NotKnown | AttributeAnswer::Unlike(Unlike::Nothing) => {
@@ -420,6 +423,6 @@ impl ObjectTask<'_> {
 }
 
 /// Returns the note on an attribute that could not be compared because a permission is missing.
-pub(super) fn not_compared(attribute: Attribute, by: Operation, bucket: &BucketName) -> String {
-    format!("{attribute} not compared: s3:{by} missing on {bucket}")
+pub(super) fn not_compared(attribute: Attribute, permission: &str, bucket: &BucketName) -> String {
+    format!("{attribute} not compared: {permission} missing on {bucket}")
 }

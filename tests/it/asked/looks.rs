@@ -75,18 +75,23 @@ async fn one_head_beside_the_parts() {
 /// note.
 #[tokio::test]
 async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
-    let world = World::new().await;
-    world.put("a", LARGE);
-    world.deny(DESTINATION, Operation::HeadObject, "");
-    let run = world.run(in_parts_of(PART, copy_all())).await;
-    assert_eq!(
-        (run.outcome.done_objects, run.proof().as_str()),
-        (1, "crc64nvme"),
-        "{:?}",
-        run.receipts
-    );
-    let note = "not checked after it was published: s3:GetObject missing on destination";
-    assert_eq!(run.receipts[0].notes, [note]);
+    for (world, permission) in [
+        (World::new().await, "s3:GetObject"),
+        (World::versioned().await, "s3:GetObjectVersion"),
+    ] {
+        world.put("a", LARGE);
+        world.deny(DESTINATION, Operation::HeadObject, "");
+        let run = world.run(in_parts_of(PART, copy_all())).await;
+        assert_eq!(
+            (run.outcome.done_objects, run.proof().as_str()),
+            (1, "crc64nvme"),
+            "{:?}",
+            run.receipts
+        );
+        let note =
+            format!("not checked after it was published: {permission} missing on destination");
+        assert_eq!(run.receipts[0].notes, [note]);
+    }
 }
 
 /// A server that ignores `?tagging` overwrites the object with the tags.

@@ -8,7 +8,7 @@ use s3haul::sandbox::{BucketOptions, Effect, Fault, Lock, ObjectSpec, Operation}
 
 use super::{LARGE, PART, losses, messages};
 use crate::liar::{Answer, Asked, Liar};
-use crate::world::{DESTINATION, Run, World, copy_all, in_parts_of, restate};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate};
 
 /// Returns true for a HEAD of the destination.
 fn looks(asked: &Asked) -> bool {
@@ -190,6 +190,64 @@ async fn a_weaker_retention_in_the_answer_is_reported() {
     };
     let loss = "lock not set: destination ignored it: it shows a weaker retention in the answer to GetObjectRetention";
     assert_told(&world, &liar, transfer, loss).await;
+}
+
+/// HEAD leaves out the locks of the source, and the answers to the questions about them do not.
+#[tokio::test]
+async fn a_lock_that_head_leaves_out_is_copied() {
+    let options = BucketOptions {
+        versioning: true,
+        object_lock: true,
+        ..BucketOptions::default()
+    };
+    let world = World::with_buckets(options).await;
+    let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+    let lock = Lock {
+        retention: Some(("GOVERNANCE".to_owned(), until)),
+        legal_hold: Some(true),
+    };
+    for key in ["a", "b"] {
+        world.put_with(key, 10, &ObjectSpec::default().lock(lock.clone()));
+    }
+    world.put("c", 10);
+    let liar = Liar::before(&world, |asked, answer: Answer| {
+        if asked.method == "HEAD" && !is_of_destination(asked) {
+            answer
+                .without("x-amz-object-lock-mode")
+                .without("x-amz-object-lock-retain-until-date")
+                .without("x-amz-object-lock-legal-hold")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let mut transfer = copy_all();
+    transfer.preserve.lock = Policy::Try;
+    let mut job = liar.job(&world, transfer, Provider::Aws);
+    job.limits.in_flight = Some(1);
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(
+        (run.outcome.done_objects, losses(&run).len()),
+        (3, 0),
+        "{:?}",
+        run.receipts
+    );
+    for (key, expected) in [("a", lock.clone()), ("b", lock), ("c", Lock::default())] {
+        let copy = world.object(DESTINATION, key).unwrap();
+        assert_eq!(copy.attributes.lock, expected, "{key}");
+    }
+    let asked = |what: &str| {
+        liar.count(|asked| {
+            asked.method == "GET"
+                && asked.has(what)
+                && asked.path.starts_with(&format!("/{SOURCE}/"))
+        })
+    };
+    assert_eq!(
+        (asked("retention"), asked("legal-hold")),
+        (3, 3),
+        "each object is asked about"
+    );
 }
 
 #[tokio::test]

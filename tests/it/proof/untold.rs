@@ -1,12 +1,13 @@
 //! Checksums whose kind the server does not tell, or on which the manifest does not rely.
 
 use rstest::rstest;
-use s3haul::manifest::job::Provider;
+use s3haul::manifest::job::{Provider, Trust};
+use s3haul::sandbox::Operation;
 use s3haul::size::MIB;
 
 use super::{READ, message, under, unsummed};
 use crate::liar::{Answer, Asked, Liar};
-use crate::world::{DESTINATION, World, restate};
+use crate::world::{DESTINATION, SOURCE, World, restate};
 
 /// Replaces the checksum that HEAD shows of an object of parts by one that is not of all bytes.
 fn sums_of_parts(asked: &Asked, answer: Answer, kind: Option<&str>) -> Answer {
@@ -72,5 +73,34 @@ async fn checksums_that_are_not_relied_on_prove_nothing() {
         });
         let run = world.try_run_job(&job).await.unwrap();
         assert_eq!(run.proof(), proof, "checksums: {checksums:?}");
+    }
+}
+
+/// The answer to the copy has a checksum, and HEAD shows none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_read_if_the_answer_that_has_its_checksum_is_not_believed() {
+    for (trust, read) in [
+        (Trust::Answers, &[SOURCE][..]),
+        (Trust::Nothing, &[SOURCE, DESTINATION]),
+    ] {
+        let world = World::new().await;
+        world.put_with("k", 1000, &unsummed());
+        let liar = Liar::before(&world, |asked, answer| {
+            if asked.method == "HEAD" {
+                answer
+                    .without("x-amz-checksum-crc64nvme")
+                    .without("x-amz-checksum-type")
+            } else {
+                answer
+            }
+        })
+        .await;
+        let mut job = liar.job(&world, under(READ), Provider::Aws);
+        restate(&mut job, |endpoint| endpoint.trust = trust);
+        let run = world.try_run_job(&job).await.unwrap();
+        assert_eq!(run.proof(), "read", "{:?}", run.receipts);
+        let reads = world.sandbox.calls().of(Operation::GetObject);
+        let buckets: Vec<_> = reads.iter().map(|call| call.bucket.as_str()).collect();
+        assert_eq!(buckets, read, "{trust:?}");
     }
 }

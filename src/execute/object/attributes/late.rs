@@ -101,7 +101,7 @@ impl ObjectTask<'_> {
                     .refusals
                     .answer(destination, asked, question, at, for_each_object);
             match answer.await? {
-                AttributeAnswer::Kept | AttributeAnswer::NotReadable => {}
+                AttributeAnswer::Kept | AttributeAnswer::NotReadable(_) => {}
                 AttributeAnswer::NotKnown | AttributeAnswer::Unlike(Unlike::Nothing) => {
                     return Err(unknown("the server ignored the tags"));
                 }

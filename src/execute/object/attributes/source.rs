@@ -52,15 +52,10 @@ impl SourceAttributes<'_> {
         self.pin.version.as_deref()
     }
 
-    /// Returns the name of the permission to read something of the source. It contains `Version` if
-    /// the pin names a version.
-    pub(super) fn permission(&self, what: &str) -> String {
-        let version = if self.pin.version.is_some() {
-            "Version"
-        } else {
-            ""
-        };
-        format!("s3:GetObject{version}{what}")
+    /// Returns the permission that a request about the source needs, which is another one if the
+    /// pin names a version.
+    pub(super) fn permission(&self, operation: Operation) -> &'static str {
+        operation.permission(self.pin.version.is_some())
     }
 
     /// Returns the answer to `ask`, or records a loss and returns `None` if the attribute cannot be
@@ -207,9 +202,9 @@ impl SourceAttributes<'_> {
             return Ok(());
         }
         let ask = || self.own_tags(count);
-        let permission = self.permission("Tagging");
+        let permission = self.permission(Operation::GetObjectTagging);
         let Some(Some(kept)) = self
-            .read_or_record_loss(Attribute::Tags, &permission, ask, draft)
+            .read_or_record_loss(Attribute::Tags, permission, ask, draft)
             .await?
         else {
             return Ok(());
@@ -267,10 +262,9 @@ impl SourceAttributes<'_> {
         match refusals.carried_tags(destination, Operation::CopyObject) {
             CarriedTags::Unknown => {}
             CarriedTags::Kept => return false,
-            CarriedTags::NotReadable => {
-                let name = destination.name();
-                let by = Operation::GetObjectTagging;
-                draft.notes.push(not_compared(Attribute::Tags, by, name));
+            CarriedTags::NotReadable(permission) => {
+                let note = not_compared(Attribute::Tags, permission, destination.name());
+                draft.notes.push(note);
                 return false;
             }
         }
@@ -314,7 +308,7 @@ impl SourceAttributes<'_> {
         };
         let is_in_place = context.sides.is_in_place();
         let is_tried = self.transfer().preserve.tags == Policy::Try;
-        let permission = self.permission("Tagging");
+        let permission = self.permission(Operation::GetObjectTagging);
         // If other objects got good answers, a bad one concerns this object only.
         let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
         match failure.kind() {
@@ -346,7 +340,7 @@ impl SourceAttributes<'_> {
                 Ok(None)
             }
             _ => {
-                self.record_loss(Attribute::Tags, &permission, failure, draft)
+                self.record_loss(Attribute::Tags, permission, failure, draft)
                     .await?;
                 Ok(None)
             }
@@ -381,9 +375,9 @@ impl SourceAttributes<'_> {
             return Ok(());
         }
         let answer = || self.own_acl();
-        let permission = self.permission("Acl");
+        let permission = self.permission(Operation::GetObjectAcl);
         if let Some(Some(grants)) = self
-            .read_or_record_loss(Attribute::Acl, &permission, answer, draft)
+            .read_or_record_loss(Attribute::Acl, permission, answer, draft)
             .await?
         {
             attributes.grants = grants;
@@ -409,7 +403,7 @@ impl SourceAttributes<'_> {
         );
         let (mut found, mut token, mut held) = (Vec::new(), None, 0);
         loop {
-            let permission = "s3:ListObjectAnnotations";
+            let permission = self.permission(Operation::ListObjectAnnotations);
             let checked = Mutex::new(&mut paging);
             let (checked, from) = (&checked, token.as_deref());
             let ask = || async move {
@@ -435,7 +429,7 @@ impl SourceAttributes<'_> {
                         self.bucket
                             .annotation(&self.pin.key, self.version(), &entry)
                     };
-                    let permission = "s3:GetObjectAnnotation";
+                    let permission = self.permission(Operation::GetObjectAnnotation);
                     let text = self
                         .read_or_record_loss(Attribute::Annotations, permission, ask, draft)
                         .await?;
@@ -461,7 +455,8 @@ impl SourceAttributes<'_> {
 
     /// Completes the lock that HEAD shows: S3 leaves out the parts that the caller may not see.
     /// Only versioned buckets have locks. If the lock is required, s3haul asks for the missing
-    /// parts of each object; if it is only tried, it asks about one object per bucket.
+    /// parts of each object. If it is only tried, it asks about one object per bucket, and about
+    /// each one if that object had a lock or if the server's answers are not trusted.
     pub(super) async fn lock(
         &self,
         head: &mut Head,
@@ -493,20 +488,7 @@ impl SourceAttributes<'_> {
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
         let cell = self.context.refusals.locks_shown(self.bucket, operation);
-        let of = |answer: &Result<Option<T>, Failure>| match answer {
-            Ok(_) => Some(Shown::All),
-            Err(failure) => match failure.kind() {
-                FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
-                FailureKind::Denied => Some(Shown::Nothing(format!(
-                    "s3:{operation} missing on {}",
-                    self.bucket.name()
-                ))),
-                FailureKind::NotUnderstood | FailureKind::Unreadable => Some(Shown::Nothing(
-                    attribute_fallback::without_answer(failure, self.bucket.name()),
-                )),
-                _ => None,
-            },
-        };
+        let of = |answer: &Result<Option<T>, Failure>| self.shown(operation, answer);
         if self.transfer().preserve.lock == Policy::Require {
             if cell.get() == Some(&Shown::NoLocks) {
                 return Ok(None);
@@ -519,18 +501,60 @@ impl SourceAttributes<'_> {
             }
             return answer;
         }
+        let mut get = std::pin::pin!(get);
+        // The answer about this object, if it was the one to ask.
+        let mut own = None;
         let ask = async {
-            let answer = get.await;
-            of(&answer).map_or_else(|| answer.map(|_| Shown::All), Ok)
+            let answer = get.as_mut().await;
+            match of(&answer) {
+                Some(shown) => {
+                    own = Some(answer.ok().flatten());
+                    Ok(shown)
+                }
+                None => answer.map(|_| Shown::All),
+            }
         };
-        if let Shown::Nothing(reason) = cell.get_or_try_init(|| ask).await? {
-            draft.losses.push(Loss::new(
-                Attribute::Lock,
-                Lost::NotReadable,
-                reason.clone(),
-            ));
+        let mut shown = cell.get_or_try_init(|| ask).await?.clone();
+        let is_answer = match &shown {
+            Shown::All => !self.bucket.capabilities().believes_answers(),
+            Shown::Hidden => true,
+            Shown::Nothing(_) | Shown::NoLocks => false,
+        };
+        if is_answer && own.is_none() {
+            let answer = get.await;
+            match of(&answer) {
+                Some(Shown::All | Shown::Hidden) | None => return answer,
+                Some(refused) => shown = refused,
+            }
         }
-        Ok(None)
+        if let Shown::Nothing(reason) = shown {
+            draft
+                .losses
+                .push(Loss::new(Attribute::Lock, Lost::NotReadable, reason));
+        }
+        Ok(own.flatten())
+    }
+
+    /// Returns what an answer shows about the locks of all objects in the bucket, or `None` for a
+    /// failure that is about something else.
+    fn shown<T>(&self, operation: Operation, answer: &Result<Option<T>, Failure>) -> Option<Shown> {
+        let name = self.bucket.name();
+        let failure = match answer {
+            Ok(None) => return Some(Shown::All),
+            Ok(Some(_)) => return Some(Shown::Hidden),
+            Err(failure) => failure,
+        };
+        match failure.kind() {
+            FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
+            FailureKind::Denied => {
+                let permission = self.permission(operation);
+                Some(Shown::Nothing(format!("{permission} missing on {name}")))
+            }
+            FailureKind::NotUnderstood | FailureKind::Unreadable => Some(Shown::Nothing(
+                attribute_fallback::without_answer(failure, name),
+            )),
+            _ => None,
+        }
     }
 
     /// Returns the failure for a required attribute that the copy cannot have.
