@@ -28,6 +28,21 @@ impl Client {
         key: &ObjectKey,
         most: Option<NonZeroU64>,
     ) -> Result<SmallObject, Failure> {
+        match self.read_small_object(bucket, key, most).await {
+            // Only the answer to a request without a range may have all bytes.
+            Err(failure) if most.is_some() && *failure.kind() == FailureKind::AnswerTooLong => {
+                self.read_small_object(bucket, key, None).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn read_small_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        most: Option<NonZeroU64>,
+    ) -> Result<SmallObject, Failure> {
         let answer = self
             .sdk
             .get_object()
@@ -60,6 +75,9 @@ impl Client {
                         ByteSize(*most)
                     );
                     broken(FailureKind::Invalid, message)
+                }
+                Some(longer @ TooLong::Range(_)) => {
+                    broken(FailureKind::AnswerTooLong, longer.to_string())
                 }
                 _ => broken(
                     FailureKind::Transient,

@@ -2,7 +2,7 @@
 
 use s3haul::journal::Ledger as _;
 use s3haul::report::{ReportBucket, ReportError};
-use s3haul::sandbox::{Content, ObjectSpec};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -198,5 +198,25 @@ async fn a_piece_that_is_removed_during_the_run_is_reported() {
             .iter()
             .any(|key| key.ends_with("000003.jsonl")),
         "a report that lacks receipts must have no footer"
+    );
+}
+
+/// The server returns all bytes of a piece to the request for its head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_ranges_can_keep_reports() {
+    let world = world_with_reports_bucket().await;
+    // A head and a line that together exceed the range of the request.
+    let long = format!("s3://source/{}", "k".repeat(5000));
+    let line = receipt(1).replace("s3://source/", &long);
+    report(&world, &[line]).await;
+    let keys = world.sandbox.store().keys(OPS);
+    let longest = keys.iter().map(|key| world.object(OPS, key).unwrap().size);
+    assert!(longest.max().unwrap() > 4096, "no piece exceeds the range");
+    let fault = Fault::on(Operation::GetObject).then(Effect::Ignore(&["range"]));
+    world.add_fault(fault);
+    let (exit, stdout, stderr) = show(&world, &[]).await;
+    assert!(
+        exit == 0 && stdout.contains("complete, exit code 0"),
+        "{exit} {stdout} {stderr}"
     );
 }
