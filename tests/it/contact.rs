@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use assert_cmd::Command as Program;
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, KeyPair};
 use rstest::rstest;
 use s3haul::sandbox::{Effect, Fault, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -270,10 +271,15 @@ async fn a_refused_key_is_not_tried_again() {
 /// Starts a TLS server with a certificate that nobody trusts. It counts connections.
 async fn untrusted() -> (SocketAddr, Arc<AtomicU32>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    tls(&made.cert, &made.signing_key).await
+}
+
+/// Starts a TLS server with this certificate. It counts connections.
+async fn tls(certificate: &Certificate, key: &KeyPair) -> (SocketAddr, Arc<AtomicU32>) {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -306,6 +312,32 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
     );
     assert!(
         stderr.contains("AWS_CA_BUNDLE, SSL_CERT_FILE or --ca-bundle"),
+        "{stderr}"
+    );
+}
+
+/// The bundle has the right CA. The server shows the certificate of the CA as its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_certificate_as_that_of_the_server_is_not_an_unknown_ca() {
+    let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&key).unwrap();
+    let (at, connections) = tls(&certificate, &key).await;
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("ca.pem");
+    std::fs::write(&bundle, certificate.pem()).unwrap();
+    let mut program = impatient(&format!("https://localhost:{}", at.port()), "copy");
+    program.env("AWS_CA_BUNDLE", &bundle);
+    let (exit, _, stderr) = run(program, &COPY[1..]).await;
+    assert_eq!(
+        (exit, connections.load(Ordering::SeqCst)),
+        (3, 1),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("is a CA certificate; give the server one that the CA signed")
+            && !stderr.contains("does not contain the issuer"),
         "{stderr}"
     );
 }

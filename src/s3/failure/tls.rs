@@ -32,26 +32,35 @@ pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'st
 }
 
 fn certificate(fault: &CertificateError) -> (FailureKind, &'static str, String) {
-    let (kind, message) = match fault {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
-            FailureKind::Tls,
-            "the server's certificate has expired, or this machine's clock is wrong",
-        ),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
-            FailureKind::Tls,
-            "the server's certificate is not valid yet, or this machine's clock is wrong",
-        ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
-            FailureKind::Tls,
-            "the server's certificate is for another host name",
-        ),
-        CertificateError::Revoked => (FailureKind::Tls, "the server's certificate is revoked"),
-        _ => (
-            FailureKind::Certificate(None),
-            "no CA that this machine trusts signed the server's certificate",
-        ),
+    let message = match fault {
+        CertificateError::UnknownIssuer => {
+            let message = "no CA that this machine trusts signed the server's certificate";
+            return (
+                FailureKind::Certificate(None),
+                "certificate",
+                message.to_owned(),
+            );
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has expired, or this machine's clock is wrong"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet, or this machine's clock is wrong"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the server's certificate is for another host name"
+        }
+        CertificateError::Revoked => "the server's certificate is revoked",
+        // The verifier has no type for this.
+        CertificateError::Other(fault) if fault.to_string().contains("CaUsedAsEndEntity") => {
+            "the server's certificate is a CA certificate; give the server one that the CA signed"
+        }
+        fault => {
+            let message = format!("the server's certificate cannot be verified: {fault}");
+            return (FailureKind::Tls, "certificate", message);
+        }
     };
-    (kind, "certificate", message.to_owned())
+    (FailureKind::Tls, "certificate", message.to_owned())
 }
 
 #[cfg(test)]
@@ -66,12 +75,36 @@ mod tests {
             bad(CertificateError::UnknownIssuer),
             Some(FailureKind::Certificate(None))
         );
-        assert_eq!(bad(CertificateError::Expired), Some(FailureKind::Tls));
+        for fault in [
+            CertificateError::Expired,
+            CertificateError::BadSignature,
+            CertificateError::BadEncoding,
+            CertificateError::InvalidPurpose,
+        ] {
+            assert_eq!(bad(fault.clone()), Some(FailureKind::Tls), "{fault:?}");
+        }
         assert_eq!(
             kind(&TlsError::AlertReceived(Alert::CertificateRequired)),
             Some(FailureKind::Tls)
         );
         assert_eq!(kind(&TlsError::AlertReceived(Alert::InternalError)), None);
         assert_eq!(kind(&TlsError::General("broken".to_owned())), None);
+    }
+
+    #[test]
+    fn the_message_names_the_fault_of_the_certificate() {
+        let message = |fault| {
+            let (.., message) = permanent(&TlsError::InvalidCertificate(fault)).unwrap();
+            message
+        };
+        let other = rustls::OtherError(std::sync::Arc::new(std::io::Error::other(
+            "CaUsedAsEndEntity",
+        )));
+        assert!(message(CertificateError::Other(other)).contains("is a CA certificate"));
+        let bad = message(CertificateError::BadSignature);
+        assert!(
+            bad.contains("BadSignature") || bad.contains("signature"),
+            "{bad}"
+        );
     }
 }
