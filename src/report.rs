@@ -28,7 +28,7 @@ mod target;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crc_fast::{CrcAlgorithm, Digest};
@@ -113,6 +113,9 @@ struct SharedFile {
     sum: AtomicU64,
     /// The error of the last sync. Not set if another process changed the file.
     unwritten: Mutex<Option<String>>,
+    /// Set for a stream that does not have exactly the counted lines: it began with a gap, or was
+    /// rewound after its first line.
+    is_uncounted: AtomicBool,
 }
 
 impl SharedFile {
@@ -253,6 +256,9 @@ impl ReportWriter {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {
             // A stream cannot be taken back. Receipts that the journal adds again are in it twice.
+            if self.shared.lines.load(Ordering::Relaxed) > 0 {
+                self.shared.is_uncounted.store(true, Ordering::Relaxed);
+            }
             let header = self.header.len() as u64;
             if length == 0 {
                 (self.lacks_receipts, self.position) = (false, header);
@@ -334,6 +340,7 @@ impl ReportWriter {
             // Not through the buffer, which is empty now, because a rewind drops its content.
             self.error = self.file.get_mut().write_all(GAP.as_bytes()).err();
             self.lacks_receipts = self.error.is_some();
+            self.shared.is_uncounted.store(true, Ordering::Relaxed);
         }
     }
 
@@ -425,12 +432,16 @@ impl FileReportEnd {
             });
         }
         let SharedFile {
-            lines, length, sum, ..
+            lines,
+            length,
+            sum,
+            is_uncounted,
+            ..
         } = &*self.shared;
-        let checksum = Some(format!("{:016x}", sum.load(Ordering::Relaxed)));
+        let is_counted = !is_uncounted.load(Ordering::Relaxed);
         let footer = Footer {
-            lines: Some(lines.load(Ordering::Relaxed)),
-            checksum,
+            lines: is_counted.then(|| lines.load(Ordering::Relaxed)),
+            checksum: is_counted.then(|| format!("{:016x}", sum.load(Ordering::Relaxed))),
             ..footer.clone()
         };
         let length = length.load(Ordering::Relaxed);

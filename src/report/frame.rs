@@ -9,6 +9,8 @@ use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use memchr::memrchr_iter;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -399,30 +401,49 @@ pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
         .split(|byte| *byte == b'\n')
         .find(|line| !line.is_empty());
     Ok(first.is_some_and(|line| {
-        line.starts_with(b"{\"report\":") || serde_json::from_slice::<ReceiptShape>(line).is_ok()
+        serde_json::from_slice::<ReportHeader>(line).is_ok()
+            || serde_json::from_slice::<ReceiptShape>(line).is_ok()
+            || is_torn_header(line)
     }))
+}
+
+/// Returns true for a line that begins as a header does, and is not a whole document of another
+/// kind.
+fn is_torn_header(line: &[u8]) -> bool {
+    let Some(rest) = line.strip_prefix(b"{\"report\":") else {
+        return false;
+    };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let rest = &rest[digits..];
+    // Old headers call the version `tool`.
+    let is_like = |next: &[u8]| rest.starts_with(next) || next.starts_with(rest);
+    (is_like(b",\"version\":") || is_like(b",\"tool\":"))
+        && serde_json::from_slice::<IgnoredAny>(line).is_err()
 }
 
 /// Returns the length of a report without the footer at its end and without a last line that was
 /// cut.
 pub(super) fn length_of_receipts(file: &mut File) -> io::Result<u64> {
     let length = file.metadata()?.len();
-    let from = length.saturating_sub(TAIL);
-    file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
-    let whole = tail
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |end| end + 1);
-    let Some(last) = whole.checked_sub(1) else {
-        return Ok(length);
-    };
-    let begin = tail[..last]
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |end| end + 1);
-    let is_footer =
-        std::str::from_utf8(&tail[begin..last]).is_ok_and(|line| footer(line).is_some());
-    Ok(from + if is_footer { begin } else { whole } as u64)
+    let mut most = TAIL;
+    loop {
+        let from = length.saturating_sub(most);
+        file.seek(SeekFrom::Start(from))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        let mut ends = memrchr_iter(b'\n', &tail);
+        let (end, end_before) = (ends.next(), ends.next());
+        if from > 0 && end_before.is_none() {
+            // The last lines are longer.
+            most = most.saturating_mul(4);
+            continue;
+        }
+        let Some(end) = end else {
+            return Ok(length);
+        };
+        let begin = end_before.map_or(0, |end| end + 1);
+        let is_footer =
+            std::str::from_utf8(&tail[begin..end]).is_ok_and(|line| footer(line).is_some());
+        return Ok(from + if is_footer { begin } else { end + 1 } as u64);
+    }
 }

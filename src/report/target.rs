@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::frame::{ReportHeader, first_line};
+use super::frame::{ReportHeader, first_line, is_remnant};
 
 /// The permissions of a new output file: it names objects, buckets, and accounts.
 const MODE: u32 = 0o600;
@@ -151,10 +151,6 @@ impl Target {
             path: path.to_owned(),
             error,
         };
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        parent.map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
         let mut target = Self::open(path).map_err(failed)?;
         if !target.is_stream {
             may_replace_report(path, origin, &mut target.file)?;
@@ -163,8 +159,8 @@ impl Target {
         Ok(target)
     }
 
-    /// Opens the file of a plan and empties it. A plan of the sandbox replaces no plan of real
-    /// buckets.
+    /// Opens the file of a plan, creates its directory, and empties it. A plan of the sandbox
+    /// replaces no plan of real buckets.
     ///
     /// # Errors
     /// [`TargetError`].
@@ -211,6 +207,7 @@ impl Target {
         Ok(file)
     }
 
+    /// Opens a file for appending. Creates it, and its directory, if they are missing.
     fn open(path: &Path) -> io::Result<Self> {
         if let Ok(metadata) = fs::metadata(path) {
             if let Some(file) = own_stream(&metadata) {
@@ -227,6 +224,10 @@ impl Target {
                 });
             }
         }
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        parent.map_or(Ok(()), fs::create_dir_all)?;
         let mut options = OpenOptions::new();
         // Each write goes to the end of the file, so that a report that another process cuts gets
         // no hole.
@@ -287,6 +288,8 @@ fn may_replace_report(
             path: path.to_owned(),
         }),
         (_, Some(_)) => Ok(()),
+        // The rest of a report that was cut does not show whether its buckets were real.
+        (_, None) if !origin.sandbox && is_remnant(file).map_err(failed)? => Ok(()),
         (_, None) => {
             let reason = "its first line is not the header of a report";
             Err(TargetError::Foreign {
@@ -323,12 +326,19 @@ mod tests {
         let old = "{\"report\":1,\"tool\":\"0.0.9\",\"command\":[],\"directory\":\"/\"}\n";
         let step = "{\"transfer\":\"t\",\"source\":\"s\",\"destination\":\"d\",\"size\":1,\"reason\":\"missing\",\
                     \"route\":\"copy\",\"parts\":0}\n";
+        let receipt = "{\"transfer\":\"t\",\"source\":\"s\",\"destination\":\"d\",\"size\":1,\"status\":\"done\"}\n";
+        let torn_header = "{\"report\":2,\"version\":\"0.1\n";
         let of_sandbox = step.replace("\"parts\":0", "\"parts\":0,\"sandbox\":true");
         for (text, by_real, by_sandbox, by_plan, by_sandbox_plan) in [
             ("", true, true, true, true),
             (&*real, true, false, false, false),
             (&sandbox, true, true, false, false),
             (old, true, false, false, false),
+            (receipt, true, false, false, false),
+            (torn_header, true, false, false, false),
+            ("{\"report\":", true, false, false, false),
+            ("{\"report\":{\"title\":1}}\n", false, false, false, false),
+            ("{\"report\":1}\n", false, false, false, false),
             (step, false, false, true, false),
             (&of_sandbox, false, false, true, true),
             ("{}\n", false, false, false, false),
@@ -373,7 +383,8 @@ mod tests {
         fs::set_permissions(&old, fs::Permissions::from_mode(0o644)).unwrap();
         Target::open_report(&old, &origin(false)).unwrap();
         assert_eq!(mode(&old), 0o644);
-        Target::begin_plan(&dir.path().join("plan"), false).unwrap();
-        assert_eq!(mode(&dir.path().join("plan")), 0o600);
+        let plan = dir.path().join("new too/plan");
+        Target::begin_plan(&plan, false).unwrap();
+        assert_eq!(mode(&plan), 0o600);
     }
 }

@@ -233,9 +233,15 @@ fn a_stream_that_lacks_receipts_of_an_earlier_session_begins_with_a_gap() {
         writer.add("2");
         assert_eq!(writer.sync().unwrap(), length + 2);
         assert_eq!(writer.shared.lines.load(Ordering::Relaxed), 2);
+        finish(&writer, &pipe, &Footer::of(&Outcome::default(), 0)).unwrap();
         drop(writer);
         let text = reader.join().unwrap();
-        text.split_once('\n').unwrap().1.to_owned()
+        let (receipts, footer) = text.trim_end().rsplit_once('\n').unwrap();
+        assert!(
+            footer.contains("\"footer\"") && !footer.contains("checksum"),
+            "the stream may have receipts twice: {footer}"
+        );
+        format!("{}\n", receipts.split_once('\n').unwrap().1)
     };
     assert_eq!(written(&[0]), "1\n2\n");
     assert_eq!(written(&[10_000]), format!("{GAP}1\n2\n"));
@@ -268,4 +274,48 @@ fn a_session_that_rewinds_to_its_own_receipts_lacks_none() {
         assert_eq!(writer.sync().unwrap(), length + 2);
     }
     assert!(fs::read_to_string(&path).unwrap().ends_with("}\n1\n2\n"));
+}
+
+#[test]
+fn a_footer_counts_a_stream_that_was_not_rewound() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for rewinds in [&[0][..], &[10_000, 0]] {
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        let mut writer = ReportWriter::reopen(&pipe, &origin()).unwrap();
+        for length in rewinds {
+            writer.rewind(*length).unwrap();
+        }
+        writer.add("1");
+        writer.sync().unwrap();
+        finish(&writer, &pipe, &Footer::of(&Outcome::default(), 0)).unwrap();
+        drop(writer);
+        let text = reader.join().unwrap();
+        assert!(
+            text.contains(r#""lines":1,"#) && text.contains("checksum"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_long_line_that_was_torn_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.jsonl");
+    let mut first = ReportWriter::create(&path, &origin()).unwrap();
+    first.add("1");
+    first.sync().unwrap();
+    drop(first);
+    let whole = fs::read_to_string(&path).unwrap();
+    let torn = "x".repeat(100_000);
+    fs::write(&path, format!("{whole}{torn}")).unwrap();
+    let mut second = ReportWriter::reopen(&path, &origin()).unwrap();
+    second.rewind(1_000_000).unwrap();
+    second.sync().unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("{whole}{GAP}"));
 }
