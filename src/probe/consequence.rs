@@ -169,7 +169,24 @@ impl RequestFinding {
                 "the probe cannot remove what it wrote; a job needs this for `on_mismatch: remove` only"
             }
             Operation::PutObjectTagging => "no tags can be set on an object that is there",
-            _ => return None,
+            // These are findings about capabilities and attributes, or are not probed.
+            Operation::HeadBucket
+            | Operation::HeadObject
+            | Operation::GetObject
+            | Operation::GetObjectTagging
+            | Operation::GetObjectAcl
+            | Operation::GetObjectRetention
+            | Operation::GetObjectLegalHold
+            | Operation::ListObjectAnnotations
+            | Operation::GetObjectAnnotation
+            | Operation::PutObjectAnnotation
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::ListObjectVersions
+            | Operation::GetBucketVersioning
+            | Operation::RestoreObject
+            | Operation::ReadFile => return None,
         };
         match self.measured.how {
             How::Kept | How::Moot => None,

@@ -58,13 +58,13 @@ fn is_ignored(finding: &ProbeFinding) -> bool {
         }
 }
 
-/// Returns true for an attribute that the job keeps and that a write confirmed but did not keep.
+/// Returns true for an attribute that the job keeps and that a write of the job confirmed but did
+/// not keep.
 fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
     matches!(finding.verdict(), ProbeVerdict::Loses | ProbeVerdict::Lacks)
-        && finding
-            .routes()
-            .iter()
-            .any(|(_, measured)| measured.how == How::Ignored)
+        && !finding
+            .answers_where(|measured| measured.how == How::Ignored)
+            .is_empty()
 }
 
 /// Returns the contradiction between the date that the server gives to an upload and the time of
@@ -84,6 +84,8 @@ pub(crate) fn false_date(open: &OpenUpload, created: Timestamp) -> Option<String
 mod tests {
     use super::super::ProbeAnswer;
     use super::*;
+    use crate::manifest::job::{Attribute, Policy};
+    use crate::s3::OnWrites;
 
     fn probe(stated: bool, measured: ProbeAnswer, trust: Trust) -> Probe {
         let finding = ProbeFinding {
@@ -130,5 +132,25 @@ mod tests {
             probe(true, ignored(), Trust::Answers).doubts(),
             ["`copy_conditions`"]
         );
+    }
+
+    #[test]
+    fn only_requests_that_the_job_sends_raise_doubts_about_attributes() {
+        let sent = |copy, put| AttributeFinding {
+            attribute: Attribute::Tags,
+            policy: Policy::Try,
+            is_named: false,
+            put: ProbeAnswer::ignored("no tags"),
+            copy: ProbeAnswer::refused("501"),
+            multipart: ProbeAnswer::kept(),
+            sent_by_job: OnWrites {
+                copy,
+                put,
+                complete: false,
+            },
+            is_set_later: false,
+        };
+        assert!(!is_lost_in_silence(&sent(true, false)), "it says so");
+        assert!(is_lost_in_silence(&sent(true, true)));
     }
 }

@@ -47,19 +47,22 @@ pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
         return all(ProbeAnswer::unknown(reason(&failure)));
     }
     let odd = format!("{prefix}{ODD}");
-    let is_exact = |keys: &[String]| stored.iter().eq(keys.iter().collect::<BTreeSet<_>>());
+    // The other keys need no encoding, so only the list is at fault if it lacks one of them.
+    let is_right = |keys: &[String]| keys.contains(&odd) || !stored.contains(&odd);
     let (keys, encoded) = match list_keys(scratch, &prefix, true).await {
-        Ok(keys) if is_exact(&keys) => (keys, ProbeAnswer::kept()),
-        first => {
-            let why = match &first {
-                Ok(_) => ProbeAnswer::ignored("names come back otherwise than they were written"),
-                Err(failure) => answer_from(failure),
-            };
-            match list_keys(scratch, &prefix, false).await {
-                Ok(keys) => (keys, why),
-                Err(failure) => return all(answer_from(&failure)),
+        Ok(keys) if is_right(&keys) => (keys, ProbeAnswer::kept()),
+        first => match (first, list_keys(scratch, &prefix, false).await) {
+            (_, Err(failure)) => return all(answer_from(&failure)),
+            (Err(failure), Ok(keys)) => (keys, answer_from(&failure)),
+            (Ok(_), Ok(keys)) if is_right(&keys) => {
+                let why = "names come back otherwise than they were written";
+                (keys, ProbeAnswer::ignored(why))
             }
-        }
+            (Ok(_), Ok(keys)) => {
+                let why = format!("the list lacks {odd} without an encoding too");
+                (keys, ProbeAnswer::unknown(why))
+            }
+        },
     };
     let found: BTreeSet<&String> = keys.iter().collect();
     let missing: Vec<_> = stored

@@ -3,6 +3,7 @@
 mod attributes;
 mod command;
 mod leftover;
+mod lists;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

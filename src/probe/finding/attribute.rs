@@ -100,7 +100,7 @@ impl AttributeFinding {
             Policy::Require => is_ignored || !is_rare,
             // A value that the job names is part of each request, and no request is sent without
             // it.
-            _ => is_refused && self.is_named,
+            Policy::Try | Policy::Skip | Policy::Replace => is_refused && self.is_named,
         }
     }
 
@@ -110,7 +110,10 @@ impl AttributeFinding {
         match self.verdict() {
             ProbeVerdict::Lacks => true,
             ProbeVerdict::Unknown => self.policy == Policy::Require,
-            _ => false,
+            ProbeVerdict::Agrees
+            | ProbeVerdict::CanDoMore
+            | ProbeVerdict::Loses
+            | ProbeVerdict::Moot => false,
         }
     }
 

@@ -109,3 +109,38 @@ impl Answers {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Provider;
+
+    #[test]
+    fn each_finding_has_a_consequence() {
+        let unknown = || ProbeAnswer::unknown("no answer");
+        let writes = || [unknown(), unknown(), unknown()];
+        let answers = Answers {
+            part_copy: unknown(),
+            equal_parts: unknown(),
+            conditions: Conditions {
+                copy_source: unknown(),
+                part_source: unknown(),
+                if_none_match: writes(),
+                if_match: writes(),
+            },
+            etags: unknown(),
+            checksums: unknown(),
+            object_size: unknown(),
+            ordered_lists: unknown(),
+            encoded_lists: unknown(),
+            encoded_uploads: unknown(),
+            tags: unknown(),
+            tag_headers: unknown(),
+            odd_part_sources: unknown(),
+        };
+        let stated = Capabilities::profile(Provider::Aws);
+        for finding in answers.findings(&stated, &Needs::default()) {
+            assert!(finding.consequence().is_some(), "{}", finding.name);
+        }
+    }
+}
