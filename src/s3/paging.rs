@@ -28,8 +28,9 @@ pub const MOST_EMPTY_PAGES: u32 = 100;
 /// The number of times that a page is requested if the answer is the previous page.
 pub const PAGE_TRIES: u32 = 3;
 
-/// A list of uploads or parts with more entries than this at one key counts as endless: S3 allows
-/// 10,000 parts, and in practice no key has as many open uploads.
+/// A list of uploads, parts, or annotations with more entries than this at one key counts as
+/// endless: S3 allows 10,000 parts and 1,000 annotations, and in practice no key has as many open
+/// uploads.
 const MOST_AT_A_KEY: u32 = 10_000;
 /// The same limit in pages, for servers that send as few as ten entries per page.
 const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;
@@ -161,7 +162,7 @@ pub struct Paging {
     token: Option<u64>,
     empty: u32,
     again: u32,
-    /// In a list of uploads or parts, the count of entries at the current key.
+    /// In a list of uploads, parts, or annotations, the count of entries at the current key.
     at_key: AtKey,
     refused: BTreeMap<&'static str, RejectedEntries>,
 }
@@ -339,18 +340,42 @@ impl Paging {
         }
     }
 
-    /// Checks that a list of uploads or parts does not stay at one key forever. It is remembered,
-    /// so it would fill the memory.
+    /// Checks that a list of uploads, parts, or annotations does not stay at one key forever. It is
+    /// remembered, so it would fill the memory.
     fn check_length<T: PageEntry>(&mut self, items: &[T]) -> Result<(), Failure> {
-        let (is_of_parts, what) = match self.operation {
+        let (has_one_key, what) = match self.operation {
             Operation::ListParts => (true, "parts of one upload"),
+            Operation::ListObjectAnnotations => (true, "annotations of one object"),
             Operation::ListMultipartUploads => (false, "uploads to one key"),
-            _ => return Ok(()),
+            // Only the probe remembers a list of objects: that of the few that it wrote.
+            Operation::ListObjects
+            | Operation::ListObjectVersions
+            | Operation::HeadBucket
+            | Operation::HeadObject
+            | Operation::GetObject
+            | Operation::GetObjectTagging
+            | Operation::PutObjectTagging
+            | Operation::GetObjectAcl
+            | Operation::GetObjectRetention
+            | Operation::GetObjectLegalHold
+            | Operation::GetObjectAnnotation
+            | Operation::PutObjectAnnotation
+            | Operation::CopyObject
+            | Operation::PutObject
+            | Operation::DeleteObject
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::CompleteMultipartUpload
+            | Operation::AbortMultipartUpload
+            | Operation::GetBucketVersioning
+            | Operation::RestoreObject
+            | Operation::ReadFile => return Ok(()),
         };
         self.at_key.pages += 1;
         for item in items {
             let key = item.key();
-            if !is_of_parts && key != self.at_key.key {
+            if !has_one_key && key != self.at_key.key {
                 self.at_key = AtKey {
                     key: key.into_owned(),
                     entries: 0,

@@ -363,7 +363,7 @@ fn upload(key: &str, id: u32) -> OpenUpload {
 }
 
 #[test]
-fn a_list_of_uploads_to_one_key_or_of_parts_ends() {
+fn a_list_of_uploads_to_one_key_of_parts_or_of_annotations_ends() {
     let part = |number| PartDone {
         number,
         size: 1,
@@ -386,6 +386,16 @@ fn a_list_of_uploads_to_one_key_or_of_parts_ends() {
     assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
     let message = &failure.details().message;
     assert!(message.contains("parts of one upload"), "{message}");
+    let annotation = |number: u32| AnnotationEntry {
+        name: number.to_string(),
+        size: 1,
+    };
+    let (pages, failure) = pages_of(Operation::ListObjectAnnotations, |page| {
+        vec![annotation(page)]
+    });
+    assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
+    let message = &failure.details().message;
+    assert!(message.contains("annotations of one object"), "{message}");
     // Many keys with one upload each are a legitimate list.
     let bucket = BucketName::new("lake").unwrap();
     let mut paging = Paging::new(Operation::ListMultipartUploads, &bucket, "", Order::Short);
