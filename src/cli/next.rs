@@ -21,8 +21,15 @@ fn words() -> Vec<String> {
 
 /// Returns the command of this process with another flag.
 pub(super) fn this_with(flag: &str) -> String {
-    let words = words();
-    command(words.iter().map(String::as_str).chain([flag]))
+    with(&words(), flag)
+}
+
+/// Returns a command with another flag. Words after `--` are no flags.
+fn with(words: &[String], flag: &str) -> String {
+    let end = words.iter().position(|word| word == "--");
+    let (flags, rest) = words.split_at(end.unwrap_or(words.len()));
+    let [flags, rest] = [flags, rest].map(|words| words.iter().map(String::as_str));
+    command(flags.chain([flag]).chain(rest))
 }
 
 /// Returns the command that resumes what this process began, or `None` if it cannot be repeated.
@@ -114,6 +121,16 @@ mod tests {
         for gone in ["run -", "run job.yaml --sandbox", "copy - s3://a/b"] {
             assert_eq!(again(&words(gone)), None, "{gone}");
         }
+    }
+
+    #[test]
+    fn another_flag_comes_before_the_words_that_are_none() {
+        let with = |line| with(&words(line), "--yes");
+        assert_eq!(with("copy a b"), "s3haul copy a b --yes");
+        assert_eq!(
+            with("copy --json -- -a b"),
+            "s3haul copy --json --yes -- -a b"
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, Source, Transfer, Versions};
 use crate::manifest::may_read;
-use crate::s3::{Failure, FailureKind};
+use crate::s3::paging::{Order, PageVerdict, Paging};
+use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 use crate::size::display_count;
 
 /// Checks each file or directory that is a source, and each object that a transfer names. An object
@@ -31,7 +32,10 @@ pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<
             } else {
                 format!("{path} cannot be read: {error}; check the path and its permissions")
             };
-            return Err(CliError::Absent(format!("{}{what}", prefix_of(transfer))));
+            return Err(CliError::Absent(format!(
+                "{}{what}",
+                prefix_of(job, transfer)
+            )));
         }
         let Source::Object {
             location,
@@ -50,7 +54,7 @@ pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<
             continue;
         }
         if let (Some(source), _) = connections.of_transfer(transfer).await? {
-            look(&source, location, transfer).await?;
+            look(&source, location, &prefix_of(job, transfer)).await?;
         }
     }
     Ok(())
@@ -69,7 +73,8 @@ fn readable(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<(), CliError> {
+/// Checks that an object exists. The message begins with `name`.
+async fn look(source: &Bucket, location: &S3Uri, name: &str) -> Result<(), CliError> {
     let Err(failure) = source.head(&location.key, None).await else {
         return Ok(());
     };
@@ -79,8 +84,8 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
     }
     let is_missing = *failure.kind() == FailureKind::NotFound;
     let below = format!("{location}/");
-    let absent = |what: String| Err(CliError::Absent(format!("{}{what}", prefix_of(transfer))));
-    match source.list(&format!("{}/", location.key), None, None).await {
+    let absent = |what: String| Err(CliError::Absent(format!("{name}{what}")));
+    match first_page(source, &format!("{}/", location.key)).await {
         Ok(page) if !page.items.is_empty() => {
             let more = if page.next.is_some() { "+" } else { "" };
             let count = display_count(page.items.len() as u64);
@@ -122,12 +127,34 @@ fn answer(failure: &Failure) -> String {
     )
 }
 
-/// Returns the name of a manifest's transfer, for messages; a transfer from the command line has no
+/// Returns the first page of a list that has objects, or the last page of one without any. An empty
+/// page that leads to another one does not prove that there are none.
+async fn first_page(source: &Bucket, prefix: &str) -> Result<Page<ListedObject>, Failure> {
+    let mut paging = Paging::new(
+        Operation::ListObjects,
+        source.name(),
+        prefix,
+        Order::Unknown,
+    );
+    let mut token = None;
+    loop {
+        let mut page = source.list(prefix, None, token.as_deref()).await?;
+        if paging.check(&mut page)? == PageVerdict::Again {
+            continue;
+        }
+        if !page.items.is_empty() || page.next.is_none() {
+            return Ok(page);
+        }
+        token = page.next;
+    }
+}
+
+/// Returns the name of a manifest's transfer, for messages. A transfer from the command line has no
 /// name of its own.
-fn prefix_of(transfer: &Transfer) -> String {
-    match transfer.name.as_str() {
-        "copy" | "verify" => String::new(),
-        name if name.starts_with("copy-") => String::new(),
-        name => format!("{name}: "),
+fn prefix_of(job: &Job, transfer: &Transfer) -> String {
+    if job.manifest_sha256.is_some() {
+        format!("{}: ", transfer.name)
+    } else {
+        String::new()
     }
 }

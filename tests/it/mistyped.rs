@@ -5,6 +5,7 @@ use std::fs;
 use rstest::rstest;
 use s3haul::sandbox::Operation;
 
+use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::program::{at, command, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
@@ -174,6 +175,65 @@ async fn a_prefix_without_its_slash_is_reported_before_the_first_write() {
     )
     .await;
     assert!(exit == 3 && stderr.contains("s3:ListBucket"), "{stderr}");
+}
+
+/// Returns the page of a list of `source`.
+fn page(keys: &[&str], token: &str) -> Lie {
+    let entry = |key: &&str| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>9</Size></Contents>"
+        )
+    };
+    let entries: String = keys.iter().map(entry).collect();
+    let is_truncated = !token.is_empty();
+    Lie::Given(Answer::document(format!(
+        "<ListBucketResult><Name>source</Name><Prefix>events/</Prefix><IsTruncated>{is_truncated}</IsTruncated>\
+         {token}{entries}</ListBucketResult>"
+    )))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_behind_an_empty_page_are_counted() {
+    let world = World::new().await;
+    let liar = Liar::lying(&world, |asked: &Asked| {
+        let prefix = asked.parameter("prefix").unwrap_or_default();
+        if !asked.lists(SOURCE) || !prefix.starts_with("events") {
+            Lie::Truth
+        } else if asked.has("continuation-token") {
+            page(&["events/0", "events/1"], "")
+        } else {
+            page(&[], "<NextContinuationToken>t</NextContinuationToken>")
+        }
+    })
+    .await;
+    let mut program = at(&world);
+    program.env("AWS_ENDPOINT_URL_S3", &liar.url);
+    let words = ["copy", "s3://source/events", "s3://destination/"];
+    let (exit, _, stderr) = run(program, &words).await;
+    assert!(
+        exit == 3 && stderr.contains("2 objects are below it"),
+        "{exit}: {stderr}"
+    );
+}
+
+/// The command line gives its own transfers these names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_of_a_manifest_is_named_whatever_its_name() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    for name in ["copy", "verify", "copy-1"] {
+        let manifest = format!(
+            "version: 1\nendpoints: {{default: {{provider: aws, url: \"${{AWS_ENDPOINT_URL_S3}}\"}}}}\ntransfers:\n  \
+             - {{name: {name}, from: {{s3: s3://source/gone}}, to: {{s3: s3://destination/}}}}\n"
+        );
+        fs::write(&job, manifest).unwrap();
+        let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
+        assert!(
+            exit == 3 && stderr.contains(&format!("{name}: there is no object")),
+            "{exit}: {stderr}"
+        );
+    }
 }
 
 /// s3haul does not check for an object that an earlier transfer of the job writes.
