@@ -58,6 +58,7 @@ use crate::s3::{Failure, RequestClass};
 use breaker::{ConductorParts, CopyMonitor};
 use buffers::Buffers;
 use conductor::Conductor;
+use learned::LearnedRates;
 use monitor::Monitor;
 use object::upload::orphans::Orphans;
 pub use outcome::{Earlier, GaveUp, Outcome};
@@ -223,7 +224,8 @@ pub async fn run(
     let (concurrency, all_sides) = connected(job, connections, resumed).await?;
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().start_at(concurrency);
-    learned::recall(&pacer, resumed);
+    let rates = LearnedRates::recall(Arc::clone(&pacer), journal.clone(), resumed);
+    let rates = Arc::new(rates);
     let short_drain = CancellationToken::new();
     let drain_timer = tokio::spawn(halt_after_drain(
         Arc::clone(&pacer),
@@ -240,7 +242,7 @@ pub async fn run(
         stop.clone(),
         halt.clone(),
     ));
-    watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
+    watcher.spawn(Arc::clone(&rates).keep());
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
     let mut before = RunState::clone(resumed);
     let counted_before: BTreeMap<_, _> = listed_anew
@@ -310,7 +312,8 @@ pub async fn run(
     drain_timer.abort();
     drop(watcher);
     if stop.is_cancelled() {
-        learned::tell(&pacer, journal).await;
+        // Without this record, the next session starts with an older one.
+        rates.record().await;
     }
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();

@@ -141,6 +141,7 @@ async fn a_session_begins_with_what_the_last_one_learned() {
         .expect("the journal knows")
         .learned
         .lanes;
+    let learned = opened.state().learned.clone();
     drop(opened);
     let [lane] = &lanes[..] else {
         panic!("{lanes:?}")
@@ -155,6 +156,21 @@ async fn a_session_begins_with_what_the_last_one_learned() {
         "80 a second are accepted, not {}",
         lane.accepted
     );
+
+    // A session that learns nothing keeps the record and its time. It starts below the recorded
+    // rate, and a record of that would be lower each time.
+    world.stop = CancellationToken::new();
+    world.stop.cancel();
+    let idle = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(idle.outcome.stopped, "{:?}", idle.outcome);
+    let opened = Opened::open(
+        Location::Directory(directory.path().to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(opened.state().learned, learned);
+    drop(opened);
 
     world.stop = CancellationToken::new();
     let before = run.outcome.requests.throttled;
