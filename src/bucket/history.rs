@@ -190,9 +190,8 @@ impl Bucket {
         latest: &LatestVersion,
     ) -> Result<Answer<Written>, Failure> {
         self.append(Operation::DeleteObject, key, 0, latest, || async {
-            let version = Some(self.client.put_delete_marker(&self.name, key).await?);
             Ok(Written {
-                version,
+                version: self.client.put_delete_marker(&self.name, key).await?,
                 ..Written::default()
             })
         })

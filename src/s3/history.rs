@@ -203,12 +203,13 @@ impl Client {
     }
 
     /// Puts a delete marker on top of the key's versions, which all remain, and returns its version
-    /// id. The request names no version, so it cannot destroy one.
+    /// id, or `None` if a server other than Amazon S3 names none. The request names no version, so
+    /// it cannot destroy one.
     pub async fn put_delete_marker(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-    ) -> Result<String, Failure> {
+    ) -> Result<Option<String>, Failure> {
         let output = self
             .sdk
             .delete_object()
@@ -220,8 +221,10 @@ impl Client {
         let version = IdKind::Version.optional(output.version_id);
         let version = version
             .map_err(|message| fault(Operation::DeleteObject, bucket, Some(key), message))?;
+        let is_marker = output.delete_marker == Some(true);
         match version {
-            Some(id) if output.delete_marker == Some(true) && id != "null" => Ok(id),
+            Some(id) if is_marker && id != "null" => Ok(Some(id)),
+            None if is_marker && !self.capabilities().refuses_what_it_lacks() => Ok(None),
             _ => {
                 let message = "the answer names no new delete marker: the bucket's versioning was changed in mid-run";
                 let place = place(bucket, Some(key));

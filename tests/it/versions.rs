@@ -3,6 +3,7 @@
 mod all;
 mod as_of;
 mod command;
+mod markers;
 mod named;
 
 use std::time::{Duration, SystemTime};

@@ -5,7 +5,7 @@ use super::round_failure::RoundFailure;
 use crate::bucket::history::LatestVersion;
 use crate::execute::receipt::{Ending, Proof};
 use crate::pace::slots::SlotKind;
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::s3::{Failure, FailureKind, ListedVersion, Operation, Written};
 
 impl ObjectTask<'_> {
     /// Writes a delete marker where the source has one. It hides the older versions and destroys
@@ -21,7 +21,7 @@ impl ObjectTask<'_> {
         let answer = destination.append_marker(&step.key, &latest).await?;
         self.draft.attempts += answer.attempts;
         // If the answer was lost, this is the newest version of the key.
-        let made = answer.value;
+        let mut made = answer.value;
         if !made.etag.is_empty() {
             let message = "another writer's version is where the delete marker should be";
             let (kind, operation) = (FailureKind::NotEqual, Operation::DeleteObject);
@@ -29,11 +29,14 @@ impl ObjectTask<'_> {
         }
         if !destination.capabilities().refuses_what_it_lacks() {
             let newest = Box::pin(destination.newest_version(&step.key)).await?;
-            let is_there =
-                newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
-            if !is_there {
-                let what = "the server answered that it wrote a delete marker, but lists none";
-                return Err(self.not_equal(what).into());
+            match newest {
+                Some(newest) if is_made(&newest, &made, &latest) => made.version = Some(newest.id),
+                Some(newest) => return Err(self.not_equal(&not_newest(&newest)).into()),
+                None => {
+                    let what = "the server answered that it wrote a delete marker, but lists no \
+                                version of the key";
+                    return Err(self.not_equal(what).into());
+                }
             }
         }
         Ok(Ending::Done {
@@ -42,4 +45,28 @@ impl ObjectTask<'_> {
             destination_version: made.version,
         })
     }
+}
+
+/// Returns true if the newest version of a key is the delete marker that was just written. A server
+/// that names no version in its answer must show a marker that was not there before.
+fn is_made(newest: &ListedVersion, made: &Written, latest: &LatestVersion) -> bool {
+    newest.is_marker
+        && match &made.version {
+            Some(id) => newest.id == *id,
+            None => *latest != LatestVersion::Version(newest.id.clone()),
+        }
+}
+
+/// Describes the version that is where the delete marker should be.
+fn not_newest(newest: &ListedVersion) -> String {
+    let what = if newest.is_marker {
+        "another delete marker"
+    } else {
+        "an object"
+    };
+    format!(
+        "the server answered that it wrote a delete marker, but the newest version of the key is {what} ({}): another \
+         writer wrote it in the same moment, or the delete marker was not written",
+        newest.id
+    )
 }
