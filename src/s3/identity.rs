@@ -413,8 +413,7 @@ impl Identities {
             match self.step() {
                 RequestStep::None(error) => return Err(error),
                 RequestStep::Wait { at_most, renew } => {
-                    let is_paused = !renew && self.renewal().error.is_some();
-                    if is_paused {
+                    if !renew && self.renewal().is_paused() {
                         return Err(NoIdentity {
                             may_pass: true,
                             message: self.reason(),

@@ -200,6 +200,12 @@ impl Renewal {
         self.under_way.is_some()
     }
 
+    /// Returns true if the last renewal failed and the next one has not begun. During a renewal,
+    /// which any request may have started, the last error says nothing.
+    pub(super) fn is_paused(&self) -> bool {
+        self.error.is_some() && !self.is_under_way()
+    }
+
     /// Records the result of a renewal. Returns the length of the wait for it, if the log has
     /// reported it.
     pub(super) fn ended(
@@ -395,6 +401,27 @@ mod tests {
             }
         }
         count
+    }
+
+    #[test]
+    fn a_renewal_that_another_request_has_started_is_waited_for() {
+        let (mut now, mut renewal) = (Instant::now(), Renewal::default());
+        assert!(matches!(
+            renewal.step(now, None),
+            RequestStep::Wait { renew: true, .. }
+        ));
+        assert!(!renewal.is_paused(), "the first one is under way");
+        renewal.ended(now, nothing(true), 0.0);
+        assert!(renewal.is_paused());
+        now += LONGEST.0 + LONGEST.1;
+        for renew in [true, false] {
+            let step = renewal.step(now, None);
+            assert!(
+                matches!(step, RequestStep::Wait { renew: begins, .. } if begins == renew),
+                "{step:?}"
+            );
+            assert!(!renewal.is_paused(), "the old error says nothing now");
+        }
     }
 
     #[test]
