@@ -245,30 +245,58 @@ impl PlanTotals {
 
 impl AddAssign<&Self> for PlanTotals {
     fn add_assign(&mut self, other: &Self) {
-        self.objects += other.objects;
-        self.bytes = self.bytes.saturating_add(other.bytes);
-        self.parts += other.parts;
-        self.in_place_objects += other.in_place_objects;
-        self.delete_markers += other.delete_markers;
-        self.skipped_objects += other.skipped_objects;
-        self.skipped_bytes = self.skipped_bytes.saturating_add(other.skipped_bytes);
-        self.unchanged.merge(&other.unchanged);
-        self.excluded_objects += other.excluded_objects;
-        self.impossible_objects += other.impossible_objects;
-        self.archived_objects += other.archived_objects;
-        self.archived_bytes = self.archived_bytes.saturating_add(other.archived_bytes);
-        for (class, added) in &other.archived_classes {
-            let class = self.archived_classes.entry(class.clone()).or_default();
-            class.objects += added.objects;
-            class.bytes = class.bytes.saturating_add(added.bytes);
-            class.restored_objects += added.restored_objects;
-            class.restored_bytes = class.restored_bytes.saturating_add(added.restored_bytes);
+        let Self {
+            objects,
+            bytes,
+            parts,
+            in_place_objects,
+            delete_markers,
+            skipped_objects,
+            skipped_bytes,
+            unchanged,
+            excluded_objects,
+            impossible_objects,
+            archived_objects,
+            archived_bytes,
+            archived_classes,
+            reasons,
+            requests,
+        } = other;
+        self.objects += objects;
+        self.bytes = self.bytes.saturating_add(*bytes);
+        self.parts += parts;
+        self.in_place_objects += in_place_objects;
+        self.delete_markers += delete_markers;
+        self.skipped_objects += skipped_objects;
+        self.skipped_bytes = self.skipped_bytes.saturating_add(*skipped_bytes);
+        self.unchanged.merge(unchanged);
+        self.excluded_objects += excluded_objects;
+        self.impossible_objects += impossible_objects;
+        self.archived_objects += archived_objects;
+        self.archived_bytes = self.archived_bytes.saturating_add(*archived_bytes);
+        for (class, added) in archived_classes {
+            *self.archived_classes.entry(class.clone()).or_default() += *added;
         }
-        for (reason, count) in &other.reasons {
+        for (reason, count) in reasons {
             *self.reasons.entry(*reason).or_default() += count;
         }
-        for (operation, count) in &other.requests {
+        for (operation, count) in requests {
             self.request(*operation, *count);
         }
+    }
+}
+
+impl AddAssign for ArchivedClass {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            objects,
+            bytes,
+            restored_objects,
+            restored_bytes,
+        } = other;
+        self.objects += objects;
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.restored_objects += restored_objects;
+        self.restored_bytes = self.restored_bytes.saturating_add(restored_bytes);
     }
 }

@@ -273,17 +273,18 @@ impl State {
     }
 
     /// Stores an object that also belongs to another key. Without versioning, both keys share it,
-    /// so a million copies cost little more than their keys.
-    pub(super) fn insert_shared(
-        &mut self,
-        key: &str,
-        object: Arc<Object>,
-        unique: impl FnOnce() -> String,
-    ) {
+    /// so a million copies cost little more than their keys. With versioning, it becomes the newest
+    /// version of its key, whatever the age of the other one.
+    pub(super) fn insert_shared(&mut self, key: &str, object: Arc<Object>, store: &Store) {
         if object.version_id.is_none() && self.versioning == Versioning::Never {
             self.place(key, Version::Object(object));
         } else {
-            self.insert(key, Object::clone(&object), unique);
+            let sequence = store.next_sequence();
+            let object = Object {
+                sequence,
+                ..Object::clone(&object)
+            };
+            self.insert(key, object, || store.unique());
         }
     }
 

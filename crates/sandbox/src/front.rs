@@ -183,7 +183,23 @@ impl Front {
             Some(Effect::Corrupt) => {
                 request.extensions_mut().insert(Corrupted);
             }
-            _ => {}
+            // These change the answer, and the last two are in other fields of `FaultEffects`.
+            Some(
+                Effect::ErrorAfterEffect(..)
+                | Effect::ErrorIn200 {
+                    after_effect: true, ..
+                }
+                | Effect::Blanks { .. }
+                | Effect::ResetAfter
+                | Effect::RstAfter
+                | Effect::StallAfter(_)
+                | Effect::TruncateBody
+                | Effect::EmptyBody
+                | Effect::Trickle(_)
+                | Effect::Delay(_)
+                | Effect::Skew(_),
+            )
+            | None => {}
         }
         let latency = self.latency.base(call.operation);
         if !latency.is_zero() {

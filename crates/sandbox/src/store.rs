@@ -230,7 +230,7 @@ impl Store {
         let mut state = destination.write();
         let count = found.len();
         for (key, object) in found {
-            state.insert_shared(&key, object, || self.unique());
+            state.insert_shared(&key, object, self);
         }
         count
     }

@@ -178,6 +178,14 @@ async fn objects_can_be_in_place_already() {
         assert_eq!(store.copy_prefix(("src", "s/"), ("versioned", "")), 2);
     }
     assert_eq!(store.versions("versioned", "a").len(), 2);
+    // A copy is newer than what was there, although its source is older.
+    let newer = Content::pattern(9, 5);
+    store.put_object("versioned", "a", newer, &ObjectSpec::default());
+    assert_eq!(store.copy_prefix(("src", "s/"), ("versioned", "")), 2);
+    assert_eq!(
+        store.object("versioned", "a").unwrap().content,
+        store.object("src", "s/a").unwrap().content
+    );
     let usage = store.usage();
     let of = |name: &str| usage.iter().find(|usage| usage.bucket == name).unwrap();
     assert_eq!(

@@ -57,7 +57,26 @@ pub(super) async fn after_effect(
             *response.body_mut() = Body::empty();
             Ok(response)
         }
-        _ => Ok(response),
+        // These had their effect before the operation.
+        Some(
+            Effect::Error(..)
+            | Effect::SlowDown
+            | Effect::ErrorIn200 {
+                after_effect: false,
+                ..
+            }
+            | Effect::ResetBefore
+            | Effect::RstBefore
+            | Effect::StallBefore(_)
+            | Effect::Delay(_)
+            | Effect::Skew(_)
+            | Effect::Corrupt
+            | Effect::Ignore(_)
+            | Effect::DropPart
+            | Effect::Answer(..)
+            | Effect::Hook(_),
+        )
+        | None => Ok(response),
     }
 }
 
