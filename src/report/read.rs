@@ -556,13 +556,8 @@ mod tests {
         // The line of the copy counts.
         assert_eq!(Vec::from_iter(report.superseded), [6]);
         // In a history, the two versions of `b` are two objects.
-        let report = lines(&history);
-        let failed: Vec<_> = report
-            .failed
-            .iter()
-            .map(|failed| (failed.source.as_str(), failed.line))
-            .collect();
-        assert_eq!(failed, [("a", 2), ("b", 3)]);
+        let failed = lines(&history).failed;
+        assert_eq!(Vec::from_iter(failed.iter().map(|it| it.line)), [2, 3]);
     }
 
     #[test]
