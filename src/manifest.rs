@@ -14,7 +14,7 @@
 //! filter would not filter.
 
 mod acl;
-mod attributes;
+pub(crate) mod attributes;
 mod build;
 mod check;
 mod compare;

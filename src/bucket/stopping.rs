@@ -112,7 +112,26 @@ impl Bucket {
             | Operation::UploadPartCopy => return true,
             Operation::HeadObject | Operation::CopyObject | Operation::PutObject => LONGEST_WAIT,
             // An object that was started may need this request to be completed.
-            _ => self.retry.drain.saturating_sub(self.retry.cleanup_time()),
+            Operation::HeadBucket
+            | Operation::ListObjects
+            | Operation::GetObject
+            | Operation::GetObjectTagging
+            | Operation::PutObjectTagging
+            | Operation::GetObjectAcl
+            | Operation::GetObjectRetention
+            | Operation::GetObjectLegalHold
+            | Operation::ListObjectAnnotations
+            | Operation::GetObjectAnnotation
+            | Operation::PutObjectAnnotation
+            | Operation::DeleteObject
+            | Operation::CompleteMultipartUpload
+            | Operation::AbortMultipartUpload
+            | Operation::ListParts
+            | Operation::ListMultipartUploads
+            | Operation::ListObjectVersions
+            | Operation::GetBucketVersioning
+            | Operation::RestoreObject
+            | Operation::ReadFile => self.retry.drain.saturating_sub(self.retry.cleanup_time()),
         };
         lanes.queue_delay(at, self.pacer.elapsed()) > longest_wait
     }

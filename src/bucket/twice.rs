@@ -318,10 +318,15 @@ impl Bucket {
                 continue;
             }
             let is_safe = repeat == Repeat::AtOnce || self.keeps_no_versions().await;
-            if !is_safe || lanes.is_shut(at) || !lanes.may_repeat() {
+            let right = if is_safe && !lanes.is_shut(at) {
+                lanes.repeat_right()
+            } else {
+                None
+            };
+            let Some(right) = right else {
                 sleep(LOOK_AGAIN).await;
                 continue;
-            }
+            };
             // Others wait for the overdue request, so the next one goes ahead of the queue.
             let Ok(slot) = self.pacer.slots().request(SlotKind::Bulk(u64::MAX)).await else {
                 return std::future::pending().await;
@@ -331,6 +336,7 @@ impl Bucket {
                 .admit_without_queue(lanes, at, bytes, self.retry.patience)
                 .await;
             if let Ok(admitted) = admitted {
+                right.used();
                 self.note_another(operation, at);
                 return RetryPermit { admitted, slot };
             }
@@ -341,10 +347,12 @@ impl Bucket {
     /// had no effect. Returns `None` if no such request may be sent now.
     pub(crate) async fn slot_beside(&self, operation: Operation, at: &ObjectKey) -> Option<Slot> {
         let lanes = self.lanes(operation.class());
-        if lanes.is_shut(at.as_str()) || !lanes.may_repeat() {
+        if lanes.is_shut(at.as_str()) {
             return None;
         }
+        let right = lanes.repeat_right()?;
         let slot = self.pacer.slots().request(SlotKind::Bulk(u64::MAX)).await;
+        right.used();
         self.note_another(operation, at.as_str());
         slot.ok()
     }

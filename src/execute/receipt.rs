@@ -83,10 +83,20 @@ impl Proof {
     /// that it is the MD5 of the bytes. A delete marker has no bytes to compare.
     #[must_use]
     pub const fn is_checksum(self) -> bool {
-        !matches!(
-            self,
-            Self::Etag | Self::PartEtags | Self::PartChecksums | Self::Size
-        )
+        match self {
+            Self::Crc64nvme
+            | Self::Crc32c
+            | Self::Crc32
+            | Self::Sha1
+            | Self::Sha256
+            | Self::Read
+            | Self::CompositeCrc32c
+            | Self::CompositeCrc32
+            | Self::CompositeSha1
+            | Self::CompositeSha256
+            | Self::DeleteMarker => true,
+            Self::Etag | Self::PartEtags | Self::PartChecksums | Self::Size => false,
+        }
     }
 }
 

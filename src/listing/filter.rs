@@ -347,4 +347,21 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn only_chosen_names_are_admitted_if_any_are_chosen() {
+        let chosen = [Chosen {
+            key: "a".to_owned(),
+        }];
+        let all = Filter::new(&Selection::default());
+        for (filter, has_b) in [
+            (all.clone(), true),
+            (all.clone().choosing(None), true),
+            (all.clone().choosing(Some(&chosen)), false),
+        ] {
+            assert!(filter.has_chosen("a"));
+            assert_eq!(filter.has_chosen("b"), has_b);
+        }
+        assert!(!all.choosing(Some(&[])).has_chosen("a"));
+    }
 }

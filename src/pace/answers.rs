@@ -29,7 +29,8 @@ impl LastAnswers {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+/// Returns a time in milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

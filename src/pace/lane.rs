@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use super::answers::LastAnswers;
 use super::gate::NAP;
-use super::latency::Latencies;
+use super::latency::{Latencies, RepeatRight};
 use super::learned::LearnedLane;
 use super::outage::Outage;
 use super::prefix::HotPrefix;
@@ -122,10 +122,13 @@ impl Lanes {
         self.latencies.surely_overdue_after(operation, bytes)
     }
 
-    /// Returns true if one more request may be sent twice, and takes it from the budget that
-    /// answers have earned.
-    pub(crate) fn may_repeat(&self) -> bool {
-        !self.is_out() && self.latencies.spend()
+    /// Takes the right to send one more request twice from the budget that answers have earned.
+    pub(crate) fn repeat_right(&self) -> Option<RepeatRight<'_>> {
+        if self.is_out() {
+            None
+        } else {
+            RepeatRight::of(&self.latencies)
+        }
     }
 
     /// Returns true if a 403 to this operation is worth a repetition: other requests of the

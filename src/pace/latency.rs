@@ -150,6 +150,36 @@ impl Latencies {
         table.credit = left.unwrap_or(table.credit);
         left.is_some()
     }
+
+    /// Gives back the right to send one request twice, which was not used.
+    fn give_back(&self) {
+        let mut table = self.lock();
+        table.credit = (table.credit + ANSWERS_PER_REPEAT).min(MOST_SAVED * ANSWERS_PER_REPEAT);
+    }
+}
+
+/// The right to send one request twice. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct RepeatRight<'l>(Option<&'l Latencies>);
+
+impl<'l> RepeatRight<'l> {
+    /// Takes the right, if there is one.
+    pub(super) fn of(latencies: &'l Latencies) -> Option<Self> {
+        latencies.spend().then_some(Self(Some(latencies)))
+    }
+
+    /// Keeps the right: the request is sent.
+    pub(crate) fn used(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RepeatRight<'_> {
+    fn drop(&mut self) {
+        if let Some(latencies) = self.0 {
+            latencies.give_back();
+        }
+    }
 }
 
 /// The size class of the largest part and copy, 5 GiB and more.
@@ -246,5 +276,17 @@ mod tests {
             latencies.observe(COPY, 0, ms(20));
         }
         assert_eq!(spent(&latencies), MOST_SAVED as usize);
+    }
+
+    #[test]
+    fn a_right_that_is_not_used_is_given_back() {
+        let latencies = Latencies::default();
+        for _ in 0..10 {
+            assert!(RepeatRight::of(&latencies).is_some());
+        }
+        for _ in 0..FIRST_SAVED {
+            RepeatRight::of(&latencies).unwrap().used();
+        }
+        assert!(RepeatRight::of(&latencies).is_none());
     }
 }

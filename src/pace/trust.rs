@@ -23,6 +23,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::answers::millis;
 use crate::s3::Operation;
 
 /// Refusals are believed for this many times as long as the last one was doubted.
@@ -59,15 +60,34 @@ impl BucketTrust {
 
     /// Returns true if a refusal of this operation at `now` is worth a repetition.
     pub(super) fn doubts(&self, operation: Operation, now: Duration) -> bool {
-        let hides_absence = matches!(
-            operation,
+        let hides_absence = match operation {
             Operation::HeadObject
-                | Operation::GetObject
-                | Operation::GetObjectTagging
-                | Operation::GetObjectAcl
-                | Operation::GetObjectRetention
-                | Operation::GetObjectLegalHold
-        );
+            | Operation::GetObject
+            | Operation::GetObjectTagging
+            | Operation::GetObjectAcl
+            | Operation::GetObjectRetention
+            | Operation::GetObjectLegalHold => true,
+            Operation::HeadBucket
+            | Operation::ListObjects
+            | Operation::PutObjectTagging
+            | Operation::ListObjectAnnotations
+            | Operation::GetObjectAnnotation
+            | Operation::PutObjectAnnotation
+            | Operation::CopyObject
+            | Operation::PutObject
+            | Operation::DeleteObject
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::CompleteMultipartUpload
+            | Operation::AbortMultipartUpload
+            | Operation::ListParts
+            | Operation::ListMultipartUploads
+            | Operation::ListObjectVersions
+            | Operation::GetBucketVersioning
+            | Operation::RestoreObject
+            | Operation::ReadFile => false,
+        };
         self.has_succeeded(operation)
             && (!hides_absence || self.has_succeeded(Operation::ListObjects))
             && !self.believes(operation, now)
@@ -117,10 +137,6 @@ impl BucketTrust {
     fn of(&self, operation: Operation) -> &OperationTrust {
         &self.operations[operation as usize]
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -346,6 +346,27 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_a_server_writes_differently_is_no_difference() {
+        let want = Attributes {
+            headers: typed("text/plain"),
+            ..wanted()
+        };
+        let found = Head {
+            headers: typed("text/plain;charset=utf-8"),
+            ..plain()
+        };
+        for (capabilities, differs) in [
+            (Capabilities::UNKNOWN_SERVER, None),
+            (Capabilities::AWS, Some(Attribute::Headers)),
+        ] {
+            let difference = |want, found| difference(want, found, &[], &capabilities);
+            assert_eq!(difference(&want, &found), differs);
+            // A header that nobody asked for differs everywhere.
+            assert_eq!(difference(&wanted(), &found), Some(Attribute::Headers));
+        }
+    }
+
+    #[test]
     fn other_tags_are_named() {
         let tag = |key: &str| Tag {
             key: key.into(),

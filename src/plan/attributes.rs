@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::decide::Route;
 use super::loss::{Loss, Lost};
+use crate::manifest::attributes::{MAX_METADATA, MAX_TAGS};
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::s3::{
     Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head,
@@ -30,10 +31,6 @@ const FOREIGN_CLASSES: [&str; 8] = [
     "AWS_BACKUP_LOW_COST_WARM",
     "FILE_SYSTEM",
 ];
-/// The most bytes of user metadata of one object, names and values.
-const MAX_METADATA: usize = 2048;
-/// The most tags of one object.
-const MAX_TAGS: usize = 10;
 /// The most bytes of `x-amz-tagging` that are sent.
 const MAX_TAGGING: usize = 2048;
 /// The most bytes of attributes in one request. S3 accepts 8 KB of headers, and the source's name,

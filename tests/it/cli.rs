@@ -7,7 +7,7 @@ use std::process;
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::{GIB, MIB};
 use serde_json::Value;
 
@@ -446,4 +446,38 @@ async fn every_command_has_help_and_the_schema_is_json() {
     assert!(stdout.contains("_s3haul"));
     let (_, stdout, _) = run(command(), &["man"]).await;
     assert!(stdout.starts_with(".ie") || stdout.contains(".TH s3haul"));
+}
+
+/// The writer of the stream pauses, with a part refused and the pipe open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_part_ends_a_stream_that_pauses() {
+    let world = World::new().await;
+    let refused = Effect::Error(400, "InvalidRequest");
+    world.add_fault(Fault::on(Operation::UploadPart).then(refused));
+    let mut child = process_at(&world)
+        .args(["copy", "-", "s3://destination/dump", "--quiet"])
+        .args(["--part-size", "5MiB"])
+        .env("S3HAUL_JOURNAL", "none")
+        .stdin(process::Stdio::piped())
+        .stdout(process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut pipe, &vec![7; 5 << 20]).unwrap();
+    let mut exit = None;
+    for _ in 0..300 {
+        exit = child.try_wait().unwrap();
+        if exit.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if exit.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    drop(pipe);
+    assert_eq!(exit.and_then(|exit| exit.code()), Some(1));
+    assert!(world.object(DESTINATION, "dump").is_none());
+    assert!(world.open_uploads(DESTINATION).is_empty());
 }

@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use s3haul::execute::receipt::Ending;
 use s3haul::location::LocalPath;
-use s3haul::manifest::job::{Compare, Encryption, Source, Symlinks, Transfer};
+use s3haul::manifest::job::{Compare, Encryption, Provider, Source, Symlinks, Transfer};
 use s3haul::plan::decide::{Basis, Reason, SetAttributes, Skip};
-use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use tempfile::TempDir;
 
+use crate::liar::{Answer, Asked, Liar};
 use crate::world::program::{at, run};
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 fn hours_ago(hours: u64) -> SystemTime {
     SystemTime::now() - Duration::from_hours(hours)
@@ -478,5 +479,59 @@ async fn what_compares_nothing_is_refused() {
     assert_eq!(
         compares(", compare: size, set: {cache_control: no-store}"),
         (Compare::Size, true)
+    );
+}
+
+/// A server that adds a charset and writes lists without blanks.
+#[tokio::test]
+async fn attributes_that_a_server_writes_differently_are_copied_once() {
+    let world = World::new().await;
+    world.put_with("k", 20, &dated(48));
+    let liar = Liar::before(&world, |asked: &Asked, answer: Answer| {
+        if asked.method == "HEAD" && asked.path.starts_with("/destination/k") {
+            answer
+                .with("content-type: text/html;charset=utf-8")
+                .with("cache-control: no-cache,no-store")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let mut transfer = copy_all();
+    transfer.compare_attributes = true;
+    transfer.set.content_type = Some("text/html".to_owned());
+    transfer.set.cache_control = Some("no-cache, no-store".to_owned());
+    for done in [1, 0] {
+        let run = liar.run(&world, transfer.clone(), Provider::Other).await;
+        assert_eq!(run.outcome.done_objects, done, "{:?}", run.receipts);
+    }
+}
+
+/// The object is replaced between the list and HEAD. Its time would call it a newer copy.
+#[tokio::test]
+async fn an_object_of_another_size_than_the_file_is_no_copy_of_it() {
+    let world = World::new().await;
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("k"), [1; 20]).unwrap();
+    let spec = || {
+        let kms = s3haul::sandbox::Encryption::kms("key");
+        dated(0).encryption(kms).without_checksum()
+    };
+    let store = world.sandbox.store().clone();
+    store.put_object(DESTINATION, "k", Content::pattern(1, 20), &spec());
+    let replace = Effect::hook(move |_| {
+        store.put_object(DESTINATION, "k", Content::pattern(1, 30), &spec());
+    });
+    world.add_fault(Fault::on(Operation::HeadObject).nth(1).then(replace));
+    let transfer = Transfer {
+        compare: Compare::Checksum,
+        ..upload_all(directory.path())
+    };
+    let run = world.run(transfer).await;
+    assert_eq!(
+        run.outcome.reasons,
+        [(Reason::SizeDiffers, 1)].into(),
+        "{:?}",
+        run.receipts
     );
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate};
 
 const PART: u64 = 8 * MIB;
 const PARTS: u64 = 40;
@@ -257,4 +257,32 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
         theirs.etag
     );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
+}
+
+/// S3 shows the number of tags only if there are any.
+#[tokio::test]
+async fn a_copy_that_lacks_its_late_tags_is_copied_again() {
+    let world = World::new().await;
+    let here = ObjectSpec::default().part_sizes([PART]).tag("a", "b");
+    let size = PART + 1;
+    world.put_with("k", size, &here);
+    let plain = ObjectSpec::default();
+    world.put_object(DESTINATION, "k", Content::pattern(1, size), &plain);
+    let mut job = world.job(copy_all());
+    restate(&mut job, |endpoint| {
+        endpoint.capabilities.tag_headers = Some(false);
+    });
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    let tags = || {
+        world
+            .object(DESTINATION, "k")
+            .unwrap()
+            .attributes
+            .tags
+            .len()
+    };
+    assert_eq!(tags(), 1);
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
 }

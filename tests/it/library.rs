@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
-use s3haul::manifest::job::{JournalPlace, When};
+use s3haul::manifest::job::{Job, JournalPlace, OnChange, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::run::{Run, RunError};
 use s3haul::s3::{
@@ -12,7 +12,7 @@ use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 fn key(text: &str) -> ObjectKey {
     text.parse().unwrap()
@@ -350,4 +350,71 @@ async fn a_run_from_code_refuses_what_only_the_command_does() {
     let paths: Vec<_> = mistakes.iter().map(|mistake| &*mistake.path).collect();
     assert_eq!(paths, ["transfers[0].name", "report", "journal"], "{error}");
     assert_eq!(world.sandbox.calls().total(), 0);
+}
+
+#[tokio::test]
+async fn a_run_from_code_uploads_no_journal() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("data"), "data").unwrap();
+    let job = world.job(upload_all(directory.path()));
+    for _ in 0..2 {
+        Run::new(&job)
+            .credentials(World::credentials())
+            .journal(directory.path().join("journal"))
+            .execute()
+            .await
+            .unwrap();
+        assert_eq!(world.keys(DESTINATION), ["data"]);
+    }
+}
+
+#[tokio::test]
+async fn a_run_from_code_begins_anew_if_the_job_says_so() {
+    let world = World::new().await;
+    three(&world);
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = world.job(copy_all());
+    job.limits.in_flight = Some(1);
+    let stop = CancellationToken::new();
+    let cancel = Effect::hook({
+        let stop = stop.clone();
+        move |_| stop.cancel()
+    });
+    let faults = world.sandbox.faults();
+    faults.add(Fault::on(Operation::CopyObject).nth(1).then(cancel));
+    let run = |job: &Job| {
+        let (job, directory) = (job.clone(), directory.path().to_owned());
+        let stop = stop.clone();
+        async move {
+            Run::new(&job)
+                .credentials(World::credentials())
+                .journal(directory)
+                .stop(stop)
+                .execute()
+                .await
+        }
+    };
+    assert!(run(&job).await.unwrap().stopped);
+    let changed = |on_change| {
+        let mut job = job.clone();
+        job.transfers[0].set.cache_control = Some("no-store".to_owned());
+        job.on_change = on_change;
+        job
+    };
+    let execute = |job: Job| {
+        let directory = directory.path().to_owned();
+        async move {
+            Run::new(&job)
+                .credentials(World::credentials())
+                .journal(directory)
+                .execute()
+                .await
+        }
+    };
+    let refused = execute(changed(OnChange::Fail)).await;
+    assert!(matches!(refused, Err(RunError::Journal(_))), "{refused:?}");
+    let outcome = execute(changed(OnChange::NewRun)).await.unwrap();
+    assert_eq!(outcome.sessions, 1, "{outcome:?}");
+    assert_eq!(world.keys(DESTINATION), ["a", "b", "c"]);
 }

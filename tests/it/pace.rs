@@ -212,3 +212,24 @@ async fn what_is_recalled_is_used_with_caution() {
     pacer.recall(&learned);
     assert_eq!(pacer.learned().concurrency, 100);
 }
+
+/// A server that answers every request with 500, whose probes are not exempt from the limit.
+#[tokio::test]
+async fn probes_keep_the_limit_of_requests() {
+    let mut world = World::with_numbered(20, 10).await;
+    world.retry.probes = (Duration::from_millis(5), Duration::from_millis(5));
+    let mut job = world.job(copy_all());
+    job.limits.requests_per_second = Some(5);
+    job.limits.patience = Some(Duration::from_secs(4));
+    for operation in [Operation::HeadObject, Operation::CopyObject] {
+        world.add_fault(Fault::on(operation).then(Effect::Error(500, "InternalError")));
+    }
+    let began = std::time::Instant::now();
+    let _ = world.try_run_job(&job).await;
+    let seconds = began.elapsed().as_secs_f64();
+    let (calls, most) = (world.sandbox.calls().total(), seconds * 5.0 + 3.0);
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let calls = calls as f64;
+    assert!(calls <= most, "{calls} requests in {seconds} s");
+    assert!(seconds > 1.0, "{seconds}");
+}

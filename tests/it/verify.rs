@@ -1,5 +1,7 @@
 //! `s3haul verify`: findings, requests, output, and exit codes.
 
+mod extra;
+
 use std::fs;
 
 use rstest::rstest;

@@ -34,6 +34,18 @@ fn changes(change: impl FnOnce(&mut Job)) -> Vec<String> {
 }
 
 #[test]
+fn a_separator_in_a_pattern_makes_no_second_pattern() {
+    let of = |patterns: &[&str]| {
+        let mut job = job();
+        let patterns = patterns.iter().map(|pattern| pattern.parse().unwrap());
+        job.transfers[0].select.include = patterns.collect();
+        Fingerprint::of(&job)
+    };
+    assert_eq!(of(&["a, b"]).changes(&of(&["a", "b"])).len(), 1);
+    assert_eq!(of(&["a", "b"]).changes(&of(&["a", "b"])).len(), 0);
+}
+
+#[test]
 fn changes_of_settings_are_described() {
     let change =
         |change: fn(&mut Transfer)| changes(|job| change(&mut job.transfers[0])).join("; ");

@@ -345,3 +345,23 @@ async fn the_layout_and_the_old_version_are_kept() {
     assert!(receipt(&run, "k").leaves_old_version());
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);
 }
+
+/// HEAD shows a bucket key only if there is one.
+#[tokio::test]
+async fn a_bucket_key_that_is_off_is_set_once() {
+    let world = World::new().await;
+    world.put("k", 10);
+    let change = || {
+        onto_itself(|transfer| {
+            let key = Some("arn:aws:kms:us-east-1:111122223333:key/2".to_owned());
+            transfer.to.encryption = Some(Encryption::Kms {
+                key,
+                bucket_key: Some(false),
+                dsse: false,
+            });
+        })
+    };
+    let run = world.run(change()).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert!(is_left(&world.run(change()).await, "k"));
+}

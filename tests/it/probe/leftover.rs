@@ -1,6 +1,7 @@
 //! A probe leaves nothing behind, or names what it leaves together with a command.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use s3haul::manifest::job::Attribute;
 use s3haul::probe::{self, How, LeftoverKind, Needs, ProbeVerdict};
@@ -270,4 +271,31 @@ async fn a_probe_that_is_stopped_cleans_up() {
             "{sent} requests, and no question is asked after the stop"
         );
     }
+}
+
+/// The versions are listed before they are removed, and not after it.
+#[tokio::test]
+async fn versions_whose_removal_is_refused_are_named_without_another_list() {
+    let options = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
+    let world = World::with_buckets(options).await;
+    let is_refused = AtomicBool::new(false);
+    let bucket = behind(&world, move |asked| match asked {
+        _ if deletes(asked) && asked.has("versionId") => {
+            is_refused.store(true, Ordering::Relaxed);
+            Lie::error(403, "AccessDenied")
+        }
+        _ if asked.has("versions") && is_refused.load(Ordering::Relaxed) => {
+            Lie::error(501, "NotImplemented")
+        }
+        _ => Lie::Truth,
+    })
+    .await;
+    let probe = try_probe(&bucket, &Needs::default()).await.unwrap();
+    let is_version = |what| matches!(what, LeftoverKind::Version | LeftoverKind::DeleteMarker);
+    let certain = probe.left.iter().filter(|left| left.is_certain);
+    let versions = certain.filter(|left| is_version(left.what)).count();
+    assert!(versions > 20, "{versions} of {:?}", probe.left);
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
 
 use super::{at, ids, there, write, writes};
 use crate::world::program::{at as command_at, run};
-use crate::world::{SOURCE, World};
+use crate::world::{DESTINATION, SOURCE, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_versions_are_planned_and_copied() {
@@ -240,4 +240,44 @@ async fn restores_are_announced_and_waited_for() {
     world.sandbox.store().finish_restores(SOURCE);
     let (exit, stdout, stderr) = run(command_at(&world), &restore).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
+}
+
+/// A repair would append all versions again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_of_losses_appends_no_history_again() {
+    let world = World::versioned().await;
+    for hours in [0, 1] {
+        let spec = ObjectSpec::default()
+            .last_modified(at(hours))
+            .metadata("name", "x")
+            .tag("a", "b");
+        let content = Content::bytes(format!("version {hours}"));
+        world.put_object(SOURCE, "k", content, &spec);
+    }
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("r.jsonl");
+    let report = report.to_str().unwrap();
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--versions",
+        "all",
+        "--provider",
+        "aws",
+        "--report",
+        report,
+    ];
+    let (exit, stdout, stderr) = run(command_at(&world), &copy).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("tags"), "{stdout}");
+    assert_eq!(there(&world, "k"), "xx");
+    world.sandbox.store().allow_all();
+    let (exit, _, stderr) = run(command_at(&world), &["retry", "--losses", report]).await;
+    assert!(
+        exit == 2 && stderr.contains("copies all versions"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(there(&world, "k"), "xx");
 }
