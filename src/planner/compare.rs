@@ -5,6 +5,7 @@
 //! hashes of local files.
 
 use super::hash::{self, Hashes, WantedHash};
+use super::unfinished::has_tags;
 use super::{Next, Planned, Sides};
 use crate::bucket::Bucket;
 use crate::checksum::{looks_like_md5, part_count};
