@@ -312,7 +312,10 @@ impl Template {
                 }
                 // The last slash ends a directory. An extension begins with the last dot of a name, or
                 // with the only dot after a size.
-                [Piece::Dir, Piece::Name | Piece::Stem | Piece::Size]
+                [
+                    Piece::Dir,
+                    Piece::Name | Piece::Stem | Piece::Ext | Piece::Size,
+                ]
                 | [Piece::Stem | Piece::Size, Piece::Ext]
                 | [Piece::Literal(_), _]
                 | [_, Piece::Literal(_)] => {}
