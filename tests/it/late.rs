@@ -1,13 +1,13 @@
 //! A session that ends before an object is finished: the next one remembers attributes that were
 //! left out, or are still to be set.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, Policy, Preset, Provider, Transfer, When};
-use s3haul::plan::decide::Skip;
+use s3haul::plan::decide::{Reason, Skip};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tempfile::TempDir;
@@ -263,17 +263,25 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
 #[tokio::test]
 async fn a_copy_that_lacks_its_late_tags_is_copied_again() {
     let world = World::new().await;
-    let here = ObjectSpec::default().part_sizes([PART]).tag("a", "b");
+    let dated = |hours| {
+        let time = SystemTime::now() - Duration::from_hours(hours);
+        ObjectSpec::default().last_modified(time)
+    };
+    let here = dated(48).part_sizes([PART]).tag("a", "b");
     let size = PART + 1;
     world.put_with("k", size, &here);
-    let plain = ObjectSpec::default();
-    world.put_object(DESTINATION, "k", Content::pattern(1, size), &plain);
+    world.put_object(DESTINATION, "k", Content::pattern(1, size), &dated(24));
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
         endpoint.capabilities.tag_headers = Some(false);
     });
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert_eq!(
+        run.outcome.reasons,
+        [(Reason::AttributesDiffer, 1)].into(),
+        "{:?}",
+        run.receipts
+    );
     let tags = || {
         world
             .object(DESTINATION, "k")
