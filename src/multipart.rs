@@ -18,10 +18,12 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures::future::ready;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +47,8 @@ use crate::size::display_duration;
 /// The checksum that an upload declared when it was created, if any.
 type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 
-/// The most by which the clock of the machine that created an upload may differ from ours.
+/// The largest accepted difference between our clock and that of the machine that created an
+/// upload.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
 /// An upload that was created and is neither completed nor aborted.
@@ -76,8 +79,8 @@ impl MultipartUpload {
     /// source.
     ///
     /// # Errors
-    /// The failure of S3 after all retries; [`FailureKind::ServerFault`] if the answer names
-    /// another key or bucket. That upload is aborted.
+    /// Returns the failure of S3 after all retries, and [`FailureKind::ServerFault`] if the answer
+    /// names another key or bucket. That upload is aborted.
     pub async fn initiate(
         bucket: &Bucket,
         key: &ObjectKey,
@@ -103,11 +106,13 @@ impl MultipartUpload {
         let (before, began) = (Timestamp::now(), Instant::now());
         let (answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
         let overtaken = overtaken.into_iter();
-        let late = overtaken
+        let late: Vec<_> = overtaken
             .map(|create| LateCreate::of(create, bucket, key, (before, began)))
             .collect();
-        let upload = Self::created(bucket, key, attributes, answer, before).await?;
-        Ok(Self { late, ..upload })
+        match Self::created(bucket, key, attributes, answer, before).await {
+            Ok(upload) => Ok(Self { late, ..upload }),
+            Err(failure) => Err(late::note_strays(failure, late, bucket, key).await),
+        }
     }
 
     async fn created(
@@ -194,8 +199,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns the token that calls off the waiting requests of the upload.
-    pub(crate) fn called_off(&self) -> CancellationToken {
+    /// Returns the token that cancels the waiting requests of the upload.
+    pub(crate) fn cancellation(&self) -> CancellationToken {
         self.bucket.called_off().clone()
     }
 
@@ -211,7 +216,7 @@ impl MultipartUpload {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
-    /// Returns true if S3 answered at the creation that a KMS or customer key will encrypt the
+    /// Returns true if S3's answer to Create said that a KMS or customer key will encrypt the
     /// object. Then neither its `ETag` nor those of its parts follow from the bytes.
     #[must_use]
     pub(crate) fn is_kms(&self) -> bool {
@@ -270,11 +275,28 @@ impl MultipartUpload {
                 format!("part {number}: {error}"),
             )
         })?;
-        let declared = self.declared().await?;
-        let sum = declared.map(|(algorithm, _)| checksum::compute(algorithm, &body));
-        self.send_part(number, body.into(), sum.as_ref())
+        let body = Bytes::from(body);
+        let sum = match self.declared().await? {
+            Some((algorithm, _)) => Some(self.checksum(algorithm, body.clone()).await?),
+            None => None,
+        };
+        self.send_part(number, body, sum.as_ref())
             .await
             .map(|answer| answer.value.0)
+    }
+
+    /// Computes the checksum of a part outside the async threads: a part may have 5 GiB.
+    async fn checksum(
+        &self,
+        algorithm: ChecksumAlgorithm,
+        body: Bytes,
+    ) -> Result<Checksum, Failure> {
+        let computed = spawn_blocking(move || checksum::compute(algorithm, &body)).await;
+        computed.map_err(|error| {
+            let place = self.bucket.place(&self.key);
+            let message = error.to_string();
+            Failure::new(FailureKind::Bug, Operation::UploadPart, place, message)
+        })
     }
 
     /// Sends a part that is in memory and has its checksum. Also returns true if the answer has a
@@ -282,7 +304,7 @@ impl MultipartUpload {
     pub(crate) async fn send_part(
         &self,
         number: u32,
-        body: bytes::Bytes,
+        body: Bytes,
         sum: Option<&Checksum>,
     ) -> Result<Answer<(PartDone, bool)>, Failure> {
         self.bucket
@@ -290,8 +312,8 @@ impl MultipartUpload {
             .await
     }
 
-    /// Copies `range` (first and last byte, both included) of the source as part `number`, or
-    /// without a range the whole source of `size` bytes. S3 reads the source itself, pinned to its
+    /// Copies `range` (first and last byte, both included) of the source as part `number`, or the
+    /// whole source without a range. `size` is the length of the part in bytes. S3 reads the source itself, pinned to its
     /// version and `ETag`.
     ///
     /// # Errors
@@ -309,8 +331,8 @@ impl MultipartUpload {
             .map(|answer| answer.value)
     }
 
-    /// Copies a part like [`MultipartUpload::copy_part`]. A request that hangs is sent once more if
-    /// `twice` is true: then two requests leave the same part.
+    /// Copies a part like [`MultipartUpload::copy_part`]. If `twice` is true, a hanging request is
+    /// sent once more. That is safe because both requests store the same part.
     pub(crate) async fn copy_part_with(
         &self,
         number: u32,
@@ -325,7 +347,8 @@ impl MultipartUpload {
             .await
     }
 
-    /// Returns the parts that S3 holds, by ascending number, over all pages.
+    /// Returns the parts that S3 has, by ascending number, over all pages. The stream ends with the
+    /// first failure of a request, and with the first page that contradicts an earlier one.
     pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
         let paging = Paging::new(
             Operation::ListParts,
@@ -394,7 +417,8 @@ pub(crate) fn uploads_to<'a>(
 
 impl MultipartUpload {
     /// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over
-    /// all pages.
+    /// all pages. The stream ends with the first failure of a request. Entries that a list must not
+    /// contain are left out; at its end, the stream has a failure for each kind of them.
     pub fn list<'a>(
         bucket: &'a Bucket,
         prefix: &'a str,

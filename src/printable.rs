@@ -56,6 +56,17 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
+/// Joins words into a phrase: `a`, `a and b`, or `a, b and c`, with `last` in place of `and`.
+#[must_use]
+pub fn joined<'t>(words: impl IntoIterator<Item = &'t str>, last: &str) -> String {
+    let words: Vec<_> = words.into_iter().collect();
+    match words.as_slice() {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [rest @ .., end] => format!("{} {last} {end}", rest.join(", ")),
+    }
+}
+
 /// Cuts text that is longer than `bytes`, and notes that it was cut.
 #[must_use]
 pub fn cut(mut text: String, bytes: usize) -> String {

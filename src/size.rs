@@ -68,7 +68,7 @@ impl FromStr for ByteSize {
                 .len();
         let (number, unit) = text.split_at(digits);
         let (number, unit) = (number.replace('_', ""), unit.trim());
-        if number.is_empty() {
+        if number.is_empty() || number.ends_with('.') {
             return Err(SizeError::NotANumber(text.to_owned()));
         }
         let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
@@ -253,10 +253,13 @@ pub fn to_thousandths(number: f64) -> f64 {
 /// Formats a duration briefly enough for a progress line: `1h 02m`, `3m 20s`, `4.2s`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    // A longer time would be rounded to 60.0s.
+    if duration < Duration::from_millis(59_950) {
+        return format!("{:.1}s", duration.as_secs_f64());
+    }
+    let seconds = duration.as_secs().max(60);
     match seconds {
-        0..60 => format!("{:.1}s", duration.as_secs_f64()),
-        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        ..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h {:02}m", seconds / 3_600, seconds % 3_600 / 60),
     }
 }
@@ -358,7 +361,9 @@ mod tests {
                 .to_string()
                 .contains("64MiB")
         );
-        assert!("0.3B".parse::<ByteSize>().is_err());
+        for wrong in ["0.3B", ".B", ".GiB", "5.GiB", "5_.GiB", "1.2.3GiB"] {
+            assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
+        }
         assert!("99999999TiB".parse::<ByteSize>().is_err());
     }
 
@@ -395,6 +400,22 @@ mod tests {
         }
         assert!(parse_duration("15").is_err());
         assert!(parse_duration("-3s").is_err());
+    }
+
+    #[test]
+    fn durations_are_rounded_once() {
+        for (millis, shown) in [
+            (0, "0.0s"),
+            (4_249, "4.2s"),
+            (59_949, "59.9s"),
+            (59_950, "1m 00s"),
+            (59_960, "1m 00s"),
+            (60_000, "1m 00s"),
+            (200_999, "3m 20s"),
+            (3_720_000, "1h 02m"),
+        ] {
+            assert_eq!(display_duration(Duration::from_millis(millis)), shown);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A copy into a bucket with versions must not simply be repeated: an attempt whose answer was lost
 //! may have created a version, and a repetition would create another one. So s3haul first lists the
-//! key. If its newest version differs from that before the copy ([`LatestVersion`]), the attempt
+//! key. If its newest version differs from the one before the copy ([`LatestVersion`]), the attempt
 //! took effect and is not repeated.
 
 use std::future::Future;
@@ -31,7 +31,7 @@ pub enum LatestVersion {
     Unknown,
 }
 
-/// The answer to `GetBucketVersioning`, if there is one.
+/// What is known about the bucket's versioning.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KnownVersioning {
     Is(Versioning),
@@ -166,7 +166,7 @@ impl Bucket {
         }
     }
 
-    /// Copies `source` of `size` bytes, once, as the version of `key` that follows `latest`.
+    /// Copies `source` (`size` bytes) exactly once, as the next version of `key` after `latest`.
     pub(crate) async fn append_copy(
         &self,
         source: &SourcePin,
@@ -182,8 +182,8 @@ impl Bucket {
         .await
     }
 
-    /// Writes a delete marker, once, as the version of `key` that follows `latest`. It removes no
-    /// version.
+    /// Writes a delete marker exactly once, as the next version of `key` after `latest`. Existing
+    /// versions stay.
     pub(crate) async fn append_marker(
         &self,
         key: &ObjectKey,
@@ -199,6 +199,9 @@ impl Bucket {
         .await
     }
 
+    /// Writes a version once. If the answer is lost, takes any version that is newer than `latest` for
+    /// the result, also another writer's. So the caller proves it: `CopyRound::prove` compares a copy
+    /// with its source, and `ObjectTask::write_marker` refuses a version that is no delete marker.
     async fn append<F>(
         &self,
         operation: Operation,
@@ -239,7 +242,9 @@ impl Bucket {
                 };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.waits_in_vain(operation, key.as_str(), attempts) => return Err(self.stopped(operation, Some(key)).after(attempts)),
+                () = self.waits_in_vain(operation, key.as_str(), attempts) => {
+                    return Err(self.stopped(operation, Some(key)).after(attempts));
+                }
             }
             let newest = self.newest_version(key).await?;
             if let Some(made) =
@@ -269,8 +274,9 @@ impl Bucket {
         }
     }
 
-    /// Requests the restore of an archived version. A second request is harmless: S3 answers that
-    /// the restore is in progress.
+    /// Requests the restore of an archived version, for the days of `restore` if `for_days` is
+    /// true. Otherwise the object leaves the archive for good, as in `INTELLIGENT_TIERING`. A second
+    /// request is harmless: S3 answers that the restore is in progress.
     #[doc(hidden)]
     pub async fn restore(
         &self,

@@ -8,7 +8,8 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
-use crate::size::parse_duration;
+use crate::printable::joined;
+use crate::size::{by_number, parse_duration};
 
 /// Words that mean the same, separated by spaces, and the answer to them.
 type Answer = (&'static str, &'static str);
@@ -414,11 +415,11 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
             _ => "",
         };
         let others: Vec<_> = others.iter().map(|other| format!("`{other}`")).collect();
-        let (list, has) = match others.as_slice() {
-            [only] => (only.clone(), "has"),
-            [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "have"),
-            [] => return None,
-        };
+        if others.is_empty() {
+            return None;
+        }
+        let has = by_number(others.len() as u64, "has", "have");
+        let list = joined(others.iter().map(String::as_str), "and");
         return Some(format!(
             "`{command}` has no flag {word}; {list} {has} it{remedy}"
         ));

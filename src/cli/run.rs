@@ -106,7 +106,7 @@ impl RunJob {
         self.shards.apply(&mut job)?;
         self.journal.refuse_unused_flags(&job)?;
         // The manifest alone was checked; a flag or the environment may have named another place.
-        match CliError::of_mistakes(own_objects(&job).as_slice()) {
+        match CliError::of_mistakes(&own_objects(&job)) {
             Some(error) => Err(error),
             None => Ok(job),
         }

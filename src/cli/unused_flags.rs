@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 
 use super::CliError;
+use crate::printable::joined;
+use crate::size::by_number;
 
 /// A flag as it is typed, and whether it was.
 pub(super) type Flag = (&'static str, bool);
@@ -19,11 +21,11 @@ pub(super) fn refuse(
         .filter(|(_, given)| *given)
         .map(|(flag, _)| *flag)
         .collect();
-    let (list, has) = match given.as_slice() {
-        [] => return Ok(()),
-        [only] => ((*only).to_owned(), "has"),
-        [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "have"),
-    };
+    if given.is_empty() {
+        return Ok(());
+    }
+    let has = by_number(given.len() as u64, "has", "have");
+    let list = joined(given, "and");
     Err(CliError::Usage(format!(
         "{subject} {why}: {list} {has} no effect here; {remedy}"
     )))

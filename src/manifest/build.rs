@@ -18,16 +18,17 @@ use std::time::Duration;
 use self::explain::Explain;
 use super::diagnose::{Mistake, RefusedFields};
 use super::file::{
-    CustomerKeySection, DefaultsSection, FromSection, KeysSection, ManifestFile, PartsSection,
-    PreserveFields, PreserveSection, ReportSection, RestoreSection, SetSection, TransferSection,
+    CustomerKeySection, DefaultsSection, FromSection, KeysSection, LimitsSection, ManifestFile,
+    PartsSection, PreserveFields, PreserveSection, ReportSection, RestoreSection, SetSection,
+    TransferSection,
 };
 use super::job::{
     Access, Archived, Compare, CustomerKeys, DEFAULT_ENDPOINT, Empty, Endpoint, FailureLimit, Job,
-    JournalPlace, LayoutChoice, Limits, PartSize, Parts, Preserve, ProofPolicy, ReportPaths,
-    ReportPlace, Restore, SetValues, Source, Transfer,
+    JournalPlace, LayoutChoice, Limits, OnMismatch, PartSize, Parts, Preserve, ProofPolicy, Prove,
+    ReportPaths, ReportPlace, Restore, SetValues, Source, Transfer, Verify,
 };
 use super::keys::{KeyMap, Template};
-use super::moment::{Ages, Moment};
+use super::moment::Ages;
 use crate::endpoint::Environment;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
@@ -47,39 +48,43 @@ pub(super) fn build(
     environment: &Environment,
     refused_fields: &RefusedFields,
 ) -> PartialJob {
+    let ManifestFile {
+        // The schema has checked it.
+        version: _,
+        name,
+        endpoints,
+        defaults,
+        transfers,
+        limits,
+        report,
+        journal,
+        on_change,
+    } = file;
     let mut reader = FieldReader {
         refused_fields,
         mistakes: Vec::new(),
     };
-    let mut endpoints = BTreeMap::new();
-    for (name, section) in file.endpoints.unwrap_or_default() {
+    let mut resolved = BTreeMap::new();
+    for (name, section) in endpoints.unwrap_or_default() {
         let endpoint = reader.endpoint(&name, section).resolve(environment);
-        endpoints.insert(name, endpoint);
+        resolved.insert(name, endpoint);
     }
     let default = || Endpoint::default().resolve(environment);
-    endpoints
+    resolved
         .entry(DEFAULT_ENDPOINT.to_owned())
         .or_insert_with(default);
-    let defaults = file.defaults.unwrap_or_default();
-    let mut transfers = Vec::new();
+    let defaults = defaults.unwrap_or_default();
+    let mut built = Vec::new();
     let mut indices = Vec::new();
-    for (index, section) in file.transfers.unwrap_or_default().into_iter().enumerate() {
+    for (index, section) in transfers.unwrap_or_default().into_iter().enumerate() {
         if let Some(transfer) = reader.transfer(index, section, &defaults) {
-            transfers.push(transfer);
+            built.push(transfer);
             indices.push(index);
         }
     }
-    let limits = file.limits.unwrap_or_default();
-    let limits = Limits {
-        requests_per_second: limits.requests_per_second,
-        bytes_per_second: reader
-            .read::<ByteRate>("limits.bytes_per_second", limits.bytes_per_second),
-        in_flight: limits.in_flight,
-        patience: reader.duration("limits.patience", limits.patience),
-        max_failures: reader.read::<FailureLimit>("limits.max_failures", limits.max_failures),
-    };
-    let report = reader.report(file.report.unwrap_or_default());
-    let journal = match file.journal.as_deref().map(str::parse::<JournalPlace>) {
+    let limits = reader.limits(limits.unwrap_or_default());
+    let report = reader.report(report.unwrap_or_default());
+    let journal = match journal.as_deref().map(str::parse::<JournalPlace>) {
         None => JournalPlace::default(),
         Some(Ok(place)) => place,
         Some(Err(message)) => {
@@ -91,16 +96,16 @@ pub(super) fn build(
             JournalPlace::default()
         }
     };
-    let name = file.name.unwrap_or_else(|| default_name.to_owned());
+    let name = name.unwrap_or_else(|| default_name.to_owned());
     PartialJob {
         job: Job {
             name,
-            endpoints,
-            transfers,
+            endpoints: resolved,
+            transfers: built,
             limits,
             report,
             journal,
-            on_change: file.on_change.unwrap_or_default(),
+            on_change: on_change.unwrap_or_default(),
             adopts: false,
             retries: None,
             manifest_sha256: None,
@@ -142,27 +147,44 @@ impl FieldReader<'_> {
         }
     }
 
+    /// Reads the ceilings of the run.
+    fn limits(&mut self, section: LimitsSection) -> Limits {
+        let LimitsSection {
+            requests_per_second,
+            bytes_per_second,
+            in_flight,
+            patience,
+            max_failures,
+        } = section;
+        Limits {
+            requests_per_second,
+            bytes_per_second: self.read::<ByteRate>("limits.bytes_per_second", bytes_per_second),
+            in_flight,
+            patience: self.duration("limits.patience", patience),
+            max_failures: self.read::<FailureLimit>("limits.max_failures", max_failures),
+        }
+    }
+
     /// Reads the location of the report.
     fn report(&mut self, section: ReportSection) -> ReportPaths {
-        let s3 = section
-            .s3
-            .and_then(|text| match text.parse::<ReportPlace>() {
-                Ok(ReportPlace::Prefix(uri)) => Some(uri),
-                Ok(ReportPlace::File(_)) => {
-                    self.refuse(
-                        "report.s3",
-                        format!("`{text}` is not a location in S3"),
-                        "write s3://bucket/prefix/, or name a file in `json`",
-                    );
-                    None
-                }
-                Err(message) => {
-                    self.refuse("report.s3", message, "write s3://bucket/prefix/");
-                    None
-                }
-            });
+        let ReportSection { json, s3 } = section;
+        let s3 = s3.and_then(|text| match text.parse::<ReportPlace>() {
+            Ok(ReportPlace::Prefix(uri)) => Some(uri),
+            Ok(ReportPlace::File(_)) => {
+                self.refuse(
+                    "report.s3",
+                    format!("`{text}` is not a location in S3"),
+                    "write s3://bucket/prefix/, or name a file in `json`",
+                );
+                None
+            }
+            Err(message) => {
+                self.refuse("report.s3", message, "write s3://bucket/prefix/");
+                None
+            }
+        });
         ReportPaths {
-            json: section.json.map(PathBuf::from),
+            json: json.map(PathBuf::from),
             s3,
         }
     }
@@ -203,103 +225,82 @@ impl FieldReader<'_> {
         defaults: &DefaultsSection,
     ) -> Option<Transfer> {
         let path = format!("transfers[{index}]");
-        let explicit_preserve = section.preserve.is_some();
-        let select = section
-            .from
-            .as_ref()
-            .map(|from| self.selection(&path, from))
-            .unwrap_or_default();
-        let keys = section
-            .keys
-            .map(|keys| self.key_map(&path, keys))
-            .unwrap_or_default();
-        let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
-        let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
-        let source_access = section
-            .from
-            .as_ref()
-            .map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
-        let destination_access = section
-            .to
-            .as_ref()
-            .map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
-        let archived = section.archived.or(defaults.archived).unwrap_or_default();
-        let has_restore = section.restore.is_some();
-        let own = section.archived;
-        self.check_archived(&path, section.from.as_ref(), has_restore, (own, archived));
-        let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
-        let (versions, as_of) = section
-            .from
-            .as_ref()
-            .map(|from| self.versions(&path, from))
-            .unwrap_or_default();
-        let mut time = |field: &str, get: fn(&FromSection) -> &Option<String>| {
-            let text = section.from.as_ref().and_then(|from| get(from).clone());
-            self.read::<Moment>(&format!("{path}.from.{field}"), text)
-        };
-        let modified_after = time("modified_after", |from| &from.modified_after);
-        let modified_before = time("modified_before", |from| &from.modified_before);
-        let set = section
-            .set
-            .map(|set| self.set_values(&format!("{path}.set"), set))
-            .unwrap_or_default();
-        let source_key = section
-            .from
-            .as_ref()
-            .and_then(|from| from.customer_key.clone());
-        let destination_key = section.to.as_ref().and_then(|to| to.customer_key.clone());
-        let customer_keys = self.customer_keys(&path, source_key, destination_key);
-        let from = section
-            .from
-            .and_then(|from| self.source(&format!("{path}.from"), from));
-        let to = section
-            .to
-            .and_then(|to| self.destination(&format!("{path}.to"), to));
-        let is_local = matches!(from, Some(Source::Files { .. }));
-        self.check_local(&path, is_local, explicit_preserve, section.parts.as_ref());
-        let proof = ProofPolicy {
-            verify: section.verify.or(defaults.verify).unwrap_or_default(),
-            prove: section.prove.or(defaults.prove).unwrap_or_default(),
-            on_mismatch: section
-                .on_mismatch
-                .or(defaults.on_mismatch)
-                .unwrap_or_default(),
-        };
-        let mut transfer = Transfer {
-            proof,
-            name: section
-                .name
-                .unwrap_or_else(|| format!("transfer-{}", index + 1)),
-            after: section.after.unwrap_or_default(),
-            empty: self.empty(section.empty, defaults.empty, from.as_ref(), &path),
-            from: from?,
-            to: to?,
-            when: section.when.or(defaults.when).unwrap_or_default(),
-            compare: Compare::Auto,
-            compare_attributes: false,
-            select,
+        // Destructured, so that the compiler asks about a new field.
+        let TransferSection {
+            name,
+            after,
+            from,
+            to,
+            when,
+            compare,
+            compare_attributes,
+            empty,
             keys,
             parts,
+            preserve,
+            archived,
+            restore,
+            verify,
+            prove,
+            on_mismatch,
+            set,
+        } = section;
+        let proof = proof((verify, prove, on_mismatch), defaults);
+        self.check_archived(
+            &path,
+            from.as_ref(),
+            restore.is_some(),
+            (archived, defaults.archived),
+        );
+        let destination_access = to
+            .as_ref()
+            .map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
+        let customer_keys = self.customer_keys(
+            &path,
+            from.as_ref().and_then(|from| from.customer_key.clone()),
+            to.as_ref().and_then(|to| to.customer_key.clone()),
+        );
+        let from = from
+            .map(|from| self.from_fields(&path, from))
+            .unwrap_or_default();
+        let to = to.and_then(|to| self.destination(&format!("{path}.to"), to));
+        let is_local = matches!(from.source, Some(Source::Files { .. }));
+        self.check_local(&path, is_local, preserve.is_some(), parts.as_ref());
+        let keys = keys.map(|keys| self.key_map(&path, keys));
+        let set = set.map(|set| self.set_values(&format!("{path}.set"), set));
+        let mut transfer = Transfer {
+            proof,
+            name: name.unwrap_or_else(|| format!("transfer-{}", index + 1)),
+            after: after.unwrap_or_default(),
+            empty: self.empty(empty, defaults.empty, from.source.as_ref(), &path),
+            parts: self.parts(&path, parts.as_ref(), defaults.parts.as_ref()),
+            from: from.source?,
+            to: to?,
+            when: when.or(defaults.when).unwrap_or_default(),
+            compare: Compare::Auto,
+            compare_attributes: false,
+            select: from.select,
+            keys: keys.unwrap_or_default(),
             chosen: None,
             repairs: BTreeMap::new(),
             own_files: Vec::new(),
-            preserve,
-            source_access: source_access.unwrap_or_default(),
+            preserve: policies(preserve.as_ref(), defaults.preserve.as_ref()),
+            source_access: from.access,
             destination_access: destination_access.unwrap_or_default(),
             ages: Ages::default(),
-            versions,
-            archived,
-            restore,
-            set,
+            versions: from.versions,
+            archived: archived.or(defaults.archived).unwrap_or_default(),
+            restore: restore_of(restore.as_ref(), defaults.restore.as_ref()),
+            set: set.unwrap_or_default(),
             customer_keys,
         };
-        transfer.set_modified_after(modified_after);
-        transfer.set_modified_before(modified_before);
-        if let Some(as_of) = as_of {
+        transfer.set_modified_after(from.modified_after);
+        transfer.set_modified_before(from.modified_before);
+        if let Some(as_of) = from.as_of {
             transfer.set_as_of(as_of);
         }
-        transfer.compare_by(section.compare, defaults.compare);
-        transfer.compare_attributes_if(section.compare_attributes, defaults.compare_attributes);
+        transfer.compare_by(compare, defaults.compare);
+        transfer.compare_attributes_if(compare_attributes, defaults.compare_attributes);
         Some(transfer)
     }
 
@@ -309,8 +310,9 @@ impl FieldReader<'_> {
         path: &str,
         from: Option<&FromSection>,
         has_restore: bool,
-        (own, archived): (Option<Archived>, Archived),
+        (own, shared): (Option<Archived>, Option<Archived>),
     ) {
+        let archived = own.or(shared).unwrap_or_default();
         if has_restore && archived != Archived::Restore {
             let message = "`restore` means something only with `archived: restore`";
             self.refuse(
@@ -381,7 +383,16 @@ impl FieldReader<'_> {
     /// in case are the same.
     fn set_values(&mut self, path: &str, section: SetSection) -> SetValues {
         let mut metadata = BTreeMap::new();
-        for (name, value) in section.metadata.unwrap_or_default() {
+        let SetSection {
+            metadata: typed,
+            tags,
+            content_type,
+            content_encoding,
+            content_language,
+            content_disposition,
+            cache_control,
+        } = section;
+        for (name, value) in typed.unwrap_or_default() {
             if metadata.insert(name.to_ascii_lowercase(), value).is_some() {
                 let message = format!(
                     "`{name}` is there twice: names of metadata are the same in upper case"
@@ -395,20 +406,25 @@ impl FieldReader<'_> {
         }
         SetValues {
             metadata,
-            tags: section.tags.unwrap_or_default(),
-            content_type: section.content_type,
-            content_encoding: section.content_encoding,
-            content_language: section.content_language,
-            content_disposition: section.content_disposition,
-            cache_control: section.cache_control,
+            tags: tags.unwrap_or_default(),
+            content_type,
+            content_encoding,
+            content_language,
+            content_disposition,
+            cache_control,
         }
     }
 
     fn key_map(&mut self, transfer: &str, keys: KeysSection) -> KeyMap {
+        let KeysSection {
+            strip_prefix,
+            add_prefix,
+            rename,
+        } = keys;
         KeyMap {
-            strip_prefix: keys.strip_prefix,
-            add_prefix: keys.add_prefix,
-            rename: self.read::<Template>(&format!("{transfer}.keys.rename"), keys.rename),
+            strip_prefix,
+            add_prefix,
+            rename: self.read::<Template>(&format!("{transfer}.keys.rename"), rename),
         }
     }
 
@@ -453,9 +469,36 @@ fn access(expected_owner: Option<&String>, requester_pays: Option<bool>) -> Acce
     }
 }
 
+/// Returns the proof that a transfer demands: its own fields override those of the defaults.
+fn proof(
+    (verify, prove, on_mismatch): (Option<Verify>, Option<Prove>, Option<OnMismatch>),
+    defaults: &DefaultsSection,
+) -> ProofPolicy {
+    // Destructured, so that the compiler asks about a new field.
+    let DefaultsSection {
+        verify: shared_verify,
+        prove: shared_prove,
+        on_mismatch: shared_on_mismatch,
+        // `FieldReader::transfer` reads these.
+        when: _,
+        compare: _,
+        compare_attributes: _,
+        empty: _,
+        preserve: _,
+        parts: _,
+        archived: _,
+        restore: _,
+    } = defaults;
+    ProofPolicy {
+        verify: verify.or(*shared_verify).unwrap_or_default(),
+        prove: prove.or(*shared_prove).unwrap_or_default(),
+        on_mismatch: on_mismatch.or(*shared_on_mismatch).unwrap_or_default(),
+    }
+}
+
 /// Returns a transfer's policies: its own fields override those of the defaults. A preset in the
 /// transfer discards the defaults.
-fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
+fn policies(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
     let over = |base: Preserve, section: Option<&PreserveSection>| match section {
         None => base,
         Some(PreserveSection::Preset(preset)) => (*preset).into(),
@@ -487,7 +530,7 @@ fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> 
     over(over(Preserve::default(), shared), own)
 }
 
-fn restore(own: Option<&RestoreSection>, shared: Option<&RestoreSection>) -> Restore {
+fn restore_of(own: Option<&RestoreSection>, shared: Option<&RestoreSection>) -> Restore {
     let default = Restore::default();
     Restore {
         tier: own

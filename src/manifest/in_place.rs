@@ -1,7 +1,9 @@
 //! In-place changes: transfers whose source is their destination. They change the attributes of
 //! objects and keep their bytes.
 
-use super::job::{CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When};
+use super::job::{
+    Attribute, CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When,
+};
 
 impl Transfer {
     /// Returns true if each object would be written to the bucket and key that it is read from,
@@ -37,21 +39,22 @@ impl Transfer {
             source,
             destination,
         } = &self.customer_keys;
-        let preserve = self.preserve;
-        let kept = [
-            preserve.metadata,
-            preserve.headers,
-            preserve.tags,
-            preserve.storage_class,
-            preserve.encryption,
-            preserve.lock,
-        ];
+        let drops = |attribute: Attribute| match attribute {
+            Attribute::Metadata
+            | Attribute::Headers
+            | Attribute::Tags
+            | Attribute::StorageClass
+            | Attribute::Encryption
+            | Attribute::Lock => !self.preserve.of(attribute).keeps(),
+            // No job keeps these by default, so it does not ask to drop them.
+            Attribute::Acl | Attribute::Annotations => false,
+        };
         self.to.storage_class.is_some()
             || self.to.encryption.is_some()
             || self.to.acl.is_some()
             || self.set != SetValues::default()
             || (destination.is_some() && source != destination)
-            || kept.iter().any(|policy| !policy.keeps())
+            || Attribute::ALL.into_iter().any(drops)
     }
 
     /// Returns the reason why a transfer onto itself cannot be an in-place change: a message and a

@@ -1,12 +1,13 @@
 //! Checks that transfers do not overwrite each other's keys or their own source.
 //!
 //! **The rule.** No two transfers of a job may write the same key, and no transfer may write into
-//! its own source. The rule applies to the locations, before anything is listed. So it is cautious:
-//! a *possible* collision is refused. There are two exceptions:
+//! its own source. The rule applies to the locations, before anything is listed. It is
+//! therefore conservative: it refuses every possible collision. There are two exceptions:
 //!
 //! - An `exclude` of the outer transfer leaves out the inner one (`exclude: ["archive/**"]`).
-//! - Both transfers give each key the same object: `s3://a/` → `s3://b/` next to `s3://a/x/` →
-//!   `s3://b/x/`. The order does not matter, because both write the same bytes.
+//! - Both transfers copy the same object to each key, with the same attributes and parts: `s3://a/` →
+//!   `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because both make the
+//!   same object.
 //!
 //! A later transfer may read what an earlier one writes: it waits until the earlier one ends
 //! ([`must_wait`]). A transfer that writes what an earlier one reads waits too.
@@ -21,9 +22,11 @@
 
 use super::diagnose::{Mistake, RefusedFields};
 use super::job::{
-    DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions,
+    CustomerKeys, DEFAULT_ENDPOINT, Destination, Job, JournalPlace, ResolvedEndpoint, Source,
+    Transfer, Versions,
 };
 use crate::location::{BucketName, S3Uri};
+use crate::printable::joined;
 
 /// The keys that a transfer reads or writes: all with a prefix, or a single one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +42,7 @@ impl Region<'_> {
         self.bucket == other.bucket && self.endpoint.is_same_server(other.endpoint)
     }
 
-    /// Returns the rest of the key of `inner` after ours, if we contain every key of `inner`.
+    /// Returns the part of `inner`'s key after this region's key, if this region contains `inner`.
     fn contains<'i>(&self, inner: &'i Region<'_>) -> Option<&'i str> {
         let rest = inner.key.strip_prefix(&self.key)?;
         (!self.exact || (rest.is_empty() && inner.exact)).then_some(rest)
@@ -50,8 +53,8 @@ impl Region<'_> {
     }
 }
 
-/// Adds a mistake for each transfer that may write into its own source, or where another one
-/// writes. Ignores transfers that could not be read completely.
+/// Adds a mistake for each transfer that may write into its own source, or into keys that another
+/// transfer writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
     job: &Job,
     indices: &[usize],
@@ -84,27 +87,28 @@ pub(super) fn check(
     if !refused_fields.about("journal") && !refused_fields.about("transfers") {
         mistakes.extend(own_objects(job));
     }
-    // In this order, all regions inside another one directly follow it.
+    // Sorted so that a region is directly followed by the regions inside it.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
     for (at, outer) in written.iter().enumerate() {
         let inside = |inner: &&Write<'_>| {
             inner.0.bucket == outer.0.bucket && inner.0.key.starts_with(&outer.0.key)
         };
         for inner in written[at + 1..].iter().take_while(inside) {
-            mistakes.extend(collision(outer, inner));
+            mistakes.extend(write_collision(outer, inner));
         }
     }
 }
 
-/// Returns the mistake of a journal or report inside the source of a transfer: its objects would be
-/// copied while they are written.
-pub(crate) fn own_objects(job: &Job) -> Option<Mistake> {
+/// Returns the mistakes of a journal and a report inside the source of a transfer: their objects
+/// would be copied while they are written.
+pub(crate) fn own_objects(job: &Job) -> Vec<Mistake> {
     let journal = match &job.journal {
         JournalPlace::Prefix(place) => in_source(job, "journal", "journal", place),
         _ => None,
     };
     let report = job.report.s3.as_ref();
-    journal.or_else(|| in_source(job, "report", "report.s3", report?))
+    let report = report.and_then(|place| in_source(job, "report", "report.s3", place));
+    journal.into_iter().chain(report).collect()
 }
 
 /// Returns the mistake of a state prefix inside the source of a transfer.
@@ -151,19 +155,19 @@ fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Mistake
 pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     let writes = |transfer| write_region(job, transfer);
     later.after.contains(&earlier.name)
-        || touch(writes(later), writes(earlier))
+        || may_overlap(writes(later), writes(earlier))
         || may_read(job, later, earlier)
-        || touch(writes(later), read_region(job, earlier))
+        || may_overlap(writes(later), read_region(job, earlier))
 }
 
 /// Returns true if `later` may read what `earlier` writes, so that its source is complete only
 /// after that.
 pub(crate) fn may_read(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
-    touch(read_region(job, later), write_region(job, earlier))
+    may_overlap(read_region(job, later), write_region(job, earlier))
 }
 
-/// Returns true if both may have a key in common.
-fn touch(one: Option<Region<'_>>, other: Option<Region<'_>>) -> bool {
+/// Returns true if the two regions may share a key.
+fn may_overlap(one: Option<Region<'_>>, other: Option<Region<'_>>) -> bool {
     one.zip(other).is_some_and(|(one, other)| {
         let may_be_one =
             one.bucket == other.bucket || one.bucket.is_alias() || other.bucket.is_alias();
@@ -208,25 +212,13 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
     })
 }
 
+/// Returns the message and the remedy for a transfer that may write into its own source.
 fn self_overlap(
     transfer: &Transfer,
     source: &Region<'_>,
     target: &Region<'_>,
 ) -> Option<(String, String)> {
-    if !source.same_bucket(target)
-        || matches!(
-            &transfer.from,
-            Source::Object {
-                version: Some(_),
-                ..
-            }
-        )
-    {
-        return None;
-    }
-    // This restores an old state: the transfer reads only old versions, and the versions that it
-    // writes are newer than all of them.
-    if matches!(transfer.versions, Versions::AsOf(_)) && source.key == target.key {
+    if !source.same_bucket(target) || reads_only_old_versions(transfer, source, target) {
         return None;
     }
     if source.exact && !target.exact {
@@ -234,48 +226,37 @@ fn self_overlap(
         // size.
         return None;
     }
-    let inner = source.contains(target).map(|rest| (rest, true));
-    let (rest, inner_is_target) =
-        inner.or_else(|| target.contains(source).map(|rest| (rest, false)))?;
+    let (rest, target_is_inside) = match source.contains(target) {
+        Some(rest) => (rest, true),
+        None => (target.contains(source)?, false),
+    };
     if transfer.is_onto_itself() {
         return transfer.in_place_mistake(&source.show());
     }
     if source.key == target.key {
-        let what = if source.exact {
-            "an object"
-        } else {
-            "a prefix"
-        };
-        let message = format!(
-            "{} would be copied onto itself: {what} cannot be its own destination",
-            source.show()
-        );
-        return Some((message, "write to another bucket or prefix".to_owned()));
+        return Some(onto_itself(source));
     }
-    // A key that would be written again, or read after it was written, has `rest` after the
-    // source's prefix. In the second case, that holds only while keys keep their names.
-    let understood = inner_is_target || transfer.keys.is_identity();
-    if understood && rest.ends_with('/') && transfer.select.excludes_all_below(rest) {
+    // Every affected key starts with the source's prefix plus `rest`. If the source lies inside the
+    // destination, that is true only if the transfer does not rename keys.
+    let rest_is_exact = target_is_inside || transfer.keys.is_identity();
+    let may_exclude = rest_is_exact && rest.ends_with('/');
+    if may_exclude && transfer.select.excludes_all_below(rest) {
         return None;
     }
-    let (message, may_exclude) = if inner_is_target {
-        (
-            format!(
-                "{} lies inside the source {}: copies would be copied again",
-                target.show(),
-                source.show()
-            ),
-            true,
+    let message = if target_is_inside {
+        format!(
+            "{} lies inside the source {}: copies would be copied again",
+            target.show(),
+            source.show()
         )
     } else {
-        let message = format!(
+        format!(
             "the source {} lies inside {}: it could be overwritten",
             source.show(),
             target.show()
-        );
-        (message, understood)
+        )
     };
-    let remedy = if may_exclude && rest.ends_with('/') {
+    let remedy = if may_exclude {
         format!("write elsewhere, or leave that part out: exclude: [\"{rest}**\"]")
     } else {
         "write to another bucket or prefix".to_owned()
@@ -283,9 +264,35 @@ fn self_overlap(
     Some((message, remedy))
 }
 
+/// Returns true if a transfer cannot read what it writes.
+fn reads_only_old_versions(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -> bool {
+    if let Source::Object { version, .. } = &transfer.from
+        && version.is_some()
+    {
+        return true;
+    }
+    // An `as_of` transfer restores an old state: it reads only old versions, and the versions that
+    // it writes are newer than all of them.
+    matches!(transfer.versions, Versions::AsOf(_)) && source.key == target.key
+}
+
+/// Returns the message and the remedy for a transfer whose destination is its source.
+fn onto_itself(source: &Region<'_>) -> (String, String) {
+    let what = if source.exact {
+        "an object"
+    } else {
+        "a prefix"
+    };
+    let message = format!(
+        "{} would be copied onto itself: {what} cannot be its own destination",
+        source.show()
+    );
+    (message, "write to another bucket or prefix".to_owned())
+}
+
 /// Returns the mistake if two transfers may write the same keys. The key of `inner` begins with
 /// that of `outer`.
-fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
+fn write_collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
     let (outer_region, outer_index, outer_transfer) = outer;
     let (inner_region, inner_index, inner_transfer) = inner;
     if !outer_region.same_bucket(inner_region) {
@@ -306,26 +313,34 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
     };
     if leaves_out(outer_transfer, inner_region.exact)
         || (rest.is_empty() && leaves_out(inner_transfer, outer_region.exact))
-        || same_mapping(outer_transfer, inner_transfer, rest)
     {
         return None;
     }
+    let differences = if same_mapping(outer_transfer, inner_transfer, rest) {
+        let differences = different_settings(outer_transfer, inner_transfer);
+        if differences.is_empty() {
+            return None;
+        }
+        differences
+    } else {
+        Vec::new()
+    };
     let (first, second) = if outer_index < inner_index {
         (outer, inner)
     } else {
         (inner, outer)
     };
-    let names = format!(
-        "`{}` and `{}` may write the same keys",
+    let (first_at, second_at) = (first.0.show(), second.0.show());
+    let places = if first_at == second_at {
+        format!("both write to {first_at}")
+    } else {
+        format!("{first_at} and {second_at}")
+    };
+    let mut message = format!(
+        "`{}` and `{}` may write the same keys: {places}",
         first.2.name, second.2.name
     );
-    let (first_at, second_at) = (first.0.show(), second.0.show());
-    let message = if first_at == second_at {
-        format!("{names}: both write to {first_at}")
-    } else {
-        format!("{names}: {first_at} and {second_at}")
-    };
-    let remedy = match (rest, inner_region.exact) {
+    let mut remedy = match (rest, inner_region.exact) {
         ("", _) => "give each transfer a prefix of its own".to_owned(),
         (rest, true) => {
             format!(
@@ -341,6 +356,11 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
             )
         }
     };
+    if !differences.is_empty() {
+        let differences = joined(differences, "and");
+        message.extend([", with different ", &differences]);
+        remedy = format!("write the same {differences} in both, or {remedy}");
+    }
     Some(Mistake {
         path: format!("transfers[{}].to.s3", second.1),
         message,
@@ -348,7 +368,7 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
     })
 }
 
-/// Returns true if both transfers would put the same object under every key that both write. `rest`
+/// Returns true if both transfers would copy the same object to every key that both write. `rest`
 /// is the part of the inner destination after the outer one.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
     if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
@@ -382,6 +402,71 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Returns the fields that give a copy of the same object other attributes, or another `ETag`, in
+/// one transfer than in the other.
+fn different_settings(one: &Transfer, other: &Transfer) -> Vec<&'static str> {
+    // Destructured, so that the compiler asks about a new field.
+    let Transfer {
+        to,
+        parts,
+        preserve,
+        set,
+        customer_keys,
+        // `same_mapping` and the regions compare these.
+        from: _,
+        keys: _,
+        versions: _,
+        // These decide whether and when an object is copied, and how the copy is proven.
+        name: _,
+        after: _,
+        when: _,
+        compare: _,
+        compare_attributes: _,
+        empty: _,
+        select: _,
+        source_access: _,
+        destination_access: _,
+        ages: _,
+        archived: _,
+        restore: _,
+        proof: _,
+        chosen: _,
+        repairs: _,
+        own_files: _,
+    } = one;
+    let Destination {
+        endpoint: _,
+        location: _,
+        storage_class,
+        encryption,
+        acl,
+    } = to;
+    let CustomerKeys {
+        // Decides only whether the object can be read.
+        source: _,
+        destination,
+    } = customer_keys;
+    let settings = [
+        (
+            "`to.storage_class`",
+            *storage_class == other.to.storage_class,
+        ),
+        ("`to.encryption`", *encryption == other.to.encryption),
+        ("`to.acl`", *acl == other.to.acl),
+        (
+            "`to.customer_key`",
+            *destination == other.customer_keys.destination,
+        ),
+        ("`set`", *set == other.set),
+        ("`preserve`", *preserve == other.preserve),
+        ("`parts`", *parts == other.parts),
+    ];
+    settings
+        .into_iter()
+        .filter_map(|(field, is_equal)| (!is_equal).then_some(field))
+        .collect()
 }
 
 #[cfg(test)]

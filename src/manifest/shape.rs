@@ -14,6 +14,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 use super::diagnose::MistakeAt;
 use super::env::is_name;
 use super::node::{MapEntry, Node, NodeKind};
+use crate::printable::joined;
 
 /// The tree of a manifest without the refused parts.
 pub(super) struct Shaped {
@@ -62,14 +63,9 @@ pub(super) fn closest<'c>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Joins the choices: `a, b or c`.
+/// Joins the choices with commas and `or`.
 pub(super) fn alternatives<'c>(choices: impl IntoIterator<Item = &'c str>) -> String {
-    let choices: Vec<_> = choices.into_iter().collect();
-    match choices.as_slice() {
-        [] => String::new(),
-        [only] => (*only).to_owned(),
-        [rest @ .., last] => format!("{} or {last}", rest.join(", ")),
-    }
+    joined(choices, "or")
 }
 
 struct Shape<'s> {
@@ -321,6 +317,7 @@ impl<'s> Shape<'s> {
             }
             _ => match (bound("minimum"), bound("maximum")) {
                 (Some(least), Some(most)) => format!("write a number from {least} to {most}"),
+                (Some(least @ 1..), None) => format!("write a number of at least {least}"),
                 _ => "write it in digits, without quotes".to_owned(),
             },
         };

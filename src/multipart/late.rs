@@ -1,7 +1,7 @@
 //! Aborts the uploads of overtaken Creates.
 //!
-//! A Create that hangs is sent once more. Of the two requests, the one without the first answer is
-//! overtaken; its answer may come at any later time. A task waits for it and aborts the upload that
+//! A Create that hangs is sent once more. The request that is answered second is *overtaken*; its
+//! answer may come at any later time. A task waits for it and aborts the upload that
 //! it names. If the answer is lost, only the list of open uploads shows whether there is one. If
 //! there is still no answer [`PATIENCE`] after the object is done, the receipt says that an upload
 //! may be open.
@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,7 +18,7 @@ use super::MultipartUpload;
 use super::abort::{Stray, abort_unknown, after_refusal};
 use crate::bucket::{Bucket, Overtaken};
 use crate::location::ObjectKey;
-use crate::s3::CreatedUpload;
+use crate::s3::{CreatedUpload, Failure};
 
 /// The longest time that a finished object waits for the answer to an overtaken Create.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct LateCreate {
     /// The end of the Create, once it is known.
-    ended: watch::Receiver<Option<CreateEnd>>,
+    ended: watch::Receiver<Option<CreateOutcome>>,
     /// A time just before the first Create was sent, by the wall clock.
     from: Timestamp,
     /// The same time by the monotonic clock.
@@ -35,7 +36,7 @@ pub(super) struct LateCreate {
 
 /// The end of an overtaken Create.
 #[derive(Clone, Debug)]
-enum CreateEnd {
+enum CreateOutcome {
     /// The Create created an upload, which was aborted. Holds the upload if it may still be open.
     Created(Option<Stray>),
     /// The server refused the Create.
@@ -52,19 +53,21 @@ impl LateCreate {
         key: &ObjectKey,
         (from, began): (Timestamp, Instant),
     ) -> Self {
-        let (tell, ended) = watch::channel(None);
+        let (outcome_sender, ended) = watch::channel(None);
         let (bucket, key, abort) = (bucket.for_cleanup(), key.clone(), create.abort_handle());
         tokio::spawn(async move {
             let outcome = match timeout(bucket.patience(), create).await {
-                Ok(Ok(Ok(created))) => CreateEnd::Created(end(&bucket, &key, created).await),
-                Ok(Ok(Err(failure))) if !failure.may_have_taken_effect() => CreateEnd::Refused,
-                Ok(Ok(Err(_)) | Err(_)) => CreateEnd::Lost,
+                Ok(Ok(Ok(created))) => {
+                    CreateOutcome::Created(abort_late_upload(&bucket, &key, created).await)
+                }
+                Ok(Ok(Err(failure))) if !failure.may_have_taken_effect() => CreateOutcome::Refused,
+                Ok(Ok(Err(_)) | Err(_)) => CreateOutcome::Lost,
                 Err(_) => {
                     abort.abort();
-                    CreateEnd::Lost
+                    CreateOutcome::Lost
                 }
             };
-            tell.send_replace(Some(outcome));
+            outcome_sender.send_replace(Some(outcome));
         });
         Self { ended, from, began }
     }
@@ -80,14 +83,14 @@ impl LateCreate {
         let deadline = Instant::now() + PATIENCE;
         let ended = match timeout_at(deadline, self.ended.wait_for(Option::is_some)).await {
             Ok(Ok(ended)) => ended.clone(),
-            Ok(Err(_)) => Some(CreateEnd::Lost),
+            Ok(Err(_)) => Some(CreateOutcome::Lost),
             Err(_) => None,
         };
         let window = (self.from, Timestamp::now());
         match ended {
-            Some(CreateEnd::Created(stray)) => return stray.into_iter().collect(),
-            Some(CreateEnd::Refused) => return after_refusal(bucket, key, window, known).await,
-            Some(CreateEnd::Lost) | None => {}
+            Some(CreateOutcome::Created(stray)) => return stray.into_iter().collect(),
+            Some(CreateOutcome::Refused) => return after_refusal(bucket, key, window, known).await,
+            Some(CreateOutcome::Lost) | None => {}
         }
         let found = abort_unknown(bucket, key, window, known).await;
         let mut strays = found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)]);
@@ -98,8 +101,31 @@ impl LateCreate {
     }
 }
 
+/// Waits for the ends of these Creates, and adds a note to `failure` for each upload that may be
+/// left open: the caller has no upload that could carry them.
+pub(super) async fn note_strays(
+    failure: Failure,
+    creates: Vec<LateCreate>,
+    bucket: &Bucket,
+    key: &ObjectKey,
+) -> Failure {
+    let bucket = bucket.for_cleanup();
+    let known = BTreeSet::new();
+    let settled = creates
+        .into_iter()
+        .map(|create| create.settled(&bucket, key, &known));
+    let strays = join_all(settled).await.into_iter().flatten();
+    strays.fold(failure, |failure, stray| {
+        failure.noting(&stray.describe(&bucket, key))
+    })
+}
+
 /// Aborts the upload of a Create that was answered late. Returns it if it may be left open.
-async fn end(bucket: &Bucket, key: &ObjectKey, created: CreatedUpload) -> Option<Stray> {
+async fn abort_late_upload(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    created: CreatedUpload,
+) -> Option<Stray> {
     let upload = MultipartUpload::open(bucket, key, created.id);
     match &created.elsewhere {
         Some(elsewhere) => {

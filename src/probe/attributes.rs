@@ -114,7 +114,11 @@ fn asked(needs: &Needs, stated: &Capabilities) -> Vec<(Attribute, Attributes)> {
         content_language: text("en"),
         content_disposition: text("attachment"),
         cache_control: text("no-store"),
-        ..ContentHeaders::default()
+        content_encoding: text("x-s3haul"),
+        expires: text("Thu, 01 Jan 2037 00:00:00 GMT"),
+        // Only websites have redirects, and many servers do not host any: this would hide what
+        // happens to the other headers.
+        website_redirect: None,
     };
     let metadata = BTreeMap::from([("s3haul".to_owned(), "probe".to_owned())]);
     let mut all = vec![
@@ -184,7 +188,12 @@ async fn all(
             tags,
             storage_class,
             encryption,
-            ..
+            // `asked` sets none of these.
+            checksum: _,
+            lock: _,
+            grants: _,
+            acl: _,
+            annotations: _,
         } = attributes.clone();
         if headers != ContentHeaders::default() {
             together.headers = headers;

@@ -256,6 +256,7 @@ impl Capabilities {
 
     /// Returns these capabilities without those that directory buckets lack.
     const fn of_directory_bucket(&self) -> Self {
+        // Written out in full, so that the compiler asks about a new capability.
         Self {
             content_etags: false,
             part_counts: false,
@@ -267,41 +268,77 @@ impl Capabilities {
             restore_status_in_lists: false,
             locks: false,
             annotations: false,
-            ..*self
+            initial_in_flight: self.initial_in_flight,
+            part_copy: self.part_copy,
+            max_copy: self.max_copy,
+            parts: self.parts,
+            copy_conditions: self.copy_conditions,
+            part_conditions: self.part_conditions,
+            if_none_match: self.if_none_match,
+            if_match: self.if_match,
+            checksums: self.checksums,
+            ignores_checksums: self.ignores_checksums,
+            object_size: self.object_size,
+            encoded_lists: self.encoded_lists,
+            encoded_uploads: self.encoded_uploads,
+            conditional_deletes: self.conditional_deletes,
+            sends_empty_tag_sets: self.sends_empty_tag_sets,
+            odd_part_sources: self.odd_part_sources,
+            trust: self.trust,
         }
     }
 
     /// Returns these capabilities, overridden by those that a manifest states.
     #[must_use]
     pub fn overridden_by(self, stated: &Overrides<ByteSize>) -> Self {
-        let writes = |stated: Option<&Vec<ConditionalWrite>>, otherwise| {
-            stated.map_or(otherwise, |writes| OnWrites::of(writes))
+        // Destructured, so that the compiler asks about a new field.
+        let Overrides {
+            part_copy,
+            max_copy,
+            max_part,
+            max_parts,
+            equal_parts,
+            copy_conditions,
+            part_conditions,
+            if_none_match,
+            if_match,
+            content_etags,
+            checksums,
+            object_size,
+            ordered_lists,
+            encoded_lists,
+            encoded_uploads,
+            tags,
+            tag_headers,
+            odd_part_sources,
+        } = stated;
+        let writes = |stated: &Option<Vec<ConditionalWrite>>, otherwise| {
+            stated.as_deref().map_or(otherwise, OnWrites::of)
         };
+        let ignores_checksums = checksums.map(|checksums| !checksums);
         Self {
-            part_copy: stated.part_copy.unwrap_or(self.part_copy),
-            max_copy: stated.max_copy.map_or(self.max_copy, |size| size.0),
+            part_copy: part_copy.unwrap_or(self.part_copy),
+            max_copy: max_copy.map_or(self.max_copy, |size| size.0),
             parts: PartLimits {
-                max_part: stated.max_part.map_or(self.parts.max_part, |size| size.0),
-                max_parts: stated.max_parts.unwrap_or(self.parts.max_parts),
-                equal_parts: stated.equal_parts.unwrap_or(self.parts.equal_parts),
+                max_part: max_part.map_or(self.parts.max_part, |size| size.0),
+                max_parts: max_parts.unwrap_or(self.parts.max_parts),
+                equal_parts: equal_parts.unwrap_or(self.parts.equal_parts),
                 ..self.parts
             },
-            copy_conditions: stated.copy_conditions.unwrap_or(self.copy_conditions),
-            part_conditions: stated.part_conditions.unwrap_or(self.part_conditions),
-            if_none_match: writes(stated.if_none_match.as_ref(), self.if_none_match),
-            if_match: writes(stated.if_match.as_ref(), self.if_match),
-            content_etags: stated.content_etags.unwrap_or(self.content_etags),
-            checksums: stated.checksums.unwrap_or(self.checksums),
-            ignores_checksums: stated
-                .checksums
-                .map_or(self.ignores_checksums, |checksums| !checksums),
-            object_size: stated.object_size.unwrap_or(self.object_size),
-            ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
-            encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
-            encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),
-            tags: stated.tags.unwrap_or(self.tags),
-            tag_headers: stated.tag_headers.unwrap_or(self.tag_headers),
-            odd_part_sources: stated.odd_part_sources.unwrap_or(self.odd_part_sources),
+            copy_conditions: copy_conditions.unwrap_or(self.copy_conditions),
+            part_conditions: part_conditions.unwrap_or(self.part_conditions),
+            if_none_match: writes(if_none_match, self.if_none_match),
+            if_match: writes(if_match, self.if_match),
+            content_etags: content_etags.unwrap_or(self.content_etags),
+            checksums: checksums.unwrap_or(self.checksums),
+            ignores_checksums: ignores_checksums.unwrap_or(self.ignores_checksums),
+            object_size: object_size.unwrap_or(self.object_size),
+            ordered_lists: ordered_lists.unwrap_or(self.ordered_lists),
+            encoded_lists: encoded_lists.unwrap_or(self.encoded_lists),
+            encoded_uploads: encoded_uploads.unwrap_or(self.encoded_uploads),
+            tags: tags.unwrap_or(self.tags),
+            tag_headers: tag_headers.unwrap_or(self.tag_headers),
+            odd_part_sources: odd_part_sources.unwrap_or(self.odd_part_sources),
             ..self
         }
     }

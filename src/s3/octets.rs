@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::BoxError;
 
-use super::Attributes;
+use super::{Attributes, ContentHeaders};
 
 /// The character that stands for the byte 0x80.
 const FIRST: u32 = 0xF780;
@@ -89,15 +89,23 @@ pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
 
 /// Returns true if an attribute is not UTF-8. The SDK would leave its header out of the signature.
 pub(super) fn has_non_utf8_values(attributes: &Attributes) -> bool {
-    let headers = &attributes.headers;
+    let ContentHeaders {
+        content_type,
+        content_encoding,
+        content_language,
+        content_disposition,
+        cache_control,
+        expires,
+        website_redirect,
+    } = &attributes.headers;
     let texts = [
-        &headers.content_type,
-        &headers.content_encoding,
-        &headers.content_language,
-        &headers.content_disposition,
-        &headers.cache_control,
-        &headers.expires,
-        &headers.website_redirect,
+        content_type,
+        content_encoding,
+        content_language,
+        content_disposition,
+        cache_control,
+        expires,
+        website_redirect,
     ];
     let mut texts = texts
         .into_iter()

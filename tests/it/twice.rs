@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::endpoint::Provider;
+use s3haul::execute::receipt::Ending;
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{Transfer, When};
 use s3haul::s3::Attributes;
@@ -206,6 +207,41 @@ async fn an_object_tells_of_a_create_that_was_overtaken_and_is_never_answered() 
     assert!(
         notes[0].starts_with("an upload of unknown id may be left open: no answer within "),
         "{notes:?}"
+    );
+    // The Create took effect, and the list shows its upload.
+    world.assert_no_upload_is_left();
+}
+
+/// The upload of the first Create has no other owner then.
+#[tokio::test]
+async fn an_overtaken_create_is_told_of_if_the_other_one_is_answered_wrongly() {
+    let (world, transfer) = with_late_create(false, &[Effect::StallAfter(None)]).await;
+    let elsewhere = "<InitiateMultipartUploadResult><Bucket>destination</Bucket><Key>elsewhere</Key>\
+                     <UploadId>made-up</UploadId></InitiateMultipartUploadResult>";
+    let wrong =
+        Fault::on(CREATE)
+            .nth(COUNT + 1)
+            .then(Effect::Answer(200, "application/xml", elsewhere));
+    world.add_fault(wrong);
+    let run = world.run(transfer).await;
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (COUNT - 1, 1),
+        "{:?}",
+        run.outcome
+    );
+    let failed = run
+        .receipts
+        .iter()
+        .find_map(|receipt| match &receipt.ending {
+            Ending::Failed { error } => Some(&error.message),
+            _ => None,
+        });
+    let message = failed.unwrap();
+    assert!(
+        message.contains("the answer is about an upload to `destination/elsewhere`")
+            && message.contains("an upload of unknown id may be left open: no answer within "),
+        "{message}"
     );
     // The Create took effect, and the list shows its upload.
     world.assert_no_upload_is_left();

@@ -59,8 +59,8 @@ pub(super) const fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// Returns true for attributes whose policy is in every journal. The policy of a newer attribute is
-/// recorded only if it is not the default.
+/// Returns true for attributes whose policy is in every journal, also if it is the default. A new
+/// attribute gets `false`: otherwise every unfinished run of an older s3haul would look changed.
 pub(super) const fn has_always_policy(attribute: Attribute) -> bool {
     match attribute {
         Attribute::Metadata

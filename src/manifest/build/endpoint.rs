@@ -8,26 +8,36 @@ use crate::manifest::job::{AssumeRole, Endpoint};
 
 impl FieldReader<'_> {
     pub(super) fn endpoint(&mut self, name: &str, section: EndpointSection) -> Endpoint {
-        let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
+        let EndpointSection {
+            url,
+            region,
+            path_style,
+            allow_http,
+            profile,
+            assume_role,
+            ca_bundle,
+            proxy,
+            provider,
+            trust,
+            capabilities,
+        } = section;
+        let assume_role = assume_role.map(|role| self.assume_role(name, role));
         Endpoint {
             name: name.to_owned(),
-            url: section.url.map(without_slash),
-            region: section.region,
-            path_style: section.path_style,
-            allow_http: section.allow_http.unwrap_or_default(),
-            profile: section.profile,
+            url: url.map(without_slash),
+            region,
+            path_style,
+            allow_http: allow_http.unwrap_or_default(),
+            profile,
             // The check of the shape has already refused a role without an ARN.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),
-            ca_bundle: section.ca_bundle.map(|path| LocalPath(path.into())),
-            proxy: section.proxy.and_then(|text| self.proxy(name, &text)),
-            provider: section.provider.unwrap_or_default(),
-            trust: section.trust.unwrap_or_default(),
-            capabilities: section
-                .capabilities
-                .unwrap_or_default()
-                .sized(|field, text| {
-                    self.read(&format!("endpoints.{name}.capabilities.{field}"), text)
-                }),
+            ca_bundle: ca_bundle.map(|path| LocalPath(path.into())),
+            proxy: proxy.and_then(|text| self.proxy(name, &text)),
+            provider: provider.unwrap_or_default(),
+            trust: trust.unwrap_or_default(),
+            capabilities: capabilities.unwrap_or_default().sized(|field, text| {
+                self.read(&format!("endpoints.{name}.capabilities.{field}"), text)
+            }),
         }
     }
 
@@ -47,13 +57,18 @@ impl FieldReader<'_> {
     }
 
     fn assume_role(&mut self, endpoint: &str, section: AssumeRoleSection) -> AssumeRole {
-        let path = format!("endpoints.{endpoint}.assume_role.duration");
-        let duration = self.duration(&path, section.duration);
-        AssumeRole {
-            arn: section.arn.unwrap_or_default(),
-            external_id: section.external_id,
-            session_name: section.session_name,
+        let AssumeRoleSection {
+            arn,
+            external_id,
+            session_name,
             duration,
+        } = section;
+        let path = format!("endpoints.{endpoint}.assume_role.duration");
+        AssumeRole {
+            arn: arn.unwrap_or_default(),
+            external_id,
+            session_name,
+            duration: self.duration(&path, duration),
         }
     }
 }

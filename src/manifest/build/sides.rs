@@ -2,19 +2,48 @@
 
 use std::path::PathBuf;
 
-use super::FieldReader;
+use super::{FieldReader, access};
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::file::{
     CustomerKeySection, EncryptionName, EncryptionSection, FromSection, ToSection, VersionsName,
 };
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Encryption, KeySource, Selection, Source, Versions,
+    Access, DEFAULT_ENDPOINT, Destination, Encryption, KeySource, Selection, Source, Versions,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::manifest::moment::Moment;
 
+/// The values that `from` gives to a transfer, without its customer key.
+#[derive(Default)]
+pub(super) struct FromFields {
+    pub(super) source: Option<Source>,
+    pub(super) select: Selection,
+    pub(super) access: Access,
+    pub(super) versions: Versions,
+    pub(super) as_of: Option<Moment>,
+    pub(super) modified_after: Option<Moment>,
+    pub(super) modified_before: Option<Moment>,
+}
+
 impl FieldReader<'_> {
-    pub(super) fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
+    pub(super) fn from_fields(&mut self, transfer: &str, from: FromSection) -> FromFields {
+        let select = self.selection(transfer, &from);
+        let (versions, as_of) = self.versions(transfer, &from);
+        let mut time = |field: &str, text: &Option<String>| {
+            self.read::<Moment>(&format!("{transfer}.from.{field}"), text.clone())
+        };
+        FromFields {
+            select,
+            access: access(from.expected_owner.as_ref(), from.requester_pays),
+            versions,
+            as_of,
+            modified_after: time("modified_after", &from.modified_after),
+            modified_before: time("modified_before", &from.modified_before),
+            source: self.source(&format!("{transfer}.from"), from),
+        }
+    }
+
+    fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
         let only = |reader: &mut Self, field: &str, given: bool, kind: &str| {
             if given {
                 let message = format!("`{field}` means something only with `{kind}`");
@@ -72,11 +101,7 @@ impl FieldReader<'_> {
         }
     }
 
-    pub(super) fn versions(
-        &mut self,
-        transfer: &str,
-        from: &FromSection,
-    ) -> (Versions, Option<Moment>) {
+    fn versions(&mut self, transfer: &str, from: &FromSection) -> (Versions, Option<Moment>) {
         let as_of = self.read(&format!("{transfer}.from.as_of"), from.as_of.clone());
         let chosen = [
             ("version", from.version.is_some()),
@@ -107,17 +132,38 @@ impl FieldReader<'_> {
         }
     }
 
-    pub(super) fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
+    fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
         let path = |field: &str| format!("{transfer}.from.{field}");
-        Selection {
-            include: self.globs(&path("include"), from.include.as_deref()),
-            exclude: self.globs(&path("exclude"), from.exclude.as_deref()),
-            larger_than: self.read(&path("larger_than"), from.larger_than.clone()),
-            smaller_than: self.read(&path("smaller_than"), from.smaller_than.clone()),
+        // Destructured, so that the compiler asks about a new field.
+        let FromSection {
+            include,
+            exclude,
+            larger_than,
+            smaller_than,
+            storage_classes,
             // These may be ages, which belong to the transfer.
+            modified_after: _,
+            modified_before: _,
+            // The callers read these.
+            s3: _,
+            endpoint: _,
+            version: _,
+            expected_owner: _,
+            requester_pays: _,
+            versions: _,
+            as_of: _,
+            customer_key: _,
+            files: _,
+            symlinks: _,
+        } = from;
+        Selection {
+            include: self.globs(&path("include"), include.as_deref()),
+            exclude: self.globs(&path("exclude"), exclude.as_deref()),
+            larger_than: self.read(&path("larger_than"), larger_than.clone()),
+            smaller_than: self.read(&path("smaller_than"), smaller_than.clone()),
             modified_after: None,
             modified_before: None,
-            storage_classes: from.storage_classes.clone().unwrap_or_default(),
+            storage_classes: storage_classes.clone().unwrap_or_default(),
         }
     }
 
@@ -129,15 +175,25 @@ impl FieldReader<'_> {
     }
 
     pub(super) fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {
-        let encryption = to
-            .encryption
-            .and_then(|section| self.encryption(&format!("{path}.encryption"), section));
-        Some(Destination {
-            endpoint: to.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
-            location: self.read(&format!("{path}.s3"), to.s3)?,
-            storage_class: to.storage_class,
+        let ToSection {
+            s3,
+            endpoint,
+            storage_class,
             encryption,
-            acl: to.acl,
+            acl,
+            // The caller reads these.
+            expected_owner: _,
+            requester_pays: _,
+            customer_key: _,
+        } = to;
+        let encryption =
+            encryption.and_then(|section| self.encryption(&format!("{path}.encryption"), section));
+        Some(Destination {
+            endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            location: self.read(&format!("{path}.s3"), s3)?,
+            storage_class,
+            encryption,
+            acl,
         })
     }
 

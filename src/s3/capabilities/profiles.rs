@@ -54,8 +54,18 @@ impl Capabilities {
     ///
     /// A run starts with only 512 requests in flight: an appliance that moves 500 MB/s takes a
     /// minute to copy 512 parts of 64 MiB.
+    // Written out in full: a new capability must not be claimed by accident.
     pub const UNKNOWN_SERVER: Self = Self {
         initial_in_flight: 512,
+        // Nearly all servers have these, and refuse a request that they do not support.
+        part_copy: true,
+        max_copy: 5 * GIB,
+        parts: PartLimits::S3,
+        part_counts: true,
+        object_size: true,
+        encoded_lists: true,
+        tags: true,
+        tag_headers: true,
         copy_conditions: false,
         part_conditions: false,
         if_none_match: OnWrites::NONE,
@@ -65,14 +75,15 @@ impl Capabilities {
         ignores_checksums: false,
         ordered_lists: false,
         encoded_uploads: false,
+        conditional_deletes: false,
         sends_empty_tag_sets: false,
         odd_part_sources: false,
+        directory: false,
         is_amazon: false,
         restore_status_in_lists: false,
-        conditional_deletes: false,
         locks: false,
         annotations: false,
-        ..Self::AWS
+        trust: Trust::Answers,
     };
 
     /// Returns the profile of a provider, at its own endpoint.

@@ -1,5 +1,7 @@
 //! Jobs that may overwrite objects unintentionally.
 
+use rstest::rstest;
+
 use super::{job, refused};
 
 fn jobs(transfers: &[(&str, &str)]) -> String {
@@ -134,6 +136,40 @@ fn two_transfers_do_not_write_the_same_keys() {
         "both write",
         "",
     );
+}
+
+/// Both transfers would copy the same objects, but each would make something else of them.
+#[rstest]
+#[case("to: {storage_class: STANDARD_IA}", "`to.storage_class`")]
+#[case("to: {encryption: s3}", "`to.encryption`")]
+#[case("to: {acl: bucket-owner-full-control}", "`to.acl`")]
+#[case("to: {customer_key: {env: BUCKET}}", "`to.customer_key`")]
+#[case("set: {metadata: {team: a}}", "`set`")]
+#[case("preserve: {tags: require}", "`preserve`")]
+#[case("parts: {size: 64MiB}", "`parts`")]
+fn one_object_cannot_have_the_settings_of_two_transfers(
+    #[case] setting: &str,
+    #[case] field: &str,
+) {
+    let text = |first: &str, second: &str| {
+        let one = |source: &str, target: &str, setting: &str| match setting.strip_prefix("to: {") {
+            Some(more) => format!("  - {{from: {{s3: {source}}}, to: {{s3: {target}, {more}}}\n"),
+            None => format!(
+                "  - {{from: {{s3: {source}}}, to: {{s3: {target}}}{}{setting}}}\n",
+                if setting.is_empty() { "" } else { ", " }
+            ),
+        };
+        let first = one("s3://a01/", "s3://d01/", first);
+        let second = one("s3://a01/x/", "⟦s3://d01/x/", second);
+        format!("version: 1\ntransfers:\n{first}{second}")
+    };
+    let message = format!("s3://d01/ and s3://d01/x/, with different {field}");
+    let remedy = format!("write the same {field} in both, or give each a prefix of its own");
+    for (first, second) in [(setting, ""), ("", setting)] {
+        let mistake = ("transfers[1].to.s3", &*message, &*remedy);
+        refused(&text(first, second), &[mistake]);
+    }
+    job(&text(setting, setting).replace('⟦', ""));
 }
 
 #[test]

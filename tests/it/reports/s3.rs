@@ -400,6 +400,16 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
             "{flag}: {exit} {stderr}"
         );
     }
+    // The journal's mistake does not hide the report's.
+    let both = ["--journal", "s3://source/j/", "--report", "s3://source/r/"];
+    let words = [&["run", "job.yaml"][..], &both].concat();
+    let (exit, _, stderr) = s3haul(&world, job.path(), &words).await;
+    for said in [
+        "the journal s3://source/j/ lies in the source",
+        "the report s3://source/r/ lies in the source",
+    ] {
+        assert!(exit == 2 && stderr.contains(said), "{exit} {stderr}");
+    }
     let (exit, _, stderr) = s3haul(&world, job.path(), &["report", "show", NIGHTLY]).await;
     assert!(
         exit == 2 && stderr.contains("there is no report below"),

@@ -113,6 +113,15 @@ async fn buckets_are_made_and_removed() {
         .map(|bucket| bucket.name().unwrap())
         .collect();
     assert_eq!(names, ["dst", "new-bucket", "src"]);
+    let page = client.list_buckets().max_buckets(2).send().await.unwrap();
+    assert_eq!(
+        (page.buckets().len(), page.continuation_token()),
+        (2, Some("new-bucket"))
+    );
+    for most in [-1, 0, 10_001] {
+        let page = client.list_buckets().max_buckets(most).send().await;
+        assert_eq!(refused(page), is(400, "InvalidArgument"), "{most}");
+    }
     sandbox.store().put_object(
         "new-bucket",
         "k",

@@ -151,6 +151,22 @@ async fn parts_are_listed_in_pages() {
         marker = page.next_part_number_marker().map(str::to_owned);
     }
     assert_eq!(numbers, [1, 3, 7, 10_000]);
+    // No page leads to itself, or beyond the last part number.
+    for (most, marker) in [(0, "0"), (3, "10000"), (3, "2147483647")] {
+        let page = client
+            .list_parts()
+            .bucket("dst")
+            .key("k")
+            .upload_id(&id)
+            .max_parts(most)
+            .part_number_marker(marker);
+        let page = page.send().await.unwrap();
+        assert_eq!(
+            (page.parts().len(), page.is_truncated()),
+            (0, Some(false)),
+            "{most} {marker}"
+        );
+    }
     client
         .abort_multipart_upload()
         .bucket("dst")

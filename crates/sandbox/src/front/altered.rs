@@ -57,7 +57,26 @@ pub(super) async fn after_effect(
             *response.body_mut() = Body::empty();
             Ok(response)
         }
-        _ => Ok(response),
+        // These act before the operation or on it, or fail it.
+        None
+        | Some(
+            Effect::Error(..)
+            | Effect::SlowDown
+            | Effect::ErrorIn200 {
+                after_effect: false,
+                ..
+            }
+            | Effect::ResetBefore
+            | Effect::RstBefore
+            | Effect::StallBefore(_)
+            | Effect::Delay(_)
+            | Effect::Skew(_)
+            | Effect::Corrupt
+            | Effect::Ignore(_)
+            | Effect::DropPart
+            | Effect::Answer(..)
+            | Effect::Hook(_),
+        ) => Ok(response),
     }
 }
 

@@ -16,6 +16,23 @@ use crate::bucket::Versioning;
 use crate::refusal::Refusal;
 use crate::store::{BucketOptions, OWNER};
 
+/// The most buckets on one page.
+const MOST_BUCKETS: i32 = 10_000;
+
+/// Returns the page size that a `ListBuckets` requests.
+fn most_buckets(requested: Option<i32>) -> Result<usize, Refusal> {
+    let max = requested.unwrap_or(MOST_BUCKETS);
+    let size = usize::try_from(max).ok();
+    size.filter(|_| (1..=MOST_BUCKETS).contains(&max))
+        .ok_or_else(|| {
+            Refusal::invalid_argument(
+                "max-buckets",
+                max,
+                "Argument max-buckets must be an integer between 1 and 10000",
+            )
+        })
+}
+
 impl Service {
     pub(super) fn buckets(
         &self,
@@ -37,10 +54,7 @@ impl Service {
             })
             .filter(|bucket| after.is_none_or(|after| bucket.name.as_str() > after))
             .collect();
-        let max = input
-            .max_buckets
-            .and_then(|max| usize::try_from(max).ok())
-            .unwrap_or(10_000);
+        let max = most_buckets(input.max_buckets)?;
         let truncated = buckets.len() > max;
         buckets.truncate(max);
         Ok(S3Response::new(ListBucketsOutput {

@@ -65,7 +65,7 @@ impl Names {
 }
 
 /// Returns the page size, which is at most 1,000.
-fn page_size(name: &'static str, asked: Option<i32>) -> Result<usize, Refusal> {
+pub(super) fn page_size(name: &'static str, asked: Option<i32>) -> Result<usize, Refusal> {
     match asked.map(usize::try_from) {
         None => Ok(PAGE),
         Some(Ok(max)) => Ok(max.min(PAGE)),

@@ -1,6 +1,7 @@
 //! Multipart uploads, except `UploadPartCopy`.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use s3s::dto::{
@@ -15,11 +16,11 @@ use super::fields::{
     self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption,
     set_server_encryption, timestamp,
 };
+use super::list::page_size;
 use super::write::check_claim;
 use super::{Service, access, stored};
 use crate::checksum::Algorithm;
 use crate::condition::{WriteCondition, now};
-use crate::listing::PAGE;
 use crate::multipart::{CompleteRequest, ListedPart, check_part_number, declare};
 use crate::object::{Attributes, Encryption, LARGEST_PIECE};
 use crate::refusal::Refusal;
@@ -202,12 +203,10 @@ impl Service {
             access::check_own_key(&upload.attributes.encryption, &request.headers)?;
         }
         let marker = input.part_number_marker.unwrap_or(0).max(0);
-        let max = input
-            .max_parts
-            .and_then(|max| usize::try_from(max).ok())
-            .unwrap_or(PAGE)
-            .min(PAGE);
-        let mut following = upload.parts.range(marker + 1..);
+        let max = page_size("max-parts", input.max_parts)?;
+        let mut following = upload
+            .parts
+            .range((Bound::Excluded(marker), Bound::Unbounded));
         let parts: Vec<_> = following
             .by_ref()
             .take(max)
@@ -237,7 +236,8 @@ impl Service {
                 .map(|(_, kind)| ChecksumType::from_static(kind.name())),
             initiator: Some(super::list::initiator(&bucket)),
             owner: Some(super::list::owner(&bucket)),
-            is_truncated: Some(following.next().is_some()),
+            // A page without parts would lead to itself.
+            is_truncated: Some(max > 0 && following.next().is_some()),
             max_parts: int(max),
             part_number_marker: Some(marker),
             next_part_number_marker: Some(

@@ -212,7 +212,7 @@ impl PartsInFlight {
     fn of(upload: &MultipartUpload) -> Self {
         Self {
             tasks: JoinSet::new(),
-            called_off: upload.called_off(),
+            called_off: upload.cancellation(),
             error: None,
         }
     }

@@ -2,7 +2,8 @@
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
-use s3haul::sandbox::{Effect, Fault, Operation};
+use s3haul::manifest::job::OnMismatch;
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
 use super::super::{all_versions, endings, ids, kinds, there, write};
 use crate::world::{DESTINATION, SOURCE, World};
@@ -102,6 +103,36 @@ async fn a_lost_answer_makes_no_second_version(
         })
         .collect();
     assert_eq!(made, ids(&world, DESTINATION, "k"));
+}
+
+/// After a lost answer, the newest version may be another writer's. It is never proven, and never
+/// removed.
+#[tokio::test]
+async fn the_version_of_another_writer_is_not_taken_for_the_copy() {
+    let world = World::versioned().await;
+    write(&world, SOURCE, "k", "ab");
+    let copy = Fault::on(Operation::CopyObject).nth(1);
+    world.add_fault(copy.then(Effect::Error(500, "InternalError")));
+    let intrusion = Effect::hook(|store| {
+        let spec = ObjectSpec::default().metadata("name", 'x');
+        store.put_object(DESTINATION, "k", Content::bytes("x"), &spec);
+    });
+    // The lists of the plan have no prefix.
+    let look = Fault::on(Operation::ListObjectVersions).key("k").nth(1);
+    world.add_fault(look.then(intrusion));
+    let mut transfer = all_versions();
+    transfer.proof.on_mismatch = OnMismatch::Remove;
+    let run = world.run(transfer).await;
+    assert_eq!(world.sandbox.faults().fired(), 2);
+    assert_eq!(there(&world, "k"), "x", "{:?}", run.receipts);
+    assert_eq!(kinds(&run)[0], "not-equal", "{:?}", run.receipts);
+    let Ending::Failed { error } = &endings(&run, "k")[0].ending else {
+        panic!()
+    };
+    assert!(
+        error.message.contains("it may be somebody else's"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
