@@ -2,8 +2,8 @@
 //!
 //! A stopped process (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) receives no
 //! answers. When it continues, its clocks say that the server was silent all that time. So patience
-//! counts only the time that the process was awake. A thread looks at the clock each second, and so
-//! does each caller. If a look comes far too late, the process did not run since the look before.
+//! counts only the time that the process was awake. A thread reads the clock every second, and so
+//! does each caller. If a reading is far too late, the process was suspended since the previous one.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time between two looks at the clock.
+/// The time between two readings of the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// The delay of a look that is normal on a busy machine. A longer one is a sign of sleep.
+/// How late a reading may be on a busy machine. A later one is a sign of sleep.
 const LATE: Duration = Duration::from_secs(4);
 
-/// A point in time from which the time that this process is awake is counted.
+/// A start point for measuring the time that this process was awake.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AwakeInstant {
     at: Instant,
@@ -57,15 +57,15 @@ impl AwakeInstant {
     }
 }
 
-/// The result of the looks at the clock. Pure: the time is an argument.
+/// The result of the readings of the clock. Pure: the time is an argument.
 #[derive(Debug)]
-struct Looks {
+struct Readings {
     last: std::time::Instant,
     asleep: Duration,
 }
 
-impl Looks {
-    fn look(&mut self, now: std::time::Instant) -> Duration {
+impl Readings {
+    fn read(&mut self, now: std::time::Instant) -> Duration {
         let gap = now.saturating_duration_since(self.last);
         self.last = now;
         if gap > TICK + LATE {
@@ -75,12 +75,12 @@ impl Looks {
     }
 }
 
-/// The looks of this process; `None` if the thread could not be started.
-static LOOKS: OnceLock<Option<Mutex<Looks>>> = OnceLock::new();
+/// The readings of this process; `None` if the thread could not be started.
+static READINGS: OnceLock<Option<Mutex<Readings>>> = OnceLock::new();
 
 /// Returns how long this process is known not to have run since the first call.
 fn asleep() -> Duration {
-    let looks = LOOKS.get_or_init(|| {
+    let readings = READINGS.get_or_init(|| {
         let thread = thread::Builder::new().name("s3haul-awake".to_owned());
         let started = thread.spawn(|| {
             loop {
@@ -88,16 +88,16 @@ fn asleep() -> Duration {
                 asleep();
             }
         });
-        let looks = Looks {
+        let readings = Readings {
             last: std::time::Instant::now(),
             asleep: Duration::ZERO,
         };
         // Without the thread, every pause between two calls would count as sleep.
-        started.is_ok().then(|| Mutex::new(looks))
+        started.is_ok().then(|| Mutex::new(readings))
     });
-    looks.as_ref().map_or(Duration::ZERO, |looks| {
-        let mut looks = looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.look(std::time::Instant::now())
+    readings.as_ref().map_or(Duration::ZERO, |readings| {
+        let mut readings = readings.lock().unwrap_or_else(PoisonError::into_inner);
+        readings.read(std::time::Instant::now())
     })
 }
 
@@ -106,18 +106,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_looks_that_are_far_too_late_tell_of_sleep() {
+    fn only_readings_that_are_far_too_late_show_sleep() {
         let (start, second) = (std::time::Instant::now(), TICK);
-        let mut looks = Looks {
+        let mut readings = Readings {
             last: start,
             asleep: Duration::ZERO,
         };
-        assert_eq!(looks.look(start + second), Duration::ZERO);
-        assert_eq!(looks.look(start + second * 5), Duration::ZERO, "busy");
-        assert_eq!(looks.look(start + second * 65), second * 59);
-        assert_eq!(looks.look(start + second * 66), second * 59);
-        assert_eq!(looks.look(start + second * 70), second * 59);
-        assert_eq!(looks.look(start + second * 80), second * 68);
+        assert_eq!(readings.read(start + second), Duration::ZERO);
+        assert_eq!(readings.read(start + second * 5), Duration::ZERO, "busy");
+        assert_eq!(readings.read(start + second * 65), second * 59);
+        assert_eq!(readings.read(start + second * 66), second * 59);
+        assert_eq!(readings.read(start + second * 70), second * 59);
+        assert_eq!(readings.read(start + second * 80), second * 68);
     }
 
     #[tokio::test(start_paused = true)]

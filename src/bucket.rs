@@ -117,7 +117,7 @@ impl Bucket {
     /// apply except those of S3.
     ///
     /// # Errors
-    /// The endpoint's settings cannot be used.
+    /// Fails if the endpoint's settings cannot be used.
     pub async fn connect(connect: Connect, name: BucketName) -> Result<Self, Failure> {
         let pacer = Pacer::new(
             &Limits::default(),
@@ -297,7 +297,8 @@ impl Bucket {
     /// ceiling. No holder of a slot waits for the planner.
     ///
     /// # Errors
-    /// The failure of the request, or [`FailureKind::Stopped`] once the run grants no more slots.
+    /// Returns the failure of the request, or [`FailureKind::Stopped`] once the run grants no more
+    /// slots.
     pub(crate) async fn with_slot<T>(
         &self,
         request: impl Future<Output = Result<T, Failure>>,

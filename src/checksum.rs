@@ -5,8 +5,6 @@
 //! combined value. In the same way, an MD5 multipart `ETag` follows from the parts' `ETag`s, and a
 //! composite checksum, the checksum of the parts' checksums, from those of the parts.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm;
@@ -14,6 +12,7 @@ use md5::{Digest as _, Md5};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+use crate::printable::hex;
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, PartDone};
 
 /// Returns the CRC parameters of an algorithm, or `None` for SHA.
@@ -346,15 +345,6 @@ fn md5_bytes(etag: &str) -> Option<[u8; 16]> {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
     Some(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

@@ -496,6 +496,7 @@ mod tests {
             ca_bundle: Some(LocalPath("a b.pem".into())),
             proxy: "http://proxy:3128".parse().ok(),
             provider: Provider::Seaweedfs,
+            trust: Trust::Nothing,
             ..Endpoint::default()
         };
         let none = Endpoint {

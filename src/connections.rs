@@ -74,7 +74,7 @@ impl Connections {
     /// The source is `None` for local files.
     ///
     /// # Errors
-    /// One of the buckets cannot be used at all, or a customer key is missing.
+    /// Fails if one of the buckets cannot be used at all, or if a customer key is missing.
     pub async fn of_transfer(
         &mut self,
         transfer: &Transfer,
@@ -142,7 +142,7 @@ impl Connections {
     /// destination's endpoint. Sends nothing.
     ///
     /// # Errors
-    /// No connection can be made with the endpoint's settings.
+    /// Fails if no connection can be made with the endpoint's settings.
     pub async fn as_copies_read(
         &mut self,
         transfer: &Transfer,
@@ -164,7 +164,7 @@ impl Connections {
     /// Returns the bucket, once it has answered.
     ///
     /// # Errors
-    /// The bucket cannot be used at all.
+    /// Fails if the bucket cannot be used at all.
     pub async fn bucket(&mut self, endpoint: &str, name: &BucketName) -> Result<Bucket, Failure> {
         self.bucket_with_access(endpoint, name, &Access::default())
             .await
@@ -173,7 +173,7 @@ impl Connections {
     /// Returns the bucket with its access settings, once it has answered.
     ///
     /// # Errors
-    /// The bucket cannot be used at all.
+    /// Fails if the bucket cannot be used at all.
     pub async fn bucket_with_access(
         &mut self,
         endpoint: &str,

@@ -3,7 +3,7 @@
 //! ```text
 //! text ─► node ─► shape ─► ManifestFile ─► build ─► Job ─► check, overlap
 //!         tree    schema   as typed        values          rules
-//!           └───────┴─────────┴─ issues ─────┴──────────────┴────► Problems, drawn at the line
+//!           └───────┴─────────┴─ mistakes ───┴──────────────┴────► all of them, drawn at the line
 //! ```
 //! No stage stops at the first mistake, and none depends on the success of an earlier one: a field
 //! that does not fit is reported and left out, and the rest is read. The tree knows the line of

@@ -116,8 +116,8 @@ pub fn scratch_prefix() -> String {
 /// early, but does not prevent it from cleaning up.
 ///
 /// # Errors
-/// The bucket cannot be used for a probe: it cannot be listed or written to, it locks all objects,
-/// or the prefix is not empty.
+/// Fails if the bucket cannot be used for a probe: it cannot be listed or written to, it locks all
+/// objects, or the prefix is not empty.
 pub async fn probe(
     bucket: &Bucket,
     prefix: &str,

@@ -35,7 +35,7 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteRate(pub u64);
 
-/// The reason why a size, a rate, or a duration is refused. The message names the remedy.
+/// The reason why a size, a rate, or a duration is refused. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SizeError {
     /// The text does not begin with a number.
@@ -49,7 +49,7 @@ pub enum SizeError {
         /// The text that the user probably meant.
         suggestion: String,
     },
-    /// The size is more than 2^64 bytes, or not a whole number of bytes.
+    /// The size is 2^64 bytes or more, or not a whole number of bytes.
     #[error("`{0}` is not a whole number of bytes below 16 EiB")]
     OutOfRange(String),
     /// The text is not a duration.
@@ -83,56 +83,61 @@ impl FromStr for ByteSize {
     }
 }
 
-/// Returns the text to write instead, with exact values: other tools mean 1,000 or 1,024 by the
-/// same unit, and an eighth by `Mbit`.
+/// Returns the text to write instead, with exact values: tools disagree whether `M` means 1,000^2 or
+/// 1,024^2, and `Mbit` counts bits.
 fn suggest(number: &str, unit: &str) -> String {
-    let unknown = || format!("{number}B for bytes, or {number}MiB");
     let lower = unit.to_ascii_lowercase();
-    let power = lower.chars().next().and_then(|prefix| "kmgtp".find(prefix));
-    let base = &lower[usize::from(power.is_some())..];
-    let power = power.map_or(0, |power| u32::try_from(power).unwrap_or(0) + 1);
-    let (is_binary, base) = base
+    let prefix = lower.chars().next().and_then(|letter| "kmgtp".find(letter));
+    let power = prefix.map_or(0, |prefix| u32::try_from(prefix).unwrap_or(0) + 1);
+    let rest = &lower[usize::from(prefix.is_some())..];
+    let (is_binary, base) = rest
         .strip_prefix('i')
-        .map_or((false, base), |base| (true, base));
-    let factor = |thousand: u64| thousand.pow(power);
+        .map_or((false, rest), |base| (true, base));
     let is_bits = matches!(base, "bit" | "bits" | "bps")
         || (power > 0 && unit.ends_with('b') && unit.starts_with(char::is_uppercase));
     if is_bits {
-        let bits = scale(number, factor(if is_binary { KIB } else { 1000 }));
-        let Some(bytes) = bits
-            .filter(|bits| bits.is_multiple_of(8))
-            .map(|bits| bits / 8)
-        else {
-            return "it in bytes, for instance 1250000B".to_owned();
-        };
-        return format!(
-            "{bytes}B ({number}{unit} are {} bytes)",
+        let thousand = if is_binary { KIB } else { 1000 };
+        return suggest_for_bits(number, unit, thousand.pow(power));
+    }
+    let is_known = power > 0 && matches!(base, "" | "b");
+    let suggestion = is_known.then(|| suggest_for_bytes(number, &lower[..1], power, is_binary));
+    suggestion
+        .flatten()
+        .unwrap_or_else(|| format!("{number}B for bytes, or {number}MiB"))
+}
+
+/// Suggests bytes for `number` times `factor` bits.
+fn suggest_for_bits(number: &str, unit: &str, factor: u64) -> String {
+    let bits = scale(number, factor).filter(|bits| bits.is_multiple_of(8));
+    match bits.map(|bits| bits / 8) {
+        Some(bytes) => format!(
+            "{bytes}B ({number}{unit} is {} bytes)",
             display_count(bytes)
-        );
+        ),
+        None => "it in bytes, for instance 1250000B".to_owned(),
     }
-    if power == 0 || !matches!(base, "" | "b") {
-        return unknown();
-    }
-    let (Some(binary), Some(decimal)) = (scale(number, factor(KIB)), scale(number, factor(1000)))
-    else {
-        return unknown();
-    };
+}
+
+/// Suggests the binary unit, and unless the typed one was binary, also the decimal meaning.
+fn suggest_for_bytes(number: &str, prefix: &str, power: u32, is_binary: bool) -> Option<String> {
+    let binary = scale(number, KIB.pow(power))?;
+    let decimal = scale(number, 1000_u64.pow(power))?;
     let exact = UNITS
         .iter()
         .find(|(_, factor)| binary.is_multiple_of(*factor) && binary >= *factor);
-    let prefix = lower.get(..1).unwrap_or_default().to_ascii_uppercase();
     let written = match exact {
-        Some((name, factor)) if prefix == "P" => format!("{}{name}", binary / factor),
-        _ => format!("{number}{prefix}iB"),
+        // There is no unit above TiB.
+        Some((name, factor)) if prefix == "p" => format!("{}{name}", binary / factor),
+        _ => format!("{number}{}iB", prefix.to_ascii_uppercase()),
     };
     if is_binary {
-        return written;
+        return Some(written);
     }
-    format!(
+    Some(format!(
         "{written} ({} bytes) or {decimal}B ({} bytes)",
         display_count(binary),
         display_count(decimal)
-    )
+    ))
 }
 
 /// Returns `number` (digits with at most one point) times `factor`, if that is a whole number of
@@ -216,19 +221,19 @@ impl fmt::Display for ByteRate {
 /// guess.
 ///
 /// # Errors
-/// [`SizeError::Duration`] with examples.
+/// Returns [`SizeError::Duration`], whose message has examples.
 pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     let refuse = || SizeError::Duration(text.to_owned());
     let (mut rest, mut hours) = (text.trim(), 0_i64);
     // Weeks and days come first. They always have 168 and 24 hours.
     for (unit, factor) in [('w', 7 * 24), ('d', 24)] {
-        if let Some((number, behind)) = rest.split_once(unit)
+        if let Some((number, after)) = rest.split_once(unit)
             && let Ok(number) = number.trim_end().parse::<u32>()
         {
             hours = hours
                 .checked_add(i64::from(number) * factor)
                 .ok_or_else(refuse)?;
-            rest = behind.trim_start();
+            rest = after.trim_start();
         }
     }
     let long = jiff::SignedDuration::from_hours(hours);
@@ -244,7 +249,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     Duration::try_from(span).map_err(|_| refuse())
 }
 
-/// Rounds to thousandths. JSON gives such a number back exactly.
+/// Rounds to thousandths. Such a number survives a JSON round trip.
 #[must_use]
 pub fn to_thousandths(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
@@ -341,10 +346,10 @@ mod tests {
                 "2PB",
                 "write 2048TiB (2,251,799,813,685,248 bytes) or 2000000000000000B",
             ),
-            ("10Mbit", "write 1250000B (10Mbit are 1,250,000 bytes)"),
-            ("1Gb", "write 125000000B (1Gb are 125,000,000 bytes)"),
-            ("100kbps", "write 12500B (100kbps are 12,500 bytes)"),
-            ("8Mibit", "write 1048576B (8Mibit are 1,048,576 bytes)"),
+            ("10Mbit", "write 1250000B (10Mbit is 1,250,000 bytes)"),
+            ("1Gb", "write 125000000B (1Gb is 125,000,000 bytes)"),
+            ("100kbps", "write 12500B (100kbps is 12,500 bytes)"),
+            ("8Mibit", "write 1048576B (8Mibit is 1,048,576 bytes)"),
             ("1bit", "write it in bytes"),
             ("5 parsecs", "write 5B for bytes, or 5MiB"),
             ("5ü", "write 5B for bytes, or 5MiB"),

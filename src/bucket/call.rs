@@ -296,7 +296,7 @@ impl Bucket {
                 .as_ref()
                 .map_or(wait, |contact| contact.pause(wait)),
             None if let Some(contact) = &self.contact => {
-                return Err(contact.note_patience(self.in_its_network(failure)));
+                return Err(contact.note_patience(self.with_network_hint(failure)));
             }
             // The whole endpoint is silent: the request waits until the outage or its patience
             // ends.

@@ -17,7 +17,7 @@ impl Bucket {
     /// Makes one attempt.
     ///
     /// # Errors
-    /// The failure of the attempt, or [`FailureKind::Bug`] if it panics.
+    /// Returns the failure of the attempt, or [`FailureKind::Bug`] if it panics.
     pub(super) async fn caught<T, F>(
         &self,
         operation: Operation,

@@ -19,16 +19,16 @@ use crate::s3::{Failure, FailureKind};
 use crate::size::display_duration;
 
 /// A wait is logged after this time.
-const SILENT: Duration = Duration::from_secs(2);
+const FIRST_LOG: Duration = Duration::from_secs(2);
 /// A wait is logged again at this interval.
-const AGAIN: Duration = Duration::from_secs(30);
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest pause between attempts, so that a server that comes up is noticed soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// An attempt may take this long even if less patience is left, because a distant server needs some
 /// time to answer.
 const LEAST: Duration = Duration::from_secs(5);
 
-/// The patience with buckets that have not answered yet, shared by all buckets of a run. Cheap to
+/// The time budget for buckets that have not answered yet, shared by all buckets of a run. Cheap to
 /// clone.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Shared>);
@@ -43,7 +43,7 @@ struct Shared {
 }
 
 impl Contact {
-    /// Creates a patience that starts with the first request.
+    /// Creates a time budget that starts with the first request.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         Self(Arc::new(Shared {
@@ -87,7 +87,7 @@ impl Contact {
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
     }
 
-    /// Notes the patience on a failure for which it is used up.
+    /// Adds a note to a failure if the patience is used up.
     pub(super) fn note_patience(&self, failure: Failure) -> Failure {
         if !failure.kind().may_pass_later() || !self.left().is_zero() {
             return failure;
@@ -108,33 +108,34 @@ impl Contact {
         bucket: &Bucket,
         ask: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let (began, mut ask) = (Instant::now(), pin!(ask));
+        let began = Instant::now();
+        let mut ask = pin!(ask);
         self.start();
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let (mut pause, mut awaited) = (SILENT, None);
-        loop {
-            let answer = tokio::select! {
+        let mut awaited = None;
+        let mut pause = FIRST_LOG;
+        let answer = loop {
+            tokio::select! {
                 biased;
-                answer = &mut ask => answer,
+                answer = &mut ask => break answer,
                 () = sleep(pause) => {
                     awaited = Some(self.log_wait(bucket));
-                    pause = AGAIN;
-                    continue;
+                    pause = LOG_INTERVAL;
                 }
-            };
-            let is_there = answer.as_ref().err().is_none_or(|failure| {
-                !failure.kind().may_pass_later() && *failure.kind() != FailureKind::Stopped
-            });
-            if let Some(awaited) = awaited.filter(|_| is_there) {
-                tracing::warn!(
-                    name: "back",
-                    seconds = began.elapsed().as_secs_f64(),
-                    "{awaited} answers after {}",
-                    display_duration(began.elapsed())
-                );
             }
-            return answer;
+        };
+        let is_answered = answer.as_ref().err().is_none_or(|failure| {
+            !failure.kind().may_pass_later() && *failure.kind() != FailureKind::Stopped
+        });
+        if let Some(awaited) = awaited.filter(|_| is_answered) {
+            tracing::warn!(
+                name: "back",
+                seconds = began.elapsed().as_secs_f64(),
+                "{awaited} answered after {}",
+                display_duration(began.elapsed())
+            );
         }
+        answer
     }
 
     /// Logs what the run waits for, and returns its name.
@@ -146,25 +147,17 @@ impl Contact {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let provider = bucket.client.awaited_credentials();
-        let (awaited, mut text) = match (provider, last) {
-            (Some(provider), _) => ("the credential provider".to_owned(), provider),
-            (None, Some(failure)) => {
-                let server = reached(bucket);
-                (
-                    bucket.server().to_owned(),
-                    format!("{server}: {}", failure.details().message),
-                )
-            }
-            (None, None) => {
-                let server = reached(bucket);
-                (
-                    bucket.server().to_owned(),
-                    format!("{server}: no answer yet"),
-                )
-            }
+        let (awaited, mut text) = if let Some(provider) = provider {
+            ("the credential provider".to_owned(), provider)
+        } else {
+            let reason = last.as_ref().map_or("no answer yet", |failure| {
+                failure.details().message.as_str()
+            });
+            let text = format!("{}: {reason}", server_and_proxy(bucket));
+            (bucket.server().to_owned(), text)
         };
         let _ = match self.left() {
-            Duration::ZERO => write!(text, "; gives up with this attempt (`patience`)"),
+            Duration::ZERO => write!(text, "; this is the last attempt (`patience`)"),
             left => write!(
                 text,
                 "; gives up in {} (`patience`)",
@@ -177,7 +170,7 @@ impl Contact {
 }
 
 /// Names the server and, if there is one, the proxy, because the proxy may be what does not answer.
-pub(super) fn reached(bucket: &Bucket) -> String {
+pub(super) fn server_and_proxy(bucket: &Bucket) -> String {
     match bucket.client.proxy() {
         Some(proxy) => format!("{} through the proxy {proxy}", bucket.server()),
         None => bucket.server().to_owned(),

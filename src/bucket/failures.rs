@@ -6,23 +6,28 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::Bucket;
-use super::contact::reached;
+use super::contact::server_and_proxy;
 use crate::location::ObjectKey;
 use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
 /// The time limit of a request that only investigates a failure.
-pub(super) const GLANCE: Duration = Duration::from_secs(10);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 impl Bucket {
     pub(super) fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        Failure::new(
-            FailureKind::Stopped,
-            operation,
-            self.place_of(key),
-            "the run was stopped",
-        )
+        self.failure(FailureKind::Stopped, operation, key, "the run was stopped")
+    }
+
+    fn failure(
+        &self,
+        kind: FailureKind,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+        message: impl Into<String>,
+    ) -> Failure {
+        Failure::new(kind, operation, self.place_of(key), message)
     }
 
     pub(super) fn place_of(&self, key: Option<&ObjectKey>) -> String {
@@ -37,16 +42,22 @@ impl Bucket {
         operation: Operation,
         key: Option<&ObjectKey>,
     ) -> Failure {
-        let within = format!("no answer within {} s", limit.as_secs());
         let provider = self
             .contact
             .as_ref()
             .and_then(|_| self.client.awaited_credentials());
-        let (kind, message) = match provider {
-            Some(provider) => (FailureKind::CredentialsUnavailable, provider),
-            None => (FailureKind::TimedOut, within),
-        };
-        Failure::new(kind, operation, self.place_of(key), message)
+        match provider {
+            Some(provider) => {
+                let kind = FailureKind::CredentialsUnavailable;
+                self.failure(kind, operation, key, provider)
+            }
+            None => self.timed_out(limit, operation, key),
+        }
+    }
+
+    fn timed_out(&self, limit: Duration, operation: Operation, key: Option<&ObjectKey>) -> Failure {
+        let message = format!("no answer within {} s", limit.as_secs());
+        self.failure(FailureKind::TimedOut, operation, key, message)
     }
 
     /// Returns the failure of a request that was given up because the server does not serve its
@@ -62,17 +73,12 @@ impl Bucket {
             "no answer within {} s on a new connection, while the server answers on {served} others",
             lasted.as_secs()
         );
-        Failure::new(
-            FailureKind::TimedOut,
-            operation,
-            self.place_of(key),
-            message,
-        )
+        self.failure(FailureKind::TimedOut, operation, key, message)
     }
 
     /// Adds to a failure the part of the network that may be at fault: a proxy that does not
     /// answer, or a CA bundle without the issuer of the certificate.
-    pub(super) fn in_its_network(&self, failure: Failure) -> Failure {
+    pub(super) fn with_network_hint(&self, failure: Failure) -> Failure {
         match failure.kind() {
             FailureKind::Certificate(None) if let Some(bundle) = self.client.ca_bundle() => {
                 let message = format!(
@@ -96,7 +102,7 @@ impl Bucket {
         }
     }
 
-    /// Marks the failure of a request about an object of s3haul's own.
+    /// Marks the failure of a request about one of s3haul's own objects.
     pub(super) fn marked(&self, failure: Failure) -> Failure {
         if self.has_records {
             failure.about_record()
@@ -105,8 +111,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for objects of s3haul's own: journals, reports, and the state of a run
-    /// in shards. If the server denies a request, the failure names the missing permission.
+    /// Returns this bucket for s3haul's own objects: journals, reports, and the state of a run in
+    /// shards. If the server denies a request, the failure names the missing permission.
     #[must_use]
     pub(crate) fn for_records(&self) -> Self {
         Self {
@@ -115,9 +121,9 @@ impl Bucket {
         }
     }
 
-    /// Sends one HEAD of the bucket, and declares an outage if that gets no answer either. Called
-    /// before a request is given up because of `failure`: with few requests in flight, one object
-    /// after another would fail before enough failures count as an outage. A server that has
+    /// Sends one HEAD of the bucket, and declares an outage if that gets no answer either. Call it
+    /// before giving up a request because of `failure`. With few requests in flight, objects would
+    /// otherwise fail one by one before enough failures count as an outage. A server that has
     /// trouble with only one object still answers, even if with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
@@ -127,7 +133,7 @@ impl Bucket {
     }
 
     async fn probe_silence(&self, failure: &Failure, waited: Duration) -> bool {
-        let limit = self.retry.silence.min(GLANCE);
+        let limit = self.retry.silence.min(PROBE_LIMIT);
         let Ok(admitted) = self
             .pacer
             .admit(&self.reads, "", 0, self.retry.patience)
@@ -138,15 +144,7 @@ impl Bucket {
         let sent = Instant::now();
         let answer = timeout(limit, self.client.head_bucket(&self.name))
             .await
-            .unwrap_or_else(|_| {
-                let message = format!("no answer within {} s", limit.as_secs());
-                Err(Failure::new(
-                    FailureKind::TimedOut,
-                    Operation::HeadBucket,
-                    self.name.to_string(),
-                    message,
-                ))
-            });
+            .unwrap_or_else(|_| Err(self.timed_out(limit, Operation::HeadBucket, None)));
         self.pacer.learn(
             admitted,
             Operation::HeadBucket,
@@ -155,7 +153,7 @@ impl Bucket {
             sent.elapsed(),
             limit,
         );
-        let is_silent = answer.is_err_and(|refused| refused.kind().indicates_outage());
+        let is_silent = answer.is_err_and(|failure| failure.kind().indicates_outage());
         if is_silent {
             self.pacer
                 .is_silent(&self.reads, waited, &failure.details().message);
@@ -193,14 +191,14 @@ impl Bucket {
     pub(crate) fn unanswered(&self, failure: Failure, waited: Duration) -> Failure {
         let operation = failure.details().operation;
         let since = self.pacer.elapsed().saturating_sub(waited);
-        let is_single = self
+        let others_answered = self
             .lanes(operation.class())
             .answered_after(operation, since);
-        if *failure.kind() != FailureKind::TimedOut || is_single || waited.is_zero() {
-            return self.in_its_network(failure);
+        if *failure.kind() != FailureKind::TimedOut || others_answered || waited.is_zero() {
+            return self.with_network_hint(failure);
         }
         let waited = display_duration(waited);
-        self.in_its_network(failure)
+        self.with_network_hint(failure)
             .as_kind(FailureKind::Silent)
             .noting(&format!(
                 "no {operation} was answered for {waited}, see `patience`"
@@ -216,14 +214,9 @@ impl Bucket {
         let Outlasted { down_for, reason } = outlasted;
         let message = format!(
             "{} has not answered for {}: {reason}",
-            reached(self),
+            server_and_proxy(self),
             display_duration(*down_for)
         );
-        Failure::new(
-            FailureKind::Unreachable,
-            operation,
-            self.place_of(key),
-            message,
-        )
+        self.failure(FailureKind::Unreachable, operation, key, message)
     }
 }

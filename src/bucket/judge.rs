@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Bucket;
-use super::failures::GLANCE;
+use super::failures::PROBE_LIMIT;
 use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::s3::client::NotReady;
@@ -229,7 +229,7 @@ impl Bucket {
         // If several requests are refused at once, only one of them sends the list.
         let _inquiry = self.client.inquiry().await;
         let operation = Operation::ListObjects;
-        let limit = self.retry.time_limit(operation, 0).min(GLANCE);
+        let limit = self.retry.time_limit(operation, 0).min(PROBE_LIMIT);
         for attempt in 1..=MAX_LISTS {
             let newest = self.client.credentials();
             if newest != credentials || self.client.is_proven_since(credentials, answered) {

@@ -6,9 +6,9 @@
 //! request gives its slot back, and takes the next free one when its turn comes.
 //!
 //! A request may give its slot back only if no holder of a slot waits for it. Otherwise both could
-//! wait for each other: a request that answers a question for all objects, or that holds memory for
-//! parts of files, is awaited by holders of slots. So only copies give their slots back, and the
-//! HEAD with which an object starts.
+//! wait for each other. Requests whose answer all objects wait for, and requests that hold upload
+//! memory, are awaited by slot holders. So only copies give their slots back, and the HEAD with
+//! which an object starts.
 
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request about the keys near `at` may be sent and, if it was `parked`, has a
-    /// slot again. Returns `None` if the request was called off meanwhile.
+    /// Waits until a request about the keys near `at` may be sent and, if it was parked, has its slot
+    /// back. Returns `None` if the request was cancelled in the meantime.
     pub(super) async fn admitted<'a>(
         &'a self,
         at: &'a str,
@@ -52,7 +52,7 @@ impl Bucket {
         attempts: u32,
         parked: Option<Parked>,
     ) -> Option<Result<Admitted<'a>, Outlasted>> {
-        let parked = parked.or_else(|| self.park_in_line(at, operation, bytes));
+        let parked = parked.or_else(|| self.park_if_queue_is_long(at, operation, bytes));
         let lanes = self.lanes(operation.class());
         let wait = async {
             let patience = self.retry.patience;
@@ -70,8 +70,7 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // Checked first: a request that was called off must not be sent, even if it is its
-            // turn.
+            // Checked first: a request that was cancelled must not be sent, even if it is its turn.
             () = self.called_off.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.waits_in_vain(operation, at, attempts) => None,
@@ -80,7 +79,7 @@ impl Bucket {
 
     /// Gives back the slot of a request about the keys near `at` if it would wait long in the
     /// queue.
-    fn park_in_line(&self, at: &str, operation: Operation, bytes: u64) -> Option<Parked> {
+    fn park_if_queue_is_long(&self, at: &str, operation: Operation, bytes: u64) -> Option<Parked> {
         if !self.may_park(operation) {
             return None;
         }
@@ -112,10 +111,8 @@ impl Bucket {
     }
 
     fn park(&self, operation: Operation, bytes: u64) -> Option<Parked> {
-        let is_bulk = match operation {
-            Operation::UploadPartCopy => true,
-            operation => operation == Operation::CopyObject && bytes > BULK_FROM,
-        };
+        let is_bulk = operation == Operation::UploadPartCopy
+            || (operation == Operation::CopyObject && bytes > BULK_FROM);
         self.pacer.slots().park(is_bulk)
     }
 

@@ -388,7 +388,7 @@ impl Console {
     /// Returns when a run that has waited for so long gives up.
     fn gives_up(&self, waited: Duration) -> String {
         match self.pacer.retry.patience.saturating_sub(waited) {
-            Duration::ZERO => "gives up with this attempt (`patience`)".to_owned(),
+            Duration::ZERO => "this is the last attempt (`patience`)".to_owned(),
             left => format!("gives up in {} (`patience`)", display_duration(left)),
         }
     }

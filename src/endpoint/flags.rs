@@ -1,6 +1,6 @@
 //! Writes an endpoint as command-line flags, for the commands that messages suggest.
 
-use super::{Endpoint, Provider, ProxySetting};
+use super::{Endpoint, Provider, ProxySetting, Trust};
 
 impl Endpoint {
     /// Returns the flags for the settings of this endpoint. Roles and capabilities have no flags. A
@@ -16,7 +16,11 @@ impl Endpoint {
             ca_bundle,
             proxy,
             provider,
-            ..
+            trust,
+            // No flags exist for these.
+            name: _,
+            assume_role: _,
+            capabilities: _,
         } = self;
         let proxy = proxy.as_ref().map(|proxy| match proxy {
             ProxySetting::None => "none",
@@ -50,6 +54,10 @@ impl Endpoint {
         let mut flags: Vec<_> = with_values.flatten().collect();
         flags.extend(path_style.map(|style| format!("--path-style={style}")));
         flags.extend(allow_http.then(|| "--allow-http".to_owned()));
+        flags.extend(match trust {
+            Trust::Answers => None,
+            Trust::Nothing => Some("--trust=nothing".to_owned()),
+        });
         flags
     }
 }

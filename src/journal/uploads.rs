@@ -40,7 +40,7 @@ pub struct JournaledUpload {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
-    /// The object has not failed, or the upload is of no use.
+    /// The upload is kept for no run: its object has not failed, or the upload cannot be resumed.
     #[default]
     No,
     /// The object failed in this run.

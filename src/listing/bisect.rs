@@ -21,7 +21,7 @@
 //! finds nothing. The number of pages read so far limits the number of wasted cuts. A prefix of
 //! fewer than three pages is never cut.
 //!
-//! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each of them needs a
+//! Patterns may have several literal prefixes ([`Reach`]). Each of them needs a
 //! separate request anyway. So a range with several prefixes is first cut between two of them,
 //! which needs no guess.
 

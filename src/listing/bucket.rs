@@ -4,7 +4,7 @@
 //! Pages are requested by continuation token. The next page is requested when the previous one is
 //! read, so each listing holds at most two pages.
 //!
-//! A reach has several prefixes if its patterns have several literal beginnings. They are listed
+//! A reach has several prefixes if its patterns have several literal prefixes. They are listed
 //! one after the other.
 //!
 //! The end of a range is looked up again for each page ([`Bounds`]), because the range may be cut
@@ -83,7 +83,7 @@ impl<B: Bounds> Lister<B> {
     /// Lists the next page. Returns `None` after the last one. An empty page proves nothing.
     ///
     /// # Errors
-    /// The list failed.
+    /// Fails if a list request fails.
     pub async fn next_page(&mut self) -> Result<Option<Vec<ListingItem>>, Failure> {
         match self.reach.prefixes().get(self.at).cloned() {
             Some(prefix) => self.page(&prefix).await.map(Some),

@@ -338,7 +338,7 @@ pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
 /// Returns the size of a file and the time of its last change.
 ///
 /// # Errors
-/// The file is gone, is no regular file, or cannot be looked at.
+/// Fails if the file is gone, is no regular file, or cannot be examined.
 pub(crate) async fn look(path: &Path) -> Result<(u64, Option<Timestamp>), Failure> {
     match tokio::fs::metadata(path).await {
         Ok(metadata) if metadata.is_file() => Ok((metadata.len(), modified(&metadata))),

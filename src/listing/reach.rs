@@ -1,7 +1,7 @@
 //! Determines the keys that a listing must cover: all that a selection can admit, and as few others
 //! as possible.
 //!
-//! The literal beginnings of `include` patterns are the prefixes of the list requests. They are
+//! The literal prefixes of `include` patterns are the prefixes of the list requests. They are
 //! disjoint and listed in order, so that keys come in order and none comes twice. Within a prefix,
 //! a page may end in a directory in which no key can take part (`exclude: ["tmp/**"]`). Then the
 //! next page starts after that directory. It is requested anyway, so this never costs a request.

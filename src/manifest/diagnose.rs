@@ -110,7 +110,7 @@ impl fmt::Display for Mistake {
 }
 
 impl ManifestMistakes {
-    /// Sorts the issues by place and drops duplicates. `secrets` are ranges of `source` that must
+    /// Sorts the mistakes by place and drops duplicates. `secrets` are ranges of `source` that must
     /// not be shown.
     pub(super) fn new(
         file_name: &str,

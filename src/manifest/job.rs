@@ -460,7 +460,7 @@ impl Selection {
         matches(&self.exclude) || (!self.include.is_empty() && !matches(&self.include))
     }
 
-    /// Returns the literal beginnings of `include`: the smallest set of prefixes of which every
+    /// Returns the literal prefixes of `include`: the smallest set of prefixes of which every
     /// selected relative key has one. Sorted, and none is a prefix of another; the empty prefix
     /// alone covers all keys.
     #[must_use]
@@ -471,7 +471,7 @@ impl Selection {
         literal::disjoint(
             self.include
                 .iter()
-                .flat_map(KeyGlob::beginnings)
+                .flat_map(KeyGlob::literal_prefixes)
                 .cloned()
                 .collect(),
         )

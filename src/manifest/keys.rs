@@ -22,8 +22,8 @@ pub struct KeyGlob(Arc<Compiled>);
 struct Compiled {
     text: String,
     matcher: GlobMatcher,
-    /// See [`KeyGlob::beginnings`].
-    beginnings: Vec<String>,
+    /// See [`KeyGlob::literal_prefixes`].
+    literal_prefixes: Vec<String>,
     /// The number of slashes in every matching key, if it is always the same.
     slashes: Option<usize>,
 }
@@ -74,12 +74,12 @@ impl KeyGlob {
         }
     }
 
-    /// Returns the literal beginnings of the glob: every matching key starts with one of them. They
+    /// Returns the literal prefixes of the glob: every matching key starts with one of them. They
     /// are sorted and disjoint. A glob with alternatives has several: `{a,b}/x*` begins with `a/x`
     /// or `b/x`.
     #[must_use]
-    pub fn beginnings(&self) -> &[String] {
-        &self.0.beginnings
+    pub fn literal_prefixes(&self) -> &[String] {
+        &self.0.literal_prefixes
     }
 
     /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can
@@ -90,7 +90,7 @@ impl KeyGlob {
             |text: &String| text.starts_with(directory) || directory.starts_with(text.as_str());
         let depth = directory.matches('/').count();
         self.0.slashes.is_none_or(|slashes| slashes >= depth)
-            && self.0.beginnings.iter().any(may_begin)
+            && self.0.literal_prefixes.iter().any(may_begin)
     }
 
     /// Returns true if the glob has no slash and no `**`, and so matches keys only at the top
@@ -141,7 +141,7 @@ impl FromStr for KeyGlob {
         Ok(Self(Arc::new(Compiled {
             text: text.to_owned(),
             matcher: glob.compile_matcher(),
-            beginnings: literal::beginnings(text),
+            literal_prefixes: literal::literal_prefixes(text),
             slashes: literal::slashes(text),
         })))
     }

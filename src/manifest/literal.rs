@@ -1,28 +1,28 @@
-//! Finds the literal beginning of a glob, with which every matching key starts.
+//! Finds the literal prefixes of a glob: every matching key starts with one of them.
 //!
-//! A list request with that text as its prefix returns all keys that can match, and few others.
-//! Braces give several beginnings: a key that matches `{2025,2026}/x*` begins with `2025/x` or
-//! `2026/x`.
+//! A list request with such a prefix returns all keys that can match, and few others. Braces give
+//! several prefixes: a key that matches `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// A glob with more alternatives than this is cut off before the braces that exceed it.
+/// The most prefixes of one glob. Beyond it, the glob is cut before the braces that would exceed the
+/// limit.
 const MOST: usize = 256;
 
-/// One possible beginning.
+/// One of the prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Beginning {
+struct LiteralPrefix {
     text: String,
     /// True if a wildcard follows, so that nothing can be appended.
     is_cut: bool,
 }
 
-/// Returns the literal beginnings of a (valid) glob: every matching key has one of them as its
-/// prefix. Sorted, and none is a prefix of another.
-pub(super) fn beginnings(glob: &str) -> Vec<String> {
+/// Returns the literal prefixes of a (valid) glob: every matching key starts with one of them.
+/// Sorted, and none is a prefix of another.
+pub(super) fn literal_prefixes(glob: &str) -> Vec<String> {
     let found = sequence(&mut glob.chars().peekable(), false);
-    disjoint(found.into_iter().map(|beginning| beginning.text).collect())
+    disjoint(found.into_iter().map(|prefix| prefix.text).collect())
 }
 
 /// Returns the number of slashes in every key that matches, or `None` if keys of different depth
@@ -49,10 +49,10 @@ pub(super) fn disjoint(mut prefixes: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// Reads to the end or, inside braces, up to the comma or brace that ends this alternative. Does
-/// not consume that character.
-fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<Beginning> {
-    let mut found = vec![Beginning {
+/// Reads up to the end of the glob. Inside braces, stops before the `,` or `}` that ends the
+/// alternative.
+fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<LiteralPrefix> {
+    let mut found = vec![LiteralPrefix {
         text: String::new(),
         is_cut: false,
     }];
@@ -79,7 +79,7 @@ fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<Beginning> 
 }
 
 /// Reads alternatives up to and including the closing brace.
-fn alternatives(chars: &mut Peekable<Chars<'_>>) -> Vec<Beginning> {
+fn alternatives(chars: &mut Peekable<Chars<'_>>) -> Vec<LiteralPrefix> {
     let mut found = Vec::new();
     loop {
         found.extend(sequence(chars, true));
@@ -94,7 +94,7 @@ fn class(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
     let is_negated = chars.next_if(|c| matches!(c, '!' | '^')).is_some();
     let first = chars.next()?;
     let mut is_only = !is_negated;
-    // A bracket in first position stands for itself.
+    // A `]` in first position is literal.
     for c in chars.by_ref() {
         if c == ']' {
             break;
@@ -104,28 +104,28 @@ fn class(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
     is_only.then_some(first)
 }
 
-fn push(found: &mut [Beginning], c: char) {
-    for beginning in found.iter_mut().filter(|beginning| !beginning.is_cut) {
-        beginning.text.push(c);
+fn push(found: &mut [LiteralPrefix], c: char) {
+    for prefix in found.iter_mut().filter(|prefix| !prefix.is_cut) {
+        prefix.text.push(c);
     }
 }
 
-fn cut(found: &mut [Beginning]) {
-    for beginning in found {
-        beginning.is_cut = true;
+fn cut(found: &mut [LiteralPrefix]) {
+    for prefix in found {
+        prefix.is_cut = true;
     }
 }
 
-/// Appends each alternative to each beginning that is not cut.
-fn append(mut found: Vec<Beginning>, alternatives: &[Beginning]) -> Vec<Beginning> {
-    let open = found.iter().filter(|beginning| !beginning.is_cut).count();
+/// Appends each alternative to each prefix that is not cut.
+fn append(mut found: Vec<LiteralPrefix>, alternatives: &[LiteralPrefix]) -> Vec<LiteralPrefix> {
+    let open = found.iter().filter(|prefix| !prefix.is_cut).count();
     if open.saturating_mul(alternatives.len()) > MOST {
         cut(&mut found);
         return found;
     }
-    let (cut, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|beginning| beginning.is_cut);
-    let appended = open.iter().flat_map(|Beginning { text, .. }| {
-        alternatives.iter().map(move |alternative| Beginning {
+    let (cut, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|prefix| prefix.is_cut);
+    let appended = open.iter().flat_map(|LiteralPrefix { text, .. }| {
+        alternatives.iter().map(move |alternative| LiteralPrefix {
             text: format!("{text}{}", alternative.text),
             is_cut: alternative.is_cut,
         })
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_beginning_ends_at_the_first_wildcard() {
+    fn a_prefix_ends_at_the_first_wildcard() {
         for (glob, expected) in [
             ("2026/**/*.parquet", &["2026/"][..]),
             ("x*", &["x"]),
@@ -163,15 +163,15 @@ mod tests {
             ("ü{é,*}", &["ü"]),
         ] {
             let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
-            assert_eq!(beginnings(glob), expected, "{glob}");
+            assert_eq!(literal_prefixes(glob), expected, "{glob}");
         }
     }
 
     #[test]
     fn too_many_alternatives_are_cut_off() {
         let digits = "{0,1,2,3,4,5,6,7,8,9}";
-        assert_eq!(beginnings(&digits.repeat(2)).len(), 100);
-        let cut = beginnings(&format!("a{}", digits.repeat(9)));
+        assert_eq!(literal_prefixes(&digits.repeat(2)).len(), 100);
+        let cut = literal_prefixes(&format!("a{}", digits.repeat(9)));
         assert_eq!((cut.len(), cut[0].as_str()), (100, "a00"));
     }
 

@@ -13,7 +13,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 use super::diagnose::MistakeAt;
 use super::env::{VariableMistake, substitute};
 
-/// The greatest depth of a manifest, deeper than any field. Bounds the recursion on hostile files.
+/// The maximum nesting depth. No valid manifest reaches it; it bounds recursion on hostile input.
 const MAX_DEPTH: usize = 16;
 
 /// A value and its bytes in the source.
@@ -27,8 +27,8 @@ pub(super) struct Node {
 pub(super) enum NodeKind {
     Scalar {
         text: String,
-        /// True if the text is not in quotes or comes from the environment, so that it may be a
-        /// number, a boolean, or nothing.
+        /// True if the text may stand for a number, a boolean, or nothing: it is not in quotes, or
+        /// a variable is part of it.
         bare: bool,
     },
     List(Vec<Node>),
@@ -51,7 +51,7 @@ impl Node {
         matches!(&self.kind, NodeKind::Scalar { text, bare: true } if matches!(&**text, "" | "~" | "null"))
     }
 
-    /// Returns the bytes from the first to the last one, including everything inside.
+    /// Returns the byte range of the node with all its children.
     pub(super) fn extent(&self) -> Range<usize> {
         let last = match &self.kind {
             NodeKind::List(items) => items.last(),
@@ -62,7 +62,7 @@ impl Node {
     }
 }
 
-/// Reads the single document of `text`. Returns `None` if there is no tree; the issues then say
+/// Reads the single document of `text`. Returns `None` if there is no tree; the mistakes then say
 /// why.
 pub(super) fn read(
     text: &str,
@@ -80,7 +80,7 @@ pub(super) fn read(
     (root, reader.mistakes)
 }
 
-/// The error for a tree that cannot be read further. The reason is among the issues.
+/// The error for a tree that cannot be read further. The reason is among the mistakes.
 struct Stop;
 
 struct TreeReader<'s> {
@@ -163,7 +163,7 @@ impl<'s> TreeReader<'s> {
             self.too_deep(at);
             return Err(Stop);
         }
-        self.decorations(&event, &at);
+        self.refuse_anchors_and_tags(&event, &at);
         match event {
             Event::Scalar(text, style, ..) => Ok(self.scalar(&text, style, at)),
             Event::SequenceStart(..) => self.list(at, depth),
@@ -179,8 +179,7 @@ impl<'s> TreeReader<'s> {
         }
     }
 
-    /// Refuses anchors and tags.
-    fn decorations(&mut self, event: &Event<'s>, at: &Range<usize>) {
+    fn refuse_anchors_and_tags(&mut self, event: &Event<'s>, at: &Range<usize>) {
         let (anchor, tag) = match event {
             Event::Scalar(_, _, anchor, tag)
             | Event::SequenceStart(anchor, tag)
@@ -228,17 +227,10 @@ impl<'s> TreeReader<'s> {
                 });
             }
             let Event::Scalar(key, style, ..) = &event else {
-                self.node(event, key_at.clone(), depth + 1)?;
-                self.refuse(
-                    key_at,
-                    "a field's name must be plain text",
-                    "write `name: value`",
-                );
-                let (event, at) = self.next()?;
-                self.node(event, at, depth + 1)?;
+                self.refuse_composite_key(event, key_at, depth)?;
                 continue;
             };
-            self.decorations(&event, &key_at);
+            self.refuse_anchors_and_tags(&event, &key_at);
             let (key, key_at) = (key.clone(), self.scalar_extent(*style, key_at));
             let (event, value_at) = self.next()?;
             let value_at = if value_at.is_empty() && matches!(event, Event::Scalar(..)) {
@@ -247,11 +239,7 @@ impl<'s> TreeReader<'s> {
                 value_at
             };
             if key == "<<" {
-                let before = self.mistakes.len();
-                self.node(event, value_at, depth + 1)?;
-                self.mistakes.truncate(before);
-                let remedy = "put what transfers share under `defaults:`";
-                self.refuse(key_at, "merge keys (`<<`) are not supported", remedy);
+                self.refuse_merge_key(key_at, event, value_at, depth)?;
                 continue;
             }
             if !self.path.is_empty() {
@@ -274,6 +262,37 @@ impl<'s> TreeReader<'s> {
             }
             self.path.truncate(base);
         }
+    }
+
+    /// Refuses a key that is a list or a mapping, and reads its value.
+    fn refuse_composite_key(
+        &mut self,
+        key: Event<'s>,
+        key_at: Range<usize>,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        self.node(key, key_at.clone(), depth + 1)?;
+        let message = "a field's name must be plain text";
+        self.refuse(key_at, message, "write `name: value`");
+        let (value, value_at) = self.next()?;
+        self.node(value, value_at, depth + 1)?;
+        Ok(())
+    }
+
+    /// Refuses a merge key, and no mistake in its value.
+    fn refuse_merge_key(
+        &mut self,
+        key_at: Range<usize>,
+        value: Event<'s>,
+        value_at: Range<usize>,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let before = self.mistakes.len();
+        self.node(value, value_at, depth + 1)?;
+        self.mistakes.truncate(before);
+        let remedy = "put what transfers share under `defaults:`";
+        self.refuse(key_at, "merge keys (`<<`) are not supported", remedy);
+        Ok(())
     }
 
     /// Returns the part of a list or mapping to underline: all of it in flow style, otherwise its
@@ -299,25 +318,7 @@ impl<'s> TreeReader<'s> {
                 None => at.clone(),
             };
             from = place.end.min(at.end);
-            match mistake {
-                VariableMistake::Unset(name) => {
-                    let remedy =
-                        format!("set it, or write $${{{name}}} if the text itself is meant");
-                    self.refuse(
-                        place,
-                        format!("the environment variable `{name}` is not set"),
-                        remedy,
-                    );
-                }
-                VariableMistake::Malformed(inside) => {
-                    let message = format!("`${{{inside}` is not a variable");
-                    self.refuse(
-                        place,
-                        message,
-                        "write ${NAME}, or $${ for the two characters",
-                    );
-                }
-            }
+            self.refuse_variable(place, mistake);
         }
         let bare = replaced || matches!(style, ScalarStyle::Plain);
         let kind = if failed {
@@ -328,8 +329,23 @@ impl<'s> TreeReader<'s> {
         Node { at, kind }
     }
 
-    /// Removes blanks and comments from the end of a scalar. The parser's range reaches to the next
-    /// token.
+    fn refuse_variable(&mut self, at: Range<usize>, mistake: VariableMistake) {
+        match mistake {
+            VariableMistake::Unset(name) => {
+                let message = format!("the environment variable `{name}` is not set");
+                let remedy = format!("set it, or write $${{{name}}} if the text itself is meant");
+                self.refuse(at, message, remedy);
+            }
+            VariableMistake::Malformed(inside) => {
+                let message = format!("`${{{inside}` is not a variable");
+                let remedy = "write ${NAME}, or $${ for the two characters";
+                self.refuse(at, message, remedy);
+            }
+        }
+    }
+
+    /// Removes what follows a scalar: its range in the parser reaches to the next token. After a
+    /// quoted scalar, that may be a comment; otherwise it is only blanks.
     fn scalar_extent(&self, style: ScalarStyle, at: Range<usize>) -> Range<usize> {
         let source = &self.text[at.clone()];
         let length = match style {
@@ -362,8 +378,8 @@ impl<'s> TreeReader<'s> {
         at.start..at.start + length
     }
 
-    /// Reports a syntax error. The parser's message names the rule, and the remedy guesses the
-    /// habit behind the mistake.
+    /// Reports a syntax error. The parser's message names the rule, and the remedy guesses the likely
+    /// cause.
     fn syntax_error(&mut self, error: &ScanError) {
         let mut at = self.byte(error.marker().index());
         if error.info().contains("recursion limit") {

@@ -201,16 +201,17 @@ impl Preserve {
 pub enum PreserveError {
     /// The text is neither a preset nor `attribute=policy`.
     #[error(
-        "`{0}` is neither everything, default, content-only nor one of {names} with =require, =try, =skip or =replace",
+        "`{0}` is not a preset (everything, default, content-only) or ATTRIBUTE=POLICY; attributes: {names}; \
+         policies: require, try, skip, replace",
         names = Attribute::ALL.map(Attribute::name).join(", ")
     )]
     Unknown(String),
     /// The preset comes after something that it would undo.
-    #[error("`{0}` is a starting point and comes first")]
+    #[error("`{0}` is a preset; write it first")]
     PresetNotFirst(String),
 }
 
-/// Parses a word of the manifest, by the manifest's own names.
+/// Parses an enum value as the manifest spells it.
 fn word<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
     T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).ok()
 }
@@ -229,16 +230,17 @@ impl FromStr for Preserve {
                 preserve.set(attribute, word(policy).ok_or_else(unknown)?);
                 continue;
             }
-            preserve = word::<Preset>(item).ok_or_else(unknown)?.into();
+            let preset: Preset = word(item).ok_or_else(unknown)?;
             if position > 0 {
                 return Err(PreserveError::PresetNotFirst(item.to_owned()));
             }
+            preserve = preset.into();
         }
         Ok(preserve)
     }
 }
 
-/// Values that the new objects get, whatever the source has. They are mandatory: an object on which
+/// Values that the new objects get, regardless of the source. They are mandatory: an object on which
 /// they cannot be set fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {

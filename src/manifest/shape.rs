@@ -1,9 +1,9 @@
 //! Checks the tree of a manifest against the schema: names of fields, types of values, and required
 //! fields.
 //!
-//! A mistake is reported and left out, so that the meaning of the rest can still be checked. The
-//! result is JSON that fits [`ManifestFile`](super::file::ManifestFile), with the place of each
-//! field in the file.
+//! A value with a mistake is reported and dropped, so that the meaning of the rest can still be
+//! checked. The result is a YAML value that fits [`ManifestFile`](super::file::ManifestFile), with
+//! the place of each field in the file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -172,9 +172,8 @@ impl<'s> Shape<'s> {
                         NodeKind::Scalar { .. } | NodeKind::Refused => &entry.value.at,
                     };
                     let value = self.value(&entry.value, schema, underline);
-                    if let Some(value) =
-                        value.or_else(|| self.empty_entry(&entry.value, schema, any))
-                    {
+                    let or_empty = || any.and_then(|_| self.empty_entry(&entry.value, schema));
+                    if let Some(value) = value.or_else(or_empty) {
                         out.insert(Yaml::from(entry.key.as_str()), value);
                     }
                 }
@@ -200,11 +199,10 @@ impl<'s> Shape<'s> {
         Yaml::Mapping(out)
     }
 
-    /// Returns an empty entry for an entry of `endpoints` that does not fit. It still exists, or
-    /// its uses would look like mistakes too.
-    fn empty_entry(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
-        let schema = self.pick(node, schema);
-        (any.is_some() && kind_of(schema) == "object").then(|| Yaml::Mapping(Mapping::new()))
+    /// Returns an empty entry for an entry of `endpoints` or an item of a list that does not fit.
+    /// Without it, every use of that endpoint would be reported as a mistake too.
+    fn empty_entry(&self, node: &Node, schema: &'s Value) -> Option<Yaml> {
+        (kind_of(self.pick(node, schema)) == "object").then(|| Yaml::Mapping(Mapping::new()))
     }
 
     /// Reports an unknown field, and returns the field that the user probably meant.
@@ -228,17 +226,17 @@ impl<'s> Shape<'s> {
         }
         let names = || known.into_iter().flat_map(Map::keys).map(String::as_str);
         let meant = closest(name, names());
-        let homes = homes(self.schema, name);
-        let remedy = match (meant, homes.as_slice()) {
+        let sections = sections_with_field(self.schema, name);
+        let remedy = match (meant, sections.as_slice()) {
             (Some(meant), _) => format!("did you mean `{meant}`?"),
             (None, []) => format!(
                 "the fields here are {}",
                 names().collect::<Vec<_>>().join(", ")
             ),
-            (None, homes) => {
+            (None, sections) => {
                 format!(
                     "it belongs under {}",
-                    alternatives(homes.iter().map(String::as_str))
+                    alternatives(sections.iter().map(String::as_str))
                 )
             }
         };
@@ -255,14 +253,11 @@ impl<'s> Shape<'s> {
         let mut out = Vec::new();
         let base = self.path.len();
         for node in items {
-            // Counted among the remaining items, so that paths fit the loaded manifest.
+            // The index counts only the items that are kept, to match the paths of the parsed
+            // manifest.
             self.path.extend(["[", &out.len().to_string(), "]"]);
             let value = self.value(node, element, &node.at);
-            let empty_entry = || {
-                (kind_of(self.pick(node, element)) == "object")
-                    .then(|| Yaml::Mapping(Mapping::new()))
-            };
-            out.extend(value.or_else(empty_entry));
+            out.extend(value.or_else(|| self.empty_entry(node, element)));
             self.path.truncate(base);
         }
         Yaml::Sequence(out)
@@ -414,9 +409,9 @@ fn choices(schema: &Value) -> Vec<&str> {
     direct.chain(constants).filter_map(Value::as_str).collect()
 }
 
-/// Returns the paths of the fields in the schema that contain a field of this name, such as
+/// Returns the paths of the sections in the schema that contain a field of this name, such as
 /// `transfers[].from`.
-fn homes(root: &Value, name: &str) -> Vec<String> {
+fn sections_with_field(root: &Value, name: &str) -> Vec<String> {
     fn walk(root: &Value, schema: &Value, path: &str, name: &str, found: &mut Vec<String>) {
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
             let target = root

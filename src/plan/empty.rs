@@ -1,4 +1,4 @@
-//! Finds selections that match nothing.
+//! Describes selections that match nothing.
 //!
 //! A mistyped prefix or a pattern without a match leaves a run with nothing to do, which looks like
 //! success. This module writes the sentence that says so. The callers of the planner count the

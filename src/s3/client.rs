@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::access::AccessHeaders;
 use super::clock::{Clock, Signed, Witness};
-use super::credential_chain::{CredentialProvider, Foundation};
+use super::credential_chain::{ClientSettings, CredentialProvider};
 use super::fast_path::{Extra, FastPath, Header, LearnFastPath};
 use super::identity::Identities;
 pub use super::identity::NotReady;
@@ -123,7 +123,8 @@ impl Client {
     /// Creates a client. Sends nothing: the first request asks for credentials.
     ///
     /// # Errors
-    /// [`FailureKind::Configuration`] if no connection can be made with the endpoint's settings.
+    /// Returns [`FailureKind::Configuration`] if no connection can be made with the endpoint's
+    /// settings.
     #[expect(
         clippy::unused_async,
         reason = "creating a connection may have to wait one day"
@@ -172,14 +173,14 @@ impl Client {
             ..endpoint.network.clone()
         })?;
         let region = region.unwrap_or_else(|| endpoint.region.value.clone());
-        let foundation = Foundation {
+        let settings = ClientSettings {
             endpoint: endpoint.clone(),
             region: Region::new(region.clone()),
             http_client: http_client.clone(),
             direct_client,
         };
         let identities = identities.unwrap_or_else(|| {
-            let provider = CredentialProvider::new(&foundation, credentials);
+            let provider = CredentialProvider::new(&settings, credentials);
             Identities::new(provider, (&endpoint).into(), Clock::default())
         });
         let capabilities = Capabilities::of(&endpoint);
@@ -222,7 +223,7 @@ impl Client {
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         }
-        let sts = foundation.sts_config(SharedCredentialsProvider::new(identities.clone()));
+        let sts = settings.sts_config(SharedCredentialsProvider::new(identities.clone()));
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
         let plain = sdk.clone();
         Ok(Self {

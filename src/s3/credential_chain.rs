@@ -1,5 +1,5 @@
-//! The credential providers of an endpoint: the SDK's own, in the order that was resolved for the
-//! endpoint. Only a `credential_process` is run by s3haul itself ([`super::process`]).
+//! The credential providers of an endpoint. These are the SDK's providers, in the order that the
+//! endpoint resolution chose; s3haul runs only `credential_process` itself ([`super::process`]).
 //!
 //! The SDK's default chain reads the environment by itself. It would find an exported key although
 //! the user named a profile, and would treat an empty variable as set. Here the chain holds exactly
@@ -40,14 +40,14 @@ pub(super) enum CredentialProvider {
     Fixed(Credentials),
     /// The providers of the machine.
     Ambient {
-        foundation: Box<Foundation>,
+        settings: Box<ClientSettings>,
         asked: Arc<ProviderHistory>,
     },
 }
 
 impl CredentialProvider {
     /// Returns the provider of the endpoint's credentials, or of `fixed` ones. Sends nothing yet.
-    pub(super) fn new(foundation: &Foundation, fixed: Option<StaticCredentials>) -> Self {
+    pub(super) fn new(settings: &ClientSettings, fixed: Option<StaticCredentials>) -> Self {
         match fixed {
             Some(StaticCredentials {
                 access_key,
@@ -56,7 +56,7 @@ impl CredentialProvider {
                 access_key, secret_key, None, None, "s3haul",
             )),
             None => Self::Ambient {
-                foundation: Box::new(foundation.clone()),
+                settings: Box::new(settings.clone()),
                 asked: Arc::default(),
             },
         }
@@ -66,8 +66,8 @@ impl CredentialProvider {
     pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
-            Self::Ambient { foundation, asked } => {
-                let provider = foundation.credentials(Arc::clone(asked)).await;
+            Self::Ambient { settings, asked } => {
+                let provider = settings.credentials(Arc::clone(asked)).await;
                 provider.provide_credentials().await
             }
         }
@@ -77,9 +77,9 @@ impl CredentialProvider {
     pub(super) fn is_fixed(&self) -> bool {
         match self {
             Self::Fixed(_) => true,
-            Self::Ambient { foundation, asked } => {
+            Self::Ambient { settings, asked } => {
                 asked.used.get() == Some(&CredentialSource::Environment)
-                    && foundation.endpoint.assume_role.is_none()
+                    && settings.endpoint.assume_role.is_none()
             }
         }
     }
@@ -92,8 +92,8 @@ impl CredentialProvider {
         }
     }
 
-    /// Returns the source that is asked now or was asked last. Returns `None` if its credentials
-    /// serve to assume a role.
+    /// Returns the source being asked, or the last one asked; `None` if its credentials are used to
+    /// assume a role.
     pub(super) fn asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,
@@ -104,7 +104,7 @@ impl CredentialProvider {
 
 /// Builds configurations of SDK clients that do not read the environment.
 #[derive(Clone)]
-pub(super) struct Foundation {
+pub(super) struct ClientSettings {
     pub(super) endpoint: ResolvedEndpoint,
     pub(super) region: Region,
     pub(super) http_client: SharedHttpClient,
@@ -112,7 +112,7 @@ pub(super) struct Foundation {
     pub(super) direct_client: SharedHttpClient,
 }
 
-impl Foundation {
+impl ClientSettings {
     async fn credentials(&self, asked: Arc<ProviderHistory>) -> SharedCredentialsProvider {
         let chain = SharedCredentialsProvider::new(self.chain(asked));
         match &self.endpoint.assume_role {
@@ -192,9 +192,9 @@ fn provider(
     config: &ProviderConfig,
     environment: &Environment,
 ) -> SharedCredentialsProvider {
+    let text = |name| environment.variable(name).unwrap_or_default().to_owned();
     match source {
         CredentialSource::Environment => {
-            let text = |name| environment.variable(name).unwrap_or_default().to_owned();
             let secret = environment
                 .variable("AWS_SECRET_ACCESS_KEY")
                 .map_or_else(|| text("SECRET_ACCESS_KEY"), str::to_owned);
@@ -209,7 +209,6 @@ fn provider(
         }
         CredentialSource::Profile(name) => of_profile(name, config, environment),
         CredentialSource::WebIdentity => {
-            let text = |name| environment.variable(name).unwrap_or_default().to_owned();
             let identity = StaticConfiguration {
                 web_identity_token_file: text("AWS_WEB_IDENTITY_TOKEN_FILE").into(),
                 role_arn: text("AWS_ROLE_ARN"),
@@ -277,8 +276,8 @@ fn of_profile(
     SharedCredentialsProvider::new(provider.profile_files(files.build()).build())
 }
 
-/// The error for a profile that no longer exists or cannot be read, with the reason. It may come
-/// back.
+/// The error for a profile that no longer exists or cannot be read, with the reason. A later look-up
+/// may find the profile again.
 #[derive(Clone, Debug)]
 pub(super) struct ProfileGone(pub(super) String);
 
@@ -352,7 +351,7 @@ impl Link {
     }
 }
 
-/// Asks one provider after the other until one is configured.
+/// Asks the providers in turn until one has credentials.
 ///
 /// The SDK has such a chain, but does not report which provider gave the credentials or failed.
 #[derive(Clone, Debug)]
@@ -398,8 +397,8 @@ impl Chain {
     }
 }
 
-/// The error for credentials that cannot sign a request. The SDK panics on some of them. It does
-/// not show the value.
+/// The error for credentials that cannot sign a request. The SDK panics on some of them. The
+/// message does not show the value.
 #[derive(Debug)]
 pub(super) struct Unsignable {
     field: &'static str,
@@ -418,7 +417,7 @@ impl fmt::Display for Unsignable {
 
 impl Error for Unsignable {}
 
-/// Returns the field that the headers of a signed request cannot hold.
+/// Returns the name of the first field that is not a valid header value.
 fn unsignable(credentials: &Credentials) -> Option<&'static str> {
     let is_odd = |text: &str| !text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if is_odd(credentials.access_key_id()) {

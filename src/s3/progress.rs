@@ -1,8 +1,8 @@
 //! Bounds the time of one attempt, depending on the progress of an object's bytes.
 //!
 //! s3haul must not wait for a silent server longer than the run's patience. A slow upload of a
-//! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes each 64
-//! KiB that moves; a byte per second does not count as progress. It also notes the connection that
+//! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes the bytes
+//! that move. Each 64 KiB count as progress; a byte per second does not. It also notes the connection that
 //! the request waits on (`s3::served`).
 
 use std::future::Future;
@@ -90,12 +90,12 @@ impl Progress {
     }
 }
 
-/// Runs `request` as part of the current attempt, in a separate task.
+/// Attributes `request` to the current attempt, even if it is spawned as another task.
 pub(crate) fn carried<F: Future>(request: F) -> impl Future<Output = F::Output> {
     PROGRESS.scope(Progress::current().unwrap_or_else(Progress::begin), request)
 }
 
-/// Runs an attempt that may take `total`, of which at most `quiet` without progress of an object's
+/// Runs an attempt for at most `total`, and ends it after `quiet` without progress of an object's
 /// bytes.
 ///
 /// # Errors
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_ends_when_nothing_moves_or_all_in_all() {
+    async fn an_attempt_ends_when_nothing_moves_or_at_the_total() {
         for (bytes, seconds, ended_after) in [(0, 0, 3), (STEP, 5, 8), (STEP, 60, 20), (1, 60, 3)] {
             let began = Instant::now();
             let ended = within(

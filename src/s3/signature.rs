@@ -18,6 +18,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sha2::{Digest as _, Sha256};
 
+use crate::printable::hex;
+
 /// The SHA-256 of an empty body.
 pub(super) const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 /// Replaces the hash of a body that is not signed.
@@ -222,16 +224,6 @@ fn amz_date(time: SystemTime) -> String {
         time.minute(),
         time.second()
     )
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ async fn a_server_that_comes_up_late_is_waited_for() {
         "{stderr}"
     );
     assert!(
-        stderr.contains(&format!("http://{address} answers after")),
+        stderr.contains(&format!("http://{address} answered after")),
         "{stderr}"
     );
     assert_eq!(world.keys(DESTINATION), ["k"]);

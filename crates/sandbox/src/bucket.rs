@@ -336,6 +336,13 @@ impl State {
     }
 
     /// Returns the open uploads of one key.
+    pub(super) fn uploads_of(&self, key: &str) -> impl Iterator<Item = &Upload> {
+        self.uploads
+            .range((key.to_owned(), 0)..=(key.to_owned(), u64::MAX))
+            .map(|(_, upload)| upload)
+    }
+
+    /// Returns the open uploads of one key, to change them.
     pub(super) fn uploads_of_mut<'a>(
         &'a mut self,
         key: &str,

@@ -34,7 +34,7 @@ impl KeyRing {
     }
 
     /// Returns true if the request names an accepted key. Does not verify the signature.
-    pub(super) fn signs(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn accepts_key_of(&self, headers: &HeaderMap) -> bool {
         signing_key(headers).is_some_and(|key| self.secret(key).is_some())
     }
 

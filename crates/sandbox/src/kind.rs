@@ -33,7 +33,7 @@ pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirk
     let Some(signature) = header(request.headers(), AUTHORIZATION.as_str()) else {
         return;
     };
-    let named = keys.signs(request.headers());
+    let named = keys.accepts_key_of(request.headers());
     let is_express = signature.contains("/s3express/aws4_request");
     let passes = Quirks::on(&quirks.virtual_uploads) && is_long_and_hashed(request.headers());
     if named && (is_express || passes || Quirks::on(&quirks.unchecked_signatures)) {
@@ -42,7 +42,7 @@ pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirk
     }
 }
 
-/// Returns true if [`Payload::pass`](super::payload::Payload::pass) does not keep the body and the
+/// Returns true if [`Payload::digest`](super::payload::Payload::digest) does not keep the body and the
 /// signature covers its hash.
 fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     let length =

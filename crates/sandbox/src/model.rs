@@ -51,13 +51,13 @@ impl Model {
 /// The latency of an answer, by kind of operation.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyModel {
-    /// All listings.
+    /// All lists: of buckets, objects, versions, uploads, and parts.
     pub list: Duration,
     /// `HeadObject`, `HeadBucket`, `GetObjectAttributes`.
     pub head: Duration,
     /// `CreateMultipartUpload`.
     pub create: Duration,
-    /// `CopyObject` and `UploadPartCopy`, plus the time for their bytes.
+    /// `CopyObject`, and `UploadPartCopy` without `part_copy`, plus the time for their bytes.
     pub copy: Duration,
     /// `UploadPartCopy`, plus the time for its bytes; `None` means the same as `copy`.
     pub part_copy: Option<Duration>,
@@ -117,7 +117,7 @@ pub struct RateModel {
     pub writes_per_second: Option<u32>,
     /// GET, HEAD and listings; `None` is unlimited.
     pub reads_per_second: Option<u32>,
-    /// Start each prefix at a lower rate, as S3 does until it has partitioned the prefix.
+    /// A lower initial rate of each prefix, as in S3 until it has partitioned the prefix.
     pub ramp: Option<Ramp>,
     /// The only prefix with limits (for example `logs/`); `None` means that each prefix has its
     /// own.
@@ -138,23 +138,20 @@ pub struct Ramp {
 }
 
 impl RateModel {
-    fn rate(&self, write: bool, age: Duration) -> Option<f64> {
-        let full = f64::from(if write {
-            self.writes_per_second?
-        } else {
-            self.reads_per_second?
-        });
-        Some(match &self.ramp {
+    /// Returns the rate of a prefix of this age whose full rate is `full`.
+    fn rate(&self, full: u32, age: Duration) -> f64 {
+        let full = f64::from(full);
+        match &self.ramp {
             Some(ramp) if !ramp.doubles_every.is_zero() => {
                 let doublings = (age.as_secs_f64() / ramp.doubles_every.as_secs_f64()).floor();
                 full * (ramp.start * doublings.exp2()).min(1.0)
             }
             _ => full,
-        })
+        }
     }
 }
 
-/// The burst that a prefix accepts after a pause, in seconds of its rate.
+/// The burst size after a pause, as seconds' worth of the rate.
 const BURST: f64 = 0.25;
 
 /// Admits requests according to the rates.
@@ -187,9 +184,9 @@ impl Limiter {
         } else {
             self.model.reads_per_second
         };
-        if limited.is_none() || call.bucket.is_empty() {
+        let Some(full) = limited.filter(|_| !call.bucket.is_empty()) else {
             return true;
-        }
+        };
         let top = call
             .key
             .split_inclusive('/')
@@ -208,9 +205,7 @@ impl Limiter {
                 last: now,
                 available: f64::INFINITY,
             });
-        let Some(rate) = self.model.rate(write, now - tokens.first) else {
-            return true;
-        };
+        let rate = self.model.rate(full, now - tokens.first);
         let burst = (rate * BURST).max(1.0);
         let earned = rate * (now - tokens.last).as_secs_f64();
         tokens.last = now;

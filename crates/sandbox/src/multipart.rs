@@ -148,9 +148,7 @@ pub(super) fn check_part_number(number: i32) -> Result<(), Refusal> {
 
 impl State {
     pub(super) fn upload(&self, key: &str, upload_id: &str) -> Result<&Upload, Refusal> {
-        self.uploads
-            .range((key.to_owned(), 0)..=(key.to_owned(), u64::MAX))
-            .map(|(_, upload)| upload)
+        self.uploads_of(key)
             .find(|upload| upload.id == upload_id)
             .ok_or_else(|| Refusal::no_such_upload(upload_id))
     }
@@ -266,7 +264,7 @@ impl Bucket {
             return Ok(completed.clone());
         }
         let upload = state.upload(key, upload_id)?;
-        let parts = upload.chosen(request, self.directory)?;
+        let parts = upload.listed_parts(request, self.directory)?;
         if Quirks::on(&store.quirks().equal_parts) {
             check_equal(&parts)?;
         }
@@ -339,7 +337,11 @@ fn check_equal(parts: &[&Part]) -> Result<(), Refusal> {
 impl Upload {
     /// Returns the parts that a Complete lists, in order, after checking them against the uploaded
     /// ones.
-    fn chosen(&self, request: &CompleteRequest, dense: bool) -> Result<Vec<&Part>, Refusal> {
+    fn listed_parts(
+        &self,
+        request: &CompleteRequest,
+        requires_consecutive_numbers: bool,
+    ) -> Result<Vec<&Part>, Refusal> {
         if request.parts.is_empty() {
             return Err(Refusal::invalid_request(
                 "You must specify at least one part",
@@ -362,7 +364,7 @@ impl Upload {
             self.check_listed_checksums(listed, part)?;
             chosen.push(part);
         }
-        if (dense || self.declared.is_some())
+        if (requires_consecutive_numbers || self.declared.is_some())
             && (1..)
                 .zip(&request.parts)
                 .any(|(expected, part)| part.number != expected)
@@ -456,10 +458,10 @@ impl Upload {
             parts: summed,
         });
         for (claimed, value) in &request.checksums {
-            let held = checksum.as_ref().is_some_and(|sum| {
+            let matches = checksum.as_ref().is_some_and(|sum| {
                 sum.algorithm == *claimed && (sum.value == *value || sum.shown() == *value)
             });
-            if !held {
+            if !matches {
                 return Err(Refusal::bad_digest(claimed.name()));
             }
         }

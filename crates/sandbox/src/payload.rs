@@ -4,8 +4,8 @@
 //! In a benchmark of uploads that costs the sandbox more CPU than the client needs to send them,
 //! and the memory for all bytes. With [`Quirks::virtual_uploads`](super::store::Quirks), a body
 //! above [`KEPT`] becomes a virtual content of the same length; different bytes become different
-//! contents. Only the checksums that S3 would compute are computed while the body passes, so the
-//! sandbox still verifies those in the request and returns real ones.
+//! contents. The sandbox computes only the checksums that S3 would compute, as the bytes arrive. So it
+//! still verifies those in the request and returns real ones.
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -48,8 +48,8 @@ impl Payload {
         Ok(Content::bytes(collect(body, usize::MAX, |_| ()).await?).into())
     }
 
-    /// Reads a body. A long body is not kept; only these checksums are computed.
-    pub(super) async fn pass(
+    /// Reads a body. Discards a long one, and computes only these checksums.
+    pub(super) async fn digest(
         body: Option<StreamingBlob>,
         algorithms: &[Algorithm],
     ) -> S3Result<Self> {
@@ -118,8 +118,8 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<Algorithm> {
     })
 }
 
-/// Reads a body and returns it. A body of more than `most` bytes is passed to `pass` in full
-/// instead, and the result is empty.
+/// Reads a body and returns it. If the body is longer than `most`, hands all of it to `pass` and
+/// returns nothing.
 async fn collect(
     body: Option<StreamingBlob>,
     most: usize,

@@ -133,9 +133,9 @@ macro_rules! operations {
 operations! {
     at_once {
     list_buckets => buckets(ListBucketsInput) -> ListBucketsOutput;
-    create_bucket => new_bucket(CreateBucketInput) -> CreateBucketOutput;
-    head_bucket => probe_bucket(HeadBucketInput) -> HeadBucketOutput;
-    delete_bucket => remove_bucket(DeleteBucketInput) -> DeleteBucketOutput;
+    create_bucket => create_bucket(CreateBucketInput) -> CreateBucketOutput;
+    head_bucket => head_bucket(HeadBucketInput) -> HeadBucketOutput;
+    delete_bucket => delete_bucket(DeleteBucketInput) -> DeleteBucketOutput;
     get_bucket_location => location(GetBucketLocationInput) -> GetBucketLocationOutput;
     get_bucket_versioning => versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
     put_bucket_versioning => set_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;

@@ -6,7 +6,7 @@
 //! |---|---|---|---|---|
 //! | 412 | another writer's object is at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was in progress | send again | plan again | check; plan again or skip |
+//! | 409 | another write was in progress | send again | plan again | look at the key; skip or plan again |
 //!
 //! After a 404 the upload stays open, so Complete alone is sent again. After a 409, S3 requires a
 //! new upload. s3haul checks the key before it copies the parts again, in case another writer's
@@ -149,6 +149,7 @@ impl ObjectTask<'_> {
                 WriteCondition::Absent | WriteCondition::Matches(_),
             ) => Some(RefusalCause::Taken(self.skip_of_taken())),
             (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(RefusalCause::Deleted),
+            // S3 answers with a conflict to a write without a condition too.
             (FailureKind::Conflict, _) => Some(RefusalCause::Raced),
             _ => None,
         }
@@ -184,22 +185,22 @@ impl ObjectTask<'_> {
                 Err(Replan::SourceRefused.into())
             }
             None => Err(self.with_write_hint(condition, failure).into()),
-            Some(RefusalCause::Deleted | RefusalCause::Raced) if may_repeat && repeats => {
-                Ok(RefusalReaction::WriteAgain)
-            }
-            Some(RefusalCause::Deleted | RefusalCause::Raced) if write == ConditionalWrite::Put => {
-                Err(self.with_write_hint(condition, failure).into())
-            }
-            Some(RefusalCause::Raced) if write == ConditionalWrite::Complete && !is_in_place => {
-                self.after_race(condition, failure).await
-            }
-            Some(RefusalCause::Deleted | RefusalCause::Raced) => {
-                Err(Replan::DestinationChanged.after(failure))
-            }
             Some(RefusalCause::Taken(skip)) => {
                 self.react_to_taken_key(write, condition, failure, skip)
                     .await
             }
+            Some(RefusalCause::Deleted | RefusalCause::Raced) if may_repeat && repeats => {
+                Ok(RefusalReaction::WriteAgain)
+            }
+            Some(cause) => match write {
+                ConditionalWrite::Put => Err(self.with_write_hint(condition, failure).into()),
+                ConditionalWrite::Complete if cause == RefusalCause::Raced && !is_in_place => {
+                    self.after_race(condition, failure).await
+                }
+                ConditionalWrite::Complete | ConditionalWrite::Copy => {
+                    Err(Replan::DestinationChanged.after(failure))
+                }
+            },
         }
     }
 

@@ -57,7 +57,7 @@ impl Capabilities {
     // Written out in full: a new capability must not be claimed by accident.
     pub const UNKNOWN_SERVER: Self = Self {
         initial_in_flight: 512,
-        // Nearly all servers have these, and refuse a request that they do not support.
+        // Nearly all servers have these.
         part_copy: true,
         max_copy: 5 * GIB,
         parts: PartLimits::S3,

@@ -14,17 +14,17 @@ use crate::store::Store;
 /// An effect on a call.
 #[derive(Clone)]
 pub enum Effect {
-    /// An error answer; the operation is not done.
+    /// An error answer; the operation is not performed.
     Error(u16, &'static str),
     /// The operation takes effect, but the answer is an error.
     ErrorAfterEffect(u16, &'static str),
-    /// 503 `SlowDown`; the operation is not done.
+    /// 503 `SlowDown`; the operation is not performed.
     SlowDown,
     /// An answer with status 200 and an `Error` document.
     ErrorIn200 {
         /// The error code.
         code: &'static str,
-        /// Set if the operation takes effect anyway.
+        /// True if the operation takes effect anyway.
         after_effect: bool,
         /// The number of blanks between the XML declaration and the element. S3 sends them while it
         /// works.
@@ -34,16 +34,16 @@ pub enum Effect {
     Blanks {
         /// The number of blanks.
         count: usize,
-        /// Set if the blanks are before the XML declaration, as some servers send them and parsers
+        /// True if the blanks are before the XML declaration, as some servers send them and parsers
         /// refuse them. S3 sends them after it.
         before_declaration: bool,
     },
-    /// The connection closes without an answer, and the operation is not done.
+    /// The connection closes without an answer, and the operation is not performed.
     ResetBefore,
     /// The operation takes effect, then the connection closes without an answer.
     ResetAfter,
     /// The connection ends with a TCP reset (RST) instead of an answer, and the operation is not
-    /// done.
+    /// performed.
     RstBefore,
     /// The operation takes effect, then the connection ends with a TCP reset (RST) instead of an
     /// answer.
@@ -81,7 +81,7 @@ pub enum Effect {
     /// This answer instead of the operation: status, content type, and body.
     Answer(u16, &'static str, &'static str),
     /// A closure that runs when the call arrives, before the operation. Use it to change the store
-    /// without the knowledge of the client.
+    /// behind the client's back.
     Hook(Arc<dyn Fn(&Store) + Send + Sync>),
 }
 
@@ -131,7 +131,7 @@ impl Effect {
         Self::Hook(Arc::new(run))
     }
 
-    /// Returns an error in a 200 answer to an operation that was not done.
+    /// Returns an error in a 200 answer to an operation that was not performed.
     #[must_use]
     pub fn error_in_200(code: &'static str) -> Self {
         Self::ErrorIn200 {

@@ -80,7 +80,7 @@ impl Service {
         }))
     }
 
-    pub(super) fn new_bucket(
+    pub(super) fn create_bucket(
         &self,
         request: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
@@ -108,7 +108,7 @@ impl Service {
         }))
     }
 
-    pub(super) fn probe_bucket(
+    pub(super) fn head_bucket(
         &self,
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<S3Response<HeadBucketOutput>> {
@@ -119,7 +119,7 @@ impl Service {
         }))
     }
 
-    pub(super) fn remove_bucket(
+    pub(super) fn delete_bucket(
         &self,
         request: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {

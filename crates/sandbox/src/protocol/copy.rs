@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Returns the object with one wrong byte, and with everything that is computed from the bytes
-    /// changed to match. A fault asks for this.
+    /// changed to match. Used by the fault `Corrupt`.
     fn corrupted(&self, object: &Object) -> Arc<Object> {
         let content = object.content.corrupted();
         Arc::new(Object {
@@ -197,12 +197,7 @@ impl Service {
         if annotated {
             self.check_annotations(&source, &input.bucket, &input.key)?;
         }
-        let algorithm = match &input.checksum_algorithm {
-            None => None,
-            Some(name) => Some(Algorithm::from_name(name.as_str()).ok_or_else(|| {
-                Refusal::invalid_request("Checksum algorithm provided is unsupported.")
-            })?),
-        };
+        let algorithm = requested_algorithm(&input)?;
         self.transfer(source.object.content.len()).await;
 
         let mut attributes = copied_attributes(
@@ -396,6 +391,19 @@ fn copied_attributes(
         attributes.tags.clone_from(&source.tags);
     }
     attributes
+}
+
+/// Returns the checksum algorithm that a copy requests.
+fn requested_algorithm(input: &CopyObjectInput) -> Result<Option<Algorithm>, Refusal> {
+    let Some(name) = &input.checksum_algorithm else {
+        return Ok(None);
+    };
+    match Algorithm::from_name(name.as_str()) {
+        Some(algorithm) => Ok(Some(algorithm)),
+        None => Err(Refusal::invalid_request(
+            "Checksum algorithm provided is unsupported.",
+        )),
+    }
 }
 
 /// Returns the key in a raw `x-amz-copy-source`, with plus signs decoded to spaces.

@@ -401,7 +401,7 @@ pub(super) async fn read_body(
     let mut algorithms = vec![declared.unwrap_or(Algorithm::Crc64Nvme)];
     algorithms
         .extend(payload::announced(headers).filter(|announced| !algorithms.contains(announced)));
-    Payload::pass(body, &algorithms).await
+    Payload::digest(body, &algorithms).await
 }
 
 /// Returns the checksum in the headers or in the trailer of an upload.

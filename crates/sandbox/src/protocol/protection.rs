@@ -23,7 +23,7 @@ use crate::condition;
 use crate::object::Lock;
 use crate::refusal::Refusal;
 
-fn unlockable() -> Refusal {
+fn object_lock_disabled() -> Refusal {
     Refusal::invalid_request("Bucket is missing Object Lock Configuration")
 }
 
@@ -36,12 +36,13 @@ fn no_lock() -> Refusal {
 }
 
 impl Service {
+    /// Returns a bucket with Object Lock.
     fn lockable(&self, bucket: &str) -> Result<Arc<Bucket>, Refusal> {
         let bucket = self.store.bucket(bucket)?;
         if bucket.object_lock {
             Ok(bucket)
         } else {
-            Err(unlockable())
+            Err(object_lock_disabled())
         }
     }
 

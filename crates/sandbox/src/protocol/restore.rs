@@ -24,8 +24,8 @@ impl Service {
         let days = asked.days;
         let (accepted, _) = bucket.change(&input.key, input.version_id.as_deref(), |object| {
             let attributes = Arc::make_mut(&mut object.attributes);
-            let moves_up = attributes.class() == "INTELLIGENT_TIERING";
-            if days.is_some() == moves_up {
+            let is_tiering = attributes.class() == "INTELLIGENT_TIERING";
+            if days.is_some() == is_tiering {
                 return Err(Refusal::malformed_xml());
             }
             let deep = attributes.class() == "DEEP_ARCHIVE"
