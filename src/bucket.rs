@@ -73,7 +73,7 @@ pub struct Bucket {
     halt: CancellationToken,
     /// Cancelled with `halt`, or once the object that the requests belong to has failed. Requests
     /// that still wait are then not sent.
-    called_off: CancellationToken,
+    cancellation: CancellationToken,
     /// Set once the upload that the requests belong to has stored a part.
     has_parts: Arc<AtomicBool>,
     /// Set once the bucket has accepted an object or an upload.
@@ -159,7 +159,7 @@ impl Bucket {
             writes,
             retry,
             contact: None,
-            called_off: halt.clone(),
+            cancellation: halt.clone(),
             halt,
             has_parts: Arc::default(),
             has_written: Arc::default(),
@@ -286,7 +286,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the endpoint's URL, or `Amazon S3` if it has none of its own.
+    /// Returns the endpoint's URL, or `Amazon S3` if it has none.
     #[doc(hidden)]
     #[must_use]
     pub fn server(&self) -> &str {

@@ -421,7 +421,7 @@ fn execute(cli: Cli) -> Exit {
     let outcome = runtime.block_on(async {
         // Before the command does anything: a signal may come at any moment.
         let signals = Signals::listen();
-        // The task of its own makes a panic anywhere an exit code instead of an abort.
+        // The separate task makes a panic anywhere an exit code instead of an abort.
         let command = tokio::spawn(dispatch(command, output));
         let Ok(signals) = signals else {
             return command.await;

@@ -201,7 +201,7 @@ impl MultipartUpload {
 
     /// Returns the token that cancels the waiting requests of the upload.
     pub(crate) fn cancellation(&self) -> CancellationToken {
-        self.bucket.called_off().clone()
+        self.bucket.cancellation().clone()
     }
 
     /// Returns the upload id.

@@ -5,7 +5,7 @@
 //! flight, and gives free slots to the parts of large objects first, so that the tail of a run is
 //! short. A lane is a unit in which S3 throttles: the keys of a bucket, or those below one prefix,
 //! and a class of requests ([`Lanes`]). The rate of each lane is learned
-//! ([`rate::RateController`]), and so is which prefixes need a lane of their own (`prefix`). The
+//! ([`rate::RateController`]), and so is which prefixes need a separate lane (`prefix`). The
 //! user's limits are a [`gate::Gate`] behind the lanes, so that requests never exceed them,
 //! whatever rate was learned. While an endpoint does not answer, one request at a time probes it
 //! ([`outage::Outage`]). The learned rates go into the journal ([`learned::Learned`]).
@@ -41,7 +41,7 @@ use gate::Gate;
 use lane::LanePass;
 pub use lane::Lanes;
 use learned::Learned;
-use outage::{Outage, Outlasted, Pass};
+use outage::{Outage, OutageTimeout, Pass};
 pub use retry::RetryPolicy;
 pub use slots::{Slot, Slots};
 use speed::{Speed, SpeedEstimate};
@@ -324,14 +324,14 @@ impl Pacer {
     /// `bytes`. The caller reports its result to [`Pacer::learn`].
     ///
     /// # Errors
-    /// [`Outlasted`] if the endpoint has answered no request for `patience`.
+    /// [`OutageTimeout`] if the endpoint has answered no request for `patience`.
     pub async fn admit<'a>(
         &self,
         lanes: &'a Lanes,
         key: &'a str,
         bytes: u64,
         patience: Duration,
-    ) -> Result<Admitted<'a>, Outlasted> {
+    ) -> Result<Admitted<'a>, OutageTimeout> {
         self.admit_one(lanes, key, bytes, patience, false).await
     }
 
@@ -345,7 +345,7 @@ impl Pacer {
         key: &'a str,
         bytes: u64,
         patience: Duration,
-    ) -> Result<Admitted<'a>, Outlasted> {
+    ) -> Result<Admitted<'a>, OutageTimeout> {
         self.admit_one(lanes, key, bytes, patience, true).await
     }
 
@@ -356,7 +356,7 @@ impl Pacer {
         bytes: u64,
         patience: Duration,
         skips_queue: bool,
-    ) -> Result<Admitted<'a>, Outlasted> {
+    ) -> Result<Admitted<'a>, OutageTimeout> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
         let queued_at = clock();

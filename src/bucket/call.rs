@@ -154,7 +154,7 @@ impl Bucket {
                 return Err(self.stopped(operation, key).after(state.attempts));
             };
             let mut admitted =
-                admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
+                admitted.map_err(|timeout| self.outage_timeout(&timeout, operation, key))?;
             state.begin(unsigned + admitted.pass.held + admitted.limited);
             admitted.pass.attempt = state.attempts;
             let silent = state.silent().max(admitted.pass.down_for);
@@ -220,7 +220,7 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // Without the stop, the request would be sent again, so the error names the stop.
-                () = self.waits_in_vain(operation, at, state.attempts) => {
+                () = self.becomes_pointless(operation, at, state.attempts) => {
                     return Err(self.stopped(operation, key).after(state.attempts));
                 }
             }

@@ -1,4 +1,4 @@
-//! Repeats a 403 if the same kind of request has succeeded before, and calls off the requests of an
+//! Repeats a 403 if the same kind of request has succeeded before, and cancels the requests of an
 //! object that has failed.
 //!
 //! [`crate::pace::Lanes::doubts_denial`] decides which denials are doubted, and explains why. For
@@ -6,7 +6,7 @@
 //! terabytes.
 //!
 //! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
-//! for good, sending the others would be pointless, so those that wait are called off. Requests in
+//! for good, sending the others would be pointless, so those that wait are cancelled. Requests in
 //! flight are left to finish: an abort that overtakes a part leaves that part behind.
 
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::pace::RetryPolicy;
 use crate::s3::{Failure, FailureKind, Operation};
 
 impl Bucket {
-    /// Returns the same bucket for the requests of one upload, which can be called off together.
+    /// Returns the same bucket for the requests of one upload, which can be cancelled together.
     #[must_use]
     pub(crate) fn for_upload(&self) -> Self {
         Self {
-            called_off: self.halt.child_token(),
+            cancellation: self.halt.child_token(),
             has_parts: Arc::default(),
             ..self.clone()
         }
     }
 
-    /// Returns the token that calls off the waiting requests of an upload.
-    pub(crate) fn called_off(&self) -> &CancellationToken {
-        &self.called_off
+    /// Returns the token that cancels the waiting requests of an upload.
+    pub(crate) fn cancellation(&self) -> &CancellationToken {
+        &self.cancellation
     }
 
     /// Returns this bucket with denials accepted at once.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::Bucket;
 use super::contact::server_and_proxy;
 use crate::location::ObjectKey;
-use crate::pace::outage::Outlasted;
+use crate::pace::outage::OutageTimeout;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
@@ -205,13 +205,13 @@ impl Bucket {
             ))
     }
 
-    pub(super) fn outlasted(
+    pub(super) fn outage_timeout(
         &self,
-        outlasted: &Outlasted,
+        timeout: &OutageTimeout,
         operation: Operation,
         key: Option<&ObjectKey>,
     ) -> Failure {
-        let Outlasted { down_for, reason } = outlasted;
+        let OutageTimeout { down_for, reason } = timeout;
         let message = format!(
             "{} has not answered for {}: {reason}",
             server_and_proxy(self),

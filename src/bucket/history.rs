@@ -242,7 +242,7 @@ impl Bucket {
                 };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.waits_in_vain(operation, key.as_str(), attempts) => {
+                () = self.becomes_pointless(operation, key.as_str(), attempts) => {
                     return Err(self.stopped(operation, Some(key)).after(attempts));
                 }
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::Bucket;
 use crate::pace::Admitted;
-use crate::pace::outage::Outlasted;
+use crate::pace::outage::OutageTimeout;
 use crate::pace::slots::Parked;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -51,7 +51,7 @@ impl Bucket {
         bytes: u64,
         attempts: u32,
         parked: Option<Parked>,
-    ) -> Option<Result<Admitted<'a>, Outlasted>> {
+    ) -> Option<Result<Admitted<'a>, OutageTimeout>> {
         let parked = parked.or_else(|| self.park_if_queue_is_long(at, operation, bytes));
         let lanes = self.lanes(operation.class());
         let wait = async {
@@ -71,9 +71,9 @@ impl Bucket {
         tokio::select! {
             biased;
             // Checked first: a request that was cancelled must not be sent, even if it is its turn.
-            () = self.called_off.cancelled() => None,
+            () = self.cancellation.cancelled() => None,
             admitted = wait => Some(admitted),
-            () = self.waits_in_vain(operation, at, attempts) => None,
+            () = self.becomes_pointless(operation, at, attempts) => None,
         }
     }
 

@@ -55,7 +55,7 @@ impl Bucket {
     #[must_use]
     pub(crate) fn halted_by(&self, halt: CancellationToken) -> Self {
         Self {
-            called_off: halt.clone(),
+            cancellation: halt.clone(),
             halt,
             ..self.clone()
         }
@@ -73,7 +73,7 @@ impl Bucket {
     ) -> Result<(), Failure> {
         tokio::select! {
             () = sleep(time) => Ok(()),
-            () = self.waits_in_vain(operation, key.as_str(), 1) => {
+            () = self.becomes_pointless(operation, key.as_str(), 1) => {
                 Err(self.stopped(operation, Some(key)))
             }
         }
@@ -81,21 +81,21 @@ impl Bucket {
 
     /// Waits until a request must not be sent again. The request concerns the keys around `at`, has
     /// made `attempts` attempts, and is not in flight.
-    pub(super) async fn waits_in_vain(&self, operation: Operation, at: &str, attempts: u32) {
+    pub(super) async fn becomes_pointless(&self, operation: Operation, at: &str, attempts: u32) {
         let stopped = async {
             self.pacer.stopping().cancelled().await;
-            while !self.is_in_vain(operation, at, attempts) {
+            while !self.is_pointless(operation, at, attempts) {
                 sleep(LOOK).await;
             }
         };
         tokio::select! {
-            () = self.called_off.cancelled() => {}
+            () = self.cancellation.cancelled() => {}
             () = stopped => {}
         }
     }
 
     /// Returns true if the run has stopped and a request is no longer worth waiting for.
-    fn is_in_vain(&self, operation: Operation, at: &str, attempts: u32) -> bool {
+    fn is_pointless(&self, operation: Operation, at: &str, attempts: u32) -> bool {
         let lanes = self.lanes(operation.class());
         match self.purpose {
             Purpose::Journal => return false,

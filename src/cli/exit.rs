@@ -31,7 +31,7 @@ pub enum Exit {
     /// Refused before the first write, and waiting would not help: a bucket or the credentials
     /// cannot be used.
     Refused = 3,
-    /// Interrupted, or waited in vain for a server or for credentials; run the same command again.
+    /// Interrupted, or waited too long for a server or for credentials; run the same command again.
     Interrupted = 4,
     /// Nothing failed, but some objects are being restored from an archive; run the same command
     /// again later.
@@ -157,7 +157,7 @@ impl CliError {
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");
                     if mistake.remedy.contains(&name) || mistake.remedy.contains("transfer") {
-                        "copy them one after the other, each to a prefix of its own"
+                        "copy them one after the other, each to a separate prefix"
                             .clone_into(&mut mistake.remedy);
                     }
                     mistake.message = mistake.message.replace(&name, source);

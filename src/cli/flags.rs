@@ -57,14 +57,14 @@ fn flag(field: &str, takes_value: &impl Fn(&str) -> Option<bool>) -> Option<Stri
     }
 }
 
-/// Leaves out ` (--allow-http)` behind a field that has just been told as that flag.
+/// Removes ` (--allow-http)` after a field that was just replaced by that flag.
 fn without_flag<'t>(text: &'t str, flag: Option<&str>) -> &'t str {
     let name = flag.and_then(|flag| flag.split(' ').next());
-    let told = text
+    let repeated = text
         .strip_prefix(" (")
-        .and_then(|told| told.split_once(')'))
-        .filter(|(told, _)| told.split(' ').next() == name);
-    told.map_or(text, |(_, rest)| rest)
+        .and_then(|rest| rest.split_once(')'))
+        .filter(|(words, _)| words.split(' ').next() == name);
+    repeated.map_or(text, |(_, rest)| rest)
 }
 
 /// Replaces `exclude: ["a/**"]` in a text by the flag, without backticks.

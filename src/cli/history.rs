@@ -41,7 +41,7 @@ impl HistoryFlags {
         )
     }
 
-    /// Returns the flags about a source in S3. `--version-id` has a rule of its own.
+    /// Returns the flags about a source in S3. `--version-id` has a separate rule.
     pub(super) fn of_source(&self) -> [Flag; 5] {
         [
             ("--versions", self.versions.is_some()),

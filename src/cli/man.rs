@@ -157,7 +157,7 @@ fn page(command: &Command) -> io::Result<String> {
     for block in help.split("\n\n") {
         match block.strip_prefix("Examples:\n") {
             Some(examples) => write!(out, ".SH EXAMPLES\n.nf\n{}\n.fi\n", escaped(examples))?,
-            // The codes have a section of their own.
+            // The codes have a separate section.
             None if block.starts_with("Exit codes:") && name(command) == "s3haul" => {}
             None if block.is_empty() => {}
             None => write!(out, ".PP\n{}\n", escaped(block))?,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Asserts that a page holds these texts between the markers of their names, or writes them there
+/// Asserts that a page contains these texts between the markers of their names, or writes them there
 /// if `UPDATE_README` is set.
 pub(super) fn assert_page_has(page: &str, texts: &[(&str, String)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);

@@ -21,7 +21,7 @@ const PAGE: &str = env!("CARGO_PKG_REPOSITORY");
 
 /// Sets the message that panics of this process print.
 pub(super) fn report() {
-    let told = Mutex::new(BTreeSet::new());
+    let reported = Mutex::new(BTreeSet::new());
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic
             .location()
@@ -31,9 +31,9 @@ pub(super) fn report() {
             return;
         }
         // A panic in here would end the process.
-        let is_new = told
+        let is_new = reported
             .try_lock()
-            .is_ok_and(|mut told| told.insert(place.clone()));
+            .is_ok_and(|mut reported| reported.insert(place.clone()));
         if !is_new {
             return;
         }
@@ -78,7 +78,7 @@ mod tests {
 
     const FORGED: &str = "\u{1b}[2J<html>\n2026-01-01T00:00:00Z ERROR forged";
 
-    /// Panics twice in a place, in a process of its own, because the hook is that of the process.
+    /// Panics twice in a place, in a separate process, because the hook is that of the process.
     #[test]
     #[ignore = "the test below runs it"]
     fn panics() {

@@ -1,7 +1,7 @@
 //! From the words of a command line to a command, with the rules that the parser does not have.
 //!
 //! A variable that is set and empty counts as unset, as for the AWS CLI. Words of other tools get
-//! an answer of their own ([`habits`]). Usage lines name the arguments that are required, and not
+//! a separate answer ([`habits`]). Usage lines name the arguments that are required, and not
 //! those that the environment happens to set.
 
 use std::ffi::OsString;

@@ -64,7 +64,7 @@ fn readable(path: &Path) -> io::Result<()> {
     } else if metadata.is_file() {
         fs::File::open(path).map(drop)
     } else {
-        // Opening a pipe would block. The run refuses it with a message of its own.
+        // Opening a pipe would block. The run refuses it with another message.
         Ok(())
     }
 }

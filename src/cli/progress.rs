@@ -282,18 +282,18 @@ impl Console {
         }
     }
 
-    /// Returns a line about a stall that begins or ends. `told` is the start of the last one
-    /// reported.
-    fn stall(&self, told: &mut Option<Instant>) -> Option<Note> {
+    /// Returns a line about a stall that begins or ends. `reported` is the start of the
+    /// last one that was reported.
+    fn stall(&self, reported: &mut Option<Instant>) -> Option<Note> {
         let waits_for = self.waits_for();
-        match (waits_for.first(), *told) {
+        match (waits_for.first(), *reported) {
             (Some(waits_for), None) => {
-                *told = Some(Instant::now());
+                *reported = Some(Instant::now());
                 let message = format!("nothing succeeds: {waits_for}");
                 Some(Note::new(Level::WARN, "waiting", message))
             }
             (None, Some(began)) => {
-                *told = None;
+                *reported = None;
                 let took = began.elapsed();
                 let message = format!("requests succeed again after {}", display_duration(took));
                 let note = Note::new(Level::WARN, "back", message);

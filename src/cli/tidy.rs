@@ -1,6 +1,6 @@
 //! Keeps the journals of one-off copies from piling up below the working directory.
 //!
-//! Each different `copy` has a journal of its own, named after what it does. Once such a copy is
+//! Each different `copy` has a separate journal, named after what it does. Once such a copy is
 //! over, its journal is of use to `status` only, so that it is removed after a week, when another
 //! copy begins. A journal that was named, that of a job, and one with anything left to do are never
 //! removed.

@@ -18,7 +18,7 @@ pub enum ProxyError {
     /// The scheme is neither `http` nor `https`.
     #[error("the proxy's URL begins with neither http:// nor https://")]
     Scheme,
-    /// The user or password has characters that a URL cannot hold.
+    /// The user or password has characters that a URL cannot contain.
     #[error("the proxy's user or password has characters that must be percent-encoded")]
     User,
     /// The host is missing or malformed.

@@ -26,12 +26,12 @@ pub(super) fn recall(pacer: &Pacer, resumed: &RunState) {
 
 /// Records what the pacer learns, for as long as this future is polled.
 pub(super) async fn keep(pacer: Arc<Pacer>, journal: Journal) {
-    let mut told = Learned::default();
+    let mut recorded = Learned::default();
     loop {
         sleep(EVERY).await;
         let learned = pacer.learned();
-        if learned.differs_from(&told) {
-            told = learned.clone();
+        if learned.differs_from(&recorded) {
+            recorded = learned.clone();
             // The watcher of the journal reports the error.
             let _ = journal.append(JournalEvent::PaceLearned(learned)).await;
         }

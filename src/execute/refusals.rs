@@ -147,11 +147,11 @@ impl Refusals {
     /// Returns a flag that is true if the `ETag`s in this bucket are MD5s of the bytes. The caller
     /// sets it when it sees such an `ETag`.
     pub(super) fn md5s(&self, bucket: &Bucket) -> Arc<AtomicBool> {
-        let told = bucket.capabilities().content_etags;
+        let stated = bucket.capabilities().content_etags;
         let mut md5s = lock(&self.md5s);
         let flag = md5s
             .entry(Self::place(bucket))
-            .or_insert_with(|| Arc::new(AtomicBool::new(told)));
+            .or_insert_with(|| Arc::new(AtomicBool::new(stated)));
         Arc::clone(flag)
     }
 

@@ -309,8 +309,8 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
         let last = loop {
             match asked.next().await {
                 Ok(Some(items)) => {
-                    let told = reader.page(items);
-                    if !told.is_empty() && pages.send(told).await.is_err() {
+                    let complete = reader.page(items);
+                    if !complete.is_empty() && pages.send(complete).await.is_err() {
                         return;
                     }
                 }
@@ -341,7 +341,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
     Histories::by(|pages| async move {
         for key in keys {
             let place = format!("s3://{}/{key}", bucket.name());
-            let told = match ObjectKey::new(&key) {
+            let item = match ObjectKey::new(&key) {
                 Err(_) => HistoryItem::Ignored(place, super::KEY_TOO_LONG),
                 Ok(key) => match of_key(&bucket, &key).await {
                     Ok(versions) if versions.is_empty() => {
@@ -359,7 +359,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
                     Err(failure) => HistoryItem::Failed(place, failure),
                 },
             };
-            if pages.send(vec![told]).await.is_err() {
+            if pages.send(vec![item]).await.is_err() {
                 return;
             }
         }
@@ -403,10 +403,10 @@ struct VersionReader {
 impl VersionReader {
     /// Adds a page. Returns the keys that are complete.
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<HistoryItem> {
-        let mut told = Vec::new();
+        let mut complete = Vec::new();
         for item in items {
             if self.open.as_ref().is_none_or(|(key, _)| *key != item.key) {
-                told.extend(self.end());
+                complete.extend(self.end());
                 self.keys += 1;
             }
             let version = Version {
@@ -423,7 +423,7 @@ impl VersionReader {
                 .1
                 .push(version);
         }
-        told
+        complete
     }
 
     fn class(&mut self, name: &str) -> Arc<str> {

@@ -87,7 +87,7 @@ pub(super) fn check_with(
             rules.refuse(
                 &format!("{path}.name"),
                 message,
-                "give each transfer a name of its own",
+                "give each transfer a different name",
             );
         }
         for (at, after) in transfer.after.iter().enumerate() {

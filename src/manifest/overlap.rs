@@ -341,17 +341,17 @@ fn write_collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Mistake> {
         first.2.name, second.2.name
     );
     let mut remedy = match (rest, inner_region.exact) {
-        ("", _) => "give each transfer a prefix of its own".to_owned(),
+        ("", _) => "give each transfer a separate prefix".to_owned(),
         (rest, true) => {
             format!(
-                "give each a prefix of its own, or add exclude: [\"{rest}\"] to `{}`",
+                "give each a separate prefix, or add exclude: [\"{rest}\"] to `{}`",
                 outer_transfer.name
             )
         }
         (rest, false) => {
             let rest = rest.trim_end_matches('/');
             format!(
-                "give each a prefix of its own, or add exclude: [\"{rest}/**\"] to `{}`",
+                "give each a separate prefix, or add exclude: [\"{rest}/**\"] to `{}`",
                 outer_transfer.name
             )
         }

@@ -338,7 +338,7 @@ impl<'s> Shape<'s> {
 
     fn wrong_kind(&mut self, node: &Node, schema: &Value, field: &Value, at: &Range<usize>) {
         let wanted = match kind_of(schema) {
-            "object" => "must hold fields",
+            "object" => "must contain fields",
             "array" => "must be a list",
             "integer" => "must be a whole number",
             "boolean" => "must be true or false",

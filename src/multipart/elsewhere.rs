@@ -29,14 +29,15 @@ impl MultipartUpload {
             asked,
             message,
         );
-        let mut told = Vec::new();
+        let mut notes = Vec::new();
         let here = self.outliving_the_run();
         if let Some(stray) = here.end().await {
-            told.push(stray.describe(&here.bucket, &here.key));
+            notes.push(stray.describe(&here.bucket, &here.key));
         }
-        told.extend(here.end_at(elsewhere).await);
-        told.iter()
-            .fold(failure, |failure, told| failure.noting(told))
+        notes.extend(here.end_at(elsewhere).await);
+        notes
+            .iter()
+            .fold(failure, |failure, note| failure.noting(note))
     }
 
     /// Searches the bucket for this upload after the server answered that its key has no such

@@ -1,7 +1,7 @@
 //! The lanes of a bucket: one queue for each set of keys that S3 throttles together.
 //!
 //! A bucket begins with one lane per class of requests. When a prefix turns out to be throttled
-//! separately ([`super::prefix`]), it gets a lane of its own, which starts at the rate that the
+//! separately ([`super::prefix`]), it gets a separate lane, which starts at the rate that the
 //! server accepted. The lane of the other keys starts over, because its rate was cut for refusals
 //! that did not concern them. Requests that wait in it queue again in the new lane. At most
 //! [`MOST`] prefixes have lanes: a new one replaces the one that was throttled the longest ago. A
@@ -30,7 +30,7 @@ pub(super) use queue::LanePass;
 pub(crate) use queue::PausingRequest;
 use queue::{Lane, LaneTurn};
 
-/// The most prefixes of a bucket that have a lane of their own.
+/// The most prefixes of a bucket that have separate lanes.
 const MOST: usize = 64;
 /// The time without throttling after which a prefix loses its lane.
 const FORGOTTEN: Duration = Duration::from_mins(15);
@@ -64,7 +64,7 @@ pub struct Lanes {
 
 #[derive(Clone, Debug)]
 struct Table {
-    /// The lane of all keys without a lane of their own.
+    /// The lane of all keys without a separate lane.
     root: Arc<Lane>,
     /// The lanes of prefixes, the longest prefix first.
     branches: Vec<Arc<Lane>>,
@@ -142,7 +142,7 @@ impl Lanes {
         self.trust.awaits_other_parts(operation, now)
     }
 
-    /// Notes that a 403 to this operation outlasted its repetitions, which took `doubted`.
+    /// Notes that a 403 to this operation remained after its repetitions, which took `doubted`.
     pub(crate) fn believe_denial(&self, operation: Operation, doubted: Duration, now: Duration) {
         self.trust.believe(operation, doubted, now);
     }
@@ -277,7 +277,7 @@ impl Lanes {
             .collect()
     }
 
-    /// Gives each hot prefix a lane of its own, and replaces `lane` by a new one for the other
+    /// Gives each hot prefix a separate lane, and replaces `lane` by a new one for the other
     /// keys.
     fn split(&self, lane: &Arc<Lane>, hot: &[HotPrefix], now: Duration) {
         let start = self.start;

@@ -189,9 +189,9 @@ pub struct Pass<'a> {
     pub attempt: u32,
 }
 
-/// An error: the endpoint was down for longer than `patience`.
+/// The error of a request that waited for an endpoint that was down for longer than `patience`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outlasted {
+pub struct OutageTimeout {
     /// The time that it has been down.
     pub down_for: Duration,
     /// The failure of the last probe, or the one that began the outage.
@@ -213,12 +213,12 @@ impl Outage {
     /// Waits until a request may be sent. `clock` is the time since the run began.
     ///
     /// # Errors
-    /// [`Outlasted`] if the endpoint has been down for `patience`.
+    /// [`OutageTimeout`] if the endpoint has been down for `patience`.
     pub async fn pass(
         &self,
         patience: Duration,
         clock: impl Fn() -> Duration,
-    ) -> Result<Pass<'_>, Outlasted> {
+    ) -> Result<Pass<'_>, OutageTimeout> {
         let began = clock();
         loop {
             // Registered before `admit`, so that an outage that ends in between is not missed.
@@ -241,7 +241,7 @@ impl Outage {
                 }
             };
             if down_for >= patience {
-                return Err(Outlasted {
+                return Err(OutageTimeout {
                     down_for,
                     reason: self.reason(),
                 });
@@ -293,12 +293,12 @@ impl<'a> Pass<'a> {
     /// again if the endpoint went down.
     ///
     /// # Errors
-    /// [`Outlasted`] as in [`Outage::pass`].
+    /// [`OutageTimeout`] as in [`Outage::pass`].
     pub async fn renewed(
         self,
         patience: Duration,
         clock: impl Fn() -> Duration,
-    ) -> Result<Self, Outlasted> {
+    ) -> Result<Self, OutageTimeout> {
         if self.is_probe || !self.outage.is_out() {
             return Ok(self);
         }
@@ -514,13 +514,13 @@ mod tests {
                 .unwrap()
                 .failed(clock(), clock(), "no route");
         }
-        let outlasted = loop {
+        let timeout = loop {
             match outage.pass(Duration::from_mins(2), clock).await {
                 Ok(pass) => pass.failed(clock(), clock(), "still no route"),
-                Err(outlasted) => break outlasted,
+                Err(timeout) => break timeout,
             }
         };
-        assert_eq!(outlasted.reason, "still no route");
+        assert_eq!(timeout.reason, "still no route");
         assert!(
             began.elapsed() < Duration::from_mins(3),
             "{:?}",

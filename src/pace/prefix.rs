@@ -7,7 +7,7 @@
 //! each piece how many of a window's refusals the piece should have received. (Keys mostly come in
 //! order, so a refusal now cannot be compared with an acceptance a second ago at another rate.) If
 //! some pieces are refused in one window after another, and another piece is spared in the same
-//! windows more often than chance explains, the refused pieces have partitions of their own. If all
+//! windows more often than chance explains, the refused pieces have separate partitions. If all
 //! keys share one piece, it shows nothing, and the piece after it is counted until a key arrives
 //! that does not share the first one. At most [`PIECES`] pieces are counted one by one; the rest
 //! are counted together.

@@ -292,7 +292,7 @@ mod tests {
             POLICY
                 .wait(&FailureKind::Transient, 50, Duration::from_secs(29), 0.5)
                 .is_some(),
-            "an outage is outlasted"
+            "an outage does not use up the attempts"
         );
         for kind in [
             FailureKind::Transient,

@@ -193,11 +193,11 @@ impl Losses<'_> {
         lost: Lost,
         reason: impl Into<String>,
     ) -> Result<(), Loss> {
-        let told = Loss::new(attribute, lost, reason);
+        let loss = Loss::new(attribute, lost, reason);
         if self.transfer.preserve.of(attribute) == Policy::Require {
-            return Err(told);
+            return Err(loss);
         }
-        self.losses.push(told);
+        self.losses.push(loss);
         Ok(())
     }
 }

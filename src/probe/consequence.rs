@@ -67,12 +67,12 @@ const MEANINGS: [Meaning; 15] = [
     Meaning {
         name: "encoded_lists",
         danger: "keys with unusual characters are misread, and such objects are not found or fail",
-        without: "lists that hold a key with characters that XML cannot hold cannot be read",
+        without: "lists that contain a key with characters that XML cannot contain cannot be read",
     },
     Meaning {
         name: "encoded_uploads",
         danger: "open uploads under keys with unusual characters are not found, and stay",
-        without: "lists of uploads that hold a key with characters that XML cannot hold cannot be read",
+        without: "lists of uploads that contain a key with characters that XML cannot contain cannot be read",
     },
     Meaning {
         name: "tags",

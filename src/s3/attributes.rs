@@ -125,7 +125,7 @@ impl Client {
             .map(|id| format!("id=\"{id}\""));
         let grants: Option<Vec<Grant>> = grants.into_iter().map(grant).collect();
         let mut grants = grants.ok_or_else(|| {
-            let message = "the ACL holds a grant to a grantee that no header can name";
+            let message = "the ACL contains a grant to a grantee that no header can name";
             Failure::new(
                 FailureKind::Invalid,
                 Operation::GetObjectAcl,

@@ -119,13 +119,13 @@ impl Clock {
     /// a server that sends no `Date`.
     pub(super) fn of_server(&self) -> Timestamp {
         let latest = self.recent().front().copied();
-        let told = match latest {
+        let time = match latest {
             None => Timestamp::try_from(self.now()).ok(),
             Some(ahead) => Timestamp::try_from(self.uncorrected())
                 .ok()
                 .and_then(|time| time.checked_add(SignedDuration::from_millis(ahead)).ok()),
         };
-        told.unwrap_or_else(Timestamp::now)
+        time.unwrap_or_else(Timestamp::now)
     }
 
     /// Returns the smallest number of milliseconds by which a server of the endpoint was ahead in

@@ -410,7 +410,7 @@ impl fmt::Display for Unsignable {
         let Self { field, source } = self;
         write!(
             f,
-            "{source}: the {field} holds characters that no header can hold, such as a line break"
+            "{source}: the {field} contains characters that no header can contain, such as a line break"
         )
     }
 }

@@ -209,8 +209,8 @@ pub(super) fn explain(
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
-    let mut told = sort(error, origin, link, machine, worked_before);
-    if !told.may_pass {
+    let mut no_identity = sort(error, origin, link, machine, worked_before);
+    if !no_identity.may_pass {
         let field = format!("endpoints.{}", origin.endpoint);
         let remedy = if find::<process::ProcessFailure>(error).is_some() {
             format!(
@@ -224,9 +224,9 @@ pub(super) fn explain(
                 "; check AWS_PROFILE, AWS_ACCESS_KEY_ID, and `{field}.profile` or `{field}.assume_role`"
             )
         };
-        told.message.push_str(&remedy);
+        no_identity.message.push_str(&remedy);
     }
-    told
+    no_identity
 }
 
 fn sort(
@@ -317,15 +317,15 @@ fn not_loaded(
         let asked = machine.asked(origin, Some(link));
         match link.source {
             _ if metadata_is_away => format!("{asked} does not answer"),
-            CredentialSource::Profile(_) => format!("{asked}: it holds no credentials any more"),
+            CredentialSource::Profile(_) => format!("{asked}: it has no credentials any more"),
             _ => format!("{asked}: {}", plain(error)),
         }
     } else if may_pass {
         format!("{} does not answer", machine.after_the_profile())
-    } else if let Some(told) = missing_profile(error) {
-        told
+    } else if let Some(message) = missing_profile(error) {
+        message
     } else if origin.profile.is_some() {
-        format!("{profile} holds no credentials")
+        format!("{profile} has no credentials")
     } else {
         let half = match (
             machine.var("AWS_ACCESS_KEY_ID"),
@@ -353,11 +353,11 @@ fn not_loaded(
 /// Returns the SDK's message about a profile that does not exist, or whose `source_profile` does
 /// not exist.
 fn missing_profile(error: &CredentialsError) -> Option<String> {
-    let told = plain(error);
+    let message = plain(error);
     ["was not defined", "could not find source profile"]
         .iter()
-        .any(|word| told.contains(word))
-        .then_some(told)
+        .any(|word| message.contains(word))
+        .then_some(message)
 }
 
 /// Joins the texts of all causes.

@@ -253,7 +253,7 @@ impl FastPath {
         if let Err(error) = octets::make_readable(&mut response) {
             return Err(SdkError::response_error(error, response));
         }
-        // The SDK returns the text of `Expires` in a field of its own, and would fail on a text
+        // The SDK returns the text of `Expires` in a separate field, and would fail on a text
         // that is not a date.
         let headers = response.headers_mut();
         if let Some(expires) = headers.remove("expires")

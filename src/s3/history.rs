@@ -154,8 +154,8 @@ impl Client {
             .map_err(|error| failure(OPERATION, bucket, None, &error))?;
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
         let faulty = |message| fault(OPERATION, bucket, None, message);
-        let told = PageClaims::of(output.prefix(), output.common_prefixes());
-        let contradiction = told.contradiction(prefix, output.versions().len());
+        let claims = PageClaims::of(output.prefix(), output.common_prefixes());
+        let contradiction = claims.contradiction(prefix, output.versions().len());
         if let Some(message) =
             contradiction.or_else(|| self.of_another(bucket, output.name.as_deref()))
         {
@@ -332,8 +332,8 @@ fn next_marker(
 
 /// Decodes a key of a list of versions.
 fn decoded_key(key: Option<String>, encoded: bool) -> Result<String, String> {
-    let key = key.ok_or("the list holds a version without a key")?;
-    decode(key, encoded).map_err(|key| format!("the list holds a key that is not UTF-8: {key}"))
+    let key = key.ok_or("the list contains a version without a key")?;
+    decode(key, encoded).map_err(|key| format!("the list contains a key that is not UTF-8: {key}"))
 }
 
 /// Checks a version id. Some servers name none for objects from before versioning.

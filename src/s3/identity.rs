@@ -332,7 +332,7 @@ impl Identities {
         } else {
             None
         };
-        let told = renewal.ended(Instant::now(), brought, fastrand::f64());
+        let back_after = renewal.ended(Instant::now(), brought, fastrand::f64());
         self.0
             .is_calm
             .store(!renewal.is_refused(), Ordering::Release);
@@ -343,7 +343,7 @@ impl Identities {
                 "the credentials cannot be renewed, the old ones are used for now: {error}"
             );
         }
-        if let Some(waited) = told {
+        if let Some(waited) = back_after {
             tell_back("there are credentials again", waited);
         }
         self.0.changed.notify_waiters();
@@ -457,12 +457,12 @@ impl Identities {
         if self.generation() != generation {
             return;
         }
-        let told = renewal.accepted(Instant::now(), sent);
+        let back_after = renewal.accepted(Instant::now(), sent);
         self.0
             .is_calm
             .store(!renewal.is_refused(), Ordering::Release);
         drop(renewal);
-        if let Some(waited) = told {
+        if let Some(waited) = back_after {
             tell_back("the server takes the credentials again", waited);
         }
         self.0.changed.notify_waiters();

@@ -55,7 +55,7 @@ impl IdKind {
         let bad = |char: char| char.is_control() || (self == Self::Etag && !char.is_ascii());
         if text.chars().any(bad) {
             return Err(format!(
-                "the server sent {what} with characters that no header can hold"
+                "the server sent {what} with characters that no header can contain"
             ));
         }
         Ok(text)

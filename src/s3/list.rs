@@ -85,7 +85,7 @@ impl Client {
         let Some(ListPage {
             items,
             name,
-            told,
+            claims,
             truncated,
             next,
             mistake,
@@ -93,7 +93,7 @@ impl Client {
         else {
             return Err(faulty("the answer was not read as a list".to_owned()));
         };
-        let contradiction = mistake.or_else(|| told.contradiction(prefix, items.len()));
+        let contradiction = mistake.or_else(|| claims.contradiction(prefix, items.len()));
         if let Some(message) = contradiction.or_else(|| self.of_another(bucket, name.as_deref())) {
             return Err(faulty(message));
         }
@@ -121,7 +121,7 @@ struct ListPage {
     items: Vec<ListedObject>,
     /// The bucket's name in the answer.
     name: Option<String>,
-    told: PageClaims,
+    claims: PageClaims,
     /// The answer's `IsTruncated`; absent if it has none.
     truncated: Option<bool>,
     next: Option<String>,
@@ -259,10 +259,10 @@ fn read(document: &str, knows_archives: bool, secrets: &TextPieces) -> Result<Li
                 listed.next = Some(reader.text()?.into_owned());
             }
             XmlTag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
-            XmlTag::Open("Prefix") => listed.told.prefix = Some(reader.text()?.into_owned()),
-            XmlTag::Open("KeyCount") => listed.told.count = reader.text()?.trim().parse().ok(),
+            XmlTag::Open("Prefix") => listed.claims.prefix = Some(reader.text()?.into_owned()),
+            XmlTag::Open("KeyCount") => listed.claims.count = reader.text()?.trim().parse().ok(),
             XmlTag::Open("CommonPrefixes") => {
-                listed.told.group = group(&mut reader)?.or(listed.told.group);
+                listed.claims.group = group(&mut reader)?.or(listed.claims.group);
             }
             // A server that fails late appends the error to what it has sent.
             XmlTag::Open("Error") => {
@@ -276,8 +276,8 @@ fn read(document: &str, knows_archives: bool, secrets: &TextPieces) -> Result<Li
         }
     }
     // Some servers write an empty list as one empty element.
-    if hollow && listed.told.count != Some(0) {
-        listed.mistake = Some("the list holds an object without a key".to_owned());
+    if hollow && listed.claims.count != Some(0) {
+        listed.mistake = Some("the list contains an object without a key".to_owned());
     }
     if !is_page {
         return Err(Unreadable.into());
@@ -288,7 +288,7 @@ fn read(document: &str, knows_archives: bool, secrets: &TextPieces) -> Result<Li
                 continue;
             }
             let key = decode(item.key.to_string(), true).unwrap_or_else(|key| {
-                listed.mistake = Some(format!("the list holds a key that is not UTF-8: {key}"));
+                listed.mistake = Some(format!("the list contains a key that is not UTF-8: {key}"));
                 String::new()
             });
             item.key = key.into();
@@ -369,10 +369,10 @@ fn object(
             Ok(size) => object.size = size,
             Err(message) => mistake = Some(message),
         },
-        None => mistake = Some(format!("the list holds no size for `{}`", object.key)),
+        None => mistake = Some(format!("the list contains no size for `{}`", object.key)),
     }
     if object.key.is_empty() {
-        mistake = Some("the list holds an object without a key".to_owned());
+        mistake = Some("the list contains an object without a key".to_owned());
     }
     if knows_archives && is_archive(object.storage_class.as_deref()) {
         object.archive = restore.unwrap_or(ArchiveState::Archived);
@@ -461,7 +461,7 @@ mod tests {
         let bad = PAGE.replace("%C3%A9", "%C3");
         assert_eq!(
             read(&bad, true).unwrap().mistake.as_deref(),
-            Some("the list holds a key that is not UTF-8: a+b%2F%C3&")
+            Some("the list contains a key that is not UTF-8: a+b%2F%C3&")
         );
     }
 
@@ -524,9 +524,9 @@ mod tests {
 
     #[test]
     fn what_a_page_says_about_itself_is_kept() {
-        let told = read(PAGE, true).unwrap().told;
+        let claims = read(PAGE, true).unwrap().claims;
         assert_eq!(
-            told,
+            claims,
             PageClaims {
                 prefix: None,
                 count: Some(2),
@@ -537,13 +537,13 @@ mod tests {
             </CommonPrefixes></ListBucketResult>";
         let listed = read(empty, true).unwrap();
         assert_eq!(
-            (listed.mistake, listed.told.group, listed.items.len()),
+            (listed.mistake, listed.claims.group, listed.items.len()),
             (None, None, 0)
         );
         let hollow = read("<ListBucketResult><Contents/></ListBucketResult>", true).unwrap();
         assert_eq!(
             hollow.mistake.as_deref(),
-            Some("the list holds an object without a key")
+            Some("the list contains an object without a key")
         );
         let unsaid = PAGE.replace("<IsTruncated>true</IsTruncated>", "<IsTruncated/>");
         assert!(matches!(read(&unsaid, true), Err(PageError::Unreadable(_))));

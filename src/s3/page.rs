@@ -48,7 +48,7 @@ impl PageClaims {
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
         if let Some(count) = self.count.filter(|count| *count > entries) {
             return Some(format!(
-                "the page holds {}, but its KeyCount says {count}",
+                "the page contains {}, but its KeyCount says {count}",
                 display_counted(entries, "key")
             ));
         }
@@ -139,7 +139,7 @@ mod tests {
         };
         assert_eq!(
             counted(5).contradiction("", 1).unwrap(),
-            "the page holds 1 key, but its KeyCount says 5"
+            "the page contains 1 key, but its KeyCount says 5"
         );
         for count in [0, 1] {
             assert_eq!(counted(count).contradiction("", 1), None);

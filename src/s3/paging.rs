@@ -281,7 +281,7 @@ impl Paging {
             .into_iter()
             .map(|(what, RejectedEntries { count, example })| {
                 self.fault(format!(
-                    "the list holds {what} ({count}, for example `{example}`); s3haul left them out"
+                    "the list contains {what} ({count}, for example `{example}`); s3haul left them out"
                 ))
             });
         failures.collect()

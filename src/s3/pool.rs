@@ -50,8 +50,8 @@ pub(super) enum NetworkError {
         origin: String,
         error: std::io::Error,
     },
-    /// The CA bundle holds no certificate.
-    #[error("the CA bundle {path} ({origin}) holds no certificate in PEM format", path = path.display())]
+    /// The CA bundle contains no certificate.
+    #[error("the CA bundle {path} ({origin}) contains no certificate in PEM format", path = path.display())]
     Empty { path: PathBuf, origin: String },
 }
 

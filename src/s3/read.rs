@@ -134,7 +134,7 @@ impl Client {
 /// answer without a range begins with the first byte.
 fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> Result<(), String> {
     let Some(answered) = answered else {
-        let unknown = "the answer does not say which bytes it holds";
+        let unknown = "the answer does not say which bytes it contains";
         return if first == 0 {
             Ok(())
         } else {
@@ -147,7 +147,7 @@ fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> R
         .unwrap_or_default();
     if range.trim() != format!("{first}-{last}") {
         return Err(format!(
-            "the answer holds the bytes `{answered}`, but the request was for {first}-{last}"
+            "the answer contains the bytes `{answered}`, but the request was for {first}-{last}"
         ));
     }
     match total.trim() {

@@ -348,7 +348,7 @@ fn required_etag(
     let etag = IdKind::Etag.optional(etag.map(unquote));
     let etag = etag.map_err(|message| fault(operation, bucket, Some(key), message))?;
     etag.ok_or_else(|| {
-        let message = "the answer holds no ETag, so nothing shows that it worked";
+        let message = "the answer contains no ETag, so nothing shows that it worked";
         Failure::new(
             FailureKind::Unreadable,
             operation,

@@ -211,7 +211,7 @@ fn page(rest: &str) -> String {
 )]
 #[case::count(
     "<KeyCount>5</KeyCount><IsTruncated>false</IsTruncated>",
-    "the page holds 1 key, but its KeyCount says 5"
+    "the page contains 1 key, but its KeyCount says 5"
 )]
 #[case::late(
     "<Error><Code>AccessDenied</Code><Message>disk</Message></Error>",

@@ -396,7 +396,7 @@ async fn fips_and_a_url_are_refused_together() {
 
 #[rstest]
 #[case::missing("/nonexistent.pem", "cannot be read")]
-#[case::empty("config", "holds no certificate")]
+#[case::empty("config", "contains no certificate")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_bundle_without_certificates_is_refused_and_named(
     #[case] bundle: &str,

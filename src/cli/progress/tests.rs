@@ -113,9 +113,9 @@ async fn a_run_without_a_success_is_stalled_and_says_when_it_gives_up() {
             "slow down",
         ))
     };
-    let mut told = None;
+    let mut reported = None;
     answered(refused()).await;
-    assert!(console.stall(&mut told).is_none(), "it has only begun");
+    assert!(console.stall(&mut reported).is_none(), "it has only begun");
     tokio::time::advance(STALLED + Duration::from_millis(500)).await;
     answered(refused()).await;
     let line = console.line(&Course::default());
@@ -124,10 +124,10 @@ async fn a_run_without_a_success_is_stalled_and_says_when_it_gives_up() {
         line.contains(expected) && line.contains("slow down; gives up in 14m"),
         "{line}"
     );
-    assert!(console.stall(&mut told).is_some() && console.stall(&mut told).is_none());
+    assert!(console.stall(&mut reported).is_some() && console.stall(&mut reported).is_none());
     answered(None).await;
     assert!(!console.line(&Course::default()).contains("stalled"));
-    assert!(console.stall(&mut told).is_some() && console.stall(&mut told).is_none());
+    assert!(console.stall(&mut reported).is_some() && console.stall(&mut reported).is_none());
 }
 
 #[test]

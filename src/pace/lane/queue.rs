@@ -46,7 +46,7 @@ impl LaneState {
     }
 
     /// Returns true if a request for `key` may skip the queue. In a shut lane of a prefix no
-    /// request may: a key that the server spares there would have a lane of its own already.
+    /// request may: a key that the server spares there would have a separate lane already.
     pub(super) fn may_skip_queue(&self, prefix: &str, key: &str) -> bool {
         (prefix.is_empty() || !self.is_shut()) && self.stats.may_skip_queue(key)
     }

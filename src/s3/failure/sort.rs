@@ -261,7 +261,7 @@ fn without_words(operation: Operation, kind: &FailureKind, code: Option<&str>) -
         (FailureKind::Throttled, _) => "the server asks for fewer requests",
         (FailureKind::Transient, _) => "the server failed",
         (FailureKind::TimedOut, _) => "the server did not get the request in time",
-        (FailureKind::Unreadable, _) => "the answer holds neither a result nor an error",
+        (FailureKind::Unreadable, _) => "the answer contains neither a result nor an error",
         (FailureKind::PreconditionFailed, _) => "a condition of the request does not hold",
         (FailureKind::Conflict, _) => "another write to the same key was under way",
         (FailureKind::Archived, _) => "the object is in an archive",

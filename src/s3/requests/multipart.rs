@@ -309,8 +309,8 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
         let faulty = |message| fault(Operation::ListMultipartUploads, bucket, None, message);
-        let told = PageClaims::of(output.prefix(), output.common_prefixes());
-        if let Some(message) = told.contradiction(prefix, output.uploads().len()) {
+        let claims = PageClaims::of(output.prefix(), output.common_prefixes());
+        if let Some(message) = claims.contradiction(prefix, output.uploads().len()) {
             return Err(faulty(message));
         }
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
@@ -321,7 +321,11 @@ impl Client {
             .into_iter()
             .map(|upload| {
                 Ok(OpenUpload {
-                    key: readable(upload.key.ok_or("the list holds an upload without a key")?),
+                    key: readable(
+                        upload
+                            .key
+                            .ok_or("the list contains an upload without a key")?,
+                    ),
                     upload_id: IdKind::Upload.required(upload.upload_id)?,
                     initiated: upload.initiated.and_then(timestamp),
                     storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),

@@ -199,7 +199,7 @@ fn names_and_limits() {
         &[(
             "transfers[1].name",
             "also that of transfers[0]",
-            "of its own",
+            "a different name",
         )],
     );
 }
@@ -480,7 +480,7 @@ fn one_mistake_is_not_reported_as_another() {
             "{}endpoints:\n  ceph: ⟦http://ceph\n",
             transfer("from: {s3: s3://src/, endpoint: ceph}\nto: {s3: s3://dst/, endpoint: ceph}")
         ),
-        &[("endpoints.ceph", "must hold fields", "")],
+        &[("endpoints.ceph", "must contain fields", "")],
     );
 }
 

@@ -95,7 +95,7 @@ fn two_transfers_do_not_write_the_same_keys() {
         ("s3: s3://a01/", "s3: s3://d01/"),
         ("s3: s3://b01/", "s3: ⟦s3://d01/"),
         "both write to s3://d01/",
-        "own",
+        "separate prefix",
     );
     together(
         ("s3: s3://a01/", "s3: s3://d01/"),
@@ -164,7 +164,7 @@ fn one_object_cannot_have_the_settings_of_two_transfers(
         format!("version: 1\ntransfers:\n{first}{second}")
     };
     let message = format!("s3://d01/ and s3://d01/x/, with different {field}");
-    let remedy = format!("write the same {field} in both, or give each a prefix of its own");
+    let remedy = format!("write the same {field} in both, or give each a separate prefix");
     for (first, second) in [(setting, ""), ("", setting)] {
         let mistake = ("transfers[1].to.s3", &*message, &*remedy);
         refused(&text(first, second), &[mistake]);

@@ -11,7 +11,7 @@ fn an_empty_manifest_says_how_to_begin() {
     }
     refused(
         "⟦- a\n",
-        &[("", "the manifest must hold fields, not a list", "")],
+        &[("", "the manifest must contain fields, not a list", "")],
     );
 }
 
@@ -184,7 +184,7 @@ fn values_of_another_kind_are_refused() {
         "version: 1\ntransfers: [⟦s3://a/]\n",
         &[(
             "transfers[0]",
-            "must hold fields, not text",
+            "must contain fields, not text",
             "- name: value",
         )],
     );
@@ -192,7 +192,7 @@ fn values_of_another_kind_are_refused() {
         &transfer("from: ⟦s3://src/\nto: {s3: s3://dst/}"),
         &[(
             "transfers[0].from",
-            "`from` must hold fields, not text",
+            "`from` must contain fields, not text",
             "{s3: s3://lake-prod/events/}",
         )],
     );

@@ -202,7 +202,7 @@ impl UploadSession<'_> {
 struct PartsInFlight {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
     /// Cancels the requests that wait in the queue or for a retry.
-    called_off: CancellationToken,
+    cancellation: CancellationToken,
     /// The first error; no part starts after it.
     error: Option<RoundFailure>,
 }
@@ -212,7 +212,7 @@ impl PartsInFlight {
     fn of(upload: &MultipartUpload) -> Self {
         Self {
             tasks: JoinSet::new(),
-            called_off: upload.cancellation(),
+            cancellation: upload.cancellation(),
             error: None,
         }
     }
@@ -237,7 +237,7 @@ impl PartsInFlight {
     /// them anyway.
     fn fail(&mut self, error: RoundFailure) {
         if !matches!(error, RoundFailure::Stopped) {
-            self.called_off.cancel();
+            self.cancellation.cancel();
         }
         self.error.get_or_insert(error);
     }

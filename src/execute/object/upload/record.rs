@@ -185,9 +185,9 @@ impl UploadRecord {
             return Vec::new();
         }
         if is_stopped && self.upload.is_some() {
-            let told = Stray::interrupted().describe(&context.sides.destination, key);
+            let stray = Stray::interrupted().describe(&context.sides.destination, key);
             return vec![format!(
-                "{told}; the next run of this job looks for it and aborts it"
+                "{stray}; the next run of this job looks for it and aborts it"
             )];
         }
         // The search has little patience, because the object is late already. A stop does not end
