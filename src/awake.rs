@@ -3,7 +3,8 @@
 //! A stopped process (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) receives no
 //! answers. When it continues, its clocks say that the server was silent all that time. So patience
 //! counts only the time that the process was awake. A thread reads the clock every second, and so
-//! does each caller. If a reading is far too late, the process was suspended since the previous one.
+//! does each caller. If a reading is far too late, the process was suspended since the previous
+//! one.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;

@@ -313,8 +313,8 @@ impl MultipartUpload {
     }
 
     /// Copies `range` (first and last byte, both included) of the source as part `number`, or the
-    /// whole source without a range. `size` is the length of the part in bytes. S3 reads the source itself, pinned to its
-    /// version and `ETag`.
+    /// whole source without a range. `size` is the length of the part in bytes. S3 reads the source
+    /// itself, pinned to its version and `ETag`.
     ///
     /// # Errors
     /// Returns [`FailureKind::PreconditionFailed`] if the source has another `ETag` by now.

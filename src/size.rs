@@ -83,8 +83,8 @@ impl FromStr for ByteSize {
     }
 }
 
-/// Returns the text to write instead, with exact values: tools disagree whether `M` means 1,000^2 or
-/// 1,024^2, and `Mbit` counts bits.
+/// Returns the text to write instead, with exact values: tools disagree whether `M` means 1,000^2
+/// or 1,024^2, and `Mbit` counts bits.
 fn suggest(number: &str, unit: &str) -> String {
     let lower = unit.to_ascii_lowercase();
     let prefix = lower.chars().next().and_then(|letter| "kmgtp".find(letter));

@@ -74,7 +74,7 @@ impl Bucket {
         while awaits_other_parts() && began.elapsed() < longest {
             tokio::select! {
                 () = sleep(longest / 20) => {}
-                () = self.waits_in_vain(operation, "", 1) => return,
+                () = self.becomes_pointless(operation, "", 1) => return,
             }
         }
         if awaits_other_parts() && !longest.is_zero() {

@@ -199,9 +199,10 @@ impl Bucket {
         .await
     }
 
-    /// Writes a version once. If the answer is lost, takes any version that is newer than `latest` for
-    /// the result, also another writer's. So the caller proves it: `CopyRound::prove` compares a copy
-    /// with its source, and `ObjectTask::write_marker` refuses a version that is no delete marker.
+    /// Writes a version once. If the answer is lost, takes any version that is newer than `latest`
+    /// for the result, also another writer's. So the caller proves it: `CopyRound::prove` compares
+    /// a copy with its source, and `ObjectTask::write_marker` refuses a version that is no delete
+    /// marker.
     async fn append<F>(
         &self,
         operation: Operation,
@@ -275,8 +276,8 @@ impl Bucket {
     }
 
     /// Requests the restore of an archived version, for the days of `restore` if `for_days` is
-    /// true. Otherwise the object leaves the archive for good, as in `INTELLIGENT_TIERING`. A second
-    /// request is harmless: S3 answers that the restore is in progress.
+    /// true. Otherwise the object leaves the archive for good, as in `INTELLIGENT_TIERING`. A
+    /// second request is harmless: S3 answers that the restore is in progress.
     #[doc(hidden)]
     pub async fn restore(
         &self,

@@ -57,7 +57,7 @@ impl Bucket {
         let left = self.contact.as_ref().map(super::contact::Contact::left);
         let ready = tokio::select! {
             ready = self.client.ready(self.retry.patience, left) => ready,
-            () = self.waits_in_vain(operation, "", 1) => {
+            () = self.becomes_pointless(operation, "", 1) => {
                 return Err(self.stopped(operation, key));
             }
         };

@@ -42,8 +42,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request about the keys near `at` may be sent and, if it was parked, has its slot
-    /// back. Returns `None` if the request was cancelled in the meantime.
+    /// Waits until a request about the keys near `at` may be sent and, if it was parked, has its
+    /// slot back. Returns `None` if the request was cancelled in the meantime.
     pub(super) async fn admitted<'a>(
         &'a self,
         at: &'a str,

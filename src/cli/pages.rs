@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// Asserts that a page contains these texts between the markers of their names, or writes them there
-/// if `UPDATE_README` is set.
+/// Asserts that a page contains these texts between the markers of their names, or writes them
+/// there if `UPDATE_README` is set.
 pub(super) fn assert_page_has(page: &str, texts: &[(&str, String)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let committed = std::fs::read_to_string(&path).unwrap();

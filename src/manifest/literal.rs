@@ -6,8 +6,8 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// The most prefixes of one glob. Beyond it, the glob is cut before the braces that would exceed the
-/// limit.
+/// The most prefixes of one glob. Beyond it, the glob is cut before the braces that would exceed
+/// the limit.
 const MOST: usize = 256;
 
 /// One of the prefixes.

@@ -378,8 +378,8 @@ impl<'s> TreeReader<'s> {
         at.start..at.start + length
     }
 
-    /// Reports a syntax error. The parser's message names the rule, and the remedy guesses the likely
-    /// cause.
+    /// Reports a syntax error. The parser's message names the rule, and the remedy guesses the
+    /// likely cause.
     fn syntax_error(&mut self, error: &ScanError) {
         let mut at = self.byte(error.marker().index());
         if error.info().contains("recursion limit") {

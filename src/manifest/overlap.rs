@@ -5,9 +5,9 @@
 //! therefore conservative: it refuses every possible collision. There are two exceptions:
 //!
 //! - An `exclude` of the outer transfer leaves out the inner one (`exclude: ["archive/**"]`).
-//! - Both transfers copy the same object to each key, with the same attributes and parts: `s3://a/` →
-//!   `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because both make the
-//!   same object.
+//! - Both transfers copy the same object to each key, with the same attributes and parts:
+//!   `s3://a/` → `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because both
+//!   make the same object.
 //!
 //! A later transfer may read what an earlier one writes: it waits until the earlier one ends
 //! ([`must_wait`]). A transfer that writes what an earlier one reads waits too.

@@ -240,8 +240,8 @@ impl FromStr for Preserve {
     }
 }
 
-/// Values that the new objects get, regardless of the source. They are mandatory: an object on which
-/// they cannot be set fails.
+/// Values that the new objects get, regardless of the source. They are mandatory: an object on
+/// which they cannot be set fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {
     /// User metadata by lower-case name, added to what the copy keeps. Together at most 2 KB.

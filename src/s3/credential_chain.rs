@@ -276,8 +276,8 @@ fn of_profile(
     SharedCredentialsProvider::new(provider.profile_files(files.build()).build())
 }
 
-/// The error for a profile that no longer exists or cannot be read, with the reason. A later look-up
-/// may find the profile again.
+/// The error for a profile that no longer exists or cannot be read, with the reason. A later
+/// look-up may find the profile again.
 #[derive(Clone, Debug)]
 pub(super) struct ProfileGone(pub(super) String);
 

@@ -2,8 +2,8 @@
 //!
 //! s3haul must not wait for a silent server longer than the run's patience. A slow upload of a
 //! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes the bytes
-//! that move. Each 64 KiB count as progress; a byte per second does not. It also notes the connection that
-//! the request waits on (`s3::served`).
+//! that move. Each 64 KiB count as progress; a byte per second does not. It also notes the
+//! connection that the request waits on (`s3::served`).
 
 use std::future::Future;
 use std::pin::Pin;

@@ -42,8 +42,8 @@ pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirk
     }
 }
 
-/// Returns true if [`Payload::digest`](super::payload::Payload::digest) does not keep the body and the
-/// signature covers its hash.
+/// Returns true if [`Payload::digest`](super::payload::Payload::digest) does not keep the body and
+/// the signature covers its hash.
 fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     let length =
         header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());

@@ -127,8 +127,8 @@ pub struct RateModel {
     pub connections: Option<usize>,
 }
 
-/// The growth of the rate of a prefix after its first request. The rate grows in steps, as S3 splits a
-/// partition in two.
+/// The growth of the rate of a prefix after its first request. The rate grows in steps, as S3
+/// splits a partition in two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp {
     /// The initial rate as a fraction of the full one, above 0.

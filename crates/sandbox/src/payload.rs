@@ -4,8 +4,8 @@
 //! In a benchmark of uploads that costs the sandbox more CPU than the client needs to send them,
 //! and the memory for all bytes. With [`Quirks::virtual_uploads`](super::store::Quirks), a body
 //! above [`KEPT`] becomes a virtual content of the same length; different bytes become different
-//! contents. The sandbox computes only the checksums that S3 would compute, as the bytes arrive. So it
-//! still verifies those in the request and returns real ones.
+//! contents. The sandbox computes only the checksums that S3 would compute, as the bytes arrive. So
+//! it still verifies those in the request and returns real ones.
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;

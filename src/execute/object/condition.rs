@@ -10,10 +10,10 @@
 //!
 //! After a 404 the upload stays open, so Complete alone is sent again. After a 409, S3 requires a
 //! new upload. s3haul checks the key before it copies the parts again, in case another writer's
-//! object is there. A `CopyObject` is planned again because the answer may be about its source. A change in
-//! place is never skipped or sent again: s3haul checks the object, and changes it only if it still
-//! needs the change. If the condition turns out to hold after a 412, the server contradicts itself:
-//! a `CopyObject` is planned again, and other writes fail.
+//! object is there. A `CopyObject` is planned again because the answer may be about its source. A
+//! change in place is never skipped or sent again: s3haul checks the object, and changes it only if
+//! it still needs the change. If the condition turns out to hold after a 412, the server
+//! contradicts itself: a `CopyObject` is planned again, and other writes fail.
 
 use super::ObjectTask;
 use super::round_failure::RoundFailure;

@@ -1,10 +1,10 @@
 //! Writes the values of settings as text.
 //!
-//! The texts are part of the journal's format: a newer s3haul must write the same texts for the same
-//! settings. Therefore each value is written by name and not by its `Debug` text, which changes with
-//! a name in the code or a new field. Some texts look like `Debug` texts, because older journals
-//! have those. A newer field has a separate setting, which is recorded only if it is not the
-//! default.
+//! The texts are part of the journal's format: a newer s3haul must write the same texts for the
+//! same settings. Therefore each value is written by name and not by its `Debug` text, which
+//! changes with a name in the code or a new field. Some texts look like `Debug` texts, because
+//! older journals have those. A newer field has a separate setting, which is recorded only if it is
+//! not the default.
 
 use crate::manifest::job::{
     Archived, Attribute, Chosen, CustomerKeys, KeySource, LayoutChoice, OnMismatch, PartGoal,

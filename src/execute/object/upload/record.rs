@@ -216,8 +216,8 @@ impl UploadRecord {
             .collect()
     }
 
-    /// Records a part that S3 has. Does not wait until the record is durable: if it is lost, the next
-    /// session takes the part from the server's list, and accepts it by its size.
+    /// Records a part that S3 has. Does not wait until the record is durable: if it is lost, the
+    /// next session takes the part from the server's list, and accepts it by its size.
     pub(crate) async fn part(
         self,
         context: &TransferContext,
