@@ -136,7 +136,7 @@ impl MultipartUpload {
             late: Vec::new(),
         };
         if let Some(elsewhere) = &created.elsewhere {
-            return Err(Box::pin(upload.refuse(elsewhere)).await);
+            return Err(Box::pin(upload.abort_misplaced(elsewhere)).await);
         }
         if answer.maybe_twice {
             upload.abort_twins(before).await;

@@ -94,7 +94,7 @@ impl Bucket {
     /// Returns the answer to `GetBucketVersioning`. The request is sent until it is answered, and
     /// then never again.
     pub(super) async fn known_versioning(&self) -> KnownVersioning {
-        let asked = self.versioning.get_or_try_init(|| async {
+        let answer = self.versioning.get_or_try_init(|| async {
             match self.versioning().await {
                 Ok(versioning) => Ok(Some(versioning)),
                 // The next call sends the request again.
@@ -107,7 +107,7 @@ impl Bucket {
                 Err(_) => Ok(None),
             }
         });
-        match asked.await {
+        match answer.await {
             Ok(Some(versioning)) => KnownVersioning::Is(*versioning),
             Ok(None) => KnownVersioning::Refused,
             Err(_) => KnownVersioning::NoAnswer,

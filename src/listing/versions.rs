@@ -207,9 +207,9 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
             settled: None,
             objects: 0,
         };
-        let mut asked = Pages::of(&bucket, &scope);
+        let mut source_pages = Pages::of(&bucket, &scope);
         let failure = loop {
-            match asked.next().await {
+            match source_pages.next().await {
                 // The reader is gone when the run stops.
                 Ok(Some(items)) => {
                     if pages.send(past.page(items)).await.is_err() {
@@ -224,7 +224,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                     );
                 }
                 Ok(None) => {
-                    let refused = asked.paging.take_refused().into_iter();
+                    let refused = source_pages.paging.take_refused().into_iter();
                     let refused = refused
                         .map(|failure| ListingItem::Refused(place(&bucket, &scope), failure));
                     let _ = pages.send(refused.collect()).await;
@@ -305,9 +305,9 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
             relative_at: scope.relative_at,
             ..VersionReader::default()
         };
-        let mut asked = Pages::of(&bucket, &scope);
+        let mut source_pages = Pages::of(&bucket, &scope);
         let last = loop {
-            match asked.next().await {
+            match source_pages.next().await {
                 Ok(Some(items)) => {
                     let complete = reader.page(items);
                     if !complete.is_empty() && pages.send(complete).await.is_err() {
@@ -319,7 +319,7 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                     break vec![HistoryItem::Failed(place(&bucket, &scope), failure)];
                 }
                 Ok(None) => {
-                    let refused = asked.paging.take_refused().into_iter();
+                    let refused = source_pages.paging.take_refused().into_iter();
                     let refused =
                         refused.map(|failure| HistoryItem::Failed(place(&bucket, &scope), failure));
                     break reader.end().into_iter().chain(refused).collect();
@@ -376,11 +376,11 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
         relative_at: scope.relative_at,
         ..VersionReader::default()
     };
-    let mut asked = Pages::of(bucket, &scope);
-    while let Some(items) = asked.next().await? {
+    let mut source_pages = Pages::of(bucket, &scope);
+    while let Some(items) = source_pages.next().await? {
         reader.page(items);
     }
-    if let Some(failure) = asked.paging.take_refused().into_iter().next() {
+    if let Some(failure) = source_pages.paging.take_refused().into_iter().next() {
         return Err(failure);
     }
     Ok(match reader.end() {

@@ -17,16 +17,16 @@ const LISTED: usize = 10_000;
 impl MultipartUpload {
     /// Aborts this upload, which the server created elsewhere, and returns the failure of its
     /// creation.
-    pub(super) async fn refuse(&self, elsewhere: &Elsewhere) -> Failure {
+    pub(super) async fn abort_misplaced(&self, elsewhere: &Elsewhere) -> Failure {
         let Elsewhere { bucket, key } = elsewhere;
-        let (asked, id) = (self.bucket.place(&self.key), &self.id);
+        let (requested, id) = (self.bucket.place(&self.key), &self.id);
         let message = format!(
-            "the answer is about an upload to `{bucket}/{key}`, but the request was for `{asked}` (upload {id})"
+            "the answer is about an upload to `{bucket}/{key}`, but the request was for `{requested}` (upload {id})"
         );
         let failure = Failure::new(
             FailureKind::ServerFault,
             Operation::CreateMultipartUpload,
-            asked,
+            requested,
             message,
         );
         let mut notes = Vec::new();

@@ -129,7 +129,7 @@ async fn abort_late_upload(
     let upload = MultipartUpload::open(bucket, key, created.id);
     match &created.elsewhere {
         Some(elsewhere) => {
-            let failure = Box::pin(upload.refuse(elsewhere)).await;
+            let failure = Box::pin(upload.abort_misplaced(elsewhere)).await;
             Some(Stray::failed(Some(upload.id()), &failure))
         }
         None => upload.end().await,

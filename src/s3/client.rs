@@ -497,10 +497,10 @@ impl Client {
         if !endpoint.is_aws() {
             return format!("access key …{last} ({origin})");
         }
-        let asked = aws_sdk_sts::Client::new(&self.shared.sts)
+        let request = aws_sdk_sts::Client::new(&self.shared.sts)
             .get_caller_identity()
             .send();
-        match tokio::time::timeout(IDENTITY_PATIENCE, asked).await {
+        match tokio::time::timeout(IDENTITY_PATIENCE, request).await {
             Ok(Ok(answer)) if answer.arn().is_some() => {
                 format!("{} ({origin})", answer.arn().unwrap_or_default())
             }

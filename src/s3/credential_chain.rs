@@ -41,7 +41,7 @@ pub(super) enum CredentialProvider {
     /// The providers of the machine.
     Ambient {
         settings: Box<ClientSettings>,
-        asked: Arc<ProviderHistory>,
+        history: Arc<ProviderHistory>,
     },
 }
 
@@ -57,7 +57,7 @@ impl CredentialProvider {
             )),
             None => Self::Ambient {
                 settings: Box::new(settings.clone()),
-                asked: Arc::default(),
+                history: Arc::default(),
             },
         }
     }
@@ -66,8 +66,8 @@ impl CredentialProvider {
     pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
-            Self::Ambient { settings, asked } => {
-                let provider = settings.credentials(Arc::clone(asked)).await;
+            Self::Ambient { settings, history } => {
+                let provider = settings.credentials(Arc::clone(history)).await;
                 provider.provide_credentials().await
             }
         }
@@ -77,8 +77,8 @@ impl CredentialProvider {
     pub(super) fn is_fixed(&self) -> bool {
         match self {
             Self::Fixed(_) => true,
-            Self::Ambient { settings, asked } => {
-                asked.used.get() == Some(&CredentialSource::Environment)
+            Self::Ambient { settings, history } => {
+                history.used.get() == Some(&CredentialSource::Environment)
                     && settings.endpoint.assume_role.is_none()
             }
         }
@@ -88,16 +88,16 @@ impl CredentialProvider {
     pub(super) fn used(&self) -> Option<&CredentialSource> {
         match self {
             Self::Fixed(_) => None,
-            Self::Ambient { asked, .. } => asked.used.get(),
+            Self::Ambient { history, .. } => history.used.get(),
         }
     }
 
     /// Returns the source being asked, or the last one asked; `None` if its credentials are used to
     /// assume a role.
-    pub(super) fn asked(&self) -> Option<Link> {
+    pub(super) fn last_asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,
-            Self::Ambient { asked, .. } => asked.link().clone(),
+            Self::Ambient { history, .. } => history.link().clone(),
         }
     }
 }
@@ -113,8 +113,8 @@ pub(super) struct ClientSettings {
 }
 
 impl ClientSettings {
-    async fn credentials(&self, asked: Arc<ProviderHistory>) -> SharedCredentialsProvider {
-        let chain = SharedCredentialsProvider::new(self.chain(asked));
+    async fn credentials(&self, history: Arc<ProviderHistory>) -> SharedCredentialsProvider {
+        let chain = SharedCredentialsProvider::new(self.chain(history));
         match &self.endpoint.assume_role {
             Some(role) => self.assume(role, chain).await,
             None => chain,
@@ -137,7 +137,7 @@ impl ClientSettings {
         config.build()
     }
 
-    fn chain(&self, asked: Arc<ProviderHistory>) -> Chain {
+    fn chain(&self, history: Arc<ProviderHistory>) -> Chain {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_http_client(self.http_client.clone())
@@ -158,14 +158,14 @@ impl ClientSettings {
             )
         };
         // A run keeps the identity that it started with, or waits for it.
-        let sources: &[_] = match asked.used.get() {
+        let sources: &[_] = match history.used.get() {
             Some(used) => std::slice::from_ref(used),
             None => &self.endpoint.credentials,
         };
         Chain {
             links: sources.iter().map(link).collect(),
             has_role: self.endpoint.assume_role.is_some(),
-            asked,
+            history,
         }
     }
 
@@ -303,7 +303,7 @@ impl ProvideCredentials for ProfileGone {
 pub(super) struct ProviderHistory {
     /// The source of the credentials, once a provider has returned some.
     used: OnceLock<CredentialSource>,
-    /// See [`CredentialProvider::asked`].
+    /// See [`CredentialProvider::last_asked`].
     link: Mutex<Option<Link>>,
 }
 
@@ -359,7 +359,7 @@ struct Chain {
     links: Vec<(Link, SharedCredentialsProvider)>,
     /// True if a role is assumed with the credentials.
     has_role: bool,
-    asked: Arc<ProviderHistory>,
+    history: Arc<ProviderHistory>,
 }
 
 impl Chain {
@@ -367,7 +367,7 @@ impl Chain {
         let mut last = CredentialsError::not_loaded("no credentials are configured");
         for (link, provider) in &self.links {
             let source = &link.source;
-            *self.asked.link() = Some(link.clone());
+            *self.history.link() = Some(link.clone());
             match provider.provide_credentials().await {
                 Ok(credentials) => {
                     if let Some(field) = unsignable(&credentials) {
@@ -377,9 +377,9 @@ impl Chain {
                         };
                         return Err(CredentialsError::invalid_configuration(error));
                     }
-                    let _ = self.asked.used.set(source.clone());
+                    let _ = self.history.used.set(source.clone());
                     if self.has_role {
-                        *self.asked.link() = None;
+                        *self.history.link() = None;
                     }
                     return Ok(credentials);
                 }

@@ -224,13 +224,13 @@ impl FastPath {
         header: Header,
         signs_body: bool,
     ) -> Result<(OutputOrError, HttpResponse), SdkError<Infallible, HttpResponse>> {
-        let held = self
+        let cached = self
             .identities
             .to_sign()
             .await
             .map_err(SdkError::construction_failure)?;
         let offset = self.identities.clock().offset();
-        let request = self.request(codec, input, header, signs_body, &held.identity);
+        let request = self.request(codec, input, header, signs_body, &cached.identity);
         let request = request.map_err(SdkError::construction_failure)?;
         let secrets = Secrets::of(request.headers());
         let mut response = self
@@ -241,7 +241,7 @@ impl FastPath {
         response.add_extension(secrets);
         self.identities
             .clock()
-            .witness(&mut response, held.generation, offset);
+            .witness(&mut response, cached.generation, offset);
         let body = std::mem::replace(response.body_mut(), SdkBody::taken());
         match ByteStream::new(body).collect().await {
             Ok(bytes) => *response.body_mut() = SdkBody::from(bytes.into_bytes()),

@@ -27,7 +27,7 @@ use super::clock::{Clock, Signing};
 use super::credential_chain::{ANSWER, CredentialProvider};
 use super::credentials::{self, CredentialOrigin, NoIdentity};
 use super::guard::{Panicked, guarded};
-use super::renewal::{HeldSet, Inquiry, Renewal, RenewalResult, RequestStep, lead};
+use super::renewal::{CachedSet, Inquiry, Renewal, RenewalResult, RequestStep, lead};
 use crate::awake::AwakeInstant;
 use crate::endpoint::CredentialSource;
 use crate::size::display_duration;
@@ -46,9 +46,9 @@ struct IdentityState {
     /// The origin of the credentials, for messages.
     origin: CredentialOrigin,
     clock: Clock,
-    held: ArcSwapOption<CachedIdentity>,
+    cached: ArcSwapOption<CachedIdentity>,
     renewal: Mutex<Renewal>,
-    /// False while the held set is refused.
+    /// False while the cached set is refused.
     is_calm: AtomicBool,
     /// Notified when a renewal ends, and when a refusal is over.
     changed: Notify,
@@ -107,7 +107,7 @@ impl Identities {
             provider,
             origin,
             clock,
-            held: ArcSwapOption::empty(),
+            cached: ArcSwapOption::empty(),
             renewal: Mutex::default(),
             is_calm: AtomicBool::new(true),
             changed: Notify::new(),
@@ -121,13 +121,13 @@ impl Identities {
         &self.0.clock
     }
 
-    /// Returns the generation of the held set, counted from 1, or 0 before there is one.
+    /// Returns the generation of the cached set, counted from 1, or 0 before there is one.
     pub(super) fn generation(&self) -> u64 {
         self.0
-            .held
+            .cached
             .load()
             .as_ref()
-            .map_or(0, |held| held.generation)
+            .map_or(0, |cached| cached.generation)
     }
 
     /// Returns the source of the credentials, once a provider has returned some.
@@ -156,7 +156,7 @@ impl Identities {
     }
 
     fn provider(&self) -> String {
-        let link = self.0.provider.asked();
+        let link = self.0.provider.last_asked();
         credentials::with_machine(|machine| machine.asked(&self.0.origin, link.as_ref()))
     }
 
@@ -167,17 +167,17 @@ impl Identities {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the held set, unless it has expired.
+    /// Returns the cached set, unless it has expired.
     fn usable(&self) -> Option<Arc<CachedIdentity>> {
-        let held = self.0.held.load_full()?;
-        let is_over = held
+        let cached = self.0.cached.load_full()?;
+        let is_over = cached
             .identity
             .expiration()
             .is_some_and(|end| self.0.clock.is_past(end));
-        (!is_over).then_some(held)
+        (!is_over).then_some(cached)
     }
 
-    /// Waits until a request may be sent with the held set.
+    /// Waits until a request may be sent with the cached set.
     ///
     /// # Errors
     /// [`NotReady`], also if requests have waited for `patience`, or this one for `left` if that is
@@ -226,12 +226,12 @@ impl Identities {
         let now = Instant::now();
         let is_due = usable
             .as_ref()
-            .is_some_and(|held| held.is_due(&self.0.clock));
+            .is_some_and(|cached| cached.is_due(&self.0.clock));
         if usable.is_some() && !is_due && self.0.is_calm.load(Ordering::Acquire) {
             return RequestStep::Go { renew: false };
         }
-        let set = usable.map(|held| HeldSet {
-            has_end: held.end.is_some(),
+        let set = usable.map(|cached| CachedSet {
+            has_end: cached.end.is_some(),
             is_due,
         });
         let step = self.renewal().step(now, set);
@@ -273,12 +273,12 @@ impl Identities {
         }
     }
 
-    /// Returns true if the held set is that of a session.
+    /// Returns true if the cached set is that of a session.
     fn is_session(&self) -> bool {
-        let held = self.0.held.load();
-        let credentials = held
+        let cached = self.0.cached.load();
+        let credentials = cached
             .as_ref()
-            .and_then(|held| held.identity.data::<Credentials>());
+            .and_then(|cached| cached.identity.data::<Credentials>());
         credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
@@ -304,7 +304,7 @@ impl Identities {
             Ok(Ok(Ok(credentials))) => Ok(credentials),
             Ok(Ok(Err(error))) => {
                 let has_worked = self.renewal().has_worked();
-                let link = self.0.provider.asked();
+                let link = self.0.provider.last_asked();
                 let (link, origin) = (link.as_ref(), &self.0.origin);
                 Err(credentials::with_machine(|machine| {
                     credentials::explain(&error, origin, link, machine, has_worked)
@@ -322,8 +322,9 @@ impl Identities {
     /// Asks the provider for credentials, and wakes the requests that wait.
     async fn renew(&self) {
         let answer = self.ask().await;
-        let brought =
-            answer.map_or_else(RenewalResult::Nothing, |credentials| self.hold(credentials));
+        let brought = answer.map_or_else(RenewalResult::Nothing, |credentials| {
+            self.cache(credentials)
+        });
         tracing::debug!(?brought, "asked for credentials");
         let is_usable = self.usable().is_some();
         let mut renewal = self.renewal();
@@ -350,7 +351,7 @@ impl Identities {
     }
 
     /// Stores a set that has not expired, and compares it with the previous one.
-    fn hold(&self, credentials: Credentials) -> RenewalResult {
+    fn cache(&self, credentials: Credentials) -> RenewalResult {
         let end = credentials.expiry();
         if end.is_some_and(|end| self.0.clock.is_past(end)) {
             let message = format!("{}: the set that it gives has expired", self.provider());
@@ -359,7 +360,7 @@ impl Identities {
                 message,
             });
         }
-        let last = self.0.held.load_full();
+        let last = self.0.cached.load_full();
         let is_same = last
             .as_ref()
             .and_then(|last| last.identity.data::<Credentials>())
@@ -370,7 +371,7 @@ impl Identities {
             });
         // The provider may return the same set with a later expiry.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);
-        self.0.held.store(Some(Arc::new(CachedIdentity {
+        self.0.cached.store(Some(Arc::new(CachedIdentity {
             identity: credentials.into(),
             generation,
             end,
@@ -386,8 +387,8 @@ impl Identities {
     /// Returns the set to sign a request with. Does not wait if it has expired since the request
     /// was [`ready`](Self::ready): that would count as silence of the server.
     pub(super) async fn to_sign(&self) -> Result<Arc<CachedIdentity>, NoIdentity> {
-        if let Some(held) = self.usable() {
-            return Ok(held);
+        if let Some(cached) = self.usable() {
+            return Ok(cached);
         }
         if !self.renewal().has_worked() {
             return self.resolve().await;
@@ -401,10 +402,10 @@ impl Identities {
         })
     }
 
-    /// Returns the held set. Waits for one renewal if there is none or it has expired.
+    /// Returns the cached set. Waits for one renewal if there is none or it has expired.
     async fn resolve(&self) -> Result<Arc<CachedIdentity>, NoIdentity> {
-        if let Some(held) = self.usable() {
-            return Ok(held);
+        if let Some(cached) = self.usable() {
+            return Ok(cached);
         }
         let _waiting = WaitingRequest::new(&self.0.waiting);
         loop {
@@ -427,8 +428,8 @@ impl Identities {
                 }
                 RequestStep::Go { .. } | RequestStep::Refused(_) => {}
             }
-            if let Some(held) = self.usable() {
-                return Ok(held);
+            if let Some(cached) = self.usable() {
+                return Ok(cached);
             }
         }
     }
@@ -513,11 +514,13 @@ impl ResolveCachedIdentity for Identities {
         config: &'a ConfigBag,
     ) -> IdentityFuture<'a> {
         IdentityFuture::new(async move {
-            let held = self.to_sign().await?;
+            let cached = self.to_sign().await?;
             if let Some(signing) = config.load::<Signing>() {
-                signing.generation.store(held.generation, Ordering::Release);
+                signing
+                    .generation
+                    .store(cached.generation, Ordering::Release);
             }
-            Ok(held.identity.clone())
+            Ok(cached.identity.clone())
         })
     }
 }
@@ -528,11 +531,11 @@ impl ProvideCredentials for Identities {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            let held = self
+            let cached = self
                 .resolve()
                 .await
                 .map_err(CredentialsError::provider_error)?;
-            let credentials = held.identity.data::<Credentials>().cloned();
+            let credentials = cached.identity.data::<Credentials>().cloned();
             credentials.ok_or_else(|| CredentialsError::unhandled("these are no credentials"))
         })
     }
@@ -552,7 +555,7 @@ mod tests {
     use super::super::clock::refused_at;
     use super::*;
 
-    fn held(end: SystemTime) -> CachedIdentity {
+    fn cached(end: SystemTime) -> CachedIdentity {
         CachedIdentity {
             identity: Credentials::new("id", "secret", None, Some(end), "test").into(),
             generation: 1,
@@ -566,7 +569,7 @@ mod tests {
         let now = SystemTime::now();
         let minutes = |count| Duration::from_mins(count);
         let clock = Clock::default();
-        let (long, short) = (held(now + minutes(60)), held(now + minutes(2)));
+        let (long, short) = (cached(now + minutes(60)), cached(now + minutes(2)));
         assert!(!long.is_due(&clock) && !short.is_due(&clock));
         // This machine's clock was 59 minutes behind.
         let date = DateTime::from(now + minutes(59))
@@ -579,12 +582,12 @@ mod tests {
         );
         let older = CachedIdentity {
             since: Instant::now().checked_sub(minutes(30)).unwrap(),
-            ..held(now + minutes(60))
+            ..cached(now + minutes(60))
         };
         assert!(older.is_due(&clock));
         // It has expired by the server's clock, but not by that of its issuer.
         assert!(!short.is_due(&clock));
-        let longer = held(now + minutes(120));
+        let longer = cached(now + minutes(120));
         assert!(!longer.is_due(&clock));
         // Now it is an hour ahead: what had ended lasts.
         let date = DateTime::from(now - minutes(60))

@@ -100,15 +100,18 @@ pub(super) fn elsewhere(
         name.filter(|name| !name.trim().is_empty())
             .unwrap_or_else(|| otherwise.to_owned())
     };
-    let asked = asked_bucket.as_str();
+    let requested = asked_bucket.as_str();
     let bucket = if asked_bucket.is_alias() {
-        asked.to_owned()
+        requested.to_owned()
     } else {
-        named(bucket, asked)
+        named(bucket, requested)
     };
     let key = named(key, asked_key.as_str());
-    let short = asked.rsplit_once(':').map_or(asked, |(_, name)| name);
-    let is_asked = (bucket == asked || bucket == short) && is_spelling(&key, asked_key.as_str());
+    let short = requested
+        .rsplit_once(':')
+        .map_or(requested, |(_, name)| name);
+    let is_asked =
+        (bucket == requested || bucket == short) && is_spelling(&key, asked_key.as_str());
     (!is_asked).then_some(Elsewhere { bucket, key })
 }
 
@@ -123,10 +126,10 @@ pub(super) fn written_version(version: Option<String>) -> Result<Option<String>,
 
 /// Fails if the answer names another version than the request. Servers without versions ignore the
 /// version id.
-pub(super) fn other_version(asked: Option<&str>, answered: Option<&str>) -> Result<(), String> {
-    match asked.zip(answered.filter(|answered| !answered.is_empty())) {
-        Some((asked, answered)) if asked != answered => Err(format!(
-            "the answer is about the version `{answered}`, but the request was for `{asked}`"
+pub(super) fn other_version(requested: Option<&str>, answered: Option<&str>) -> Result<(), String> {
+    match requested.zip(answered.filter(|answered| !answered.is_empty())) {
+        Some((requested, answered)) if requested != answered => Err(format!(
+            "the answer is about the version `{answered}`, but the request was for `{requested}`"
         )),
         _ => Ok(()),
     }
@@ -221,42 +224,42 @@ mod tests {
     #[test]
     fn an_upload_is_elsewhere_if_its_answer_names_another_key_or_bucket() {
         let name = |text: &str| Some(text.to_owned());
-        let is_elsewhere = |asked: &str, bucket: Option<String>, key: Option<String>| {
-            let (asked, path) = (asked.parse().unwrap(), ObjectKey::new("a/b c").unwrap());
-            elsewhere((bucket, key), (&asked, &path)).is_some()
+        let is_elsewhere = |requested: &str, bucket: Option<String>, key: Option<String>| {
+            let (requested, path) = (requested.parse().unwrap(), ObjectKey::new("a/b c").unwrap());
+            elsewhere((bucket, key), (&requested, &path)).is_some()
         };
         let point = "arn:aws:s3:us-east-1:123456789012:accesspoint/point";
-        for (asked, bucket, key) in [
+        for (requested, bucket, key) in [
             ("lake", None, None),
             ("lake", name(""), name("\n")),
             ("lake", name("lake"), name("a%2Fb+c")),
             ("tenant:lake", name("lake"), None),
             (point, name("lake"), None),
         ] {
-            assert!(!is_elsewhere(asked, bucket, key), "{asked}");
+            assert!(!is_elsewhere(requested, bucket, key), "{requested}");
         }
-        for (asked, bucket, key) in [
+        for (requested, bucket, key) in [
             ("lake", name("other"), None),
             ("lake", None, name("a/b")),
             (point, name("lake"), name("a")),
         ] {
-            assert!(is_elsewhere(asked, bucket, key), "{asked}");
+            assert!(is_elsewhere(requested, bucket, key), "{requested}");
         }
     }
 
     #[test]
     fn an_answer_about_another_version_is_none() {
-        for (asked, answered) in [
+        for (requested, answered) in [
             (None, None),
             (None, Some("1")),
             (Some("1"), None),
             (Some("1"), Some("")),
             (Some("1"), Some("1")),
         ] {
-            assert_eq!(other_version(asked, answered), Ok(()));
+            assert_eq!(other_version(requested, answered), Ok(()));
         }
-        for (asked, answered) in [("1", "2"), ("1", "null"), ("null", "1")] {
-            assert!(other_version(Some(asked), Some(answered)).is_err());
+        for (requested, answered) in [("1", "2"), ("1", "null"), ("null", "1")] {
+            assert!(other_version(Some(requested), Some(answered)).is_err());
         }
     }
 

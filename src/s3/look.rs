@@ -28,11 +28,11 @@ impl Written {
             return Some(format!("{} bytes arrived of {size}", found.size));
         }
         let named = |version: &Option<String>| version.clone().filter(|version| version != "null");
-        if let Some((asked, shown)) = named(&self.version).zip(named(&found.version))
-            && asked != shown
+        if let Some((requested, shown)) = named(&self.version).zip(named(&found.version))
+            && requested != shown
         {
             return Some(format!(
-                "the server shows version {shown} instead of {asked}"
+                "the server shows version {shown} instead of {requested}"
             ));
         }
         let otherwise = |what: &str, shown: &str, answered: &str| {

@@ -487,7 +487,7 @@ pub(super) fn follows<M>(
 
 /// Returns the next marker of a list, or `None` after the last page. S3 names the last entry on
 /// every page, including the last page, and other servers repeat the marker of the request
-/// (`asked`). Neither contradicts `IsTruncated: false`.
+/// (`requested`). Neither contradicts `IsTruncated: false`.
 ///
 /// # Errors
 /// Fails for the same reasons as [`follows`].
@@ -495,9 +495,9 @@ pub(super) fn follows_unless_last<M: PartialEq>(
     truncated: Option<bool>,
     token: Option<M>,
     last: Option<M>,
-    asked: Option<&M>,
+    requested: Option<&M>,
 ) -> Result<Option<M>, String> {
-    let says_nothing = token == last || token.as_ref() == asked;
+    let says_nothing = token == last || token.as_ref() == requested;
     let is_last = truncated == Some(false) && says_nothing;
     follows(truncated, token.filter(|_| !is_last), last)
 }

@@ -290,7 +290,7 @@ impl HttpConnector for Connector {
         } else {
             self.secure.get_or_init(|| connect(self.pools.0.secure()))
         };
-        progress::watch(&mut request);
+        progress::track_body(&mut request);
         let captured = CaptureSmithyConnection::new();
         request.add_extension(captured.clone());
         let connection = Connection::to(self.pools.0.server(request.uri()), captured);

@@ -124,7 +124,7 @@ pub(crate) fn within<F: Future>(
 }
 
 /// Lets a long body of a request note its progress.
-pub(super) fn watch(request: &mut HttpRequest) {
+pub(super) fn track_body(request: &mut HttpRequest) {
     let Some(progress) = Progress::current() else {
         return;
     };

@@ -3,7 +3,7 @@
 //!
 //! Only one renewal runs at a time. After a renewal without a new set there is a pause, which grows
 //! with each further one: asking more often does not help a provider that fails, or that lags and
-//! repeats an old set. The held set is used until it expires. A set that the server refuses is no
+//! repeats an old set. The cached set is used until it expires. A set that the server refuses is no
 //! longer used, except by one request after each renewal that brought no other set. The answer to
 //! that request shows whether the refusal has passed.
 
@@ -32,9 +32,9 @@ pub(super) fn lead(remaining: Duration) -> Duration {
     (remaining / 4).min(LEAD)
 }
 
-/// The properties of the held set of credentials that affect a request.
+/// The properties of the cached set of credentials that affect a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HeldSet {
+pub(super) struct CachedSet {
     /// True if its expiry is known, as with providers that renew their sets.
     pub(super) has_end: bool,
     /// True if it is time to renew it.
@@ -71,7 +71,7 @@ pub(super) enum Inquiry {
 pub(super) enum RenewalResult {
     /// Another set of credentials.
     New,
-    /// The same set that is held.
+    /// The same set that is cached.
     Same,
     /// No usable set, for this reason.
     Nothing(NoIdentity),
@@ -124,15 +124,16 @@ pub(super) struct Renewal {
     /// The failure of the last renewal.
     pub(super) error: Option<NoIdentity>,
     progress: CredentialProgress,
-    /// True while the held set has replaced a refused one, and the server has not accepted it yet.
+    /// True while the cached set has replaced a refused one, and the server has not accepted it
+    /// yet.
     is_on_trial: bool,
-    /// True once the log has warned that the held set, which is still valid, cannot be renewed.
+    /// True once the log has warned that the cached set, which is still valid, cannot be renewed.
     is_warned: bool,
 }
 
 impl Renewal {
-    /// Decides what a request does now. `set` is the held set, or `None` if it has expired.
-    pub(super) fn step(&mut self, now: Instant, set: Option<HeldSet>) -> RequestStep {
+    /// Decides what a request does now. `set` is the cached set, or `None` if it has expired.
+    pub(super) fn step(&mut self, now: Instant, set: Option<CachedSet>) -> RequestStep {
         if let Some(set) = set {
             let is_accepted = self.is_accepted();
             let lags = set.has_end
@@ -257,7 +258,7 @@ impl Renewal {
         wait.is_logged.then(|| wait.since.until(now))
     }
 
-    /// Records that the server refused the held set.
+    /// Records that the server refused the cached set.
     pub(super) fn refused(&mut self, at: Instant, generation: u64, failure: &Failure) {
         if self
             .refusal
@@ -274,7 +275,7 @@ impl Renewal {
         }
     }
 
-    /// Records that the server accepted the held set in a request sent at `sent`. Returns the
+    /// Records that the server accepted the cached set in a request sent at `sent`. Returns the
     /// length of the wait for that, if the log has reported it.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
         self.progress = CredentialProgress::Accepted;
@@ -296,7 +297,7 @@ impl Renewal {
         self.progress >= CredentialProgress::Given
     }
 
-    /// Returns true while the held set is refused.
+    /// Returns true while the cached set is refused.
     pub(super) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
@@ -354,7 +355,7 @@ mod tests {
     use super::*;
     use crate::s3::{FailureKind, Operation};
 
-    const HELD: HeldSet = HeldSet {
+    const HELD: CachedSet = CachedSet {
         has_end: true,
         is_due: false,
     };
@@ -376,7 +377,7 @@ mod tests {
     }
 
     /// Returns the number of renewals that many requests cause in an hour while the provider fails.
-    fn renewals(set: Option<HeldSet>, result: &RenewalResult, refused: bool) -> u32 {
+    fn renewals(set: Option<CachedSet>, result: &RenewalResult, refused: bool) -> u32 {
         let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
         renewal.accepted(start, start);
         for tenth in 0..36_000 {
@@ -399,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_sick_provider_is_asked_twice_a_minute_at_most() {
-        let due = Some(HeldSet {
+        let due = Some(CachedSet {
             is_due: true,
             ..HELD
         });

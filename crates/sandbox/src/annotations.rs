@@ -47,7 +47,7 @@ pub(super) async fn answer(
         Err(_) => return Refusal::too_large(LARGEST as u64 + 1).response(id),
     };
     let query = QueryString(parts.uri.query().unwrap_or_default());
-    let asked = Asked {
+    let requested = AnnotationRequest {
         name: query.get("annotationName").unwrap_or_default().into_owned(),
         version: query.get("versionId").map(Cow::into_owned),
         prefix: query
@@ -61,10 +61,10 @@ pub(super) async fn answer(
             .and_then(|etag| etag.to_str().ok()),
     };
     let answered = match call.operation {
-        Operation::ListObjectAnnotations => asked.list(store, call),
-        Operation::GetObjectAnnotation => asked.get(store, call),
-        Operation::PutObjectAnnotation => asked.put(store, call, &body),
-        _ => asked.delete(store, call),
+        Operation::ListObjectAnnotations => requested.list(store, call),
+        Operation::GetObjectAnnotation => requested.get(store, call),
+        Operation::PutObjectAnnotation => requested.put(store, call, &body),
+        _ => requested.delete(store, call),
     };
     let mut response = match answered {
         Ok(body) => Response::new(Body::from(body)),
@@ -76,7 +76,7 @@ pub(super) async fn answer(
     response
 }
 
-struct Asked<'a> {
+struct AnnotationRequest<'a> {
     name: String,
     version: Option<String>,
     prefix: String,
@@ -84,7 +84,7 @@ struct Asked<'a> {
     etag: Option<&'a str>,
 }
 
-impl Asked<'_> {
+impl AnnotationRequest<'_> {
     fn list(&self, store: &Store, call: &Call) -> Result<String, Refusal> {
         let bucket = store.bucket(&call.bucket)?;
         let object = bucket.read().resolve(&call.key, self.version.as_deref())?;

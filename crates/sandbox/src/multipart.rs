@@ -423,8 +423,8 @@ impl Upload {
         let (algorithm, kind) = self
             .declared
             .unwrap_or((Algorithm::Crc64Nvme, ChecksumKind::FullObject));
-        if let Some(asked) = &request.kind
-            && (self.declared.is_none() || asked != kind.name())
+        if let Some(requested) = &request.kind
+            && (self.declared.is_none() || requested != kind.name())
         {
             let mode = if self.declared.is_some() {
                 kind.name()

@@ -271,7 +271,7 @@ impl Client {
         let items = parts.collect::<Result<Vec<_>, _>>().map_err(faulty)?;
         let last = items.last().map(|part| part.number.to_string());
         // Part 0 is the start of a list.
-        let asked = after.map(str::to_owned);
+        let requested = after.map(str::to_owned);
         let marker = IdKind::Token.optional(
             output
                 .next_part_number_marker
@@ -279,7 +279,7 @@ impl Client {
         );
         let next = marker
             .and_then(|marker| {
-                follows_unless_last(output.is_truncated, marker, last, asked.as_ref())
+                follows_unless_last(output.is_truncated, marker, last, requested.as_ref())
             })
             .map_err(faulty)?;
         Ok(PartsPage {

@@ -174,7 +174,7 @@ impl Service {
         if request.extensions.get::<Corrupted>().is_some() {
             source.object = self.corrupted(&source.object);
         }
-        let asked: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
+        let requested: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
         let replaces_metadata = input
             .metadata_directive
             .as_ref()
@@ -202,7 +202,7 @@ impl Service {
 
         let mut attributes = copied_attributes(
             &source.object.attributes,
-            asked,
+            requested,
             replaces_metadata,
             replaces_tags,
         );
@@ -264,11 +264,11 @@ impl Service {
 
     /// Returns the checksum of the copy. It has the requested algorithm, or that of the source, and
     /// always covers the full object.
-    fn copied_checksum(&self, source: &Object, asked: Option<Algorithm>) -> Option<Checksum> {
+    fn copied_checksum(&self, source: &Object, requested: Option<Algorithm>) -> Option<Checksum> {
         if !fields::checksums_on(&self.store) {
             return None;
         }
-        let algorithm = asked
+        let algorithm = requested
             .or(source.checksum.as_ref().map(|checksum| checksum.algorithm))
             .unwrap_or(Algorithm::Crc64Nvme);
         let known = source
@@ -367,11 +367,11 @@ fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> Cop
 /// of its source.
 fn copied_attributes(
     source: &Attributes,
-    asked: Attributes,
+    requested: Attributes,
     replaces_metadata: bool,
     replaces_tags: bool,
 ) -> Attributes {
-    let mut attributes = asked;
+    let mut attributes = requested;
     if !replaces_metadata {
         attributes.content_type.clone_from(&source.content_type);
         attributes.cache_control.clone_from(&source.cache_control);

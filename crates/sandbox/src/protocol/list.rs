@@ -65,13 +65,13 @@ impl Names {
 }
 
 /// Returns the page size, which is at most 1,000.
-pub(super) fn page_size(name: &'static str, asked: Option<i32>) -> Result<usize, Refusal> {
-    match asked.map(usize::try_from) {
+pub(super) fn page_size(name: &'static str, requested: Option<i32>) -> Result<usize, Refusal> {
+    match requested.map(usize::try_from) {
         None => Ok(PAGE),
         Some(Ok(max)) => Ok(max.min(PAGE)),
         Some(Err(_)) => Err(Refusal::invalid_argument(
             name,
-            asked.unwrap_or_default(),
+            requested.unwrap_or_default(),
             "Argument must be an integer between 0 and 2147483647",
         )),
     }
@@ -94,9 +94,9 @@ pub(super) fn initiator(bucket: &Bucket) -> Initiator {
 /// Returns the `RestoreStatus` of an archived object if the request asks for it.
 fn restore_status(
     object: &Object,
-    asked: Option<&[OptionalObjectAttributes]>,
+    requested: Option<&[OptionalObjectAttributes]>,
 ) -> Option<RestoreStatus> {
-    let wanted = asked?
+    let wanted = requested?
         .iter()
         .any(|name| name.as_str() == OptionalObjectAttributes::RESTORE_STATUS);
     let restore = object.attributes.restore.as_ref().filter(|_| wanted)?;
@@ -112,7 +112,7 @@ fn lines(
     names: Names,
     page: &Page<Arc<Object>>,
     owner: Option<&str>,
-    asked: Option<&[OptionalObjectAttributes]>,
+    requested: Option<&[OptionalObjectAttributes]>,
 ) -> String {
     let mut text = String::with_capacity(page.entries.len() * 400);
     for (key, object) in &page.entries {
@@ -141,7 +141,7 @@ fn lines(
         if let Some(owner) = owner {
             field("Owner", format_args!("<ID>{owner}</ID>"));
         }
-        if let Some(status) = restore_status(object, asked) {
+        if let Some(status) = restore_status(object, requested) {
             let ongoing = status.is_restore_in_progress.unwrap_or_default();
             let expiry = object
                 .attributes
@@ -182,7 +182,7 @@ fn entry(
     key: &str,
     object: &Object,
     owner: Option<Owner>,
-    asked: Option<&[OptionalObjectAttributes]>,
+    requested: Option<&[OptionalObjectAttributes]>,
 ) -> ObjectFields {
     let checksum = object.checksum.as_ref();
     ObjectFields {
@@ -195,7 +195,7 @@ fn entry(
             .map(|sum| vec![ChecksumAlgorithm::from_static(sum.algorithm.name())]),
         checksum_type: checksum.map(|sum| ChecksumType::from_static(sum.kind.name())),
         owner,
-        restore_status: restore_status(object, asked),
+        restore_status: restore_status(object, requested),
     }
 }
 
@@ -244,12 +244,12 @@ impl Service {
                 max,
             },
         )?;
-        let asked = input.optional_object_attributes.as_deref();
+        let requested = input.optional_object_attributes.as_deref();
         let owner = input
             .fetch_owner
             .filter(|fetch| *fetch)
             .map(|_| &*bucket.owner);
-        let lines = lines(names, &page, owner, asked);
+        let lines = lines(names, &page, owner, requested);
         let mut response = S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket.clone()),
             prefix: Some(names.write(input.prefix.as_deref().unwrap_or_default())),
@@ -285,7 +285,7 @@ impl Service {
                 max,
             },
         )?;
-        let asked = input.optional_object_attributes.as_deref();
+        let requested = input.optional_object_attributes.as_deref();
         // Without a delimiter, clients use the last key as the marker.
         let next = page
             .last()
@@ -302,7 +302,7 @@ impl Service {
             contents: Some(
                 page.entries
                     .iter()
-                    .map(|(key, object)| entry(names, key, object, Some(owner(&bucket)), asked))
+                    .map(|(key, object)| entry(names, key, object, Some(owner(&bucket)), requested))
                     .collect(),
             ),
             common_prefixes: Some(names.prefixes(&page.common_prefixes)),
@@ -341,7 +341,7 @@ impl Service {
             max,
         };
         let page = listing::versions(&bucket.read().objects, &query, version_marker);
-        let asked = input.optional_object_attributes.as_deref();
+        let requested = input.optional_object_attributes.as_deref();
         let (mut versions, mut markers) = (Vec::new(), Vec::new());
         for (key, listed) in &page.entries {
             let (key, version_id) = (
@@ -364,7 +364,7 @@ impl Service {
                             .map(|sum| vec![ChecksumAlgorithm::from_static(sum.algorithm.name())]),
                         checksum_type: checksum
                             .map(|sum| ChecksumType::from_static(sum.kind.name())),
-                        restore_status: restore_status(object, asked),
+                        restore_status: restore_status(object, requested),
                     });
                 }
                 Version::Marker(marker) => markers.push(DeleteMarkerEntry {

@@ -133,7 +133,7 @@ impl Service {
             .as_ref()
             .and_then(|upload| upload.parts.as_deref())
             .unwrap_or_default();
-        let asked = CompleteRequest {
+        let requested = CompleteRequest {
             parts: parts
                 .iter()
                 .map(|part| ListedPart {
@@ -161,7 +161,7 @@ impl Service {
         if let Ok((Some(_), attributes)) = bucket.upload_settings(&input.key, &input.upload_id) {
             access::check_own_key(&attributes.encryption, &request.headers)?;
         }
-        let completed = bucket.complete(&self.store, &input.key, &input.upload_id, &asked)?;
+        let completed = bucket.complete(&self.store, &input.key, &input.upload_id, &requested)?;
         let mut output = CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),

@@ -103,7 +103,7 @@ macro_rules! describe {
 
 impl Piece {
     /// Returns the bytes that `Range` or `partNumber` request.
-    fn asked(
+    fn requested(
         object: &Object,
         range: Option<s3s::dto::Range>,
         part: Option<i32>,
@@ -245,7 +245,7 @@ impl Service {
         if found.object.attributes.is_archived() {
             return Err(Refusal::invalid_object_state(found.object.attributes.class()).into());
         }
-        let piece = Piece::asked(&found.object, input.range, input.part_number)?;
+        let piece = Piece::requested(&found.object, input.range, input.part_number)?;
         let mut output = GetObjectOutput::default();
         describe!(output, self, found, piece, input);
         if !checksum::is_verifiable(&found.object) {
@@ -282,7 +282,7 @@ impl Service {
                 if_unmodified_since: condition::time(input.if_unmodified_since.as_ref()),
             },
         )?;
-        let piece = Piece::asked(&found.object, input.range, input.part_number)?;
+        let piece = Piece::requested(&found.object, input.range, input.part_number)?;
         let mut output = HeadObjectOutput::default();
         describe!(output, self, found, piece, input);
         output.archive_status = found
@@ -310,7 +310,7 @@ impl Service {
         let input = request.input;
         let found = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
         let object = &found.object;
-        let asked = |name: &str| {
+        let requested = |name: &str| {
             input
                 .object_attributes
                 .iter()
@@ -321,16 +321,16 @@ impl Service {
             version_id: found.version_id.clone(),
             ..GetObjectAttributesOutput::default()
         };
-        if asked(ObjectAttributes::ETAG) {
+        if requested(ObjectAttributes::ETAG) {
             output.e_tag = etag(&object.etag);
         }
-        if asked(ObjectAttributes::OBJECT_SIZE) {
+        if requested(ObjectAttributes::OBJECT_SIZE) {
             output.object_size = long(object.content.len());
         }
-        if asked(ObjectAttributes::STORAGE_CLASS) {
+        if requested(ObjectAttributes::STORAGE_CLASS) {
             output.storage_class = Some(object.attributes.class().to_owned().into());
         }
-        if asked(ObjectAttributes::CHECKSUM)
+        if requested(ObjectAttributes::CHECKSUM)
             && let Some(checksum) = &object.checksum
         {
             let mut fields = ChecksumFields {
@@ -340,7 +340,7 @@ impl Service {
             set_checksum!(fields, checksum.algorithm, checksum.value.clone());
             output.checksum = Some(fields);
         }
-        if asked(ObjectAttributes::OBJECT_PARTS) {
+        if requested(ObjectAttributes::OBJECT_PARTS) {
             output.object_parts = object_parts(object, input.part_number_marker, input.max_parts);
         }
         Ok(S3Response::new(output))

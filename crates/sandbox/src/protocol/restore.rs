@@ -17,11 +17,11 @@ impl Service {
     ) -> S3Result<S3Response<RestoreObjectOutput>> {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
-        let asked = input.restore_request.unwrap_or_default();
-        let tier = asked
+        let restore = input.restore_request.unwrap_or_default();
+        let tier = restore
             .glacier_job_parameters
             .map(|parameters| parameters.tier.as_str().to_owned());
-        let days = asked.days;
+        let days = restore.days;
         let (accepted, _) = bucket.change(&input.key, input.version_id.as_deref(), |object| {
             let attributes = Arc::make_mut(&mut object.attributes);
             let is_tiering = attributes.class() == "INTELLIGENT_TIERING";
