@@ -18,7 +18,7 @@ Patterns match the whole key after SRC:
   [..]   one of these: [abc], [0-9], [!a-z]     {a,b}/*     a/x and b/x
   \\      takes the next character literally: \\*
 --exclude wins over --include, in any order. --include leaves out all other keys, so --exclude '*' --include '*.txt'
-of the AWS CLI is --include '**/*.txt' here. Only keys that begin with the literal beginning of a pattern are listed:
+of the AWS CLI is --include '**/*.txt' here. Only keys that begin with the literal prefix of a pattern are listed:
 2026/0[1-3]/*.csv lists 2026/0.";
 
 /// The flags that select objects.

@@ -133,7 +133,7 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
         lists(&world, LIST, SOURCE)
             .iter()
             .all(|prefix| prefix == "p/"),
-        "one pattern has no literal beginning"
+        "one pattern has no literal prefix"
     );
 }
 
