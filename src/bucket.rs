@@ -297,8 +297,7 @@ impl Bucket {
     /// ceiling. No holder of a slot waits for the planner.
     ///
     /// # Errors
-    /// Returns the failure of the request, or [`FailureKind::Stopped`] once the run grants no more
-    /// slots.
+    /// Returns the request's failure, or [`FailureKind::Stopped`] if no slot is granted any more.
     pub(crate) async fn with_slot<T>(
         &self,
         request: impl Future<Output = Result<T, Failure>>,
