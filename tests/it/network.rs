@@ -281,7 +281,7 @@ async fn credentials_that_no_header_can_hold_are_refused(
     assert!(
         ended
             .stderr
-            .contains(&format!("the {field} holds characters")),
+            .contains(&format!("the {field} contains characters")),
         "{}",
         ended.stderr
     );

@@ -258,7 +258,7 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
                 "--preserve",
                 "tags=keep",
             ],
-            "=require, =try",
+            "policies: require, try",
         ),
         (
             vec!["copy", "s3://a-b/x/", "s3://c-d/", "--tag", "a"],
