@@ -12,6 +12,7 @@ use super::{files, read};
 fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     const LIST: &[&str] = &["s3:ListBucket"];
     const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
+    const READ_TAGS: &[&str] = &["s3:GetObjectTagging", "s3:GetObjectVersionTagging"];
     // A copy of a locked object has headers for it.
     const WRITE: &[&str] = &[
         "s3:PutObject",
@@ -22,12 +23,9 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
-        // s3haul reads the tags of a copy only after `--adopt` has completed an upload of unknown
-        // origin.
-        Operation::GetObjectTagging => (
-            &["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
-            &["s3:GetObjectTagging"],
-        ),
+        // s3haul reads the tags of a copy, by its version if it has one, after `--adopt` has
+        // completed an upload of unknown origin.
+        Operation::GetObjectTagging => (READ_TAGS, READ_TAGS),
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
