@@ -264,7 +264,7 @@ impl FieldReader<'_> {
             to.as_ref().and_then(|to| to.customer_key.clone()),
         );
         let from = from
-            .map(|from| self.from_fields(&path, from))
+            .map(|from| self.read_from(&path, from))
             .unwrap_or_default();
         let to = to.and_then(|to| self.destination(&format!("{path}.to"), to));
         let is_local = matches!(from.source, Some(Source::Files { .. }));

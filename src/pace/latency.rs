@@ -165,7 +165,8 @@ pub(crate) struct RepeatRight<'l>(Option<&'l Latencies>);
 impl<'l> RepeatRight<'l> {
     /// Takes the right, if there is one.
     pub(super) fn of(latencies: &'l Latencies) -> Option<Self> {
-        latencies.spend().then_some(Self(Some(latencies)))
+        // Made only then, because dropping a right gives it back.
+        latencies.spend().then(|| Self(Some(latencies)))
     }
 
     /// Keeps the right: the request is sent.

@@ -199,11 +199,11 @@ impl Losses<'_> {
         lost: Lost,
         reason: impl Into<String>,
     ) -> Result<(), Loss> {
-        let loss = Loss::new(attribute, lost, reason);
+        let record = Loss::new(attribute, lost, reason);
         if self.transfer.preserve.of(attribute) == Policy::Require {
-            return Err(loss);
+            return Err(record);
         }
-        self.losses.push(loss);
+        self.losses.push(record);
         Ok(())
     }
 }

@@ -78,13 +78,12 @@ impl<'w> ObjectTask<'w> {
 /// come from the source's server, because the clock of this machine may be wrong.
 fn is_unchanged_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
     let then = copy.source_version.as_deref();
-    let is_same_source = match then.filter(|then| is_immutable_version(then)) {
-        Some(then) => head.version.as_deref() == Some(then),
-        None => {
-            let times = copy.source_modified.zip(head.modified);
-            copy.source_etag.as_ref() == Some(&head.etag)
-                && times.is_some_and(|(then, now)| then.as_second() == now.as_second())
-        }
+    let is_same_source = if let Some(then) = then.filter(|then| is_immutable_version(then)) {
+        head.version.as_deref() == Some(then)
+    } else {
+        let times = copy.source_modified.zip(head.modified);
+        copy.source_etag.as_ref() == Some(&head.etag)
+            && times.is_some_and(|(then, now)| then.as_second() == now.as_second())
     };
     let is_same_version = copy.version.is_none() || copy.version == found.version;
     is_same_source && is_same_version && copy.etag == found.etag && head.size == found.size

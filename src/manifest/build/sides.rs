@@ -26,7 +26,7 @@ pub(super) struct FromFields {
 }
 
 impl FieldReader<'_> {
-    pub(super) fn from_fields(&mut self, transfer: &str, from: FromSection) -> FromFields {
+    pub(super) fn read_from(&mut self, transfer: &str, from: FromSection) -> FromFields {
         let select = self.selection(transfer, &from);
         let (versions, as_of) = self.versions(transfer, &from);
         let mut time = |field: &str, text: &Option<String>| {

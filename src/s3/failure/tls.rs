@@ -33,7 +33,8 @@ pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'st
 
 fn certificate(fault: &CertificateError) -> (FailureKind, &'static str, String) {
     let message = match fault {
-        CertificateError::UnknownIssuer => {
+        // A signature is also wrong if a trusted CA has the name of the issuer, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             let message = "no CA that this machine trusts signed the server's certificate";
             return (
                 FailureKind::Certificate(None),
@@ -71,13 +72,14 @@ mod tests {
     fn certificates_and_alerts_do_not_pass_and_broken_handshakes_may() {
         let kind = |error: &TlsError| permanent(error).map(|(kind, ..)| kind);
         let bad = |fault| kind(&TlsError::InvalidCertificate(fault));
-        assert_eq!(
-            bad(CertificateError::UnknownIssuer),
-            Some(FailureKind::Certificate(None))
-        );
+        for fault in [
+            CertificateError::UnknownIssuer,
+            CertificateError::BadSignature,
+        ] {
+            assert_eq!(bad(fault), Some(FailureKind::Certificate(None)));
+        }
         for fault in [
             CertificateError::Expired,
-            CertificateError::BadSignature,
             CertificateError::BadEncoding,
             CertificateError::InvalidPurpose,
         ] {
@@ -101,10 +103,7 @@ mod tests {
             "CaUsedAsEndEntity",
         )));
         assert!(message(CertificateError::Other(other)).contains("is a CA certificate"));
-        let bad = message(CertificateError::BadSignature);
-        assert!(
-            bad.contains("BadSignature") || bad.contains("signature"),
-            "{bad}"
-        );
+        let bad = message(CertificateError::BadEncoding);
+        assert!(bad.ends_with("cannot be verified: BadEncoding"), "{bad}");
     }
 }

@@ -9,6 +9,10 @@ use crate::world::{DESTINATION, World};
 
 /// Removes the entries of a list whose keys contain one of these texts.
 fn without(list: &str, parts: &[&str]) -> String {
+    // The count would contradict the page.
+    let (before, rest) = list.split_once("<KeyCount>").unwrap();
+    let (_, after) = rest.split_once("</KeyCount>").unwrap();
+    let list = format!("{before}{after}");
     let mut entries = list.split("<Contents>");
     let mut kept = entries.next().unwrap_or_default().to_owned();
     for entry in entries {
