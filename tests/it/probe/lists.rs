@@ -18,7 +18,7 @@ fn without(list: &str, parts: &[&str]) -> String {
     for entry in entries {
         let (entry, rest) = entry.split_once("</Contents>").unwrap();
         if !parts.iter().any(|part| entry.contains(part)) {
-            kept += &format!("<Contents>{entry}</Contents>");
+            kept.extend(["<Contents>", entry, "</Contents>"]);
         }
         kept += rest;
     }

@@ -104,11 +104,11 @@ async fn the_bytes_of_an_upload_that_is_not_resumed_do_not_stay_counted() {
     let shards = Shards::new(Model::default()).await;
     let (large, small) = (300 * MIB, 7);
     shards.put("large", large);
-    let complete = || Fault::on(Operation::CompleteMultipartUpload);
-    let stall = complete().then(Effect::StallBefore(None));
-    shards.world.add_fault(stall);
+    let complete = Operation::CompleteMultipartUpload;
+    let hangs = Fault::on(complete).then(Effect::StallBefore(None));
+    shards.world.add_fault(hangs);
     let child = shards.start(&flags("0", "1"), None);
-    shards.requests(Operation::CompleteMultipartUpload, 1).await;
+    shards.requests(complete, 1).await;
     kill(child).await;
     shards.world.sandbox.faults().clear();
     // The upload is of no use for the new content.
