@@ -112,38 +112,20 @@ pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))
 }
 
-/// Measures the endpoint of `bucket` for a job with these `needs`. Sends some 120 requests and 11
-/// MiB of bytes below `prefix`, which must end in a slash and be empty. `stop` ends the probe
-/// early, but does not prevent it from cleaning up.
-///
-/// # Errors
-/// Fails if the bucket cannot be used for a probe: it cannot be listed or written to, it locks all
-/// objects, or the prefix is not empty.
-pub async fn probe(
-    bucket: &Bucket,
-    prefix: &str,
-    needs: &Needs,
-    stop: &CancellationToken,
-) -> Result<Probe, Failure> {
-    begin(bucket, prefix).await?.measure(needs, stop).await
-}
-
 /// A probe that has looked at its prefix, and written nothing yet.
-pub(crate) struct UnwrittenProbe<'a> {
+pub struct UnwrittenProbe<'a> {
     stated: Capabilities,
     prefix: &'a str,
     /// The bucket, without the limits that the clean-up does not have.
     cleaner: Bucket,
 }
 
-/// Begins a probe, see [`probe`]. An error means that it has written nothing.
+/// Begins a probe of the endpoint of `bucket` below `prefix`, which must end in a slash. An error
+/// means that the probe has written nothing.
 ///
 /// # Errors
-/// The bucket cannot be listed, or the prefix is not empty.
-pub(crate) async fn begin<'a>(
-    bucket: &Bucket,
-    prefix: &'a str,
-) -> Result<UnwrittenProbe<'a>, Failure> {
+/// Fails if the bucket cannot be listed, or the prefix is not empty.
+pub async fn begin<'a>(bucket: &Bucket, prefix: &'a str) -> Result<UnwrittenProbe<'a>, Failure> {
     let stated = bucket.capabilities().clone();
     let everything = Capabilities {
         directory: stated.directory,
@@ -167,15 +149,13 @@ pub(crate) async fn begin<'a>(
 }
 
 impl UnwrittenProbe<'_> {
-    /// Asks the questions, and cleans up. An error names what is left behind.
+    /// Measures the endpoint for a job with these `needs`, and cleans up. Sends some 120 requests
+    /// and 11 MiB of bytes. `stop` ends the probe early, but does not prevent it from cleaning up.
     ///
     /// # Errors
-    /// The bucket cannot be written to, or locks all objects.
-    pub(crate) async fn measure(
-        self,
-        needs: &Needs,
-        stop: &CancellationToken,
-    ) -> Result<Probe, Failure> {
+    /// Fails if the bucket cannot be written to, or locks all objects. The error names what is left
+    /// behind.
+    pub async fn measure(self, needs: &Needs, stop: &CancellationToken) -> Result<Probe, Failure> {
         let Self {
             stated,
             prefix,

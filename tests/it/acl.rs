@@ -292,7 +292,7 @@ async fn a_probe_of_a_demanding_bucket_has_it() {
             ..Needs::default()
         };
         async move {
-            probe::probe(
+            crate::probe::measure(
                 &bucket,
                 &probe::scratch_prefix(),
                 &needs,

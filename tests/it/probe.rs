@@ -28,8 +28,19 @@ fn on(quirk: &AtomicBool) {
     quirk.store(true, Ordering::Relaxed);
 }
 
+/// Probes the endpoint of a bucket.
+pub(crate) async fn measure(
+    bucket: &Bucket,
+    prefix: &str,
+    needs: &Needs,
+    stop: &CancellationToken,
+) -> Result<Probe, Failure> {
+    let begun = probe::begin(bucket, prefix).await?;
+    begun.measure(needs, stop).await
+}
+
 async fn try_probe(bucket: &Bucket, needs: &Needs) -> Result<Probe, Failure> {
-    probe::probe(
+    measure(
         bucket,
         &probe::scratch_prefix(),
         needs,
@@ -448,7 +459,7 @@ async fn a_probe_stays_out_of_what_is_there() {
         (&long, "no room"),
     ] {
         let stop = CancellationToken::new();
-        let failure = probe::probe(&bucket, prefix, &Needs::default(), &stop)
+        let failure = measure(&bucket, prefix, &Needs::default(), &stop)
             .await
             .unwrap_err();
         assert!(failure.to_string().contains(words), "{failure}");

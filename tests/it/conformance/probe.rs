@@ -16,7 +16,7 @@ const CAN_DO_MORE: [Provider; 2] = [Provider::Seaweedfs, Provider::Other];
 
 async fn probed(bucket: &Bucket) -> Probe {
     let prefix = probe::scratch_prefix();
-    probe::probe(
+    crate::probe::measure(
         bucket,
         &prefix,
         &Needs::default(),

@@ -72,7 +72,11 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
         .unwrap();
     hostile.arm(strike);
     let (prefix, needs) = (probe::scratch_prefix(), Needs::default());
-    let ended = tokio::time::timeout(LIMIT, probe::probe(&bucket, &prefix, &needs, &halt)).await;
+    let ended = tokio::time::timeout(
+        LIMIT,
+        crate::probe::measure(&bucket, &prefix, &needs, &halt),
+    )
+    .await;
     let asked = hostile.seen.lock().unwrap().operations.clone();
     let there = there(world.sandbox.store());
     let verdict = match ended {

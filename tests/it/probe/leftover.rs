@@ -259,7 +259,7 @@ async fn a_probe_that_is_stopped_cleans_up() {
         let hook = Effect::hook(move |_| token.cancel());
         world.add_fault(Fault::on(operation).nth(2).then(hook));
         let needs = Needs::default();
-        let probe = probe::probe(&bucket, &probe::scratch_prefix(), &needs, &stop)
+        let probe = crate::probe::measure(&bucket, &probe::scratch_prefix(), &needs, &stop)
             .await
             .unwrap();
         assert!(probe.stopped && !probe.is_good(), "{operation:?}");
