@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 /// The time between two readings of the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// How late a reading may be on a busy machine. A later one is a sign of sleep.
+/// The longest delay of a reading on a busy machine. After a longer one, the process was suspended.
 const LATE: Duration = Duration::from_secs(4);
 
 /// A start point for measuring the time that this process was awake.

@@ -31,7 +31,7 @@ pub enum LatestVersion {
     Unknown,
 }
 
-/// What is known about the bucket's versioning.
+/// The answer of the bucket about its versioning.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KnownVersioning {
     Is(Versioning),

@@ -131,7 +131,7 @@ pub(super) enum CliError {
     /// A signal ended the command.
     #[error("interrupted; {0}")]
     Interrupted(String),
-    /// The user ended a view, as views are ended.
+    /// The user ended a view with Ctrl-C, the usual way to end one.
     #[error("interrupted")]
     ViewEnded,
 }

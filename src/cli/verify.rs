@@ -187,8 +187,9 @@ impl VerifyArgs {
         Exit::Failures
     }
 
-    /// Returns what names nothing to compare, each with true if the job calls that a failure. A
-    /// mistyped prefix has nothing that could differ, which looks like success.
+    /// Returns a sentence for each transfer or report without a pair to compare, and true if the
+    /// job calls that a failure. A mistyped prefix has no pair that could differ, which looks like
+    /// success.
     fn empty(&self, counts: &Counts) -> Vec<(String, bool)> {
         let empty = counts.empty.iter();
         let mut empty: Vec<_> = empty

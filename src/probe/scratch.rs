@@ -1,9 +1,8 @@
 //! The scratch prefix: sends each request of a probe, and notes everything that it may have
 //! created.
 //!
-//! Sends no request after the probe was told to stop or ran out of time. A request in flight at
-//! that moment may finish: if the probe did not wait for the answer, the request could take effect
-//! after the clean-up.
+//! The probe sends no request after it is stopped or its time is over. It waits for the answers to
+//! requests in flight: otherwise, one of them could take effect after the clean-up.
 
 use std::time::Duration;
 

@@ -15,13 +15,13 @@ use crate::manifest::job::JournalPlace;
 /// The journals that a command reads.
 #[derive(Clone, Debug)]
 pub(in crate::cli) enum Named {
-    /// All below the working directory.
+    /// All journals below the working directory.
     None,
-    /// This directory.
+    /// The journal in this directory.
     Directory(PathBuf),
-    /// The objects below this prefix.
+    /// The journal whose objects lie below this prefix.
     Prefix(S3Uri),
-    /// That of the job in this manifest.
+    /// The journal of the job in this manifest.
     JobIn(PathBuf),
 }
 

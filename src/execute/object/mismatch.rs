@@ -122,7 +122,7 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Says what the next run does with a bad copy that was kept.
+/// Describes what the next run does with a bad copy that was kept.
 fn next_run(when: When, versions: &Versions, has_journal: bool) -> &'static str {
     match (when, versions) {
         (When::Always, Versions::Current | Versions::AsOf(_)) => "the next run copies it again",
