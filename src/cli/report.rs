@@ -427,11 +427,8 @@ fn incomplete(text: &mut String, overview: &Overview) {
     if more > 0 {
         let _ = writeln!(text, "  and {}", display_counted(more, "more shard"));
     }
-    for (place, damage) in &shards.damaged_retries {
-        let line = format!(
-            "  {place}, the report of a retry, is damaged: {damage}; delete it to merge without it"
-        );
-        let _ = writeln!(text, "{}", printable(&line));
+    for damaged in overview.footer.iter().flat_map(Footer::damaged_retries) {
+        let _ = writeln!(text, "  {}", printable(&damaged));
     }
 }
 
@@ -465,7 +462,10 @@ fn remedies(text: &mut String, overview: &Overview, place: &ReportPlace) {
         .as_ref()
         .and_then(|footer| footer.shards.as_ref());
     let state = shards.and_then(|_| origin.state_prefix());
+    let is_stopped = overview.footer.as_ref().is_some_and(Footer::is_stopped);
     match (overview.state, state) {
+        // The line of each damaged report has the remedy.
+        (ReportState::Stopped, _) if !is_stopped => return,
         (ReportState::Stopped, Some(state)) => {
             let line = format!("  to see how far they are: {}", next::status(state));
             let _ = writeln!(text, "{}", printable(&line));

@@ -15,7 +15,8 @@ use crate::bucket::Bucket;
 use crate::journal::state::RunTotals;
 use crate::location::S3Uri;
 use crate::report::{
-    LaterReport, LaterReports, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
+    Footer, LaterReport, LaterReports, ReportBucket, ReportMerge, ShardReports, StoredReport,
+    StoredRuns,
 };
 use crate::shards::names::{LEASE, PLAN, PerShard, SUMMARY, report_of};
 use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSummary};
@@ -187,9 +188,12 @@ impl StatePrefix {
         Ok(listed.into_keys().filter_map(end).collect())
     }
 
-    /// Finds the latest retry that reported; `None` if there is none.
-    pub(super) async fn latest_retry(&self) -> Result<Option<StoredReport>, CliError> {
-        Ok(self.reports(RETRIES)?.latest().await?)
+    /// Finds the report of the latest retry, with its footer; `None` if there is none.
+    pub(super) async fn latest_retry(&self) -> Result<Option<(S3Uri, Option<Footer>)>, CliError> {
+        match self.reports(RETRIES)?.latest().await? {
+            Some(report) => Ok(Some((report.location(), report.footer().await?))),
+            None => Ok(None),
+        }
     }
 
     fn reports(&self, below: &str) -> Result<ReportBucket, CliError> {
@@ -237,20 +241,25 @@ impl StatePrefix {
         })
     }
 
-    /// Returns the reports of retries that are complete, the oldest first.
+    /// Returns the reports of retries that are complete, the oldest first, and the damaged ones.
     async fn later(&self) -> Result<LaterReports, CliError> {
         let mut later = LaterReports::default();
         for (below, is_of_failures) in [(RETRIES, true), (REPAIRS, false)] {
-            let StoredRuns { reports, damage } = self.reports(below)?.runs().await?;
-            if let Some(damage) = damage {
+            let StoredRuns { reports, damaged } = self.reports(below)?.runs().await?;
+            for damage in damaged {
                 later.damaged.insert(damage.place.to_string(), damage.what);
             }
             for report in reports {
-                if report.footer().await?.is_some_and(|footer| footer.complete) {
-                    later.reports.push(LaterReport {
+                match report.footer().await {
+                    Ok(Some(footer)) if footer.complete => later.reports.push(LaterReport {
                         report,
                         is_of_failures,
-                    });
+                    }),
+                    Ok(_) => {}
+                    Err(error) => {
+                        let place = report.location().to_string();
+                        later.damaged.insert(place, error.into_damage()?);
+                    }
                 }
             }
         }
@@ -347,7 +356,7 @@ fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Op
         (None, _) if end.exit != 0 => {
             Some(format!("it failed with exit code {}: {cause}", end.exit))
         }
-        _ if runs.damage.is_some() => None,
+        _ if runs.latest_damage().is_some() => None,
         _ => Some("the report of its last run is missing".to_owned()),
     }
 }

@@ -142,3 +142,13 @@ pub enum ReportError {
         ignored: bool,
     },
 }
+
+impl ReportError {
+    /// Returns the mistake of a damaged report, or the error if it is another one.
+    pub(crate) fn into_damage(self) -> Result<String, Self> {
+        match self {
+            Self::Damaged { what, .. } => Ok(what),
+            error => Err(error),
+        }
+    }
+}

@@ -331,6 +331,31 @@ impl Footer {
         }
     }
 
+    /// Returns true if objects may be missing that the run never listed: it was stopped, or shards
+    /// of it have not ended. A damaged report of a retry alone leaves none out.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let lacks_retries =
+            |shards: &FooterShards| shards.incomplete == 0 && !shards.damaged_retries.is_empty();
+        let lacks_only_retries = self.shards.as_ref().is_some_and(lacks_retries);
+        !self.complete && (!lacks_only_retries || self.stopped_objects > 0)
+    }
+
+    /// Describes the damaged reports of retries, each with its remedy.
+    #[must_use]
+    pub fn damaged_retries(&self) -> Vec<String> {
+        let retries = self
+            .shards
+            .iter()
+            .flat_map(|shards| &shards.damaged_retries);
+        let describe = |(place, damage): (&String, &String)| {
+            format!(
+                "{place}, the report of a retry, is damaged: {damage}; delete it to merge without it"
+            )
+        };
+        retries.map(describe).collect()
+    }
+
     /// Returns the last line of a report.
     pub(super) fn line(&self) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&FrameLine { footer: self })?;

@@ -112,16 +112,23 @@ impl ReportMerge {
         shards: Vec<ShardReports>,
         later: LaterReports,
     ) -> Result<Option<Self>, ReadError> {
-        let mut reports = shards.iter().filter_map(|shard| shard.runs.reports.last());
-        let Some(first) = reports.next() else {
-            return Ok(None);
+        let reports = shards.iter().filter_map(|shard| shard.runs.reports.last());
+        let mut origin = None;
+        let mut damage = None;
+        for report in reports {
+            match header_of(report).await {
+                Ok(header) => {
+                    origin = Some(header);
+                    break;
+                }
+                Err(error @ ReadError::Store(ReportError::Store { .. })) => return Err(error),
+                // The merge names the damage of each shard.
+                Err(error) => _ = damage.get_or_insert(error),
+            }
+        }
+        let Some(origin) = origin else {
+            return damage.map_or(Ok(None), Err);
         };
-        let header = ReportLines::of_pieces(first).next().await?;
-        let origin: ReportHeader = serde_json::from_str(header.as_deref().unwrap_or_default())
-            .map_err(|error| ReadError::Foreign {
-                place: first.location().to_string(),
-                error: error.to_string(),
-            })?;
         Ok(Some(Self {
             place,
             origin: ReportHeader {
@@ -164,6 +171,17 @@ impl ReportMerge {
         });
         ReportLines::of_chunks(self.place.clone(), chunks.boxed())
     }
+}
+
+/// Reads the header of a report.
+async fn header_of(report: &StoredReport) -> Result<ReportHeader, ReadError> {
+    let header = ReportLines::of_pieces(report).next().await?;
+    serde_json::from_str(header.as_deref().unwrap_or_default()).map_err(|error| {
+        ReadError::Foreign {
+            place: report.location().to_string(),
+            error: error.to_string(),
+        }
+    })
 }
 
 /// Returns the command of a shard without its `--shard`.
@@ -288,10 +306,13 @@ impl MergeTask {
         is_first_pass: bool,
     ) -> Result<(), MergeStop> {
         let reports = &shard.runs.reports;
-        let latest = match reports.last() {
-            Some(report) => report.footer().await?,
-            None => None,
-        };
+        let mut latest = None;
+        if let Some(report) = reports.last() {
+            match report.footer().await {
+                Ok(footer) => latest = footer,
+                Err(error) => self.leave_unfinished(shard.shard, damaged(&error.into_damage()?)),
+            }
+        }
         if is_first_pass {
             self.begin_shard(shard, latest.as_ref());
         }
@@ -299,7 +320,7 @@ impl MergeTask {
         if let ([_], Some(footer)) = (reports.as_slice(), &latest)
             && self.scope == MergeScope::Undone
             && is_clean(footer)
-            && shard.runs.damage.is_none()
+            && shard.runs.latest_damage().is_none()
         {
             if is_first_pass {
                 self.count_footer(footer);
@@ -368,7 +389,7 @@ impl MergeTask {
             self.footer.sessions += sessions;
             self.footer.seconds += seconds;
         }
-        let why = match (&shard.unfinished, &shard.runs.damage, latest) {
+        let why = match (&shard.unfinished, shard.runs.latest_damage(), latest) {
             (Some(why), ..) => Some(why.clone()),
             (_, Some(damage), _) => Some(damaged(&damage.what)),
             (.., None) if shard.runs.reports.is_empty() => None,

@@ -1,5 +1,6 @@
 //! Views of runs in shards: their progress, and their reports as one.
 
+mod damaged;
 mod merge;
 mod near;
 mod real;

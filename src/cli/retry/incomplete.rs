@@ -1,9 +1,10 @@
 //! Advice about reports that may lack objects, and about jobs that are not on this machine.
 
+use crate::cli::exit::NEXT_ERROR;
 use crate::cli::report::FoundReport;
-use crate::cli::{CliError, next};
+use crate::cli::{CliError, next, note};
 use crate::manifest::ManifestError;
-use crate::report::ReportHeader;
+use crate::report::{Footer, ReportHeader};
 
 /// Returns the advice for objects that a report does not name: the command that copies them.
 pub(super) fn again(found: &FoundReport, origin: &ReportHeader) -> String {
@@ -19,9 +20,18 @@ pub(super) fn again(found: &FoundReport, origin: &ReportHeader) -> String {
     }
 }
 
-/// Returns the error for a report without failed objects that may lack objects.
-pub(super) fn stopped_before_its_end(found: &FoundReport, again: &str) -> CliError {
-    CliError::Usage(match found {
+/// Returns the error for an incomplete report without failed objects.
+pub(super) fn without_failures(footer: &Footer, found: &FoundReport, again: &str) -> CliError {
+    let mut causes = footer.damaged_retries();
+    if footer.is_stopped() {
+        causes.push(stopped_before_its_end(found, again));
+    }
+    CliError::Usage(causes.join(NEXT_ERROR))
+}
+
+/// Describes a stopped run of which no object failed.
+fn stopped_before_its_end(found: &FoundReport, again: &str) -> String {
+    match found {
         FoundReport::Shards(state, _) => format!(
             "no object of this report failed so far, but some shards have not ended: `{}` shows which. Wait for those at \
              work; if no process is at work, {again}",
@@ -31,7 +41,20 @@ pub(super) fn stopped_before_its_end(found: &FoundReport, again: &str) -> CliErr
             "no object of this report failed, but its run was stopped before its end and may never have listed others; \
              its run is not over; {again}, which resumes it"
         ),
-    })
+    }
+}
+
+/// Notes why an incomplete report may lack objects, or name copied ones as failed.
+pub(super) fn note_causes(footer: &Footer, again: &str) {
+    for damaged in footer.damaged_retries() {
+        note(&damaged);
+    }
+    if footer.is_stopped() {
+        note(&format!(
+            "the run of this report was stopped before its end: this retries the objects that it names as failed or \
+             stopped. It may never have listed others: {again} for those"
+        ));
+    }
 }
 
 /// Returns the error for a report without failed objects whose run can be resumed.

@@ -12,6 +12,7 @@ use crate::cli::state::{FoundState, StatePrefix, is_empty};
 use crate::cli::{CliError, EndpointFlags, Exit, Output, next};
 use crate::location::S3Uri;
 use crate::printable::printable;
+use crate::report::ReportError;
 use crate::shards::record::{PlanLease, ShardWeight};
 use crate::shards::view::{RunProgress, ShardCounts, ShardFailure, ShardProgress, StateView};
 use crate::size::{ByteSize, display_count as count, display_counted, display_duration};
@@ -171,16 +172,24 @@ struct LastRetry {
 }
 
 async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> {
-    let Some(report) = state.latest_retry().await? else {
-        return Ok(None);
+    let (place, footer) = match state.latest_retry().await {
+        Ok(Some(latest)) => latest,
+        Ok(None) => return Ok(None),
+        Err(CliError::Report(ReportError::Damaged { place, what })) => {
+            let text = format!(
+                "the report of the latest retry is damaged: {place}: {what}; delete it to merge without it"
+            );
+            let is_complete = false;
+            return Ok(Some(LastRetry { text, is_complete }));
+        }
+        Err(error) => return Err(error),
     };
-    let footer = report.footer().await?;
     let how = match &footer {
         Some(footer) => format!("ended with exit code {}", footer.exit),
         None => "is at work, or was killed".to_owned(),
     };
     Ok(Some(LastRetry {
-        text: format!("the latest retry {how}: {}", report.location()),
+        text: format!("the latest retry {how}: {place}"),
         is_complete: footer.is_some_and(|footer| footer.exit == 0),
     }))
 }

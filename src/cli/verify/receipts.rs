@@ -15,7 +15,7 @@ use crate::location::S3Uri;
 use crate::manifest::job::{ReportPlace, Transfer, Versions};
 use crate::pace::gate::by_itself;
 use crate::report::MergeScope;
-use crate::report::read::read;
+use crate::report::read::{Report, read};
 use crate::s3::Failure;
 use crate::verify::{self, Counts, VersionLocation};
 
@@ -111,15 +111,26 @@ impl VerifyArgs {
             console.tell_undone(object);
         }
         if report.is_incomplete() {
-            note(&format!(
-                "error: the run of this report was stopped before its end, so objects that it never listed may be missing: \
-                 run `{}` again in {}",
-                report.origin.command_line(),
-                report.origin.directory.display()
-            ));
+            note_causes(&report);
             counts.failed = counts.failed.max(1);
         }
         Ok(counts)
+    }
+}
+
+/// Notes why a report is incomplete.
+fn note_causes(report: &Report) {
+    let Some(footer) = &report.footer else { return };
+    for damaged in footer.damaged_retries() {
+        note(&format!("error: {damaged}"));
+    }
+    if footer.is_stopped() {
+        note(&format!(
+            "error: the run of this report was stopped before its end, so objects that it never listed may be missing: \
+             run `{}` again in {}",
+            report.origin.command_line(),
+            report.origin.directory.display()
+        ));
     }
 }
 

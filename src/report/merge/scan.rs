@@ -29,7 +29,7 @@ impl NumberedLines {
         self.number += 1;
         match self.lines.next().await {
             Ok(line) => Ok(line.map(|line| (self.number, Ok(line)))),
-            Err(ReadError::Store(error @ ReportError::Store { .. })) => Err(error),
+            Err(ReadError::Store(error)) => Ok(Some((self.number, Err(error.into_damage()?)))),
             Err(error) => Ok(Some((self.number, Err(error.to_string())))),
         }
     }

@@ -11,8 +11,20 @@ use crate::report::ReportError;
 pub struct StoredRuns {
     /// The reports that can be read, the oldest first.
     pub reports: Vec<StoredReport>,
-    /// The damage of the latest report, if it cannot be read.
-    pub damage: Option<ReportDamage>,
+    /// The reports that cannot be read, the oldest first.
+    pub damaged: Vec<ReportDamage>,
+}
+
+impl StoredRuns {
+    /// Returns the damage of the latest report, if it cannot be read.
+    #[must_use]
+    pub fn latest_damage(&self) -> Option<&ReportDamage> {
+        let latest = self.reports.last().map(StoredReport::location);
+        let damage = self.damaged.last()?;
+        // The names of directories ascend with the time of their runs.
+        let is_latest = latest.is_none_or(|latest| latest.key.as_str() < damage.place.key.as_str());
+        is_latest.then_some(damage)
+    }
 }
 
 /// The damage of a report that cannot be read.
@@ -46,15 +58,12 @@ impl ReportBucket {
             let directory = self.directory(&directory)?;
             match directory.pieces(&numbers).await {
                 Ok(pieces) if pieces.is_empty() => {}
-                Ok(pieces) => {
-                    runs.damage = None;
-                    runs.reports.push(StoredReport { directory, pieces });
-                }
-                Err(ReportError::Damaged { what, .. }) => {
+                Ok(pieces) => runs.reports.push(StoredReport { directory, pieces }),
+                Err(error) => {
                     let place = directory.uri();
-                    runs.damage = Some(ReportDamage { place, what });
+                    let what = error.into_damage()?;
+                    runs.damaged.push(ReportDamage { place, what });
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(runs)

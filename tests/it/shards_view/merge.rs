@@ -15,7 +15,7 @@ use super::state::{
 use crate::world::program::{at, run};
 
 /// Merges the reports into a file.
-async fn merge(state: &State, directory: &TempDir) -> (i32, String, String, PathBuf) {
+pub(super) async fn merge(state: &State, directory: &TempDir) -> (i32, String, String, PathBuf) {
     let path = directory.path().join("merged.jsonl");
     let words = ["report", "merge", STATE, "--out", path.to_str().unwrap()];
     let (exit, stdout, stderr) = run(at(&state.world), &words).await;
@@ -39,7 +39,7 @@ fn receipts(path: &Path) -> Vec<(String, String)> {
     receipts
 }
 
-fn footer_of(path: &Path) -> Value {
+pub(super) fn footer_of(path: &Path) -> Value {
     lines(path).last().unwrap()["footer"].clone()
 }
 
@@ -396,7 +396,7 @@ async fn shards_without_keys_need_no_report() {
 }
 
 /// Returns the name of the n-th retry, which begins after all shards have ended.
-fn retry(number: i64) -> s3haul::report::ReportHeader {
+pub(super) fn retry(number: i64) -> s3haul::report::ReportHeader {
     let later = jiff::Timestamp::now().as_millisecond();
     origin(&format!("{:011x}{number:05x}", later + number), 0)
 }
@@ -454,95 +454,5 @@ async fn an_object_of_a_versioned_bucket_has_one_receipt() {
             shown.contains("4 objects copied (400B), 0 unchanged, 0 pending, 1 failed"),
             "{place}: {shown}"
         );
-    }
-}
-
-/// Changes the content of a piece of a report, and keeps its length.
-fn damage(state: &State, below: &str) -> String {
-    let store = state.world.sandbox.store();
-    let keys = state.world.keys(OPS);
-    let text = |key: &String| {
-        let object = store.object(OPS, key).unwrap();
-        String::from_utf8(object.content.to_bytes().to_vec()).unwrap()
-    };
-    let mut pieces = keys.iter().filter(|key| key.starts_with(below));
-    let key = pieces
-        .find(|key| text(key).contains("\"size\":100"))
-        .unwrap();
-    let changed = text(key).replace("\"size\":100", "\"size\":101");
-    store.put_object(OPS, key, Content::bytes(changed), &ObjectSpec::default());
-    key.clone()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_report_of_an_earlier_run_is_reported_if_it_is_needed() {
-    let state = State::planned(2).await;
-    for shard in [0, 1] {
-        let first = [receipt("a", "done"), receipt("b", "failed")];
-        let first = first.map(|line| line.replace("source/", &format!("source/{shard}/")));
-        state.report(shard, 0, &first, Some(footer(1))).await;
-    }
-    // The next run of shard 0 names only copies of its own.
-    let again = [receipt("a", "skipped"), receipt("b", "done")];
-    let again = again.map(|line| line.replace("source/", "source/1/"));
-    state.report(1, 1, &again, Some(footer(0))).await;
-    let other = [receipt("0/a", "done"), receipt("0/b", "done")];
-    state.report(0, 1, &other, Some(footer(0))).await;
-    for shard in [0, 1] {
-        state.end(shard, 1, 0);
-    }
-    let directory = TempDir::new().unwrap();
-    let (exit, stdout, ..) = merge(&state, &directory).await;
-    assert_eq!(exit, 0, "{stdout}");
-    for shard in [0, 1] {
-        damage(&state, &format!("{RUN}shards/{shard}/report/"));
-    }
-    let (exit, stdout, _, path) = merge(&state, &directory).await;
-    assert_eq!(exit, 4, "{stdout}");
-    assert!(
-        stdout.contains("shard 1: its report is damaged: ") && !stdout.contains("shard 0:"),
-        "{stdout}"
-    );
-    assert_eq!(footer_of(&path)["shards"]["incomplete"], 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_report_of_a_retry_makes_the_result_incomplete() {
-    let state = State::planned(1).await;
-    let failed = [receipt("a", "done"), receipt("b", "failed")];
-    state.report(0, 0, &failed, Some(footer(1))).await;
-    state.end(0, 0, 1);
-    let (below, b) = (format!("{RUN}retry/"), [receipt("b", "done")]);
-    let directory = TempDir::new().unwrap();
-    // A piece was changed, or is gone.
-    for (number, is_changed) in [(1, true), (2, false)] {
-        state
-            .report_at(&below, &retry(number), &b, Some(footer(0)))
-            .await;
-        let (exit, stdout, ..) = merge(&state, &directory).await;
-        assert_eq!(exit, 0, "{stdout}");
-        let key = damage(&state, &below);
-        let store = state.world.sandbox.store();
-        if !is_changed {
-            store.delete_object(OPS, &key);
-        }
-        let (exit, stdout, _, path) = merge(&state, &directory).await;
-        assert_eq!(exit, 4, "{stdout}");
-        let (report, _) = key.rsplit_once('/').unwrap();
-        for said in [
-            "incomplete: the report of a retry is damaged".to_owned(),
-            format!("s3://ops/{report}/, the report of a retry, is damaged: "),
-        ] {
-            assert!(stdout.contains(&said), "{said}: {stdout}");
-        }
-        let retries = &footer_of(&path)["shards"]["damaged_retries"];
-        assert_eq!(retries.as_object().unwrap().len(), 1, "{retries}");
-        // Without it, its object has failed.
-        let keys = state.world.keys(OPS);
-        for key in keys.iter().filter(|key| key.starts_with(&below)) {
-            store.delete_object(OPS, key);
-        }
-        let (exit, ..) = merge(&state, &directory).await;
-        assert_eq!(exit, 1);
     }
 }

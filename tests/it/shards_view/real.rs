@@ -1,5 +1,6 @@
 //! Real shards: their state is shown, merged, and retried.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use rstest::rstest;
@@ -10,13 +11,13 @@ use super::state::lines;
 use crate::reports::deny_copy;
 use crate::shards::{Shards, flags};
 use crate::world::World;
-use crate::world::program::Ended;
+use crate::world::program::{Ended, ended, process_at};
 
 const STATE: &str = "s3://ops/run/";
 const OBJECTS: u64 = 40;
 
 /// Runs four shards to their end; two of their objects fail, one of them before it is read.
-async fn two_failed(is_versioned: bool) -> Shards {
+pub(super) async fn two_failed(is_versioned: bool) -> Shards {
     let world = if is_versioned {
         World::versioned().await
     } else {
@@ -222,4 +223,31 @@ async fn a_shard_at_work_is_running_and_a_merge_waits_for_it() {
 async fn ended_after_kill(child: std::process::Child) {
     let killed = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     assert!(!killed.await.unwrap().status.success());
+}
+
+/// The index of an engine becomes a flag of the command in the header, also before `--`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_of_a_shard_names_a_command_that_can_be_run() {
+    let shards = Shards::of(World::new().await);
+    shards.put("k", 100);
+    let words = ["run", "--state", STATE, "--shards", "1", "--", "job.yaml"];
+    let mut command = process_at(&shards.world);
+    command
+        .args(words)
+        .env("JOB_COMPLETION_INDEX", "0")
+        .current_dir(shards.directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let Ended { exit, stderr, .. } = ended(command.spawn().unwrap()).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let report = format!("{STATE}shards/0/report/");
+    let Ended {
+        exit,
+        stdout,
+        stderr,
+    } = shards.run(&["verify", "--report", &report]).await;
+    assert!(
+        exit == 0 && stdout.contains("1 equal"),
+        "{exit} {stdout} {stderr}"
+    );
 }
