@@ -6,6 +6,7 @@
 
 use super::exit::Exit;
 use crate::execute::Outcome;
+use crate::manifest::job::{Job, Versions};
 pub(super) use crate::printable::shell::command;
 
 /// The marks of a command that cannot be repeated: its standard input or its sandbox is gone.
@@ -24,12 +25,17 @@ pub(super) fn this_with(flag: &str) -> String {
     with(&words(), flag)
 }
 
-/// Returns a command with another flag. Words after `--` are no flags.
+/// Returns a command with another flag.
 fn with(words: &[String], flag: &str) -> String {
+    let mut words = words.to_vec();
+    add_flag(&mut words, flag.to_owned());
+    command(words.iter().map(String::as_str))
+}
+
+/// Adds a flag to the words of a command. Words after `--` are no flags.
+pub(super) fn add_flag(words: &mut Vec<String>, flag: String) {
     let end = words.iter().position(|word| word == "--");
-    let (flags, rest) = words.split_at(end.unwrap_or(words.len()));
-    let [flags, rest] = [flags, rest].map(|words| words.iter().map(String::as_str));
-    command(flags.chain([flag]).chain(rest))
+    words.insert(end.unwrap_or(words.len()), flag);
 }
 
 /// Returns the command that resumes what this process began, or `None` if it cannot be repeated.
@@ -71,9 +77,16 @@ pub(super) fn retry_losses(report: &str) -> String {
     command(["retry", "--losses", report])
 }
 
-/// Returns lines with what to do after a run, given the command that repeats it and the name of its
-/// report.
+/// Returns true if `retry --losses` could repair a copy of the job. It repairs no histories.
+pub(super) fn repairs_losses_of(job: &Job) -> bool {
+    let mut transfers = job.transfers.iter();
+    transfers.any(|transfer| transfer.versions != Versions::All)
+}
+
+/// Returns lines with what to do after a run of `job`, given the command that repeats it and the
+/// name of its report.
 pub(super) fn after_run(
+    job: &Job,
     outcome: &Outcome,
     exit: Exit,
     again: Option<&str>,
@@ -96,6 +109,7 @@ pub(super) fn after_run(
     }
     if is_over
         && outcome.objects_with_losses > 0
+        && repairs_losses_of(job)
         && let Some(report) = report
     {
         let command = retry_losses(report);
@@ -107,6 +121,7 @@ pub(super) fn after_run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Environment;
 
     fn words(line: &str) -> Vec<String> {
         line.split(' ').map(str::to_owned).collect()
@@ -133,10 +148,17 @@ mod tests {
         );
     }
 
+    fn job(from: &str) -> Job {
+        let text =
+            format!("{{version: 1, transfers: [{{from: {{{from}}}, to: {{s3: s3://b/}}}}]}}");
+        Job::parse(&text, "j.yaml", &Environment::default()).unwrap()
+    }
+
     #[test]
     fn a_run_ends_with_what_to_do() {
+        let current = job("s3: s3://a/");
         let after = |outcome: &Outcome, exit, report| {
-            after_run(outcome, exit, Some("s3haul run j"), report).join("\n")
+            after_run(&current, outcome, exit, Some("s3haul run j"), report).join("\n")
         };
         let mut outcome = Outcome::default();
         assert_eq!(after(&outcome, Exit::Done, Some("r")), "");
@@ -159,6 +181,18 @@ mod tests {
             after(&outcome, Exit::Interrupted, Some("r")),
             "to continue: s3haul run j"
         );
-        assert!(after_run(&outcome, Exit::Interrupted, None, Some("r")).is_empty());
+        let without_command = after_run(&current, &outcome, Exit::Interrupted, None, Some("r"));
+        assert!(without_command.is_empty());
+    }
+
+    #[test]
+    fn no_command_repairs_the_losses_of_histories() {
+        let outcome = Outcome {
+            objects_with_losses: 1,
+            ..Outcome::default()
+        };
+        let job = job("s3: s3://a/, versions: all");
+        let lines = after_run(&job, &outcome, Exit::Done, None, Some("r"));
+        assert!(lines.is_empty(), "{lines:?}");
     }
 }

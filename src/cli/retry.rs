@@ -8,6 +8,7 @@
 //! below the state prefix, so that the next merge of the reports includes it.
 
 mod incomplete;
+mod losses;
 mod own_journal;
 mod there;
 
@@ -26,19 +27,15 @@ use super::parse::parse;
 use super::report::{FoundReport, unread};
 use super::run::{RunOptions, run};
 use super::signals::DrainFlags;
-use super::{
-    CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say, say_line,
-};
+use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPaths, ReportPlace, Source,
-    Transfer, Versions, When,
+    Chosen, Compare, Job, JournalPlace, ReportPaths, ReportPlace, Source, Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
-use crate::report::read::{LostObject, Report, ReportedFailure, read};
+use crate::report::read::{Report, ReportedFailure, read};
 use crate::report::{MergeScope, ReportHeader, header};
-use crate::size::{by_number, display_count, display_counted};
 
 /// Runs the failed objects of a report again.
 #[derive(Debug, Args)]
@@ -82,34 +79,26 @@ impl Retry {
         require_other_place(report.as_ref(), &place)?;
         let found = FoundReport::open(&place, &self.endpoint).await?;
         let lines = found.lines(MergeScope::Undone)?;
-        let report_read = read(lines).boxed().await.map_err(unread)?;
-        let is_incomplete = report_read.is_incomplete();
         let Report {
             origin,
             mut failed,
-            lost,
+            mut lost,
             there,
+            footer,
             ..
-        } = report_read;
-        let repair_losses = format!(
-            "{} attributes: {} repairs {}",
-            lacking(lost.len() as u64),
-            next::retry_losses(&place.to_string()),
-            by_number(lost.len() as u64, "it", "them")
-        );
-        if !self.losses && !lost.is_empty() && !failed.is_empty() {
-            note(&repair_losses);
+        } = read(lines).boxed().await.map_err(unread)?;
+        let unfinished = footer.filter(|footer| !footer.complete);
+        let repair_losses = losses::hint(&lost, &origin, &place);
+        if self.losses && lost.is_empty() {
+            return say("no object of this report was copied with losses: nothing to do");
         }
-        if self.losses {
-            if lost.is_empty() {
-                return say("no object of this report was copied with losses: nothing to do");
-            }
-            failed = copies_to_repair(&failed, &lost);
+        if let (Some(hint), false, false) = (&repair_losses, self.losses, failed.is_empty()) {
+            note(hint);
         }
         let again = incomplete::again(&found, &origin);
-        if failed.is_empty() {
-            if is_incomplete {
-                return Err(incomplete::stopped_before_its_end(&found, &again));
+        if failed.is_empty() && !self.losses {
+            if let Some(footer) = &unfinished {
+                return Err(incomplete::without_failures(footer, &found, &again));
             }
             let is_over = match &found {
                 // The records of the shards' ends say whether a merged report is complete.
@@ -120,37 +109,35 @@ impl Retry {
                 return Err(incomplete::not_over(&again));
             }
             let nothing = "no object of this report failed: nothing to do";
-            return say(&if lost.is_empty() {
-                nothing.to_owned()
-            } else {
-                format!("{nothing}. {repair_losses}")
-            });
+            let hint = repair_losses.map(|hint| format!(". {hint}"));
+            return say(&format!("{nothing}{}", hint.unwrap_or_default()));
         }
         let mut job = job_of(&origin)?;
         for change in origin.changes(&job) {
             note(&format!("note: {change}"));
         }
+        if self.losses {
+            losses::leave_out_histories(&job, &mut lost)?;
+            failed = losses::copies_to_repair(&failed, &lost);
+        }
         same_places(&job, &failed, &place)?;
         let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
-            repair(&mut job, &lost)?;
+            losses::repair(&mut job, &lost);
         }
         job.retries = Some(format!("{place} of the run {}", origin.run));
         let beside = found.place_of_retry(&mut job, &place, self.losses)?;
         self.journal.apply_again(&mut job, &directory);
-        if is_incomplete {
-            note(&format!(
-                "the run of this report was stopped before its end: this retries the objects that it names as failed or \
-                 stopped. It may never have listed others: {again} for those"
-            ));
+        if let Some(footer) = &unfinished {
+            incomplete::note_causes(footer, &again);
         }
         let world = JobEnvironment::ambient();
         if self.dry_run {
             set_report(&mut job, report, beside, None);
             journal::leave_out_own_files(&mut job);
             let exit = Box::pin(plan::show(&job, &world, None, output)).await?;
-            say_repairs(&job, output)?;
+            losses::say_repairs(&job, output)?;
             return Ok(exit);
         }
         let mut connections = world.connect(&whole, &CancellationToken::new());
@@ -205,18 +192,6 @@ impl FoundReport {
         job.report = ReportPaths::default();
         Ok(ReportPlace::Prefix(reports))
     }
-}
-
-/// Returns the copies that lost attributes. Notes that objects that failed are not among them.
-fn copies_to_repair(failed: &[ReportedFailure], lost: &[LostObject]) -> Vec<ReportedFailure> {
-    if !failed.is_empty() {
-        note(&format!(
-            "{} of this report failed: retry {} without --losses",
-            display_counted(failed.len() as u64, "object"),
-            by_number(failed.len() as u64, "it", "them")
-        ));
-    }
-    lost.iter().map(|lost| lost.object.clone()).collect()
 }
 
 /// Returns true if the journal shows that the run that wrote a report has nothing left to resume.
@@ -432,72 +407,6 @@ fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
         Some([_, ..]) if hides_failures => vec![again, transfer_as_it_is],
         _ => vec![transfer_as_it_is],
     }
-}
-
-/// Prints the number of copies that only need their tags, which a plan cannot count.
-fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
-    let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
-    let repairs = repairs.sum::<usize>() as u64;
-    if repairs > 0 && !output.json {
-        say_line(&format!(
-            "{} only tags: if the copy is still there, its tags are set and it is not copied again",
-            lacking(repairs)
-        ))?;
-    }
-    Ok(())
-}
-
-/// Changes the job into one that repairs losses. The lost attributes are required now, and a copy
-/// that lacks only its tags gets them in place.
-///
-/// # Errors
-/// A transfer copies all versions: a copy would append the whole history to the destination again.
-fn repair(job: &mut Job, lost: &[LostObject]) -> Result<(), CliError> {
-    for transfer in &mut job.transfers {
-        if transfer.versions == Versions::All {
-            let message = format!(
-                "`{}` copies all versions, and a repair would append all of them to the destination again; delete the \
-                 keys that lack attributes at {} and run the job again, or set their tags by version \
-                 (`aws s3api put-object-tagging --version-id`)",
-                transfer.name, transfer.to.location
-            );
-            return Err(CliError::Usage(message));
-        }
-        (transfer.when, transfer.compare, transfer.compare_attributes) =
-            (When::Always, Compare::Auto, false);
-        for LostObject {
-            object,
-            attributes,
-            copy,
-        } in lost
-            .iter()
-            .filter(|lost| lost.object.transfer == transfer.name)
-        {
-            for attribute in attributes {
-                transfer.preserve.set(*attribute, Policy::Require);
-            }
-            let source = object.source.parse::<S3Uri>().ok();
-            let has_all_else = attributes
-                .iter()
-                .all(|attribute| *attribute == Attribute::Tags);
-            if let (Some(source), Some(copy), true) = (source, copy, has_all_else) {
-                transfer
-                    .repairs
-                    .insert(source.key.to_string(), copy.clone());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Returns the beginning of a sentence about copies that lack attributes.
-fn lacking(copies: u64) -> String {
-    let copy = by_number(
-        copies,
-        "copy of this report lacks",
-        "copies of this report lack",
-    );
-    format!("{} {copy}", display_count(copies))
 }
 
 /// Returns true if a source is a single object, and not everything below a prefix.

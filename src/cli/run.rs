@@ -175,7 +175,9 @@ impl RunJob {
         let pods = given.run.prepare(&mut job)?;
         let place = JobEnvironment::ambient().shared_by(pods);
         let mut origin = ReportHeader::of_process()?;
-        origin.command.extend(index);
+        if let Some(index) = index {
+            next::add_flag(&mut origin.command, index);
+        }
         let origin = origin.begin(&job);
         let options = RunOptions {
             intent: Intent::Resume,
@@ -310,7 +312,7 @@ pub(super) async fn run_with(
     );
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
-    let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
+    let next = next::after_run(job, &outcome, exit, again.as_deref(), name.as_deref());
     // Before anything is printed, because standard output may be full.
     let ended = end_report(report, record, &outcome, exit).await;
     let printed = print(&outcome, &next, name.as_deref(), ended.is_ok(), output);

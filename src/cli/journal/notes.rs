@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use tracing::Level;
 
-use crate::cli::tell as tell_note;
+use crate::cli::{next, tell as tell_note};
 use crate::journal::state::RunState;
 use crate::journal::unproven::UnprovenCopies;
 use crate::journal::{self, Location};
@@ -26,19 +26,23 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell:
         |time| format!("of {time:.0}"),
     );
     let losses = last_footer(path).map_or(0, |footer| footer.objects_with_losses);
-    let losses = if losses == 0 {
-        String::new()
-    } else {
-        format!(
-            ", which named {} {} attributes. Copies that this run finds equal stay without them; `when: always` \
-             (--when always) copies them again. To repair them with `s3haul retry --losses`, keep the report or \
-             name another one",
+    let losses = match losses {
+        0 => String::new(),
+        losses => format!(
+            ", which named {} {} attributes",
             display_count(losses),
             by_number(losses, "copy that lacks", "copies that lack")
-        )
+        ),
+    };
+    // Another copy of a history would append all its versions again.
+    let advice = if losses.is_empty() || !next::repairs_losses_of(job) {
+        ""
+    } else {
+        ". Copies that this run finds equal stay without them; `when: always` (--when always) copies them again. To \
+         repair them with `s3haul retry --losses`, keep the report or name another one"
     };
     tell(&format!(
-        "{}: replaces the report {time}{losses}",
+        "{}: replaces the report {time}{losses}{advice}",
         path.display()
     ));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, VersionInfo};
 use serde_json::Value;
 
 use super::{at, ids, there, write, writes};
@@ -242,18 +242,33 @@ async fn restores_are_announced_and_waited_for() {
     assert_eq!(exit, 0, "{stdout} {stderr}");
 }
 
-/// A repair would append all versions again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repair_of_losses_appends_no_history_again() {
-    let world = World::versioned().await;
+/// Writes two versions with tags.
+fn write_tagged(world: &World, key: &str) {
     for hours in [0, 1] {
         let spec = ObjectSpec::default()
             .last_modified(at(hours))
             .metadata("name", "x")
             .tag("a", "b");
         let content = Content::bytes(format!("version {hours}"));
-        world.put_object(SOURCE, "k", content, &spec);
+        world.put_object(SOURCE, key, content, &spec);
     }
+}
+
+/// Returns the number of versions of a copy, and of those that have tags.
+fn tagged(world: &World, key: &str) -> (usize, usize) {
+    let versions = world.sandbox.store().versions(DESTINATION, key);
+    let has_tags = |version: &&VersionInfo| match version {
+        VersionInfo::Object(object) => !object.attributes.tags.is_empty(),
+        VersionInfo::DeleteMarker(_) => false,
+    };
+    (versions.len(), versions.iter().filter(has_tags).count())
+}
+
+/// A repair would append all versions again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_of_losses_appends_no_history_again() {
+    let world = World::versioned().await;
+    write_tagged(&world, "k");
     world.deny(DESTINATION, Operation::PutObjectTagging, "");
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("r.jsonl");
@@ -271,13 +286,78 @@ async fn a_repair_of_losses_appends_no_history_again() {
     ];
     let (exit, stdout, stderr) = run(command_at(&world), &copy).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stdout.contains("tags"), "{stdout}");
-    assert_eq!(there(&world, "k"), "xx");
+    assert!(
+        stdout.contains("tags") && !stdout.contains("--losses"),
+        "{stdout}"
+    );
+    assert_eq!(tagged(&world, "k"), (2, 0));
     world.sandbox.store().allow_all();
+    let (exit, stdout, stderr) = run(command_at(&world), &["retry", report]).await;
+    assert!(
+        exit == 0 && stdout.contains("nothing to do") && !stdout.contains("--losses"),
+        "{stdout} {stderr}"
+    );
     let (exit, _, stderr) = run(command_at(&world), &["retry", "--losses", report]).await;
     assert!(
-        exit == 2 && stderr.contains("copies all versions"),
+        exit == 2
+            && stderr.contains("of all versions")
+            && stderr.contains("delete all versions of the keys at s3://destination/ permanently"),
         "{exit} {stderr}"
     );
-    assert_eq!(there(&world, "k"), "xx");
+    assert_eq!(tagged(&world, "k"), (2, 0));
+    // The advice of the message.
+    let bucket = world.bucket(DESTINATION).await;
+    let key = "k".parse().unwrap();
+    for id in ids(&world, DESTINATION, "k") {
+        bucket.delete_object(&key, Some(&id), None).await.unwrap();
+    }
+    let (exit, stdout, stderr) = run(command_at(&world), &copy).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    assert_eq!(tagged(&world, "k"), (2, 2));
+}
+
+/// A history does not keep the copies of other transfers from being repaired.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_of_losses_leaves_out_only_histories() {
+    let world = World::versioned().await;
+    write_tagged(&world, "a/k");
+    write_tagged(&world, "b/k");
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let manifest = "\
+version: 1
+endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
+transfers:
+  - {from: {s3: s3://source/a/}, to: {s3: s3://destination/a/}}
+  - {from: {s3: s3://source/b/, versions: all}, to: {s3: s3://destination/b/}}
+";
+    fs::write(&job, manifest).unwrap();
+    let report = dir.path().join("r.jsonl");
+    let report = report.to_str().unwrap();
+    let words = ["run", job.to_str().unwrap(), "--report", report];
+    let (exit, stdout, stderr) = run(command_at(&world), &words).await;
+    assert!(
+        exit == 0 && stdout.contains("retry --losses"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert_eq!(
+        (tagged(&world, "a/k"), tagged(&world, "b/k")),
+        ((1, 0), (2, 0))
+    );
+    world.sandbox.store().allow_all();
+    let (_, stdout, _) = run(command_at(&world), &["retry", report]).await;
+    assert!(
+        stdout.contains("1 copy of this report lacks attributes"),
+        "{stdout}"
+    );
+    let (exit, stdout, stderr) = run(command_at(&world), &["retry", "--losses", report]).await;
+    assert!(
+        exit == 0 && stderr.contains("the copies at s3://destination/b/ are of all versions"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert_eq!(
+        (tagged(&world, "a/k"), tagged(&world, "b/k")),
+        ((1, 1), (2, 0))
+    );
 }
