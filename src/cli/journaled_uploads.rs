@@ -1,5 +1,6 @@
 //! The open uploads that journals name.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -12,11 +13,12 @@ use crate::bucket::Bucket;
 use crate::journal::uploads::JournaledUpload;
 use crate::journal::{Glance, Life, look};
 use crate::listing::local::JOURNALS;
+use crate::location::S3Uri;
 use crate::manifest::job::JournalPlace;
 use crate::multipart::was_created_between;
 use crate::probe;
 use crate::s3::OpenUpload;
-use crate::size::{display_count, display_counted};
+use crate::size::{by_number, display_count, display_counted};
 
 /// The flags that select uploads by journal.
 #[derive(Clone, Debug, Args)]
@@ -194,6 +196,32 @@ impl JournaledUploads {
             );
         }
         text
+    }
+
+    /// Returns a sentence about uploads without an ID below `location` that are not looked for,
+    /// because their journal names another server; `None` if there are none. Another URL may belong
+    /// to the same server.
+    pub(super) fn describe_elsewhere(&self, location: &S3Uri) -> Option<String> {
+        let is_elsewhere = |known: &&Known| {
+            let JournaledUpload { place, created, .. } = &known.recorded;
+            let is_below = place.key.as_str().starts_with(location.key.as_str());
+            !known.may_be_here && created.is_none() && is_below
+        };
+        let known: Vec<_> = self.known.iter().filter(is_elsewhere).collect();
+        let servers = known
+            .iter()
+            .filter_map(|known| known.recorded.server.as_deref());
+        let servers: BTreeSet<_> = servers.collect();
+        let count = known.len() as u64;
+        (count > 0).then(|| {
+            format!(
+                "{} without an ID {} at {}, and {} not looked for at this URL; name that endpoint to look there",
+                display_counted(count, "upload"),
+                by_number(count, "was recorded", "were recorded"),
+                servers.into_iter().collect::<Vec<_>>().join(", "),
+                by_number(count, "was", "were"),
+            )
+        })
     }
 
     /// Returns the time at which a run of s3haul created this upload, if a journal knows it.

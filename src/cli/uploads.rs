@@ -261,10 +261,14 @@ impl Choice {
         self.false_date.get().map(String::as_str)
     }
 
-    /// Says which journals were read.
-    fn tell_journals(&self, found: bool) {
+    /// Says which journals were read, and which of their uploads below a location were not looked
+    /// for.
+    fn tell_journals(&self, found: bool, location: &S3Uri) {
         if let Some(mine) = &self.mine {
             note(&mine.describe(found));
+            if let Some(elsewhere) = mine.describe_elsewhere(location) {
+                note(&elsewhere);
+            }
         }
     }
 
@@ -310,11 +314,14 @@ impl MeasuredUpload {
 
     /// Dollars a month, where the list price of Amazon S3 applies.
     fn month(&self, bucket: &Bucket) -> Option<f64> {
-        let bytes = self.bytes.filter(|_| bucket.client().url().is_none())?;
-        Some(cost::open_upload_month(
-            bytes,
-            self.upload.storage_class.as_deref(),
-        ))
+        self.list_price()
+            .filter(|_| bucket.client().url().is_none())
+    }
+
+    /// Dollars a month at the list price of Amazon S3, whose lists name the class of each upload.
+    fn list_price(&self) -> Option<f64> {
+        let class = self.upload.storage_class.as_deref()?;
+        Some(cost::open_upload_month(self.bytes?, Some(class)))
     }
 
     fn json(&self, bucket: &Bucket) -> Result<serde_json::Value, CliError> {
@@ -402,7 +409,7 @@ async fn list(
         }
     }
     wasted.say("open upload", "");
-    choice.tell_journals(wasted.uploads > 0);
+    choice.tell_journals(wasted.uploads > 0, location);
     if let Some(contradiction) = choice.false_date() {
         note(&format!(
             "the ages come from the server's dates, which are not true: {contradiction}"
@@ -501,4 +508,26 @@ async fn complete(
         display_counted(parts.len() as u64, "part"),
         written.etag
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_of_unknown_class_has_no_price() {
+        let found = |class: Option<&str>| MeasuredUpload {
+            upload: OpenUpload {
+                key: "k".to_owned(),
+                upload_id: "u".to_owned(),
+                initiated: None,
+                storage_class: class.map(str::to_owned),
+            },
+            bytes: Some(100 << 30),
+        };
+        let price = |class| found(class).list_price().map(cost::display);
+        assert_eq!(price(None), None);
+        assert_eq!(price(Some("STANDARD")).as_deref(), Some("$2.30"));
+        assert_eq!(price(Some("STANDARD_IA")).as_deref(), Some("$1.25"));
+    }
 }

@@ -219,15 +219,20 @@ impl MultipartUpload {
     }
 
     /// Returns true if the list of the bucket's uploads has this one.
-    pub(crate) async fn is_listed(&self) -> Result<bool, Failure> {
+    async fn is_listed(&self) -> Result<bool, Failure> {
+        Ok(self.entry().await?.is_some())
+    }
+
+    /// Returns the entry of this upload in the list of the bucket's uploads.
+    pub(crate) async fn entry(&self) -> Result<Option<OpenUpload>, Failure> {
         let mut listed =
             std::pin::pin!(Self::list(&self.bucket, prefix_of(&self.bucket, &self.key)));
         while let Some(open) = listed.try_next().await? {
             if open.upload_id == self.id {
-                return Ok(true);
+                return Ok(Some(open));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Returns true if the server no longer has the upload. If `ListParts` cannot be read, the list

@@ -288,20 +288,26 @@ async fn a_journal_that_cannot_be_read_does_not_keep_the_others_from_being_read(
     let world = world_with_two_large().await;
     let directory = tempfile::tempdir().unwrap();
     let bad = directory.path().join(".s3haul/a-bad-one");
-    std::fs::create_dir_all(&bad).unwrap();
-    std::fs::write(bad.join("snapshot-0000000001.log"), "no\njournal\n").unwrap();
+    let worse = directory.path().join(".s3haul/b-bad-one");
+    for bad in [&bad, &worse] {
+        std::fs::create_dir_all(bad).unwrap();
+        std::fs::write(bad.join("snapshot-0000000001.log"), "no\njournal\n").unwrap();
+    }
     let abort = ["abort", "s3://destination/", "--mine"];
-    // It is the only one, so that nothing is known.
+    // There is no other one, so that nothing is known.
     for command in [
         &["status"][..],
         &["uploads", "list", "s3://destination/", "--mine"],
     ] {
         let (exit, _, stderr) = run_in(&world, directory.path(), command).await;
         assert!(
-            exit == 3 && stderr.contains("a-bad-one/snapshot-0000000001.log"),
+            exit == 3
+                && stderr.contains("a-bad-one/snapshot-0000000001.log")
+                && stderr.contains("the journal .s3haul/b-bad-one cannot be read"),
             "{exit} {stderr}"
         );
     }
+    std::fs::remove_dir_all(worse).unwrap();
     let child = spawn_copy(&world, directory.path(), &[]);
     both_are_open(&world).await;
     kill(child).await;
@@ -363,6 +369,9 @@ async fn an_upload_without_an_id_on_record_is_known_at_its_server_only() {
             (0, known),
             "{name}: {stdout} {stderr}"
         );
+        let note =
+            "1 upload without an ID was recorded at http://127.0.0.1:1, and was not looked for";
+        assert_eq!(stderr.contains(note), known == 0, "{name}: {stderr}");
     }
 }
 
@@ -402,6 +411,17 @@ async fn an_abort_prints_documents_and_a_dry_run_looks_for_the_upload() {
         );
     }
     assert_eq!(world.open_uploads(DESTINATION).len(), 1);
+    // The document of one upload is that of the list.
+    let document = async |arguments: &[&str]| {
+        let (_, stdout, _) = uploads(&world, directory.path(), arguments).await;
+        let mut document = serde_json::from_str::<Value>(stdout.trim_end()).unwrap();
+        document.as_object_mut().unwrap().remove("status");
+        document
+    };
+    let listed = document(&["list", "s3://destination/", "--json"]).await;
+    assert!(listed["initiated"].is_string(), "{listed}");
+    let dry = ["abort", at, theirs.id(), "--dry-run", "--json"];
+    assert_eq!(document(&dry).await, listed);
     let one = json(&["abort", at, theirs.id(), "--json"]).await;
     assert_eq!(one, said("aborted"));
     world.assert_no_upload_is_left();

@@ -79,8 +79,8 @@ pub(in crate::cli) async fn places(
 }
 
 /// Reads journals, and leaves out places without one. If the user named none (`is_list`), one that
-/// cannot be read is noted and skipped, because the others have nothing to do with it; the error is
-/// returned if no journal can be read.
+/// cannot be read is noted and skipped, because the others have nothing to do with it. If no journal
+/// can be read, the first error is returned and the others are noted.
 pub(in crate::cli) async fn glances(
     places: &[(String, Location)],
     is_list: bool,
@@ -94,11 +94,17 @@ pub(in crate::cli) async fn glances(
             Err(error) => return Err(error.into()),
         }
     }
-    if found.is_empty() && !unread.is_empty() {
-        return Err(unread.swap_remove(0).1.into());
-    }
+    let mut unread = unread.into_iter();
+    let first = if found.is_empty() {
+        unread.next()
+    } else {
+        None
+    };
     for (place, error) in unread {
         note(&format!("the journal {place} cannot be read: {error}"));
     }
-    Ok(found)
+    match first {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(found),
+    }
 }

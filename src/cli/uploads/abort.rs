@@ -32,7 +32,7 @@ pub(super) async fn one(
             return Err(failure.into());
         }
         // The server cannot list parts, or answers so for every id; its list of uploads may tell.
-        Ok(_) | Err(_) => upload.is_listed().await.unwrap_or(true),
+        Ok(_) | Err(_) => upload.entry().await.map_or(true, |entry| entry.is_some()),
     };
     if !is_there {
         return Err(absent(location, id, "not listed"));
@@ -46,8 +46,12 @@ pub(super) async fn one(
         },
         bytes: None,
     };
+    // Once it is aborted, nothing tells its size, age, and class.
     if results.output.json {
-        // Once it is aborted, nothing tells its size.
+        if let Ok(Some(entry)) = upload.entry().await {
+            found.upload.initiated = entry.initiated;
+            found.upload.storage_class = entry.storage_class;
+        }
         found = MeasuredUpload::of(bucket, found.upload).await;
     }
     let aborted = if results.dry_run {
@@ -139,7 +143,7 @@ pub(super) async fn all(
     results
         .wasted
         .say("upload", if dry_run { " to abort" } else { " aborted" });
-    choice.tell_journals(has_found);
+    choice.tell_journals(has_found, location);
     Ok(results.exit)
 }
 
