@@ -271,10 +271,10 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
         there,
         ..
     } = reader;
-    let is_incomplete = footer.as_ref().is_some_and(|footer| !footer.complete);
+    let is_stopped = footer.as_ref().is_some_and(Footer::is_stopped);
     let failed = undone
         .into_iter()
-        .filter(|(_, (what, _))| is_incomplete || *what != Undone::Restoring)
+        .filter(|(_, (what, _))| is_stopped || *what != Undone::Restoring)
         .map(|(_, (_, failure))| failure)
         .collect();
     Ok(Report {

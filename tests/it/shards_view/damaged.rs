@@ -222,8 +222,8 @@ async fn all_commands_name_the_damaged_report_of_a_retry() {
     for place in [state, "merged.jsonl"] {
         for (words, exit) in [
             (&["retry", place][..], 2),
-            (&["report", "show", place], 0),
-            (&["verify", "--report", place], 1),
+            (&["report", "show", place][..], 0),
+            (&["verify", "--report", place][..], 1),
         ] {
             let ended = shards.run(words).await;
             let said = format!("{} {}", ended.stdout, ended.stderr);
