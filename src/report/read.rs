@@ -78,8 +78,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns true if the run was stopped or gave up. Then objects may be missing that it never
-    /// listed.
+    /// Returns true if the run was stopped or gave up, so that objects may be missing that it never
+    /// listed, or if the report of a retry is damaged.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.footer.as_ref().is_some_and(|footer| !footer.complete)
