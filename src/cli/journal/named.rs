@@ -79,8 +79,11 @@ pub(in crate::cli) async fn places(
 }
 
 /// Reads journals, and leaves out places without one. If the user named none (`is_list`), one that
-/// cannot be read is noted and skipped, because the others have nothing to do with it. If no journal
-/// can be read, the first error is returned and the others are noted.
+/// cannot be read is noted and skipped, because the others have nothing to do with it.
+///
+/// # Errors
+/// A named journal, or all journals, cannot be read. The first error is returned, and the others are
+/// noted.
 pub(in crate::cli) async fn glances(
     places: &[(String, Location)],
     is_list: bool,
