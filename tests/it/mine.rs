@@ -302,6 +302,15 @@ async fn a_journal_that_cannot_be_read_does_not_keep_the_others_from_being_read(
             "{exit} {stderr}"
         );
     }
+    let worse = directory.path().join(".s3haul/b-bad-one");
+    std::fs::create_dir_all(&worse).unwrap();
+    std::fs::write(worse.join("snapshot-0000000001.log"), "no\njournal\n").unwrap();
+    let (exit, _, stderr) = run_in(&world, directory.path(), &["status"]).await;
+    assert!(
+        exit == 3 && stderr.contains("a-bad-one") && stderr.contains("b-bad-one"),
+        "{exit} {stderr}"
+    );
+    std::fs::remove_dir_all(worse).unwrap();
     let child = spawn_copy(&world, directory.path(), &[]);
     both_are_open(&world).await;
     kill(child).await;

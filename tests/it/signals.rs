@@ -7,7 +7,7 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
-use crate::world::program::process_at;
+use crate::world::program::{process_at, until};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Sends a signal to a process.
@@ -95,9 +95,7 @@ async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
         .unwrap();
     let refused = async |times: u64| {
         let before = world.calls(copies);
-        while world.calls(copies) < before + times {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("a refusal", || world.calls(copies) >= before + times).await;
     };
     refused(1).await;
     send("STOP", &child);

@@ -79,8 +79,8 @@ pub(in crate::cli) async fn places(
 }
 
 /// Reads journals, and leaves out places without one. If the user named none (`is_list`), one that
-/// cannot be read is noted and skipped, because the others have nothing to do with it; the error is
-/// returned if no journal can be read.
+/// cannot be read is noted and skipped, because the others have nothing to do with it. If no journal
+/// can be read, the error about the last one is returned.
 pub(in crate::cli) async fn glances(
     places: &[(String, Location)],
     is_list: bool,
@@ -94,11 +94,12 @@ pub(in crate::cli) async fn glances(
             Err(error) => return Err(error.into()),
         }
     }
-    if found.is_empty() && !unread.is_empty() {
-        return Err(unread.swap_remove(0).1.into());
-    }
+    let last = unread.pop_if(|_| found.is_empty());
     for (place, error) in unread {
         note(&format!("the journal {place} cannot be read: {error}"));
     }
-    Ok(found)
+    match last {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(found),
+    }
 }
