@@ -63,9 +63,7 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
         .args([word, "s3://source/", "s3://destination/"])
         .spawn()
         .unwrap();
-    while world.sandbox.faults().fired() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("a list", || world.sandbox.faults().fired() > 0).await;
     // Twice, because a second signal would end a run at once.
     for _ in 0..2 {
         send(signal, &child);
