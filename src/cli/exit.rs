@@ -160,8 +160,7 @@ impl CliError {
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");
                     if mistake.remedy.contains(&name) || mistake.remedy.contains("transfer") {
-                        "copy them one after the other, each to a separate prefix"
-                            .clone_into(&mut mistake.remedy);
+                        "copy each of them to a separate prefix".clone_into(&mut mistake.remedy);
                     }
                     mistake.message = mistake.message.replace(&name, source);
                 }

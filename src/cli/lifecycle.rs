@@ -179,6 +179,6 @@ fn reason(outcome: &Outcome, exit: Exit) -> Option<String> {
             cause.example
         ));
     }
-    let empty = outcome.empty.iter().find(|empty| empty.fails);
-    empty.map(ToString::to_string)
+    let empty = outcome.empty.iter().find(|empty| empty.fails)?;
+    Some(format!("{}: {}", empty.transfer, empty.reason))
 }

@@ -135,7 +135,8 @@ pub(super) async fn show(
     let mut connections = place.connect(job, &CancellationToken::new());
     presence::require(job, &mut connections).await?;
     let mut all = PlanTotals::default();
-    let mut exit = Exit::Done;
+    let mut has_failures = false;
+    let mut has_empty_failure = false;
     let mut unlisted = UnlistedCounts::default();
     for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
@@ -162,10 +163,8 @@ pub(super) async fn show(
         all += totals;
         let unknown = writers_of(job, number);
         let empty = empty(transfer, totals, &unknown);
-        if tally.has_failures {
-            exit = Exit::Failures;
-        }
-        exit = with_empty(exit, empty.as_ref());
+        has_failures |= tally.has_failures;
+        has_empty_failure |= empty.as_ref().is_some_and(|empty| empty.fails);
         if output.json {
             say_json(&line_of_transfer(
                 transfer,
@@ -202,7 +201,7 @@ pub(super) async fn show(
         file.flush()?;
     }
     say_end(job, &all, connections.pacer().counts().requests, output)?;
-    Ok(with_failures(exit, &all, unlisted))
+    Ok(plan_exit(&all, unlisted, has_failures, has_empty_failure))
 }
 
 /// The destination of the lines about the steps.
@@ -439,22 +438,21 @@ fn empty(transfer: &Transfer, totals: &PlanTotals, writers: &[&str]) -> Option<E
         .flatten()
 }
 
-/// Returns the exit code after such a finding.
-fn with_empty(exit: Exit, empty: Option<&EmptySelection>) -> Exit {
-    if empty.is_some_and(|empty| empty.fails) {
-        Exit::Failures
-    } else {
-        exit
-    }
-}
-
-/// Returns the exit code after the failures that were counted.
-fn with_failures(exit: Exit, all: &PlanTotals, unlisted: UnlistedCounts) -> Exit {
+/// Returns the exit code of a plan with these totals. `has_failures` is true if objects would fail
+/// because they are in an archive.
+fn plan_exit(
+    all: &PlanTotals,
+    unlisted: UnlistedCounts,
+    has_failures: bool,
+    has_empty_failure: bool,
+) -> Exit {
     let found = all.objects + all.delete_markers + all.skipped_objects + all.archived_objects;
-    match unlisted.cause(all.impossible_objects, found + all.excluded_objects) {
-        _ if exit != Exit::Done || all.impossible_objects == 0 => exit,
+    let found = found + all.excluded_objects;
+    let failed = all.impossible_objects + u64::from(has_failures);
+    match unlisted.cause(failed, found, has_empty_failure) {
         Some(cause) => cause.into(),
-        None => Exit::Failures,
+        None if failed > 0 || has_empty_failure => Exit::Failures,
+        None => Exit::Done,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
@@ -284,8 +285,9 @@ pub(super) async fn run_with(
         Ok(outcome) => outcome,
         Err(failure) => {
             // The next process finds a run that was stopped, and need not wait for the journal. The
-            // failure says more than an error of the journal.
-            let _ = journal.close(JournalEvent::RunStopped).await;
+            // failure says more than an error of the journal, and is printed after this. If S3 is
+            // away, that must not take as long as the run would wait for it.
+            let _ = timeout(drain, journal.close(JournalEvent::RunStopped)).await;
             signals.abort();
             return Err(failure.into());
         }
@@ -464,7 +466,7 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     let ended_itself = outcome.gave_up.is_some() || !interrupted;
     match outcome.list_failure() {
         Some(CommonCause::Refused) if ended_itself => return Exit::Refused,
-        Some(CommonCause::Passing) if !outcome.has_empty_failure() => return Exit::Interrupted,
+        Some(CommonCause::Passing) => return Exit::Interrupted,
         _ => {}
     }
     match (&outcome.gave_up, interrupted, outcome.failed_objects) {

@@ -36,8 +36,11 @@ Examples:
   s3haul verify nightly.yaml --deep                read what checksums and ETags do not prove
   s3haul verify nightly.yaml --deep=all            read everything
 
-Exit codes: 0 all equal; 1 something is different, missing, or could not be compared, with --strict also extra or
-unprovable; 4 interrupted.";
+Exit codes: 0 all equal; 1 something is different, missing, or could not be compared, or a selection with `empty: fail`
+matches nothing (with --strict also: something is extra or unprovable, extra objects could not be looked for, or a selection
+with `empty: warn` matches nothing); 2 the command line, the job, or the report is wrong; 3 a bucket, a source, or the report
+cannot be used, or lists were refused and no object was found; 4 interrupted, or waited too long for a server or for
+credentials.";
 
 /// Compares two sides without copying anything, and without reading a byte unless --deep asks for
 /// it.
@@ -54,7 +57,8 @@ pub(super) struct VerifyArgs {
     /// Read both sides and compare the bytes of unprovable pairs, or of all pairs.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
-    /// Also exit 1 for extra and unprovable objects, and for those that could not be compared.
+    /// Also exit 1 for extra and unprovable objects, for those that could not be compared, and for a
+    /// selection that matches nothing, unless the job says `empty: ok`.
     #[arg(long)]
     strict: bool,
     /// Treat SRC as a prefix, as in `copy`.
@@ -148,34 +152,37 @@ impl VerifyArgs {
 
     /// Prints where nothing was compared, and returns the exit code.
     fn exit(&self, counts: &Counts) -> Exit {
-        let fails = counts.empty.iter().filter(|empty| empty.fails).count() as u64;
-        if !self.strict {
-            for (empty, fails) in self.empty(counts) {
-                let word = if fails { "error" } else { "warning" };
-                note(&format!("{word}: {empty}"));
+        let mut empty_failures = Vec::new();
+        for (what, fails) in self.empty(counts) {
+            let word = match (fails, self.strict) {
+                (true, _) => "error",
+                (false, true) => "error: --strict",
+                (false, false) => "warning",
+            };
+            note(&format!("{word}: {what}"));
+            if fails || self.strict {
+                empty_failures.push(what);
             }
         }
-        let bad = counts.different + counts.missing + counts.failed + fails;
         let doubtful = if self.strict {
             counts.extra + counts.unprovable + self.blind(counts)
         } else {
             0
         };
-        let is_plain = bad == counts.failed;
-        if let Some(cause) = counts
+        let unequal = counts.different + counts.missing;
+        let cause = counts
             .unlisted
-            .cause(counts.failed, counts.found())
-            .filter(|_| is_plain)
-        {
+            .cause(counts.failed, counts.found(), !empty_failures.is_empty());
+        if let Some(cause) = cause.filter(|_| unequal == 0) {
             return cause.into();
         }
-        if bad + doubtful == 0 {
+        let bad = unequal + counts.failed;
+        if bad + doubtful == 0 && empty_failures.is_empty() {
             return Exit::Done;
         }
-        let empty = counts.empty.iter().find(|empty| empty.fails);
-        termination::set_reason(&match empty.filter(|_| bad == fails) {
-            Some(empty) => empty.to_string(),
-            None => format!(
+        termination::set_reason(&match empty_failures.into_iter().next() {
+            Some(what) if bad == 0 => what,
+            _ => format!(
                 "{} compared: {} different, {} missing at the destination, {} failed, {} in doubt",
                 display_counted(counts.compared(), "object"),
                 display_count(counts.different),
@@ -191,21 +198,17 @@ impl VerifyArgs {
     /// job calls that a failure. A mistyped prefix has no pair that could differ, which looks like
     /// success.
     fn empty(&self, counts: &Counts) -> Vec<(String, bool)> {
-        let empty = counts.empty.iter();
-        let mut empty: Vec<_> = empty
-            .map(
-                |EmptySelection {
-                     transfer,
-                     reason,
-                     fails,
-                 }| {
-                    (
-                        format!("nothing was compared: {transfer}: {reason}"),
-                        *fails,
-                    )
-                },
-            )
-            .collect();
+        let sentence = |empty: &EmptySelection| {
+            // A transfer from the command line has no name of its own.
+            let name = if self.is_of_two_sides() {
+                String::new()
+            } else {
+                format!("{}: ", empty.transfer)
+            };
+            let what = format!("nothing was compared: {name}{}", empty.reason);
+            (what, empty.fails)
+        };
+        let mut empty: Vec<_> = counts.empty.iter().map(sentence).collect();
         if self.report.is_some() && counts.has_nothing() {
             let what = "nothing was compared: no line of the report names a copy of an object in S3; compare a job or two places";
             empty.push((what.to_owned(), false));
@@ -263,12 +266,6 @@ impl VerifyArgs {
         } else if let Some(why) = counts.why_not_extra {
             reasons.push(format!("extra objects were not looked for: {why}"));
         }
-        let empty = self.empty(counts);
-        if empty.is_empty() && counts.has_nothing() {
-            let what = "nothing was compared: the source and the selection match nothing";
-            reasons.push(what.to_owned());
-        }
-        reasons.extend(empty.into_iter().map(|(what, _)| what));
         for reason in &reasons {
             note(&format!("error: --strict: {reason}"));
         }

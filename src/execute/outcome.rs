@@ -153,13 +153,15 @@ impl Outcome {
         self.empty.iter().any(|empty| empty.fails)
     }
 
-    /// Returns the common cause of all failures, if every failure is a list and all failed alike.
+    /// Returns the common cause of all failures, if every failure is a list and all failed alike,
+    /// see [`UnlistedCounts::cause`].
     #[must_use]
     pub fn list_failure(&self) -> Option<CommonCause> {
         let done = self.done_objects + self.delete_markers;
         let left = self.skipped_objects + self.archived_objects + self.restoring_objects;
         let found = done + left + self.stopped_objects + self.excluded_objects;
-        self.unlisted.cause(self.failed_objects, found)
+        self.unlisted
+            .cause(self.failed_objects, found, self.has_empty_failure())
     }
 
     /// Sets all fields that follow from the totals of the run.

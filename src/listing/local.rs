@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::filter::Filter;
 use super::{Entry, Listing, ListingItem};
 use crate::location::{LocalPath, ObjectKey};
-use crate::manifest::job::Symlinks;
+use crate::manifest::job::{Selection, Symlinks};
 use crate::pace::gate::joined;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -37,16 +37,7 @@ const PAGE: usize = 1000;
 /// left out.
 #[must_use]
 pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathBuf]) -> Listing {
-    let own = own
-        .iter()
-        .filter_map(|path| key_below(&root.0, path))
-        .collect();
-    let walk = Arc::new(LocalWalk {
-        root: root.0.clone(),
-        symlinks,
-        filter: filter.clone(),
-        own,
-    });
+    let walk = Arc::new(LocalWalk::new(root, symlinks, filter, own));
     Listing::by(|pages| async move {
         let mut levels = vec![Level::of(Arc::clone(&walk).start().await)];
         let mut page = Vec::new();
@@ -66,6 +57,30 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathB
         }
         let _ = pages.send(page).await;
     })
+}
+
+/// Returns true if [`files`] would list a file with this key if there were no filter.
+#[must_use]
+pub fn has_file(root: &LocalPath, symlinks: Symlinks, own: &[PathBuf], key: &str) -> bool {
+    let walk = LocalWalk::new(root, symlinks, &Filter::new(&Selection::default()), own);
+    if !root.0.is_dir() {
+        return root.0.is_file() && walk.root_name() == key;
+    }
+    let mut directory = walk.root_directory();
+    let mut names = key.split('/').peekable();
+    while let Some(name) = names.next() {
+        let path = directory.path.join(name);
+        let is_name = !matches!(name, "" | "." | "..");
+        let Some(metadata) = fs::symlink_metadata(&path).ok().filter(|_| is_name) else {
+            return false;
+        };
+        let is_last = names.peek().is_none();
+        match walk.look(&directory, &path, name, metadata.file_type()).1 {
+            Unread::OpenDirectory(next) if !is_last => directory = next,
+            found => return is_last && matches!(found, Unread::Found(ListingItem::Entry(_))),
+        }
+    }
+    false
 }
 
 /// Returns the key of a path below a directory, or `None` for a path elsewhere. The path itself
@@ -152,13 +167,33 @@ impl Level {
 }
 
 impl LocalWalk {
+    fn new(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathBuf]) -> Self {
+        let own = own.iter().filter_map(|path| key_below(&root.0, path));
+        Self {
+            root: root.0.clone(),
+            symlinks,
+            filter: filter.clone(),
+            own: own.collect(),
+        }
+    }
+
+    fn root_directory(&self) -> OpenDirectory {
+        OpenDirectory {
+            path: self.root.clone(),
+            key: String::new(),
+            above: Arc::default(),
+        }
+    }
+
+    /// Returns the key of a root that is a file.
+    fn root_name(&self) -> &str {
+        let name = self.root.file_name().and_then(|name| name.to_str());
+        name.unwrap_or("file")
+    }
+
     async fn start(self: Arc<Self>) -> Vec<Unread> {
         joined(spawn_blocking(move || match fs::metadata(&self.root) {
-            Ok(metadata) if metadata.is_dir() => self.read_now(&OpenDirectory {
-                path: self.root.clone(),
-                key: String::new(),
-                above: Arc::default(),
-            }),
+            Ok(metadata) if metadata.is_dir() => self.read_now(&self.root_directory()),
             // A pipe has no length, so it would be taken for an empty file.
             Ok(metadata) if !metadata.is_file() => {
                 let why = "is no regular file; pipe it in and name the source `-`";
@@ -167,14 +202,7 @@ impl LocalWalk {
                     local(&self.root, why),
                 ))]
             }
-            Ok(metadata) => {
-                let name = self
-                    .root
-                    .file_name()
-                    .and_then(|name| name.to_str())
-                    .unwrap_or("file");
-                vec![self.file(name, &metadata)]
-            }
+            Ok(metadata) => vec![self.file(self.root_name(), &metadata)],
             Err(error) => {
                 let failure = local(&self.root, &error.to_string());
                 vec![Unread::Found(ListingItem::Failed(
@@ -441,6 +469,50 @@ mod tests {
             others.iter().any(|other| other.ends_with("link: failed")),
             "{others:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_file_is_found_by_its_key_exactly_if_it_is_listed() {
+        let dir = tree(&["real/file", "own.jsonl", ".s3haul/journal", "k"]);
+        let root = LocalPath(dir.path().to_path_buf());
+        for (target, link) in [("real", "link"), ("", "real/loop"), ("k", "alias")] {
+            std::os::unix::fs::symlink(root.0.join(target), root.0.join(link)).unwrap();
+        }
+        let own = [root.0.join("own.jsonl")];
+        for (symlinks, expected) in [
+            (Symlinks::Skip, &["k", "real/file"][..]),
+            (Symlinks::Follow, &["alias", "k", "link/file", "real/file"]),
+        ] {
+            let filter = Filter::new(&Selection::default());
+            let mut listing = files(&root, symlinks, &filter, &own);
+            let mut listed = Vec::new();
+            while let Some(item) = listing.next().await {
+                if let ListingItem::Entry(entry) = item {
+                    listed.push(entry.key.to_string());
+                }
+            }
+            assert_eq!(listed, expected);
+            let others = [
+                "own.jsonl",
+                ".s3haul/journal",
+                "real",
+                "gone",
+                "k/",
+                "k/file",
+                "real//file",
+                "real/../k",
+                "real/loop/k",
+                "link/loop/k",
+            ];
+            for key in ["alias", "k", "link/file", "real/file"].iter().chain(&others) {
+                let is_listed = expected.contains(key);
+                let found = has_file(&root, symlinks, &own, key);
+                assert_eq!(found, is_listed, "{symlinks:?} {key}");
+            }
+        }
+        let file = LocalPath(root.0.join("k"));
+        assert!(has_file(&file, Symlinks::Skip, &[], "k"));
+        assert!(!has_file(&file, Symlinks::Skip, &[], "other"));
     }
 
     #[tokio::test]

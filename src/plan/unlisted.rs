@@ -37,12 +37,19 @@ impl UnlistedCounts {
     }
 
     /// Returns the common cause of all `failed` failures, if they have one. `found` is the number
-    /// of objects that were found: if there are any, access was not refused as a whole.
+    /// of objects that were found: if there are any, access was not refused as a whole. Waiting
+    /// does not help if `has_empty_failure`: another selection matched nothing, and the job calls
+    /// that a failure.
     #[must_use]
-    pub const fn cause(self, failed: u64, found: u64) -> Option<CommonCause> {
+    pub const fn cause(
+        self,
+        failed: u64,
+        found: u64,
+        has_empty_failure: bool,
+    ) -> Option<CommonCause> {
         if failed == 0 {
             None
-        } else if self.passing == failed {
+        } else if self.passing == failed && !has_empty_failure {
             Some(CommonCause::Passing)
         } else if self.refused == failed && found == 0 {
             Some(CommonCause::Refused)
@@ -60,20 +67,25 @@ mod tests {
     #[test]
     fn failures_have_a_cause_only_if_it_is_that_of_all() {
         use FailureKind::{Bug, ClockSkew, Credentials, Denied, Throttled, Transient, WrongRegion};
-        for (kinds, others, found, cause) in [
-            (vec![], 0, 0, None),
+        let refused = Some(CommonCause::Refused);
+        let passing = Some(CommonCause::Passing);
+        for (kinds, others, found, has_empty_failure, cause) in [
+            (vec![], 0, 0, false, None),
             (
                 vec![Denied, Credentials, ClockSkew, WrongRegion(None)],
                 0,
                 0,
-                Some(CommonCause::Refused),
+                false,
+                refused,
             ),
-            (vec![Denied], 0, 1, None),
-            (vec![Denied], 1, 0, None),
-            (vec![Transient, Throttled], 0, 5, Some(CommonCause::Passing)),
-            (vec![Transient], 1, 0, None),
-            (vec![Transient, Denied], 0, 0, None),
-            (vec![Bug], 0, 0, None),
+            (vec![Denied], 0, 1, false, None),
+            (vec![Denied], 1, 0, false, None),
+            (vec![Denied], 0, 0, true, refused),
+            (vec![Transient, Throttled], 0, 5, false, passing),
+            (vec![Transient], 0, 0, true, None),
+            (vec![Transient], 1, 0, false, None),
+            (vec![Transient, Denied], 0, 0, false, None),
+            (vec![Bug], 0, 0, false, None),
         ] {
             let mut counts = UnlistedCounts::default();
             for kind in &kinds {
@@ -85,7 +97,8 @@ mod tests {
                 ));
             }
             let failed = kinds.len() as u64 + others;
-            assert_eq!(counts.cause(failed, found), cause, "{kinds:?}");
+            let found = counts.cause(failed, found, has_empty_failure);
+            assert_eq!(found, cause, "{kinds:?}");
         }
     }
 }

@@ -3,13 +3,16 @@
 //! Both must be in the order of the keys' bytes. If a key map or a server does not keep that order,
 //! s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
 
-use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
 
 use super::{Verdict, VerifyFinding};
 use crate::bucket::Bucket;
-use crate::listing::{Entry, Listing, ListingItem, bucket};
-use crate::location::{LocalPath, ObjectKey, S3Uri};
+use crate::listing::{Entry, Listing, ListingItem, bucket, local};
+use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
+use crate::pace::gate::joined;
 use crate::planner::{Planned, Sides, Step, Steps};
 use crate::s3::{Failure, FailureKind};
 
@@ -48,8 +51,8 @@ pub(super) enum ExcludedSource {
     None,
     /// The source may have an object at this key.
     Object(ObjectKey),
-    /// The source may have a file at this path.
-    File(PathBuf),
+    /// The source may have a file with this key.
+    File(String),
 }
 
 /// The state of reading both listings.
@@ -269,26 +272,11 @@ impl PairWalk {
                 ObjectKey::new(&format!("{}{relative}", location.key))
                     .map_or(ExcludedSource::None, ExcludedSource::Object)
             }
-            Source::Files { path, .. } => file_at(path, &relative),
+            Source::Files { .. } => ExcludedSource::File(relative),
             // Destinations of single objects are not searched.
             Source::Object { .. } | Source::Stdin => ExcludedSource::None,
         };
         Task::Extra(Box::new(entry), source)
-    }
-}
-
-/// Returns the file whose key below the source is `relative`. Some keys are those of no file.
-fn file_at(root: &LocalPath, relative: &str) -> ExcludedSource {
-    let root = root.as_path();
-    let is_root = root.file_name().is_some_and(|name| name == relative);
-    if is_root && !root.is_dir() {
-        return ExcludedSource::File(root.to_owned());
-    }
-    let is_name = |part: &str| !matches!(part, "" | "." | "..");
-    if relative.split('/').all(is_name) {
-        ExcludedSource::File(root.join(relative))
-    } else {
-        ExcludedSource::None
     }
 }
 
@@ -322,12 +310,9 @@ pub(super) async fn extra(
                 Err(failure) => verdict = Verdict::failed(&failure),
             }
         }
-        (ExcludedSource::File(path), _) => {
-            // Without an answer, the object may be extra.
-            if tokio::fs::metadata(&path)
-                .await
-                .is_ok_and(|found| found.is_file())
-            {
+        (ExcludedSource::File(key), _) => {
+            // A file that cannot be examined may not be there, so the object may be extra.
+            if has_file(sides, key).await {
                 return None;
             }
         }
@@ -343,4 +328,17 @@ pub(super) async fn extra(
         size: entry.size,
         verdict,
     })
+}
+
+/// Returns true if the directory or file of the source has a file with this key that the transfer
+/// would copy without its selection.
+async fn has_file(sides: &Sides, key: String) -> bool {
+    let transfer = Arc::clone(&sides.transfer);
+    joined(spawn_blocking(move || match &transfer.from {
+        Source::Files { path, symlinks } => {
+            local::has_file(path, *symlinks, &transfer.own_files, &key)
+        }
+        _ => false,
+    }))
+    .await
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{FailureLimit, Limits};
 use s3haul::sandbox::{Effect, Fault, Operation};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::program::{at, run};
-use crate::world::{DESTINATION, World, copy_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn put_many(world: &World, number: usize) {
     for number in 0..number {
@@ -288,7 +289,8 @@ async fn verify_says_that_nothing_was_compared() {
     )
     .await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stderr.contains("warning: nothing was compared"), "{stderr}");
+    let said = "warning: nothing was compared: nothing below s3://source/mistyped/";
+    assert!(stderr.contains(said), "{stderr}");
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
     let text = "version: 1\ndefaults: {empty: fail}\ntransfers:\n  - {from: {s3: s3://source/mistyped/}, to: {s3: s3://destination/}}\n";
     std::fs::write(job.path(), text).unwrap();
@@ -339,6 +341,64 @@ async fn verify_finds_the_empty_transfer_next_to_a_good_one() {
     );
     let (exit, _, stderr) = verify("ok", &[]).await;
     assert!(exit == 0 && !stderr.contains("nothing"), "{stderr}");
+}
+
+/// The other transfers of the job do not matter.
+#[rstest]
+#[case("ok", 0)]
+#[case("warn", 1)]
+#[case("fail", 1)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_comparison_accepts_the_empty_selections_that_the_job_accepts(
+    #[case] empty: &str,
+    #[case] expected: i32,
+    #[values(
+        "",
+        "  - {from: {s3: s3://source/good/}, to: {s3: s3://destination/good/}}\n"
+    )]
+    others: &str,
+) {
+    let world = World::new().await;
+    world.put("good/k", 100);
+    world.put_in(DESTINATION, "good/k", 100);
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let text = format!(
+        "version: 1\nendpoints: {{default: {{provider: aws, url: \"${{AWS_ENDPOINT_URL_S3}}\"}}}}\n\
+         defaults: {{empty: {empty}}}\ntransfers:\n  \
+         - {{name: none, from: {{s3: s3://source/none/}}, to: {{s3: s3://destination/none/}}}}\n{others}"
+    );
+    std::fs::write(job.path(), text).unwrap();
+    let verify = ["verify", job.path().to_str().unwrap(), "--strict"];
+    let (exit, stdout, stderr) = run(at(&world), &verify).await;
+    assert_eq!(exit, expected, "{stdout} {stderr}");
+    assert_eq!(
+        stderr.contains("nothing was compared"),
+        expected == 1,
+        "{stderr}"
+    );
+}
+
+/// A refused list decides before the empty selection, and the empty selection before an outage.
+#[rstest]
+#[case::refused(Effect::Error(403, "AccessDenied"), 3)]
+#[case::away(Effect::SlowDown, 1)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_list_next_to_an_empty_selection_ends_each_command_alike(
+    #[case] effect: Effect,
+    #[case] expected: i32,
+    #[values("run", "plan", "verify")] word: &str,
+) {
+    let world = World::new().await;
+    let list = Fault::on(Operation::ListObjectsV2).bucket(SOURCE);
+    world.add_fault(list.prefix("denied/").then(effect));
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let text = "version: 1\ndefaults: {empty: fail}\nlimits: {patience: 1s}\ntransfers:\n  \
+                - {name: denied, from: {s3: s3://source/denied/}, to: {s3: s3://destination/a/}}\n  \
+                - {name: none, from: {s3: s3://source/none/}, to: {s3: s3://destination/b/}}\n";
+    std::fs::write(job.path(), text).unwrap();
+    let command = [word, job.path().to_str().unwrap()];
+    let (exit, stdout, stderr) = run(at(&world), &command).await;
+    assert_eq!(exit, expected, "{stdout} {stderr}");
 }
 
 /// A report without receipts proves nothing.

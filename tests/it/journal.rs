@@ -2,6 +2,9 @@
 
 mod lease;
 
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
 use s3haul::bucket::Bucket;
 use s3haul::journal::event::{
     Ended, JournalEvent, PlannedObject, ReceiptLine, RunInfo, UploadPlace,
@@ -153,17 +156,24 @@ async fn a_session_resumes_where_the_one_before_was_killed() {
 }
 
 /// The run ends after its content was read, and before its holder is looked for.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_ends_during_a_look_is_not_dead() {
     let world = World::new().await;
     let journal = begin(&world).await;
     journal.commit(RANGE).await.unwrap();
     let location = location(&world).await;
     let handle = tokio::runtime::Handle::current();
+    let (closed, is_closed) = mpsc::channel();
     let ends = Effect::hook(move |_| {
-        handle.spawn(journal.clone().close(JournalEvent::RunEnded));
+        let (journal, closed) = (journal.clone(), closed.clone());
+        handle.spawn(async move { closed.send(journal.close(JournalEvent::RunEnded).await) });
     });
-    let wait = Effect::Delay(std::time::Duration::from_millis(500));
+    let is_closed = Mutex::new(is_closed);
+    let wait = Effect::hook(move |_| {
+        let ended = is_closed.lock().unwrap();
+        let ended = tokio::task::block_in_place(|| ended.recv_timeout(Duration::from_secs(30)));
+        ended.expect("the run ends").unwrap();
+    });
     world.add_fault(Fault::on(Operation::ListObjectsV2).nth(2).then(ends));
     let record = Fault::on(Operation::GetObject).key("session-");
     world.add_fault(record.nth(1).then(wait));

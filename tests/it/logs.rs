@@ -16,7 +16,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::signals::send;
-use crate::world::program::{COPY_ALL, at, command, process_at, run};
+use crate::world::program::{COPY_ALL, at, command, process_at, run, until};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Makes a directory with this job.
@@ -260,9 +260,7 @@ async fn a_stop_is_logged_with_its_signal_and_what_is_pending() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while faults.fired() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the first fault", || faults.fired() > 0).await;
     send("TERM", &child);
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
         .await
@@ -321,9 +319,7 @@ async fn a_server_that_is_away_is_waited_for_and_its_return_is_logged() {
         .spawn()
         .unwrap();
     let text = || fs::read_to_string(&log).unwrap();
-    while !text().contains("waiting") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the event `waiting`", || text().contains("waiting")).await;
     assert!(
         text().starts_with('{'),
         "the first line does not wait for the server"

@@ -11,7 +11,7 @@ use s3haul::journal::{Location, look};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, Sandbox};
 
 use crate::reports::receipts_in;
-use crate::world::program::{Ended, ended, journaled, kill, run, spawn_in};
+use crate::world::program::{Ended, ended, journaled, kill, run, spawn_in, until};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Starts a sandbox with this many objects, each copy of which takes this long.
@@ -310,9 +310,7 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     world.add_fault(third.then(Effect::StallBefore(None)));
     let mut child = spawn_in(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 3).await;
-    while world.sandbox.faults().fired() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the last segment", || world.sandbox.faults().fired() > 0).await;
     // Nothing shows from outside that the run itself has ended.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let waited = tokio::task::spawn_blocking(move || {

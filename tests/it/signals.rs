@@ -7,7 +7,7 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
-use crate::world::program::process_at;
+use crate::world::program::{process_at, until};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// Sends a signal to a process.
@@ -63,9 +63,7 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
         .args([word, "s3://source/", "s3://destination/"])
         .spawn()
         .unwrap();
-    while world.sandbox.faults().fired() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("a list", || world.sandbox.faults().fired() > 0).await;
     // Twice, because a second signal would end a run at once.
     for _ in 0..2 {
         send(signal, &child);
@@ -95,9 +93,7 @@ async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
         .unwrap();
     let refused = async |times: u64| {
         let before = world.calls(copies);
-        while world.calls(copies) < before + times {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("a refusal", || world.calls(copies) >= before + times).await;
     };
     refused(1).await;
     send("STOP", &child);

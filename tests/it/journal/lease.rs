@@ -12,6 +12,7 @@ use s3haul::sandbox::{CallEntry, Content, Effect, Fault, ObjectSpec, Operation, 
 use tokio_util::sync::CancellationToken;
 
 use super::{PREFIX, RANGE, location, planned, run_info};
+use crate::world::program::until;
 use crate::world::{DEFAULT, DESTINATION, World, copy_all, restate};
 
 /// Returns the terms of a lease that is renewed many times a second.
@@ -43,18 +44,6 @@ fn writes(world: &World, key: &str) -> Vec<CallEntry> {
     let mut calls = world.sandbox.calls().of(Operation::PutObject);
     calls.retain(|call| call.key == key && call.status == Some(200));
     calls
-}
-
-/// Waits until `is_so` returns true.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let waited = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), waited)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn text(world: &World, key: &str) -> String {

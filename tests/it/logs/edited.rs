@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
 use super::{lines, only};
-use crate::world::program::{journaled, kill, process_at, run, run_in};
+use crate::world::program::{journaled, kill, process_at, run, run_in, until};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const LARGE: &str = "tmp/large";
@@ -45,9 +44,10 @@ async fn unfinished(world: &World, directory: &Path) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while faults.fired() == 0 || world.keys(DESTINATION).len() < 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("three objects and all parts", || {
+        faults.fired() > 0 && world.keys(DESTINATION).len() >= 3
+    })
+    .await;
     kill(child).await;
     assert!(faults.remove(stall));
     assert_eq!(world.open_uploads(DESTINATION).len(), 1);

@@ -87,6 +87,28 @@ async fn a_comparison_and_a_check_name_what_they_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_reason_names_a_selection_that_matches_nothing() {
+    let world = World::new().await;
+    let job = COPY_ALL.replace("  - {", "  - {name: nightly, empty: fail, ");
+    let directory = super::directory_with(&job);
+    let path = directory.path().join("termination-log");
+    for (word, expected) in [
+        ("run", "nightly: nothing below s3://source/"),
+        (
+            "verify",
+            "nothing was compared: nightly: nothing below s3://source/",
+        ),
+    ] {
+        let mut program = at(&world);
+        program
+            .current_dir(directory.path())
+            .env("S3HAUL_TERMINATION_LOG", &path);
+        let (exit, _, stderr) = run(program, &[word, "lake.yaml"]).await;
+        assert_eq!((exit, read(&path).as_str()), (1, expected), "{stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
     let (path, job) = (

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{assert_clean, completes, deletes, on};
 use crate::liar::{Liar, Lie};
 use crate::signals::send;
-use crate::world::program::{at, ended, process_at, run, spawn};
+use crate::world::program::{at, ended, process_at, run, spawn, until};
 use crate::world::{DESTINATION, World};
 
 /// Returns a manifest with two transfers to one bucket.
@@ -275,14 +275,7 @@ async fn a_signal_during_the_clean_up_does_not_hide_what_is_left_behind() {
     let mut program = process_at(&world);
     program.args(["check", &job.path(), "--probe"]);
     let child = spawn(program);
-    let cleaning = async {
-        while removals() == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), cleaning)
-        .await
-        .expect("nothing is removed");
+    until("a removal", || removals() > 0).await;
     send("TERM", &child);
     let ended = ended(child).await;
     assert_eq!(ended.exit, 4, "{}", ended.stderr);
@@ -307,9 +300,10 @@ async fn a_signal_ends_it_and_what_it_made_is_removed() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        while world.calls(Operation::UploadPartCopy) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("a copied part", || {
+            world.calls(Operation::UploadPartCopy) > 0
+        })
+        .await;
         assert!(!world.keys(DESTINATION).is_empty());
         std::process::Command::new("kill")
             .args([signal, &child.id().to_string()])

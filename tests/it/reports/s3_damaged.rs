@@ -1,5 +1,6 @@
 //! Reports in S3 that somebody else wrote or changed, or that lost a piece.
 
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use s3haul::journal::Ledger as _;
@@ -89,15 +90,19 @@ async fn receipts_wait_for_room_while_s3_takes_none() {
     };
     let mut report = open_with(&world.bucket(OPS).await, "19ca71fb900a83f4", limits).await;
     report.room().await;
-    let stall = Fault::on(Operation::PutObject)
-        .bucket(OPS)
-        .then(Effect::StallBefore(Some(Duration::from_secs(1))));
-    world.add_fault(stall);
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    // Nothing is sent, so that each call waits until the sender is dropped.
+    let stall = Effect::hook(move |_| {
+        let released = released.lock().unwrap();
+        let _ = tokio::task::block_in_place(|| released.recv_timeout(Duration::from_secs(30)));
+    });
+    world.add_fault(Fault::on(Operation::PutObject).bucket(OPS).then(stall));
     report.rewind(0).unwrap();
     (0..200).for_each(|number| report.add(&receipt(number)));
     let waited = timeout(Duration::from_millis(300), report.room()).await;
     assert!(waited.is_err(), "200 receipts do not fit");
-    world.sandbox.faults().clear();
+    drop(release);
     timeout(Duration::from_secs(30), report.room())
         .await
         .expect("S3 takes receipts again");

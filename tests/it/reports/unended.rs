@@ -1,7 +1,9 @@
 //! Runs whose result cannot be printed or recorded, or that fail after their journal is open.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use s3haul::journal::state::Phase;
 use s3haul::journal::{Location, look};
@@ -14,6 +16,7 @@ use crate::world::World;
 use crate::world::program::{Ended, ended, process_at, run_in};
 
 const OPS: &str = "ops";
+const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 /// Returns the event `summary` of a log in JSON.
 fn summary(log: &str) -> Value {
@@ -94,7 +97,10 @@ async fn the_summary_of_a_report_without_a_footer_has_the_exit_code() {
         "json",
     ];
     let (exit, stdout, stderr) = run_in(&world, directory.path(), &copy).await;
-    assert!(exit != 0, "{stdout} {stderr}");
+    assert!(
+        exit != 0 && stderr.contains("has all its receipts but no footer"),
+        "{stdout} {stderr}"
+    );
     let summary = summary(&stderr);
     assert_eq!(
         (&summary["exit"], &summary["done_objects"]),
@@ -103,22 +109,27 @@ async fn the_summary_of_a_report_without_a_footer_has_the_exit_code() {
     );
 }
 
-/// A run that fails after its journal is open leaves it as one that was stopped.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_fails_before_its_first_object_closes_its_journal() {
-    let world = World::with_objects(["a"], 100).await;
-    world.create_bucket(OPS);
-    let directory = TempDir::new().unwrap();
+/// Creates a file with a customer key. The next run reads it once more after it has opened its
+/// journal in S3, and does not find it.
+fn key_that_vanishes(world: &World, directory: &TempDir) -> PathBuf {
     let key = directory.path().join("key");
-    let write_key = || fs::write(&key, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=").unwrap();
-    write_key();
-    // The key is read once more after the journal was opened.
+    fs::write(&key, KEY).unwrap();
     let gone = key.clone();
     let remove_key = Fault::on(Operation::PutObject)
         .bucket(OPS)
         .first(1)
         .then(Effect::hook(move |_| fs::remove_file(&gone).unwrap()));
     world.add_fault(remove_key);
+    key
+}
+
+/// Copies with this customer key and a journal in S3.
+async fn copy_with_key(
+    world: &World,
+    directory: &TempDir,
+    key: &Path,
+    more: &[&str],
+) -> (i32, String, String) {
     let key = format!("file:{}", key.display());
     let copy = [
         "copy",
@@ -131,7 +142,17 @@ async fn a_run_that_fails_before_its_first_object_closes_its_journal() {
         "--journal",
         "s3://ops/journal/",
     ];
-    let (exit, stdout, stderr) = run_in(&world, directory.path(), &copy).await;
+    run_in(world, directory.path(), &[&copy[..], more].concat()).await
+}
+
+/// A run that fails after its journal is open leaves it as one that was stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_before_its_first_object_closes_its_journal() {
+    let world = World::with_objects(["a"], 100).await;
+    world.create_bucket(OPS);
+    let directory = TempDir::new().unwrap();
+    let key = key_that_vanishes(&world, &directory);
+    let (exit, stdout, stderr) = copy_with_key(&world, &directory, &key, &[]).await;
     assert!(exit != 0 && stderr.contains("key"), "{stdout} {stderr}");
     let journal = || async {
         let bucket = world.bucket(OPS).await;
@@ -139,8 +160,38 @@ async fn a_run_that_fails_before_its_first_object_closes_its_journal() {
         look(location).await.unwrap().unwrap()
     };
     assert_eq!(journal().await.state.phase, Phase::Stopped, "{stderr}");
-    write_key();
-    let (exit, stdout, stderr) = run_in(&world, directory.path(), &copy).await;
+    fs::write(&key, KEY).unwrap();
+    let (exit, stdout, stderr) = copy_with_key(&world, &directory, &key, &[]).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
     assert_eq!(journal().await.state.phase, Phase::Ended);
+}
+
+/// A journal that cannot be closed does not hide for the time of an outage why the run failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_waits_for_its_journal_no_longer_than_the_drain_time() {
+    let world = World::with_objects(["a"], 100).await;
+    world.create_bucket(OPS);
+    let directory = TempDir::new().unwrap();
+    let key = key_that_vanishes(&world, &directory);
+    let (exit, ..) = copy_with_key(&world, &directory, &key, &[]).await;
+    assert!(exit != 0);
+    let mut writes = world.sandbox.calls().of(Operation::PutObject);
+    writes.retain(|write| write.key.contains("segment-"));
+    for name in world.keys(OPS) {
+        world.sandbox.store().delete_object(OPS, &name);
+    }
+    world.sandbox.faults().clear();
+    let key = key_that_vanishes(&world, &directory);
+    // The last segment says that the run was stopped.
+    let stall = Fault::on(Operation::PutObject).key(&writes.last().unwrap().key);
+    let stall = world
+        .sandbox
+        .faults()
+        .add(stall.then(Effect::StallBefore(None)));
+    let began = Instant::now();
+    let (exit, stdout, stderr) = copy_with_key(&world, &directory, &key, &["--drain", "1s"]).await;
+    assert!(exit != 0 && stderr.contains("key"), "{stdout} {stderr}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{stderr}");
+    let stalled = world.sandbox.faults().counts(stall).unwrap().struck;
+    assert!(stalled > 0, "the journal was closed");
 }

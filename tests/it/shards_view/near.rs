@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::state::{STATE, State, footer, plan, receipt};
 use super::{LONG, NOW};
 use crate::signals::send;
-use crate::world::program::{at, ended, process_at, run, spawn};
+use crate::world::program::{at, ended, process_at, run, spawn, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_near_a_run_names_the_run() {
@@ -62,9 +62,10 @@ async fn a_watch_waits_for_a_run_that_has_written_nothing() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    while state.world.calls(Operation::ListObjectsV2) < 6 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("six lists", || {
+        state.world.calls(Operation::ListObjectsV2) >= 6
+    })
+    .await;
     state.put("plan.json", &plan(1, state.ago(NOW)), NOW);
     state.end(0, 0, 0);
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
@@ -89,9 +90,10 @@ async fn a_watch_that_its_user_ends_reports_no_error() {
         let mut command = process_at(&state.world);
         command.args(["status", STATE, "--watch=20ms"]);
         let child = spawn(command);
-        while state.world.sandbox.calls().total() < before + 10 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("ten requests", || {
+            state.world.sandbox.calls().total() >= before + 10
+        })
+        .await;
         send(signal, &child);
         let ended = ended(child).await;
         assert_eq!(ended.exit, 4, "{}", ended.stderr);

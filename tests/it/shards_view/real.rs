@@ -11,7 +11,7 @@ use super::state::lines;
 use crate::reports::deny_copy;
 use crate::shards::{Shards, flags};
 use crate::world::World;
-use crate::world::program::{Ended, ended, process_at};
+use crate::world::program::{Ended, ended, process_at, until};
 
 const STATE: &str = "s3://ops/run/";
 const OBJECTS: u64 = 40;
@@ -197,9 +197,10 @@ async fn a_shard_at_work_is_running_and_a_merge_waits_for_it() {
     .await;
     shards.put("a", 10);
     let mut child = shards.start(&flags("0", "1"), None);
-    while shards.world.calls(Operation::CopyObject) == 0 || shards.state("live/0.json").is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("a sign of life during a copy", || {
+        shards.world.calls(Operation::CopyObject) > 0 && shards.state("live/0.json").is_some()
+    })
+    .await;
     let Ended { exit, stdout, .. } = shards.run(&["status", STATE, "--json"]).await;
     let shown: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(

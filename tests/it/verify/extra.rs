@@ -35,6 +35,31 @@ async fn a_copy_of_a_file_that_the_selection_leaves_out_is_not_extra() {
     assert!(counts.looked_for_extra);
 }
 
+/// The transfer copies neither links nor its own report, whatever their sizes are.
+#[tokio::test]
+async fn a_skipped_link_and_the_report_of_the_run_hide_no_extra_object() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["file", "report"] {
+        fs::write(directory.path().join(name), "x").unwrap();
+    }
+    std::os::unix::fs::symlink("file", directory.path().join("link")).unwrap();
+    for key in ["file", "link", "report"] {
+        world.put_object(
+            DESTINATION,
+            key,
+            Content::bytes("x"),
+            &ObjectSpec::default(),
+        );
+    }
+    let mut transfer = upload_all(directory.path());
+    transfer.own_files = vec![directory.path().join("report")];
+    for transfer in [transfer.clone(), below_50(transfer)] {
+        let (counts, findings) = verified(&world, transfer, Deep::No).await;
+        assert_eq!((counts.equal, counts.extra), (1, 2), "{findings:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_source_that_cannot_be_listed_hides_what_is_extra() {
     let world = World::new().await;

@@ -144,3 +144,15 @@ pub(crate) async fn kill(mut child: Child) {
         .await
         .unwrap();
 }
+
+/// Waits until `is_so` returns true.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), waited)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
+}
