@@ -260,8 +260,8 @@ impl VerifyArgs {
                      compare the job itself: s3haul verify JOB"
                 ));
             }
-        } else if let Some(why) = counts.why_not_extra {
-            reasons.push(format!("extra objects were not looked for: {why}"));
+        } else {
+            reasons.extend(counts.missed_extra());
         }
         let empty = self.empty(counts);
         if empty.is_empty() && counts.has_nothing() {
