@@ -17,9 +17,8 @@ use crate::s3::capabilities::PartLimits;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::MIB;
 
-/// The number of steps into which the parts of the longest stream are divided. With each step, the
-/// size may double, so that a stream of 10,000 parts that begins with parts of 16 MiB may have 13
-/// TiB.
+/// The number of steps into which the parts of the longest stream are divided. The size may double
+/// with each step. So a stream of 10,000 parts that begins with parts of 16 MiB may have 14 TiB.
 const STEPS: u32 = 20;
 
 /// The steps in which the size does not grow beyond [`UPLOAD_MEMORY_MIB`]. Of 10,000 parts, these

@@ -112,6 +112,7 @@ async fn no_renewal_takes_a_release_back() {
     let stored = Effect::ErrorAfterEffect(403, "AccessDenied");
     world.add_fault(lost.when(When::Always).then(stored));
     opened.lease().release().await;
+    world.sandbox.faults().clear();
     assert!(text(&world, &key).contains(r#""released":true"#));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(text(&world, &key).contains(r#""released":true"#));
