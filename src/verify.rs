@@ -131,9 +131,11 @@ pub struct Counts {
     pub excluded: u64,
     /// Equal pairs by proof.
     pub proofs: BTreeMap<String, u64>,
-    /// True if the destination was searched for extra objects.
+    /// True if the whole destination was searched for extra objects.
     pub looked_for_extra: bool,
-    /// The reason that it was not searched.
+    /// True if at least a part of it was.
+    pub looked_for_some_extra: bool,
+    /// The reason that it was not searched, or only in part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not_extra: Option<&'static str>,
     /// The transfers whose selections matched nothing.
@@ -154,7 +156,7 @@ impl Counts {
         self.compared() - self.failed + self.excluded
     }
 
-    /// Returns true if no object of the source was found that takes part.
+    /// Returns true if no selected object of the source was found.
     #[must_use]
     pub fn has_nothing(&self) -> bool {
         self.compared() == self.extra
@@ -175,11 +177,23 @@ impl Counts {
         }
     }
 
-    /// Records that some extra objects may not have been found.
-    fn miss_extra(&mut self) {
+    /// Records the reason that some extra objects may not have been found.
+    fn miss_extra(&mut self, why: &'static str) {
         self.looked_for_extra = false;
-        self.why_not_extra
-            .get_or_insert("a part of the source or of the destination could not be listed");
+        self.why_not_extra.get_or_insert(why);
+    }
+
+    /// Returns a sentence with the reason that extra objects may not have been found, if there is
+    /// one.
+    #[must_use]
+    pub fn missed_extra(&self) -> Option<String> {
+        let why = self.why_not_extra.filter(|_| !self.looked_for_extra)?;
+        let what = if self.looked_for_some_extra {
+            "not all extra objects were looked for"
+        } else {
+            "extra objects were not looked for"
+        };
+        Some(format!("{what}: {why}"))
     }
 
     /// Adds the counts of another transfer.
@@ -195,6 +209,7 @@ impl Counts {
             excluded,
             proofs,
             looked_for_extra,
+            looked_for_some_extra,
             why_not_extra,
             empty,
         } = other;
@@ -210,6 +225,7 @@ impl Counts {
             *self.proofs.entry(proof).or_default() += count;
         }
         self.looked_for_extra &= looked_for_extra;
+        self.looked_for_some_extra |= looked_for_some_extra;
         self.why_not_extra = self.why_not_extra.or(why_not_extra);
         self.empty.extend(empty);
     }
@@ -222,8 +238,10 @@ pub async fn transfer(
     mut observe: impl FnMut(&VerifyFinding),
 ) -> Counts {
     let walk = PairWalk::new(sides);
+    let looks_for_extra = walk.why_not_extra().is_none();
     let mut counts = Counts {
-        looked_for_extra: walk.why_not_extra().is_none(),
+        looked_for_extra: looks_for_extra,
+        looked_for_some_extra: looks_for_extra,
         why_not_extra: walk.why_not_extra(),
         ..Counts::default()
     };
@@ -258,12 +276,12 @@ pub async fn transfer(
             Settled::Nothing => {}
             Settled::Unlisted(finding, failure) => {
                 counts.unlisted.observe(&failure);
-                counts.miss_extra();
+                counts.miss_extra("a part of the source or of the destination could not be listed");
                 counts.add(&finding.verdict);
                 observe(&finding);
             }
             Settled::Unplanned(finding) => {
-                counts.miss_extra();
+                counts.miss_extra("an object of the source could not be planned");
                 counts.add(&finding.verdict);
                 observe(&finding);
             }

@@ -149,8 +149,9 @@ impl Retry {
         let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
         set_report(&mut job, report, beside, resumed.as_deref());
         journal::leave_out_own_files(&mut job);
-        // The new report is one of the same command, so that it can be retried in its turn.
-        let origin = origin.begin(&job);
+        // The new report is one of the same command, so that it can be retried in its turn. Like
+        // the others, it names the histories of the whole job.
+        let origin = origin.begin(&whole);
         let options = RunOptions {
             intent: self.journal.intent(),
             wait: self.journal.waits(),

@@ -263,8 +263,8 @@ impl VerifyArgs {
                      compare the job itself: s3haul verify JOB"
                 ));
             }
-        } else if let Some(why) = counts.why_not_extra {
-            reasons.push(format!("extra objects were not looked for: {why}"));
+        } else {
+            reasons.extend(counts.missed_extra());
         }
         for reason in &reasons {
             note(&format!("error: --strict: {reason}"));

@@ -1,6 +1,6 @@
 //! Records what the pacer has learned in the journal, for sessions that resume the run.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -55,17 +55,51 @@ impl LearnedRates {
     /// last record stays, with its time.
     pub(super) async fn record(&self) {
         let learned = self.pacer.learned();
-        {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if !learned.differs_from(&known) {
-                return;
-            }
-            known.clone_from(&learned);
+        if !learned.differs_from(&self.known()) {
+            return;
         }
         // The watcher of the journal reports the error.
         let _ = self
             .journal
-            .append(JournalEvent::PaceLearned(learned))
+            .append(JournalEvent::PaceLearned(learned.clone()))
             .await;
+        // Not before: if the run ends while the event waits, it must be sent again.
+        *self.known() = learned;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Learned> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::task::unconstrained;
+
+    use super::*;
+    use crate::journal;
+    use crate::manifest::job::Limits;
+    use crate::pace::RetryPolicy;
+
+    #[tokio::test]
+    async fn rates_whose_record_was_dropped_are_recorded_later() {
+        let pacer = Pacer::new(&Limits::default(), 1000, RetryPolicy::default());
+        let (pacer, journal) = (Arc::new(pacer), journal::off(None));
+        let resumed = RunState::default();
+        let rates = LearnedRates::recall(Arc::clone(&pacer), journal.clone(), &resumed);
+        pacer.slots().start_at(500);
+        // The writer has no turn before this task waits, so its queue gets full.
+        let learned = |concurrency| Learned {
+            concurrency,
+            ..Learned::default()
+        };
+        let fill = || journal.append(JournalEvent::PaceLearned(learned(1)));
+        while unconstrained(fill()).now_or_never().is_some() {}
+        assert!(unconstrained(rates.record()).now_or_never().is_none());
+        rates.record().await;
+        drop(rates);
+        let closed = journal.close(JournalEvent::RunStopped).await.unwrap();
+        assert_eq!(closed.state.learned.unwrap().learned, learned(500));
     }
 }

@@ -134,11 +134,12 @@ impl Directory {
     }
 
     /// Replaces a journal that cannot be read by one that knows the open uploads which the old one
-    /// still shows. Moves the old files into a directory inside, and returns its path: the directory
+    /// still shows. Keeps the old files in a directory inside, and returns its path: the directory
     /// of the journal itself may be a mount point, `.`, or in a parent that cannot be written.
     ///
-    /// The new state is durable before the first file is moved. So an upload is always known, at
-    /// whatever moment the process is killed.
+    /// The old files are kept before the new state is durable, and removed after that. So at
+    /// whatever moment this fails, or the process is killed, either the old journal is still
+    /// refused, or the new one knows the uploads. No file is lost.
     pub(super) fn begin_anew(
         path: &Path,
         writer: Writer,
@@ -166,19 +167,19 @@ impl Directory {
         let header = Header::new(number, 0, &writer, Timestamp::now());
         let state = salvage.clone().into_state();
         let snapshot = segment::snapshot(&header, 0, &[], &state);
-        publish(path, number, &snapshot).map_err(failed)?;
         let aside = path.join(format!("damaged-{}", Timestamp::now().as_millisecond()));
-        let moved = DirBuilder::new()
+        let kept = DirBuilder::new()
             .mode(DIRECTORY_MODE)
             .create(&aside)
             .and_then(|()| {
                 for (_, name) in &old {
-                    fs::rename(path.join(name), aside.join(name))?;
+                    keep(&path.join(name), &aside.join(name))?;
                 }
-                sync_names(&aside)?;
-                sync_names(path)
+                sync_names(&aside)
             });
-        moved.map_err(failed)?;
+        kept.map_err(failed)?;
+        publish(path, number, &snapshot).map_err(failed)?;
+        // Removes the old files, which the snapshot replaces.
         let (directory, replay) = Self::take(path, writer, lock)?;
         Ok((directory, replay, salvage, aside))
     }
@@ -531,6 +532,15 @@ fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(beside, name)?;
     sync_names(path)
+}
+
+/// Gives a file a second name in another directory.
+fn keep(file: &Path, name: &Path) -> io::Result<()> {
+    // Some file systems have no links.
+    fs::hard_link(file, name).or_else(|_| {
+        fs::copy(file, name)?;
+        File::open(name)?.sync_all()
+    })
 }
 
 /// Removes the files that the snapshot `until` replaces: the segments from `from` on, and the

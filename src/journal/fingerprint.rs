@@ -34,6 +34,11 @@ use crate::size::ByteSize;
 const TRANSFERS: &str = "transfers";
 /// The name of the setting that identifies a retry.
 const RETRY: &str = "retry";
+/// Between the elements of a list.
+const SEPARATOR: &str = ", ";
+/// The end of the name of a setting that shows where the elements of a list end. The text of the
+/// list does not, because an element may contain the separator. Older journals have only that text.
+const ELEMENTS: &str = ".elements";
 
 /// The settings that decide which objects a job copies, and with which result. By name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +66,7 @@ impl Fingerprint {
             .iter()
             .map(|transfer| transfer.name.as_str())
             .collect();
-        settings.set(TRANSFERS, names.join(", "));
+        settings.set(TRANSFERS, names.join(SEPARATOR));
         settings.set(RETRY, text(job.retries.as_ref()));
         for transfer in &job.transfers {
             settings.transfer(job, transfer);
@@ -91,10 +96,21 @@ impl Fingerprint {
                 .unwrap_or_default()
                 .to_owned()
         };
+        // The elements of a list count only if nothing else shows a difference: not if its text
+        // differs, or an older journal has only the text.
+        names.retain(|name| {
+            let has_both = || self.0.contains_key(*name) && now.0.contains_key(*name);
+            let list = name.strip_suffix(ELEMENTS);
+            list.is_none_or(|list| has_both() && self.0.get(list) == now.0.get(list))
+        });
         names
             .into_iter()
             .map(|name| (name, value(self, name), value(now, name)))
             .filter(|(_, before, after)| before != after)
+            .map(|(name, before, after)| {
+                let name = name.strip_suffix(ELEMENTS).unwrap_or(name);
+                (name, before, after)
+            })
             .map(
                 |(name, before, after)| match (before.as_str(), after.as_str()) {
                     ("", after) => format!("`{name}` is {} and was not set", words::shown(after)),
@@ -141,10 +157,12 @@ impl Fingerprint {
         self.0.get(TRANSFERS) == other.0.get(TRANSFERS)
     }
 
-    /// Returns a short digest of all settings.
+    /// Returns a short digest of all settings. It names the journal of a one-off command, so it must
+    /// be that of older versions: without the elements of lists.
     #[must_use]
     pub fn digest(&self) -> String {
-        digest(&format!("{:?}", self.0))
+        let settings = self.0.iter().filter(|(name, _)| !name.ends_with(ELEMENTS));
+        digest(&format!("{:?}", settings.collect::<BTreeMap<_, _>>()))
     }
 
     fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
@@ -152,6 +170,18 @@ impl Fingerprint {
         if !value.is_empty() {
             self.0.insert(name.into(), value);
         }
+    }
+
+    /// Sets the text of a list. If that has a separator, also sets the exact elements.
+    fn list(&mut self, name: String, values: &[impl Display]) {
+        let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+        let text = values.join(SEPARATOR);
+        if text.contains(SEPARATOR) {
+            // Texts always serialize.
+            let elements = serde_json::to_string(&values).unwrap_or_default();
+            self.set(format!("{name}{ELEMENTS}"), elements);
+        }
+        self.set(name, text);
     }
 
     // Every struct is destructured by name, so that a new field cannot be forgotten here. It is
@@ -298,9 +328,11 @@ impl Fingerprint {
             modified_before,
             storage_classes,
         } = select;
+        let of = |field: &str| format!("{name}.from.{field}");
+        self.list(of("include"), include);
+        self.list(of("exclude"), exclude);
+        self.list(of("storage_class"), storage_classes);
         for (field, value) in [
-            ("include", list(include)),
-            ("exclude", list(exclude)),
             (
                 "larger_than",
                 larger_than.map(ByteSize::exact).unwrap_or_default(),
@@ -314,9 +346,8 @@ impl Fingerprint {
                 "modified_before",
                 time(ages.modified_before, *modified_before),
             ),
-            ("storage_class", list(storage_classes)),
         ] {
-            self.set(format!("{name}.from.{field}"), value);
+            self.set(of(field), value);
         }
     }
 }
@@ -329,23 +360,6 @@ fn text(value: Option<&impl Display>) -> String {
 /// each run.
 fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
-}
-
-/// Returns the text of a list. An element that contains the separator is quoted, so that it is no
-/// two elements.
-fn list(values: &[impl Display]) -> String {
-    values
-        .iter()
-        .map(|value| {
-            let text = value.to_string();
-            if text.contains(", ") {
-                format!("{text:?}")
-            } else {
-                text
-            }
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 fn source(job: &Job, source: &Source) -> String {

@@ -440,13 +440,18 @@ pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     let mut begin = Vec::new();
     file.rewind()?;
     Read::by_ref(file).take(TAIL).read_to_end(&mut begin)?;
-    let first = begin
+    let is_receipt = |line: &[u8]| serde_json::from_slice::<ReceiptShape>(line).is_ok();
+    let is_gap = |line: &[u8]| std::str::from_utf8(line).is_ok_and(is_gap);
+    let mut lines = begin
         .split(|byte| *byte == b'\n')
-        .find(|line| !line.is_empty());
+        .filter(|line| !line.is_empty());
+    let (first, second) = (lines.next(), lines.next());
     Ok(first.is_some_and(|line| {
         serde_json::from_slice::<ReportHeader>(line).is_ok()
-            || serde_json::from_slice::<ReceiptShape>(line).is_ok()
+            || is_receipt(line)
+            // Nothing follows the header whose write was cut, except lines of a later session.
             || is_torn_header(line)
+                && second.is_none_or(|line| is_receipt(line) || is_gap(line))
     }))
 }
 

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 pub use self::file::MergedFile;
 use self::fold::{LatestLine, ObjectHasher, Partition, Verdicts};
-use self::scan::{NumberedLines, scan};
+use self::scan::{NumberedLines, histories, scan};
 use super::checksum;
 use super::error::ReportError;
 use super::frame::{Footer, FooterShards, ReportHeader, time_of_run};
@@ -100,8 +100,8 @@ pub struct ReportMerge {
 }
 
 impl ReportMerge {
-    /// Prepares a merge, and reads the header of one of the reports. Returns `None` if there are no
-    /// reports. `run` is the name of the merged run.
+    /// Prepares a merge, and reads the header of one of the reports; of more if that is of an old
+    /// version. Returns `None` if there are no reports. `run` is the name of the merged run.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -129,9 +129,11 @@ impl ReportMerge {
         let Some(origin) = origin else {
             return damage.map_or(Ok(None), Err);
         };
+        let histories = histories(&origin, &shards, &later.reports).await?;
         Ok(Some(Self {
             place,
             origin: ReportHeader {
+                histories,
                 run: run.to_owned(),
                 time: Some(began),
                 command: without_shard(origin.command),

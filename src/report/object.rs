@@ -18,6 +18,16 @@ pub(super) struct ObjectId {
     version: Option<String>,
 }
 
+impl ObjectId {
+    /// Returns the identity of the key, of which this may be one version.
+    pub(super) fn of_key(&self) -> Self {
+        Self {
+            version: None,
+            ..self.clone()
+        }
+    }
+}
+
 impl ReportHeader {
     /// Returns the identity of the object of a receipt, from its `transfer`, `source`, and
     /// `source_version`.

@@ -95,6 +95,17 @@ impl PieceShared {
         self.waiting.load(Ordering::Relaxed) <= most
     }
 
+    /// Waits until there is room, or until the writer is gone: it takes nothing any more.
+    async fn room(&self, queue: &mpsc::UnboundedSender<PieceMessage>, most: usize) {
+        while !queue.is_closed() && !self.has_room(most) {
+            tokio::select! {
+                // A notification that comes before the wait ends it.
+                () = self.taken.notified() => {}
+                () = queue.closed() => {}
+            }
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Vec<PieceHead>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,6 +223,10 @@ impl Ledger for BucketReport {
 
     fn add(&mut self, receipt: &str) {
         self.is_new = false;
+        if self.queue.is_closed() {
+            // The writer is gone, so the next sync fails.
+            return;
+        }
         self.lags |= !self.is_replaying && !self.shared.has_room(self.most_waiting);
         if !self.lags {
             self.shared
@@ -244,13 +259,8 @@ impl Ledger for BucketReport {
 
     fn room(&self) -> BoxFuture<'static, ()> {
         let (shared, most) = (Arc::clone(&self.shared), self.most_waiting);
-        let room = async move {
-            // A notification that comes before the wait ends it.
-            while !shared.has_room(most) {
-                shared.taken.notified().await;
-            }
-        };
-        room.boxed()
+        let queue = self.queue.clone();
+        async move { shared.room(&queue, most).await }.boxed()
     }
 }
 
@@ -521,4 +531,24 @@ impl PieceWriter {
 
 fn last(numbers: &BTreeSet<u64>) -> u64 {
     numbers.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    /// The writer's code may have panicked, with receipts in its queue.
+    #[tokio::test]
+    async fn nobody_waits_for_a_writer_that_is_gone() {
+        let (queue, messages) = mpsc::unbounded_channel();
+        let shared = PieceShared::default();
+        shared.waiting.store(2, Ordering::Relaxed);
+        let mut room = pin!(shared.room(&queue, 1));
+        assert!(room.as_mut().now_or_never().is_none());
+        drop(messages);
+        room.await;
+        shared.room(&queue, 1).await;
+    }
 }

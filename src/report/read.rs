@@ -22,8 +22,10 @@ use super::frame::{FORMAT, Footer, ReportHeader, footer, is_gap};
 use super::object::ObjectId;
 
 mod error;
+mod losses;
 mod there;
 
+use self::losses::LostObjects;
 use self::there::Reported;
 pub use self::there::ReportedObject;
 
@@ -242,7 +244,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
         place: lines.place().to_owned(),
         origin: &origin,
         undone: BTreeMap::new(),
-        lossy: BTreeMap::new(),
+        lossy: LostObjects::default(),
         footer: None,
         last: 1,
         seen: SeenLines::default(),
@@ -281,7 +283,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
         origin,
         footer,
         failed,
-        lost: lossy.into_values().collect(),
+        lost: lossy.into_objects(),
         superseded: objects.superseded,
         there: there.into_objects(),
     })
@@ -322,7 +324,7 @@ struct ReportReader<'a> {
     /// The objects that are not done.
     undone: BTreeMap<ObjectId, (Undone, ReportedFailure)>,
     /// The objects of which something was lost.
-    lossy: BTreeMap<ObjectId, LostObject>,
+    lossy: LostObjects,
     footer: Option<Footer>,
     /// The number of the last line.
     last: usize,
@@ -377,7 +379,7 @@ impl ReportReader<'_> {
             line.source.clone(),
             line.source_version.clone(),
         );
-        note_losses(&mut self.lossy, &object, &line, number);
+        self.lossy.take(self.origin, &object, &line, number);
         self.there.take(&line);
         self.objects.take(&object, line.status, number);
         let before = self.undone.get(&object).map(|(what, _)| *what);
@@ -423,31 +425,6 @@ impl ReportReader<'_> {
         }
         Ok(())
     }
-}
-
-/// Remembers an object that was copied with losses, until a later line reports a copy without any.
-fn note_losses(
-    lost: &mut BTreeMap<ObjectId, LostObject>,
-    object: &ObjectId,
-    line: &ParsedReceipt,
-    number: usize,
-) {
-    if line.status != ReceiptStatus::Done {
-        return;
-    }
-    if line.losses.is_empty() {
-        lost.remove(object);
-        return;
-    }
-    let attributes = line.losses.iter().map(|loss| loss.attribute).collect();
-    lost.insert(
-        object.clone(),
-        LostObject {
-            object: line.failure(number),
-            attributes,
-            copy: line.copy(),
-        },
-    );
 }
 
 #[cfg(test)]
@@ -558,6 +535,21 @@ mod tests {
         // In a history, the two versions of `b` are two objects.
         let failed = lines(&history).failed;
         assert!(failed.iter().map(|it| it.line).eq([2, 3]), "{failed:?}");
+    }
+
+    #[test]
+    fn a_copy_of_another_version_takes_losses_back_except_in_a_history() {
+        let done = |version: &str, losses: &str| {
+            let more = format!(r#""source_version":"{version}","losses":[{losses}],"status""#);
+            line("a", "done").replace(r#""status""#, &more)
+        };
+        let loss = r#"{"attribute":"tags","loss":"not-set","reason":"denied"}"#;
+        let (first, second) = (done("v1", loss), done("v2", ""));
+        for (histories, lost) in [("", 0), (r#""histories":[],"#, 0), (r#""histories":["t"],"#, 1)] {
+            let head = HEAD.replace(r#""directory""#, &format!(r#"{histories}"directory""#));
+            let report = of(&[&head, &first, &second]).unwrap();
+            assert_eq!(report.lost.len(), lost, "{head}");
+        }
     }
 
     #[test]

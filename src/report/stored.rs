@@ -554,6 +554,14 @@ impl StoredReport {
         self.pieces.last().map_or(0, |last| last.end.lines)
     }
 
+    /// Returns the beginning of the report, which has its header.
+    pub(super) fn first_piece(&self) -> Self {
+        Self {
+            directory: self.directory.clone(),
+            pieces: self.pieces.first().cloned().into_iter().collect(),
+        }
+    }
+
     /// Returns the footer, if the report has one.
     ///
     /// # Errors

@@ -328,6 +328,7 @@ mod tests {
                     \"route\":\"copy\",\"parts\":0}\n";
         let receipt = "{\"transfer\":\"t\",\"source\":\"s\",\"destination\":\"d\",\"size\":1,\"status\":\"done\"}\n";
         let torn_header = "{\"report\":2,\"version\":\"0.1\n";
+        let torn_and_continued = format!("{torn_header}{receipt}");
         let of_sandbox = step.replace("\"parts\":0", "\"parts\":0,\"sandbox\":true");
         for (text, by_real, by_sandbox, by_plan, by_sandbox_plan) in [
             ("", true, true, true, true),
@@ -337,6 +338,15 @@ mod tests {
             (receipt, true, false, false, false),
             (torn_header, true, false, false, false),
             ("{\"report\":", true, false, false, false),
+            (&torn_and_continued, true, false, false, false),
+            (
+                "{\"report\":1,\n\"data\":[]}\n",
+                false,
+                false,
+                false,
+                false,
+            ),
+            ("{\"report\":\n1}", false, false, false, false),
             ("{\"report\":{\"title\":1}}\n", false, false, false, false),
             ("{\"report\":1}\n", false, false, false, false),
             (step, false, false, true, false),

@@ -10,7 +10,7 @@ use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Chosen, When};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
-use crate::reports::{receipts_in, without_checksum};
+use crate::reports::{lines_of, receipts_in, without_checksum};
 use crate::world::program::{at, journaled, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
@@ -119,6 +119,28 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     );
     let (exit, stdout, _) = run(at(&world), &["retry", third.to_str().unwrap()]).await;
     assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
+}
+
+/// A merge needs them, and the failed transfer says nothing about the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_of_a_retry_names_the_histories_of_the_whole_job() {
+    let world = World::versioned().await;
+    world.put_all(["h/a", "p/b"], 100);
+    world.add_fault(denied("p/b"));
+    let dir = tempfile::tempdir().unwrap();
+    let (manifest, report) = (dir.path().join("job.yaml"), dir.path().join("r.jsonl"));
+    let text = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
+                - {name: h, from: {s3: s3://source/h/, versions: all}, to: {s3: s3://destination/h/}}\n  \
+                - {name: p, from: {s3: s3://source/p/}, to: {s3: s3://destination/p/}}\n";
+    fs::write(&manifest, text).unwrap();
+    let (manifest, report) = (manifest.to_str().unwrap(), report.to_str().unwrap());
+    let (exit, stdout, stderr) = run(at(&world), &["run", manifest, "--report", report]).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    world.sandbox.faults().clear();
+    let (exit, stdout, stderr) = run(at(&world), &["retry", report]).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    let retried = lines_of(&dir.path().join("r.retry-1.jsonl"));
+    assert_eq!(retried[0]["histories"], serde_json::json!(["h"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

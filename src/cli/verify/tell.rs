@@ -126,11 +126,8 @@ pub(super) fn summary(counts: &Counts, took: Duration) -> String {
             let _ = write!(text, ", {} {what}", display_count(count));
         }
     }
-    if !counts.looked_for_extra {
-        text.push_str("; extra objects were not looked for");
-        if let Some(why) = counts.why_not_extra {
-            let _ = write!(text, ": {why}");
-        }
+    if let Some(missed) = counts.missed_extra() {
+        let _ = write!(text, "; {missed}");
     }
     text
 }

@@ -10,15 +10,20 @@ use tokio::time::timeout;
 
 use super::local_file::reserve;
 use super::round_failure::RoundFailure;
-use crate::execute::TransferContext;
+use crate::execute::{TransferContext, UPLOAD_MEMORY_MIB};
 use crate::manifest::job::PartSize;
 use crate::plan::parts::UPLOAD_PART;
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{Failure, FailureKind, Operation};
+use crate::size::MIB;
 
-/// The number of part sizes of a stream of the most parts. Each size is twice the one before, so
-/// that a stream of 10,000 parts that begins with parts of 16 MiB may have 12 TiB.
-const SIZES: u32 = 10;
+/// The number of steps into which the parts of the longest stream are divided. The size may double
+/// with each step. So a stream of 10,000 parts that begins with parts of 16 MiB may have 14 TiB.
+const STEPS: u32 = 20;
+
+/// The steps in which the size does not grow beyond [`UPLOAD_MEMORY_MIB`]. Of 10,000 parts, these
+/// have 1 TiB. Only a longer stream needs more memory than files.
+const SMALL_STEPS: u32 = 12;
 
 /// The time for which a signal that ended the stream may still be under way.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
@@ -105,23 +110,22 @@ pub(super) fn part_size(context: &TransferContext, number: u32) -> u64 {
     size_of_part(number, context.sides.transfer.parts.size, &limits)
 }
 
-/// Returns the size of the part with this number. The size doubles as often as the limits of the
-/// server demand, unless all parts must have the same size.
+/// Returns the size of the part with this number. The size grows as the limits of the server
+/// demand, unless all parts must have the same size.
 fn size_of_part(number: u32, size: PartSize, limits: &PartLimits) -> u64 {
     let first = match size {
         PartSize::Exactly(size) => size.0,
         PartSize::Auto if limits.equal_parts => 4 * UPLOAD_PART,
         PartSize::Auto => UPLOAD_PART,
     };
-    let parts_per_size = limits.max_parts.div_ceil(SIZES).max(1);
-    let doublings = if limits.equal_parts {
-        0
-    } else {
-        (number.saturating_sub(1) / parts_per_size).min(SIZES)
+    let step = number.saturating_sub(1) / limits.max_parts.div_ceil(STEPS).max(1);
+    let small = first.max(u64::from(UPLOAD_MEMORY_MIB) * MIB);
+    let size = match step.checked_sub(SMALL_STEPS) {
+        _ if limits.equal_parts => first,
+        None => first.saturating_mul(1 << step).min(small),
+        Some(step) => small.saturating_mul(2 << step.min(STEPS)),
     };
-    first
-        .saturating_mul(1 << doublings)
-        .clamp(limits.min_part, limits.max_part)
+    size.clamp(limits.min_part, limits.max_part)
 }
 
 /// Reads one part, until it is full or the stream ends.
@@ -134,7 +138,9 @@ async fn read_part(
     reader: &mut Stdin,
     length: u64,
 ) -> Result<Bytes, RoundFailure> {
-    let mut body = Vec::new();
+    // A buffer that grows would hold the part twice while it moves.
+    let reserved = length.min(u64::from(UPLOAD_MEMORY_MIB) * MIB);
+    let mut body = Vec::with_capacity(usize::try_from(reserved).unwrap_or_default());
     let mut part = reader.take(length);
     let read = tokio::select! {
         read = part.read_to_end(&mut body) => read,
@@ -161,7 +167,7 @@ async fn read_part(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size::{ByteSize, GIB, MIB};
+    use crate::size::{ByteSize, GIB};
 
     /// Returns the bytes of a stream of the most parts.
     fn most(size: PartSize, limits: &PartLimits) -> u64 {
@@ -184,12 +190,19 @@ mod tests {
         ] {
             let most = most(size, &limits);
             assert!(most >= least, "{size:?} {most}");
-            let first = size_of_part(1, size, &limits);
-            assert_eq!(size_of_part(limits.max_parts / 10, size, &limits), first);
-            assert_eq!(
-                size_of_part(limits.max_parts / 10 + 1, size, &limits),
-                2 * first
-            );
+            let (first, step) = (size_of_part(1, size, &limits), limits.max_parts / STEPS);
+            assert_eq!(size_of_part(step, size, &limits), first);
+            assert_eq!(size_of_part(step + 1, size, &limits), 2 * first);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_a_tebibyte_takes_no_more_memory_than_files() {
+        for first in [16, 64, 256] {
+            let size = PartSize::Exactly(ByteSize(first * MIB));
+            let sizes = (1..).map(|number| size_of_part(number, size, &PartLimits::S3));
+            let small = sizes.take_while(|size| *size <= u64::from(UPLOAD_MEMORY_MIB) * MIB);
+            assert!(small.sum::<u64>() >= 1024 * GIB, "{first}");
         }
     }
 

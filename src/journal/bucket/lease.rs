@@ -53,6 +53,9 @@ struct LeaseState {
     next_segment: AtomicU64,
     /// True if the record was changed, and the objects of the journal have not been checked since.
     is_suspect: AtomicBool,
+    /// True once the session gives the journal up. A renewal would take a release back whose answer
+    /// was lost.
+    is_releasing: AtomicBool,
     /// Wakes the renewal early.
     wake: Notify,
     fenced: OnceLock<JournalError>,
@@ -103,6 +106,7 @@ impl Lease {
             }),
             next_segment: AtomicU64::new(0),
             is_suspect: AtomicBool::new(false),
+            is_releasing: AtomicBool::new(false),
             wake: Notify::new(),
             fenced: OnceLock::new(),
             lost: CancellationToken::new(),
@@ -199,7 +203,7 @@ impl LeaseState {
 
     async fn renew(&self) -> Result<(), JournalError> {
         let mut kept = self.record.lock().await;
-        if kept.record.released {
+        if self.is_releasing.load(Ordering::Acquire) {
             return Ok(());
         }
         self.check_next_segment().await?;
@@ -280,6 +284,7 @@ impl LeaseState {
     }
 
     async fn release(&self) {
+        self.is_releasing.store(true, Ordering::Release);
         let released = async {
             let mut kept = self.record.lock().await;
             if kept.record.released || self.fenced.get().is_some() {

@@ -171,13 +171,9 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     );
 }
 
-/// The state that was salvaged is on the disk before the old files move, so that a process that
-/// ends now forgets no upload.
-#[tokio::test]
-async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal");
-    let (mut directory, _) = open(&path);
+/// Writes a journal with an open upload and a damaged line. Returns the bytes of its file.
+async fn damaged(path: &Path) -> Vec<u8> {
+    let (mut directory, _) = open(path);
     let place = UploadPlace {
         endpoint: "default".into(),
         bucket: "bucket".parse().unwrap(),
@@ -200,8 +196,17 @@ async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
     let file = path.join(segment_name(1));
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replacen("run_began", "run_bogus", 1)).unwrap();
-    let before = fs::read(&file).unwrap();
-    assert!(Directory::open(&path, writer("w")).is_err());
+    assert!(Directory::open(path, writer("w")).is_err());
+    fs::read(&file).unwrap()
+}
+
+/// The state that was salvaged is on the disk before the old files are removed, so that a process
+/// that ends now forgets no upload.
+#[tokio::test]
+async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let before = damaged(&path).await;
     let (anew, replay, salvage, aside) = Directory::begin_anew(&path, writer("w")).unwrap();
     assert_eq!((salvage.open_uploads(), salvage.bad_lines), (1, 1));
     assert_eq!(fs::read(aside.join(segment_name(1))).unwrap(), before);
@@ -219,6 +224,24 @@ async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
     drop(again);
     assert_eq!(open(&path).1.state, read.state);
     assert!(aside.join(segment_name(1)).exists());
+}
+
+/// The path of the old files' new names is too long, and that of the new snapshot is not.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn old_files_that_cannot_be_kept_stay_where_they_are() {
+    const LONGEST: usize = 4095;
+    let dir = tempfile::tempdir().unwrap();
+    let mut path = dir.path().to_owned();
+    let length = LONGEST - 40;
+    while path.as_os_str().len() + 200 < length {
+        path.push("d".repeat(100));
+    }
+    path.push("d".repeat(length - path.as_os_str().len() - 1));
+    let before = damaged(&path).await;
+    assert!(Directory::begin_anew(&path, writer("w")).is_err());
+    assert!(Directory::open(&path, writer("w")).is_err());
+    assert_eq!(fs::read(path.join(segment_name(1))).unwrap(), before);
 }
 
 #[tokio::test]

@@ -136,8 +136,8 @@ impl Verdicts {
         }
     }
 
-    /// Reads a line of a report with this header. Reports must come one after another, the oldest
-    /// first.
+    /// Reads a line of a report. Reports must come one after another, the oldest first. `header` is
+    /// that of the merged report.
     pub(super) fn take(
         &mut self,
         header: &ReportHeader,

@@ -1,12 +1,21 @@
 //! Reads the stored reports that are merged.
 
+use std::collections::BTreeSet;
+use std::future::ready;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
 use super::fold::{MergeLine, Verdicts};
+use super::{LaterReport, ShardReports};
 use crate::report::CountedLines;
 use crate::report::error::ReportError;
 use crate::report::frame::{ReportHeader, footer, is_gap};
 use crate::report::lines::ReportLines;
 use crate::report::read::ReadError;
 use crate::report::stored::StoredReport;
+
+/// The most headers that are read at once.
+const AT_ONCE: usize = 16;
 
 /// The lines of a report in S3, with their numbers.
 pub(super) struct NumberedLines {
@@ -35,8 +44,40 @@ impl NumberedLines {
     }
 }
 
-/// Reads a report into verdicts. Returns its first damage, if it has any. `origin` is used in place
-/// of a header that cannot be read.
+/// Returns the transfers of the run that copy histories, from the first header that names them.
+/// Returns `None` if all reports are of old versions, which do not.
+///
+/// All reports of a merge are read with one answer. Otherwise, an object in reports of several
+/// versions of s3haul would be two objects.
+pub(super) async fn histories(
+    origin: &ReportHeader,
+    shards: &[ShardReports],
+    later: &[LaterReport],
+) -> Result<Option<BTreeSet<String>>, ReadError> {
+    if origin.histories.is_some() {
+        return Ok(origin.histories.clone());
+    }
+    let retries = later.iter().map(|later| &later.report);
+    let runs = shards.iter().flat_map(|shard| &shard.runs.reports);
+    let firsts: Vec<_> = retries.chain(runs).map(StoredReport::first_piece).collect();
+    let headers = stream::iter(firsts).map(header).buffered(AT_ONCE);
+    let known = headers.try_filter_map(|header| ready(Ok(header.histories)));
+    known.boxed().try_next().await
+}
+
+/// Reads the header of a report. One that cannot be read names no histories.
+async fn header(report: StoredReport) -> Result<ReportHeader, ReadError> {
+    match ReportLines::of_pieces(&report).next().await {
+        Err(error @ ReadError::Store(ReportError::Store { .. })) => Err(error),
+        line => {
+            let line = line.ok().flatten().unwrap_or_default();
+            Ok(serde_json::from_str(&line).unwrap_or_default())
+        }
+    }
+}
+
+/// Reads a report into verdicts. Returns its first damage, if it has any. `origin` is the header of
+/// the merged report.
 pub(super) async fn scan(
     report: &StoredReport,
     number: u32,
@@ -44,7 +85,7 @@ pub(super) async fn scan(
     origin: &ReportHeader,
 ) -> Result<Option<String>, ReportError> {
     let mut lines = NumberedLines::of(report);
-    let mut begun: Option<(ReportHeader, CountedLines)> = None;
+    let mut begun: Option<CountedLines> = None;
     let (mut damage, mut last) = (None, None);
     let mut wrong = |line: u64, what: &str| {
         damage.get_or_insert_with(|| format!("line {line}: {what}"));
@@ -57,13 +98,11 @@ pub(super) async fn scan(
                 continue;
             }
         };
-        let Some((header, counted)) = &mut begun else {
-            let header = serde_json::from_str(&line).unwrap_or_else(|_| {
+        let Some(counted) = &mut begun else {
+            if serde_json::from_str::<ReportHeader>(&line).is_err() {
                 wrong(at, "it is not the header of a report");
-                origin.clone()
-            });
-            let counted = CountedLines::of_head(format!("{line}\n").as_bytes());
-            begun = Some((header, counted));
+            }
+            begun = Some(CountedLines::of_head(format!("{line}\n").as_bytes()));
             continue;
         };
         if last.is_some() {
@@ -74,14 +113,14 @@ pub(super) async fn scan(
             counted.lines += 1;
             counted.sum.update(line.as_bytes());
             counted.sum.update(b"\n");
-            verdicts.take(header, number, at, receipt);
+            verdicts.take(origin, number, at, receipt);
         } else if let Some(footer) = footer(&line) {
             last = Some(footer);
         } else {
             wrong(at, "it is not a receipt");
         }
     }
-    let (Some(footer), Some((_, counted))) = (last, begun) else {
+    let (Some(footer), Some(counted)) = (last, begun) else {
         return Ok(damage);
     };
     let sum = format!("{:016x}", counted.sum.finalize());

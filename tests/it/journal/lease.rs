@@ -90,6 +90,24 @@ async fn a_release_that_failed_is_repeated() {
     assert_eq!(world.sandbox.faults().fired(), 1);
 }
 
+/// The release is stored, and its answer is lost.
+#[tokio::test]
+async fn no_renewal_takes_a_release_back() {
+    let world = World::new().await;
+    let opened = Opened::open(location(&world).await, &lively("a")).await;
+    let opened = opened.unwrap();
+    let [key] = <[String; 1]>::try_from(records(&world)).unwrap();
+    let lost = Fault::on(Operation::PutObject).key("session-");
+    let stored = Effect::ErrorAfterEffect(403, "AccessDenied");
+    world.add_fault(lost.when(When::Always).then(stored));
+    opened.lease().release().await;
+    world.sandbox.faults().clear();
+    assert!(text(&world, &key).contains(r#""released":true"#));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(text(&world, &key).contains(r#""released":true"#));
+    drop(opened);
+}
+
 /// The segments shut the session out anyway; the renewal reports it while the session has nothing
 /// to write.
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use s3haul::report::Footer;
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::shards::names::report_of;
 use s3haul::shards::record::{ShardActivity, ShardPlan};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -455,4 +456,33 @@ async fn an_object_of_a_versioned_bucket_has_one_receipt() {
             "{place}: {shown}"
         );
     }
+}
+
+/// Reports of older versions do not say which transfers copy histories. Those of one run, and of
+/// one shard, may come from several versions of s3haul.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_in_reports_of_old_and_new_versions_has_one_receipt() {
+    let state = State::planned(1).await;
+    let below = format!("{RUN}{}", report_of(0));
+    let old = s3haul::report::ReportHeader {
+        histories: None,
+        ..origin(&super::state::run(0, 1), 0)
+    };
+    state
+        .report(0, 0, &[receipt("a", "failed")], Some(footer(1)))
+        .await;
+    let first = [
+        receipt_of_version("a", "done", "v1"),
+        receipt_of_version("b", "failed", "v1"),
+    ];
+    state.report_at(&below, &old, &first, Some(footer(1))).await;
+    state.end(0, 1, 1);
+    let retried = [receipt("a", "skipped"), receipt_of_version("b", "done", "v1")];
+    state
+        .report_at(&format!("{RUN}retry/"), &retry(1), &retried, Some(footer(0)))
+        .await;
+    let directory = TempDir::new().unwrap();
+    let (exit, stdout, stderr, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    assert_eq!(pairs(&receipts(&path)), [("a", "done"), ("b", "done")]);
 }

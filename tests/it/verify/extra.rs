@@ -76,3 +76,24 @@ async fn a_source_that_cannot_be_listed_hides_what_is_extra() {
     assert!(!counts.looked_for_extra && counts.why_not_extra.is_some());
     assert_eq!(counts.extra, 0);
 }
+
+#[tokio::test]
+async fn an_object_that_cannot_be_planned_ends_the_search_for_extra_objects() {
+    let world = World::new().await;
+    let spec = ObjectSpec::default();
+    for key in ["c", &"m".repeat(1023)] {
+        world.put_object(SOURCE, key, Content::pattern(1, 10), &spec);
+    }
+    for key in ["to/a", "to/b", "to/c"] {
+        world.put_object(DESTINATION, key, Content::pattern(1, 10), &spec);
+    }
+    let mut transfer = copy_all();
+    transfer.to.location = "s3://destination/to/".parse().unwrap();
+    let (counts, findings) = verified(&world, transfer, Deep::No).await;
+    let found = (counts.equal, counts.extra, counts.failed);
+    assert_eq!(found, (1, 2, 1), "{findings:?}");
+    assert_eq!(
+        counts.missed_extra().unwrap(),
+        "not all extra objects were looked for: an object of the source could not be planned"
+    );
+}

@@ -241,7 +241,7 @@ impl Orphans {
         monitor: &dyn Monitor,
         bucket: &Bucket,
     ) -> Vec<String> {
-        // This session makes no use of its parts, even if it stays open.
+        // This session makes no use of its parts, even if the upload stays open.
         self.settle(orphan, monitor);
         let (key, id) = (
             &orphan.open.place.key,
