@@ -345,6 +345,27 @@ async fn credentials_that_expire_at_a_head_are_distinguished_from_an_unreadable_
     );
 }
 
+/// Each refused HEAD could be about the credentials, and the lists that would show it hang.
+#[tokio::test(start_paused = true)]
+async fn an_inquiry_without_an_answer_serves_all_refused_requests() {
+    let world = world_with(50).await;
+    let mut job = world.job(copy_all());
+    job.limits.in_flight = Some(4);
+    world.add_fault(Fault::on(Operation::HeadObject).then(Effect::Error(403, "AccessDenied")));
+    let (run, ()) = tokio::join!(world.try_run_job(&job), async {
+        while world.calls(Operation::HeadObject) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        world.sandbox.calls().clear();
+        let hangs = Fault::on(Operation::ListObjectsV2).then(Effect::StallBefore(None));
+        world.add_fault(hangs);
+    });
+    let outcome = run.unwrap().outcome;
+    assert_eq!(outcome.failed_objects, 51, "{outcome:?}");
+    let lists = world.calls(Operation::ListObjectsV2);
+    assert!((1..=6).contains(&lists), "{lists} lists");
+}
+
 #[tokio::test]
 async fn what_a_run_gave_up_for_is_looked_at_again_by_the_next_session() {
     let mut world = world_with(20).await;
