@@ -28,7 +28,7 @@ const MAX_FIXED_KEY_RETRIES: u32 = 1;
 /// The number of lists that may be sent to find out the reason of a refusal, if they get no answer.
 const MAX_LISTS: u32 = 3;
 /// The time for which no more lists are sent after that many got no answer.
-const UNANSWERED_KEPT: Duration = Duration::from_secs(30);
+const UNANSWERED_KEPT: Duration = Duration::from_secs(5);
 
 /// The number of refusals of a request so far.
 #[derive(Debug, Default)]
@@ -275,7 +275,7 @@ impl Bucket {
                 .retry
                 .wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64())
                 .unwrap_or_default();
-            let pause = self.contact.as_ref().map_or(pause, |it| it.pause(pause));
+            let pause = self.contact.as_ref().map_or(pause, |contact| contact.pause(pause));
             sleep(pause).await;
         }
         *unanswered = Some(Instant::now());

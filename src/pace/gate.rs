@@ -91,10 +91,16 @@ impl Gate {
         limiter.take(cells).await
     }
 
-    /// Waits until `cells` may pass, but not behind the requests in the queue.
+    /// Waits until `cells` may pass, ahead of the requests in the queue.
     pub async fn pass_ahead(&self, cells: u64) {
-        if let Some(limiter) = &self.0 {
-            limiter.take(cells).await;
+        let (Some(limiter), Some(charge)) = (&self.0, self.charge(cells)) else {
+            return;
+        };
+        loop {
+            let now = limiter.started.elapsed();
+            let wait = limiter.meter().wait(charge.ticket, now);
+            let Some(wait) = wait else { return };
+            sleep(wait.min(NAP)).await;
         }
     }
 

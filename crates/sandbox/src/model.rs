@@ -151,7 +151,7 @@ impl RateModel {
     }
 }
 
-/// The cells that a pause saves, in seconds of the rate.
+/// The tokens that a pause saves, in seconds of the rate.
 const BURST: f64 = 0.25;
 
 /// Admits requests according to the rates.
