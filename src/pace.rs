@@ -427,7 +427,7 @@ impl Pacer {
         } = admitted;
         let now = self.started.elapsed();
         if let Some(charge) = charge
-            && failure.is_some_and(|failure| failure.kind().is_unsent())
+            && failure.is_some_and(|failure| moved_nothing(operation, failure))
         {
             self.bytes.refund(charge);
         }
@@ -521,6 +521,13 @@ impl Pacer {
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// Returns true if a failed request certainly moved no bytes: it was not sent, or was refused. The
+/// server may refuse an upload after it has received the bytes.
+fn moved_nothing(operation: Operation, failure: &Failure) -> bool {
+    let is_copy = matches!(operation, Operation::CopyObject | Operation::UploadPartCopy);
+    failure.kind().is_unsent() || (is_copy && failure.is_answer())
 }
 
 #[expect(
