@@ -37,7 +37,7 @@ use crate::awake::AwakeInstant;
 use crate::manifest::job::Limits;
 use crate::s3::{Failure, FailureKind, Operation, RequestClass};
 use concurrency::Answered;
-use gate::Gate;
+use gate::{Charge, Gate};
 use lane::LanePass;
 pub use lane::Lanes;
 use learned::Learned;
@@ -143,6 +143,8 @@ pub struct Admitted<'a> {
     key: &'a str,
     /// True if it waited for a rate, of the lane or of the user.
     paced: bool,
+    /// The bytes that it is charged with, if it did not wait for them.
+    charge: Option<Charge>,
 }
 
 impl Pacer {
@@ -366,11 +368,11 @@ impl Pacer {
         } else {
             lanes.pass(key, clock).await
         };
-        let (mut paced, passed_at) = (passed.waited, clock());
+        let (mut paced, mut charge, passed_at) = (passed.waited, None, clock());
         if pass.is_probe() {
             self.requests.pass_ahead(1).await;
             // A wait for the cells of a large part could outlast the patience with the endpoint.
-            self.bytes.pass_on_credit(self.cells(bytes));
+            charge = self.bytes.charge(self.cells(bytes));
         } else {
             paced |= self.requests.pass(1).await;
             paced |= self.bytes.pass(self.cells(bytes)).await;
@@ -393,6 +395,7 @@ impl Pacer {
             passed,
             key,
             paced,
+            charge,
         })
     }
 
@@ -419,9 +422,15 @@ impl Pacer {
             passed,
             key,
             paced,
+            charge,
             ..
         } = admitted;
         let now = self.started.elapsed();
+        if let Some(charge) = charge
+            && failure.is_some_and(|failure| moved_nothing(operation, failure))
+        {
+            self.bytes.refund(charge);
+        }
         match failure {
             Some(failure) if failure.kind().indicates_outage() => {
                 let (began, reason) = (now.saturating_sub(took), &failure.details().message);
@@ -431,17 +440,8 @@ impl Pacer {
                     _ => pass.failed(now, now, reason),
                 }
             }
-            // Nothing was sent.
-            Some(failure)
-                if matches!(
-                    failure.kind(),
-                    FailureKind::NoCredentials
-                        | FailureKind::CredentialsUnavailable
-                        | FailureKind::NotSent
-                ) =>
-            {
-                drop(pass);
-            }
+            // It was not sent, which says nothing about the endpoint.
+            Some(failure) if failure.kind().is_unsent() => drop(pass),
             _ => {
                 lanes.answers.note(operation, now);
                 if failure.is_none() {
@@ -521,6 +521,13 @@ impl Pacer {
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// Returns true if a failed request certainly moved no bytes: it was not sent, or was refused. The
+/// server may refuse an upload after it has received the bytes.
+fn moved_nothing(operation: Operation, failure: &Failure) -> bool {
+    let is_copy = matches!(operation, Operation::CopyObject | Operation::UploadPartCopy);
+    failure.kind().is_unsent() || (is_copy && failure.is_answer())
 }
 
 #[expect(

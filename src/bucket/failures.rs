@@ -82,7 +82,8 @@ impl Bucket {
         match failure.kind() {
             FailureKind::Certificate(None) if let Some(bundle) = self.client.ca_bundle() => {
                 let message = format!(
-                    "the CA bundle {bundle} does not contain the issuer of the server's certificate"
+                    "the CA bundle {bundle} does not contain the issuer of the server's certificate, or contains an old \
+                     certificate of it"
                 );
                 let (operation, place) =
                     (failure.details().operation, failure.details().place.clone());

@@ -198,9 +198,9 @@ impl Bucket {
         .await
     }
 
-    /// Writes a version once. If the answer is lost, takes any version that is newer than `latest`
-    /// for the result, also another writer's. So the caller proves it: `CopyRound::prove` compares
-    /// a copy with its source, and `ObjectTask::write_marker` refuses a version that is no delete
+    /// Writes a version once. If the answer is lost, counts any version that is newer than `latest`
+    /// as the result, even another writer's. So the caller proves it: `CopyRound::prove` compares a
+    /// copy with its source, and `ObjectTask::write_marker` refuses a version that is no delete
     /// marker.
     async fn append<F>(
         &self,

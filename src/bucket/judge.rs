@@ -27,6 +27,8 @@ const MAX_CLOCK_RETRIES: u32 = 3;
 const MAX_FIXED_KEY_RETRIES: u32 = 1;
 /// The number of lists that may be sent to find out the reason of a refusal, if they get no answer.
 const MAX_LISTS: u32 = 3;
+/// The time for which no more lists are sent after that many got no answer.
+const UNANSWERED_KEPT: Duration = Duration::from_secs(5);
 
 /// The number of refusals of a request so far.
 #[derive(Debug, Default)]
@@ -224,13 +226,22 @@ impl Bucket {
     }
 
     /// Lists one key to find out whether the server refuses all requests with these credentials,
-    /// and returns that refusal. Returns `None` if only the request that was `answered` is refused.
+    /// and returns that refusal. Returns `None` if only the request that was `answered` is refused,
+    /// or if nothing shows that.
     async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
         // If several requests are refused at once, only one of them sends the list.
-        let _inquiry = self.client.inquiry().await;
+        let mut unanswered = self.client.inquiry().await;
+        if unanswered.is_some_and(|ended| answered < ended + UNANSWERED_KEPT) {
+            return None;
+        }
         let operation = Operation::ListObjects;
-        let limit = self.retry.time_limit(operation, 0).min(PROBE_LIMIT);
         for attempt in 1..=MAX_LISTS {
+            let limit = self.retry.time_limit(operation, 0).min(PROBE_LIMIT);
+            let limit = match &self.contact {
+                Some(contact) if contact.left().is_zero() => break,
+                Some(contact) => contact.time_limit(limit),
+                None => limit,
+            };
             let newest = self.client.credentials();
             if newest != credentials || self.client.is_proven_since(credentials, answered) {
                 return None;
@@ -244,8 +255,7 @@ impl Bucket {
             let request = self.client.list_one(&self.name, "", None, None);
             let listed = self.answered_within(limit, operation, request).await;
             let refused = listed.as_ref().err();
-            self.pacer
-                .learn(admitted, operation, refused, 0, asked.elapsed(), limit);
+            self.report(admitted, operation, refused, 0, asked.elapsed(), limit);
             let Some(refused) = refused else {
                 self.client.accepted(newest, asked);
                 return None;
@@ -263,9 +273,12 @@ impl Bucket {
             }
             let pause = self
                 .retry
-                .wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64());
-            sleep(pause.unwrap_or_default()).await;
+                .wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64())
+                .unwrap_or_default();
+            let pause = self.contact.as_ref().map_or(pause, |contact| contact.pause(pause));
+            sleep(pause).await;
         }
+        *unanswered = Some(Instant::now());
         None
     }
 }

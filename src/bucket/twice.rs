@@ -351,10 +351,11 @@ impl Bucket {
             return None;
         }
         let right = lanes.repeat_right()?;
-        let slot = self.pacer.slots().request(SlotKind::Bulk(u64::MAX)).await;
+        let slots = self.pacer.slots();
+        let slot = slots.request(SlotKind::Bulk(u64::MAX)).await.ok()?;
         right.used();
         self.note_another(operation, at.as_str());
-        slot.ok()
+        Some(slot)
     }
 
     fn note_another(&self, operation: Operation, at: &str) {

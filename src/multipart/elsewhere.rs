@@ -43,13 +43,14 @@ impl MultipartUpload {
     /// Searches the bucket for this upload after the server answered that its key has no such
     /// upload, and aborts it there. Returns a sentence if it may be left open.
     pub(crate) async fn end_elsewhere(&self) -> Option<String> {
-        let mut listed = std::pin::pin!(Self::list(&self.bucket, "").take(LISTED));
+        // One more shows whether there are others.
+        let mut listed = std::pin::pin!(Self::list(&self.bucket, "").take(LISTED + 1));
         let mut seen = 0;
         let found = loop {
             match listed.try_next().await {
                 Ok(Some(open)) if open.upload_id == self.id => break open,
                 Ok(Some(_)) => seen += 1,
-                Ok(None) if seen < LISTED => return None,
+                Ok(None) if seen <= LISTED => return None,
                 Ok(None) => {
                     return Some(format!(
                         "the server created the upload {} and has none of this id at its key, and it is not among the \

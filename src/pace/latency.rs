@@ -165,7 +165,7 @@ pub(crate) struct RepeatRight<'l>(Option<&'l Latencies>);
 impl<'l> RepeatRight<'l> {
     /// Takes the right, if there is one.
     pub(super) fn of(latencies: &'l Latencies) -> Option<Self> {
-        // Made only then, because dropping a right gives it back.
+        // Without credit, no right is made: dropping it would give back what was not spent.
         latencies.spend().then(|| Self(Some(latencies)))
     }
 

@@ -1,6 +1,7 @@
 //! Tests of what a pacer admits.
 
 use super::*;
+use crate::size::{ByteRate, MIB};
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_skips_the_queue_does_not_wait_for_a_rate() {
@@ -54,6 +55,38 @@ async fn a_connection_that_cannot_be_opened_is_silence_from_its_start() {
         let outages = pacer.outages().into_iter().map(|(_, lasts, _)| lasts);
         let expected = if answers { vec![] } else { vec![second * 5] };
         assert_eq!(outages.collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Two servers share a limit. Probes of the one that is away must not stop the other, unless their
+/// bytes may have moved.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_not_sent_costs_no_bytes() {
+    let (second, patience) = (Duration::from_secs(1), Duration::from_mins(15));
+    let (copy, part) = (Operation::UploadPartCopy, 128 * MIB);
+    for (kind, expected) in [
+        (FailureKind::Unreachable, 0.0..0.1),
+        (FailureKind::TimedOut, 12.7..12.9),
+    ] {
+        let limits = Limits {
+            bytes_per_second: Some(ByteRate(10 * MIB)),
+            ..Limits::default()
+        };
+        let pacer = Pacer::new(&limits, 1000, RetryPolicy::default());
+        let away = pacer.lanes("away", "lake", RequestClass::Write);
+        let failure = Failure::new(kind, copy, "", "no answer");
+        while pacer.outages().is_empty() {
+            let admitted = pacer.admit(&away, "k", 0, patience).await.unwrap();
+            pacer.learn(admitted, copy, Some(&failure), 0, second, second);
+        }
+        let probe = pacer.admit(&away, "k", part, patience).await.unwrap();
+        assert!(probe.pass.is_probe());
+        pacer.learn(probe, copy, Some(&failure), part, Duration::ZERO, second);
+        let began = pacer.elapsed();
+        let up = pacer.lanes("up", "lake", RequestClass::Write);
+        pacer.admit(&up, "k", 1, patience).await.unwrap();
+        let waited = (pacer.elapsed() - began).as_secs_f64();
+        assert!(expected.contains(&waited), "{}: {waited}", failure.kind().name());
     }
 }
 

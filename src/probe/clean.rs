@@ -61,8 +61,8 @@ pub struct Leftover {
     /// The version id or the upload id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// False if the server accepted the removal but does not show whether the object is gone, or if
-    /// the object may never have existed.
+    /// False if nothing shows whether the removal took effect, or if the object may never have
+    /// existed.
     pub is_certain: bool,
     /// The reason why it was not removed.
     pub reason: String,
@@ -106,8 +106,10 @@ pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) ->
     }
     let (objects, delete) = cleaner.remove_objects(&scratch.objects).await;
     let mut left = [uploads, objects].concat();
-    left.sort_unstable();
-    left.dedup();
+    // A list and a HEAD may name the same version. The certain one is kept.
+    left.sort_unstable_by(|one, other| other.cmp(one));
+    left.dedup_by(|other, one| (other.what, &other.key, &other.id) == (one.what, &one.key, &one.id));
+    left.reverse();
     for doubt in scratch.doubts.iter().collect::<BTreeSet<_>>() {
         let is_reported = left.iter().any(|left| left.key == doubt.key.as_str());
         if !is_reported && (doubt.is_late || (doubt.is_upload && !uploads_are_listed)) {
@@ -278,7 +280,10 @@ impl Cleaner {
             (Err(failure), _) if *failure.kind() == FailureKind::NoSuchUpload => return None,
             // Some servers answer with an empty list for an upload that is gone.
             (Ok(parts), Ok(())) if parts.is_empty() && !is_shown => return None,
-            (_, Err(failure)) => (true, reason(failure)),
+            (parts, Err(failure)) => {
+                let has_parts = parts.is_ok_and(|parts| !parts.is_empty());
+                (is_shown || has_parts || had_no_effect(failure), reason(failure))
+            }
             (Ok(_), Ok(())) => (true, still_there(Operation::AbortMultipartUpload)),
             (Err(_), Ok(())) if is_shown => (true, still_there(Operation::AbortMultipartUpload)),
             (Err(failure), Ok(())) => {
@@ -438,10 +443,7 @@ impl Cleaner {
         let (is_certain, why) = match (&head, answer) {
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => return None,
             // A delete without an answer may have taken effect: only HEAD shows that.
-            (_, Some(Err(failure))) => (
-                head.is_ok() || *failure.kind() == FailureKind::Denied,
-                reason(failure),
-            ),
+            (_, Some(Err(failure))) => (head.is_ok() || had_no_effect(failure), reason(failure)),
             (Ok(_), _) => (true, still_there(Operation::DeleteObject)),
             (Err(failure), _) => {
                 let why = reason(failure);
@@ -470,8 +472,8 @@ impl Cleaner {
         })
     }
 
-    /// Describes a version whose removal no list confirms, because the second list failed. A delete
-    /// that was refused has left it there.
+    /// Describes a version whose removal no list confirms, because the second list failed. Only a
+    /// refused delete has certainly left it there.
     fn unlisted_version(
         &self,
         version: &ListedVersion,
@@ -481,7 +483,10 @@ impl Cleaner {
         let attempt = removal_of(version, removed)?;
         let left = self.left_version(version, removed);
         Some(match &attempt.answer {
-            Err(_) => left,
+            Err(failure) => Leftover {
+                is_certain: had_no_effect(failure),
+                ..left
+            },
             Ok(()) => Leftover {
                 is_certain: false,
                 reason: format!(
@@ -529,6 +534,11 @@ impl Cleaner {
         }
         shell::line(words)
     }
+}
+
+/// Returns true if the server refused a request, so that it had no effect.
+fn had_no_effect(failure: &Failure) -> bool {
+    failure.is_answer() && !failure.kind().outcome_unknown()
 }
 
 fn distinct(all: &[ProbeWrite]) -> Vec<ProbeWrite> {

@@ -35,6 +35,8 @@ const RUN: &str = "report-";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// The digits of a run's name that are used. Only a manipulated journal has more.
 const MOST_DIGITS: usize = 32;
+/// The most objects that a list of pieces may have. A real report has far fewer.
+const MOST_PIECES: u64 = 1_000_000;
 /// The first bytes of a piece, which include its head.
 const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 /// The most requests in flight while heads are read.
@@ -324,7 +326,8 @@ impl RunDirectory {
     async fn list(&self, mut visit: impl FnMut(&str)) -> Result<(), ReportError> {
         let prefix = self.directory.as_str();
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), prefix, order);
+        let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), prefix, order)
+            .at_most(MOST_PIECES);
         let mut token = None;
         loop {
             let page = self.bucket.list(prefix, None, token.as_deref()).await;

@@ -365,11 +365,6 @@ fn unlocked<T>(failure: Failure) -> Result<Option<T>, Failure> {
         {
             Err(failure.as_kind(FailureKind::Unsupported))
         }
-        "NoSuchKey" | "NoSuchVersion" => Err(failure),
-        // Other servers have codes of their own for a bucket without Object Lock.
-        code if *failure.kind() == FailureKind::NotFound && !code.starts_with("HTTP ") => {
-            Err(failure.as_kind(FailureKind::Unsupported))
-        }
         _ => Err(failure),
     }
 }

@@ -114,7 +114,7 @@ struct ClientState {
     plain: aws_sdk_s3::Client,
     identities: Identities,
     /// Held by the request that finds out whether the credentials are refused.
-    inquiry: Mutex<()>,
+    inquiry: Mutex<Option<Instant>>,
     /// The configuration for requests to the Security Token Service.
     sts: SdkConfig,
 }
@@ -564,8 +564,8 @@ impl Client {
     }
 
     /// Waits for the lock that lets only one request at a time find out whether the credentials of
-    /// this endpoint are refused.
-    pub(crate) async fn inquiry(&self) -> MutexGuard<'_, ()> {
+    /// this endpoint are refused. It holds the time at which that last ended without an answer.
+    pub(crate) async fn inquiry(&self) -> MutexGuard<'_, Option<Instant>> {
         self.shared.inquiry.lock().await
     }
 

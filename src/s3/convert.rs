@@ -37,18 +37,15 @@ pub(super) use any_checksums;
 pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head, String> {
     let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
-    let is_being_restored = output
-        .restore
-        .as_deref()
-        .is_some_and(|restore| restore.contains("ongoing-request=\"true\""));
+    let is_being_restored = output.restore.as_deref().and_then(is_ongoing);
     let archived = output.archive_status.is_some()
-        || is_being_restored
+        || is_being_restored == Some(true)
         || (knows_classes && is_archive(storage_class.as_deref()));
-    let archive = match output.restore.as_deref() {
+    let archive = match is_being_restored {
         _ if !archived => ArchiveState::Readable,
-        Some(restore) if restore.contains("ongoing-request=\"false\"") => ArchiveState::Readable,
-        Some(restore) if restore.contains("ongoing-request=\"true\"") => ArchiveState::Restoring,
-        _ => ArchiveState::Archived,
+        Some(false) => ArchiveState::Readable,
+        Some(true) => ArchiveState::Restoring,
+        None => ArchiveState::Archived,
     };
     Ok(Head {
         size: required_size(output.content_length, "Content-Length")?,
@@ -100,6 +97,13 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
         archive,
         archive_tier: output.archive_status.map(|tier| tier.as_str().to_owned()),
     })
+}
+
+/// Returns true if `x-amz-restore` says that a restore is in progress, and false if it has ended.
+fn is_ongoing(restore: &str) -> Option<bool> {
+    let (_, value) = restore.split_once("ongoing-request=")?;
+    let value = value.split(['"', ',']).map(str::trim).find(|word| !word.is_empty())?;
+    value.to_ascii_lowercase().parse().ok()
 }
 
 /// Returns true for the storage classes whose objects cannot be read until they are restored.
@@ -363,6 +367,29 @@ mod tests {
             );
         }
         assert_eq!(decode("%FF".to_owned(), true), Err("%FF".to_owned()));
+    }
+
+    #[test]
+    fn a_restore_is_read_in_any_spelling() {
+        for (restore, state) in [
+            ("ongoing-request=\"true\"", ArchiveState::Restoring),
+            ("ongoing-request=\"True\"", ArchiveState::Restoring),
+            ("ongoing-request=TRUE", ArchiveState::Restoring),
+            (
+                "ongoing-request=\"False\", expiry-date=\"Fri, 21 Dec 2012 00:00:00 GMT\"",
+                ArchiveState::Readable,
+            ),
+            ("ongoing-request=\"\"", ArchiveState::Archived),
+            ("expiry-date=\"true\"", ArchiveState::Archived),
+        ] {
+            let output = HeadObjectOutput::builder()
+                .content_length(1)
+                .e_tag("e")
+                .storage_class(sdk::StorageClass::Glacier)
+                .restore(restore)
+                .build();
+            assert_eq!(head(output, true).unwrap().archive, state, "{restore}");
+        }
     }
 
     #[test]

@@ -134,6 +134,17 @@ impl FailureKind {
         )
     }
 
+    /// Returns true if the request never reached the server.
+    pub(crate) const fn is_unsent(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable
+                | Self::NotSent
+                | Self::NoCredentials
+                | Self::CredentialsUnavailable
+        )
+    }
+
     /// Returns true if the server or the network may be down, so that other requests would fail
     /// too.
     #[must_use]
@@ -400,7 +411,8 @@ impl Failure {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }
 
-    /// Returns true for the answer of a server that does not know the request.
+    /// Returns true for the answers of servers that do not know the request. A server that knows it
+    /// may answer so too: with a 404 for an object that is gone.
     pub(crate) fn is_no_answer(&self) -> bool {
         matches!(
             self.0.kind,

@@ -162,6 +162,8 @@ pub struct Paging {
     token: Option<u64>,
     empty: u32,
     again: u32,
+    /// The number of entries that are still allowed.
+    left: Option<u64>,
     /// In a list of uploads, parts, or annotations, the count of entries at the current key.
     at_key: AtKey,
     refused: BTreeMap<&'static str, RejectedEntries>,
@@ -211,6 +213,7 @@ impl Paging {
             token: None,
             empty: 0,
             again: 0,
+            left: None,
             at_key: AtKey::default(),
             refused: BTreeMap::new(),
         }
@@ -220,6 +223,13 @@ impl Paging {
     #[must_use]
     pub fn behind(mut self, key: Option<String>) -> Self {
         self.last = key;
+        self
+    }
+
+    /// Limits the list to this many entries, for callers that remember them all.
+    #[must_use]
+    pub fn at_most(mut self, entries: u64) -> Self {
+        self.left = Some(entries);
         self
     }
 
@@ -268,6 +278,13 @@ impl Paging {
                 page.items.retain(|_| is_new.next().unwrap_or(true));
                 self.check_length(&page.items)?;
             }
+        }
+        if let Some(left) = &mut self.left {
+            let Some(fewer) = left.checked_sub(page.items.len() as u64) else {
+                let message = "the list has more objects than s3haul writes below this prefix";
+                return Err(self.fault(message.to_owned()));
+            };
+            *left = fewer;
         }
         self.first_and_last = Some(ends);
         (self.empty, self.again) = (0, 0);
@@ -340,14 +357,14 @@ impl Paging {
         }
     }
 
-    /// Checks that a list of uploads, parts, or annotations does not stay at one key forever. It is
-    /// remembered, so it would fill the memory.
+    /// Checks that a list of uploads, parts, or annotations does not stay at one key forever. The
+    /// entries of a key are remembered, so they would fill the memory.
     fn check_length<T: PageEntry>(&mut self, items: &[T]) -> Result<(), Failure> {
         let (has_one_key, what) = match self.operation {
             Operation::ListParts => (true, "parts of one upload"),
             Operation::ListObjectAnnotations => (true, "annotations of one object"),
             Operation::ListMultipartUploads => (false, "uploads to one key"),
-            // Only the probe remembers a list of objects: that of the few that it wrote.
+            // Of the lists of objects, only those of the probe are short: it wrote few objects.
             Operation::ListObjects
             | Operation::ListObjectVersions
             | Operation::HeadBucket

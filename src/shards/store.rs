@@ -19,6 +19,8 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 
+/// The most objects of one kind that a list may have. There is one for each shard.
+const MOST_OBJECTS: u64 = 100_000;
 /// The number of objects that are read at once.
 const AT_ONCE: usize = 32;
 
@@ -249,7 +251,8 @@ impl StateStore {
         let prefix = self.key(kind.prefix())?;
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
-        let mut paging = Paging::new(operation, bucket, prefix.as_str(), order);
+        let mut paging =
+            Paging::new(operation, bucket, prefix.as_str(), order).at_most(MOST_OBJECTS);
         let (mut found, mut token) = (BTreeMap::new(), None);
         loop {
             let page = self.bucket.list(prefix.as_str(), None, token.as_deref());

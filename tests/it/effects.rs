@@ -284,6 +284,34 @@ async fn an_upload_that_was_created_under_another_key_is_aborted_there(
     }
 }
 
+/// The server does not know the upload that it created, and lists this many others.
+#[rstest]
+#[case::all(10_000, false)]
+#[case::too_many(10_001, true)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_nowhere_is_reported_if_not_all_are_looked_at(
+    #[case] others: u32,
+    #[case] is_reported: bool,
+) {
+    let upload = |n| format!("<Upload><Key>u{n}</Key><UploadId>i{n}</UploadId></Upload>");
+    let uploads: String = (0..others).map(upload).collect();
+    let world = world_without_checksum(LARGE).await;
+    let run = run_through(&world, always(), Provider::Aws, move |asked| match asked {
+        _ if asked.creates_upload() => created(DESTINATION, "k", "lost"),
+        _ if asked.lists_uploads() => {
+            let is_of_all = asked.parameter("prefix").unwrap_or_default().is_empty();
+            let uploads = if is_of_all { uploads.as_str() } else { "" };
+            let root = "ListMultipartUploadsResult";
+            Lie::Given(Answer::document(format!("<{root}>{uploads}</{root}>")))
+        }
+        _ => Lie::Truth,
+    })
+    .await;
+    let told = notes(&run);
+    let says = |note: &&str| note.contains("not among the first 10000 open uploads");
+    assert_eq!(told.iter().any(says), is_reported, "{told:?}");
+}
+
 /// The answer names another key, but the upload is at the requested one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_only_said_to_be_elsewhere_is_aborted() {

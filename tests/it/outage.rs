@@ -11,7 +11,7 @@ use s3haul::manifest::job::{FailureLimit, Job, Limits};
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::FailureKind;
 use s3haul::sandbox::{Effect, Fault, ObjectSpec, Operation};
-use s3haul::size::MIB;
+use s3haul::size::{ByteRate, MIB};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::issuer::{Issuer, Reply};
 use crate::world::program::command;
-use crate::world::{SOURCE, World, copy_all, restate};
+use crate::world::{SOURCE, World, copy_all, in_parts_of, restate};
 
 /// A connection to the sandbox that can be cut: then new connections are refused, and open ones
 /// break.
@@ -245,6 +245,32 @@ async fn an_outage_that_few_requests_meet_is_waited_out_all_the_same() {
     );
 }
 
+/// The probes are parts, each worth a second of the limit.
+#[tokio::test(start_paused = true)]
+async fn refused_probes_use_up_no_limit() {
+    let world = World::new().await;
+    world.put("large", 400 * MIB);
+    let mut job = world.job(in_parts_of(64 * MIB, copy_all()));
+    job.limits.bytes_per_second = Some(ByteRate(64 * MIB));
+    let outage = async {
+        while world.calls(Operation::UploadPartCopy) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        world.add_fault(Fault::on_any().then(Effect::Error(500, "InternalError")));
+        sleep(Duration::from_secs(10)).await;
+        world.sandbox.faults().clear();
+    };
+    let (run, ()) = tokio::join!(world.try_run_job(&job), outage);
+    let outcome = run.unwrap().outcome;
+    assert_eq!(outcome.done_objects, 1, "{outcome:?}");
+    let probes = world.calls(Operation::UploadPartCopy);
+    assert!(
+        probes > 60 && outcome.seconds < 60.0,
+        "{probes} requests, {} s",
+        outcome.seconds
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bucket_waits_out_a_minute_too() {
     let mut world = world_with(1).await;
@@ -343,6 +369,27 @@ async fn credentials_that_expire_at_a_head_are_distinguished_from_an_unreadable_
         outcome.failed_objects < 1000,
         "most are not even tried: {outcome:?}"
     );
+}
+
+/// Each refused HEAD could be about the credentials, and the lists that would show it hang.
+#[tokio::test(start_paused = true)]
+async fn an_inquiry_without_an_answer_serves_all_refused_requests() {
+    let world = world_with(50).await;
+    let mut job = world.job(copy_all());
+    job.limits.in_flight = Some(4);
+    world.add_fault(Fault::on(Operation::HeadObject).then(Effect::Error(403, "AccessDenied")));
+    let (run, ()) = tokio::join!(world.try_run_job(&job), async {
+        while world.calls(Operation::HeadObject) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        world.sandbox.calls().clear();
+        let hangs = Fault::on(Operation::ListObjectsV2).then(Effect::StallBefore(None));
+        world.add_fault(hangs);
+    });
+    let outcome = run.unwrap().outcome;
+    assert_eq!(outcome.failed_objects, 51, "{outcome:?}");
+    let lists = world.calls(Operation::ListObjectsV2);
+    assert!((1..=20).contains(&lists), "{lists} lists");
 }
 
 #[tokio::test]

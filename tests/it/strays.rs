@@ -325,6 +325,37 @@ async fn without_a_list_of_parts_an_object_starts_over_and_the_list_of_uploads_p
     );
 }
 
+/// A gateway without a server behind it answers 404 to everything.
+#[tokio::test]
+async fn a_404_of_a_gateway_proves_no_abort() {
+    let mut world = world_with_large().await;
+    let directory = TempDir::new().unwrap();
+    let is_up = Arc::new(AtomicBool::new(false));
+    let is_mended = Arc::clone(&is_up);
+    let job = job_with_answers(&world, move |asked| {
+        let is_about_uploads = asked.aborts() || asked.lists_parts() || asked.lists_uploads();
+        if is_about_uploads && !is_mended.load(Ordering::Relaxed) {
+            Lie::Instead(404, "<html>default backend</html>".to_owned())
+        } else {
+            Lie::Truth
+        }
+    })
+    .await;
+    interrupted(&mut world, &job, &directory).await;
+    let id = world.open_uploads(DESTINATION)[0].upload_id.clone();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1));
+    let told = notes(&run);
+    let says = format!("the upload {id} may be left open");
+    assert!(
+        told.len() == 1 && told[0].contains(&says) && told[0].ends_with("the next run tries again"),
+        "{told:?}"
+    );
+    is_up.store(true, Ordering::Relaxed);
+    world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!(open(&world), 0, "the journal still has it");
+}
+
 #[tokio::test]
 async fn an_abort_that_no_list_proves_is_reported_once_with_its_id() {
     let mut world = world_with_large().await;

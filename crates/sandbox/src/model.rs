@@ -151,7 +151,7 @@ impl RateModel {
     }
 }
 
-/// The burst size after a pause, as seconds' worth of the rate.
+/// The tokens that a pause saves, in seconds of the rate.
 const BURST: f64 = 0.25;
 
 /// Admits requests according to the rates.

@@ -196,7 +196,10 @@ where
         .code()
         .filter(|code| *code != "NotFound" && !code.is_empty());
     let (kind, word) = match code {
-        Some(code) => (by_code(operation, code, status, region), code.to_owned()),
+        Some(code) => (
+            of_upload(operation, by_code(operation, code, status, region)),
+            code.to_owned(),
+        ),
         // Any status of success: the server refused nothing.
         None if status.is_some_and(|status| (200..300).contains(&status)) => {
             (FailureKind::Unreadable, "unreadable answer".to_owned())
@@ -206,7 +209,6 @@ where
             format!("HTTP {}", status.unwrap_or_default()),
         ),
     };
-    let kind = of_upload(operation, kind);
     let said = error
         .message()
         .map(str::trim)
@@ -321,12 +323,22 @@ fn by_code(
         | "IncompleteBody" => FailureKind::Corrupted,
         // With a body, a 503 comes from the server itself, which would name a throttle by its code.
         _ if status == Some(503) => FailureKind::Transient,
+        _ if status == Some(404) => match operation {
+            Operation::HeadBucket | Operation::HeadObject => by_status(operation, status, region),
+            // Servers have codes of their own for a bucket without Object Lock.
+            Operation::GetObjectRetention | Operation::GetObjectLegalHold => {
+                FailureKind::Unsupported
+            }
+            // Something else than the object may be missing, such as an access point.
+            _ => FailureKind::Invalid,
+        },
         _ => by_status(operation, status, region),
     }
 }
 
 /// Corrects the kind of a failure of an upload: Ceph answers `NoSuchKey` if the upload is gone, and
-/// these requests name no other key that could be missing.
+/// these requests name no other key that could be missing. A 404 without a code may come from a
+/// gateway and proves nothing.
 fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
     let names_an_upload = matches!(
         operation,
@@ -380,7 +392,7 @@ mod tests {
             ("SomethingNew", 429, FailureKind::Throttled),
             ("SomethingNew", 408, FailureKind::TimedOut),
             ("SomethingNew", 400, FailureKind::Invalid),
-            ("SomethingNew", 404, FailureKind::NotFound),
+            ("SomethingNew", 404, FailureKind::Invalid),
             ("SomethingNew", 405, FailureKind::Unsupported),
             ("SomethingNew", 500, FailureKind::Transient),
             ("SomethingNew", 501, FailureKind::Unsupported),
@@ -388,10 +400,15 @@ mod tests {
             let found = by_code(Operation::CopyObject, code, Some(status), None);
             assert_eq!(found, kind, "{code} {status}");
         }
-        assert_eq!(
-            by_code(Operation::HeadBucket, "SomethingNew", Some(404), None),
-            FailureKind::NoSuchBucket
-        );
+        for (operation, kind) in [
+            (Operation::HeadBucket, FailureKind::NoSuchBucket),
+            (Operation::HeadObject, FailureKind::NotFound),
+            (Operation::GetObjectRetention, FailureKind::Unsupported),
+            (Operation::DeleteObject, FailureKind::Invalid),
+        ] {
+            let found = by_code(operation, "SomethingNew", Some(404), None);
+            assert_eq!(found, kind, "{operation}");
+        }
     }
 
     #[test]

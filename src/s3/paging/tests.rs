@@ -332,6 +332,18 @@ proptest! {
     }
 }
 
+#[test]
+fn a_list_that_its_caller_remembers_is_bounded() {
+    for order in [Order::Ascending, Order::Unknown, Order::Short] {
+        let mut paging = paging("", order).at_most(3);
+        for keys in [&["a", "b"][..], &["c"]] {
+            check(&mut paging, keys).unwrap();
+        }
+        let failure = check(&mut paging, &["d"]).unwrap_err();
+        assert_eq!(*failure.kind(), FailureKind::ServerFault, "{order:?}");
+    }
+}
+
 /// Reads pages of a list that never ends, until it fails. Returns the number of pages.
 fn pages_of<T: PageEntry>(
     operation: Operation,

@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use rstest::rstest;
-use tokio::time::sleep;
+use s3haul::manifest::job::Limits;
+use s3haul::pace::RetryPolicy;
+use s3haul::sandbox::{Effect, Fault, Operation, When};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{COPY, Odd, nobody, start};
 use crate::issuer::{Issuer, Reply};
-use crate::world::World;
 use crate::world::program::{Ended, command, ended, process_at, run};
+use crate::world::{DEFAULT, DESTINATION, SOURCE, World, copy_all};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_that_come_late_are_waited_for() {
@@ -157,4 +161,37 @@ async fn who_has_no_credentials_hears_where_a_profile_is_named() {
         assert_eq!(exit, 3, "{stderr}");
         assert!(stderr.contains(said), "{stderr}");
     }
+}
+
+/// A refusal may be about the credentials, and the list that would show it hangs.
+#[tokio::test(start_paused = true)]
+async fn an_inquiry_does_not_outlast_patience() {
+    let mut world = World::new().await;
+    world.retry = RetryPolicy::default();
+    let limits = Limits {
+        patience: Some(Duration::from_secs(6)),
+        ..Limits::default()
+    };
+    let job = world.job(copy_all());
+    let mut connections = world.connections(&job, &CancellationToken::new(), &limits);
+    let source = connections.bucket(DEFAULT, &SOURCE.parse().unwrap());
+    source.await.unwrap();
+    let on = |operation| Fault::on(operation).bucket(DESTINATION);
+    let refused = |code| Effect::Error(403, code);
+    world.add_fault(on(Operation::HeadBucket).then(refused("AccessDenied")));
+    world.add_fault(
+        on(Operation::ListObjectsV2)
+            .first(1)
+            .then(refused("SignatureDoesNotMatch")),
+    );
+    let later = on(Operation::ListObjectsV2).when(When::After(1));
+    world.add_fault(later.then(Effect::StallBefore(None)));
+    let began = Instant::now();
+    let destination = connections.bucket(DEFAULT, &DESTINATION.parse().unwrap());
+    assert!(destination.await.is_err());
+    assert!(
+        (4..15).contains(&began.elapsed().as_secs()),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -24,6 +24,8 @@ enum Server {
     SilentlyIgnoring,
     /// Refuses to show tags.
     Denying,
+    /// Answers with this code that an object has no tags.
+    Missing(&'static str),
 }
 
 impl Server {
@@ -38,12 +40,12 @@ impl Server {
     async fn start(self, world: &World) -> Liar {
         Liar::lying(world, move |asked: &Asked| match asked.method.as_str() {
             "PUT" if asked.has("tagging") && self.ignores() => Lie::Instead(200, String::new()),
-            "GET"
-                if asked.has("tagging")
-                    && matches!(self, Self::Denying)
-                    && asked.path.starts_with("/destination/") =>
-            {
-                Lie::error(403, "AccessDenied")
+            "GET" if asked.has("tagging") && asked.path.starts_with("/destination/") => {
+                match self {
+                    Self::Denying => Lie::error(403, "AccessDenied"),
+                    Self::Missing(code) => Lie::error(404, code),
+                    _ => Lie::Truth,
+                }
             }
             "HEAD" if self.hides_the_number() => Lie::Changed(Box::new(|answer: Answer| {
                 answer.without("x-amz-tagging-count")
@@ -86,6 +88,8 @@ fn tags(world: &World) -> usize {
 #[case::counting(Server::Counting)]
 #[case::silent(Server::Silent)]
 #[case::denying(Server::Denying)]
+#[case::without_tags(Server::Missing("NoSuchTagging"))]
+#[case::without_a_key_of_tags(Server::Missing("NoSuchKey"))]
 #[tokio::test]
 async fn the_last_tags_are_taken_off(#[case] server: Server) {
     let world = World::new().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rstest::rstest;
 use s3haul::manifest::job::Attribute;
 use s3haul::probe::{self, How, LeftoverKind, Needs, ProbeVerdict};
 use s3haul::s3::Operation as Request;
@@ -273,21 +274,38 @@ async fn a_probe_that_is_stopped_cleans_up() {
     }
 }
 
+fn refusal() -> Lie {
+    Lie::error(403, "AccessDenied")
+}
+
+/// Returns an answer that does not show whether a delete took effect.
+fn too_long() -> Lie {
+    Lie::Instead(400, " ".repeat(100_000))
+}
+
 /// The versions are listed before they are removed, and not after it.
+#[rstest]
+#[case::refused(refusal, true)]
+#[case::perhaps_removed(too_long, false)]
 #[tokio::test]
-async fn versions_whose_removal_is_refused_are_named_without_another_list() {
-    let options = BucketOptions {
+async fn versions_whose_removal_fails_are_named_without_another_list(
+    #[case] answer: fn() -> Lie,
+    #[case] is_refused: bool,
+    #[values(false, true)] has_markers: bool,
+) {
+    let world = World::with_buckets(BucketOptions {
         versioning: true,
         ..BucketOptions::default()
-    };
-    let world = World::with_buckets(options).await;
-    let is_refused = AtomicBool::new(false);
+    })
+    .await;
+    let has_failed = AtomicBool::new(false);
     let bucket = behind(&world, move |asked| match asked {
         _ if deletes(asked) && asked.has("versionId") => {
-            is_refused.store(true, Ordering::Relaxed);
-            Lie::error(403, "AccessDenied")
+            has_failed.store(true, Ordering::Relaxed);
+            answer()
         }
-        _ if asked.has("versions") && is_refused.load(Ordering::Relaxed) => {
+        _ if deletes(asked) && !has_markers => answer(),
+        _ if asked.has("versions") && has_failed.load(Ordering::Relaxed) => {
             Lie::error(501, "NotImplemented")
         }
         _ => Lie::Truth,
@@ -295,7 +313,14 @@ async fn versions_whose_removal_is_refused_are_named_without_another_list() {
     .await;
     let probe = try_probe(&bucket, &Needs::default()).await.unwrap();
     let is_version = |what| matches!(what, LeftoverKind::Version | LeftoverKind::DeleteMarker);
-    let certain = probe.left.iter().filter(|left| left.is_certain);
-    let versions = certain.filter(|left| is_version(left.what)).count();
-    assert!(versions > 20, "{versions} of {:?}", probe.left);
+    let left: Vec<_> = probe.left.iter().filter(|left| is_version(left.what)).collect();
+    let named: BTreeSet<_> = left.iter().map(|left| (&left.key, &left.id)).collect();
+    assert!(left.len() > 20 && named.len() == left.len(), "{left:?}");
+    let certain = left.iter().filter(|left| left.is_certain).count();
+    match (is_refused, has_markers) {
+        (true, _) => assert_eq!(certain, left.len()),
+        (false, true) => assert_eq!(certain, 0),
+        // HEAD shows the newest version of each key.
+        (false, false) => assert!(certain > 0, "{left:?}"),
+    }
 }

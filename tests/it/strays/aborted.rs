@@ -1,7 +1,8 @@
 //! `uploads abort` on servers that list keys or ids in their own way.
 
+use rstest::rstest;
 use s3haul::multipart::MultipartUpload;
-use s3haul::s3::Attributes;
+use s3haul::s3::{Attributes, FailureKind};
 use s3haul::sandbox::{Effect, Fault, Operation};
 use tokio_util::sync::CancellationToken;
 
@@ -169,4 +170,36 @@ async fn one_upload_is_aborted_where_parts_cannot_be_listed() {
         stderr.contains(&id) && stderr.contains("does not show whether the upload is gone"),
         "{stderr}"
     );
+}
+
+/// Only an answer of S3 shows that an upload is gone. Ceph answers `NoSuchKey`.
+#[rstest]
+#[case::gateway(
+    Effect::Answer(404, "text/html", "<html>default backend</html>"),
+    &FailureKind::NotFound
+)]
+#[case::unknown(Effect::Error(404, "NoSuchAccessPoint"), &FailureKind::Invalid)]
+#[case::ceph(Effect::Error(404, "NoSuchKey"), &FailureKind::NoSuchUpload)]
+#[tokio::test]
+async fn not_every_404_is_about_the_upload(#[case] answer: Effect, #[case] kind: &FailureKind) {
+    let world = World::new().await;
+    let (bucket, key) = (world.bucket(DESTINATION).await, "k".parse().unwrap());
+    let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default())
+        .await
+        .unwrap();
+    for operation in [
+        Operation::ListParts,
+        Operation::UploadPart,
+        Operation::AbortMultipartUpload,
+    ] {
+        world.add_fault(Fault::on(operation).then(answer.clone()));
+    }
+    let listed = bucket.list_parts(&key, upload.id(), None).await;
+    assert_eq!(listed.unwrap_err().kind(), kind);
+    let sent = upload.upload_part(1, &b"part"[..]).await;
+    assert_eq!(sent.unwrap_err().kind(), kind);
+    match bucket.abort_upload(&key, upload.id()).await {
+        Ok(was_there) => assert!(!was_there && *kind == FailureKind::NoSuchUpload),
+        Err(failure) => assert_eq!(failure.kind(), kind),
+    }
 }

@@ -57,7 +57,7 @@ pub(super) async fn after_effect(
             *response.body_mut() = Body::empty();
             Ok(response)
         }
-        // These act before the operation or on it, or fail it.
+        // These act before the operation or on it, or make it fail.
         None
         | Some(
             Effect::Error(..)

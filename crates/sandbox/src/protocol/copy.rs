@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Returns the object with one wrong byte, and with everything that is computed from the bytes
-    /// changed to match. Used by the fault `Corrupt`.
+    /// changed to match. The fault `Corrupt` uses it.
     fn corrupted(&self, object: &Object) -> Arc<Object> {
         let content = object.content.corrupted();
         Arc::new(Object {

@@ -124,7 +124,10 @@ impl ObjectTask<'_> {
                 destination.place(key),
                 "the server did not remove the tags",
             )),
-            Err(failure) if *failure.kind() == FailureKind::NotFound => Err(failure),
+            // The object may be gone, or the server may answer so for objects without tags.
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                Box::pin(destination.head(key, version)).await.map(drop)
+            }
             Err(failure) if *failure.kind() != FailureKind::Denied && !failure.is_no_answer() => {
                 Err(failure)
             }
