@@ -112,7 +112,7 @@ pub fn unlike(
         tags: Tags::Exactly(wanted_tags),
         ..wanted
     };
-    difference(&wanted, head, tags, capabilities)
+    difference(&wanted, head, tags)
 }
 
 /// Compares the grants of an object with a canned ACL. `grants` is empty if only the owner has
