@@ -134,8 +134,9 @@ impl Directory {
     }
 
     /// Replaces a journal that cannot be read by one that knows the open uploads which the old one
-    /// still shows. Moves the old files into a directory inside, and returns its path: the directory
-    /// of the journal itself may be a mount point, `.`, or in a parent that cannot be written.
+    /// still shows. Moves the old files into a directory inside, and returns its path: the
+    /// directory of the journal itself may be a mount point, `.`, or in a parent that cannot be
+    /// written.
     ///
     /// The new state is durable before the first file is moved. So an upload is always known, at
     /// whatever moment the process is killed.
