@@ -306,8 +306,9 @@ impl Template {
         // segments.
         let may_have_slashes = |piece: &&Piece| matches!(piece, Piece::Key | Piece::Dir);
         let is_split = self.pieces.iter().filter(may_have_slashes).count() == 1;
-        let readable: Vec<_> = self.segments().iter().flat_map(|one| readable(one)).collect();
-        if is_split && identifies(&readable) {
+        let segments = self.segments();
+        let found: Vec<_> = segments.iter().flat_map(|one| readable(one)).collect();
+        if is_split && identifies(&found) {
             Ok(())
         } else {
             Err(TemplateError::Unclear(self.text.clone()))

@@ -87,10 +87,14 @@ pub fn usable(
 /// Returns the first attribute of the object `found` that is not as wanted. Attributes that the
 /// request left to the bucket (encryption, a default retention) may have any value. Another
 /// spelling of a value is equal. An added charset or `aws-chunked` and a missing empty value of
-/// metadata are differences, although some servers cause them: the job may want to change exactly
-/// that, or another program may have created the upload so.
+/// metadata are equal only if `may_change` says that the server may have caused them.
 #[must_use]
-pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Attribute> {
+pub fn difference(
+    wanted: &Attributes,
+    found: &Head,
+    tags: &[Tag],
+    may_change: bool,
+) -> Option<Attribute> {
     // Destructured, so that the compiler names an attribute that is not compared. An upload with
     // grants or an ACL is not adopted, and an in-place change compares them elsewhere.
     let Attributes {
@@ -114,7 +118,7 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
         let mut names = metadata.keys();
         names.any(|wanted| wanted.eq_ignore_ascii_case(name))
     };
-    let metadata_is = unlike_metadata(metadata, found, false).is_none()
+    let metadata_is = unlike_metadata(metadata, found, may_change).is_none()
         && found.metadata.keys().all(is_wanted)
         && found.missing_metadata == 0;
     let encryption_is = |wanted| {
@@ -123,7 +127,10 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
     };
     let as_wanted = [
         (Attribute::Metadata, metadata_is),
-        (Attribute::Headers, headers_are(headers, &found.headers)),
+        (
+            Attribute::Headers,
+            headers_are(headers, &found.headers, may_change),
+        ),
         (Attribute::Tags, tags_are(wanted_tags, tags)),
         (
             Attribute::StorageClass,
@@ -145,7 +152,7 @@ pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Att
 }
 
 /// Compares headers. Servers set a default `Content-Type` if the request named none.
-fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders) -> bool {
+fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders, may_add: bool) -> bool {
     let mut found = found.clone();
     if wanted.content_type.is_none()
         && found
@@ -157,7 +164,7 @@ fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders) -> bool {
     }
     let rules = HeaderRules {
         compares_others: true,
-        may_add: false,
+        may_add,
     };
     unlike_headers(wanted, &found, rules).is_none()
 }
@@ -301,7 +308,8 @@ mod tests {
     }
 
     fn assert_differs(want: &Attributes, found: &Head, tags: &[Tag], by: Option<Attribute>) {
-        assert_eq!(difference(want, found, tags), by, "{want:?} {found:?}");
+        let difference = difference(want, found, tags, false);
+        assert_eq!(difference, by, "{want:?} {found:?}");
     }
 
     #[test]
@@ -359,23 +367,28 @@ mod tests {
             ..coded("gzip")
         };
         assert_differs(&want, &head(headers), &[], None);
-        for headers in [coded("gzip,aws-chunked"), coded("gzip, br")] {
-            assert_differs(&want, &head(headers), &[], Some(Attribute::Headers));
-        }
-        let found = Head {
+        assert_differs(&want, &head(coded("gzip, br")), &[], Some(Attribute::Headers));
+        // These may come from the server.
+        let without_flag = Head {
             metadata: [].into(),
             ..head(coded("gzip"))
         };
-        assert_differs(&want, &found, &[], Some(Attribute::Metadata));
-        let want = Attributes {
+        let without_charset = Attributes {
             headers: ContentHeaders {
                 content_type: Some("text/plain".into()),
                 ..coded("gzip")
             },
-            ..want
+            ..want.clone()
         };
-        let found = head(coded("gzip"));
-        assert_differs(&want, &found, &[], Some(Attribute::Headers));
+        let chunked = head(coded("gzip,aws-chunked"));
+        for (want, found, attribute) in [
+            (&want, chunked, Attribute::Headers),
+            (&want, without_flag, Attribute::Metadata),
+            (&without_charset, head(coded("gzip")), Attribute::Headers),
+        ] {
+            assert_differs(want, &found, &[], Some(attribute));
+            assert_eq!(difference(want, &found, &[], true), None);
+        }
     }
 
     #[test]
