@@ -14,7 +14,7 @@ use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
 use crate::execute::prove::{Expected, FromParts, ProofVerdict, judge_head};
 use crate::execute::receipt::{Ending, ONLY_TAGS, Proof};
-use crate::manifest::job::PublishedCopy;
+use crate::manifest::job::{Prove, PublishedCopy};
 use crate::pace::slots::SlotKind;
 use crate::plan::attributes::set_tags;
 use crate::plan::condition::DestinationState;
@@ -98,7 +98,10 @@ impl<'w> ObjectTask<'w> {
             ProofVerdict::Unknown => Proof::Size,
             ProofVerdict::Contradicted(_) => return None,
         };
-        self.require_strength(proof).ok()
+        // Only after a copy are bytes read.
+        let is_to_be_read = self.context.sides.transfer.proof.prove == Prove::Read;
+        let proof = self.require_strength(proof).ok()?;
+        (proof.is_checksum() || !is_to_be_read).then_some(proof)
     }
 }
 
