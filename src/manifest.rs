@@ -92,8 +92,8 @@ impl Job {
         Ok(Self::read(bytes, &path.display().to_string(), environment)?)
     }
 
-    /// Reads the bytes of a manifest, as [`Self::load`] does, of which one more than [`MAX_BYTES`]
-    /// is enough.
+    /// Reads a manifest from its bytes, as [`Self::load`] does. The caller may cut them one byte
+    /// after [`MAX_BYTES`].
     ///
     /// # Errors
     /// Every mistake in the manifest.
@@ -102,7 +102,7 @@ impl Job {
         file_name: &str,
         environment: &Environment,
     ) -> Result<Self, ManifestMistakes> {
-        // Before anything else: the end may be missing, and be that of a character.
+        // Checked first, because the bytes may be cut, even inside a character.
         if bytes.len() as u64 > MAX_BYTES {
             return Err(too_large(file_name, &bytes));
         }

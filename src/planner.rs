@@ -278,22 +278,17 @@ impl Sides {
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (sender, planning) = PlanSender::channel();
-        let (sides, panic_sender) = (self.clone(), sender.clone());
-        let (first, place) = (resume.first, self.transfer.to.location.to_string());
-        let planned = tokio::spawn(async move {
+        let place = self.transfer.to.location.to_string();
+        let reporter = BatchSender::new(resume.first, sender.clone());
+        let sides = self.clone();
+        let run = async move {
             // If the receiver is gone, the run stops and needs no more plans.
             let _ = match sides.transfer.versions {
                 Versions::All => sides.run_histories(resume, sender).await,
                 Versions::Current | Versions::AsOf(_) => sides.run(resume, sender).await,
             };
-        });
-        tokio::spawn(async move {
-            if planned.await.is_err_and(|error| error.is_panic()) {
-                let _ = BatchSender::new(first, panic_sender)
-                    .send(Planned::panicked(place))
-                    .await;
-            }
-        });
+        };
+        tokio::spawn(reporter.report_panic_of(run, place));
         planning
     }
 

@@ -11,9 +11,9 @@
 //!
 //! `frame` has the header and the footer, and `target` opens the files that may be written.
 //! `stored` is the layout of reports in S3, `pieces` writes them, and `merge` makes one report of
-//! those of all shards. `object` decides which receipts are about the same object. `lines` reads any
-//! report line by line, [`read`] reads one for commands that act on it, and [`overview`] for people.
-//! `summary` formats the text that ends a run.
+//! those of all shards. `object` decides which receipts are about the same object. `lines` reads
+//! any report line by line, [`read`] reads one for commands that act on it, and [`overview`] for
+//! people. `summary` formats the text that ends a run.
 
 mod error;
 mod frame;

@@ -38,7 +38,7 @@ pub struct ByteRate(pub u64);
 /// The reason why a size, a rate, or a duration is refused. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SizeError {
-    /// The text does not begin with a number.
+    /// The text has no number, or a malformed one.
     #[error("`{0}` is not a size: write a number and a unit, for instance 64MiB")]
     NotANumber(String),
     /// The text has no unit, or an ambiguous one.

@@ -333,6 +333,9 @@ pub(super) const MAY_BE_OURS: &str =
 /// The note on a copy of which only the tags were set.
 pub(super) const ONLY_TAGS: &str = "only its tags were set: the copy is that of the earlier run";
 
+/// The beginning of the reason in a note on an attribute that was not compared.
+pub(super) const NOT_COMPARED: &str = " not compared: ";
+
 /// Returns true for a note that is no warning, but says how the object was copied.
 #[must_use]
 pub fn is_usual(note: &str) -> bool {
@@ -392,6 +395,14 @@ impl Draft {
             looked_for_uploads: false,
             in_place: false,
         }
+    }
+
+    /// Drops the losses and the notes about attributes that an earlier round recorded, perhaps of
+    /// another version of the source.
+    pub(super) fn forget_attributes(&mut self) {
+        self.losses.clear();
+        let is_kept = |note: &String| note != RETENTION_ENDED && !note.contains(NOT_COMPARED);
+        self.notes.retain(is_kept);
     }
 
     /// Notes that `rule` now excludes the object, and returns its ending.
@@ -459,4 +470,19 @@ impl Draft {
 #[must_use]
 pub fn seconds(duration: Duration) -> f64 {
     to_thousandths(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_keeps_no_notes_about_the_attributes_of_another_version() {
+        let mut draft = Draft::of_size(1);
+        draft.notes = [RETENTION_ENDED, "tags not compared: x missing on b", "adopted"]
+            .map(str::to_owned)
+            .into();
+        draft.forget_attributes();
+        assert_eq!(draft.notes, ["adopted"]);
+    }
 }

@@ -346,7 +346,11 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
         for key in keys {
             let place = format!("s3://{}/{key}", bucket.name());
             let item = match ObjectKey::new(&key) {
-                Err(_) => HistoryItem::Ignored(place, super::KEY_TOO_LONG),
+                Err(error) => {
+                    let (kind, operation) = (FailureKind::Invalid, Operation::ListObjectVersions);
+                    let failure = Failure::new(kind, operation, &*place, error.to_string());
+                    HistoryItem::Failed(place, failure)
+                }
                 Ok(key) => match of_key(&bucket, &key).await {
                     Ok(versions) if versions.is_empty() => {
                         let scope = Scope::one(&key);

@@ -25,11 +25,12 @@ use super::file::{
 use super::job::{
     Access, Archived, Compare, CustomerKeys, DEFAULT_ENDPOINT, Empty, Endpoint, FailureLimit, Job,
     JournalPlace, LayoutChoice, Limits, OnMismatch, PartSize, Parts, Preserve, ProofPolicy, Prove,
-    ReportPaths, ReportPlace, Restore, SetValues, Source, Transfer, Verify,
+    ReportPaths, Restore, SetValues, Source, Transfer, Verify,
 };
 use super::keys::{KeyMap, Template};
 use super::moment::Ages;
 use crate::endpoint::Environment;
+use crate::location::S3Uri;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
 /// A job, as far as the manifest could be read.
@@ -171,20 +172,14 @@ impl FieldReader<'_> {
     /// Reads the location of the report.
     fn report(&mut self, section: ReportSection) -> ReportPaths {
         let ReportSection { json, s3 } = section;
-        let s3 = s3.and_then(|text| match text.parse::<ReportPlace>() {
-            Ok(ReportPlace::Prefix(uri)) => Some(uri),
-            Ok(ReportPlace::File(_)) => {
-                self.refuse(
-                    "report.s3",
-                    format!("`{text}` is not a location in S3"),
-                    "write s3://bucket/prefix/, or name a file in `json`",
-                );
-                None
+        let uri: Option<S3Uri> = self.read("report.s3", s3);
+        let s3 = uri.filter(|uri| {
+            let is_prefix = uri.key.is_prefix();
+            if !is_prefix {
+                let remedy = format!("write {uri}/ with a slash at the end");
+                self.refuse("report.s3", "a report in S3 is kept below a prefix", remedy);
             }
-            Err(message) => {
-                self.refuse("report.s3", message, "write s3://bucket/prefix/");
-                None
-            }
+            is_prefix
         });
         ReportPaths {
             json: json.map(PathBuf::from),
@@ -228,7 +223,7 @@ impl FieldReader<'_> {
         defaults: &DefaultsSection,
     ) -> Option<Transfer> {
         let path = format!("transfers[{index}]");
-        // Destructured, so that the compiler asks about a new field.
+        // Destructured, so that the compiler names a new field.
         let TransferSection {
             name,
             after,
@@ -338,7 +333,7 @@ impl FieldReader<'_> {
     }
 
     /// Refuses a goal next to an exact size, which may come from the defaults. An exact size of a
-    /// transfer is no mistake under a goal of the defaults: it overrides what that aims at.
+    /// transfer is no mistake under a goal of the defaults, because it overrides the goal.
     fn check_goal(&mut self, path: &str, own: &PartsSection, shared: Option<&PartsSection>) {
         let inherited = || shared.and_then(|shared| shared.size.as_ref());
         let size = own.size.as_ref().or_else(inherited);
@@ -492,7 +487,7 @@ fn proof(
     (verify, prove, on_mismatch): (Option<Verify>, Option<Prove>, Option<OnMismatch>),
     defaults: &DefaultsSection,
 ) -> ProofPolicy {
-    // Destructured, so that the compiler asks about a new field.
+    // Destructured, so that the compiler names a new field.
     let DefaultsSection {
         verify: shared_verify,
         prove: shared_prove,

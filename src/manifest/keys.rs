@@ -239,14 +239,6 @@ const PLACEHOLDERS: [(&str, Piece); 6] = [
     ("size", Piece::Size),
 ];
 
-impl Piece {
-    /// Returns the name of a placeholder; empty for literal text.
-    fn name(&self) -> &'static str {
-        let known = PLACEHOLDERS.iter().find(|(_, piece)| piece == self);
-        known.map_or("", |(name, _)| *name)
-    }
-}
-
 /// The reasons why a template is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
@@ -264,14 +256,12 @@ pub enum TemplateError {
         /// The mark that would appear twice.
         mark: char,
     },
-    /// Nothing separates two placeholders, so different objects may get the same key.
-    #[error(
-        "nothing separates `{{{0}}}` from `{{{1}}}`, so different objects could get the same key"
-    )]
-    Adjacent(&'static str, &'static str),
     /// Objects of different directories or names would get the same key and overwrite each other.
     #[error("`{0}` gives the same key to different objects, and one would overwrite the other")]
     Collides(String),
+    /// The new keys may not show where one placeholder ends and the next one begins.
+    #[error("s3haul cannot tell that `{0}` gives each object a key of its own")]
+    Unclear(String),
 }
 
 impl Template {
@@ -297,41 +287,84 @@ impl Template {
     /// Refuses mistakes that would show only as odd or lost keys at the destination.
     fn check(&self) -> Result<(), TemplateError> {
         for pair in self.pieces.windows(2) {
-            match pair {
-                [Piece::Dir, Piece::Literal(text)] if text.starts_with('/') => {
-                    return Err(TemplateError::Doubled {
-                        placeholder: "dir",
-                        mark: '/',
-                    });
+            let (placeholder, mark) = match pair {
+                [Piece::Dir, Piece::Literal(text)] if text.starts_with('/') => ("dir", '/'),
+                [Piece::Literal(text), Piece::Ext] if text.ends_with('.') => ("ext", '.'),
+                _ => continue,
+            };
+            return Err(TemplateError::Doubled { placeholder, mark });
+        }
+        let identifies = |pieces: &[Piece]| {
+            let has = |piece: Piece| pieces.contains(&piece);
+            let has_name = has(Piece::Name) || (has(Piece::Stem) && has(Piece::Ext));
+            has(Piece::Key) || (has(Piece::Dir) && has_name)
+        };
+        if !identifies(&self.pieces) {
+            return Err(TemplateError::Collides(self.text.clone()));
+        }
+        // All other placeholders are without a slash. So the slashes of a new key show its
+        // segments.
+        let may_have_slashes = |piece: &&Piece| matches!(piece, Piece::Key | Piece::Dir);
+        let is_split = self.pieces.iter().filter(may_have_slashes).count() == 1;
+        let segments = self.segments();
+        let found: Vec<_> = segments.iter().flat_map(|one| readable(one)).collect();
+        if is_split && identifies(&found) {
+            Ok(())
+        } else {
+            Err(TemplateError::Unclear(self.text.clone()))
+        }
+    }
+
+    /// Returns the pieces between two slashes each. `{dir}` ends with a slash.
+    fn segments(&self) -> Vec<Vec<Piece>> {
+        let mut segments = Vec::new();
+        let mut segment = Vec::new();
+        for piece in &self.pieces {
+            let Piece::Literal(text) = piece else {
+                segment.push(piece.clone());
+                if *piece == Piece::Dir {
+                    segments.push(std::mem::take(&mut segment));
                 }
-                [Piece::Literal(text), Piece::Ext] if text.ends_with('.') => {
-                    return Err(TemplateError::Doubled {
-                        placeholder: "ext",
-                        mark: '.',
-                    });
+                continue;
+            };
+            for (index, text) in text.split('/').enumerate() {
+                if index > 0 {
+                    segments.push(std::mem::take(&mut segment));
                 }
-                // The last slash ends a directory. An extension begins with the last dot of a name, or
-                // with the only dot after a size.
-                [
-                    Piece::Dir,
-                    Piece::Name | Piece::Stem | Piece::Ext | Piece::Size,
-                ]
-                | [Piece::Stem | Piece::Size, Piece::Ext]
-                | [Piece::Literal(_), _]
-                | [_, Piece::Literal(_)] => {}
-                [one, other] => {
-                    return Err(TemplateError::Adjacent(one.name(), other.name()));
-                }
-                _ => {}
+                segment.push(Piece::Literal(text.to_owned()));
             }
         }
-        let has = |piece: &Piece| self.pieces.contains(piece);
-        let whole_name = has(&Piece::Name) || (has(&Piece::Stem) && has(&Piece::Ext));
-        if has(&Piece::Key) || (has(&Piece::Dir) && whole_name) {
-            return Ok(());
-        }
-        Err(TemplateError::Collides(self.text.clone()))
+        segments.push(segment);
+        segments
     }
+}
+
+/// Returns the placeholders, except `{size}`, whose values the text of a segment shows.
+fn readable(segment: &[Piece]) -> Vec<Piece> {
+    let mut found = Vec::new();
+    let mut last = None;
+    let mut has_mark = false;
+    for piece in segment {
+        if let Piece::Literal(text) = piece {
+            has_mark |= !text.bytes().all(|byte| byte.is_ascii_digit());
+            continue;
+        }
+        // Only a character that is no digit shows where a size begins or ends. An extension brings
+        // its dot.
+        let is_beside_size = *piece == Piece::Size || last == Some(&Piece::Size);
+        if last.is_some() && is_beside_size && *piece != Piece::Ext && !has_mark {
+            return Vec::new();
+        }
+        if *piece != Piece::Size {
+            found.push(piece.clone());
+        }
+        last = Some(piece);
+        has_mark = false;
+    }
+    // The last dot shows where an extension begins. A stem without one has no dot to mistake for
+    // it.
+    let is_readable = matches!(found[..], [_] | [Piece::Stem, Piece::Ext]);
+    if is_readable { found } else { Vec::new() }
 }
 
 impl FromStr for Template {

@@ -134,7 +134,7 @@ impl std::fmt::Display for ReportPlace {
 }
 
 /// Reads the prefix of a report.
-pub(super) fn report_prefix(text: &str) -> Result<S3Uri, String> {
+fn report_prefix(text: &str) -> Result<S3Uri, String> {
     let uri: S3Uri = text.parse().map_err(|error| format!("{error}"))?;
     if uri.key.is_prefix() {
         Ok(uri)

@@ -6,8 +6,8 @@
 //!
 //! - An `exclude` of the outer transfer leaves out the inner one (`exclude: ["archive/**"]`).
 //! - Both transfers copy the same object to each key, with the same attributes and parts:
-//!   `s3://a/` → `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because both
-//!   make the same object.
+//!   `s3://a/` → `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because
+//!   both make the same object.
 //!
 //! A later transfer may read what an earlier one writes: it waits until the earlier one ends
 //! ([`must_wait`]). A transfer that writes what an earlier one reads waits too.
@@ -407,7 +407,7 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
 /// Returns the fields that give a copy of the same object other attributes, or another `ETag`, in
 /// one transfer than in the other.
 fn different_settings(one: &Transfer, other: &Transfer) -> Vec<&'static str> {
-    // Destructured, so that the compiler asks about a new field.
+    // Destructured, so that the compiler names a new field.
     let Transfer {
         to,
         parts,

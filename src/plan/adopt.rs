@@ -13,7 +13,7 @@ use super::parts::{PartLayout, may_be_automatic};
 use crate::manifest::job::Attribute;
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{
-    Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload,
+    Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload,
     PartDone, Tag, Tags,
 };
 
@@ -85,14 +85,15 @@ pub fn usable(
 }
 
 /// Returns the first attribute of the object `found` that is not as wanted. Attributes that the
-/// request left to the bucket (encryption, a default retention) may have any value. Values that the
-/// server may have written differently are equal.
+/// request left to the bucket (encryption, a default retention) may have any value. Another
+/// spelling of a value is equal. An added charset or `aws-chunked` and a missing empty value of
+/// metadata are equal only if `may_change` says that the server may have caused them.
 #[must_use]
 pub fn difference(
     wanted: &Attributes,
     found: &Head,
     tags: &[Tag],
-    capabilities: &Capabilities,
+    may_change: bool,
 ) -> Option<Attribute> {
     // Destructured, so that the compiler names an attribute that is not compared. An upload with
     // grants or an ACL is not adopted, and an in-place change compares them elsewhere.
@@ -113,7 +114,6 @@ pub fn difference(
             .as_ref()
             .map(|retention| (retention.mode.clone(), retention.until.as_second()))
     };
-    let may_change = !capabilities.refuses_what_it_lacks();
     let is_wanted = |name: &String| {
         let mut names = metadata.keys();
         names.any(|wanted| wanted.eq_ignore_ascii_case(name))
@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn assert_differs(want: &Attributes, found: &Head, tags: &[Tag], by: Option<Attribute>) {
-        let difference = difference(want, found, tags, &Capabilities::AWS);
+        let difference = difference(want, found, tags, false);
         assert_eq!(difference, by, "{want:?} {found:?}");
     }
 
@@ -346,23 +346,48 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_a_server_writes_differently_is_no_difference() {
+    fn only_another_spelling_of_a_value_is_no_difference() {
+        let coded = |coding: &str| ContentHeaders {
+            content_encoding: Some(coding.into()),
+            ..typed("text/plain;charset=utf-8")
+        };
+        let flagged = |value: &str| [("flag".to_owned(), value.to_owned())].into();
+        let head = |headers| Head {
+            headers,
+            metadata: flagged(""),
+            ..Head::default()
+        };
         let want = Attributes {
-            headers: typed("text/plain"),
+            headers: coded("gzip"),
+            metadata: flagged(""),
             ..wanted()
         };
-        let found = Head {
-            headers: typed("text/plain;charset=utf-8"),
-            ..plain()
+        let headers = ContentHeaders {
+            content_type: Some("Text/plain; charset=UTF-8".into()),
+            ..coded("gzip")
         };
-        for (capabilities, differs) in [
-            (Capabilities::UNKNOWN_SERVER, None),
-            (Capabilities::AWS, Some(Attribute::Headers)),
+        assert_differs(&want, &head(headers), &[], None);
+        assert_differs(&want, &head(coded("gzip, br")), &[], Some(Attribute::Headers));
+        // These may come from the server.
+        let without_flag = Head {
+            metadata: [].into(),
+            ..head(coded("gzip"))
+        };
+        let without_charset = Attributes {
+            headers: ContentHeaders {
+                content_type: Some("text/plain".into()),
+                ..coded("gzip")
+            },
+            ..want.clone()
+        };
+        let chunked = head(coded("gzip,aws-chunked"));
+        for (want, found, attribute) in [
+            (&want, chunked, Attribute::Headers),
+            (&want, without_flag, Attribute::Metadata),
+            (&without_charset, head(coded("gzip")), Attribute::Headers),
         ] {
-            let difference = |want, found| difference(want, found, &[], &capabilities);
-            assert_eq!(difference(&want, &found), differs);
-            // A header that nobody asked for differs everywhere.
-            assert_eq!(difference(&wanted(), &found), Some(Attribute::Headers));
+            assert_differs(want, &found, &[], Some(attribute));
+            assert_eq!(difference(want, &found, &[], true), None);
         }
     }
 

@@ -69,6 +69,9 @@ pub enum Reason {
     ChecksumDiffers,
     /// The bytes are equal, but the object has other attributes than the job sets.
     AttributesDiffer,
+    /// Nothing differs except that the object lacks the tags that copies get in a second request.
+    /// Only the tags are set, if that is safe.
+    LacksTags,
     /// The destination's object is a copy that failed its proof in an earlier run, and nothing
     /// proves it now.
     Unproven,
@@ -87,6 +90,7 @@ impl fmt::Display for Reason {
             Self::EtagDiffers => "ETag differs",
             Self::ChecksumDiffers => "checksum differs",
             Self::AttributesDiffer => "attributes differ",
+            Self::LacksTags => "lacks its tags",
             Self::Unproven => "failed its proof",
             Self::Always => "always",
         })

@@ -62,8 +62,8 @@ pub fn class(
 }
 
 /// Returns an attribute in which the object differs from the job's values, as far as HEAD shows.
-/// Values that the server may have written differently are equal. Compares neither the storage
-/// class nor the tags.
+/// Values that the server may have written differently are equal, because it would write another
+/// copy in the same way. Compares neither the storage class nor the tags.
 #[must_use]
 pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) -> Option<Attribute> {
     // Destructured, so that the compiler names a value that is not compared.
@@ -86,7 +86,9 @@ pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) ->
         expires: None,
         website_redirect: None,
     };
-    let may_change = !capabilities.refuses_what_it_lacks();
+    // A server that adds values adds them to each copy. Amazon S3 adds none, however much its
+    // answers are trusted.
+    let may_change = !capabilities.is_amazon;
     let rules = HeaderRules {
         compares_others: false,
         may_add: may_change,
@@ -101,7 +103,8 @@ pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) ->
         found.customer_key
     } else {
         transfer.to.encryption.as_ref().is_none_or(|wanted| {
-            unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::AnyKey).is_none()
+            let found = found.encryption.as_ref();
+            unlike_encryption(wanted, found, KeyAlias::AnyOrHiddenKey).is_none()
         })
     };
     (!is_encrypted).then_some(Attribute::Encryption)
@@ -235,6 +238,20 @@ mod tests {
         );
         assert_eq!(unlike(&encrypted(kms("7")), &key), None);
         assert_eq!(unlike(&encrypted(kms("alias/lake")), &key), None);
+        // Some servers show the encryption without its key.
+        let keyless = Head {
+            encryption: Some(Encryption::Kms {
+                key: None,
+                bucket_key: None,
+                dsse: false,
+            }),
+            ..found.clone()
+        };
+        assert_eq!(unlike(&encrypted(kms("alias/lake")), &keyless), None);
+        assert_eq!(
+            unlike(&encrypted(kms("7")), &keyless),
+            Some(Attribute::Encryption)
+        );
         assert_eq!(
             unlike(&encrypted(kms("8")), &key),
             Some(Attribute::Encryption)
@@ -282,13 +299,16 @@ mod tests {
             job(|job| job.set.content_encoding = Some("gzip".into())),
             job(|job| job.set.metadata = [("empty".to_owned(), String::new())].into()),
         ];
-        for capabilities in [Capabilities::AWS, Capabilities::UNKNOWN_SERVER] {
+        let untrusted = Capabilities {
+            trust: Trust::Nothing,
+            ..Capabilities::AWS
+        };
+        for capabilities in [Capabilities::AWS, untrusted, Capabilities::UNKNOWN_SERVER] {
             assert_eq!(unlike(&everywhere, &found, &capabilities), None);
-            // Amazon S3 adds nothing, so that a difference is one of the object.
-            let is_amazon = capabilities.refuses_what_it_lacks();
+            // Amazon S3 adds nothing, so the object itself differs.
             for job in &additions {
                 let differs = unlike(job, &found, &capabilities).is_some();
-                assert_eq!(differs, is_amazon, "{:?}", job.set);
+                assert_eq!(differs, capabilities.is_amazon, "{:?}", job.set);
             }
         }
         let bucket_key = job(|job| {

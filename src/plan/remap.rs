@@ -233,6 +233,59 @@ mod tests {
     }
 
     #[test]
+    fn only_templates_that_tell_objects_apart_are_accepted() {
+        for (text, is_accepted) in [
+            ("{key}.bak", true),
+            ("{size}/{key}", true),
+            ("{ext}/{dir}{stem}", true),
+            ("{name}/{dir}", true),
+            ("{key}-{size}", true),
+            ("{dir}{size}{ext}-x/{stem}", true),
+            ("{dir}{stem}-{size}{ext}", true),
+            ("{dir}v{size}-{stem}.old{ext}", true),
+            ("{dir}{ext}-{stem}", false),
+            ("{name}-{dir}", false),
+            ("{stem}_{dir}{ext}", false),
+            ("{dir}{size}{ext}-{stem}", false),
+            ("{dir}{stem}{size}{ext}", false),
+            ("{key}0{size}", false),
+            ("{dir}{key}", false),
+            ("{dir}{stem}", false),
+        ] {
+            assert_eq!(text.parse::<Template>().is_ok(), is_accepted, "{text}");
+        }
+    }
+
+    const PIECES: [&str; 12] = [
+        "{key}", "{dir}", "{dir}", "{name}", "{stem}", "{stem}", "{ext}", "{size}", "/", "-", "1",
+        "a.",
+    ];
+
+    proptest! {
+        #[test]
+        fn accepted_templates_give_each_object_a_key_of_its_own(
+            pieces in prop::collection::vec(prop::sample::select(PIECES.to_vec()), 1..7),
+            relatives in prop::collection::btree_set("[a1./-]{1,5}", 1..300),
+        ) {
+            let Ok(template) = pieces.concat().parse::<Template>() else {
+                return Ok(());
+            };
+            let mut made = std::collections::HashMap::new();
+            for relative in &relatives {
+                for size in [1, 11] {
+                    let mut key = String::new();
+                    template.render(relative, size, &mut key);
+                    let before = made.insert(key, relative);
+                    prop_assert!(
+                        before.is_none_or(|before| before == relative),
+                        "{} {:?} {}", template.as_str(), before, relative
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn only_fixed_text_before_the_key_keeps_the_order() {
         for (rename, kept) in [
             ("{key}", true),

@@ -171,8 +171,8 @@ impl Sides {
     /// Updates an entry with the current state of its object or file.
     async fn look_anew(&self, entry: &mut Entry) -> Result<(), Failure> {
         if let Some(source) = &self.source {
-            let head = source.head(&entry.key, entry.version.as_deref());
-            entry.take(source.with_slot(head).await?);
+            let head = self.look_at_source(source, entry).await?;
+            entry.take(head);
         } else if let Source::Files { path, .. } = &self.transfer.from {
             (entry.size, entry.modified) = local::look(&local::path_of(path, entry)).await?;
         }

@@ -112,8 +112,8 @@ impl Sides {
         else {
             return Ok(());
         };
-        let head = source.head(&entry.key, entry.version.as_deref());
-        entry.take(source.with_slot(head).await?);
+        let head = self.look_at_source(source, entry).await?;
+        entry.take(head);
         Ok(())
     }
 
@@ -146,6 +146,12 @@ impl Sides {
         match decision {
             Decision::Skip(Skip::Equal { equal_by, .. }) => {
                 self.by_attributes(equal_by, key, there).await
+            }
+            // Only another copy sets the other attributes.
+            Decision::Copy(Reason::LacksTags) => {
+                let others = self.by_attributes(Basis::Time, key, there).await?;
+                let differs = matches!(others, Decision::Copy(_));
+                Ok(if differs { others } else { decision })
             }
             decision => Ok(decision),
         }
@@ -192,9 +198,7 @@ impl Sides {
         there: &Head,
         doubt: Doubt,
     ) -> Result<Decision, Failure> {
-        let here = source
-            .with_slot(source.head(&entry.key, entry.version.as_deref()))
-            .await?;
+        let here = self.look_at_source(source, entry).await?;
         if let Some(message) = entry.contradicted_by(&here, source.capabilities().content_etags) {
             let place = source.place(&entry.key);
             return Err(Failure::new(
@@ -218,23 +222,41 @@ impl Sides {
                 .hidden_etags()
                 .note(!matches!(found, Content::Differs(_)));
         }
-        let is_equal = !matches!(found, Content::Differs(_));
-        let lacks_tags = is_equal
-            && self.sets_tags_late()
-            && here.tag_count > Some(0)
-            && has_tags(&self.destination, key, there.version.as_deref(), there).await?
-                == Some(false);
-        Ok(match found {
+        let decision = match found {
             Content::Differs(reason) => Decision::Copy(reason),
-            // A session that was killed before it set the tags left the copy without them.
-            _ if lacks_tags => Decision::Copy(Reason::AttributesDiffer),
             Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
             _ if entry.version.is_some() => Decision::Copy(Reason::Differs),
             _ if doubt == Doubt::Content => by_time(here.modified, there.modified),
             // The lists, whose times may be finer than those of HEAD, say that the destination is
             // newer.
             _ => Decision::Skip(Skip::equal(Basis::Time)),
+        };
+        let is_equal = matches!(decision, Decision::Skip(_));
+        Ok(if is_equal && self.lacks_tags(source, entry, &here, key, there).await? {
+            Decision::Copy(Reason::LacksTags)
+        } else {
+            decision
         })
+    }
+
+    /// Returns true if an object has no tags although copies get some in a request after the one
+    /// that writes them: a session that was killed between the two left it like that.
+    async fn lacks_tags(
+        &self,
+        source: &Bucket,
+        entry: &Entry,
+        here: &Head,
+        key: &ObjectKey,
+        there: &Head,
+    ) -> Result<bool, Failure> {
+        if !self.sets_tags_late() || there.tag_count > Some(0) {
+            return Ok(false);
+        }
+        let version = entry.version.as_deref();
+        let wants = !self.transfer.set.tags.is_empty()
+            || has_tags(source, &entry.key, version, here).await? == Some(true);
+        let version = there.version.as_deref();
+        Ok(wants && has_tags(&self.destination, key, version, there).await? == Some(false))
     }
 
     /// Compares a local file with an object: hashes the file in the same way as the destination

@@ -5,12 +5,13 @@
 //! without another request.
 
 use super::{Planned, Sides};
+use crate::bucket::Bucket;
 use crate::listing::filter::{Excluded, Filter};
 use crate::listing::{Entry, Listing, ListingItem, bucket, chosen, local, versions};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Selection, Source, Versions};
 use crate::plan::remap::RemapError;
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl Sides {
     /// Returns the source's entries, in order. May leave out those before `after`.
@@ -134,6 +135,41 @@ impl Sides {
             .admits(now.relative(), now.size, now.modified, class)
             .err()
             .filter(|rule| *rule != Excluded::ModifiedUnknown)
+    }
+
+    /// Sends HEAD for a listed object of the source.
+    ///
+    /// # Errors
+    /// Fails if HEAD fails, or if the object of `as_of` is gone.
+    pub(super) async fn look_at_source(
+        &self,
+        source: &Bucket,
+        entry: &Entry,
+    ) -> Result<Head, Failure> {
+        let head = source.head(&entry.key, entry.version.as_deref());
+        let head = source.with_slot(head).await?;
+        self.overwritten_since(entry, &head).map_or(Ok(head), Err)
+    }
+
+    /// Returns the failure of an object whose state at the time of `as_of` is gone: its version
+    /// `null` was overwritten after the list, and `head` shows a newer one.
+    pub(crate) fn overwritten_since(&self, listed: &Entry, head: &Head) -> Option<Failure> {
+        let Versions::AsOf(time) = self.transfer.versions else {
+            return None;
+        };
+        let is_of_then = head.modified.map_or_else(
+            || listed.etag.as_ref() == Some(&head.etag),
+            |modified| modified <= time,
+        );
+        if is_of_then || listed.is_immutable() {
+            return None;
+        }
+        let place = self.source.as_ref()?.place(&listed.key);
+        let message = format!(
+            "its version `null` was overwritten after it was listed, so the object of {time} is gone"
+        );
+        let operation = Operation::HeadObject;
+        Some(Failure::new(FailureKind::NotFound, operation, place, message))
     }
 
     /// Applies the selection and the key map. Returns an entry with its destination key, or the

@@ -164,22 +164,21 @@ impl Sides {
         } else {
             Vec::new()
         };
-        let found = unlike(
-            head,
-            &tags,
-            transfer,
-            destination.capabilities(),
-            Timestamp::now(),
-        );
-        if let Some(attribute) = found {
-            return Ok(Difference::Found(attribute));
-        }
+        let capabilities = destination.capabilities();
+        let now = Timestamp::now();
+        let found = |may_change| unlike(head, &tags, transfer, capabilities, now, may_change);
+        let as_far_as_seen = match found(false) {
+            None => Difference::None,
+            // Either the object has another value, or the server changed the one that it was given.
+            Some(_) if !capabilities.is_amazon && found(true).is_none() => Difference::Unknown,
+            Some(attribute) => return Ok(Difference::Found(attribute)),
+        };
         let Some(acl) = transfer.to.acl else {
-            return Ok(Difference::None);
+            return Ok(as_far_as_seen);
         };
         let grants = destination.acl(key, version).await?;
         Ok(match has_acl(acl, &grants) {
-            Some(true) => Difference::None,
+            Some(true) => as_far_as_seen,
             Some(false) => Difference::Found(Attribute::Acl),
             None => Difference::Unknown,
         })
@@ -212,6 +211,7 @@ pub(crate) enum Difference {
     None,
     /// It has another value of this attribute.
     Found(Attribute),
-    /// It has all that can be seen; its ACL does not show whether it is the canned one.
+    /// It has all that can be seen. Its ACL does not show whether it is the canned one, or a server
+    /// other than Amazon S3 may have changed a value that was set.
     Unknown,
 }

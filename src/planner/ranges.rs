@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{Either, FutureExt, ready};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 use super::questions::PendingAnswers;
 use super::steps::{BatchSender, PlanEvent, PlanSender, ReceiverGone};
@@ -115,6 +115,36 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBound
     }
 }
 
+/// The walks over ranges, each in its own task.
+#[derive(Default)]
+struct RangeWalks {
+    tasks: JoinSet<Result<(), ReceiverGone>>,
+    /// The numbers of the ranges.
+    numbers: HashMap<task::Id, u32>,
+}
+
+impl RangeWalks {
+    fn spawn(
+        &mut self,
+        number: u32,
+        walk: impl Future<Output = Result<(), ReceiverGone>> + Send + 'static,
+    ) {
+        self.numbers.insert(self.tasks.spawn(walk).id(), number);
+    }
+
+    /// Waits for a walk to end. Returns its result, or the number of its range if it panicked.
+    /// Returns `None` if there is no walk.
+    async fn next(&mut self) -> Option<Result<Result<(), ReceiverGone>, u32>> {
+        Some(match self.tasks.join_next_with_id().await? {
+            Ok((id, walked)) => {
+                self.numbers.remove(&id);
+                Ok(walked)
+            }
+            Err(panic) => Err(self.numbers.remove(&panic.id()).unwrap_or_default()),
+        })
+    }
+}
+
 impl Sides {
     /// Plans the rest of a transfer.
     pub(super) async fn run(self, resume: Resume, sender: PlanSender) -> Result<(), ReceiverGone> {
@@ -140,8 +170,7 @@ impl Sides {
             questions: Semaphore::new(self.heads_at_once()),
             waiting: AtomicUsize::new(0),
         }));
-        // The walks, and the numbers of their ranges.
-        let (mut walks, mut numbers) = (JoinSet::new(), HashMap::new());
+        let mut walks = RangeWalks::default();
         let sides = Arc::new(self);
         let walk = |range: KeyRange, is_new| {
             let (sides, filter, frontier) =
@@ -154,8 +183,7 @@ impl Sides {
             }
         };
         for range in ranges {
-            let number = range.range;
-            numbers.insert(walks.spawn(walk(range, false)).id(), number);
+            walks.spawn(range.range, walk(range, false));
         }
         loop {
             // While the executor has enough to do, more ranges would only fill memory.
@@ -175,19 +203,14 @@ impl Sides {
                         cut
                     };
                     if let Some(cut) = cut {
-                        let number = cut.new.range;
-                        numbers.insert(walks.spawn(walk(cut.new, true)).id(), number);
+                        walks.spawn(cut.new.range, walk(cut.new, true));
                     }
                 }
-                walked = walks.join_next_with_id() => match walked {
+                walked = walks.next() => match walked {
                     None => return Ok(()),
-                    Some(Ok((id, walked))) => {
-                        numbers.remove(&id);
-                        walked?;
-                    }
+                    Some(Ok(walked)) => walked?,
                     // A panic: the list of the range ended early, as after a failure.
-                    Some(Err(panic)) => {
-                        let number = numbers.remove(&panic.id()).unwrap_or(first);
+                    Some(Err(number)) => {
                         frontier.lock().end(number);
                         let place = sides.transfer.to.location.to_string();
                         let batches = BatchSender::new(number, sender.clone());
@@ -440,4 +463,25 @@ fn is_elsewhere(found: &ListingItem, range: &KeyRange) -> bool {
             .until
             .as_ref()
             .is_some_and(|until| key > until.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_walk_that_panics_is_named_by_its_range() {
+        let mut walks = RangeWalks::default();
+        for number in 0..5 {
+            walks.spawn(number, async move {
+                assert_ne!(number, 3, "a bug");
+                Ok(())
+            });
+        }
+        let mut panicked = Vec::new();
+        while let Some(ended) = walks.next().await {
+            panicked.extend(ended.err());
+        }
+        assert_eq!((panicked, walks.numbers.len()), (vec![3], 0));
+    }
 }

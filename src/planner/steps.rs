@@ -203,6 +203,18 @@ impl BatchSender {
         permit.ok().map(StepPermits)
     }
 
+    /// Runs a task. If it panics, reports that for the range.
+    pub(super) async fn report_panic_of(
+        self,
+        task: impl Future<Output = ()> + Send + 'static,
+        place: String,
+    ) {
+        if tokio::spawn(task).await.is_err_and(|error| error.is_panic()) {
+            // If the receiver is gone, the run stops and needs no report.
+            let _ = self.send(Planned::panicked(place)).await;
+        }
+    }
+
     /// Sends the rest, and the end of the range.
     pub(super) async fn end(self) -> Result<(), ReceiverGone> {
         self.flush().await?;
@@ -239,5 +251,27 @@ impl Steps {
                 self.batch = batch.into_iter();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_list_that_failed() {
+        let (sender, mut planning) = PlanSender::channel();
+        let reporter = BatchSender::new(7, sender);
+        let task = async { panic!("a bug") };
+        reporter.report_panic_of(task, "s3://b/".to_owned()).await;
+        let Some(PlanEvent::Planned(7, batch, None)) = planning.events.recv().await else {
+            panic!("no report for the range")
+        };
+        assert!(
+            matches!(&batch[..], [Planned::Unlisted(place, failure)]
+                if place == "s3://b/" && *failure.kind() == FailureKind::Bug),
+            "{batch:?}"
+        );
+        assert!(planning.events.recv().await.is_none());
     }
 }

@@ -265,7 +265,7 @@ impl Capabilities {
 
     /// Returns these capabilities without those that directory buckets lack.
     const fn of_directory_bucket(&self) -> Self {
-        // Written out in full, so that the compiler asks about a new capability.
+        // Written out in full, so that the compiler names a new capability.
         Self {
             content_etags: false,
             part_counts: false,
@@ -300,7 +300,7 @@ impl Capabilities {
     /// Returns these capabilities, overridden by those that a manifest states.
     #[must_use]
     pub fn overridden_by(self, stated: &Overrides<ByteSize>) -> Self {
-        // Destructured, so that the compiler asks about a new field.
+        // Destructured, so that the compiler names a new field.
         let Overrides {
             part_copy,
             max_copy,

@@ -1,9 +1,9 @@
 //! Sorts the failures of requests into kinds.
 //!
 //! Errors are sorted by S3's error *code*, because errors also come inside `200 OK` answers. The
-//! status decides if the code is unknown or absent, as in answers to HEAD. The handling of a failure
-//! ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so callers
-//! do not look at codes.
+//! status decides if the code is unknown or absent, as in answers to HEAD. The handling of a
+//! failure ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so
+//! callers do not look at codes.
 
 mod sort;
 pub(super) mod tls;

@@ -160,8 +160,8 @@ fn proxy_config(url: &ProxyUrl) -> Result<ProxyConfig, NetworkError> {
 /// Returns a connection pool that goes through this proxy, if there is one.
 ///
 /// # Errors
-/// [`NetworkError`] if the proxy or the trusted certificates cannot be used. Another route, or other
-/// certificates, would not be what the user stated.
+/// [`NetworkError`] if the proxy or the trusted certificates cannot be used. Another route, or
+/// other certificates, would not be what the user stated.
 fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> Result<SharedHttpClient, NetworkError> {
     let proxy = proxy.map(proxy_config).transpose()?;
     let context = TlsContext::builder()

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Prove, Transfer, When};
+use s3haul::manifest::job::{Job, PartSize, Prove, Provider, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
 use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, ObjectSpec, Operation, UploadInfo};
@@ -17,8 +17,9 @@ use s3haul::size::MIB;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::liar::{Answer, Asked, Liar};
 use crate::world::program::{at, run as run_command};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, in_parts_of, restate};
 
 const PART: u64 = 8 * MIB;
 
@@ -548,5 +549,45 @@ async fn the_command_adopts_open_uploads_if_requested() {
             (copies, left),
             "{says}"
         );
+    }
+}
+
+/// Servers other than Amazon S3 may show no number of tags, or add a charset. An upload of another
+/// program has such attributes too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_server_may_hide_or_add_is_compared() {
+    let world = slow_world().await;
+    let spec = ObjectSpec::default().content_type("text/x-large");
+    world.put_object(SOURCE, "large", content(1), &spec);
+    let liar = Liar::before(&world, |asked: &Asked, answer: Answer| {
+        if asked.method == "HEAD" {
+            answer.without("x-amz-tagging-count")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let mut job = liar.job(&world, in_parts_of(PART, copy_all()), Provider::Other);
+    job.adopts = true;
+    restate(&mut job, |endpoint| {
+        endpoint.capabilities.checksums = Some(true);
+    });
+    let of_type = |content_type: &str| {
+        let mut attributes = declared();
+        attributes.headers.content_type = Some(content_type.into());
+        attributes
+    };
+    let (key, value) = ("theirs".to_owned(), "v".to_owned());
+    let tagged = Attributes {
+        tags: s3haul::s3::Tags::Exactly(vec![s3haul::s3::Tag { key, value }]),
+        ..of_type("text/x-large")
+    };
+    let charset = of_type("text/x-large;charset=x");
+    for (attributes, what) in [(tagged, "other tags"), (charset, "other headers")] {
+        world.sandbox.store().delete_object(DESTINATION, "large");
+        begin(&world, &attributes, PART, &[1, 2, 3]).await;
+        let run = run_counted(&world, &job).await;
+        assert_noted(&run.receipts[0], what);
+        world.assert_equal("large", "large");
     }
 }

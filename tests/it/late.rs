@@ -259,30 +259,44 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
 }
 
-/// S3 shows the number of tags only if there are any.
-#[tokio::test]
-async fn a_copy_that_lacks_its_late_tags_is_copied_again() {
-    let world = World::new().await;
+fn writes(world: &World) -> u64 {
+    world.calls(Operation::CopyObject) + world.calls(Operation::CreateMultipartUpload)
+}
+
+/// Returns a job that compares checksums and sets tags in a second request.
+fn by_checksum(mut job: Job) -> Job {
+    job.transfers[0].compare = Compare::Checksum;
+    restate(&mut job, |endpoint| {
+        endpoint.capabilities.tag_headers = Some(false);
+    });
+    job
+}
+
+/// Puts a tagged source, and a copy of it that is a day younger and has no tags.
+fn put_untagged_copy(world: &World) {
     let dated = |hours| {
         let time = SystemTime::now() - Duration::from_hours(hours);
         ObjectSpec::default().last_modified(time)
     };
     let here = dated(48).part_sizes([PART]).tag("a", "b");
-    let size = PART + 1;
-    world.put_with("k", size, &here);
-    world.put_object(DESTINATION, "k", Content::pattern(1, size), &dated(24));
-    let mut job = world.job(copy_all());
-    job.transfers[0].compare = Compare::Checksum;
-    restate(&mut job, |endpoint| {
-        endpoint.capabilities.tag_headers = Some(false);
-    });
+    world.put_with("k", PART + 1, &here);
+    world.put_object(DESTINATION, "k", Content::pattern(1, PART + 1), &dated(24));
+}
+
+/// S3 shows the number of tags only if there are any.
+#[tokio::test]
+async fn a_copy_that_lacks_its_late_tags_gets_them() {
+    let world = World::new().await;
+    put_untagged_copy(&world);
+    let job = by_checksum(world.job(copy_all()));
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(
         run.outcome.reasons,
-        [(Reason::AttributesDiffer, 1)].into(),
+        [(Reason::LacksTags, 1)].into(),
         "{:?}",
         run.receipts
     );
+    assert_eq!(writes(&world), 0, "only the tags are set");
     let tags = || {
         world
             .object(DESTINATION, "k")
@@ -294,4 +308,63 @@ async fn a_copy_that_lacks_its_late_tags_is_copied_again() {
     assert_eq!(tags(), 1);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
+}
+
+/// A server whose HEADs show no number of tags.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_tags_are_found_missing_although_no_head_counts_tags() {
+    let world = World::new().await;
+    put_untagged_copy(&world);
+    let liar = Liar::before(&world, |asked: &Asked, answer: Answer| {
+        if asked.method == "HEAD" {
+            answer.without("x-amz-tagging-count")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let job = by_checksum(liar.job(&world, copy_all(), Provider::Other));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    let copy = world.object(DESTINATION, "k").unwrap();
+    assert_eq!((copy.attributes.tags.len(), writes(&world)), (1, 0));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
+}
+
+#[tokio::test]
+async fn late_tags_that_may_not_be_set_cost_no_copy_in_each_run() {
+    let world = World::new().await;
+    put_untagged_copy(&world);
+    world.deny(DESTINATION, Operation::PutObjectTagging, "");
+    let mut job = by_checksum(world.job(copy_all()));
+    for policy in [Policy::Try, Policy::Try, Policy::Require] {
+        job.transfers[0].preserve.tags = policy;
+        let run = world.try_run_job(&job).await.unwrap();
+        if policy == Policy::Try {
+            assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+            assert_eq!(losses(&run), [NO_TAGS]);
+        } else {
+            assert_eq!(run.error(), "denied");
+        }
+        assert_eq!(writes(&world), 0);
+    }
+}
+
+/// Another copy sets the other attributes too.
+#[tokio::test]
+async fn an_object_that_lacks_more_than_its_late_tags_is_copied_again() {
+    let world = World::new().await;
+    put_untagged_copy(&world);
+    let mut job = by_checksum(world.job(copy_all()));
+    job.transfers[0].set.cache_control = Some("no-store".to_owned());
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(
+        run.outcome.reasons,
+        [(Reason::AttributesDiffer, 1)].into(),
+        "{:?}",
+        run.receipts
+    );
+    let copy = world.object(DESTINATION, "k").unwrap();
+    assert_eq!((copy.attributes.tags.len(), writes(&world)), (1, 1));
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{Chosen, When};
+use s3haul::manifest::job::{Chosen, Transfer, Versions, When};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
 use crate::reports::{lines_of, receipts_in, without_checksum};
@@ -439,17 +439,23 @@ async fn chosen_objects_are_those_that_take_part() {
 
 #[tokio::test]
 async fn a_chosen_object_that_cannot_exist_is_a_failure() {
-    let world = World::new().await;
-    world.put("a", 100);
-    let mut transfer = copy_all();
-    let chosen = |key: &str| Chosen { key: key.into() };
-    transfer.chosen = Some(vec![chosen("a"), chosen(&"k".repeat(1025))]);
-    let run = world.run(transfer).await;
-    assert_eq!(
-        (run.outcome.done_objects, run.outcome.failed_objects),
-        (1, 1)
-    );
-    assert_eq!(run.error(), "invalid");
+    for versions in [Versions::Current, Versions::All] {
+        let world = World::versioned().await;
+        world.put("a", 100);
+        let mut transfer = Transfer {
+            versions,
+            ..copy_all()
+        };
+        let chosen = |key: &str| Chosen { key: key.into() };
+        transfer.chosen = Some(vec![chosen("a"), chosen(&"k".repeat(1025))]);
+        let run = world.run(transfer).await;
+        assert_eq!(
+            (run.outcome.done_objects, run.outcome.failed_objects),
+            (1, 1),
+            "{versions:?}"
+        );
+        assert_eq!(run.error(), "invalid");
+    }
 }
 
 /// Copies objects whose tags may not be read.

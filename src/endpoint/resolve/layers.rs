@@ -21,7 +21,7 @@ pub(super) struct Layers<'e> {
     pub(super) profile_was_stated: bool,
     pub(super) mistakes: Vec<EndpointMistake>,
     /// The URL of S3, if it is refused.
-    pub(super) refused_url: Option<String>,
+    pub(super) refused_url: Option<Setting<String>>,
 }
 
 impl<'e> Layers<'e> {
@@ -213,7 +213,7 @@ impl<'e> Layers<'e> {
                 message,
                 remedy,
             });
-            self.refused_url = Some(url.value);
+            self.refused_url = Some(url);
             return None;
         }
         Some(Setting {

@@ -37,11 +37,11 @@ impl Layers<'_> {
         let Some(Setting { value, origin }) = url else {
             return;
         };
+        // One variable may name the URL of both services.
+        let is_known = self.refused_url.as_ref() == url;
         let has_scheme = ["http://", "https://"]
             .iter()
             .any(|scheme| value.starts_with(scheme));
-        // One variable may name the URL of both services.
-        let is_known = self.refused_url.as_ref() == Some(value);
         if !has_scheme && !is_known {
             self.mistakes.push(EndpointMistake {
                 field: None,
@@ -62,8 +62,8 @@ impl Layers<'_> {
         if endpoint.allow_http {
             return;
         }
-        // Both URLs may be the same, which is then refused once.
-        let sts_url = sts_url.filter(|sts| url.is_none_or(|url| url.value != sts.value));
+        // One setting may be the URL of both services, which is then refused once.
+        let sts_url = sts_url.filter(|_| url != sts_url);
         for (url, service) in url
             .map(|url| (url, ""))
             .into_iter()

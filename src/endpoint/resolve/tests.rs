@@ -263,6 +263,8 @@ fn what_cannot_be_used_is_named() {
         ("AWS_ENDPOINT_URL_STS", "s3.example"),
     ];
     assert_eq!(of(named(None), &urls).len(), 2, "two mistakes");
+    let equal = urls.map(|(name, _)| (name, "s3.example"));
+    assert_eq!(of(named(None), &equal).len(), 2, "two variables");
     assert_eq!(
         of(named(None), &[("AWS_ENDPOINT_URL", "s3.example")]).len(),
         1,
@@ -470,6 +472,9 @@ fn plain_http_to_other_machines_must_be_allowed() {
         "{text}"
     );
     assert_eq!(text.lines().count(), 1, "{text}");
+    let urls = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS"];
+    let text = refused(strict("bare"), &urls.map(|name| (name, "http://env.example")));
+    assert_eq!(text.lines().count(), 2, "{text}");
     // STS matters only if requests go to it.
     let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];
     assert_eq!(refused(at("http://127.0.0.1:1"), &sts), "");

@@ -32,7 +32,7 @@ use crate::plan::attribute_fallback::{optional, refused, suspects, without};
 use crate::plan::attributes::{self, Reads, set_tags, take_late_tags, weaker_encryption};
 use crate::plan::decide::Route;
 use crate::plan::loss::Lost;
-use crate::planner::Step;
+use crate::planner::{Sides, Step};
 use crate::s3::{
     Attributes, Failure, FailureKind, Head, Operation, Tag, Tags, WriteCondition, Written,
 };
@@ -140,8 +140,7 @@ impl<'w> TargetAttributes<'w> {
         };
         let (transfer, destination) = (&*context.sides.transfer, &context.sides.destination);
         let capabilities = destination.capabilities();
-        // An earlier round may have recorded losses of another version.
-        draft.losses.clear();
+        draft.forget_attributes();
         // Each read is boxed, because most objects need none of them.
         if head.version.is_some() {
             Box::pin(source.lock(head, draft)).await?;
@@ -149,10 +148,7 @@ impl<'w> TargetAttributes<'w> {
         let spec = attributes::of_copy(head, transfer, capabilities, route, Timestamp::now())
             .map_err(|loss| source.not_kept(&loss, Operation::HeadObject))?;
         draft.losses.extend(spec.losses);
-        let note = spec.note.map(str::to_owned);
-        let is_new = |note: &String| !draft.notes.contains(note);
-        let note = note.filter(is_new);
-        draft.notes.extend(note);
+        draft.notes.extend(spec.note.map(str::to_owned));
         let mut possible = spec.attributes;
         let reads = Reads::of(transfer, capabilities, route);
         // HEAD shows the number of tags only to those who may read them, so a count needs no look
@@ -454,21 +450,7 @@ impl<'w> TargetAttributes<'w> {
         task: &mut ObjectTask<'_>,
     ) -> Result<(), RoundFailure> {
         if !self.late_tags.is_empty() {
-            let outcome = task.put_late_tags((etag, version), &self.late_tags).await;
-            if let Err(failure) = &outcome
-                && *failure.kind() == FailureKind::NotEqual
-            {
-                return Err(failure.clone().into());
-            }
-            // The policy concerns the source's tags. Tags that the job sets are required.
-            let transfer = &self.context.sides.transfer;
-            let kept = transfer.set.tags.is_empty() && source.is_some();
-            let policy = if kept {
-                transfer.preserve.tags
-            } else {
-                Policy::Require
-            };
-            self.lose_or_fail(Attribute::Tags, policy, outcome, &mut task.draft)?;
+            task.try_late_tags((etag, version), &self.late_tags).await?;
         }
         let Some(PinnedSource { bucket, pin, .. }) = source else {
             return Ok(());
@@ -491,7 +473,7 @@ impl<'w> TargetAttributes<'w> {
                 }
                 Err(failure) => Err(failure),
             };
-            if !self.lose_or_fail(Attribute::Annotations, policy, outcome, &mut task.draft)? {
+            if !task.lose_or_fail(Attribute::Annotations, policy, outcome)? {
                 break;
             }
         }
@@ -505,15 +487,42 @@ impl<'w> TargetAttributes<'w> {
         }
         Ok(())
     }
+}
+
+impl ObjectTask<'_> {
+    /// Sets the tags of an object that exists. Returns false, and records a loss, if the server
+    /// refuses tags that are only tried.
+    pub(super) async fn try_late_tags(
+        &mut self,
+        at: (&str, Option<&str>),
+        tags: &[Tag],
+    ) -> Result<bool, RoundFailure> {
+        let outcome = self.put_late_tags(at, tags).await;
+        if let Err(failure) = &outcome
+            && *failure.kind() == FailureKind::NotEqual
+        {
+            return Err(failure.clone().into());
+        }
+        // The policy concerns the source's tags. Tags that the job sets are required.
+        let Sides {
+            transfer, source, ..
+        } = &self.context.sides;
+        let kept = transfer.set.tags.is_empty() && source.is_some();
+        let policy = if kept {
+            transfer.preserve.tags
+        } else {
+            Policy::Require
+        };
+        Ok(self.lose_or_fail(Attribute::Tags, policy, outcome)?)
+    }
 
     /// Returns true after a success. Otherwise records a loss and returns false, or fails the
     /// object, as the policy says.
     fn lose_or_fail(
-        &self,
+        &mut self,
         attribute: Attribute,
         policy: Policy,
         outcome: Result<(), Failure>,
-        draft: &mut Draft,
     ) -> Result<bool, Failure> {
         let Err(failure) = outcome else {
             return Ok(true);
@@ -521,18 +530,13 @@ impl<'w> TargetAttributes<'w> {
         // A failure that may pass is no refusal, so the attribute is not given up for it.
         let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
         if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
-            draft.losses.push(refused(
-                attribute,
-                &failure,
-                self.context.sides.destination.name(),
-            ));
+            let loss = refused(attribute, &failure, self.destination().name());
+            self.draft.losses.push(loss);
             return Ok(false);
         }
         Err(failure.noting(&format!("the object is there, without its {attribute}")))
     }
-}
 
-impl ObjectTask<'_> {
     /// Records a loss if the copy is encrypted more weakly than its source.
     pub(super) fn compare_encryption(&mut self, head: &Head, written: &Written) {
         // There is nothing to compare if the job names a customer key for the destination, or if

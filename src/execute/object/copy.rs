@@ -149,10 +149,13 @@ impl<'w> ObjectTask<'w> {
         PinnedSource { bucket, head, pin }
     }
 
-    /// Returns an error if HEAD contradicts the list.
+    /// Returns an error if HEAD contradicts the list, or shows another object than that of `as_of`.
     fn verify_against_list(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
         let entry = &self.step.entry;
         let PinnedSource { bucket, head, .. } = source;
+        if let Some(failure) = self.context.sides.overwritten_since(entry, head) {
+            return Err(failure);
+        }
         let Some(message) = entry.contradicted_by(head, bucket.capabilities().content_etags) else {
             return Ok(());
         };

@@ -18,7 +18,7 @@ use crate::execute::prove::{
     Expected, FromParts, ProofVerdict, judge_answer, judge_checksum, judge_head,
 };
 use crate::execute::read;
-use crate::execute::receipt::Proof;
+use crate::execute::receipt::{NOT_COMPARED, Proof};
 use crate::execute::refusals::AttributeAnswer;
 use crate::execute::replan::Replan;
 use crate::location::BucketName;
@@ -413,8 +413,8 @@ impl ObjectTask<'_> {
         Err(self.reject_incomplete(written, &what).await.into())
     }
 
-    /// Returns true if the job requires this attribute, so that an object without it fails. Policies concern attributes of a
-    /// source bucket, so uploads have none.
+    /// Returns true if the job requires this attribute, so that an object without it fails.
+    /// Policies concern attributes of a source bucket, so uploads have none.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
         let by_policy = self.context.sides.transfer.preserve.of(attribute) == Policy::Require;
@@ -424,5 +424,5 @@ impl ObjectTask<'_> {
 
 /// Returns the note on an attribute that could not be compared because a permission is missing.
 pub(super) fn not_compared(attribute: Attribute, permission: &str, bucket: &BucketName) -> String {
-    format!("{attribute} not compared: {permission} missing on {bucket}")
+    format!("{attribute}{NOT_COMPARED}{permission} missing on {bucket}")
 }

@@ -1,4 +1,5 @@
-//! Sets the tags that an earlier run could not set, without copying the object again.
+//! Sets the tags that an earlier run could not set, without copying the object again. `retry` names
+//! such copies, and the planner finds those that a killed session left ([`Reason::LacksTags`]).
 //!
 //! S3 changes tags without a write of the object: nothing is copied, and a versioned bucket gets no
 //! new version. s3haul does this only if the destination still has the copy of the earlier run and
@@ -8,11 +9,17 @@ use serde_json::Value;
 
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
+use super::pinned::PinnedSource;
 use super::round_failure::RoundFailure;
 use crate::bucket::Bucket;
+use crate::execute::prove::{Expected, FromParts, ProofVerdict, judge_head};
 use crate::execute::receipt::{Ending, ONLY_TAGS, Proof};
-use crate::manifest::job::PublishedCopy;
+use crate::manifest::job::{Prove, PublishedCopy};
 use crate::pace::slots::SlotKind;
+use crate::plan::attributes::set_tags;
+use crate::plan::condition::DestinationState;
+use crate::plan::decide::Reason;
+use crate::planner::Step;
 use crate::s3::{FailureKind, Head, is_immutable_version};
 
 impl<'w> ObjectTask<'w> {
@@ -24,13 +31,10 @@ impl<'w> ObjectTask<'w> {
     ) -> Result<Option<Ending>, RoundFailure> {
         let (context, step) = (self.context, self.step);
         let key = &step.entry.key;
-        let Some(copy) = context
-            .sides
-            .transfer
-            .repairs
-            .get(key.as_str())
-            .filter(|_| step.history.is_none())
-        else {
+        let transfer = &context.sides.transfer;
+        let recorded = transfer.repairs.get(key.as_str());
+        let recorded = recorded.filter(|_| step.history.is_none());
+        let Some(copy) = recorded.cloned().or_else(|| untagged_copy(step)) else {
             return Ok(None);
         };
         let _slot = self.request_slot(SlotKind::Small).await?;
@@ -41,36 +45,79 @@ impl<'w> ObjectTask<'w> {
             Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
             found => found?,
         };
-        if !is_unchanged_copy(copy, &source.head, &found) {
+        if !is_unchanged_copy(&copy, &source.head, &found) {
             return Ok(None);
         }
-        let read = TargetAttributes::tags_of_copy(context, &source, &mut self.draft);
-        let tags = match Box::pin(read).await {
-            // The source was replaced meanwhile.
-            Err(RoundFailure::Replan(..)) => return Ok(None),
-            tags => tags?,
+        let proof = if recorded.is_some() {
+            let proof = copy.proof.map(Value::String);
+            let proof = proof.and_then(|proof| serde_json::from_value(proof).ok());
+            proof.unwrap_or(Proof::Size)
+        } else if let Some(proof) = self.proof_of_untagged(&source, &found) {
+            proof
+        } else {
+            return Ok(None);
         };
+        let tags = if transfer.preserve.tags.keeps() {
+            let read = TargetAttributes::tags_of_copy(context, &source, &mut self.draft);
+            match Box::pin(read).await {
+                // The source was replaced meanwhile.
+                Err(RoundFailure::Replan(..)) => return Ok(None),
+                tags => tags?,
+            }
+        } else {
+            set_tags(transfer)
+        };
+        let mut is_set = true;
         if !tags.is_empty() || destination.capabilities().may_have_tags(&found) {
             let at = (found.etag.as_str(), found.version.as_deref());
-            self.put_late_tags(at, &tags).await?;
+            is_set = self.try_late_tags(at, &tags).await?;
         }
         let draft = &mut self.draft;
         draft.pinned(&source.head, &step.route, source.pin.version.clone());
         (draft.route, draft.parts, draft.in_place) = (None, 0, true);
-        draft.notes.push(ONLY_TAGS.to_owned());
+        draft.notes.extend(is_set.then(|| ONLY_TAGS.to_owned()));
         self.count_bytes(source.head.size);
-        let proof = copy
-            .proof
-            .clone()
-            .map(Value::String)
-            .and_then(|proof| serde_json::from_value(proof).ok());
-        let proof = proof.unwrap_or(Proof::Size);
         Ok(Some(Ending::Done {
             proof,
             etag: found.etag,
             destination_version: found.version,
         }))
     }
+
+    /// Returns the proof of a copy that the planner found without its tags, as far as HEAD shows
+    /// it. Returns `None` if the copy is known to be wrong, or if the job demands a stronger proof.
+    fn proof_of_untagged(&self, source: &PinnedSource<'_>, found: &Head) -> Option<Proof> {
+        let (_, place) = self.context.location(self.step);
+        if self.context.resumed.unproven.contains(&place) {
+            return None;
+        }
+        let expected = Expected::of(&source.head, source.bucket.capabilities());
+        let content_etags = self.destination().capabilities().content_etags;
+        let proof = match judge_head(&expected, found, &FromParts::default(), content_etags) {
+            ProofVerdict::Proven(proof) => proof,
+            ProofVerdict::Unknown => Proof::Size,
+            ProofVerdict::Contradicted(_) => return None,
+        };
+        // Only after a copy are bytes read.
+        let is_to_be_read = self.context.sides.transfer.proof.prove == Prove::Read;
+        let proof = self.require_strength(proof).ok()?;
+        (proof.is_checksum() || !is_to_be_read).then_some(proof)
+    }
+}
+
+/// Returns the copy that the planner found without its tags.
+fn untagged_copy(step: &Step) -> Option<PublishedCopy> {
+    let DestinationState::Object(etag) = &step.destination_state else {
+        return None;
+    };
+    (step.reason == Reason::LacksTags).then(|| PublishedCopy {
+        source_version: step.entry.version.clone(),
+        source_etag: step.entry.etag.clone(),
+        source_modified: step.entry.modified,
+        etag: etag.clone(),
+        version: None,
+        proof: None,
+    })
 }
 
 /// Returns true if the destination has the copy of the earlier run, and the source has not changed

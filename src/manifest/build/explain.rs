@@ -73,16 +73,14 @@ impl Explain for GlobError {
     fn explain(&self) -> (String, String) {
         let remedy = match self {
             Self::Empty => "write `**` for all keys, or remove it".to_owned(),
-            Self::Anchored(text) => {
-                let key = match text.strip_prefix("s3://") {
-                    Some(rest) => rest.split_once('/').map_or("", |(_, key)| key),
-                    None => text,
-                };
-                match key.trim_start_matches(['.', '/']) {
-                    "" => "write `**` for all keys, or remove it".to_owned(),
-                    relative => format!("write it from there, for instance `{relative}`"),
-                }
+            // Only the caller knows the source's prefix.
+            Self::Anchored(text) if text.starts_with("s3://") => {
+                "leave out the bucket and the source's prefix".to_owned()
             }
+            Self::Anchored(text) => match text.trim_start_matches(['.', '/']) {
+                "" => "write `**` for all keys, or remove it".to_owned(),
+                relative => format!("write `{relative}`"),
+            },
             Self::Directory(text) => {
                 let dir = text.trim_end_matches(['*', '/']);
                 let below = if dir.is_empty() {
@@ -112,11 +110,13 @@ impl Explain for TemplateError {
             Self::Doubled { placeholder, mark } => {
                 format!("leave out the `{mark}` next to {{{placeholder}}}")
             }
-            Self::Adjacent(one, other) => {
-                format!("write something between them, for instance `{{{one}}}-{{{other}}}`")
-            }
             Self::Collides(_) => {
                 "use {key}, or {dir} with {name} or with {stem} and {ext}".to_owned()
+            }
+            Self::Unclear(_) => {
+                "use {key} or {dir} once, {stem} before {ext}, and a `/` between other placeholders, for instance \
+                 `{size}/{key}` or `{ext}/{dir}{stem}`"
+                    .to_owned()
             }
         };
         (self.to_string(), remedy)
@@ -126,22 +126,35 @@ impl Explain for TemplateError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::keys::KeyGlob;
+    use crate::manifest::keys::{KeyGlob, Template};
 
     #[test]
     fn a_pattern_that_names_the_whole_key_is_shortened_to_what_may_match() {
         for (text, remedy) in [
             (
                 "s3://lake/events/*.gz",
-                "write it from there, for instance `events/*.gz`",
+                "leave out the bucket and the source's prefix",
             ),
-            ("./a", "write it from there, for instance `a`"),
-            ("/a/**", "write it from there, for instance `a/**`"),
+            ("./a", "write `a`"),
+            ("/a/**", "write `a/**`"),
             ("/", "write `**` for all keys, or remove it"),
-            ("s3://lake", "write `**` for all keys, or remove it"),
         ] {
             let error = text.parse::<KeyGlob>().unwrap_err();
             assert_eq!(error.explain().1, remedy, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_is_suggested_is_accepted() {
+        for error in [
+            TemplateError::Unclear(String::new()),
+            TemplateError::Collides(String::new()),
+        ] {
+            let remedy = error.explain().1;
+            let suggested = remedy.split('`').skip(1).step_by(2);
+            for text in suggested.filter(|text| text.contains('{')) {
+                assert!(text.parse::<Template>().is_ok(), "{text}");
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::explain::Explain;
 use super::{FieldReader, access};
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::file::{
@@ -134,7 +135,7 @@ impl FieldReader<'_> {
 
     fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
         let path = |field: &str| format!("{transfer}.from.{field}");
-        // Destructured, so that the compiler asks about a new field.
+        // Destructured, so that the compiler names a new field.
         let FromSection {
             include,
             exclude,
@@ -144,8 +145,8 @@ impl FieldReader<'_> {
             // These may be ages, which belong to the transfer.
             modified_after: _,
             modified_before: _,
+            s3,
             // The callers read these.
-            s3: _,
             endpoint: _,
             version: _,
             expected_owner: _,
@@ -156,9 +157,10 @@ impl FieldReader<'_> {
             files: _,
             symlinks: _,
         } = from;
+        let prefix = s3.as_deref();
         Selection {
-            include: self.globs(&path("include"), include.as_deref()),
-            exclude: self.globs(&path("exclude"), exclude.as_deref()),
+            include: self.globs(&path("include"), include.as_deref(), prefix),
+            exclude: self.globs(&path("exclude"), exclude.as_deref(), prefix),
             larger_than: self.read(&path("larger_than"), larger_than.clone()),
             smaller_than: self.read(&path("smaller_than"), smaller_than.clone()),
             modified_after: None,
@@ -167,11 +169,31 @@ impl FieldReader<'_> {
         }
     }
 
-    fn globs(&mut self, path: &str, patterns: Option<&[String]>) -> Vec<KeyGlob> {
-        let patterns = patterns.unwrap_or_default().iter().enumerate();
-        patterns
-            .filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone())))
-            .collect()
+    /// Reads patterns. If one begins with the location of the source, the remedy is the rest of it.
+    fn globs(
+        &mut self,
+        path: &str,
+        patterns: Option<&[String]>,
+        source: Option<&str>,
+    ) -> Vec<KeyGlob> {
+        let mut globs = Vec::new();
+        for (index, text) in patterns.unwrap_or_default().iter().enumerate() {
+            let error = match text.parse::<KeyGlob>() {
+                Ok(glob) => {
+                    globs.push(glob);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let (message, remedy) = error.explain();
+            let rest = source.and_then(|source| text.strip_prefix(source));
+            let remedy = match rest.filter(|rest| rest.parse::<KeyGlob>().is_ok()) {
+                Some(rest) => format!("write `{rest}`"),
+                None => remedy,
+            };
+            self.refuse(&format!("{path}[{index}]"), message, remedy);
+        }
+        globs
     }
 
     pub(super) fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {

@@ -7,6 +7,8 @@ use crate::manifest::job::Encryption;
 pub(in crate::plan) enum KeyAlias {
     /// It may stand for any key that HEAD shows.
     AnyKey,
+    /// It may stand for any key, even if HEAD shows none.
+    AnyOrHiddenKey,
     /// It counts as another key.
     OtherKey,
 }
@@ -20,12 +22,15 @@ pub(in crate::plan) fn unlike_encryption(
     let Some(shown) = shown else {
         return Some("no encryption");
     };
+    let is_alias = |key: &str| key.contains("alias/");
     let is_same = match (asked, shown) {
         (Encryption::S3, Encryption::S3) => true,
         (Encryption::S3, Encryption::Kms { .. }) | (Encryption::Kms { .. }, Encryption::S3) => {
             false
         }
-        (Encryption::Kms { key: Some(_), .. }, Encryption::Kms { key: None, .. }) => {
+        (Encryption::Kms { key: Some(key), .. }, Encryption::Kms { key: None, .. })
+            if !(is_alias(key) && alias == KeyAlias::AnyOrHiddenKey) =>
+        {
             return Some("no key");
         }
         (
@@ -43,7 +48,7 @@ pub(in crate::plan) fn unlike_encryption(
             // Some servers show a longer name than the one in the request.
             let is_named = |key: &String| {
                 let shown = shown_key.as_deref().unwrap_or_default();
-                (key.contains("alias/") && alias == KeyAlias::AnyKey)
+                (is_alias(key) && alias != KeyAlias::OtherKey)
                     || shown == key
                     || shown.ends_with(&format!("/{key}"))
                     || shown.ends_with(&format!(":{key}"))

@@ -298,8 +298,8 @@ fn the_network_lets_out_what_a_run_needs() {
         assert_eq!(labels["includeTemplates"], true);
     }
     assert_eq!(texts(&policy["policyTypes"]), ["Ingress", "Egress"]);
-    // No rule allows nothing. The server drops an empty list, so each `kubectl apply` would report a
-    // change.
+    // No rule allows nothing. The server drops an empty list, so each `kubectl apply` would report
+    // a change.
     assert!(policy["ingress"].is_null());
     let ports: BTreeSet<_> = policy["egress"]
         .as_sequence()

@@ -1,12 +1,12 @@
 //! Changes in place lose nobody's overwrite, and change nothing twice.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{CannedAcl, When};
+use s3haul::manifest::job::{CannedAcl, Provider, When};
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
     SandboxOptions,
@@ -14,6 +14,7 @@ use s3haul::sandbox::{
 use s3haul::size::GIB;
 
 use super::{object, onto_itself, receipt, to_class, versioned};
+use crate::liar::{Answer, Asked, Liar};
 use crate::world::{SOURCE, World};
 
 /// Another writer replaces the object between HEAD and the change.
@@ -89,6 +90,34 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
         "{:?}",
         run.receipts
     );
+    assert_eq!(
+        world.sandbox.store().versions(SOURCE, "k").len(),
+        2,
+        "it was changed once"
+    );
+}
+
+/// HEAD shows another value than the job sets, because the server adds a charset to it. The change
+/// itself shows by its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_of_a_server_that_adds_a_charset_is_no_reason_to_change_again() {
+    let world = versioned().await;
+    let yesterday = SystemTime::now() - Duration::from_hours(24);
+    let spec = ObjectSpec::default().last_modified(yesterday);
+    world.put_with("k", 10, &spec.part_sizes([6]));
+    let liar = Liar::before(&world, |asked: &Asked, answer: Answer| {
+        if asked.method == "HEAD" && asked.path.starts_with("/source/k") {
+            answer.with("content-type: text/html;charset=utf-8")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let lost = Effect::ErrorAfterEffect(500, "InternalError");
+    world.add_fault(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    let change = onto_itself(|transfer| transfer.set.content_type = Some("text/html".to_owned()));
+    let run = liar.run(&world, change, Provider::Other).await;
+    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
     assert_eq!(
         world.sandbox.store().versions(SOURCE, "k").len(),
         2,

@@ -1,6 +1,8 @@
 //! The attributes that a change in place changes or keeps.
 
-use s3haul::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, Policy, Provider};
+use s3haul::manifest::job::{
+    CannedAcl, CustomerKeys, Encryption, KeySource, Policy, Provider, Transfer,
+};
 use s3haul::sandbox::{BucketOptions, Encryption as Stored, Lock, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, GIB, MIB};
 
@@ -364,4 +366,29 @@ async fn a_bucket_key_that_is_off_is_set_once() {
     let run = world.run(change()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert!(is_left(&world.run(change()).await, "k"));
+}
+
+/// The object may have a charset or `aws-chunked` that its server did not add.
+#[tokio::test]
+async fn what_some_servers_add_is_removed_on_request() {
+    let changes: [fn(&mut Transfer); 3] = [
+        |job| job.set.content_encoding = Some("gzip".to_owned()),
+        |job| job.set.content_type = Some("text/html".to_owned()),
+        |job| job.set.metadata = [("flag".to_owned(), String::new())].into(),
+    ];
+    for provider in [Provider::Minio, Provider::Other] {
+        let world = World::of_provider(provider).await;
+        let mut spec = ObjectSpec::default().content_type("text/html; charset=iso-8859-1");
+        spec.attributes.content_encoding = Some("gzip,aws-chunked".to_owned());
+        world.put_with("k", 10, &spec);
+        for change in changes {
+            let run = world.run(onto_itself(change)).await;
+            assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+            assert!(is_left(&world.run(onto_itself(change)).await, "k"));
+        }
+        let stored = object(&world, "k").attributes;
+        assert_eq!(stored.content_type.as_deref(), Some("text/html"));
+        assert_eq!(stored.content_encoding.as_deref(), Some("gzip"));
+        assert_eq!(stored.metadata["flag"], "");
+    }
 }

@@ -81,14 +81,14 @@ const SERVERS: &str = "endpoints:
 #[case(
     "keys: {rename: ⟦\"{dir}{ext}{stem}\"}",
     "keys.rename",
-    "nothing separates `{ext}` from `{stem}`",
-    "`{ext}-{stem}`"
+    "a key of its own",
+    "{stem} before {ext}"
 )]
 #[case(
     "keys: {rename: ⟦\"{size}{key}\"}",
     "keys.rename",
-    "nothing separates `{size}` from `{key}`",
-    "between them"
+    "cannot tell that `{size}{key}` gives each object",
+    "`{size}/{key}`"
 )]
 #[case("keys: {rename: ⟦\"{key\"}", "keys.rename", "stands alone", "{{")]
 #[case("keys: {add_prefix: ⟦\" \"}", "keys.add_prefix", "empty", "remove it")]
@@ -258,6 +258,16 @@ fn the_path_of_a_report_has_one_mistake_with_its_own_remedy() {
         refused(
             &with(&format!("report: {{json: {text}}}\n")),
             &[("report.json", message, remedy)],
+        );
+    }
+    for (text, message, remedy) in [
+        ("⟦\"\"", "not an S3 location", "write s3://"),
+        ("⟦./r", "not an S3 location", "write s3://"),
+        ("⟦s3://ops/r", "kept below a prefix", "write s3://ops/r/"),
+    ] {
+        refused(
+            &with(&format!("report: {{s3: {text}}}\n")),
+            &[("report.s3", message, remedy)],
         );
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::types::BucketVersioningStatus;
 use jiff::Timestamp;
+use rstest::rstest;
 use s3haul::manifest::job::{Chosen, Source, Transfer, Versions};
 use s3haul::s3::FailureKind;
-use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
 use super::{at, history, one, there, write, writes};
@@ -163,6 +165,37 @@ async fn one_object_is_found_or_said_to_be_missing() {
     assert_eq!((there(&world, "k").as_str(), run.receipts.len()), ("a", 1));
     let run = world.run(one(1)).await;
     assert_eq!(run.error(), "not-found", "it was deleted then");
+}
+
+/// While versioning is suspended, each write replaces the version `null`.
+#[rstest]
+#[case::before_the_copy(false)]
+#[case::before_it_is_compared(true)]
+#[tokio::test]
+async fn an_object_of_that_time_that_is_gone_is_not_replaced_by_a_later_one(
+    #[case] is_compared: bool,
+) {
+    let world = World::versioned().await;
+    world
+        .set_versioning(SOURCE, BucketVersioningStatus::Suspended)
+        .await;
+    write(&world, SOURCE, "k", "a");
+    let read = if is_compared {
+        // The copy of a later state.
+        write(&world, DESTINATION, "k", "ab");
+        Operation::HeadObject
+    } else {
+        Operation::CopyObject
+    };
+    let replace = Effect::hook(|store| {
+        let spec = ObjectSpec::default().last_modified(at(1));
+        store.put_object(SOURCE, "k", Content::bytes("b"), &spec.metadata("name", "b"));
+    });
+    let before = there(&world, "k");
+    world.add_fault(Fault::on(read).nth(1).then(replace));
+    let run = world.run(as_of(0)).await;
+    assert_eq!(run.error(), "not-found", "{:?}", run.receipts);
+    assert_eq!(there(&world, "k"), before);
 }
 
 /// A retry of failed objects reads the versions of that time, and no other keys.

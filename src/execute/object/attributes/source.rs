@@ -319,8 +319,7 @@ impl SourceAttributes<'_> {
                 Err(failure.noting(remedy).into())
             }
             FailureKind::Denied if is_tried => {
-                let name = bucket.name();
-                let why = format!("tags not compared: {permission} missing on {name}");
+                let why = not_compared(Attribute::Tags, permission, bucket.name());
                 refusals.note_uncounted(bucket, Uncounted::NotReadable(why.clone()));
                 draft.notes.push(why);
                 Ok(None)

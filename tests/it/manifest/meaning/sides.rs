@@ -62,6 +62,18 @@ use super::super::{refused, transfer};
     "`a/*`"
 )]
 #[case(
+    "from: {s3: s3://src/events/, include: [⟦\"s3://src/events/*.gz\"]}",
+    "from.include[0]",
+    "cannot match",
+    "write `*.gz`"
+)]
+#[case(
+    "from: {s3: s3://src/events/, exclude: [⟦\"s3://src/*.gz\"]}",
+    "from.exclude[0]",
+    "cannot match",
+    "leave out the bucket and the source's prefix"
+)]
+#[case(
     "from: {s3: s3://src/, include: [\"*.txt\"], exclude: [⟦\"*\"]}",
     "from.exclude[0]",
     "exclude wins over include",
