@@ -427,9 +427,9 @@ impl Pacer {
         } = admitted;
         let now = self.started.elapsed();
         if let Some(charge) = charge
-            && failure.is_some_and(|failure| moved_nothing(operation, failure))
+            && !failure.is_some_and(|failure| moved_nothing(operation, failure))
         {
-            self.bytes.refund(charge);
+            charge.keep();
         }
         match failure {
             Some(failure) if failure.kind().indicates_outage() => {

@@ -267,7 +267,8 @@ impl Bucket {
         limit: Duration,
     ) {
         // A server that is not up yet says nothing about the rate that it will accept later.
-        let is_not_up = |failure: &Failure| self.contact.is_some() && failure.kind().may_pass_later();
+        let is_not_up =
+            |failure: &Failure| self.contact.is_some() && failure.kind().may_pass_later();
         if !failure.is_some_and(is_not_up) {
             self.pacer
                 .learn(admitted, operation, failure, bytes, took, limit);

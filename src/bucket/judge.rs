@@ -275,7 +275,10 @@ impl Bucket {
                 .retry
                 .wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64())
                 .unwrap_or_default();
-            let pause = self.contact.as_ref().map_or(pause, |contact| contact.pause(pause));
+            let pause = self
+                .contact
+                .as_ref()
+                .map_or(pause, |contact| contact.pause(pause));
             sleep(pause).await;
         }
         *unanswered = Some(Instant::now());

@@ -170,9 +170,10 @@ impl VerifyArgs {
             0
         };
         let unequal = counts.different + counts.missing;
-        let cause = counts
-            .unlisted
-            .cause(counts.failed, counts.found(), !empty_failures.is_empty());
+        let cause =
+            counts
+                .unlisted
+                .cause(counts.failed, counts.found(), !empty_failures.is_empty());
         if let Some(cause) = cause.filter(|_| unequal == 0) {
             return cause.into();
         }

@@ -479,9 +479,13 @@ mod tests {
     #[test]
     fn a_round_keeps_no_notes_about_the_attributes_of_another_version() {
         let mut draft = Draft::of_size(1);
-        draft.notes = [RETENTION_ENDED, "tags not compared: x missing on b", "adopted"]
-            .map(str::to_owned)
-            .into();
+        draft.notes = [
+            RETENTION_ENDED,
+            "tags not compared: x missing on b",
+            "adopted",
+        ]
+        .map(str::to_owned)
+        .into();
         draft.forget_attributes();
         assert_eq!(draft.notes, ["adopted"]);
     }

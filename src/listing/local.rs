@@ -504,7 +504,10 @@ mod tests {
                 "real/loop/k",
                 "link/loop/k",
             ];
-            for key in ["alias", "k", "link/file", "real/file"].iter().chain(&others) {
+            for key in ["alias", "k", "link/file", "real/file"]
+                .iter()
+                .chain(&others)
+            {
                 let is_listed = expected.contains(key);
                 let found = has_file(&root, symlinks, &own, key);
                 assert_eq!(found, is_listed, "{symlinks:?} {key}");

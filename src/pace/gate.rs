@@ -1,72 +1,116 @@
 //! A limit that the user set. Cells pass at its rate and never faster.
 //!
-//! A [`Meter`] counts the cells. Requests wait in a queue, and only the first one draws cells, a
-//! few at a time, so two thousand waiting requests share one timer. A request that must not wait is
-//! charged at once: the next requests wait until the rate has earned its cells, and idle time earns
-//! them too. A charge is undone if nothing was sent.
+//! A limiter of the `governor` crate counts the cells (GCRA, which allows no burst beyond its own).
+//! A queue around it lets two thousand waiting requests share one timer instead of racing with two
+//! thousand, and a clock on tokio's time lets tests pause it. A quota of governor cannot change,
+//! and neither does a user's limit. Learned rates change with every answer, and each change would
+//! give out governor's burst again, so they have a [meter](super::meter) instead.
+//!
+//! A request that must not wait is charged: a task of its own takes its cells. It takes turns with
+//! the requests that wait, so idle time pays a charge as well as they do.
 
 use std::future::{Future, pending};
+use std::num::NonZeroU32;
+use std::ops::Add;
 use std::panic::resume_unwind;
-use std::sync::{self, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use governor::clock::{Clock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::meter::{Meter, Ticket, burst};
-
-/// The longest sleep before a rate or charge that can change is read again.
+/// The longest sleep before a rate that can change is read again.
 pub(super) const NAP: Duration = Duration::from_millis(250);
+/// A limiter may give out the cells of this time at once. Timers tick in milliseconds, so without a
+/// burst no rate above one cell per tick could be reached.
+const BURST: Duration = Duration::from_millis(20);
 
 /// Lets cells pass at a rate, or at once if there is no limit.
 #[derive(Debug)]
-pub struct Gate(Option<Limiter>);
+pub struct Gate(Option<Arc<Limiter>>);
 
-/// The cells of a request that did not wait for them.
-#[derive(Clone, Copy, Debug)]
-pub struct Charge {
-    ticket: Ticket,
-    cells: f64,
+/// The cells of a request that did not wait for them. If it is dropped, those that are not paid yet
+/// are no longer counted.
+#[derive(Debug)]
+#[must_use = "a charge that is dropped is not paid"]
+pub struct Charge(AbortOnDropHandle<()>);
+
+impl Charge {
+    /// Lets all cells be paid.
+    pub fn keep(self) {
+        drop(self.0.detach());
+    }
 }
 
 #[derive(Debug)]
 struct Limiter {
-    /// The most cells that are drawn at once.
-    slice: f64,
-    meter: sync::Mutex<Meter>,
-    started: Instant,
+    burst: NonZeroU32,
+    inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockNanos>>,
     queue: Mutex<()>,
+    /// Held for one slice of cells. The first request of the queue, those ahead of it, and charges
+    /// take turns.
+    turn: Mutex<()>,
 }
 
 impl Limiter {
-    fn new(rate: f64) -> Self {
-        Self {
-            slice: burst(rate),
-            meter: sync::Mutex::new(Meter::new(rate, Duration::ZERO)),
-            started: Instant::now(),
+    fn new(rate: f64) -> Option<Self> {
+        let period = Duration::try_from_secs_f64(1.0 / rate)
+            .ok()
+            .filter(|period| !period.is_zero())?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bounded by the clamp"
+        )]
+        let burst = NonZeroU32::new((rate * BURST.as_secs_f64()).clamp(1.0, 1e9) as u32)?;
+        let quota = Quota::with_period(period)?.allow_burst(burst);
+        let inner = RateLimiter::direct_with_clock(
+            quota,
+            TokioClock {
+                start: Instant::now(),
+            },
+        );
+        Some(Self {
+            burst,
+            inner,
             queue: Mutex::default(),
-        }
+            turn: Mutex::default(),
+        })
     }
+}
 
-    fn meter(&self) -> MutexGuard<'_, Meter> {
-        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Limiter {
     /// Waits until `cells` have passed. Returns true if it waited.
     async fn take(&self, cells: u64) -> bool {
-        let (mut left, mut waited) = (to_float(cells), false);
-        while left > 0.0 {
-            let slice = left.min(self.slice);
-            let wait = self.meter().draw_now(slice, self.started.elapsed()).err();
-            match wait {
-                None => left -= slice,
-                Some(wait) => {
-                    waited = true;
-                    sleep(wait.min(NAP)).await;
+        let (mut left, mut waited) = (cells, false);
+        while left > 0 {
+            let slice = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX))
+                .map_or(self.burst, |left| left.min(self.burst));
+            let _turn = if let Ok(turn) = self.turn.try_lock() {
+                turn
+            } else {
+                waited = true;
+                self.turn.lock().await
+            };
+            loop {
+                match self.inner.check_n(slice) {
+                    Ok(Ok(())) => break,
+                    Ok(Err(not_until)) => {
+                        waited = true;
+                        sleep(not_until.wait_time_from(self.inner.clock().now())).await;
+                    }
+                    // A slice is never larger than the burst, so it can always pass.
+                    Err(_) => return waited,
                 }
             }
+            left = left.saturating_sub(u64::from(slice.get()));
         }
         waited
     }
@@ -76,8 +120,7 @@ impl Gate {
     /// Returns a gate with this many cells per second, or an open one.
     #[must_use]
     pub fn limited(rate: Option<f64>) -> Self {
-        let is_limit = |rate: &f64| rate.is_finite() && *rate > 0.0;
-        Self(rate.filter(is_limit).map(Limiter::new))
+        Self(rate.and_then(Limiter::new).map(Arc::new))
     }
 
     /// Waits, first come first served, until `cells` may pass. A request for more cells than the
@@ -87,47 +130,24 @@ impl Gate {
         let Some(limiter) = self.0.as_ref().filter(|_| cells > 0) else {
             return false;
         };
-        let _turn = limiter.queue.lock().await;
+        let _first = limiter.queue.lock().await;
         limiter.take(cells).await
     }
 
-    /// Waits until `cells` may pass, ahead of the requests in the queue.
+    /// Waits until `cells` may pass, but not behind the requests in the queue.
     pub async fn pass_ahead(&self, cells: u64) {
-        let (Some(limiter), Some(charge)) = (&self.0, self.charge(cells)) else {
-            return;
-        };
-        loop {
-            let now = limiter.started.elapsed();
-            let wait = limiter.meter().wait(charge.ticket, now);
-            let Some(wait) = wait else { return };
-            sleep(wait.min(NAP)).await;
-        }
-    }
-
-    /// Lets `cells` pass at once. The requests in the queue wait for these cells too. Returns
-    /// `None` if there is no limit.
-    pub fn charge(&self, cells: u64) -> Option<Charge> {
-        let limiter = self.0.as_ref()?;
-        let cells = to_float(cells);
-        let ticket = limiter.meter().draw(cells, limiter.started.elapsed());
-        Some(Charge { ticket, cells })
-    }
-
-    /// Takes back the cells of a charge that are not earned yet.
-    pub fn refund(&self, Charge { ticket, cells }: Charge) {
         if let Some(limiter) = &self.0 {
-            let now = limiter.started.elapsed();
-            limiter.meter().give_back_unearned(ticket, cells, now);
+            limiter.take(cells).await;
         }
     }
-}
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "no request has more than 2^53 cells"
-)]
-fn to_float(cells: u64) -> f64 {
-    cells as f64
+    /// Lets `cells` pass at once. The requests that wait share the rate with them. Returns `None`
+    /// if there is no limit.
+    pub fn charge(&self, cells: u64) -> Option<Charge> {
+        let limiter = Arc::clone(self.0.as_ref()?);
+        let paid = tokio::spawn(async move { _ = limiter.take(cells).await });
+        Some(Charge(AbortOnDropHandle::new(paid)))
+    }
 }
 
 /// Runs a request in a task, so that it continues while its future is not polled. A request that
@@ -149,6 +169,42 @@ pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) 
             // Only the end of the runtime cancels the task.
             Err(_) => pending().await,
         },
+    }
+}
+
+/// A clock that stands still when tokio's time is paused.
+#[derive(Clone, Debug)]
+struct TokioClock {
+    start: Instant,
+}
+
+/// Nanoseconds since the clock's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ClockNanos(u64);
+
+impl Add<Nanos> for ClockNanos {
+    type Output = Self;
+
+    fn add(self, nanos: Nanos) -> Self {
+        Self(self.0.saturating_add(nanos.as_u64()))
+    }
+}
+
+impl Reference for ClockNanos {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_sub(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        Self(self.0.saturating_sub(duration.as_u64()))
+    }
+}
+
+impl Clock for TokioClock {
+    type Instant = ClockNanos;
+
+    fn now(&self) -> ClockNanos {
+        ClockNanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -202,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_ahead_of_the_queue_and_on_credit_keep_the_limit() {
+    async fn requests_ahead_of_the_queue_keep_the_limit() {
         let gate = std::sync::Arc::new(Gate::limited(Some(10.0)));
         let (began, mut queue) = (Instant::now(), tokio::task::JoinSet::new());
         for _ in 0..40 {
@@ -220,36 +276,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_charge_is_paid_by_idle_time_or_by_the_next_requests() {
+    async fn a_charge_is_paid_by_the_next_requests_or_by_idle_time() {
         let gate = Gate::limited(Some(10.0));
         let began = Instant::now();
-        gate.charge(50);
+        gate.charge(20).unwrap().keep();
         assert_eq!(began.elapsed(), Duration::ZERO);
         // Those who give up waiting do not take the charge along.
         for _ in 0..3 {
-            let pass = tokio::time::timeout(Duration::from_secs(1), gate.pass(1));
+            let pass = tokio::time::timeout(Duration::from_millis(10), gate.pass(9));
             assert!(pass.await.is_err());
         }
-        gate.pass(1).await;
+        passes(&gate, 1, 20).await;
         let seconds = began.elapsed().as_secs_f64();
-        assert!((4.9..=5.2).contains(&seconds), "51 cells: {seconds}");
-        gate.charge(50);
+        assert!((3.7..=4.5).contains(&seconds), "40 cells: {seconds}");
+        gate.charge(50).unwrap().keep();
         sleep(Duration::from_secs(6)).await;
         assert!(!gate.pass(1).await, "idle time has paid");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refund_returns_what_is_not_paid_and_no_burst() {
+    async fn a_charge_that_is_dropped_is_not_paid() {
         let gate = Gate::limited(Some(10.0));
-        let charges = [gate.charge(50), gate.charge(50)].map(Option::unwrap);
-        let began = Instant::now();
-        gate.refund(charges[1]);
-        gate.pass(1).await;
-        let seconds = began.elapsed().as_secs_f64();
-        assert!((4.9..=5.3).contains(&seconds), "51 cells: {seconds}");
+        drop(gate.charge(50));
+        let charge = gate.charge(50);
         sleep(Duration::from_secs(1)).await;
-        gate.refund(charges[0]);
+        drop(charge);
         let seconds = passes(&gate, 1, 11).await;
-        assert!((0.9..=1.1).contains(&seconds), "{seconds}");
+        assert!((0.9..=1.2).contains(&seconds), "{seconds}");
     }
 }

@@ -72,30 +72,17 @@ impl Meter {
         self.wait(Ticket(self.drawn + 1.0), now).unwrap_or_default()
     }
 
-    /// Draws this many cells if they are earned. At most a burst of cells can be.
-    ///
-    /// # Errors
-    /// Returns the time until they are earned.
-    pub(super) fn draw_now(&mut self, cells: f64, now: Duration) -> Result<(), Duration> {
-        let drawn = self.drawn + cells;
-        match self.wait(Ticket(drawn), now) {
-            Some(wait) => Err(wait),
-            None => {
-                self.drawn = drawn;
-                Ok(())
-            }
-        }
+    /// Draws one cell, unless it would have to wait.
+    pub(super) fn draw_now(&mut self, now: Duration) -> bool {
+        self.advance(now);
+        let is_earned = self.clock >= self.drawn + 1.0 - NOTHING;
+        self.drawn += f64::from(u8::from(is_earned));
+        is_earned
     }
 
     /// Gives back a ticket for this many cells. Later tickets move up.
     pub(super) fn give_back(&mut self, cells: f64) {
         self.clock += cells;
-    }
-
-    /// Gives back those of a ticket's cells that are not earned yet. Later tickets move up.
-    pub(super) fn give_back_unearned(&mut self, ticket: Ticket, cells: f64, now: Duration) {
-        self.advance(now);
-        self.clock += (ticket.0 - self.clock).clamp(0.0, cells);
     }
 
     fn advance(&mut self, now: Duration) {
@@ -105,8 +92,8 @@ impl Meter {
     }
 }
 
-/// Returns the cells that a rate may save: at least one, or no request would ever pass at once.
-pub(super) fn burst(rate: f64) -> f64 {
+/// Returns the cells that may be saved: at least one, or no request would ever pass at once.
+fn burst(rate: f64) -> f64 {
     (rate * BURST.as_secs_f64()).max(1.0)
 }
 

@@ -13,8 +13,8 @@ use super::parts::{PartLayout, may_be_automatic};
 use crate::manifest::job::Attribute;
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{
-    Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload,
-    PartDone, Tag, Tags,
+    Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload, PartDone, Tag,
+    Tags,
 };
 
 /// The storage class of an object that is written without one.
@@ -367,7 +367,12 @@ mod tests {
             ..coded("gzip")
         };
         assert_differs(&want, &head(headers), &[], None);
-        assert_differs(&want, &head(coded("gzip, br")), &[], Some(Attribute::Headers));
+        assert_differs(
+            &want,
+            &head(coded("gzip, br")),
+            &[],
+            Some(Attribute::Headers),
+        );
         // These may come from the server.
         let without_flag = Head {
             metadata: [].into(),

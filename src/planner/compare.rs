@@ -232,11 +232,13 @@ impl Sides {
             _ => Decision::Skip(Skip::equal(Basis::Time)),
         };
         let is_equal = matches!(decision, Decision::Skip(_));
-        Ok(if is_equal && self.lacks_tags(source, entry, &here, key, there).await? {
-            Decision::Copy(Reason::LacksTags)
-        } else {
-            decision
-        })
+        Ok(
+            if is_equal && self.lacks_tags(source, entry, &here, key, there).await? {
+                Decision::Copy(Reason::LacksTags)
+            } else {
+                decision
+            },
+        )
     }
 
     /// Returns true if an object has no tags although copies get some in a request after the one

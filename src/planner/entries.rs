@@ -169,7 +169,12 @@ impl Sides {
             "its version `null` was overwritten after it was listed, so the object of {time} is gone"
         );
         let operation = Operation::HeadObject;
-        Some(Failure::new(FailureKind::NotFound, operation, place, message))
+        Some(Failure::new(
+            FailureKind::NotFound,
+            operation,
+            place,
+            message,
+        ))
     }
 
     /// Applies the selection and the key map. Returns an entry with its destination key, or the

@@ -209,7 +209,10 @@ impl BatchSender {
         task: impl Future<Output = ()> + Send + 'static,
         place: String,
     ) {
-        if tokio::spawn(task).await.is_err_and(|error| error.is_panic()) {
+        if tokio::spawn(task)
+            .await
+            .is_err_and(|error| error.is_panic())
+        {
             // If the receiver is gone, the run stops and needs no report.
             let _ = self.send(Planned::panicked(place)).await;
         }

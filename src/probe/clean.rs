@@ -108,7 +108,9 @@ pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) ->
     let mut left = [uploads, objects].concat();
     // A list and a HEAD may name the same version. The certain one is kept.
     left.sort_unstable_by(|one, other| other.cmp(one));
-    left.dedup_by(|other, one| (other.what, &other.key, &other.id) == (one.what, &one.key, &one.id));
+    left.dedup_by(|other, one| {
+        (other.what, &other.key, &other.id) == (one.what, &one.key, &one.id)
+    });
     left.reverse();
     for doubt in scratch.doubts.iter().collect::<BTreeSet<_>>() {
         let is_reported = left.iter().any(|left| left.key == doubt.key.as_str());
@@ -282,7 +284,10 @@ impl Cleaner {
             (Ok(parts), Ok(())) if parts.is_empty() && !is_shown => return None,
             (parts, Err(failure)) => {
                 let has_parts = parts.is_ok_and(|parts| !parts.is_empty());
-                (is_shown || has_parts || had_no_effect(failure), reason(failure))
+                (
+                    is_shown || has_parts || had_no_effect(failure),
+                    reason(failure),
+                )
             }
             (Ok(_), Ok(())) => (true, still_there(Operation::AbortMultipartUpload)),
             (Err(_), Ok(())) if is_shown => (true, still_there(Operation::AbortMultipartUpload)),

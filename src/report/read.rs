@@ -545,7 +545,11 @@ mod tests {
         };
         let loss = r#"{"attribute":"tags","loss":"not-set","reason":"denied"}"#;
         let (first, second) = (done("v1", loss), done("v2", ""));
-        for (histories, lost) in [("", 0), (r#""histories":[],"#, 0), (r#""histories":["t"],"#, 1)] {
+        for (histories, lost) in [
+            ("", 0),
+            (r#""histories":[],"#, 0),
+            (r#""histories":["t"],"#, 1),
+        ] {
             let head = HEAD.replace(r#""directory""#, &format!(r#"{histories}"directory""#));
             let report = of(&[&head, &first, &second]).unwrap();
             assert_eq!(report.lost.len(), lost, "{head}");

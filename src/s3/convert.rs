@@ -102,7 +102,10 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
 /// Returns true if `x-amz-restore` says that a restore is in progress, and false if it has ended.
 fn is_ongoing(restore: &str) -> Option<bool> {
     let (_, value) = restore.split_once("ongoing-request=")?;
-    let value = value.split(['"', ',']).map(str::trim).find(|word| !word.is_empty())?;
+    let value = value
+        .split(['"', ','])
+        .map(str::trim)
+        .find(|word| !word.is_empty())?;
     value.to_ascii_lowercase().parse().ok()
 }
 

@@ -138,10 +138,7 @@ impl FailureKind {
     pub(crate) const fn is_unsent(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable
-                | Self::NotSent
-                | Self::NoCredentials
-                | Self::CredentialsUnavailable
+            Self::Unreachable | Self::NotSent | Self::NoCredentials | Self::CredentialsUnavailable
         )
     }
 

@@ -453,7 +453,11 @@ mod tests {
         for spelling in ["True", " true\n", "1"] {
             let page = PAGE.replace(">true</IsRestore", &format!(">{spelling}</IsRestore"));
             let listed = read(&page, true).unwrap();
-            assert_eq!(listed.items[1].archive, ArchiveState::Restoring, "{spelling}");
+            assert_eq!(
+                listed.items[1].archive,
+                ArchiveState::Restoring,
+                "{spelling}"
+            );
         }
         assert_eq!(
             read(PAGE, false).unwrap().items[1].archive,

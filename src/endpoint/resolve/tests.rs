@@ -473,7 +473,10 @@ fn plain_http_to_other_machines_must_be_allowed() {
     );
     assert_eq!(text.lines().count(), 1, "{text}");
     let urls = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS"];
-    let text = refused(strict("bare"), &urls.map(|name| (name, "http://env.example")));
+    let text = refused(
+        strict("bare"),
+        &urls.map(|name| (name, "http://env.example")),
+    );
     assert_eq!(text.lines().count(), 2, "{text}");
     // STS matters only if requests go to it.
     let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];

@@ -129,7 +129,7 @@ impl Lane {
         let wait = meter.wait(ticket, now);
         let is_open = stats.is_open(now);
         if let Some(wait) = wait {
-            if !(is_open && may_skip_queue && skips.draw_now(1.0, now).is_ok()) {
+            if !(is_open && may_skip_queue && skips.draw_now(now)) {
                 return LaneTurn::Wait(ticket, wait);
             }
             meter.give_back(1.0);

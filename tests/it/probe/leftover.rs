@@ -313,7 +313,11 @@ async fn versions_whose_removal_fails_are_named_without_another_list(
     .await;
     let probe = try_probe(&bucket, &Needs::default()).await.unwrap();
     let is_version = |what| matches!(what, LeftoverKind::Version | LeftoverKind::DeleteMarker);
-    let left: Vec<_> = probe.left.iter().filter(|left| is_version(left.what)).collect();
+    let left: Vec<_> = probe
+        .left
+        .iter()
+        .filter(|left| is_version(left.what))
+        .collect();
     let named: BTreeSet<_> = left.iter().map(|left| (&left.key, &left.id)).collect();
     assert!(left.len() > 20 && named.len() == left.len(), "{left:?}");
     let certain = left.iter().filter(|left| left.is_certain).count();

@@ -477,9 +477,17 @@ async fn an_object_in_reports_of_old_and_new_versions_has_one_receipt() {
     ];
     state.report_at(&below, &old, &first, Some(footer(1))).await;
     state.end(0, 1, 1);
-    let retried = [receipt("a", "skipped"), receipt_of_version("b", "done", "v1")];
+    let retried = [
+        receipt("a", "skipped"),
+        receipt_of_version("b", "done", "v1"),
+    ];
     state
-        .report_at(&format!("{RUN}retry/"), &retry(1), &retried, Some(footer(0)))
+        .report_at(
+            &format!("{RUN}retry/"),
+            &retry(1),
+            &retried,
+            Some(footer(0)),
+        )
         .await;
     let directory = TempDir::new().unwrap();
     let (exit, stdout, stderr, path) = merge(&state, &directory).await;

@@ -189,7 +189,12 @@ async fn an_object_of_that_time_that_is_gone_is_not_replaced_by_a_later_one(
     };
     let replace = Effect::hook(|store| {
         let spec = ObjectSpec::default().last_modified(at(1));
-        store.put_object(SOURCE, "k", Content::bytes("b"), &spec.metadata("name", "b"));
+        store.put_object(
+            SOURCE,
+            "k",
+            Content::bytes("b"),
+            &spec.metadata("name", "b"),
+        );
     });
     let before = there(&world, "k");
     world.add_fault(Fault::on(read).nth(1).then(replace));
