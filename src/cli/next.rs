@@ -150,13 +150,13 @@ mod tests {
 
     fn job(from: &str) -> Job {
         let text =
-            format!("{{version: 1, transfers: [{{from: {{{from}}}, to: {{s3: s3://b/}}}}]}}");
+            format!("{{version: 1, transfers: [{{from: {{{from}}}, to: {{s3: s3://copies/}}}}]}}");
         Job::parse(&text, "j.yaml", &Environment::default()).unwrap()
     }
 
     #[test]
     fn a_run_ends_with_what_to_do() {
-        let current = job("s3: s3://a/");
+        let current = job("s3: s3://lake/");
         let after = |outcome: &Outcome, exit, report| {
             after_run(&current, outcome, exit, Some("s3haul run j"), report).join("\n")
         };
@@ -191,7 +191,7 @@ mod tests {
             objects_with_losses: 1,
             ..Outcome::default()
         };
-        let job = job("s3: s3://a/, versions: all");
+        let job = job("s3: s3://lake/, versions: all");
         let lines = after_run(&job, &outcome, Exit::Done, None, Some("r"));
         assert!(lines.is_empty(), "{lines:?}");
     }

@@ -124,7 +124,7 @@ pub fn has_set_tags(transfer: &Transfer, found: &[Tag]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Encryption, Source};
+    use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Encryption, Source, Trust};
 
     fn transfer(change: impl FnOnce(&mut Transfer)) -> Transfer {
         let endpoint = DEFAULT_ENDPOINT.to_owned();

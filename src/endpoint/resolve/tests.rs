@@ -473,10 +473,16 @@ fn plain_http_to_other_machines_must_be_allowed() {
     );
     assert_eq!(text.lines().count(), 1, "{text}");
     let urls = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS"];
-    let text = refused(
-        strict("bare"),
-        &urls.map(|name| (name, "http://env.example")),
-    );
+    let with_role = Endpoint {
+        assume_role: Some(AssumeRole {
+            arn: "arn:aws:iam::111122223333:role/name".to_owned(),
+            external_id: None,
+            session_name: None,
+            duration: None,
+        }),
+        ..strict("bare")
+    };
+    let text = refused(with_role, &urls.map(|name| (name, "http://env.example")));
     assert_eq!(text.lines().count(), 2, "{text}");
     // STS matters only if requests go to it.
     let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];

@@ -11,7 +11,7 @@ use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
 use super::{at, history, one, there, write, writes};
-use crate::world::{SOURCE, World, copy_all, destination};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, destination};
 
 /// Returns the time half an hour after the version that [`write`] dates `hours`.
 fn after(hours: u64) -> Timestamp {
