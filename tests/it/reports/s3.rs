@@ -373,7 +373,7 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
     let world = world_with_reports_bucket().await;
     for (report, said) in [
         ("{s3: s3://ops/nightly}", "with a slash at the end"),
-        ("{s3: nightly/}", "is not a location in S3"),
+        ("{s3: nightly/}", "is not an S3 location"),
         ("{s3: S3://ops/nightly/}", "s3://ops/nightly/"),
         ("{s3: s3://source/own/}", "lies in the source of `all`"),
         ("{s3: s3://ops/a/, json: r.jsonl}", "names two locations"),
