@@ -2,8 +2,7 @@
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{OnMismatch, Transfer, When};
-use s3haul::plan::decide::Skip;
+use s3haul::manifest::job::OnMismatch;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
 use super::super::{all_versions, endings, ids, kinds, there, write};
@@ -134,39 +133,6 @@ async fn the_version_of_another_writer_is_not_taken_for_the_copy() {
         error.message.contains("it may be somebody else's"),
         "{error:?}"
     );
-}
-
-/// The receipts of the newer versions do not call them present or archived.
-#[rstest]
-#[case(When::Missing, Skip::Present)]
-#[case(When::Changed, Skip::ChangedMeanwhile)]
-#[tokio::test]
-async fn versions_behind_one_that_was_not_written_are_reported_as_not_copied(
-    #[case] when: When,
-    #[case] first: Skip,
-) {
-    let world = World::versioned().await;
-    write(&world, SOURCE, "k", "ab");
-    let intrusion = Effect::hook(|store| {
-        let spec = ObjectSpec::default().metadata("name", 'x');
-        store.put_object(DESTINATION, "k", Content::bytes("x"), &spec);
-    });
-    world.add_fault(Fault::on(Operation::CopyObject).nth(1).then(intrusion));
-    let run = world
-        .run(Transfer {
-            when,
-            ..all_versions()
-        })
-        .await;
-    assert_eq!(there(&world, "k"), "x");
-    let skips: Vec<_> = endings(&run, "k")
-        .iter()
-        .filter_map(|receipt| match receipt.ending {
-            Ending::Skipped { reason } => Some(reason),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(skips, [first, Skip::ChangedMeanwhile], "{:?}", run.receipts);
 }
 
 #[tokio::test]
