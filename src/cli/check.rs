@@ -200,7 +200,7 @@ fn scratch(text: &str) -> Result<String, String> {
     ))
 }
 
-/// Logs the identity at each endpoint, and the location of the endpoint.
+/// Prints the identity and location of the client at each endpoint.
 async fn introduce(
     job: &Job,
     connections: &mut Connections,

@@ -257,8 +257,8 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
                 let note = note(message).in_text(text);
                 match error {
                     CliError::Usage(_) | CliError::Manifest(_) => tell_lines(&note, false),
-                    // One line for each mistake: a line break in a quoted text would forge another
-                    // one.
+                    // One line: a line break in text that the error quotes would forge another
+                    // line.
                     _ => tell(&note),
                 }
             }

@@ -27,7 +27,7 @@ pub(super) struct MineFlags {
     /// that --journal or --job names.
     #[arg(long)]
     mine: bool,
-    /// With --mine, the journal: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
+    /// With --mine, the journal to read: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
     // The variable is read only with --mine: it is set for `run`, and `uploads abort` ignores it
     // without --mine.
     #[arg(long, value_name = "PLACE", requires = "mine")]
