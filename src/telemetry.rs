@@ -77,7 +77,7 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     Ok(())
 }
 
-/// Modules that print secrets at other levels than trace, with the most verbose level that is safe.
+/// Modules that print secrets at levels above trace, with the most verbose level that is safe.
 const INDISCREET: [(&str, Level); 2] = [
     // Quotes lines of the shared credentials file that it cannot parse.
     ("aws_runtime::env_config::normalize", Level::ERROR),

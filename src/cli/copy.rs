@@ -35,7 +35,8 @@ Examples:
   s3haul copy s3://lake/logs/ s3://lake/logs/ --storage-class GLACIER_IR    change objects in place
 
 A location that ends in a slash is a prefix. Only objects that are missing or changed are copied; --when always
-copies all. s3haul never exceeds the limits that you set, and slows down when S3 asks it to.";
+copies all. s3haul stays within the limits that you set, except for the bytes of one probe while a server is silent,
+and slows down when S3 asks it to.";
 
 /// Copies once, without a manifest.
 #[derive(Debug, Args)]
@@ -354,7 +355,7 @@ impl Copy {
         }
         if *from == Source::Stdin {
             let why = "cannot be read again, so that no journal is kept";
-            unused_flags::refuse("standard input", why, &self.journal.of_going_on(), remedy)?;
+            unused_flags::refuse("standard input", why, &self.journal.resume_flags(), remedy)?;
         }
         Ok(())
     }

@@ -51,8 +51,8 @@ pub(super) fn load(path: &Path) -> Result<Job, CliError> {
     load_in(path, &Environment::load())
 }
 
-/// Reads a manifest. A pipe may never end, so the runtime hands this thread's other work over for
-/// that time.
+/// Reads a manifest. A pipe may never end, so another thread takes over the other tasks of this
+/// one until the manifest is read.
 fn load_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
     tokio::task::block_in_place(|| read_in(path, environment))
 }

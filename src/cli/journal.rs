@@ -105,7 +105,7 @@ impl JournalFlags {
 
     /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
     /// `--journal none` request such a run, so they are not included.
-    pub(super) fn of_going_on(&self) -> [Flag; 5] {
+    pub(super) fn resume_flags(&self) -> [Flag; 5] {
         let place = self
             .journal
             .as_ref()
@@ -224,7 +224,8 @@ pub(super) async fn open(
     let opened = match reopened.await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
-            if job.journal == JournalPlace::Default && !may_go_on(&location).await =>
+            if job.journal == JournalPlace::Default
+                && !may_have_unfinished_run(&location).await =>
         {
             tell(&format!(
                 "no journal is kept, so a run that is killed starts over: {error}"
@@ -411,7 +412,7 @@ async fn is_unreadable(location: &Location) -> bool {
 
 /// Returns true if a journal that cannot be written may hold something to resume. An unreadable
 /// journal may.
-async fn may_go_on(location: &Location) -> bool {
+async fn may_have_unfinished_run(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
         Ok(None) => false,

@@ -260,7 +260,7 @@ impl Console {
                 if Instant::now() < line_at {
                     continue;
                 }
-                // Not `+=`: after this process was suspended, one line is enough.
+                // Counts from now, so that a suspended process prints only one line when it continues.
                 line_at = Instant::now() + LINE_EVERY;
             }
             let now = self.done();

@@ -82,7 +82,7 @@ impl Reports {
         };
         let found = FoundReport::open(&report, &self.endpoint).await?;
         let lines = found.lines(MergeScope::Undone)?;
-        let overview = overview(lines, first).boxed().await.map_err(unread)?;
+        let overview = overview(lines, first).boxed().await.map_err(read_error)?;
         if output.json {
             say_json(&overview)
         } else {
@@ -116,7 +116,9 @@ async fn merge(
             file.line(line);
         }
     };
-    let mut overview = overview_and(lines, first, write).await.map_err(unread)?;
+    let mut overview = overview_and(lines, first, write)
+        .await
+        .map_err(read_error)?;
     if let Some(file) = file {
         file.finish()?;
     }
@@ -220,7 +222,7 @@ impl FoundReport {
     pub(super) fn lines(&self, scope: MergeScope) -> Result<ReportLines, CliError> {
         match self {
             Self::Shards(_, merge) => Ok(merge.lines(scope)),
-            Self::File(path) => ReportLines::of_file(path).map_err(unread),
+            Self::File(path) => ReportLines::of_file(path).map_err(read_error),
             Self::Stored(stored) => Ok(ReportLines::of_pieces(stored)),
         }
     }
@@ -236,7 +238,7 @@ pub(super) async fn reports_at(
 }
 
 /// Converts the failure to read a report into the error of a command.
-pub(super) fn unread(error: ReadError) -> CliError {
+pub(super) fn read_error(error: ReadError) -> CliError {
     match error {
         ReadError::Store(error) => error.into(),
         error => CliError::Usage(error.to_string()),

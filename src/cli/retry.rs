@@ -24,7 +24,7 @@ use super::job_environment::JobEnvironment;
 use super::journal::JournalFlags;
 use super::lease;
 use super::parse::parse;
-use super::report::{FoundReport, unread};
+use super::report::{FoundReport, read_error};
 use super::run::{RunOptions, run};
 use super::signals::DrainFlags;
 use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
@@ -86,7 +86,7 @@ impl Retry {
             there,
             footer,
             ..
-        } = read(lines).boxed().await.map_err(unread)?;
+        } = read(lines).boxed().await.map_err(read_error)?;
         let unfinished = footer.filter(|footer| !footer.complete);
         let repair_losses = losses::hint(&lost, &origin, &place);
         if self.losses && lost.is_empty() {
@@ -120,7 +120,7 @@ impl Retry {
             losses::leave_out_histories(&job, &mut lost)?;
             failed = losses::copies_to_repair(&failed, &lost);
         }
-        same_places(&job, &failed, &place)?;
+        require_same_places(&job, &failed, &place)?;
         let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
@@ -142,8 +142,8 @@ impl Retry {
         }
         let mut connections = world.connect(&whole, &CancellationToken::new());
         if self.journal.intent() != Intent::ResumeAnyway {
-            let looked = Box::pin(there::look(&whole, &mut connections, &there)).await?;
-            there::require(&looked, &place, &again)?;
+            let looked = Box::pin(there::check_copies(&whole, &mut connections, &there)).await?;
+            there::require_copies(&looked, &place, &again)?;
         }
         let resumed = Box::pin(own_journal::choose(&mut job, &mut connections)).await?;
         let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
@@ -263,7 +263,7 @@ fn job(command: &[String]) -> Result<Job, CliError> {
 
 /// Refuses a report whose failed lines name a different place than the job does now, because a
 /// retry would write elsewhere.
-fn same_places(
+fn require_same_places(
     job: &Job,
     failed: &[ReportedFailure],
     report: &ReportPlace,
@@ -278,7 +278,7 @@ fn same_places(
             continue;
         };
         let to = &transfer.to.location;
-        let moved = moved(transfer, &object.source, &object.destination).or_else(|| {
+        let moved = describe_move(transfer, &object.source, &object.destination).or_else(|| {
             let is_below = object.destination.starts_with(&to.to_string());
             (!is_below).then(|| {
                 writes_elsewhere(transfer, &object.destination, &format!("writes to {to}"))
@@ -295,7 +295,11 @@ fn same_places(
 }
 
 /// Describes how a report line differs, if it names a different bucket than its transfer does now.
-pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
+pub(super) fn describe_move(
+    transfer: &Transfer,
+    source: &str,
+    destination: &str,
+) -> Option<String> {
     let to = &transfer.to.location;
     // For a destination that could not be listed or checked, the report names it on both sides.
     let is_destination =
@@ -452,7 +456,7 @@ fn absolute(place: ReportPlace) -> Result<ReportPlace, CliError> {
 /// job's own prefix.
 fn set_report(job: &mut Job, report: Option<ReportPlace>, of: ReportPlace, run: Option<&str>) {
     let default = || match of {
-        ReportPlace::File(path) => ReportPlace::File(beside(&path, run)),
+        ReportPlace::File(path) => ReportPlace::File(next_report_path(&path, run)),
         ReportPlace::Prefix(uri) => ReportPlace::Prefix(job.report.s3.clone().unwrap_or(uri)),
     };
     let place = report.unwrap_or_else(default);
@@ -469,7 +473,7 @@ fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
 
 /// Returns the path of the new report, next to the retried one: the report that the resumed retry
 /// has begun, or else the first free name, so that no report is overwritten.
-fn beside(report: &Path, run: Option<&str>) -> PathBuf {
+fn next_report_path(report: &Path, run: Option<&str>) -> PathBuf {
     let stem = report
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())

@@ -144,7 +144,7 @@ impl RunJob {
             unused_flags::refuse(
                 "--sandbox",
                 why,
-                &self.journal.of_going_on(),
+                &self.journal.resume_flags(),
                 "leave that out",
             )?;
         }

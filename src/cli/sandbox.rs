@@ -57,7 +57,7 @@ pub(super) struct Serve {
     /// s3://data/small/=s3://copies/small/
     #[arg(long, value_name = "FROM=TO", value_parser = copied)]
     copied: Vec<SeedCopies>,
-    /// Latency of responses: none (instant), or that of Amazon S3 from a nearby machine (aws).
+    /// Latency of responses: instant (none), or aws (that of Amazon S3 from a nearby machine).
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
     /// PUT, COPY, POST, and DELETE requests per second that each top-level prefix accepts, instead

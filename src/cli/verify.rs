@@ -36,9 +36,10 @@ Examples:
   s3haul verify nightly.yaml --deep                read what checksums and ETags do not prove
   s3haul verify nightly.yaml --deep=all            read everything
 
-Exit codes: 0 all equal; 1 something is different, missing, or could not be compared, or a selection with `empty: fail`
-matches nothing (with --strict also: something is extra or unprovable, extra objects could not be looked for, or a selection
-with `empty: warn` matches nothing); 2 the command line, the job, or the report is wrong; 3 a bucket, a source, or the report
+Exit codes: 0 nothing is different or missing, and nothing failed; 1 something is different, missing, or could not be
+compared, or a selection with `empty: fail` matches nothing (with --strict also: something is extra or unprovable, extra
+objects could not be searched for, report lines have no pair to compare, or a selection with `empty: warn` matches
+nothing); 2 the command line, the job, or the report is wrong; 3 a bucket, a source, or the report
 cannot be used, or lists were refused and no object was found; 4 interrupted, or waited too long for a server or for
 credentials.";
 
@@ -76,7 +77,7 @@ pub(super) struct VerifyArgs {
 }
 
 /// Refuses a job that changes objects in place, because each object would be compared with itself.
-fn in_place(job: &Job) -> Result<(), CliError> {
+fn refuse_in_place(job: &Job) -> Result<(), CliError> {
     let Some(transfer) = job
         .transfers
         .iter()
@@ -112,9 +113,9 @@ impl VerifyArgs {
                     #[cfg(feature = "sandbox")]
                     sandbox: false,
                 };
-                self.says_itself(path)?;
+                self.refuse_pair_flags(path)?;
                 let job = job.load()?;
-                in_place(&job)?;
+                refuse_in_place(&job)?;
                 self.job(&job, &mut console).await?
             }
             ([source, destination], None) => {
@@ -165,7 +166,7 @@ impl VerifyArgs {
             }
         }
         let doubtful = if self.strict {
-            counts.extra + counts.unprovable + self.blind(counts)
+            counts.extra + counts.unprovable + self.unsearched_places(counts)
         } else {
             0
         };
@@ -253,7 +254,7 @@ impl VerifyArgs {
     }
 
     /// Prints where a strict comparison could not search, and returns the number of such places.
-    fn blind(&self, counts: &Counts) -> u64 {
+    fn unsearched_places(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {
             if counts.excluded > 0 {
@@ -282,7 +283,7 @@ impl VerifyArgs {
     }
 
     /// Refuses flags for SRC DST if a job or a report determines the objects and their endpoints.
-    fn says_itself(&self, subject: &str) -> Result<(), CliError> {
+    fn refuse_pair_flags(&self, subject: &str) -> Result<(), CliError> {
         let own = [
             ("--recursive", self.recursive),
             self.access.of_destination(),

@@ -254,7 +254,7 @@ async fn first_of(
     Ok(found.and_then(|object| ObjectKey::new(&object.key).ok()))
 }
 
-/// Returns a note about filters that one key is not enough to check.
+/// Returns a note if one listed key is not enough to tell whether the filters match anything.
 fn unjudged(location: &S3Uri, key: &ObjectKey, select: &Selection) -> Option<String> {
     let Selection {
         include, exclude, ..

@@ -17,7 +17,7 @@ use crate::s3::{Failure, FailureKind};
 /// Checks the objects in buckets that the job still writes to.
 ///
 /// Fails if a bucket cannot be used.
-pub(super) async fn look(
+pub(super) async fn check_copies(
     job: &Job,
     connections: &mut Connections,
     objects: &[ReportedObject],
@@ -66,7 +66,7 @@ async fn found(
 }
 
 /// Refuses the retry if objects of the sample are missing.
-pub(super) fn require(
+pub(super) fn require_copies(
     looked: &SampleResult,
     report: &ReportPlace,
     again: &str,

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::VerifyArgs;
 use super::tell::VerifyConsole;
 use crate::cli::job_environment::JobEnvironment;
-use crate::cli::report::{FoundReport, unread};
-use crate::cli::retry::{job_of, moved};
+use crate::cli::report::{FoundReport, read_error};
+use crate::cli::retry::{describe_move, job_of};
 use crate::cli::{CliError, note};
 use crate::connections::Connections;
 use crate::location::S3Uri;
@@ -29,14 +29,16 @@ impl VerifyArgs {
         place: &ReportPlace,
         console: &mut VerifyConsole,
     ) -> Result<Counts, CliError> {
-        self.says_itself(&place.to_string())?;
+        self.refuse_pair_flags(&place.to_string())?;
         let usage = |what: String| CliError::Usage(format!("the report {place}: {what}"));
         let found = FoundReport::open(place, &self.endpoint).await?;
         // Reads the whole report before it compares anything, because a truncated report proves
         // nothing.
-        let report = read(found.lines(MergeScope::All)?).await.map_err(unread)?;
+        let report = read(found.lines(MergeScope::All)?)
+            .await
+            .map_err(read_error)?;
         let mut lines = found.lines(MergeScope::All)?;
-        lines.next().await.map_err(unread)?;
+        lines.next().await.map_err(read_error)?;
         // Parses the command of the report again, for its endpoints.
         let job = job_of(&report.origin)?;
         for change in report.origin.changes(&job) {
@@ -53,10 +55,10 @@ impl VerifyArgs {
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
         let footers = usize::from(report.footer.is_some());
-        let (mut number, mut following) = (1_usize, lines.next().await.map_err(unread)?);
+        let (mut number, mut following) = (1_usize, lines.next().await.map_err(read_error)?);
         while let Some(line) = following {
             number += 1;
-            following = lines.next().await.map_err(unread)?;
+            following = lines.next().await.map_err(read_error)?;
             if footers > 0 && following.is_none() {
                 break;
             }
@@ -76,7 +78,7 @@ impl VerifyArgs {
                     receipt.transfer
                 ))
             })?;
-            if let Some(what) = moved(transfer, &receipt.source, &receipt.destination) {
+            if let Some(what) = describe_move(transfer, &receipt.source, &receipt.destination) {
                 let remedy = "Restore the job, or compare the two places: s3haul verify SRC DST";
                 return Err(usage(format!("line {number} {what}. {remedy}")));
             }
