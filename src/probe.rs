@@ -117,7 +117,7 @@ pub fn scratch_prefix() -> String {
 pub struct UnwrittenProbe<'a> {
     stated: Capabilities,
     prefix: &'a str,
-    /// The bucket for the clean-up, which no stop halts and which assumes all capabilities.
+    /// The bucket for the clean-up: no stop halts it, and it assumes the capabilities of S3.
     cleaner: Bucket,
 }
 

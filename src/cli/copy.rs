@@ -54,7 +54,7 @@ pub(super) struct Copy {
     /// with log, use 's3://b/log*' and 's3://b/log*/**'.
     #[arg(short, long)]
     recursive: bool,
-    /// Objects to copy: missing ones, changed ones too, or always all of them.
+    /// Objects to copy: missing ones only, missing and changed ones, or always all.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
     /// How to find changed objects: auto (by size, by ETag if comparable, then by time), size,

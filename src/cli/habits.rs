@@ -337,8 +337,8 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
             }
             Err(error)
         }
-        // With one argument, the parser assigns it to DST and reports SRC as missing. DST is what
-        // is missing.
+        // With one argument, the parser assigns it to DST and reports SRC as missing. The user
+        // left out DST.
         ErrorKind::MissingRequiredArgument if missing(&error) == ["<SRC>..."] => {
             error.insert(
                 ContextKind::InvalidArg,
@@ -504,7 +504,7 @@ mod tests {
         for word in words(COMMANDS) {
             assert!(cli.find_subcommand(word).is_none(), "{word} is a command");
         }
-        // For a flag that some command has, the answer names that command.
+        // `elsewhere` answers for a flag that another command has, so the table must not list it.
         for flag in words(FLAGS).filter(|flag| flag.starts_with("--")) {
             assert!(
                 elsewhere(flag).is_none(),

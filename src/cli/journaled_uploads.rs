@@ -68,7 +68,7 @@ struct Known {
 
 impl MineFlags {
     /// Returns true if journals select the uploads.
-    pub(super) const fn is_asked(&self) -> bool {
+    pub(super) const fn selects_by_journal(&self) -> bool {
         self.mine
     }
 
@@ -93,7 +93,7 @@ impl MineFlags {
         };
         let places = places(named, endpoint).await?;
         for (place, glance) in glances(&places, is_unnamed).await? {
-            mine.take(bucket, place, glance);
+            mine.add_journal(bucket, place, glance);
         }
         if mine.read.is_empty() {
             let place = if is_unnamed {
@@ -146,7 +146,7 @@ impl JournaledUploads {
             };
             for (place, location) in places {
                 match look(location).await {
-                    Ok(Some(glance)) => mine.take(bucket, place, glance),
+                    Ok(Some(glance)) => mine.add_journal(bucket, place, glance),
                     Ok(None) => {}
                     Err(error) => note(&format!("the journal {place} cannot be read: {error}")),
                 }
@@ -155,7 +155,7 @@ impl JournaledUploads {
         mine
     }
 
-    fn take(&mut self, bucket: &Bucket, place: String, glance: Glance) {
+    fn add_journal(&mut self, bucket: &Bucket, place: String, glance: Glance) {
         let until = glance.state.last.unwrap_or_default();
         let running = (glance.life == Life::Running).then(|| place.clone());
         self.read.push(place);

@@ -210,9 +210,9 @@ impl Console {
         }
     }
 
-    /// Starts with the counts of the run's earlier sessions. Objects that were in progress count as
+    /// Restores the counts of the run's earlier sessions. Objects that were in progress count as
     /// planned until this session plans them again.
-    pub(super) fn go_on(&self, state: &RunState) {
+    pub(super) fn restore_counts(&self, state: &RunState) {
         self.known_objects
             .store(state.pending_objects() as u64, Ordering::Relaxed);
         self.known_bytes

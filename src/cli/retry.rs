@@ -195,8 +195,9 @@ impl FoundReport {
     }
 }
 
-/// Returns true unless the journal shows that the run of a report can be resumed. The failure that
-/// made a run give up is not in its report, because the resumed run tries that object again.
+/// Returns true unless the journal shows that the run of a report can be resumed. A report without
+/// failures does not show that: it omits the failure that made the run give up, because the resumed
+/// run tries that object again.
 async fn origin_is_over(origin: &ReportHeader) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);

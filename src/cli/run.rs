@@ -251,7 +251,7 @@ pub(super) async fn run_with(
         ..
     } = connections;
     signals::leaves(left_behind(journal.keeps()));
-    console.go_on(&resumed);
+    console.restore_counts(&resumed);
     let orderly = Orderly::within(drain);
     if journal.keeps() {
         signals::leaves_when_cut_short(CUT_SHORT);

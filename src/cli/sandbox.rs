@@ -49,7 +49,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "NAME")]
     bucket: Vec<String>,
     /// Create the bucket and a virtual object of this size, which takes no memory. For a prefix,
-    /// creates many objects of one size or of a range of sizes: s3://data/small/=20000x64KiB,
+    /// create many objects of one size or of a range of sizes: s3://data/small/=20000x64KiB,
     /// s3://data/mixed/=20000x64KiB-1MiB
     #[arg(long, value_name = "S3URI=SIZE", value_parser = seed)]
     object: Vec<Seed>,

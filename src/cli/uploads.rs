@@ -111,7 +111,7 @@ impl Action {
         else {
             return Ok(());
         };
-        if mine.is_asked() {
+        if mine.selects_by_journal() {
             return Ok(());
         }
         Err(CliError::Usage(format!(

@@ -365,7 +365,7 @@ impl VerifyArgs {
             if transfer.versions == Versions::All {
                 let name = &transfer.name;
                 let message = format!(
-                    "`{name}` copies whole histories, of which the lists that are compared show the newest versions only; \
+                    "`{name}` copies all versions, but verify compares only current ones; \
                      write `verify --report` with the report of its run"
                 );
                 return Err(CliError::Usage(message));

@@ -66,7 +66,7 @@ fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
         failed_objects: 1,
         ..RunTotals::default()
     };
-    console.go_on(&RunState {
+    console.restore_counts(&RunState {
         totals,
         ..RunState::default()
     });

@@ -107,8 +107,8 @@ impl Seed {
         }
     }
 
-    /// Returns the size of the object at this index. Consecutive objects have all [`SIZES`] sizes
-    /// equally often, in mixed order.
+    /// Returns the size of the object at this index. Any series of consecutive objects mixes all
+    /// [`SIZES`] sizes evenly.
     fn size(&self, index: u32) -> u64 {
         let step = u64::from(index).wrapping_mul(167) % SIZES;
         let range = u128::from(self.largest.0 - self.smallest.0);

@@ -131,14 +131,14 @@ pub(super) async fn all(
     while let Some((found, outcome)) = ended.next().await {
         match outcome {
             Ok(Aborted::NotThere) => missing.push(found),
-            outcome => results.take(&found, outcome)?,
+            outcome => results.record_outcome(&found, outcome)?,
         }
     }
     if !missing.is_empty() {
         let listed = listed_as_they_are(bucket, location).await;
         for found in missing {
             let outcome = not_there(bucket, &found.upload, listed.as_ref()).await;
-            results.take(&found, outcome)?;
+            results.record_outcome(&found, outcome)?;
         }
     }
     results
@@ -292,7 +292,7 @@ impl<'b> Results<'b> {
         Ok(())
     }
 
-    fn take(
+    fn record_outcome(
         &mut self,
         found: &MeasuredUpload,
         outcome: Result<Aborted, String>,
