@@ -53,7 +53,7 @@ pub(super) struct JournalFlags {
     /// Start over instead of resuming an unfinished run.
     #[arg(long, conflicts_with = "resume_anyway")]
     fresh: bool,
-    /// Resume an unfinished run although the job has changed.
+    /// Resume an unfinished run even if the job has changed.
     #[arg(long)]
     resume_anyway: bool,
     /// What to do if the job differs from the unfinished run in its journal: fail, or new-run,
@@ -379,7 +379,7 @@ fn unusable(error: JournalError) -> CliError {
     }
 }
 
-/// Checks, without opening the journal, whether the run may use it. An unreadable journal does not
+/// Checks whether the run may use the journal, without opening it. An unreadable journal does not
 /// prevent a run with `--fresh`.
 async fn examine(
     location: &Location,

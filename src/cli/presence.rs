@@ -19,7 +19,7 @@ use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 use crate::size::display_count;
 
 /// Checks each local source, and each object that a transfer names. Skips an object that an earlier
-/// transfer may write, or of which the job copies an old version.
+/// transfer may write, or whose old versions the job copies.
 pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<(), CliError> {
     for (number, transfer) in job.transfers.iter().enumerate() {
         if let Source::Files { path, .. } = &transfer.from

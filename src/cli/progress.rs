@@ -428,7 +428,7 @@ impl Console {
         )
     }
 
-    /// The event `progress`.
+    /// Returns the event `progress`.
     fn progress(&self, course: &Course) -> Note {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (in_flight, _) = self.pacer.slots().in_flight();

@@ -37,10 +37,10 @@ pub(super) struct SelectFlags {
     /// Select only objects with fewer bytes than this.
     #[arg(long, value_name = "SIZE")]
     smaller_than: Option<ByteSize>,
-    /// Copy only objects with at least, or at most, this many bytes, as in rclone.
+    /// Select only objects with at least this many bytes, as in rclone.
     #[arg(long, value_name = "SIZE", hide = true, conflicts_with = "larger_than")]
     min_size: Option<ByteSize>,
-    /// Copy only objects with at least, or at most, this many bytes, as in rclone.
+    /// Select only objects with at most this many bytes, as in rclone.
     #[arg(
         long,
         value_name = "SIZE",

@@ -17,19 +17,19 @@ pub(super) struct SetFlags {
     /// Add a tag to those of the source. May be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     tags: Vec<(String, String)>,
-    /// Content-Type. Default: that of the source object; for a file, derived from its name.
+    /// Content-Type of new objects. Default: that of the source object, or derived from a file name.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// Content-Encoding.
+    /// Content-Encoding of new objects.
     #[arg(long, value_name = "CODING")]
     content_encoding: Option<String>,
-    /// Content-Language.
+    /// Content-Language of new objects.
     #[arg(long, value_name = "LANGUAGE")]
     content_language: Option<String>,
-    /// Content-Disposition.
+    /// Content-Disposition of new objects.
     #[arg(long, value_name = "VALUE")]
     content_disposition: Option<String>,
-    /// Cache-Control.
+    /// Cache-Control of new objects.
     #[arg(long, value_name = "VALUE")]
     cache_control: Option<String>,
     /// Encryption of new objects. Default: the bucket's default encryption.

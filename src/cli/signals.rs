@@ -34,7 +34,7 @@ use crate::size::parse_duration;
 /// The flag for the drain time, the time that a run may take to end after a signal.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct DrainFlags {
-    /// Longest time that a run takes to end after a signal. Default: 20s.
+    /// Longest time that a run may take to end after a signal. Default: 20s.
     #[arg(long, value_name = "DURATION", env = "S3HAUL_DRAIN", value_parser = drain)]
     drain: Option<Duration>,
 }

@@ -75,7 +75,7 @@ fn interrupted(what: &str) -> CliError {
     CliError::Interrupted(what.to_owned())
 }
 
-/// Returns everything as one JSON document.
+/// Returns the results of a probe as one JSON document.
 fn document(bucket: &Bucket, probe: &Probe) -> Value {
     let status = match probe {
         Probe { stopped: true, .. } => "stopped",
@@ -174,7 +174,7 @@ fn of_attribute(finding: &AttributeFinding) -> Value {
     )
 }
 
-/// Returns everything as a text for people.
+/// Returns the results of a probe as text.
 fn text(bucket: &Bucket, probe: &Probe) -> String {
     let endpoint = bucket.client().endpoint();
     let mut lines = vec![
