@@ -260,7 +260,7 @@ impl Console {
                 if Instant::now() < line_at {
                     continue;
                 }
-                // Counts from now, so that a suspended process prints only one line when it continues.
+                // Counts from now: a suspended process prints only one line when it continues.
                 line_at = Instant::now() + LINE_EVERY;
             }
             let now = self.done();

@@ -17,7 +17,7 @@ pub(super) struct SetFlags {
     /// Add a tag to those of the source. May be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     tags: Vec<(String, String)>,
-    /// Content-Type of new objects. Default: that of the source object, or derived from a file name.
+    /// Content-Type of new objects. Default: that of the source, or derived from the file name.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// Content-Encoding of new objects.
