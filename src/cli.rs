@@ -1,8 +1,8 @@
 //! The command line: parse, call the library, print.
 //!
-//! Results go to standard output, progress and logs to standard error. The exit code ([`Exit`])
-//! says how the command ended, in terms that schedulers can act on: what failed can be run again,
-//! what was refused must be corrected first.
+//! Results go to standard output; progress and logs go to standard error. The exit code ([`Exit`])
+//! tells a scheduler how the command ended: a failed command can be run again, a refused one must
+//! be corrected first.
 
 #![expect(
     clippy::doc_markdown,
@@ -81,15 +81,16 @@ use crate::manifest;
 use crate::s3::end_credential_processes;
 use crate::telemetry::{self, LogFormat};
 
-/// Threads that read files. Tokio's 512 would all be started for a directory of small files, which
-/// cost more processor time than their reading and 100 MiB; a disk is busy with far fewer.
+/// Threads that read files. For a directory of small files, Tokio would start its default of 512
+/// threads, which cost 100 MiB and more CPU time than the reads themselves. Far fewer keep a disk
+/// busy.
 const BLOCKING_THREADS: usize = 32;
 
-/// Copies objects between S3 buckets inside S3, and uploads local files.
+/// Copies objects between S3 buckets on the server side, and uploads local files.
 ///
-/// Copies large objects in parts with UploadPartCopy, hundreds at a time, under limits that it
-/// learns. Pins every copy to one version of its source, and proves it by what S3 computed,
-/// without a download.
+/// Copies large objects in parts with UploadPartCopy, hundreds at a time, at rates that it learns
+/// from the server. Pins each copy to one version of its source, and verifies the copy by the
+/// values that S3 computed, without a download.
 #[derive(Debug, Parser)]
 #[command(
     name = "s3haul",
@@ -114,7 +115,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Log more to standard error: -v events, -vv debug output, -vvv also the SDK.
+    /// Log more to standard error: -v for events, -vv for debug output, -vvv for the SDK too.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
@@ -122,20 +123,19 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Show no progress.
+    /// Do not show progress.
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Format of standard error: text, or json with one object per line.
+    /// Format of standard error: text, or json (one object per line).
     #[arg(long, global = true, value_enum, default_value_t, env = parse::LOG_FORMAT)]
     log_format: LogFormat,
 
-    /// If the command fails, write the reason to FILE. Default: /dev/termination-log, if that
-    /// exists.
+    /// If the command fails, write the reason to FILE. Default: /dev/termination-log, if it exists.
     #[arg(long, global = true, value_name = "FILE", env = termination::VARIABLE, value_parser = output_file)]
     termination_log: Option<PathBuf>,
 
-    /// Color of messages. NO_COLOR and TERM=dumb turn colors off too.
+    /// When to color messages. With auto, NO_COLOR and TERM=dumb turn colors off.
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: ColorChoice,
 }
@@ -150,12 +150,12 @@ enum Command {
     Retry(retry::Retry),
     /// Show the objects, bytes, parts, and requests of a job, or plan its shards. Copies nothing.
     Plan(plan::PlanJob),
-    /// Check a job: the manifest, access to each bucket, and with --probe the server's
+    /// Check a job: the manifest, access to each bucket, and, with --probe, the server's
     /// capabilities.
     Check(check::CheckJob),
     /// Show the progress of a run, from its journal or its state prefix.
     Status(status::Status),
-    /// Show the totals of a report, and what is not done.
+    /// Show the totals of a report, and the objects that failed or are pending.
     Report(report::Reports),
     /// Compare both sides of a job, of SRC and DST, or of a report. Writes nothing.
     Verify(Box<verify::VerifyArgs>),
@@ -201,44 +201,44 @@ impl Command {
     }
 }
 
-/// The server to connect to, and the identity. Settings without a flag come from the profile, or
-/// else from AWS_* variables.
+/// The server to connect to, and the identity. A setting without a flag comes from the profile, or
+/// else from the AWS_* variables.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {
     /// URL of a server other than Amazon S3, or of a VPC endpoint.
     #[arg(long, global = true, value_name = "URL")]
     endpoint_url: Option<String>,
-    /// AWS Region. Default: the bucket's.
+    /// AWS Region. Default: the Region of the bucket.
     #[arg(long, global = true)]
     region: Option<String>,
     /// Profile of the shared AWS configuration. Its credentials override those of the environment.
     #[arg(long, global = true)]
     profile: Option<String>,
-    /// Put the bucket into the path (true) or into the host name (false) of URLs.
+    /// Put the bucket name in the path (true) or in the host name (false) of URLs.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     path_style: Option<bool>,
-    /// Allow signed requests over plain HTTP to another machine. Everybody on the network path can
+    /// Allow signed requests over plain HTTP to another machine. Anyone on the network path can
     /// read them.
     #[arg(long, global = true)]
     allow_http: bool,
-    /// File of PEM certificates to trust, and no others.
+    /// PEM file of CA certificates. Only these are trusted.
     #[arg(long, global = true, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
-    /// HTTP proxy, or `none`. Default: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY.
+    /// URL of an HTTP proxy, or `none`. Default: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY.
     #[arg(long, global = true, value_name = "URL")]
     proxy: Option<String>,
-    /// Kind of server, which decides what s3haul relies on.
+    /// Kind of server. It determines which capabilities s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
-    /// Trust in the server's answers: answers, or nothing, which checks each object after it is
-    /// written and before it counts as equal.
+    /// How far to trust the server: `answers` trusts its responses; `nothing` checks each object
+    /// after it is written and before it counts as equal.
     #[arg(long, global = true, value_name = "HOW", value_parser = word::<Trust>())]
     trust: Option<Trust>,
 }
 
 impl EndpointFlags {
-    /// Returns the flags, and which of them were typed.
+    /// Returns each flag, and whether it was given.
     fn flags(&self) -> [unused_flags::Flag; 9] {
         [
             ("--endpoint-url", self.endpoint_url.is_some()),
@@ -268,10 +268,10 @@ impl EndpointFlags {
             ..Endpoint::default()
         };
         let mut resolved = endpoint.resolve(&Environment::load());
-        // Not a parser of the flag, whose error would show the text, which may hold a password.
+        // Parsed here and not by clap, whose error would show the text, which may hold a password.
         let mistake = match self.proxy.as_deref().map(str::parse::<ProxySetting>) {
             Some(Err(error)) => Some((format!("--proxy: {error}"), ProxyError::REMEDY)),
-            // Command lines are public on a machine, and reports keep them.
+            // Other users of the machine can see command lines, and reports store them.
             Some(Ok(ProxySetting::Url(url))) if url.as_str().contains('@') => Some((
                 "--proxy: this URL has a user or a password, and everybody on the machine sees command lines"
                     .to_owned(),
@@ -291,7 +291,7 @@ impl EndpointFlags {
     }
 }
 
-/// Reads one of the manifest's own words; help and completions know all of them.
+/// Returns a parser for the words of a manifest enum. Help and completions list all of them.
 fn word<T>() -> impl TypedValueParser<Value = T>
 where
     T: serde::de::DeserializeOwned + schemars::JsonSchema + Clone + Send + Sync + 'static,
@@ -312,7 +312,8 @@ where
         .try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
 }
 
-/// Parses the file to write, as typed. A location in S3 would become a directory called `s3:`.
+/// Parses the path of an output file, as typed. Refuses an S3 location, which would create a
+/// directory called `s3:`.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("s3://") || suggestion(text).is_some() {
         return Err(
@@ -323,8 +324,7 @@ fn output_file(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// Parses a source on this machine, as typed. A path that does not exist may be a location in S3
-/// that was written in another way.
+/// Parses a local source, as typed. A path that does not exist may be a misspelled S3 location.
 fn local_source(text: &str) -> Result<LocalPath, CliError> {
     let missing = Path::new(text)
         .symlink_metadata()
@@ -344,12 +344,12 @@ fn local_source(text: &str) -> Result<LocalPath, CliError> {
 struct Output {
     json: bool,
     quiet: bool,
-    /// The command has no manifest, so that remedies name flags.
+    /// Set if the command has no manifest, so that remedies name flags.
     flags: bool,
 }
 
 impl Output {
-    /// Returns a remedy in the words that the user typed.
+    /// Returns a remedy that names flags if the user typed flags, or else manifest fields.
     fn spoken(self, remedy: String) -> String {
         if self.flags {
             flags::spoken(&remedy)
@@ -371,7 +371,7 @@ pub fn main() -> ExitCode {
     let (termination_log, exit) = match parse::parse(&words) {
         Ok(mut cli) => {
             let termination_log = cli.termination_log.take();
-            // Outside of the command's own task, too, a panic has the exit code of a bug.
+            // A panic outside the command's task must also end with the exit code of a bug.
             let ended = catch_unwind(AssertUnwindSafe(|| execute(cli)));
             (termination_log, ended.unwrap_or(Exit::Bug))
         }
@@ -381,7 +381,7 @@ pub fn main() -> ExitCode {
             (termination_log, exit)
         }
         Err(Refusal::Parser(error)) => match parse::tell(&error) {
-            // Help has no outcome that a termination log should hold.
+            // Help needs no termination log.
             Exit::Done => return Exit::Done.into(),
             exit => (termination_log, exit),
         },
@@ -390,7 +390,7 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Executes a command line to its end.
+/// Runs a parsed command, and returns its exit code.
 fn execute(cli: Cli) -> Exit {
     let Cli {
         command,
@@ -419,9 +419,9 @@ fn execute(cli: Cli) -> Exit {
         Err(error) => return fail(&error.into(), color, output),
     };
     let outcome = runtime.block_on(async {
-        // Before the command does anything: a signal may come at any moment.
+        // Listens before the command does anything, because a signal may arrive at any moment.
         let signals = Signals::listen();
-        // The separate task makes a panic anywhere an exit code instead of an abort.
+        // Runs in a separate task, so that a panic becomes an exit code and not an abort.
         let command = tokio::spawn(dispatch(command, output));
         let Ok(signals) = signals else {
             return command.await;
@@ -432,7 +432,7 @@ fn execute(cli: Cli) -> Exit {
             interrupted = signals::interruption(signals) => Ok(Err(interrupted)),
         }
     });
-    // Reads of files and pipes that still block must not hold up the exit.
+    // Blocked reads of files and pipes must not delay the exit.
     runtime.shutdown_background();
     end_credential_processes();
     match outcome {

@@ -1,16 +1,17 @@
-//! Measures the behaviour of an endpoint on a scratch prefix, with the requests of a copy.
+//! Measures the behaviour of an endpoint below a scratch prefix, with the requests that a copy
+//! sends.
 //!
-//! A profile ([`Capabilities::profile`]) describes a kind of server; a probe tests the server at
-//! hand. It tests each capability with the requests of a copy, whatever the profile says: the
-//! server must refuse a condition that does not hold and a checksum that is wrong, and must return
-//! tags. The questions are independent, so that one bad answer does not make others unanswerable.
-//! The probe distinguishes what a server refuses from what it ignores, because a run notices only
-//! refusals by itself.
+//! A profile ([`Capabilities::profile`]) describes a kind of server; a probe tests one server. It
+//! tests each capability with the requests of a copy, whatever the profile states: the server must
+//! refuse a condition that does not hold and a checksum that is wrong, and must return tags. The
+//! questions are independent, so that one bad answer does not leave others open. The probe
+//! distinguishes requests that a server refuses from those that it ignores, because a run notices
+//! only refusals.
 //!
-//! Each finding states its consequence for the job ([`Needs`]). A probe is good if nothing that the
-//! job relies on is missing or unknown, and nothing was left behind. The probe removes everything
-//! that it created, even if a question has no answer or the probe is stopped. It reports as left
-//! whatever the server still shows.
+//! Each finding states its consequence for the job ([`Needs`]). A probe is good if the job relies
+//! on nothing that is missing or unknown, and nothing was left behind. The probe removes everything
+//! that it created, even if a question stays unanswered or the probe is stopped. It reports
+//! everything that the server still shows as left behind.
 
 mod attributes;
 mod clean;
@@ -45,13 +46,13 @@ use crate::size::{by_number, display_counted};
 
 /// The time limit for all questions together.
 const QUESTIONS: Duration = Duration::from_mins(3);
-/// The time limit for removing what they created.
+/// The time limit for removing the scratch objects and uploads.
 const CLEANING: Duration = Duration::from_mins(1);
 /// The time limit for the removal after a stop.
 const CLEANING_AFTER_STOP: Duration = Duration::from_secs(15);
-/// The time that a request in flight may still take after a stop.
+/// The time that a request in flight may take after a stop.
 const GRACE_AFTER_STOP: Duration = Duration::from_secs(5);
-/// The longest name after the prefix, in bytes.
+/// The longest name below the prefix, in bytes.
 const LONGEST_NAME: usize = 40;
 
 /// The results of a probe.
@@ -59,17 +60,17 @@ const LONGEST_NAME: usize = 40;
 pub struct Probe {
     /// The scratch prefix.
     pub prefix: String,
-    /// One finding per request that jobs depend on.
+    /// One finding for each request that jobs depend on.
     pub requests: Vec<RequestFinding>,
-    /// One finding per capability that can be measured.
+    /// One finding for each capability that can be measured.
     pub findings: Vec<ProbeFinding>,
-    /// One finding per attribute that can be measured.
+    /// One finding for each attribute that can be measured.
     pub attributes: Vec<AttributeFinding>,
-    /// Keys that the server did not accept.
+    /// The keys that the server did not accept.
     pub not_stored: Vec<NotStored>,
     /// The stated trust in the server's answers.
     pub trust: Trust,
-    /// The contradiction in the date that the server gave to an upload, if it makes dates up.
+    /// The contradiction in the server's date of an upload, if the date is made up.
     pub false_date: Option<String>,
     /// The objects and uploads that the probe created and could not remove.
     pub left: Vec<Leftover>,
@@ -78,8 +79,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Returns true if nothing that the job relies on is missing or unknown, and nothing is left
-    /// behind.
+    /// Returns true if the job relies on nothing that is missing or unknown, the probe was not
+    /// stopped, and nothing is certainly left behind.
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.left.iter().any(|left| left.is_certain)
@@ -89,16 +90,16 @@ impl Probe {
             && !self.attributes.iter().any(AttributeFinding::fails)
     }
 
-    /// Returns the fields to state under `capabilities:`, those that the probe found to differ from
-    /// the stated ones.
+    /// Returns the fields to state under `capabilities:`: those whose measured value differs from
+    /// the stated one.
     pub fn statements(&self) -> impl Iterator<Item = String> {
         let differs =
             |finding: &ProbeFinding| Some(format!("{}: {}", finding.name, finding.statement()?));
         self.findings.iter().filter_map(differs)
     }
 
-    /// Returns the value of `capabilities:` that states all of these fields, or `None` if there is
-    /// nothing to state.
+    /// Returns the value of `capabilities:` that states all of these fields, or `None` if there are
+    /// none.
     #[must_use]
     pub fn statement(&self) -> Option<String> {
         let all: Vec<_> = self.statements().collect();
@@ -112,19 +113,19 @@ pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))
 }
 
-/// A probe that has looked at its prefix, and written nothing yet.
+/// A probe that has checked its prefix, but has written nothing yet.
 pub struct UnwrittenProbe<'a> {
     stated: Capabilities,
     prefix: &'a str,
-    /// The bucket, without the limits that the clean-up does not have.
+    /// The bucket for the clean-up: no stop halts it, and it assumes the capabilities of S3.
     cleaner: Bucket,
 }
 
-/// Begins a probe of the endpoint of `bucket` below `prefix`, which must end in a slash. An error
-/// means that the probe has written nothing.
+/// Begins a probe of the endpoint of `bucket` below `prefix`, which must end in a slash. If this
+/// fails, the probe has written nothing.
 ///
 /// # Errors
-/// Fails if the bucket cannot be listed, or the prefix is not empty.
+/// Fails if the bucket cannot be listed, or the prefix is invalid, too long, or not empty.
 pub async fn begin<'a>(bucket: &Bucket, prefix: &'a str) -> Result<UnwrittenProbe<'a>, Failure> {
     let stated = bucket.capabilities().clone();
     let everything = Capabilities {
@@ -149,12 +150,12 @@ pub async fn begin<'a>(bucket: &Bucket, prefix: &'a str) -> Result<UnwrittenProb
 }
 
 impl UnwrittenProbe<'_> {
-    /// Measures the endpoint for a job with these `needs`, and cleans up. Sends some 120 requests
-    /// and 11 MiB of bytes. `stop` ends the probe early, but does not prevent it from cleaning up.
+    /// Measures the endpoint for a job with these `needs`, and cleans up. Sends about 120 requests
+    /// and 11 MiB of data. `stop` ends the probe early, but the probe still cleans up.
     ///
     /// # Errors
-    /// Fails if the bucket cannot be written to, or locks all objects. The error names what is left
-    /// behind.
+    /// Fails if the bucket cannot be written to, or locks all objects. The error names what was
+    /// left behind.
     pub async fn measure(self, needs: &Needs, stop: &CancellationToken) -> Result<Probe, Failure> {
         let Self {
             stated,
@@ -215,8 +216,8 @@ impl UnwrittenProbe<'_> {
     }
 }
 
-/// Refuses a prefix under which a probe could not work, or could not distinguish its own objects
-/// from those of others.
+/// Refuses a prefix below which a probe cannot work, or cannot distinguish its own objects from
+/// others.
 async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     let place = format!("{}/{prefix}", bucket.name());
     let refuse = |message: &str| {
@@ -233,7 +234,7 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     if prefix.len() + LONGEST_NAME > MAX_KEY_BYTES {
         return refuse("the scratch prefix leaves no room for names; name a shorter one");
     }
-    // The server may claim an encoding that it does not use.
+    // The server may claim an encoding that it does not apply.
     let capabilities = bucket.capabilities().clone();
     let plain = Capabilities {
         encoded_lists: false,
@@ -245,14 +246,14 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
         return refuse("the scratch prefix is not empty; name another one");
     }
     let mut uploads = std::pin::pin!(MultipartUpload::list(&bucket, prefix));
-    // If the server does not list uploads, the questions find that out later.
+    // If the server cannot list uploads, a question reports that later.
     if let Ok(Some(_)) = futures::TryStreamExt::try_next(&mut uploads).await {
         return refuse("there are open uploads below the scratch prefix; name another one");
     }
     Ok(())
 }
 
-/// Adds the things that are left behind to a failure that prevented findings.
+/// Adds the leftovers to the failure of a probe without findings.
 fn with_left(failure: Failure, left: &[Leftover]) -> Failure {
     let Some(first) = left.first() else {
         return failure;

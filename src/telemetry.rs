@@ -1,14 +1,14 @@
 //! Logs to standard error, as text or as lines of JSON.
 //!
 //! `S3HAUL_LOG` takes filter directives (`s3haul=debug,aws=info`) and takes precedence over `-v`.
-//! The path of a request has no spans: at thousands of requests per second, they would cost more
-//! than the requests.
+//! Requests have no spans: at thousands of requests per second, the spans would cost more than the
+//! requests.
 //!
 //! All output to standard error goes through one writer ([`line`]), which knows the format.
 //!
 //! Two rules hold whatever the directives say. First, no secret is logged: the SDK and the HTTP
-//! client print requests with all their headers at the level trace, so events of other crates never
-//! pass at that level ([`may_hold_secrets`]). Second, one event is one line: values are escaped
+//! client print requests with all headers at level trace, so events of other crates never pass at
+//! that level ([`may_hold_secrets`]). Second, one event is one line: values are escaped
 //! ([`crate::printable`]), so that a key with a line break cannot forge an event.
 
 mod json;
@@ -30,24 +30,24 @@ pub use self::line::{Screen, draw_above};
 use crate::printable::printable;
 use crate::s3::LOGS_REQUEST_IDS;
 
-/// The variable with filter directives.
+/// The variable that holds the filter directives.
 pub const VARIABLE: &str = "S3HAUL_LOG";
 
 /// The format of logs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
     /// One JSON object per line, for log collectors.
     Json,
 }
 
-/// Starts logging. `verbosity` 0 shows warnings, 1 adds information, 2 debugging, and 3 the events
-/// of the SDK. `colors` applies to text.
+/// Starts logging. `verbosity` 0 shows warnings, 1 also information, 2 also debug output, and 3
+/// also the SDK's events. `colors` applies to text.
 ///
 /// # Errors
-/// `S3HAUL_LOG` is not a filter. The message names the mistake.
+/// Fails if `S3HAUL_LOG` is not a valid filter. The message names the mistake.
 pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String> {
     let default = match verbosity {
         0 => "s3haul=warn",
@@ -77,8 +77,7 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     Ok(())
 }
 
-/// Modules that print secrets at levels above trace, with the most verbose level at which they
-/// print none.
+/// Modules that print secrets at levels above trace, with the most verbose level that is safe.
 const INDISCREET: [(&str, Level); 2] = [
     // Quotes lines of the shared credentials file that it cannot parse.
     ("aws_runtime::env_config::normalize", Level::ERROR),
@@ -86,7 +85,7 @@ const INDISCREET: [(&str, Level); 2] = [
     ("s3s", Level::INFO),
 ];
 
-/// Returns true for events that print requests, signatures, or credential files.
+/// Returns true for events that may print requests, signatures, or credential files.
 fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
     let (target, level) = (metadata.target(), *metadata.level());
     let is_within = |module: &str| {
@@ -97,7 +96,7 @@ fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
     if is_within("s3haul") {
         return false;
     }
-    // The SDK prints the request ids that a server sends, which may quote the request.
+    // The SDK prints the request IDs from a server, which may quote the request.
     let quotes_ids = metadata.is_event() && is_within(LOGS_REQUEST_IDS);
     level == Level::TRACE
         || (quotes_ids && level > Level::INFO)
@@ -122,7 +121,7 @@ fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
 struct Above;
 
 impl io::Write for Above {
-    /// Writes a line. The subscriber writes each event with one call.
+    /// Writes a line. The subscriber makes one call per event.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         line::write(line).map(|()| line.len())
     }
@@ -132,8 +131,8 @@ impl io::Write for Above {
     }
 }
 
-/// Parses filter directives. A word without `=` that is not a level would select the module of that
-/// name and hide all others, so it must look like the name of a module.
+/// Parses filter directives. A word without `=` that is not a level selects a module and hides all
+/// others, so it must look like a module name.
 fn filter(directives: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     const MODULES: [&str; 6] = ["s3haul", "aws", "hyper", "rustls", "h2", "tokio"];

@@ -49,20 +49,20 @@ listed, or read, or the journal or the report in S3 cannot be used; 4 interrupte
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
-    /// Measure the capabilities of the destinations' servers, below a scratch prefix.
+    /// Measure the capabilities of the destination servers below a scratch prefix.
     #[arg(long)]
     probe: bool,
-    /// Scratch prefix, empty and with a slash at the end. Default: a new one.
+    /// Scratch prefix. It must be empty and end with a slash. Default: a new one.
     #[arg(long, value_name = "PREFIX", requires = "probe", value_parser = scratch)]
     probe_prefix: Option<String>,
-    /// Check that the job can run in shards with its state below this prefix, and that a plan there
+    /// Check that the job can run in shards with this state prefix, and that an existing plan there
     /// belongs to this job.
     #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
     state: Option<S3Uri>,
     /// Number of shards of the run.
     #[arg(long, value_name = "N", requires = "state")]
     shards: Option<u32>,
-    /// Number of processes that would run at a time, among which the limits of the job are divided.
+    /// Number of processes that would run at a time. The job's limits are divided among them.
     #[arg(long, value_name = "P", requires = "state", value_parser = clap::value_parser!(u32).range(1..))]
     pods: Option<u32>,
 }
@@ -82,7 +82,7 @@ impl CheckJob {
             note("the destinations are not probed, because a run of this job would be refused");
             return Ok(exit);
         }
-        // A probe removes what it made before the command ends.
+        // The probe removes what it created before the command ends.
         signals::leaves("objects of the probe may be left below its scratch prefix");
         let orderly = Orderly::within(DRAIN);
         let (signalled, stop) = (orderly.signalled(), CancellationToken::new());
@@ -106,7 +106,7 @@ impl CheckJob {
         Ok(if probed == Exit::Done { exit } else { probed })
     }
 
-    /// Returns the run in shards to check, if the flags name one.
+    /// Returns the shards to check, if the flags describe a run in shards.
     fn in_shards(&self) -> Result<Option<GivenShards>, CliError> {
         let (Some(state), Some(shards)) = (&self.state, self.shards) else {
             return Ok(None);
@@ -119,7 +119,7 @@ impl CheckJob {
         }))
     }
 
-    /// Looks at everything without writing.
+    /// Runs all checks that write nothing.
     async fn look(&self, output: Output) -> Result<CheckedJob, CliError> {
         let mut job = self.job.load()?;
         let in_shards = self.in_shards()?;
@@ -153,7 +153,7 @@ impl CheckJob {
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
         let records = match &in_shards {
-            // With a state prefix, the journal and the report of the job are not used.
+            // A run in shards does not use the job's own journal and report.
             Some(given) => vec![state::check(&job, given, &mut connections, output).await?],
             None => vec![
                 journal::check(&job, &mut connections, output).await?,
@@ -175,19 +175,19 @@ impl CheckJob {
     }
 }
 
-/// A job that was looked at.
+/// A job after its checks.
 struct CheckedJob {
-    /// A sandbox in this process lives as long as this.
+    /// Kept alive, because a sandbox in this process ends when it is dropped.
     place: JobEnvironment,
     job: Job,
     connections: Connections,
     exit: Exit,
 }
 
-/// Parses a scratch prefix as typed. Without its slash, it would match other keys too.
+/// Parses a scratch prefix, as typed. Without the slash at the end, it would match other keys too.
 fn scratch(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("s3://").map_or(text, |location| {
-        // The bucket is the job's.
+        // Ignores a bucket name: the probe uses the job's destination buckets.
         location.split_once('/').map_or("", |(_, key)| key)
     });
     let name = name.trim_matches('/');
@@ -200,7 +200,7 @@ fn scratch(text: &str) -> Result<String, String> {
     ))
 }
 
-/// Logs the identity at each endpoint, and its place.
+/// Prints the identity and location of the client at each endpoint.
 async fn introduce(
     job: &Job,
     connections: &mut Connections,

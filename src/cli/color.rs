@@ -1,5 +1,5 @@
-//! Decides if a stream gets colours: by `--color`, then by the environment, then by the kind of
-//! stream (terminals do).
+//! Decides whether a stream uses colours: by `--color`, then by the environment, then by whether
+//! the stream is a terminal.
 
 use std::io::IsTerminal;
 
@@ -25,18 +25,18 @@ impl ColorEnvironment {
     }
 }
 
-/// Returns true for a terminal that only prints (TERM is `dumb` or unset): it can neither colour
-/// nor redraw a line.
+/// Returns true for a terminal that only prints (TERM is `dumb` or unset). It supports neither
+/// colours nor redrawing.
 pub(super) fn is_dumb() -> bool {
     console::is_dumb()
 }
 
-/// Returns true if `stream` gets colours.
+/// Returns true if `stream` uses colours.
 pub(super) fn is_on(choice: ColorChoice, stream: &impl IsTerminal) -> bool {
     decide(choice, stream.is_terminal(), ColorEnvironment::read())
 }
 
-/// Decides whether to use colours. The order is that of the parser's own messages.
+/// Decides whether to use colours, with the same precedence as clap's own messages.
 fn decide(choice: ColorChoice, is_terminal: bool, environment: ColorEnvironment) -> bool {
     let ColorEnvironment {
         no_color,

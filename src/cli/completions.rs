@@ -17,11 +17,11 @@ pub(super) fn script(shell: Shell) -> String {
     }
 }
 
-/// The end of a command's section, after its flags with values.
+/// The line that completes a command after its flags with values.
 const LAST_RESORT: &str = "            COMPREPLY=( $(compgen -W \"${opts}\"";
 
-/// Makes bash offer files to commands that take one. The generator offers flags and the names of
-/// arguments instead, for as long as nothing is typed.
+/// Makes bash complete file names for commands that take a file. Before anything is typed,
+/// clap_complete's script offers only flags and the names of arguments.
 fn with_files(script: &str) -> String {
     let mut is_leaf = false;
     let lines = script.lines().map(|line| {
@@ -34,7 +34,7 @@ fn with_files(script: &str) -> String {
                 .split(' ')
                 .filter(|word| !word.starts_with(['<', '[']))
                 .collect();
-            // A command whose words are all flags has no commands below it.
+            // If all words are flags, the command has no subcommands.
             is_leaf = words.iter().all(|word| word.starts_with('-'));
             let indent = &line[..line.len() - trimmed.len()];
             return format!("{indent}opts=\"{}\"", words.join(" "));
@@ -45,7 +45,7 @@ fn with_files(script: &str) -> String {
                 let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
                 format!("{indent}if [[ ${{cur}} == -*{rest}")
             }
-            // Nothing of its own to offer: bash falls back to files.
+            // With no words to offer, bash completes file names.
             _ if is_leaf && line.starts_with(LAST_RESORT) => "            COMPREPLY=()".to_owned(),
             _ => line.to_owned(),
         }

@@ -1,4 +1,4 @@
-//! `copy`: a transfer from the command line instead of a manifest, through the same checks.
+//! `copy`: runs a transfer from the command line, through the same checks as a manifest.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ Examples:
   s3haul copy s3://lake/logs/ s3://lake/logs/ --storage-class GLACIER_IR    change objects in place
 
 A location that ends in a slash is a prefix. Only objects that are missing or changed are copied; --when always
-copies all. s3haul never exceeds the limits that you set, and slows down when S3 asks it to.";
+copies all. s3haul stays within the limits that you set, except for the bytes of one probe while a server is silent,
+and slows down when S3 asks it to.";
 
 /// Copies once, without a manifest.
 #[derive(Debug, Args)]
@@ -45,7 +46,7 @@ pub(super) struct Copy {
     /// repeated.
     #[arg(value_name = "SRC", required = true)]
     sources: Vec<String>,
-    /// s3://bucket/key, or s3://bucket/prefix/ with a slash at the end.
+    /// s3://bucket/key, or s3://bucket/prefix/ with a trailing slash.
     #[arg(value_name = "DST")]
     destination: String,
 
@@ -53,21 +54,21 @@ pub(super) struct Copy {
     /// with log, use 's3://b/log*' and 's3://b/log*/**'.
     #[arg(short, long)]
     recursive: bool,
-    /// Copy missing objects, changed objects too, or always all objects.
+    /// Objects to copy: missing ones only, missing and changed ones, or always all.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
-    /// Comparison that finds changed objects: auto (sizes, ETags where they can be compared, then
-    /// times), size, etag, checksum (HEAD requests; hashes local files), or time. Default: auto.
+    /// How to find changed objects: auto (by size, by ETag if comparable, then by time), size,
+    /// etag, checksum (sends HEAD requests and hashes local files), or time. Default: auto.
     #[arg(long, value_name = "HOW", value_parser = word::<Compare>())]
     compare: Option<Compare>,
     /// Also copy equal objects whose headers, metadata, tags, encryption, or ACL differ from those
     /// set here. Sends one HEAD for each unchanged object.
     #[arg(long)]
     compare_attributes: bool,
-    /// Treatment of symbolic links below a directory. Default: skip.
+    /// What to do with symbolic links below a directory. Default: skip.
     #[arg(long, value_parser = word::<Symlinks>(), value_name = "HOW")]
     symlinks: Option<Symlinks>,
-    /// Storage class of new objects. Default: that of the source.
+    /// Storage class of new objects. Default: the class of the source object.
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
     /// Attributes to keep: everything, default, or content-only, then policies such as
@@ -75,8 +76,8 @@ pub(super) struct Copy {
     #[arg(long, value_name = "WHAT")]
     preserve: Option<Preserve>,
 
-    /// New key behind DST, for instance '{dir}{stem}-v1{ext}', from {key}, {dir}, {name}, {stem},
-    /// {ext}, and {size}.
+    /// Template for the key after DST, for instance '{dir}{stem}-v1{ext}'. Placeholders: {key},
+    /// {dir}, {name}, {stem}, {ext}, and {size}.
     #[arg(long, value_name = "TEMPLATE")]
     rename: Option<Template>,
 
@@ -89,26 +90,28 @@ pub(super) struct Copy {
     #[command(flatten)]
     access: SidesFlags,
 
-    /// Part size, 5MiB to 5GiB. Default: depends on the size of the object.
+    /// Part size, 5MiB to 5GiB. Default: depends on the object size.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
     /// Goal of automatic part sizes: balanced, fastest, or cheapest (the fewest requests). Default:
     /// balanced.
     #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>(), conflicts_with = "part_size")]
     part_goal: Option<PartGoal>,
-    /// Copy objects larger than this in parts.
+    /// Copy objects in parts if they are larger than this.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
-    /// Part boundaries of a copy: `source` keeps multipart ETags and composite checksums equal.
+    /// Part boundaries of a copy: `source` repeats those of the source object, so that multipart
+    /// ETags and composite checksums stay equal.
     #[arg(long, value_name = "WHOSE", value_parser = word::<LayoutChoice>(), default_value = "auto")]
     layout: LayoutChoice,
-    /// Proof that a copy needs: require-checksum, best, or size.
+    /// Proof that each copy requires: require-checksum, best (the strongest available), or size.
     #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>(), default_value = "best")]
     verify: Verify,
-    /// Means of proof: answers, or read (downloads the objects that no checksum proves).
+    /// How to prove a copy: `answers` compares values that the server computed; `read` also
+    /// downloads the objects that no checksum proves.
     #[arg(long, value_name = "HOW", value_parser = word::<Prove>(), default_value = "answers")]
     prove: Prove,
-    /// Treatment of a copy that was published and is not equal: keep or remove.
+    /// What to do with a published copy that differs from its source: keep it or remove it.
     #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>(), default_value = "keep")]
     on_mismatch: OnMismatch,
     /// Send at most this many requests per second.
@@ -120,22 +123,22 @@ pub(super) struct Copy {
     /// Keep at most this many requests in flight.
     #[arg(long, value_name = "N")]
     in_flight: Option<u32>,
-    /// Longest wait for a server that throttles or does not answer. Default: 15m.
+    /// Longest time to wait for a server that throttles or does not respond. Default: 15m.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     patience: Option<Duration>,
-    /// Stop when more objects than this have failed: a number, a percentage such as 5%, or none.
-    /// The default, auto, stops a run whose first 300 objects fail alike, and pauses one in which
-    /// 300 objects in a row are refused alike.
+    /// Stop after more than this many objects have failed: a number, a percentage such as 5%, or
+    /// none. The default, auto, stops a run if its first 300 objects all fail alike, and pauses it
+    /// if 300 objects in a row are refused alike.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
-    /// Reaction if the source or a pattern matches nothing: fail (exit code 1), warn, or ok.
+    /// What to do if the source or a pattern matches nothing: fail (exit code 1), warn, or ok.
     /// Default: warn.
     #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
     empty: Option<Empty>,
     /// Write one receipt per object, as JSON lines, to a file or below s3://bucket/prefix/.
     #[arg(long, value_name = "PLACE")]
     report: Option<ReportPlace>,
-    /// Show what the command would do, and do nothing.
+    /// Show what the command would do, without doing it.
     #[arg(long)]
     dry_run: bool,
 
@@ -250,7 +253,7 @@ impl Copy {
         if let Some(place) = &self.report {
             job.report.set(place.clone());
         }
-        // Only the same copy resumes the journal of a copy.
+        // The name identifies the copy, so that only the same copy resumes its journal.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
         self.journal.refuse_unused_flags(&job)?;
@@ -258,7 +261,7 @@ impl Copy {
         Ok(job)
     }
 
-    /// Returns a source as typed, and the glob that its wildcards stand for.
+    /// Returns the source, as typed, and the glob for its wildcards.
     fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
         if text == "-" {
             return Ok((Source::Stdin, None));
@@ -276,8 +279,8 @@ impl Copy {
         in_s3(text, self.recursive, self.history.version_id.clone())
     }
 
-    /// Refuses `--version-id` for anything but one object as the only source. The parsed source
-    /// decides: `s3://bucket` without a slash is a whole bucket.
+    /// Refuses `--version-id` unless the only source is one object. Decides by the parsed source,
+    /// because `s3://bucket` without a slash is a whole bucket.
     fn refuse_version_of_many(&self, from: &Source) -> Result<(), CliError> {
         let is_one = self.sources.len() == 1 && matches!(from, Source::Object { .. });
         if self.history.version_id.is_none() || is_one {
@@ -352,12 +355,13 @@ impl Copy {
         }
         if *from == Source::Stdin {
             let why = "cannot be read again, so that no journal is kept";
-            unused_flags::refuse("standard input", why, &self.journal.of_going_on(), remedy)?;
+            unused_flags::refuse("standard input", why, &self.journal.resume_flags(), remedy)?;
         }
         Ok(())
     }
 
-    /// Returns the destination. For many objects it is a prefix, even if the slash was not typed.
+    /// Returns the destination. For several objects it is a prefix, even if the slash was not
+    /// typed.
     pub(super) fn destination_of(
         location: &S3Uri,
         from: &Source,
@@ -387,8 +391,8 @@ impl Copy {
     }
 }
 
-/// Returns true if this process was started without a standard input. Rust's runtime opens
-/// `/dev/null` in its place, for reading and writing. A redirection `</dev/null` only reads.
+/// Returns true if this process was started with standard input closed. Rust's runtime then opens
+/// `/dev/null` for reading and writing, while a redirection `</dev/null` opens it only for reading.
 fn stdin_is_closed() -> bool {
     let is_null = std::fs::read_link("/proc/self/fd/0")
         .is_ok_and(|path| path == std::path::Path::new("/dev/null"));
@@ -399,7 +403,7 @@ fn stdin_is_closed() -> bool {
     is_null && flags.is_some_and(|flags| flags & 3 == 2)
 }
 
-/// Refuses `--recursive` if there is nothing below the source, or if a pattern selects the objects.
+/// Refuses `--recursive` for a source that is not a prefix or a directory, and for a pattern.
 pub(super) fn recursive(
     given: bool,
     source: &str,
@@ -418,7 +422,7 @@ pub(super) fn recursive(
     unused_flags::refuse(source, why, &[("--recursive", given)], remedy)
 }
 
-/// Returns a source in S3 as typed, and the glob that its wildcards stand for.
+/// Returns the S3 source, as typed, and the glob for its wildcards.
 pub(super) fn in_s3(
     text: &str,
     recursive: bool,

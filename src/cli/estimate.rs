@@ -1,23 +1,23 @@
-//! Estimates the time that a run still takes, from the work that is left and the rates so far.
+//! Estimates the remaining time of a run, from the remaining work and the rates so far.
 //!
 //! Bytes and objects have separate rates. If a thousand small objects follow a large one, few bytes
-//! and many requests are left. If a large object comes last, many bytes and one request are left.
-//! The longer of the two times is the estimate. Pure.
+//! and many requests remain. If a large object comes last, many bytes and one request remain. The
+//! estimate is the longer of the two times. Pure functions.
 
 use std::time::Duration;
 
-/// The work that a run has done at a moment.
+/// The work that a run has done up to a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Done {
-    /// The time since its beginning.
+    /// The time since the run began.
     pub(super) at: Duration,
-    /// Bytes that were copied.
+    /// Bytes copied.
     pub(super) bytes: u64,
     /// Objects that have ended.
     pub(super) objects: u64,
 }
 
-/// The work that a run has to do in all.
+/// The total work of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PlannedWork {
     pub(super) bytes: u64,
@@ -30,10 +30,10 @@ pub(super) fn rate(before: u64, after: u64, time: Duration) -> f64 {
     after.saturating_sub(before) as f64 / time.as_secs_f64().max(0.001)
 }
 
-/// Returns the time that is left, or `None` if none of the remaining work has advanced yet.
+/// Returns the remaining time, or `None` if none of the remaining work has advanced yet.
 ///
-/// The rates are those since `recent`. If bytes or objects have not advanced since then, their rate
-/// since `began` counts: objects end in bursts, and small ones wait while a large one is copied.
+/// Uses the rates since `recent`. If bytes or objects have not advanced since then, uses their rate
+/// since `began`: objects end in bursts, and small ones wait while a large one is copied.
 pub(super) fn time_left(
     planned: PlannedWork,
     began: Done,
@@ -56,7 +56,7 @@ pub(super) fn time_left(
         of(planned.objects, |done| done.objects),
     ];
     let known = left.iter().flatten().flatten().copied().max();
-    // Nothing is left of either: it is about to end.
+    // No work remains: the run is about to end.
     if left.iter().all(Option::is_none) {
         Some(Duration::ZERO)
     } else {
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn many_small_objects_take_longer_than_their_bytes() {
-        // 100 MiB/s and 10 objects a second: 1 MiB is left, in 370 objects.
+        // At 100 MiB/s and 10 objects a second, 1 MiB in 370 objects remains.
         assert_eq!(
             left(
                 (1001 * MIB, 470),
@@ -114,15 +114,15 @@ mod tests {
 
     #[test]
     fn the_rates_are_the_recent_ones() {
-        // It was fast, and has become slow.
+        // The run was fast, and has become slow.
         let (recent, now) = (done(90, 900, 90), done(100, 910, 91));
         assert_eq!(left((1910, 191), recent, now), Some(1000));
     }
 
     #[test]
     fn what_rests_is_estimated_by_its_rate_since_the_beginning() {
-        // Nothing ended lately, because a large object is copied: 100 objects are left at one a
-        // second.
+        // No object ended recently, because a large one is being copied. 100 objects remain, at one
+        // a second.
         let (recent, now) = (done(90, 900, 100), done(100, 1000, 100));
         assert_eq!(left((1010, 200), recent, now), Some(100));
     }

@@ -1,4 +1,4 @@
-//! Exit codes, and the errors of a command that lead to them.
+//! Exit codes, and the errors that lead to them.
 
 use std::io;
 use std::process::ExitCode;
@@ -19,10 +19,10 @@ use crate::telemetry::{self, Note};
 /// Separates the messages of an error about several mistakes.
 pub(super) const NEXT_ERROR: &str = "\nerror: ";
 
-/// The end of a command, as its exit code.
+/// The result of a command, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All done.
+    /// Everything is done.
     Done = 0,
     /// Finished, but some objects failed.
     Failures = 1,
@@ -38,7 +38,7 @@ pub enum Exit {
     Waiting = 5,
     /// Another run holds the journal; nothing was copied.
     Held = 6,
-    /// A mistake in s3haul.
+    /// A bug in s3haul.
     Bug = 70,
 }
 
@@ -55,7 +55,7 @@ impl Exit {
         Self::Bug,
     ];
 
-    /// Returns the reason of the end of a command that set no other one.
+    /// Returns the default reason for this exit code, used if the command set none.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Done => "all is done",
@@ -96,31 +96,31 @@ pub(super) enum CliError {
     Manifest(#[from] ManifestError),
     #[error("{0}")]
     Refused(#[from] Failure),
-    /// A write that succeeded, and did not have its effect.
+    /// A write succeeded but did not have its effect.
     #[error("{0}")]
     Failed(String),
-    /// An object to copy that is not there.
+    /// An object to copy does not exist.
     #[error("{0}")]
     Absent(String),
     #[error("{0}")]
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// A report that names objects which the destination does not have.
+    /// A report names objects that the destination does not have.
     #[error("{0}")]
     Untrue(String),
-    /// A journal that cannot be used, at a place that the user named or with an unfinished run in
-    /// it.
+    /// A journal cannot be used, and it is required: the user named it, or it holds an unfinished
+    /// run.
     #[error("{0}")]
     Unusable(JournalError),
-    /// A journal that could no longer be written after the run had started.
+    /// The journal could no longer be written after the run had started.
     #[error("{0}")]
     Lost(JournalError),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
     State(#[from] StateError),
-    /// The record that a shard has ended, which could not be written.
+    /// The record that a shard has ended could not be written.
     #[error(
         "the end of the shard could not be recorded: {0}; run the same command again, which copies nothing twice"
     )]
@@ -128,16 +128,16 @@ pub(super) enum CliError {
     /// Another process did not plan the shards in time.
     #[error("{0}")]
     Unplanned(String),
-    /// A signal ended the command.
+    /// A signal interrupted the command.
     #[error("interrupted; {0}")]
     Interrupted(String),
-    /// The user ended a view with Ctrl-C, the usual way to end one.
+    /// The user pressed Ctrl-C, the usual way to end a view.
     #[error("interrupted")]
     ViewEnded,
 }
 
 impl CliError {
-    /// Returns one error for all mistakes in a job, if there are any.
+    /// Returns one error for all mistakes in a job, or `None` if there are none.
     pub(super) fn of_mistakes(mistakes: &[Mistake]) -> Option<Self> {
         let lines = mistakes
             .iter()
@@ -145,8 +145,8 @@ impl CliError {
         (!mistakes.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join(NEXT_ERROR)))
     }
 
-    /// Returns one error for all mistakes in a job from the command line, whose transfers stand for
-    /// these sources.
+    /// Returns one error for all mistakes in a job from the command line. `sources` are the sources
+    /// of its transfers, as typed.
     pub(super) fn of_flags(mistakes: &[Mistake], sources: &[String]) -> Option<Self> {
         let mistakes: Vec<_> = mistakes
             .iter()
@@ -156,7 +156,7 @@ impl CliError {
                     remedy: flags::spoken(&mistake.remedy),
                     ..mistake.clone()
                 };
-                // These arguments have no names.
+                // Users do not know the names of these transfers, so messages name the sources.
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");
                     if mistake.remedy.contains(&name) || mistake.remedy.contains("transfer") {
@@ -176,7 +176,7 @@ impl CliError {
             Self::Journal(JournalError::Held { .. }) => Exit::Held,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
             Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
-            // The run is not over before its report is complete.
+            // A run is not over until its report is complete.
             Self::Report(ReportError::Store { failure, .. }) if failure.is_passing() => {
                 Exit::Interrupted
             }
@@ -215,7 +215,7 @@ impl CliError {
     }
 }
 
-/// Reports the error that a command ends with, and returns its exit code.
+/// Reports the error that ends a command, and returns its exit code.
 pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exit {
     let exit = error.exit();
     let note =
@@ -228,7 +228,7 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
             });
             termination::set_reason(&lines.collect::<Vec<_>>().join(" "));
             if !telemetry::is_json() {
-                // The drawing escapes what it quotes.
+                // `draw` escapes the text that it quotes.
                 let text = mistakes::draw(mistakes, color::is_on(choice, &io::stderr()));
                 tell_lines(&note(String::new()).in_text(text.trim_end()), true);
                 return exit;
@@ -257,7 +257,8 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
                 let note = note(message).in_text(text);
                 match error {
                     CliError::Usage(_) | CliError::Manifest(_) => tell_lines(&note, false),
-                    // One line each. A line break in what they quote would forge another one.
+                    // One line: a line break in text that the error quotes would forge another
+                    // line.
                     _ => tell(&note),
                 }
             }

@@ -1,12 +1,12 @@
-//! Remedies in the words of the command line. The library speaks of a manifest's fields, which
-//! somebody who typed `s3haul copy` has never seen.
+//! Translates remedies into flags. The library names manifest fields, which a user of `s3haul copy`
+//! has never seen.
 
 use clap::CommandFactory as _;
 
 use super::Cli;
 
-/// Replaces fields of a manifest by the flags of `copy` that stand for them. A text that names the
-/// flag as well, in parentheses behind the field, says it once.
+/// Replaces manifest fields with the corresponding flags of `copy`. If the text already names the
+/// flag in parentheses after the field, the flag appears only once.
 pub(super) fn spoken(text: &str) -> String {
     let cli = Cli::command();
     let copy = cli.find_subcommand("copy");
@@ -20,7 +20,7 @@ pub(super) fn spoken(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut last_flag = None;
     for (index, piece) in text.split('`').enumerate() {
-        // Every other piece is between backticks.
+        // Every second piece is between backticks.
         let flag = (index % 2 == 1)
             .then(|| flag(piece, &takes_value))
             .flatten();
@@ -34,8 +34,8 @@ pub(super) fn spoken(text: &str) -> String {
     out
 }
 
-/// Returns `limits.in_flight` or `archived: restore` as a flag, if there is one. `takes_value`
-/// returns true if a flag of this name takes a value; `None` if there is no such flag.
+/// Returns the flag for a field such as `limits.in_flight` or `archived: restore`, if there is one.
+/// `takes_value` tells whether a flag takes a value, and returns `None` if there is no such flag.
 fn flag(field: &str, takes_value: &impl Fn(&str) -> Option<bool>) -> Option<String> {
     let (name, value) = field
         .split_once(": ")
@@ -52,12 +52,12 @@ fn flag(field: &str, takes_value: &impl Fn(&str) -> Option<bool>) -> Option<Stri
     match (value, takes_value(&name)?) {
         (Some(value), true) => Some(format!("--{name} {value}")),
         (None, _) | (Some("true"), false) => Some(format!("--{name}")),
-        // A switch cannot be turned off by a flag.
+        // A flag cannot turn a switch off.
         (Some(_), false) => None,
     }
 }
 
-/// Removes ` (--allow-http)` after a field that was just replaced by that flag.
+/// Removes ` (--allow-http)` after a field that this flag has just replaced.
 fn without_flag<'t>(text: &'t str, flag: Option<&str>) -> &'t str {
     let name = flag.and_then(|flag| flag.split(' ').next());
     let repeated = text
@@ -67,7 +67,7 @@ fn without_flag<'t>(text: &'t str, flag: Option<&str>) -> &'t str {
     repeated.map_or(text, |(_, rest)| rest)
 }
 
-/// Replaces `exclude: ["a/**"]` in a text by the flag, without backticks.
+/// Replaces `exclude: ["a/**"]` with the flag, without backticks.
 fn with_exclude(text: &str) -> String {
     match text
         .split_once("exclude: [\"")

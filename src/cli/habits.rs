@@ -1,7 +1,7 @@
-//! Answers to what the users of other tools type by habit.
+//! Answers words that users of other tools type by habit.
 //!
-//! `sync`, `--delete`, and `--transfers` mean something definite to those who type them. They get
-//! an answer in one sentence: what it is here, or that it does not exist and why. A guess by
+//! `sync`, `--delete`, and `--transfers` have a definite meaning to users who type them. The answer
+//! is one sentence: the equivalent in s3haul, or that there is none and why. A suggestion by
 //! spelling (`version` -> `verify`) would mislead them. docs/commands.md has the same tables.
 
 use clap::CommandFactory as _;
@@ -11,7 +11,7 @@ use super::Cli;
 use crate::printable::joined;
 use crate::size::{by_number, parse_duration};
 
-/// Words that mean the same, separated by spaces, and the answer to them.
+/// Words with the same meaning, separated by spaces, and the answer to them.
 type Answer = (&'static str, &'static str);
 
 /// Commands of the AWS CLI, rclone, s5cmd, mc, s3cmd, rsync, terraform, and kubectl.
@@ -99,7 +99,7 @@ const COMMANDS: &[Answer] = &[
     ),
 ];
 
-/// Flags of the same tools. Those that s3haul has itself never get here.
+/// Flags of the same tools. A flag that s3haul itself has is never looked up here.
 const FLAGS: &[Answer] = &[
     (
         "--delete --delete-after --delete-before --delete-during --delete-excluded --del --remove --rm --purge",
@@ -303,7 +303,7 @@ const FLAGS: &[Answer] = &[
     ),
 ];
 
-/// Answers an error of the command line by habit, or improves the words of the parser.
+/// Returns the answer to a word of another tool, or the parser's error with a better text.
 pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String, clap::Error> {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.clone()),
@@ -331,13 +331,14 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
             if let Some(answer) = about_flag(&word, command.as_deref()) {
                 return Ok(answer);
             }
-            // A mistyped flag is hardly ever meant as a file of that name.
+            // A mistyped flag is rarely meant as a file name.
             if word.starts_with("--") {
                 error.remove(ContextKind::Suggested);
             }
             Err(error)
         }
-        // The parser gives the last word to DST, so that it misses SRC when only one was given.
+        // With one argument, the parser assigns it to DST and reports SRC as missing. The user
+        // left out DST.
         ErrorKind::MissingRequiredArgument if missing(&error) == ["<SRC>..."] => {
             error.insert(
                 ContextKind::InvalidArg,
@@ -361,7 +362,7 @@ fn missing(error: &clap::Error) -> &[String] {
     }
 }
 
-/// Returns the command that was given, if it is one.
+/// Returns the command that was typed, if it exists.
 fn command_of(given: &[String]) -> Option<String> {
     let cli = Cli::command();
     given
@@ -377,7 +378,7 @@ fn find(table: &[Answer], word: &str) -> Option<&'static str> {
         .map(|(_, answer)| *answer)
 }
 
-/// Returns the answer to a word in the place of a command.
+/// Returns the answer to a word typed as a command.
 fn about_command(word: &str) -> Option<String> {
     if let Some(answer) = find(COMMANDS, &word.to_ascii_lowercase()) {
         return Some(format!("there is no command `{word}`: {answer}"));
@@ -391,7 +392,7 @@ fn about_command(word: &str) -> Option<String> {
     is_file.then(|| format!("{word} is not a command: write `s3haul run {word}`"))
 }
 
-/// Returns the answer to a word that `command` does not take.
+/// Returns the answer to a flag or word that `command` does not accept.
 fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
     let command = command.unwrap_or("s3haul");
     if !word.starts_with('-') {
@@ -428,7 +429,7 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
     Some(format!("there is no flag {word}: {answer}"))
 }
 
-/// Returns true if this is the flag's name or one of its other names.
+/// Returns true if `name` is the flag's name or one of its aliases.
 fn is_called(argument: &clap::Arg, name: &str) -> bool {
     argument.get_long() == Some(name)
         || argument
@@ -437,7 +438,7 @@ fn is_called(argument: &clap::Arg, name: &str) -> bool {
             .contains(&name)
 }
 
-/// Returns the commands that have this flag; `None` if none has.
+/// Returns the commands that have this flag, or `None` if no command has it.
 fn elsewhere(flag: &str) -> Option<Vec<String>> {
     let name = flag.strip_prefix("--")?;
     let cli = Cli::command();
@@ -466,8 +467,7 @@ mod tests {
         table.iter().flat_map(|(words, _)| words.split_whitespace())
     }
 
-    /// Checks that what an answer tells to write exists: every flag, and every command behind
-    /// `s3haul`.
+    /// Checks that every flag, and every command after `s3haul`, that an answer mentions exists.
     #[test]
     fn answers_name_what_there_is() {
         let cli = Cli::command();
@@ -504,7 +504,7 @@ mod tests {
         for word in words(COMMANDS) {
             assert!(cli.find_subcommand(word).is_none(), "{word} is a command");
         }
-        // Flags that a command has somewhere are answered by where that is.
+        // `elsewhere` answers for a flag that another command has, so the table must not list it.
         for flag in words(FLAGS).filter(|flag| flag.starts_with("--")) {
             assert!(
                 elsewhere(flag).is_none(),
@@ -526,7 +526,7 @@ mod tests {
         text
     }
 
-    /// The page has the tables; `UPDATE_README=1` writes them.
+    /// Checks the tables of the page; `UPDATE_README=1` writes them.
     #[test]
     fn the_page_has_the_tables() {
         let tables = [

@@ -1,13 +1,13 @@
-//! The layout of help: flags under headings, and examples that fit the terminal.
+//! The layout of help: flags under headings, and examples that fit the width of the terminal.
 //!
-//! The headings are here and not at the flags, because commands share structs of flags, and a
-//! heading on one flag of a struct would apply to all flags after it.
+//! The headings are listed here and not set on the flags, because commands share structs of flags,
+//! and clap applies a heading on one flag to all flags after it.
 
 use clap::{Arg, Command};
 
 use super::out::columns;
 
-/// Headings and their flags. A flag under no heading is an option of the command itself.
+/// Headings and their flags. A flag without a heading is an option of the command itself.
 const HEADINGS: &[(&str, &[&str])] = &[
     ("New objects", &["storage-class", "preserve"]),
     (
@@ -44,15 +44,15 @@ const HEADINGS: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-/// Options of the command itself that share a struct with others.
+/// Flags that stay options of the command itself, although their struct has a heading.
 const PLAIN: &[&str] = &["dry-run"];
-/// Columns where the width is not known, as the parser has it.
+/// Columns if the width is unknown, as in clap.
 const USUAL_WIDTH: usize = 100;
-/// Longer lines are hard to read.
+/// The maximum width: longer lines are hard to read.
 pub(super) const MOST_WIDTH: usize = 110;
 
-/// Puts the flags of a command and of all below it under their headings, and its examples into the
-/// terminal's width.
+/// Groups the flags of a command and its subcommands under headings, and fits its examples into the
+/// width of the terminal.
 pub(super) fn arrange(command: Command) -> Command {
     let width = width();
     arrange_at(command, width)
@@ -95,8 +95,8 @@ fn width() -> usize {
         .clamp(20, MOST_WIDTH)
 }
 
-/// Joins the lines of each paragraph, which the parser wraps again, and puts remarks above their
-/// examples where one would not fit beside its own.
+/// Joins the lines of each paragraph, which clap wraps again. If a remark does not fit beside its
+/// example, puts all remarks above their examples.
 fn lay_out(text: &str, width: usize) -> String {
     let fits = text
         .lines()
@@ -121,7 +121,7 @@ fn lay_out(text: &str, width: usize) -> String {
     out.join("\n")
 }
 
-/// Splits an example from the remark behind it, which three blanks or more precede.
+/// Splits an example from its remark, at three or more spaces.
 fn remark(line: &str) -> Option<(&str, &str)> {
     let line = Some(line).filter(|line| line.starts_with("  ") && line.contains("s3haul "))?;
     let (example, remark) = line.trim_start().split_once("   ")?;

@@ -1,4 +1,4 @@
-//! The flags about versions and archives of a one-off copy.
+//! The flags of a one-off copy that concern versions and archives.
 
 use clap::Args;
 
@@ -10,29 +10,29 @@ use crate::manifest::moment::Moment;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Versions and archives")]
 pub(super) struct HistoryFlags {
-    /// Version of the one source object. Default: the current one.
+    /// Version ID of the source, which must be a single object. Default: the current version.
     #[arg(long, value_name = "ID", conflicts_with_all = ["versions", "as_of"])]
     pub(super) version_id: Option<String>,
     /// Copy all versions and delete markers, oldest first, to a bucket with versioning.
     #[arg(long, value_name = "all", value_parser = ["all"], conflicts_with = "as_of")]
     versions: Option<String>,
-    /// Copy what a read would have found at this time: 2026-01-01T00:00:00Z, 2026-01-01 (midnight
+    /// Copy the versions that were current at this time: 2026-01-01T00:00:00Z, 2026-01-01 (midnight
     /// UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME")]
     as_of: Option<Moment>,
-    /// Treatment of objects in GLACIER, DEEP_ARCHIVE, or an archive tier. Default: fail.
+    /// What to do with objects in GLACIER, DEEP_ARCHIVE, or an archive tier. Default: fail.
     #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip", "restore"])]
     archived: Option<String>,
-    /// Speed of restores. Default: standard.
+    /// Retrieval tier of restores. Default: standard.
     #[arg(long, value_name = "TIER", value_parser = ["standard", "bulk", "expedited"])]
     restore_tier: Option<String>,
-    /// Days for which restored objects stay readable. Default: 7.
+    /// Number of days that restored objects stay readable. Default: 7.
     #[arg(long, value_name = "DAYS")]
     restore_days: Option<u32>,
 }
 
 impl HistoryFlags {
-    /// Returns the error for a flag without an effect.
+    /// Returns the error for a flag that has no effect.
     pub(super) fn mistake(&self) -> Option<&'static str> {
         let restores = self.archived.as_deref() == Some("restore");
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
@@ -41,7 +41,7 @@ impl HistoryFlags {
         )
     }
 
-    /// Returns the flags about a source in S3. `--version-id` has a separate rule.
+    /// Returns the flags that apply only to a source in S3. `--version-id` has a separate rule.
     pub(super) fn of_source(&self) -> [Flag; 5] {
         [
             ("--versions", self.versions.is_some()),

@@ -18,7 +18,7 @@ use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
 use crate::size::display_count;
 
-/// The required owner of a bucket, and the payer of its requests.
+/// The required owner of a bucket, and whether the requester pays.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct AccessFlags {
     /// Account (12 digits) that must own the bucket.
@@ -38,7 +38,7 @@ impl AccessFlags {
     }
 }
 
-/// The required owners of the buckets of a copy, and the payer of requests to the source.
+/// The required owners of the buckets of a copy, and whether the requester pays for the source.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct SidesFlags {
     /// Account (12 digits) that must own the source bucket.
@@ -53,7 +53,7 @@ pub(super) struct SidesFlags {
 }
 
 impl SidesFlags {
-    /// Returns the flags about the source.
+    /// Returns the flags that apply to the source.
     pub(super) fn of_source(&self) -> [Flag; 2] {
         [
             ("--source-owner", self.source_owner.is_some()),
@@ -61,7 +61,7 @@ impl SidesFlags {
         ]
     }
 
-    /// Returns the flag about the destination.
+    /// Returns the flag that applies to the destination.
     pub(super) fn of_destination(&self) -> Flag {
         ("--destination-owner", self.destination_owner.is_some())
     }
@@ -90,7 +90,7 @@ pub(super) struct JobEnvironment {
     sockets: u64,
     /// The processes that share the rates of the buckets.
     sharers: u32,
-    /// Held, because it serves as long as it lives.
+    /// Kept alive, because the sandbox stops when it is dropped.
     #[cfg(feature = "sandbox")]
     _sandbox: Option<s3haul_sandbox::Sandbox>,
 }
@@ -107,8 +107,8 @@ impl JobEnvironment {
         }
     }
 
-    /// Returns the environment for a job. With `--sandbox`, one sandbox that has the job's buckets
-    /// replaces all of its endpoints.
+    /// Returns the environment for a job. With `--sandbox`, one sandbox with the job's buckets
+    /// replaces all endpoints of the job.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(clippy::unused_async, reason = "the sandbox starts asynchronously")
@@ -140,17 +140,17 @@ impl JobEnvironment {
         }
     }
 
-    /// Returns true for a sandbox.
+    /// Returns true if the environment is a sandbox.
     pub(super) fn is_sandbox(&self) -> bool {
         self.credentials.is_some()
     }
 
-    /// Connections to the job's endpoints, under its limits.
+    /// Connects to the job's endpoints, within the limits of the job.
     pub(super) fn connect(&self, job: &Job, halt: &CancellationToken) -> Connections {
         self.connect_within(DRAIN, job, halt)
     }
 
-    /// Connects for a run that ends within this time of a signal.
+    /// Connects for a run that ends within this time after a signal.
     pub(super) fn connect_within(
         &self,
         drain: Duration,
@@ -180,8 +180,8 @@ impl JobEnvironment {
     }
 }
 
-/// Refuses a working directory that is gone: relative paths lead nowhere there, and no journal
-/// could be kept.
+/// Refuses a working directory that was deleted or cannot be read: relative paths and the default
+/// journal need it.
 pub(super) fn require_directory() -> Result<(), CliError> {
     let gone = |error| {
         CliError::Usage(format!(
@@ -191,7 +191,8 @@ pub(super) fn require_directory() -> Result<(), CliError> {
     std::env::current_dir().map(drop).map_err(gone)
 }
 
-/// Returns the bucket of a journal, a report, or a state, reached as the flags say.
+/// Returns the bucket of a journal, a report, or a state prefix. The flags determine how to reach
+/// it.
 pub(super) async fn records_at(
     location: &S3Uri,
     endpoint: &EndpointFlags,
@@ -200,7 +201,7 @@ pub(super) async fn records_at(
     Ok(bucket.for_records())
 }
 
-/// Returns the bucket, reached as the flags say.
+/// Returns the bucket at a location. The flags determine how to reach it.
 pub(super) async fn bucket_at(
     location: &S3Uri,
     endpoint: &EndpointFlags,
@@ -216,7 +217,7 @@ pub(super) async fn bucket_at(
     let mut transfer = Transfer::new("uploads", Source::Stdin, to);
     transfer.destination_access = access.clone();
     let job = Job::single(transfer, [endpoint.endpoint()]);
-    // Only the access settings of the destination are known here.
+    // The other settings of the destination are placeholders here.
     let matters = |mistake: &Mistake| {
         mistake.path.ends_with("expected_owner") || mistake.path.starts_with("endpoints.")
     };

@@ -1,4 +1,4 @@
-//! The manifest that a command is given: a file, or standard input.
+//! The manifest of a command: a file, or standard input.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -43,16 +43,16 @@ impl JobFile {
     }
 }
 
-/// The name of standard input in the place of a manifest's file name.
+/// The name of a manifest that comes from standard input.
 const STDIN: &str = "standard-input";
 
-/// Loads the job in a manifest, with its settings from the environment.
+/// Loads the job in a manifest, with the settings from its environment.
 pub(super) fn load(path: &Path) -> Result<Job, CliError> {
     load_in(path, &Environment::load())
 }
 
-/// Reads a manifest. A pipe may never end, so that the thread is given up for as long as that
-/// takes.
+/// Reads a manifest. A pipe may never end, so another thread takes over the other tasks of this
+/// one until the manifest is read.
 fn load_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
     tokio::task::block_in_place(|| read_in(path, environment))
 }
@@ -75,7 +75,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<Job, CliError> {
     Ok(Job::read(bytes, STDIN, environment).map_err(ManifestError::from)?)
 }
 
-/// Returns a hint about the manifest that was probably meant, if the named one does not exist.
+/// Returns an error that suggests the probable manifest, if the named one does not exist.
 fn not_found(path: &Path) -> Option<CliError> {
     if path.exists() {
         return None;

@@ -1,7 +1,7 @@
-//! The location of a run's journal, and the decision whether the run is new or resumes.
+//! The location of a run's journal, and the decision whether the run is new or resumes one.
 //!
-//! By default, a run keeps a journal below the working directory. If the directory cannot be
-//! written (often in a container), the run keeps no journal, unless an unfinished run is there. A
+//! By default, a run keeps a journal below the working directory. If the directory is not writable
+//! (as in many containers), the run keeps no journal, unless an unfinished run is recorded there. A
 //! location that the user named must be usable.
 
 mod named;
@@ -43,7 +43,7 @@ const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
 const ADOPT: &str = "S3HAUL_ADOPT";
 const WAIT: &str = "S3HAUL_WAIT";
 
-/// The location of a run's journal, and the treatment of an unfinished run.
+/// The flags for the location of the journal, and for the treatment of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Resuming after a stop")]
 pub(super) struct JournalFlags {
@@ -53,20 +53,20 @@ pub(super) struct JournalFlags {
     /// Start over instead of resuming an unfinished run.
     #[arg(long, conflicts_with = "resume_anyway")]
     fresh: bool,
-    /// Resume an unfinished run although the job has changed.
+    /// Resume an unfinished run even if the job has changed.
     #[arg(long)]
     resume_anyway: bool,
-    /// Reaction if the job differs from the unfinished run in its journal: fail, or new-run, which
-    /// aborts the open uploads of that run and compares both sides. Overrides `on_change` of the
+    /// What to do if the job differs from the unfinished run in its journal: fail, or new-run,
+    /// which aborts that run's open uploads and compares both sides. Overrides `on_change` of the
     /// manifest. Default: fail.
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,
-    /// Resume open uploads that no journal names, if their parts can be proven. Use it only if no
+    /// Resume open uploads that no journal names, if their parts can be proven. Use this only if no
     /// other program writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
-    /// Wait this long for a journal that another run holds. Default: the command ends with exit
-    /// code 6.
+    /// Wait up to this long for a journal that another run holds. Default: do not wait, and exit
+    /// with code 6.
     #[arg(long, value_name = "DURATION", env = WAIT, value_parser = duration)]
     wait: Option<Duration>,
 }
@@ -86,7 +86,8 @@ impl JournalFlags {
         leave_out_own_files(job);
     }
 
-    /// Overrides the settings of a report's command, which include those of its environment.
+    /// Overrides the settings of a report's command, which include settings from the environment of
+    /// that command.
     pub(super) fn apply_again(&self, job: &mut Job, directory: &Path) {
         let of_environment = of_environment().ok().flatten();
         match &self.journal {
@@ -103,8 +104,8 @@ impl JournalFlags {
     }
 
     /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
-    /// `--journal none` ask for such a run, so they are not among them.
-    pub(super) fn of_going_on(&self) -> [Flag; 5] {
+    /// `--journal none` request such a run, so they are not included.
+    pub(super) fn resume_flags(&self) -> [Flag; 5] {
         let place = self
             .journal
             .as_ref()
@@ -123,7 +124,7 @@ impl JournalFlags {
         ]
     }
 
-    /// Returns the flags about the journal of one run.
+    /// Returns the flags that apply to the journal of a single run.
     pub(super) fn of_one_journal(&self) -> [Flag; 4] {
         let read = |place: OsString| place.to_str()?.parse().ok();
         [
@@ -155,7 +156,7 @@ impl JournalFlags {
         )
     }
 
-    /// Returns the time for which a run waits for its journal.
+    /// Returns the longest time that a run waits for its journal.
     pub(super) fn waits(&self) -> Duration {
         self.wait.unwrap_or_default()
     }
@@ -169,18 +170,18 @@ impl JournalFlags {
     }
 }
 
-/// Reads a value of `on_change`.
+/// Parses a value of `on_change`.
 fn on_change(text: OsString) -> Option<OnChange> {
     serde_json::from_value(text.into_string().ok()?.into()).ok()
 }
 
-/// The data that a run begins or resumes with.
+/// The data with which a run begins or resumes.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) journal: Journal,
-    /// The journal's state before.
+    /// The state that the journal recorded before this session.
     pub(super) resumed: Arc<RunState>,
-    /// Copies on record that were seen at the destination.
+    /// The number of recorded copies that were found at the destination.
     pub(super) seen: u64,
     /// Ends the report, if there is one.
     pub(super) report: Option<ReportEnd>,
@@ -201,14 +202,14 @@ pub(super) async fn open(
     let fingerprint = Fingerprint::of(job);
     let takes_at_once = match &location {
         Location::Bucket(..) => {
-            // Opening a journal in S3 shuts out an earlier process of this Job. So a run that will
+            // Opening a journal in S3 locks out an earlier process of this Job, so a run that will
             // be refused must not open it.
             examine(&location, &fingerprint, (intent, job.on_change), wait)
                 .await
                 .map_err(unusable)?;
             true
         }
-        // A journal that cannot be read is put aside when it is opened.
+        // Opening moves an unreadable journal aside.
         Location::Directory(_) => intent == Intent::Fresh && is_unreadable(&location).await,
     };
     if let (true, Some(path)) = (takes_at_once, &job.report.json) {
@@ -223,7 +224,8 @@ pub(super) async fn open(
     let opened = match reopened.await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
-            if job.journal == JournalPlace::Default && !may_go_on(&location).await =>
+            if job.journal == JournalPlace::Default
+                && !may_have_unfinished_run(&location).await =>
         {
             tell(&format!(
                 "no journal is kept, so a run that is killed starts over: {error}"
@@ -241,7 +243,7 @@ pub(super) async fn open(
     let lease = opened.lease();
     let session = begin(job, connections, origin, opened, fingerprint, intent, &tell).await;
     if session.is_err() {
-        // Nothing will be written, so that another run need not wait.
+        // This session writes nothing, so another run need not wait for the lease.
         lease.release().await;
     }
     session
@@ -297,7 +299,7 @@ async fn without(
     })
 }
 
-/// Resumes the run that a journal records, unless the destination has lost what is on record.
+/// Resumes the run that a journal records, unless recorded copies are missing at the destination.
 async fn resume(
     job: &Job,
     connections: &mut Connections,
@@ -316,7 +318,7 @@ async fn resume(
         }
         tell(&format!("{missing}"));
     }
-    // The report is about the run, whichever session has begun it.
+    // The report belongs to the run, even if another session began it.
     let run = resumed
         .run
         .as_ref()
@@ -341,8 +343,8 @@ async fn resume(
     })
 }
 
-/// Returns the location of the journal; `None` if none is kept. Standard input cannot be read
-/// twice.
+/// Returns the location of the journal, or `None` if the run keeps none. A copy from standard input
+/// keeps none, because it cannot be read twice.
 pub(super) async fn location(
     job: &Job,
     connections: &mut Connections,
@@ -360,7 +362,7 @@ pub(super) async fn location(
         JournalPlace::Directory(path) => Some(Location::Directory(path.clone())),
         JournalPlace::Prefix(uri) => {
             let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
-            // The last thing that a run does is to write down how it ended.
+            // The final record must still be written after the run has stopped.
             Some(Location::Bucket(
                 bucket.for_records().outliving_the_run(),
                 uri.key.clone(),
@@ -369,7 +371,7 @@ pub(super) async fn location(
     })
 }
 
-/// Returns the error of a run whose journal cannot be used, and that must not run without one.
+/// Returns the error for a journal that cannot be used although the run requires one.
 fn unusable(error: JournalError) -> CliError {
     match error {
         JournalError::Io { .. } => CliError::Unusable(error),
@@ -377,7 +379,8 @@ fn unusable(error: JournalError) -> CliError {
     }
 }
 
-/// Decides about a journal that is only read. An unreadable journal does not prevent a new run.
+/// Checks whether the run may use the journal, without opening it. An unreadable journal does not
+/// prevent a run with `--fresh`.
 async fn examine(
     location: &Location,
     job: &Fingerprint,
@@ -385,7 +388,7 @@ async fn examine(
     wait: Duration,
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
-        // Its content changes until the run that is at work has ended.
+        // The content changes until the current run has ended.
         Ok(Some(glance)) if glance.life == Life::Running && wait > Duration::ZERO => Ok(()),
         Ok(Some(glance)) => decide(&glance.state, job, intent, on_change).map(drop),
         Ok(None) => Ok(()),
@@ -398,7 +401,7 @@ async fn examine(
     }
 }
 
-/// Returns true for an existing journal that no session can read.
+/// Returns true if a journal exists but no session can read it.
 async fn is_unreadable(location: &Location) -> bool {
     let read = journal::look(location.clone()).await;
     matches!(
@@ -407,9 +410,9 @@ async fn is_unreadable(location: &Location) -> bool {
     )
 }
 
-/// Returns true if a journal that cannot be written has something to resume. An unreadable one may
-/// have, too.
-async fn may_go_on(location: &Location) -> bool {
+/// Returns true if a journal that cannot be written may hold something to resume. An unreadable
+/// journal may.
+async fn may_have_unfinished_run(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
         Ok(None) => false,
@@ -417,7 +420,7 @@ async fn may_go_on(location: &Location) -> bool {
     }
 }
 
-/// Opens a journal. If it cannot be read and the run is to start over, replaces it by a new one.
+/// Opens a journal. Replaces an unreadable one if the run is to start over.
 async fn reopen(
     location: Location,
     terms: &LeaseTerms,
@@ -447,8 +450,8 @@ async fn reopen(
     Ok(opened)
 }
 
-/// Opens the report. Returns the part that the journal writes to, and the part that ends the
-/// report. Waits for the reader of a pipe off the runtime's threads.
+/// Opens the report. Returns one handle for the journal, which writes receipts, and one that ends
+/// the report. Waits for the reader of a pipe on a blocking thread.
 async fn report(
     job: &Job,
     connections: &mut Connections,
@@ -473,7 +476,7 @@ async fn report(
     opened.await.map_err(io::Error::other)?
 }
 
-/// Returns the prefix below which the job writes its report, if it is in S3.
+/// Returns the prefix of the job's reports, if they are in S3.
 pub(super) async fn reports(
     job: &Job,
     connections: &mut Connections,
@@ -482,7 +485,7 @@ pub(super) async fn reports(
         return Ok(None);
     };
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
-    // The last thing that a run does is to write the footer.
+    // The footer must still be written after the run has stopped.
     Ok(Some(ReportBucket::new(
         bucket.for_records().outliving_the_run(),
         uri.key.clone(),

@@ -1,4 +1,4 @@
-//! The open uploads that journals name.
+//! The open uploads that are recorded in journals.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -23,16 +23,16 @@ use crate::size::{by_number, display_count, display_counted};
 /// The flags that select uploads by journal.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MineFlags {
-    /// Select only uploads that a journal of s3haul names: those in ./.s3haul, or the one that
-    /// --journal or --job names.
+    /// Select only uploads that s3haul's journals record: all journals in ./.s3haul, or the one
+    /// that --journal or --job names.
     #[arg(long)]
     mine: bool,
-    /// With --mine, the journal: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
+    /// With --mine, the journal to read: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
     // The variable is read only with --mine: it is set for `run`, and `uploads abort` ignores it
     // without --mine.
     #[arg(long, value_name = "PLACE", requires = "mine")]
     journal: Option<JournalPlace>,
-    /// With --mine, the manifest of a job, whose journal is read.
+    /// With --mine, the job manifest whose journal to read.
     #[arg(
         long,
         value_name = "FILE",
@@ -42,37 +42,37 @@ pub(super) struct MineFlags {
     job: Option<PathBuf>,
 }
 
-/// The uploads that journals know, as far as they are in one bucket.
+/// The uploads in one bucket that journals record.
 #[derive(Debug, Default)]
 pub(super) struct JournaledUploads {
     known: Vec<Known>,
     /// The journals that were read.
     read: Vec<String>,
-    /// No journal was named, so those below the working directory were read.
+    /// True if no journal was named, so those below the working directory were read.
     is_unnamed: bool,
 }
 
-/// Journals that are named in a sentence.
+/// The maximum number of journals that a message names.
 const NAMED: usize = 5;
 
 #[derive(Debug)]
 struct Known {
     recorded: JournaledUpload,
-    /// False if the journal says that another server has it.
+    /// False if the journal records another server for the upload.
     may_be_here: bool,
-    /// The time at which the journal was written last.
+    /// The time of the last write to the journal.
     until: Timestamp,
-    /// The journal, if a run is at work on it.
+    /// The name of the journal, if a run is using it.
     running: Option<String>,
 }
 
 impl MineFlags {
-    /// Returns true if journals choose the uploads.
-    pub(super) const fn is_asked(&self) -> bool {
+    /// Returns true if journals select the uploads.
+    pub(super) const fn selects_by_journal(&self) -> bool {
         self.mine
     }
 
-    /// Reads the uploads in `bucket` that the journals know; `None` if that was not requested.
+    /// Reads the uploads in `bucket` that journals record. Returns `None` without `--mine`.
     pub(super) async fn read(
         &self,
         bucket: &Bucket,
@@ -93,7 +93,7 @@ impl MineFlags {
         };
         let places = places(named, endpoint).await?;
         for (place, glance) in glances(&places, is_unnamed).await? {
-            mine.take(bucket, place, glance);
+            mine.add_journal(bucket, place, glance);
         }
         if mine.read.is_empty() {
             let place = if is_unnamed {
@@ -111,7 +111,7 @@ impl MineFlags {
     }
 }
 
-/// Returns the journals at a place that was named.
+/// Returns the journals at a named place.
 fn named(place: JournalPlace) -> Result<Named, CliError> {
     match place {
         JournalPlace::Default => Ok(Named::None),
@@ -146,7 +146,7 @@ impl JournaledUploads {
             };
             for (place, location) in places {
                 match look(location).await {
-                    Ok(Some(glance)) => mine.take(bucket, place, glance),
+                    Ok(Some(glance)) => mine.add_journal(bucket, place, glance),
                     Ok(None) => {}
                     Err(error) => note(&format!("the journal {place} cannot be read: {error}")),
                 }
@@ -155,7 +155,7 @@ impl JournaledUploads {
         mine
     }
 
-    fn take(&mut self, bucket: &Bucket, place: String, glance: Glance) {
+    fn add_journal(&mut self, bucket: &Bucket, place: String, glance: Glance) {
         let until = glance.state.last.unwrap_or_default();
         let running = (glance.life == Life::Running).then(|| place.clone());
         self.read.push(place);
@@ -177,8 +177,8 @@ impl JournaledUploads {
         }));
     }
 
-    /// Returns a sentence about the journals that were read. `found` tells that they know an upload
-    /// that is open.
+    /// Returns a sentence about the journals that were read. `found` is true if they record an
+    /// upload that is still open.
     pub(super) fn describe(&self, found: bool) -> String {
         let named: Vec<_> = self.read.iter().take(NAMED).map(String::as_str).collect();
         let mut text = format!(
@@ -198,9 +198,9 @@ impl JournaledUploads {
         text
     }
 
-    /// Returns a sentence about uploads without an ID below `location` that are not looked for,
-    /// because their journal names another server; `None` if there are none. Another URL may belong
-    /// to the same server.
+    /// Returns a sentence about uploads without an ID below `location` that were not searched for,
+    /// because their journal names another server, or `None` if there are none. Another URL may
+    /// belong to the same server.
     pub(super) fn describe_elsewhere(&self, location: &S3Uri) -> Option<String> {
         let is_elsewhere = |known: &&Known| {
             let JournaledUpload { place, created, .. } = &known.recorded;
@@ -224,13 +224,13 @@ impl JournaledUploads {
         })
     }
 
-    /// Returns the time at which a run of s3haul created this upload, if a journal knows it.
+    /// Returns the time at which a run of s3haul created this upload, if a journal records it.
     pub(super) fn created(&self, open: &OpenUpload) -> Option<Timestamp> {
         self.by_id(open).map(|known| known.recorded.intended)
     }
 
-    /// Returns the contradiction between the date that the server gives to an upload and the time
-    /// at which a run of s3haul created it.
+    /// Returns the contradiction between the server's date of an upload and the time at which a run
+    /// of s3haul created it.
     pub(super) fn false_date(&self, open: &OpenUpload) -> Option<String> {
         let created = self.created(open)?;
         probe::false_date(open, created)
@@ -246,15 +246,15 @@ impl JournaledUploads {
         })
     }
 
-    /// Returns true if a journal knows this upload, whose parts have this many bytes. An upload
-    /// that was about to be created when its journal ended has no id there: it is known by its key
-    /// and time on the server of the record, and has no parts yet. An id tells enough by itself,
-    /// also behind another URL of the server.
+    /// Returns true if a journal records this upload, whose parts have this many bytes. If a run
+    /// ended before it recorded the ID of a new upload, the upload is recognized by its server,
+    /// key, and time, and has no parts. An ID is sufficient by itself, even behind another URL of
+    /// the server.
     pub(super) fn knows(&self, open: &OpenUpload, bytes: Option<u64>) -> bool {
         self.find(open, bytes).is_some()
     }
 
-    /// Returns the journal of a run that is at work on this upload.
+    /// Returns the journal of a run that is using this upload.
     pub(super) fn at_work(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&str> {
         self.find(open, bytes)?.running.as_deref()
     }

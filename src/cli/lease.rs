@@ -9,17 +9,18 @@ use tokio::time::{Instant, sleep};
 use crate::journal::{JournalError, LeaseTerms, Location, Writer};
 use crate::size::display_duration;
 
-/// The variable that names the Job of a process. A process may take a journal over from an earlier
-/// process of the same Job, even one that is alive.
+/// The variable that identifies the Job of a process. A process may take over a journal from an
+/// earlier process of the same Job, even a live one.
 pub(super) const JOB: &str = "S3HAUL_JOB_UID";
-/// The variable that names the pod. Another process that finds the journal in use shows it.
+/// The variable with the name of the pod. A process that finds the journal in use shows the
+/// holder's pod.
 pub(super) const POD: &str = "POD_NAME";
-/// The variable with the index of a pod in an Indexed Job. Kubernetes sets it.
+/// The variable with the index of a pod in an Indexed Job, set by Kubernetes.
 const INDEX: &str = "JOB_COMPLETION_INDEX";
 
-/// The variable with the id of a Slurm array.
+/// The variable with the ID of a Slurm array.
 const SLURM_JOB: &str = "SLURM_ARRAY_JOB_ID";
-/// The variable with the id of a job of AWS Batch. In an array, `:INDEX` follows the id.
+/// The variable with the ID of an AWS Batch job. In an array, `:INDEX` follows the ID.
 const BATCH_JOB: &str = "AWS_BATCH_JOB_ID";
 
 /// The pause between two attempts to lock a journal in a directory.
@@ -27,7 +28,7 @@ const DIRECTORY_PAUSE: Duration = Duration::from_millis(500);
 /// The pause between two attempts to open a journal in S3. Each attempt takes three requests.
 const BUCKET_PAUSE: Duration = Duration::from_secs(3);
 
-/// Returns the value of an environment variable. An empty one counts as unset.
+/// Returns the value of an environment variable. An empty variable counts as unset.
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -37,8 +38,9 @@ pub(super) fn own_terms() -> LeaseTerms {
     terms_of(variable(JOB), variable(INDEX), variable(POD))
 }
 
-/// Returns the terms on which this process holds the journal of a shard. The ids of Slurm and AWS
-/// Batch stay the same when a process is restarted, so they can stand for the Job.
+/// Returns the terms on which this process holds the journal of a shard. Without a Kubernetes Job,
+/// the ID of Slurm or AWS Batch identifies the job, because it stays the same when a process is
+/// restarted.
 pub(super) fn shard_terms(shard: u32) -> LeaseTerms {
     let slurm = || variable(SLURM_JOB).map(|id| format!("slurm-{id}"));
     let batch = || {
@@ -63,7 +65,7 @@ fn terms_of(job: Option<String>, index: Option<String>, pod: Option<String>) -> 
     }
 }
 
-/// Opens a journal. If another process holds it, tries again until it is free or `wait` is over.
+/// Opens a journal. If another process holds it, tries again until it is free or `wait` has passed.
 pub(super) async fn wait_for<T, F>(
     location: &Location,
     wait: Duration,

@@ -1,5 +1,5 @@
-//! Logs the events in the life of a run: its start, the first answers of its buckets, its failures,
-//! and its result.
+//! Logs the lifecycle of a run: its start, its first contact with its buckets, its failures, and
+//! its result.
 
 use tracing::Level;
 
@@ -13,7 +13,7 @@ use crate::report::{ReportHeader, summary};
 use crate::size::{display_count, display_counted, display_duration};
 use crate::telemetry::{self, Note};
 
-/// The most transfers that the first line names.
+/// The maximum number of transfers in the first line.
 const SHOWN_TRANSFERS: usize = 20;
 
 /// Logs the start of a run. In JSON, this is the first line of its log.
@@ -69,7 +69,7 @@ pub(super) fn start(job: &Job, origin: &ReportHeader, shard: Option<&GivenShard>
     tell(&note);
 }
 
-/// Logs that all buckets of a run have answered, and the identities that asked them.
+/// Logs that all buckets of a run have responded, and the identities that were used.
 pub(super) fn connected(origin: &ReportHeader) {
     let note = Note::new(Level::INFO, "connected", "all buckets answer")
         .only_json()
@@ -77,7 +77,7 @@ pub(super) fn connected(origin: &ReportHeader) {
     tell(&note);
 }
 
-/// Returns the limits as a manifest writes them.
+/// Returns the limits in the manifest's form.
 fn limits(limits: &Limits) -> serde_json::Value {
     let Limits {
         requests_per_second,
@@ -95,7 +95,7 @@ fn limits(limits: &Limits) -> serde_json::Value {
     })
 }
 
-/// Returns the location of the journal as a manifest names it.
+/// Returns the location of the journal in the manifest's form.
 fn journal_of(job: &Job) -> String {
     match &job.journal {
         JournalPlace::Default => format!("./.s3haul/{}", job.name),
@@ -130,7 +130,7 @@ pub(super) fn failure(receipt: &Receipt, error: &ErrorRecord, output: Output) ->
 }
 
 /// Logs the result of a run and the name of its report as the event `summary`, and sets the reason
-/// of its end.
+/// for its exit code.
 pub(super) fn summarize(outcome: &Outcome, exit: Exit, report: Option<&str>) {
     if let Some(reason) = reason(outcome, exit) {
         termination::set_reason(&reason);

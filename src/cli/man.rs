@@ -157,7 +157,7 @@ fn page(command: &Command) -> io::Result<String> {
     for block in help.split("\n\n") {
         match block.strip_prefix("Examples:\n") {
             Some(examples) => write!(out, ".SH EXAMPLES\n.nf\n{}\n.fi\n", escaped(examples))?,
-            // The codes have a separate section.
+            // The exit codes have their own section.
             None if block.starts_with("Exit codes:") && name(command) == "s3haul" => {}
             None if block.is_empty() => {}
             None => write!(out, ".PP\n{}\n", escaped(block))?,
@@ -188,8 +188,8 @@ fn page(command: &Command) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Escapes a text, so that no backslash, and no dot or apostrophe at the start of a line, means
-/// anything to roff.
+/// Escapes a text, so that roff does not interpret a backslash, or a dot or apostrophe at the start
+/// of a line.
 fn escaped(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");

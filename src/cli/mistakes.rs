@@ -1,11 +1,11 @@
-//! Draws the mistakes of a manifest: each with its line, the reason below it, and the remedy.
+//! Renders the mistakes of a manifest: the line of each, the reason below it, and the remedy.
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::manifest::ManifestMistakes;
 use crate::printable::{printable, printable_lines};
 
-/// Draws every mistake at its line, and their number at the end.
+/// Renders each mistake at its line, and the number of mistakes at the end.
 #[must_use]
 pub fn draw(mistakes: &ManifestMistakes, colour: bool) -> String {
     let renderer = if colour {
@@ -24,7 +24,8 @@ pub fn draw(mistakes: &ManifestMistakes, colour: bool) -> String {
             .primary_title(&*message)
             .element(snippet)
             .element(Level::HELP.message(printable(&excerpt.mistake.remedy)));
-        // The renderer replaces some control characters, but not all. Its own escapes must stay.
+        // The renderer replaces some control characters, but not all. Its own escape sequences must
+        // stay.
         let shown = renderer.render(&[group]);
         let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
         out.push_str(&harmless.join("\u{1b}"));

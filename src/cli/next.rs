@@ -1,18 +1,19 @@
-//! The command to type next.
+//! Builds the command to type next.
 //!
-//! A command that leaves something to do ends with the words that do it: the arguments of this
-//! process, or the report of this run, quoted for a shell. All commands take them from here, so
-//! that a path with a blank, or a flag that would start over, is treated alike everywhere.
+//! A command that leaves work to do ends with a command line that does it: the arguments of this
+//! process, or the report of this run, quoted for a shell. All commands build it here, so that a
+//! path with a space, or a flag that would start over, is handled the same way everywhere.
 
 use super::exit::Exit;
 use crate::execute::Outcome;
 use crate::manifest::job::{Job, Versions};
 pub(super) use crate::printable::shell::command;
 
-/// The marks of a command that cannot be repeated: its standard input or its sandbox is gone.
+/// Arguments that make a command unrepeatable: its standard input has been consumed, or its sandbox
+/// has ended.
 const GONE: [&str; 2] = ["-", "--sandbox"];
 
-/// Returns the words of this process.
+/// Returns the arguments of this process.
 fn words() -> Vec<String> {
     let words = std::env::args_os().skip(1);
     words
@@ -20,30 +21,30 @@ fn words() -> Vec<String> {
         .collect()
 }
 
-/// Returns the command of this process with another flag.
+/// Returns the command line of this process with an additional flag.
 pub(super) fn this_with(flag: &str) -> String {
     with(&words(), flag)
 }
 
-/// Returns a command with another flag.
+/// Returns a command line with an additional flag.
 fn with(words: &[String], flag: &str) -> String {
     let mut words = words.to_vec();
     add_flag(&mut words, flag.to_owned());
     command(words.iter().map(String::as_str))
 }
 
-/// Adds a flag to the words of a command. Words after `--` are no flags.
+/// Adds a flag to the words of a command. Words after `--` are not flags.
 pub(super) fn add_flag(words: &mut Vec<String>, flag: String) {
     let end = words.iter().position(|word| word == "--");
     words.insert(end.unwrap_or(words.len()), flag);
 }
 
-/// Returns the command that resumes what this process began, or `None` if it cannot be repeated.
+/// Returns the command that resumes the work of this process, or `None` if it cannot be repeated.
 pub(super) fn this_again() -> Option<String> {
     again(&words())
 }
 
-/// Returns a command once more, without the flag that would start over.
+/// Returns a command line without the flag that would start over.
 fn again(words: &[String]) -> Option<String> {
     if words.iter().any(|word| GONE.contains(&word.as_str())) {
         return None;
@@ -52,7 +53,7 @@ fn again(words: &[String]) -> Option<String> {
     Some(command(words.filter(|word| *word != "--fresh")))
 }
 
-/// Returns the command that copies what failed in the run of a report.
+/// Returns the command that copies the failed objects of a report.
 pub(super) fn retry(report: &str) -> String {
     command(["retry", report])
 }
@@ -62,29 +63,29 @@ pub(super) fn merge(state_prefix: &str) -> String {
     command(["report", "merge", state_prefix])
 }
 
-/// Returns the command that shows how far a run in shards is.
+/// Returns the command that shows the progress of a run in shards.
 pub(super) fn status(state_prefix: &str) -> String {
     command(["status", state_prefix])
 }
 
-/// Returns the command that compares again what a report names.
+/// Returns the command that compares the copies of a report again.
 pub(super) fn verify_report(report: &str) -> String {
     command(["verify", "--report", report])
 }
 
-/// Returns the command that repairs what the copies of a report lack.
+/// Returns the command that repairs the copies of a report that lost attributes.
 pub(super) fn retry_losses(report: &str) -> String {
     command(["retry", "--losses", report])
 }
 
-/// Returns true if `retry --losses` could repair a copy of the job. It repairs no histories.
+/// Returns true if `retry --losses` could repair a copy of the job. It does not repair histories.
 pub(super) fn repairs_losses_of(job: &Job) -> bool {
     let mut transfers = job.transfers.iter();
     transfers.any(|transfer| transfer.versions != Versions::All)
 }
 
-/// Returns lines with what to do after a run of `job`, given the command that repeats it and the
-/// name of its report.
+/// Returns lines with the next steps after a run of `job`. `again` is the command that repeats the
+/// run, and `report` the name of its report.
 pub(super) fn after_run(
     job: &Job,
     outcome: &Outcome,

@@ -1,5 +1,5 @@
-//! Writes to standard output and, through [`crate::telemetry`], to standard error. Nothing else of
-//! the command line does, so that untrusted text is always escaped ([`crate::printable`]).
+//! Writes to standard output and, through [`crate::telemetry`], to standard error. No other module
+//! of the command line does, so that untrusted text is always escaped ([`crate::printable`]).
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
@@ -10,10 +10,10 @@ use super::{CliError, Exit};
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::telemetry::Note;
 
-/// Prints a result. A reader that has gone away (`| head`) is not a failure.
+/// Prints a result. A closed pipe (`| head`) is not a failure.
 ///
-/// Lines are kept: text that a stranger chose must be escaped before it becomes part of several
-/// lines.
+/// Keeps line breaks: text from an untrusted source must be escaped before it becomes part of
+/// several lines.
 pub(crate) fn say(text: &str) -> Result<Exit, CliError> {
     print(&printable_lines(text))
 }
@@ -40,13 +40,13 @@ pub(crate) fn tell(note: &Note) {
     note.write(|text| printable(text).into_owned());
 }
 
-/// Writes a note to standard error while its thread panics.
+/// Writes a note to standard error while the thread is panicking.
 pub(crate) fn tell_panic(note: &Note) {
     note.write_in_a_panic(|text| printable(text).into_owned());
 }
 
-/// Writes a note to standard error whose text may have several lines. It may have colours if
-/// `is_safe`, which promises that everything else in it is escaped.
+/// Writes a note to standard error whose text may have several lines. `is_safe` promises that its
+/// only unescaped control characters are colours.
 pub(crate) fn tell_lines(note: &Note, is_safe: bool) {
     note.write(|text| {
         if is_safe {
@@ -57,7 +57,7 @@ pub(crate) fn tell_lines(note: &Note, is_safe: bool) {
     });
 }
 
-/// Moves the cursor of the terminal that is standard error up by one row.
+/// Moves the cursor up by one row, if standard error is a terminal.
 pub(crate) fn row_up() {
     let mut stderr = io::stderr().lock();
     let _ = stderr.write_all(b"\x1b[1A").and_then(|()| stderr.flush());
@@ -67,7 +67,7 @@ fn print(text: &str) -> Result<Exit, CliError> {
     put(text).map(|_| Exit::Done)
 }
 
-/// Writes a result. Returns false if its reader has gone away.
+/// Writes a result. Returns false if the reader has closed the pipe.
 fn put(text: &str) -> Result<bool, CliError> {
     match writeln!(io::stdout().lock(), "{text}") {
         Ok(()) => Ok(true),
@@ -79,8 +79,8 @@ fn put(text: &str) -> Result<bool, CliError> {
     }
 }
 
-/// Breaks a text into lines of at most this many columns, as far as its words permit. The first
-/// line starts with `start`, and the others with `indent` blanks.
+/// Wraps a text at this many columns, without breaking words. The first line starts with `start`,
+/// and the others with `indent` spaces.
 pub(crate) fn wrapped(start: &str, text: &str, columns: usize, indent: usize) -> Vec<String> {
     let (text, indent) = (format!("{start}{}", printable(text)), " ".repeat(indent));
     let options = textwrap::Options::new(columns)
@@ -91,7 +91,7 @@ pub(crate) fn wrapped(start: &str, text: &str, columns: usize, indent: usize) ->
     lines.map(Cow::into_owned).collect()
 }
 
-/// Returns the number of columns of the terminal that is standard output, if it is one.
+/// Returns the width of the terminal, if standard output is one.
 pub(crate) fn columns() -> Option<usize> {
     let terminal = console::Term::stdout();
     terminal
@@ -100,16 +100,15 @@ pub(crate) fn columns() -> Option<usize> {
         .map(|(_, columns)| usize::from(columns).max(1))
 }
 
-/// A result that is shown again and again. On a terminal, each page takes the place of the one
-/// before.
+/// A result that is shown repeatedly. On a terminal, each page replaces the previous one.
 #[derive(Debug, Default)]
 pub(crate) struct Screen {
-    /// The rows of the last page.
+    /// The number of rows of the previous page.
     rows: usize,
 }
 
 impl Screen {
-    /// Shows a page. Returns false if its reader has gone away.
+    /// Shows a page. Returns false if the reader has closed the pipe.
     pub(crate) fn show(&mut self, text: &str) -> Result<bool, CliError> {
         let text = printable_lines(text);
         let columns = columns();
@@ -126,7 +125,7 @@ impl Screen {
         put(&format!("{before}{text}"))
     }
 
-    /// Shows a document as one line. Returns false if its reader has gone away.
+    /// Shows a document as one line. Returns false if the reader has closed the pipe.
     pub(crate) fn show_json(value: &impl Serialize) -> Result<bool, CliError> {
         put(&printable_json(
             &serde_json::to_string(value).map_err(io::Error::from)?,

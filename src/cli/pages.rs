@@ -1,9 +1,9 @@
-//! Compares pages of the documentation with what the code says, for tests.
+//! Compares documentation pages with text generated from the code, for tests.
 
 use std::path::Path;
 
-/// Asserts that a page contains these texts between the markers of their names, or writes them
-/// there if `UPDATE_README` is set.
+/// Asserts that a page contains each text between the markers of its name. If `UPDATE_README` is
+/// set, writes the texts there instead.
 pub(super) fn assert_page_has(page: &str, texts: &[(&str, String)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let committed = std::fs::read_to_string(&path).unwrap();

@@ -1,9 +1,9 @@
-//! Says that s3haul panicked, in one sentence on standard error.
+//! Reports a panic of s3haul in one sentence on standard error.
 //!
-//! A panic fails one object or one request, and the run goes on (`bucket::caught`,
-//! `execute::conductor`). The standard message would quote the text of the panic, which may hold
-//! what a server sent, or a secret. This one has what a report needs: the version and the line of
-//! the code. A place that panics for each of a million objects is told once.
+//! A panic fails one object or one request, and the run continues (`bucket::caught`,
+//! `execute::conductor`). The standard message would quote the panic's text, which may hold data
+//! from a server, or a secret. This message has what a bug report needs: the version and the code
+//! location. A location that panics for each of a million objects is reported once.
 
 use std::collections::BTreeSet;
 use std::panic::Location;
@@ -16,21 +16,22 @@ use super::termination;
 use crate::s3::takes_panic;
 use crate::telemetry::Note;
 
-/// The page for bug reports, if the package names one.
+/// The page for bug reports, if the package defines one.
 const PAGE: &str = env!("CARGO_PKG_REPOSITORY");
 
-/// Sets the message that panics of this process print.
+/// Installs the panic hook.
 pub(super) fn report() {
     let reported = Mutex::new(BTreeSet::new());
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic
             .location()
             .map_or_else(|| "an unknown place".to_owned(), place);
-        // A provider of credentials that panics gave none, and is asked again.
+        // A panic in a credential provider counts as no credentials, and the provider is asked
+        // again.
         if takes_panic(&place) {
             return;
         }
-        // A panic in here would end the process.
+        // Does not wait for the lock or unwrap: a panic in the hook would abort the process.
         let is_new = reported
             .try_lock()
             .is_ok_and(|mut reported| reported.insert(place.clone()));
@@ -56,11 +57,10 @@ fn sentence(place: &str) -> String {
     )
 }
 
-/// Returns the place in the code, without the directories of the machine that compiled it.
+/// Returns the code location, without the directories of the build machine.
 fn place(location: &Location<'_>) -> String {
     let file = location.file();
-    // A crate of a registry:
-    // `…/registry/src/HOST/name-version/src/lib.rs`.
+    // The path of a crate from a registry is `…/registry/src/HOST/name-version/src/lib.rs`.
     let file = file
         .split_once("/registry/src/")
         .and_then(|(_, file)| file.split_once('/'))
@@ -78,7 +78,8 @@ mod tests {
 
     const FORGED: &str = "\u{1b}[2J<html>\n2026-01-01T00:00:00Z ERROR forged";
 
-    /// Panics twice in a place, in a separate process, because the hook is that of the process.
+    /// Panics twice at one location, in a separate process, because the hook is global to a
+    /// process.
     #[test]
     #[ignore = "the test below runs it"]
     fn panics() {

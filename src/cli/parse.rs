@@ -1,8 +1,8 @@
-//! From the words of a command line to a command, with the rules that the parser does not have.
+//! Parses a command line, with rules that clap does not have.
 //!
-//! A variable that is set and empty counts as unset, as for the AWS CLI. Words of other tools get
-//! a separate answer ([`habits`]). Usage lines name the arguments that are required, and not
-//! those that the environment happens to set.
+//! A variable that is set and empty counts as unset, as in the AWS CLI. Words of other tools get a
+//! separate answer ([`habits`]). Usage lines name the arguments that are required, and not those
+//! that the environment happens to set.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,16 +18,16 @@ use crate::telemetry::{self, LogFormat, Note};
 /// The variable that sets the format of the log.
 pub(super) const LOG_FORMAT: &str = "S3HAUL_LOG_FORMAT";
 
-/// The reason why there is no command.
+/// The reason why the command line is not a command.
 pub(super) enum Refusal {
     /// One sentence for a word of another tool.
     Habit(String),
-    /// All that the parser says, help and version included.
+    /// Clap's own output, including help and the version.
     Parser(clap::Error),
 }
 
 impl Refusal {
-    /// Returns the text without colours, for a message about a command line that is not this
+    /// Returns the text without colours, for a message about a command line other than this
     /// process's.
     pub(super) fn text(&self) -> String {
         match self {
@@ -37,7 +37,7 @@ impl Refusal {
     }
 }
 
-/// Reads a command line; the first word is the program's name.
+/// Parses a command line; the first word is the name of the program.
 pub(super) fn parse(words: &[OsString]) -> Result<Cli, Refusal> {
     let mut command = without_empty_variables(help::arrange(Cli::command())).color(color(words));
     let parsed = command.try_get_matches_from_mut(words);
@@ -60,7 +60,7 @@ pub(super) fn parse(words: &[OsString]) -> Result<Cli, Refusal> {
     }
 }
 
-/// Returns what `--color` says, which must be known before the first message of the parser.
+/// Returns the value of `--color`, which must be known before clap's first message.
 fn color(words: &[OsString]) -> ColorChoice {
     last_value(words, "--color", |value| {
         ColorChoice::from_str(value, true).ok()
@@ -68,14 +68,15 @@ fn color(words: &[OsString]) -> ColorChoice {
     .unwrap_or(ColorChoice::Auto)
 }
 
-/// The format and the file of the message that refuses a command line.
+/// The output settings for the message that refuses a command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Manner {
     pub(super) log_format: LogFormat,
     pub(super) termination_log: Option<PathBuf>,
 }
 
-/// Returns what the flags and the environment say about refusals, before they are parsed.
+/// Returns the output settings for a refusal, from the flags and the environment, before they are
+/// parsed.
 pub(super) fn manner(words: &[OsString]) -> Manner {
     manner_of(words, |name| std::env::var(name).ok())
 }
@@ -93,7 +94,7 @@ fn manner_of(words: &[OsString], variable: impl Fn(&str) -> Option<String>) -> M
     }
 }
 
-/// Returns the last value of a flag that can be read.
+/// Returns the last valid value of a flag.
 fn last_value<T>(words: &[OsString], flag: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
     let words = words
         .iter()
@@ -114,7 +115,7 @@ fn last_value<T>(words: &[OsString], flag: &str, read: impl Fn(&str) -> Option<T
     last
 }
 
-/// Tells what the parser refuses, and returns the exit code. Help and the version are results.
+/// Prints what clap refuses, and returns the exit code. Help and the version are results.
 pub(super) fn tell(error: &clap::Error) -> Exit {
     let is_refusal = error.use_stderr();
     let text = error.render().to_string();
@@ -130,12 +131,12 @@ pub(super) fn tell(error: &clap::Error) -> Exit {
     if is_refusal {
         termination::set_reason(&sentence(error, &text).0);
     }
-    // It knows which stream takes it, and whether that has colours.
+    // Clap chooses the stream, and whether it uses colours.
     let _ = error.print();
     if is_refusal { Exit::Usage } else { Exit::Done }
 }
 
-/// Returns the text of a refusal in one line, and the usage that it names.
+/// Returns the text of a refusal in one line, and the usage line that it contains.
 fn sentence(error: &clap::Error, text: &str) -> (String, Option<String>) {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let message = "there is no command, or the command has no arguments; see `s3haul --help`";
@@ -169,7 +170,7 @@ fn without_empty_variables(command: Command) -> Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Replaces the usage line, in which the parser lists what the environment sets as if it were
+/// Replaces the usage line, in which clap lists arguments set by the environment as if they were
 /// required.
 fn with_plain_usage(
     mut error: clap::Error,
@@ -184,7 +185,7 @@ fn with_plain_usage(
     error
 }
 
-/// Returns the usage of the innermost command among `words`.
+/// Returns the usage line of the innermost command among `words`.
 fn usage(command: &mut Command, words: &[String]) -> StyledStr {
     let inner = words
         .iter()

@@ -144,7 +144,7 @@ pub(super) async fn show(
         let capacity = sides.capacity();
         let mut tally = PlanTally::new(capacity);
         let mut misses = Misses::of(transfer);
-        // Lines come in the order of keys; sums have none.
+        // Lines must come in key order; totals need no order.
         let in_order = lines.file.is_some() || output.json;
         let mut planned = if in_order {
             sides.plan()
@@ -204,13 +204,13 @@ pub(super) async fn show(
     Ok(plan_exit(&all, unlisted, has_failures, has_empty_failure))
 }
 
-/// The destination of the lines about the steps.
+/// The outputs for the lines about steps.
 struct Lines {
     /// The file of `--out`.
     file: Option<BufWriter<File>>,
-    /// True if they are printed too.
+    /// True if the lines are also printed.
     json: bool,
-    /// True if the plan was made with the sandbox.
+    /// True if the plan was made in the sandbox.
     sandbox: bool,
 }
 
@@ -231,13 +231,13 @@ impl Lines {
     }
 }
 
-/// The sums of one transfer's plan.
+/// The totals of one transfer's plan.
 struct PlanTally {
     totals: PlanTotals,
     estimate: Estimate,
     capacity: Capacity,
     tag_questions: TagQuestions,
-    /// True if an object would fail because it is in an archive.
+    /// True if an object would fail because it is archived.
     has_failures: bool,
 }
 
@@ -282,7 +282,7 @@ impl PlanTally {
                 self.has_failures = true;
             }
             Planned::Excluded(_) => totals.excluded_objects += 1,
-            // A plan resumes nothing.
+            // Only a resumed run gets these; a plan resumes nothing.
             Planned::Again(..) => {}
             Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
@@ -293,7 +293,7 @@ impl PlanTally {
         Ok(())
     }
 
-    /// Counts an object that is not copied before it, or a version before it, is restored.
+    /// Counts an object that can be copied only after it, or an older version of it, is restored.
     fn hold_up(&mut self, sides: &Sides, step: &Step) {
         let archived = sides.transfer.archived;
         let asks = archived == Archived::Restore && step.entry.archive == ArchiveState::Archived;
@@ -302,7 +302,7 @@ impl PlanTally {
         self.has_failures |= archived == Archived::Fail;
     }
 
-    /// Counts an object that is copied.
+    /// Counts an object to copy.
     fn copy(&mut self, sides: &Sides, step: &Step) {
         let capabilities = sides.destination.capabilities();
         let reads = Reads::of(&sides.transfer, capabilities, &step.route);
@@ -325,7 +325,7 @@ impl PlanTally {
     }
 }
 
-/// Prints the totals of all transfers and the number of requests that the plan took.
+/// Prints the totals of all transfers and the number of requests that the plan sent.
 fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result<(), CliError> {
     if output.json {
         say_json(&serde_json::json!({ "totals": all }))?;
@@ -341,7 +341,7 @@ fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result
     Ok(())
 }
 
-/// Returns the price of the requests on Amazon S3.
+/// Returns the price of the requests, if the destination is Amazon S3.
 fn price(transfer: &Transfer, totals: &PlanTotals, sides: &Sides) -> Option<String> {
     if totals.objects == 0 || sides.destination.client().url().is_some() {
         return None;
@@ -352,7 +352,7 @@ fn price(transfer: &Transfer, totals: &PlanTotals, sides: &Sides) -> Option<Stri
     ))
 }
 
-/// Returns a note that the kind of a server was not named, if that costs requests and proofs.
+/// Returns a hint to name the kind of a server, if leaving it out costs requests and proofs.
 fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
     let names = transfer
         .from
@@ -376,8 +376,8 @@ async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<St
     Some(format!("  versions  {note}"))
 }
 
-/// Returns the numbers of one transfer, under its places, with the times that it selects by and
-/// what its patterns may have missed.
+/// Returns the numbers of one transfer below its source and destination, the times that it selects
+/// by, and hints about its patterns.
 fn of_transfer(
     transfer: &Transfer,
     totals: &PlanTotals,
@@ -419,7 +419,7 @@ fn line_of_transfer(
     })
 }
 
-/// Returns the names of earlier transfers that write into the source of this one.
+/// Returns the names of earlier transfers that may write to the source of this one.
 fn writers_of(job: &Job, number: usize) -> Vec<&str> {
     let (earlier, transfer) = (&job.transfers[..number], &job.transfers[number]);
     earlier
@@ -429,8 +429,8 @@ fn writers_of(job: &Job, number: usize) -> Vec<&str> {
         .collect()
 }
 
-/// Returns the finding about a transfer that selects nothing, unless an earlier transfer is yet to
-/// write its source.
+/// Returns the finding about a transfer that selects nothing. Returns `None` if an earlier transfer
+/// may still write to its source.
 fn empty(transfer: &Transfer, totals: &PlanTotals, writers: &[&str]) -> Option<EmptySelection> {
     let is_empty = writers.is_empty() && totals.has_nothing();
     is_empty
@@ -439,7 +439,7 @@ fn empty(transfer: &Transfer, totals: &PlanTotals, writers: &[&str]) -> Option<E
 }
 
 /// Returns the exit code of a plan with these totals. `has_failures` is true if objects would fail
-/// because they are in an archive.
+/// because they are archived.
 fn plan_exit(
     all: &PlanTotals,
     unlisted: UnlistedCounts,
@@ -456,7 +456,7 @@ fn plan_exit(
     }
 }
 
-/// Returns the fate of a transfer's archived objects, as a text.
+/// Describes what the run does with archived objects.
 fn fate(transfer: &Transfer, totals: &PlanTotals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => {
@@ -478,7 +478,7 @@ fn fate(transfer: &Transfer, totals: &PlanTotals) -> String {
     }
 }
 
-/// Returns a step and those that wait behind it.
+/// Returns a step and the steps for newer versions that follow it.
 fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     let next = |step: &mut Step| {
         let newer = step
@@ -495,7 +495,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     })
 }
 
-/// Returns the totals as a text. `fate` is the text about archived objects.
+/// Returns the totals as text. `fate` describes what the run does with archived objects.
 fn text(totals: &PlanTotals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;

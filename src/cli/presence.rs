@@ -1,9 +1,9 @@
-//! Checks before the first write that the local sources of a job exist, and the objects that it
-//! names one by one.
+//! Checks, before the first write, that the local sources of a job and the objects that it names
+//! individually exist.
 //!
 //! The most common mistake is a prefix without its slash: `s3://lake/events` names one object,
-//! which does not exist. A HEAD of each named object finds that out, and one list tells a mistyped
-//! prefix from a mistyped key.
+//! which does not exist. A HEAD of each named object detects the mistake, and one list request
+//! distinguishes a mistyped prefix from a mistyped key.
 
 use std::path::Path;
 use std::{fs, io};
@@ -18,9 +18,8 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 use crate::size::display_count;
 
-/// Checks each file or directory that is a source, and each object that a transfer names. An object
-/// that an earlier transfer may write, or of which the job copies an old version, need not exist
-/// yet.
+/// Checks each local source, and each object that a transfer names. Skips an object that an earlier
+/// transfer may write, or whose old versions the job copies.
 pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<(), CliError> {
     for (number, transfer) in job.transfers.iter().enumerate() {
         if let Source::Files { path, .. } = &transfer.from
@@ -73,13 +72,13 @@ fn readable(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Checks that an object exists. The message begins with `name`.
+/// Checks that an object exists. Messages begin with `name`.
 async fn look(source: &Bucket, location: &S3Uri, name: &str) -> Result<(), CliError> {
     let Err(failure) = source.head(&location.key, None).await else {
         return Ok(());
     };
     if !matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) {
-        // The run will meet any other failure too, and handles it better than this check could.
+        // The run gets any other failure too, and handles it better than this check could.
         return Ok(());
     }
     let is_missing = *failure.kind() == FailureKind::NotFound;
@@ -102,7 +101,7 @@ async fn look(source: &Bucket, location: &S3Uri, name: &str) -> Result<(), CliEr
         Ok(_) if is_missing => absent(format!(
             "there is no object {location}, and there are none below {below}; check the spelling"
         )),
-        // The bucket can be listed, so the HEAD is about this very object, and the run reports it.
+        // The bucket can be listed, so the 403 concerns only this object, and the run reports it.
         Ok(_) => Ok(()),
         Err(_) if is_missing => absent(format!(
             "there is no object {location}; if it is a prefix, write {below} (s3haul could not list the objects below it)"
@@ -127,8 +126,8 @@ fn answer(failure: &Failure) -> String {
     )
 }
 
-/// Returns the first page of a list that has objects, or the last page of one without any. An empty
-/// page that leads to another one does not prove that there are none.
+/// Returns the first list page with objects, or the last page if there are none. An empty page with
+/// a continuation does not prove that there are none.
 async fn first_page(source: &Bucket, prefix: &str) -> Result<Page<ListedObject>, Failure> {
     let mut paging = Paging::new(
         Operation::ListObjects,
@@ -149,8 +148,8 @@ async fn first_page(source: &Bucket, prefix: &str) -> Result<Page<ListedObject>,
     }
 }
 
-/// Returns the name of a manifest's transfer, for messages. A transfer from the command line has no
-/// name of its own.
+/// Returns the name of a manifest's transfer as a prefix for messages. A transfer from the command
+/// line has no name.
 fn prefix_of(job: &Job, transfer: &Transfer) -> String {
     if job.manifest_sha256.is_some() {
         format!("{}: ", transfer.name)

@@ -1,8 +1,8 @@
-//! The display while a run is at work.
+//! The progress display of a run.
 //!
-//! On a terminal: one bar for the run and one for each of the few largest objects, which are the
-//! first to begin. Elsewhere (a log, a CronJob): one line every half minute. Bytes advance with
-//! each part, so that a single 5 TiB object moves too.
+//! On a terminal: one bar for the run, and one for each of the few largest objects, which start
+//! first. Elsewhere (in a log or a CronJob): one line every half minute. Bytes advance with each
+//! part, so that progress shows even for a single 5 TiB object.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -22,48 +22,48 @@ use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 use crate::telemetry::{self, Note};
 
-/// Bars for single objects.
+/// The maximum number of bars for single objects.
 const OBJECT_BARS: usize = 4;
-/// Columns of a terminal that does not say how many it has.
+/// Columns if the terminal does not report its width.
 const USUAL_COLUMNS: usize = 80;
 /// Columns of `629.50GiB of 999.99TiB`.
 const DONE_WIDTH: usize = 22;
-/// The characters to which a key is shortened at most. The terminal cuts off what does not fit.
+/// Keys are not shortened below this many characters. The terminal truncates what does not fit.
 const SHORTEST_KEY: usize = 12;
-/// Failures that are shown one by one; the summary counts all of them by cause.
+/// The maximum number of failures shown individually; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
 /// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
-/// The time between checks of a run without bars.
+/// The time between stall checks of a run without bars.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After failures without a success for this long, the display says so, and estimates no remaining
-/// time.
+/// If requests have failed without a success for this long, the display says so and shows no
+/// remaining time.
 const STALLED: Duration = Duration::from_secs(10);
 /// The time between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
-/// The number of redraws over which the rate is measured.
+/// The number of redraws over which the rate is averaged.
 const RATE_OVER: usize = 20;
 
-/// The terminal and the log of a run.
+/// The progress display and log of a run.
 #[derive(Debug)]
 pub(super) struct Console {
     began: Instant,
     pacer: Arc<Pacer>,
     output: Output,
-    /// A report lists every object.
+    /// True if a report lists every object.
     has_report: bool,
     planned_objects: AtomicU64,
     planned_bytes: AtomicU64,
     plan_ended: AtomicU64,
-    /// Objects that earlier sessions have ended, and their bytes.
+    /// Objects that earlier sessions completed, and their bytes.
     inherited_objects: AtomicU64,
     inherited_bytes: AtomicU64,
-    /// Objects that earlier sessions have planned and not ended, and their bytes.
+    /// Objects that earlier sessions planned but did not complete, and their bytes.
     known_objects: AtomicU64,
     known_bytes: AtomicU64,
     ended_objects: AtomicU64,
     failed_objects: AtomicU64,
-    /// Set while everything is refused and only single objects are tried.
+    /// Set while the server refuses everything and the run tries only single objects.
     is_paused: AtomicBool,
     copied_bytes: AtomicI64,
     bars: Option<Bars>,
@@ -74,7 +74,7 @@ pub(super) struct Console {
 struct Course {
     /// The progress at the start of this session.
     began: Done,
-    /// A while ago.
+    /// The progress a few redraws ago.
     recent: Done,
     now: Done,
 }
@@ -103,7 +103,7 @@ impl Bars {
         }
     }
 
-    /// Begins the bar of an object above that of the run.
+    /// Adds the bar of an object above the bar of the run.
     fn begin(&self, id: u64, key: &str, bytes: u64, parts: u32) {
         let mut objects = self.objects();
         if objects.len() >= OBJECT_BARS {
@@ -144,7 +144,7 @@ fn style(template: &str) -> ProgressStyle {
         .progress_chars("━╸ ")
 }
 
-/// Columns of the terminal that the bars are on.
+/// Returns the width of the terminal that shows the bars.
 fn columns() -> usize {
     console::Term::stderr()
         .size_checked()
@@ -155,7 +155,7 @@ fn bar_width(columns: usize) -> usize {
     (columns / 4).clamp(8, 28)
 }
 
-/// Leaves characters out in the middle: keys differ at their ends.
+/// Shortens a key in the middle, because keys differ at their ends.
 fn shorten(key: &str, room: usize) -> String {
     let clean: Vec<char> = printable(key).chars().collect();
     if clean.len() <= room {
@@ -172,7 +172,7 @@ fn shorten(key: &str, room: usize) -> String {
         .collect()
 }
 
-/// Joins as many of the pieces as fit, the most important one first.
+/// Joins as many of the pieces as fit, in order of importance.
 fn fit(pieces: &[String], room: usize) -> String {
     let mut line = String::new();
     for piece in pieces {
@@ -210,9 +210,9 @@ impl Console {
         }
     }
 
-    /// Begins with the counts of the run's earlier sessions. Objects that they had in progress are
-    /// planned again, and count as planned until they are.
-    pub(super) fn go_on(&self, state: &RunState) {
+    /// Restores the counts of the run's earlier sessions. Objects that were in progress count as
+    /// planned until this session plans them again.
+    pub(super) fn restore_counts(&self, state: &RunState) {
         self.known_objects
             .store(state.pending_objects() as u64, Ordering::Relaxed);
         self.known_bytes
@@ -232,16 +232,16 @@ impl Console {
         );
     }
 
-    /// Takes the cursor back behind the bars after a key was pressed that interrupts. The bars
-    /// leave it at the right edge, so that the terminal echoes `^C` in a new row, and clearing them
-    /// would miss the first one.
+    /// Moves the cursor back to the bars after an interrupt key. The bars leave the cursor at the
+    /// right edge, so the terminal echoes `^C` in a new row, and clearing the bars would miss the
+    /// first row.
     pub(super) fn skip_echo(&self) {
         if self.bars.is_some() {
             row_up();
         }
     }
 
-    /// Redraws the bars, or writes a line now and then, until it is dropped.
+    /// Redraws the bars, or writes a line at intervals, until the future is dropped.
     pub(super) async fn tick(self: Arc<Self>) {
         let every = if self.bars.is_some() {
             DRAW_EVERY
@@ -260,7 +260,7 @@ impl Console {
                 if Instant::now() < line_at {
                     continue;
                 }
-                // After a pause of this process, one line is enough.
+                // Counts from now: a suspended process prints only one line when it continues.
                 line_at = Instant::now() + LINE_EVERY;
             }
             let now = self.done();
@@ -283,8 +283,7 @@ impl Console {
         }
     }
 
-    /// Returns a line about a stall that begins or ends. `reported` is the start of the
-    /// last one that was reported.
+    /// Returns a note if a stall begins or ends. `reported` is the time of the last reported stall.
     fn stall(&self, reported: &mut Option<Instant>) -> Option<Note> {
         let waits_for = self.waits_for();
         match (waits_for.first(), *reported) {
@@ -304,8 +303,8 @@ impl Console {
         }
     }
 
-    /// Returns the objects and bytes that are planned. Those that an earlier session knew count
-    /// until this one has read so far.
+    /// Returns the planned objects and bytes. The counts of earlier sessions are a lower bound
+    /// until this session has planned as much.
     fn planned(&self) -> PlannedWork {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (objects, bytes) = (load(&self.planned_objects), load(&self.planned_bytes));
@@ -319,7 +318,7 @@ impl Console {
         }
     }
 
-    /// Returns what is done at this moment.
+    /// Returns the progress at this moment.
     fn done(&self) -> Done {
         let bytes = u64::try_from(self.copied_bytes.load(Ordering::Relaxed)).unwrap_or(0);
         Done {
@@ -329,7 +328,7 @@ impl Console {
         }
     }
 
-    /// Returns the facts about the run, the most important first.
+    /// Returns the pieces of the progress line, in order of importance.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -346,7 +345,7 @@ impl Console {
             ByteSize(all.bytes)
         )];
         let waits_for = self.waits_for();
-        // A run that waits has no pace to estimate by.
+        // A stalled run has no rate for an estimate.
         if !waits_for.is_empty() {
             pieces.push("stalled".to_owned());
         } else if known
@@ -386,7 +385,7 @@ impl Console {
         pieces
     }
 
-    /// Returns when a run that has waited for so long gives up.
+    /// Returns when a run that has waited this long gives up.
     fn gives_up(&self, waited: Duration) -> String {
         match self.pacer.retry.patience.saturating_sub(waited) {
             Duration::ZERO => "this is the last attempt (`patience`)".to_owned(),
@@ -394,7 +393,7 @@ impl Console {
         }
     }
 
-    /// Returns what the whole run waits for.
+    /// Returns the reasons why the whole run waits.
     fn waits_for(&self) -> Vec<String> {
         let outages = self.pacer.outages();
         let mut waits: Vec<_> = outages
@@ -420,7 +419,7 @@ impl Console {
         waits
     }
 
-    /// Returns a line of a log.
+    /// Returns a progress line for a log.
     fn line(&self, course: &Course) -> String {
         format!(
             "{}  {}",
@@ -429,7 +428,7 @@ impl Console {
         )
     }
 
-    /// The event `progress`.
+    /// Returns the event `progress`.
     fn progress(&self, course: &Course) -> Note {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (in_flight, _) = self.pacer.slots().in_flight();
@@ -451,7 +450,7 @@ impl Console {
             .with("waits_for", self.waits_for())
     }
 
-    /// Returns the message beside a bar, cut to fit a terminal of `columns` columns.
+    /// Returns the message beside a bar, truncated to fit a terminal of `columns` columns.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));
@@ -486,7 +485,7 @@ impl Console {
             }
             Ending::Skipped { .. } | Ending::Stopped => {}
         }
-        // The summary counts them; a line for each of a million objects would hide everything else.
+        // The summary counts losses; one line per loss could hide everything else.
         for loss in &receipt.losses {
             tracing::info!(object = %receipt.destination, "{loss}");
         }
@@ -499,7 +498,7 @@ impl Console {
         }
     }
 
-    /// Ends the bars.
+    /// Clears the bars.
     pub(super) fn finish(&self) {
         if let Some(bars) = &self.bars {
             telemetry::draw_above(None);
@@ -509,7 +508,7 @@ impl Console {
 }
 
 impl Console {
-    /// Counts bytes of a multipart object (`id`) or of a whole one.
+    /// Counts copied bytes: of a multipart object (`id`), or of an object without a bar.
     fn add_bytes(&self, id: Option<u64>, bytes: u64) {
         self.copied_bytes
             .fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! docs/command-reference.md, written from the parser by a test.
+//! Generates docs/command-reference.md from the parser, in a test.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
@@ -8,15 +8,15 @@ use clap::{Arg, Command};
 
 use super::pages::assert_page_has;
 
-/// Headings whose flags several commands share. They are listed once.
+/// Headings that several commands share. The page lists their flags once.
 const SHARED: [&str; 2] = ["Endpoint", "Resuming after a stop"];
 
-/// Returns true for what every command has and no table repeats.
+/// Returns true for arguments of every command, which the tables omit.
 fn is_usual(arg: &Arg) -> bool {
     arg.is_hide_set() || matches!(arg.get_id().as_str(), "help" | "version")
 }
 
-/// Returns an argument as it is typed.
+/// Returns an argument as users type it.
 fn spelling(arg: &Arg) -> String {
     let values = arg.get_value_names().unwrap_or_default();
     let value = values
@@ -39,7 +39,7 @@ fn spelling(arg: &Arg) -> String {
     }
 }
 
-/// Returns the meaning of an argument, with its values, its default, and its variable.
+/// Returns the help of an argument, with its values, its default, and its variable.
 fn meaning(arg: &Arg) -> String {
     let mut text = arg
         .get_long_help()
@@ -83,7 +83,7 @@ fn table<'a>(out: &mut String, args: impl Iterator<Item = &'a Arg>) {
     }
 }
 
-/// Writes the sections of the commands below `command`, which is typed as `path`.
+/// Writes the sections of the subcommands of `command`. `path` is the command as users type it.
 fn sections(out: &mut String, command: &Command, path: &str, everywhere: &[&str]) {
     for inner in command
         .get_subcommands()
@@ -131,7 +131,7 @@ fn sections(out: &mut String, command: &Command, path: &str, everywhere: &[&str]
     }
 }
 
-/// Finds a flag of a shared heading in the first command that has it.
+/// Returns the flags under a shared heading, from the first command that has them.
 fn under_heading<'a>(command: &'a Command, heading: &str) -> Vec<&'a Arg> {
     let own: Vec<_> = command
         .get_arguments()

@@ -1,5 +1,5 @@
-//! `report`: shows a report, merges the reports of all shards of a run, and finds the report that a
-//! command reads.
+//! `report`: shows a report, merges the reports of all shards of a run, and opens the reports that
+//! other commands read.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -24,10 +24,10 @@ use crate::report::{
 };
 use crate::size::{ByteSize, display_count as count, display_counted};
 
-/// The most shards that are named because they have not ended.
+/// The maximum number of unfinished shards to name.
 const SHOWN_SHARDS: usize = 10;
 
-/// Shows what a report says.
+/// Shows the contents of a report.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,18 +46,18 @@ pub(super) struct Reports {
 
 #[derive(Debug, Subcommand)]
 enum ReportAction {
-    /// Print the totals of a report, and what is not done, by cause.
+    /// Print the totals of a report, and the objects that failed or are pending, by cause.
     Show {
         /// Report: a file, s3://bucket/prefix/ for the latest run that reported there, the
         /// directory of one run below it, or the state prefix of a run in shards.
         #[arg(value_name = "REPORT")]
         report: ReportPlace,
-        /// Name this many objects for each cause.
+        /// Number of objects to name for each cause.
         #[arg(long, value_name = "NUMBER", default_value_t = 10)]
         first: usize,
     },
     /// Combine the reports of all shards of a run into one, with one receipt per object, and print
-    /// its totals. Exits 0 only if all shards have ended and nothing failed.
+    /// its totals. Exits with 0 only if all shards have ended and nothing failed.
     Merge {
         /// State prefix of the run.
         #[arg(value_name = "STATE", value_parser = state_prefix)]
@@ -65,7 +65,7 @@ enum ReportAction {
         /// Write the report to a file. `retry`, `verify --report`, and `report show` read it.
         #[arg(long, value_name = "FILE", value_parser = output_file)]
         out: Option<PathBuf>,
-        /// Name this many objects for each cause.
+        /// Number of objects to name for each cause.
         #[arg(long, value_name = "NUMBER", default_value_t = 10)]
         first: usize,
     },
@@ -82,7 +82,7 @@ impl Reports {
         };
         let found = FoundReport::open(&report, &self.endpoint).await?;
         let lines = found.lines(MergeScope::Undone)?;
-        let overview = overview(lines, first).boxed().await.map_err(unread)?;
+        let overview = overview(lines, first).boxed().await.map_err(read_error)?;
         if output.json {
             say_json(&overview)
         } else {
@@ -116,7 +116,9 @@ async fn merge(
             file.line(line);
         }
     };
-    let mut overview = overview_and(lines, first, write).await.map_err(unread)?;
+    let mut overview = overview_and(lines, first, write)
+        .await
+        .map_err(read_error)?;
     if let Some(file) = file {
         file.finish()?;
     }
@@ -163,7 +165,7 @@ fn end(overview: &Overview) -> Exit {
     Exit::Failures
 }
 
-/// Refuses a run that is still being planned.
+/// Returns the run if its shards are planned. Refuses a run that is still being planned.
 fn planned(found: Option<FoundState>, uri: &S3Uri) -> Result<Option<Box<StatePrefix>>, CliError> {
     match found {
         None => Ok(None),
@@ -180,12 +182,12 @@ fn planned(found: Option<FoundState>, uri: &S3Uri) -> Result<Option<Box<StatePre
 pub(super) enum FoundReport {
     File(PathBuf),
     Stored(Box<StoredReport>),
-    /// Those of all shards of a run.
+    /// The reports of all shards of a run.
     Shards(Box<StatePrefix>, Box<ReportMerge>),
 }
 
 impl FoundReport {
-    /// Finds the report at a place. The flags say how to reach one in S3.
+    /// Opens the report at a place. The flags determine how to reach a report in S3.
     pub(super) async fn open(
         place: &ReportPlace,
         endpoint: &EndpointFlags,
@@ -216,11 +218,11 @@ impl FoundReport {
         }
     }
 
-    /// Reads the report from its start. For a run in shards, `scope` selects the shards.
+    /// Reads the report from the start. For a run in shards, `scope` selects the shards.
     pub(super) fn lines(&self, scope: MergeScope) -> Result<ReportLines, CliError> {
         match self {
             Self::Shards(_, merge) => Ok(merge.lines(scope)),
-            Self::File(path) => ReportLines::of_file(path).map_err(unread),
+            Self::File(path) => ReportLines::of_file(path).map_err(read_error),
             Self::Stored(stored) => Ok(ReportLines::of_pieces(stored)),
         }
     }
@@ -235,15 +237,15 @@ pub(super) async fn reports_at(
     Ok(ReportBucket::new(bucket, uri.key.clone()))
 }
 
-/// Says why a report cannot be used.
-pub(super) fn unread(error: ReadError) -> CliError {
+/// Converts the failure to read a report into the error of a command.
+pub(super) fn read_error(error: ReadError) -> CliError {
     match error {
         ReadError::Store(error) => error.into(),
         error => CliError::Usage(error.to_string()),
     }
 }
 
-/// Returns what is shown of a report.
+/// Returns the report as text.
 fn text(overview: &Overview, place: &ReportPlace) -> String {
     let mut text = String::new();
     let origin = &overview.origin;
@@ -288,7 +290,7 @@ fn text(overview: &Overview, place: &ReportPlace) -> String {
     text
 }
 
-/// Returns the end of a run, or the last time at which a process of it ended, after its beginning.
+/// Describes when the run ended, or when the last process of a run in shards ended.
 fn times(footer: &Footer) -> String {
     let Footer { time, sessions, .. } = footer;
     let counted = display_counted(u64::from(*sessions), "session");
@@ -351,7 +353,7 @@ fn state(overview: &Overview) -> String {
     }
 }
 
-/// Adds the totals. Those of the footer count each object once.
+/// Adds the totals. The footer, if there is one, counts each object once.
 fn totals(text: &mut String, overview: &Overview) {
     let receipts = &overview.receipts;
     let (done, bytes, skipped, losses) = match &overview.footer {
@@ -398,7 +400,7 @@ fn totals(text: &mut String, overview: &Overview) {
     text.push('\n');
 }
 
-/// Adds the proofs of the copies, if all receipts were read.
+/// Adds the proofs of the copies, if all their receipts were read.
 fn proofs(text: &mut String, overview: &Overview) {
     let proven: u64 = overview.proofs.values().sum();
     let done = overview.footer.as_ref().map(|footer| footer.done_objects);
@@ -464,7 +466,7 @@ fn remedies(text: &mut String, overview: &Overview, place: &ReportPlace) {
     let state = shards.and_then(|_| origin.state_prefix());
     let is_stopped = overview.footer.as_ref().is_some_and(Footer::is_stopped);
     match (overview.state, state) {
-        // The line of each damaged report has the remedy.
+        // The line of each damaged report names the remedy.
         (ReportState::Stopped, _) if !is_stopped => return,
         (ReportState::Stopped, Some(state)) => {
             let line = format!("  to see how far they are: {}", next::status(state));

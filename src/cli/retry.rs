@@ -1,11 +1,11 @@
-//! `retry`: copies the objects that failed in an earlier run, and nothing else.
+//! `retry`: copies only the objects that failed in an earlier run.
 //!
 //! A report begins with the command that wrote it. s3haul parses that command again and loads its
-//! manifest, so that corrections made since then apply. It then narrows each transfer down to the
-//! objects that failed.
+//! manifest, so that corrections since then apply. It then limits each transfer to the objects that
+//! failed.
 //!
 //! The reports of all shards of a run are read as one. The retry keeps its journal and its report
-//! below the state prefix, so that the next merge of the reports includes it.
+//! below the state prefix, so that the next merge includes the report.
 
 mod incomplete;
 mod losses;
@@ -24,7 +24,7 @@ use super::job_environment::JobEnvironment;
 use super::journal::JournalFlags;
 use super::lease;
 use super::parse::parse;
-use super::report::{FoundReport, unread};
+use super::report::{FoundReport, read_error};
 use super::run::{RunOptions, run};
 use super::signals::DrainFlags;
 use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
@@ -37,7 +37,7 @@ use crate::manifest::moment::Age;
 use crate::report::read::{Report, ReportedFailure, read};
 use crate::report::{MergeScope, ReportHeader, header};
 
-/// Runs the failed objects of a report again.
+/// Copies the failed objects of a report again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -52,15 +52,15 @@ pub(super) struct Retry {
     /// there, the directory of one run below it, or the state prefix of a run in shards.
     #[arg(value_name = "REPORT")]
     place: ReportPlace,
-    /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
-    /// for a report in S3 the prefix of the job's reports, and for a run in shards its state
-    /// prefix.
+    /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl
+    /// for a file, the prefix of the job's reports for a report in S3, and the state prefix for a
+    /// run in shards.
     #[arg(long, value_name = "PLACE")]
     report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
     #[arg(long)]
     losses: bool,
-    /// Show what the command would do, and do nothing.
+    /// Show what the command would do, without doing it.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -86,7 +86,7 @@ impl Retry {
             there,
             footer,
             ..
-        } = read(lines).boxed().await.map_err(unread)?;
+        } = read(lines).boxed().await.map_err(read_error)?;
         let unfinished = footer.filter(|footer| !footer.complete);
         let repair_losses = losses::hint(&lost, &origin, &place);
         if self.losses && lost.is_empty() {
@@ -101,7 +101,7 @@ impl Retry {
                 return Err(incomplete::without_failures(footer, &found, &again));
             }
             let is_over = match &found {
-                // The records of the shards' ends say whether a merged report is complete.
+                // The end records of the shards show whether a merged report is complete.
                 FoundReport::Shards(..) => true,
                 _ => Box::pin(origin_is_over(&origin)).await?,
             };
@@ -120,7 +120,7 @@ impl Retry {
             losses::leave_out_histories(&job, &mut lost)?;
             failed = losses::copies_to_repair(&failed, &lost);
         }
-        same_places(&job, &failed, &place)?;
+        require_same_places(&job, &failed, &place)?;
         let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
@@ -142,15 +142,15 @@ impl Retry {
         }
         let mut connections = world.connect(&whole, &CancellationToken::new());
         if self.journal.intent() != Intent::ResumeAnyway {
-            let looked = Box::pin(there::look(&whole, &mut connections, &there)).await?;
-            there::require(&looked, &place, &again)?;
+            let looked = Box::pin(there::check_copies(&whole, &mut connections, &there)).await?;
+            there::require_copies(&looked, &place, &again)?;
         }
         let resumed = Box::pin(own_journal::choose(&mut job, &mut connections)).await?;
         let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
         set_report(&mut job, report, beside, resumed.as_deref());
         journal::leave_out_own_files(&mut job);
-        // The new report is one of the same command, so that it can be retried in its turn. Like
-        // the others, it names the histories of the whole job.
+        // The new report records the same command, so that it can be retried too. Like the others,
+        // it names the histories of the whole job.
         let origin = origin.begin(&whole);
         let options = RunOptions {
             intent: self.journal.intent(),
@@ -163,7 +163,7 @@ impl Retry {
     }
 }
 
-/// Returns an error if the new report would replace the one that is retried.
+/// Returns an error if the new report would replace the retried one.
 fn require_other_place(
     report: Option<&ReportPlace>,
     retried: &ReportPlace,
@@ -177,8 +177,8 @@ fn require_other_place(
 }
 
 impl FoundReport {
-    /// Returns the place beside which the report of a retry is written. That of a run in shards has
-    /// the journal, too.
+    /// Returns the place from which the place of the new report is derived. For a run in shards,
+    /// also sets the journal of the job.
     fn place_of_retry(
         &self,
         job: &mut Job,
@@ -195,9 +195,9 @@ impl FoundReport {
     }
 }
 
-/// Returns true if the journal shows that the run that wrote a report has nothing left to resume.
-/// The failure because of which a run gave up is not in its report: the resumed run tries that
-/// object again.
+/// Returns true unless the journal shows that the run of a report can be resumed. A report without
+/// failures does not show that: it omits the failure that made the run give up, because the resumed
+/// run tries that object again.
 async fn origin_is_over(origin: &ReportHeader) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
@@ -212,7 +212,7 @@ async fn origin_is_over(origin: &ReportHeader) -> Result<bool, CliError> {
             let is_retry = run.is_some_and(|run| run.fingerprint.retries().is_some());
             is_retry || !glance.state.is_unfinished()
         })),
-        // The report has a footer, so it is complete without the journal.
+        // The report has a footer, so it is complete even without the journal.
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })) => {
             note(&format!(
                 "note: the journal of this run cannot be read, and its report is complete without it: {error}"
@@ -223,8 +223,8 @@ async fn origin_is_over(origin: &ReportHeader) -> Result<bool, CliError> {
     }
 }
 
-/// Changes to the directory where the run that wrote a report was started, because paths in the
-/// command and in its manifest are relative to it, and returns the job of that run.
+/// Changes to the directory in which the run of a report was started, and returns the job of that
+/// run. Paths in the command and its manifest are relative to that directory.
 pub(super) fn job_of(origin: &ReportHeader) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
@@ -235,7 +235,7 @@ pub(super) fn job_of(origin: &ReportHeader) -> Result<Job, CliError> {
     job(&origin.command)
 }
 
-/// Returns the job that a command line stands for.
+/// Returns the job that a command line describes.
 fn job(command: &[String]) -> Result<Job, CliError> {
     let words: Vec<_> = std::iter::once("s3haul")
         .chain(command.iter().map(String::as_str))
@@ -262,15 +262,15 @@ fn job(command: &[String]) -> Result<Job, CliError> {
     }
 }
 
-/// Refuses a report whose failed lines name another place than the job does now. A retry would
-/// write elsewhere.
-fn same_places(
+/// Refuses a report whose failed lines name a different place than the job does now, because a
+/// retry would write elsewhere.
+fn require_same_places(
     job: &Job,
     failed: &[ReportedFailure],
     report: &ReportPlace,
 ) -> Result<(), CliError> {
     for object in failed {
-        // `narrow` refuses a transfer that is gone.
+        // `narrow` refuses a transfer that no longer exists.
         let Some(transfer) = job
             .transfers
             .iter()
@@ -279,7 +279,7 @@ fn same_places(
             continue;
         };
         let to = &transfer.to.location;
-        let moved = moved(transfer, &object.source, &object.destination).or_else(|| {
+        let moved = describe_move(transfer, &object.source, &object.destination).or_else(|| {
             let is_below = object.destination.starts_with(&to.to_string());
             (!is_below).then(|| {
                 writes_elsewhere(transfer, &object.destination, &format!("writes to {to}"))
@@ -295,10 +295,14 @@ fn same_places(
     Ok(())
 }
 
-/// Returns the mistake if a line of a report names another bucket than its transfer does now.
-pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
+/// Describes how a report line differs, if it names a different bucket than its transfer does now.
+pub(super) fn describe_move(
+    transfer: &Transfer,
+    source: &str,
+    destination: &str,
+) -> Option<String> {
     let to = &transfer.to.location;
-    // A destination that could not be listed or looked at stands on both sides.
+    // For a destination that could not be listed or checked, the report names it on both sides.
     let is_destination =
         source == destination && (source.ends_with('/') || source == to.to_string());
     let from = transfer.from.s3().filter(|_| !is_destination);
@@ -321,8 +325,7 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
     )
 }
 
-/// Narrows the job down to the transfers in which something failed, and each of them to the objects
-/// that failed.
+/// Limits the job to the transfers with failures, and each transfer to its failed objects.
 fn narrow(job: &mut Job, failed: &[ReportedFailure]) -> Result<(), CliError> {
     let mut by_transfer: BTreeMap<&str, Vec<&ReportedFailure>> = BTreeMap::new();
     for object in failed {
@@ -361,12 +364,11 @@ fn narrow(job: &mut Job, failed: &[ReportedFailure]) -> Result<(), CliError> {
     }
 }
 
-/// Returns a transfer of the objects that failed, followed by the whole transfer if something could
-/// not even be listed. Both write to the same destination, so the second starts when the first has
-/// ended.
+/// Returns the transfer, limited to the failed objects, and then the whole transfer if a list
+/// failed. Both write to the same destination, so the second starts when the first has ended.
 fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
-    // A copy may exist and have failed later, at its proof or its tags. It is newer than its source
-    // and has the right size, so a comparison by lists would call it equal.
+    // A copy may exist although it failed later, at its proof or its tags. It is newer than its
+    // source and has the right size, so a comparison by lists would call it equal.
     let hides_failures = transfer.when == When::Changed && transfer.versions != Versions::All;
     let when = if hides_failures {
         When::Always
@@ -396,7 +398,7 @@ fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
         chosen: Some(chosen),
         ..transfer.clone()
     };
-    // The run selected these objects by their age at that time.
+    // The run selected these objects by their age at that time, so their age does not matter now.
     if again.ages.modified_after.is_some() {
         again.set_modified_after(None);
     }
@@ -410,7 +412,7 @@ fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
     }
 }
 
-/// Returns true if a source is a single object, and not everything below a prefix.
+/// Returns true if a source is a single object, and not a prefix or a directory.
 fn is_one(from: &Source) -> bool {
     match from {
         Source::Object { .. } | Source::Stdin => true,
@@ -419,8 +421,8 @@ fn is_one(from: &Source) -> bool {
     }
 }
 
-/// Returns the object below the transfer's source; `None` for a place that could not be listed,
-/// which may be the destination's.
+/// Returns the failed object as a selection below the transfer's source. Returns `None` for a place
+/// that could not be listed, which may be at the destination.
 fn chosen(transfer: &Transfer, failed: &ReportedFailure) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
@@ -451,17 +453,18 @@ fn absolute(place: ReportPlace) -> Result<ReportPlace, CliError> {
     })
 }
 
-/// Sets the place of the new report. One in S3 replaces nothing, so the job keeps its own.
+/// Sets the place of the new report. S3 reports never overwrite each other, so the default is the
+/// job's own prefix.
 fn set_report(job: &mut Job, report: Option<ReportPlace>, of: ReportPlace, run: Option<&str>) {
     let default = || match of {
-        ReportPlace::File(path) => ReportPlace::File(beside(&path, run)),
+        ReportPlace::File(path) => ReportPlace::File(next_report_path(&path, run)),
         ReportPlace::Prefix(uri) => ReportPlace::Prefix(job.report.s3.clone().unwrap_or(uri)),
     };
     let place = report.unwrap_or_else(default);
     job.report.set(place);
 }
 
-/// Returns true if both name one file.
+/// Returns true if both places are the same file.
 fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
     let (ReportPlace::File(one), ReportPlace::File(other)) = (one, other) else {
         return false;
@@ -469,9 +472,9 @@ fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Returns the name of the new report beside an old one: the report that this run has begun, or
-/// else the first free name, so that no report is overwritten.
-fn beside(report: &Path, run: Option<&str>) -> PathBuf {
+/// Returns the path of the new report, next to the retried one: the report that the resumed retry
+/// has begun, or else the first free name, so that no report is overwritten.
+fn next_report_path(report: &Path, run: Option<&str>) -> PathBuf {
     let stem = report
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())

@@ -1,5 +1,5 @@
 //! `run`, and the execution of a job for `copy`, `retry`, and shards: connects, shows progress,
-//! stops on a signal, and prints the result.
+//! handles signals, and prints the result.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ Examples:
 pub(super) struct RunJob {
     #[command(flatten)]
     job: JobFile,
-    /// Show what the command would do, and do nothing.
+    /// Show what the command would do, without doing it.
     #[arg(long)]
     dry_run: bool,
     /// Write one receipt per object, as JSON lines, to a file or below s3://bucket/prefix/.
@@ -59,10 +59,10 @@ pub(super) struct RunJob {
     shards: ShardFlags,
 }
 
-/// The options of a run that are not about its job.
+/// The options of a run that are not part of its job.
 #[derive(Clone, Debug)]
 pub(super) struct RunOptions {
-    /// The treatment of an unfinished run.
+    /// What to do with an unfinished run.
     pub(super) intent: Intent,
     /// The longest wait for a journal that another run holds.
     pub(super) wait: Duration,
@@ -70,22 +70,22 @@ pub(super) struct RunOptions {
     pub(super) drain: Duration,
     /// The identity with which the process holds its journal.
     pub(super) lease: LeaseTerms,
-    /// The shard that is run, if the run has shards.
+    /// The shard to run, if the run has shards.
     pub(super) shard: Option<Arc<RunningShard>>,
 }
 
-/// The connections of a run, which may have been used before it begins.
+/// The connections of a run. Planning the shards may use them before the run begins.
 #[derive(Debug)]
 pub(super) struct RunConnections {
     pub(super) connections: Connections,
-    /// Cancelled when requests in flight may no longer finish.
+    /// Cancelled to abort requests in flight.
     halt: CancellationToken,
-    /// Set once all buckets have answered, and the objects that the job names one by one are there.
+    /// Set once all buckets have responded, and the objects that the job names individually exist.
     pub(super) is_checked: bool,
 }
 
 impl RunConnections {
-    /// Returns connections that end within the drain time. Sends nothing.
+    /// Returns connections whose requests end within the drain time. Sends nothing.
     pub(super) fn new(job: &Job, place: &JobEnvironment, drain: Duration) -> Self {
         let halt = CancellationToken::new();
         Self {
@@ -97,7 +97,7 @@ impl RunConnections {
 }
 
 impl RunJob {
-    /// Returns the job, as the manifest and the flags say.
+    /// Returns the job, from the manifest and the flags.
     pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
         if let Some(place) = &self.report {
@@ -106,7 +106,8 @@ impl RunJob {
         self.journal.apply(&mut job);
         self.shards.apply(&mut job)?;
         self.journal.refuse_unused_flags(&job)?;
-        // The manifest alone was checked; a flag or the environment may have named another place.
+        // Loading checked only the manifest; a flag or the environment may have changed these
+        // places.
         match CliError::of_mistakes(&own_objects(&job)) {
             Some(error) => Err(error),
             None => Ok(job),
@@ -118,7 +119,7 @@ impl RunJob {
         self.job.path.as_os_str() == "-"
     }
 
-    /// True when the job is run on an S3 in this process.
+    /// Returns true if the job runs on a sandbox in this process.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(
@@ -143,7 +144,7 @@ impl RunJob {
             unused_flags::refuse(
                 "--sandbox",
                 why,
-                &self.journal.of_going_on(),
+                &self.journal.resume_flags(),
                 "leave that out",
             )?;
         }
@@ -170,7 +171,7 @@ impl RunJob {
     /// Runs one shard of the job.
     async fn execute_shard(mut self, given: GivenShard, output: Output) -> Result<Exit, CliError> {
         shards::refuse_flags(&self.unused_in_shards())?;
-        // The report names a command that runs the same shard.
+        // The report must name a command that runs the same shard.
         let index = self.shards.name_shard(given.shard);
         let mut job = self.job()?;
         let pods = given.run.prepare(&mut job)?;
@@ -190,7 +191,7 @@ impl RunJob {
         shards::run(&mut job, &place, &origin, options, &given, output).await
     }
 
-    /// Returns the flags that contradict `--state`, and which of them were given.
+    /// Returns the flags that contradict `--state`, and whether each was given.
     fn unused_in_shards(&self) -> Vec<Flag> {
         let mut flags = vec![
             ("--sandbox", self.is_sandboxed()),
@@ -218,7 +219,7 @@ pub(super) async fn run(
     run_with(connections, job, origin, options, output).await
 }
 
-/// Runs a job whose start is logged, with these connections.
+/// Runs a job whose start is already logged, with these connections.
 pub(super) async fn run_with(
     mut connections: RunConnections,
     job: &Job,
@@ -236,7 +237,7 @@ pub(super) async fn run_with(
         job.report.place().is_some(),
     ));
     let session = Box::pin(open_session(job, &mut connections, origin, options));
-    // Until the session is open, a signal ends the command at once.
+    // Until the session is open, a signal ends the command immediately.
     signals::leaves("this process had not begun to copy; run the same command again");
     let Session {
         journal,
@@ -250,7 +251,7 @@ pub(super) async fn run_with(
         ..
     } = connections;
     signals::leaves(left_behind(journal.keeps()));
-    console.go_on(&resumed);
+    console.restore_counts(&resumed);
     let orderly = Orderly::within(drain);
     if journal.keeps() {
         signals::leaves_when_cut_short(CUT_SHORT);
@@ -284,9 +285,9 @@ pub(super) async fn run_with(
     let mut outcome = match outcome {
         Ok(outcome) => outcome,
         Err(failure) => {
-            // The next process finds a run that was stopped, and need not wait for the journal. The
-            // failure says more than an error of the journal, and is printed after this. If S3 is
-            // away, that must not take as long as the run would wait for it.
+            // Marks the run as stopped, so that the next process need not wait for the journal. An
+            // error here is ignored, because the failure is more useful. If S3 is unreachable, this
+            // must not take as long as a run would wait for it.
             let _ = timeout(drain, journal.close(JournalEvent::RunStopped)).await;
             signals.abort();
             return Err(failure.into());
@@ -297,8 +298,8 @@ pub(super) async fn run_with(
     }
     let exit = exit_of(&outcome);
     let kept = journal.keeps();
-    // If S3 is away, a write to a journal there waits like any request. After a signal, the drain
-    // time ends that.
+    // If S3 is unreachable, writes to a journal there wait like any request. After a signal, the
+    // drain time limits the wait.
     let closed = journal.close(last_event(&outcome)).await;
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
@@ -315,20 +316,20 @@ pub(super) async fn run_with(
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
     let next = next::after_run(job, &outcome, exit, again.as_deref(), name.as_deref());
-    // Before anything is printed, because standard output may be full.
+    // Must precede any output, because standard output may be full.
     let ended = end_report(report, record, &outcome, exit).await;
     let printed = print(&outcome, &next, name.as_deref(), ended.is_ok(), output);
     let mut result = ended.and(printed);
     if result.is_ok() && was_signalled && exit == Exit::Interrupted {
         result = Err(CliError::Interrupted(left_behind(kept).to_owned()));
     }
-    // A record that is not complete, or a result that cannot be printed, decides the exit code.
+    // An incomplete record, or a failure to print the result, changes the exit code.
     let last_exit = result.as_ref().err().map_or(exit, CliError::exit);
     lifecycle::summarize(&outcome, last_exit, name.as_deref());
     result.map(|()| exit)
 }
 
-/// Returns the event with which the journal of a session ends.
+/// Returns the last event of a session's journal.
 fn last_event(outcome: &Outcome) -> JournalEvent {
     if outcome.is_complete() {
         JournalEvent::RunEnded
@@ -337,7 +338,7 @@ fn last_event(outcome: &Outcome) -> JournalEvent {
     }
 }
 
-/// Checks that the journal and the report of a run that has ended are complete.
+/// Checks that the journal and the report of an ended run are complete.
 fn complete(
     closed: Result<Closed, JournalError>,
     report: Option<ReportPlace>,
@@ -350,8 +351,8 @@ fn complete(
     }
 }
 
-/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is an error
-/// before there is a run, so that the user can correct its name and run the job again.
+/// Contacts the buckets of the job and opens its journal. An unusable bucket is an error before the
+/// run begins, so that the user can correct its name and run the job again.
 async fn open_session(
     job: &Job,
     RunConnections {
@@ -382,22 +383,23 @@ fn has_bars(output: Output) -> bool {
     !output.quiet && !telemetry::is_json() && io::stderr().is_terminal() && !color::is_dumb()
 }
 
-/// Returns the number of objects that the journal still expects, and not only of those that this
-/// session has met. Those that failed when the run gave up are among them, and count as failed.
+/// Returns the number of objects that the journal shows as pending, including those that this
+/// session has not reached. Objects that failed when the run gave up are pending in the journal,
+/// but count as failed.
 fn pending(outcome: &Outcome, state: &RunState) -> u64 {
     let known = state.totals.failed_objects.min(outcome.failed_objects);
     let failed = outcome.failed_objects - known;
     (state.pending_objects() as u64).saturating_sub(failed)
 }
 
-/// Returns true if the result is printed for people. A JSON log has it as the event `summary`, and
-/// its collector may read standard output too.
+/// Returns true if the result is printed as text. With JSON logs, the event `summary` has the
+/// result, and the log collector may read standard output too.
 fn is_for_people(output: Output) -> bool {
     !output.json && !telemetry::is_json()
 }
 
-/// Prints the result of a run. As JSON, it includes the commands to type next. The name of the
-/// report and these commands are left out for people if the record of the run is not complete.
+/// Prints the result of a run. JSON output includes the next commands. Text output omits the name
+/// of the report and these commands if the record of the run is incomplete.
 fn print(
     outcome: &Outcome,
     next: &[String],
@@ -446,7 +448,8 @@ async fn end_report(
     }
 }
 
-/// Ends the report of a run whose journal was lost. It is not complete even if all objects ended.
+/// Ends the report of a run whose journal was lost. The report is incomplete even if all objects
+/// ended.
 async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
     let Some(report) = report else { return };
     let footer = Footer {
@@ -462,7 +465,7 @@ async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
 #[must_use]
 pub fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
-    // A run that a signal stopped is interrupted, even if a list was refused.
+    // A run stopped by a signal is interrupted, even if a list was refused.
     let ended_itself = outcome.gave_up.is_some() || !interrupted;
     match outcome.list_failure() {
         Some(CommonCause::Refused) if ended_itself => return Exit::Refused,
@@ -479,7 +482,7 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     }
 }
 
-/// Returns the text about what a run leaves behind if a signal ends it.
+/// Describes what a run leaves behind if a signal ends it.
 fn left_behind(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to continue"
@@ -489,12 +492,12 @@ fn left_behind(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// The text of the error of a run that is dropped before its journal is closed.
+/// The error text of a run that ends before its journal is closed.
 const CUT_SHORT: &str = "the journal may lack what was done last, and the next run finds that at the destination; run the same command \
                          again to continue";
 
 /// Stops the run in an orderly way at the first signal. `signals` ends the process at the second
-/// one, or at the end of the drain time.
+/// signal, or after the drain time.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,
@@ -509,7 +512,7 @@ async fn stop_on_signal(
         "stopping: finishing requests in flight (up to {})",
         signals::drain_text(drain)
     );
-    // A scheduler sends one signal.
+    // Schedulers send only one signal.
     if io::stderr().is_terminal() {
         message += "; send the signal again to stop now";
     }

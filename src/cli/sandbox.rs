@@ -1,5 +1,5 @@
-//! `sandbox`, and `--sandbox`: an S3 in this process, for experiments without a cloud, and for
-//! measuring clients.
+//! `sandbox` and `--sandbox`: an S3 server inside this process, for experiments without a cloud and
+//! for measuring clients.
 
 mod seed;
 
@@ -22,8 +22,8 @@ use crate::s3::client::StaticCredentials;
 use crate::size::{ByteSize, display_count, display_counted, parse_duration};
 use s3haul_sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
 
-/// Serves an S3 in memory on 127.0.0.1 until it is interrupted, then prints what it has seen and
-/// holds.
+/// Serves S3 from memory on 127.0.0.1 until it is interrupted, then prints the requests that it
+/// received and the objects that it holds.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,58 +42,57 @@ To measure how a client behaves:
   s3haul sandbox --port 9000 --control 127.0.0.1:9001 --object s3://data/s/=20000x64KiB
   curl 127.0.0.1:9001/_sandbox/rules -d '{\"prefix\": \"s/1\", \"from\": \"10s\", \"for\": \"1m\", \"effect\": \"throttle\"}'")]
 pub(super) struct Serve {
-    /// TCP port. 0 is a free port.
+    /// TCP port. 0 selects a free port.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Create this bucket. May be repeated.
     #[arg(long, value_name = "NAME")]
     bucket: Vec<String>,
-    /// Create the bucket and a virtual object of this size, which takes no memory. Below a prefix,
-    /// many objects of one size or of sizes between two: s3://data/small/=20000x64KiB,
+    /// Create the bucket and a virtual object of this size, which takes no memory. For a prefix,
+    /// create many objects of one size or of a range of sizes: s3://data/small/=20000x64KiB,
     /// s3://data/mixed/=20000x64KiB-1MiB
     #[arg(long, value_name = "S3URI=SIZE", value_parser = seed)]
     object: Vec<Seed>,
-    /// Start with equal copies of what --object puts below a prefix:
+    /// Also create equal copies of the objects that --object creates below a prefix:
     /// s3://data/small/=s3://copies/small/
     #[arg(long, value_name = "FROM=TO", value_parser = copied)]
     copied: Vec<SeedCopies>,
-    /// Latency of answers: none, or like Amazon S3 from a machine nearby.
+    /// Latency of responses: instant (none), or aws (that of Amazon S3 from a nearby machine).
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
     /// PUT, COPY, POST, and DELETE requests per second that each top-level prefix accepts, instead
-    /// of the model's rate. Further requests get SlowDown.
+    /// of the model's rate. Requests above the rate get SlowDown.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     writes_per_second: Option<u32>,
     /// GET, HEAD, and list requests per second that each top-level prefix accepts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reads_per_second: Option<u32>,
     /// Start each prefix at this fraction of its rates, and double them after every TIME, as S3
-    /// does when it divides partitions: 1/8:10s
+    /// does when it splits partitions: 1/8:10s
     #[arg(long, value_name = "FRACTION:TIME", value_parser = ramp)]
     ramp: Option<Ramp>,
-    /// Serve this many connections at once. Further ones wait until one closes.
+    /// Serve this many connections at a time. Further connections wait until one closes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections: Option<u32>,
-    /// Fixed latency of a part copy, instead of the model's: 2450ms is that of Amazon S3 for large
+    /// Fixed latency of a part copy, instead of the model's. Amazon S3 takes about 2450ms for large
     /// parts.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     part_latency: Option<Duration>,
-    /// Keep only lengths and checksums of uploads above 64 KiB, so that a benchmark measures the
-    /// client. Reads then return other bytes, ETags are not MD5 sums, and Content-MD5 and payload
-    /// signatures are not checked.
+    /// Keep only the lengths and checksums of uploads above 64 KiB, so that a benchmark measures
+    /// the client. Reads then return different bytes, ETags are not MD5 sums, and Content-MD5 and
+    /// payload signatures are not checked.
     #[arg(long)]
     virtual_uploads: bool,
-    /// Accept fault rules at this loopback address while it serves (POST, GET, and DELETE of
-    /// /_sandbox/rules, in JSON). Port 0 is a free port.
+    /// Accept fault rules on this loopback address while serving (POST, GET, and DELETE of
+    /// /_sandbox/rules, in JSON). Port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     control: Option<SocketAddr>,
-    /// Arm this fault rule from the start, in the JSON of --control. May be repeated.
+    /// Arm this fault rule at the start, in the JSON format of --control. May be repeated.
     #[arg(long, value_name = "JSON")]
     rule: Vec<String>,
 }
 
-/// Parses an address that only this machine reaches: anyone who reaches it can change what the
-/// sandbox does.
+/// Parses a loopback address. Any other address would let other machines control the sandbox.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let at: SocketAddr = text
         .parse()
@@ -131,17 +130,17 @@ fn ramp(text: &str) -> Result<Ramp, String> {
     })
 }
 
-/// The requests that a sandbox has seen, and the objects that it holds at its end.
+/// The requests that a sandbox received, and the objects that it held at its end.
 #[derive(Debug, Serialize)]
 struct SandboxUsage {
-    /// All that came in.
+    /// All requests.
     requests: u64,
-    /// Answered `SlowDown`.
+    /// Requests that got `SlowDown`.
     throttled: u64,
     most_in_flight: u64,
-    /// Copied inside the server.
+    /// Bytes copied inside the server.
     copied_bytes: u64,
-    /// By operation, in S3's names.
+    /// Requests by operation, with S3's names.
     calls: BTreeMap<&'static str, u64>,
     buckets: Vec<BucketUsage>,
 }
@@ -162,7 +161,7 @@ impl SandboxUsage {
         }
     }
 
-    /// Returns a text for people.
+    /// Returns the usage as text.
     fn text(&self) -> String {
         let mut lines = vec![format!(
             "requests: {} ({} throttled), {} in flight at most, {} copied",
@@ -192,7 +191,7 @@ impl SandboxUsage {
 }
 
 impl Serve {
-    /// Returns the model of its behaviour in time.
+    /// Returns the model of latencies and limits.
     fn model(&self) -> Result<Model, CliError> {
         let mut model = if self.model == "aws" {
             Model::aws_like()
@@ -218,7 +217,7 @@ impl Serve {
 
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let model = self.model()?;
-        // Each request in flight is a socket. Where the limit cannot be raised, connections wait.
+        // Each request in flight is a socket. If the limit cannot be raised, connections wait.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let options = SandboxOptions {
             port: self.port,
@@ -265,7 +264,7 @@ impl Serve {
                 return Err(CliError::Usage(message));
             }
         }
-        // From now on a signal is how it ends.
+        // From here on, a signal is the normal way to end the sandbox.
         let orderly = Orderly::within(DRAIN);
         signals::leaves("what the sandbox has seen is lost");
         let control = sandbox
@@ -288,12 +287,12 @@ impl Serve {
     }
 }
 
-/// Starts a sandbox that takes the place of every endpoint of the job, with the buckets that the
-/// job names.
+/// Starts a sandbox with the buckets that the job names, and replaces every endpoint of the job
+/// with it.
 ///
-/// Nothing of the job may reach another server: an endpoint keeps its name, its provider, and its
-/// capabilities, and loses its URL, its identity, and its network settings. What cannot be moved
-/// into the sandbox is refused.
+/// The job must not reach any other server: an endpoint keeps its name, provider, and capabilities,
+/// and loses its URL, identity, and network settings. Settings that the sandbox cannot honor are
+/// refused.
 pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials), CliError> {
     let locations = |transfer: &Transfer| {
         let source = transfer
@@ -341,17 +340,17 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
             capabilities: std::mem::take(&mut endpoint.stated.capabilities),
             ..Endpoint::default()
         };
-        // Nothing of the user's environment applies to it.
+        // The user's environment must not apply to the sandbox.
         *endpoint = stated.resolve(&Environment::default().isolated());
     }
-    // The sandbox ends with this process, so its runs cannot be resumed.
+    // The sandbox ends with this process, so a run in it cannot be resumed.
     job.journal = JournalPlace::Disabled;
     if let Some(uri) = job.report.s3.take() {
         note(&format!(
             "--sandbox: no report is written to {uri}, which would end with this process; --report FILE keeps one"
         ));
     }
-    // Buckets of the same name on two servers are one bucket now.
+    // Buckets with the same name on two servers are now the same bucket.
     if let Some(error) = CliError::of_mistakes(&job.check()) {
         return Err(CliError::Usage(format!(
             "with --sandbox, all endpoints are one server: {error}"
@@ -363,7 +362,7 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
     Ok((sandbox, credentials))
 }
 
-/// Returns the buckets of a job, each with what any of the transfers needs of it.
+/// Returns the buckets of a job, each with the options that its transfers need.
 fn buckets_of(job: &Job) -> BTreeMap<String, BucketOptions> {
     let mut buckets: BTreeMap<String, BucketOptions> = BTreeMap::new();
     for transfer in &job.transfers {

@@ -1,4 +1,4 @@
-//! The flags that choose objects of a source. They are named as in the manifest.
+//! The flags that select objects of a source. They have the names of the manifest's fields.
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use crate::manifest::keys::KeyGlob;
 use crate::manifest::moment::Moment;
 use crate::size::ByteSize;
 
-/// The rules about patterns, as help texts show them.
+/// The rules for patterns, as help shows them.
 pub(super) const PATTERNS: &str = "\
 Patterns match the whole key after SRC:
   *      any characters but a slash             *.csv       a.csv, but not 2026/a.csv
@@ -28,7 +28,7 @@ pub(super) struct SelectFlags {
     /// Select only keys that match this pattern, relative to SRC. May be repeated.
     #[arg(long, value_name = "GLOB")]
     include: Vec<KeyGlob>,
-    /// Leave out keys that match this pattern. Wins over --include. May be repeated.
+    /// Exclude keys that match this pattern. Takes precedence over --include. May be repeated.
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<KeyGlob>,
     /// Select only objects with more bytes than this.
@@ -37,10 +37,10 @@ pub(super) struct SelectFlags {
     /// Select only objects with fewer bytes than this.
     #[arg(long, value_name = "SIZE")]
     smaller_than: Option<ByteSize>,
-    /// Copy only objects with at least, or at most, this many bytes, as in rclone.
+    /// Select only objects with at least this many bytes, as in rclone.
     #[arg(long, value_name = "SIZE", hide = true, conflicts_with = "larger_than")]
     min_size: Option<ByteSize>,
-    /// Copy only objects with at least, or at most, this many bytes, as in rclone.
+    /// Select only objects with at most this many bytes, as in rclone.
     #[arg(
         long,
         value_name = "SIZE",
@@ -61,7 +61,7 @@ pub(super) struct SelectFlags {
 }
 
 impl SelectFlags {
-    /// Returns the flags that were given.
+    /// Returns each flag, and whether it was given.
     pub(super) fn flags(&self) -> [Flag; 9] {
         [
             ("--include", !self.include.is_empty()),
@@ -76,7 +76,7 @@ impl SelectFlags {
         ]
     }
 
-    /// Writes the flags into a transfer, and the pattern that its source was named with.
+    /// Writes the flags into a transfer, and the pattern in the name of its source.
     pub(super) fn apply(
         &self,
         transfer: &mut Transfer,
@@ -103,7 +103,7 @@ impl SelectFlags {
             exclude: self.exclude.clone(),
             larger_than: self.larger_than.or(at_least),
             smaller_than: self.smaller_than.or(at_most),
-            // Set below, because they may be ages.
+            // Set below, because these times may be ages.
             modified_after: None,
             modified_before: None,
             storage_classes: self.storage_classes.clone(),

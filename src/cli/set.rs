@@ -17,29 +17,29 @@ pub(super) struct SetFlags {
     /// Add a tag to those of the source. May be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     tags: Vec<(String, String)>,
-    /// Content-Type. Default: that of the source; for a file, derived from its name.
+    /// Content-Type of new objects. Default: that of the source, or derived from the file name.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// Content-Encoding.
+    /// Content-Encoding of new objects.
     #[arg(long, value_name = "CODING")]
     content_encoding: Option<String>,
-    /// Content-Language.
+    /// Content-Language of new objects.
     #[arg(long, value_name = "LANGUAGE")]
     content_language: Option<String>,
-    /// Content-Disposition.
+    /// Content-Disposition of new objects.
     #[arg(long, value_name = "VALUE")]
     content_disposition: Option<String>,
-    /// Cache-Control.
+    /// Cache-Control of new objects.
     #[arg(long, value_name = "VALUE")]
     cache_control: Option<String>,
-    /// Encryption of new objects. Default: that of the bucket.
+    /// Encryption of new objects. Default: the bucket's default encryption.
     #[arg(long, value_enum, value_name = "HOW", conflicts_with = "customer_key")]
     sse: Option<Sse>,
-    /// KMS key, with --sse aws:kms or aws:kms:dsse.
+    /// KMS key, for --sse aws:kms or aws:kms:dsse.
     #[arg(long, value_name = "ARN")]
     sse_kms_key_id: Option<String>,
-    /// Canned ACL of new objects, for instance bucket-owner-full-control. Excludes --preserve
-    /// acl=try and acl=require.
+    /// Canned ACL of new objects, for instance bucket-owner-full-control. Cannot be used with
+    /// --preserve acl=try or acl=require.
     #[arg(long, value_name = "ACL", value_parser = word::<CannedAcl>())]
     pub(super) acl: Option<CannedAcl>,
     #[command(flatten)]
@@ -58,12 +58,12 @@ pub(super) struct KeyFlags {
 }
 
 impl KeyFlags {
-    /// Returns the flag about the source.
+    /// Returns the flag that applies to the source.
     pub(super) fn of_source(&self) -> Flag {
         ("--source-customer-key", self.source_customer_key.is_some())
     }
 
-    /// Returns the flag about the destination.
+    /// Returns the flag that applies to the destination.
     pub(super) fn of_destination(&self) -> Flag {
         ("--customer-key", self.customer_key.is_some())
     }
@@ -76,7 +76,7 @@ impl KeyFlags {
     }
 }
 
-/// S3's own names.
+/// The names that S3 uses.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Sse {
     #[value(name = "AES256")]

@@ -1,8 +1,8 @@
 //! `run --state` runs one shard of a job, and `plan --shards` only plans the shards.
 //!
-//! A shard is a run like any other that lists only its own ranges of keys, and keeps its journal
-//! and its report below the state prefix. This module adds the plan before the run, and the record
-//! of the shard's end after it.
+//! A shard is an ordinary run that lists only its own ranges of keys, and keeps its journal and its
+//! report below the state prefix. This module plans the shards before the run, and records the
+//! shard's end after it.
 
 mod index;
 mod plan;
@@ -49,10 +49,10 @@ use crate::shards::survey::Extent;
 use crate::size::display_counted;
 use crate::telemetry::{self, Note};
 
-/// The message about a signal that comes before the run of a shard begins.
+/// The message for a signal before the run of a shard begins.
 const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
 
-/// One run in many processes, each of which copies its own ranges of keys.
+/// A run in many processes, each of which copies its own ranges of keys.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Many processes")]
 pub(super) struct ShardFlags {
@@ -60,11 +60,11 @@ pub(super) struct ShardFlags {
     /// plan and the journal, report, and progress of each shard.
     #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
     state: Option<S3Uri>,
-    /// Number of shards, at most 2000: 8 to 16 for each process that runs at a time.
+    /// Number of shards, at most 2000. Use 8 to 16 for each process that runs at a time.
     #[arg(long, value_name = "N", requires = "state")]
     shards: Option<u32>,
     /// Number of processes that run at a time. Each takes its share of the job's limits. Default:
-    /// the size of the array, if Slurm or AWS Batch started this process.
+    /// the array size, if Slurm or AWS Batch started this process.
     #[arg(long, value_name = "P", requires = "state", value_parser = clap::value_parser!(u32).range(1..))]
     pods: Option<u32>,
     /// Index of the shard, from 0. Default: JOB_COMPLETION_INDEX, AWS_BATCH_JOB_ARRAY_INDEX, or
@@ -97,11 +97,11 @@ pub(super) struct GivenShards {
     pub(super) pods: Option<u32>,
 }
 
-/// The shard that the flags and the environment name.
+/// The shard that the flags and the environment select.
 #[derive(Clone, Debug)]
 pub(super) struct GivenShard {
     pub(super) run: GivenShards,
-    /// Its index.
+    /// The index of the shard.
     pub(super) shard: u32,
 }
 
@@ -129,7 +129,7 @@ impl ShardFlags {
         Ok(Some(GivenShard { run, shard }))
     }
 
-    /// Sets the index. Returns the flag for it, unless it was typed.
+    /// Sets the index. Returns the flag for it, unless the user typed it.
     pub(super) fn name_shard(&mut self, shard: u32) -> Option<String> {
         let was_typed = self.shard.replace(shard).is_some();
         (!was_typed).then(|| format!("--shard={shard}"))
@@ -171,7 +171,7 @@ pub(super) fn refuse_flags(flags: &[Flag]) -> Result<(), CliError> {
     unused_flags::refuse("--state", why, flags, remedy)
 }
 
-/// Refuses a number of shards that a run cannot have.
+/// Refuses an invalid number of shards.
 pub(super) fn require_number(shards: u32) -> Result<(), CliError> {
     match refused_number(shards) {
         Some(reason) => Err(CliError::Usage(format!("--shards: {reason}"))),
@@ -179,7 +179,7 @@ pub(super) fn require_number(shards: u32) -> Result<(), CliError> {
     }
 }
 
-/// Refuses a state prefix inside a source, where its own objects would be copied.
+/// Refuses a state prefix inside a source, because the job would copy the state.
 pub(super) fn require_outside_sources(job: &Job, state: &S3Uri) -> Result<(), CliError> {
     match CliError::of_mistakes(state_in_source(job, state).as_slice()) {
         Some(error) => Err(error),
@@ -196,8 +196,8 @@ fn refuse_job(job: &Job) -> Result<(), CliError> {
 }
 
 impl GivenShards {
-    /// Refuses a job that cannot run in shards, and reduces its limits to the share of this
-    /// process. Returns the number of processes that run at a time.
+    /// Refuses a job that cannot run in shards, and reduces its limits to this process's share.
+    /// Returns the number of processes that run at a time.
     pub(super) fn prepare(&self, job: &mut Job) -> Result<u32, CliError> {
         refuse_job(job)?;
         let Some(pods) = self.pods else {
@@ -212,7 +212,7 @@ impl GivenShards {
             );
             return Ok(1);
         };
-        // At most as many processes as shards work at a time.
+        // There are never more processes at work than shards.
         let pods = pods.min(self.shards);
         job.limits = make::share_of(&job.limits, pods).map_err(CliError::Usage)?;
         Ok(pods)
@@ -231,7 +231,7 @@ pub(super) struct RunningShard {
     session: OnceLock<SessionEnd>,
 }
 
-/// The result of the session that ran a shard, as its journal has it.
+/// The result of the session that ran a shard, from its journal.
 #[derive(Debug)]
 struct SessionEnd {
     is_complete: bool,
@@ -257,8 +257,8 @@ impl RunningShard {
         &self.ranges
     }
 
-    /// Starts to write live records, in a task of `live`. Returns a monitor that counts for them
-    /// and passes all events on to `monitor`.
+    /// Starts a task in `live` that writes live records. Returns a monitor that counts for the
+    /// records and forwards all events to `monitor`.
     pub(super) fn start_live_records(
         &self,
         monitor: Arc<dyn Monitor>,
@@ -281,10 +281,10 @@ impl RunningShard {
         Arc::new(TwoMonitors(monitor, counts))
     }
 
-    /// Remembers the result of the session, for the record of the shard's end.
+    /// Stores the result of the session, for the record of the shard's end.
     pub(super) fn set_session_end(&self, outcome: &Outcome, state: &RunState) {
         let mut state = state.clone();
-        // The journal forgets the failures of a run that gave up, because the next one tries those
+        // The journal drops the failures of a run that gave up, because the next run tries those
         // objects again.
         let failed = &mut state.totals.failed_objects;
         *failed = (*failed).max(outcome.failed_objects);
@@ -298,14 +298,14 @@ impl RunningShard {
         });
     }
 
-    /// Records the end of the shard. After an interruption the shard has not ended: a later process
-    /// continues it.
+    /// Records the end of the shard. An interrupted shard has not ended: a later process continues
+    /// it.
     async fn end(&self, exit: Exit) -> Result<(), CliError> {
         let mut cause = (exit != Exit::Done).then(|| termination::reason(exit));
         let is_over = match exit {
             Exit::Done | Exit::Failures | Exit::Usage | Exit::Refused | Exit::Waiting => true,
             Exit::Interrupted => false,
-            // Another process runs the shard, or the state is unknown because of a bug.
+            // Another process runs the shard, or a bug has made the state unknown.
             Exit::Held | Exit::Bug => return Ok(()),
         };
         let mut exit = exit;
@@ -316,7 +316,7 @@ impl RunningShard {
                 .await
                 .map_err(CliError::Unrecorded);
         }
-        // The sign of life says that the process has ended, even if nothing else does.
+        // The live record shows that the process has ended, even if no other record does.
         if let Some(live) = self.live.get() {
             if let Err(error) = &recorded {
                 (exit, cause) = (error.exit(), Some(error.to_string()));
@@ -336,8 +336,8 @@ impl RunningShard {
         Ok(())
     }
 
-    /// Returns the record of the shard's end. If this process was refused before it had a run, the
-    /// totals are those of the process before it.
+    /// Returns the record of the shard's end. If this process was refused before it had a run, uses
+    /// the totals of the previous process.
     async fn record(&self, exit: Exit, cause: Option<String>) -> ShardEnd {
         let session = self.session.get();
         let state = session.map(|session| &session.state);
@@ -362,7 +362,7 @@ impl RunningShard {
         }
     }
 
-    /// Returns the totals in the last sign of life of the shard, or zeros if it cannot be read.
+    /// Returns the totals in the last live record of the shard, or zeros if it cannot be read.
     async fn earlier_totals(&self) -> RunTotals {
         let name = PerShard::Live.of(self.shard);
         let live = self.store.get::<LiveRecord>(&name).await.ok().flatten();
@@ -395,7 +395,7 @@ pub(super) async fn run(
         end::summarize(&store, &plan).await?;
         return say_done(&done.record, output);
     }
-    // All shards must count the ages in the job from the same time.
+    // All shards must measure the ages in the job from the same time.
     if let Some(time) = plan.counted_from {
         job.count_from(time);
     }
@@ -460,9 +460,9 @@ fn say_done(done: &ShardEnd, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Reads the plan at a state prefix, or obtains one if there is none, and refuses one that was made
-/// for another job. Only a process that finds no plan asks the buckets of the job: the others ask
-/// them when their run begins, if it does.
+/// Returns the plan at a state prefix, or obtains one if there is none. Refuses a plan for another
+/// job. Only a process that finds no plan contacts the buckets of the job here; the others contact
+/// them when their run begins.
 async fn plan_at(
     state: &S3Uri,
     job: &Job,
@@ -491,7 +491,7 @@ async fn plan_at(
     Ok((store, obtained))
 }
 
-/// Connects to a state prefix.
+/// Connects to the state prefix.
 pub(super) async fn store_at(
     state: &S3Uri,
     connections: &mut Connections,
@@ -521,8 +521,8 @@ pub(super) fn require_plan_of(
     )))
 }
 
-/// Asks the buckets of a job that is to run in shards, and looks for the objects that it names one
-/// by one.
+/// Contacts the buckets of a job for a run in shards, and checks that the objects that it names
+/// individually exist.
 pub(super) async fn check_buckets(
     job: &Job,
     connections: &mut Connections,
@@ -532,8 +532,8 @@ pub(super) async fn check_buckets(
     Ok(buckets)
 }
 
-/// Obtains the plan of a state prefix that has none. A signal ends this in an orderly way: the
-/// lease of the plan is released, so that the next process plans at once.
+/// Obtains a plan for a state prefix without one. A signal ends this in an orderly way: it releases
+/// the planning lease, so that the next process plans without waiting.
 async fn obtain_plan(
     store: &StateStore,
     job: &Job,

@@ -1,16 +1,16 @@
-//! Signals that end a command, except those that were ignored when it began.
+//! Handles the signals that end a command, except those that were ignored when it began.
 //!
 //! `nohup` starts a program with SIGHUP ignored, and a shell without job control starts `program &`
-//! with SIGINT and SIGQUIT ignored. A program that installs a handler anyway dies with the terminal
-//! that its user has closed. The disposition at the start is read once, before the first handler is
-//! installed, and without unsafe code: from `/proc` on Linux, elsewhere from a shell that sends the
-//! signal to itself, because dispositions are inherited.
+//! with SIGINT and SIGQUIT ignored. If such a program installed handlers anyway, it would die when
+//! its user closes the terminal. So the dispositions are read once, before the first handler is
+//! installed, and without unsafe code: from `/proc` on Linux, and elsewhere by a shell that sends
+//! itself the signal, because child processes inherit dispositions.
 //!
-//! The handlers are installed before a command does anything, and stay as long as the process
-//! lives. So a signal ends the command at any moment, also while it reads the manifest, waits for
+//! The handlers are installed before a command does anything, and stay for the life of the process.
+//! So a signal ends the command at any moment, even while it reads the manifest, waits for
 //! credentials, or is between two phases of a run. The future of the command is then dropped
-//! ([`interruption`]), unless the command has announced that it ends by itself ([`Orderly`]).
-//! Either way the process ends within the drain time.
+//! ([`interruption`]), unless the command has announced that it ends by itself ([`Orderly`]). In
+//! both cases, the process ends within the drain time.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -31,22 +31,22 @@ use super::CliError;
 use crate::execute::DRAIN;
 use crate::size::parse_duration;
 
-/// The flag for the time that a run takes to end after a signal.
+/// The flag for the drain time, the time that a run may take to end after a signal.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct DrainFlags {
-    /// Longest time that a run takes to end after a signal. Default: 20s.
+    /// Longest time that a run may take to end after a signal. Default: 20s.
     #[arg(long, value_name = "DURATION", env = "S3HAUL_DRAIN", value_parser = drain)]
     drain: Option<Duration>,
 }
 
 impl DrainFlags {
-    /// Returns the time, or its default.
+    /// Returns the drain time, or its default.
     pub(super) fn time(self) -> Duration {
         self.drain.unwrap_or(DRAIN)
     }
 }
 
-/// Returns a time as users write it in `--drain`: `20s`.
+/// Formats a time as in `--drain`: `20s`.
 pub(super) fn drain_text(time: Duration) -> String {
     format!(
         "{:#}",
@@ -62,7 +62,7 @@ fn drain(text: &str) -> Result<Duration, String> {
     Ok(drain)
 }
 
-/// The text for commands that write nothing.
+/// The text for a command that has written nothing.
 const NOTHING: &str = "nothing was written; run the same command again";
 
 /// The effect of the next signal.
@@ -76,20 +76,20 @@ static REACTION: Mutex<Reaction> = Mutex::new(Reaction {
 #[derive(Debug)]
 struct Reaction {
     orderly: Option<OrderlyEnd>,
-    /// Says what the command has and has not done, if it ends now.
+    /// Describes what the command has and has not done, for the error if it ends now.
     leaves: Cow<'static, str>,
-    /// The same for a command that is dropped while it ends by itself.
+    /// Replaces `leaves` for a command that is dropped during its orderly end.
     cut_short: Option<&'static str>,
-    /// True for a command that only shows something, until its user presses Ctrl-C.
+    /// True for a command that shows something until its user presses Ctrl-C.
     is_view: bool,
 }
 
-/// The end of a command that ends by itself after a signal.
+/// The orderly end of a command after a signal.
 #[derive(Clone, Debug)]
 struct OrderlyEnd {
-    /// Tells the command about the signal.
+    /// Notifies the command of the signal.
     signalled: Signalled,
-    /// The longest time until the command has ended.
+    /// The time limit for the end of the command.
     within: Duration,
 }
 
@@ -97,25 +97,25 @@ fn reaction() -> MutexGuard<'static, Reaction> {
     REACTION.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sets the text of the error of a command that a signal ends from now on. It follows the word
-/// "interrupted", and says what the command has and has not done.
+/// Sets the text of the error that a signal causes from now on. The text follows the word
+/// "interrupted", and describes what the command has and has not done.
 pub(super) fn leaves(text: impl Into<Cow<'static, str>>) {
     reaction().leaves = text.into();
 }
 
-/// Announces that the command shows something until its user presses Ctrl-C, so that it ends
-/// without an error then.
+/// Announces that the command shows something until its user presses Ctrl-C, which then is not an
+/// error.
 pub(super) fn is_view() {
     reaction().is_view = true;
 }
 
-/// Sets the text of the error of a command that is dropped although it has announced that it ends
-/// by itself. It holds as long as the [`Orderly`] of that command.
+/// Sets the text of the error of a command that is dropped during its orderly end. The text applies
+/// until the command's [`Orderly`] is dropped.
 pub(super) fn leaves_when_cut_short(text: &'static str) {
     reaction().cut_short = Some(text);
 }
 
-/// Tells a command that a signal has come.
+/// Notifies a command of a signal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signalled {
     came: CancellationToken,
@@ -129,7 +129,7 @@ impl Signalled {
         self.kind.get().copied().unwrap_or(SignalKind::terminate())
     }
 
-    /// Returns true if the signal has come.
+    /// Returns true if the signal has arrived.
     pub(super) fn has_come(&self) -> bool {
         self.came.is_cancelled()
     }
@@ -140,14 +140,14 @@ impl Signalled {
     }
 }
 
-/// While this lives, the first signal only asks the command to end. Afterwards, a signal ends it at
-/// once again.
+/// While this value lives, the first signal only asks the command to end. Afterwards, a signal ends
+/// the command immediately again.
 #[derive(Debug)]
 pub(super) struct Orderly(Signalled);
 
 impl Orderly {
-    /// Announces that the command ends by itself within this time of the first signal. A command
-    /// that takes longer is dropped, and so is one that gets a second signal.
+    /// Announces that the command ends by itself within this time after the first signal. A second
+    /// signal, or the end of the time, drops the command.
     pub(super) fn within(within: Duration) -> Self {
         let signalled = Signalled::default();
         reaction().orderly = Some(OrderlyEnd {
@@ -171,7 +171,7 @@ impl Drop for Orderly {
     }
 }
 
-/// Waits until signals end the command, and returns the error that it ends with.
+/// Waits until a signal ends the command, and returns the error for it.
 pub(super) async fn interruption(mut signals: Signals) -> CliError {
     let kind = signals.recv().await;
     let ending = reaction().orderly.clone();
@@ -193,13 +193,13 @@ pub(super) async fn interruption(mut signals: Signals) -> CliError {
     CliError::Interrupted(format!("{late}{leaves}"))
 }
 
-/// Signals that commands listen to. Their numbers are the same on every Unix.
+/// The signals that commands listen for. Their numbers are the same on every Unix.
 const LISTENED: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
 
-/// The number of SIGXFSZ, which tells a process that its file has reached the limit of its size.
+/// The number of SIGXFSZ, which a process gets when its file reaches the file size limit.
 const XFSZ: i32 = 25;
 
-/// Returns the name of a signal: `SIGTERM`.
+/// Returns the name of a signal, such as `SIGTERM`.
 pub(super) fn name(kind: SignalKind) -> String {
     let number = kind.as_raw_value();
     LISTENED
@@ -211,7 +211,7 @@ pub(super) fn name(kind: SignalKind) -> String {
 /// The numbers of the signals that were ignored when this process began.
 static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
 
-/// Notes which signals are ignored. Must be called before the first handler is installed.
+/// Records which signals are ignored. Must be called before the first handler is installed.
 pub(super) fn note_ignored() {
     IGNORED.get_or_init(|| {
         let mask = std::fs::read_to_string("/proc/self/status")
@@ -237,8 +237,8 @@ fn mask(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Returns true if a shell started by this process survives the signal, which it can only if the
-/// signal is ignored here too.
+/// Returns true if a child shell survives the signal, which happens only if this process ignores
+/// the signal too.
 fn survives(name: &str, number: i32) -> bool {
     let shell = Command::new("/bin/sh")
         .args(["-c", &format!("kill -s {name} $$; exit 0")])
@@ -246,21 +246,21 @@ fn survives(name: &str, number: i32) -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    // Without a shell the disposition is unknown. Most callers expect a program to listen.
+    // Without a shell the disposition is unknown. Most callers expect a program to handle signals.
     shell.is_ok_and(|status| status.signal() != Some(number))
 }
 
-/// Listens to some signals.
+/// The signals that a command listens for.
 #[derive(Debug)]
 pub(super) struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
-    /// Listens to the signals with which users and schedulers end a command, except those that were
-    /// ignored when the process began.
+    /// Listens for the signals with which users and schedulers end a command, except those that
+    /// were ignored when the process began.
     pub(super) fn listen() -> io::Result<Self> {
         note_ignored();
-        // With a handler a write beyond `ulimit -f` fails like one to a full disk. Without one the
-        // process dies of it.
+        // With a handler, a write beyond `ulimit -f` fails like a write to a full disk. Without
+        // one, it kills the process.
         drop(signal(SignalKind::from_raw(XFSZ))?);
         let ignored = IGNORED.get().map_or(&[][..], Vec::as_slice);
         let all = [
@@ -277,11 +277,11 @@ impl Signals {
             .map(Self)
     }
 
-    /// Waits for the next signal, and returns it. Never returns if all are ignored.
+    /// Waits for the next signal, and returns it. Never returns if all signals are ignored.
     async fn recv(&mut self) -> SignalKind {
         poll_fn(|context| {
             let mut ready = None;
-            // Polls all of them, so that each can wake this task.
+            // Polls all signals, so that each can wake this task.
             for (kind, signal) in &mut self.0 {
                 if matches!(signal.poll_recv(context), Poll::Ready(Some(()))) {
                     ready = ready.or(Some(*kind));

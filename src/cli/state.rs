@@ -1,8 +1,8 @@
 //! Finds and reads the state prefix of a run in shards.
 //!
-//! `status` and the commands that read reports take a prefix in S3. It may be that of a journal, of
-//! reports, or of a run in shards. One list request tells them apart: only a run in shards has a
-//! plan.
+//! `status` and the commands that read reports accept a prefix in S3: that of a journal, of
+//! reports, or of a run in shards. One list request tells them apart, because only a run in shards
+//! has a plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,15 +23,15 @@ use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSu
 use crate::shards::store::{ListedRecord, StateStore, Stored};
 use crate::shards::view::{SeenFailure, SeenLive, SeenState};
 
-/// The beginning of the names `plan.json` and `plan.lease`.
+/// The start of the names `plan.json` and `plan.lease`.
 const PLAN_FILES: &str = "plan.";
 /// The prefix below which `retry` keeps its reports and its journal.
 const RETRIES: &str = "retry/";
-/// The same for `retry --losses`, whose reports say nothing about objects that failed.
+/// The same for `retry --losses`. These reports do not cover objects that failed.
 const REPAIRS: &str = "repair/";
-/// The most shards whose reports are looked for at the same time.
+/// The maximum number of shards whose reports are searched at the same time.
 const AT_ONCE: usize = 16;
-/// The most directories that are looked at for runs below a prefix.
+/// The maximum number of directories to check for runs below a prefix.
 const LOOKED_AT_BELOW: usize = 8;
 
 /// A run in shards.
@@ -41,7 +41,8 @@ pub(super) struct StatePrefix {
     pub(super) plan: ShardPlan,
     bucket: Bucket,
     store: StateStore,
-    /// The ends of shards that were read, with their `ETag`s. They rarely change.
+    /// The ends of shards that were read, with their `ETag`s. They rarely change, so they are
+    /// cached.
     known: BTreeMap<(PerShard, u32), (Option<String>, ShardEnd)>,
 }
 
@@ -55,7 +56,7 @@ pub(super) enum FoundState {
 }
 
 impl FoundState {
-    /// Finds the run in shards whose state prefix this is; `None` for any other prefix.
+    /// Finds the run in shards with this state prefix. Returns `None` for any other prefix.
     pub(super) async fn at(
         uri: &S3Uri,
         endpoint: &EndpointFlags,
@@ -84,7 +85,7 @@ impl FoundState {
 }
 
 impl StatePrefix {
-    /// Returns the place of the reports and the journal of a retry.
+    /// Returns the locations of the reports and the journal of a retry.
     pub(super) fn of_retry(&self, losses: bool) -> Result<(S3Uri, S3Uri), CliError> {
         let below = if losses { REPAIRS } else { RETRIES };
         let journal = format!("{below}journal/");
@@ -92,7 +93,7 @@ impl StatePrefix {
     }
 
     /// Reads the state of the run: three lists, and the objects of the shards that may have changed
-    /// since the last look.
+    /// since the last call.
     pub(super) async fn look(&mut self) -> Result<SeenState, CliError> {
         let (mut done, mut failed, mut live) = futures::try_join!(
             self.store.list(PerShard::Done),
@@ -134,7 +135,7 @@ impl StatePrefix {
         };
         let now = self.bucket.client().server_time();
         for (shard, Stored { record, .. }) in records.await? {
-            // The server's clock counts, if its list shows a time.
+            // Uses the server's clock if its list shows a time.
             let written = written(&live, shard);
             let since = now.duration_since(written.unwrap_or(record.written));
             let live = SeenLive {
@@ -147,8 +148,8 @@ impl StatePrefix {
         Ok(seen)
     }
 
-    /// Returns the totals of a run whose shards have all ended. Reads one object instead of one for
-    /// each shard.
+    /// Returns the totals of a run whose shards have all ended. Reads one summary instead of one
+    /// object per shard.
     async fn summary_totals(
         &self,
         done: &BTreeMap<u32, ListedRecord>,
@@ -159,14 +160,14 @@ impl StatePrefix {
         }
         let summary = self.store.get::<ShardsSummary>(SUMMARY).await?;
         let summary = summary.map(|stored| stored.record);
-        // A shard may have been run again since the summary was written.
+        // A shard may have run again since the summary was written.
         let is_latest = |summary: &ShardsSummary| {
             (summary.done as usize, summary.failed.len()) == (done.len(), failed)
         };
         Ok(summary.filter(is_latest).map(|summary| summary.totals))
     }
 
-    /// Reads the ends of shards that are not known yet.
+    /// Returns the ends of shards, and reads those that are not cached.
     async fn ends(
         &mut self,
         kind: PerShard,
@@ -188,7 +189,7 @@ impl StatePrefix {
         Ok(listed.into_keys().filter_map(end).collect())
     }
 
-    /// Finds the report of the latest retry, with its footer; `None` if there is none.
+    /// Finds the report of the latest retry, and its footer. Returns `None` if there is none.
     pub(super) async fn latest_retry(&self) -> Result<Option<(S3Uri, Option<Footer>)>, CliError> {
         match self.reports(RETRIES)?.latest().await? {
             Some(report) => Ok(Some((report.location(), report.footer().await?))),
@@ -201,7 +202,7 @@ impl StatePrefix {
         Ok(ReportBucket::new(self.bucket.clone(), uri.key))
     }
 
-    /// Returns the reports of all shards as one.
+    /// Merges the reports of all shards.
     pub(super) async fn merge(&mut self) -> Result<ReportMerge, CliError> {
         let (done, failed) = futures::try_join!(
             self.store.list(PerShard::Done),
@@ -232,7 +233,7 @@ impl StatePrefix {
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);
         let merged = ReportMerge::open(place, run, self.plan.planned, shards, later);
-        let merged = merged.await.map_err(super::report::unread)?;
+        let merged = merged.await.map_err(super::report::read_error)?;
         merged.ok_or_else(|| {
             CliError::Usage(format!(
                 "no shard of {} has a report yet; `s3haul status {}` shows how far they are",
@@ -241,7 +242,7 @@ impl StatePrefix {
         })
     }
 
-    /// Returns the reports of retries that are complete, the oldest first, and the damaged ones.
+    /// Returns the complete reports of retries, oldest first, and the damaged ones.
     async fn later(&self) -> Result<LaterReports, CliError> {
         let mut later = LaterReports::default();
         for (below, is_of_failures) in [(RETRIES, true), (REPAIRS, false)] {
@@ -270,14 +271,14 @@ impl StatePrefix {
     }
 }
 
-/// Returns true if there is nothing at all below a prefix.
+/// Returns true if a prefix has no objects.
 pub(super) async fn is_empty(uri: &S3Uri, endpoint: &EndpointFlags) -> Result<bool, CliError> {
     let bucket = records_at(uri, endpoint).await?;
     Ok(bucket.first(uri.key.as_str(), None).await?.is_none())
 }
 
-/// Returns the end of a message about a prefix without a run in shards: the runs nearby, if there
-/// are any.
+/// Returns the end of a message about a prefix without a run in shards. It names the runs nearby,
+/// if there are any.
 pub(super) async fn runs_near(uri: &S3Uri, endpoint: &EndpointFlags) -> Result<String, CliError> {
     let bucket = records_at(uri, endpoint).await?;
     if let Some(around) = enclosing(uri.key.as_str())
@@ -304,7 +305,7 @@ async fn is_state_prefix(bucket: &Bucket, key: &str) -> bool {
     matches!(bucket.first(&plan_files, None).await, Ok(Some(_)))
 }
 
-/// Returns the state prefixes one level below a prefix, among the first directories there.
+/// Returns the state prefixes one level below a prefix. Checks only the first directories there.
 async fn runs_below(bucket: &Bucket, prefix: &str) -> Vec<String> {
     let (mut runs, mut after) = (Vec::new(), None);
     for _ in 0..LOOKED_AT_BELOW {
@@ -328,7 +329,7 @@ async fn runs_below(bucket: &Bucket, prefix: &str) -> Vec<String> {
     runs
 }
 
-/// Returns the state prefix that a prefix would be a part of, by the names of the parts.
+/// Returns the state prefix that would contain this prefix, by the names of its directories.
 fn enclosing(key: &str) -> Option<&str> {
     let name = key.strip_suffix('/')?;
     let (above, last) = name.rsplit_once('/')?;
@@ -339,7 +340,7 @@ fn enclosing(key: &str) -> Option<&str> {
     enclosing(&key[..=above.len()])
 }
 
-/// Returns the reason why the report of a shard is not complete or not there.
+/// Returns the reason why the report of a shard is incomplete or missing.
 fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Option<String> {
     let latest = runs.reports.last().map(StoredReport::run);
     let Some(end) = end else {
@@ -351,7 +352,7 @@ fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Op
     let cause = end.cause.as_deref().unwrap_or("no cause is known");
     match (end.run.as_deref(), latest) {
         (run, latest) if run.is_some() && run == latest => None,
-        // There was nothing to report.
+        // The shard had nothing to report.
         (None, None) if end.exit == 0 && !has_ranges => None,
         (None, _) if end.exit != 0 => {
             Some(format!("it failed with exit code {}: {cause}", end.exit))

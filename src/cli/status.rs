@@ -30,9 +30,9 @@ use crate::printable::printable;
 use crate::report::{Footer, ReportBucket};
 use crate::size::{ByteSize, display_count, display_counted, display_duration, parse_duration};
 
-/// The most transfers that are shown with their sources and destinations.
+/// The maximum number of transfers shown with their sources and destinations.
 const SHOWN_COPIES: usize = 5;
-/// The most lanes that are shown with the rate that was accepted on them.
+/// The maximum number of rate lanes shown.
 const SHOWN_LANES: usize = 5;
 
 /// Shows the progress of a run.
@@ -45,12 +45,12 @@ Examples:
   s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there
   s3haul status s3://ops/s3haul/lake/run-1/ --watch  a run in shards, until all of them have ended")]
 pub(super) struct Status {
-    /// Run: its journal (a directory or s3://bucket/prefix/), the job that keeps it, or the state
-    /// prefix of a run in shards. Default: all journals below ./.s3haul.
+    /// Run to show: its journal (a directory or s3://bucket/prefix/), its job manifest, or the
+    /// state prefix of a run in shards. Default: all journals below ./.s3haul.
     #[arg(value_name = "RUN")]
     journal: Option<String>,
-    /// Show a run in shards every 15 seconds, or as often as this says, until all shards have
-    /// ended. Exits 1 if a shard has failed.
+    /// Show a run in shards again at this interval (15s if none is given) until all shards have
+    /// ended. Exits with 1 if a shard has failed.
     #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "15s", value_parser = interval)]
     watch: Option<Duration>,
     #[command(flatten)]
@@ -107,7 +107,7 @@ impl Status {
                 say_line(&report.to_string())
             };
         }
-        // If no journal is named, there may be many.
+        // Without a named journal, there may be several.
         let is_list = self.journal.is_none() && found.len() > 1;
         for (place, glance) in &found {
             let mut view = View::of(place.clone(), glance, Timestamp::now());
@@ -144,7 +144,7 @@ impl Status {
         }
     }
 
-    /// Returns the error for a prefix in S3 at which there is nothing to show.
+    /// Returns the error for an S3 prefix with nothing to show.
     async fn absent(&self) -> Result<CliError, CliError> {
         let Some(uri) = self.prefix()? else {
             return Ok(CliError::Usage("no prefix is named".to_owned()));
@@ -161,8 +161,8 @@ impl Status {
         )))
     }
 
-    /// Returns a line with the command to type next. A named manifest can be run again; a journal
-    /// names the command that resumes its run.
+    /// Returns a line with the next command. A named manifest can be run again; a journal records
+    /// the command that resumes its run.
     fn next(&self, view: &View<'_>) -> Option<String> {
         let job = self.journal.as_deref();
         let job = job.filter(|path| Path::new(path).is_file());
@@ -179,8 +179,8 @@ impl Status {
         }
     }
 
-    /// Returns the progress of the report in S3: that of a named job, or the one at the prefix of a
-    /// named journal.
+    /// Returns the progress of the report in S3: the report of a named job, or the report at the
+    /// prefix of a named journal.
     async fn report(
         &self,
         locations: &[(String, Location)],
@@ -215,7 +215,7 @@ impl Status {
         }))
     }
 
-    /// Returns the named prefix in S3, if the argument is one.
+    /// Returns the S3 prefix that the argument names, if it names one.
     fn prefix(&self) -> Result<Option<S3Uri>, CliError> {
         let Some(uri) = self.journal.as_deref() else {
             return Ok(None);
@@ -271,7 +271,7 @@ impl std::fmt::Display for ReportGlance {
     }
 }
 
-/// The data of a journal that is shown.
+/// The data of a journal, as `status` shows it.
 #[derive(Debug, Serialize)]
 struct View<'a> {
     journal: String,
@@ -298,17 +298,18 @@ struct View<'a> {
     learned: Option<&'a Learned>,
     #[serde(rename = "report_in_s3", skip_serializing_if = "Option::is_none")]
     report: Option<&'a ReportGlance>,
-    /// The command that resumes the run, as its journal names it.
+    /// The command that resumes the run, from its journal.
     #[serde(skip)]
     command: Option<&'a str>,
-    /// The next step, with the command that does it.
+    /// The next step, with its command.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
     #[serde(skip)]
     now: Timestamp,
 }
 
-/// An open upload. Without an id, its creation was about to be requested when the journal ended.
+/// An open upload. It has no ID if the journal ended before it recorded that the upload was
+/// created.
 #[derive(Debug, Serialize)]
 struct UploadView<'a> {
     destination: String,
@@ -335,8 +336,8 @@ impl<'a> From<&'a JournaledUpload> for UploadView<'a> {
     }
 }
 
-/// Returns the sources and destinations of the first transfers of a run. The name of a one-off copy
-/// does not tell them.
+/// Returns the sources and destinations of the first transfers of a run, which the name of a
+/// one-off copy does not show.
 fn copies(run: &RunInfo) -> Vec<[&str; 2]> {
     let sides = run
         .transfers
@@ -382,7 +383,7 @@ impl<'a> View<'a> {
         display_duration(since)
     }
 
-    /// Returns the line for this journal in a list of journals.
+    /// Returns the line for this journal in the list of journals.
     fn line(&self) -> String {
         let life = match self.life {
             Life::Running => "running",

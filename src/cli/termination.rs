@@ -1,8 +1,8 @@
 //! Writes the reason why a command ended to the file where Kubernetes looks for it.
 //!
-//! When a container has ended, the kubelet reads a file of the container, and shows the text in the
-//! state of the pod (`kubectl describe pod`). It reads at most 4,096 bytes. A command that succeeds
-//! leaves the file empty.
+//! When a container has ended, the kubelet reads this file and shows its text in the status of the
+//! pod (`kubectl describe pod`). It reads at most 4,096 bytes. A command that succeeds leaves the
+//! file empty.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -19,15 +19,16 @@ use crate::telemetry::Note;
 
 /// The variable that names the file.
 pub(super) const VARIABLE: &str = "S3HAUL_TERMINATION_LOG";
-/// The file of a container in Kubernetes, unless its pod says otherwise.
+/// The default file of a container in Kubernetes.
 const DEFAULT_FILE: &str = "/dev/termination-log";
-/// The most bytes of a reason. With the note about a cut, these are no more than 4,096.
+/// The maximum length of a reason in bytes. With the truncation note, the text is at most 4,096
+/// bytes.
 const MAX_BYTES: usize = 4000;
 
-/// The reason why the command ends as it does.
+/// The reason why the command ends with its exit code.
 static REASON: Mutex<Option<String>> = Mutex::new(None);
 
-/// Sets the reason why the command ends. The last call counts.
+/// Sets the reason why the command ends. The last call wins.
 pub(super) fn set_reason(reason: &str) {
     *REASON.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
 }
@@ -70,7 +71,7 @@ fn text(exit: Exit) -> String {
 }
 
 fn put(path: &Path, text: &str) -> io::Result<()> {
-    // A pipe without a reader would hold up the end.
+    // Opening a pipe without a reader would block the exit.
     if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
         return Err(io::Error::other("it is a pipe"));
     }

@@ -1,9 +1,8 @@
-//! Keeps the journals of one-off copies from piling up below the working directory.
+//! Removes old journals of one-off copies below the working directory.
 //!
-//! Each different `copy` has a separate journal, named after what it does. Once such a copy is
-//! over, its journal is of use to `status` only, so that it is removed after a week, when another
-//! copy begins. A journal that was named, that of a job, and one with anything left to do are never
-//! removed.
+//! Each different `copy` has a separate journal, named after the copy. Once such a copy has ended,
+//! only `status` uses its journal, so a later copy removes the journal after a week. Named
+//! journals, journals of jobs, and journals with unfinished work are never removed.
 
 use std::fs;
 use std::io;
@@ -15,13 +14,13 @@ use crate::listing::local::JOURNALS;
 
 /// The time for which journals of finished copies are kept.
 const KEPT: Duration = Duration::from_hours(7 * 24);
-/// Hexadecimal digits in the name of a one-off copy.
+/// Hexadecimal digits in the job name of a one-off copy.
 const DIGITS: usize = 16;
 
-/// Keeps the journals below the working directory out of Git.
+/// Makes Git ignore the journals below the working directory.
 pub(super) fn ignore_in_git() {
     let path = Path::new(JOURNALS).join(".gitignore");
-    // The journals do their work without it.
+    // A failure does not affect the journals.
     if let Err(error) =
         fs::File::create_new(&path).and_then(|mut file| io::Write::write_all(&mut file, b"*\n"))
         && error.kind() != io::ErrorKind::AlreadyExists
@@ -46,7 +45,7 @@ pub(super) async fn remove_old_copies(own: &str) {
     }
 }
 
-/// Returns true for the name of a one-off copy.
+/// Returns true for the job name of a one-off copy.
 pub(super) fn is_one_off(job: &str) -> bool {
     let digits = job.strip_prefix("copy-").unwrap_or_default();
     digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit())
@@ -71,7 +70,7 @@ async fn remove_if_over(path: PathBuf) {
     if !is_over {
         return;
     }
-    // Opening it shuts out a copy that begins with this very journal now.
+    // The lock keeps out a copy that starts with this journal at the same moment.
     let Ok(opened) = Opened::open(location, &LeaseTerms::default()).await else {
         return;
     };

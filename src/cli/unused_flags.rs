@@ -1,4 +1,4 @@
-//! Refuses flags that have no effect: a user who types one expects an effect.
+//! Refuses flags that have no effect, because a user who types a flag expects an effect.
 
 use std::ffi::OsString;
 
@@ -6,10 +6,10 @@ use super::CliError;
 use crate::printable::joined;
 use crate::size::by_number;
 
-/// A flag as it is typed, and whether it was.
+/// A flag as users type it, and whether it was given.
 pub(super) type Flag = (&'static str, bool);
 
-/// Refuses those of `flags` that were given. `subject` and `why` begin the message.
+/// Refuses those of `flags` that were given. `subject` and `why` form the start of the message.
 pub(super) fn refuse(
     subject: &str,
     why: &str,
@@ -31,8 +31,8 @@ pub(super) fn refuse(
     )))
 }
 
-/// Returns true for a value that the environment does not explain. A variable is set for many
-/// commands, a flag for one.
+/// Returns true if the value does not come from the environment. A variable applies to many
+/// commands, a flag only to one.
 pub(super) fn typed<T: PartialEq>(
     value: Option<&T>,
     variable: &str,

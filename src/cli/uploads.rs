@@ -1,5 +1,5 @@
-//! `uploads`: the multipart uploads that a bucket has open. Their parts are billed until someone
-//! completes or aborts them, and no listing of objects shows them.
+//! `uploads`: the open multipart uploads of a bucket. Their parts are billed until someone
+//! completes or aborts the upload, and lists of objects do not show them.
 
 mod abort;
 
@@ -24,7 +24,7 @@ use crate::plan::cost;
 use crate::s3::{CompleteSpec, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::{ByteSize, display_counted, display_duration, parse_duration};
 
-/// Lists, inspects, aborts or completes open uploads.
+/// Lists, inspects, aborts, or completes open uploads.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -49,7 +49,7 @@ enum Action {
     List {
         /// s3://bucket or s3://bucket/prefix
         location: S3Uri,
-        /// List only uploads created longer ago than this, for instance 2d or 12h.
+        /// List only uploads that are older than this, for instance 2d or 12h.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
         older_than: Option<Duration>,
         #[command(flatten)]
@@ -69,12 +69,12 @@ enum Action {
         /// Upload ID, from `uploads list`.
         #[arg(conflicts_with_all = ["older_than", "mine"])]
         upload_id: Option<String>,
-        /// Abort all uploads below LOCATION that were created longer ago than this.
+        /// Abort all uploads below LOCATION that are older than this.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
         older_than: Option<Duration>,
         #[command(flatten)]
         mine: MineFlags,
-        /// Show what the command would abort, and abort nothing.
+        /// Show what the command would abort, without aborting it.
         #[arg(long)]
         dry_run: bool,
     },
@@ -99,7 +99,7 @@ impl Action {
 }
 
 impl Action {
-    /// Refuses to abort uploads if nothing says which.
+    /// Refuses to abort uploads without a selection.
     fn check(&self) -> Result<(), CliError> {
         let Self::Abort {
             location,
@@ -111,7 +111,7 @@ impl Action {
         else {
             return Ok(());
         };
-        if mine.is_asked() {
+        if mine.selects_by_journal() {
             return Ok(());
         }
         Err(CliError::Usage(format!(
@@ -160,7 +160,7 @@ impl Uploads {
     }
 }
 
-/// Returns the error for an id that is not that of an open upload.
+/// Returns the error for an ID that belongs to no open upload.
 fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
     if *failure.kind() != FailureKind::NoSuchUpload {
         return failure.into();
@@ -168,8 +168,8 @@ fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
     absent(location, id, &failure.details().code)
 }
 
-/// Returns the error of an upload that was completed and whose object is not what it should be, or
-/// cannot be looked at. That is no refusal before a write, and no run has a report of it.
+/// Returns the error for a completed upload whose object is wrong or cannot be checked. This is not
+/// a refusal before the first write, and no report records it.
 fn not_published(failure: Failure, location: &S3Uri) -> CliError {
     let is_done = *failure.kind() == FailureKind::NotEqual
         || failure.details().operation == Operation::HeadObject;
@@ -191,10 +191,11 @@ fn absent(location: &S3Uri, id: &str, code: &str) -> CliError {
     ))
 }
 
-/// The first second in which Amazon S3 took requests. A date before it is no date of an upload.
+/// The time when Amazon S3 was launched, in Unix seconds. An earlier date cannot be the date of an
+/// upload.
 const S3_BEGAN: i64 = 1_142_294_400;
 
-/// Returns the age by the server's date, if that can be one.
+/// Returns the age by the server's date, if the date is plausible.
 fn age(upload: &OpenUpload) -> Option<Duration> {
     let initiated = upload
         .initiated
@@ -207,7 +208,7 @@ fn age(upload: &OpenUpload) -> Option<Duration> {
 struct Choice {
     older_than: Option<Duration>,
     mine: Option<JournaledUploads>,
-    /// The uploads that journals of this environment know, where age decides.
+    /// For a selection by age: the uploads that the journals of this environment record.
     beside: JournaledUploads,
     /// The first contradiction between the server's date of an upload and a journal.
     false_date: OnceLock<String>,
@@ -238,9 +239,9 @@ impl Choice {
         self.mine.as_ref().unwrap_or(&self.beside)
     }
 
-    /// Returns true for an upload that is old enough, and notes false dates of the server. An
-    /// upload of unknown age is never old enough. For an upload that a journal names, the age in
-    /// the journal counts.
+    /// Returns true for an upload that is old enough, and records contradictory dates of the
+    /// server. An upload of unknown age is never old enough. If a journal records the upload, its
+    /// age by the journal must be sufficient too.
     fn is_old_enough(&self, upload: &OpenUpload) -> bool {
         let Some(than) = self.older_than else {
             return true;
@@ -256,13 +257,13 @@ impl Choice {
         age(upload).is_some_and(|age| age.min(known.unwrap_or(age)) > than)
     }
 
-    /// Returns the contradiction that was found in the server's dates.
+    /// Returns the contradiction found in the server's dates.
     fn false_date(&self) -> Option<&str> {
         self.false_date.get().map(String::as_str)
     }
 
-    /// Says which journals were read, and which of their uploads below a location were not looked
-    /// for.
+    /// Notes which journals were read, and which of their uploads below a location were not
+    /// searched for.
     fn tell_journals(&self, found: bool, location: &S3Uri) {
         if let Some(mine) = &self.mine {
             note(&mine.describe(found));
@@ -287,11 +288,11 @@ impl Choice {
     }
 }
 
-/// Open uploads whose parts are asked for at the same time.
+/// The number of open uploads whose parts are listed at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// An open upload, and what its parts hold. `None` when they cannot be listed, for instance because
-/// it has just ended.
+/// An open upload and the size of its parts, or `None` if they cannot be listed, for instance
+/// because the upload has just ended.
 struct MeasuredUpload {
     upload: OpenUpload,
     bytes: Option<u64>,
@@ -312,13 +313,14 @@ impl MeasuredUpload {
         Self { upload, bytes }
     }
 
-    /// Dollars a month, where the list price of Amazon S3 applies.
+    /// Returns the dollars a month, if the list price of Amazon S3 applies.
     fn month(&self, bucket: &Bucket) -> Option<f64> {
         self.list_price()
             .filter(|_| bucket.client().url().is_none())
     }
 
-    /// Dollars a month at the list price of Amazon S3, whose lists name the class of each upload.
+    /// Returns the dollars a month at the list price of Amazon S3, whose lists name the class of
+    /// each upload.
     fn list_price(&self) -> Option<f64> {
         let class = self.upload.storage_class.as_deref()?;
         Some(cost::open_upload_month(self.bytes?, Some(class)))
@@ -472,7 +474,7 @@ async fn complete(
             "{location}: the upload has no parts yet; abort it instead"
         )));
     }
-    // Nothing but this list says which parts there are.
+    // This list is the only evidence of the parts, so it must be stable.
     if parts != listed().await? {
         let what =
             "the parts of the upload changed between two lists of them; nothing was completed";

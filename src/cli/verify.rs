@@ -36,29 +36,30 @@ Examples:
   s3haul verify nightly.yaml --deep                read what checksums and ETags do not prove
   s3haul verify nightly.yaml --deep=all            read everything
 
-Exit codes: 0 all equal; 1 something is different, missing, or could not be compared, or a selection with `empty: fail`
-matches nothing (with --strict also: something is extra or unprovable, extra objects could not be looked for, or a selection
-with `empty: warn` matches nothing); 2 the command line, the job, or the report is wrong; 3 a bucket, a source, or the report
+Exit codes: 0 nothing is different or missing, and nothing failed; 1 something is different, missing, or could not be
+compared, or a selection with `empty: fail` matches nothing (with --strict also: something is extra or unprovable, extra
+objects could not be searched for, report lines have no pair to compare, or a selection with `empty: warn` matches
+nothing); 2 the command line, the job, or the report is wrong; 3 a bucket, a source, or the report
 cannot be used, or lists were refused and no object was found; 4 interrupted, or waited too long for a server or for
 credentials.";
 
-/// Compares two sides without copying anything, and without reading a byte unless --deep asks for
-/// it.
+/// Compares two sides without copying anything. Reads object bytes only with --deep.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\nWith SRC DST:\n{PATTERNS}"))]
 pub(super) struct VerifyArgs {
     /// A job manifest, or a source and a destination as for `copy`.
     #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
     what: Vec<String>,
-    /// Compare again each object that this report calls copied or equal: a file, or
+    /// Compare again each object that this report lists as copied or equal: a file, or
     /// s3://bucket/prefix/ for the latest run that reported there.
     #[arg(long, value_name = "REPORT", conflicts_with = "what")]
     report: Option<ReportPlace>,
     /// Read both sides and compare the bytes of unprovable pairs, or of all pairs.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
-    /// Also exit 1 for extra and unprovable objects, for those that could not be compared, and for a
-    /// selection that matches nothing, unless the job says `empty: ok`.
+    /// Also exit with 1 for extra and unprovable objects, for places where extra objects could not
+    /// be searched for, for report lines without a pair to compare, and for a selection that
+    /// matches nothing, unless the job says `empty: ok`.
     #[arg(long)]
     strict: bool,
     /// Treat SRC as a prefix, as in `copy`.
@@ -75,8 +76,8 @@ pub(super) struct VerifyArgs {
     endpoint: EndpointFlags,
 }
 
-/// Refuses a job that changes objects in place: each object would be compared with itself.
-fn in_place(job: &Job) -> Result<(), CliError> {
+/// Refuses a job that changes objects in place, because each object would be compared with itself.
+fn refuse_in_place(job: &Job) -> Result<(), CliError> {
     let Some(transfer) = job
         .transfers
         .iter()
@@ -112,9 +113,9 @@ impl VerifyArgs {
                     #[cfg(feature = "sandbox")]
                     sandbox: false,
                 };
-                self.says_itself(path)?;
+                self.refuse_pair_flags(path)?;
                 let job = job.load()?;
-                in_place(&job)?;
+                refuse_in_place(&job)?;
                 self.job(&job, &mut console).await?
             }
             ([source, destination], None) => {
@@ -150,7 +151,7 @@ impl VerifyArgs {
         Ok(self.exit(&counts))
     }
 
-    /// Prints where nothing was compared, and returns the exit code.
+    /// Prints each selection without a pair to compare, and returns the exit code.
     fn exit(&self, counts: &Counts) -> Exit {
         let mut empty_failures = Vec::new();
         for (what, fails) in self.empty(counts) {
@@ -165,7 +166,7 @@ impl VerifyArgs {
             }
         }
         let doubtful = if self.strict {
-            counts.extra + counts.unprovable + self.blind(counts)
+            counts.extra + counts.unprovable + self.unsearched_places(counts)
         } else {
             0
         };
@@ -195,12 +196,12 @@ impl VerifyArgs {
         Exit::Failures
     }
 
-    /// Returns a sentence for each transfer or report without a pair to compare, and true if the
-    /// job calls that a failure. A mistyped prefix has no pair that could differ, which looks like
-    /// success.
+    /// Returns a sentence for each transfer or report without a pair to compare, and whether the
+    /// job treats that as a failure. A mistyped prefix has no pair that could differ, so it would
+    /// look like success.
     fn empty(&self, counts: &Counts) -> Vec<(String, bool)> {
         let sentence = |empty: &EmptySelection| {
-            // A transfer from the command line has no name of its own.
+            // The user does not know the name of a transfer from the command line.
             let name = if self.is_of_two_sides() {
                 String::new()
             } else {
@@ -222,8 +223,8 @@ impl VerifyArgs {
         self.what.len() == 2
     }
 
-    /// Returns the command that copies different or missing objects. A difference that only reading
-    /// shows is copied only with `when: always`.
+    /// Returns the command that copies different or missing objects. If only reading the bytes
+    /// shows a difference, the copy needs `when: always`.
     fn remedy(&self) -> String {
         let (flag, field) = match self.deep() {
             Deep::No => ("--compare checksum", "compare: checksum"),
@@ -252,8 +253,8 @@ impl VerifyArgs {
         }
     }
 
-    /// Prints where a strict comparison could not look, and returns the number of such places.
-    fn blind(&self, counts: &Counts) -> u64 {
+    /// Prints where a strict comparison could not search, and returns the number of such places.
+    fn unsearched_places(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {
             if counts.excluded > 0 {
@@ -281,16 +282,15 @@ impl VerifyArgs {
         }
     }
 
-    /// Refuses the flags of SRC DST where a job, or the command that wrote a report, says what
-    /// takes part and where.
-    fn says_itself(&self, subject: &str) -> Result<(), CliError> {
+    /// Refuses flags for SRC DST if a job or a report determines the objects and their endpoints.
+    fn refuse_pair_flags(&self, subject: &str) -> Result<(), CliError> {
         let own = [
             ("--recursive", self.recursive),
             self.access.of_destination(),
             self.keys.of_source(),
             self.keys.of_destination(),
         ];
-        // They say how to reach a report in S3.
+        // These flags tell how to reach a report in S3.
         let is_for_report = matches!(self.report, Some(ReportPlace::Prefix(_)));
         let endpoint = if is_for_report {
             Vec::new()
@@ -313,7 +313,7 @@ impl VerifyArgs {
         )
     }
 
-    /// Returns the job of a source and a destination.
+    /// Returns a job that compares a source with a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
             let message = "standard input cannot be read again; compare the file that it came from";
@@ -365,7 +365,7 @@ impl VerifyArgs {
             if transfer.versions == Versions::All {
                 let name = &transfer.name;
                 let message = format!(
-                    "`{name}` copies whole histories, of which the lists that are compared show the newest versions only; \
+                    "`{name}` copies all versions, but verify compares only current ones; \
                      write `verify --report` with the report of its run"
                 );
                 return Err(CliError::Usage(message));

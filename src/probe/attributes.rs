@@ -1,8 +1,8 @@
-//! Questions about attributes: whether each request that creates an object keeps them.
+//! Questions about attributes: does each request that creates an object keep them?
 //!
-//! One request sends all attributes, and the attributes of the object are compared as a run
-//! compares them ([`Asked::differences`]), so that the probe and the receipts of a run agree. If
-//! the server refuses that request, each attribute is sent in a separate request.
+//! One request sends all attributes. The probe compares the attributes of the object as a run does
+//! ([`Asked::differences`]), so that the probe and the receipts of a run agree. If the server
+//! refuses that request, the probe sends each attribute in a separate request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::s3::{
     Retention, SourcePin, Tag, Tags, WriteCondition,
 };
 
-/// The time for which scratch objects are locked. The clean-up waits until it is over.
+/// The time for which scratch objects are locked. The clean-up waits until the lock has expired.
 const LOCKED: Duration = Duration::from_secs(5);
-/// The class to request if the job names none: a common one that is not the default.
+/// The storage class to request if the job names none: a common one other than the default.
 const CLASS: &str = "STANDARD_IA";
 
 const ROUTES: [ConditionalWrite; 3] = [
@@ -36,9 +36,9 @@ const ROUTES: [ConditionalWrite; 3] = [
 /// The answers of one request, by attribute.
 type Answers = BTreeMap<Attribute, ProbeAnswer>;
 
-/// Asks about all attributes except ACLs and annotations. ACLs are left out because a grant that
-/// can be seen opens an object to somebody. Also returns the answer to `PutObjectTagging`, which is
-/// tried if one of the other requests does not set tags.
+/// Asks about all attributes except ACLs and annotations. ACLs are left out because a visible grant
+/// would give somebody access to an object. Also returns the answer about `PutObjectTagging`, which
+/// is tried if another request does not set tags.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -82,7 +82,8 @@ pub(super) async fn ask(
             .any(|(_, measured)| !matches!(measured.how, How::Kept | How::Moot))
     {
         set_tags = set_later(scratch, stated).await;
-        // A run that does not rely on these requests sets tags by `PutObjectTagging`.
+        // If the job does not rely on tags in these requests, a run sets them with
+        // `PutObjectTagging`.
         tags.is_set_later = set_tags.how == How::Kept && stated.tags && !stated.tag_headers;
     }
     findings.push(lock);
@@ -106,7 +107,8 @@ fn finding(
     }
 }
 
-/// Returns the attributes to ask about, each with the fields of a request that sets only this one.
+/// Returns the attributes to ask about, each with the fields of a request that sets only that
+/// attribute.
 fn asked(needs: &Needs, stated: &Capabilities) -> Vec<(Attribute, Attributes)> {
     let text = |text: &str| Some(text.to_owned());
     let headers = ContentHeaders {
@@ -116,8 +118,8 @@ fn asked(needs: &Needs, stated: &Capabilities) -> Vec<(Attribute, Attributes)> {
         cache_control: text("no-store"),
         content_encoding: text("x-s3haul"),
         expires: text("Thu, 01 Jan 2037 00:00:00 GMT"),
-        // Only websites have redirects, and many servers do not host any: this would hide what
-        // happens to the other headers.
+        // Only websites have redirects, and many servers host none. A refused redirect would hide
+        // the fate of the other headers.
         website_redirect: None,
     };
     let metadata = BTreeMap::from([("s3haul".to_owned(), "probe".to_owned())]);
@@ -168,7 +170,7 @@ fn tag() -> Tag {
     }
 }
 
-/// Sends all attributes in one request, or each in a separate one.
+/// Sends all attributes in one request, or, if the server refuses it, each in a separate one.
 async fn all(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -237,8 +239,8 @@ async fn all(
     answers
 }
 
-/// Returns true if the server refused the attribute. A denial counts, because a job with these
-/// credentials would get it too.
+/// Returns true if the server refused the attribute. A denied request counts, because a job with
+/// these credentials would be denied too.
 fn is_refused_or_denied(failure: &Failure) -> bool {
     is_refusal(failure) || *failure.kind() == FailureKind::Denied
 }
@@ -251,7 +253,7 @@ fn answer(failure: &Failure) -> ProbeAnswer {
     }
 }
 
-/// Compares the attributes that an object shows with the requested ones.
+/// Compares the attributes of an object with the requested ones.
 async fn look(
     scratch: &Scratch,
     name: &str,
@@ -323,7 +325,7 @@ async fn set_later(scratch: &mut Scratch, stated: &Capabilities) -> ProbeAnswer 
     }
 }
 
-/// Finds out whether objects can have tags at all.
+/// Determines whether objects can have tags at all.
 pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &ProbeAnswer) -> ProbeAnswer {
     let Some(tags) = attributes
         .iter()
@@ -338,7 +340,7 @@ pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &ProbeAnswer
     }
 }
 
-/// Finds out whether copies and multipart uploads set tags.
+/// Determines whether copies and multipart uploads set tags.
 pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> ProbeAnswer {
     let Some(tags) = attributes
         .iter()
@@ -352,8 +354,8 @@ pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> ProbeAnswer {
     worst.cloned().unwrap_or_else(ProbeAnswer::kept)
 }
 
-/// Locks a copy and a multipart object for some seconds, and checks the lock. Uploads of files
-/// carry no lock.
+/// Locks a copy and a multipart object for a few seconds, and checks the lock. Uploads of files
+/// send no lock.
 pub(super) async fn lock(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -365,7 +367,7 @@ pub(super) async fn lock(
         let moot = || ProbeAnswer::moot("the job does not keep locks");
         return finding(Attribute::Lock, needs, [put, moot(), moot()]);
     }
-    // The server's clock counts.
+    // The retention is relative to the server's clock.
     let now = head
         .and_then(|head| head.modified)
         .unwrap_or_else(Timestamp::now);
@@ -391,7 +393,7 @@ pub(super) async fn lock(
             .await;
         answers.push(match written {
             Ok(_) => {
-                // The lock ends at most this long after now; servers count in whole seconds.
+                // The lock ends no later than this; servers use whole seconds.
                 scratch.locked_until = Some(Instant::now() + LOCKED + Duration::from_secs(1));
                 is_locked(scratch, name).await
             }
@@ -411,7 +413,7 @@ pub(super) async fn lock(
 async fn is_locked(scratch: &Scratch, name: &str) -> ProbeAnswer {
     let retention = async {
         let shown = scratch.head(name).await?.lock.retention;
-        // S3 does not show the retention to every caller.
+        // HEAD does not show the retention to every caller.
         match shown {
             Some(retention) => Ok(Some(retention)),
             None => {

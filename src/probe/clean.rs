@@ -1,10 +1,10 @@
-//! Removes what a probe created, and checks what still exists.
+//! Removes what a probe created, and checks what remains.
 //!
-//! The answer to an abort or a delete proves little: a completed upload is gone, and a server may
-//! call its abort an error. So the probe removes everything first. It reports as left only what a
-//! list still shows and a request about that object or upload confirms. The prefix was empty, so
-//! everything below it belongs to the probe. So the lists also find objects whose requests got no
-//! answer.
+//! The response to an abort or a delete proves little: a completed upload no longer exists, and a
+//! server may report its abort as an error. So the probe first removes everything. It reports as
+//! left behind only what a list still shows and a request for that object or upload confirms. The
+//! prefix was empty before, so everything below it belongs to the probe, and the lists also find
+//! objects of requests that got no response.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,14 +23,14 @@ use crate::printable::shell;
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 
-/// The number of requests in flight at once.
+/// The maximum number of requests in flight.
 const AT_ONCE: usize = 8;
 
-/// The kinds of leftovers of a probe.
+/// The kinds of leftovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LeftoverKind {
-    /// An object of a bucket without versions.
+    /// An object in a bucket without versions.
     Object,
     /// A version of an object.
     Version,
@@ -51,22 +51,21 @@ impl fmt::Display for LeftoverKind {
     }
 }
 
-/// Something that the probe created and could not remove.
+/// Something that the probe created and did not remove.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Leftover {
-    /// The kind of thing.
+    /// The kind of leftover.
     pub what: LeftoverKind,
     /// The key.
     pub key: String,
-    /// The version id or the upload id.
+    /// The version ID or the upload ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// False if nothing shows whether the removal took effect, or if the object may never have
-    /// existed.
+    /// False if nothing shows whether the removal took effect, or whether the object ever existed.
     pub is_certain: bool,
     /// The reason why it was not removed.
     pub reason: String,
-    /// The command that removes it, or that shows it if its id is unknown.
+    /// The command that removes the leftover, or shows it if its ID is unknown.
     pub command: String,
 }
 
@@ -76,17 +75,17 @@ pub(super) struct Cleaned {
     pub(super) requests: [RequestFinding; 2],
 }
 
-/// An attempt to remove something, and the answer.
+/// An attempt to remove something, and the server's answer.
 struct RemovalAttempt {
     made: ProbeWrite,
     answer: Result<(), Failure>,
 }
 
-/// Removes everything that was created and checks that it is gone, within `limit`.
+/// Removes everything that was created, and checks that it no longer exists, within `limit`.
 pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) -> Cleaned {
     let deadline = Instant::now() + limit;
-    // The server may claim an encoding that it does not use. Here, encoded names would not be
-    // recognized.
+    // The server may claim an encoding that it does not apply. The clean-up would not recognize
+    // encoded names.
     let capabilities = scratch.bucket.capabilities().clone();
     let plain = Capabilities {
         encoded_lists: false,
@@ -106,7 +105,7 @@ pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) ->
     }
     let (objects, delete) = cleaner.remove_objects(&scratch.objects).await;
     let mut left = [uploads, objects].concat();
-    // A list and a HEAD may name the same version. The certain one is kept.
+    // A list and a HEAD may name the same version. Keeps the certain leftover.
     left.sort_unstable_by(|one, other| other.cmp(one));
     left.dedup_by(|other, one| {
         (other.what, &other.key, &other.id) == (one.what, &one.key, &one.id)
@@ -190,7 +189,7 @@ impl Cleaner {
         let mut removed = self.remove(LeftoverKind::Upload, distinct(open)).await;
         let mut listed = self.list_uploads().await;
         let more: Vec<_> = match &listed {
-            // Uploads whose ids were lost, and those that Complete did not end.
+            // These are uploads whose IDs were lost, and uploads that Complete did not end.
             Ok(shown) => shown
                 .iter()
                 .filter(|made| !open.contains(made))
@@ -264,7 +263,7 @@ impl Cleaner {
         Ok(open.into_iter().filter_map(made).collect())
     }
 
-    /// Checks an upload whose absence the list does not prove.
+    /// Checks whether an upload remains, if the list does not show that it is gone.
     async fn left_upload(
         &self,
         RemovalAttempt { made, answer, .. }: &RemovalAttempt,
@@ -280,7 +279,7 @@ impl Cleaner {
         let parts = upload.parts().try_collect::<Vec<_>>();
         let (is_certain, why) = match (self.within(Operation::ListParts, parts).await, answer) {
             (Err(failure), _) if *failure.kind() == FailureKind::NoSuchUpload => return None,
-            // Some servers answer with an empty list for an upload that is gone.
+            // For an upload that no longer exists, some servers return an empty list.
             (Ok(parts), Ok(())) if parts.is_empty() && !is_shown => return None,
             (parts, Err(failure)) => {
                 let has_parts = parts.is_ok_and(|parts| !parts.is_empty());
@@ -315,7 +314,7 @@ impl Cleaner {
 
     async fn remove_objects(&self, known: &[ProbeWrite]) -> (Vec<Leftover>, ProbeAnswer) {
         let mut removed = self.remove(LeftoverKind::Object, distinct(known)).await;
-        // Finds versions and delete markers that no answer mentioned. Not all servers support the
+        // Finds versions and delete markers that no response mentioned. Not all servers support the
         // request.
         let versions = self.list_versions().await.unwrap_or_default();
         for (what, is_marker) in [
@@ -340,7 +339,7 @@ impl Cleaner {
         } else {
             self.list_versions().await
         };
-        // Without a second list, nothing shows which of the versions are gone.
+        // Without a second list, nothing shows which versions are gone.
         let unlisted: Vec<_> = match &still_listed {
             Ok(_) => Vec::new(),
             Err(failure) => versions
@@ -371,7 +370,7 @@ impl Cleaner {
             .collect();
         let shown: BTreeSet<ObjectKey> = match listed {
             Ok(keys) => keys.into_iter().collect(),
-            // HEAD checks each of them instead.
+            // Without a list, a HEAD checks each object.
             Err(_) => removed
                 .iter()
                 .map(|removed| removed.made.key.clone())
@@ -435,7 +434,7 @@ impl Cleaner {
         }
     }
 
-    /// Checks an object that may still exist.
+    /// Checks whether an object remains.
     async fn left_object(&self, key: &ObjectKey, removed: &[RemovalAttempt]) -> Option<Leftover> {
         let head = self
             .within(Operation::HeadObject, self.bucket.head(key, None))
@@ -447,7 +446,7 @@ impl Cleaner {
             .map(|found| &found.answer);
         let (is_certain, why) = match (&head, answer) {
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => return None,
-            // A delete without an answer may have taken effect: only HEAD shows that.
+            // A delete without a response may have taken effect; only HEAD shows whether it has.
             (_, Some(Err(failure))) => (head.is_ok() || had_no_effect(failure), reason(failure)),
             (Ok(_), _) => (true, still_there(Operation::DeleteObject)),
             (Err(failure), _) => {
@@ -477,8 +476,8 @@ impl Cleaner {
         })
     }
 
-    /// Describes a version whose removal no list confirms, because the second list failed. Only a
-    /// refused delete has certainly left it there.
+    /// Describes a version whose removal is unconfirmed because the second list failed. The version
+    /// certainly remains only if the server refused the delete.
     fn unlisted_version(
         &self,
         version: &ListedVersion,
@@ -506,7 +505,7 @@ impl Cleaner {
     fn left_version(&self, version: &ListedVersion, removed: &[RemovalAttempt]) -> Leftover {
         let failure =
             removal_of(version, removed).and_then(|removed| removed.answer.as_ref().err());
-        // `null` is the version id of objects in a bucket without versions.
+        // `null` is the version ID of objects in a bucket without versions.
         let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
         Leftover {
             what: match id {
@@ -569,7 +568,7 @@ fn still_there(operation: Operation) -> String {
     format!("the server answers {operation} with success and still shows it")
 }
 
-/// Returns the answer about the request that removes things.
+/// Returns the answer about the request that removes objects or uploads.
 fn removal_answer(removed: &[RemovalAttempt], left: &[Leftover]) -> ProbeAnswer {
     if removed.is_empty() {
         return ProbeAnswer::moot("there was nothing to remove");

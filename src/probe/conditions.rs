@@ -1,5 +1,5 @@
-//! Questions about conditions: the server must refuse one that does not hold, and accept one that
-//! does.
+//! Questions about conditions: the server must accept a condition that holds, and refuse one that
+//! does not.
 
 use super::finding::{How, ProbeAnswer};
 use super::questions::WorkingWrites;
@@ -11,7 +11,7 @@ use crate::size::MIB;
 /// An `ETag` that no object has.
 const NO_ETAG: &str = "00000000000000000000000000000000";
 
-/// The answers about conditions. Those of writes are in the order of [`WRITES`].
+/// The answers about conditions. The answers about writes are in the order of [`WRITES`].
 pub(super) struct Conditions {
     pub(super) copy_source: ProbeAnswer,
     pub(super) part_source: ProbeAnswer,
@@ -25,7 +25,7 @@ const WRITES: [ConditionalWrite; 3] = [
     ConditionalWrite::Complete,
 ];
 
-/// Asks about all conditions. `part_copy` is the answer to part copies without conditions.
+/// Asks about all conditions. `part_copy` is the answer about part copies without conditions.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -87,7 +87,7 @@ async fn ask_part_source(scratch: &mut Scratch, source: &SourcePin) -> ProbeAnsw
     )
 }
 
-/// Finds out whether `If-None-Match: *` allows a write to an absent key, and only that.
+/// Determines whether `If-None-Match: *` allows a write to an absent key, and refuses any other.
 async fn ask_if_none_match(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -103,7 +103,8 @@ async fn ask_if_none_match(
     judge_pair(free, taken)
 }
 
-/// Finds out whether `If-Match` allows replacing the object with this `ETag`, and only that.
+/// Determines whether `If-Match` allows replacing the object with this `ETag`, and refuses any
+/// other.
 async fn ask_if_match(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -118,7 +119,7 @@ async fn ask_if_match(
         Err(failure) => return ProbeAnswer::unknown(reason(&failure)),
     };
     let condition = |etag: &str| WriteCondition::Matches(etag.to_owned());
-    // The write that must be refused comes first, because a replaced object has another ETag.
+    // The write to be refused comes first, because replacing the object would change its ETag.
     let other = scratch
         .write(by, &name, source, &plain(), condition(NO_ETAG))
         .await;
@@ -149,7 +150,7 @@ fn pinned_wrongly(source: &SourcePin) -> SourcePin {
     }
 }
 
-/// Judges a request whose condition does not hold: the server must refuse it.
+/// Judges a request whose condition does not hold, which the server must refuse.
 fn judge_must_refuse<T>(answer: Result<T, Failure>) -> ProbeAnswer {
     match answer {
         Ok(_) => ProbeAnswer::ignored("a condition that does not hold has no effect"),
@@ -158,7 +159,7 @@ fn judge_must_refuse<T>(answer: Result<T, Failure>) -> ProbeAnswer {
     }
 }
 
-/// Judges two requests: the condition holds for the first one, and not for the other.
+/// Judges two requests: the condition holds for the first one only.
 fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> ProbeAnswer {
     let Err(failure) = allowed else {
         return judge_must_refuse(other);
@@ -169,7 +170,7 @@ fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>
     if is_refusal(&failure) {
         return ProbeAnswer::refused(reason(&failure));
     }
-    // A server that accepts a request that it must refuse has answered the question, whatever
+    // If the server accepts the request that it must refuse, the question is answered, whatever
     // happened to the other request.
     let other = judge_must_refuse(other);
     if other.how == How::Ignored {

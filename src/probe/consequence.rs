@@ -5,7 +5,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::{OnWrites, Operation};
 
-/// The consequence of a capability: `danger` if a job relies on it and the server lacks it,
+/// The consequences of a capability: `danger` if the job relies on it and the server lacks it, and
 /// `without` if s3haul does not rely on it.
 struct Meaning {
     name: &'static str,
@@ -120,7 +120,7 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns the statement that relies on nothing unknown.
+    /// Returns a statement that relies on nothing unknown.
     fn safe_statement(&self) -> String {
         match &self.claim {
             Claim::Flag { stated, .. } => format!("{}: {}", self.name, !stated),
@@ -169,7 +169,7 @@ impl RequestFinding {
                 "the probe cannot remove what it wrote; a job needs this for `on_mismatch: remove` only"
             }
             Operation::PutObjectTagging => "no tags can be set on an object that is there",
-            // These are findings about capabilities and attributes, or are not probed.
+            // Other findings cover these operations, or no probe tests them.
             Operation::HeadBucket
             | Operation::HeadObject
             | Operation::GetObject
@@ -221,7 +221,8 @@ impl AttributeFinding {
             ProbeVerdict::Lacks => Some(format!(
                 "each object with {what} fails, because the job requires {are}"
             )),
-            // The attribute is refused and required, but the job may have no object with it.
+            // The job requires the attribute and the server refuses it, but the job may have no
+            // object with it.
             ProbeVerdict::Loses if is_required => Some(format!(
                 "objects with {what} fail before they are published, and all others are copied"
             )),

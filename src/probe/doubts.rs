@@ -1,10 +1,10 @@
-//! The reasons not to trust a server's answers.
+//! Reasons to distrust a server's responses.
 //!
-//! If a server lacks a capability, the manifest states that and s3haul does without it. But a
-//! server that confirms a request and ignores it may do so with other requests too, which no probe
-//! sends. With `trust: nothing`, s3haul looks at each object after it is written. The probe advises
-//! that if the server confirmed but ignored something that the job relies on. Made-up dates of
-//! uploads harm no copy, but then uploads cannot be aborted by their age.
+//! If a server lacks a capability, the manifest states that, and s3haul works without it. But a
+//! server that confirms a request and ignores it may also ignore requests that no probe sends. With
+//! `trust: nothing`, s3haul checks each object after it is written. The probe advises this setting
+//! if the server confirmed but ignored something that the job relies on. Made-up dates of uploads
+//! harm no copy, but they prevent aborting uploads by age.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,8 +17,8 @@ use crate::s3::OpenUpload;
 const FALSE_DATE: SignedDuration = SignedDuration::from_hours(1);
 
 impl Probe {
-    /// Returns the requests, capabilities, and attributes that the job relies on, and that the
-    /// server confirmed but ignored.
+    /// Returns the requests, capabilities, and attributes that the job relies on and the server
+    /// confirmed but ignored.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
         let requests = self
@@ -47,7 +47,7 @@ impl Probe {
     }
 }
 
-/// Returns true for a capability that the job relies on and that the server confirmed but ignored.
+/// Returns true if the server confirmed but ignored a capability that the job relies on.
 fn is_ignored(finding: &ProbeFinding) -> bool {
     finding.verdict() == ProbeVerdict::Lacks
         && match &finding.claim {
@@ -58,8 +58,8 @@ fn is_ignored(finding: &ProbeFinding) -> bool {
         }
 }
 
-/// Returns true for an attribute that the job keeps and that a write of the job confirmed but did
-/// not keep.
+/// Returns true if a write of the job was confirmed but did not keep an attribute that the job
+/// keeps.
 fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
     matches!(finding.verdict(), ProbeVerdict::Loses | ProbeVerdict::Lacks)
         && !finding
@@ -67,8 +67,7 @@ fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
             .is_empty()
 }
 
-/// Returns the contradiction between the date that the server gives to an upload and the time of
-/// its creation.
+/// Returns the contradiction between the server's date of an upload and the time of its creation.
 pub(crate) fn false_date(open: &OpenUpload, created: Timestamp) -> Option<String> {
     let initiated = open.initiated?;
     let differs = initiated.duration_since(created).abs() > FALSE_DATE;

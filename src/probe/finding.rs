@@ -2,8 +2,8 @@
 //!
 //! Three kinds of findings share one scale ([`How`]): requests that a job sends
 //! ([`RequestFinding`]), capabilities that a manifest can state ([`ProbeFinding`]), and attributes
-//! of objects ([`AttributeFinding`]). Each finding knows what the job relies on. So it can tell
-//! whether the job fails because of it, and it states its consequence in one sentence.
+//! of objects ([`AttributeFinding`]). Each finding knows what the job relies on, so it can tell
+//! whether it makes the job fail, and states its consequence in one sentence.
 
 mod attribute;
 
@@ -24,7 +24,7 @@ pub enum How {
     Kept,
     /// The question is moot, because of another answer or because the job does not need it.
     Moot,
-    /// The question got no answer.
+    /// The question was not answered.
     Unknown,
     /// The server refused the request.
     Refused,
@@ -91,7 +91,7 @@ impl ProbeAnswer {
         }
     }
 
-    /// Returns true if the server demonstrably lacks the capability.
+    /// Returns true if the server refused or ignored the request.
     #[must_use]
     pub const fn is_lacking(&self) -> bool {
         matches!(self.how, How::Refused | How::Ignored)
@@ -138,7 +138,7 @@ impl Serialize for Value {
     }
 }
 
-/// The relation of a finding to what the job relies on.
+/// The relation between a finding and what the job relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeVerdict {
@@ -150,13 +150,13 @@ pub enum ProbeVerdict {
     Loses,
     /// The endpoint does not do what the job relies on.
     Lacks,
-    /// The question got no answer.
+    /// The question was not answered.
     Unknown,
-    /// The question does not apply here.
+    /// The question does not apply.
     Moot,
 }
 
-/// The capability that the job relies on, and the finding.
+/// A capability: its stated value, and the measured one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// A capability that the server has or lacks.
@@ -184,9 +184,9 @@ pub enum Claim {
 pub struct ProbeFinding {
     /// The name of the field under `capabilities:` in a manifest.
     pub name: &'static str,
-    /// The capability that the job relies on, and the finding.
+    /// The stated and the measured value.
     pub claim: Claim,
-    /// True if the job depends on it.
+    /// True if the job depends on the capability.
     pub is_needed: bool,
 }
 
@@ -209,7 +209,7 @@ impl ProbeFinding {
         writes.into_iter().flatten()
     }
 
-    /// Returns the value that the profile or the manifest states.
+    /// Returns the stated value, from the profile or the manifest.
     #[must_use]
     pub const fn stated(&self) -> Value {
         match self.claim {
@@ -218,7 +218,7 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns the value that the probe found, if it is known.
+    /// Returns the measured value, if it is known.
     #[must_use]
     pub fn found(&self) -> Option<Value> {
         let is_known = |measured: &ProbeAnswer| measured.how == How::Kept || measured.is_lacking();
@@ -245,7 +245,7 @@ impl ProbeFinding {
         self.name == "equal_parts"
     }
 
-    /// Compares the found value with the one that the job relies on.
+    /// Compares the measured value with the one that the job relies on.
     #[must_use]
     pub fn verdict(&self) -> ProbeVerdict {
         match &self.claim {
@@ -282,9 +282,9 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns true if the job relies on something that the probe did not confirm. Call it only if
-    /// the verdict is unknown: it counts every flag that is relied on, without checking its answer.
-    /// A write counts only if its own answer is not known to be good.
+    /// Returns true if the job relies on something that the probe did not confirm. Call this only
+    /// if the verdict is unknown: for a flag, it does not check the answer. A write counts only if
+    /// its own answer is not good.
     #[must_use]
     pub fn relies_on_unconfirmed(&self) -> bool {
         match &self.claim {
@@ -295,8 +295,7 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns true if this finding prevents the job, or the endpoint as it is configured, from
-    /// working.
+    /// Returns true if this finding makes the job, or the configured endpoint, fail.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
@@ -306,7 +305,7 @@ impl ProbeFinding {
         }
     }
 
-    /// Returns the reasons of all answers that are not a plain yes, in one line.
+    /// Returns the reasons of all answers other than a plain yes, in one line.
     #[must_use]
     pub fn reason(&self) -> String {
         match &self.claim {
@@ -334,7 +333,7 @@ impl ProbeFinding {
     }
 
     /// Returns the value to state in a manifest, if it differs from the stated one. Unknown parts
-    /// stay as stated.
+    /// keep their stated values.
     #[must_use]
     pub fn statement(&self) -> Option<Value> {
         let value = match (self.found()?, &self.claim) {
@@ -373,7 +372,7 @@ pub struct RequestFinding {
     pub operation: Operation,
     /// The reaction of the server.
     pub measured: ProbeAnswer,
-    /// True if the job depends on it.
+    /// True if the job depends on the request.
     pub is_needed: bool,
 }
 
@@ -408,7 +407,7 @@ impl RequestFinding {
             .unwrap_or(reason)
     }
 
-    /// Returns true if this finding prevents the job from working.
+    /// Returns true if this finding makes the job fail.
     #[must_use]
     pub const fn fails(&self) -> bool {
         self.is_needed && matches!(self.verdict(), ProbeVerdict::Lacks | ProbeVerdict::Unknown)

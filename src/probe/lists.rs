@@ -1,6 +1,7 @@
 //! Questions about lists: of objects, of open uploads, and of parts.
 //!
-//! A key that the server does not accept is left out and reported; the others answer for the list.
+//! A key that the server does not accept is omitted and reported. The other keys still test the
+//! list.
 
 use std::collections::BTreeSet;
 
@@ -15,9 +16,10 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::display_counted;
 
-/// The keys of a listing, in byte order. A list by directories would put `a/b` before `a b`.
+/// The keys of the listing, in byte order. A server that lists by directories would return `a/b`
+/// before `a b`.
 const LISTED: [&str; 7] = ["a", "a b", "a!", "a-b", "a/b", "a0", ODD];
-/// A name that changes if an encoding is not undone.
+/// A name that differs if the encoding is not decoded.
 const ODD: &str = "é+%";
 
 /// The answers about the list of objects.
@@ -27,7 +29,7 @@ pub(super) struct ObjectLists {
     pub(super) encoded: ProbeAnswer,
 }
 
-/// Finds out whether a list shows what was written, in byte order, and encoded on request.
+/// Determines whether a list shows all written keys, in byte order, and encoded on request.
 pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
     let prefix = format!("{}list/", scratch.prefix);
     let mut stored = BTreeSet::new();
@@ -47,7 +49,7 @@ pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
         return all(ProbeAnswer::unknown(reason(&failure)));
     }
     let odd = format!("{prefix}{ODD}");
-    // The other keys need no encoding, so only the list is at fault if it lacks one of them.
+    // The other keys need no encoding, so this checks only the odd key.
     let is_right = |keys: &[String]| keys.contains(&odd) || !stored.contains(&odd);
     let (keys, encoded) = match list_keys(scratch, &prefix, true).await {
         Ok(keys) if is_right(&keys) => (keys, ProbeAnswer::kept()),
@@ -104,7 +106,7 @@ async fn list_keys(
         encoded_lists,
         ..bucket.capabilities().clone()
     });
-    // The order is what is tested here, so it is not checked.
+    // The probe tests the order itself, so paging must not check it.
     let mut paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Short);
     let (mut keys, mut token) = (Vec::new(), None);
     loop {
@@ -128,7 +130,7 @@ pub(super) struct UploadLists {
     pub(super) encoded: ProbeAnswer,
 }
 
-/// Finds out whether an open upload and its part are listed, and whether its key survives the
+/// Determines whether an open upload and its part are listed, and whether its key survives the
 /// encoding.
 pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let odd = format!("uploads/{ODD} b");
@@ -193,7 +195,8 @@ async fn list_of_parts(
     }
 }
 
-/// Returns the answers about the plain and the encoded list of uploads, which must show this one.
+/// Returns the answers about the plain and the encoded list of uploads, which must show this
+/// upload.
 async fn list_of_uploads(
     scratch: &mut Scratch,
     upload: &MultipartUpload,
@@ -237,8 +240,8 @@ async fn list_open(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenU
     MultipartUpload::list(&bucket, &prefix).try_collect().await
 }
 
-/// Turns the failure of a question about uploads into an answer. If the server does not know the
-/// request, or does not know this upload, that is a refusal.
+/// Converts the failure of a question about uploads into an answer. If the server does not know the
+/// request or the upload, that is a refusal.
 fn answer_about_uploads(failure: &Failure) -> ProbeAnswer {
     match failure.kind() {
         FailureKind::NoSuchUpload | FailureKind::NotUnderstood => {

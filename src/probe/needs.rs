@@ -1,4 +1,4 @@
-//! The requirements of a job for the objects in one bucket, as far as a probe can test them.
+//! What a job requires of the objects in one bucket, as far as a probe can test it.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::manifest::job::{
 };
 use crate::s3::OnWrites;
 
-/// The requirements of a job for a bucket, for all transfers that write to it.
+/// What a job requires of a bucket, for all transfers that write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// Objects are copied to the bucket.
@@ -19,13 +19,13 @@ pub struct Needs {
     pub conditions: bool,
     /// The strictest policy for each attribute.
     pub preserve: Preserve,
-    /// The attributes for which the job itself names values.
+    /// The attributes for which the job names values.
     pub named: BTreeSet<Attribute>,
     /// The canned ACL of all objects.
     pub acl: Option<CannedAcl>,
-    /// A storage class that the job names.
+    /// A storage class named by the job.
     pub storage_class: Option<String>,
-    /// An encryption that the job names.
+    /// An encryption named by the job.
     pub encryption: Option<Encryption>,
 }
 
@@ -91,7 +91,7 @@ impl Needs {
             } else {
                 needs.uploads = true;
             }
-            // Destructured, so that the compiler names a setting that is not probed.
+            // Destructured, so that a new setting is a compile error until it is probed.
             let Destination {
                 endpoint: _,
                 location: _,
@@ -122,7 +122,7 @@ impl Needs {
         }
     }
 
-    /// Returns true if objects must have this attribute.
+    /// Returns true if the job keeps this attribute or names a value for it.
     pub(super) fn wants(&self, attribute: Attribute) -> bool {
         self.preserve.of(attribute).keeps() || self.named.contains(&attribute)
     }

@@ -1,9 +1,9 @@
-//! Asks the questions. Each one sends a few requests, creates its own objects, and has its own
-//! answer.
+//! Asks the questions. Each question sends a few requests, creates its own objects, and gets its
+//! own answer.
 //!
-//! Some questions depend on the answer to another one. They are moot if there is nothing left to
-//! ask, or are asked in another way. So each defect is reported once, as the answer to its own
-//! question.
+//! Some questions depend on the answer to another. If that answer leaves nothing to ask, they are
+//! moot; otherwise they may be asked differently. So each defect is reported once, as the answer to
+//! its own question.
 
 mod answers;
 
@@ -27,13 +27,13 @@ use answers::Answers;
 
 /// The bytes of the object that small copies read.
 const OBJECT: &[u8] = b"s3haul probe";
-/// The size of the source of part copies: enough for two parts, of which the second can be larger.
+/// The size of the source of part copies. It is enough for two parts with the larger one last.
 const SOURCE: u64 = 11 * MIB;
 
 /// The reason why questions about multipart uploads are moot.
 pub(super) const NO_UPLOADS: &str = "no multipart upload can be completed";
 
-/// All findings except those of the clean-up.
+/// All findings except those about the clean-up.
 #[derive(Debug, Default)]
 pub(super) struct ProbeFindings {
     pub(super) requests: Vec<RequestFinding>,
@@ -41,7 +41,7 @@ pub(super) struct ProbeFindings {
     pub(super) attributes: Vec<super::AttributeFinding>,
 }
 
-/// Asks all questions. Fails if no object can be written, because then nothing can be asked.
+/// Asks all questions. Fails if no object can be written, because then no question can be asked.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     stated: &Capabilities,
@@ -55,7 +55,7 @@ pub(super) async fn ask(
     let object = pin(scratch, "object", &written)?;
     let put = scratch_effect(&head);
     let (multipart, object_size) = multipart(scratch).await;
-    // Asked early, because the clean-up waits for the end of the lock.
+    // Asked early, because the clean-up waits until the lock has expired.
     let lock = attributes::lock(scratch, &object, needs, head.as_ref().ok()).await;
     let copied = scratch
         .copy(&object, "copied", &plain(), WriteCondition::None)
@@ -144,14 +144,14 @@ fn request(operation: Operation, measured: ProbeAnswer, is_needed: bool) -> Requ
     }
 }
 
-/// The answers about requests that create objects, which other questions depend on.
+/// The answers about requests that create objects. Other questions depend on them.
 pub(super) struct WorkingWrites<'t> {
     copy: &'t ProbeAnswer,
     multipart: &'t ProbeAnswer,
 }
 
 impl WorkingWrites<'_> {
-    /// Returns the reason why questions about this write are moot, if they are.
+    /// Returns the answer that questions about this write are moot, if they are.
     pub(super) fn moot(&self, by: ConditionalWrite) -> Option<ProbeAnswer> {
         match by {
             ConditionalWrite::Copy if self.copy.is_lacking() => {
@@ -165,7 +165,7 @@ impl WorkingWrites<'_> {
     }
 }
 
-/// Refuses a bucket that locks all its objects, because it would lock those of the probe too.
+/// Refuses a bucket that locks all new objects, because it would lock the probe's objects too.
 fn refuse_default_lock(scratch: &Scratch, head: Option<&Head>) -> Result<(), Failure> {
     let Some(retention) = head.and_then(|head| head.lock.retention.as_ref()) else {
         return Ok(());
@@ -208,8 +208,8 @@ fn scratch_effect(head: &Result<Head, Failure>) -> ProbeAnswer {
     }
 }
 
-/// Finds out whether Complete creates an object, and whether it accepts the size. If the server
-/// does not accept it, later requests omit it.
+/// Determines whether Complete creates an object, and whether it accepts the object size. If the
+/// server does not accept the size, later requests omit it.
 async fn multipart(scratch: &mut Scratch) -> (ProbeAnswer, ProbeAnswer) {
     let size = b"part".len() as u64;
     let sized = match scratch
@@ -220,7 +220,7 @@ async fn multipart(scratch: &mut Scratch) -> (ProbeAnswer, ProbeAnswer) {
             let effect = scratch
                 .effect("sized", ConditionalWrite::Complete, size)
                 .await;
-            // The size was accepted, whatever happened to the object.
+            // The server accepted the size, whatever happened to the object.
             return (effect, ProbeAnswer::kept());
         }
         Err(failure) => answer_from(&failure),
@@ -240,7 +240,7 @@ async fn multipart(scratch: &mut Scratch) -> (ProbeAnswer, ProbeAnswer) {
     }
 }
 
-/// The answers about part copies, and the object that was made of them.
+/// The answers about part copies, and the object that they created.
 struct ProbedUpload {
     part_copy: ProbeAnswer,
     equal: ProbeAnswer,
@@ -270,8 +270,8 @@ struct PartsFailed {
     is_invalid: bool,
 }
 
-/// Copies the source in two parts, of which the second is larger. If the server refuses that,
-/// copies it with a smaller second part.
+/// Copies the source in two parts with the larger one last. If the server refuses that, copies it
+/// with a smaller second part.
 async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool) -> ProbedUpload {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
@@ -284,7 +284,7 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
         }
         Err(failed) => failed,
     };
-    // If nothing can be completed, other part sizes make no difference.
+    // If no upload can be completed, other part sizes make no difference.
     if cannot_complete || !unequal.is_invalid {
         let equal = if unequal.part_copy.is_lacking() {
             ProbeAnswer::moot("there are no part copies")
@@ -313,7 +313,7 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
     }
 }
 
-/// Copies the source as a part of `first` bytes and one with the rest.
+/// Copies the source as a part of `first` bytes and a part with the rest.
 async fn in_parts(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -378,7 +378,7 @@ async fn in_parts(
     })
 }
 
-/// Finds out from the upload's list of parts whether part copies worked that were not published.
+/// Checks the upload's list of parts for part copies that worked but were not published.
 async fn by_list_of_parts(
     scratch: &Scratch,
     upload: &MultipartUpload,
@@ -390,8 +390,8 @@ async fn by_list_of_parts(
     (sizes(&held) == sizes(done)).then(ProbeAnswer::kept)
 }
 
-/// Finds out whether `ETag`s follow from the bytes: those of uploaded objects, of copies, of parts,
-/// and of multipart objects.
+/// Determines whether `ETag`s are derived from the bytes: those of uploaded objects, of copies, of
+/// parts, and of multipart objects.
 fn content_etags(
     scratch: &Scratch,
     head: &Result<Head, Failure>,
@@ -427,10 +427,10 @@ fn content_etags(
     ProbeAnswer::ignored("the ETags of parts, or of what they make, are not those of S3")
 }
 
-/// Finds out whether a right checksum is stored and shown, a wrong one is refused, and a multipart
+/// Determines whether a right checksum is stored and shown, a wrong one is refused, and a multipart
 /// object has the checksum of the whole.
 async fn checksums(scratch: &mut Scratch, only_puts: bool) -> ProbeAnswer {
-    // If the manifest does not rely on checksums, those in answers would be ignored.
+    // If the manifest does not rely on checksums, s3haul would ignore those in responses.
     scratch.assume(|capabilities| capabilities.checksums = true);
     let algorithm = ChecksumAlgorithm::Crc64Nvme;
     let (right, wrong) = (
@@ -504,12 +504,12 @@ async fn shows(
     }
 }
 
-/// Finds out whether `UploadPartCopy` reads the named key, and not the key that results from
-/// decoding it once more.
+/// Determines whether `UploadPartCopy` reads the named key, and not the key that results from
+/// decoding the name again.
 async fn odd_part_sources(scratch: &mut Scratch) -> ProbeAnswer {
     const MEANT: (&str, &[u8]) = ("odd%20name", b"meant");
     const OTHER: (&str, &[u8]) = ("odd name", b"another one");
-    // Without the other object, the name that results from decoding would name nothing.
+    // The decoded name must exist too: otherwise, a wrong read would fail instead of reading it.
     let _ = scratch.put_plain(OTHER.0, OTHER.1).await;
     let meant = match scratch.put_plain(MEANT.0, MEANT.1).await {
         Ok(written) => written,
@@ -520,7 +520,7 @@ async fn odd_part_sources(scratch: &mut Scratch) -> ProbeAnswer {
     };
     let copied = async {
         let source = pin(scratch, MEANT.0, &meant)?;
-        // The size is what is tested here, so it is not sent.
+        // The size could make a wrong copy fail, so it is not sent.
         let size_is_sent = scratch.bucket.capabilities().object_size;
         scratch.assume(|capabilities| capabilities.object_size = false);
         let upload = scratch.create_upload("odd-parts", &plain()).await;

@@ -1,8 +1,8 @@
-//! The scratch prefix: sends each request of a probe, and notes everything that it may have
-//! created.
+//! The scratch prefix: sends each request of a probe, and records everything that the request may
+//! have created.
 //!
-//! The probe sends no request after it is stopped or its time is over. It waits for the answers to
-//! requests in flight: otherwise, one of them could take effect after the clean-up.
+//! After a stop or its time limit, the probe sends no more requests. It waits for the responses to
+//! requests in flight, because otherwise one of them could take effect after the clean-up.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ use crate::s3::{
 /// The longest reason that is reported, in bytes.
 const LONGEST_REASON: usize = 240;
 
-/// A request without an answer for this long may take effect later than its repetition.
+/// If a request got no response for this long, it may take effect after its repetition.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A key that the server did not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotStored {
-    /// The key below the scratch prefix.
+    /// The key.
     pub key: String,
     /// The server's answer.
     pub reason: String,
@@ -40,11 +40,11 @@ pub struct NotStored {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProbeWrite {
     pub(super) key: ObjectKey,
-    /// The version id or the upload id.
+    /// The version ID or the upload ID.
     pub(super) id: Option<String>,
 }
 
-/// An object or upload that may exist although no answer confirmed it.
+/// An object or upload that may exist although no response confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct UnconfirmedWrite {
     pub(super) key: ObjectKey,
@@ -57,17 +57,17 @@ pub(super) struct UnconfirmedWrite {
 pub(super) struct Scratch {
     pub(super) bucket: Bucket,
     pub(super) prefix: String,
-    /// The canned ACL of everything that is written.
+    /// The canned ACL of everything that the probe writes.
     pub(super) acl: Option<CannedAcl>,
     pub(super) objects: Vec<ProbeWrite>,
     pub(super) uploads: Vec<ProbeWrite>,
-    /// Uploads whose Complete was answered with success.
+    /// Uploads whose Complete succeeded.
     pub(super) completed: Vec<ProbeWrite>,
     pub(super) doubts: Vec<UnconfirmedWrite>,
     pub(super) not_stored: Vec<NotStored>,
-    /// The contradiction in the date of a listed upload.
+    /// The contradiction in the server's date of an upload.
     pub(super) false_date: Option<String>,
-    /// The time at which the last lock of a scratch object ends.
+    /// The time when the last lock of a scratch object expires.
     pub(super) locked_until: Option<Instant>,
     pub(super) stop: CancellationToken,
     pub(super) deadline: Instant,
@@ -97,7 +97,7 @@ impl Scratch {
         }
     }
 
-    /// Refuses a request that must no longer be sent.
+    /// Refuses a request after a stop or after the time limit.
     fn may_send(&self, operation: Operation) -> Result<(), Failure> {
         let why = if self.stop.is_cancelled() {
             "the probe was stopped"
@@ -139,7 +139,7 @@ impl Scratch {
             Ok(Answer {
                 value, maybe_twice, ..
             }) => {
-                // If a write was sent twice, the first request may still be in flight.
+                // The write was sent twice, so the first request may still be in flight.
                 if *maybe_twice && began.elapsed() > LATE {
                     self.doubt(key, false, true);
                 }
@@ -195,7 +195,7 @@ impl Scratch {
         answer.map(|answer| answer.value)
     }
 
-    /// Writes a few bytes to a key, and records the key if the server does not accept it.
+    /// Writes a few bytes to a key. Records the key if the server does not accept it.
     pub(super) async fn put_plain(
         &mut self,
         name: &str,
@@ -267,7 +267,7 @@ impl Scratch {
         Ok(upload)
     }
 
-    /// Creates an upload that has one part.
+    /// Creates an upload with one part.
     pub(super) async fn create_upload_with_part(
         &mut self,
         name: &str,
@@ -319,7 +319,7 @@ impl Scratch {
         answer.map(|answer| answer.value)
     }
 
-    /// Creates an object of one part.
+    /// Creates an object from one part.
     pub(super) async fn complete_one(
         &mut self,
         name: &str,
@@ -337,7 +337,7 @@ impl Scratch {
         self.complete(&upload, &[part], &spec).await
     }
 
-    /// Creates an object with the request `by`. Only a copy uses `source`.
+    /// Creates an object with the request `by`. Only copies use `source`.
     pub(super) async fn write(
         &mut self,
         by: ConditionalWrite,
@@ -356,7 +356,7 @@ impl Scratch {
         }
     }
 
-    /// Sends a HEAD of the object that is at the key now.
+    /// Sends a HEAD for the object at the key.
     pub(super) async fn head(&self, name: &str) -> Result<Head, Failure> {
         self.may_send(Operation::HeadObject)?;
         self.bucket.head(&self.key(name)?, None).await
@@ -380,14 +380,14 @@ impl Scratch {
         }
     }
 
-    /// Returns the bucket for one more request of this kind, or refuses it if the probe is over.
+    /// Returns the bucket for one more request of this kind, unless the probe has ended.
     pub(super) fn bucket_for(&self, operation: Operation) -> Result<&Bucket, Failure> {
         self.may_send(operation)?;
         Ok(&self.bucket)
     }
 }
 
-/// Returns no attributes, for an object of nothing but bytes.
+/// Returns no attributes, for an object with nothing but bytes.
 pub(super) fn plain() -> Attributes {
     Attributes {
         tags: Tags::AsSource,
@@ -400,7 +400,7 @@ fn may_have_happened(failure: &Failure) -> bool {
         || (*failure.kind() == FailureKind::Stopped && failure.details().attempts > 0)
 }
 
-/// Returns true if the request may still take effect, because the server did not answer in time.
+/// Returns true if the request may still take effect, because the server did not respond in time.
 fn may_come_late(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
@@ -408,7 +408,7 @@ fn may_come_late(failure: &Failure) -> bool {
     )
 }
 
-/// Returns true if the server refuses this request, now and later.
+/// Returns true if the server refuses this request permanently.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
@@ -419,7 +419,7 @@ pub(super) fn is_refusal(failure: &Failure) -> bool {
     )
 }
 
-/// Turns the failure of a request into an answer.
+/// Converts the failure of a request into an answer.
 pub(super) fn answer_from(failure: &Failure) -> ProbeAnswer {
     if is_refusal(failure) {
         ProbeAnswer::refused(reason(failure))

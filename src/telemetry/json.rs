@@ -31,8 +31,8 @@ impl<S: Subscriber> Layer<S> for JsonLines {
     }
 }
 
-/// Returns the name that s3haul gave to an event. `tracing` names all other events after their file
-/// and line.
+/// Returns the name that s3haul gave to an event, or a general one. `tracing` names all other
+/// events after their file and line.
 fn name(metadata: &Metadata<'static>) -> &'static str {
     let is_ours = metadata.target().starts_with("s3haul");
     match metadata.name() {

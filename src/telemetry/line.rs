@@ -1,9 +1,9 @@
 //! The only writer of standard error.
 //!
-//! All output to standard error passes through here: events of the log, notes, and errors. Text is
-//! written unchanged. With `--log-format json`, each line is one JSON object with the fields
-//! `time`, `level`, `event`, and `message`, then `job`, `run`, and `pod` if they are known, then
-//! the fields of the event.
+//! All standard error output passes through here: log events, notes, and errors. Text is written
+//! unchanged. With `--log-format json`, each line is one JSON object with the fields `time`,
+//! `level`, `event`, and `message`, then `job`, `run`, and `pod` if they are known, then the fields
+//! of the event.
 
 use std::env;
 use std::fmt::Write as _;
@@ -19,10 +19,10 @@ use tracing::Level;
 use super::LogFormat;
 use crate::printable::printable_json;
 
-/// The event name of a line that has no other.
+/// The event name of a line without a name of its own.
 pub(crate) const PLAIN_EVENT: &str = "log";
-/// The fields of every line. If an event has a field with one of these names, a `_` is appended to
-/// that name.
+/// The fields of every line. If an event has a field with one of these names, the field gets a `_`
+/// at the end of its name.
 const COMMON: [&str; 7] = ["time", "level", "event", "message", "job", "run", "pod"];
 
 /// True if lines are JSON.
@@ -35,7 +35,7 @@ static SUBJECT: Mutex<Subject> = Mutex::new(Subject {
 /// The screen with the progress bars, if there is one.
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
 
-/// Clears a place on a screen while something is written there.
+/// Hides the drawing on a screen while a callback writes a line.
 pub type Screen = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 
 #[derive(Clone, Debug)]
@@ -64,8 +64,8 @@ pub(crate) fn name_run(run: &str) {
     SUBJECT.lock().unwrap_or_else(PoisonError::into_inner).run = Some(run.to_owned());
 }
 
-/// Returns the name of the pod that this process runs in: `POD_NAME`, which the downward API sets,
-/// or the host name that Kubernetes gives to a pod.
+/// Returns the name of this process's pod: `POD_NAME`, which the downward API sets, or the host
+/// name that Kubernetes gives to a pod.
 pub(crate) fn pod() -> Option<&'static str> {
     static POD: OnceLock<Option<String>> = OnceLock::new();
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
@@ -78,7 +78,7 @@ pub(crate) fn pod() -> Option<&'static str> {
     .as_deref()
 }
 
-/// Sets the screen above which lines are written. With `None`, they go directly to standard error.
+/// Sets the screen above which lines are written. With `None`, lines go directly to standard error.
 pub fn draw_above(screen: Option<Screen>) {
     *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
 }
@@ -139,7 +139,7 @@ pub(super) fn write(line: &[u8]) -> io::Result<()> {
     outcome
 }
 
-/// A line from a command, other than an event of the log.
+/// A line from a command that is not a log event.
 #[derive(Debug)]
 pub(crate) struct Note {
     level: Level,
@@ -188,14 +188,14 @@ impl Note {
         Self { text, ..self }
     }
 
-    /// Omits the note from text logs, where another line says the same.
+    /// Omits the note from text logs, where another line has the same information.
     pub(crate) fn only_json(self) -> Self {
         Self { text: None, ..self }
     }
 
     /// Adds a field.
     pub(crate) fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        // A field that cannot be serialized must not lose the line.
+        // If a field cannot be serialized, the line is written without it.
         if let Ok(value) = serde_json::to_value(value) {
             self.fields.insert(name.to_owned(), value);
         }
@@ -221,7 +221,7 @@ impl Note {
             .map(|text| format!("{}\n", escape(text)))
     }
 
-    /// Writes the note. `escape` makes its text safe for the terminal.
+    /// Writes the note. `escape` makes its text safe for a terminal.
     pub(crate) fn write(&self, escape: impl Fn(&str) -> String) {
         if let Some(line) = self.line(escape) {
             let _ = write(line.as_bytes());

@@ -1,4 +1,4 @@
-//! Looks at the journal that a run of the job would keep, and changes nothing there.
+//! Checks the journal that a run of the job would keep. Only reads.
 
 use std::fs;
 use std::path::Path;
@@ -55,7 +55,7 @@ pub(super) async fn check(
     }
     match &location {
         Location::Directory(path) => match obstacle(path) {
-            // It is not named, so the run works without it.
+            // The default journal is optional: the run works without it.
             Some(obstacle) if job.journal == JournalPlace::Default => {
                 findings.add(
                     CheckStatus::Warning,
@@ -78,8 +78,7 @@ pub(super) async fn check(
     Ok(findings)
 }
 
-/// Returns the reason why a directory cannot be created or written to, as far as that shows without
-/// trying.
+/// Returns the reason why a directory cannot be created or written to, if its metadata shows one.
 fn obstacle(path: &Path) -> Option<String> {
     let mut parents = path.ancestors().map(|path| {
         if path.as_os_str().is_empty() {

@@ -1,4 +1,4 @@
-//! Looks at both sides of a transfer with a handful of requests that only read.
+//! Checks both sides of a transfer with a few read-only requests.
 
 use std::fs;
 
@@ -15,19 +15,19 @@ use crate::plan::empty::EmptySelection;
 use crate::planner::Sides;
 use crate::s3::{Failure, FailureKind};
 
-/// The most prefixes of `include` patterns that are listed until one has an object.
+/// The maximum number of `include` prefixes to list until one has an object.
 const MOST_PREFIXES: usize = 16;
 
-/// The status of a transfer or of one finding. The order is that of severity.
+/// The status of a transfer or of one finding, ordered by severity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum CheckStatus {
-    /// Nothing is known to be wrong.
+    /// No problem was found.
     #[default]
     Ok,
-    /// A part was not checked.
+    /// One aspect was not checked.
     NotChecked,
-    /// The run would do less than its author may expect.
+    /// The run would do less than the author of the job may expect.
     Warning,
     /// The run would fail.
     Failed,
@@ -49,7 +49,7 @@ impl CheckStatus {
 pub(super) struct CheckFinding {
     pub(super) status: CheckStatus,
     pub(super) text: String,
-    /// True if the run would be refused access.
+    /// True if S3 would refuse the run access.
     #[serde(skip)]
     pub(super) is_access: bool,
 }
@@ -67,7 +67,7 @@ impl CheckFindings {
         });
     }
 
-    /// Adds the finding about a source without objects.
+    /// Adds the finding that the source has no objects.
     fn add_empty(&mut self, empty: EmptySelection) {
         let status = if empty.fails {
             CheckStatus::Failed
@@ -101,7 +101,7 @@ impl CheckFindings {
         Ok(())
     }
 
-    /// Returns the first thing that fails, if any does.
+    /// Returns the first finding that would make the run fail, if there is one.
     pub(super) fn failure(&self) -> Option<&str> {
         let failed = |finding: &&CheckFinding| finding.status == CheckStatus::Failed;
         self.0.iter().find(failed).map(|finding| &*finding.text)
@@ -122,13 +122,14 @@ impl CheckFindings {
         }
     }
 
-    /// Returns true if the run would be refused access.
+    /// Returns true if S3 would refuse the run access.
     pub(super) fn is_forbidden(&self) -> bool {
         self.0.iter().any(|finding| finding.is_access)
     }
 }
 
-/// Looks at a transfer of the job. `probes` is true if the probe writes to the destination later.
+/// Checks a transfer of the job. `probes` is true if a later probe tests writing to the
+/// destination.
 pub(super) async fn look(
     job: &Job,
     number: usize,
@@ -184,7 +185,7 @@ pub(super) async fn look(
     Ok(findings)
 }
 
-/// Lists one key of the source. Returns it.
+/// Lists the source until one key is found, and returns that key.
 async fn list_source(
     location: &S3Uri,
     source: &Bucket,
@@ -236,8 +237,8 @@ async fn list_source(
     Ok(None)
 }
 
-/// Returns the first key below a prefix, other than that of the source itself, which no transfer
-/// copies.
+/// Returns the first key below a prefix. Skips the key of the source prefix itself, because no
+/// transfer copies it.
 async fn first_of(
     source: &Bucket,
     prefix: &ObjectKey,
@@ -253,7 +254,7 @@ async fn first_of(
     Ok(found.and_then(|object| ObjectKey::new(&object.key).ok()))
 }
 
-/// Returns a sentence about filters that one key does not settle.
+/// Returns a note if one listed key is not enough to tell whether the filters match anything.
 fn unjudged(location: &S3Uri, key: &ObjectKey, select: &Selection) -> Option<String> {
     let Selection {
         include, exclude, ..
@@ -276,7 +277,7 @@ fn unjudged(location: &S3Uri, key: &ObjectKey, select: &Selection) -> Option<Str
     ))
 }
 
-/// Asks for the first object as a copy reads it.
+/// Sends a HEAD for the first object, signed as a copy would be.
 async fn head_source(
     signer: &Bucket,
     key: &ObjectKey,
@@ -289,9 +290,9 @@ async fn head_source(
         return Ok(());
     };
     match failure.kind() {
-        // The run waits for it, or reports it.
+        // The run waits for a missing object, or reports it.
         FailureKind::NotFound => {}
-        // Without s3:ListBucket, S3 says 403 about what is not there yet.
+        // Without s3:ListBucket, S3 returns 403 for an object that does not exist yet.
         FailureKind::Denied if is_written_first => findings.add(
             CheckStatus::NotChecked,
             format!("not checked: reading {place}, which an earlier transfer writes first"),
@@ -330,13 +331,13 @@ async fn list_destination(sides: &Sides, findings: &mut CheckFindings) -> Result
     }
 }
 
-/// Looks for a first file.
+/// Checks that a local source is not empty.
 fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut CheckFindings) {
     let path = path.as_path();
     let is_empty = if path.is_dir() {
         fs::read_dir(path).map(|mut entries| entries.next().is_none())
     } else {
-        // That it can be read is known already, and a pipe would block here.
+        // An earlier check read the file. Opening a pipe here would block.
         Ok(false)
     };
     match is_empty {
@@ -357,7 +358,7 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut CheckFind
     }
 }
 
-/// Returns the server's own words.
+/// Returns the server's error code and message.
 fn words(failure: &Failure) -> String {
     let details = failure.details();
     let message = details.message.trim_end_matches('.');

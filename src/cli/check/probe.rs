@@ -22,7 +22,7 @@ use crate::probe::{
 };
 use crate::s3::OnWrites;
 
-/// Columns of the output for people.
+/// Columns of text output.
 const WIDTH: usize = 80;
 
 /// Probes each destination bucket once.
@@ -50,7 +50,7 @@ pub(super) async fn probe_all(
             begun => begun?,
         };
         let found = match Box::pin(begun.measure(&needs, stop)).await {
-            // It names what is left behind, if anything is.
+            // The error names the leftovers, if there are any.
             Err(failure) if stop.is_cancelled() => {
                 return Err(interrupted(&format!("the probe ended early: {failure}")));
             }
@@ -75,7 +75,7 @@ fn interrupted(what: &str) -> CliError {
     CliError::Interrupted(what.to_owned())
 }
 
-/// Returns everything as one JSON document.
+/// Returns the results of a probe as one JSON document.
 fn document(bucket: &Bucket, probe: &Probe) -> Value {
     let status = match probe {
         Probe { stopped: true, .. } => "stopped",
@@ -106,7 +106,7 @@ fn document(bucket: &Bucket, probe: &Probe) -> Value {
     })
 }
 
-/// Adds the fields that all findings have.
+/// Adds the fields that all kinds of findings share.
 fn judged(
     mut fields: Value,
     verdict: ProbeVerdict,
@@ -174,7 +174,7 @@ fn of_attribute(finding: &AttributeFinding) -> Value {
     )
 }
 
-/// Returns everything as a text for people.
+/// Returns the results of a probe as text.
 fn text(bucket: &Bucket, probe: &Probe) -> String {
     let endpoint = bucket.client().endpoint();
     let mut lines = vec![
@@ -219,7 +219,7 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
         .join("\n")
 }
 
-/// Returns the advice on the trust in the server, as lines that can be pasted.
+/// Returns the advice about `trust`, as lines to paste into the manifest.
 fn trust(endpoint: &str, probe: &Probe) -> Vec<String> {
     let Some(trust) = probe.advised_trust() else {
         return Vec::new();
@@ -235,7 +235,7 @@ fn trust(endpoint: &str, probe: &Probe) -> Vec<String> {
     lines
 }
 
-/// Returns a trust as a manifest spells it.
+/// Returns the manifest's word for a `trust` value.
 const fn trust_word(trust: Trust) -> &'static str {
     match trust {
         Trust::Answers => "answers",
@@ -296,7 +296,7 @@ fn tables(probe: &Probe) -> Vec<String> {
     lines
 }
 
-/// Returns the value that was found, with a question mark for what is not known.
+/// Returns the value that was found, with a question mark if parts of it are unknown.
 fn shown(finding: &ProbeFinding) -> String {
     match &finding.claim {
         Claim::Flag { measured, .. } if measured.how == How::Moot => "-".to_owned(),
@@ -342,7 +342,7 @@ const fn mark(verdict: ProbeVerdict, fails: bool) -> &'static str {
     match verdict {
         ProbeVerdict::Unknown if fails => "FAIL: unknown",
         _ if fails => "FAIL",
-        // The finding says the rest.
+        // These need no mark.
         ProbeVerdict::Agrees | ProbeVerdict::Moot => "",
         ProbeVerdict::CanDoMore => "can do more",
         ProbeVerdict::Loses => "lost",
@@ -351,7 +351,7 @@ const fn mark(verdict: ProbeVerdict, fails: bool) -> &'static str {
     }
 }
 
-/// Returns the findings that differ from what the job relies on, with reason and consequence,
+/// Returns the findings that differ from what the job relies on, with reasons and consequences,
 /// failures first.
 fn remarks(probe: &Probe) -> Vec<String> {
     let requests = probe.requests.iter().map(|finding| {
@@ -409,7 +409,7 @@ fn remarks(probe: &Probe) -> Vec<String> {
     lines
 }
 
-/// Returns the text with a capital at its beginning, unless that is a name.
+/// Capitalizes the first letter, unless the text starts with the name s3haul.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|first| first.to_ascii_uppercase());
@@ -439,12 +439,12 @@ fn left_behind(left: &Leftover) -> Vec<String> {
         start,
         &format!("{what}{id} of {key}: {reason}; remove it with"),
     );
-    // In one piece, to be copied.
+    // Not wrapped, so that it can be copied.
     lines.push(format!("    {command}"));
     lines
 }
 
-/// Breaks a text into lines for a terminal of the usual width.
+/// Wraps a text at 80 columns.
 fn wrapped_lines(start: &str, text: &str) -> Vec<String> {
     wrapped(start, text, WIDTH, 4)
 }

@@ -1,4 +1,4 @@
-//! Looks at the prefix in S3 to which a run of the job would report, and changes nothing there.
+//! Checks the S3 prefix to which a run of the job would report. Only reads.
 
 use futures::FutureExt as _;
 

@@ -1,4 +1,4 @@
-//! Looks at the state prefix of a run in shards, and changes nothing there.
+//! Checks the state prefix of a run in shards. Only reads.
 
 use super::super::shards::{GivenShards, require_plan_of, store_at};
 use super::super::{CliError, Output};

@@ -1,4 +1,4 @@
-//! The journals that a command reads, by what the user typed.
+//! Finds the journals that the user's arguments refer to.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub(in crate::cli) enum Named {
     JobIn(PathBuf),
 }
 
-/// Returns the place that `S3HAUL_JOURNAL` names; none if it is empty.
+/// Returns the value of `S3HAUL_JOURNAL`, or `None` if it is unset or empty.
 pub(in crate::cli) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
     let text = std::env::var(JOURNAL).unwrap_or_default();
     if text.is_empty() {
@@ -36,7 +36,7 @@ pub(in crate::cli) fn of_environment() -> Result<Option<JournalPlace>, CliError>
         .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 
-/// Returns the locations and the names of the journals that were named.
+/// Returns the names and the locations of the named journals.
 pub(in crate::cli) async fn places(
     named: Named,
     endpoint: &EndpointFlags,
@@ -78,12 +78,12 @@ pub(in crate::cli) async fn places(
     })
 }
 
-/// Reads journals, and leaves out places without one. If the user named none (`is_list`), one that
-/// cannot be read is noted and skipped, because the others have nothing to do with it.
+/// Reads journals, and omits locations without one. If the user named none (`is_list`), notes and
+/// skips a journal that cannot be read, because it does not concern the others.
 ///
 /// # Errors
-/// A named journal, or all journals, cannot be read. The first error is returned, and the others are
-/// noted.
+/// Fails if a named journal cannot be read, or if none can. Returns the first error, and notes the
+/// others.
 pub(in crate::cli) async fn glances(
     places: &[(String, Location)],
     is_list: bool,

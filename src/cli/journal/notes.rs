@@ -15,7 +15,7 @@ use crate::report::{ReportHeader, header, last_footer};
 use crate::size::{ByteSize, by_number, display_count, display_counted};
 use crate::telemetry::{self, Note};
 
-/// Warns that the report of another run is about to be replaced.
+/// Warns that the run is about to replace the report of another run.
 pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell: impl Fn(&str)) {
     let Some(path) = &job.report.json else { return };
     let Some(old) = header(path).filter(|old| !is_kept(old)) else {
@@ -34,7 +34,7 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell:
             by_number(losses, "copy that lacks", "copies that lack")
         ),
     };
-    // Another copy of a history would append all its versions again.
+    // Copying a history again would append all its versions again.
     let advice = if losses.is_empty() || !next::repairs_losses_of(job) {
         ""
     } else {
@@ -47,7 +47,7 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&ReportHeader) -> bool, tell:
     ));
 }
 
-/// Logs that a new run begins, and the differences because of which it abandons the run in the
+/// Logs that a new run begins, and the changes to the job that make it abandon the run in the
 /// journal.
 pub(super) fn begun(old: &RunState, left: &RunState, changes: &[String]) {
     let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
@@ -118,7 +118,7 @@ pub(super) fn resumed(state: &RunState) {
     tell_note(&note);
 }
 
-/// Says that copies of earlier runs are not trusted.
+/// Notes that copies of earlier runs failed their proof.
 pub(super) fn unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
     if unproven.is_empty() {
         return;
@@ -135,15 +135,15 @@ pub(super) fn unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
     ));
 }
 
-/// Adds the copies that failed their proof in other runs of this directory: a copy with other flags
-/// has another journal.
+/// Adds the copies that failed their proof in other runs of this directory, because a copy with
+/// other flags has another journal.
 pub(super) async fn unproven_beside(own: &str, unproven: &mut UnprovenCopies) {
     let Ok(entries) = std::fs::read_dir(JOURNALS) else {
         return;
     };
     for entry in entries.filter_map(Result::ok) {
         let is_other = entry.file_name() != own && entry.path().is_dir();
-        // This run ignores a journal that cannot be read.
+        // The run does not depend on other journals, so it ignores one that cannot be read.
         if is_other && let Ok(Some(glance)) = journal::look(Location::Directory(entry.path())).await
         {
             unproven.merge(&glance.state.unproven);

@@ -1,4 +1,4 @@
-//! The place to which a plan is written: a file for steps, or a state prefix for shards.
+//! The destination of a plan: a file for steps, or a state prefix for shards.
 
 use std::path::PathBuf;
 
@@ -9,18 +9,18 @@ use crate::cli::{CliError, output_file};
 use crate::location::S3Uri;
 use crate::shards::survey::Extent;
 
-/// The flags that say what is planned, and where that is written.
+/// The flags that select what is planned, and where the plan is written.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlanFlags {
-    /// Write one line of JSON per object to a file. With --shards, write the plan of the shards
-    /// below s3://bucket/prefix/.
+    /// Write one line of JSON per object to a file. With --shards, write the shard plan below
+    /// s3://bucket/prefix/.
     #[arg(long, value_name = "PLACE", value_parser = plan_place)]
     out: Option<PlanPlace>,
     /// Divide the keys among N shards, at most 2000, for `s3haul run --state`.
     #[arg(long, value_name = "N", requires = "out")]
     shards: Option<u32>,
-    /// List all keys, and divide them by their objects and bytes. Default: about 16 list requests
-    /// per shard.
+    /// List all keys, and divide them by the number and size of their objects. Default: estimate
+    /// from about 16 list requests per shard.
     #[arg(long, requires = "shards")]
     exact: bool,
 }
@@ -41,7 +41,7 @@ fn plan_place(text: &str) -> Result<PlanPlace, String> {
     }
 }
 
-/// The kind of a plan, with its place.
+/// The kind of a plan, and its destination.
 #[derive(Clone, Debug)]
 pub(super) enum PlannedPlace {
     /// Steps, which are written to this file if there is one.
@@ -51,7 +51,8 @@ pub(super) enum PlannedPlace {
 }
 
 impl PlanFlags {
-    /// Returns what is planned, unless the flags contradict each other.
+    /// Returns the kind and destination of the plan, or an error if the flags contradict each
+    /// other.
     pub(super) fn in_shards(self, sandbox: bool) -> Result<PlannedPlace, CliError> {
         let message = match (self.shards, self.out) {
             (None, None) => return Ok(PlannedPlace::File(None)),

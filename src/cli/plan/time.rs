@@ -1,7 +1,7 @@
 //! The estimated time of a plan.
 //!
-//! The requests in flight determine how long the copies take, and so do the limits of the job. The
-//! estimate is the longer of the two times, and the text says which one that is.
+//! The number of requests in flight determines how long the copies take; the job's limits may
+//! require longer. The estimate is the longer of the two times, and the text names its cause.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, PlanTotals};
 use crate::size::{ByteSize, display_count, display_duration};
 
-/// Returns the estimated time, and its basis.
+/// Returns the estimated time, and what it is based on.
 pub(super) fn line(
     estimate: &Estimate,
     capacity: Capacity,
@@ -35,7 +35,7 @@ pub(super) fn line(
     ))
 }
 
-/// Returns the seconds that the limits of a job require, and the limit that requires most.
+/// Returns the time in seconds that the job's limits require, and the strictest limit.
 #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
 fn at_limits(totals: &PlanTotals, limits: &Limits) -> Option<(f64, String)> {
     let requests = limits.requests_per_second.map(|rate| {
@@ -54,7 +54,7 @@ fn at_limits(totals: &PlanTotals, limits: &Limits) -> Option<(f64, String)> {
         .filter(|(seconds, _)| *seconds > 0.0)
 }
 
-/// Returns the assumptions about the copies.
+/// Returns the assumptions of the estimate.
 fn basis(estimate: &Estimate, Capacity { in_flight, speed }: Capacity) -> String {
     let parts = estimate
         .parts()

@@ -66,11 +66,11 @@ fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
         failed_objects: 1,
         ..RunTotals::default()
     };
-    console.go_on(&RunState {
+    console.restore_counts(&RunState {
         totals,
         ..RunState::default()
     });
-    // Objects in progress are planned again, with the parts that are there.
+    // Objects in progress are planned again, with their stored parts.
     console.known_objects.store(3, Ordering::Relaxed);
     console.known_bytes.store(1200, Ordering::Relaxed);
     let known = console.line(&Course::default());

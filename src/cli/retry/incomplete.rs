@@ -1,4 +1,5 @@
-//! Advice about reports that may lack objects, and about jobs that are not on this machine.
+//! Advice about reports that may lack objects, and about jobs whose manifest is not on this
+//! machine.
 
 use crate::cli::exit::NEXT_ERROR;
 use crate::cli::report::FoundReport;
@@ -6,7 +7,7 @@ use crate::cli::{CliError, next, note};
 use crate::manifest::ManifestError;
 use crate::report::{Footer, ReportHeader};
 
-/// Returns the advice for objects that a report does not name: the command that copies them.
+/// Returns the command that copies the objects that a report does not name.
 pub(super) fn again(found: &FoundReport, origin: &ReportHeader) -> String {
     match found {
         FoundReport::Shards(..) => {
@@ -29,7 +30,7 @@ pub(super) fn without_failures(footer: &Footer, found: &FoundReport, again: &str
     CliError::Usage(causes.join(NEXT_ERROR))
 }
 
-/// Describes a stopped run of which no object failed.
+/// Describes a run that was stopped before any object failed.
 fn stopped_before_its_end(found: &FoundReport, again: &str) -> String {
     match found {
         FoundReport::Shards(state, _) => format!(
@@ -44,7 +45,7 @@ fn stopped_before_its_end(found: &FoundReport, again: &str) -> String {
     }
 }
 
-/// Notes why an incomplete report may lack objects, or name copied ones as failed.
+/// Notes why an incomplete report may lack objects, or may list copied objects as failed.
 pub(super) fn note_causes(footer: &Footer, again: &str) {
     for damaged in footer.damaged_retries() {
         note(&damaged);

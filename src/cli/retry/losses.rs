@@ -10,8 +10,8 @@ use crate::report::ReportHeader;
 use crate::report::read::{LostObject, ReportedFailure};
 use crate::size::{by_number, display_count, display_counted};
 
-/// Returns a sentence with the command that repairs the copies of a report, or `None` if there is
-/// nothing that it could repair.
+/// Returns a sentence with the command that repairs the copies of a report, or `None` if it could
+/// repair none.
 pub(super) fn hint(
     lost: &[LostObject],
     origin: &ReportHeader,
@@ -32,11 +32,10 @@ pub(super) fn hint(
     })
 }
 
-/// Leaves out copies of transfers with all versions, and says how to repair them: another copy
-/// would append the whole history to the destination again.
+/// Removes copies of transfers with all versions from `lost`, and notes how to repair them: copying
+/// them again would append the whole history to the destination again.
 ///
-/// # Errors
-/// No other copy is left.
+/// Fails if no other copy remains.
 pub(super) fn leave_out_histories(job: &Job, lost: &mut Vec<LostObject>) -> Result<(), CliError> {
     let is_history = |transfer: &&Transfer| transfer.versions == Versions::All;
     let mut left_out = Vec::new();
@@ -61,7 +60,7 @@ pub(super) fn leave_out_histories(job: &Job, lost: &mut Vec<LostObject>) -> Resu
     Ok(())
 }
 
-/// Returns the copies that lost attributes. Notes that objects that failed are not among them.
+/// Returns the copies that lost attributes. Notes that failed objects are not included.
 pub(super) fn copies_to_repair(
     failed: &[ReportedFailure],
     lost: &[LostObject],
@@ -76,7 +75,7 @@ pub(super) fn copies_to_repair(
     lost.iter().map(|lost| lost.object.clone()).collect()
 }
 
-/// Prints the number of copies that only need their tags, which a plan cannot count.
+/// Prints the number of copies that need only their tags, which a plan does not count.
 pub(super) fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
     let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
     let repairs = repairs.sum::<usize>() as u64;
@@ -89,8 +88,8 @@ pub(super) fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Changes the job into one that repairs losses. The lost attributes are required now, and a copy
-/// that lacks only its tags gets them in place.
+/// Changes the job into one that repairs losses: it now requires the lost attributes, and sets tags
+/// in place on a copy that lacks only those.
 pub(super) fn repair(job: &mut Job, lost: &[LostObject]) {
     for transfer in &mut job.transfers {
         (transfer.when, transfer.compare, transfer.compare_attributes) =
@@ -119,7 +118,7 @@ pub(super) fn repair(job: &mut Job, lost: &[LostObject]) {
     }
 }
 
-/// Returns the beginning of a sentence about copies that lack attributes.
+/// Returns the start of a sentence about copies that lack attributes.
 fn lacking(copies: u64) -> String {
     let copy = by_number(
         copies,

@@ -1,11 +1,11 @@
-//! Chooses the journal of a retry: that of its job, unless it holds another unfinished run.
+//! Chooses the journal of a retry: the job's journal, unless it holds another unfinished run.
 
 use crate::cli::{CliError, journal, note};
 use crate::connections::Connections;
 use crate::journal::look;
 use crate::manifest::job::{Job, JournalPlace};
 
-/// Turns the journal off if it holds another unfinished run or cannot be read. Returns the id of
+/// Turns the journal off if it holds another unfinished run or cannot be read. Returns the ID of
 /// the retry that this one resumes, if there is one.
 pub(super) async fn choose(
     job: &mut Job,

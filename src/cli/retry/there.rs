@@ -1,7 +1,9 @@
-//! Checks a sample of the objects that a report calls copied, before its failed ones are retried.
+//! Checks that a sample of the copied objects in a report still exists, before the failed ones are
+//! retried.
 //!
-//! A retry copies only what failed. If the bucket was emptied or created again since, a successful
-//! retry would not mean that all objects are there. Only clear answers of the server count.
+//! A retry copies only what failed. If the bucket was emptied or recreated since the run, a
+//! successful retry would not mean that all objects exist. Only clear responses of the server
+//! count.
 
 use crate::bucket::Bucket;
 use crate::cli::CliError;
@@ -12,11 +14,10 @@ use crate::manifest::job::{Job, ReportPlace, Versions};
 use crate::report::read::ReportedObject;
 use crate::s3::{Failure, FailureKind};
 
-/// Looks at the objects in buckets that the job still writes to.
+/// Checks the objects in buckets that the job still writes to.
 ///
-/// # Errors
-/// A bucket cannot be used.
-pub(super) async fn look(
+/// Fails if a bucket cannot be used.
+pub(super) async fn check_copies(
     job: &Job,
     connections: &mut Connections,
     objects: &[ReportedObject],
@@ -25,7 +26,7 @@ pub(super) async fn look(
     for object in objects {
         let mut transfers = job.transfers.iter();
         let transfer = transfers.find(|transfer| transfer.name == object.transfer);
-        // The newest version of a history may be a delete marker.
+        // The current version of a history may be a delete marker.
         let transfer = transfer.filter(|transfer| transfer.versions != Versions::All);
         let uri = object.destination.parse::<S3Uri>().ok();
         let (Some(transfer), Some(uri)) = (transfer, uri) else {
@@ -40,8 +41,8 @@ pub(super) async fn look(
     Ok(tally(questions).await)
 }
 
-/// Looks at one object; `None` without a clear answer. The report says nothing about its size, so
-/// any object at the key counts.
+/// Checks one object. Returns `None` without a clear response. The report does not state the
+/// object's size, so any object at the key counts.
 async fn found(
     destination: Bucket,
     uri: S3Uri,
@@ -55,7 +56,7 @@ async fn found(
         .with_slot(destination.head(&uri.key, None))
         .await
     {
-        // An object that was replaced says nothing about the others.
+        // A replaced object says nothing about the others.
         Ok(_) => Some(Ok(true)),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
             Some(Err(format!("{uri}{at}, is not there")))
@@ -64,8 +65,8 @@ async fn found(
     }
 }
 
-/// Refuses a report that no longer matches the destination.
-pub(super) fn require(
+/// Refuses the retry if objects of the sample are missing.
+pub(super) fn require_copies(
     looked: &SampleResult,
     report: &ReportPlace,
     again: &str,

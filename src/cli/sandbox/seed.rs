@@ -1,14 +1,14 @@
-//! The content that a sandbox begins with, as the flags state it: objects, and copies of them.
+//! The initial content of a sandbox: objects, and copies of them.
 
 use crate::location::S3Uri;
 use crate::size::ByteSize;
 use s3haul_sandbox::{Content, ObjectSpec, Sandbox};
 
-/// The number of different sizes in a range of sizes. It is small enough to keep all checksums: if
+/// The number of different sizes in a range of sizes. It is small enough to cache all checksums: if
 /// the sandbox had to hash each object, a benchmark would measure the sandbox and not its clients.
 const SIZES: u64 = 256;
 
-/// Objects to begin with: one, or `count` below a prefix, of `smallest` to `largest` bytes.
+/// Initial objects: one, or `count` below a prefix, of `smallest` to `largest` bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seed {
     pub(super) location: S3Uri,
@@ -17,7 +17,7 @@ pub(super) struct Seed {
     largest: ByteSize,
 }
 
-/// Copies to begin with.
+/// Initial copies.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SeedCopies {
     pub(super) from: S3Uri,
@@ -66,7 +66,7 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
 
 /// Parses a copy: `s3://data/s/=s3://copies/s/`.
 pub(super) fn copied(text: &str) -> Result<SeedCopies, String> {
-    // A key may have the sign too.
+    // The source key may contain `=` too.
     let (from, _) = text
         .split_once("=s3://")
         .ok_or("write s3://bucket/prefix/=s3://other/prefix/, the source of the copies first")?;
@@ -79,8 +79,8 @@ pub(super) fn copied(text: &str) -> Result<SeedCopies, String> {
 }
 
 impl Seed {
-    /// Creates the objects. Their keys look like uploads of sensors or users and are spread evenly,
-    /// so that listings have no pattern to exploit.
+    /// Creates the objects. Their keys resemble those of sensors or users, evenly spread, so that
+    /// listings have no pattern to exploit.
     pub(super) fn plant(&self, sandbox: &Sandbox, number: u64) {
         let bucket = self.location.bucket.as_str();
         let put = |key: &str, size: u64| {
@@ -95,7 +95,7 @@ impl Seed {
                 let mut keys: Vec<_> = (0..count)
                     .map(|index| (index.wrapping_mul(0x9E37_79B1), index))
                     .collect();
-                // In order it takes half the time to put ten millions in place.
+                // Inserting ten million keys in order takes half the time.
                 keys.sort_unstable();
                 for (spread, index) in keys {
                     put(
@@ -107,8 +107,8 @@ impl Seed {
         }
     }
 
-    /// Returns the size of the object at this index: any run of objects has all [`SIZES`] equally
-    /// often, and mixed.
+    /// Returns the size of the object at this index. Any series of consecutive objects mixes all
+    /// [`SIZES`] sizes evenly.
     fn size(&self, index: u32) -> u64 {
         let step = u64::from(index).wrapping_mul(167) % SIZES;
         let range = u128::from(self.largest.0 - self.smallest.0);

@@ -1,5 +1,4 @@
-//! The index of the shard and the number of processes, as the engine that started this one gives
-//! them.
+//! The index of the shard and the number of processes, from the engine that started this process.
 
 /// An engine that starts processes with an index.
 struct Engine {
@@ -10,8 +9,8 @@ struct Engine {
     size: Option<&'static str>,
 }
 
-/// The engines. The first one whose index is set counts, also for the size: variables of another
-/// one may be left over from the process that started this one.
+/// The engines. The first engine whose index is set also determines the size: variables of the
+/// others may be inherited from the parent process.
 const ENGINES: [Engine; 3] = [
     Engine {
         name: "an Indexed Job of Kubernetes",
@@ -38,7 +37,7 @@ fn engine(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static Engine,
     })
 }
 
-/// Returns the index that was typed, or else that of the engine.
+/// Returns the index that the user typed, or else the engine's.
 pub(super) fn index(
     typed: Option<u32>,
     variable: impl Fn(&str) -> Option<String>,

@@ -1,4 +1,4 @@
-//! `status` of a run in shards: text for people, and JSON for programs.
+//! `status` of a run in shards, as text and as JSON.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::shards::record::{PlanLease, ShardWeight};
 use crate::shards::view::{RunProgress, ShardCounts, ShardFailure, ShardProgress, StateView};
 use crate::size::{ByteSize, display_count as count, display_counted, display_duration};
 
-/// The most columns for the name of a pod, so that a line fits into 80.
+/// The maximum width of a pod's name, so that a line fits into 80 columns.
 const HOST_COLUMNS: usize = 24;
 
-/// The columns in front of all lines of a reason but the first.
+/// The indent of the continuation lines of a reason.
 const REASON_INDENT: usize = 12;
 
-/// The age of a plan from which a run without a process needs attention.
+/// The age from which a plan without a process needs attention.
 const NEW_PLAN: SignedDuration = SignedDuration::from_secs(60);
 
-/// The number of looks in a row with failed shards and no other shards left, after which a watched
-/// run counts as ended. The engine may try a failed shard again: with a look every 15 seconds, this
-/// is longer than the back-off of a Job with three retries for each index.
+/// The number of consecutive refreshes with failed shards and no unfinished ones after which a
+/// watched run counts as ended. The engine may retry a failed shard: with a refresh every 15
+/// seconds, this is longer than the back-off of a Job with three retries per index.
 const SETTLED: u32 = 8;
 
 /// The document of `status --json`.
@@ -42,7 +42,7 @@ struct StateDocument<'a> {
     /// The latest retry, once all shards have ended and some have failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
-    /// The next step, with the command that does it.
+    /// The next step, with its command.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -51,11 +51,11 @@ struct StateDocument<'a> {
 struct ShownState {
     /// The exit code, once all shards have ended.
     exit: Option<Exit>,
-    /// False once standard output is closed.
+    /// False once the reader has closed standard output.
     is_read: bool,
 }
 
-/// Shows a run in shards: once, or with `watch` at this interval until all shards have ended.
+/// Shows a run in shards: once, or, with `watch`, at this interval until all shards have ended.
 pub(super) async fn show(
     mut found: FoundState,
     uri: &S3Uri,
@@ -89,7 +89,7 @@ pub(super) async fn show(
     }
 }
 
-/// Waits for a run that has written nothing yet. Returns `None` if something else is there.
+/// Waits for a run that has written nothing yet. Returns `None` if the prefix holds something else.
 pub(super) async fn wait_for(
     uri: &S3Uri,
     endpoint: &EndpointFlags,
@@ -98,7 +98,7 @@ pub(super) async fn wait_for(
 ) -> Result<Option<FoundState>, CliError> {
     let mut is_told = false;
     loop {
-        // The plan may have been written since the last look, so it is looked for last.
+        // The plan may have been written since the last check, so the plan is checked last.
         let is_empty = is_empty(uri, endpoint).await?;
         let found = FoundState::at(uri, endpoint).await?;
         if found.is_some() || !is_empty {
@@ -131,7 +131,7 @@ async fn show_planned(
     let at = Timestamp::now();
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
-    // Looking for a retry takes requests, and says little while shards are at work.
+    // Finding a retry takes requests, and is of little use while shards are at work.
     let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
         last_retry(state).await?
     } else {
@@ -164,10 +164,10 @@ async fn show_planned(
     Ok(ShownState { exit, is_read })
 }
 
-/// The end of the latest retry.
+/// The result of the latest retry.
 struct LastRetry {
     text: String,
-    /// True if it left nothing undone.
+    /// True if the retry completed without failures.
     is_complete: bool,
 }
 
@@ -194,7 +194,7 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
     }))
 }
 
-/// Returns a line with the command to type next.
+/// Returns a line with the next command.
 fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) -> Option<String> {
     match view.state {
         RunProgress::Ended if view.needs_restart => Some(
@@ -254,7 +254,7 @@ fn show_planning(
     })
 }
 
-/// Returns the text of one look. For a terminal of this many columns, breaks long reasons.
+/// Returns the text of one refresh. Wraps long reasons at this many columns.
 fn text(
     view: &StateView,
     place: &str,
@@ -410,7 +410,7 @@ fn details(text: &mut String, view: &StateView, columns: Option<usize>) {
         .map(|failure| ("again", ", after", failure));
     for (word, link, failure) in failed.chain(again) {
         let start = format!("  {word:<9} shard {}{link} ", failure.shard);
-        // A file or a pipe gets the reason in one line, so that `grep` finds it.
+        // A file or a pipe gets each reason on one line, for `grep`.
         let columns = columns.unwrap_or(usize::MAX);
         for line in wrapped(&start, &reason(failure), columns, REASON_INDENT) {
             let _ = writeln!(text, "{line}");
@@ -436,7 +436,7 @@ fn reason(failure: &ShardFailure) -> String {
     format!("exit code {}: {cause}", failure.exit)
 }
 
-/// Returns the name of a pod. A long one is cut at its beginning: its end tells it from others.
+/// Returns the name of a pod. A long name loses its start, because names differ at their ends.
 fn host(shard: &ShardProgress) -> String {
     let name = printable(&shard.host);
     let letters = name.chars().count();

@@ -1,5 +1,5 @@
-//! `uploads abort`: aborts open uploads, and prints "aborted" only for those that the server no
-//! longer has.
+//! `uploads abort`: aborts open uploads, and prints "aborted" only if the server no longer has the
+//! upload.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::multipart::{Aborted, MultipartUpload};
 use crate::probe;
 use crate::s3::{Attributes, Capabilities, Failure, FailureKind, OpenUpload};
 
-/// Aborts one upload. Servers confirm the abort of an upload that does not exist, but a mistyped ID
-/// must be an error.
+/// Aborts one upload. Servers may confirm the abort of an upload that does not exist, but a
+/// mistyped ID must be an error.
 pub(super) async fn one(
     bucket: &Bucket,
     location: &S3Uri,
@@ -31,7 +31,8 @@ pub(super) async fn one(
         Err(failure) if failure.kind().may_pass_later() || failure.ends_run() => {
             return Err(failure.into());
         }
-        // The server cannot list parts, or answers so for every id; its list of uploads may tell.
+        // The server cannot list parts, or gives this response for every ID. Its list of uploads
+        // may tell.
         Ok(_) | Err(_) => upload.entry().await.map_or(true, |entry| entry.is_some()),
     };
     if !is_there {
@@ -46,7 +47,7 @@ pub(super) async fn one(
         },
         bytes: None,
     };
-    // Once it is aborted, nothing tells its size, age, and class.
+    // The size, age, and class are unavailable after the abort.
     if results.output.json {
         if let Ok(Some(entry)) = upload.entry().await {
             found.upload.initiated = entry.initiated;
@@ -85,7 +86,7 @@ fn unverified(failure: &Failure) -> String {
     )
 }
 
-/// Aborts all uploads below a location that are chosen.
+/// Aborts all selected uploads below a location.
 pub(super) async fn all(
     bucket: &Bucket,
     location: &S3Uri,
@@ -93,14 +94,14 @@ pub(super) async fn all(
     mut results: Results<'_>,
 ) -> Result<Exit, CliError> {
     let dry_run = results.dry_run;
-    // All are known before the first is aborted: markers of a list do not survive what they point
-    // to.
+    // Lists all uploads before it aborts the first, because a list marker may be invalid once its
+    // upload is gone.
     let uploads: Vec<MeasuredUpload> = found(bucket, location, choice).try_collect().await?;
     if let Some(contradiction) = choice.false_date() {
         return Err(made_up(contradiction));
     }
     let ages_decide = choice.older_than.is_some() && !uploads.is_empty();
-    // Amazon's dates are true. Elsewhere an upload of this very moment shows it.
+    // Amazon's dates are reliable. On other servers, a new upload shows whether they are.
     if ages_decide
         && !dry_run
         && bucket.client().url().is_some()
@@ -130,14 +131,14 @@ pub(super) async fn all(
     while let Some((found, outcome)) = ended.next().await {
         match outcome {
             Ok(Aborted::NotThere) => missing.push(found),
-            outcome => results.take(&found, outcome)?,
+            outcome => results.record_outcome(&found, outcome)?,
         }
     }
     if !missing.is_empty() {
         let listed = listed_as_they_are(bucket, location).await;
         for found in missing {
             let outcome = not_there(bucket, &found.upload, listed.as_ref()).await;
-            results.take(&found, outcome)?;
+            results.record_outcome(&found, outcome)?;
         }
     }
     results
@@ -147,7 +148,7 @@ pub(super) async fn all(
     Ok(results.exit)
 }
 
-/// Returns the refusal to abort by age on a server with false dates.
+/// Returns the error that refuses to abort by age on a server with false dates.
 fn made_up(contradiction: &str) -> CliError {
     CliError::Usage(format!(
         "this server's dates of uploads are not true, so no upload was aborted by its age: {contradiction}; abort uploads by \
@@ -155,8 +156,8 @@ fn made_up(contradiction: &str) -> CliError {
     ))
 }
 
-/// Creates an upload below the location, compares the date that the server lists for it with the
-/// time, and aborts it. Returns the contradiction, if there is one.
+/// Creates an upload below the location, compares the date in the server's list with the current
+/// time, and aborts the upload. Returns the contradiction, if there is one.
 async fn check_dates(bucket: &Bucket, location: &S3Uri) -> Option<String> {
     let name = format!(
         "{}s3haul-date-check-{:016x}",
@@ -197,8 +198,8 @@ async fn abort(bucket: &Bucket, key: &str, id: &str) -> Result<Aborted, String> 
     upload.abort().await.map_err(|failure| failure.to_string())
 }
 
-/// Returns the keys of the open uploads by id, without asking for an encoding, which some servers
-/// claim and do not do.
+/// Returns the keys of the open uploads by ID. Does not request an encoding, because some servers
+/// claim to encode keys and do not.
 async fn listed_as_they_are(
     bucket: &Bucket,
     location: &S3Uri,
@@ -215,7 +216,7 @@ async fn listed_as_they_are(
         .await
 }
 
-/// Handles an upload that was listed a moment ago and that the server did not find.
+/// Handles a listed upload that the server then did not find.
 async fn not_there(
     bucket: &Bucket,
     upload: &OpenUpload,
@@ -240,7 +241,7 @@ async fn not_there(
     Err(format!("not aborted (NoSuchUpload): {why}"))
 }
 
-/// Prints the results, and counts them.
+/// Prints the results, and totals them.
 pub(super) struct Results<'b> {
     bucket: &'b Bucket,
     dry_run: bool,
@@ -291,7 +292,7 @@ impl<'b> Results<'b> {
         Ok(())
     }
 
-    fn take(
+    fn record_outcome(
         &mut self,
         found: &MeasuredUpload,
         outcome: Result<Aborted, String>,

@@ -1,4 +1,4 @@
-//! `verify --report`: compares again what the receipts of a run name.
+//! `verify --report`: compares the objects in the receipts of a run again.
 
 use futures::StreamExt;
 use serde::Deserialize;
@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::VerifyArgs;
 use super::tell::VerifyConsole;
 use crate::cli::job_environment::JobEnvironment;
-use crate::cli::report::{FoundReport, unread};
-use crate::cli::retry::{job_of, moved};
+use crate::cli::report::{FoundReport, read_error};
+use crate::cli::retry::{describe_move, job_of};
 use crate::cli::{CliError, note};
 use crate::connections::Connections;
 use crate::location::S3Uri;
@@ -19,25 +19,27 @@ use crate::report::read::{Report, read};
 use crate::s3::Failure;
 use crate::verify::{self, Counts, VersionLocation};
 
-/// Lines of a report that are looked at side by side.
+/// The number of report lines that are compared at the same time.
 const AT_ONCE: usize = 256;
 
 impl VerifyArgs {
-    /// Compares the objects that the receipts of a run name. A line that is not a receipt is an
-    /// error and is not skipped.
+    /// Compares the objects in the receipts of a run. A line that is not a receipt is an error.
     pub(super) async fn receipts(
         &self,
         place: &ReportPlace,
         console: &mut VerifyConsole,
     ) -> Result<Counts, CliError> {
-        self.says_itself(&place.to_string())?;
+        self.refuse_pair_flags(&place.to_string())?;
         let usage = |what: String| CliError::Usage(format!("the report {place}: {what}"));
         let found = FoundReport::open(place, &self.endpoint).await?;
-        // Read to its end before anything is compared: a report that was cut proves nothing.
-        let report = read(found.lines(MergeScope::All)?).await.map_err(unread)?;
+        // Reads the whole report before it compares anything, because a truncated report proves
+        // nothing.
+        let report = read(found.lines(MergeScope::All)?)
+            .await
+            .map_err(read_error)?;
         let mut lines = found.lines(MergeScope::All)?;
-        lines.next().await.map_err(unread)?;
-        // The command is read again for its endpoints.
+        lines.next().await.map_err(read_error)?;
+        // Parses the command of the report again, for its endpoints.
         let job = job_of(&report.origin)?;
         for change in report.origin.changes(&job) {
             note(&format!("note: {change}"));
@@ -53,14 +55,14 @@ impl VerifyArgs {
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
         let footers = usize::from(report.footer.is_some());
-        let (mut number, mut following) = (1_usize, lines.next().await.map_err(unread)?);
+        let (mut number, mut following) = (1_usize, lines.next().await.map_err(read_error)?);
         while let Some(line) = following {
             number += 1;
-            following = lines.next().await.map_err(unread)?;
+            following = lines.next().await.map_err(read_error)?;
             if footers > 0 && following.is_none() {
                 break;
             }
-            // Each object is compared once.
+            // Skips the receipts that a later one replaces, so that each object is compared once.
             if report.superseded.contains(&number) {
                 continue;
             }
@@ -76,11 +78,11 @@ impl VerifyArgs {
                     receipt.transfer
                 ))
             })?;
-            if let Some(what) = moved(transfer, &receipt.source, &receipt.destination) {
+            if let Some(what) = describe_move(transfer, &receipt.source, &receipt.destination) {
                 let remedy = "Restore the job, or compare the two places: s3haul verify SRC DST";
                 return Err(usage(format!("line {number} {what}. {remedy}")));
             }
-            // Counted once per object, by the last word about it.
+            // `report.failed` has these objects, each of them once.
             if matches!(receipt.status.as_str(), "failed" | "stopped") {
                 continue;
             }
@@ -134,7 +136,7 @@ fn note_causes(report: &Report) {
     }
 }
 
-/// The fields of a receipt that `verify` reads.
+/// The fields of a receipt that `verify` uses.
 #[derive(Debug, Deserialize)]
 struct ReceiptFields {
     transfer: String,
@@ -149,20 +151,20 @@ struct ReceiptFields {
 
 /// The reason why a receipt cannot be compared.
 enum Unfit {
-    /// The line is wrong, for this reason.
+    /// The line is invalid, for this reason.
     Line(String),
     /// A bucket cannot be used.
     Bucket(Failure),
 }
 
-/// Returns the two objects of a receipt; `None` for files and for objects that the run neither
+/// Returns the two objects of a receipt, or `None` for files and for objects that the run neither
 /// copied nor found equal.
 async fn places(
     connections: &mut Connections,
     transfer: &Transfer,
     line: ReceiptFields,
 ) -> Result<Option<(VersionLocation, VersionLocation)>, Unfit> {
-    // An object that was skipped because its key was taken need not be equal.
+    // An object that was skipped because its key existed need not be equal.
     let is_equal = matches!(
         (line.status.as_str(), line.reason.as_deref()),
         ("done", _) | ("skipped", Some("equal"))
@@ -176,7 +178,7 @@ async fn places(
             .map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
     };
     let (source, destination) = (location(&line.source)?, location(&line.destination)?);
-    // A delete marker has nothing to compare, and the receipt of a version that was there before
+    // A delete marker has nothing to compare, and the receipt of a version that already existed
     // does not name that version.
     let is_history = transfer.versions == Versions::All;
     if line.proof.as_deref() == Some("delete-marker")

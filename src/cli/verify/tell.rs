@@ -1,4 +1,4 @@
-//! The output of `verify`: a line per difference, and a summary.
+//! The output of `verify`: one line per difference, and a summary.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::verify::{Counts, Verdict, VerifyFinding};
 /// The time between progress lines.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
-/// Prints differences, and from time to time the progress.
+/// Prints differences, and progress at intervals.
 pub(super) struct VerifyConsole {
     output: Output,
     shown: Instant,
@@ -33,7 +33,7 @@ impl VerifyConsole {
         self.print(&undone(object));
     }
 
-    /// Prints a finding if it is a difference, and from time to time the progress.
+    /// Prints a finding if it is a difference, and progress at intervals.
     pub(super) fn tell(&mut self, finding: &VerifyFinding) {
         self.compared += 1;
         if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
@@ -46,7 +46,7 @@ impl VerifyConsole {
     }
 
     fn print(&self, finding: &VerifyFinding) {
-        // A reader that has gone away is not a failure: the exit code still shows the result.
+        // A closed pipe is not a failure: the exit code still shows the result.
         let _ = if self.output.json {
             say_json(finding)
         } else {

@@ -1,7 +1,7 @@
-//! The finding about an attribute of objects, which each route sets with a different request.
+//! The finding about an attribute of objects. Each route sets attributes with a different request.
 //!
-//! An attribute is tested on all three routes, but judged only by those that the job uses, and only
-//! if the job wants it. The policy decides whether a loss is fatal.
+//! All three routes are tested, but only the routes that the job uses count, and only if the job
+//! wants the attribute. The policy decides whether a loss is fatal.
 
 use super::{How, ProbeAnswer, ProbeVerdict};
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -13,9 +13,9 @@ use crate::s3::OnWrites;
 pub struct AttributeFinding {
     /// The attribute.
     pub attribute: Attribute,
-    /// The policy of the job.
+    /// The job's policy for the attribute.
     pub policy: Policy,
-    /// True if the job itself names a value.
+    /// True if the job names a value for the attribute.
     pub is_named: bool,
     /// The answer of `PutObject`.
     pub put: ProbeAnswer,
@@ -25,7 +25,7 @@ pub struct AttributeFinding {
     pub multipart: ProbeAnswer,
     /// The requests that the job sends.
     pub sent_by_job: OnWrites,
-    /// True if another request sets the attribute after these did not keep it.
+    /// True if a later request sets the attribute when these requests do not keep it.
     pub is_set_later: bool,
 }
 
@@ -40,7 +40,7 @@ impl AttributeFinding {
         ]
     }
 
-    /// Returns the requests that the job sends and whose answers satisfy `of`.
+    /// Returns the requests that the job sends and whose answers match `of`.
     pub(in crate::probe) fn answers_where(
         &self,
         of: impl Fn(&ProbeAnswer) -> bool,
@@ -85,8 +85,8 @@ impl AttributeFinding {
         }
     }
 
-    /// Returns true if the job cannot work without the attribute. Only some objects have a lock or
-    /// an unusual storage class: if the server refuses these, only those objects fail.
+    /// Returns true if the job cannot work without the attribute. Few objects have a lock or an
+    /// unusual storage class: if the server refuses these, only those objects fail.
     fn is_fatal(&self) -> bool {
         let is_rare =
             matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;
@@ -98,13 +98,12 @@ impl AttributeFinding {
             .is_empty();
         match self.policy {
             Policy::Require => is_ignored || !is_rare,
-            // A value that the job names is part of each request, and no request is sent without
-            // it.
+            // A value that the job names is in every request, so a refusal fails every object.
             Policy::Try | Policy::Skip | Policy::Replace => is_refused && self.is_named,
         }
     }
 
-    /// Returns true if this finding prevents the job from working.
+    /// Returns true if this finding makes the job fail.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
@@ -117,7 +116,7 @@ impl AttributeFinding {
         }
     }
 
-    /// Returns the reasons of all answers that are not a plain yes, in one line.
+    /// Returns the reasons of all answers other than a plain yes, in one line.
     #[must_use]
     pub fn reason(&self) -> String {
         let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
@@ -147,7 +146,7 @@ impl AttributeFinding {
     }
 }
 
-/// Returns the request that sets an attribute of the object that this write publishes.
+/// Returns the request that sets attributes for this kind of write.
 pub(in crate::probe) const fn route_name(write: ConditionalWrite) -> &'static str {
     match write {
         ConditionalWrite::Copy => "CopyObject",
