@@ -6,8 +6,8 @@
 //! its receipt says that an earlier session may have copied it. If the source was written since the
 //! object was planned, the object is planned again.
 //!
-//! A list without order is read again from its beginning, and finds objects that earlier sessions
-//! counted. That number of skipped objects is not counted again.
+//! A list without order is read again from its beginning, so it also finds objects that earlier
+//! sessions have counted. The same number of skipped objects is not counted again.
 
 use std::collections::HashMap;
 
@@ -104,7 +104,7 @@ impl Conductor<'_> {
             let kind = kind.to_owned();
             return self.replace(transfer, None, (entry, key), (reason, &kind), permits);
         }
-        // Usually, nothing was under way: then no key needs a hash.
+        // Usually no object was under way; this check then saves hashing the key.
         if !running.listed.under_way.is_empty()
             && running.context.can_look(reason)
             && let Some(began) = running.listed.under_way.remove(&entry.key)
@@ -233,8 +233,7 @@ impl Conductor<'_> {
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                 self.fail(transfer, Some(object), place, &failure);
             }
-            // The job excludes an object that it had planned only if it was changed between
-            // sessions.
+            // This happens only if the job was changed between sessions.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
                 let place = running.context.sides.transfer.to.location.to_string();
                 let message = "an earlier session planned it, but the job now excludes it";

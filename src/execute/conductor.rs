@@ -34,7 +34,7 @@ use crate::pace::Slots;
 use crate::planner::{PlanEvent, Planned, Step, StepPermits};
 use crate::s3::Failure;
 
-/// The interval at which the conductor looks for stalled slots if no event arrives.
+/// The interval at which the conductor checks for stalled slots if no event arrives.
 const STALL_CHECK: Duration = Duration::from_millis(250);
 
 /// Owns the state of a run's objects.
@@ -51,7 +51,8 @@ pub(super) struct Conductor<'a> {
     /// The transfers that have not started, with their positions in the job.
     coming: VecDeque<(u32, Arc<TransferContext>)>,
     pub(super) transfers: BTreeMap<u32, RunningTransfer>,
-    /// The events of the transfers that are being planned; `None` at the end of each.
+    /// The events of the transfers that are being planned. The last event of each transfer is
+    /// `None`.
     events: SelectAll<BoxStream<'static, (u32, Option<PlanEvent>)>>,
     pub(super) waiting: Waiting,
     tasks: JoinSet<(Receipt, Box<Step>)>,
@@ -142,7 +143,7 @@ impl<'a> Conductor<'a> {
             self.begin();
             let waits = self.waiting.len() > 0 || self.series.is_paused();
             let look = self.series.next_look();
-            // If the open objects turn out to be waiting, more objects can be opened.
+            // If the open objects turn out to wait for a rate, more objects can be opened.
             let next_look = Instant::now() + STALL_CHECK;
             let may_stall = !self.open.is_empty() && (waits || !self.coming.is_empty());
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
@@ -197,8 +198,8 @@ impl<'a> Conductor<'a> {
 
     /// Handles an event of the planner; `None` is its last one.
     fn handle_event(&mut self, transfer: u32, event: Option<PlanEvent>) {
-        // Keys that come after a stop are not recorded as passed: the next session finds them
-        // again.
+        // Keys that arrive after a stop are not recorded as passed, so that the next session finds
+        // them again.
         if self.stop.is_cancelled() {
             return;
         }

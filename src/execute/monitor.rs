@@ -46,7 +46,7 @@ pub enum Event<'a> {
         /// The bytes of its parts, as the journal records them.
         bytes: u64,
     },
-    /// An upload of an earlier session continues, of which S3 has this many bytes.
+    /// An upload of an earlier session continues. S3 already has some of its bytes.
     BytesResumed {
         /// As in [`Event::UploadBegan`].
         id: u64,
