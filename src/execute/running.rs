@@ -23,7 +23,7 @@ pub(super) struct RunningTransfer {
     pub(super) record: Record,
     /// The objects of earlier sessions, if the keys are listed again.
     pub(super) listed: Relisting,
-    /// Watches for keys that the patterns of the transfer probably missed.
+    /// Counts keys that the patterns of the transfer probably should have matched.
     pub(super) misses: Misses,
     /// Tells the planner if the executor has free slots.
     pub(super) demand: Demand,

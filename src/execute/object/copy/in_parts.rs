@@ -1,8 +1,8 @@
 //! Copies one object as a multipart upload.
 //!
 //! s3haul resumes an upload of the same version and attributes that an earlier session left open,
-//! adopts one that no journal knows (`--adopt`), or creates a new one. Parts that do not make the
-//! source are detected before they are published.
+//! adopts an upload that no journal records (`--adopt`), or creates a new upload. Parts that would
+//! not equal the source are detected before they are published.
 
 use std::sync::Arc;
 
