@@ -1,8 +1,8 @@
 //! Sends standard input, a stream of unknown length.
 //!
-//! If the stream ends within its first part, one request sends it; otherwise an upload in parts
-//! does. Bytes cannot be read twice, so the object has one round, and no later session can resume
-//! its upload.
+//! If the stream ends within its first part, s3haul sends it in one request; otherwise it sends a
+//! multipart upload. The bytes cannot be read twice, so the object has one round, and no later
+//! session can resume its upload.
 
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
