@@ -83,7 +83,7 @@ impl Conductor<'_> {
                 parts: 0,
                 ..Draft::of(&step)
             };
-            self.end_of(transfer, None, draft, source, destination, ending.clone());
+            self.end_with_draft(transfer, None, draft, source, destination, ending.clone());
             let Some(newer) = newer else { return };
             chain = newer;
         }

@@ -418,7 +418,7 @@ impl Draft {
 
     /// Records the version of the source, its size, and the route.
     pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
-        self.takes(head.size, route);
+        self.set_size_and_route(head.size, route);
         self.version = version;
         self.source_etag = Some(head.etag.clone());
         // The head of an object that is copied as listed has no time.
@@ -426,7 +426,7 @@ impl Draft {
     }
 
     /// Records the size of the source, and the route.
-    pub(super) fn takes(&mut self, size: u64, route: &Route) {
+    pub(super) fn set_size_and_route(&mut self, size: u64, route: &Route) {
         (self.size, self.parts) = (size, route.parts());
         self.route = Some(route.name());
     }

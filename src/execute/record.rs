@@ -176,7 +176,7 @@ impl Record {
     }
 
     /// Sets the range that the following events are about.
-    pub(super) fn turn_to(&mut self, range: u32) {
+    pub(super) fn enter_range(&mut self, range: u32) {
         self.range = range;
     }
 

@@ -270,7 +270,7 @@ impl Refusals {
     /// keep something in its request (perhaps only the content), a refused question about it is due
     /// again, or the tags of each object are compared. Amazon S3 refuses whatever it does not
     /// support, so its objects need no check. With `trust: nothing`, every object is checked.
-    pub(super) fn needs_look(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
+    pub(super) fn needs_head_check(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
         }

@@ -121,7 +121,7 @@ impl Series {
     }
 
     /// Returns the time of the next check of a paused run.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    pub(super) fn next_check(&self) -> Option<Instant> {
         self.pause.map(|pause| pause.next)
     }
 
@@ -314,7 +314,7 @@ impl Conductor<'_> {
     }
 
     /// Tries one more object of a paused run once no object is in flight, or gives up.
-    pub(super) fn look_again(&mut self) {
+    pub(super) fn check_pause(&mut self) {
         let Some(mut pause) = self.series.pause else {
             return;
         };

@@ -67,7 +67,7 @@ impl Conductor<'_> {
                 if let Some(newer) = open.newer_versions {
                     self.give_up(transfer, newer, &ending);
                 }
-                self.end_of(
+                self.end_with_draft(
                     transfer,
                     open.object,
                     draft,
@@ -163,7 +163,7 @@ impl Conductor<'_> {
                 continue;
             };
             let (source, destination) = context.location(&step);
-            self.end_of(
+            self.end_with_draft(
                 transfer,
                 step.object,
                 Draft::of(&step),
@@ -178,7 +178,7 @@ impl Conductor<'_> {
         }
     }
 
-    pub(in crate::execute) fn end_of(
+    pub(in crate::execute) fn end_with_draft(
         &mut self,
         transfer: u32,
         object: Option<u64>,
@@ -208,7 +208,7 @@ impl Conductor<'_> {
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let is_left_to_next =
             receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
-        self.tell(transfer, |record| {
+        self.with_record(transfer, |record| {
             record.end(object, receipt, is_left_to_next);
         });
     }
@@ -247,6 +247,6 @@ impl Conductor<'_> {
             ..Draft::of(&step)
         };
         let ending = Ending::failed(&failure);
-        self.end_of(transfer, object, draft, source, destination, ending);
+        self.end_with_draft(transfer, object, draft, source, destination, ending);
     }
 }

@@ -287,7 +287,7 @@ impl<'w> TargetAttributes<'w> {
                     self.record_left_out(draft);
                     return Ok(answer);
                 }
-                Err(failure) => Box::pin(self.drop_next(source, failure, draft)).await?,
+                Err(failure) => Box::pin(self.omit_next_suspect(source, failure, draft)).await?,
             }
         }
     }
@@ -295,7 +295,7 @@ impl<'w> TargetAttributes<'w> {
     /// Creates a multipart upload. If an attempt got no response and a later attempt succeeds,
     /// aborts the upload that the earlier attempt may have created. Retries without refused
     /// attributes only if there is a source.
-    pub(super) async fn initiate(
+    pub(super) async fn create_with_fallback(
         &mut self,
         source: Option<&PinnedSource<'_>>,
         key: &ObjectKey,
@@ -323,7 +323,7 @@ impl<'w> TargetAttributes<'w> {
                     let Some(source) = source else {
                         return Err(failure);
                     };
-                    let dropped = Box::pin(self.drop_next(source, failure, draft)).await;
+                    let dropped = Box::pin(self.omit_next_suspect(source, failure, draft)).await;
                     dropped.map_err(|failure| {
                         let attempts = failure.details().attempts.max(unanswered_attempts);
                         failure.after(attempts)
@@ -335,7 +335,7 @@ impl<'w> TargetAttributes<'w> {
 
     /// Leaves out the next suspected attribute, so that the request can be sent again. Returns the
     /// failure if no attribute is left to suspect.
-    async fn drop_next(
+    async fn omit_next_suspect(
         &mut self,
         source: &PinnedSource<'_>,
         failure: Failure,

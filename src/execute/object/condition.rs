@@ -114,7 +114,7 @@ impl ObjectTask<'_> {
 
     /// Checks the key after the server refused a write with this condition. If HEAD shows another
     /// object than the expected one, a list decides, because HEAD and list are rarely both wrong.
-    async fn look_at_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, RoundFailure> {
+    async fn inspect_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, RoundFailure> {
         let (destination, key) = (self.destination(), &self.step.key);
         let expected = match condition {
             WriteCondition::Matches(etag) => Some(etag),
@@ -227,7 +227,7 @@ impl ObjectTask<'_> {
             ConditionalWrite::Copy | ConditionalWrite::Complete => {}
         }
         // Without the permission to send HEAD, the refusal is the only evidence.
-        let holds = match self.look_at_key(condition).await? {
+        let holds = match self.inspect_key(condition).await? {
             FoundAtKey::Nothing | FoundAtKey::Expected => true,
             FoundAtKey::Another | FoundAtKey::Hidden => false,
         };
@@ -252,7 +252,7 @@ impl ObjectTask<'_> {
         if *condition == WriteCondition::None {
             return Err(again);
         }
-        match self.look_at_key(condition).await? {
+        match self.inspect_key(condition).await? {
             FoundAtKey::Another => Ok(RefusalReaction::Leave(self.skip_of_taken())),
             FoundAtKey::Nothing => {
                 self.destination_state = DestinationState::Absent;

@@ -74,7 +74,7 @@ impl<'w> ObjectTask<'w> {
         let route = context
             .sides
             .route(stamp.size, &step.entry.key, &step.key)?;
-        self.draft.takes(stamp.size, &route);
+        self.draft.set_size_and_route(stamp.size, &route);
         let target = TargetAttributes::of_upload(context, &step.key);
         if let Route::MultipartUpload(layout) = route {
             drop((slot, permit, read));

@@ -105,7 +105,7 @@ impl CopyRound<'_, '_> {
         let must_look = is_unanswered || !believes;
         let is_contradicted = matches!(verdict, ProofVerdict::Contradicted(_));
         let is_unproven =
-            asked.is_some_and(|asked| context.refusals.needs_look(destination, asked));
+            asked.is_some_and(|asked| context.refusals.needs_head_check(destination, asked));
         if (must_look || parts > 0 || is_unproven) && !is_contradicted {
             let look = HeadCheck {
                 written,

@@ -151,7 +151,7 @@ impl ObjectTask<'_> {
         };
         if !look
             .asked
-            .is_some_and(|asked| self.context.refusals.needs_look(destination, asked))
+            .is_some_and(|asked| self.context.refusals.needs_head_check(destination, asked))
         {
             return Ok(());
         }

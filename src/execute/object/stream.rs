@@ -28,7 +28,8 @@ impl ObjectTask<'_> {
         let first = stream.read(context).await?;
         if (first.body.len() as u64) < part_size(context, 1) {
             let slot = self.request_slot(SlotKind::Small).await?;
-            self.draft.takes(first.body.len() as u64, &Route::Put);
+            self.draft
+                .set_size_and_route(first.body.len() as u64, &Route::Put);
             return self.put(slot, first.body, &attributes).await;
         }
         stream.put_back(first);

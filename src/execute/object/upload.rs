@@ -123,7 +123,9 @@ impl<'w> UploadSession<'w> {
         slot: Option<Slot>,
     ) -> Result<Self, RoundFailure> {
         let (context, key) = (task.context, &task.step.key);
-        let created = target.initiate(source, key, &mut task.draft).await;
+        let created = target
+            .create_with_fallback(source, key, &mut task.draft)
+            .await;
         drop(slot);
         let upload = match created {
             Ok(upload) => upload,
