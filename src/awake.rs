@@ -1,7 +1,7 @@
 //! Counts the time during which this process ran.
 //!
 //! A stopped process (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) receives no
-//! answers. When it continues, its clocks suggest that the server was silent all that time. So
+//! responses. When it continues, its clocks suggest that the server was silent all that time. So
 //! `patience` counts only the time that the process was awake. A thread reads the clock every
 //! second, and so does each caller. If a reading is far too late, the process was suspended since
 //! the previous one.

@@ -48,13 +48,13 @@ pub struct Outcome {
     pub unchanged: Unchanged,
     /// The objects copied or uploaded, by reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects left out because they are in an archive and the job says `archived: skip`.
+    /// Objects skipped because they are in an archive and the job says `archived: skip`.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored, for a later run to copy.
     pub restoring_objects: u64,
     /// The bytes of the objects that are being restored.
     pub restoring_bytes: u64,
-    /// Objects that the selections left out.
+    /// Objects that the selections excluded.
     pub excluded_objects: u64,
     /// Entries that are neither objects nor regular files.
     pub ignored: u64,

@@ -242,7 +242,7 @@ impl Record {
         });
     }
 
-    /// Records an object that the selection leaves out.
+    /// Records an object that the selection excludes.
     pub(super) fn exclude(&mut self, key: ObjectKey) {
         self.gather(|passed| {
             passed.excluded_objects += 1;

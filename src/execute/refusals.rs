@@ -1,5 +1,5 @@
-//! Remembers which attributes and requests the buckets of a run refuse, do not know, or ignore, so
-//! that s3haul sends such a request once per bucket and not once per object.
+//! Remembers which attributes and requests the buckets of a run refuse, do not support, or ignore,
+//! so that s3haul sends such a request once per bucket and not once per object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -31,10 +31,10 @@ pub(super) struct Refusals {
     answered: Mutex<BTreeSet<(String, Attribute)>>,
     /// By bucket, request, and kind, the requested attributes that the bucket was seen to keep.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, the locks that HEAD shows. One object asks for all.
+    /// By bucket and request, the locks that HEAD shows. Requested for one object only.
     locks_shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
     /// By bucket, writing request, and kind, the answer about an attribute that HEAD does not show.
-    /// One object asks for all.
+    /// Requested for one object only.
     answers: Mutex<HashMap<Asking, AskedOnce<AttributeAnswer>>>,
     /// By bucket, true if setting tags on an object replaces its content with the tags.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
@@ -48,10 +48,11 @@ pub(super) struct Refusals {
 /// A bucket, the request that wrote an object, and a kind of attribute.
 type Asking = (String, Operation, &'static str);
 
-/// The answer to a question that one object asks while the others wait.
+/// The answer to a question that one object asks while other objects wait.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// A question that one object asks for all, and the time at which a refusal is tested again.
+/// A question that one object asks for all objects, and the time at which a refusal is tested
+/// again.
 #[derive(Debug)]
 struct AskedOnce<T> {
     cell: Once<T>,
@@ -326,7 +327,7 @@ impl Refusals {
     /// nothing`, no answer is remembered. A refusal is tested again at growing intervals.
     ///
     /// # Errors
-    /// The question failed. The next object asks again.
+    /// Fails if the request failed. The next object then asks again.
     pub(super) async fn answer(
         &self,
         bucket: &Bucket,
@@ -433,7 +434,7 @@ pub(super) enum Uncounted {
     Tagged,
     /// HEAD shows the number of tags if there are any.
     Counts,
-    /// The server does not know tags.
+    /// The server does not support tags.
     NotKnown,
     /// The tags cannot be read, for this reason.
     NotReadable(String),
@@ -510,8 +511,8 @@ async fn ask(
 pub(super) enum Shown {
     /// HEAD probably shows all locks: an object without a shown lock had none.
     All,
-    /// HEAD shows no locks, for this reason: a permission is missing, or the server does not know
-    /// the request.
+    /// HEAD shows no locks, for this reason: a permission is missing, or the server does not
+    /// support the request.
     Nothing(String),
     /// HEAD omitted the lock of an object, so each object needs a request.
     Hidden,

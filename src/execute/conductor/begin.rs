@@ -127,7 +127,7 @@ impl Conductor<'_> {
     }
 
     /// Returns true while the started transfers do not keep the slots busy, because their objects
-    /// wait for a rate or for answers.
+    /// wait for a rate or for responses.
     pub(super) fn is_stalled(&self) -> bool {
         self.has_demand || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }

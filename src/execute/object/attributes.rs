@@ -63,9 +63,9 @@ pub(super) struct TargetAttributes<'w> {
 struct Elimination {
     /// The first refusal.
     refusal: Failure,
-    /// The attributes that the next request leaves out.
+    /// The attributes that the next request omits.
     left_out: Vec<Attribute>,
-    /// The attributes to leave out in each of the following requests.
+    /// The attributes to omit in each of the following requests.
     next: std::vec::IntoIter<Vec<Attribute>>,
 }
 
@@ -333,7 +333,7 @@ impl<'w> TargetAttributes<'w> {
         }
     }
 
-    /// Leaves out the next suspected attribute, so that the request can be sent again. Returns the
+    /// Omits the next suspected attributes, so that the request can be sent again. Returns the
     /// failure if no attribute is left to suspect.
     async fn omit_next_suspect(
         &mut self,
@@ -391,8 +391,8 @@ impl<'w> TargetAttributes<'w> {
         Ok(())
     }
 
-    /// Records the attributes that were left out as lost, because the server accepted the request
-    /// without them.
+    /// Records the omitted attributes as lost, because the server accepted the request without
+    /// them.
     fn record_left_out(&mut self, draft: &mut Draft) {
         let Some(Elimination {
             refusal, left_out, ..

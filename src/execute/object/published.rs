@@ -34,7 +34,7 @@ use crate::s3::{
 /// A published object, and the evidence to prove it by.
 #[derive(Debug)]
 pub(super) struct PublishedObject<'a> {
-    /// The answer to its write.
+    /// The response to its write.
     pub(super) written: &'a Written,
     /// The checksum and `ETag` computed from its parts.
     pub(super) made: &'a FromParts,
@@ -51,7 +51,7 @@ pub(super) struct PublishedObject<'a> {
 /// The properties that HEAD of a published object must show.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadCheck<'a> {
-    /// The answer to the write.
+    /// The response to the write.
     pub(super) written: &'a Written,
     /// The size of the object.
     pub(super) size: u64,

@@ -119,7 +119,7 @@ impl SourceAttributes<'_> {
         }
         let loss =
             attribute_fallback::unreadable(attribute, permission, &failure, self.bucket.name());
-        // If other objects got good answers, a bad one concerns this object only.
+        // If this request succeeded for other objects, the failure concerns this object only.
         let refusals = &self.context.refusals;
         match failure.kind() {
             FailureKind::Denied => refusals.remember_denied(self.bucket, &loss),
@@ -312,7 +312,7 @@ impl SourceAttributes<'_> {
         let is_in_place = context.sides.is_in_place();
         let is_tried = self.transfer().preserve.tags == Policy::Try;
         let permission = self.permission(Operation::GetObjectTagging);
-        // If other objects got good answers, a bad one concerns this object only.
+        // If this request succeeded for other objects, the failure concerns this object only.
         let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
         match failure.kind() {
             FailureKind::Denied if is_in_place => {

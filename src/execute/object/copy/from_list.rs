@@ -118,8 +118,8 @@ impl<'w> ObjectTask<'w> {
 }
 
 impl CopyRound<'_, '_> {
-    /// Replaces the listed properties of the source with those of HEAD, which must show the same
-    /// `ETag`.
+    /// Replaces the listed properties of the source with the properties from HEAD, which must show
+    /// the same `ETag`.
     async fn read_source_head(&mut self, etag: &str) -> Result<(), RoundFailure> {
         let entry = &self.task.step.entry;
         let (bucket, version) = (self.source.bucket, entry.version.as_deref());
