@@ -275,7 +275,7 @@ impl<'a> Conductor<'a> {
                 self.with_record(transfer, |record| record.unlisted(&receipt));
             }
             Planned::Again(object, planned) => {
-                self.handle_pending(transfer, object, *planned, permits)
+                self.handle_pending(transfer, object, *planned, permits);
             }
         }
     }

@@ -6,7 +6,7 @@
 //! |---|---|---|---|---|
 //! | 412 | another writer's object is at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was in progress | send again | plan again | check the key; skip or plan again |
+//! | 409 | another write in progress | send again | plan again | check the key; skip or plan again |
 //!
 //! After a 404 the upload stays open, so Complete alone is sent again. After a 409, S3 requires a
 //! new upload. s3haul checks the key before it copies the parts again, in case another writer's

@@ -106,7 +106,7 @@ pub(super) fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) ->
     buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
-/// Runs a blocking file operation in its own thread. A file that ends early has changed.
+/// Runs a file operation in a thread for blocking work. A file that ends early has changed.
 pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     context: impl FnOnce() -> io::Result<T> + Send + 'static,

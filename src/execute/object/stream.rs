@@ -1,6 +1,6 @@
 //! Sends standard input, a stream of unknown length.
 //!
-//! If the stream ends within its first part, s3haul sends it in one request; otherwise it sends a
+//! If the stream ends within its first part, s3haul sends it in one request; otherwise it creates a
 //! multipart upload. The bytes cannot be read twice, so the object has one round, and no later
 //! session can resume its upload.
 
