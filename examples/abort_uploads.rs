@@ -25,11 +25,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let latest = Timestamp::now() - SignedDuration::from_hours(hours.parse()?);
     let bucket = Bucket::connect(Connect::from(Endpoint::default()), below.bucket).await?;
 
-    // What is aborted while the list is read may be missing from its next page.
+    // Read the whole list first: an abort between two pages could change the next page.
     let open: Vec<_> = MultipartUpload::list(&bucket, below.key.as_str())
         .try_collect()
         .await?;
-    // A server that does not say when an upload was created gives no reason to abort it.
+    // If the server does not return the creation time of an upload, the upload is not aborted.
     let is_old = |initiated: Option<Timestamp>| initiated.is_some_and(|time| time < latest);
     for found in open.iter().filter(|found| is_old(found.initiated)) {
         if abort {

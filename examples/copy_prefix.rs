@@ -1,5 +1,5 @@
-//! Copies the objects below a prefix that the destination does not have, and prints each one as it
-//! ends. Started again after a stop, it continues.
+//! Copies the objects below a prefix that the destination does not have, and prints each object
+//! when it ends. If it was stopped, a new start resumes the run.
 //!
 //! ```sh
 //! cargo run --example copy_prefix -- s3://lake/events/ s3://lake-copy/events/

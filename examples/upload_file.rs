@@ -1,4 +1,4 @@
-//! Uploads a file in parts, four at a time, and aborts the upload if one of them fails.
+//! Uploads a file in parts, four at a time, and aborts the upload if a part fails.
 //!
 //! ```sh
 //! cargo run --example upload_file -- film.mp4 s3://videos/film.mp4
@@ -16,7 +16,8 @@ use s3haul::{
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-/// S3 takes 10,000 parts, each but the last of at least 5 MiB: enough for a file of 156 GiB.
+/// The part size. S3 accepts 10,000 parts, so this is enough for a file of 156 GiB. All parts
+/// except the last must have at least 5 MiB.
 const PART: u64 = 16 << 20;
 
 /// Reads part `number` of the file, and sends it.
@@ -31,7 +32,7 @@ async fn send(
     Ok(upload.upload_part(number, file.take(PART)).await?)
 }
 
-/// Sends all parts. They may be listed in any order afterwards.
+/// Sends all parts. The result may be in any order.
 async fn send_all(
     upload: &MultipartUpload,
     path: &Path,
@@ -58,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let upload = MultipartUpload::initiate(&bucket, &to.key, &Attributes::default()).await?;
     let done: Result<_, Box<dyn Error>> = async {
         let parts = send_all(&upload, path, size).await?;
-        // S3 refuses to publish an object of another size.
+        // S3 refuses to publish an object of another total size.
         let written = upload.complete(&parts, &CompleteSpec::of_size(size)).await;
         Ok::<_, Box<dyn Error>>((parts.len(), written?))
     }

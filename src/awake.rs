@@ -1,10 +1,10 @@
 //! Counts the time during which this process ran.
 //!
 //! A stopped process (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) receives no
-//! answers. When it continues, its clocks say that the server was silent all that time. So patience
-//! counts only the time that the process was awake. A thread reads the clock every second, and so
-//! does each caller. If a reading is far too late, the process was suspended since the previous
-//! one.
+//! responses. When it continues, its clocks suggest that the server was silent all that time. So
+//! `patience` counts only the time that the process was awake. A thread reads the clock every
+//! second, and so does each caller. If a reading is far too late, the process was suspended since
+//! the previous one.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -21,7 +21,7 @@ const LATE: Duration = Duration::from_secs(4);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AwakeInstant {
     at: Instant,
-    /// The total time that the process was known not to have run by then.
+    /// The total time before `at` that the process is known to have been suspended.
     asleep: Duration,
 }
 
@@ -58,7 +58,7 @@ impl AwakeInstant {
     }
 }
 
-/// The result of the readings of the clock. Pure: the time is an argument.
+/// The state of the clock readings. Callers pass in the time, so tests need no clock.
 #[derive(Debug)]
 struct Readings {
     last: std::time::Instant,
@@ -79,7 +79,7 @@ impl Readings {
 /// The readings of this process; `None` if the thread could not be started.
 static READINGS: OnceLock<Option<Mutex<Readings>>> = OnceLock::new();
 
-/// Returns how long this process is known not to have run since the first call.
+/// Returns how long this process is known to have been suspended since the first call.
 fn asleep() -> Duration {
     let readings = READINGS.get_or_init(|| {
         let thread = thread::Builder::new().name("s3haul-awake".to_owned());

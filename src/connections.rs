@@ -1,9 +1,9 @@
-//! Turns the names in a job into buckets that answer.
+//! Turns the bucket names in a job into connected buckets.
 //!
-//! Before any work, s3haul asks each bucket once where it is and whether it can be used. A wrong
-//! Region, a missing bucket, wrong credentials, or a wrong clock would fail every object; instead,
-//! they become one error. If the manifest names no Region, s3haul uses the bucket's own, because
-//! the SDK does not follow S3's redirects.
+//! Before any work, s3haul checks once for each bucket in which Region it is and whether it can be
+//! used. A wrong Region, a missing bucket, wrong credentials, or a wrong clock would make every
+//! object fail; this check reports one error instead. If the manifest names no Region, s3haul uses
+//! the bucket's own, because the SDK does not follow S3's redirects.
 
 mod versioning;
 
@@ -36,12 +36,12 @@ pub struct Connections {
     clients: HashMap<(String, Option<String>), Client>,
     buckets: HashMap<(String, BucketName, Access), Bucket>,
     versioning: HashMap<(String, BucketName), Versioning>,
-    /// The identity at each endpoint where it was requested.
+    /// The identities that were looked up, by endpoint.
     identities: BTreeMap<String, String>,
 }
 
 impl Connections {
-    /// Creates the connections to the endpoints of `job`, none of them used yet. Fixed
+    /// Creates the connections to the endpoints of `job` without sending a request. Fixed
     /// `credentials` replace the ambient ones for every endpoint.
     #[must_use]
     pub fn new(
@@ -138,8 +138,8 @@ impl Connections {
         clients.find_map(|(_, client)| client.credential_source())
     }
 
-    /// Returns the source of a transfer for copies, which read it with the credentials of the
-    /// destination's endpoint. Sends nothing.
+    /// Returns the source of a transfer as copy requests read it: with the credentials of the
+    /// destination's endpoint. Sends no request.
     ///
     /// # Errors
     /// Fails if no connection can be made with the endpoint's settings.
@@ -232,8 +232,8 @@ impl Connections {
         Ok(bucket)
     }
 
-    /// Prevents a customer key from being sent unencrypted. S3 refuses it too, but only after it
-    /// has received it.
+    /// Prevents a customer key from being sent unencrypted. S3 refuses such a request too, but only
+    /// after it has received the key.
     fn forbid_plaintext_key(
         &self,
         endpoint: &str,
@@ -291,7 +291,7 @@ impl Connections {
     }
 }
 
-/// Refuses a source that S3 does not copy from.
+/// Refuses a Multi-Region Access Point as the source, because S3 does not copy from one.
 fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
     if !source.is_multi_region() {
         return Ok(());
@@ -309,7 +309,7 @@ fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
 /// Checks that a bucket can be used, and returns its Region if the server names one that can be
 /// relied on.
 async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
-    // S3-compatible servers name Regions that mean nothing, but a redirect means something
+    // S3-compatible servers return Region names without a meaning, but a redirect is reliable
     // everywhere.
     let trusted = bucket.client().url().is_none();
     let failure = match bucket.head_bucket().await {
@@ -329,7 +329,6 @@ async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
         FailureKind::WrongRegion(Some(region)) if !bucket.client().region_was_given() => {
             Ok(Some(region.clone()))
         }
-        // HEAD gets only a bare 403; a list gets the reason. A denied list is no reason to stop.
         FailureKind::Invalid if is_redirect_elsewhere(&failure) => {
             let message = format!(
                 "{} is not an S3 server: it answers with a redirect ({}), as the login page of a portal or a proxy does",
@@ -344,6 +343,8 @@ async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
                 message,
             ))
         }
+        // A refused HEAD has no error code, but a refused list has one. A denied list is no reason
+        // to stop.
         FailureKind::Denied | FailureKind::Invalid => match bucket.list("", None, None).await {
             Ok(_) => Ok(None),
             Err(listed) if *listed.kind() == FailureKind::Denied => {
@@ -356,8 +357,8 @@ async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Refuses a server whose answers no S3 server sends: a web server, or the page of a captive
-/// portal. HEAD has no body, so this sends a list.
+/// Refuses a server that does not speak S3, such as a web server or a captive portal. The response
+/// to a HEAD has no body to check, so this sends a list.
 async fn refuse_web_page(bucket: &Bucket) -> Result<(), Failure> {
     match bucket.first("", None).await {
         Err(listed) if is_no_answer_of_s3(&listed) => {
@@ -373,7 +374,8 @@ async fn refuse_web_page(bucket: &Bucket) -> Result<(), Failure> {
                 message,
             ))
         }
-        // The run will meet any other failure too, and handles it better than this check could.
+        // Any other failure will occur in the run too, which handles it better than this check
+        // could.
         _ => Ok(()),
     }
 }
@@ -385,7 +387,7 @@ fn is_redirect_elsewhere(failure: &Failure) -> bool {
     details.request_id.is_none() && ["HTTP 302", "HTTP 303", "HTTP 308"].contains(&&*details.code)
 }
 
-/// Returns true for an answer that cannot be read, and for a refusal without an error code of S3.
+/// Returns true for a response that cannot be read, and for a refusal without an S3 error code.
 fn is_no_answer_of_s3(listed: &Failure) -> bool {
     let details = listed.details();
     match listed.kind() {
@@ -397,8 +399,9 @@ fn is_no_answer_of_s3(listed: &Failure) -> bool {
     }
 }
 
-/// Refuses a bucket that answers only if no owner is expected: it belongs to another account. Two
-/// denials prove nothing, because a policy may allow access to the objects but not to their bucket.
+/// Refuses a bucket that grants access only to requests without an expected owner: it belongs to
+/// another account. Two denials prove nothing, because a policy may allow access to the objects but
+/// not to their bucket.
 async fn refuse_foreign(bucket: &Bucket, denied: &Failure) -> Result<(), Failure> {
     let access = bucket.client().access().clone();
     let Some(owner) = access.expected_owner.clone() else {
@@ -420,12 +423,11 @@ async fn refuse_foreign(bucket: &Bucket, denied: &Failure) -> Result<(), Failure
     ))
 }
 
-/// The most bytes that are read of a file with a customer key. A key has 44 bytes in base64, and
-/// perhaps a line break.
+/// The maximum size of a file with a customer key. A key is 44 bytes long in base64, perhaps with a
+/// line break.
 const MAX_KEY_FILE: u64 = 256;
 
-/// Reads a file with a customer key. Of a large file, it reads no more than shows that it holds no
-/// key.
+/// Reads a file with a customer key. Stops reading once the file is too large to be one.
 fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a FIFO would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
@@ -443,7 +445,7 @@ fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a customer key. No message shows the text, even if it is not a key.
+/// Reads a customer key. No error message shows its text, even if it is not a valid key.
 fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
     let Some(from) = from else { return Ok(None) };
     let refuse = |message: String| {

@@ -79,7 +79,7 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 /// The state that all objects of a transfer share.
 struct TransferContext {
     sides: Sides,
-    /// The keys of the transfer that this run copies. The number of this range is that of the
+    /// The keys of the transfer that this run copies. The number of this range is the number of the
     /// transfer.
     range: KeyRange,
     monitor: Arc<dyn Monitor>,
@@ -89,9 +89,9 @@ struct TransferContext {
     /// The number of objects of earlier sessions that stay counted when the transfer is listed
     /// again.
     counted_before: u64,
-    /// The open uploads of earlier sessions that no object has taken yet.
+    /// The open uploads of earlier sessions that no object has claimed yet.
     orphans: Arc<Orphans>,
-    /// True if the transfer adopts open uploads that no journal knows.
+    /// True if the transfer adopts open uploads that no journal records.
     adopts: bool,
     /// Cancelled when no new work may start.
     stop: CancellationToken,
@@ -103,7 +103,7 @@ struct TransferContext {
     buffers: Buffers,
     /// The requests and attributes that the buckets have refused so far.
     refusals: Arc<Refusals>,
-    /// The next number by which the events of the monitor name a multipart object.
+    /// The next number that identifies a multipart object in the events of the monitor.
     ids: AtomicU64,
 }
 
@@ -167,7 +167,7 @@ impl TransferContext {
         self.location_of(&step.entry, &step.key)
     }
 
-    /// Returns the names of a source's entry and of the destination's `key`.
+    /// Returns the full names of a source entry and of a destination key.
     fn location_of(&self, entry: &Entry, key: &ObjectKey) -> (String, String) {
         let bucket = &self.sides.transfer.to.location.bucket;
         (self.sides.name_of(entry), S3Uri::text_of(bucket, key))
@@ -187,8 +187,8 @@ pub struct Execution<'a> {
     /// The state of the journal when this session began, from which the run continues. A new run
     /// has the default state.
     pub resumed: &'a Arc<RunState>,
-    /// The ranges of keys that are copied, by the positions of their transfers; `None` for all keys
-    /// of all transfers.
+    /// The range of keys to copy for each transfer, by the transfer's position; `None` copies all
+    /// keys of all transfers.
     pub ranges: Option<&'a BTreeMap<u32, KeyRange>>,
     /// Stops the run in an orderly way when it is cancelled.
     pub stop: &'a CancellationToken,

@@ -1,15 +1,16 @@
-//! Copies objects from one S3 bucket to another without moving bytes through the machine that it
-//! runs on, and uploads local files.
+//! Copies objects from one S3 bucket to another without moving the bytes through the local machine,
+//! and uploads local files.
 //!
-//! S3 copies the bytes itself. s3haul decides what is to be copied, divides large objects into
-//! parts, keeps hundreds of requests in flight under limits that it learns, and proves every copy
-//! by what S3 computed. This is the library behind the command `s3haul`. It has three uses.
+//! S3 copies the bytes itself. s3haul decides what to copy, divides large objects into parts, keeps
+//! hundreds of requests in flight under limits that it learns, and proves every copy by the
+//! checksums and `ETag`s that S3 computed. This is the library behind the command `s3haul`. It has
+//! three uses.
 //!
 //! # Run a job
 //!
 //! A [`Job`] has one or more transfers. Build it here, or read a manifest with [`Job::load`]. A
-//! [`Run`] executes it: with a journal, a run that was killed continues where it was; with a
-//! [`Monitor`], a program sees every object that ends.
+//! [`Run`] executes it: with a journal, a killed run continues where it stopped; with a
+//! [`Monitor`], a program receives an event for every object.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]
@@ -30,7 +31,7 @@
 //! let mut transfer = Transfer::new("events", from, to);
 //! transfer.when = When::Missing;
 //!
-//! // `Endpoint::default()` is Amazon S3 as this process sees it: region, profile, and credentials
+//! // `Endpoint::default()` is Amazon S3. Its region, profile, and credentials
 //! // come from the environment.
 //! let job = Job::single(transfer, [endpoint]);
 //! let outcome = Run::new(&job)
@@ -46,8 +47,8 @@
 //!
 //! # Copy one object
 //!
-//! The source and the destination of the job are one key each. The job copies an object of any size
-//! with its metadata and tags, a large object in parts.
+//! A job can copy one key to one other key. It copies an object of any size with its metadata and
+//! tags, and a large object in parts.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]
@@ -113,12 +114,12 @@
 //!     upload.copy_part(1, &source, Some(0..=5 * mib - 1), 5 * mib),
 //! )?;
 //!
-//! // The caller states the size of the object. S3 refuses to complete parts of another size.
+//! // The caller states the size of the object. S3 refuses to complete parts of another total size.
 //! let spec = CompleteSpec::of_size(first.size + last.size);
 //! let written = upload.complete(&[last, first], &spec).await?;
 //! assert!(written.etag.ends_with("-2"));
 //!
-//! // An upload that is not wanted is cancelled. Afterwards the bucket has none open.
+//! // Cancel an upload that is not needed. Afterwards the bucket has no open uploads.
 //! MultipartUpload::initiate(&videos, &film, &Attributes::default()).await?.cancel().await?;
 //! let open: Vec<_> = MultipartUpload::list(&videos, "").try_collect().await?;
 //! assert!(open.is_empty());
@@ -153,7 +154,8 @@
 
 mod awake;
 
-// In alphabetical order. docs/architecture.md has the order of dependencies, and a test checks it.
+// The modules are in alphabetical order. docs/architecture.md gives the order of dependencies, and
+// a test checks it.
 cfg_if::cfg_if! {
     if #[cfg(feature = "internals")] {
         pub mod bucket;

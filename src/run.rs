@@ -1,4 +1,5 @@
-//! Runs a job from a program. A builder connects, opens the journal, and calls [`execute::run`].
+//! Runs a job from a program. The [`Run`] builder connects, opens the journal, and calls
+//! [`execute::run`].
 //!
 //! The command also handles signals, reports, and a journal that another process holds, so it calls
 //! `execute` itself.
@@ -40,8 +41,8 @@ pub struct Run<'a> {
     stop: CancellationToken,
 }
 
-/// The error of a run without an outcome. Failed objects are no error, but are counted in the
-/// outcome.
+/// An error that ends a run without an outcome. Failed objects are not an error; the outcome counts
+/// them.
 #[derive(Debug, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum RunError {
@@ -57,8 +58,8 @@ pub enum RunError {
 }
 
 impl<'a> Run<'a> {
-    /// Creates a run of `job`. It keeps a journal only if the job names a directory for it, and
-    /// takes its credentials from the environment.
+    /// Creates a run of `job`. The run keeps a journal only if the job names a directory for it,
+    /// and takes its credentials from the environment.
     pub fn new(job: &'a Job) -> Self {
         let journal = match &job.journal {
             JournalPlace::Directory(path) => Some(path.clone()),
@@ -152,7 +153,7 @@ impl<'a> Run<'a> {
         Ok(outcome)
     }
 
-    /// Returns the mistakes of the job, and the settings that only the command supports.
+    /// Returns the mistakes of the job, including settings that only the command supports.
     fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = self.job.check();
         let mut refuse = |path: &str, message: &str, remedy: &str| {
@@ -219,10 +220,11 @@ pub(crate) fn leave_out_own_files(job: &mut Job) {
     }
 }
 
-/// Decides about the run in a journal. Also returns the differences for which it is given up.
+/// Decides whether to resume the run in a journal. If the job was changed and a new run begins
+/// instead, also returns the changes.
 ///
 /// # Errors
-/// Those of [`journal::decide`], unless the job begins a new run if it was changed.
+/// Returns the error of [`journal::decide`], unless `on_change` begins a new run for a changed job.
 pub(crate) fn decide(
     state: &RunState,
     job: &Fingerprint,
@@ -241,7 +243,7 @@ pub(crate) fn decide(
     }
 }
 
-/// Returns the record of a run that begins. `command` is the command that resumes it.
+/// Returns the journal's record of a new run. `command` is the command that resumes the run.
 pub(crate) fn run_info(
     job: &Job,
     fingerprint: Fingerprint,
@@ -260,7 +262,7 @@ pub(crate) fn run_info(
     }
 }
 
-/// Returns the error of a journal that no longer matches the destination.
+/// Returns an error if the journal no longer matches the destination.
 pub(crate) fn untrue(looked: SampleResult) -> Option<JournalError> {
     let example = looked.example?;
     Some(JournalError::Untrue {

@@ -1,5 +1,5 @@
-//! Checks that the buckets of a transfer keep the versions that it needs, once per bucket, before
-//! the first write.
+//! Checks that the buckets of a transfer keep the versions that the transfer needs, once per
+//! bucket, before the first write.
 
 use super::Connections;
 use crate::bucket::Bucket;
@@ -7,7 +7,7 @@ use crate::manifest::job::{Transfer, Versions};
 use crate::s3::{Failure, FailureKind, Operation, Versioning};
 
 impl Connections {
-    /// Refuses a transfer of versions from or to a bucket that has none.
+    /// Refuses a transfer of versions if its bucket does not keep the versions that it needs.
     pub(super) async fn require_versions(
         &mut self,
         transfer: &Transfer,

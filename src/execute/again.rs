@@ -6,8 +6,8 @@
 //! its receipt says that an earlier session may have copied it. If the source was written since the
 //! object was planned, the object is planned again.
 //!
-//! A list without order is read again from its beginning, and finds objects that earlier sessions
-//! counted. That number of skipped objects is not counted again.
+//! A list without order is read again from its beginning, so it also finds objects that earlier
+//! sessions have counted. The same number of skipped objects is not counted again.
 
 use std::collections::HashMap;
 
@@ -54,7 +54,7 @@ impl Relisting {
 impl TransferContext {
     /// Returns true if an object that is skipped for this reason can be compared with its source,
     /// to prove that this run copied it.
-    pub(super) fn can_look(&self, reason: Skip) -> bool {
+    pub(super) fn can_compare(&self, reason: Skip) -> bool {
         let Self { sides, .. } = self;
         matches!(reason, Skip::Equal { .. } | Skip::Present)
             && sides.source.is_some()
@@ -104,13 +104,13 @@ impl Conductor<'_> {
             let kind = kind.to_owned();
             return self.replace(transfer, None, (entry, key), (reason, &kind), permits);
         }
-        // Usually, nothing was under way: then no key needs a hash.
+        // Usually no object was under way; this check then saves hashing the key.
         if !running.listed.under_way.is_empty()
-            && running.context.can_look(reason)
+            && running.context.can_compare(reason)
             && let Some(began) = running.listed.under_way.remove(&entry.key)
         {
             let began = began.into_entry(entry.relative_at);
-            return self.look(transfer, None, began, key, reason, permits);
+            return self.queue_for_proof(transfer, None, began, key, reason, permits);
         }
         let receipt = running.skipped(&entry, &key, reason);
         let is_known = reason != Skip::Archived && running.listed.known > 0;
@@ -143,8 +143,8 @@ impl Conductor<'_> {
                 object,
                 sides.step(entry, key, Reason::Unproven, DestinationState::Unknown),
             ) {
-                (Some(object), planned) => self.take_again(transfer, object, planned, permits),
-                (None, planned) => self.take(transfer, planned, permits),
+                (Some(object), planned) => self.handle_pending(transfer, object, planned, permits),
+                (None, planned) => self.handle_planned(transfer, planned, permits),
             };
         }
         let passed = entry.key.clone();
@@ -174,7 +174,7 @@ impl Conductor<'_> {
     }
 
     /// Queues an object that an earlier session may have copied, so that a task proves it.
-    fn look(
+    fn queue_for_proof(
         &mut self,
         transfer: u32,
         object: Option<u64>,
@@ -192,7 +192,7 @@ impl Conductor<'_> {
     }
 
     /// Queues or ends an object that an earlier session planned.
-    pub(super) fn take_again(
+    pub(super) fn handle_pending(
         &mut self,
         transfer: u32,
         object: u64,
@@ -217,8 +217,8 @@ impl Conductor<'_> {
                 step.object = Some(object);
                 self.queue(transfer, step, permits.as_mut());
             }
-            Planned::Skip(entry, key, reason) if running.context.can_look(reason) => {
-                self.look(transfer, Some(object), *entry, key, reason, permits);
+            Planned::Skip(entry, key, reason) if running.context.can_compare(reason) => {
+                self.queue_for_proof(transfer, Some(object), *entry, key, reason, permits);
             }
             Planned::Skip(entry, key, reason) => {
                 let mut receipt = running.skipped(&entry, &key, reason);
@@ -233,8 +233,7 @@ impl Conductor<'_> {
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                 self.fail(transfer, Some(object), place, &failure);
             }
-            // The job excludes an object that it had planned only if it was changed between
-            // sessions.
+            // This happens only if the job was changed between sessions.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
                 let place = running.context.sides.transfer.to.location.to_string();
                 let message = "an earlier session planned it, but the job now excludes it";

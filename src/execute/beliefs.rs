@@ -1,9 +1,9 @@
 //! Decides when to test a remembered refusal again.
 //!
 //! A missing permission would cost a refused request for each object of a bucket, so a run
-//! remembers it and does not ask again. But permissions change during a run that takes days, and an
-//! outage can look like a missing permission. So one object asks anyway, at growing intervals, and
-//! the first good answer ends the belief.
+//! remembers the refusal and does not ask again. But permissions change during a run that takes
+//! days, and an outage can look like a missing permission. So at growing intervals one object sends
+//! the request anyway, and the first success clears the remembered refusal.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// one object.
 pub(super) const IN_A_ROW: u32 = 16;
 
-/// The time at which to ask again.
+/// The time of the next question: a request that tests a remembered refusal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextQuestion {
     at: Instant,
@@ -33,7 +33,8 @@ impl NextQuestion {
         }
     }
 
-    /// Returns true if a question is due, and schedules the next one, so that only one caller asks.
+    /// Returns true if a question is due, and schedules the next one, so that only one caller sends
+    /// the request.
     pub(super) fn take_turn(&mut self, now: Instant) -> bool {
         if now < self.at {
             return false;

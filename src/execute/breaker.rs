@@ -196,7 +196,7 @@ impl Conductor<'_> {
             receipt,
         } in cleared
         {
-            self.tell(transfer, |record| {
+            self.with_record(transfer, |record| {
                 record.end(object, &receipt, is_left_to_next);
             });
         }

@@ -1,9 +1,9 @@
 //! Reuses memory for parts of local files.
 //!
 //! Allocating a few MiB costs more than reading a cached file into them: the system zeroes every
-//! page first, and takes the pages back when they are freed. So a buffer comes back here once its
-//! part is sent. It is lent again only to parts of at least half its capacity: a small part in a
-//! large buffer would hold far more memory than its permits allow.
+//! page first, and takes the pages back when they are freed. So a buffer returns here once its part
+//! is sent. It is lent again only to parts of at least half its capacity: a small part in a large
+//! buffer would hold far more memory than its permits allow.
 //!
 //! Permits limit the total length of the parts that are in memory. A lent buffer may hold up to
 //! twice that length. Kept buffers have no permits, so only as many are kept as fit into the limit
@@ -18,7 +18,7 @@ use super::UPLOAD_MEMORY_MIB;
 /// The smallest buffer that is kept. Below this size, fresh memory is as fast.
 const WORTH_KEEPING: usize = 1 << 20;
 
-/// The most bytes of lent and kept buffers together, above which no buffer is kept.
+/// The maximum total size of lent and kept buffers in bytes. Beyond it, no buffer is kept.
 const MOST: usize = (UPLOAD_MEMORY_MIB as usize) << 20;
 
 /// Buffers that can be used again. Cheap to clone.
@@ -45,16 +45,16 @@ impl Stock {
         Some(buffer)
     }
 
-    /// Removes buffers until the limit is kept, the oldest first, because parts of their sizes have
-    /// not been requested lately.
+    /// Removes buffers, the oldest first, until the total size is within the limit. No part of an
+    /// old buffer's size was requested lately.
     fn shrink(&mut self) -> Vec<Vec<u8>> {
-        let mut gone = Vec::new();
+        let mut evicted = Vec::new();
         while self.kept_bytes + self.lent_bytes > MOST && !self.kept.is_empty() {
             let oldest = self.kept.remove(0);
             self.kept_bytes -= oldest.capacity();
-            gone.push(oldest);
+            evicted.push(oldest);
         }
-        gone
+        evicted
     }
 }
 
@@ -74,15 +74,15 @@ impl Buffers {
             fill(&mut buffer)?;
             return Ok(buffer.into());
         }
-        let (used, bytes, gone) = {
+        let (used, bytes, evicted) = {
             let mut stock = self.stock();
             let used = stock.take(length);
             let bytes = used.as_ref().map_or(length, Vec::capacity);
             stock.lent_bytes += bytes;
             (used, bytes, stock.shrink())
         };
-        // Freed before memory for another buffer is requested.
-        drop(gone);
+        // Free these before memory for another buffer is allocated.
+        drop(evicted);
         let buffer = used.unwrap_or_else(|| Vec::with_capacity(length));
         let mut lent = Lent {
             buffer,
@@ -116,15 +116,15 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        let gone = {
+        let evicted = {
             let mut stock = self.home.stock();
             stock.lent_bytes -= self.bytes;
             stock.kept_bytes += buffer.capacity();
             stock.kept.push(buffer);
             stock.shrink()
         };
-        // Freed after the lock is released.
-        drop(gone);
+        // Free these only after the lock is released.
+        drop(evicted);
     }
 }
 

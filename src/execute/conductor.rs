@@ -34,7 +34,7 @@ use crate::pace::Slots;
 use crate::planner::{PlanEvent, Planned, Step, StepPermits};
 use crate::s3::Failure;
 
-/// The interval at which the conductor looks for stalled slots if no event arrives.
+/// The interval at which the conductor checks for stalled slots if no event arrives.
 const STALL_CHECK: Duration = Duration::from_millis(250);
 
 /// Owns the state of a run's objects.
@@ -51,7 +51,8 @@ pub(super) struct Conductor<'a> {
     /// The transfers that have not started, with their positions in the job.
     coming: VecDeque<(u32, Arc<TransferContext>)>,
     pub(super) transfers: BTreeMap<u32, RunningTransfer>,
-    /// The events of the transfers that are being planned; `None` at the end of each.
+    /// The events of the transfers that are being planned. The last event of each transfer is
+    /// `None`.
     events: SelectAll<BoxStream<'static, (u32, Option<PlanEvent>)>>,
     pub(super) waiting: Waiting,
     tasks: JoinSet<(Receipt, Box<Step>)>,
@@ -141,9 +142,9 @@ impl<'a> Conductor<'a> {
             self.begin_transfers();
             self.begin();
             let waits = self.waiting.len() > 0 || self.series.is_paused();
-            let look = self.series.next_look();
-            // If the open objects turn out to be waiting, more objects can be opened.
-            let next_look = Instant::now() + STALL_CHECK;
+            let pause_check = self.series.next_check();
+            // If the open objects turn out to wait for a rate, more objects can be opened.
+            let next_stall_check = Instant::now() + STALL_CHECK;
             let may_stall = !self.open.is_empty() && (waits || !self.coming.is_empty());
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
             let copied = self.copied.clone();
@@ -151,8 +152,8 @@ impl<'a> Conductor<'a> {
                 Some((transfer, event)) = self.events.next() => self.handle_event(transfer, event),
                 Some(joined) = self.tasks.join_next_with_id() => self.finish_task(joined),
                 () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_armed() => self.disarm_breaker(),
-                () = sleep_until(next_look), if may_stall => {}
-                Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look_again(),
+                () = sleep_until(next_stall_check), if may_stall => {}
+                Some(()) = OptionFuture::from(pause_check.map(sleep_until)), if !stopping => self.check_pause(),
                 () = stop.cancelled(), if is_busy && !stopping => {
                     stopping = true;
                     self.events = SelectAll::new();
@@ -197,8 +198,8 @@ impl<'a> Conductor<'a> {
 
     /// Handles an event of the planner; `None` is its last one.
     fn handle_event(&mut self, transfer: u32, event: Option<PlanEvent>) {
-        // Keys that come after a stop are not recorded as passed: the next session finds them
-        // again.
+        // Keys that arrive after a stop are not recorded as passed, so that the next session finds
+        // them again.
         if self.stop.is_cancelled() {
             return;
         }
@@ -207,9 +208,9 @@ impl<'a> Conductor<'a> {
         };
         match event {
             Some(PlanEvent::Planned(range, batch, mut permits)) => {
-                running.record.turn_to(range);
+                running.record.enter_range(range);
                 for planned in batch {
-                    self.take(transfer, planned, &mut permits);
+                    self.handle_planned(transfer, planned, &mut permits);
                     if self.stop.is_cancelled() {
                         return;
                     }
@@ -231,7 +232,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// Queues a planned object, or ends it if it needs no copy.
-    pub(super) fn take(
+    pub(super) fn handle_planned(
         &mut self,
         transfer: u32,
         planned: Planned,
@@ -271,9 +272,11 @@ impl<'a> Conductor<'a> {
                 let receipt = running.failed(place, &failure);
                 self.outcome.unlisted.observe(&failure);
                 self.count(&receipt);
-                self.tell(transfer, |record| record.unlisted(&receipt));
+                self.with_record(transfer, |record| record.unlisted(&receipt));
             }
-            Planned::Again(object, planned) => self.take_again(transfer, object, *planned, permits),
+            Planned::Again(object, planned) => {
+                self.handle_pending(transfer, object, *planned, permits);
+            }
         }
     }
 
@@ -340,7 +343,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// Calls `what` with the record of a transfer.
-    pub(super) fn tell(&mut self, transfer: u32, what: impl FnOnce(&mut Record)) {
+    pub(super) fn with_record(&mut self, transfer: u32, what: impl FnOnce(&mut Record)) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             what(&mut running.record);
         }
@@ -375,7 +378,7 @@ impl<'a> Conductor<'a> {
     /// does not list the key again. Does nothing if the run has given up.
     pub(super) fn pass(&mut self, transfer: u32, key: ObjectKey) {
         if self.outcome.gave_up.is_none() {
-            self.tell(transfer, |record| record.pass(key));
+            self.with_record(transfer, |record| record.pass(key));
         }
     }
 }

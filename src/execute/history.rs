@@ -2,8 +2,8 @@
 //!
 //! The conductor starts a version when the previous one is done, and puts it first in the queue, so
 //! that it finishes each key that it has started. If a version is not written, the newer versions
-//! end too, because the destination would have another history without it. The next run continues
-//! with that version.
+//! end too, because the destination's history would have a gap. The next run continues with the
+//! version that was not written.
 
 use super::TransferContext;
 use super::conductor::Conductor;
@@ -83,7 +83,7 @@ impl Conductor<'_> {
                 parts: 0,
                 ..Draft::of(&step)
             };
-            self.end_of(transfer, None, draft, source, destination, ending.clone());
+            self.end_with_draft(transfer, None, draft, source, destination, ending.clone());
             let Some(newer) = newer else { return };
             chain = newer;
         }

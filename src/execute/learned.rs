@@ -20,20 +20,21 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(super) struct LearnedRates {
     pacer: Arc<Pacer>,
     journal: Journal,
-    /// The rates of the pacer that need no record: those at the time of the last record, or those
-    /// that the pacer recalled from an earlier session.
+    /// The rates that need no new record: the last recorded rates, or the rates that the pacer
+    /// recalled from an earlier session.
     known: Mutex<Learned>,
 }
 
 impl LearnedRates {
-    /// Gives the pacer the last record of the journal, unless that is too old.
+    /// Gives the pacer the last record of the journal, unless the record is too old.
     pub(super) fn recall(pacer: Arc<Pacer>, journal: Journal, resumed: &RunState) -> Self {
         let mut known = Learned::default();
         if let Some(Remembered { at, learned }) = &resumed.learned
             && Timestamp::now().duration_since(*at).unsigned_abs() < KEPT
         {
             pacer.recall(learned);
-            // The pacer starts below the recorded rates. That is caution, and nothing learned.
+            // The pacer starts below the recorded rates as a caution. It has not learned lower
+            // rates.
             known = pacer.learned();
         }
         Self {
@@ -52,7 +53,7 @@ impl LearnedRates {
     }
 
     /// Records what the pacer has learned since the last record. If it has learned nothing, the
-    /// last record stays, with its time.
+    /// last record keeps its time.
     pub(super) async fn record(&self) {
         let learned = self.pacer.learned();
         if !learned.differs_from(&self.known()) {
@@ -63,7 +64,8 @@ impl LearnedRates {
             .journal
             .append(JournalEvent::PaceLearned(learned.clone()))
             .await;
-        // Not before: if the run ends while the event waits, it must be sent again.
+        // Update this only after the append: if the append is cancelled, the rates must be recorded
+        // again.
         *self.known() = learned;
     }
 
@@ -89,7 +91,7 @@ mod tests {
         let resumed = RunState::default();
         let rates = LearnedRates::recall(Arc::clone(&pacer), journal.clone(), &resumed);
         pacer.slots().start_at(500);
-        // The writer has no turn before this task waits, so its queue gets full.
+        // The writer cannot run until this task yields, so its queue fills up.
         let learned = |concurrency| Learned {
             concurrency,
             ..Learned::default()

@@ -41,12 +41,12 @@ pub enum Event<'a> {
         bytes: u64,
     },
     /// An upload that earlier sessions left open is settled: it continues, was aborted, or has
-    /// become its object. Until then, its bytes count as those of an open upload.
+    /// become its object. Until then, its bytes count as bytes of an open upload.
     OrphanSettled {
         /// The bytes of its parts, as the journal records them.
         bytes: u64,
     },
-    /// An upload of an earlier session continues, of which S3 has this many bytes.
+    /// An upload of an earlier session continues. S3 already has some of its bytes.
     BytesResumed {
         /// As in [`Event::UploadBegan`].
         id: u64,
@@ -65,14 +65,14 @@ pub enum Event<'a> {
     },
     /// An object ended, successfully or not.
     ObjectEnded(&'a Receipt),
-    /// An entry that is not an object was left out.
+    /// An entry that is not an object was ignored.
     Ignored {
         /// Its location.
         place: &'a str,
         /// The reason.
         why: &'static str,
     },
-    /// The selection left an object out.
+    /// The selection excluded an object.
     Excluded,
     /// The run paused because every object is refused, or it resumed.
     Paused {

@@ -3,11 +3,12 @@
 //! An [`ObjectTask`] owns the object: the known state of its source and of its destination key, the
 //! uploads that earlier sessions left open, and the draft of its receipt. It works in rounds,
 //! because a copy must contain exactly one version of its source. A round plans the object from its
-//! current state. It returns an ending, a failure, or a [`Replan`], which starts the next round.
+//! current state. The round returns an ending, a failure, or a [`Replan`], which starts the next
+//! round.
 //!
 //! A round copies an object ([`copy`]) or sends a file ([`file`]); standard input ([`stream`])
-//! cannot be read again and has one round. All of them send parts through
-//! [`upload::UploadSession`]. [`condition`] decides what follows from a refused conditional write.
+//! cannot be read again and has one round. All three send parts through [`upload::UploadSession`].
+//! [`condition`] decides how to continue after a refused conditional write.
 
 pub(super) mod archive;
 pub(super) mod attributes;
@@ -59,10 +60,10 @@ pub(super) struct ObjectTask<'w> {
     step: &'w Step,
     /// The draft of the receipt.
     draft: Draft,
-    /// The last known state of the destination key: as the plan saw it, or as a round wrote it.
+    /// The last known state of the destination key: as the planner saw it, or as a round wrote it.
     destination_state: DestinationState,
     /// Set if the planner found an object at the key that an earlier session may have copied. Holds
-    /// the reason to skip it if that cannot be proven.
+    /// the reason to skip the object if the copy cannot be proven.
     maybe_ours: Option<Skip>,
     /// Uploads to this key that earlier sessions left open.
     orphans: Vec<OrphanUpload>,
@@ -74,9 +75,9 @@ pub(super) struct ObjectTask<'w> {
 
 /// The `ETag`s of the source in the rounds so far.
 enum ShownEtags {
-    /// HEAD has shown the same one in each round.
+    /// HEAD has shown the same `ETag` in each round.
     Same(String),
-    /// HEAD has shown different ones.
+    /// HEAD has shown different `ETag`s.
     Several,
 }
 
@@ -90,9 +91,9 @@ enum TaskSource<'w> {
 impl<'w> ObjectTask<'w> {
     /// Executes one step, and returns its receipt.
     ///
-    /// Hundreds of these futures are in memory at once, nearly all of them small copies. So futures
-    /// that are rarely awaited are boxed, here and in the functions below: without boxes, each step
-    /// would take 23 KiB.
+    /// Hundreds of these futures are in memory at once, nearly all of them small copies. So rarely
+    /// awaited futures are boxed, here and in the functions below: without boxes, each step would
+    /// take 23 KiB.
     pub(super) async fn run(context: &'w TransferContext, step: &'w Step) -> Receipt {
         let began = Instant::now();
         let mut task = Self {
@@ -109,7 +110,7 @@ impl<'w> ObjectTask<'w> {
             Ok(ending) => ending,
             Err(RoundFailure::Stopped) => Ending::Stopped,
             Err(RoundFailure::Failed(failure)) => Ending::failed(&failure),
-            // Only standard input gets here: its bytes are gone, so it has no second round.
+            // Only standard input gets here: it cannot be read again, so it has no second round.
             Err(RoundFailure::Replan(_, Some(failure))) => {
                 Ending::failed(&failure.noting("standard input cannot be read again"))
             }
@@ -143,7 +144,7 @@ impl<'w> ObjectTask<'w> {
             }
             (None, _) => Box::pin(self.send_stdin()).await?,
         };
-        // Attributes that no header carries are set after an upload too.
+        // Attributes that no header can carry are set after an upload too.
         let target = TargetAttributes::of_upload(self.context, &self.step.key);
         target.set_late_attributes(None, &ending, self).await?;
         Ok(ending)
@@ -159,7 +160,7 @@ impl<'w> ObjectTask<'w> {
         self.rounds(TaskSource::Bucket(source)).await
     }
 
-    /// Restores an object, or copies it if it turns out to be readable.
+    /// Restores an object, or copies the object if it turns out to be readable.
     async fn restore(&mut self, source: &'w Bucket) -> Result<Ending, RoundFailure> {
         let slot = self.request_slot(SlotKind::Small).await?;
         let answer = self
@@ -167,7 +168,7 @@ impl<'w> ObjectTask<'w> {
             .await;
         drop(slot);
         match answer {
-            // Versions are copied in order, so this one is left to the next run, which finds it
+            // Versions are copied in order, so this version is left to the next run, which finds it
             // readable.
             Err(RoundFailure::Replan(..))
                 if self.context.sides.transfer.versions == Versions::All =>
@@ -179,14 +180,14 @@ impl<'w> ObjectTask<'w> {
         }
     }
 
-    /// Runs rounds until one of them ends the object, at most [`ROUNDS`]. Then aborts the uploads
-    /// of earlier sessions that no round resumed.
+    /// Runs at most [`ROUNDS`] rounds until one ends the object. Then aborts the uploads of earlier
+    /// sessions that no round resumed.
     async fn rounds(&mut self, source: TaskSource<'w>) -> Result<Ending, RoundFailure> {
         let mut upload_gone = None;
         let outcome = loop {
             let round = match source {
                 TaskSource::Bucket(bucket) => self.copy_round(bucket).await,
-                // Boxed, so that a copy does not reserve the memory that a file needs.
+                // Boxed, so that a copy does not reserve the memory that a file upload needs.
                 TaskSource::Directory(root) => Box::pin(self.file_round(root)).await,
             };
             let round = match (round, source) {
@@ -220,9 +221,9 @@ impl<'w> ObjectTask<'w> {
         outcome
     }
 
-    /// Returns the failure of an object whose last allowed round asked for another one. `cause` is
-    /// the last loss of an upload that somebody else ended or, without one, the failure that ended
-    /// the last round.
+    /// Returns the failure of an object whose last allowed round requested another round. `cause`
+    /// is the failure of the last round whose upload another client had ended, or otherwise the
+    /// failure of the last round.
     fn rounds_exhausted(&self, source: TaskSource<'_>, cause: Option<Failure>) -> Failure {
         if let Some(cause) = cause {
             return cause.noting(&format!("planned {ROUNDS} times without success"));
@@ -269,8 +270,8 @@ impl<'w> ObjectTask<'w> {
         });
     }
 
-    /// Returns the contradiction in the server's answers if HEAD showed the same `ETag` in each
-    /// round, and the server refused each copy that named it.
+    /// Returns the contradiction in the server's responses if HEAD showed the same `ETag` in each
+    /// round, and the server refused each copy that required it.
     fn contradiction(&self) -> Option<String> {
         let Some(ShownEtags::Same(etag)) = &self.shown else {
             return None;
@@ -312,7 +313,7 @@ impl<'w> ObjectTask<'w> {
             .observe(&Event::BytesCopied { id: None, bytes });
     }
 
-    /// Returns the ending of an object that is at the destination, and proven.
+    /// Returns the ending of an object that is at the destination and proven.
     fn done(proof: Proof, written: Written) -> Ending {
         Ending::Done {
             proof,

@@ -38,9 +38,9 @@ pub struct Outcome {
     /// Objects that an earlier session of the run copied without recording it, and that this
     /// session proved.
     pub recovered_objects: u64,
-    /// Objects that an earlier session of the run may have copied, and that were left alone.
+    /// Objects that an earlier session of the run may have copied, and that this session skipped.
     pub maybe_recovered_objects: u64,
-    /// Objects left alone because the destination has them.
+    /// Objects skipped because the destination already has them.
     pub skipped_objects: u64,
     /// The bytes of the skipped objects.
     pub skipped_bytes: u64,
@@ -48,13 +48,13 @@ pub struct Outcome {
     pub unchanged: Unchanged,
     /// The objects copied or uploaded, by reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects left out because they are in an archive and the job says `archived: skip`.
+    /// Objects skipped because they are in an archive and the job says `archived: skip`.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored, for a later run to copy.
     pub restoring_objects: u64,
     /// The bytes of the objects that are being restored.
     pub restoring_bytes: u64,
-    /// Objects that the selections left out.
+    /// Objects that the selections excluded.
     pub excluded_objects: u64,
     /// Entries that are neither objects nor regular files.
     pub ignored: u64,
@@ -66,7 +66,7 @@ pub struct Outcome {
     /// The lists that failed in this session.
     #[serde(skip)]
     pub unlisted: UnlistedCounts,
-    /// Objects that were known, and that a stop left undone.
+    /// Known objects that a stop left unfinished.
     pub stopped_objects: u64,
     /// Objects copied or uploaded that lost an attribute.
     pub objects_with_losses: u64,
@@ -103,8 +103,8 @@ pub struct Earlier {
     pub objects: u64,
     /// The time of the last event of the last of these sessions.
     pub until: Timestamp,
-    /// The number of objects, of a sample of these, that this session found at the destination
-    /// before it began.
+    /// The number of objects in a sample of these that this session found at the destination before
+    /// it began.
     pub seen: u64,
 }
 
@@ -153,8 +153,8 @@ impl Outcome {
         self.empty.iter().any(|empty| empty.fails)
     }
 
-    /// Returns the common cause of all failures, if every failure is a list and all failed alike,
-    /// see [`UnlistedCounts::cause`].
+    /// Returns the common cause of all failures, if every failure is a failed list and all lists
+    /// failed alike. See [`UnlistedCounts::cause`].
     #[must_use]
     pub fn list_failure(&self) -> Option<CommonCause> {
         let done = self.done_objects + self.delete_markers;
@@ -218,8 +218,8 @@ impl Outcome {
         };
     }
 
-    /// Counts objects that the totals leave out: those that a stop left undone, and those that an
-    /// earlier session copied, or may have copied, without recording it.
+    /// Counts objects that the totals omit: objects that a stop left unfinished, and objects that
+    /// an earlier session copied, or may have copied, without recording it.
     pub(super) fn note(&mut self, receipt: &Receipt) {
         let has = |text: &str| u64::from(receipt.notes.iter().any(|note| note == text));
         self.recovered_objects += has(COPIED_BEFORE);

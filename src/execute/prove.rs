@@ -1,9 +1,9 @@
 //! Decides whether a copy is equal to its source, from the checksums and `ETag`s that S3 computed.
 //!
 //! The strongest evidence decides, and a contradiction always decides. *Before* an upload is
-//! completed, [`forecast`] computes the checksum and the `ETag` of the whole object from the
-//! answers about its parts, so that a wrong part is never published. *After* a write, the answer to
-//! the write is the first evidence ([`judge_answer`]), and a HEAD of the object is the last
+//! completed, [`forecast`] computes the checksum and the `ETag` of the whole object from S3's
+//! responses for its parts, so that a wrong part is never published. *After* a write, the response
+//! to the write is the first evidence ([`judge_answer`]), and a HEAD of the object is the last
 //! ([`judge_head`]). An `ETag` that the endpoint does not derive from the bytes is never evidence.
 
 use super::receipt::Proof;
@@ -51,12 +51,12 @@ impl Expected {
     }
 }
 
-/// The checksum and the `ETag` of a whole object, computed from S3's answers about its parts.
+/// The checksum and the `ETag` of a whole object, computed from S3's responses for its parts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FromParts {
     /// The checksum that the upload declared, if all parts have one.
     pub(super) checksum: Option<Checksum>,
-    /// The `ETag`, if those of all parts are MD5s.
+    /// The `ETag`, if the `ETag`s of all parts are MD5s.
     etag: Option<String>,
 }
 
@@ -82,7 +82,7 @@ impl FromParts {
         }
     }
 
-    /// Returns the `ETag` of the whole, if it follows from those of the parts.
+    /// Returns the `ETag` of the whole object, if it follows from the `ETag`s of the parts.
     pub(super) fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
     }
@@ -97,8 +97,8 @@ impl FromParts {
     }
 }
 
-/// Returns true if the checksum that the parts make is that of the source. An adopted upload is
-/// published only then.
+/// Returns true if the checksum computed from the parts equals the source's. An adopted upload is
+/// published only in this case.
 pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
     expected
         .checksum
@@ -107,16 +107,16 @@ pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
         .is_some_and(|(source, made)| source == made)
 }
 
-/// The expected result of an upload whose parts are all there.
+/// The expected result of completing an upload that has all its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Forecast {
-    /// It may be published.
+    /// The object may be published.
     Publish,
-    /// It may be published, but will not have the source's `ETag`. Holds the reason.
+    /// The object may be published, but will not have the source's `ETag`. Holds the reason.
     Unkept(String),
     /// The parts of the source end at other offsets, so the size of each one must be requested.
     OtherBoundaries,
-    /// It would not be equal and must not be published. Holds the difference.
+    /// The object would differ from its source and must not be published. Holds the difference.
     Contradicted(String),
 }
 
@@ -167,7 +167,7 @@ pub(crate) enum ProofVerdict {
     Proven(Proof),
     /// The copy is not equal. Holds the difference.
     Contradicted(String),
-    /// The evidence shows neither, so more is needed.
+    /// The evidence shows neither, so more evidence is needed.
     Unknown,
 }
 
@@ -184,7 +184,7 @@ impl ProofVerdict {
     }
 }
 
-/// Judges by the answer to the write alone.
+/// Judges the copy by the response to the write alone.
 pub(super) fn judge_answer(
     expected: &Expected,
     written: &Written,
@@ -192,7 +192,8 @@ pub(super) fn judge_answer(
     content_etags: bool,
 ) -> ProofVerdict {
     if let Some(verdict) = judge_checksum(expected, written.checksum.as_ref()) {
-        // Only HEAD shows whether the object has a KMS key, with which the ETag is no MD5.
+        // Only HEAD shows whether the object is encrypted with a KMS key. If it is, the ETag is not
+        // an MD5.
         let is_doubtful =
             content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
         return if is_doubtful {
@@ -204,7 +205,7 @@ pub(super) fn judge_answer(
     if content_etags && expected.etag.as_ref() == Some(&written.etag) {
         return ProofVerdict::Proven(Proof::Etag);
     }
-    // HEAD may show the checksum that the answer lacks (KMS).
+    // HEAD may show the checksum that the response lacks (KMS).
     if expected.checksum.is_some() && written.checksum.is_none() {
         return ProofVerdict::Unknown;
     }
@@ -214,7 +215,7 @@ pub(super) fn judge_answer(
     judge_against_parts(made, written.checksum.as_ref()).unwrap_or(ProofVerdict::Unknown)
 }
 
-/// Judges by a HEAD of the destination, the last evidence.
+/// Judges the copy by a HEAD of the destination, the last evidence.
 pub(super) fn judge_head(
     expected: &Expected,
     found: &Head,
@@ -254,8 +255,9 @@ pub(super) fn judge_head(
     judge_against_parts(made, found.checksum.as_ref()).unwrap_or(ProofVerdict::Proven(Proof::Size))
 }
 
-/// Judges by two checksums. Returns `None` if they cannot be compared: different composite
-/// checksums, and those of an unknown kind, may come from other part boundaries.
+/// Judges the copy by the two checksums. Returns `None` if they cannot be compared. Different
+/// composite checksums, and different checksums of an unknown kind, prove nothing, because they may
+/// come from other part boundaries.
 pub(crate) fn judge_checksum(
     expected: &Expected,
     found: Option<&Checksum>,
@@ -298,8 +300,8 @@ pub(crate) fn against_weak_sum(
     })
 }
 
-/// Judges a published object by the checksum that its parts make. Returns `None` if the two cannot
-/// be compared.
+/// Judges a published object by the checksum computed from its parts. Returns `None` if the two
+/// cannot be compared.
 fn judge_against_parts(made: &FromParts, found: Option<&Checksum>) -> Option<ProofVerdict> {
     let (made, found) = (made.checksum.as_ref()?, found?);
     ((made.algorithm, made.kind) == (found.algorithm, found.kind)).then(|| {

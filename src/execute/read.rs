@@ -1,9 +1,10 @@
 //! Computes the checksum of an object by reading it with parallel ranged GETs.
 //!
-//! No byte is kept: each range is summed as it arrives, and the CRCs of adjacent ranges combine
-//! into that of the whole object. So an object of any size takes a few buffers of memory and no
-//! disk. If a connection breaks, only its range is read again. Each range takes a slot and counts
-//! against the job's bandwidth limit, like a part that is copied.
+//! No byte is stored: the checksum of each range is computed as its bytes arrive, and the CRCs of
+//! adjacent ranges are combined into the CRC of the whole object. So an object of any size takes a
+//! few buffers of memory and no disk space. If a connection breaks, only its range is read again.
+//! Each range takes a slot and counts against the job's bandwidth limit, like a part that is
+//! copied.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -18,7 +19,7 @@ const RANGE: u64 = 64 * MIB;
 /// The number of ranges of one object that are read at once.
 const AT_ONCE: usize = 16;
 
-/// Checks the size that HEAD showed by reading the last byte: the answer to a ranged GET contains
+/// Checks the size that HEAD showed by reading the last byte: the response to a ranged GET contains
 /// the size of the whole object.
 ///
 /// # Errors

@@ -150,7 +150,7 @@ pub enum Ending {
         #[serde(skip_serializing_if = "Option::is_none")]
         destination_version: Option<String>,
     },
-    /// Left alone.
+    /// Skipped.
     Skipped {
         /// The reason.
         #[serde(flatten)]
@@ -268,8 +268,8 @@ pub struct Receipt {
     pub destination: String,
     /// The size in bytes.
     pub size: u64,
-    /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent
-    /// for objects that were left alone, or of which only the tags were set.
+    /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent if
+    /// the object was skipped, or if only its tags were set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
     /// The number of parts of the upload.
@@ -289,7 +289,7 @@ pub struct Receipt {
     /// The reason to copy it, if it was copied or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_reason: Option<Reason>,
-    /// The reason for each time that it was planned again.
+    /// The reasons why the object was planned again, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replans: Vec<Replan>,
     /// The attributes that could not be kept.
@@ -301,8 +301,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns true if the object was changed in place and the bucket keeps its old version. S3
-    /// sets tags alone without a new version, and then there is no route.
+    /// Returns true if the object was changed in place and the bucket keeps its old version. If
+    /// only tags are set, S3 creates no new version, and the receipt has no route.
     #[must_use]
     pub fn leaves_old_version(&self) -> bool {
         let Ending::Done {
@@ -330,13 +330,13 @@ pub(super) const COPIED_BEFORE: &str =
 pub(super) const MAY_BE_OURS: &str =
     "an earlier session of this run may have copied it; nothing that is stored with it proves that";
 
-/// The note on a copy of which only the tags were set.
+/// The note on an earlier copy whose tags were set, and nothing else.
 pub(super) const ONLY_TAGS: &str = "only its tags were set: the copy is that of the earlier run";
 
 /// The beginning of the reason in a note on an attribute that was not compared.
 pub(super) const NOT_COMPARED: &str = " not compared: ";
 
-/// Returns true for a note that is no warning, but says how the object was copied.
+/// Returns true for a note that is not a warning but only says how the object was copied.
 #[must_use]
 pub fn is_usual(note: &str) -> bool {
     [COPIED_BEFORE, MAY_BE_OURS, ONLY_TAGS, RETENTION_ENDED].contains(&note)
@@ -357,7 +357,7 @@ pub(super) struct Draft {
     pub(super) replans: Vec<Replan>,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
-    /// True once the object has looked for open uploads to adopt.
+    /// True once the task has searched for open uploads to adopt.
     pub(super) looked_for_uploads: bool,
     /// True if the object is changed in place.
     pub(super) in_place: bool,
@@ -397,15 +397,15 @@ impl Draft {
         }
     }
 
-    /// Drops the losses and the notes about attributes that an earlier round recorded, perhaps of
-    /// another version of the source.
+    /// Drops the losses and the notes about attributes that an earlier round recorded, because that
+    /// round may have read another version of the source.
     pub(super) fn forget_attributes(&mut self) {
         self.losses.clear();
         let is_kept = |note: &String| note != RETENTION_ENDED && !note.contains(NOT_COMPARED);
         self.notes.retain(is_kept);
     }
 
-    /// Notes that `rule` now excludes the object, and returns its ending.
+    /// Adds a note that `rule` now excludes the object, and returns its ending.
     pub(super) fn leave_out(&mut self, rule: &Excluded) -> Ending {
         self.reason = None;
         self.notes.push(format!(
@@ -418,7 +418,7 @@ impl Draft {
 
     /// Records the version of the source, its size, and the route.
     pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
-        self.takes(head.size, route);
+        self.set_size_and_route(head.size, route);
         self.version = version;
         self.source_etag = Some(head.etag.clone());
         // The head of an object that is copied as listed has no time.
@@ -426,7 +426,7 @@ impl Draft {
     }
 
     /// Records the size of the source, and the route.
-    pub(super) fn takes(&mut self, size: u64, route: &Route) {
+    pub(super) fn set_size_and_route(&mut self, size: u64, route: &Route) {
         (self.size, self.parts) = (size, route.parts());
         self.route = Some(route.name());
     }

@@ -2,8 +2,8 @@
 //!
 //! The conductor writes the events before it starts an object, so that an object is on record
 //! before its first request. Keys that need no work are gathered into one event per range. An
-//! object that a stop left undone stays pending. The report contains its receipt until the next
-//! session removes it.
+//! object that a stop left unfinished stays pending, and the report contains its receipt until the
+//! next session removes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const GATHERED: u32 = 256;
 /// has them.
 const EQUAL: usize = 4;
 
-/// The number of range numbers that are reserved for each transfer, besides that of its first
+/// The number of range numbers that are reserved for each transfer, besides the number of its first
 /// range.
 const RANGES: u32 = 1 << 16;
 
@@ -45,9 +45,10 @@ pub(super) struct Record {
     gathered: BTreeMap<u32, Gathered>,
     /// The ranges of pending objects, by number.
     objects: HashMap<u64, u32>,
-    /// The ranges whose lists ended early. The next session lists the rest of their keys again.
+    /// The ranges whose lists ended early. The next session lists the remaining keys again.
     missing: BTreeSet<u32>,
-    /// The failures of these lists. They are written only if the transfer ends in this session.
+    /// The failures of the lists that ended early. They are written only if the transfer ends in
+    /// this session.
     unlisted: Vec<FailedList>,
     /// The receipts of objects that are left to the next session.
     left: Vec<ReceiptLine>,
@@ -89,7 +90,8 @@ struct Gathered {
 
 /// Returns the progress that earlier sessions made with this transfer.
 pub(super) fn resume(context: &TransferContext, transfer: u32) -> Resume {
-    // The numbers of two transfers never overlap: a manifest cannot hold enough transfers for that.
+    // The range numbers of two transfers never overlap: a manifest cannot hold enough transfers for
+    // that.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
     let known = || context.resumed.ranges_of(transfer);
@@ -174,11 +176,11 @@ impl Record {
     }
 
     /// Sets the range that the following events are about.
-    pub(super) fn turn_to(&mut self, range: u32) {
+    pub(super) fn enter_range(&mut self, range: u32) {
         self.range = range;
     }
 
-    /// Records that a range was cut.
+    /// Records that a range was split.
     pub(super) fn cut(&mut self, cut: RangeSplit) {
         if let Some(at) = cut.new.after {
             self.events.push(JournalEvent::RangeCut {
@@ -189,8 +191,8 @@ impl Record {
         }
     }
 
-    /// Records an object to copy, unless an earlier session did. Returns the range in which it was
-    /// found.
+    /// Records an object to copy, unless an earlier session has recorded it. Returns the range in
+    /// which it was found.
     pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
         if let Some(object) = step.object {
             return self.objects.get(&object).copied().unwrap_or(self.range);
@@ -207,7 +209,7 @@ impl Record {
         self.range
     }
 
-    /// Records an object that the destination has, or that is left out.
+    /// Records an object that the destination already has, or that the job skips.
     pub(super) fn skip(&mut self, entry: &Entry, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
@@ -229,7 +231,8 @@ impl Record {
         });
     }
 
-    /// Records an object that the destination has and that an earlier list of the run has counted.
+    /// Records an object that the destination already has and that an earlier session of the run
+    /// has counted.
     pub(super) fn skip_known(&mut self, key: ObjectKey, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
@@ -239,7 +242,7 @@ impl Record {
         });
     }
 
-    /// Records an object that the selection leaves out.
+    /// Records an object that the selection excludes.
     pub(super) fn exclude(&mut self, key: ObjectKey) {
         self.gather(|passed| {
             passed.excluded_objects += 1;
@@ -252,8 +255,8 @@ impl Record {
         self.gather(|passed| passed.ignored += 1);
     }
 
-    /// Records that a key and all keys before it in its range are done. The key has a receipt
-    /// already, and gets no second one.
+    /// Records that a key and all keys before it in its range are done. The key already has a
+    /// receipt and gets no second one.
     pub(super) fn pass(&mut self, key: ObjectKey) {
         self.gather(|passed| passed.to = Some(key));
         self.flush(self.range);
@@ -294,8 +297,8 @@ impl Record {
     }
 
     /// Records the end of an object. Leaves the object to the next session if `is_left_to_next` is
-    /// true or the object was stopped, provided that a journal is kept. That session knows the
-    /// number of the object, or lists its key again, because the key was not passed.
+    /// true or the object was stopped, provided that a journal is kept. The next session finds the
+    /// object by its number in the journal, or lists its key again because the key was not passed.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, is_left_to_next: bool) {
         let is_left_to_next = is_left_to_next || matches!(receipt.ending, Ending::Stopped);
         let line = self.line(receipt);
@@ -303,7 +306,7 @@ impl Record {
             return self.left.extend(line);
         }
         let Some(ended) = self.ended(receipt) else {
-            // Without a journal, no later session writes a receipt.
+            // Without a journal, no later session can write this receipt.
             return self.gather(|passed| passed.receipts.extend(line));
         };
         let range = object
@@ -442,9 +445,9 @@ pub(super) fn ended(receipt: &Receipt) -> Option<Ended> {
     })
 }
 
-/// Returns the transfers whose keys are all listed again, by position in the job: lists without
-/// order cannot be resumed. The job as it is now decides whether a list is in order; an earlier
-/// session may have decided otherwise.
+/// Returns the transfers whose keys must all be listed again, by position in the job, because a
+/// list without order cannot be resumed. A list counts as ordered only if both the earlier session
+/// and the current job list in order.
 pub(super) fn listed_anew<'a>(
     state: &RunState,
     transfers: impl IntoIterator<Item = (u32, &'a Sides)>,
@@ -462,7 +465,7 @@ pub(super) fn listed_anew<'a>(
         .collect()
 }
 
-/// Starts to plan a transfer. Standard input has one step and no listing.
+/// Starts to plan a transfer. For standard input, sends its one step without a listing.
 pub(super) fn planning(context: &TransferContext, transfer: u32) -> Planning {
     let sides = &context.sides;
     if sides.transfer.from != Source::Stdin {
@@ -470,7 +473,7 @@ pub(super) fn planning(context: &TransferContext, transfer: u32) -> Planning {
     }
     let (sender, events) = mpsc::channel(2);
     let step = sides.stdin_step();
-    // The channel has room for both.
+    // The channel has room for both events.
     let _ = sender.try_send(PlanEvent::Planned(transfer, vec![step], None));
     let _ = sender.try_send(PlanEvent::Ended(transfer));
     Planning {

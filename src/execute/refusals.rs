@@ -1,5 +1,5 @@
-//! Remembers which attributes and requests the buckets of a run refuse, do not know, or ignore, so
-//! that s3haul asks once per bucket and not once per object.
+//! Remembers which attributes and requests the buckets of a run refuse, do not support, or ignore,
+//! so that s3haul sends such a request once per bucket and not once per object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -18,7 +18,7 @@ use crate::plan::attribute_fallback::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The memory of a run about its buckets.
+/// The properties of its buckets that a run remembers.
 #[derive(Debug)]
 pub(super) struct Refusals {
     /// The first and the longest interval at which the run tests a refusal again.
@@ -27,31 +27,32 @@ pub(super) struct Refusals {
     losses: Mutex<BTreeMap<(String, Attribute, Lost), ExpectedLoss>>,
     /// By bucket, the refusals in a row of an attribute that could be read before.
     in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
-    /// By bucket, the attributes that could be read.
+    /// By bucket, the attributes that could be read for at least one object.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
     /// By bucket, request, and kind, the requested attributes that the bucket was seen to keep.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, the locks that HEAD shows. Asked once.
+    /// By bucket and request, the locks that HEAD shows. Requested for one object only.
     locks_shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
     /// By bucket, writing request, and kind, the answer about an attribute that HEAD does not show.
-    /// Asked once.
+    /// Requested for one object only.
     answers: Mutex<HashMap<Asking, AskedOnce<AttributeAnswer>>>,
     /// By bucket, true if setting tags on an object replaces its content with the tags.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
-    /// By bucket, the knowledge about tags where HEAD shows no tag count.
+    /// By bucket, the known facts about tags if HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
     /// By bucket, true if the `ETag` of an object without an encryption key is the MD5 of its
-    /// bytes: the profile says so, or it was seen.
+    /// bytes: the provider profile says so, or such an `ETag` was seen.
     md5s: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
 }
 
 /// A bucket, the request that wrote an object, and a kind of attribute.
 type Asking = (String, Operation, &'static str);
 
-/// The answer to a question that is asked once. Other objects wait for it.
+/// The answer to a question that one object asks while other objects wait.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// A question that is asked once, and the time at which a refusal is tested again.
+/// A question that one object asks for all objects, and the time at which a refusal is tested
+/// again.
 #[derive(Debug)]
 struct AskedOnce<T> {
     cell: Once<T>,
@@ -68,8 +69,8 @@ impl<T> Default for AskedOnce<T> {
 }
 
 impl<T> AskedOnce<T> {
-    /// Returns the cell of the answer. It is empty for the object that must ask. Forgets a refusal
-    /// that is due to be tested again.
+    /// Returns the cell of the answer. The cell is empty for the object that must ask. Forgets a
+    /// refusal that is due to be tested again.
     fn get(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> Once<T> {
         if self.cell.get().is_some_and(is_refusal) && take_turn(&mut self.next, questions) {
             self.cell = Arc::default();
@@ -114,7 +115,7 @@ struct ExpectedLoss {
     next: NextQuestion,
 }
 
-/// A result that is not remembered, so that the next object asks again.
+/// A result that is not stored, so that the next object asks again.
 enum NotRemembered {
     /// An answer about this object only.
     Answer(AttributeAnswer),
@@ -189,8 +190,8 @@ impl Refusals {
         }
     }
 
-    /// Remembers a refused read of an attribute. If the bucket returned the attribute before, it
-    /// may refuse it for some objects only, so it takes several refusals in a row.
+    /// Remembers a refused read of an attribute. If the bucket has returned the attribute before,
+    /// it may refuse some objects only, so [`IN_A_ROW`] refusals in a row are needed.
     pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
         if self.has_answered(bucket, loss.attribute) {
             let mut in_a_row = lock(&self.in_a_row);
@@ -226,7 +227,7 @@ impl Refusals {
         !self.losses().is_empty()
     }
 
-    /// Makes the next objects test all refusals again, because one cause of refusals is gone.
+    /// Makes the next objects test all refusals again, because a cause of refusals has ended.
     pub(super) fn ask_again(&self) {
         let now = Instant::now();
         for expected in self.losses().values_mut() {
@@ -266,12 +267,11 @@ impl Refusals {
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if a new object must be checked with HEAD: its request has something that the
-    /// bucket has not been seen to keep (even if that is only the content), a refused question
-    /// about it is due to be asked again, or the tags of each object are compared. Amazon S3
-    /// refuses what it cannot do, so its objects need no check. With `trust: nothing`, every object
-    /// is checked.
-    pub(super) fn needs_look(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
+    /// Returns true if a new object must be checked with HEAD: the bucket has not yet been seen to
+    /// keep something in its request (perhaps only the content), a refused question about it is due
+    /// again, or the tags of each object are compared. Amazon S3 refuses whatever it does not
+    /// support, so its objects need no check. With `trust: nothing`, every object is checked.
+    pub(super) fn needs_head_check(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
         }
@@ -304,8 +304,8 @@ impl Refusals {
         }
     }
 
-    /// Returns the cell that says which locks HEAD shows. It is filled once; a refusal is tested
-    /// again later.
+    /// Returns the cell that says which locks HEAD shows. The cell is filled once; a refusal is
+    /// tested again later.
     pub(super) fn locks_shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
         lock(&self.locks_shown)
@@ -314,8 +314,8 @@ impl Refusals {
             .get(is_refusal, self.questions)
     }
 
-    /// Returns the cell that says whether tags replace the content of an object. It is filled once
-    /// tags are set on the first finished object.
+    /// Returns the cell that says whether tags replace the content of an object. The cell is filled
+    /// when tags are first set on a finished object.
     pub(super) fn tags_replace_content(&self, bucket: &Bucket) -> Once<bool> {
         let mut replaces = lock(&self.tags_replace_content);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
@@ -323,11 +323,11 @@ impl Refusals {
 
     /// Asks the bucket about an attribute that `asked` has set on an object. If the bucket keeps or
     /// ignores the attribute, the answer is remembered for this request and kind of attribute. An
-    /// answer with another value is not, and neither is any answer if `for_each_object` is set or
-    /// with `trust: nothing`. A refusal is tested again at growing intervals.
+    /// answer that shows another value is not remembered. With `for_each_object` or `trust:
+    /// nothing`, no answer is remembered. A refusal is tested again at growing intervals.
     ///
     /// # Errors
-    /// The question failed. The next object asks again.
+    /// Fails if the request failed. The next object then asks again.
     pub(super) async fn answer(
         &self,
         bucket: &Bucket,
@@ -363,7 +363,8 @@ impl Refusals {
         }
     }
 
-    /// Records what one object shows about tags in a source bucket whose HEAD shows no tag count.
+    /// Records what one object revealed about tags in a source bucket whose HEAD shows no tag
+    /// count.
     pub(super) fn note_uncounted(&self, bucket: &Bucket, found: Uncounted) {
         let mut uncounted = lock(&self.uncounted);
         let (known, _) = uncounted.entry(Self::place(bucket)).or_default();
@@ -412,19 +413,19 @@ impl Refusals {
     }
 }
 
-/// The knowledge about tags that a write copies from the source.
+/// The known facts about tags that a write copies from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarriedTags {
-    /// Nothing is known, so they must be compared.
+    /// Nothing is known, so the tags must be compared.
     Unknown,
-    /// The bucket was seen to keep them.
+    /// The bucket was seen to keep the tags.
     Kept,
-    /// They cannot be compared, because the tags of the copy may not be read. Holds the missing
-    /// permission.
+    /// The tags cannot be compared, because the permission to read the copy's tags is missing.
+    /// Holds the permission.
     NotReadable(&'static str),
 }
 
-/// The knowledge about tags in a source bucket whose HEAD shows no tag count.
+/// The known facts about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// The last objects had no tags. Holds their number.
@@ -433,9 +434,9 @@ pub(super) enum Uncounted {
     Tagged,
     /// HEAD shows the number of tags if there are any.
     Counts,
-    /// The server does not know tags.
+    /// The server does not support tags.
     NotKnown,
-    /// They cannot be read, for this reason.
+    /// The tags cannot be read, for this reason.
     NotReadable(String),
 }
 
@@ -448,13 +449,13 @@ impl Default for Uncounted {
 /// The answer of a bucket about an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AttributeAnswer {
-    /// The object has it.
+    /// The object has the attribute.
     Kept,
-    /// The attribute may not be read. Holds the missing permission.
+    /// The permission to read the attribute is missing. Holds the permission.
     NotReadable(&'static str),
-    /// The server does not know the question.
+    /// The server does not support the request.
     NotKnown,
-    /// The object has another value.
+    /// The object has another value, or none.
     Unlike(Unlike),
 }
 
@@ -508,12 +509,12 @@ async fn ask(
 /// The locks that HEAD shows in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// HEAD shows all locks, as far as is known: one object without a shown lock had none.
+    /// HEAD probably shows all locks: an object without a shown lock had none.
     All,
-    /// HEAD shows no locks, for this reason: a permission is missing, or the server does not know
-    /// the request.
+    /// HEAD shows no locks, for this reason: a permission is missing, or the server does not
+    /// support the request.
     Nothing(String),
-    /// HEAD left out the lock of an object, so each object must be asked about.
+    /// HEAD omitted the lock of an object, so each object needs a request.
     Hidden,
     /// The bucket has no Object Lock.
     NoLocks,

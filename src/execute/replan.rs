@@ -7,14 +7,14 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Replan {
-    /// The source is no longer what HEAD showed.
+    /// The source is no longer the object that HEAD showed.
     SourceChanged,
     /// The server refused to copy the `ETag` that HEAD had just shown. Usually the source has
-    /// changed; a server that does this with the same `ETag` each time contradicts itself.
+    /// changed. A server that refuses the same `ETag` each time contradicts itself.
     #[serde(rename = "source-changed")]
     SourceRefused,
-    /// The destination's key has another object than the planner saw, or another write to it was in
-    /// progress.
+    /// The destination key holds another object than the planner saw, or another write to the key
+    /// was in progress.
     DestinationChanged,
     /// The guess that all parts of the source have one size was wrong. The next round asks for the
     /// size of each part.
@@ -23,7 +23,7 @@ pub enum Replan {
     ForeignUpload,
     /// The server no longer accepts a resumed upload.
     StaleUpload,
-    /// Somebody else ended an upload that held parts.
+    /// Another client ended an upload that held parts.
     UploadGone,
     /// The object was archived, and can be read now.
     Restored,

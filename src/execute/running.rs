@@ -23,7 +23,7 @@ pub(super) struct RunningTransfer {
     pub(super) record: Record,
     /// The objects of earlier sessions, if the keys are listed again.
     pub(super) listed: Relisting,
-    /// Watches for keys that the patterns of the transfer probably missed.
+    /// Counts keys that the patterns of the transfer probably should have matched.
     pub(super) misses: Misses,
     /// Tells the planner if the executor has free slots.
     pub(super) demand: Demand,
@@ -31,7 +31,7 @@ pub(super) struct RunningTransfer {
     pub(super) is_planned: bool,
     /// True if the selection has matched something, or if this session sees only some of the keys.
     pub(super) has_found: bool,
-    /// The number of keys that the selection left out.
+    /// The number of keys that the selection excluded.
     pub(super) excluded: u64,
     /// The number of objects that wait or are in progress.
     pub(super) left: usize,

@@ -1,9 +1,8 @@
 //! Checks a sample of the objects that earlier sessions copied or found equal, before a run
 //! resumes.
 //!
-//! The run does not check these objects otherwise, because the journal says that they are done.
-//! Only a clear answer counts: a HEAD that is denied or gets no answer proves nothing about an
-//! object.
+//! Without this check, the run would trust the journal, which records these objects as done. Only a
+//! clear answer counts: a HEAD that is denied or fails proves nothing about an object.
 
 use futures::stream::{self, StreamExt as _};
 
@@ -23,9 +22,9 @@ const AT_ONCE: usize = 8;
 pub struct SampleResult {
     /// The number of objects that are at the destination as recorded.
     pub there: u64,
-    /// The number of these that a session copied.
+    /// The number of objects in `there` that a session copied.
     pub copies: u64,
-    /// The number of objects for which there was a clear answer.
+    /// The number of objects with a clear answer.
     pub objects: u64,
     /// The state of one object that is not as recorded, in words.
     pub example: Option<String>,
@@ -34,7 +33,7 @@ pub struct SampleResult {
 /// Checks a sample of the objects that earlier sessions of a run copied or found equal.
 ///
 /// # Errors
-/// A bucket cannot be used.
+/// Fails if a bucket cannot be used.
 pub async fn look(
     job: &Job,
     connections: &mut Connections,
@@ -45,7 +44,7 @@ pub async fn look(
         let transfer = usize::try_from(copied.transfer)
             .ok()
             .and_then(|number| job.transfers.get(number));
-        // The newest version of a history may be a delete marker.
+        // If all versions are copied, the newest version may be a delete marker.
         let Some(transfer) = transfer.filter(|transfer| transfer.versions != Versions::All) else {
             continue;
         };
@@ -55,8 +54,8 @@ pub async fn look(
     Ok(tally(questions).await)
 }
 
-/// Asks about all objects, and counts the answers. Each is `None` without a clear answer, an error
-/// in words if the object is not as recorded, and otherwise true if a session copied the object.
+/// Runs all checks and counts their results. A result is `None` without a clear answer, an error
+/// text if the object is not as recorded, and otherwise true if a session copied the object.
 pub(crate) async fn tally<F>(questions: Vec<F>) -> SampleResult
 where
     F: Future<Output = Option<Result<bool, String>>>,
@@ -77,8 +76,8 @@ where
     looked
 }
 
-/// Checks one object. Returns `None` without a clear answer, and an error in words if the object is
-/// not as recorded. Otherwise returns true if a session copied it.
+/// Checks one object. Returns `None` without a clear answer, and an error text if the object is not
+/// as recorded. Otherwise returns true if a session copied it.
 async fn found(sides: Sides, copied: &RecordedObject) -> Option<Result<bool, String>> {
     let entry = copied
         .entry
@@ -94,8 +93,8 @@ async fn found(sides: Sides, copied: &RecordedObject) -> Option<Result<bool, Str
     } else {
         format!("copied at {:.0}", copied.at)
     };
-    // A server that does not replace objects at once may still work on the last request of a killed
-    // session.
+    // A server that replaces objects with a delay may still be processing the last request of a
+    // killed session.
     let is_as_recorded = |head: &Head| head.size == copied.bytes;
     let destination = &sides.destination;
     let look = destination.head_written(&key, is_as_recorded);

@@ -2,12 +2,12 @@
 //!
 //! If a policy is changed or a KMS key is disabled during a run, every object is refused from then
 //! on, and there may be millions. So s3haul holds back the objects of a series of equal refusals.
-//! One success ends the series: its objects then count as failed, and the run continues. After
+//! One success ends the series: the held objects then count as failed, and the run continues. After
 //! [`LIMIT`] refusals without a success, the run pauses. It tries single objects at growing
-//! intervals, alternately one that was refused and one that was not tried yet, which may be under
-//! another prefix. If one of them succeeds, or a copy in flight makes progress, all held objects
-//! are tried again. If none succeeds within the run's `patience`, the session ends like one that
-//! was interrupted, and the next session tries these objects again.
+//! intervals, alternately a refused object and an object that was not tried yet, which may be under
+//! another prefix. If one of these objects succeeds, or a copy in flight makes progress, all held
+//! objects are tried again. If none succeeds within the run's `patience`, the session ends like an
+//! interrupted session, and the next session tries the held objects again.
 //!
 //! Only refusals whose reason is not specific to one object form a series: a thousand archived
 //! objects in a row are no reason to pause. Skipped objects neither continue nor end a series.
@@ -81,7 +81,7 @@ struct Pause {
     next: Instant,
     /// The time between the next two attempts.
     interval: Duration,
-    /// True if the next object to try is one that was refused.
+    /// True if the next object to try is a refused one.
     tries_refused: bool,
 }
 
@@ -121,7 +121,7 @@ impl Series {
     }
 
     /// Returns the time of the next check of a paused run.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    pub(super) fn next_check(&self) -> Option<Instant> {
         self.pause.map(|pause| pause.next)
     }
 
@@ -132,7 +132,7 @@ impl Series {
 
     /// Returns true if a refusal of this kind starts another series, because bytes were copied, or
     /// the refusals so far were of another kind. While the run is paused, only a copy ends the
-    /// series: another kind of refusal does not show that the cause is gone.
+    /// series: another kind of refusal does not show that the cause has ended.
     fn is_ended_by(&self, kind: &str) -> bool {
         let is_other = self.kind.is_some_and(|before| before != kind);
         self.has_copied() || (is_other && !self.is_paused())
@@ -220,7 +220,8 @@ impl Series {
 
 impl Conductor<'_> {
     /// Holds back a refused object, and returns any other object. `is_single` is false if newer
-    /// versions of the same key follow: they wait for the result, so it cannot be held back.
+    /// versions of the same key follow: they wait for the result, so the object cannot be held
+    /// back.
     pub(super) fn end_or_hold(
         &mut self,
         held: RefusedObject,
@@ -247,8 +248,8 @@ impl Conductor<'_> {
         }
     }
 
-    /// Ends the series. If the run was paused, the cause is gone and the objects are tried again.
-    /// Otherwise they have failed.
+    /// Ends the series. If the run was paused, the cause has ended and the held objects are tried
+    /// again. Otherwise the held objects have failed.
     fn break_series(&mut self) {
         let was_paused = self.series.is_paused();
         let held = self.series.take();
@@ -312,8 +313,8 @@ impl Conductor<'_> {
         });
     }
 
-    /// Tries one more object of a paused run once none is in flight, or gives up.
-    pub(super) fn look_again(&mut self) {
+    /// Tries one more object of a paused run once no object is in flight, or gives up.
+    pub(super) fn check_pause(&mut self) {
         let Some(mut pause) = self.series.pause else {
             return;
         };
@@ -328,7 +329,7 @@ impl Conductor<'_> {
             self.probe(&mut pause);
             pause.interval = (pause.interval * 2).min(self.series.probes.1);
         }
-        // The last check is when the patience ends, and not one interval later.
+        // The last check happens when the patience ends, not up to one interval later.
         let left = self.series.patience.saturating_sub(pause.since.until(now));
         let end = now + left;
         pause.next = if now < end {
@@ -339,7 +340,7 @@ impl Conductor<'_> {
         self.series.pause = Some(pause);
     }
 
-    /// Starts one object of a paused run: alternately one that was refused, and one that waits.
+    /// Starts one object of a paused run: alternately a refused object and a waiting one.
     fn probe(&mut self, pause: &mut Pause) {
         let fresh = if pause.tries_refused {
             None
@@ -351,7 +352,7 @@ impl Conductor<'_> {
             return self.spawn(queued);
         }
         if !self.series.held.is_empty() {
-            // The object whose last attempt is the longest ago.
+            // Take the object whose last attempt is the longest ago.
             let RefusedObject { transfer, step, .. } = self.series.held.remove(0);
             self.spawn(Queued {
                 transfer,

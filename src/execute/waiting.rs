@@ -1,10 +1,10 @@
 //! Queues the objects that are planned and not started.
 //!
-//! Long copies start in order of size, the largest first, because the run cannot end before them.
-//! Small objects wait in a queue for each prefix in each range of keys. The ranges take turns: they
-//! are in different parts of the bucket, so the run spreads over S3's partitions. A queue is
-//! skipped while requests for its next key would have to wait long: objects of a throttled prefix
-//! must not fill all slots.
+//! Long copies start in order of size, the largest first, because the run cannot end before they
+//! do. Small objects wait in a queue for each prefix in each range of keys. The ranges take turns:
+//! they are in different parts of the bucket, so the run spreads over S3's partitions. A queue is
+//! skipped while requests for its next key would have to wait long, so that objects of a throttled
+//! prefix do not fill all slots.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -63,7 +63,7 @@ pub(super) struct Waiting {
     large: BinaryHeap<BySize>,
     /// Copies in one request that take long.
     heavy: BinaryHeap<BySize>,
-    /// Copies in one request that start before all small objects, even if they must wait.
+    /// Copies in one request that start before all small objects, even if their requests must wait.
     urgent: VecDeque<Queued>,
     /// The queues of small objects. The first one has its turn, and none is empty.
     small: VecDeque<SmallQueue>,
@@ -130,7 +130,7 @@ impl Waiting {
     }
 
     /// Takes the next small object whose requests would not wait in a long queue, from the prefix
-    /// with the fewest open objects. `open` returns their number.
+    /// with the fewest open objects. `open` returns the number of open objects of a prefix.
     pub(super) fn pop_small(
         &mut self,
         is_free: impl Fn(&Queued) -> bool,
@@ -180,7 +180,7 @@ impl Waiting {
     }
 }
 
-/// The number of objects that are examined to find one that need not wait in a long queue.
+/// The maximum number of objects to examine for one that need not wait in a long queue.
 const EXAMINED: usize = 64;
 
 /// Takes the largest object that need not wait, among the first [`EXAMINED`].

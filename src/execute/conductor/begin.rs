@@ -46,7 +46,7 @@ const STALLED: Duration = Duration::from_secs(2);
 const FEW: usize = 4096;
 
 /// The most objects that are open beyond the number of slots, so that one is ready when a slot
-/// becomes free. Usually that is a quarter of the slots: with more, slow objects would fill all
+/// becomes free. The usual number is a quarter of the slots: with more, slow objects would fill all
 /// slots.
 const AHEAD: u32 = 64;
 /// The fewest objects that are open beyond the number of slots.
@@ -127,7 +127,7 @@ impl Conductor<'_> {
     }
 
     /// Returns true while the started transfers do not keep the slots busy, because their objects
-    /// wait for a rate or for answers.
+    /// wait for a rate or for responses.
     pub(super) fn is_stalled(&self) -> bool {
         self.has_demand || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }
@@ -182,7 +182,7 @@ impl Conductor<'_> {
             .pop_large(|queued| is_idle || is_free(transfers, queued))
     }
 
-    /// Takes the next object whose copy is one long request, in the same way.
+    /// Takes the next object whose copy is one long request, by the same rule.
     pub(super) fn pop_heavy(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_heavy == 0);
         self.waiting

@@ -1,8 +1,8 @@
 //! Ends an object whose task is over: closes it, and counts and records its receipt.
 //!
-//! On the way, [`series`](crate::execute::series) may hold back an object that was refused, and
-//! [`breaker`](crate::execute::breaker) the record of a failure. All endings pass
-//! [`Conductor::count`]; [`Conductor::end_with`] records those that are not held back.
+//! Before that, [`series`](crate::execute::series) may hold back a refused object, and
+//! [`breaker`](crate::execute::breaker) may hold back the record of a failure. [`Conductor::count`]
+//! counts every ending; [`Conductor::end_with`] records the endings that are not held back.
 //!
 //! If the task panicked, the receipt is made from the record of the open object. Objects that still
 //! wait when the run stops are recorded as stopped.
@@ -67,7 +67,7 @@ impl Conductor<'_> {
                 if let Some(newer) = open.newer_versions {
                     self.give_up(transfer, newer, &ending);
                 }
-                self.end_of(
+                self.end_with_draft(
                     transfer,
                     open.object,
                     draft,
@@ -80,8 +80,8 @@ impl Conductor<'_> {
         self.count_over(transfer);
     }
 
-    /// Turns the failure of an object into a stop if the run has given up already, and the cause of
-    /// the failure ends the run and may pass later. If the cause is missing or expired credentials,
+    /// Turns the failure of an object into a stop if the run has already given up and the failure
+    /// is of a kind that ends the run but may pass later. If credentials are missing or expired,
     /// gives up the run first, because all requests that wait for credentials fail together.
     pub(in crate::execute) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
         let Ending::Failed { error } = &receipt.ending else {
@@ -152,7 +152,7 @@ impl Conductor<'_> {
         Some(open)
     }
 
-    /// Records the objects that wait when the run stops as stopped.
+    /// Records all waiting objects as stopped.
     pub(super) fn give_up_waiting(&mut self) {
         for Queued {
             transfer, mut step, ..
@@ -163,7 +163,7 @@ impl Conductor<'_> {
                 continue;
             };
             let (source, destination) = context.location(&step);
-            self.end_of(
+            self.end_with_draft(
                 transfer,
                 step.object,
                 Draft::of(&step),
@@ -178,7 +178,7 @@ impl Conductor<'_> {
         }
     }
 
-    pub(in crate::execute) fn end_of(
+    pub(in crate::execute) fn end_with_draft(
         &mut self,
         transfer: u32,
         object: Option<u64>,
@@ -201,14 +201,14 @@ impl Conductor<'_> {
         receipt: &Receipt,
     ) {
         self.count(receipt);
-        // The next session tries the object that ended the run again, and those that failed after
+        // The next session retries the object that ended the run, and the objects that failed after
         // it. A bad copy is recorded as failed, because the next session would take it for a good
         // one.
         let is_published =
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let is_left_to_next =
             receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
-        self.tell(transfer, |record| {
+        self.with_record(transfer, |record| {
             record.end(object, receipt, is_left_to_next);
         });
     }
@@ -247,6 +247,6 @@ impl Conductor<'_> {
             ..Draft::of(&step)
         };
         let ending = Ending::failed(&failure);
-        self.end_of(transfer, object, draft, source, destination, ending);
+        self.end_with_draft(transfer, object, draft, source, destination, ending);
     }
 }

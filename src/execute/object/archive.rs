@@ -2,8 +2,9 @@
 //!
 //! The listing shows most archived objects, so the restore is the only request that they need. Only
 //! HEAD shows the archive tiers of `INTELLIGENT_TIERING`. A restored copy may expire during the
-//! run, and then only the refused copy shows that. A restore takes hours, so a run never waits for
-//! one: it requests the restore once and says so in the receipt, and a later run copies the object.
+//! run; then only the refusal of the copy shows the archive. A restore takes hours, so a run never
+//! waits for one: it requests the restore once and records it in the receipt, and a later run
+//! copies the object.
 
 use super::ObjectTask;
 use super::round_failure::RoundFailure;
@@ -47,7 +48,7 @@ impl<'a> ArchivedSource<'a> {
         }
     }
 
-    /// Reads the state from the refusal of a copy, which counts more than HEAD.
+    /// Reads the state from the refusal of a copy, which outweighs HEAD.
     pub(super) fn refused(step: &'a Step, failure: &Failure) -> Self {
         Self {
             state: ArchiveState::Archived,

@@ -3,12 +3,12 @@
 //!
 //! Attributes that HEAD does not show are read first, so that an object without a required
 //! attribute fails before anything is published ([`source`]). The request that creates the object
-//! carries them; if the server refuses an attribute that is only tried, the request is sent again
-//! without it ([`attribute_fallback`](crate::plan::attribute_fallback)). Attributes that no header
-//! can carry (annotations and long tags) are set once the object exists, before its receipt is
-//! written ([`late`]).
+//! carries them; if the server refuses an attribute with the policy `try`, the request is sent
+//! again without it ([`attribute_fallback`](crate::plan::attribute_fallback)). Attributes that no
+//! header can carry (annotations and long tags) are set once the object exists, before its receipt
+//! is written ([`late`]).
 //!
-//! If a bucket denies a permission, the run remembers that
+//! If a bucket denies a permission, the run remembers the refusal
 //! ([`Refusals`](crate::execute::refusals::Refusals)) and sends no such request for later objects.
 //! Each receipt still records the loss.
 
@@ -41,19 +41,19 @@ use source::{Annotation, SourceAttributes};
 /// The attributes of one object, and the attempts to set them.
 pub(super) struct TargetAttributes<'w> {
     context: &'w TransferContext,
-    /// All attributes that the job asks for, the same in every session.
+    /// All attributes that the job requests, the same in every session.
     requested: Attributes,
     /// The requested attributes that a header can carry and that the bucket is not known to refuse.
     possible: Attributes,
     /// The attributes in the next request: `possible`, or fewer after a refusal.
     sent: Attributes,
-    /// The search for a refused attribute, while there is one.
+    /// The search for a refused attribute, while it is in progress.
     elimination: Option<Elimination>,
     /// The tags that are set once the object exists.
     late_tags: Vec<Tag>,
     /// The annotations that are set once the object exists.
     annotations: Vec<Annotation>,
-    /// The tags of the source, if S3 copies them by itself and they were read to compare them.
+    /// The tags of the source, if S3 copies the tags itself and they were read for comparison.
     carried: Option<Vec<Tag>>,
     /// The request that carries the attributes.
     write: Operation,
@@ -63,17 +63,17 @@ pub(super) struct TargetAttributes<'w> {
 struct Elimination {
     /// The first refusal.
     refusal: Failure,
-    /// The attributes that the next request leaves out.
+    /// The attributes that the next request omits.
     left_out: Vec<Attribute>,
-    /// The attributes that the requests after it leave out.
+    /// The attributes to omit in each of the following requests.
     next: std::vec::IntoIter<Vec<Attribute>>,
 }
 
 impl<'w> TargetAttributes<'w> {
     /// Records the loss of tags that s3haul may not read, for a copy that an earlier session made.
     ///
-    /// In a new copy, a refused `CopyObject` shows the missing permission. Here nothing is copied,
-    /// so the tags are read to find out.
+    /// For a new copy, a refused `CopyObject` shows the missing permission. Here nothing is copied,
+    /// so reading the tags is the only test.
     pub(super) async fn record_unreadable_tags(
         &self,
         source: &PinnedSource<'_>,
@@ -109,7 +109,7 @@ impl<'w> TargetAttributes<'w> {
     }
 
     /// Reads the tags for a copy that an earlier run made without them. Returns the source's tags
-    /// and those that the job sets.
+    /// merged with the tags that the job sets.
     pub(super) async fn tags_of_copy(
         context: &TransferContext,
         source: &PinnedSource<'_>,
@@ -151,8 +151,8 @@ impl<'w> TargetAttributes<'w> {
         draft.notes.extend(spec.note.map(str::to_owned));
         let mut possible = spec.attributes;
         let reads = Reads::of(transfer, capabilities, route);
-        // HEAD shows the number of tags only to those who may read them, so a count needs no look
-        // at earlier refusals.
+        // HEAD shows the number of tags only to callers that may read them, so with a count no
+        // earlier refusal matters.
         let is_carried = possible.tags == Tags::AsSource;
         let mut carried = None;
         if reads.tags {
@@ -223,7 +223,7 @@ impl<'w> TargetAttributes<'w> {
         }
     }
 
-    /// Returns all attributes that the job asks for, even if the server does not accept them.
+    /// Returns all attributes that the job requests, even if the server does not accept them.
     pub(super) fn requested(&self) -> &Attributes {
         &self.requested
     }
@@ -233,7 +233,8 @@ impl<'w> TargetAttributes<'w> {
         &self.sent
     }
 
-    /// Returns the attributes that the published object is compared with. `head` is the source's.
+    /// Returns the attributes that the published object is compared with. `head` describes the
+    /// source.
     pub(super) fn asked(&self, head: &Head) -> Asked<'_> {
         let sides = &self.context.sides;
         let customer_key = sides.destination.client().customer_key().is_some();
@@ -286,15 +287,15 @@ impl<'w> TargetAttributes<'w> {
                     self.record_left_out(draft);
                     return Ok(answer);
                 }
-                Err(failure) => Box::pin(self.drop_next(source, failure, draft)).await?,
+                Err(failure) => Box::pin(self.omit_next_suspect(source, failure, draft)).await?,
             }
         }
     }
 
-    /// Creates a multipart upload. If an attempt got no answer and a later one succeeds, aborts the
-    /// upload that the first one may have created. Leaves out refused attributes only if there is a
-    /// source.
-    pub(super) async fn initiate(
+    /// Creates a multipart upload. If an attempt got no response and a later attempt succeeds,
+    /// aborts the upload that the earlier attempt may have created. Retries without refused
+    /// attributes only if there is a source.
+    pub(super) async fn create_with_fallback(
         &mut self,
         source: Option<&PinnedSource<'_>>,
         key: &ObjectKey,
@@ -322,7 +323,7 @@ impl<'w> TargetAttributes<'w> {
                     let Some(source) = source else {
                         return Err(failure);
                     };
-                    let dropped = Box::pin(self.drop_next(source, failure, draft)).await;
+                    let dropped = Box::pin(self.omit_next_suspect(source, failure, draft)).await;
                     dropped.map_err(|failure| {
                         let attempts = failure.details().attempts.max(unanswered_attempts);
                         failure.after(attempts)
@@ -332,9 +333,9 @@ impl<'w> TargetAttributes<'w> {
         }
     }
 
-    /// Leaves out the next suspected attribute, so that the request can be sent again. Returns the
+    /// Omits the next suspected attributes, so that the request can be sent again. Returns the
     /// failure if no attribute is left to suspect.
-    async fn drop_next(
+    async fn omit_next_suspect(
         &mut self,
         source: &PinnedSource<'_>,
         failure: Failure,
@@ -343,12 +344,13 @@ impl<'w> TargetAttributes<'w> {
         let transfer = &*self.context.sides.transfer;
         let elimination = match self.elimination.take() {
             Some(elimination) if failure.kind() == elimination.refusal.kind() => elimination,
-            // Without the suspected attributes, the request failed for another reason, so that one
-            // counts.
+            // Without the suspected attributes the request still fails, for another reason, so
+            // report this failure.
             Some(_) => return Err(failure),
             None => {
                 let mut optional = optional(&self.possible, transfer);
-                // CopyObject reads the tags itself, and a denied read looks like any other denial.
+                // CopyObject reads the source's tags itself, and a denied read of tags looks like
+                // any other denial.
                 if *failure.kind() == FailureKind::Denied
                     && self.possible.tags == Tags::AsSource
                     && optional.contains(&Attribute::Tags)
@@ -389,8 +391,8 @@ impl<'w> TargetAttributes<'w> {
         Ok(())
     }
 
-    /// Records the attributes that were left out as lost, because the server accepted the request
-    /// without them.
+    /// Records the omitted attributes as lost, because the server accepted the request without
+    /// them.
     fn record_left_out(&mut self, draft: &mut Draft) {
         let Some(Elimination {
             refusal, left_out, ..
@@ -490,8 +492,8 @@ impl<'w> TargetAttributes<'w> {
 }
 
 impl ObjectTask<'_> {
-    /// Sets the tags of an object that exists. Returns false, and records a loss, if the server
-    /// refuses tags that are only tried.
+    /// Sets the tags of an existing object. Returns false, and records a loss, if the server
+    /// refuses tags whose policy is `try`.
     pub(super) async fn try_late_tags(
         &mut self,
         at: (&str, Option<&str>),
@@ -527,7 +529,7 @@ impl ObjectTask<'_> {
         let Err(failure) = outcome else {
             return Ok(true);
         };
-        // A failure that may pass is no refusal, so the attribute is not given up for it.
+        // A temporary failure is not a refusal, so it must not make the object lose the attribute.
         let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
         if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
             let loss = refused(attribute, &failure, self.destination().name());
@@ -540,7 +542,7 @@ impl ObjectTask<'_> {
     /// Records a loss if the copy is encrypted more weakly than its source.
     pub(super) fn compare_encryption(&mut self, head: &Head, written: &Written) {
         // There is nothing to compare if the job names a customer key for the destination, or if
-        // the answer does not show the encryption.
+        // the response does not show the encryption.
         self.draft.losses.extend(weaker_encryption(
             head,
             written.encryption.as_ref(),

@@ -2,20 +2,20 @@
 //!
 //! [`ObjectTask::react_to_refusal`] decides for every conditional write:
 //!
-//! | answer | meaning | `PutObject` | `CopyObject` | Complete |
+//! | response | meaning | `PutObject` | `CopyObject` | Complete |
 //! |---|---|---|---|---|
 //! | 412 | another writer's object is at the key | skip it | skip it | skip it |
 //! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
-//! | 409 | another write was in progress | send again | plan again | look at the key; skip or plan again |
+//! | 409 | another write in progress | send again | plan again | check the key; skip or plan again |
 //!
 //! After a 404 the upload stays open, so Complete alone is sent again. After a 409, S3 requires a
 //! new upload. s3haul checks the key before it copies the parts again, in case another writer's
-//! object is there. A `CopyObject` is planned again because the answer may be about its source. A
+//! object is there. A `CopyObject` is planned again because the response may be about its source. A
 //! change in place is never skipped or sent again: s3haul checks the object, and changes it only if
 //! it still needs the change. If the condition turns out to hold after a 412, the server
-//! contradicts itself: a `CopyObject` is planned again, and other writes fail. A `PutObject` whose
-//! key has no object any more is sent again first, because the other object may have been deleted.
-//! If HEAD is denied, the 412 is the only evidence, and the object is skipped.
+//! contradicts itself: a `CopyObject` is planned again, and other writes fail. A `PutObject` is
+//! first sent again if its key no longer has an object, because the other object may have been
+//! deleted. If HEAD is denied, the 412 is the only evidence, and the object is skipped.
 
 use super::ObjectTask;
 use super::round_failure::RoundFailure;
@@ -31,7 +31,7 @@ use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition, Written};
 pub(super) enum RefusalCause {
     /// Another writer's object is at the key.
     Taken(Skip),
-    /// The object to be replaced is gone.
+    /// The object to be replaced was deleted.
     Deleted,
     /// Another write was in progress.
     Raced,
@@ -55,16 +55,17 @@ enum FoundAtKey {
 pub(super) enum RefusalReaction {
     /// Send the write again, with the condition that fits the current state.
     WriteAgain,
-    /// Leave the object at the key alone, unless it turns out to be a copy of this run.
+    /// Keep the object at the key and skip the write, unless the object turns out to be a copy of
+    /// this run.
     Leave(Skip),
 }
 
 /// The result of a conditional write.
 #[derive(Debug)]
 pub(super) enum WriteResult {
-    /// It created the object.
+    /// The write created the object.
     Written(Written),
-    /// Another writer's object is at the key, and was left alone.
+    /// Another writer's object is at the key and was not replaced.
     Left(Skip),
 }
 
@@ -72,8 +73,8 @@ pub(super) enum WriteResult {
 pub(super) const CONDITION_HOLDS: &str = "although the condition of the write holds";
 
 impl ObjectTask<'_> {
-    /// Returns the condition that a write sets for its key. The versions of a history have none:
-    /// from the second version on, the key exists, whatever `when` says.
+    /// Returns the condition that a write sets for its key. The writes of a version history have
+    /// none: from the second version on, the key exists regardless of `when`.
     pub(super) fn condition(&self, write: ConditionalWrite) -> WriteCondition {
         if self.step.history.is_some() {
             return WriteCondition::None;
@@ -113,7 +114,7 @@ impl ObjectTask<'_> {
 
     /// Checks the key after the server refused a write with this condition. If HEAD shows another
     /// object than the expected one, a list decides, because HEAD and list are rarely both wrong.
-    async fn look_at_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, RoundFailure> {
+    async fn inspect_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, RoundFailure> {
         let (destination, key) = (self.destination(), &self.step.key);
         let expected = match condition {
             WriteCondition::Matches(etag) => Some(etag),
@@ -138,8 +139,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the reason for the failure of a write with this condition, or `None` if the failure
-    /// is about something else.
+    /// Returns the cause for which a write with this condition was refused, or `None` if the
+    /// failure is not about the condition.
     pub(super) fn classify_refusal(
         &self,
         condition: &WriteCondition,
@@ -151,13 +152,13 @@ impl ObjectTask<'_> {
                 WriteCondition::Absent | WriteCondition::Matches(_),
             ) => Some(RefusalCause::Taken(self.skip_of_taken())),
             (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(RefusalCause::Deleted),
-            // S3 answers with a conflict to a write without a condition too.
+            // S3 can return a conflict for a write without a condition too.
             (FailureKind::Conflict, _) => Some(RefusalCause::Raced),
             _ => None,
         }
     }
 
-    /// Decides what follows from the failure of a write. `may_repeat` is false after the last
+    /// Decides how to continue after the failure of a write. `may_repeat` is false after the last
     /// attempt.
     ///
     /// # Errors
@@ -206,7 +207,7 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Decides what follows if another writer's object is at the key.
+    /// Decides how to continue if another writer's object is at the key.
     async fn react_to_taken_key(
         &self,
         write: ConditionalWrite,
@@ -219,14 +220,14 @@ impl ObjectTask<'_> {
             // The caller checks the object, which may be a copy of this run.
             ConditionalWrite::Put => return Ok(RefusalReaction::Leave(skip)),
             // In place, the object is its own source. The caller has found it unchanged, so the
-            // cause of the refusal is gone.
+            // cause of the refusal has passed.
             ConditionalWrite::Copy if is_in_place => {
                 return Err(Replan::DestinationChanged.after(failure));
             }
             ConditionalWrite::Copy | ConditionalWrite::Complete => {}
         }
         // Without the permission to send HEAD, the refusal is the only evidence.
-        let holds = match self.look_at_key(condition).await? {
+        let holds = match self.inspect_key(condition).await? {
             FoundAtKey::Nothing | FoundAtKey::Expected => true,
             FoundAtKey::Another | FoundAtKey::Hidden => false,
         };
@@ -239,9 +240,9 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Decides what follows if another write was in progress at Complete, so that S3 requires a new
-    /// upload. Checks the key before all parts are copied again: if another writer's object is
-    /// there by now, the server would refuse the next Complete too.
+    /// Decides how to continue if another write was in progress at Complete, so that S3 requires a
+    /// new upload. Checks the key before all parts are copied again: if it holds another writer's
+    /// object by now, the server would refuse the next Complete too.
     async fn after_race(
         &mut self,
         condition: &WriteCondition,
@@ -251,7 +252,7 @@ impl ObjectTask<'_> {
         if *condition == WriteCondition::None {
             return Err(again);
         }
-        match self.look_at_key(condition).await? {
+        match self.inspect_key(condition).await? {
             FoundAtKey::Another => Ok(RefusalReaction::Leave(self.skip_of_taken())),
             FoundAtKey::Nothing => {
                 self.destination_state = DestinationState::Absent;

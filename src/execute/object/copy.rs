@@ -1,9 +1,9 @@
 //! Runs one round of a server-side copy.
 //!
-//! HEAD of the source pins the version and `ETag` that every later request names. It shows the
+//! HEAD of the source pins the version and `ETag` that every later request names. HEAD shows the
 //! attributes to set, the checksum to compare with, and the size that selects the route, because
 //! the listed size may be old. HEAD also shows which proof is possible: if the job demands a
-//! stronger one, the object fails before a byte is copied. Small objects need no HEAD if the list
+//! stronger proof, the object fails before a byte is copied. Small objects need no HEAD if the list
 //! shows enough ([`from_list`]).
 
 mod from_list;
@@ -43,8 +43,8 @@ pub(super) struct CopyRound<'t, 'w> {
 }
 
 impl<'w> ObjectTask<'w> {
-    /// Runs a round: sends HEAD to the source, plans the copy, and either makes it or proves the
-    /// existing one.
+    /// Runs a round: sends HEAD to the source, plans the copy, and either makes the copy or proves
+    /// an existing one.
     pub(super) async fn copy_round(&mut self, bucket: &'w Bucket) -> Result<Ending, RoundFailure> {
         let (context, step) = (self.context, self.step);
         let slot = self.request_slot(self.wanted_slot()).await?;
@@ -149,7 +149,8 @@ impl<'w> ObjectTask<'w> {
         PinnedSource { bucket, head, pin }
     }
 
-    /// Returns an error if HEAD contradicts the list, or shows another object than that of `as_of`.
+    /// Returns an error if HEAD contradicts the list, or shows another object than the one at the
+    /// time `as_of`.
     fn verify_against_list(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
         let entry = &self.step.entry;
         let PinnedSource { bucket, head, .. } = source;
@@ -169,7 +170,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Skips an object that was overwritten after it was listed, if the selection excludes the
-    /// object that HEAD shows. Does not skip it if an earlier round has already written it.
+    /// object that HEAD shows. Does not skip the object if an earlier round has already written it.
     fn excluded_since_listing(&mut self, head: &Head) -> Option<Ending> {
         let listed = &self.step.entry;
         let is_written = self.destination_state != self.step.destination_state
@@ -184,7 +185,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Accepts the object at the key as the copy if more than its size proves that it equals the
-    /// source. Otherwise skips it for the reason `otherwise`.
+    /// source. Otherwise skips the object for the reason `otherwise`.
     async fn accept_if_proven(
         &mut self,
         source: &Bucket,
@@ -235,8 +236,8 @@ impl CopyRound<'_, '_> {
         Err(self.task.unprovable(why))
     }
 
-    /// Confirms the size by a read if HEAD is not trusted and no list has shown the size. Needed
-    /// for copies in parts only: after a copy in one request, HEAD of the copy shows the size.
+    /// Confirms the size by a read if HEAD is not trusted and no list has shown the size. Only
+    /// copies in parts need this: after a copy in one request, HEAD of the copy shows the size.
     async fn confirm_size(&self) -> Result<(), RoundFailure> {
         let PinnedSource { bucket, head, pin } = &*self.source;
         let is_listed = !matches!(self.task.context.sides.transfer.from, Source::Object { .. });
@@ -252,7 +253,7 @@ impl CopyRound<'_, '_> {
         Expected::of(&self.source.head, self.source.bucket.capabilities())
     }
 
-    /// Sets the attributes that no header carries, if the object was written.
+    /// Sets the attributes that no header can carry, if the object was written.
     async fn set_late_attributes(&mut self, ending: &Ending) -> Result<(), RoundFailure> {
         self.target
             .set_late_attributes(Some(&self.source), ending, self.task)
@@ -289,7 +290,7 @@ impl CopyRound<'_, '_> {
         self.prove_and_finish(written, Some(slot)).await
     }
 
-    /// Proves a copy that one request wrote, and sets the attributes that no header carries.
+    /// Proves a copy that one request wrote, and sets the attributes that no header can carry.
     async fn prove_and_finish(
         &mut self,
         written: Written,
@@ -309,7 +310,7 @@ impl CopyRound<'_, '_> {
         Ok(ending)
     }
 
-    /// Handles a failed `CopyObject`. Its 412 or 404 may be about the source or the destination.
+    /// Handles a failed `CopyObject`. A 412 or 404 may be about the source or the destination.
     async fn handle_failed_copy(
         &mut self,
         condition: &WriteCondition,
@@ -327,7 +328,7 @@ impl CopyRound<'_, '_> {
             .react_to_refusal(write, condition, failure, false)
             .await?
         {
-            // The object comes from another writer, or from an earlier attempt whose answer was
+            // The object comes from another writer, or from an earlier attempt whose response was
             // lost, perhaps in an earlier round.
             RefusalReaction::Leave(skip) if self.task.draft.attempts > 1 => {
                 self.accept_existing_copy(skip).await
@@ -368,7 +369,8 @@ impl CopyRound<'_, '_> {
     }
 
     /// Asks the planner about the object again, unless the last plan still fits the source. Returns
-    /// the reason to skip the object if it cannot be proven, or a [`Replan`] if it must be copied.
+    /// the reason to skip the object if the copy cannot be proven, or a [`Replan`] if the object
+    /// must be copied.
     async fn ask_planner_again(&mut self, reason: Skip) -> Result<Skip, RoundFailure> {
         let task = &mut *self.task;
         let (sides, step) = (&task.context.sides, task.step);

@@ -1,9 +1,9 @@
 //! Runs one round of a local file.
 //!
 //! A file is opened once and read with `pread`, so that its parts can be read in parallel, without
-//! a shared position and without the whole file in memory. If its size or times changed while it
-//! was read, it is sent again. [`put`](super::put) sends a small file, and
-//! [`local`](super::upload::local) the parts of a large one.
+//! a shared position and without the whole file in memory. If the size or times of the file changed
+//! while it was read, the file is sent again. [`put`](super::put) sends a small file;
+//! [`local`](super::upload::local) sends the parts of a large file.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl<'w> ObjectTask<'w> {
         let slot = self.request_slot(SlotKind::Small).await?;
         let path = Arc::new(local::path_of(root, &step.entry));
         // One blocking call opens a small file, reads it, and checks it again, because each call
-        // costs a switch of threads.
+        // costs a thread switch.
         let mut permit = reserve(
             Arc::clone(&context.memory),
             step.entry.size.min(READ_AT_ONCE),
@@ -74,7 +74,7 @@ impl<'w> ObjectTask<'w> {
         let route = context
             .sides
             .route(stamp.size, &step.entry.key, &step.key)?;
-        self.draft.takes(stamp.size, &route);
+        self.draft.set_size_and_route(stamp.size, &route);
         let target = TargetAttributes::of_upload(context, &step.key);
         if let Route::MultipartUpload(layout) = route {
             drop((slot, permit, read));
@@ -96,7 +96,7 @@ impl<'w> ObjectTask<'w> {
         ending
     }
 
-    /// Sends the parts of a file, and publishes them if it has not changed meanwhile.
+    /// Sends the parts of a file, and publishes them if the file has not changed meanwhile.
     async fn send_file(
         &mut self,
         file: OpenFile,

@@ -1,8 +1,8 @@
 //! Decides the layout of a copy, and finds the part boundaries of its source if the job keeps them.
 //!
 //! HEAD of the source shows whether its parts can be kept at all ([`crate::plan::replay`]). HEAD of
-//! its first part then suggests a uniform layout, which fits nearly every upload. Only if that does
-//! not fit, or makes another `ETag` than the source's, s3haul sends HEAD for each part.
+//! its first part then suggests a uniform layout, which fits nearly every upload. s3haul sends HEAD
+//! for each part only if that layout does not fit, or produces another `ETag` than the source's.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -23,8 +23,8 @@ use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation};
 const HEADS_AT_ONCE: usize = 64;
 
 impl ObjectTask<'_> {
-    /// Returns the route of an object whose HEAD is known, and the slot that the caller holds from
-    /// then on.
+    /// Returns the route of an object whose HEAD is known, and the slot that the caller must hold
+    /// from now on.
     pub(super) async fn route_after_head(
         &mut self,
         source: &PinnedSource<'_>,
@@ -39,7 +39,7 @@ impl ObjectTask<'_> {
     }
 
     /// Returns the route that gives the copy the source's own parts, if the server shows them;
-    /// otherwise the `usual` one.
+    /// otherwise returns the `usual` route.
     async fn replayed_route(
         &mut self,
         source: &PinnedSource<'_>,
@@ -90,7 +90,7 @@ impl ObjectTask<'_> {
                 return Ok((Route::MultipartCopy(layout), slot));
             }
         }
-        // Each HEAD takes its own slot, so a run with a single slot would wait for itself.
+        // Each HEAD takes its own slot, so a run with a single slot would deadlock.
         drop(slot);
         let lengths = self.part_lengths(source, count).await?;
         let slot = self.request_slot(SlotKind::Small).await?;
@@ -122,8 +122,8 @@ impl ObjectTask<'_> {
     }
 
     /// Returns a copy in one request if the job demands a checksum, only such a copy keeps it, and
-    /// the size allows it; otherwise the `usual` route. Also returns the latter if a copy in one
-    /// request would not be safe on this server.
+    /// the size allows it. Otherwise, or if a copy in one request would not be safe on this server,
+    /// returns the `usual` route.
     fn checksum_keeping_route(&self, head: &Head, usual: Route) -> Route {
         let transfer = &self.context.sides.transfer;
         let destination = self.context.sides.destination.capabilities();

@@ -1,4 +1,4 @@
-//! Reads local files: opens a file, notices that it changed, and reads its parts into memory.
+//! Reads local files: opens a file, detects changes to it, and reads its parts into memory.
 
 use std::fs::File;
 use std::io;
@@ -91,7 +91,7 @@ impl OpenFile {
     }
 }
 
-/// Reserves memory for `bytes`, or all memory if that is less.
+/// Reserves memory for `bytes`, but at most [`UPLOAD_MEMORY_MIB`].
 pub(super) async fn reserve(memory: Arc<Semaphore>, bytes: u64) -> Option<OwnedSemaphorePermit> {
     let mib = u32::try_from(bytes.div_ceil(MIB))
         .unwrap_or(u32::MAX)
@@ -106,7 +106,7 @@ pub(super) fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) ->
     buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
-/// Runs file work in a thread for blocking work. A file that ends early has changed.
+/// Runs a file operation in a thread for blocking work. A file that ends early has changed.
 pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     context: impl FnOnce() -> io::Result<T> + Send + 'static,

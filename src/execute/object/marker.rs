@@ -1,4 +1,4 @@
-//! Writes the delete markers of a history.
+//! Writes the delete markers of a version history.
 
 use super::ObjectTask;
 use super::round_failure::RoundFailure;
@@ -8,8 +8,8 @@ use crate::pace::slots::SlotKind;
 use crate::s3::{Failure, FailureKind, ListedVersion, Operation, Written};
 
 impl ObjectTask<'_> {
-    /// Writes a delete marker where the source has one. It hides the older versions and destroys
-    /// none.
+    /// Writes a delete marker where the source has one. The marker hides the older versions and
+    /// destroys none.
     pub(super) async fn write_marker(&mut self) -> Result<Ending, RoundFailure> {
         let step = self.step;
         let _slot = self.request_slot(SlotKind::Small).await?;
@@ -20,7 +20,7 @@ impl ObjectTask<'_> {
         let destination = self.destination();
         let answer = destination.append_marker(&step.key, &latest).await?;
         self.draft.attempts += answer.attempts;
-        // If the answer was lost, this is the newest version of the key.
+        // If the response was lost, this value describes the newest version of the key.
         let mut made = answer.value;
         if !made.etag.is_empty() {
             let message = "another writer's version is where the delete marker should be";
@@ -47,8 +47,9 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns true if the newest version of a key is the delete marker that was just written. A server
-/// that names no version in its answer must show a marker that was not there before.
+/// Returns true if the newest version of a key is the delete marker that was just written. If the
+/// response names no version, the marker must be another version than the latest one before the
+/// write.
 fn is_made(newest: &ListedVersion, made: &Written, latest: &LatestVersion) -> bool {
     newest.is_marker
         && match &made.version {
@@ -57,7 +58,7 @@ fn is_made(newest: &ListedVersion, made: &Written, latest: &LatestVersion) -> bo
         }
 }
 
-/// Describes the version that is where the delete marker should be.
+/// Describes the version found in place of the delete marker.
 fn not_newest(newest: &ListedVersion) -> String {
     let what = if newest.is_marker {
         "another delete marker"

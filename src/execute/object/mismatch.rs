@@ -1,9 +1,10 @@
-//! Handles a published copy that is not equal to its source, or not proven as the job demands.
+//! Handles a published copy that is not equal to its source, or lacks the proof that the job
+//! demands.
 //!
-//! s3haul deletes nothing unless the job says so, and then only the object that this run wrote: in
-//! a versioned bucket that version, elsewhere the object on the condition that it still has the
-//! `ETag` of the copy. If the server cannot be trusted with that condition, the copy stays, and the
-//! report says so.
+//! s3haul deletes nothing unless the job says so, and then only the object that this run wrote. In
+//! a versioned bucket, it deletes that version; elsewhere, it deletes the object on the condition
+//! that it still has the `ETag` of the copy. If the server cannot be trusted to check that
+//! condition, the copy stays, and the report says so.
 
 use super::ObjectTask;
 use crate::execute::receipt::Proof;
@@ -98,8 +99,9 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Checks that a bad copy is gone after the server confirmed its removal, and returns the
-    /// outcome in words. Servers other than Amazon S3 may confirm the removal and keep the copy.
+    /// Checks that a bad copy no longer exists after the server confirmed its removal, and returns
+    /// the outcome in words. Servers other than Amazon S3 may confirm the removal and keep the
+    /// copy.
     async fn confirm_removal(&self, version: Option<&str>, etag: &str) -> String {
         let (destination, key) = (self.destination(), &self.step.key);
         let removed = version.map_or_else(

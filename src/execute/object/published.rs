@@ -1,12 +1,12 @@
 //! Proves that a published object is equal to its source and has the requested attributes.
 //!
-//! The answer to the write is the first evidence. HEAD of the object follows:
+//! The response to the write is the first evidence. A HEAD of the object follows:
 //!
-//! - after an upload in parts, always: no answer shows that the server copied the requested ranges,
-//!   or that it published all parts;
-//! - after a single request, if the answer proves nothing, or if the bucket has not shown yet that
-//!   it keeps the requested attributes;
-//! - with `trust: nothing`, always, and then only HEAD is evidence.
+//! - after an upload in parts, always: no response shows that the server copied the requested
+//!   ranges, or that it published all parts;
+//! - after a single request, if the response proves nothing, or if the bucket has not yet been seen
+//!   to keep the requested attributes;
+//! - with `trust: nothing`, always; then only the HEAD is evidence.
 //!
 //! HEAD is compared with the request too ([`crate::plan::asked`]), because servers other than
 //! Amazon S3 may ignore what they do not support.
@@ -34,15 +34,16 @@ use crate::s3::{
 /// A published object, and the evidence to prove it by.
 #[derive(Debug)]
 pub(super) struct PublishedObject<'a> {
-    /// The answer to its write.
+    /// The response to its write.
     pub(super) written: &'a Written,
-    /// The checksum and `ETag` that its parts make.
+    /// The checksum and `ETag` computed from its parts.
     pub(super) made: &'a FromParts,
     /// The number of its parts; 0 if one request wrote it.
     pub(super) parts: u32,
-    /// True if `prove` must compare its attributes with the request; false if the caller does that.
+    /// True if `prove` must compare its attributes with the request; false if the caller compares
+    /// them.
     pub(super) compares: bool,
-    /// The request slot for HEAD; `None` if the caller holds one. It is released before bytes are
+    /// The request slot for HEAD; `None` if the caller holds a slot. Released before bytes are
     /// read, because each read takes its own slot.
     pub(super) slot: Option<Slot>,
 }
@@ -50,7 +51,7 @@ pub(super) struct PublishedObject<'a> {
 /// The properties that HEAD of a published object must show.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadCheck<'a> {
-    /// The answer to the write.
+    /// The response to the write.
     pub(super) written: &'a Written,
     /// The size of the object.
     pub(super) size: u64,
@@ -66,15 +67,15 @@ pub(super) struct HeadCheck<'a> {
 /// The result of a [`HeadCheck`].
 #[derive(Debug)]
 pub(super) struct HeadResult {
-    /// The verdict on the bytes. After a contradiction, nothing else was compared.
+    /// The verdict on the bytes. After a contradiction, the attributes were not compared.
     pub(super) verdict: ProofVerdict,
-    /// The answer to HEAD; `None` if HEAD is denied and not needed.
+    /// The response to HEAD; `None` if HEAD is denied and not needed.
     pub(super) found: Option<Head>,
 }
 
 impl CopyRound<'_, '_> {
-    /// Returns the proof of the published object. Fails it if it is not equal, lacks a required
-    /// attribute, or has a weaker proof than the job demands.
+    /// Returns the proof of the published object. Fails the object if it is not equal, lacks a
+    /// required attribute, or has a weaker proof than the job demands.
     pub(super) async fn prove(
         &mut self,
         mut expected: Expected,
@@ -96,15 +97,15 @@ impl CopyRound<'_, '_> {
         let mut verdict = judge_answer(&expected, written, made, content_etags);
         let believes = capabilities.believes_answers();
         let mut checksum = written.checksum.clone().filter(|_| believes);
-        // Complete named the checksum that the parts make, and such a server compares it with what
-        // it publishes. So the size is right too.
+        // Complete named the checksum computed from the parts, and a server with checksums compares
+        // it with the object that it publishes. So the size is right too.
         let is_size_checked = made.checksum.is_some() && capabilities.checksums;
         let is_unanswered =
             verdict == ProofVerdict::Unknown && !(policy.verify == Verify::Size && is_size_checked);
         let must_look = is_unanswered || !believes;
         let is_contradicted = matches!(verdict, ProofVerdict::Contradicted(_));
         let is_unproven =
-            asked.is_some_and(|asked| context.refusals.needs_look(destination, asked));
+            asked.is_some_and(|asked| context.refusals.needs_head_check(destination, asked));
         if (must_look || parts > 0 || is_unproven) && !is_contradicted {
             let look = HeadCheck {
                 written,
@@ -133,7 +134,7 @@ impl CopyRound<'_, '_> {
                 .await
             {
                 Ok(compared) => verdict = compared,
-                // The copy keeps the proof that it has so far.
+                // The copy keeps its current proof.
                 Err(RoundFailure::Stopped) if policy.verify != Verify::RequireChecksum => {
                     let note = "proof: the run was stopped before the bytes were read";
                     self.task.draft.notes.push(note.to_owned());
@@ -151,8 +152,8 @@ impl CopyRound<'_, '_> {
         Ok(self.task.require_strength(proof)?)
     }
 
-    /// Compares both sides by reading them. Does not read the source if its checksum is known in
-    /// the same algorithm, or the destination if it has a `stored` checksum.
+    /// Compares both sides by reading them. Does not read the destination if it has a `stored`
+    /// checksum, nor the source if its checksum is known in the same algorithm.
     async fn compare_by_reading(
         &self,
         expected: &mut Expected,
@@ -235,7 +236,7 @@ impl CopyRound<'_, '_> {
 impl ObjectTask<'_> {
     /// Sends HEAD for the object that was just written, and compares its size, parts, version, and
     /// attributes with the request; `judge` compares its bytes. Remembers which attributes the
-    /// bucket keeps. If HEAD is denied and not needed, the check is left out.
+    /// bucket keeps. Skips the check if HEAD is denied and not needed.
     ///
     /// # Errors
     /// Fails if the object does not exist, if HEAD fails, or if a required attribute is missing.
@@ -320,7 +321,7 @@ impl ObjectTask<'_> {
             differences.remove(lost);
         }
         let has_all = differences.is_empty();
-        // A loss that is known already is not recorded twice.
+        // Do not record a known loss twice.
         differences.retain(|(attribute, _)| {
             !self
                 .draft
@@ -347,8 +348,8 @@ impl ObjectTask<'_> {
         Ok(has_all)
     }
 
-    /// Asks for an attribute that HEAD does not show. Returns its difference from the request, if
-    /// there is one.
+    /// Requests an attribute that HEAD does not show. Returns its difference from the requested
+    /// value, if there is one.
     async fn ask_about(
         &mut self,
         written: &Written,
@@ -390,7 +391,7 @@ impl ObjectTask<'_> {
     /// Writes back the tags that a change in place has removed from the object.
     ///
     /// # Errors
-    /// Fails if that is not possible. The message contains the tags, because they are stored
+    /// Fails if the tags cannot be written. The message contains the tags, because they are stored
     /// nowhere else.
     async fn put_back(&mut self, written: &Written, tags: &[Tag]) -> Result<(), RoundFailure> {
         let at = (written.etag.as_str(), written.version.as_deref());

@@ -1,7 +1,7 @@
 //! Sends a small object in one request, and proves it.
 //!
-//! The answer proves the bytes if it confirms the checksum that was sent, or if its `ETag` is the
-//! MD5 of the bytes. Otherwise HEAD of the object follows.
+//! The response proves the bytes if it confirms the checksum that was sent, or if its `ETag` is the
+//! MD5 of the bytes. Otherwise a HEAD of the object follows.
 
 use std::sync::atomic::Ordering;
 
@@ -69,7 +69,7 @@ impl ObjectTask<'_> {
         Ok(Self::done(proof, written))
     }
 
-    /// Sends the bytes, and sends them again if the write needs another condition meanwhile.
+    /// Sends the bytes, and sends them again if the write meanwhile needs another condition.
     async fn put_conditionally(
         &mut self,
         body: &Bytes,
@@ -100,8 +100,8 @@ impl ObjectTask<'_> {
                 attempt < PUT_ATTEMPTS,
             );
             if let RefusalReaction::Leave(skip) = next.await? {
-                // The object comes from another writer, or from an earlier attempt whose answer was
-                // lost.
+                // The object comes from another writer, or from an earlier attempt whose response
+                // was lost.
                 let found = match destination.head(key, None).await {
                     Ok(found) => found.written(),
                     // Without the permission to send HEAD, the refusal is the only evidence.
@@ -133,9 +133,9 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Sends HEAD for an object whose bytes the answer proves, if answers are not trusted, or if
-    /// the bucket has not shown yet that it keeps the requested attributes. If the `ETag` is the
-    /// proof, HEAD must show the same one.
+    /// Sends HEAD for an object whose bytes the response proves, if responses are not trusted, or
+    /// if the bucket has not yet been seen to keep the requested attributes. If the `ETag` is the
+    /// proof, HEAD must show the same `ETag`.
     async fn confirm(
         &mut self,
         written: &Written,
@@ -151,7 +151,7 @@ impl ObjectTask<'_> {
         };
         if !look
             .asked
-            .is_some_and(|asked| self.context.refusals.needs_look(destination, asked))
+            .is_some_and(|asked| self.context.refusals.needs_head_check(destination, asked))
         {
             return Ok(());
         }
@@ -168,9 +168,9 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Proves an object by its size, because the answer to its write proves nothing. Sends HEAD to
-    /// compare the size and the attributes, unless the job demands the size only, the server is
-    /// trusted, and the answer does not contradict the bytes.
+    /// Proves an object by its size, because the response to its write proves nothing. Sends HEAD
+    /// to compare the size and the attributes, unless the job demands the size only, the server is
+    /// trusted, and the response does not contradict the bytes.
     async fn prove_by_size(
         &mut self,
         written: &Written,
@@ -178,7 +178,7 @@ impl ObjectTask<'_> {
         attributes: &Attributes,
     ) -> Result<Proof, RoundFailure> {
         let destination = self.destination();
-        // True if the profile says so, or if an upload of this run had an MD5 as its ETag.
+        // True if the provider profile says so, or if an upload of this run had an MD5 as its ETag.
         let server_uses_md5 = self
             .context
             .refusals
@@ -193,7 +193,8 @@ impl ObjectTask<'_> {
                 is_only_proof: true,
                 ..self.head_check(written, attributes, Operation::PutObject)
             };
-            // Only HEAD shows whether the object has a KMS key, with which the ETag is no MD5.
+            // Only HEAD shows whether the object is encrypted with a KMS key. If it is, the ETag is
+            // not an MD5.
             if let Some(found) = Box::pin(self.check_sent(look)).await?
                 && let Some(what) =
                     md5_contradiction(&md5, &found.etag, server_uses_md5 && !found.kms)
@@ -205,8 +206,8 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Judges the bytes by the answer. Returns a proof, a contradiction, or `None` if the answer shows
-/// neither.
+/// Judges the bytes by the response. Returns a proof, a contradiction, or `None` if the response
+/// shows neither.
 fn strong_proof(
     body: &Bytes,
     sent: Option<&Checksum>,

@@ -1,9 +1,11 @@
 //! Sets the tags that an earlier run could not set, without copying the object again. `retry` names
-//! such copies, and the planner finds those that a killed session left ([`Reason::LacksTags`]).
+//! such copies, and the planner finds the copies that a killed session left without tags
+//! ([`Reason::LacksTags`]).
 //!
 //! S3 changes tags without a write of the object: nothing is copied, and a versioned bucket gets no
 //! new version. s3haul does this only if the destination still has the copy of the earlier run and
-//! the source has not changed since. Otherwise it copies the object again, with all its attributes.
+//! the source has not changed since. Otherwise s3haul copies the object again, with all its
+//! attributes.
 
 use serde_json::Value;
 
@@ -84,8 +86,8 @@ impl<'w> ObjectTask<'w> {
         }))
     }
 
-    /// Returns the proof of a copy that the planner found without its tags, as far as HEAD shows
-    /// it. Returns `None` if the copy is known to be wrong, or if the job demands a stronger proof.
+    /// Returns the proof that HEAD gives of a copy that the planner found without its tags. Returns
+    /// `None` if the copy is known to be wrong, or if the job demands a stronger proof.
     fn proof_of_untagged(&self, source: &PinnedSource<'_>, found: &Head) -> Option<Proof> {
         let (_, place) = self.context.location(self.step);
         if self.context.resumed.unproven.contains(&place) {
@@ -98,7 +100,8 @@ impl<'w> ObjectTask<'w> {
             ProofVerdict::Unknown => Proof::Size,
             ProofVerdict::Contradicted(_) => return None,
         };
-        // Only after a copy are bytes read.
+        // `prove: read` reads bytes only after a copy, so copy again unless a checksum proves the
+        // object.
         let is_to_be_read = self.context.sides.transfer.proof.prove == Prove::Read;
         let proof = self.require_strength(proof).ok()?;
         (proof.is_checksum() || !is_to_be_read).then_some(proof)

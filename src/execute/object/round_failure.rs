@@ -1,12 +1,12 @@
-//! Defines the reasons why a round ends without the object.
+//! Defines the reasons why a round does not end its object.
 
 use crate::execute::replan::Replan;
 use crate::s3::{Failure, FailureKind};
 
-/// The reason why a round ended without the object.
+/// The reason why a round did not end its object.
 #[derive(Clone, Debug)]
 pub(crate) enum RoundFailure {
-    /// The object must be planned again. Holds the failure that led to this, if there is one.
+    /// The object must be planned again. Holds the failure that caused it, if there is one.
     Replan(Replan, Option<Failure>),
     /// The run stops.
     Stopped,
@@ -51,7 +51,7 @@ impl From<Failure> for RoundFailure {
 }
 
 impl Replan {
-    /// Returns the failure of a round that ended for this reason after this failure.
+    /// Returns the result of a round that must be repeated for this reason because of `failure`.
     pub(crate) const fn after(self, failure: Failure) -> RoundFailure {
         RoundFailure::Replan(self, Some(failure))
     }

@@ -18,7 +18,7 @@ pub(super) const READ_ALGORITHM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvm
 /// The method of computing the checksums of parts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChecksumMethod {
-    /// The algorithm that the upload declared, with which the server checks each part.
+    /// The algorithm that the upload declared. The server checks each part with it.
     pub(super) algorithm: Option<ChecksumAlgorithm>,
     /// True if no algorithm was declared and the destination will be read.
     pub(super) reads: bool,
@@ -29,9 +29,9 @@ pub(super) struct ChecksumMethod {
 pub(super) enum PartChecksum {
     /// A checksum that the server checks.
     Declared(Checksum),
-    /// A checksum that is compared with that of the bytes that are read back.
+    /// A checksum to compare with the checksum of the bytes that are read back.
     ForRead(String),
-    /// The MD5, which is compared with the `ETag` of the part.
+    /// The MD5, to compare with the `ETag` of the part.
     Md5(String),
 }
 
@@ -68,7 +68,7 @@ pub(super) fn is_comparable(sent: &Checksum, stored: &Checksum) -> bool {
     (sent.algorithm, sent.kind) == (stored.algorithm, stored.kind)
 }
 
-/// Returns the proof that two comparable checksums give, or a sentence if they differ.
+/// Returns the proof that two comparable checksums give, or a message if they differ.
 pub(super) fn prove_equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
     if sent.value == stored.value {
         return Ok(sent.algorithm.into());
@@ -79,8 +79,8 @@ pub(super) fn prove_equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, S
     ))
 }
 
-/// Returns a sentence if an `ETag` contradicts bytes with this MD5. Returns `None` if the `ETag` is
-/// no MD5, or if the server's `ETag`s are not known to be MD5s.
+/// Returns a message if an `ETag` contradicts bytes with this MD5. Returns `None` if the `ETag` is
+/// not an MD5, or if the server's `ETag`s are not known to be MD5s.
 pub(super) fn md5_contradiction(md5: &str, etag: &str, server_uses_md5: bool) -> Option<String> {
     let differ =
         server_uses_md5 && checksum::looks_like_md5(etag) && !etag.eq_ignore_ascii_case(md5);
@@ -104,8 +104,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the check of an object that `write` created with these attributes. The caller fills
-    /// in the size and the parts.
+    /// Returns the check of an object that `write` created with these attributes. The caller sets
+    /// the size and the number of parts.
     pub(super) fn head_check<'a>(
         &self,
         written: &'a Written,
@@ -132,8 +132,8 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Reads the object for a stronger proof if the job allows that, and fails it if its proof is
-    /// still weaker than the job demands.
+    /// Reads the object for a stronger proof if the job says `prove: read`. Fails the object if its
+    /// proof is still weaker than the job demands.
     pub(super) async fn strengthen(
         &self,
         mut proof: Proof,

@@ -1,8 +1,8 @@
 //! Sends standard input, a stream of unknown length.
 //!
-//! If the stream ends within its first part, one request sends it; otherwise an upload in parts
-//! does. Bytes cannot be read twice, so the object has one round, and no later session can resume
-//! its upload.
+//! If the stream ends within its first part, s3haul sends it in one request; otherwise it creates a
+//! multipart upload. The bytes cannot be read twice, so the object has one round, and no later
+//! session can resume its upload.
 
 use super::ObjectTask;
 use super::attributes::TargetAttributes;
@@ -28,7 +28,8 @@ impl ObjectTask<'_> {
         let first = stream.read(context).await?;
         if (first.body.len() as u64) < part_size(context, 1) {
             let slot = self.request_slot(SlotKind::Small).await?;
-            self.draft.takes(first.body.len() as u64, &Route::Put);
+            self.draft
+                .set_size_and_route(first.body.len() as u64, &Route::Put);
             return self.put(slot, first.body, &attributes).await;
         }
         stream.put_back(first);

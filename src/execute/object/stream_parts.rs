@@ -17,15 +17,17 @@ use crate::s3::capabilities::PartLimits;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::MIB;
 
-/// The number of steps into which the parts of the longest stream are divided. The size may double
-/// with each step. So a stream of 10,000 parts that begins with parts of 16 MiB may have 14 TiB.
+/// The number of steps into which the parts of the longest stream are divided. The part size may
+/// double with each step. So a stream of 10,000 parts that begins with parts of 16 MiB can be 14
+/// TiB long.
 const STEPS: u32 = 20;
 
-/// The steps in which the size does not grow beyond [`UPLOAD_MEMORY_MIB`]. Of 10,000 parts, these
-/// have 1 TiB. Only a longer stream needs more memory than files.
+/// The number of first steps in which the part size does not grow beyond [`UPLOAD_MEMORY_MIB`].
+/// With 10,000 parts of at least 16 MiB, these steps hold at least 1 TiB. Only a longer stream
+/// needs more memory than files.
 const SMALL_STEPS: u32 = 12;
 
-/// The time for which a signal that ended the stream may still be under way.
+/// The longest time between the end of a stream and the signal that caused it.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
 /// A part of a stream, and the permit for its memory.
@@ -87,7 +89,7 @@ impl StreamParts {
         Ok(Some(part))
     }
 
-    /// Reads the next part; it is empty at the end of the stream.
+    /// Reads the next part, which is empty at the end of the stream.
     pub(super) async fn read(
         &mut self,
         context: &TransferContext,
@@ -110,8 +112,8 @@ pub(super) fn part_size(context: &TransferContext, number: u32) -> u64 {
     size_of_part(number, context.sides.transfer.parts.size, &limits)
 }
 
-/// Returns the size of the part with this number. The size grows as the limits of the server
-/// demand, unless all parts must have the same size.
+/// Returns the size of the part with this number. The size grows with the number, so that a long
+/// stream fits into the server's maximum number of parts, unless all parts must have the same size.
 fn size_of_part(number: u32, size: PartSize, limits: &PartLimits) -> u64 {
     let first = match size {
         PartSize::Exactly(size) => size.0,
@@ -130,15 +132,15 @@ fn size_of_part(number: u32, size: PartSize, limits: &PartLimits) -> u64 {
 
 /// Reads one part, until it is full or the stream ends.
 ///
-/// Ctrl-C also stops the process that writes the stream, which looks like the end of its data. That
-/// data is incomplete and must not be published, so an end counts only if no stop follows within
-/// [`SIGNAL_GRACE`].
+/// Ctrl-C also stops the process that writes the stream, which looks like the end of its data. The
+/// data is then incomplete and must not be published, so an end of the stream counts only if no
+/// stop follows within [`SIGNAL_GRACE`].
 async fn read_part(
     context: &TransferContext,
     reader: &mut Stdin,
     length: u64,
 ) -> Result<Bytes, RoundFailure> {
-    // A buffer that grows would hold the part twice while it moves.
+    // A buffer that grows holds its bytes twice while they are moved.
     let reserved = length.min(u64::from(UPLOAD_MEMORY_MIB) * MIB);
     let mut body = Vec::with_capacity(usize::try_from(reserved).unwrap_or_default());
     let mut part = reader.take(length);
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
     use crate::size::{ByteSize, GIB};
 
-    /// Returns the bytes of a stream of the most parts.
+    /// Returns the bytes of a stream with the maximum number of parts.
     fn most(size: PartSize, limits: &PartLimits) -> u64 {
         let parts = 1..=limits.max_parts;
         parts.map(|number| size_of_part(number, size, limits)).sum()

@@ -1,12 +1,13 @@
 //! Runs one multipart upload, in the same way for copies, files, and streams.
 //!
-//! An [`UploadSession`] resumes an upload of an earlier session ([`resume`]), adopts one that no
-//! journal knows ([`adopt`]), or creates one. It sends the parts that S3 does not hold yet
-//! ([`parts`]), completes the upload, and ends it ([`end`]).
+//! An [`UploadSession`] resumes an upload of an earlier session ([`resume`]), adopts an upload that
+//! no journal records ([`adopt`]), or creates a new upload. The session sends the parts that S3
+//! does not hold yet ([`parts`]), completes the upload, and ends it ([`end`]).
 //!
-//! Only an upload session writes the events of an upload to the journal ([`record`]). An upload is
-//! on record before the request that creates it, and its id and fingerprint before its first part.
-//! So a process may be killed at any moment, and the next one knows every upload that it left open.
+//! Only an upload session writes the events of an upload to the journal ([`record`]). It records an
+//! upload before it sends the request that creates the upload, and records the upload's id and
+//! fingerprint before it sends the first part. So even if the process is killed, the next session
+//! knows every upload that is still open.
 
 pub(super) mod adopt;
 mod digest;
@@ -62,7 +63,7 @@ pub(super) struct UploadSession<'w> {
     pub(super) layout: PartLayout,
     /// The parts that S3 held when the upload was resumed or adopted.
     held: Arc<[PartDone]>,
-    /// True if it was adopted. The request that created it is then unknown.
+    /// True if the upload was adopted. The request that created it is then unknown.
     pub(super) is_adopted: bool,
     /// Its number in the events of the monitor.
     id: u64,
@@ -96,7 +97,7 @@ impl<'w> UploadSession<'w> {
         }
     }
 
-    /// Adopts an open upload if the job allows it and there is one, and otherwise creates one.
+    /// Adopts an open upload if the job allows it and one exists; otherwise creates an upload.
     /// Releases `slot` afterwards.
     pub(super) async fn adopt_or_create(
         task: &mut ObjectTask<'w>,
@@ -122,7 +123,9 @@ impl<'w> UploadSession<'w> {
         slot: Option<Slot>,
     ) -> Result<Self, RoundFailure> {
         let (context, key) = (task.context, &task.step.key);
-        let created = target.initiate(source, key, &mut task.draft).await;
+        let created = target
+            .create_with_fallback(source, key, &mut task.draft)
+            .await;
         drop(slot);
         let upload = match created {
             Ok(upload) => upload,
@@ -151,8 +154,8 @@ impl<'w> UploadSession<'w> {
         })
     }
 
-    /// Creates the upload of a stream. It is not recorded, because no session could resume it: the
-    /// bytes cannot be read again.
+    /// Creates the upload of a stream. The upload is not recorded, because no later session could
+    /// resume it: the bytes cannot be read again.
     pub(super) async fn create_unrecorded(
         task: &mut ObjectTask<'w>,
         target: &mut TargetAttributes<'w>,
@@ -162,7 +165,7 @@ impl<'w> UploadSession<'w> {
         Self::create(task, target, None, request, record, None).await
     }
 
-    /// Announces the upload to the monitor, with the bytes that S3 holds already.
+    /// Announces the upload to the monitor, with the bytes that S3 already holds.
     fn announce(&self) {
         self.context.monitor.observe(&Event::UploadBegan {
             id: self.id,
@@ -178,8 +181,9 @@ impl<'w> UploadSession<'w> {
         }
     }
 
-    /// Completes the upload from these parts, which make an object with this `ETag`. Sends Complete
-    /// once more if the object to be replaced was deleted meanwhile: the upload is still open then.
+    /// Completes the upload from these parts. The object should then have this `ETag`. Sends
+    /// Complete once more if the object to be replaced was deleted meanwhile, because the upload is
+    /// then still open.
     pub(super) async fn complete(
         &self,
         parts: &[PartDone],

@@ -1,7 +1,7 @@
 //! Sets tags and annotations on an object after it was created.
 //!
-//! Servers other than Amazon S3 may ignore them, change them, or store them as the content of the
-//! object, so s3haul reads them back.
+//! Servers other than Amazon S3 may ignore these attributes, change them, or store them as the
+//! content of the object, so s3haul reads them back.
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use crate::plan::asked::{Asked, Unlike};
 use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, Tag, Tags};
 
 impl ObjectTask<'_> {
-    /// Adds an annotation to an object that exists, and reads it back if the server may ignore or
+    /// Adds an annotation to an existing object, and reads it back if the server may ignore or
     /// change it.
     pub(super) async fn put_late_annotation(
         &self,
@@ -40,8 +40,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Sets the tags of an object that exists. Checks once per bucket that the server does not
-    /// ignore the tags, or store them as the content of the object.
+    /// Sets the tags of an existing object. Checks once per bucket that the server does not ignore
+    /// the tags, or store them as the content of the object.
     pub(in crate::execute::object) async fn put_late_tags(
         &self,
         (etag, version): (&str, Option<&str>),
@@ -113,8 +113,8 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Confirms that an object has no tags any more. Asks about every object, because one object
-    /// without tags proves nothing about others.
+    /// Confirms that an object no longer has tags. Checks every object, because one object without
+    /// tags proves nothing about others.
     async fn confirm_no_tags(&self, version: Option<&str>) -> Result<(), Failure> {
         let (destination, key) = (self.destination(), &self.step.key);
         match Box::pin(destination.tags(key, version)).await {
@@ -124,7 +124,8 @@ impl ObjectTask<'_> {
                 destination.place(key),
                 "the server did not remove the tags",
             )),
-            // The object may be gone, or the server may answer so for objects without tags.
+            // The object may have been deleted, or the server may return 404 for objects without
+            // tags.
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 Box::pin(destination.head(key, version)).await.map(drop)
             }

@@ -1,7 +1,7 @@
 //! Reads the attributes of the source that HEAD does not show, before the copy is created.
 //!
-//! If a server does not know a request, the run sends the request once per bucket. After that, each
-//! receipt records a loss, or the object fails if the attribute is required.
+//! If a server does not support a request, the run sends the request only once per bucket. After
+//! that, each receipt records a loss, or the object fails if the attribute is required.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -33,7 +33,7 @@ pub(super) struct Annotation {
 }
 
 /// The most bytes of annotations that one object holds in memory until they are written. A single
-/// annotation cannot be larger, so at least one is read before anything is published.
+/// annotation cannot be larger, so at least one annotation is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
 
 /// The source side of a copy: one version of one object.
@@ -52,14 +52,14 @@ impl SourceAttributes<'_> {
         self.pin.version.as_deref()
     }
 
-    /// Returns the permission that a request about the source needs, which is another one if the
-    /// pin names a version.
+    /// Returns the permission that a request about the source needs. A request that names a version
+    /// needs another permission.
     pub(super) fn permission(&self, operation: Operation) -> &'static str {
         operation.permission(self.pin.version.is_some())
     }
 
-    /// Returns the answer to `ask`, or records a loss and returns `None` if the attribute cannot be
-    /// read and is only tried.
+    /// Returns the result of `ask`. If the attribute cannot be read and its policy is `try`,
+    /// records a loss and returns `None`.
     pub(super) async fn read_or_record_loss<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attribute: Attribute,
@@ -91,7 +91,7 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Records the loss of an attribute that is only tried and could not be read.
+    /// Records the loss of an attribute that could not be read and whose policy is `try`.
     ///
     /// # Errors
     /// Returns the failure if the attribute is required, or if the failure has nothing to do with
@@ -106,7 +106,8 @@ impl SourceAttributes<'_> {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return Err(failure);
         }
-        // A 404 may mean that the object is gone, or that the server does not know the request.
+        // A 404 may mean that the object was deleted, or that the server does not support the
+        // request.
         let failure = if *failure.kind() == FailureKind::NotFound {
             Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
             failure.as_kind(FailureKind::NotUnderstood)
@@ -118,7 +119,7 @@ impl SourceAttributes<'_> {
         }
         let loss =
             attribute_fallback::unreadable(attribute, permission, &failure, self.bucket.name());
-        // If other objects got good answers, a bad one concerns this object only.
+        // If this request succeeded for other objects, the failure concerns this object only.
         let refusals = &self.context.refusals;
         match failure.kind() {
             FailureKind::Denied => refusals.remember_denied(self.bucket, &loss),
@@ -130,8 +131,8 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Returns true, and records a loss, if the attribute is only tried and is known to be
-    /// unreadable. The caller then sends no request.
+    /// Returns true, and records a loss, if the attribute is known to be unreadable and its policy
+    /// is `try`. The caller then sends no request.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return false;
@@ -145,7 +146,7 @@ impl SourceAttributes<'_> {
     }
 
     /// Reads the source's tags. Returns an error if their number is not the `count` that HEAD
-    /// showed: some servers answer an unknown request with an empty list.
+    /// showed: some servers return an empty list for a request that they do not support.
     async fn counted_tags(&self, count: Option<u32>) -> Result<Vec<Tag>, Failure> {
         let (key, version) = (&self.pin.key, self.version());
         let tags = self.bucket.tags(key, version).await?;
@@ -171,8 +172,8 @@ impl SourceAttributes<'_> {
         ))
     }
 
-    /// Reads the source's tags. Returns `None` for a change in place on a server without tags,
-    /// where no tags can be lost.
+    /// Reads the source's tags. Returns `None` for a change in place on a server that does not
+    /// support tags, because no tags can be lost there.
     async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
         match self.counted_tags(count).await {
             Err(failure)
@@ -188,9 +189,9 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Returns the source's tags and those that the job sets, or only the latter if the source's
-    /// cannot be read and are only tried. `head` shows the object whose other attributes the copy
-    /// gets.
+    /// Returns the source's tags merged with the tags that the job sets. If the source's tags
+    /// cannot be read and their policy is `try`, returns only the tags that the job sets. `head`
+    /// describes the object whose other attributes the copy gets.
     pub(super) async fn tags(
         &self,
         head: &Head,
@@ -220,7 +221,8 @@ impl SourceAttributes<'_> {
     }
 
     /// Confirms that these tags belong to the object that HEAD showed. Unless the version is
-    /// immutable, they may belong to an object that has replaced it, even one with the same bytes.
+    /// immutable, the tags may belong to an object that has replaced it, perhaps with the same
+    /// bytes.
     async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), RoundFailure> {
         let has_none = tags.is_empty() && head.tag_count.is_none_or(|count| count == 0);
         if self.pin.is_immutable() || has_none {
@@ -236,13 +238,13 @@ impl SourceAttributes<'_> {
         Err(Replan::SourceChanged.into())
     }
 
-    /// Returns true if tags that S3 copies by itself must be read, to compare them with those of
+    /// Returns true if tags that S3 copies itself must be read, to compare them with the tags of
     /// the copy or to write them back.
     ///
     /// If HEAD shows their number (`count`), comparing the number is enough. Only a change in place
     /// needs the values, because it destroys tags that it does not keep. If HEAD shows no number
-    /// and tags are only tried, s3haul stops reading them once the destination has kept some, HEAD
-    /// has shown a number for another object, or many objects in a row had no tags.
+    /// and the policy for tags is `try`, s3haul stops reading them once the destination has kept
+    /// some, HEAD has shown a number for another object, or many objects in a row had no tags.
     fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
         let Self {
             context, bucket, ..
@@ -280,7 +282,7 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Reads the tags that S3 copies by itself. Returns `None` if they need not, or cannot, be
+    /// Reads the tags that S3 copies itself. Returns `None` if they need not, or cannot, be
     /// compared.
     pub(super) async fn carried_tags(
         &self,
@@ -310,7 +312,7 @@ impl SourceAttributes<'_> {
         let is_in_place = context.sides.is_in_place();
         let is_tried = self.transfer().preserve.tags == Policy::Try;
         let permission = self.permission(Operation::GetObjectTagging);
-        // If other objects got good answers, a bad one concerns this object only.
+        // If this request succeeded for other objects, the failure concerns this object only.
         let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
         match failure.kind() {
             FailureKind::Denied if is_in_place => {
@@ -332,7 +334,8 @@ impl SourceAttributes<'_> {
                 Ok(None)
             }
             kind if is_tried && failure.is_no_answer() && is_about_all => {
-                // The 404 may mean that the object is gone, and not that the server has no tags.
+                // The 404 may mean that the object was deleted, and not that the server does not
+                // support tags.
                 if *kind == FailureKind::NotFound {
                     Box::pin(bucket.head(&self.pin.key, self.version())).await?;
                 }
@@ -453,10 +456,11 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Completes the lock that HEAD shows: S3 leaves out the parts that the caller may not see.
-    /// Only versioned buckets have locks. If the lock is required, s3haul asks for the missing
-    /// parts of each object. If it is only tried, it asks about one object per bucket, and about
-    /// each one if that object had a lock or if the server's answers are not trusted.
+    /// Completes the lock that HEAD shows: S3 omits the parts that the caller has no permission to
+    /// see. Only versioned buckets have locks. If the lock is required, s3haul requests the missing
+    /// parts for each object. If the policy is `try`, s3haul requests them for one object per
+    /// bucket, and for every object if that object had a lock or if the server's responses are not
+    /// trusted.
     pub(super) async fn lock(
         &self,
         head: &mut Head,
@@ -495,14 +499,14 @@ impl SourceAttributes<'_> {
             }
             let answer = get.await;
             if of(&answer) == Some(Shown::NoLocks) {
-                // Another object may have set it at the same time.
+                // Another object may have set the cell at the same time.
                 let _ = cell.set(Shown::NoLocks);
                 return Ok(None);
             }
             return answer;
         }
         let mut get = std::pin::pin!(get);
-        // The answer about this object, if it was the one to ask.
+        // The answer about this object, if its task sent the request.
         let mut own = None;
         let ask = async {
             let answer = get.as_mut().await;
@@ -535,8 +539,8 @@ impl SourceAttributes<'_> {
         Ok(own.flatten())
     }
 
-    /// Returns what an answer shows about the locks of all objects in the bucket, or `None` for a
-    /// failure that is about something else.
+    /// Derives from an answer whether HEAD shows locks in this bucket. Returns `None` for a failure
+    /// with another cause.
     fn shown<T>(&self, operation: Operation, answer: &Result<Option<T>, Failure>) -> Option<Shown> {
         let name = self.bucket.name();
         let failure = match answer {

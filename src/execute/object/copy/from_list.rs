@@ -1,9 +1,9 @@
 //! Copies an object without HEAD: if the job keeps only the content, the listed size and `ETag` are
 //! enough.
 //!
-//! The `ETag` pins the source. If it is the MD5 of the bytes, it also proves the copy. Otherwise
-//! (if the server refuses the copy, or the copy has another `ETag` because of a KMS key), HEAD
-//! follows.
+//! The `ETag` pins the source. If it is the MD5 of the bytes, it also proves the copy. If the
+//! server refuses the copy, or the copy has another `ETag` (because of a KMS key), a HEAD of the
+//! source follows.
 
 use super::CopyRound;
 use crate::bucket::Bucket;
@@ -34,8 +34,9 @@ impl<'w> ObjectTask<'w> {
             entry.storage_class.as_deref(),
             Some("GLACIER" | "DEEP_ARCHIVE")
         );
-        // HEAD is needed if the job demands a checksum, which an ETag is not, or if the job reads
-        // bytes to prove a copy, because a checksum in HEAD usually makes that unnecessary.
+        // HEAD is needed if the job demands a checksum, because an ETag is not one. It is also
+        // needed if the job reads bytes to prove a copy, because a checksum in HEAD usually makes
+        // the read unnecessary.
         let proof = self.context.sides.transfer.proof;
         let needs_checksum = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
         let is_plain_copy = self.step.route == Route::Copy
@@ -50,7 +51,7 @@ impl<'w> ObjectTask<'w> {
             .filter(|etag| list_suffices && looks_like_md5(etag))
     }
 
-    /// Copies the object with this listed `ETag`. Returns `None` if it needs HEAD after all.
+    /// Copies the object with this listed `ETag`. Returns `None` if the copy needs HEAD after all.
     pub(super) async fn copy_as_listed(
         &mut self,
         bucket: &'w Bucket,
@@ -87,8 +88,8 @@ impl<'w> ObjectTask<'w> {
             }
             Err(failure) => {
                 round.task.draft.attempts += failure.details().attempts;
-                // The object comes from another writer, or from an earlier attempt whose answer was
-                // lost.
+                // The object comes from another writer, or from an earlier attempt whose response
+                // was lost.
                 let cause = round.task.classify_refusal(&condition, &failure);
                 let Some(RefusalCause::Taken(skip)) =
                     cause.filter(|_| round.task.draft.attempts > 1)
@@ -117,8 +118,8 @@ impl<'w> ObjectTask<'w> {
 }
 
 impl CopyRound<'_, '_> {
-    /// Replaces the listed properties of the source with those of HEAD, which must show the same
-    /// `ETag`.
+    /// Replaces the listed properties of the source with the properties from HEAD, which must show
+    /// the same `ETag`.
     async fn read_source_head(&mut self, etag: &str) -> Result<(), RoundFailure> {
         let entry = &self.task.step.entry;
         let (bucket, version) = (self.source.bucket, entry.version.as_deref());

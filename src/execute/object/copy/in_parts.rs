@@ -1,8 +1,8 @@
 //! Copies one object as a multipart upload.
 //!
 //! s3haul resumes an upload of the same version and attributes that an earlier session left open,
-//! adopts one that no journal knows (`--adopt`), or creates a new one. Parts that do not make the
-//! source are detected before they are published.
+//! adopts an upload that no journal records (`--adopt`), or creates a new upload. Parts that would
+//! not equal the source are detected before they are published.
 
 use std::sync::Arc;
 
@@ -40,7 +40,8 @@ impl<'w> CopyRound<'_, 'w> {
                 drop(slot);
                 *session
             }
-            // In place, the object always equals itself, which does not prove that it was changed.
+            // In place, source and destination are the same object, so equality does not prove the
+            // change.
             Some(Resumed::Published(found, etag)) if !self.task.draft.in_place => {
                 drop(slot);
                 let ending = self.prove_published(*found, etag).await?;
@@ -87,8 +88,8 @@ impl<'w> CopyRound<'_, 'w> {
     }
 
     /// Copies the parts that S3 does not hold yet, publishes the object, and sets the attributes
-    /// that no header carries. The upload stays on record until that is done, so that the next
-    /// session knows that this run made the object.
+    /// that no header can carry. The upload stays on record until all attributes are set, so that
+    /// the next session knows that this run made the object.
     async fn send(&mut self, mut session: UploadSession<'w>) -> Result<Ending, RoundFailure> {
         self.task.draft.parts = session.layout.count;
         let outcome = self.copy_and_publish(&mut session).await;
@@ -109,7 +110,7 @@ impl<'w> CopyRound<'_, 'w> {
         attributes_set.and(outcome)
     }
 
-    /// Proves an object that an earlier session published without getting the answer.
+    /// Proves an object that an earlier session published without receiving the response.
     async fn prove_published(
         &mut self,
         found: Head,
@@ -170,8 +171,8 @@ impl<'w> CopyRound<'_, 'w> {
         let spec = CompleteSpec {
             size: self.source.head.size,
             checksum: None,
-            // S3 refuses to publish an object with another checksum than the one that the parts
-            // make. `forecast` has compared that one with the source's.
+            // S3 refuses to publish an object whose checksum differs from this one, which is
+            // computed from the parts. `forecast` has compared it with the source's.
             full_checksum: made
                 .checksum
                 .clone()
@@ -216,8 +217,8 @@ impl<'w> CopyRound<'_, 'w> {
 
     /// Copies the parts that S3 does not hold yet.
     async fn copy_parts(&self, session: &mut UploadSession<'w>) -> Result<(), RoundFailure> {
-        // Two requests store the same part only if the source is pinned and no encryption key
-        // changes the ETag. The key of an adopted upload is unknown.
+        // Two requests store an identical part only if the source is pinned and no encryption key
+        // changes the ETag. The encryption key of an adopted upload is unknown.
         let capabilities = self.task.destination().capabilities();
         let may_send_twice = capabilities.pins_parts()
             && capabilities.content_etags
@@ -242,8 +243,8 @@ impl<'w> CopyRound<'_, 'w> {
     }
 
     /// Returns the properties of the source that the parts are compared with. If the source has no
-    /// checksum that can be compared with that of the parts, and the job allows it, reads the
-    /// source, so that a wrong upload is detected before it is published.
+    /// checksum that can be compared with the parts' checksum, and the job says `prove: read`,
+    /// reads the source, so that a wrong upload is detected before it is published.
     async fn expected_of_parts(
         &mut self,
         session: &UploadSession<'_>,

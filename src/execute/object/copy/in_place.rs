@@ -1,9 +1,9 @@
 //! Changes an object in place.
 //!
-//! The change is a copy of the object onto itself. The server refuses it if the object is no longer
-//! the one that HEAD showed, so that no other write is lost. After a refusal, s3haul checks the
-//! object again, and changes it only if it still needs the change: an attempt whose answer was lost
-//! may have made it.
+//! The change is a copy of the object onto itself. The server refuses the copy if the object is no
+//! longer the one that HEAD showed, so that no other write is lost. After a refusal, s3haul checks
+//! the object again, and changes it only if it still needs the change: an attempt whose response
+//! was lost may have made the change.
 
 use super::PinnedSource;
 use crate::execute::object::ObjectTask;
@@ -37,7 +37,7 @@ impl ObjectTask<'_> {
             .await?
         {
             Difference::None => {}
-            // HEAD cannot show the change, but the object is newer than it was before our attempt.
+            // HEAD cannot show the change, but the object is newer than before our attempt.
             Difference::Unknown
                 if self.draft.attempts > 0 && before_change.modified < head.modified => {}
             Difference::Unknown | Difference::Found(_) => {
@@ -58,8 +58,8 @@ impl ObjectTask<'_> {
             .map(Some)
     }
 
-    /// Confirms that the object at the key has the change. Its bytes do not show that, because the
-    /// old object has the same ones.
+    /// Confirms that the object at the key has the change. Its bytes do not show the change,
+    /// because the old object has the same bytes.
     pub(super) async fn confirm_change(&self) -> Result<(), RoundFailure> {
         let (sides, key) = (&self.context.sides, &self.step.key);
         let found = sides.destination.head(key, None).await?;
@@ -70,8 +70,8 @@ impl ObjectTask<'_> {
     }
 
     /// Returns the version that a copy names as its source. A change in place names none if the
-    /// server cannot check a condition on the destination: then the condition on the source applies
-    /// to the current version, and protects it instead.
+    /// server cannot check a condition on the destination: the condition on the source then applies
+    /// to the current version and protects it.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {
         let if_match = self.context.sides.destination.capabilities().if_match;
         let is_guarded = !self.context.sides.is_in_place() || (if_match.copy && if_match.complete);
@@ -81,7 +81,7 @@ impl ObjectTask<'_> {
 
 impl TargetAttributes<'_> {
     /// Refuses a change in place that needs a second request to set all attributes of the object
-    /// again: a run that is killed between the two requests would lose some.
+    /// again: a run that is killed between the two requests would lose some of them.
     pub(super) fn refuse_second_request(&self, key: &ObjectKey) -> Result<(), Failure> {
         let Some(late) = self.late_attribute() else {
             return Ok(());

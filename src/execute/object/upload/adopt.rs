@@ -1,4 +1,4 @@
-//! Adopts open uploads that no journal knows, if the job says so (`--adopt`).
+//! Adopts open uploads that no journal records, if the job says so (`--adopt`).
 //!
 //! If a journal is lost with its disk, its uploads stay open at the destination and cost money. A
 //! user who knows that no other program writes these keys can let a run adopt them. S3 does not
@@ -8,9 +8,9 @@
 //! - The bytes are proven before they are published: by a checksum of the whole source, or part by
 //!   part if the source is a file. Without such a proof the object is copied again.
 //! - The attributes are compared after the object is published ([`verify`](super::verify)). If they
-//!   differ, the object is copied again over it.
+//!   differ, the object is copied again and replaces it.
 //!
-//! An upload that turns out to belong to another object is reported and left alone, because another
+//! An upload that turns out to belong to another object is reported and left open, because another
 //! program may have created it.
 
 use std::future::ready;
@@ -33,8 +33,8 @@ use crate::size::{by_number, display_counted};
 type Candidate = (MultipartUpload, PartLayout, Vec<PartDone>);
 
 impl<'w> UploadSession<'w> {
-    /// Looks once per object for open uploads at its key, and adopts the one with the most usable
-    /// bytes.
+    /// Searches once per object for open uploads at its key, and adopts the upload with the most
+    /// usable bytes.
     pub(super) async fn adopt(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
@@ -104,8 +104,8 @@ impl<'w> UploadSession<'w> {
         Ok(session)
     }
 
-    /// Reports that the parts of this upload do not make the source, so another program may have
-    /// created it. Returns the reason to copy the object again.
+    /// Adds a note that the parts of this upload do not equal the source, so another program may
+    /// have created the upload. Returns the reason to copy the object again.
     pub(in crate::execute::object) fn disown(&self, task: &mut ObjectTask<'_>) -> RoundFailure {
         let id = self.upload.id();
         let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
@@ -124,7 +124,7 @@ pub(in crate::execute::object) fn unseen_acl(attributes: &Attributes) -> Option<
 }
 
 /// Returns the uploads that are open at exactly the object's key and that the journal does not
-/// know.
+/// record.
 async fn unknown_uploads(task: &ObjectTask<'_>) -> Result<Vec<OpenUpload>, Failure> {
     let listed = multipart::uploads_to(task.destination(), &task.step.key);
     let orphans = &task.context.orphans;
@@ -132,7 +132,8 @@ async fn unknown_uploads(task: &ObjectTask<'_>) -> Result<Vec<OpenUpload>, Failu
     unknown.try_collect().await
 }
 
-/// Returns the upload that holds the most usable bytes. Notes uploads whose parts cannot be listed.
+/// Returns the upload that holds the most usable bytes. Adds a note for each upload whose parts
+/// cannot be listed.
 async fn best(
     task: &mut ObjectTask<'_>,
     listed: Vec<OpenUpload>,
@@ -140,14 +141,15 @@ async fn best(
 ) -> Result<Option<Candidate>, Failure> {
     let (sides, bucket) = (&task.context.sides, task.destination());
     let source = &request.fingerprint.source;
-    // The part size of a file depends on its size alone.
+    // The automatic part size of a file depends on the file size alone.
     let is_automatic = sides.transfer.parts.size == PartSize::Auto && sides.source.is_some();
     let expected_layout = if is_automatic && !request.layout.is_replay() {
         ExpectedLayout::Automatically(request.layout.size, &bucket.capabilities().parts)
     } else {
         ExpectedLayout::Exactly(&request.layout)
     };
-    // The time of a file comes from another clock, and the parts of a file are compared one by one.
+    // Ignore the time of a file: it comes from another clock, and the parts of a file are compared
+    // one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());
     let mut best: Option<Candidate> = None;
     for open in listed

@@ -1,9 +1,10 @@
 //! Computes the digest by which a later session recognises the attributes of an upload.
 //!
 //! The digest is in the journal, so the text that it is computed from must stay the same. Therefore
-//! each value is written by name and not by its `Debug` text, which changes with a name in the code
-//! or a new field. The text still looks like a `Debug` text, because the digests in older journals
-//! were computed from one. A newer attribute is added to the text only if the object has it.
+//! each value is written by name and not by its `Debug` text, which changes with every renamed or
+//! added field. The text has the format of a `Debug` text, because the digests in older journals
+//! were computed from one. If an attribute is added to s3haul, it must be added to the text only
+//! for objects that have it.
 
 use crate::journal::fingerprint;
 use crate::s3::{
@@ -152,7 +153,7 @@ const fn of_acl(acl: CannedAcl) -> &'static str {
 mod tests {
     use super::*;
 
-    /// The digests come from journals that s3haul 0.1.0 wrote.
+    /// Compares digests with digests from journals that s3haul 0.1.0 wrote.
     #[test]
     fn an_upload_of_s3haul_0_1_0_is_resumed() {
         let typed = |name: &str| Attributes {
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(digest(&of_a_file), "0865008e1061bf42");
     }
 
-    /// The text as s3haul 0.1.0 made it.
+    /// Compares the text with the text of s3haul 0.1.0.
     #[test]
     fn the_text_of_all_attributes_stays() {
         let attributes = Attributes {

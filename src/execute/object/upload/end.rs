@@ -7,7 +7,7 @@
 //!   upload through the journal or `--adopt`.
 //! - It is kept for the next run, if it holds parts and its object failed for a reason that may
 //!   pass.
-//! - It is left alone, if it was adopted and belongs to another program.
+//! - It is left open, if it was adopted and belongs to another program.
 //! - Otherwise it is aborted.
 //!
 //! The receipt names each upload that may stay open, because its parts cost money.
@@ -31,7 +31,7 @@ impl UploadSession<'_> {
     }
 
     /// Ends the session and its upload, as `outcome` requires. Returns the outcome, or the reason
-    /// to plan the object again if the upload is gone or no longer accepted.
+    /// to plan the object again if the upload no longer exists or is no longer accepted.
     pub(in crate::execute::object) async fn end(
         self,
         outcome: Result<Ending, RoundFailure>,
@@ -72,8 +72,8 @@ impl UploadSession<'_> {
             record.ended(&context.journal).await;
             return true;
         }
-        // The next session tries an object that ended the run again. If the journal is broken,
-        // another session may own the upload now.
+        // The next session retries the object that ended the run. If the journal is broken, another
+        // session may own the upload by now.
         let is_left_to_next = outcome
             .as_ref()
             .is_err_and(RoundFailure::leaves_object_to_next_session)
@@ -109,7 +109,7 @@ impl UploadSession<'_> {
         if is_foreign || self.abort(task).await {
             record.ended(&context.journal).await;
         }
-        // The server does not know an upload that it has just created.
+        // The server denies the existence of an upload that it has just created.
         if let Some(failure) = failure
             && *failure.kind() == FailureKind::NoSuchUpload
             && failure.details().operation != Operation::CompleteMultipartUpload
@@ -122,11 +122,11 @@ impl UploadSession<'_> {
         false
     }
 
-    /// Aborts the upload, and notes it if it may stay open. Returns true if it needs no record any
-    /// more.
+    /// Aborts the upload, and adds a note if the upload may stay open. Returns true if the upload
+    /// no longer needs a record.
     async fn abort(&self, task: &mut ObjectTask<'_>) -> bool {
         let context = self.context;
-        // The upload stays on record for the session that has the journal now.
+        // The upload stays on record for the session that owns the journal now.
         if context.journal.keeps()
             && context.journal.broken().is_cancelled()
             && !context.journal.error().leaves_no_record()
@@ -153,8 +153,8 @@ impl UploadSession<'_> {
     }
 
     /// Aborts the uploads that other attempts to create this one may have left open: attempts that
-    /// the server refused, and requests that hung. These uploads hold no bytes, so this can wait
-    /// until the object is done.
+    /// the server refused, and requests that hung. These uploads hold no parts, so the abort can
+    /// wait until the object is done.
     async fn end_twins(&self, task: &mut ObjectTask<'_>) {
         let (context, upload) = (self.context, self.upload.outliving_the_run());
         let known = context.orphans.known();
@@ -179,14 +179,14 @@ impl UploadSession<'_> {
         task.draft.notes.extend(notes);
     }
 
-    /// Returns true if the upload is gone, held parts, and was not ended by a request of ours: a
-    /// lifecycle rule or another program ended it.
+    /// Returns true if the upload no longer exists, although it held parts and no request of this
+    /// session ended it: a lifecycle rule or another program ended it.
     fn was_ended_by_others(&self, failure: &Failure) -> bool {
         if *failure.kind() != FailureKind::NoSuchUpload {
             return false;
         }
         let details = failure.details();
-        // An earlier Complete may have made an object that another writer has replaced since.
+        // An earlier Complete may have created an object that another writer has since replaced.
         let may_be_ours = details.operation == Operation::CompleteMultipartUpload
             && (details.code != "NoSuchUpload" || details.attempts > 1);
         !self.held.is_empty() || (!self.done.is_empty() && !may_be_ours)

@@ -1,8 +1,9 @@
 //! Sends the parts of a file or a stream, and completes their upload.
 //!
-//! The checksum of each part is computed while the part is in memory. These checksums combine into
-//! that of the whole object, which S3 must confirm before it publishes the object. If the server
-//! does not know checksums, the MD5 of each part is compared with its `ETag`.
+//! The checksum of each part is computed while the part is in memory. These checksums are combined
+//! into the checksum of the whole object, which S3 must confirm before it publishes the object. If
+//! the server does not support checksums, the MD5 of each part is compared with the `ETag` of the
+//! part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,9 +39,10 @@ pub(in crate::execute::object) struct PartSender {
     held: Arc<[PartDone]>,
     /// The method of computing the parts' checksums.
     pub(super) method: ChecksumMethod,
-    /// False if an encryption key makes `ETag`s that are no MD5s, or may do so.
+    /// False if the upload has, or may have, an encryption key with which `ETag`s are not MD5s.
     no_encryption_key: bool,
-    /// True if the `ETag`s in the bucket are MD5s: the profile says so, or this run has seen one.
+    /// True if the `ETag`s in the bucket are MD5s: the provider profile says so, or this run has
+    /// seen one.
     server_uses_md5: Arc<AtomicBool>,
 }
 
@@ -62,7 +64,7 @@ impl PartSender {
         }
     }
 
-    /// Returns the part that S3 holds already, if it has exactly these bytes.
+    /// Returns the part that S3 already holds, if it has exactly these bytes.
     fn held_part(&self, number: u32, size: u64, checksum: &PartChecksum) -> Option<PartDone> {
         let checksum = checksum.declared()?;
         let at = self
@@ -89,7 +91,7 @@ impl PartSender {
         self.send_with_checksum(number, body, checksum).await
     }
 
-    /// Sends one part, unless S3 holds it already. If no checksum was declared, the `ETag` must be
+    /// Sends one part, unless S3 already holds it. If no checksum was declared, the `ETag` must be
     /// the MD5 of the bytes on servers whose `ETag`s are MD5s.
     pub(super) async fn send_with_checksum(
         &self,
@@ -117,7 +119,7 @@ impl PartSender {
         };
         let contradiction = match (&checksum, answered) {
             (PartChecksum::Declared(checksum), Some(answered)) if is_echoed => {
-                // A checksum of another length is of another algorithm, and proves nothing.
+                // A checksum of another length comes from another algorithm and proves nothing.
                 let differ = answered.len() == checksum.value.len() && answered != checksum.value;
                 differ.then(|| {
                     let Checksum {
@@ -142,7 +144,7 @@ impl PartSender {
         Ok(sent.map(|_| part))
     }
 
-    /// Returns a sentence if the `ETag` of a part contradicts the bytes that were sent.
+    /// Returns a message if the `ETag` of a part contradicts the bytes that were sent.
     async fn md5_contradiction(
         &self,
         part: &PartDone,
@@ -239,7 +241,7 @@ impl PartSender {
         let etag_is_comparable = server_uses_md5
             && task.destination().capabilities().content_etags
             && found.as_ref().is_none_or(|found| !found.kms);
-        // KMS uploads answer without a checksum; the object shows it.
+        // The response to Complete shows no checksum for KMS uploads, but HEAD does.
         let shown = found.and_then(|found| found.checksum);
         let stored = if believes {
             written.checksum.clone().or(shown)
@@ -271,8 +273,8 @@ impl PartSender {
         self.no_encryption_key && self.server_uses_md5.load(Ordering::Acquire)
     }
 
-    /// Returns a sentence if the `ETag` of a part contradicts its bytes. A part that was confirmed
-    /// before any `ETag` was known to be an MD5 can be checked only now.
+    /// Returns a message if the `ETag` of a part contradicts its bytes. This is the first check of
+    /// parts that were confirmed before any `ETag` was known to be an MD5.
     fn contradicted_part(&self, parts: &[PartDone]) -> Option<String> {
         if !self.etags_are_md5s() || self.method.part_algorithm().is_some() {
             return None;
@@ -285,7 +287,7 @@ impl PartSender {
         ))
     }
 
-    /// Combines the checksums of the parts into that of the whole.
+    /// Combines the checksums of the parts into the checksum of the whole object.
     fn combined(&self, parts: &[PartDone]) -> Option<Checksum> {
         checksum::of_parts(
             parts,
@@ -294,7 +296,7 @@ impl PartSender {
         )
     }
 
-    /// Returns the parts as Complete names them.
+    /// Returns the parts in the form that Complete sends.
     fn named(&self, parts: &[PartDone]) -> Vec<PartDone> {
         // If no algorithm was declared, the server must not receive the checksums.
         match self.method.algorithm {

@@ -1,11 +1,11 @@
-//! Holds the uploads that earlier sessions left open, until an object takes them or the run aborts
+//! Holds the uploads that earlier sessions left open, until an object claims them or the run aborts
 //! them.
 //!
 //! When a run starts, it aborts the uploads of objects that it will not copy (after a fresh start,
-//! or a failed abort). When it ends, it aborts those that no object took. An upload that cannot be
-//! aborted stays on record, and the next run tries again. If the server accepts the abort but does
-//! not show that the upload is gone, the run reports it once, with its id and a command, and closes
-//! its record.
+//! or a failed abort). When the run ends, it aborts the uploads that no object claimed. An upload
+//! that cannot be aborted stays on record, and the next run tries again. If the server accepts the
+//! abort but does not show that the upload was removed, the run reports the upload once, with its
+//! id and a command, and closes its record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -29,13 +29,13 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// The longest time for which a request of an ended session may still be in flight.
 const REQUEST_GRACE: Duration = Duration::from_mins(5);
 
-/// The uploads that earlier sessions left open and that no object has taken yet.
+/// The uploads that earlier sessions left open and that no object has claimed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
     uploads: Mutex<BTreeMap<u64, JournaledUpload>>,
-    /// The bytes of the uploads that the monitor has not been told to be settled, by number.
+    /// The bytes of the uploads that were not yet reported to the monitor as settled, by number.
     unsettled: Mutex<BTreeMap<u64, u64>>,
-    /// The ids of all uploads on record, taken or not.
+    /// The ids of all uploads on record, claimed or not.
     known: BTreeSet<String>,
     /// The time until which a request of the last session may have created an upload.
     until: Timestamp,
@@ -96,8 +96,8 @@ impl Orphans {
         }
     }
 
-    /// Takes the uploads of an object to this location, the latest last. The caller owns them from
-    /// then on.
+    /// Claims the uploads of an object to this location, the latest last. The caller then owns
+    /// them.
     pub(crate) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<OrphanUpload> {
         self.take_if(|open| {
             let is_its =
@@ -114,7 +114,7 @@ impl Orphans {
             .insert(upload, open);
     }
 
-    /// Tells the monitor that an upload is settled, unless it knows.
+    /// Reports to the monitor that an upload is settled, unless this was already reported.
     pub(crate) fn settle(&self, orphan: &OrphanUpload, monitor: &dyn Monitor) {
         let mut unsettled = self
             .unsettled
@@ -176,8 +176,9 @@ impl Orphans {
         .await;
     }
 
-    /// Aborts the uploads that no object took. Leaves those that this run kept for the next one. A
-    /// retry also leaves those that were kept for objects that it does not retry.
+    /// Aborts the uploads that no object claimed. Leaves open the uploads that this run kept for
+    /// the next run. A retry also leaves open the uploads that were kept for objects that it does
+    /// not retry.
     pub(crate) async fn abort_rest(
         &self,
         journal: &Journal,
@@ -241,7 +242,7 @@ impl Orphans {
         monitor: &dyn Monitor,
         bucket: &Bucket,
     ) -> Vec<String> {
-        // This session makes no use of its parts, even if the upload stays open.
+        // This session will not use its parts, even if the upload stays open.
         self.settle(orphan, monitor);
         let (key, id) = (
             &orphan.open.place.key,
@@ -288,8 +289,7 @@ impl Orphans {
                 .as_ref()
                 .map(|created| created.id.as_str()),
         );
-        // Another server than the one that created the upload answers that it has no such upload,
-        // which proves nothing.
+        // If another server created the upload, the response that it does not exist proves nothing.
         if let Some(server) = orphan
             .open
             .server

@@ -1,9 +1,9 @@
 //! Sends the parts of one upload in parallel.
 //!
 //! A part starts only when it has a slot, so an object of 10,000 parts has only as many futures as
-//! it has requests in flight. After the first failed part, no new parts start, and parts that wait
-//! for a retry are cancelled. Requests in flight may finish: an abort that overtook them would
-//! leave their parts behind.
+//! requests in flight. After the first failed part, no new parts start, and parts that wait for a
+//! retry are cancelled. Requests in flight may finish: an abort that overtakes them would leave
+//! their parts behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -59,13 +59,14 @@ impl UploadSession<'_> {
                 pin,
                 may_send_twice,
             } => {
-                // The held parts are copies of this source. Held parts of a file count only once
-                // they have been compared with the file.
+                // The held parts are copies of this source, so they count at once. Held parts of a
+                // file count only after a comparison with the file.
                 self.done = self.held.to_vec();
                 self.bytes = self.done.iter().map(|part| part.size).sum();
                 self.announce();
                 let upload = Arc::clone(&self.upload);
-                // A part that is the whole object has no range: S3 refuses ranges of tiny sources.
+                // A part that is the whole object is copied without a range, because S3 refuses
+                // ranges of tiny sources.
                 let has_range = self.layout.count > 1;
                 self.send_layout(move |part| {
                     let (upload, pin) = (Arc::clone(&upload), Arc::clone(&pin));
@@ -114,7 +115,7 @@ impl UploadSession<'_> {
         let mut next_slot = None;
         let mut running = PartsInFlight::of(&self.upload);
         loop {
-            // If parts would wait in the queue, the ones in flight are enough.
+            // If more parts would only wait in the queue, the parts in flight are enough.
             let is_clogged = !running.is_empty() && context.is_clogged(self.upload.key());
             let may_start = running.error.is_none() && parts.peek().is_some() && !is_clogged;
             if may_start && next_slot.is_none() {
@@ -231,7 +232,7 @@ impl PartsInFlight {
         self.tasks.is_empty()
     }
 
-    /// Starts a part, which keeps its slot until it has an answer.
+    /// Starts a part, which keeps its slot until its request ends.
     fn spawn<F>(&mut self, slot: Slot, part: F)
     where
         F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
@@ -243,7 +244,7 @@ impl PartsInFlight {
         });
     }
 
-    /// Records the first error. Cancels the requests that wait, unless the run stops, which ends
+    /// Records the first error. Cancels the waiting requests, unless the run stops: a stop ends
     /// them anyway.
     fn fail(&mut self, error: RoundFailure) {
         if !matches!(error, RoundFailure::Stopped) {
@@ -262,7 +263,7 @@ impl PartsInFlight {
         None
     }
 
-    /// Waits until one part ends. Returns `None` if it failed, or if no part is in flight.
+    /// Waits until one part ends. Returns `None` if the part failed, or if no part is in flight.
     async fn one(&mut self, context: &TransferContext) -> Option<Answer<PartDone>> {
         let joined = tokio::select! {
             joined = self.tasks.join_next() => joined?,
@@ -276,7 +277,7 @@ impl PartsInFlight {
         self.answer_of(joined)
     }
 
-    /// Returns the answer of a request, or records why there is none.
+    /// Returns the result of a request that succeeded, or records the error and returns `None`.
     fn answer_of(
         &mut self,
         joined: Result<Result<Answer<PartDone>, Failure>, JoinError>,

@@ -1,9 +1,10 @@
 //! Keeps uploads on record in the journal.
 //!
-//! A forgotten upload costs money until somebody finds it. So an upload is recorded before it is
-//! created, its id before its first part, and its end only when the server no longer has it. If the
-//! answer to Create is lost or unreadable, s3haul searches for the upload, with or without a
-//! journal. An upload that may still be open is reported once, with its id and a command.
+//! A forgotten upload costs money until somebody finds it. So s3haul records an upload before it
+//! creates it, the upload's id before it sends the first part, and the upload's end only when the
+//! server no longer has it. If the response to Create is lost or unreadable, s3haul searches for
+//! the upload, with or without a journal. An upload that may still be open is reported once, with
+//! its id and a command.
 
 use std::collections::BTreeSet;
 
@@ -34,17 +35,17 @@ pub(crate) struct UploadRecord {
     intended: Timestamp,
 }
 
-/// The properties of an upload by which a later session decides whether it can resume it.
+/// The properties of an upload by which a later session decides whether to resume it.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadFingerprint {
     /// The version of the source.
     pub(crate) source: SourceVersion,
-    /// A digest of the requested attributes, not of those that the server accepted: a later session
-    /// does not know yet what the server refuses.
+    /// A digest of the requested attributes, not of the accepted ones: a later session does not
+    /// know yet which attributes the server refuses.
     attributes: String,
     /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
-    /// True if the upload was adopted. The request that created it is then unknown.
+    /// True if the upload was adopted. The request that created the upload is then unknown.
     adopted: bool,
 }
 
@@ -58,7 +59,7 @@ impl UploadFingerprint {
         }
     }
 
-    /// Returns the fingerprint of an upload that was just created, with the losses of its creation.
+    /// Adds the attributes that were lost when the upload was created.
     pub(crate) fn with_losses(self, draft: &Draft) -> Self {
         let losses = draft
             .losses
@@ -127,8 +128,8 @@ impl UploadRecord {
         Ok(record)
     }
 
-    /// Records the upload's id. If that fails, no later session would know the upload, so it is
-    /// aborted, unless it was adopted.
+    /// Records the upload's id. If that fails, no later session would know the upload, so this
+    /// aborts the upload, unless it was adopted.
     pub(crate) async fn created(
         self,
         context: &TransferContext,
@@ -190,8 +191,8 @@ impl UploadRecord {
                 "{stray}; the next run of this job looks for it and aborts it"
             )];
         }
-        // The search has little patience, because the object is late already. A stop does not end
-        // it.
+        // The search has little patience, because the object is already delayed. A stop does not
+        // end the search.
         let bucket = context.sides.destination.for_probes().for_cleanup();
         let window = (self.intended, Timestamp::now());
         let known = context.orphans.known();
@@ -216,8 +217,8 @@ impl UploadRecord {
             .collect()
     }
 
-    /// Records a part that S3 has. Does not wait until the record is durable: if it is lost, the
-    /// next session takes the part from the server's list, and accepts it by its size.
+    /// Records a part that S3 has. Does not wait until the record is durable: if the record is
+    /// lost, the next session finds the part in the server's list and accepts it by its size.
     pub(crate) async fn part(
         self,
         context: &TransferContext,
@@ -258,14 +259,14 @@ impl UploadRecord {
     /// Records that the server no longer has the upload.
     pub(crate) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
-            // The watcher of a broken journal stops the run; the next session finds the upload
-            // gone.
+            // Ignore an error: the watcher of a broken journal stops the run, and the next session
+            // finds that the upload no longer exists.
             let _ = journal.append(JournalEvent::UploadEnded { upload }).await;
         }
     }
 
-    /// Records that the next run may resume the upload. Returns false if that could not be
-    /// recorded.
+    /// Records that the next run may resume the upload. Returns false if the record could not be
+    /// written.
     pub(crate) async fn keep(self, context: &TransferContext) -> bool {
         let Some(upload) = self.upload else {
             return false;
@@ -285,8 +286,8 @@ impl UploadRecord {
     }
 
     /// Aborts an upload that an earlier session left open, by its id, or by a search if the id is
-    /// not known. Then closes its record. Returns the uploads that may still be open, which the
-    /// caller must report, since no later session will.
+    /// not known. Then closes its record. Returns the uploads that may still be open. The caller
+    /// must report them, because no later session will.
     ///
     /// # Errors
     /// Returns the failure of the abort; the upload then stays on record.
@@ -301,7 +302,7 @@ impl UploadRecord {
         let strays = match id {
             Some(id) => match MultipartUpload::open(bucket, key, id).abort().await {
                 Ok(Aborted::Gone | Aborted::NotThere) => Vec::new(),
-                // A later run would get the same answer.
+                // A later run would get the same response.
                 Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
                     vec![Stray::failed(Some(id), &failure)]
                 }

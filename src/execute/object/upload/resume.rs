@@ -2,12 +2,12 @@
 //!
 //! An upload is resumed only if its record has the same source version, key, and attributes, and if
 //! its recorded parts tile the object. `ListParts` shows which parts S3 holds. A part of the right
-//! size is kept if it is the recorded one, or if it was in flight when the record ended; all others
-//! are sent again. Any other upload is aborted and a new one is created, which is always safe and
-//! only costs time.
+//! size is kept if it matches its record, or if it was in flight when the record ended; all other
+//! parts are sent again. Any other upload is aborted and a new one is created, which is always safe
+//! and only costs time.
 //!
 //! If the server no longer has the upload, it may have become the object: the session may have been
-//! killed before the answer to Complete arrived. s3haul then recognises the object at the key by
+//! killed before the response to Complete arrived. s3haul then recognises the object at the key by
 //! the source's checksum, or by the `ETag` that it recorded before it sent Complete.
 //!
 //! An upload that was kept for the next run is found by bucket and key, because its object has
@@ -34,9 +34,10 @@ use crate::s3::{ChecksumKind, FailureKind, Head};
 
 /// An upload of an earlier session that this session can use.
 pub(in crate::execute::object) enum Resumed<'w> {
-    /// It is open and has parts.
+    /// The upload is open and has parts.
     Session(Box<UploadSession<'w>>),
-    /// It has become the object. Holds the object's HEAD, and the `ETag` that its parts make.
+    /// The upload has become the object. Holds the object's HEAD, and the `ETag` computed from the
+    /// parts, if the `ETag` proves the object.
     Published(Box<Head>, Option<String>),
 }
 
@@ -51,8 +52,8 @@ impl TransferContext {
         }
     }
 
-    /// Returns the recorded properties of uploads to this key whose Complete was sent and not
-    /// answered.
+    /// Returns the recorded properties of uploads to this key whose Complete was sent but not
+    /// confirmed.
     pub(crate) fn made_before(&self, key: &ObjectKey) -> MadeBefore {
         let place = self.upload_place(key);
         let open = self.resumed.uploads.values();
@@ -76,7 +77,7 @@ impl ObjectTask<'_> {
         self.orphans = self.context.orphans.take(self.step.object, &place);
     }
 
-    /// Aborts the uploads of the object that are not resumed.
+    /// Aborts the object's remaining uploads, which this session does not resume.
     pub(in crate::execute::object) async fn abort_orphans(&mut self) {
         while let Some(orphan) = self.orphans.pop() {
             self.abort_orphan(&orphan).await;
@@ -94,7 +95,8 @@ impl ObjectTask<'_> {
                 self.destination(),
             )
             .await;
-        // The receipt may be hours away, and a kill before that would lose the only mention.
+        // The receipt may be written hours later, and a kill before that would lose the only
+        // mention of the upload.
         for note in &notes {
             tracing::warn!(key = %self.step.key, "{note}");
         }
@@ -103,7 +105,7 @@ impl ObjectTask<'_> {
 }
 
 impl<'w> UploadSession<'w> {
-    /// Resumes one of the uploads that earlier sessions left of an object, and aborts the others.
+    /// Resumes one of the object's uploads that earlier sessions left open, and aborts the others.
     pub(in crate::execute::object) async fn resume(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
@@ -128,8 +130,8 @@ impl<'w> UploadSession<'w> {
                 task.abort_orphan(&orphan).await;
                 continue;
             };
-            // The upload lacks the attributes that the server refused when it was created, not
-            // those that it refuses now.
+            // The upload lacks the attributes that the server refused when the upload was created,
+            // not the attributes that the server refuses now.
             if let Some(created) = &orphan.open.created {
                 task.draft.losses.retain(|loss| loss.lost != Lost::NotSet);
                 task.draft.losses.extend(created.losses.iter().cloned());
@@ -155,14 +157,15 @@ fn is_demanded(context: &TransferContext, loss: &Loss, draft: &Draft) -> bool {
         && !draft.losses.contains(loss)
 }
 
-/// Decides whether an upload can be resumed, or became the object. Returns `None` if it is neither.
+/// Decides whether an upload can be resumed or has become the object. Returns `None` if neither is
+/// true.
 async fn assess<'w>(
     task: &mut ObjectTask<'w>,
     orphan: &OrphanUpload,
     request: &UploadRequest,
 ) -> Result<Option<Resumed<'w>>, RoundFailure> {
     let (context, key) = (task.context, &task.step.key);
-    // An upload may lack an attribute only if the policy is no more than `try`.
+    // An upload may lack an attribute only if the job does not require it.
     let is_demanded = |loss: &Loss| is_demanded(context, loss, &task.draft);
     let created = match &orphan.open.created {
         Some(created) if !created.losses.iter().any(is_demanded) => created,
@@ -191,7 +194,7 @@ async fn assess<'w>(
         reconciled.kept.retain(|part| part.checksum.is_some());
     }
     let kept = reconciled.kept;
-    // Some servers return an empty list for an upload that is gone.
+    // Some servers return an empty list for an upload that no longer exists.
     if kept.is_empty() {
         let Some((head, etag)) = find_published(task, created, request).await? else {
             return Ok(None);
@@ -217,8 +220,8 @@ async fn assess<'w>(
     }))))
 }
 
-/// Returns the object at the key if this upload, whose Complete was sent and not answered, became
-/// it. Also returns the `ETag` if that proves it.
+/// Returns the object at the key if it was made from this upload, whose Complete was sent but not
+/// confirmed. Also returns the `ETag` if the `ETag` proves this.
 async fn find_published(
     task: &ObjectTask<'_>,
     created: &UploadDetails,

@@ -1,7 +1,7 @@
 //! Checks that an object made from an adopted upload has the requested attributes.
 //!
-//! S3 shows the attributes of an upload only after it is published. So they are compared then, by
-//! the session that published it, or by the next one if that session was killed.
+//! S3 shows the attributes of an upload only after the object is published. So the session that
+//! published the object then compares them, or the next session if that session was killed.
 
 use super::UploadSession;
 use crate::bucket::Bucket;
@@ -18,7 +18,7 @@ use crate::s3::{Attributes, Failure, FailureKind, Tags};
 impl UploadSession<'_> {
     /// Compares an object made from an adopted upload with the requested attributes. Returns the
     /// reason to copy it again if they differ. Must be called while the upload is still on record,
-    /// so that the next session compares them if this one is killed.
+    /// so that the next session compares the attributes if this session is killed.
     pub(in crate::execute::object) async fn verify_adopted(
         &self,
         attributes: &Attributes,
@@ -44,7 +44,7 @@ impl UploadSession<'_> {
 
 impl ObjectTask<'_> {
     /// Returns true if the version that was made from the upload `id` has the requested attributes.
-    /// Notes a difference.
+    /// Otherwise adds a note.
     pub(super) async fn has_attributes(
         &mut self,
         id: &str,
@@ -62,7 +62,7 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns the first attribute in which an object differs from the requested ones.
+/// Returns the first attribute of an object that differs from the requested one.
 async fn first_difference(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -71,8 +71,8 @@ async fn first_difference(
 ) -> Result<Option<Attribute>, Failure> {
     let found = match bucket.head(key, version).await {
         Ok(found) => found,
-        // The object has another customer key than the job names, or one although the job names
-        // none.
+        // The object has another customer key than the job names, or has a key although the job
+        // names none.
         Err(failure) if *failure.kind() == FailureKind::Invalid => {
             return Ok(Some(Attribute::Encryption));
         }
@@ -83,7 +83,7 @@ async fn first_difference(
     let tags = if capabilities.tags && (wants_tags || capabilities.may_have_tags(&found)) {
         match bucket.tags(key, version).await {
             Ok(tags) => tags,
-            // A server that does not know tags stores none.
+            // A server that does not support tags stores none.
             Err(failure) if failure.is_no_answer() && !wants_tags && found.tag_count.is_none() => {
                 Vec::new()
             }
@@ -95,6 +95,7 @@ async fn first_difference(
     } else {
         Vec::new()
     };
-    // Another program may have created the upload with whatever looks like a change by the server.
+    // A difference is never attributed to the server, because another program may have created the
+    // upload with it.
     Ok(difference(requested, &found, &tags, false))
 }
