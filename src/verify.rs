@@ -257,7 +257,7 @@ pub async fn transfer(
             .map(|task| async move {
                 match task {
                     Task::Excluded => Settled::Excluded,
-                    Task::Foreign => Settled::Nothing,
+                    Task::NotExtra => Settled::Nothing,
                     Task::Unplanned(finding) => Settled::Unplanned(finding),
                     Task::Unlisted(finding, failure) => Settled::Unlisted(finding, failure),
                     Task::Compare(step, found) => {

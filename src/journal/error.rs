@@ -119,8 +119,8 @@ pub enum JournalError {
         /// True if another process may have taken the journal.
         is_taken: bool,
     },
-    /// A file is shorter than what was written to it, or an object was removed. The writer replaces
-    /// the journal by a snapshot.
+    /// A file is shorter than the bytes written to it, or a file or object was removed. The writer
+    /// replaces the journal with a snapshot.
     #[error(
         "the journal's file {place} was cut or removed while the run was at work; run the same command again: it compares what is at the \
          destination and copies the rest"

@@ -1,4 +1,4 @@
-//! Decides which session holds a journal in S3, and which one may take it over.
+//! Decides which session holds a journal in S3, and which session may take it over.
 //!
 //! The session that wrote the last segment is the holder. Another session takes over by writing the
 //! next segment, which shuts the holder out. `BucketHolder::gives_way_to` decides if it may do so.
@@ -40,7 +40,7 @@ pub(super) struct HolderRecord {
     /// The run that it works on, once it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) run: Option<String>,
-    /// The time of this sign of life, by the session's own clock. Only people read it.
+    /// The time of this sign of life, by the session's own clock. For human readers only.
     pub(super) renewed: Timestamp,
     /// True once the session has released the journal.
     #[serde(default)]

@@ -38,7 +38,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Adds an object to those that the sample is drawn from. A replay draws the same sample.
+    /// Adds an object to the population of the sample. A replay draws the same sample.
     pub(super) fn take(&mut self, copied: RecordedObject) {
         self.take_for(copied, 1);
     }

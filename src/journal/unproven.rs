@@ -1,7 +1,7 @@
 //! Copies that were published, failed their proof, and were kept.
 //!
-//! A list cannot distinguish such a copy from a good one: it has the size of its source, and is
-//! newer. So it stays on record after its run, until a copy to the same place is proven.
+//! A list cannot distinguish such a copy from a good one, because it has the size of its source and
+//! is newer. So the copy stays on record after its run, until a copy to the same place is proven.
 
 use std::collections::BTreeMap;
 

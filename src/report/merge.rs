@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use self::file::MergedFile;
-use self::fold::{LatestLine, ObjectHasher, Partition, Verdicts};
+use self::fold::{LineVerdict, ObjectHasher, Partition, Verdicts};
 use self::scan::{NumberedLines, histories, scan};
 use super::checksum;
 use super::error::ReportError;
@@ -38,7 +38,7 @@ use super::stored::{StoredReport, StoredRuns};
 use crate::printable::cut;
 
 /// About the most objects whose verdicts are in memory at a time.
-const AT_ONCE: u64 = 1 << 19;
+const MAX_VERDICTS: u64 = 1 << 19;
 /// The bytes of a chunk of the result.
 const CHUNK: usize = 256 * 1024;
 /// The most chunks that wait for the reader.
@@ -278,7 +278,7 @@ impl MergeTask {
         );
         let later = &later.reports;
         let receipts = later.iter().map(|later| later.report.receipts()).sum();
-        for (pass, partition) in Partition::outer(receipts, AT_ONCE).enumerate() {
+        for (pass, partition) in Partition::outer(receipts, MAX_VERDICTS).enumerate() {
             let mut retries = Verdicts::new(&self.hasher, partition);
             for (number, later) in (0..).zip(later.iter()) {
                 let damage = scan(&later.report, number, &mut retries, &self.merge.origin).await?;
@@ -330,7 +330,7 @@ impl MergeTask {
             return Ok(());
         }
         let receipts = reports.iter().map(StoredReport::receipts).sum();
-        for partition in partition.inner(receipts, AT_ONCE) {
+        for partition in partition.inner(receipts, MAX_VERDICTS) {
             let mut verdicts = Verdicts::new(&self.hasher, partition);
             let mut damages = Vec::new();
             for (number, report) in (0..).zip(reports) {
@@ -341,12 +341,12 @@ impl MergeTask {
             if let Some(damage) = latest_damage {
                 self.leave_unfinished(shard.shard, damaged(&damage));
             } else if let (true, Some(latest)) = (is_whole, reports.len().checked_sub(1)) {
-                verdicts.require_seen_in(u32::try_from(latest).unwrap_or(u32::MAX));
+                verdicts.drop_unseen_in(u32::try_from(latest).unwrap_or(u32::MAX));
             }
             if self.is_settled(latest.as_ref()) {
                 verdicts.forget_lists();
             }
-            verdicts.give_way_to(retries);
+            verdicts.resolve_with_later(retries);
             self.count(verdicts.iter());
             for ((number, report), damage) in (0..).zip(reports).zip(damages) {
                 let lines = verdicts.lines_of(number);
@@ -420,7 +420,7 @@ impl MergeTask {
     }
 
     /// Counts the objects of these verdicts.
-    fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v LatestLine>) {
+    fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v LineVerdict>) {
         let footer = &mut self.footer;
         for verdict in verdicts {
             match verdict.status {

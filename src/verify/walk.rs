@@ -33,7 +33,7 @@ pub(super) enum Task {
     /// Compare an object with its counterpart.
     Compare(Box<Step>, DestinationEntry),
     /// Report an object that only the destination has.
-    Extra(Box<Entry>, ExcludedSource),
+    Extra(Box<Entry>, PossibleSource),
     /// Nothing: an object of the source could not be planned.
     Unplanned(VerifyFinding),
     /// Nothing: a list failed.
@@ -41,14 +41,14 @@ pub(super) enum Task {
     /// Nothing: the selection excludes the object.
     Excluded,
     /// Nothing: the destination has an object that the transfer would not write.
-    Foreign,
+    NotExtra,
 }
 
 /// The source of an object that the plan does not contain. The selection may have excluded it.
 #[derive(Clone, Debug)]
-pub(super) enum ExcludedSource {
+pub(super) enum PossibleSource {
     /// The source does not have it.
-    None,
+    Absent,
     /// The source may have an object at this key.
     Object(ObjectKey),
     /// The source may have a file with this key.
@@ -61,21 +61,21 @@ pub(super) struct PairWalk {
     sides: Sides,
     steps: Steps,
     waiting: Option<Box<Step>>,
-    there: Option<Front>,
+    there: Option<ListingCursor>,
     /// False if a part of the source could not be listed, so that its missing keys are not known.
-    source_is_whole: bool,
+    source_fully_listed: bool,
     /// The reason that the destination is not searched for extra objects.
     why_not_extra: Option<&'static str>,
 }
 
 /// A listing and its current entry.
 #[derive(Debug)]
-struct Front {
+struct ListingCursor {
     listing: Listing,
     current: Option<ListingItem>,
 }
 
-impl Front {
+impl ListingCursor {
     async fn peek(&mut self) -> Option<&ListingItem> {
         while matches!(self.current, None | Some(ListingItem::Ignored(..))) {
             self.current = Some(self.listing.next().await?);
@@ -123,7 +123,7 @@ impl PairWalk {
     pub(super) fn new(sides: &Sides) -> Self {
         let transfer = &sides.transfer;
         let why_not_extra = why_not_extra(sides);
-        let there = why_not_extra.is_none().then(|| Front {
+        let there = why_not_extra.is_none().then(|| ListingCursor {
             listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
@@ -141,7 +141,7 @@ impl PairWalk {
             sides: sides.clone(),
             waiting: None,
             there,
-            source_is_whole: true,
+            source_fully_listed: true,
             why_not_extra,
         }
     }
@@ -156,7 +156,7 @@ impl PairWalk {
     pub(super) async fn next(&mut self) -> Option<Task> {
         loop {
             if let Some(step) = self.waiting.take() {
-                return Some(self.meet(step).await);
+                return Some(self.match_step(step).await);
             }
             match self.steps.recv().await {
                 Some(Planned::Step(step)) => self.waiting = Some(step),
@@ -180,7 +180,7 @@ impl PairWalk {
 
     /// Returns the finding about a part of the source that could not be listed or planned.
     fn unplanned(&mut self, place: String, failure: &Failure) -> VerifyFinding {
-        self.source_is_whole = false;
+        self.source_fully_listed = false;
         let destination = self.sides.transfer.to.location.to_string();
         VerifyFinding {
             source: Some(place),
@@ -191,7 +191,7 @@ impl PairWalk {
     }
 
     /// Advances the destination's listing towards the step's key.
-    async fn meet(&mut self, step: Box<Step>) -> Task {
+    async fn match_step(&mut self, step: Box<Step>) -> Task {
         let Some(front) = &mut self.there else {
             return Task::Compare(step, DestinationEntry::Unknown);
         };
@@ -210,10 +210,10 @@ impl PairWalk {
             (std::cmp::Ordering::Less, Some(ListingItem::Entry(entry))) => {
                 self.waiting = Some(step);
                 // The source may have it in a part that could not be listed.
-                if self.source_is_whole {
+                if self.source_fully_listed {
                     self.extra(entry)
                 } else {
-                    Task::Foreign
+                    Task::NotExtra
                 }
             }
             (std::cmp::Ordering::Equal, Some(ListingItem::Entry(entry))) => {
@@ -229,7 +229,7 @@ impl PairWalk {
         let failed = self.there.take().and_then(|mut front| front.take());
         match failed {
             Some(ListingItem::Failed(place, failure)) => unlisted(&place, &failure),
-            _ => Task::Foreign,
+            _ => Task::NotExtra,
         }
     }
 
@@ -238,7 +238,7 @@ impl PairWalk {
         let front = self.there.as_mut()?;
         front.peek().await?;
         match front.take()? {
-            ListingItem::Entry(entry) if self.source_is_whole => Some(self.extra(entry)),
+            ListingItem::Entry(entry) if self.source_fully_listed => Some(self.extra(entry)),
             ListingItem::Failed(place, failure) => {
                 self.there = None;
                 Some(unlisted(&place, &failure))
@@ -257,7 +257,7 @@ impl PairWalk {
         let selected = relative
             .filter(|relative| !relative.is_empty() && !transfer.select.rules_out(relative));
         let Some(relative) = selected else {
-            return Task::Foreign;
+            return Task::NotExtra;
         };
         // If the selection is by name only, it did not exclude this key, so the source does not
         // have it.
@@ -267,14 +267,14 @@ impl PairWalk {
             ..Selection::default()
         };
         let source = match &transfer.from {
-            _ if by_name == transfer.select => ExcludedSource::None,
+            _ if by_name == transfer.select => PossibleSource::Absent,
             Source::Prefix { location, .. } => {
                 ObjectKey::new(&format!("{}{relative}", location.key))
-                    .map_or(ExcludedSource::None, ExcludedSource::Object)
+                    .map_or(PossibleSource::Absent, PossibleSource::Object)
             }
-            Source::Files { .. } => ExcludedSource::File(relative),
+            Source::Files { .. } => PossibleSource::File(relative),
             // Destinations of single objects are not searched.
-            Source::Object { .. } | Source::Stdin => ExcludedSource::None,
+            Source::Object { .. } | Source::Stdin => PossibleSource::Absent,
         };
         Task::Extra(Box::new(entry), source)
     }
@@ -297,11 +297,11 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
 pub(super) async fn extra(
     sides: &Sides,
     entry: &Entry,
-    source: ExcludedSource,
+    source: PossibleSource,
 ) -> Option<VerifyFinding> {
     let mut verdict = Verdict::Extra;
     match (source, &sides.source) {
-        (ExcludedSource::Object(key), Some(bucket)) => {
+        (PossibleSource::Object(key), Some(bucket)) => {
             match bucket.with_slot(bucket.head(&key, None)).await {
                 Ok(_) => return None,
                 // Without the permission to list, S3 answers 403 for keys that do not exist.
@@ -310,13 +310,13 @@ pub(super) async fn extra(
                 Err(failure) => verdict = Verdict::failed(&failure),
             }
         }
-        (ExcludedSource::File(key), _) => {
+        (PossibleSource::File(key), _) => {
             // A file that cannot be examined may not be there, so the object may be extra.
             if has_file(sides, key).await {
                 return None;
             }
         }
-        (ExcludedSource::None, _) | (ExcludedSource::Object(_), None) => {}
+        (PossibleSource::Absent, _) | (PossibleSource::Object(_), None) => {}
     }
     let place = S3Uri {
         bucket: sides.destination.name().clone(),

@@ -155,7 +155,7 @@ pub(super) fn customer_keys(keys: &CustomerKeys) -> String {
     format!("CustomerKeys {{ source: {source}, destination: {destination} }}")
 }
 
-/// Returns the text of a list of keys, of which the journal has a digest.
+/// Returns the text of a list of keys. The journal has only a digest of this text.
 pub(super) fn chosen(chosen: &[Chosen]) -> String {
     let keys: Vec<_> = chosen
         .iter()

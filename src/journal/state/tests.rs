@@ -1,4 +1,4 @@
-//! Tests of what the state keeps and forgets, and of its size.
+//! Tests which events the state keeps or forgets, and its size.
 
 use super::super::event::{SourceVersion, UploadPlace};
 use super::super::tests::{at, ended, info, planned, range};

@@ -1,4 +1,4 @@
-//! The writer over a store in memory: what is durable when, what happens when disks are full.
+//! Tests the writer with a store in memory: when events are durable, and full disks.
 
 use std::sync::Mutex;
 
@@ -51,7 +51,7 @@ impl Store for Memory {
     }
 
     async fn write(&mut self, _next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
-        // A disk takes its time, and meanwhile more gathers.
+        // A disk is slow, so more events gather meanwhile.
         sleep(Duration::from_millis(5)).await;
         let mut disk = self.0.lock().unwrap();
         if disk.room.is_some_and(|room| room < lines.len()) {
@@ -345,7 +345,7 @@ async fn receipts_are_in_the_report_before_a_snapshot_forgets_them() {
     let disk = store.0.lock().unwrap();
     assert!(disk.snapshots.len() > 5);
     for (next, length) in &disk.snapshots {
-        // Of each two records one is a receipt.
+        // Every second record is a receipt.
         let receipts = (*next - 1) / 2;
         let lines: usize = (0..receipts).map(|object| receipt(object).len() + 1).sum();
         assert_eq!(*length, lines as u64, "the snapshot before record {next}");
@@ -545,7 +545,7 @@ async fn a_report_begins_with_its_run_and_may_have_been_lost() {
         .await
         .unwrap();
     journal.commit(ended(2)).await.unwrap();
-    // A pod's disk is gone with its pod: of 1,000 bytes none is left.
+    // A pod's disk is lost with its pod: none of 1,000 bytes remain.
     report.0.lock().unwrap().text.clear();
     let ledger: Option<Box<dyn Ledger>> = Some(Box::new(report.clone()));
     let start = Start {

@@ -103,7 +103,7 @@ fn parts(receipts: u64, most: u64) -> u32 {
 
 /// The line of an object that counts, among those that were read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LatestLine {
+pub(super) struct LineVerdict {
     /// The report of the line, by position.
     pub(super) report: u32,
     /// The number of the line.
@@ -122,7 +122,7 @@ pub(super) struct LatestLine {
 /// The verdicts about the objects of a partition.
 #[derive(Debug)]
 pub(super) struct Verdicts {
-    objects: HashMap<u128, LatestLine>,
+    objects: HashMap<u128, LineVerdict>,
     hasher: ObjectHasher,
     partition: Partition,
 }
@@ -151,7 +151,7 @@ impl Verdicts {
         if !self.partition.holds(hash) {
             return;
         }
-        let next = LatestLine {
+        let next = LineVerdict {
             report,
             line: number,
             seen: report,
@@ -165,7 +165,7 @@ impl Verdicts {
             Entry::Vacant(entry) => _ = entry.insert(next),
             Entry::Occupied(mut entry) => {
                 let before = entry.get_mut();
-                if before.stays(next.status, before.report == report) {
+                if before.wins_over(next.status, before.report == report) {
                     before.seen = report;
                 } else {
                     *before = next;
@@ -176,7 +176,7 @@ impl Verdicts {
 
     /// Drops objects that the report `latest`, which is complete, does not name. They are no longer
     /// in the source.
-    pub(super) fn require_seen_in(&mut self, latest: u32) {
+    pub(super) fn drop_unseen_in(&mut self, latest: u32) {
         self.objects.retain(|_, verdict| verdict.seen >= latest);
     }
 
@@ -187,7 +187,7 @@ impl Verdicts {
 
     /// Compares these verdicts with those of later reports. One verdict remains about each object
     /// that both have.
-    pub(super) fn give_way_to(&mut self, later: &mut Self) {
+    pub(super) fn resolve_with_later(&mut self, later: &mut Self) {
         let both: Vec<u128> = if self.objects.len() < later.objects.len() {
             let known = self.objects.keys();
             known
@@ -206,7 +206,7 @@ impl Verdicts {
             let (Some(own), Some(other)) = pair else {
                 continue;
             };
-            if own.stays(other.status, false) {
+            if own.wins_over(other.status, false) {
                 later.objects.remove(&hash);
             } else {
                 self.objects.remove(&hash);
@@ -214,7 +214,7 @@ impl Verdicts {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &LatestLine> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LineVerdict> {
         self.objects.values()
     }
 
@@ -227,9 +227,9 @@ impl Verdicts {
     }
 }
 
-impl LatestLine {
+impl LineVerdict {
     /// Returns true if this line counts, and not a later one with the status `later`.
-    fn stays(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
+    fn wins_over(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
         use ReceiptStatus::{Done, Failed, Restoring, Skipped, Stopped};
         match (self.status, later) {
             (Done, Skipped) => true,
@@ -312,7 +312,7 @@ mod tests {
             let line = with_version(line("a", status), version);
             verdicts.take(&header(), report, number, line);
         }
-        verdicts.require_seen_in(2);
+        verdicts.drop_unseen_in(2);
         assert_eq!(verdicts.iter().count(), 1);
         assert_eq!(verdicts.lines_of(1), [2], "the copy with its proof");
     }
@@ -321,7 +321,7 @@ mod tests {
     fn an_object_that_a_complete_run_does_not_find_is_gone() {
         let lines = [(0, "a", "done"), (0, "gone", "failed"), (1, "a", "skipped")];
         let mut verdicts = folded(&lines);
-        verdicts.require_seen_in(1);
+        verdicts.drop_unseen_in(1);
         assert_eq!(
             (verdicts.lines_of(0), verdicts.lines_of(1)),
             (vec![1], vec![])
@@ -343,7 +343,7 @@ mod tests {
         {
             later.take(&header(), 0, number, line(source, status));
         }
-        own.give_way_to(&mut later);
+        own.resolve_with_later(&mut later);
         assert_eq!(
             (own.lines_of(0), later.lines_of(0)),
             (vec![2, 3], vec![1, 3])
