@@ -1,7 +1,7 @@
 //! Reads both listings in parallel, and finds the pairs and the objects that only one side has.
 //!
-//! Both must be in the order of the keys' bytes. If a key map or a server does not keep that order,
-//! s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
+//! Both listings must be in byte order of the keys. If a key map or a server does not keep that
+//! order, s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
 
 use std::sync::Arc;
 
@@ -34,20 +34,22 @@ pub(super) enum Task {
     Compare(Box<Step>, DestinationEntry),
     /// Report an object that only the destination has.
     Extra(Box<Entry>, PossibleSource),
-    /// Nothing: an object of the source could not be planned.
+    /// Report an object of the source that could not be planned.
     Unplanned(VerifyFinding),
-    /// Nothing: a list failed.
+    /// Report a failed list.
     Unlisted(VerifyFinding, Failure),
-    /// Nothing: the selection excludes the object.
+    /// Count an object that the selection excludes.
     Excluded,
-    /// Nothing: the destination has an object that the transfer would not write.
+    /// Ignore an object of the destination that cannot be called extra: the transfer would not
+    /// write it, or the source is not fully listed.
     NotExtra,
 }
 
-/// The source of an object that the plan does not contain. The selection may have excluded it.
+/// The possible source of an object that the plan does not contain, because the selection may have
+/// excluded it.
 #[derive(Clone, Debug)]
 pub(super) enum PossibleSource {
-    /// The source does not have it.
+    /// The source cannot have the object.
     Absent,
     /// The source may have an object at this key.
     Object(ObjectKey),
@@ -62,9 +64,10 @@ pub(super) struct PairWalk {
     steps: Steps,
     waiting: Option<Box<Step>>,
     there: Option<ListingCursor>,
-    /// False if a part of the source could not be listed, so that its missing keys are not known.
+    /// False if a part of the source could not be listed or planned, so that keys of the source may
+    /// be unknown.
     source_fully_listed: bool,
-    /// The reason that the destination is not searched for extra objects.
+    /// The reason why the destination is not searched for extra objects.
     why_not_extra: Option<&'static str>,
 }
 
@@ -88,7 +91,7 @@ impl ListingCursor {
     }
 }
 
-/// Returns the reason that the destination of a transfer cannot be searched for extra objects.
+/// Returns the reason why the destination of a transfer cannot be searched for extra objects.
 fn why_not_extra(sides: &Sides) -> Option<&'static str> {
     let transfer = &sides.transfer;
     let is_directory = |bucket: &Bucket| bucket.name().is_directory_bucket();
@@ -130,7 +133,7 @@ impl PairWalk {
         // A plan that copies everything lists all selected objects with their destination keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
-        // Archived objects cannot be read, but can be compared.
+        // `Fail` keeps archived objects in the plan; they arrive as `Planned::Archived`.
         all.archived = Archived::Fail;
         let all = Sides {
             transfer: all.into(),
@@ -146,8 +149,8 @@ impl PairWalk {
         }
     }
 
-    /// Returns the reason that the destination is not searched for extra objects, or `None` if it
-    /// is.
+    /// Returns the reason why the destination is not searched for extra objects, or `None` if it is
+    /// searched.
     pub(super) fn why_not_extra(&self) -> Option<&'static str> {
         self.why_not_extra
     }
@@ -190,7 +193,7 @@ impl PairWalk {
         }
     }
 
-    /// Advances the destination's listing towards the step's key.
+    /// Advances the destination's listing towards the step's key, and returns the next task.
     async fn match_step(&mut self, step: Box<Step>) -> Task {
         let Some(front) = &mut self.there else {
             return Task::Compare(step, DestinationEntry::Unknown);
@@ -209,7 +212,7 @@ impl PairWalk {
         match (order, order.is_le().then(|| front.take()).flatten()) {
             (std::cmp::Ordering::Less, Some(ListingItem::Entry(entry))) => {
                 self.waiting = Some(step);
-                // The source may have it in a part that could not be listed.
+                // The source may have the object in a part that could not be listed.
                 if self.source_fully_listed {
                     self.extra(entry)
                 } else {
@@ -223,7 +226,8 @@ impl PairWalk {
         }
     }
 
-    /// Gives up the destination's listing, which failed. From here on, HEAD is sent for each key.
+    /// Gives up the destination's listing, which failed. From now on, s3haul sends HEAD for each
+    /// key.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());
@@ -259,8 +263,8 @@ impl PairWalk {
         let Some(relative) = selected else {
             return Task::NotExtra;
         };
-        // If the selection is by name only, it did not exclude this key, so the source does not
-        // have it.
+        // A selection by name only did not exclude this key, so the source does not have the
+        // object.
         let by_name = Selection {
             include: transfer.select.include.clone(),
             exclude: transfer.select.exclude.clone(),
@@ -293,7 +297,7 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
 }
 
 /// Returns the finding about an object that only the destination has. Returns `None` if the source
-/// has the object, which the selection then excludes.
+/// has the object too, because the selection then excludes it.
 pub(super) async fn extra(
     sides: &Sides,
     entry: &Entry,
@@ -311,7 +315,7 @@ pub(super) async fn extra(
             }
         }
         (PossibleSource::File(key), _) => {
-            // A file that cannot be examined may not be there, so the object may be extra.
+            // A file that cannot be examined may not exist, so the object counts as extra.
             if has_file(sides, key).await {
                 return None;
             }
