@@ -22,8 +22,8 @@
 //!
 //! `record` holds the objects of the state prefix, `names` their names, and `store` reads and
 //! writes them. `survey` estimates with lists how the keys are distributed, `cut` divides them, and
-//! `make` makes the plan from both. `obtain` decides which process does that. `live` and `end`
-//! write the progress and the end of a shard, and `view` computes the progress of the whole run.
+//! `make` builds the plan from both. `obtain` decides which process plans. `live` and `end` write
+//! the progress and the end of a shard, and `view` computes the progress of the whole run.
 
 pub mod cut;
 pub mod end;

@@ -83,7 +83,7 @@ pub struct ReceiptCounts {
     pub with_losses: u64,
 }
 
-/// A cause why objects are not done.
+/// A reason why objects are not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UndoneCause {
     /// `failed`, `stopped`, or `restoring`.
@@ -91,10 +91,10 @@ pub struct UndoneCause {
     /// The request that failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub operation: String,
-    /// The code of the answer.
+    /// The error code of the response.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub code: String,
-    /// The message of the answer.
+    /// The message of the response.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// The remedy.
@@ -158,7 +158,7 @@ pub async fn overview(lines: ReportLines, shown: usize) -> Result<Overview, Read
     overview_and(lines, shown, |_| ()).await
 }
 
-/// Does the same, and calls `each` with each line.
+/// Does the same as [`overview`], and calls `each` with each line.
 ///
 /// # Errors
 /// Those of [`overview`].

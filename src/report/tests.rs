@@ -1,4 +1,4 @@
-//! Tests of the writer of reports.
+//! Tests the writer of reports.
 
 use std::fs;
 
