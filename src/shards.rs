@@ -1,4 +1,4 @@
-//! Runs a job in many processes, the shards, each of which copies its own ranges of keys.
+//! Runs a job in many processes, the shards. Each shard copies its own ranges of keys.
 //!
 //! An engine (an Indexed Job of Kubernetes, or an array of Slurm or AWS Batch) starts the processes
 //! and gives each one an index. They share only a prefix in a bucket, the state prefix:

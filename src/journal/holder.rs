@@ -84,7 +84,7 @@ pub(super) enum Takeover {
     Released,
     /// The holder is an earlier process of the same Job.
     SameJob,
-    /// The holder's process ran on this machine and is gone.
+    /// The holder's process ran on this machine and has ended.
     Gone,
     /// The holder has shown no sign of life for too long.
     Silent,

@@ -384,7 +384,7 @@ fn sizes_differ(here: u64, there: u64) -> Verdict {
     }
 }
 
-/// Compares two checksums over all bytes, at least one of which was computed by reading.
+/// Compares two checksums over all bytes. At least one of them was computed by reading.
 fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     if here.value == there.value {
         return Verdict::Equal { proof: Proof::Read };

@@ -193,7 +193,7 @@ async fn g6_the_plan_does_not_run_ahead() {
     );
 }
 
-/// 7. Throttling slows down and fails nothing; a limit that the user set is never exceeded.
+/// 7. Throttling slows a run down and fails nothing, and the run stays within the user's limits.
 #[tokio::test]
 async fn g7_throttled_but_done() {
     let world = World::new().await;
