@@ -388,13 +388,13 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-/// The state of the process that works on a run, or did.
+/// The state of the last process that worked on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
-    /// A session is at work.
+    /// A session is running.
     Running,
-    /// The last session was killed, or its machine is gone. The run can be resumed.
+    /// The last session was killed, or its machine failed. The run can be resumed.
     Dead,
     /// The run was stopped in an orderly way, and can be resumed.
     Stopped,

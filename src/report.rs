@@ -306,7 +306,7 @@ impl ReportWriter {
             && (self.header_length..=old_length).contains(&length)
             && ends_line(file, length)?
         {
-            // The footer of a session that was stopped may follow.
+            // The footer of a stopped session may follow, and is dropped.
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }

@@ -43,7 +43,7 @@ use std::time::Duration;
 pub const MOST_SHARDS: u32 = 2000;
 /// The interval at which `live/I.json` is written.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);
-/// The time after which `plan.lease` is free if it is not renewed.
+/// The time after which `plan.lease` becomes free if it is not renewed.
 pub const LEASE_FREE_AFTER: Duration = Duration::from_mins(1);
 /// The interval at which `plan.lease` is renewed.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(15);

@@ -10,8 +10,8 @@
 //! The holder's [`lease`] decides if another session may take over at all.
 //!
 //! The server's clock measures the age of a fence and of a sign of life. The objects that a
-//! snapshot replaces are removed only after the next segment is written. A session that was
-//! replaced meanwhile cannot write that one, so its successor can still read those objects.
+//! snapshot replaces are removed only after the next segment is written. A session that has been
+//! replaced cannot write that segment, so its successor can still read the old objects.
 //!
 //! If the response of a write is lost, the retry finds its own first attempt under the number. It
 //! recognises the attempt by its bytes, which name the writer.
@@ -203,9 +203,9 @@ impl BucketPlace {
 
     async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        // Only the names of segments, snapshots, and sessions begin with `s`; those of the many
-        // pieces of reports do not. In a directory bucket, the prefix of a list must end with a
-        // slash.
+        // Only the names of segments, snapshots, and sessions begin with `s`. The names of report
+        // pieces, of which there may be many, do not. In a directory bucket, the prefix of a list
+        // must end with a slash.
         let ours = if self.bucket.capabilities().directory {
             self.prefix.to_string()
         } else {
@@ -303,7 +303,8 @@ impl BucketPlace {
                                 by: Box::new(by),
                             });
                         }
-                        // 409: another writer tried at the same moment, and failed too.
+                        // 409 without an object: another writer tried at the same moment, and
+                        // failed too.
                         None => {}
                     }
                 }

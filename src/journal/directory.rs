@@ -33,8 +33,7 @@ use super::state::RunState;
 use super::store::{Store, Visit, is_long};
 use crate::size::MIB;
 
-/// The length at which a new segment begins, even if no snapshot can be taken, because a reader
-/// loads each segment into memory as a whole.
+/// The length at which a new segment begins. Readers load a whole segment into memory.
 const SEGMENT: u64 = 8 * MIB;
 /// The most times that a reader starts over because a writer removed files meanwhile.
 const LOOKS: u32 = 10;
@@ -208,7 +207,7 @@ impl Directory {
             }
             match found.read(path) {
                 Ok((replay, _)) => return Ok(Some((replay, Holder::of(path)))),
-                // A run that takes a snapshot removes the files that were just listed.
+                // A run that takes a snapshot may have removed the files that were just listed.
                 Err(_) if looks < LOOKS && found.has_changed(path) => looks += 1,
                 Err(error) => return Err(error),
             }
@@ -386,7 +385,7 @@ struct DirectoryFiles {
     snapshot: Option<u64>,
     /// The segments after it, in order.
     segments: Vec<u64>,
-    /// Files that the snapshot has replaced or that are unfinished, left behind by a crash.
+    /// Files left by a crash: unfinished ones, and ones that the snapshot has replaced.
     stale: Vec<String>,
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -520,7 +519,7 @@ fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(Fi
     Ok((file, header.len() as u64))
 }
 
-/// Writes a snapshot under its name, whole or not at all.
+/// Writes a snapshot atomically.
 fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     let name = path.join(snapshot_name(number));
     let beside = path.join(format!("snapshot-{number:010}{TEMP_SUFFIX}"));

@@ -73,7 +73,7 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It holds an unfinished run of other transfers, whose record says nothing about these.
+    /// It holds an unfinished run of other transfers, so its record says nothing about this job.
     #[error(
         "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or undo the change and finish that run",
@@ -83,7 +83,8 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It holds an unfinished run between other locations, whose record says nothing about these.
+    /// It holds an unfinished run between other locations, so its record says nothing about this
+    /// job.
     #[error(
         "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or undo the change and finish that run",
@@ -234,7 +235,7 @@ impl JournalError {
         )
     }
 
-    /// Returns true if the record of this run is lost to later sessions.
+    /// Returns true if later sessions cannot find the record of this run.
     #[must_use]
     pub fn leaves_no_record(&self) -> bool {
         matches!(

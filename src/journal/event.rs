@@ -2,8 +2,8 @@
 //!
 //! An event records only what the next session cannot find out by itself: keys that need not be
 //! listed again, uploads whose ids nothing else knows, and the receipts of objects that have ended.
-//! Objects and uploads have numbers that are unique in the journal. An upload id has a hundred
-//! characters, and would otherwise be in the event of each part.
+//! Objects and uploads have numbers that are unique in the journal. Without such a number, the
+//! event of each part would repeat the upload id, which has a hundred characters.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -293,7 +293,7 @@ impl PlannedObject {
             modified,
             class: storage_class,
         } = self;
-        // A restore may have ended since. The copy sends a HEAD, which shows that.
+        // A restored copy may have expired since. The HEAD before the copy shows that.
         let archive = ArchiveState::Readable;
         Entry {
             key,
@@ -330,10 +330,10 @@ pub enum Ended {
             deserialize_with = "losses"
         )]
         losses: Vec<Loss>,
-        /// Set if it was changed in place, and not copied.
+        /// Set if it was changed in place instead of copied.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         in_place: Option<InPlace>,
-        /// Its destination, if an earlier copy there had failed its proof.
+        /// Its destination, if an earlier copy to it failed its proof.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         settles: Option<String>,
     },

@@ -41,7 +41,7 @@ impl<S: Store> Faulty<S> {
         }
     }
 
-    /// Fails a write in the way of the fault.
+    /// Applies the fault to a write.
     async fn strike(&mut self) -> Result<(), JournalError> {
         self.struck = true;
         match &self.fault {

@@ -40,7 +40,7 @@ const SEPARATOR: &str = ", ";
 /// ambiguous, because an element may contain the separator. Older journals have only that text.
 const ELEMENTS: &str = ".elements";
 
-/// The settings that decide which objects a job copies, and with which result. By name.
+/// The settings, by name, that decide which objects a job copies, and with which result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(BTreeMap<String, String>);
@@ -356,8 +356,8 @@ fn text(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Returns the text of a time. An age is kept as it was written, because it means another time in
-/// each run.
+/// Returns the text of a time. An age is kept as it was written, because it stands for a different
+/// time in each run.
 fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }

@@ -264,7 +264,7 @@ mod tests {
         }
     }
 
-    /// A line that cannot be read does not prove a death.
+    /// An unreadable line does not prove that the process has ended.
     #[test]
     fn the_line_of_a_process_tells_if_it_lives() {
         let line = |state: &str| format!("7 (a) b) {state} {}42", "0 ".repeat(18));

@@ -41,8 +41,8 @@ pub(super) trait Store: Send + Sync + 'static {
     /// False for a store that keeps nothing.
     const KEEPS: bool = true;
 
-    /// Returns how long events gather before they are written: if no caller waits for one of them,
-    /// and if one does.
+    /// Returns the times for which events gather before they are written: the first if no caller
+    /// waits for them, the second if one does.
     fn gather(&self) -> (Duration, Duration);
 
     /// Appends lines, beginning with record `next`. They survive the process, but not necessarily a
@@ -75,7 +75,7 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Returns true if it is time for a snapshot.
     fn wants_snapshot(&self) -> bool;
 
-    /// Replaces everything written so far by the state, durably. `next` is the number of the next
+    /// Replaces everything written so far with the state, durably. `next` is the number of the next
     /// record, and `report` the length of the report.
     fn snapshot(
         &mut self,

@@ -112,8 +112,8 @@ enum Message {
 pub struct Closed {
     /// The final state.
     pub state: RunState,
-    /// The reason why the report lacks receipts, if it does. Then the journal still has them, and
-    /// the run is not over: the next session puts them into the report.
+    /// The reason why the report lacks receipts, if it does. The journal then still has them, and
+    /// the run is not over: the next session adds them to the report.
     pub report: Result<(), String>,
 }
 
@@ -219,7 +219,7 @@ impl Journal {
         }
     }
 
-    /// Waits until the writer has ended, and returns the reason.
+    /// Waits until the journal is broken or the writer has ended, and returns the reason.
     async fn failed(&self) -> JournalError {
         self.shared.broken.cancelled().await;
         self.error()
@@ -246,7 +246,7 @@ pub(super) struct WriterTask<S> {
     /// The time of the first write that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
-    /// The receipts of objects that are left to the next session.
+    /// The receipts of objects that this session leaves to the next one.
     left: Vec<ReceiptLine>,
     /// The time of the next attempt, after the report could not be written. No snapshot is taken
     /// before that time.
@@ -296,7 +296,7 @@ impl<S: Store> WriterTask<S> {
         })
     }
 
-    /// Writes one event, and then a snapshot, which replaces everything before.
+    /// Writes one event, and then a snapshot, which replaces everything before it.
     pub(super) async fn begin_with(&mut self, event: JournalEvent) -> Result<(), JournalError> {
         let mut lines = Vec::new();
         let first = self.start.next;
@@ -314,7 +314,7 @@ impl<S: Store> WriterTask<S> {
         if let Err(error) = self.serve().await {
             tracing::debug!(%error, "the journal is broken");
             is_ours = !error.leaves_it_to_another();
-            // Nothing else sets it.
+            // Nothing else sets the error.
             let _ = self.shared.error.set(error);
             self.shared.broken.cancel();
             if is_ours {
@@ -393,7 +393,7 @@ impl<S: Store> WriterTask<S> {
         Ok(())
     }
 
-    /// Collects the messages to write next; `None` if all senders are gone.
+    /// Collects the messages to write next. Returns `None` if all senders were dropped.
     async fn gather(&mut self) -> Result<Option<Vec<Message>>, JournalError> {
         let first = loop {
             let unsynced = self.unsynced.map(|since| since + SYNC_AFTER);

@@ -1,7 +1,7 @@
 //! The first and the last line of a report: the header and the footer.
 //!
 //! The header names the run that the receipts come from. The footer says how the run ended. A
-//! report without a footer was truncated, or its run was killed or is still at work.
+//! report without a footer was truncated, or its run was killed or is still in progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

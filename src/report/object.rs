@@ -1,9 +1,9 @@
 //! Decides which receipts of a report are about the same object.
 //!
 //! A transfer that copies histories (`versions: all`) has one receipt for each version of a key.
-//! All other transfers have one receipt for each key. In these, the version is only the one that
-//! was read. If no version was read (the object failed early, was stopped, or was found equal by
-//! its list), the receipt names none. So the version does not distinguish objects there.
+//! All other transfers have one receipt for each key. Their receipts name the version that was
+//! read, or none if the object was not read (because it failed early, was stopped, or was found
+//! equal by its list). So the version does not distinguish objects there.
 
 use super::frame::ReportHeader;
 

@@ -35,7 +35,7 @@ pub struct Overview {
     pub damage: Option<String>,
     /// The run that it comes from.
     pub origin: ReportHeader,
-    /// The end of the run. Absent while the run is at work, and after it was killed.
+    /// The end of the run. Absent while the run is in progress, and after it was killed.
     pub footer: Option<Footer>,
     /// The numbers of receipts. A resumed run may have several receipts of one object.
     pub receipts: ReceiptCounts,
@@ -56,7 +56,7 @@ pub enum ReportState {
     Complete,
     /// The run was stopped or gave up, and may not have listed all objects.
     Stopped,
-    /// There is no footer: the run is at work, or was killed.
+    /// There is no footer: the run is in progress, or was killed.
     Unfinished,
     /// Lines are missing or were changed.
     Damaged,

@@ -303,9 +303,9 @@ struct PieceWriter {
     next: u64,
     /// The lines of the next piece.
     pending: Vec<u8>,
-    /// The number of receipts among them.
+    /// The number of receipts among these lines.
     receipts: u64,
-    /// The time when the first of them was added.
+    /// The time when the first of these lines was added.
     since: Option<Instant>,
     /// The reason why receipts are missing since the last rewind.
     error: Option<String>,
@@ -344,7 +344,7 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(is_new);
                 }
-                // An earlier session is still at work, and its new piece must be read first.
+                // An earlier session is still running, and its new piece must be read first.
                 Some(_) if rounds < ROUNDS => rounds += 1,
                 Some(other) => return Err(self.taken_over(other)),
             }

@@ -80,8 +80,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns true if the run was stopped or gave up, so that objects may be missing that it never
-    /// listed, or if the report of a retry is damaged.
+    /// Returns true if the run was stopped or gave up, and so may not have listed all objects, or
+    /// if the report of a retry is damaged.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.footer.as_ref().is_some_and(|footer| !footer.complete)
@@ -121,7 +121,7 @@ impl ParsedReceipt {
         })
     }
 
-    /// Returns the object in the form in which it is copied again.
+    /// Returns the object of this receipt as one to copy again.
     fn failure(&self, line: usize) -> ReportedFailure {
         ReportedFailure {
             transfer: self.transfer.clone(),

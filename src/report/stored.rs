@@ -43,7 +43,7 @@ const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 /// The most requests in flight while heads are read.
 const AT_ONCE: usize = 16;
 /// The most attempts to write a piece that can neither be written nor read, because another writer
-/// is at work.
+/// interferes.
 const ROUNDS: u32 = 8;
 /// The search for the newest run covers the last hour, then the last day, week, month, and year.
 const HOURS: [i64; 5] = [1, 24, 7 * 24, 31 * 24, 366 * 24];
@@ -62,7 +62,7 @@ pub(super) struct RunDirectory {
     directory: ObjectKey,
 }
 
-/// A length of a report, with the receipts and the checksum up to it.
+/// A length of a report, with the number of receipts and the checksum up to there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ReportLength {
     /// The length in bytes.
@@ -118,8 +118,8 @@ mod hexadecimal {
     }
 }
 
-/// Returns the name of a run's directory. The name of a run begins with its time, so that the names
-/// of directories ascend.
+/// Returns the name of a run's directory. The name of a run begins with its time, so the names of
+/// directories are in the order of time.
 fn run_directory(run: &str) -> String {
     let digits: String = run
         .chars()

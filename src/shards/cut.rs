@@ -90,7 +90,7 @@ fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
     if first < weights.len() {
         spans.push(first..weights.len());
     }
-    // A light rest after a heavy stretch gets no separate shard.
+    // A light remainder after a heavy stretch gets no separate shard.
     let is_slight = weight <= 0.0 || (follows_heavy && weight <= bound * SLIGHT);
     if is_slight && spans.len() > 1 {
         let end = spans.pop().map_or(weights.len(), |span| span.end);

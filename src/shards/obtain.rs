@@ -200,7 +200,7 @@ async fn release(store: &StateStore, own: &Writer) {
     }
 }
 
-/// The last seen state of the lease, and the time since which it has not changed.
+/// The last seen state of the lease, and the time when this process first saw that state.
 #[derive(Default)]
 struct LeaseWatch {
     last: Option<Stored<PlanLease>>,
@@ -208,8 +208,8 @@ struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Compares the lease with its last seen state. Returns the time that has passed since its last
-    /// change.
+    /// Compares the lease with its last seen state. Returns the time that has passed since this
+    /// process first saw the current state.
     fn unchanged_for(&mut self, stored: &Stored<PlanLease>, tell: &impl Fn(&str)) -> Duration {
         let by = |stored: &Stored<PlanLease>| stored.record.by.id.clone();
         if self.last.as_ref().map(by) != Some(by(stored)) {

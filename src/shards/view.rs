@@ -79,7 +79,7 @@ pub struct SeenState {
 pub enum RunProgress {
     /// A process gives signs of life.
     Running,
-    /// No process gives signs of life, and shards are left.
+    /// No process gives signs of life, but not all shards have ended.
     Waiting,
     /// All shards have ended.
     Ended,

@@ -181,7 +181,7 @@ impl LeaseState {
             match self.renew().await {
                 Ok(()) => is_failing = false,
                 Err(error @ (JournalError::Fenced { .. } | JournalError::Gone { .. })) => {
-                    // Nothing else sets it.
+                    // Nothing else sets the error.
                     let _ = self.fenced.set(error);
                     self.lost.cancel();
                     return;
@@ -400,7 +400,7 @@ impl BucketPlace {
             if let Some(bytes) = self.get(&name).await? {
                 return Ok(Some((listing, name, bytes)));
             }
-            // The session at work has replaced the object by a snapshot.
+            // The running session has replaced the object with a snapshot.
         }
         Err(JournalError::missing(self))
     }

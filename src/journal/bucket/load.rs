@@ -85,7 +85,7 @@ impl BucketPlace {
         while let Some((number, bytes)) = segments.try_next().await? {
             let Some(bytes) = bytes else { return Ok(None) };
             found.tail_bytes += bytes.len() as u64;
-            // An object exists as a whole or not at all.
+            // An object is never torn, because S3 stores it as a whole or not at all.
             found.replay.segment(
                 &format!("{self}{}", segment_name(number)),
                 number,

@@ -47,8 +47,8 @@ impl BucketPlace {
         }
     }
 
-    /// Takes over a journal that cannot be read. Returns the number of its segment, the fences that
-    /// must be kept, and the uploads that could be read.
+    /// Takes over a journal that cannot be read. Returns the number of the new segment, the fences
+    /// that must be kept, and the uploads that could be read.
     pub(super) async fn take_unread(
         &self,
         writer: &Writer,

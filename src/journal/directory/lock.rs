@@ -16,7 +16,7 @@ use crate::journal::identity::{Writer, host};
 
 /// The name of the lock in the directory.
 pub(super) const LOCK: &str = "lock";
-/// The first bytes of a lock file that was written.
+/// The first bytes of a lock file that names its holder.
 const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
 /// The most attempts to take a lock that another process holds, and to read one that is being
 /// written.

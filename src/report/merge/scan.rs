@@ -48,8 +48,8 @@ impl NumberedLines {
 /// Returns `None` if old versions of s3haul wrote all reports, because their headers lack this
 /// field.
 ///
-/// The merge reads all reports with the same set. Otherwise, one object in reports of several
-/// versions of s3haul would count as two.
+/// The merge reads all reports with the same set of transfers. Otherwise, one object in reports of
+/// several versions of s3haul would count as two.
 pub(super) async fn histories(
     origin: &ReportHeader,
     shards: &[ShardReports],
