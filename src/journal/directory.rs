@@ -33,7 +33,7 @@ use super::state::RunState;
 use super::store::{Store, Visit, is_long};
 use crate::size::MIB;
 
-/// The length at which a new segment begins. Readers load a whole segment into memory.
+/// The length at which a new segment begins even without a snapshot. Readers load whole segments.
 const SEGMENT: u64 = 8 * MIB;
 /// The most times that a reader starts over because a writer removed files meanwhile.
 const LOOKS: u32 = 10;
@@ -132,10 +132,9 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Replaces an unreadable journal with a new one that takes over its open uploads, as far as
-    /// they can be read. Keeps the old files in a subdirectory and returns its path. They cannot
-    /// move elsewhere: the directory of the journal may be a mount point or `.`, and its parent may
-    /// not be writable.
+    /// Replaces an unreadable journal with a new one that takes over the open uploads it still
+    /// shows. Moves the old files to a subdirectory and returns its path. The parent is no place
+    /// for them: it may not be writable, or may be on another file system.
     ///
     /// The old files are first linked into the subdirectory, and unlinked only once the new
     /// snapshot is durable. So if this fails or the process is killed at any moment, either the old
