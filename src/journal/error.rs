@@ -27,7 +27,7 @@ pub enum JournalError {
         /// The age of its last sign of life, in S3.
         silence: Option<Duration>,
     },
-    /// Another session took the journal over. This one writes nothing more, neither here nor at a
+    /// Another session took the journal over. This session writes no more, neither here nor at a
     /// destination.
     #[error(
         "the journal {place} was taken over by {by}; this run ends, and the other one continues its work"
@@ -109,7 +109,7 @@ pub enum JournalError {
         /// The number of objects that were checked.
         of: u64,
     },
-    /// The directory, its lock, or its segment was removed or replaced while the run was at work.
+    /// The directory, its lock, or its segment was removed or replaced during the run.
     #[error(
         "the journal {place} was removed or replaced while the run was at work, so that its progress could not be recorded; run the \
          same command again: it compares what is at the destination and copies the rest"
@@ -227,7 +227,7 @@ impl JournalError {
         }
     }
 
-    /// Returns true if another session may be at work on this run.
+    /// Returns true if another session may be working on this run.
     pub(super) fn leaves_it_to_another(&self) -> bool {
         matches!(
             self,

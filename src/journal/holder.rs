@@ -104,7 +104,7 @@ impl BucketHolder {
         }
     }
 
-    /// Returns true if the session seems to be at work: this process could not take over from it.
+    /// Returns true if the session seems to be running, so that this process must not take over.
     pub(super) fn is_alive(&self) -> bool {
         let terms = LeaseTerms::default();
         self.gives_way_to(&Writer::this_process(&terms), &terms)

@@ -37,7 +37,7 @@ pub enum Phase {
     /// No run has begun.
     #[default]
     Empty,
-    /// A session is at work, or was when it was killed.
+    /// A session is running, or was killed while it ran.
     Running,
     /// The run was stopped in an orderly way, and can be resumed.
     Stopped,

@@ -276,7 +276,7 @@ pub struct Footer {
     /// The number of sessions of the run.
     #[serde(default)]
     pub sessions: u32,
-    /// The seconds at work, over all sessions.
+    /// The total duration of all sessions, in seconds.
     #[serde(default)]
     pub seconds: f64,
     /// The shards of a merged report.

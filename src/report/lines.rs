@@ -84,7 +84,7 @@ impl ReportLines {
     /// Returns the next line without its line feed, or `None` after the last one.
     ///
     /// # Errors
-    /// [`ReadError::Io`], also for a line that is not UTF-8, and [`ReadError::Store`].
+    /// [`ReadError::Io`], which includes lines that are not UTF-8, and [`ReadError::Store`].
     pub async fn next(&mut self) -> Result<Option<String>, ReadError> {
         let place = self.place.clone();
         let (bodies, rest) = match &mut self.input {

@@ -47,7 +47,7 @@ pub struct LiveCounts {
     skipped_objects: AtomicU64,
     skipped_bytes: AtomicU64,
     failed_objects: AtomicU64,
-    /// Objects that ended in this session, in any way.
+    /// Objects that ended in this session, with any result.
     ended_objects: AtomicU64,
 }
 

@@ -212,7 +212,7 @@ impl From<LiveTotals> for RunTotals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveRates {
-    /// Objects that ended, in any way, per second.
+    /// Objects that ended per second, with any result.
     pub objects: f64,
     /// Bytes copied per second.
     pub bytes: f64,

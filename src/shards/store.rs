@@ -186,7 +186,7 @@ impl StateStore {
         }))
     }
 
-    /// Writes an object on a condition.
+    /// Writes an object conditionally.
     ///
     /// # Errors
     /// A request failed.

@@ -99,7 +99,7 @@ pub async fn survey(sources: &[SurveyedSource], extent: Extent) -> Result<Survey
     Ok(surveyed)
 }
 
-/// Returns the weight of a source that is one object.
+/// Returns the weight of a single-object source.
 async fn weight_of_object(source: &SurveyedSource) -> Result<ShardWeight, Failure> {
     let Source::Object {
         location, version, ..

@@ -311,7 +311,7 @@ impl LeaseState {
     }
 }
 
-/// Returns true if a condition did not hold, also for `If-Match` on a missing object.
+/// Returns true if a condition did not hold, which includes `If-Match` on a missing object.
 fn is_refused_condition(error: &JournalError) -> bool {
     matches!(
         error,
