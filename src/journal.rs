@@ -6,15 +6,15 @@
 //!                                 RunState ──► snapshot        Ledger: the report
 //! ```
 //! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), and
-//! written as lines with checksums. A snapshot replaces them now and then. Each of the two stores
-//! keeps a second writer out. A directory has a lock of the operating system. In S3, a session
-//! writes the next number with a condition, which fences the older writer. A lease decides if it
-//! may do so: a session takes over from its own predecessor, from a holder that released the
-//! journal, or from one that is dead.
+//! written as lines with checksums. From time to time, a snapshot replaces them. Both stores
+//! exclude a second writer. A directory is protected by a lock of the operating system. In S3, a
+//! session writes the next segment number conditionally, which fences the older writer. A lease
+//! decides if a session may take over: from its own predecessor, from a holder that released the
+//! journal, or from a dead holder.
 //!
-//! The caller decides what is durable when. An event whose effect could not be found again (an
-//! upload) is committed before the effect. Every other event is appended, and up to about a second
-//! of them may be lost, because the next session finds the effects at the destination.
+//! The caller decides when an event must be durable. It commits the event before the effect if
+//! nothing else could find that effect again (an upload). It appends all other events. A crash may
+//! lose about a second of these, but the next session finds their effects at the destination.
 //!
 //! # Layout
 //!
@@ -67,8 +67,8 @@ use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
 use writer::{Start, WriterTask};
 
-/// A run on another machine, in a directory, counts as dead when its journal has been silent for
-/// longer than this. A run at work records a part or an object more often.
+/// The silence after which a run on another machine, with its journal in a directory, counts as
+/// dead. A live run records a part or an object more often.
 const SILENCE: Duration = Duration::from_mins(15);
 
 /// The place where a journal is kept.
@@ -77,7 +77,7 @@ const SILENCE: Duration = Duration::from_mins(15);
 pub enum Location {
     /// A directory.
     Directory(PathBuf),
-    /// Objects below a prefix, which is empty or ends in a slash. A stop of the run must not cancel
+    /// Objects below a prefix, which is empty or ends in a slash. Stopping the run must not cancel
     /// the requests of this [`Bucket`].
     Bucket(Bucket, ObjectKey),
 }
@@ -124,8 +124,8 @@ pub fn decide(
     if changes.is_empty() {
         return Ok(RunDecision::Resume);
     }
-    // A new run may replace an unfinished retry, which has few objects: it takes over the open
-    // uploads.
+    // A new run may replace an unfinished retry: a retry has few objects, and the new run takes
+    // over its open uploads.
     let retried = run.fingerprint.retries();
     if retried.is_some() && retried != job.retries() {
         return Ok(RunDecision::Begin);
@@ -160,8 +160,8 @@ enum AnyStore {
 }
 
 impl Opened {
-    /// Takes the journal at `location`, or creates one, and reads it. Removes a torn record at its
-    /// end.
+    /// Acquires the journal at `location`, or creates one, and reads it. Removes a torn record at
+    /// its end.
     ///
     /// # Errors
     /// The journal is in use, damaged, of a later version, or cannot be reached.
@@ -188,8 +188,8 @@ impl Opened {
         }
     }
 
-    /// Returns this journal with a fault for tests: it fails to write all records from number
-    /// `first` on, counted from 0.
+    /// Injects a fault for tests: the journal fails to write records from number `first` on,
+    /// counted from 0.
     #[must_use]
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub fn failing_from(self, first: u64, fault: WriteFault) -> Self {
@@ -206,9 +206,9 @@ impl Opened {
         self.replay.next
     }
 
-    /// Creates a new journal in the place of one that cannot be read, and takes over only the open
-    /// uploads that the old one still shows. In a directory, moves the old files into a directory
-    /// inside, and returns its path. In S3, the old segments stay for some days.
+    /// Replaces an unreadable journal with a new one, which takes over only the open uploads that
+    /// the old one still shows. In a directory, moves the old files to a subdirectory and returns
+    /// its path. In S3, the old segments stay for some days.
     ///
     /// # Errors
     /// The journal is in use, or cannot be reached.
@@ -266,8 +266,8 @@ impl Opened {
         &self.replay.state
     }
 
-    /// Returns the state that a session begins with after this decision: all of it, or only the
-    /// open uploads of an earlier run.
+    /// Returns the state that a session starts from: the whole state if it resumes the run, or only
+    /// the open uploads and the unproven copies if it begins a new one.
     #[must_use]
     pub fn resumed(&self, decision: RunDecision) -> RunState {
         match decision {
@@ -289,8 +289,9 @@ impl Opened {
         self.start(ledger, JournalEvent::RunBegan(run)).await
     }
 
-    /// Resumes the run in the journal. `ledger` is the report as the last session left it. It is
-    /// cut to its length at the last snapshot, and the receipts since then are added.
+    /// Resumes the run in the journal. `ledger` is the report as the last session left it. The
+    /// journal truncates it to its length at the last snapshot, and appends the receipts since
+    /// then.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -387,13 +388,13 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-/// The state of the process that works on a run, or did.
+/// The state of the last process that worked on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
-    /// A session is at work.
+    /// A session is running.
     Running,
-    /// The last session was killed, or its machine is gone. The run can be resumed.
+    /// The last session was killed, or its machine failed. The run can be resumed.
     Dead,
     /// The run was stopped in an orderly way, and can be resumed.
     Stopped,
@@ -408,8 +409,8 @@ pub struct Glance {
     pub state: RunState,
     /// The last writer.
     pub writer: Option<Writer>,
-    /// The life of that writer. It follows from the sign of life in S3, and from the time of the
-    /// last event in a directory of another machine.
+    /// The life of that writer. In S3, its last sign of life decides; in a directory, its lock, or
+    /// the time of the last event if the lock cannot be checked.
     pub life: Life,
     /// The age of the last sign of life, in S3.
     pub silence: Option<Duration>,
@@ -422,8 +423,8 @@ pub struct Glance {
 /// The journal is damaged, of a later version, or cannot be reached.
 pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
     match look_once(location.clone()).await? {
-        // The content is read first, and the holder second. A run that has ended in between looks
-        // dead, and only its content tells how it ended.
+        // The content is read before the holder. A run that ends in between looks dead, and only
+        // its new content shows how it ended.
         Some(glance) if glance.life == Life::Dead => look_once(location).await,
         glance => Ok(glance),
     }

@@ -1,19 +1,19 @@
 //! The report of a run: one receipt per object as a line of JSON, and a summary for people.
 //!
 //! The first line names the command that wrote the receipts, so that a command that [`read`]s the
-//! report knows what to run again. The file is opened before any request is sent, so that a path
-//! that cannot be written is reported at once. A disk that fills up later does not stop the copies:
-//! the first error is kept, and the run does not exit 0. The writer is the journal's [`Ledger`]. If
-//! the run is resumed, or if another process cut the file or wrote to it, the journal adds the
-//! missing receipts again.
+//! report can name the command to run again. The file is opened before any request is sent, so that
+//! a path that cannot be written is reported at once. A disk that fills up later does not stop the
+//! copies: the first error is kept, and the run does not exit 0. The writer is the journal's
+//! [`Ledger`]. If the run is resumed, or if another process truncated the file or wrote to it, the
+//! journal adds the missing receipts again.
 //!
 //! # Layout
 //!
 //! `frame` has the header and the footer, and `target` opens the files that may be written.
-//! `stored` is the layout of reports in S3, `pieces` writes them, and `merge` makes one report of
-//! those of all shards. `object` decides which receipts are about the same object. `lines` reads
-//! any report line by line, [`read`] reads one for commands that act on it, and [`overview`] for
-//! people. `summary` formats the text that ends a run.
+//! `stored` is the layout of reports in S3, `pieces` writes them, and `merge` merges the reports of
+//! all shards into one. `object` decides which receipts are about the same object. `lines` reads
+//! any report line by line, [`read`] reads a report for commands that act on it, and [`overview`]
+//! summarizes it for people. `summary` formats the text that ends a run.
 
 mod error;
 mod frame;
@@ -59,8 +59,8 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which an earlier session may have written.
     header_length: u64,
-    /// True if this session created the file, and has not rewound it or written a receipt yet. Then
-    /// it has nothing of an earlier session.
+    /// True if this session created the file, and has not rewound it or written a receipt yet. The
+    /// file then contains nothing of an earlier session.
     is_new: bool,
     /// True for a stream that must begin with [`GAP`].
     lacks_receipts: bool,
@@ -68,15 +68,15 @@ pub struct ReportWriter {
     error: Option<io::Error>,
     /// True for a device or a pipe.
     is_stream: bool,
-    /// The header in the file, by which the file is recognised.
+    /// The header in the file. It identifies the file.
     file_header: Vec<u8>,
-    /// The length of the file when all lines are written. If it has another length, it was cut, or
-    /// another process wrote to it.
+    /// The expected length of the file once all lines are written. If the length differs, another
+    /// process truncated the file or wrote to it.
     position: u64,
     shared: Arc<SharedFile>,
     /// The checksum of all lines so far.
     sum: Digest,
-    /// The length and the checksum of the file when it was last synced or read.
+    /// The length, receipts, and checksum of the file when it was last synced or read.
     counted: CountedLines,
 }
 
@@ -117,8 +117,8 @@ struct SharedFile {
     sum: AtomicU64,
     /// The error of the last sync. Not set if another process changed the file.
     unwritten: Mutex<Option<String>>,
-    /// Set for a stream that does not have exactly the counted lines: it began with a gap, or was
-    /// rewound after its first line.
+    /// Set for a stream whose lines differ from the counted ones, because it began with a gap or
+    /// was rewound after its first line.
     is_uncounted: AtomicBool,
 }
 
@@ -156,7 +156,7 @@ impl ReportWriter {
     }
 
     /// Opens the report that an earlier session of the run has created, so that the journal can
-    /// continue it. Creates a new one if it is gone, or if the file is the report of another run.
+    /// continue it. Creates a new one if the file is missing or is the report of another run.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -212,8 +212,8 @@ impl ReportWriter {
                 counted,
             };
             if first == 0 {
-                // The header is written at once, so that a run that is killed early leaves a report
-                // that names it.
+                // Written at once, so that a run that is killed early leaves a report that names
+                // the run.
                 writer.header_length = writer.header.len() as u64;
                 writer.error = writer
                     .file
@@ -254,12 +254,12 @@ impl ReportWriter {
         }))
     }
 
-    /// Cuts a file to `length`, and returns its new length. A length of 0 means a report without
-    /// receipts. A stream cannot be cut.
+    /// Truncates a file to `length`, and returns its new length. A length of 0 means a report
+    /// without receipts. A stream cannot be truncated.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {
-            // A stream cannot be taken back. Receipts that the journal adds again are in it twice.
+            // A stream cannot be undone. Receipts that the journal adds again appear twice.
             if self.shared.lines.load(Ordering::Relaxed) > 0 {
                 self.shared.is_uncounted.store(true, Ordering::Relaxed);
             }
@@ -284,7 +284,7 @@ impl ReportWriter {
             if !is_remnant(file)? {
                 return Err(io::Error::other("the file holds something else now"));
             }
-            // A rotation of logs cut the file, and this process has written to it since.
+            // Log rotation truncated the file, and this process has written to it since.
             file.set_len(0)?;
             old_length = 0;
         }
@@ -306,11 +306,11 @@ impl ReportWriter {
             && (self.header_length..=old_length).contains(&length)
             && ends_line(file, length)?
         {
-            // The footer of a session that was stopped may follow.
+            // The footer of a stopped session may follow, and is dropped.
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }
-        // The file is not as the last session left it. A line in the report says so.
+        // The file was changed after the last session. A line in the report says so.
         if length < old_length {
             file.set_len(length.max(self.header_length))?;
         }
@@ -341,7 +341,7 @@ impl ReportWriter {
     /// Writes [`GAP`] to a stream that must begin with it.
     fn mark_gap(&mut self) {
         if self.lacks_receipts && self.error.is_none() {
-            // Not through the buffer, which is empty now, because a rewind drops its content.
+            // Bypasses the buffer, because a rewind would drop the line. The buffer is empty now.
             self.error = self.file.get_mut().write_all(GAP.as_bytes()).err();
             self.lacks_receipts = self.error.is_some();
             self.shared.is_uncounted.store(true, Ordering::Relaxed);
@@ -361,7 +361,7 @@ impl ReportWriter {
         Ok(())
     }
 
-    /// Makes all lines durable, and returns the length of the report then.
+    /// Makes all lines durable, and returns the length of the report.
     fn sync_lines(&mut self) -> io::Result<u64> {
         if let Some(error) = &self.error {
             return Err(copy_of(error));
@@ -374,7 +374,7 @@ impl ReportWriter {
         self.length()
     }
 
-    /// Returns the length of a file, and an error if it is not as this session wrote it.
+    /// Returns the length of a file, or an error if it is not the length that this session wrote.
     fn length(&self) -> io::Result<u64> {
         let length = self.file.get_ref().metadata()?.len();
         if length == self.position {
@@ -399,8 +399,8 @@ impl ReportEnd {
     ///
     /// # Errors
     /// [`ReportError::Footer`] if the footer cannot be written, [`ReportError::Unwritten`] if
-    /// receipts could not be written, [`ReportError::Changed`] if a file is not as the journal left
-    /// it, and [`ReportError::Moved`] if its path names another file now.
+    /// receipts could not be written, [`ReportError::Changed`] if another process changed the file,
+    /// and [`ReportError::Moved`] if its path now leads to another file.
     pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
         match self {
             Self::File(file) => file.finish(footer),
@@ -450,7 +450,7 @@ impl FileReportEnd {
         };
         let length = length.load(Ordering::Relaxed);
         if !self.is_stream && self.file.metadata().is_ok_and(|file| file.len() != length) {
-            // No footer is written, so that no reader takes this for a complete report.
+            // Writes no footer, so that no reader mistakes this for a complete report.
             return Err(ReportError::Changed { path: self.path });
         }
         if let Err(error) = self.write(&footer) {
@@ -518,8 +518,7 @@ fn count(file: &mut File) -> io::Result<CountedLines> {
 
 impl Ledger for ReportWriter {
     fn rewind(&mut self, length: u64) -> io::Result<u64> {
-        // The journal adds receipts again that could not be written. The old ones in the buffer
-        // must not follow later.
+        // The journal adds unwritten receipts again, so the old ones in the buffer must be dropped.
         let other = BufWriter::new(self.file.get_ref().try_clone()?);
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
         self.error = None;

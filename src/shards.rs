@@ -1,4 +1,4 @@
-//! Runs a job in many processes, the shards, each of which copies its own ranges of keys.
+//! Runs a job in many processes, the shards. Each shard copies its own ranges of keys.
 //!
 //! An engine (an Indexed Job of Kubernetes, or an array of Slurm or AWS Batch) starts the processes
 //! and gives each one an index. They share only a prefix in a bucket, the state prefix:
@@ -22,8 +22,8 @@
 //!
 //! `record` holds the objects of the state prefix, `names` their names, and `store` reads and
 //! writes them. `survey` estimates with lists how the keys are distributed, `cut` divides them, and
-//! `make` makes the plan from both. `obtain` decides which process does that. `live` and `end`
-//! write the progress and the end of a shard, and `view` computes the progress of the whole run.
+//! `make` builds the plan from both. `obtain` decides which process plans. `live` and `end` write
+//! the progress and the end of a shard, and `view` computes the progress of the whole run.
 
 pub mod cut;
 pub mod end;
@@ -43,7 +43,7 @@ use std::time::Duration;
 pub const MOST_SHARDS: u32 = 2000;
 /// The interval at which `live/I.json` is written.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);
-/// The time after which `plan.lease` is free if it is not renewed.
+/// The time after which `plan.lease` becomes free if it is not renewed.
 pub const LEASE_FREE_AFTER: Duration = Duration::from_mins(1);
 /// The interval at which `plan.lease` is renewed.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(15);

@@ -1,13 +1,13 @@
-//! Compares two sides without copying anything, and without reading a byte unless [`Deep`] demands
-//! it.
+//! Compares two sides without copying anything, and without reading the bytes of objects unless
+//! [`Deep`] asks for it.
 //!
 //! The source is listed, filtered, and mapped to destination keys exactly as in a run, and the
-//! destination is listed alongside ([`walk`]), so two buckets of any size take a few pages of
-//! memory. Lists decide about most pairs: objects of different sizes differ, and objects with equal
-//! `ETag`s that derive from the bytes are equal. If the lists cannot decide, s3haul sends HEAD to
-//! both sides, for many pairs in parallel at the job's pace, and compares the answers like those
-//! about a copy ([`pair`]). A pair that these cannot decide either is *unprovable*, unless the
-//! bytes are read ([`Deep`]).
+//! destination is listed in parallel ([`walk`]), so comparing two buckets of any size takes a few
+//! pages of memory. Lists decide most pairs: objects of different sizes differ, and objects with
+//! equal `ETag`s that derive from the bytes are equal. If the lists cannot decide, s3haul sends
+//! HEAD to both sides, for many pairs in parallel at the job's pace, and compares the responses as
+//! it does to prove a copy ([`pair`]). If the responses cannot decide either, the pair is
+//! *unprovable*, unless the bytes are read ([`Deep`]).
 
 mod pair;
 mod walk;
@@ -30,7 +30,7 @@ use walk::{PairWalk, Task};
 /// The number of pairs that are compared at once.
 const AT_ONCE: usize = 256;
 
-/// The pairs whose bytes are read and compared.
+/// Selects the pairs whose bytes are read and compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deep {
     /// No pairs.
@@ -48,7 +48,7 @@ pub enum Deep {
 pub enum Verdict {
     /// Both sides have the same bytes.
     Equal {
-        /// The proof of that.
+        /// The proof.
         proof: Proof,
     },
     /// The sides have different bytes.
@@ -102,7 +102,8 @@ pub struct VerifyFinding {
     pub source: Option<String>,
     /// `s3://bucket/key`.
     pub destination: String,
-    /// The size of the source in bytes, or of the destination if only that has the object.
+    /// The size of the source in bytes, or of the destination if only the destination has the
+    /// object.
     pub size: u64,
     /// The result.
     #[serde(flatten)]
@@ -127,15 +128,15 @@ pub struct Counts {
     /// The failed lists.
     #[serde(skip)]
     pub unlisted: UnlistedCounts,
-    /// Objects that the selection leaves out.
+    /// Objects that the selection excludes.
     pub excluded: u64,
     /// Equal pairs by proof.
     pub proofs: BTreeMap<String, u64>,
     /// True if the whole destination was searched for extra objects.
     pub looked_for_extra: bool,
-    /// True if at least a part of it was.
+    /// True if at least a part of the destination was searched for extra objects.
     pub looked_for_some_extra: bool,
-    /// The reason that it was not searched, or only in part.
+    /// The reason why the destination was not searched, or only in part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not_extra: Option<&'static str>,
     /// The transfers whose selections matched nothing.
@@ -177,13 +178,13 @@ impl Counts {
         }
     }
 
-    /// Records the reason that some extra objects may not have been found.
+    /// Records the reason why some extra objects may not have been found.
     fn miss_extra(&mut self, why: &'static str) {
         self.looked_for_extra = false;
         self.why_not_extra.get_or_insert(why);
     }
 
-    /// Returns a sentence with the reason that extra objects may not have been found, if there is
+    /// Returns a sentence with the reason why extra objects may not have been found, if there is
     /// one.
     #[must_use]
     pub fn missed_extra(&self) -> Option<String> {
@@ -257,7 +258,7 @@ pub async fn transfer(
             .map(|task| async move {
                 match task {
                     Task::Excluded => Settled::Excluded,
-                    Task::Foreign => Settled::Nothing,
+                    Task::NotExtra => Settled::Nothing,
                     Task::Unplanned(finding) => Settled::Unplanned(finding),
                     Task::Unlisted(finding, failure) => Settled::Unlisted(finding, failure),
                     Task::Compare(step, found) => {

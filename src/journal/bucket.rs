@@ -1,6 +1,6 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each as an object.
 //!
-//! Objects cannot be appended to, so the events of a second form a segment. Each segment is written
+//! Objects cannot be appended to, so each segment holds the events of one second. It is written
 //! with `If-None-Match: *` under the next number, which keeps a second writer out. A session takes
 //! over by writing the next number itself. The previous session finds that number taken at its next
 //! write, and stops. The segment with which a session took over (a fence) is kept while a previous
@@ -10,11 +10,11 @@
 //! The holder's [`lease`] decides if another session may take over at all.
 //!
 //! The server's clock measures the age of a fence and of a sign of life. The objects that a
-//! snapshot replaces are removed only after the next segment is written. A session that was
-//! replaced meanwhile cannot write that one, so its successor can still read those objects.
+//! snapshot replaces are removed only after the next segment is written. A session that has been
+//! replaced cannot write that segment, so its successor can still read the old objects.
 //!
-//! A write whose answer was lost is sent again, and finds its own first attempt under the number.
-//! The bytes, which name the writer, show that.
+//! If the response of a write is lost, the retry finds its own first attempt under the number. It
+//! recognises the attempt by its bytes, which name the writer.
 
 mod lease;
 mod load;
@@ -47,19 +47,20 @@ use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 const GATHER: Duration = Duration::from_secs(1);
 /// The time for which events gather once a caller waits for one of them.
 const HURRY: Duration = Duration::from_millis(100);
-/// The segments after which a snapshot is due, however short they are. Each takes a request to
-/// read.
+/// The number of segments after which a snapshot is due, even if they are short, because reading
+/// each one takes a request.
 const SEGMENTS: u64 = 64;
 /// The most requests in flight while the journal is read or cleaned up.
 const AT_ONCE: usize = 16;
-/// The most attempts to take over while another session keeps writing, and to read while one
-/// removes old objects.
+/// The most attempts to take over while another session keeps writing, and to read while another
+/// session removes old objects.
 const ROUNDS: u32 = 8;
 /// The most objects of a journal that a list may have. A real journal has far fewer.
 const MOST_OBJECTS: usize = 100_000;
 /// The most other objects that a list may have.
 const MOST_OTHERS: usize = 10_000;
-/// The longest time for which a process may be suspended and still find itself shut out.
+/// The age at which a fence is removed. A process that is suspended for longer than this would not
+/// notice that another session took over.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A journal below a prefix that this process may write.
@@ -121,7 +122,7 @@ impl BucketPlace {
         Self { bucket, prefix }
     }
 
-    /// Returns the server's time. By its own clock, a machine whose clock is wrong would remove
+    /// Returns the server's time. With its own clock, a machine whose clock is wrong would remove
     /// fences that are still needed.
     fn now(&self) -> Timestamp {
         self.bucket.client().server_time()
@@ -146,8 +147,8 @@ impl BucketPlace {
         })
     }
 
-    /// Writes a new segment again, which the server must refuse. A proxy or another version of the
-    /// server may ignore conditions that its profile promises.
+    /// Checks that the server honours conditions: writes a new segment again, which it must refuse.
+    /// A proxy or another version of the server may ignore conditions that its profile promises.
     async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
         let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());
         match self
@@ -202,9 +203,9 @@ impl BucketPlace {
 
     async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        // Only the names of segments, snapshots, and sessions begin with `s`; those of the many
-        // pieces of reports do not. In a directory bucket, the prefix of a list must end with a
-        // slash.
+        // Only the names of segments, snapshots, and sessions begin with `s`. The names of report
+        // pieces, of which there may be many, do not. In a directory bucket, the prefix of a list
+        // must end with a slash.
         let ours = if self.bucket.capabilities().directory {
             self.prefix.to_string()
         } else {
@@ -302,7 +303,8 @@ impl BucketPlace {
                                 by: Box::new(by),
                             });
                         }
-                        // 409: another writer tried at the same moment, and failed too.
+                        // 409 without an object: another writer tried at the same moment, and
+                        // failed too.
                         None => {}
                     }
                 }

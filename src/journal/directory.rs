@@ -5,9 +5,9 @@
 //! snapshot-0000000007.log    the state before segment 7
 //! segment-0000000007.log     the events since
 //! ```
-//! A session appends to a segment of its own. A snapshot is written under a temporary name, synced,
-//! and renamed, and the directory is synced. Only then are the segments that it replaces removed.
-//! So whenever a crash happens, either the old files or the new one are complete.
+//! A session appends to a segment of its own. It writes a snapshot under a temporary name, syncs
+//! and renames it, and syncs the directory. Then it removes the segments that the snapshot
+//! replaces. So after a crash at any moment, either the old files or the new snapshot are complete.
 
 mod lock;
 
@@ -33,10 +33,9 @@ use super::state::RunState;
 use super::store::{Store, Visit, is_long};
 use crate::size::MIB;
 
-/// The length at which a new segment begins, even if no snapshot can be taken. Segments are read as
-/// a whole.
+/// The length at which a new segment begins even without a snapshot. Readers load whole segments.
 const SEGMENT: u64 = 8 * MIB;
-/// The most times that a reader starts over because files were removed meanwhile.
+/// The most times that a reader starts over because a writer removed files meanwhile.
 const LOOKS: u32 = 10;
 
 /// A journal that this process may write.
@@ -79,23 +78,23 @@ impl Directory {
             sync_names(parent).map_err(failed)?;
         }
         let lock = lock(path, &writer)?;
-        Self::take(path, writer, lock)
+        Self::open_locked(path, writer, lock)
     }
 
     /// Reads the journal whose lock this process holds, removes a torn end, and begins a segment.
-    fn take(
+    fn open_locked(
         path: &Path,
         writer: Writer,
         lock: File,
     ) -> Result<(Self, JournalContent), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         let found = DirectoryFiles::look(path).map_err(failed)?;
-        let (replay, last) = found.read(path)?;
+        let (replay, torn_at) = found.read(path)?;
         let mut segment = found
             .segments
             .last()
             .map_or(replay.snapshot.max(1), |number| number + 1);
-        if let (Some(number), Some(good)) = (found.segments.last(), last) {
+        if let (Some(number), Some(good)) = (found.segments.last(), torn_at) {
             let torn = path.join(segment_name(*number));
             tracing::warn!(file = %torn.display(), "the last write was not finished; it is taken back");
             let repaired = if good == 0 {
@@ -133,13 +132,13 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Replaces a journal that cannot be read by one that knows the open uploads which the old one
-    /// still shows. Keeps the old files in a directory inside, and returns its path: the directory
-    /// of the journal itself may be a mount point, `.`, or in a parent that cannot be written.
+    /// Replaces an unreadable journal with a new one that takes over the open uploads it still
+    /// shows. Moves the old files to a subdirectory and returns its path. The parent is no place
+    /// for them: it may not be writable, or may be on another file system.
     ///
-    /// The old files are kept before the new state is durable, and removed after that. So at
-    /// whatever moment this fails, or the process is killed, either the old journal is still
-    /// refused, or the new one knows the uploads. No file is lost.
+    /// The old files are first linked into the subdirectory, and unlinked only once the new
+    /// snapshot is durable. So if this fails or the process is killed at any moment, either the old
+    /// journal is still refused, or the new one knows the uploads. No file is lost.
     pub(super) fn begin_anew(
         path: &Path,
         writer: Writer,
@@ -155,7 +154,7 @@ impl Directory {
                 continue;
             };
             old.push((parsed, name));
-            // A file that cannot be read is skipped.
+            // Skips unreadable files.
             if let Ok(bytes) = fs::read(entry.path()) {
                 readable.push((parsed, bytes));
             }
@@ -173,14 +172,14 @@ impl Directory {
             .create(&aside)
             .and_then(|()| {
                 for (_, name) in &old {
-                    keep(&path.join(name), &aside.join(name))?;
+                    link_or_copy(&path.join(name), &aside.join(name))?;
                 }
                 sync_names(&aside)
             });
         kept.map_err(failed)?;
         publish(path, number, &snapshot).map_err(failed)?;
         // Removes the old files, which the snapshot replaces.
-        let (directory, replay) = Self::take(path, writer, lock)?;
+        let (directory, replay) = Self::open_locked(path, writer, lock)?;
         Ok((directory, replay, salvage, aside))
     }
 
@@ -207,7 +206,7 @@ impl Directory {
             }
             match found.read(path) {
                 Ok((replay, _)) => return Ok(Some((replay, Holder::of(path)))),
-                // A run that takes a snapshot removes the files that were just listed.
+                // A run that takes a snapshot may have removed the files that were just listed.
                 Err(_) if looks < LOOKS && found.has_changed(path) => looks += 1,
                 Err(error) => return Err(error),
             }
@@ -263,7 +262,8 @@ impl Store for Directory {
 
     async fn write(&mut self, next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
         if self.segment_bytes >= SEGMENT {
-            // Only the last segment may be torn, so this one must be whole first.
+            // Only the last segment may be torn, so this one must be complete before the next
+            // begins.
             self.sync().await?;
             self.begin_segment(next).await?;
         }
@@ -325,7 +325,7 @@ impl Store for Directory {
             .await?;
         self.begin_segment(next).await?;
         let old = (self.snapshot.0, number);
-        // Length and number of one and the same file, also if no segment could be begun.
+        // Both values must describe the same file, so they change together.
         (self.snapshot, self.snapshot_bytes) = ((number, next), length);
         self.tail_bytes = 0;
         self.past.clear();
@@ -357,12 +357,12 @@ fn is_cut((name, bytes): &(PathBuf, u64)) -> bool {
     )
 }
 
-/// Returns true if the file still has this name.
+/// Returns true if `name` still leads to the open file.
 fn is_at(file: &File, name: &Path) -> bool {
     let same = |open: &fs::Metadata, named: &fs::Metadata| {
         (open.dev(), open.ino()) == (named.dev(), named.ino())
     };
-    // A failure to look does not prove that the file is gone.
+    // A failed check does not prove that the file was removed.
     let Ok(open) = file.metadata() else {
         return true;
     };
@@ -384,15 +384,15 @@ struct DirectoryFiles {
     snapshot: Option<u64>,
     /// The segments after it, in order.
     segments: Vec<u64>,
-    /// Files that a crash left, which the snapshot has replaced.
+    /// Files left by a crash: unfinished ones, and ones that the snapshot has replaced.
     stale: Vec<String>,
     snapshot_bytes: u64,
     tail_bytes: u64,
 }
 
 impl DirectoryFiles {
-    /// Lists the files. Starts over if one is removed meanwhile: only a directory that is missing
-    /// is an error of the kind [`io::ErrorKind::NotFound`].
+    /// Lists the files. Starts over if one is removed meanwhile, so [`io::ErrorKind::NotFound`]
+    /// always means that the directory is missing.
     fn look(path: &Path) -> io::Result<Self> {
         Self::look_with(path, |entry| {
             entry.metadata().map(|metadata| metadata.len())
@@ -425,7 +425,7 @@ impl DirectoryFiles {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            if is_half(&name) {
+            if is_temp(&name) {
                 found.stale.push(name);
             } else if let Some(parsed) = FileName::parse(&name) {
                 names.push((parsed, name, entry));
@@ -479,10 +479,10 @@ impl DirectoryFiles {
             None => JournalContent::default(),
         };
         let mut torn = None;
-        for (due, number) in (replay.snapshot.max(1)..).zip(&self.segments) {
-            if *number != due {
+        for (expected, number) in (replay.snapshot.max(1)..).zip(&self.segments) {
+            if *number != expected {
                 return Err(JournalError::missing(
-                    &path.join(segment_name(due)).display(),
+                    &path.join(segment_name(expected)).display(),
                 ));
             }
             let (bytes, place) = read(segment_name(*number))?;
@@ -518,10 +518,10 @@ fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(Fi
     Ok((file, header.len() as u64))
 }
 
-/// Writes a snapshot under its name, whole or not at all.
+/// Writes a snapshot atomically.
 fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     let name = path.join(snapshot_name(number));
-    let beside = path.join(format!("snapshot-{number:010}{HALF}"));
+    let beside = path.join(format!("snapshot-{number:010}{TEMP_SUFFIX}"));
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -534,8 +534,8 @@ fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     sync_names(path)
 }
 
-/// Gives a file a second name in another directory.
-fn keep(file: &Path, name: &Path) -> io::Result<()> {
+/// Links a file to a second name in another directory, or copies it.
+fn link_or_copy(file: &Path, name: &Path) -> io::Result<()> {
     // Some file systems have no links.
     fs::hard_link(file, name).or_else(|_| {
         fs::copy(file, name)?;
@@ -556,8 +556,8 @@ fn remove(path: &Path, (from, until): (u64, u64)) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the files private that an older version wrote, if they have the owner of the file `own`.
-/// Failures are ignored, because some file systems have no permissions.
+/// Restricts the permissions of files that an older version wrote, if they have the same owner as
+/// the file `own`. Ignores failures, because some file systems have no permissions.
 fn make_private(path: &Path, own: &File) {
     let (Ok(own), Ok(entries)) = (own.metadata(), fs::read_dir(path)) else {
         return;
@@ -586,13 +586,13 @@ const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
 /// The suffix of a snapshot's name until it is complete.
-const HALF: &str = ".log.half";
+const TEMP_SUFFIX: &str = ".log.half";
 
 /// Returns true for the name of an unfinished snapshot, and for no other name.
-fn is_half(name: &str) -> bool {
+fn is_temp(name: &str) -> bool {
     let number = name
         .strip_prefix("snapshot-")
-        .and_then(|name| name.strip_suffix(HALF));
+        .and_then(|name| name.strip_suffix(TEMP_SUFFIX));
     number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 

@@ -27,7 +27,7 @@ pub enum JournalError {
         /// The age of its last sign of life, in S3.
         silence: Option<Duration>,
     },
-    /// Another session took the journal over. This one writes nothing more, neither here nor at a
+    /// Another session took the journal over. This session writes no more, neither here nor at a
     /// destination.
     #[error(
         "the journal {place} was taken over by {by}; this run ends, and the other one continues its work"
@@ -73,7 +73,7 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It holds an unfinished run of other transfers, whose record says nothing about these.
+    /// It holds an unfinished run of other transfers, so its record says nothing about this job.
     #[error(
         "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or undo the change and finish that run",
@@ -83,7 +83,8 @@ pub enum JournalError {
         /// The differences, in words.
         changes: Vec<String>,
     },
-    /// It holds an unfinished run between other locations, whose record says nothing about these.
+    /// It holds an unfinished run between other locations, so its record says nothing about this
+    /// job.
     #[error(
         "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or undo the change and finish that run",
@@ -108,7 +109,7 @@ pub enum JournalError {
         /// The number of objects that were checked.
         of: u64,
     },
-    /// The directory, its lock, or its segment was removed or replaced while the run was at work.
+    /// The directory, its lock, or its segment was removed or replaced during the run.
     #[error(
         "the journal {place} was removed or replaced while the run was at work, so that its progress could not be recorded; run the \
          same command again: it compares what is at the destination and copies the rest"
@@ -119,8 +120,8 @@ pub enum JournalError {
         /// True if another process may have taken the journal.
         is_taken: bool,
     },
-    /// A file is shorter than what was written to it, or an object was removed. The writer replaces
-    /// the journal by a snapshot.
+    /// A file is shorter than the bytes written to it, or a file or object was removed. The writer
+    /// replaces the journal with a snapshot.
     #[error(
         "the journal's file {place} was cut or removed while the run was at work; run the same command again: it compares what is at the \
          destination and copies the rest"
@@ -226,7 +227,7 @@ impl JournalError {
         }
     }
 
-    /// Returns true if another session may be at work on this run.
+    /// Returns true if another session may be working on this run.
     pub(super) fn leaves_it_to_another(&self) -> bool {
         matches!(
             self,
@@ -234,7 +235,7 @@ impl JournalError {
         )
     }
 
-    /// Returns true if the record of this run is lost to later sessions.
+    /// Returns true if later sessions cannot find the record of this run.
     #[must_use]
     pub fn leaves_no_record(&self) -> bool {
         matches!(

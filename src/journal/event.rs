@@ -2,8 +2,8 @@
 //!
 //! An event records only what the next session cannot find out by itself: keys that need not be
 //! listed again, uploads whose ids nothing else knows, and the receipts of objects that have ended.
-//! Objects and uploads have numbers that are unique in the journal. An upload id has a hundred
-//! characters, and would otherwise be in the event of each part.
+//! Objects and uploads have numbers that are unique in the journal. Without such a number, the
+//! event of each part would repeat the upload id, which has a hundred characters.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -34,8 +34,8 @@ pub enum JournalEvent {
     /// The run ended by itself; objects may have failed.
     RunEnded,
     /// A range of keys is being planned. Each transfer begins with one range: all of its keys, or
-    /// those of a shard. If a list cannot be resumed, its transfer begins with a new range, and all
-    /// that is recorded of its keys is void.
+    /// the keys of a shard. If a list cannot be resumed, its transfer starts over with a new range,
+    /// and everything recorded about its keys is void.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -51,17 +51,17 @@ pub enum JournalEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<ObjectKey>,
     },
-    /// A range was cut into two, which are planned side by side.
+    /// A range was split in two, which are planned in parallel.
     RangeCut {
-        /// The number of the range that was cut. It ends at `at` now.
+        /// The number of the range that was split. It now ends at `at`.
         range: u32,
         /// The last key that may be in it. There need not be an object with this key.
         at: ObjectKey,
-        /// The number of the new range, which has the keys after `at`, up to the old end.
+        /// The number of the new range, which has the keys after `at` up to the old end.
         new: u32,
     },
-    /// Keys up to `to` that need no work: the destination has them, or the selection leaves them
-    /// out. An event covers hundreds of keys, so that a run with nothing to do writes little.
+    /// Keys up to `to` that need no work: the destination has them, or the selection excludes them.
+    /// One event covers hundreds of keys, so that a run with nothing to do writes little.
     KeysPassed(Passed),
     /// All keys of the range are known.
     RangePlanned {
@@ -94,8 +94,8 @@ pub enum JournalEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         receipt: Option<ReceiptLine>,
     },
-    /// An upload is about to be created. Recorded before the request, because a request whose
-    /// answer is lost leaves an upload that only a search can find.
+    /// An upload is about to be created. Recorded before the request, because only a search can
+    /// find the upload if the response is lost.
     UploadIntended {
         /// Its number.
         upload: u64,
@@ -147,7 +147,7 @@ pub enum JournalEvent {
         etag: String,
     },
     /// The upload is about to be completed. Recorded before the request, so that the object can be
-    /// recognised as its result if the answer is lost and the upload is gone.
+    /// recognised as its result if the response is lost and the upload no longer exists.
     CompleteIntended {
         /// The upload.
         upload: u64,
@@ -181,7 +181,7 @@ pub struct RunInfo {
     pub fingerprint: Fingerprint,
     /// The version of s3haul that began it.
     pub tool: String,
-    /// The time that the job's ages (`modified_after: 24h`) count back from.
+    /// The reference time of the job's ages, such as `modified_after: 24h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_from: Option<Timestamp>,
     /// The command that resumes it, quoted for a shell. Absent in old records, and if the command
@@ -190,13 +190,13 @@ pub struct RunInfo {
     pub command: Option<String>,
 }
 
-/// The remains of an object that was changed in place.
+/// The fate of the old data of an object that was changed in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InPlace {
-    /// Nothing: the new object has replaced it.
+    /// The new object has replaced it.
     Replaced,
-    /// An old version of the key.
+    /// It remains as an old version of the key.
     OldVersionLeft,
 }
 
@@ -216,12 +216,12 @@ pub struct Passed {
     /// The skipped objects by the comparison that found them equal.
     #[serde(skip_serializing_if = "Unchanged::is_empty")]
     pub unchanged: Unchanged,
-    /// Objects that are left out because they are in an archive.
+    /// Objects that are skipped because they are in an archive.
     pub archived_objects: u64,
-    /// Objects that the destination has, and that an earlier list of the run has counted already.
+    /// Objects that the destination has, but that an earlier list of the run has counted already.
     #[serde(skip_serializing_if = "is_zero")]
     pub known_objects: u64,
-    /// Objects that the selection leaves out.
+    /// Objects that the selection excludes.
     pub excluded_objects: u64,
     /// Entries that are neither an object nor a regular file.
     pub ignored: u64,
@@ -240,7 +240,7 @@ impl Passed {
     }
 }
 
-/// Returns true for a count that the JSON leaves out.
+/// Returns true for zero, which the JSON omits.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
 pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -293,7 +293,7 @@ impl PlannedObject {
             modified,
             class: storage_class,
         } = self;
-        // A restore may have ended since. The copy sends a HEAD, which shows that.
+        // A restored copy may have expired since. The HEAD before the copy shows that.
         let archive = ArchiveState::Readable;
         Entry {
             key,
@@ -330,18 +330,18 @@ pub enum Ended {
             deserialize_with = "losses"
         )]
         losses: Vec<Loss>,
-        /// Set if it was changed in place, and not copied.
+        /// Set if it was changed in place instead of copied.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         in_place: Option<InPlace>,
-        /// Its destination, if an earlier copy there had failed its proof.
+        /// Its destination, if an earlier copy to it failed its proof.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         settles: Option<String>,
     },
-    /// The destination has it, or the job leaves it out.
+    /// The destination has it, or the job skips it.
     Skipped {
         /// Its bytes.
         bytes: u64,
-        /// True if it is left out because it is in an archive.
+        /// True if it is skipped because it is in an archive.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         archived: bool,
         /// The comparison that found it equal.
@@ -358,8 +358,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Returns the bytes of an object that the destination has, equal to its source, and true if it
-    /// was not copied but found there. Returns `None` for all others.
+    /// Returns the bytes of an object whose destination is equal to its source, and true if it was
+    /// found there instead of copied. Returns `None` for all other objects.
     pub(super) fn is_there(&self) -> Option<(u64, bool)> {
         match self {
             Self::Done { bytes, .. } => Some((*bytes, false)),
@@ -371,7 +371,7 @@ impl Ended {
     }
 }
 
-/// Reads losses. Version 1 of the format recorded only if there were any.
+/// Reads losses. Version 1 of the format recorded only true or false.
 fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -422,7 +422,7 @@ impl std::fmt::Display for UploadPlace {
     }
 }
 
-/// One version of a source: an upload is resumed only if the source is still this one.
+/// One version of a source. An upload is resumed only if its source is still this version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceVersion {
     /// Bytes.
@@ -438,8 +438,7 @@ pub struct SourceVersion {
     pub modified: Option<Timestamp>,
 }
 
-/// The lengths of an object's parts in order. Equal neighbours are counted: `[[799, 67108864], [1,
-/// 12]]`.
+/// The lengths of an object's parts in order, run-length encoded: `[[799, 67108864], [1, 12]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PartLengths(Vec<(u32, u64)>);

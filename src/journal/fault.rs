@@ -1,6 +1,6 @@
 //! Makes a journal fail at a record that a test chooses.
 //!
-//! In no other way can a test fill the disk, or kill the process, between two particular events.
+//! A test has no other way to fill the disk, or to kill the process, between two particular events.
 //! Without a fault, every call goes straight to the store.
 
 use std::future::pending;
@@ -41,7 +41,7 @@ impl<S: Store> Faulty<S> {
         }
     }
 
-    /// Fails a write as the fault says.
+    /// Applies the fault to a write.
     async fn strike(&mut self) -> Result<(), JournalError> {
         self.struck = true;
         match &self.fault {

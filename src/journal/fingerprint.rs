@@ -34,13 +34,13 @@ use crate::size::ByteSize;
 const TRANSFERS: &str = "transfers";
 /// The name of the setting that identifies a retry.
 const RETRY: &str = "retry";
-/// Between the elements of a list.
+/// The separator between the elements of a list.
 const SEPARATOR: &str = ", ";
-/// The end of the name of a setting that shows where the elements of a list end. The text of the
-/// list does not, because an element may contain the separator. Older journals have only that text.
+/// The suffix of a setting that holds the exact elements of a list. The text of the list is
+/// ambiguous, because an element may contain the separator. Older journals have only that text.
 const ELEMENTS: &str = ".elements";
 
-/// The settings that decide which objects a job copies, and with which result. By name.
+/// The settings, by name, that decide which objects a job copies, and with which result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(BTreeMap<String, String>);
@@ -96,8 +96,8 @@ impl Fingerprint {
                 .unwrap_or_default()
                 .to_owned()
         };
-        // The elements of a list count only if nothing else shows a difference: not if its text
-        // differs, or an older journal has only the text.
+        // Compares exact elements only if both sides have them (an older journal has only the text)
+        // and the texts are equal (otherwise the text shows the difference).
         names.retain(|name| {
             let has_both = || self.0.contains_key(*name) && now.0.contains_key(*name);
             let list = name.strip_suffix(ELEMENTS);
@@ -127,7 +127,7 @@ impl Fingerprint {
             .collect()
     }
 
-    /// Describes the transfers whose source or destination is another one in `now`.
+    /// Describes the sources and destinations that differ in `now`.
     #[must_use]
     pub fn moves(&self, now: &Self) -> Vec<String> {
         let is_side = |name: &str| matches!(name.rsplit_once('.'), Some((_, "from" | "to")));
@@ -157,8 +157,8 @@ impl Fingerprint {
         self.0.get(TRANSFERS) == other.0.get(TRANSFERS)
     }
 
-    /// Returns a short digest of all settings. It names the journal of a one-off command, so it must
-    /// be that of older versions: without the elements of lists.
+    /// Returns a short digest of all settings. It names the journal of a one-off command, so it
+    /// must equal the digest of older versions, which do not have the exact elements of lists.
     #[must_use]
     pub fn digest(&self) -> String {
         let settings = self.0.iter().filter(|(name, _)| !name.ends_with(ELEMENTS));
@@ -172,7 +172,7 @@ impl Fingerprint {
         }
     }
 
-    /// Sets the text of a list. If that has a separator, also sets the exact elements.
+    /// Sets the text of a list. If the text contains a separator, also sets the exact elements.
     fn list(&mut self, name: String, values: &[impl Display]) {
         let values: Vec<_> = values.iter().map(ToString::to_string).collect();
         let text = values.join(SEPARATOR);
@@ -227,7 +227,7 @@ impl Fingerprint {
             self.set(of("compare_attributes"), "true");
         }
         self.selection(name, select, ages);
-        // There may be millions.
+        // The fingerprint has only a digest, because there may be millions of keys.
         let chosen = chosen.as_ref().map(|chosen| {
             format!(
                 "{} objects, {}",
@@ -356,8 +356,8 @@ fn text(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Returns the text of a time. An age is kept as it was written, because it means another time in
-/// each run.
+/// Returns the text of a time. An age is kept as it was written, because it stands for a different
+/// time in each run.
 fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }
@@ -383,8 +383,8 @@ fn source(job: &Job, source: &Source) -> String {
     }
 }
 
-/// Returns the server of an endpoint, unless it is Amazon S3. The server decides which buckets are
-/// meant, and not the name that a manifest gives it or the place where its URL was found.
+/// Returns the server of an endpoint, unless it is Amazon S3. Only the server decides which buckets
+/// are meant; its name in the manifest and the place where its URL was found do not matter.
 fn at(job: &Job, endpoint: &str) -> String {
     match job.endpoints.get(endpoint).map(|endpoint| &endpoint.server) {
         Some(server @ Server::Other { .. }) => format!(" at {server}"),

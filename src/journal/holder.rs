@@ -1,4 +1,4 @@
-//! Decides which session holds a journal in S3, and which one may take it over.
+//! Decides which session holds a journal in S3, and which session may take it over.
 //!
 //! The session that wrote the last segment is the holder. Another session takes over by writing the
 //! next segment, which shuts the holder out. `BucketHolder::gives_way_to` decides if it may do so.
@@ -40,7 +40,7 @@ pub(super) struct HolderRecord {
     /// The run that it works on, once it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) run: Option<String>,
-    /// The time of this sign of life, by the session's own clock. Only people read it.
+    /// The time of this sign of life, by the session's own clock. For human readers only.
     pub(super) renewed: Timestamp,
     /// True once the session has released the journal.
     #[serde(default)]
@@ -84,7 +84,7 @@ pub(super) enum Takeover {
     Released,
     /// The holder is an earlier process of the same Job.
     SameJob,
-    /// The holder's process ran on this machine and is gone.
+    /// The holder's process ran on this machine and has ended.
     Gone,
     /// The holder has shown no sign of life for too long.
     Silent,
@@ -104,7 +104,7 @@ impl BucketHolder {
         }
     }
 
-    /// Returns true if the session seems to be at work: this process could not take over from it.
+    /// Returns true if the session seems to be running, so that this process must not take over.
     pub(super) fn is_alive(&self) -> bool {
         let terms = LeaseTerms::default();
         self.gives_way_to(&Writer::this_process(&terms), &terms)

@@ -1,5 +1,5 @@
-//! The identity of a session: for messages that name the holder of a journal, and to decide if that
-//! session is gone.
+//! The identity of a session. Messages name the holder of a journal with it, and a successor uses
+//! it to decide if the holder's process has ended.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
     /// The Job (or any other unit that restarts its processes) of the session. A session takes over
-    /// at once from another one of its own Job.
+    /// at once from another session of the same Job.
     pub job: Option<String>,
     /// The pod, which messages name instead of the host.
     pub pod: Option<String>,
@@ -52,24 +52,24 @@ pub struct Writer {
     pub id: String,
     /// The machine or pod.
     pub host: String,
-    /// The process there.
+    /// The id of the process there.
     pub pid: u32,
     /// The time when it began, by its own clock.
     pub since: Timestamp,
     /// The Job that it belongs to, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// The mark that distinguishes the process from others with its number. Only on Linux.
+    /// The mark that distinguishes the process from others with the same pid. Only on Linux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessMark>,
 }
 
-/// The identity of a process on a machine, besides its number.
+/// The identity of a process on a machine, besides its pid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessMark {
     /// The boot of the machine.
     boot: String,
-    /// The namespace in which the process has its number.
+    /// The pid namespace of the process.
     namespace: String,
     /// The user, because processes of other users may be hidden.
     user: u32,
@@ -90,7 +90,7 @@ impl ProcessMark {
         })
     }
 
-    /// Returns true if the processes can see each other: then one that cannot be found is gone.
+    /// Returns true if the processes can see each other, so that a missing process has ended.
     fn is_beside(&self, other: &Self) -> bool {
         (&self.boot, &self.namespace, self.user) == (&other.boot, &other.namespace, other.user)
     }
@@ -142,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Returns true if this session need not wait for the other one: it succeeds or outlives it.
+    /// Returns true if this session succeeds or outlives the other one, and need not wait for it.
     #[must_use]
     pub fn may_succeed(&self, other: &Self) -> bool {
         self.succeeds(other) || self.outlives(other)
@@ -166,7 +166,7 @@ impl Writer {
     }
 
     /// Returns true if the other session's process ran on this machine, where this process would
-    /// see it, and is gone.
+    /// see it, and has ended.
     pub(super) fn outlives(&self, other: &Self) -> bool {
         let (Some(own), Some(mark)) = (&self.process, &other.process) else {
             return false;
@@ -264,7 +264,7 @@ mod tests {
         }
     }
 
-    /// A line that cannot be read does not prove a death.
+    /// An unreadable line does not prove that the process has ended.
     #[test]
     fn the_line_of_a_process_tells_if_it_lives() {
         let line = |state: &str| format!("7 (a) b) {state} {}42", "0 ".repeat(18));

@@ -1,8 +1,8 @@
 //! Reads a damaged journal whose run the user gives up.
 //!
 //! The new run needs only the uploads that the old run may have left open, because nothing else
-//! knows their ids. So each readable line counts by itself here, and others may be missing. At
-//! worst, an upload that has ended counts as open, and aborting it does no harm.
+//! knows their ids. So every readable line is applied, even if others are missing. At worst, an
+//! upload that has ended counts as open, and aborting it does no harm.
 
 use super::segment::{FileName, Salvaged, pieces};
 use super::state::RunState;

@@ -2,15 +2,15 @@
 //!
 //! The record of a run is wrong if its destination has lost the objects: the bucket was created
 //! again, or another server has the same URL. Checking every object again would cost too much, but
-//! a small sample shows whether many are gone.
+//! a small sample shows if many are missing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::event::PlannedObject;
 
-/// The size of the sample. If a third of all objects is gone, a sample of 16 misses that once in
-/// 650 times.
+/// The size of the sample. If a third of all objects is missing, a sample of 16 fails to show it
+/// only once in 650 times.
 const KEPT: usize = 16;
 
 /// An object that the destination had when it was recorded.
@@ -38,7 +38,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Adds an object to those that the sample is drawn from. A replay draws the same sample.
+    /// Adds an object to the population of the sample. A replay draws the same sample.
     pub(super) fn take(&mut self, copied: RecordedObject) {
         self.take_for(copied, 1);
     }

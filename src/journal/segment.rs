@@ -19,7 +19,7 @@ use super::state::RunState;
 use crate::printable::printable;
 
 /// The version of this format. A reader refuses newer versions and reads older ones. Version 1 has
-/// no cut ranges.
+/// no split ranges.
 const FORMAT: u32 = 2;
 
 /// The first line of a segment and of a snapshot.
@@ -29,7 +29,7 @@ pub(super) struct Header {
     journal: u32,
     /// The version of s3haul.
     tool: String,
-    /// The segment's number; a snapshot stands for all segments before the one with its number.
+    /// The segment's number; a snapshot replaces all segments with lower numbers than its own.
     pub(super) segment: u64,
     /// The number of the first record that follows.
     pub(super) next: u64,
@@ -86,8 +86,8 @@ struct SnapshotBody<S> {
     state: S,
 }
 
-/// A segment with which a session took over. It is kept, because its number is the one that the
-/// previous session would write next.
+/// The first segment of a session that took over. It is kept, because it occupies the number that
+/// the previous session would write next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Fence {
     pub(super) segment: u64,
@@ -133,7 +133,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     .unwrap_or_default()
 }
 
-/// Returns the JSON of a line without its end, if its checksum is right.
+/// Returns the JSON of a line (without its line feed), if the checksum matches.
 fn verified(line: &[u8]) -> Option<&[u8]> {
     let (sum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
@@ -185,8 +185,8 @@ impl<'a> RecordLines<'a> {
         }
     }
 
-    /// Checks the bytes after the last good line, and returns the number of bytes before them. The
-    /// rest must be empty, or a torn end where `may_be_torn` allows it.
+    /// Checks the bytes after the last good line, and returns the number of bytes before them.
+    /// There must be none, or a torn end if `may_be_torn` allows one.
     fn finish(self, may_be_torn: bool) -> Result<usize, JournalError> {
         if self.rest.is_empty() {
             return Ok(self.good);
@@ -241,8 +241,8 @@ pub(super) struct JournalContent {
     pub(super) report: u64,
     /// The number of the next record.
     pub(super) next: u64,
-    /// The number of the snapshot, which is that of the first segment after it; 0 without a
-    /// snapshot.
+    /// The number of the snapshot, which is also the number of the first segment after it; 0
+    /// without a snapshot.
     pub(super) snapshot: u64,
     /// The number of the first record after the snapshot.
     pub(super) base: u64,
@@ -253,7 +253,8 @@ pub(super) struct JournalContent {
 }
 
 impl JournalContent {
-    /// Reads the snapshot with this number. It is never torn: it gets its name when it is whole.
+    /// Reads the snapshot with this number. A snapshot is never torn, because it gets its name only
+    /// once it is complete.
     pub(super) fn snapshot(place: &str, number: u64, bytes: &[u8]) -> Result<Self, JournalError> {
         let mut lines = RecordLines::new(place, bytes);
         let header = match lines.header() {
@@ -280,8 +281,8 @@ impl JournalContent {
         })
     }
 
-    /// Reads a segment and returns the number of its good bytes. That is less than its length only
-    /// for a torn end, where `may_be_torn` allows one.
+    /// Reads a segment and returns the number of its good bytes. This number is less than the
+    /// segment's length only if the end is torn and `may_be_torn` allows that.
     pub(super) fn segment(
         &mut self,
         place: &str,
@@ -321,7 +322,7 @@ pub(super) struct SegmentRead {
     pub(super) good: usize,
 }
 
-/// Reads the records of a segment, the first of which must have the number `next`.
+/// Reads the records of a segment. The first one must have the number `next`.
 pub(super) fn read_segment(
     place: &str,
     number: u64,

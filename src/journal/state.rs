@@ -1,12 +1,12 @@
 //! The state of a run, folded from its events by one pure function.
 //!
-//! The writer applies [`RunState::apply`] while a run is at work, and the next session when it
-//! reads the journal, so both have the same state. The state does not grow with the number of
-//! objects. A range is listed in key order, so the state holds only, per range, the last key that
-//! was planned and the planned objects that have not ended. Their number is bounded, because the
-//! planner is only a limited number of objects ahead. (A mark up to which all objects have ended,
-//! with a list of those that ended beyond it, would not be bounded: one object of terabytes would
-//! hold the mark for hours while millions end after it.)
+//! The writer calls [`RunState::apply`] during a run, and the next session calls it when it reads
+//! the journal, so both compute the same state. The state does not grow with the number of objects.
+//! A range is listed in key order, so per range the state holds only the last planned key and the
+//! planned objects that have not ended. Their number is bounded, because the planner runs only a
+//! limited number of objects ahead. (A low-water mark below which all objects have ended, with a
+//! list of the objects that ended above it, would not be bounded: one object of terabytes would
+//! hold the mark for hours while millions end above it.)
 //!
 //! The function is total: an event about something unknown changes nothing. So every journal that
 //! could be written can be read.
@@ -24,10 +24,10 @@ use super::uploads::{Completing, JournaledUpload, Kept, PartMarks, UploadDetails
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 
-/// The number of failed objects that are kept with their messages, the latest ones. The report has
-/// all.
+/// The number of failed objects that are kept with their messages. Later failures replace earlier
+/// ones; the report has all.
 const FAILURES_KEPT: usize = 20;
-/// The number of characters of a message that are kept.
+/// The number of characters to which a kept message is truncated.
 const MESSAGE_KEPT: usize = 500;
 
 /// The phase of a run.
@@ -37,7 +37,7 @@ pub enum Phase {
     /// No run has begun.
     #[default]
     Empty,
-    /// A session is at work, or was when it was killed.
+    /// A session is running, or was killed while it ran.
     Running,
     /// The run was stopped in an orderly way, and can be resumed.
     Stopped,
@@ -61,7 +61,7 @@ pub struct RunState {
     /// The time at which the last session began.
     #[serde(default)]
     pub session: Option<Timestamp>,
-    /// The duration of the sessions before that one, in milliseconds.
+    /// The total duration of all earlier sessions, in milliseconds.
     #[serde(default)]
     pub worked_ms: u64,
     /// The transfers that have ended.
@@ -175,8 +175,8 @@ impl RunState {
         }
     }
 
-    /// Drops the pending objects of lists without order. Such a list cannot be resumed in the
-    /// middle: it is read again from its beginning, and finds these objects again.
+    /// Drops the pending objects of unordered lists. An unordered list cannot resume in the middle,
+    /// so it starts over and finds these objects again.
     fn restart_unordered_ranges(&mut self) {
         for range in self
             .ranges
@@ -284,8 +284,8 @@ impl RunState {
         }
     }
 
-    /// Drops a range in which no work is left, unless it is the last one of its transfer: that one
-    /// shows that all keys are known. So every other range is being listed or has pending objects.
+    /// Drops a range without remaining work, unless it is the last one of its transfer, which shows
+    /// that all keys are known. So every other range is being listed or has pending objects.
     fn drop_finished(&mut self, range: u32) {
         let Some(over) = self
             .ranges
@@ -454,9 +454,9 @@ impl RunState {
         }
     }
 
-    /// Subtracts the counts of a transfer that is listed again from its beginning, because the new
-    /// list counts these objects again. Returns the number of objects that stay in the sums
-    /// although the list finds them too.
+    /// Subtracts the counts of a transfer whose list starts over, because the new list counts these
+    /// objects again. Returns the number of objects that stay in the sums although the new list
+    /// finds them too.
     pub fn relist(&mut self, transfer: u32) -> u64 {
         let Some(tally) = self.tallies.get_mut(&transfer) else {
             return 0;

@@ -12,8 +12,8 @@ use super::state::RunState;
 use crate::size::MIB;
 
 /// A snapshot is due when the segments after the last one have this many bytes, or twice its size
-/// if that is more. So a journal has at most a few times the bytes of its state, and is read within
-/// a second.
+/// if that is more. So a journal is at most a few times as large as its state, and is read within a
+/// second.
 const TAIL: u64 = 8 * MIB;
 
 /// Receives the events that are read.
@@ -41,12 +41,12 @@ pub(super) trait Store: Send + Sync + 'static {
     /// False for a store that keeps nothing.
     const KEEPS: bool = true;
 
-    /// Returns how long events gather before they are written: if no caller waits for one of them,
-    /// and if one does.
+    /// Returns the times for which events gather before they are written: the first if no caller
+    /// waits for them, the second if one does.
     fn gather(&self) -> (Duration, Duration);
 
-    /// Appends lines, the first of which is record `next`. They survive the process, but not
-    /// necessarily a loss of power.
+    /// Appends lines, beginning with record `next`. They survive the process, but not necessarily a
+    /// loss of power.
     fn write(
         &mut self,
         next: u64,
@@ -56,18 +56,18 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Makes all written lines durable.
     fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Checks at the end of a session that everything it has written is still there. A store whose
-    /// `sync` checks that each time need not.
+    /// Checks at the end of a session that everything it has written still exists. Does nothing for
+    /// a store whose `sync` always checks this.
     fn check_whole(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send {
         std::future::ready(Ok(()))
     }
 
-    /// Waits until the journal is lost: another session has taken it over, or it is gone.
+    /// Waits until the journal is lost: another session has taken it over, or it was removed.
     fn lost(&self) -> impl Future<Output = JournalError> + Send {
         std::future::pending()
     }
 
-    /// Releases the journal at the end of the session, so that another one may begin at once.
+    /// Releases the journal at the end of the session, so that another session may begin at once.
     fn release(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -75,7 +75,7 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Returns true if it is time for a snapshot.
     fn wants_snapshot(&self) -> bool;
 
-    /// Replaces everything written so far by the state, durably. `next` is the number of the next
+    /// Replaces everything written so far with the state, durably. `next` is the number of the next
     /// record, and `report` the length of the report.
     fn snapshot(
         &mut self,

@@ -1,13 +1,12 @@
 //! Counts the results of objects, over all sessions of a run.
 //!
-//! [`RunTotals`] are the one count of a run: a session counts with them, and the journal keeps
-//! them.
+//! [`RunTotals`] is the only count of a run: each session adds to it, and the journal stores it.
 //!
-//! Each object counts once. This is easy if a list continues where the previous session left it.
-//! But a list without order is read again from its beginning, and finds all objects again. So a
-//! [`Tally`] per transfer remembers them. The copied ones stay in the sums, and are not counted
-//! again when the list finds them equal. All others are subtracted from the sums, and count when
-//! the list finds them.
+//! Each object counts once. This is easy if a list continues where the previous session stopped.
+//! But an unordered list starts over and finds all objects again. So each transfer has a [`Tally`]
+//! of its counts. Copied objects stay in the sums, and are not counted again when the new list
+//! finds them equal. All other objects are subtracted from the sums, and count when the new list
+//! finds them.
 
 use std::collections::BTreeMap;
 
@@ -32,9 +31,9 @@ pub struct RunTotals {
     pub done_objects: u64,
     /// Their bytes.
     pub done_bytes: u64,
-    /// Those of them that were changed in place.
+    /// The number of done objects that were changed in place.
     pub in_place_objects: u64,
-    /// The old versions of objects changed in place that their buckets keep.
+    /// The old versions that remain in buckets after objects were changed in place.
     pub old_versions: u64,
     /// The parts of the objects copied or uploaded.
     pub parts: u64,
@@ -44,15 +43,15 @@ pub struct RunTotals {
     pub skipped_bytes: u64,
     /// The skipped objects by the comparison that found them equal.
     pub unchanged: Unchanged,
-    /// The objects copied or uploaded by the reason.
+    /// The objects copied or uploaded, by the reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects that are left out because they are in an archive.
+    /// Objects that are skipped because they are in an archive.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored.
     pub restoring_objects: u64,
     /// Their bytes.
     pub restoring_bytes: u64,
-    /// Objects that the selection leaves out.
+    /// Objects that the selection excludes.
     pub excluded_objects: u64,
     /// Entries that are neither an object nor a regular file.
     pub ignored: u64,
@@ -63,7 +62,7 @@ pub struct RunTotals {
     /// The lost attributes, with the number of objects.
     #[serde(with = "whole")]
     pub losses: LossCounts,
-    /// The objects copied or uploaded by their proof.
+    /// The objects copied or uploaded, by their proof.
     pub proofs: BTreeMap<String, u64>,
     /// Failed objects by the kind of failure.
     pub failures: BTreeMap<String, u64>,
@@ -71,7 +70,7 @@ pub struct RunTotals {
     pub causes: CauseCounts,
 }
 
-/// The objects of one transfer that its list finds again if it is read from its beginning.
+/// The counts of one transfer, which decide what stays in the sums if its list starts over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tally {
@@ -83,7 +82,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts an object that ended. `planned` is its size when it was planned, if it was.
+    /// Counts an object that ended. `planned` is the size with which it was planned, if it was.
     pub(super) fn end(&mut self, ended: &Ended, planned: Option<u64>) {
         let stays = match ended {
             Ended::Done { .. } => true,
@@ -202,7 +201,7 @@ impl RunTotals {
         }
     }
 
-    /// Returns the number of objects that ended, good or bad.
+    /// Returns the number of objects that ended, with any result.
     pub(crate) fn ended_objects(&self) -> u64 {
         let left = self.skipped_objects + self.archived_objects + self.restoring_objects;
         self.done_objects + left + self.failed_objects

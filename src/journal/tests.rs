@@ -1,5 +1,5 @@
-//! Tests with stories: random sequences of events that an executor could write, and properties that
-//! hold for all of them.
+//! Tests properties that hold for all stories: random sequences of events that an executor could
+//! write.
 
 use std::collections::BTreeMap;
 
@@ -91,13 +91,13 @@ pub(super) fn range() -> JournalEvent {
     }
 }
 
-/// Tells a story as an executor would: nothing ends that was not planned, keys come in order.
+/// Generates a story as an executor would: only planned objects end, and keys come in order.
 #[derive(Default)]
 struct Teller {
     next: u64,
     key: u64,
     pending: Vec<u64>,
-    /// Uploads with their objects and how many parts they have.
+    /// Uploads, with their objects and their numbers of parts.
     uploads: BTreeMap<u64, (u64, Option<u32>)>,
 }
 
@@ -275,7 +275,7 @@ pub(super) fn story() -> impl Strategy<Value = Vec<JournalEvent>> {
     })
 }
 
-/// Returns the state after each event, the empty one first.
+/// Returns the empty state, and then the state after each event.
 fn live(story: &[JournalEvent]) -> Vec<RunState> {
     let mut states = vec![RunState::default()];
     for (n, event) in story.iter().enumerate() {
@@ -286,7 +286,7 @@ fn live(story: &[JournalEvent]) -> Vec<RunState> {
     states
 }
 
-/// Returns a segment with these events, and where each line ends.
+/// Returns a segment with these events, and the end of each line.
 fn written(number: u64, story: &[JournalEvent], from: usize) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = Header::new(number, from as u64, &writer("w"), at(0)).line();
     let mut ends = vec![bytes.len()];
@@ -304,12 +304,12 @@ proptest! {
     fn a_replay_comes_to_the_state_that_the_run_had(story in story(), cut in any::<prop::sample::Index>()) {
         let states = live(&story);
         let cut = cut.index(story.len() + 1);
-        // All of it, from one segment.
+        // Reads all events from one segment.
         let mut all = JournalContent::default();
         let (bytes, _) = written(1, &story, 0);
         prop_assert_eq!(all.segment("s", 1, &bytes, false).unwrap(), bytes.len());
         prop_assert_eq!(&all.state, states.last().unwrap());
-        // A snapshot in the middle and the rest.
+        // Reads a snapshot in the middle, and then the rest.
         let header = Header::new(2, cut as u64, &writer("w"), at(0));
         let mut rest = JournalContent::snapshot("p", 2, &snapshot(&header, 99, &[], &states[cut])).unwrap();
         prop_assert_eq!(&rest.state, &states[cut]);
@@ -425,7 +425,7 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
     assert_eq!(state.phase, Phase::Ended);
 }
 
-/// Checks that version 1 is read, which recorded only whether anything was lost.
+/// Checks that records of version 1 are read, which have true or false instead of a list of losses.
 #[test]
 fn an_ended_object_of_format_1_is_read() {
     for losses in [
@@ -442,7 +442,7 @@ fn an_ended_object_of_format_1_is_read() {
     }
 }
 
-/// Journals have called adopted uploads `adopted` from the start.
+/// Journals call adopted uploads `claimed`, which is the older name.
 #[test]
 fn an_adopted_upload_of_an_older_journal_is_adopted() {
     let text = r#"{"upload_began":{"upload":1,"id":"u","source":{"size":1},"parts":[[1,1]],"attributes":"0","claimed":true}}"#;

@@ -1,7 +1,7 @@
 //! Copies that were published, failed their proof, and were kept.
 //!
-//! A list cannot distinguish such a copy from a good one: it has the size of its source, and is
-//! newer. So it stays on record after its run, until a copy to the same place is proven.
+//! A list cannot distinguish such a copy from a good one, because it has the size of its source and
+//! is newer. So the copy stays on record after its run, until a copy to the same place is proven.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::tally::leaves_copy;
 use crate::plan::decide::Basis;
 use crate::s3::FailureKind;
 
-/// The most copies that are kept on record. A run in which more failed has an obvious fault.
+/// The most copies that are kept on record. A run with more failures has an obvious fault.
 const MOST: usize = 10_000;
 
 /// The unproven copies by place (`s3://bucket/key`), each with the kind of its failure.
@@ -60,7 +60,7 @@ impl UnprovenCopies {
     }
 
     /// Returns the kind of failure of the copy at this place, unless a comparison proves the copy
-    /// now. `basis` is what the comparison rests on, or `None` if nothing was compared.
+    /// now. `basis` is the basis of the comparison, or `None` if nothing was compared.
     #[must_use]
     pub fn still_fails(&self, place: &str, basis: Option<Basis>) -> Option<&str> {
         let kind = self.0.get(place)?;

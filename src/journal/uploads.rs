@@ -117,14 +117,14 @@ pub struct Reconciled {
     pub kept: Vec<PartDone>,
     /// The number of parts on record that are not in the list.
     pub missing: u32,
-    /// The number of parts in the list that are not what was sent.
+    /// The number of listed parts that differ from the parts that were sent.
     pub different: u32,
 }
 
 impl UploadDetails {
-    /// Compares the `listed` parts with the record. A part on record is good if it matches the
-    /// record. A part that is listed and not on record is good if it has the right size: its
-    /// request was in flight when the session ended, and was pinned to the same source.
+    /// Compares the `listed` parts with the record. A listed part is good if it has the right size
+    /// and, if it is on record, the recorded `ETag`. A part that is not on record was in flight
+    /// when the session ended, and its request was pinned to the same source.
     #[must_use]
     pub fn reconcile(&self, listed: Vec<PartDone>) -> Reconciled {
         let mut outcome = Reconciled::default();
@@ -158,7 +158,7 @@ pub struct PartMarks {
     count: u32,
 }
 
-/// S3 has no higher part number. A journal that names one must not cost memory.
+/// The highest part number of S3. A journal with a higher one must not cost memory.
 const MAX_NUMBER: u32 = 10_000;
 
 impl PartMarks {

@@ -1,14 +1,15 @@
 //! The task that writes a journal, and the handle that sends it events.
 //!
-//! Events arrive through a bounded queue. The task writes all events together that have arrived
-//! since the last write. If a caller waits for one of them, it syncs once for all: one sync serves
-//! a hundred uploads. The task also folds the events, so a snapshot is simply its state.
+//! Events arrive through a bounded queue. The task writes all events that have arrived since the
+//! last write as one batch. If callers wait for any of them, it syncs once for the whole batch, so
+//! one sync serves a hundred uploads. The task also folds the events, so a snapshot is simply its
+//! state.
 //!
 //! The journal is the write-ahead log of the report. Receipts are part of events, and the task
-//! passes them to the [`Ledger`] in order. It takes a snapshot only when the ledger is durable, and
-//! records the ledger's length in it. After a crash, the report is cut to that length, and the
-//! receipts since the snapshot are added again. A report that cannot be written (because a disk is
-//! full) only delays snapshots: its receipts stay in the journal.
+//! passes them to the [`Ledger`] in order. It takes a snapshot only once the ledger is durable, and
+//! records the ledger's length in it. After a crash, the next session truncates the report to that
+//! length and appends the receipts since the snapshot again. A report that cannot be written
+//! (because a disk is full) only delays snapshots: its receipts stay in the journal.
 
 mod broken;
 mod replay;
@@ -39,18 +40,18 @@ use super::uploads::JournaledUpload;
 const QUEUE: usize = 8192;
 /// The most events in one write.
 const BATCH: usize = 4096;
-/// The pause after a report could not be written: at least this time, and at least this multiple of
-/// the time that the last attempt took. Each attempt reads all events since the last snapshot
-/// again.
+/// The pause after a failed attempt to write the report: at least this time, and at least this
+/// multiple of the attempt's duration, because each attempt reads all events since the last
+/// snapshot again.
 const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
 /// The time after which events are made durable if no caller waits for them.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// The destination of receipts: the report.
 pub trait Ledger: Send {
-    /// Cuts the report to this length, which an earlier [`Ledger::sync`] returned. Receipts are
-    /// added after it. Returns the new length, which is less if the report was lost meanwhile, for
-    /// instance with the disk of a pod.
+    /// Truncates the report to this length, which an earlier [`Ledger::sync`] returned. Later
+    /// receipts are appended there. Returns the new length, which is less if the report was lost
+    /// meanwhile, for instance with the disk of a pod.
     ///
     /// # Errors
     /// The report cannot be written.
@@ -69,8 +70,8 @@ pub trait Ledger: Send {
     /// Some receipts are not in the report.
     fn sync(&mut self) -> io::Result<u64>;
 
-    /// Waits until the report has taken enough of the receipts that were added for more to fit into
-    /// memory. After a rewind, receipts come as fast as the journal is read.
+    /// Waits until the report has written enough of the added receipts that more fit into memory.
+    /// After a rewind, receipts arrive as fast as the journal is read.
     fn room(&self) -> BoxFuture<'static, ()> {
         std::future::ready(()).boxed()
     }
@@ -98,7 +99,7 @@ struct WriterState {
 enum Message {
     /// An event, and the channel that is notified once it is durable.
     Event(JournalEvent, Option<oneshot::Sender<()>>),
-    /// A receipt of an object that is left to the next session.
+    /// The receipt of an object that this session leaves to the next one.
     Left(ReceiptLine),
     /// Asks for the record of an open upload.
     Upload(u64, oneshot::Sender<Option<JournaledUpload>>),
@@ -111,8 +112,8 @@ enum Message {
 pub struct Closed {
     /// The final state.
     pub state: RunState,
-    /// The reason why the report lacks receipts, if it does. Then the journal still has them, and
-    /// the run is not over: the next session puts them into the report.
+    /// The reason why the report lacks receipts, if it does. The journal then still has them, and
+    /// the run is not over: the next session adds them to the report.
     pub report: Result<(), String>,
 }
 
@@ -158,8 +159,8 @@ impl Journal {
         }
     }
 
-    /// Reports an object that this session leaves to the next one. The receipt is the last in the
-    /// report; the next session cuts it off, because it knows the object from the events.
+    /// Reports an object that this session leaves to the next one. Such receipts are written last,
+    /// and the next session truncates them, because it knows the object from the events.
     ///
     /// # Errors
     /// The journal can no longer be written.
@@ -211,14 +212,14 @@ impl Journal {
 
     async fn send(&self, message: Message) -> Result<(), JournalError> {
         match self.queue.send(message).await {
-            // The writer may still add its receipt to the report.
+            // The writer may still add the receipt of this event to the report.
             Ok(()) if self.shared.broken.is_cancelled() => Err(self.error()),
             Ok(()) => Ok(()),
             Err(_) => Err(self.failed().await),
         }
     }
 
-    /// Waits for the reason why the writer does not answer.
+    /// Waits until the journal is broken or the writer has ended, and returns the reason.
     async fn failed(&self) -> JournalError {
         self.shared.broken.cancelled().await;
         self.error()
@@ -230,8 +231,8 @@ pub(super) struct Start {
     pub(super) state: RunState,
     /// The number of the next record.
     pub(super) next: u64,
-    /// The length of the report at the last snapshot. The events since then have the receipts after
-    /// it.
+    /// The length of the report at the last snapshot. The events since then contain the receipts
+    /// that follow.
     pub(super) report: u64,
     pub(super) ledger: Option<Box<dyn Ledger>>,
 }
@@ -245,10 +246,10 @@ pub(super) struct WriterTask<S> {
     /// The time of the first write that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
-    /// The receipts of objects that are left to the next session.
+    /// The receipts of objects that this session leaves to the next one.
     left: Vec<ReceiptLine>,
-    /// The time of the next attempt to write a report that could not be written. No snapshot is
-    /// taken before it.
+    /// The time of the next attempt, after the report could not be written. No snapshot is taken
+    /// before that time.
     report_rests: Option<Instant>,
     /// True once the last message has arrived.
     is_closing: bool,
@@ -295,7 +296,7 @@ impl<S: Store> WriterTask<S> {
         })
     }
 
-    /// Writes one event, and then a snapshot, which replaces everything before.
+    /// Writes one event, and then a snapshot, which replaces everything before it.
     pub(super) async fn begin_with(&mut self, event: JournalEvent) -> Result<(), JournalError> {
         let mut lines = Vec::new();
         let first = self.start.next;
@@ -313,7 +314,7 @@ impl<S: Store> WriterTask<S> {
         if let Err(error) = self.serve().await {
             tracing::debug!(%error, "the journal is broken");
             is_ours = !error.leaves_it_to_another();
-            // Nothing else sets it.
+            // Nothing else sets the error.
             let _ = self.shared.error.set(error);
             self.shared.broken.cancel();
             if is_ours {
@@ -377,8 +378,8 @@ impl<S: Store> WriterTask<S> {
         self.sync().await
     }
 
-    /// Syncs what has waited for long enough, and looks whether the journal is lost. While messages
-    /// keep coming, [`Self::gather`] never gets to either.
+    /// Syncs events that have waited long enough, and checks if the journal is lost.
+    /// [`Self::gather`] does the same, but not while messages keep arriving.
     async fn look_after(&mut self) -> Result<(), JournalError> {
         if let Some(error) = self.store.lost().now_or_never() {
             return Err(error);
@@ -392,7 +393,7 @@ impl<S: Store> WriterTask<S> {
         Ok(())
     }
 
-    /// Collects the messages to write next; `None` if all senders are gone.
+    /// Collects the messages to write next. Returns `None` if all senders were dropped.
     async fn gather(&mut self) -> Result<Option<Vec<Message>>, JournalError> {
         let first = loop {
             let unsynced = self.unsynced.map(|since| since + SYNC_AFTER);
@@ -504,7 +505,7 @@ impl<S: Store> WriterTask<S> {
         })
     }
 
-    /// Adds the receipts of objects that are left to the next session.
+    /// Adds the receipts of objects that this session leaves to the next one.
     async fn report_left(&mut self) -> Result<(), String> {
         let left = std::mem::take(&mut self.left);
         if let Some(ledger) = self.start.ledger.as_mut().filter(|_| !left.is_empty()) {
@@ -526,8 +527,8 @@ impl<S: Store> WriterTask<S> {
         }
     }
 
-    /// Returns the length of the report in the last snapshot, for a run without a report. A report
-    /// that is gone although there was one has lost receipts: its code has panicked.
+    /// Returns the length in the last snapshot if the run has no report. Returns an error if the
+    /// run began with a report: its code has panicked, and receipts are lost.
     fn without_ledger(&self) -> Result<u64, String> {
         if self.shared.has_ledger {
             return Err("it could no longer be written because of a bug in s3haul".to_owned());
@@ -550,8 +551,8 @@ impl<S: Store> WriterTask<S> {
         synced.map_err(|error| error.to_string())
     }
 
-    /// Cuts the report to its length at the last snapshot, adds the receipts since then, and
-    /// returns its length. The inner error is one of the report, the outer one of the journal.
+    /// Truncates the report to its length at the last snapshot, adds the receipts since then, and
+    /// returns its length. The outer error concerns the journal, the inner one the report.
     async fn catch_up(&mut self) -> Result<Result<u64, String>, JournalError> {
         let Some(mut ledger) = self.start.ledger.take() else {
             return Ok(self.without_ledger());
@@ -576,7 +577,7 @@ impl<S: Store> WriterTask<S> {
         self.start.ledger = Some(ledger);
         read?;
         match rewound {
-            // Lost receipts do not come back. From now on, the new length is the one to return to.
+            // Lost receipts do not come back, so later calls rewind to the new length.
             Ok(length) => {
                 self.start.report = length;
                 Ok(self.sync_ledger().await)

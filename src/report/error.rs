@@ -54,7 +54,7 @@ pub enum ReportError {
         /// The error.
         error: String,
     },
-    /// Another process cut its file or wrote to it.
+    /// Another process truncated its file or wrote to it.
     #[error(
         "the report {}: {}; run the same command again for a whole report, and do not rotate a report before its run has \
          ended", path.display(), super::CHANGED
@@ -89,7 +89,7 @@ pub enum ReportError {
         /// The first error.
         error: String,
     },
-    /// The path names another file now.
+    /// The path now leads to another file.
     #[error(
         "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
          run began, at its new path if it still exists. Do not move a report before its run has ended", path.display()
@@ -103,7 +103,7 @@ pub enum ReportError {
     Store {
         /// The report.
         place: String,
-        /// The answer.
+        /// The failure of the request.
         failure: Failure,
     },
     /// A report in S3 cannot be continued, because its objects do not fit together.
@@ -144,7 +144,7 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    /// Returns the mistake of a damaged report, or the error if it is another one.
+    /// Returns the mistake in a damaged report, or any other error unchanged.
     pub(crate) fn into_damage(self) -> Result<String, Self> {
         match self {
             Self::Damaged { what, .. } => Ok(what),

@@ -1,7 +1,7 @@
 //! The first and the last line of a report: the header and the footer.
 //!
 //! The header names the run that the receipts come from. The footer says how the run ended. A
-//! report without a footer was cut, or its run was killed or is still at work.
+//! report without a footer was truncated, or its run was killed or is still in progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -57,12 +57,12 @@ pub struct ReportHeader {
     /// Profile or other credentials, Region, and URL of each endpoint.
     #[serde(default)]
     pub identity: BTreeMap<String, String>,
-    /// The transfers that copy histories (`versions: all`). They have a receipt for each version of
-    /// a key, and the others for each key. Absent in reports of old versions, which are read as if
-    /// all transfers copied histories.
+    /// The transfers that copy histories (`versions: all`). These have one receipt for each version
+    /// of a key; all others have one for each key. Absent in reports of old versions, which are
+    /// read as if all transfers copied histories.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histories: Option<BTreeSet<String>>,
-    /// True for a run with `--sandbox`, which touched no bucket of the user's.
+    /// True for a run with `--sandbox`, which touched none of the user's buckets.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sandbox: bool,
 }
@@ -71,7 +71,7 @@ impl ReportHeader {
     /// Returns the command line of this process.
     ///
     /// # Errors
-    /// The working directory is gone.
+    /// The working directory cannot be determined.
     pub fn of_process() -> io::Result<Self> {
         let command = std::env::args_os()
             .skip(1)
@@ -134,14 +134,14 @@ impl ReportHeader {
     }
 
     /// Returns true if `other` describes a session of the same run. A report of format 1 does not
-    /// name its run, and counts as that of any run.
+    /// name its run, and matches every run.
     #[must_use]
     pub fn is_of_run(&self, other: &Self) -> bool {
         self.run.is_empty() || self.run == other.run
     }
 
-    /// Describes the endpoints of `job` that have another server or Region now than when the report
-    /// was written.
+    /// Describes the endpoints of `job` whose server or Region has changed since the report was
+    /// written.
     #[must_use]
     pub fn changes(&self, job: &Job) -> Vec<String> {
         let now = job.endpoints.iter().map(|(name, at)| (name, place(at)));
@@ -244,7 +244,7 @@ pub struct Footer {
     pub time: Timestamp,
     /// The exit code of the process.
     pub exit: i32,
-    /// False if the run was stopped or gave up. Then objects may be missing that it never listed.
+    /// False if the run was stopped or gave up, and so may not have listed all objects.
     pub complete: bool,
     /// Objects copied or uploaded.
     #[serde(default)]
@@ -258,7 +258,7 @@ pub struct Footer {
     /// Objects that failed.
     #[serde(default)]
     pub failed_objects: u64,
-    /// Copied objects of which something could not be kept.
+    /// Copied objects that lost attributes.
     #[serde(default)]
     pub objects_with_losses: u64,
     /// Known objects that a stop left undone.
@@ -267,16 +267,16 @@ pub struct Footer {
     /// Objects that are being restored from an archive.
     #[serde(default)]
     pub restoring_objects: u64,
-    /// Objects left out because they are in an archive.
+    /// Objects skipped because they are in an archive.
     #[serde(default)]
     pub archived_objects: u64,
-    /// Objects that the selections left out.
+    /// Objects that the selections excluded.
     #[serde(default)]
     pub excluded_objects: u64,
     /// The number of sessions of the run.
     #[serde(default)]
     pub sessions: u32,
-    /// The seconds at work, over all sessions.
+    /// The total duration of all sessions, in seconds.
     #[serde(default)]
     pub seconds: f64,
     /// The shards of a merged report.
@@ -285,7 +285,7 @@ pub struct Footer {
     /// The number of receipts in the file. [`ReportEnd`](super::ReportEnd) sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
-    /// The CRC-64/NVME of the header and the receipts, with the ends of their lines, in hexadecimal
+    /// The CRC-64/NVME of the header and the receipts, including their line feeds, in hexadecimal
     /// digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
@@ -331,8 +331,8 @@ impl Footer {
         }
     }
 
-    /// Returns true if objects may be missing that the run never listed: it was stopped, or shards
-    /// of it have not ended. A damaged report of a retry alone leaves none out.
+    /// Returns true if the run may not have listed all objects: it was stopped, or some of its
+    /// shards have not ended. Returns false if only reports of retries are damaged.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         let lacks_retries =
@@ -376,7 +376,7 @@ pub(super) fn footer(line: &str) -> Option<Footer> {
         .map(|line| line.footer)
 }
 
-/// The line in the place of missing receipts of an earlier session.
+/// The line that stands in for missing receipts of an earlier session.
 pub(super) const GAP: &str = "{\"gap\":\"receipts of an earlier session are missing here\"}\n";
 
 /// Returns true for [`GAP`].
@@ -406,8 +406,8 @@ pub fn last_footer(path: &Path) -> Option<Footer> {
     footer(std::str::from_utf8(last).ok()?)
 }
 
-/// Returns the length of the first line with its end, and the header in it. The length is 0 if the
-/// line has no end.
+/// Returns the length of the first line (with its line feed), and the header in it. The length is 0
+/// if there is no line feed.
 pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<ReportHeader>)> {
     if !file.metadata()?.is_file() {
         return Ok((0, None));
@@ -425,8 +425,8 @@ pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<ReportHeade
     Ok((length, serde_json::from_slice(&line).ok()))
 }
 
-/// Returns true for the rest of a report that was cut: a file that begins with receipts, or with a
-/// part of a header.
+/// Returns true for the remains of a truncated report: a file that begins with a receipt, or with a
+/// whole or partial header.
 pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     #[derive(Deserialize)]
     struct ReceiptShape {
@@ -449,14 +449,13 @@ pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     Ok(first.is_some_and(|line| {
         serde_json::from_slice::<ReportHeader>(line).is_ok()
             || is_receipt(line)
-            // Nothing follows the header whose write was cut, except lines of a later session.
+            // Only lines of a later session can follow a partial header.
             || is_torn_header(line)
                 && second.is_none_or(|line| is_receipt(line) || is_gap(line))
     }))
 }
 
-/// Returns true for a line that begins as a header does, and is not a whole document of another
-/// kind.
+/// Returns true for a line that begins like a header, and is not a complete JSON document.
 fn is_torn_header(line: &[u8]) -> bool {
     let Some(rest) = line.strip_prefix(b"{\"report\":") else {
         return false;
@@ -469,8 +468,7 @@ fn is_torn_header(line: &[u8]) -> bool {
         && serde_json::from_slice::<IgnoredAny>(line).is_err()
 }
 
-/// Returns the length of a report without the footer at its end and without a last line that was
-/// cut.
+/// Returns the length of a report without its footer and without an incomplete last line.
 pub(super) fn length_of_receipts(file: &mut File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut most = TAIL;
@@ -482,7 +480,7 @@ pub(super) fn length_of_receipts(file: &mut File) -> io::Result<u64> {
         let mut ends = memrchr_iter(b'\n', &tail);
         let (end, end_before) = (ends.next(), ends.next());
         if from > 0 && end_before.is_none() {
-            // The last lines are longer.
+            // The last lines are longer than the part that was read.
             most = most.saturating_mul(4);
             continue;
         }

@@ -63,7 +63,7 @@ impl ReportLines {
         }
     }
 
-    /// Reads lines from chunks, each of which ends with the end of a line.
+    /// Reads lines from chunks. Each chunk must end with a line feed.
     pub(super) fn of_chunks(
         place: String,
         chunks: BoxStream<'static, Result<Bytes, ReportError>>,
@@ -81,10 +81,10 @@ impl ReportLines {
         &self.place
     }
 
-    /// Returns the next line without its end, or `None` after the last one.
+    /// Returns the next line without its line feed, or `None` after the last one.
     ///
     /// # Errors
-    /// [`ReadError::Io`], also for a line that is not UTF-8, and [`ReadError::Store`].
+    /// [`ReadError::Io`], which includes lines that are not UTF-8, and [`ReadError::Store`].
     pub async fn next(&mut self) -> Result<Option<String>, ReadError> {
         let place = self.place.clone();
         let (bodies, rest) = match &mut self.input {
@@ -105,7 +105,7 @@ impl ReportLines {
         }
         let end = rest.iter().position(|byte| *byte == b'\n');
         let line = rest.split_to(end.unwrap_or(rest.len()));
-        // The end of the line.
+        // Skips the line feed.
         rest.advance(rest.len().min(1));
         match std::str::from_utf8(&line) {
             Ok(line) => Ok(Some(line.to_owned())),

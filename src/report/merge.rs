@@ -5,14 +5,14 @@
 //!  shard 1: report-C           ──┼─ scan ─► verdicts ─ emit ─► header, one line per object, footer
 //!  retries: report-D           ──┘
 //! ```
-//! A shard that ran several times has several reports. The latest one decides which objects there
-//! are. An earlier one may have the better receipt of an object, with the proof of its copy. The
-//! report of a retry is about some objects of any shards, and is later than those of the shards.
+//! A shard that ran several times has several reports. The latest one decides which objects exist.
+//! An earlier one may have the better receipt of an object, with the proof of its copy. The report
+//! of a retry covers some objects of any shards, and counts as later than all reports of shards.
 //!
-//! The reports of each shard are read twice: first to decide which line of each object counts (the
-//! verdicts), and then to copy these lines. Only the verdicts of one shard and of the retries are
-//! in memory, and if there are many, only a part of them ([`Partition`]). The result is a report
-//! like any other, and is produced line by line.
+//! The merge reads the reports of each shard twice: first to decide which line of each object
+//! counts (the verdicts), and then to copy these lines. Only the verdicts of one shard and of the
+//! retries are in memory; if there are many, only one [`Partition`] of them. The result is an
+//! ordinary report, which is produced line by line.
 
 mod file;
 mod fold;
@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use self::file::MergedFile;
-use self::fold::{LatestLine, ObjectHasher, Partition, Verdicts};
+use self::fold::{LineVerdict, ObjectHasher, Partition, Verdicts};
 use self::scan::{NumberedLines, histories, scan};
 use super::checksum;
 use super::error::ReportError;
@@ -37,8 +37,8 @@ use super::read::{ReadError, ReceiptStatus};
 use super::stored::{StoredReport, StoredRuns};
 use crate::printable::cut;
 
-/// About the most objects whose verdicts are in memory at a time.
-const AT_ONCE: u64 = 1 << 19;
+/// The approximate maximum of verdicts in memory.
+const MAX_VERDICTS: u64 = 1 << 19;
 /// The bytes of a chunk of the result.
 const CHUNK: usize = 256 * 1024;
 /// The most chunks that wait for the reader.
@@ -48,7 +48,7 @@ const WAITING: usize = 4;
 const MOST_NAMED: usize = 50;
 /// The most damaged retries that the footer names. Their places may be long.
 const MOST_NAMED_RETRIES: usize = 3;
-/// The most bytes of the reason for each.
+/// The most bytes of each reason or damage in the footer.
 const MOST_BYTES: usize = 160;
 
 /// The reports of one shard.
@@ -74,9 +74,9 @@ pub struct LaterReport {
 /// The reports of all retries of a run in shards.
 #[derive(Clone, Debug, Default)]
 pub struct LaterReports {
-    /// The reports that are complete and can be read, the oldest first.
+    /// The complete and readable reports, the oldest first.
     pub reports: Vec<LaterReport>,
-    /// The places of reports that cannot be read, and the damages.
+    /// The damage of each unreadable report, by its place.
     pub damaged: BTreeMap<String, String>,
 }
 
@@ -86,7 +86,7 @@ pub enum MergeScope {
     /// All shards.
     All,
     /// The shards with an object that failed, was stopped, waits for a restore, or lost an
-    /// attribute. The objects of the others are only counted, from their footers.
+    /// attribute. The objects of other shards are only counted, from their footers.
     Undone,
 }
 
@@ -100,8 +100,9 @@ pub struct ReportMerge {
 }
 
 impl ReportMerge {
-    /// Prepares a merge, and reads the header of one of the reports; of more if that is of an old
-    /// version. Returns `None` if there are no reports. `run` is the name of the merged run.
+    /// Prepares a merge. Reads headers until one is usable, and reads more if that header does not
+    /// name the histories. Returns `None` if there are no reports. `run` is the name of the merged
+    /// run.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -162,7 +163,7 @@ impl ReportMerge {
             chunk: Vec::new(),
             sum: checksum(),
             lines: 0,
-            // If no report has a footer, the run has not gone further than its beginning.
+            // Without any footer, the start is the best known end time.
             footer: empty_footer(self.origin.time.unwrap_or_default()),
             unfinished: BTreeMap::new(),
             damaged_retries: self.later.damaged.clone(),
@@ -226,7 +227,7 @@ fn empty_footer(time: Timestamp) -> Footer {
 enum MergeStop {
     /// A report cannot be read.
     Report(ReportError),
-    /// The reader of the result is gone.
+    /// The reader of the result was dropped.
     Unread,
 }
 
@@ -259,7 +260,7 @@ struct MergeTask {
 impl MergeTask {
     async fn run(mut self) {
         if let Err(MergeStop::Report(error)) = self.make().await {
-            // If the reader is gone, the error does not matter.
+            // If the reader was dropped, the error does not matter.
             let _ = self.chunks.send(Err(error)).await;
         }
     }
@@ -278,7 +279,7 @@ impl MergeTask {
         );
         let later = &later.reports;
         let receipts = later.iter().map(|later| later.report.receipts()).sum();
-        for (pass, partition) in Partition::outer(receipts, AT_ONCE).enumerate() {
+        for (pass, partition) in Partition::outer(receipts, MAX_VERDICTS).enumerate() {
             let mut retries = Verdicts::new(&self.hasher, partition);
             for (number, later) in (0..).zip(later.iter()) {
                 let damage = scan(&later.report, number, &mut retries, &self.merge.origin).await?;
@@ -330,7 +331,7 @@ impl MergeTask {
             return Ok(());
         }
         let receipts = reports.iter().map(StoredReport::receipts).sum();
-        for partition in partition.inner(receipts, AT_ONCE) {
+        for partition in partition.inner(receipts, MAX_VERDICTS) {
             let mut verdicts = Verdicts::new(&self.hasher, partition);
             let mut damages = Vec::new();
             for (number, report) in (0..).zip(reports) {
@@ -341,17 +342,16 @@ impl MergeTask {
             if let Some(damage) = latest_damage {
                 self.leave_unfinished(shard.shard, damaged(&damage));
             } else if let (true, Some(latest)) = (is_whole, reports.len().checked_sub(1)) {
-                verdicts.require_seen_in(u32::try_from(latest).unwrap_or(u32::MAX));
+                verdicts.drop_unseen_in(u32::try_from(latest).unwrap_or(u32::MAX));
             }
             if self.is_settled(latest.as_ref()) {
                 verdicts.forget_lists();
             }
-            verdicts.give_way_to(retries);
+            verdicts.resolve_with_later(retries);
             self.count(verdicts.iter());
             for ((number, report), damage) in (0..).zip(reports).zip(damages) {
                 let lines = verdicts.lines_of(number);
-                // A damaged report of an earlier run does no harm if the latest one has all
-                // objects.
+                // A damaged report of an earlier run does no harm if none of its lines count.
                 if let Some(damage) = damage.filter(|_| !lines.is_empty()) {
                     self.leave_unfinished(shard.shard, damaged(&damage));
                 }
@@ -369,7 +369,7 @@ impl MergeTask {
                 excluded_objects,
                 sessions,
                 seconds,
-                // The end of the merged run follows from those of all shards.
+                // The end of the merged run follows from the ends of all shards.
                 exit: _,
                 complete: _,
                 // Counted by the objects, or by `count_footer`.
@@ -411,8 +411,8 @@ impl MergeTask {
         self.unfinished.entry(shard).or_insert(why);
     }
 
-    /// Returns true if a retry of failed objects began after a shard ended. It has repeated the
-    /// lists that had failed.
+    /// Returns true if a retry of failed objects began after a shard ended. Such a retry repeats
+    /// the lists that had failed.
     fn is_settled(&self, shard: Option<&Footer>) -> bool {
         let began = |later: &LaterReport| time_of_run(later.report.run());
         let mut later = self.merge.later.reports.iter();
@@ -420,7 +420,7 @@ impl MergeTask {
     }
 
     /// Counts the objects of these verdicts.
-    fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v LatestLine>) {
+    fn count<'v>(&mut self, verdicts: impl Iterator<Item = &'v LineVerdict>) {
         let footer = &mut self.footer;
         for verdict in verdicts {
             match verdict.status {
@@ -438,7 +438,7 @@ impl MergeTask {
         }
     }
 
-    /// Counts the objects of a clean shard by its footer, because its report is not read.
+    /// Counts the objects of a clean shard from its footer, because its report is not read.
     fn count_footer(&mut self, told: &Footer) {
         let Footer {
             done_objects,
@@ -546,7 +546,7 @@ impl MergeTask {
     }
 }
 
-/// Returns true if no object of a shard with this footer is left to do.
+/// Returns true if a shard with this footer has no objects left to retry.
 fn is_clean(footer: &Footer) -> bool {
     let Footer {
         complete,
@@ -554,7 +554,7 @@ fn is_clean(footer: &Footer) -> bool {
         stopped_objects,
         restoring_objects,
         objects_with_losses,
-        // Objects that are over.
+        // Objects with a final result.
         done_objects: _,
         done_bytes: _,
         skipped_objects: _,

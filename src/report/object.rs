@@ -1,9 +1,9 @@
 //! Decides which receipts of a report are about the same object.
 //!
 //! A transfer that copies histories (`versions: all`) has one receipt for each version of a key.
-//! All other transfers have one for each key. There, the version says only what was read: a receipt
-//! of an object that was not read, because it failed early, was stopped, or was found equal by its
-//! list, names none. So the version of such a receipt does not tell objects apart.
+//! All other transfers have one receipt for each key. Their receipts name the version that was
+//! read, or none if the object was not read (because it failed early, was stopped, or was found
+//! equal by its list). So the version does not distinguish objects there.
 
 use super::frame::ReportHeader;
 
@@ -19,7 +19,7 @@ pub(super) struct ObjectId {
 }
 
 impl ObjectId {
-    /// Returns the identity of the key, of which this may be one version.
+    /// Returns the identity of the key, without the version.
     pub(super) fn of_key(&self) -> Self {
         Self {
             version: None,

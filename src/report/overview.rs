@@ -35,7 +35,7 @@ pub struct Overview {
     pub damage: Option<String>,
     /// The run that it comes from.
     pub origin: ReportHeader,
-    /// The end of the run. Absent while the run is at work, and after it was killed.
+    /// The end of the run. Absent while the run is in progress, and after it was killed.
     pub footer: Option<Footer>,
     /// The numbers of receipts. A resumed run may have several receipts of one object.
     pub receipts: ReceiptCounts,
@@ -56,7 +56,7 @@ pub enum ReportState {
     Complete,
     /// The run was stopped or gave up, and may not have listed all objects.
     Stopped,
-    /// There is no footer: the run is at work, or was killed.
+    /// There is no footer: the run is in progress, or was killed.
     Unfinished,
     /// Lines are missing or were changed.
     Damaged,
@@ -83,7 +83,7 @@ pub struct ReceiptCounts {
     pub with_losses: u64,
 }
 
-/// A cause why objects are not done.
+/// A reason why objects are not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UndoneCause {
     /// `failed`, `stopped`, or `restoring`.
@@ -91,10 +91,10 @@ pub struct UndoneCause {
     /// The request that failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub operation: String,
-    /// The code of the answer.
+    /// The error code of the response.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub code: String,
-    /// The message of the answer.
+    /// The message of the response.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// The remedy.
@@ -158,7 +158,7 @@ pub async fn overview(lines: ReportLines, shown: usize) -> Result<Overview, Read
     overview_and(lines, shown, |_| ()).await
 }
 
-/// Does the same, and calls `each` with each line.
+/// Does the same as [`overview`], and calls `each` with each line.
 ///
 /// # Errors
 /// Those of [`overview`].

@@ -5,12 +5,13 @@
 //!       Ledger            rewind, add             gathers          report-…/000007.jsonl
 //! ```
 //! The journal waits for S3 only when it syncs the report. A separate task gathers receipts, and
-//! writes a piece when they are long or old enough ([`PieceLimits`]).
+//! writes a piece once they are long or old enough ([`PieceLimits`]).
 //!
-//! A session begins with a piece without receipts. That shuts out an earlier session that is still
-//! at work: it finds its next number taken, and stops writing the report. A write that failed may
-//! still have stored its piece. Then the next piece finds its number taken by its own session,
-//! takes the following number, and cuts off the failed piece ([`stored`](super::stored)).
+//! A session begins with a piece without receipts. This piece shuts out an earlier session that is
+//! still running: that session finds its next number taken, and stops writing the report. A failed
+//! write may still have stored its piece. Then the next write finds its number taken by its own
+//! session, uses the following number, and so discards the failed piece
+//! ([`stored`](super::stored)).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,8 +34,8 @@ use crate::journal::{Ledger, host};
 use crate::manifest::job::ReportPlace;
 use crate::size::MIB;
 
-/// The most attempts to find a free number. Other sessions take numbers at first, and later pieces
-/// of this session whose answers were lost.
+/// The most attempts to find a free number. At first, other sessions may take numbers; later, only
+/// pieces of this session whose responses were lost.
 const ROUNDS: u32 = 8;
 
 /// The limits at which gathered receipts are written. Each piece is a request that costs money.
@@ -44,8 +45,8 @@ pub struct PieceLimits {
     pub bytes: u64,
     /// The longest time for which receipts gather.
     pub time: Duration,
-    /// The most bytes that may wait for S3. During a run, more are dropped, and the report is
-    /// completed from the journal later. Receipts of the journal wait until there is room.
+    /// The most bytes that may wait for S3. During a run, receipts beyond this limit are dropped,
+    /// and the journal adds them later. A replay of the journal waits until there is room.
     pub waiting: usize,
 }
 
@@ -69,8 +70,8 @@ pub struct BucketReport {
     most_waiting: usize,
     /// The length of the report with its header only.
     header: u64,
-    /// True if this session created the report, and has not rewound it or added a receipt yet. Then
-    /// it has nothing of an earlier session.
+    /// True if this session created the report, and has not rewound it or added a receipt yet. The
+    /// report then contains nothing of an earlier session.
     is_new: bool,
     /// True after a rewind, while the journal adds receipts again.
     is_replaying: bool,
@@ -95,11 +96,11 @@ impl PieceShared {
         self.waiting.load(Ordering::Relaxed) <= most
     }
 
-    /// Waits until there is room, or until the writer is gone: it takes nothing any more.
+    /// Waits until there is room, or until the writer has ended and empties the queue no more.
     async fn room(&self, queue: &mpsc::UnboundedSender<PieceMessage>, most: usize) {
         while !queue.is_closed() && !self.has_room(most) {
             tokio::select! {
-                // A notification that comes before the wait ends it.
+                // A notification that was sent before this wait also ends it.
                 () = self.taken.notified() => {}
                 () = queue.closed() => {}
             }
@@ -117,7 +118,7 @@ enum PieceMessage {
     Receipt(String),
     /// Adds the line that says that receipts are missing.
     Gap,
-    /// Cuts the report to this length.
+    /// Truncates the report to this length.
     Rewind(u64),
     /// Makes the report durable.
     Sync(oneshot::Sender<Result<ReportLength, String>>),
@@ -135,8 +136,8 @@ enum Unfinished {
 }
 
 impl BucketReport {
-    /// Creates the report of a run, or continues that of an earlier session, and shuts other
-    /// sessions out.
+    /// Creates the report of a run, or continues the report of an earlier session, and shuts out
+    /// other sessions.
     ///
     /// # Errors
     /// [`ReportError::Store`], and [`ReportError::Unconditional`] if the endpoint cannot keep a
@@ -179,7 +180,7 @@ impl BucketReport {
         })
     }
 
-    /// Returns a handle that ends the report after the journal, which takes it, has been closed.
+    /// Returns a handle that ends the report once the journal, which owns it, is closed.
     #[must_use]
     pub fn end(&self) -> ReportEnd {
         ReportEnd::Bucket(Box::new(BucketReportEnd {
@@ -189,7 +190,7 @@ impl BucketReport {
     }
 
     fn send(&self, message: PieceMessage) {
-        // If the writer is gone, the next sync fails.
+        // If the writer has ended, the next sync fails.
         let _ = self.queue.send(message);
     }
 }
@@ -211,7 +212,7 @@ impl Ledger for BucketReport {
             self.send(PieceMessage::Rewind(length));
             return Ok(length);
         }
-        // The report is not as the last session left it. A gap says so.
+        // The report was changed after the last session. A gap says so.
         self.send(PieceMessage::Rewind(end));
         self.send(PieceMessage::Gap);
         Ok(end + GAP.len() as u64)
@@ -224,7 +225,7 @@ impl Ledger for BucketReport {
     fn add(&mut self, receipt: &str) {
         self.is_new = false;
         if self.queue.is_closed() {
-            // The writer is gone, so the next sync fails.
+            // The writer has ended, so the next sync fails.
             return;
         }
         self.lags |= !self.is_replaying && !self.shared.has_room(self.most_waiting);
@@ -278,7 +279,7 @@ impl BucketReportEnd {
 
     pub(super) async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
         let (done, finished) = oneshot::channel();
-        // If the writer is gone, no answer comes.
+        // If the writer has ended, `finished` returns an error.
         let _ = self.queue.send(PieceMessage::Finish(footer.clone(), done));
         let ended = |_| Err(Unfinished::Footer("the process is ending".to_owned()));
         let finished = finished.await.unwrap_or_else(ended);
@@ -302,9 +303,9 @@ struct PieceWriter {
     next: u64,
     /// The lines of the next piece.
     pending: Vec<u8>,
-    /// The number of receipts among them.
+    /// The number of receipts among these lines.
     receipts: u64,
-    /// The time when the first of them was added.
+    /// The time when the first of these lines was added.
     since: Option<Instant>,
     /// The reason why receipts are missing since the last rewind.
     error: Option<String>,
@@ -343,7 +344,7 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(is_new);
                 }
-                // An earlier session is still at work, and its new piece must be read first.
+                // An earlier session is still running, and its new piece must be read first.
                 Some(_) if rounds < ROUNDS => rounds += 1,
                 Some(other) => return Err(self.taken_over(other)),
             }
@@ -404,8 +405,8 @@ impl PieceWriter {
         }
     }
 
-    /// Adds a line to the next piece. After a failed write, lines are dropped until the journal
-    /// sends them again.
+    /// Adds a line to the next piece. Drops lines after a failed write, until the journal rewinds
+    /// the report and sends them again.
     fn add(&mut self, line: &str) {
         if self.error.is_none() {
             self.pending.extend_from_slice(line.as_bytes());
@@ -456,8 +457,8 @@ impl PieceWriter {
         written.map_err(Unfinished::Footer)
     }
 
-    /// Returns the number of a piece that somebody has removed, if the list shows it and S3
-    /// confirms it. A list that cannot be read shows nothing: every piece was confirmed when it was
+    /// Returns the number of a piece that somebody has removed, if the list lacks it and S3
+    /// confirms that. Ignores a list that fails, because S3 confirmed every piece when it was
     /// written.
     async fn removed_piece(&self) -> Option<u64> {
         let there = self.directory.numbers().await.ok()?;
@@ -470,7 +471,7 @@ impl PieceWriter {
         None
     }
 
-    /// Writes a piece after those that count.
+    /// Writes a piece after the pieces that count.
     async fn write(&mut self, body: &[u8], receipts: u64, footer: bool) -> Result<(), String> {
         for _ in 0..ROUNDS {
             let head = self.head(body, receipts, footer);
@@ -480,7 +481,7 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(());
                 }
-                // An earlier piece of this session, whose answer was lost.
+                // An earlier piece of this session, whose response was lost.
                 Some(other) if other.session == self.session => self.next += 1,
                 Some(other) => {
                     self.is_shut_out = true;
@@ -539,7 +540,7 @@ mod tests {
 
     use super::*;
 
-    /// The writer's code may have panicked, with receipts in its queue.
+    /// The code of the writer may panic while receipts are in its queue.
     #[tokio::test]
     async fn nobody_waits_for_a_writer_that_is_gone() {
         let (queue, messages) = mpsc::unbounded_channel();

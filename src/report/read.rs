@@ -3,8 +3,8 @@
 //!
 //! Lines are read one after another, and only failures are kept, so a report of any length can be
 //! read. A later line about an object replaces an earlier one, because a resumed run may report the
-//! object again. But an object that failed and was then skipped counts as failed: a comparison by
-//! lists does not show what was wrong with it.
+//! object again. But an object that failed and was then skipped counts as failed, because a
+//! comparison by lists cannot show the fault.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -48,7 +48,7 @@ pub struct ReportedFailure {
     pub line: usize,
 }
 
-/// A copied object of which something was lost.
+/// A copied object that lost attributes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LostObject {
     /// The object.
@@ -69,19 +69,19 @@ pub struct Report {
     /// The objects that failed or were stopped, except those that a later line reports as done. If
     /// the run did not end by itself, also those that were still being restored.
     pub failed: Vec<ReportedFailure>,
-    /// Copied objects of which something was lost.
+    /// Copied objects that lost attributes.
     pub lost: Vec<LostObject>,
-    /// The numbers of lines about copied or skipped objects that are ignored because of another
-    /// line about the same object: that of its copy or, if there is none, the newest one. Only
-    /// found for the first million objects.
+    /// The numbers of lines that another line about the same object supersedes: the line of its
+    /// copy or, without a copy, the newest line. Covers only objects that were copied or skipped,
+    /// and only the first million.
     pub superseded: BTreeSet<usize>,
     /// A sample of the objects that are at the destination, according to their lines.
     pub there: Vec<ReportedObject>,
 }
 
 impl Report {
-    /// Returns true if the run was stopped or gave up, so that objects may be missing that it never
-    /// listed, or if the report of a retry is damaged.
+    /// Returns true if the run was stopped or gave up, and so may not have listed all objects, or
+    /// if the report of a retry is damaged.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.footer.as_ref().is_some_and(|footer| !footer.complete)
@@ -121,7 +121,7 @@ impl ParsedReceipt {
         })
     }
 
-    /// Returns the object as one that is to be copied again.
+    /// Returns the object of this receipt as one to copy again.
     fn failure(&self, line: usize) -> ReportedFailure {
         ReportedFailure {
             transfer: self.transfer.clone(),
@@ -140,13 +140,13 @@ impl ParsedReceipt {
 pub(crate) enum ReceiptStatus {
     /// Copied or uploaded.
     Done,
-    /// Left alone.
+    /// Not copied, because the job requires no copy.
     Skipped,
     /// Being restored from an archive.
     Restoring,
     /// Not copied.
     Failed,
-    /// Left undone by a stop.
+    /// Not finished, because the run was stopped.
     Stopped,
 }
 
@@ -235,8 +235,7 @@ enum Undone {
 /// Reads a report to its end.
 ///
 /// # Errors
-/// [`ReadError`]. A report that was cut anywhere is an error, because the missing lines are
-/// unknown.
+/// [`ReadError`]. A truncated report is an error, because the missing lines are unknown.
 pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
     let first = lines.next().await?.unwrap_or_default();
     let origin = origin(lines.place(), &first)?;
@@ -289,7 +288,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
     })
 }
 
-/// Reads the header. Refuses a report of a later version, and one of a run with `--sandbox`.
+/// Parses the header. Refuses a report of a later format, or of a run with `--sandbox`.
 fn origin(place: &str, first: &str) -> Result<ReportHeader, ReadError> {
     let place = place.to_owned();
     let origin: ReportHeader = match serde_json::from_str(first) {
@@ -323,7 +322,7 @@ struct ReportReader<'a> {
     origin: &'a ReportHeader,
     /// The objects that are not done.
     undone: BTreeMap<ObjectId, (Undone, ReportedFailure)>,
-    /// The objects of which something was lost.
+    /// The objects that lost attributes.
     lossy: LostObjects,
     footer: Option<Footer>,
     /// The number of the last line.
@@ -397,11 +396,11 @@ impl ReportReader<'_> {
         Ok(())
     }
 
-    /// Refuses a report without a footer, or whose footer was written for other lines.
+    /// Refuses a report without a footer, or with a footer that was written for other lines.
     fn check_footer(&mut self) -> Result<(), ReadError> {
         let at = self.at(self.last);
         let Some(footer) = &self.footer else {
-            // Only format 1 has no footer. (A flipped bit may show any other number.)
+            // Only format 1 has no footer. (A flipped bit may turn 2 into any other number.)
             if self.origin.report != 1 {
                 return Err(ReadError::Unfinished(at));
             }

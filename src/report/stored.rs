@@ -5,10 +5,11 @@
 //! and continues with lines of the report. The lines of all pieces together are the report as it
 //! would be in a file: header, receipts, footer.
 //!
-//! A piece is never changed or removed. A session that resumes gets the receipts after a certain
-//! length of the report from the journal, and writes them again. So the head of each piece has the
-//! length of the report at which the piece begins, and cuts off what earlier pieces have after that
-//! length. Readers decide from the heads which pieces count ([`keep`]).
+//! A piece is never changed or removed. A session that resumes the run gets the receipts after a
+//! certain length of the report from the journal, and writes them again. So the head of each piece
+//! contains the length of the report at which the piece begins, and discards everything that
+//! earlier pieces have after that length. Readers decide from the heads which pieces count
+//! ([`keep`]).
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -37,15 +38,14 @@ const TIME: &str = "%Y%m%dT%H%M%SZ";
 const MOST_DIGITS: usize = 32;
 /// The most objects that a list of pieces may have. A real report has far fewer.
 const MOST_PIECES: u64 = 1_000_000;
-/// The first bytes of a piece, which include its head.
+/// The bytes that are read from the start of a piece. They include its head.
 const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 /// The most requests in flight while heads are read.
 const AT_ONCE: usize = 16;
 /// The most attempts to write a piece that can neither be written nor read, because another writer
-/// is at work.
+/// interferes.
 const ROUNDS: u32 = 8;
-/// The newest run is searched among those of the last hour, then the last day, week, month, and
-/// year.
+/// The search for the newest run covers the last hour, then the last day, week, month, and year.
 const HOURS: [i64; 5] = [1, 24, 7 * 24, 31 * 24, 366 * 24];
 
 /// A prefix of a bucket below which runs write reports.
@@ -62,7 +62,7 @@ pub(super) struct RunDirectory {
     directory: ObjectKey,
 }
 
-/// A length of a report, with the receipts and the checksum up to it.
+/// A length of a report, with the number of receipts and the checksum up to there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ReportLength {
     /// The length in bytes.
@@ -118,8 +118,8 @@ mod hexadecimal {
     }
 }
 
-/// Returns the name of a run's directory. The name of a run begins with its time, so that the names
-/// of directories ascend.
+/// Returns the name of a run's directory. The name of a run begins with its time, so the names of
+/// directories are in the order of time.
 fn run_directory(run: &str) -> String {
     let digits: String = run
         .chars()
@@ -134,8 +134,8 @@ fn piece_number(name: &str) -> Option<u64> {
     name.strip_suffix(".jsonl")?.parse().ok()
 }
 
-/// Returns the beginning of a key that ends with the directory of a run directly below `prefix`, if
-/// there is one.
+/// Returns the leading part of a key up to and including the run directory directly below `prefix`,
+/// if the key is in one.
 fn directory_in<'k>(key: &'k str, prefix: &str) -> Option<&'k str> {
     let below = key.strip_prefix(prefix)?;
     let name = &below[..below.find('/')?];
@@ -182,8 +182,8 @@ impl ReportBucket {
         })
     }
 
-    /// Returns the report of the latest run, or of the run whose directory the prefix is. Returns
-    /// `None` if there is no report.
+    /// Returns the report of the latest run below the prefix. If the prefix itself is the directory
+    /// of a run, returns the report of that run. Returns `None` if there is no report.
     ///
     /// # Errors
     /// [`ReportError::Store`], and [`ReportError::Damaged`] for a report with missing pieces.
@@ -398,9 +398,9 @@ impl RunDirectory {
         }
     }
 
-    /// Writes a piece that must not exist yet. Returns `None`, or the head of another piece that
-    /// has the same number. A write whose answer was lost finds its own first attempt, which counts
-    /// as written.
+    /// Writes a piece that must not exist yet. Returns `None` on success, or the head of another
+    /// piece with the same number. If the response of a write is lost, the retry finds its own
+    /// first attempt, which counts as written.
     pub(super) async fn create(
         &self,
         head: &PieceHead,
@@ -451,8 +451,8 @@ impl RunDirectory {
         }
     }
 
-    /// Writes a piece again that was just created, and requires that the server refuses it. A proxy
-    /// or another version of the server may ignore conditions that its profile promises.
+    /// Checks that the server honours conditions: writes a new piece again, which it must refuse. A
+    /// proxy or another version of the server may ignore conditions that its profile promises.
     pub(super) async fn try_condition(
         &self,
         head: &PieceHead,
@@ -482,8 +482,8 @@ fn head_of(bytes: &[u8]) -> Option<(PieceHead, usize)> {
     Some((head, end + 1))
 }
 
-/// Returns the pieces that count: each piece cuts off everything after its beginning. A piece that
-/// does not fit to those before it does no harm if a later one cuts it off.
+/// Returns the pieces that count: each piece discards everything after its beginning. A piece that
+/// does not fit the pieces before it does no harm if a later piece discards it.
 fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
     let mut kept: Vec<PieceHead> = Vec::new();
     let mut damage = None;
@@ -507,8 +507,8 @@ fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
             continue;
         }
         if damage.is_some() && head.at == end && end > 0 {
-            // The damaged piece may have cut off more and ended at this length too, so this one
-            // does not prove that it is cut off.
+            // The damaged piece may have discarded more and ended at this length too, so this piece
+            // does not prove that the damaged one is discarded.
             continue;
         }
         if cut(&mut kept, head.at) == head.at {
@@ -526,7 +526,7 @@ fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
 }
 
 /// Removes the pieces that end after a length of the report, and returns the length at which the
-/// others end.
+/// remaining ones end.
 pub(super) fn cut(kept: &mut Vec<PieceHead>, length: u64) -> u64 {
     while kept.pop_if(|last| last.end.length > length).is_some() {}
     kept.last().map_or(0, |last| last.end.length)
@@ -557,7 +557,7 @@ impl StoredReport {
         self.pieces.last().map_or(0, |last| last.end.lines)
     }
 
-    /// Returns the beginning of the report, which has its header.
+    /// Returns the report with its first piece only, which contains the header.
     pub(super) fn first_piece(&self) -> Self {
         Self {
             directory: self.directory.clone(),

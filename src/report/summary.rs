@@ -16,7 +16,7 @@ use crate::size::{
 /// The most causes of failures that the summary names.
 const SHOWN_CAUSES: usize = 10;
 
-/// Returns the summary that ends a run, which has a few lines.
+/// Returns the summary that ends a run, as a few lines of text.
 #[must_use]
 pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
@@ -146,7 +146,7 @@ fn reasons(text: &mut String, outcome: &Outcome) {
             .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
-    // `when: always` is a setting of the job or of a retry, and says nothing as a reason.
+    // `when: always` is a setting of the job or of a retry, so it explains nothing.
     let says_something = outcome
         .reasons
         .keys()
@@ -189,8 +189,8 @@ fn reasons(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Returns a line about the objects that earlier sessions proved, and about those of them that this
-/// session saw.
+/// Returns a line about the objects that earlier sessions proved, and about the objects among them
+/// that this session checked again.
 fn of_earlier_sessions(earlier: &Earlier) -> String {
     let seen = match earlier.seen {
         0 => "not looked at again since".to_owned(),

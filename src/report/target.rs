@@ -2,7 +2,7 @@
 //!
 //! A report replaces an earlier report, and a plan an earlier plan. Any other file that is not
 //! empty is refused, because the user has most likely mistyped the path. Streams (devices, pipes,
-//! and the standard output) have no content to replace, and cannot be read again, cut, or synced.
+//! and the standard output) have no content to replace, and cannot be reread, truncated, or synced.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
@@ -97,7 +97,7 @@ impl OutputKind {
     }
 }
 
-/// The fields that the lines of a plan have and no other file of s3haul has.
+/// The fields that distinguish the lines of a plan from all other files of s3haul.
 #[derive(Deserialize)]
 struct PlanLine {
     #[serde(rename = "transfer")]
@@ -117,7 +117,7 @@ struct PlanLine {
 pub struct Target {
     /// The file, at its start.
     pub(super) file: File,
-    /// True for a stream, which cannot be read again or cut.
+    /// True for a stream, which cannot be reread or truncated.
     pub(super) is_stream: bool,
 }
 
@@ -229,8 +229,7 @@ impl Target {
             .filter(|parent| !parent.as_os_str().is_empty());
         parent.map_or(Ok(()), fs::create_dir_all)?;
         let mut options = OpenOptions::new();
-        // Each write goes to the end of the file, so that a report that another process cuts gets
-        // no hole.
+        // Appends, so that a report gets no hole if another process truncates it.
         let file = options
             .read(true)
             .append(true)
@@ -262,7 +261,7 @@ fn is_same(file: &File, metadata: &Metadata) -> bool {
         .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
 }
 
-/// Returns true if an open file is still the one at this path.
+/// Returns true if this path still leads to the open file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| is_same(file, &metadata))
 }
@@ -288,7 +287,7 @@ fn may_replace_report(
             path: path.to_owned(),
         }),
         (_, Some(_)) => Ok(()),
-        // The rest of a report that was cut does not show whether its buckets were real.
+        // A truncated report does not show whether its buckets were real.
         (_, None) if !origin.sandbox && is_remnant(file).map_err(failed)? => Ok(()),
         (_, None) => {
             let reason = "its first line is not the header of a report";

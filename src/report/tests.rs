@@ -1,4 +1,4 @@
-//! Tests of the writer of reports.
+//! Tests the writer of reports.
 
 use std::fs;
 
@@ -33,12 +33,12 @@ fn a_journal_goes_on_with_a_report_where_it_is_known_to_be_right() {
     second.add("2");
     assert_eq!(second.sync().unwrap(), length + 2);
     assert_eq!(lines(), ["1", "2"]);
-    // Rewound before it was synced: what waited in memory does not come back.
+    // A rewind before the sync drops the receipts in memory.
     second.add("3");
     second.rewind(length).unwrap();
     second.sync().unwrap();
     assert_eq!(lines(), ["1"]);
-    // The disk is another one: the report begins anew, and says so by its length.
+    // The disk was replaced: the report starts over, which its length shows.
     fs::remove_file(&path).unwrap();
     let mut third = ReportWriter::reopen(&path, &origin()).unwrap();
     assert!(third.rewind(1000).unwrap() < 1000);
@@ -95,7 +95,8 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
         finish(&second, &path, &end).unwrap();
         assert!(fs::read_to_string(&path).unwrap().contains(r#""lines":1,"#));
     }
-    // Longer in the journal's memory than on the disk: the footer does not end up in the middle.
+    // The journal recorded a greater length than the disk has: the footer must not end up in the
+    // middle.
     let mut third = ReportWriter::reopen(&path, &longer).unwrap();
     third.rewind(10_000).unwrap();
     third.sync().unwrap();
@@ -131,7 +132,7 @@ fn a_full_disk_is_told_at_the_next_sync_and_passes_with_a_rewind() {
     let mut writer = ReportWriter::create(&path, &origin()).unwrap();
     let header = writer.header_length;
     assert_eq!(writer.sync().unwrap(), 0, "it has no receipts");
-    // The file behind the writer is exchanged for one that is full, and back.
+    // The file of the writer is replaced by a full device, and then restored.
     let real = std::mem::replace(
         &mut writer.file,
         BufWriter::new(File::create("/dev/full").unwrap()),
@@ -184,7 +185,7 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
         assert_eq!(writer.rewind(synced).unwrap(), synced);
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
-    // A session that was killed before it could write the mark.
+    // A session was killed before it could write the gap.
     drop(ReportWriter::create(&path, &longer).unwrap());
     ReportWriter::reopen(&path, &origin())
         .unwrap()
@@ -250,7 +251,7 @@ fn a_stream_that_lacks_receipts_of_an_earlier_session_begins_with_a_gap() {
         format!("{GAP}1\n2\n"),
         "shorter than the header of this session"
     );
-    // The receipts before belong to an earlier run.
+    // The receipts before a rewind to 0 belong to an earlier run.
     assert_eq!(written(&[10_000, 0]), "1\n2\n");
 }
 

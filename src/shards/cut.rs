@@ -6,11 +6,11 @@
 //! and becomes a separate shard.
 //!
 //! The number of spans follows from a bound on their weight. A binary search finds the lowest bound
-//! with which there are at most as many spans as shards. A single stretch may exceed the bound.
+//! that gives no more spans than shards. A single stretch may exceed the bound.
 //!
 //! Neighbouring ranges often share a partition of S3, and engines start indices in order. So shards
-//! are indexed in the order of the reversed bits of their positions, and those that run at the same
-//! time are far apart. Heavy shards come first, because a run ends with its slowest shard.
+//! are indexed in the order of the reversed bits of their positions. Shards that run at the same
+//! time are then far apart. Heavy shards come first, because a run ends with its slowest shard.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -35,7 +35,7 @@ pub struct Stretch {
     pub weight: ShardWeight,
 }
 
-/// Divides stretches among `shards` shards. The result has one for each index.
+/// Divides stretches among `shards` shards. The result has one shard for each index.
 ///
 /// The stretches must be in order, and the last one of each transfer must have no end.
 #[must_use]
@@ -59,7 +59,7 @@ fn bounded(weights: &[f64], most: usize) -> Vec<Span> {
     let (mut low, mut high) = (0.0, all);
     let mut best = spans_under(all, weights);
     if best.len() > most {
-        // A rounding error: with the sum of all weights as the bound, there must be one span.
+        // A rounding error: if the sum of all weights is the bound, one span must be enough.
         let whole = 0..weights.len();
         return Vec::from([whole]);
     }
@@ -90,7 +90,7 @@ fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
     if first < weights.len() {
         spans.push(first..weights.len());
     }
-    // A light rest after a heavy stretch gets no separate shard.
+    // A light remainder after a heavy stretch gets no separate shard.
     let is_slight = weight <= 0.0 || (follows_heavy && weight <= bound * SLIGHT);
     if is_slight && spans.len() > 1 {
         let end = spans.pop().map_or(weights.len(), |span| span.end);
@@ -130,7 +130,7 @@ fn split_further(spans: &[Span], weights: &[f64], most: usize) -> Vec<Span> {
     whole
 }
 
-/// Returns the position that cuts a span into two parts of about the same weight.
+/// Returns the position that splits a span into two parts of about the same weight.
 fn middle_of(span: Span, weights: &[f64]) -> Option<usize> {
     let all: f64 = weights.get(span.clone())?.iter().sum();
     let (mut before, mut best, mut least) = (0.0, None, f64::INFINITY);

@@ -2,10 +2,10 @@
 //!
 //! The first record replaces any other, because the process then holds the journal of the shard.
 //! Each later record replaces only the previous one (`If-Match`). So a process that has lost its
-//! shard does not overwrite the records of its successor. If the answer to a write is lost, the
+//! shard does not overwrite the records of its successor. If the response of a write is lost, the
 //! `ETag` of the last record is unknown, and the next write is refused. So the process reads the
-//! record after a refusal. It replaces a record of its own, writes one that was deleted again, and
-//! stops writing if the record is that of another process.
+//! record after a refusal. It replaces its own record, writes a deleted record again, and stops
+//! writing if the record belongs to another process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -41,19 +41,20 @@ pub struct LiveCounts {
     planned_bytes: AtomicU64,
     done_objects: AtomicU64,
     done_bytes: AtomicI64,
-    /// The bytes in open uploads of earlier sessions that this session has not settled yet.
+    /// The bytes in open uploads of earlier sessions that this session has not resumed or aborted
+    /// yet.
     open_bytes: AtomicU64,
     skipped_objects: AtomicU64,
     skipped_bytes: AtomicU64,
     failed_objects: AtomicU64,
-    /// Objects that ended in this session, in any way.
+    /// Objects that ended in this session, with any result.
     ended_objects: AtomicU64,
 }
 
 impl LiveCounts {
-    /// Returns counts that start with those of the earlier sessions of a run. Objects that these
-    /// sessions had in progress are planned and counted again, except for the bytes in their open
-    /// uploads.
+    /// Returns counts that start from the totals of the earlier sessions of a run. Objects that
+    /// these sessions had in progress are planned and counted again, except for the bytes in their
+    /// open uploads.
     #[must_use]
     pub fn of(state: &RunState) -> Self {
         let totals = &state.totals;
@@ -239,7 +240,7 @@ impl LiveWriter {
     }
 
     /// Writes a record on a condition. If the condition fails, replaces an earlier record of this
-    /// process.
+    /// process, or a deleted one.
     async fn put(
         &self,
         name: &str,
@@ -255,7 +256,7 @@ impl LiveWriter {
                 let condition = self.store.replacing(there.etag.as_deref());
                 self.store.put(name, record, condition).await
             }
-            // Somebody has deleted it. If another process takes the shard over, it writes its own
+            // Somebody has deleted the record. A process that takes over the shard writes its own
             // without a condition.
             None => self.store.put(name, record, WriteCondition::Absent).await,
             Some(_) => Ok(StateWrite::Refused),

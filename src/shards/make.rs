@@ -50,7 +50,7 @@ pub enum MakeError {
     },
 }
 
-/// Returns the reasons why a job cannot run in shards, as far as the job alone shows them.
+/// Returns the reasons why a job cannot run in shards, as far as the job itself shows them.
 #[must_use]
 pub fn refusals(job: &Job) -> Vec<Mistake> {
     let mut mistakes = Vec::new();

@@ -23,8 +23,8 @@ use crate::journal::Writer;
 use crate::s3::WriteCondition;
 use crate::size::display_duration;
 
-/// The longest time that releasing the lease may take. If it is not released, it is free a minute
-/// later.
+/// The longest time that releasing the lease may take. A lease that is not released becomes free a
+/// minute later.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// The number of attempts to release the lease while the last renewal may still arrive.
 const RELEASES: u32 = 3;
@@ -200,7 +200,7 @@ async fn release(store: &StateStore, own: &Writer) {
     }
 }
 
-/// The last seen state of the lease, and the time since which it has not changed.
+/// The last seen state of the lease, and the time when this process first saw that state.
 #[derive(Default)]
 struct LeaseWatch {
     last: Option<Stored<PlanLease>>,
@@ -208,8 +208,8 @@ struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Compares the lease with its last seen state. Returns the time since which it has not
-    /// changed.
+    /// Compares the lease with its last seen state. Returns the time that has passed since this
+    /// process first saw the current state.
     fn unchanged_for(&mut self, stored: &Stored<PlanLease>, tell: &impl Fn(&str)) -> Duration {
         let by = |stored: &Stored<PlanLease>| stored.record.by.id.clone();
         if self.last.as_ref().map(by) != Some(by(stored)) {
@@ -275,8 +275,8 @@ impl<'a> HeldLease<'a> {
         })
     }
 
-    /// Renews the lease until another process has taken it. Retries a renewal that fails at the
-    /// next interval: at worst, another process plans too.
+    /// Renews the lease until another process has taken it. After a failed renewal, tries again at
+    /// the next interval: at worst, another process plans too.
     async fn renew(&mut self, renewal: Duration) {
         loop {
             sleep(renewal).await;

@@ -168,7 +168,7 @@ pub struct LiveRecord {
     /// The exit code of this session, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
-    /// The reason that the session ended, or that the process makes no progress, in one sentence.
+    /// The reason why the session ended, or why the process makes no progress, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
@@ -212,7 +212,7 @@ impl From<LiveTotals> for RunTotals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveRates {
-    /// Objects that ended, in any way, per second.
+    /// Objects that ended per second, with any result.
     pub objects: f64,
     /// Bytes copied per second.
     pub bytes: f64,
@@ -235,12 +235,12 @@ pub struct ShardEnd {
     /// The name of its last run. Absent if it failed before it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// The exit code: 0 in `done/I.json`.
+    /// The exit code, which is 0 in `done/I.json`.
     pub exit: i32,
     /// True if the run gave up or did not begin, and so left objects without a receipt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumable: bool,
-    /// The reason that the shard failed, in one sentence.
+    /// The reason why the shard failed, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// The time at which the run began.
@@ -311,8 +311,8 @@ impl ShardsSummary {
             summary.seconds += end.seconds;
             summary.totals.add(&end.totals);
         }
-        // In milliseconds, so that the sum is read exactly as it was written. Otherwise a process
-        // that compares it with its own sum would write it again.
+        // Rounded to milliseconds, so that the sum is read exactly as it was written. Otherwise a
+        // process that compares the summary with its own would write it again.
         summary.seconds = to_thousandths(summary.seconds);
         summary
     }

@@ -1,9 +1,9 @@
 //! Reads and writes the objects of a state prefix.
 //!
 //! Writes have conditions: `If-None-Match` for an object that is written once, and `If-Match` for
-//! one that only its last writer may replace. A write whose answer was lost is sent again, and may
-//! then be refused because the first attempt took effect. So s3haul reads the object after a
-//! refusal: if it has the same bytes, the write took effect.
+//! an object that only its last writer may replace. If the response of a write is lost, s3haul
+//! sends the write again, and the server may refuse it because the first attempt took effect. So
+//! s3haul reads the object after a refusal: if it has the same bytes, the write took effect.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub enum StateError {
         /// The failure.
         failure: Failure,
     },
-    /// An object cannot be parsed, so s3haul did not write it like this.
+    /// An object cannot be parsed, so s3haul did not write it in this form.
     #[error("{place} cannot be read: {what}; restore it, or use another state prefix")]
     Damaged {
         /// The object.
@@ -111,7 +111,7 @@ pub enum StateWrite {
 }
 
 impl StateStore {
-    /// Returns the store at a prefix, which is empty or ends in a slash. A stop of the run must not
+    /// Returns the store at a prefix, which is empty or ends in a slash. Stopping the run must not
     /// end the requests of `bucket` ([`Bucket::outliving_the_run`]).
     #[must_use]
     pub fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
@@ -186,7 +186,7 @@ impl StateStore {
         }))
     }
 
-    /// Writes an object on a condition.
+    /// Writes an object conditionally.
     ///
     /// # Errors
     /// A request failed.
@@ -276,8 +276,7 @@ impl StateStore {
         }
     }
 
-    /// Reads the objects of this kind of many shards. Leaves out objects that do not exist any
-    /// more.
+    /// Reads the objects of this kind for many shards. Omits objects that no longer exist.
     ///
     /// # Errors
     /// A request failed, or an object cannot be read.
@@ -309,7 +308,7 @@ fn read<T: StateRecord>(place: &str, bytes: &[u8]) -> Result<T, StateError> {
         place: place.to_owned(),
         what: error.to_string(),
     };
-    // A later format may lack fields that this one needs, so its number is read first.
+    // A later format may lack fields that this format needs, so the format number is read first.
     let FormatOnly { format } = serde_json::from_slice(bytes).map_err(damaged)?;
     if format > u64::from(FORMAT) {
         return Err(StateError::NewerFormat {

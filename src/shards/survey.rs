@@ -2,14 +2,14 @@
 //!
 //! A list may start after any text. So a page from the middle of a range shows keys there, and the
 //! part of the range that they span suggests how many pages follow
-//! ([`bisect`](crate::listing::bisect), which does the same for a run). The survey cuts the range
+//! ([`bisect`](crate::listing::bisect), which does the same for a run). The survey splits the range
 //! with the most expected keys, and lists one page of the new range, until it has used its lists or
-//! knows every range well enough. A range with few pages left is listed to its end. So the survey
-//! is exact for a bucket with fewer pages than lists. In a larger bucket, each shard has about
-//! [`LISTS_PER_SHARD`] samples.
+//! knows every range well enough. It lists a range with few remaining pages to its end. So the
+//! survey is exact for a bucket with fewer pages than lists. In a larger bucket, each shard has
+//! about [`LISTS_PER_SHARD`] samples.
 //!
-//! Each key of a page is a possible end of a shard. Memory is bounded: light neighbours are joined,
-//! and the limit for light ones grows with their number.
+//! Each key of a page is a possible end of a shard. Memory is bounded: the survey joins light
+//! neighbours, and raises the weight that counts as light when too many ends remain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ use crate::s3::Failure;
 
 /// The number of lists that the survey may use for each shard.
 pub const LISTS_PER_SHARD: u32 = 16;
-/// The number of lists that the survey may always use, because the first cuts show little.
+/// The number of lists that the survey may always use, because the first splits show little.
 const FREE_LISTS: u64 = 64;
 /// The most lists in flight.
 const AT_ONCE: usize = 32;
@@ -77,7 +77,7 @@ pub struct SurveyedSource {
 /// Surveys the sources of a job, which are in the order of its transfers.
 ///
 /// # Errors
-/// Fails if a list fails, or HEAD of a single object.
+/// Fails if a list fails, or the HEAD of a single object.
 pub async fn survey(sources: &[SurveyedSource], extent: Extent) -> Result<Surveyed, Failure> {
     let mut survey = Survey::new(sources, extent);
     survey.run().await?;
@@ -99,7 +99,7 @@ pub async fn survey(sources: &[SurveyedSource], extent: Extent) -> Result<Survey
     Ok(surveyed)
 }
 
-/// Returns the weight of a source that is one object.
+/// Returns the weight of a single-object source.
 async fn weight_of_object(source: &SurveyedSource) -> Result<ShardWeight, Failure> {
     let Source::Object {
         location, version, ..
@@ -116,7 +116,7 @@ async fn weight_of_object(source: &SurveyedSource) -> Result<ShardWeight, Failur
     })
 }
 
-/// The ranges of a listing. The listers report their pages to it.
+/// The ranges of a listing. The listers report their pages here.
 #[derive(Clone, Debug)]
 struct SurveyRanges(Arc<Mutex<Ranges>>);
 
@@ -251,8 +251,8 @@ impl Survey {
         }
     }
 
-    /// Returns the next range to list: a new cut, or a range that continues. A cut shows more, so
-    /// it comes first, unless all keys must be listed.
+    /// Returns the next range to list: a newly split one, or one that continues. A split shows
+    /// more, so it comes first, unless all keys must be listed.
     fn next(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
         let next = self.largest();
         if self.extent.exact {
@@ -264,7 +264,8 @@ impl Survey {
         self.go_on(next?)
     }
 
-    /// Returns the waiting range with the most expected keys, or `None` if these do not matter.
+    /// Returns the waiting range with the most expected keys, or `None` if these keys do not
+    /// matter.
     fn largest(&self) -> Option<(u32, u32)> {
         let all: f64 = self
             .listings
@@ -291,7 +292,8 @@ impl Survey {
         Some((at.0, at.1, known.lister.take()?))
     }
 
-    /// Cuts the listing with the most expected keys, among those that can be cut.
+    /// Splits a range of the listing with the most expected keys, among the listings that can be
+    /// split.
     fn cut(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
         let wanting = self.listings.iter_mut();
         let wanting = wanting.filter(|(_, listing)| listing.ranges.lock().wants_cut());
@@ -303,7 +305,7 @@ impl Survey {
         Some((*transfer, cut.new.range, lister))
     }
 
-    /// Adds a listed page to what is known about its range.
+    /// Adds a listed page to its range.
     fn take(&mut self, looked: SurveyPage) -> Result<(), Failure> {
         let SurveyPage {
             transfer,
@@ -344,7 +346,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Joins light neighbours until half of the ends are left.
+    /// Joins light neighbours until at most half of the allowed ends remain.
     fn thin(&mut self) {
         let all: f64 = self
             .listings
@@ -353,7 +355,7 @@ impl Survey {
             .sum();
         while self.thinning.kept > self.thinning.most / 2 {
             let light = f64::max(self.thinning.light * 2.0, all / 1e6);
-            // Never 0, although all keys may be without weight.
+            // Never 0, even if no key has weight.
             self.thinning.light = light.max(1e-6);
             let known = self
                 .listings
@@ -433,7 +435,7 @@ impl SurveyedList {
     /// Adds the keys of this listing, in order, to the result.
     fn finish(&mut self, transfer: u32, surveyed: &mut Surveyed) {
         let ranges = std::mem::take(&mut self.known);
-        // No two ranges begin after the same key. The first one begins after none.
+        // No two ranges begin after the same key. The first range begins after no key.
         let in_order: BTreeMap<_, _> = ranges
             .into_values()
             .map(|known| (known.after.clone(), known))
@@ -454,7 +456,7 @@ impl SurveyedList {
                 })
                 .collect();
             match (rest, stretches.last_mut()) {
-                // Keys that are written after the last one later belong to its stretch.
+                // Keys that are later written after the last key belong to its stretch.
                 (None, Some(last)) => last.until = until,
                 (rest, _) => stretches.push(Stretch {
                     transfer,
@@ -497,7 +499,7 @@ impl KnownRange {
         });
     }
 
-    /// Joins neighbours whose sum is light. Returns the number of ends that are left.
+    /// Joins neighbours whose sum is light. Returns the number of remaining ends.
     fn thin(&mut self, light: f64) -> usize {
         let mut kept: Vec<KnownEnd> = Vec::new();
         for end in std::mem::take(&mut self.ends) {

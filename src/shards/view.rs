@@ -1,8 +1,8 @@
 //! Computes the progress of a run in shards from the objects of its state prefix. Pure.
 //!
 //! The plan gives each shard a weight, and the sign of life of a shard shows which part of its
-//! weight is done. So the estimated time includes shards that no process has begun. It is at least
-//! the time of the slowest shard.
+//! weight is done. So the estimated time includes shards that no process has begun. The estimate is
+//! never less than the time of the slowest shard.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -79,7 +79,7 @@ pub struct SeenState {
 pub enum RunProgress {
     /// A process gives signs of life.
     Running,
-    /// No process gives signs of life, and shards are left.
+    /// No process gives signs of life, but not all shards have ended.
     Waiting,
     /// All shards have ended.
     Ended,
@@ -119,7 +119,7 @@ pub struct ShardProgress {
     pub seconds_left: Option<u64>,
     /// The seconds since its last sign of life.
     pub silent_seconds: u64,
-    /// The reason that the shard makes no progress.
+    /// The reason why the shard makes no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
@@ -183,8 +183,8 @@ pub struct StateView {
     pub silent: Vec<ShardProgress>,
     /// The first shards that have failed, at most five.
     pub failed: Vec<ShardFailure>,
-    /// The first shards that failed, and that another process has begun again and not finished, at
-    /// most five. Holds the reasons of the failures.
+    /// The first shards, at most five, that failed and that another process has begun again but not
+    /// finished. Holds the reasons of the failures.
     pub again: Vec<ShardFailure>,
     /// True if a shard failed and left objects without a receipt, which a retry cannot copy.
     #[serde(skip)]
@@ -283,8 +283,8 @@ impl StateView {
                 longest = f64::max(longest, work.left / work.per_second);
             }
         }
-        // Processes that have just begun have no rates yet. They are assumed to be as fast as the
-        // others.
+        // Processes that have just begun have no rates yet. The estimate assumes that they are as
+        // fast as the others.
         let measured = view.shards.running - view.without_rates;
         if measured > 0 {
             all.per_second *= f64::from(view.shards.running) / f64::from(measured);
@@ -428,7 +428,7 @@ impl StateView {
     }
 }
 
-/// Rounds rates to thousandths, like those of the records.
+/// Rounds rates to thousandths, like the rates in the records.
 fn rounded(rates: LiveRates) -> LiveRates {
     let round = to_thousandths;
     LiveRates {

@@ -1,5 +1,5 @@
-//! Compares one pair: by the lists, then by HEAD, then by the bytes, and stops as soon as one of
-//! them decides.
+//! Compares one pair by the lists, then by HEAD, then by the bytes. Stops as soon as one step
+//! decides.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ const USUAL: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 pub(super) struct Pair {
     origin: PairSource,
     destination: VersionLocation,
-    /// The size of the source as listed, like `etag`.
+    /// The size of the source, as listed.
     size: Option<u64>,
     etag: Option<String>,
     /// True if the job names this one object, so that no list shows its size.
@@ -129,7 +129,7 @@ impl Pair {
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
     }
 
-    /// Returns an error if HEAD of the destination contradicts its list.
+    /// Returns an error if HEAD of the destination contradicts the list.
     async fn as_listed_there(&self, found: &DestinationEntry, there: &Head) -> Result<(), Failure> {
         let DestinationEntry::Entry(entry) = found else {
             return Ok(());
@@ -138,8 +138,7 @@ impl Pair {
         etag_as_listed(&self.destination, entry.etag.as_deref(), there).await
     }
 
-    /// Compares by HEAD, and by reading the bytes. Writes the size that HEAD of the source shows to
-    /// `size`.
+    /// Compares by HEAD, and by reading the bytes. Sets `size` to the size in HEAD of the source.
     async fn by_looking(
         &self,
         found: &DestinationEntry,
@@ -282,7 +281,7 @@ impl Pair {
 }
 
 impl Verdict {
-    /// Replaces the proof of an equal pair with that of the stored checksum.
+    /// Replaces the proof of an equal pair with the proof by the stored checksum.
     fn of_answers(self, stored: &Checksum) -> Self {
         match self {
             Self::Equal { .. } => Self::Equal {
@@ -298,8 +297,8 @@ async fn head(place: &VersionLocation) -> Result<Head, Failure> {
     place.bucket.with_slot(head).await
 }
 
-/// Reads the last byte of an object whose size no list has shown, if HEAD is not trusted. Returns
-/// an error if the size in HEAD is wrong.
+/// Reads the last byte of an object whose size is not in a list, if HEAD is not trusted. Returns an
+/// error if the size in HEAD is wrong.
 async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failure> {
     if place.bucket.capabilities().believes_answers() {
         return Ok(());
@@ -309,8 +308,8 @@ async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failur
     place.bucket.with_slot(confirmed).await
 }
 
-/// Returns an error if HEAD shows another `ETag` than the list. Accepts it if the object was
-/// replaced since, so that a new list shows the same `ETag` as HEAD.
+/// Returns an error if HEAD shows another `ETag` than the list. Accepts the difference if the
+/// object was replaced since, so that a new list shows the same `ETag` as HEAD.
 async fn etag_as_listed(
     place: &VersionLocation,
     listed: Option<&str>,
@@ -342,8 +341,8 @@ async fn etag_as_listed(
     ))
 }
 
-/// Returns an error if HEAD shows the `ETag` of the list but another size: one of the answers is
-/// wrong.
+/// Returns an error if HEAD shows the `ETag` of the list but another size, because one of the two
+/// responses must be wrong.
 fn size_as_listed(
     place: &VersionLocation,
     size: u64,
@@ -385,7 +384,7 @@ fn sizes_differ(here: u64, there: u64) -> Verdict {
     }
 }
 
-/// Compares two checksums over all bytes, at least one of which was computed by reading.
+/// Compares two checksums over all bytes. At least one of them was computed by reading.
 fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     if here.value == there.value {
         return Verdict::Equal { proof: Proof::Read };

@@ -1,7 +1,7 @@
 //! Reads both listings in parallel, and finds the pairs and the objects that only one side has.
 //!
-//! Both must be in the order of the keys' bytes. If a key map or a server does not keep that order,
-//! s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
+//! Both listings must be in byte order of the keys. If a key map or a server does not keep that
+//! order, s3haul sends HEAD for each key at the destination instead, and cannot find extra objects.
 
 use std::sync::Arc;
 
@@ -33,22 +33,24 @@ pub(super) enum Task {
     /// Compare an object with its counterpart.
     Compare(Box<Step>, DestinationEntry),
     /// Report an object that only the destination has.
-    Extra(Box<Entry>, ExcludedSource),
-    /// Nothing: an object of the source could not be planned.
+    Extra(Box<Entry>, PossibleSource),
+    /// Report an object of the source that could not be planned.
     Unplanned(VerifyFinding),
-    /// Nothing: a list failed.
+    /// Report a failed list.
     Unlisted(VerifyFinding, Failure),
-    /// Nothing: the selection excludes the object.
+    /// Count an object that the selection excludes.
     Excluded,
-    /// Nothing: the destination has an object that the transfer would not write.
-    Foreign,
+    /// Ignore an object of the destination that cannot be called extra: the transfer would not
+    /// write it, or the source is not fully listed.
+    NotExtra,
 }
 
-/// The source of an object that the plan does not contain. The selection may have excluded it.
+/// The possible source of an object that the plan does not contain, because the selection may have
+/// excluded it.
 #[derive(Clone, Debug)]
-pub(super) enum ExcludedSource {
-    /// The source does not have it.
-    None,
+pub(super) enum PossibleSource {
+    /// The source cannot have the object.
+    Absent,
     /// The source may have an object at this key.
     Object(ObjectKey),
     /// The source may have a file with this key.
@@ -61,21 +63,22 @@ pub(super) struct PairWalk {
     sides: Sides,
     steps: Steps,
     waiting: Option<Box<Step>>,
-    there: Option<Front>,
-    /// False if a part of the source could not be listed, so that its missing keys are not known.
-    source_is_whole: bool,
-    /// The reason that the destination is not searched for extra objects.
+    there: Option<ListingCursor>,
+    /// False if a part of the source could not be listed or planned, so that keys of the source may
+    /// be unknown.
+    source_fully_listed: bool,
+    /// The reason why the destination is not searched for extra objects.
     why_not_extra: Option<&'static str>,
 }
 
 /// A listing and its current entry.
 #[derive(Debug)]
-struct Front {
+struct ListingCursor {
     listing: Listing,
     current: Option<ListingItem>,
 }
 
-impl Front {
+impl ListingCursor {
     async fn peek(&mut self) -> Option<&ListingItem> {
         while matches!(self.current, None | Some(ListingItem::Ignored(..))) {
             self.current = Some(self.listing.next().await?);
@@ -88,7 +91,7 @@ impl Front {
     }
 }
 
-/// Returns the reason that the destination of a transfer cannot be searched for extra objects.
+/// Returns the reason why the destination of a transfer cannot be searched for extra objects.
 fn why_not_extra(sides: &Sides) -> Option<&'static str> {
     let transfer = &sides.transfer;
     let is_directory = |bucket: &Bucket| bucket.name().is_directory_bucket();
@@ -123,14 +126,14 @@ impl PairWalk {
     pub(super) fn new(sides: &Sides) -> Self {
         let transfer = &sides.transfer;
         let why_not_extra = why_not_extra(sides);
-        let there = why_not_extra.is_none().then(|| Front {
+        let there = why_not_extra.is_none().then(|| ListingCursor {
             listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
         // A plan that copies everything lists all selected objects with their destination keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
-        // Archived objects cannot be read, but can be compared.
+        // `Fail` keeps archived objects in the plan; they arrive as `Planned::Archived`.
         all.archived = Archived::Fail;
         let all = Sides {
             transfer: all.into(),
@@ -141,13 +144,13 @@ impl PairWalk {
             sides: sides.clone(),
             waiting: None,
             there,
-            source_is_whole: true,
+            source_fully_listed: true,
             why_not_extra,
         }
     }
 
-    /// Returns the reason that the destination is not searched for extra objects, or `None` if it
-    /// is.
+    /// Returns the reason why the destination is not searched for extra objects, or `None` if it is
+    /// searched.
     pub(super) fn why_not_extra(&self) -> Option<&'static str> {
         self.why_not_extra
     }
@@ -156,7 +159,7 @@ impl PairWalk {
     pub(super) async fn next(&mut self) -> Option<Task> {
         loop {
             if let Some(step) = self.waiting.take() {
-                return Some(self.meet(step).await);
+                return Some(self.match_step(step).await);
             }
             match self.steps.recv().await {
                 Some(Planned::Step(step)) => self.waiting = Some(step),
@@ -180,7 +183,7 @@ impl PairWalk {
 
     /// Returns the finding about a part of the source that could not be listed or planned.
     fn unplanned(&mut self, place: String, failure: &Failure) -> VerifyFinding {
-        self.source_is_whole = false;
+        self.source_fully_listed = false;
         let destination = self.sides.transfer.to.location.to_string();
         VerifyFinding {
             source: Some(place),
@@ -190,8 +193,8 @@ impl PairWalk {
         }
     }
 
-    /// Advances the destination's listing towards the step's key.
-    async fn meet(&mut self, step: Box<Step>) -> Task {
+    /// Advances the destination's listing towards the step's key, and returns the next task.
+    async fn match_step(&mut self, step: Box<Step>) -> Task {
         let Some(front) = &mut self.there else {
             return Task::Compare(step, DestinationEntry::Unknown);
         };
@@ -209,11 +212,11 @@ impl PairWalk {
         match (order, order.is_le().then(|| front.take()).flatten()) {
             (std::cmp::Ordering::Less, Some(ListingItem::Entry(entry))) => {
                 self.waiting = Some(step);
-                // The source may have it in a part that could not be listed.
-                if self.source_is_whole {
+                // The source may have the object in a part that could not be listed.
+                if self.source_fully_listed {
                     self.extra(entry)
                 } else {
-                    Task::Foreign
+                    Task::NotExtra
                 }
             }
             (std::cmp::Ordering::Equal, Some(ListingItem::Entry(entry))) => {
@@ -223,13 +226,14 @@ impl PairWalk {
         }
     }
 
-    /// Gives up the destination's listing, which failed. From here on, HEAD is sent for each key.
+    /// Gives up the destination's listing, which failed. From now on, s3haul sends HEAD for each
+    /// key.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());
         match failed {
             Some(ListingItem::Failed(place, failure)) => unlisted(&place, &failure),
-            _ => Task::Foreign,
+            _ => Task::NotExtra,
         }
     }
 
@@ -238,7 +242,7 @@ impl PairWalk {
         let front = self.there.as_mut()?;
         front.peek().await?;
         match front.take()? {
-            ListingItem::Entry(entry) if self.source_is_whole => Some(self.extra(entry)),
+            ListingItem::Entry(entry) if self.source_fully_listed => Some(self.extra(entry)),
             ListingItem::Failed(place, failure) => {
                 self.there = None;
                 Some(unlisted(&place, &failure))
@@ -257,24 +261,24 @@ impl PairWalk {
         let selected = relative
             .filter(|relative| !relative.is_empty() && !transfer.select.rules_out(relative));
         let Some(relative) = selected else {
-            return Task::Foreign;
+            return Task::NotExtra;
         };
-        // If the selection is by name only, it did not exclude this key, so the source does not
-        // have it.
+        // A selection by name only did not exclude this key, so the source does not have the
+        // object.
         let by_name = Selection {
             include: transfer.select.include.clone(),
             exclude: transfer.select.exclude.clone(),
             ..Selection::default()
         };
         let source = match &transfer.from {
-            _ if by_name == transfer.select => ExcludedSource::None,
+            _ if by_name == transfer.select => PossibleSource::Absent,
             Source::Prefix { location, .. } => {
                 ObjectKey::new(&format!("{}{relative}", location.key))
-                    .map_or(ExcludedSource::None, ExcludedSource::Object)
+                    .map_or(PossibleSource::Absent, PossibleSource::Object)
             }
-            Source::Files { .. } => ExcludedSource::File(relative),
+            Source::Files { .. } => PossibleSource::File(relative),
             // Destinations of single objects are not searched.
-            Source::Object { .. } | Source::Stdin => ExcludedSource::None,
+            Source::Object { .. } | Source::Stdin => PossibleSource::Absent,
         };
         Task::Extra(Box::new(entry), source)
     }
@@ -293,15 +297,15 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
 }
 
 /// Returns the finding about an object that only the destination has. Returns `None` if the source
-/// has the object, which the selection then excludes.
+/// has the object too, because the selection then excludes it.
 pub(super) async fn extra(
     sides: &Sides,
     entry: &Entry,
-    source: ExcludedSource,
+    source: PossibleSource,
 ) -> Option<VerifyFinding> {
     let mut verdict = Verdict::Extra;
     match (source, &sides.source) {
-        (ExcludedSource::Object(key), Some(bucket)) => {
+        (PossibleSource::Object(key), Some(bucket)) => {
             match bucket.with_slot(bucket.head(&key, None)).await {
                 Ok(_) => return None,
                 // Without the permission to list, S3 answers 403 for keys that do not exist.
@@ -310,13 +314,13 @@ pub(super) async fn extra(
                 Err(failure) => verdict = Verdict::failed(&failure),
             }
         }
-        (ExcludedSource::File(key), _) => {
-            // A file that cannot be examined may not be there, so the object may be extra.
+        (PossibleSource::File(key), _) => {
+            // A file that cannot be examined may not exist, so the object counts as extra.
             if has_file(sides, key).await {
                 return None;
             }
         }
-        (ExcludedSource::None, _) | (ExcludedSource::Object(_), None) => {}
+        (PossibleSource::Absent, _) | (PossibleSource::Object(_), None) => {}
     }
     let place = S3Uri {
         bucket: sides.destination.name().clone(),

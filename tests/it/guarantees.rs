@@ -11,7 +11,7 @@ use s3haul::size::{GIB, MIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
-/// 1. A destination object is absent, as before, or a complete copy of one version of the source.
+/// 1. A destination object is absent, unchanged, or a complete copy of one version of the source.
 #[tokio::test]
 async fn g1_never_a_mix() {
     for (honest, seed) in [(true, 1), (true, 2), (true, 3), (false, 4), (false, 5)] {
@@ -193,7 +193,7 @@ async fn g6_the_plan_does_not_run_ahead() {
     );
 }
 
-/// 7. Throttling slows down and fails nothing; a limit that the user set is never exceeded.
+/// 7. Throttling slows a run down and fails nothing, and the run stays within the user's limits.
 #[tokio::test]
 async fn g7_throttled_but_done() {
     let world = World::new().await;

@@ -216,7 +216,7 @@ impl World {
             .await
     }
 
-    /// Executes a job with a journal that is open.
+    /// Executes a job with an open journal.
     async fn execute(
         &self,
         job: &Job,
@@ -242,7 +242,8 @@ impl World {
         Ok(Run { outcome, receipts })
     }
 
-    /// Runs a session whose journal is in `directory`: it resumes the run there, or begins one.
+    /// Runs a session whose journal is in `directory`. It resumes the run there, or begins a new
+    /// one.
     pub(crate) async fn session(&self, directory: &Path, job: &Job, intent: Intent) -> Run {
         self.try_session(directory, job, intent).await.unwrap()
     }
@@ -293,7 +294,7 @@ impl World {
         self.sandbox.calls().count(operation)
     }
 
-    /// Asserts that both objects have the same bytes, and the same attributes that a copy keeps.
+    /// Asserts that both objects have the same bytes, and that the copy kept the attributes.
     pub(crate) fn assert_equal(&self, from: &str, to: &str) {
         let source = self.object(SOURCE, from).unwrap();
         let copy = self
@@ -323,7 +324,7 @@ impl World {
     }
 }
 
-/// Opens the journal in a directory, once a session that was dropped has released it.
+/// Opens the journal in a directory. Waits until a dropped session has released it.
 ///
 /// The future is boxed, because the compiler limits the depth of futures that are `Send`.
 async fn open_journal(directory: &Path) -> Opened {
@@ -407,7 +408,7 @@ pub(crate) fn upload_all(path: &Path) -> Transfer {
     Transfer::new("files", from, destination("s3://destination/"))
 }
 
-/// Copies objects in parts of `part` bytes, those of this size included.
+/// Copies objects in parts of `part` bytes, including objects of exactly this size.
 pub(crate) fn in_parts_of(part: u64, mut transfer: Transfer) -> Transfer {
     transfer.parts.size = PartSize::Exactly(ByteSize(part));
     transfer.parts.threshold = ByteSize(part);

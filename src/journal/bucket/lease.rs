@@ -1,5 +1,5 @@
-//! The lease of a journal in S3: renews the sign of life of this session, and checks that of
-//! another one.
+//! The lease of a journal in S3: renews the sign of life of this session, and checks the sign of
+//! life of another session.
 //!
 //! A separate task renews the record, so that a session whose writer waits (for a slow report, or
 //! for the next event) still looks alive to others. Before each renewal, the task looks for the
@@ -7,9 +7,9 @@
 //! session learns within seconds that it was replaced, even if the server does not honour
 //! `If-Match`.
 //!
-//! If the server honours `If-Match`, the renewal also notices that the record is gone. If the whole
-//! journal is gone, the run ends: its next segment alone would not be a journal, and another
-//! session may already have created a new one.
+//! If the server honours `If-Match`, the renewal also notices that the record was removed. If the
+//! whole journal was removed, the run ends: its next segment alone would not be a journal, and
+//! another session may already have created a new journal.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -32,7 +32,7 @@ use crate::s3::{Attributes, FailureKind, WriteCondition};
 /// The longest wait for the last write of a record. Without that write, a successor waits for the
 /// lease to run out.
 const RELEASE: Duration = Duration::from_secs(5);
-/// The longest time to look for a successor, which must not delay the sign of life.
+/// The longest search for a successor. A longer one would delay the sign of life.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The lease of this session. Dropping it ends its renewal.
@@ -47,14 +47,14 @@ struct LeaseState {
     place: BucketPlace,
     terms: LeaseTerms,
     writer: Writer,
-    /// Held during each write, so that the records come in order.
+    /// Locked during each write, so that the records are written in order.
     record: Mutex<WrittenRecord>,
     /// The number of the segment that the session writes next; 0 until it holds the journal.
     next_segment: AtomicU64,
     /// True if the record was changed, and the objects of the journal have not been checked since.
     is_suspect: AtomicBool,
-    /// True once the session gives the journal up. A renewal would take a release back whose answer
-    /// was lost.
+    /// True once the session gives up the journal. A later renewal would undo a release whose
+    /// response was lost.
     is_releasing: AtomicBool,
     /// Wakes the renewal early.
     wake: Notify,
@@ -67,7 +67,7 @@ struct LeaseState {
 #[derive(Debug)]
 struct WrittenRecord {
     record: HolderRecord,
-    /// Its `ETag`, if the answer had one.
+    /// Its `ETag`, if the response had one.
     etag: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl LeaseHandle {
 }
 
 impl Lease {
-    /// Writes the first sign of life of a session that is about to take the journal. Returns the
+    /// Writes the first sign of life of a session that is about to acquire the journal. Returns the
     /// lease, and the session that the journal may be taken from, if there is one. Fails if another
     /// session holds the journal.
     pub(super) async fn take(
@@ -116,7 +116,7 @@ impl Lease {
             .await;
         match written {
             Ok(()) => {}
-            // An earlier attempt succeeded, but its answer was lost.
+            // An earlier attempt succeeded, but its response was lost.
             Err(error) if is_refused_condition(&error) => {}
             Err(error) => return Err(error),
         }
@@ -129,7 +129,7 @@ impl Lease {
         self.shared.next_segment.store(segment, Ordering::Release);
     }
 
-    /// Returns true once after each time that the record was found changed.
+    /// Returns true if the record was found changed since the last call.
     pub(super) fn take_suspicion(&self) -> bool {
         self.shared.is_suspect.swap(false, Ordering::AcqRel)
     }
@@ -145,7 +145,7 @@ impl Lease {
         self.shared.wake.notify_one();
     }
 
-    /// Waits until the journal is gone, or another session has taken it over. Returns the error.
+    /// Waits until the journal was removed or another session has taken it over. Returns the error.
     pub(super) async fn lost(&self) -> JournalError {
         self.shared.lost.cancelled().await;
         let error = self.shared.fenced.get().cloned();
@@ -156,7 +156,7 @@ impl Lease {
         self.shared.release().await;
     }
 
-    /// Removes the record of a session that did not get the journal.
+    /// Removes the record of a session that could not acquire the journal.
     pub(super) async fn withdraw(self) {
         self.renewal.abort();
         let name = record_name(&self.shared.writer.id);
@@ -181,7 +181,7 @@ impl LeaseState {
             match self.renew().await {
                 Ok(()) => is_failing = false,
                 Err(error @ (JournalError::Fenced { .. } | JournalError::Gone { .. })) => {
-                    // Nothing else sets it.
+                    // Nothing else sets the error.
                     let _ = self.fenced.set(error);
                     self.lost.cancel();
                     return;
@@ -218,13 +218,13 @@ impl LeaseState {
             written => return written,
         }
         self.check_journal().await?;
-        // Those who removed the record may have removed a part of the journal as well.
+        // Whoever removed the record may also have removed a part of the journal.
         self.is_suspect.store(true, Ordering::Release);
         self.write(&mut kept, WriteCondition::None).await
     }
 
-    /// Checks the journal because the record has changed. A user may have removed it, with or
-    /// without the journal, or a renewal whose answer was lost has changed its `ETag`.
+    /// Checks the journal because the record has changed. A user may have removed the record, with
+    /// or without the journal, or a renewal whose response was lost has changed the `ETag`.
     async fn check_journal(&self) -> Result<(), JournalError> {
         if self.next_segment.load(Ordering::Acquire) == 0 {
             return Ok(());
@@ -249,8 +249,8 @@ impl LeaseState {
         })
     }
 
-    /// Returns an error if another session has taken the journal over, with the number that this
-    /// one would write next.
+    /// Returns an error if another session has taken over the journal: it has written the segment
+    /// that this session would write next.
     async fn check_next_segment(&self) -> Result<(), JournalError> {
         let number = self.next_segment.load(Ordering::Acquire);
         if number == 0 {
@@ -290,7 +290,8 @@ impl LeaseState {
             if kept.record.released || self.fenced.get().is_some() {
                 return Ok(());
             }
-            // Only a record that was written counts: after a failure, the next call tries again.
+            // Keeps the new record only after a successful write, so that the next call tries again
+            // after a failure.
             let mut releasing = WrittenRecord {
                 record: HolderRecord {
                     released: true,
@@ -310,7 +311,7 @@ impl LeaseState {
     }
 }
 
-/// Returns true if a condition did not hold, also for `If-Match` on a missing object.
+/// Returns true if a condition did not hold, which includes `If-Match` on a missing object.
 fn is_refused_condition(error: &JournalError) -> bool {
     matches!(
         error,
@@ -371,7 +372,7 @@ impl BucketPlace {
         }
     }
 
-    /// Returns the record of a session, or `None` if it is gone or damaged.
+    /// Returns the record of a session, or `None` if it is missing or damaged.
     async fn record(&self, id: &str) -> Result<Option<HolderRecord>, JournalError> {
         let name = record_name(id);
         let Some(bytes) = self.get(&name).await? else {
@@ -399,7 +400,7 @@ impl BucketPlace {
             if let Some(bytes) = self.get(&name).await? {
                 return Ok(Some((listing, name, bytes)));
             }
-            // The session at work has replaced the object by a snapshot.
+            // The running session has replaced the object with a snapshot.
         }
         Err(JournalError::missing(self))
     }

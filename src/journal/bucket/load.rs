@@ -9,8 +9,8 @@ use crate::journal::error::JournalError;
 use crate::journal::segment::{FileName, JournalContent, segment_name, snapshot_name};
 
 impl BucketPlace {
-    /// Returns the first object that is missing of those between the snapshot `first` and the
-    /// segment `next`, which is not written yet.
+    /// Returns the first missing object from the snapshot `first` up to the segment before `next`,
+    /// which is not written yet.
     pub(super) async fn missing(
         &self,
         first: u64,
@@ -19,7 +19,7 @@ impl BucketPlace {
         Ok(first_missing(&self.names().await?, first, next))
     }
 
-    /// Reads the journal, and again if a writer removes old objects meanwhile.
+    /// Reads the journal. Starts over if a writer removes old objects meanwhile.
     pub(super) async fn load(&self) -> Result<StoredFiles, JournalError> {
         for _ in 0..ROUNDS {
             if let Some(found) = self.try_load().await? {
@@ -73,8 +73,8 @@ impl BucketPlace {
             })
             .collect();
         found.next_segment = tail.last().map_or(first, |last| last + 1);
-        // A missing segment may have been removed while the list was read. Only a second list shows
-        // that.
+        // A writer may have removed the missing segment while the list was read. A second list
+        // shows that.
         if let Some(missing) = first_missing(&names, first, found.next_segment) {
             if self.names().await? == names {
                 return Err(JournalError::missing(&format!("{self}{missing}")));
@@ -85,7 +85,7 @@ impl BucketPlace {
         while let Some((number, bytes)) = segments.try_next().await? {
             let Some(bytes) = bytes else { return Ok(None) };
             found.tail_bytes += bytes.len() as u64;
-            // An object exists as a whole or not at all.
+            // An object is never torn, because S3 stores it as a whole or not at all.
             found.replay.segment(
                 &format!("{self}{}", segment_name(number)),
                 number,
@@ -104,8 +104,8 @@ impl BucketPlace {
     }
 }
 
-/// Returns the first object that is missing of those that a reader needs: the snapshot with number
-/// `first`, unless the journal begins there, and all segments from there to `next`.
+/// Returns the first missing object that a reader needs: the snapshot with number `first` (unless
+/// the journal begins there), or a segment from `first` up to but not including `next`.
 fn first_missing(names: &BTreeSet<FileName>, first: u64, next: u64) -> Option<FileName> {
     let snapshot = (first > 1).then_some(FileName::Snapshot(first));
     snapshot

@@ -14,9 +14,9 @@ impl BucketPlace {
     /// segment, and the content of the journal. `checked` is the session that the journal may be
     /// taken from.
     ///
-    /// Another session may be faster at any moment. If it took over before the journal was read, it
-    /// is the last writer there, and must be checked. If it took over after that, it has taken the
-    /// next number.
+    /// Another session may take over at any moment. If it does so before the journal is read, it is
+    /// the last writer there, and must be checked. If it does so later, it has written the next
+    /// number.
     pub(super) async fn take_over(
         &self,
         writer: &Writer,
@@ -47,8 +47,8 @@ impl BucketPlace {
         }
     }
 
-    /// Takes over a journal that cannot be read. Returns the number of its segment, the fences that
-    /// must be kept, and the uploads that could be read.
+    /// Takes over a journal that cannot be read. Returns the number of the new segment, the fences
+    /// that must be kept, and the uploads that could be read.
     pub(super) async fn take_unread(
         &self,
         writer: &Writer,
@@ -82,8 +82,8 @@ impl BucketPlace {
         }
     }
 
-    /// Writes the first segment of a session. Returns false if another writer was faster, and an
-    /// error once that has happened too often.
+    /// Writes the first segment of a session. Returns false if another writer was faster, or an
+    /// error if that has happened too often.
     async fn is_created(
         &self,
         number: u64,

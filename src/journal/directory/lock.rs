@@ -1,7 +1,7 @@
 //! The lock of a journal directory.
 //!
-//! The operating system releases it when the process ends, in any way. The file names the holder,
-//! for the error message of another process.
+//! The operating system releases it when the process ends, however it ends. The file names the
+//! holder, for the error message of another process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -16,14 +16,14 @@ use crate::journal::identity::{Writer, host};
 
 /// The name of the lock in the directory.
 pub(super) const LOCK: &str = "lock";
-/// The first bytes of a lock file that was written.
+/// The first bytes of a lock file that names its holder.
 const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
 /// The most attempts to take a lock that another process holds, and to read one that is being
 /// written.
 const TRIES: u32 = 10;
 
-/// Refuses to overwrite a file that has the name of the lock and is something else. A full disk may
-/// have cut the file of a real lock to any length.
+/// Returns an error for a file that has the name of the lock but is something else, because the
+/// caller would overwrite it. A full disk may have truncated a real lock file to any length.
 fn must_be_a_lock(file: &mut File) -> io::Result<()> {
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text)?;
@@ -95,7 +95,7 @@ fn take(mut file: File, path: &Path, writer: &Writer) -> Result<Option<File>, Jo
     Ok(Some(file))
 }
 
-/// Returns the session that the file of the lock names. A holder writes it right after it took the
+/// Returns the session that the lock file names. A holder writes the file right after it takes the
 /// lock.
 fn holder(name: &Path) -> Option<Writer> {
     for _ in 0..TRIES {
@@ -114,8 +114,8 @@ fn holder(name: &Path) -> Option<Writer> {
 pub(in crate::journal) struct Holder {
     /// The last writer.
     pub(in crate::journal) writer: Option<Writer>,
-    /// True if that process holds the lock now. `None` if this cannot be seen: on another machine,
-    /// or not on Linux.
+    /// True if that process holds the lock now. `None` if this is unknown: the process ran on
+    /// another machine, or this is not Linux.
     pub(in crate::journal) alive: Option<bool>,
 }
 
@@ -140,9 +140,10 @@ fn is_locked(name: &Path, pid: u32) -> Option<bool> {
 
 /// Returns true if a line of the kernel's table is a lock on this file.
 ///
-/// An inode alone may be that of another file system. The table shows the device of the file
-/// system, which is not that of the file on some (btrfs, overlayfs), and the pid of the holder,
-/// which has another value in the container that the holder runs in. So either must match.
+/// The inode alone is not enough, because another file system may use the same number. So the
+/// device or the pid must match too. Neither is reliable alone: on some file systems (btrfs,
+/// overlayfs), the table shows another device than the metadata of the file, and a holder in a
+/// container knows its pid there, not the one in the table.
 fn is_lock_of(line: &str, device: u64, inode: u64, pid: u32) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, "FLOCK", _, _, holder, file, ..] = words.as_slice() else {

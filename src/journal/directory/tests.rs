@@ -1,4 +1,4 @@
-//! Crashes, damage and other processes, on a real file system.
+//! Tests crashes, damage, and other processes on a real file system.
 
 use super::super::tests::{at, ended, info, planned, range, writer};
 use super::super::{LeaseTerms, Life, Location, Opened, look};
@@ -36,7 +36,7 @@ fn files(path: &Path) -> Vec<String> {
     names
 }
 
-/// Returns a journal of four events, whose process is gone.
+/// Writes a journal of four events, and drops its writer. Returns the state.
 async fn written(path: &Path) -> RunState {
     let (mut directory, mut replay) = open(path);
     directory.write(0, lines(0, &events())).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     directory.tail(&mut push).await.unwrap();
     assert_eq!(tail, [ended(2)]);
     drop(directory);
-    // The crash came before the old segments were removed, and left half a snapshot behind.
+    // The crash came before the old segments were removed, and left an unfinished snapshot.
     fs::copy(before.path().join(segment_name(1)), &old).unwrap();
     fs::write(dir.path().join("snapshot-0000000009.log.half"), b"half").unwrap();
     after.apply(at(5), &ended(2));
@@ -166,7 +166,7 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     assert!(
         !names
             .iter()
-            .any(|name| name.ends_with(HALF) || name == "segment-0000000001.log"),
+            .any(|name| name.ends_with(TEMP_SUFFIX) || name == "segment-0000000001.log"),
         "{names:?}"
     );
 }
@@ -200,8 +200,8 @@ async fn damaged(path: &Path) -> Vec<u8> {
     fs::read(&file).unwrap()
 }
 
-/// The state that was salvaged is on the disk before the old files are removed, so that a process
-/// that ends now forgets no upload.
+/// The salvaged state is on the disk before the old files are removed, so a process that ends now
+/// loses no upload.
 #[tokio::test]
 async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -226,7 +226,7 @@ async fn a_journal_that_is_begun_anew_has_the_open_uploads_at_once() {
     assert!(aside.join(segment_name(1)).exists());
 }
 
-/// The path of the old files' new names is too long, and that of the new snapshot is not.
+/// The new paths of the old files are too long, but the path of the new snapshot is not.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn old_files_that_cannot_be_kept_stay_where_they_are() {
@@ -315,7 +315,7 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
     assert_eq!((seen.life, seen.state.ranges.len()), (Life::Running, 1));
     assert_eq!(seen.writer.unwrap().pid, std::process::id());
     assert_eq!(files(&dir.path().join("journal")), before);
-    // The process is killed: the lock is gone, and nothing was said about the end.
+    // The process is killed: its lock is released, and no end is on record.
     drop(journal);
     for _ in 0..500 {
         if glance().await.unwrap().unwrap().life == Life::Dead {

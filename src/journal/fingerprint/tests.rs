@@ -75,7 +75,7 @@ fn changes_of_settings_are_described() {
         change(|transfer| transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB))),
         "`events.parts.size` was auto and is 8MiB"
     );
-    // Rounded, it would be the same as 10000000B.
+    // A rounded value would equal 10000000B.
     assert_eq!(
         change(|transfer| transfer.select.larger_than = Some(ByteSize(10_000_001))),
         "`events.from.larger_than` is 10000001B and was not set"
@@ -220,7 +220,7 @@ fn a_run_of_s3haul_0_1_0_continues() {
     assert_eq!(old, now);
 }
 
-/// The digest names the journal of a `copy` command: with another one, its run would not be found.
+/// The digest names the journal of a `copy` command. If it changed, the run would not be found.
 #[test]
 fn a_copy_of_s3haul_0_1_0_finds_its_journal() {
     let digest = Fingerprint::of(&copy_of_a_file()).digest();

@@ -1,10 +1,10 @@
 //! Writes the values of settings as text.
 //!
 //! The texts are part of the journal's format: a newer s3haul must write the same texts for the
-//! same settings. Therefore each value is written by name and not by its `Debug` text, which
-//! changes with a name in the code or a new field. Some texts look like `Debug` texts, because
-//! older journals have those. A newer field has a separate setting, which is recorded only if it is
-//! not the default.
+//! same settings. Therefore each value is written by name instead of its `Debug` text, which a
+//! renamed type or a new field would change. Some texts look like `Debug` texts, because older
+//! journals contain them. A newer field has a separate setting, which is recorded only if it is not
+//! the default.
 
 use crate::manifest::job::{
     Archived, Attribute, Chosen, CustomerKeys, KeySource, LayoutChoice, OnMismatch, PartGoal,
@@ -59,7 +59,7 @@ pub(super) const fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// Returns true for attributes whose policy is in every journal, also if it is the default. A new
+/// Returns true for attributes whose policy is in every journal, even if it is the default. A new
 /// attribute gets `false`: otherwise every unfinished run of an older s3haul would look changed.
 pub(super) const fn has_always_policy(attribute: Attribute) -> bool {
     match attribute {
@@ -155,7 +155,7 @@ pub(super) fn customer_keys(keys: &CustomerKeys) -> String {
     format!("CustomerKeys {{ source: {source}, destination: {destination} }}")
 }
 
-/// Returns the text of a list of keys, of which the journal has a digest.
+/// Returns the text of a list of keys. The journal has only a digest of this text.
 pub(super) fn chosen(chosen: &[Chosen]) -> String {
     let keys: Vec<_> = chosen
         .iter()

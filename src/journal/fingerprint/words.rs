@@ -1,7 +1,7 @@
-//! Formats a setting for a message that it changed.
+//! Formats a setting for a message about its change.
 
-/// Returns the text of a setting for a message. A group of values is recorded as
-/// `Name { field: value }`. For a message, only the fields that are set are shown.
+/// Returns the text of a setting for a message. A group of values is recorded as `Name { field:
+/// value }`. The message shows only the fields that are set.
 pub(super) fn shown(text: &str) -> String {
     let Some((name, fields)) = text
         .strip_suffix(" }")
@@ -27,7 +27,7 @@ pub(super) fn shown(text: &str) -> String {
     format!("({})", set.join(", "))
 }
 
-/// Cuts `a: {"x": "y"}, b: None` into its fields.
+/// Splits `a: {"x": "y"}, b: None` into its fields.
 fn fields_of(text: &str) -> Vec<&str> {
     let (mut fields, mut depth, mut start) = (Vec::new(), 0_u32, 0);
     let (mut is_quoted, mut is_escaped) = (false, false);

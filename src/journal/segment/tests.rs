@@ -1,4 +1,4 @@
-//! Tests of what a reader refuses, and with which message.
+//! Tests the journals that a reader refuses, and the messages.
 
 use super::super::tests::{at, info, planned, range, writer};
 use super::*;

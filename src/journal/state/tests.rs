@@ -1,4 +1,4 @@
-//! Tests of what the state keeps and forgets, and of its size.
+//! Tests which events the state keeps or forgets, and its size.
 
 use super::super::event::{SourceVersion, UploadPlace};
 use super::super::tests::{at, ended, info, planned, range};
@@ -117,7 +117,7 @@ fn sums_are_over_all_sessions() {
 
 #[test]
 fn an_object_that_is_left_out_is_not_sampled() {
-    // The first as an older s3haul wrote it.
+    // The first line is in the form of an older s3haul.
     let lines = [
         r#"{"object_ended":{"range":0,"object":1,"ended":{"skipped":{"bytes":5}}}}"#,
         r#"{"object_ended":{"range":0,"object":2,"ended":{"skipped":{"bytes":7,"archived":true}}}}"#,
@@ -228,8 +228,8 @@ fn an_object_that_a_list_finds_again_counts_once() {
     assert_eq!(counts(&state), (1, 4, 2, 3));
     let mut again = state.clone();
     state.apply(at(9), &list());
-    // The copy, and the bad copy that looks like a good one. The one that was denied is tried
-    // again.
+    // Two objects stay counted: the copy, and the bad copy that looks like a good one. The denied
+    // object is tried again.
     assert_eq!(
         (counts(&state), state.tallies[&0].settled),
         ((1, 0, 1, 2), 2)
@@ -382,8 +382,8 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
             .values()
             .all(|range| range.ordered && range.transfer == 0)
     );
-    // Ranges that are over are dropped, except those with pending objects, and the last one: it
-    // says that all keys are known.
+    // Finished ranges are dropped, except ranges with pending objects, and the last one, which
+    // shows that all keys are known.
     let in_range = |object, number| match planned(object, "u") {
         JournalEvent::ObjectPlanned { object, entry, .. } => JournalEvent::ObjectPlanned {
             range: number,
@@ -460,7 +460,7 @@ fn the_state_does_not_grow_with_the_number_of_objects() {
                 &format!("year=2026/month=11/part-{object:012}.parquet"),
             ),
         );
-        // The first object is large and never ends; the others end behind it.
+        // The first object is large and never ends; later objects do.
         if object > WINDOW {
             state.apply(at(object), &ended(object - WINDOW));
         }

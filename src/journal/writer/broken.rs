@@ -1,8 +1,8 @@
 //! The behaviour of the writer once its journal is broken.
 //!
-//! If a part of the journal was cut or removed, the writer replaces the journal by a snapshot of
-//! the state in memory. If the journal can no longer be written, the run ends. Its receipts still
-//! go to the report, which then shows what is done.
+//! If a part of the journal was truncated or removed, the writer replaces the journal with a
+//! snapshot of the state in memory. If the journal can no longer be written, the run ends. Its
+//! receipts still go to the report, which then shows the finished objects.
 
 use super::{Message, WriterTask, receipts};
 use crate::journal::error::JournalError;
@@ -39,14 +39,15 @@ impl<S: Store> WriterTask<S> {
         }
     }
 
-    /// Makes the journal durable. If a file was cut, replaces the journal by a snapshot of the
-    /// state in memory.
+    /// Makes the journal durable. If a file was truncated, replaces the journal with a snapshot of
+    /// the state in memory.
     pub(super) async fn sync_store(&mut self) -> Result<(), JournalError> {
         let synced = self.store.sync().await;
         self.repair_if_cut(synced).await
     }
 
-    /// Replaces the journal by a snapshot of the state in memory if a check found it cut.
+    /// Replaces the journal with a snapshot of the state in memory if a check found a part of it
+    /// truncated or removed.
     pub(super) async fn repair_if_cut(
         &mut self,
         checked: Result<(), JournalError>,
@@ -55,7 +56,8 @@ impl<S: Store> WriterTask<S> {
             Err(error @ JournalError::Cut { .. }) => error,
             checked => return checked,
         };
-        // The file had receipts since the last snapshot, so the report must be durable first.
+        // The file contained the receipts since the last snapshot, so the report must be durable
+        // first.
         let Ok(report) = self.sync_ledger().await else {
             return Err(cut);
         };

@@ -11,7 +11,7 @@ use crate::journal::store::Visitor;
 /// A report that receives the events since the last snapshot.
 pub(super) struct ReportReplay {
     pub(super) ledger: Box<dyn Ledger>,
-    /// The length to which the report was cut.
+    /// The length to which the report was truncated.
     pub(super) rewound: io::Result<u64>,
 }
 

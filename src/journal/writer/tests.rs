@@ -1,4 +1,4 @@
-//! The writer over a store in memory: what is durable when, what happens when disks are full.
+//! Tests the writer with a store in memory: when events are durable, and full disks.
 
 use std::sync::Mutex;
 
@@ -20,12 +20,12 @@ struct Disk {
     writes: u32,
     syncs: u32,
     snapshots: Vec<(u64, u64)>,
-    /// The number of times that it was read again.
+    /// The number of times that the events were read again.
     tails: u32,
-    /// Bytes that still fit.
+    /// The number of bytes that still fit.
     room: Option<usize>,
     snapshot_after: Option<usize>,
-    /// Cancelled once another session has taken it.
+    /// Cancelled once another session has taken over the journal.
     lost: CancellationToken,
 }
 
@@ -51,7 +51,7 @@ impl Store for Memory {
     }
 
     async fn write(&mut self, _next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
-        // A disk takes its time, and meanwhile more gathers.
+        // A disk is slow, so more events gather meanwhile.
         sleep(Duration::from_millis(5)).await;
         let mut disk = self.0.lock().unwrap();
         if disk.room.is_some_and(|room| room < lines.len()) {
@@ -110,14 +110,14 @@ impl Store for Memory {
     }
 }
 
-/// A report whose disk can be full.
+/// A report on a disk that can be full.
 #[derive(Default)]
 struct Paper {
     text: String,
     full: bool,
     failed: bool,
     has_bug: bool,
-    /// The receipts that may still be added before somebody makes room; `None` for any number.
+    /// The number of receipts that still fit; `None` for no limit.
     room: Option<usize>,
 }
 
@@ -239,7 +239,7 @@ async fn an_event_without_a_waiting_caller_is_written_at_once_and_durable_soon()
     );
 }
 
-/// While one write is under way, the next events come in.
+/// New events arrive during each write.
 #[tokio::test(start_paused = true)]
 async fn under_steady_load_events_become_durable_and_a_lost_journal_is_noticed() {
     let store = Memory::default();
@@ -345,7 +345,7 @@ async fn receipts_are_in_the_report_before_a_snapshot_forgets_them() {
     let disk = store.0.lock().unwrap();
     assert!(disk.snapshots.len() > 5);
     for (next, length) in &disk.snapshots {
-        // Of each two records one is a receipt.
+        // Every second record is a receipt.
         let receipts = (*next - 1) / 2;
         let lines: usize = (0..receipts).map(|object| receipt(object).len() + 1).sum();
         assert_eq!(*length, lines as u64, "the snapshot before record {next}");
@@ -368,7 +368,7 @@ async fn a_full_report_holds_up_snapshots_and_loses_nothing() {
         }
     };
     tell(0..20).await;
-    // The snapshot that the last of them made due is taken behind their backs.
+    // The writer now takes the snapshot that the last event made due.
     sleep(Duration::from_millis(100)).await;
     report.0.lock().unwrap().full = true;
     let snapshots = store.0.lock().unwrap().snapshots.len();
@@ -406,7 +406,7 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     journal.commit(ended(1)).await.unwrap();
     let closed = journal.close(JournalEvent::RunEnded).await.unwrap();
     assert!(closed.report.is_err() && closed.state.is_unfinished());
-    // Run again with room on the disk: the report is made whole from the journal.
+    // The next session has room on the disk, and completes the report from the journal.
     report.0.lock().unwrap().full = false;
     let (state, next) = (closed.state, 3);
     let start = Start {
@@ -423,7 +423,7 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     assert!(closed.report.is_ok() && !closed.state.is_unfinished());
 }
 
-/// The receipts that a report in S3 has not taken yet are in memory.
+/// Receipts that a report in S3 has not written yet are in memory.
 #[tokio::test(start_paused = true)]
 async fn receipts_are_added_again_no_faster_than_the_report_takes_them() {
     let (store, report, _journal) = twelve_ended().await;
@@ -467,7 +467,7 @@ async fn twelve_ended() -> (Memory, Report, Journal) {
 async fn after_a_crash_the_report_has_each_receipt_once() {
     let (store, report, _journal) = twelve_ended().await;
     let (next, length) = *store.0.lock().unwrap().snapshots.last().unwrap();
-    // The receipts after the snapshot may be in the report, in part or not at all.
+    // The report may have all, some, or none of the receipts after the snapshot.
     let whole = report.0.lock().unwrap().text.clone();
     let length_then = usize::try_from(length).unwrap();
     assert!(
@@ -518,7 +518,7 @@ async fn a_report_that_fails_after_a_recovery_has_each_receipt_once() {
         let (mut task, journal) = WriterTask::new(store.clone(), start);
         task.recover().await.unwrap();
         tokio::spawn(task.run());
-        // No snapshot has been taken since. The disk fills up, and has room again.
+        // No snapshot was taken since. The disk fills up, and then has room again.
         report.0.lock().unwrap().full = true;
         journal.commit(ended(12)).await.unwrap();
         report.0.lock().unwrap().full = false;
@@ -545,7 +545,7 @@ async fn a_report_begins_with_its_run_and_may_have_been_lost() {
         .await
         .unwrap();
     journal.commit(ended(2)).await.unwrap();
-    // A pod's disk is gone with its pod: of 1,000 bytes none is left.
+    // A pod's disk is lost with its pod: none of 1,000 bytes remain.
     report.0.lock().unwrap().text.clear();
     let ledger: Option<Box<dyn Ledger>> = Some(Box::new(report.clone()));
     let start = Start {

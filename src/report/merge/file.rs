@@ -49,7 +49,7 @@ impl MergedFile {
     /// Makes all lines durable.
     ///
     /// # Errors
-    /// [`ReportError::Unmerged`], and [`ReportError::Moved`] if the path names another file now.
+    /// [`ReportError::Unmerged`], and [`ReportError::Moved`] if the path now leads to another file.
     pub fn finish(mut self) -> Result<(), ReportError> {
         let flushed = self.error.take().map_or(Ok(()), Err);
         let flushed = flushed.and_then(|()| self.file.flush());

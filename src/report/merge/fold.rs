@@ -1,11 +1,11 @@
 //! Decides which line of each object counts, among several reports about the same keys. Pure.
 //!
-//! Within a report, the rules are those of [`read`](crate::report::read::read). Between reports,
-//! the line of the later one counts, with one exception: an object that an earlier run copied and a
-//! later one found equal keeps the receipt of its copy, which has the proof.
+//! Within a report, the rules of [`read`](crate::report::read::read) apply. Between reports, the
+//! line of the later report counts, with one exception: an object that an earlier run copied and a
+//! later run found equal keeps the receipt of its copy, which has the proof.
 //!
-//! Each object takes a few dozen bytes of memory. Longer reports are read in several passes, each
-//! for the objects of one [`Partition`].
+//! Each object takes a few dozen bytes of memory. Reports that are too long for memory are read in
+//! several passes, each for the objects of one [`Partition`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -41,7 +41,7 @@ struct MergeError {
 }
 
 impl MergeLine {
-    /// Returns true for the line of a failed list, which names a prefix and no object.
+    /// Returns true for the line of a failed list, which names a prefix instead of an object.
     fn is_of_list(&self) -> bool {
         let lists = ["ListObjectsV2", "ListObjectVersions"];
         self.status == ReceiptStatus::Failed && lists.contains(&self.error.operation.as_str())
@@ -62,17 +62,18 @@ impl ObjectHasher {
     }
 }
 
-/// One of several disjoint sets of objects. Together, the sets have all objects.
+/// One of several disjoint sets of objects. Together, the sets cover all objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partition {
-    /// The number of passes over all shards, and of passes over one shard in each of them.
+    /// The number of outer passes (over all shards), and of inner passes (over one shard, within
+    /// each outer pass).
     parts: [u32; 2],
-    /// The pass over all shards, and the pass over one shard.
+    /// The index of the outer pass, and of the inner pass.
     part: [u32; 2],
 }
 
 impl Partition {
-    /// Returns the partitions for this many receipts. Each pass takes at most about `most` of them.
+    /// Returns the partitions for this many receipts. Each pass reads at most about `most` of them.
     pub(super) fn outer(receipts: u64, most: u64) -> impl Iterator<Item = Self> {
         let parts = parts(receipts, most);
         (0..parts).map(move |part| Self {
@@ -101,10 +102,10 @@ fn parts(receipts: u64, most: u64) -> u32 {
     u32::try_from(receipts.div_ceil(most.max(1)).max(1)).unwrap_or(u32::MAX)
 }
 
-/// The line of an object that counts, among those that were read so far.
+/// The line that counts for an object, among the lines read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LatestLine {
-    /// The report of the line, by position.
+pub(super) struct LineVerdict {
+    /// The report that contains the line, by position.
     pub(super) report: u32,
     /// The number of the line.
     pub(super) line: u64,
@@ -115,14 +116,14 @@ pub(super) struct LatestLine {
     pub(super) bytes: u64,
     pub(super) is_archived: bool,
     pub(super) has_losses: bool,
-    /// True for a list that failed, and not an object.
+    /// True for a failed list instead of an object.
     pub(super) is_of_list: bool,
 }
 
 /// The verdicts about the objects of a partition.
 #[derive(Debug)]
 pub(super) struct Verdicts {
-    objects: HashMap<u128, LatestLine>,
+    objects: HashMap<u128, LineVerdict>,
     hasher: ObjectHasher,
     partition: Partition,
 }
@@ -136,8 +137,8 @@ impl Verdicts {
         }
     }
 
-    /// Reads a line of a report. Reports must come one after another, the oldest first. `header` is
-    /// that of the merged report.
+    /// Adds a line of a report. The caller reads the reports one after another, the oldest first.
+    /// `header` is the header of the merged report.
     pub(super) fn take(
         &mut self,
         header: &ReportHeader,
@@ -151,7 +152,7 @@ impl Verdicts {
         if !self.partition.holds(hash) {
             return;
         }
-        let next = LatestLine {
+        let next = LineVerdict {
             report,
             line: number,
             seen: report,
@@ -165,7 +166,7 @@ impl Verdicts {
             Entry::Vacant(entry) => _ = entry.insert(next),
             Entry::Occupied(mut entry) => {
                 let before = entry.get_mut();
-                if before.stays(next.status, before.report == report) {
+                if before.wins_over(next.status, before.report == report) {
                     before.seen = report;
                 } else {
                     *before = next;
@@ -174,9 +175,9 @@ impl Verdicts {
         }
     }
 
-    /// Drops objects that the report `latest`, which is complete, does not name. They are no longer
-    /// in the source.
-    pub(super) fn require_seen_in(&mut self, latest: u32) {
+    /// Drops objects that the complete report `latest` does not name, because the source no longer
+    /// has them.
+    pub(super) fn drop_unseen_in(&mut self, latest: u32) {
         self.objects.retain(|_, verdict| verdict.seen >= latest);
     }
 
@@ -185,9 +186,9 @@ impl Verdicts {
         self.objects.retain(|_, verdict| !verdict.is_of_list);
     }
 
-    /// Compares these verdicts with those of later reports. One verdict remains about each object
-    /// that both have.
-    pub(super) fn give_way_to(&mut self, later: &mut Self) {
+    /// Compares these verdicts with the verdicts of later reports. For each object in both, only
+    /// the winning verdict remains.
+    pub(super) fn resolve_with_later(&mut self, later: &mut Self) {
         let both: Vec<u128> = if self.objects.len() < later.objects.len() {
             let known = self.objects.keys();
             known
@@ -206,7 +207,7 @@ impl Verdicts {
             let (Some(own), Some(other)) = pair else {
                 continue;
             };
-            if own.stays(other.status, false) {
+            if own.wins_over(other.status, false) {
                 later.objects.remove(&hash);
             } else {
                 self.objects.remove(&hash);
@@ -214,11 +215,11 @@ impl Verdicts {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &LatestLine> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LineVerdict> {
         self.objects.values()
     }
 
-    /// Returns the numbers of the lines of a report that count, in order.
+    /// Returns the numbers of the lines that count in a report, in order.
     pub(super) fn lines_of(&self, report: u32) -> Vec<u64> {
         let of_report = self.iter().filter(|verdict| verdict.report == report);
         let mut lines: Vec<_> = of_report.map(|verdict| verdict.line).collect();
@@ -227,9 +228,9 @@ impl Verdicts {
     }
 }
 
-impl LatestLine {
-    /// Returns true if this line counts, and not a later one with the status `later`.
-    fn stays(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
+impl LineVerdict {
+    /// Returns true if this line counts instead of a later one with the status `later`.
+    fn wins_over(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
         use ReceiptStatus::{Done, Failed, Restoring, Skipped, Stopped};
         match (self.status, later) {
             (Done, Skipped) => true,
@@ -280,8 +281,8 @@ mod tests {
         for (lines, counts) in [
             // A copy, found equal by the next run of the shard.
             (vec![(0, "a", "done"), (1, "a", "skipped")], 1),
-            // Within one run, the list that found it equal cannot show the fault. Another run
-            // compares the object again.
+            // Within one run, the list that found the object equal cannot show the fault. Another
+            // run compares the object again.
             (vec![(0, "a", "failed"), (0, "a", "skipped")], 1),
             (vec![(0, "a", "failed"), (1, "a", "skipped")], 2),
             (vec![(0, "a", "done"), (1, "a", "failed")], 2),
@@ -312,7 +313,7 @@ mod tests {
             let line = with_version(line("a", status), version);
             verdicts.take(&header(), report, number, line);
         }
-        verdicts.require_seen_in(2);
+        verdicts.drop_unseen_in(2);
         assert_eq!(verdicts.iter().count(), 1);
         assert_eq!(verdicts.lines_of(1), [2], "the copy with its proof");
     }
@@ -321,7 +322,7 @@ mod tests {
     fn an_object_that_a_complete_run_does_not_find_is_gone() {
         let lines = [(0, "a", "done"), (0, "gone", "failed"), (1, "a", "skipped")];
         let mut verdicts = folded(&lines);
-        verdicts.require_seen_in(1);
+        verdicts.drop_unseen_in(1);
         assert_eq!(
             (verdicts.lines_of(0), verdicts.lines_of(1)),
             (vec![1], vec![])
@@ -343,7 +344,7 @@ mod tests {
         {
             later.take(&header(), 0, number, line(source, status));
         }
-        own.give_way_to(&mut later);
+        own.resolve_with_later(&mut later);
         assert_eq!(
             (own.lines_of(0), later.lines_of(0)),
             (vec![2, 3], vec![1, 3])

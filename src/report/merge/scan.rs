@@ -1,4 +1,4 @@
-//! Reads the stored reports that are merged.
+//! Reads the stored reports for a merge.
 
 use std::collections::BTreeSet;
 use std::future::ready;
@@ -31,7 +31,7 @@ impl NumberedLines {
         }
     }
 
-    /// Returns the next line with its number, or the reason why it cannot be used.
+    /// Returns the number of the next line, with the line or the reason why it cannot be used.
     pub(super) async fn next(
         &mut self,
     ) -> Result<Option<(u64, Result<String, String>)>, ReportError> {
@@ -45,10 +45,11 @@ impl NumberedLines {
 }
 
 /// Returns the transfers of the run that copy histories, from the first header that names them.
-/// Returns `None` if all reports are of old versions, which do not.
+/// Returns `None` if old versions of s3haul wrote all reports, because their headers lack this
+/// field.
 ///
-/// All reports of a merge are read with one answer. Otherwise, an object in reports of several
-/// versions of s3haul would be two objects.
+/// The merge reads all reports with the same set of transfers. Otherwise, one object in reports of
+/// several versions of s3haul would count as two.
 pub(super) async fn histories(
     origin: &ReportHeader,
     shards: &[ShardReports],
@@ -65,7 +66,7 @@ pub(super) async fn histories(
     known.boxed().try_next().await
 }
 
-/// Reads the header of a report. One that cannot be read names no histories.
+/// Reads the header of a report. An unreadable header counts as one without histories.
 async fn header(report: StoredReport) -> Result<ReportHeader, ReadError> {
     match ReportLines::of_pieces(&report).next().await {
         Err(error @ ReadError::Store(ReportError::Store { .. })) => Err(error),
@@ -76,8 +77,8 @@ async fn header(report: StoredReport) -> Result<ReportHeader, ReadError> {
     }
 }
 
-/// Reads a report into verdicts. Returns its first damage, if it has any. `origin` is the header of
-/// the merged report.
+/// Adds the lines of a report to the verdicts. Returns the first damage of the report, if it has
+/// any. `origin` is the header of the merged report.
 pub(super) async fn scan(
     report: &StoredReport,
     number: u32,

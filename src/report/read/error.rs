@@ -29,7 +29,7 @@ pub enum ReadError {
     Io {
         /// The report.
         place: String,
-        /// The answer of the operating system.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// It could not be read from S3.
@@ -72,7 +72,7 @@ pub enum ReadError {
         /// The version that wrote it.
         version: String,
     },
-    /// A line was cut or changed.
+    /// A line was truncated or changed.
     #[error(
         "the report {}: line {} is not a receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
          writes the report again", at.place, at.line, at.command, at.directory.display()
@@ -91,7 +91,7 @@ pub enum ReadError {
     Repeated {
         /// The line.
         at: ReportLine,
-        /// The line that it is equal to.
+        /// The number of the equal line before it.
         of: usize,
     },
     /// The footer counts another number of receipts.

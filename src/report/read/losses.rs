@@ -1,4 +1,4 @@
-//! The copied objects of which something was lost.
+//! The copied objects that lost attributes.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use super::{LostObject, ParsedReceipt, ReceiptStatus};
 use crate::report::frame::ReportHeader;
 use crate::report::object::ObjectId;
 
-/// The objects that were copied with losses, and not without any later.
+/// The objects that were copied with losses, and not copied again without losses.
 #[derive(Default)]
 pub(super) struct LostObjects(BTreeMap<ObjectId, LostObject>);
 
 impl LostObjects {
     /// Remembers an object that was copied with losses, until a later line reports a copy without
-    /// any.
+    /// losses.
     pub(super) fn take(
         &mut self,
         origin: &ReportHeader,
@@ -23,8 +23,8 @@ impl LostObjects {
         if line.status != ReceiptStatus::Done {
             return;
         }
-        // A report of an old version does not say if the copy of another version took its place. It
-        // did, except in a history, whose losses cannot be repaired.
+        // A report of an old s3haul does not show if the copy of another version replaced this one.
+        // It did, except in a history, whose losses cannot be repaired.
         let object = match &origin.histories {
             Some(_) => object.clone(),
             None => object.of_key(),

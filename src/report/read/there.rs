@@ -26,7 +26,7 @@ pub(super) struct Reported {
 }
 
 impl Reported {
-    /// Adds the object of a line to those that the sample is drawn from, if the destination has it.
+    /// Adds the object of a line to the population of the sample, if the destination has it.
     pub(super) fn take(&mut self, line: &ParsedReceipt) {
         let is_there = match line.status {
             ReceiptStatus::Done => line.route.as_deref() != Some("delete-marker"),

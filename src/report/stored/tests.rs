@@ -1,4 +1,4 @@
-//! Tests of which pieces count, and of the names of directories.
+//! Tests which pieces count, and the names of directories.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_piece_cuts_off_what_stands_behind_its_beginning() {
     assert!(ok(&[]).unwrap().is_empty());
     let error = ok(&[(1, 0, 10), (3, 20, 30), (4, 30, 40)]).unwrap_err();
     assert!(error.contains("piece 3 begins at byte 20"), "{error}");
-    // A missing piece does not matter once it is cut off.
+    // A missing piece does not matter once a later piece discards it.
     let anew = ok(&[(1, 0, 10), (3, 20, 30), (4, 0, 15), (5, 15, 20)]);
     assert_eq!(numbers(&anew.unwrap()), [4, 5]);
     for heads in [
@@ -53,7 +53,7 @@ fn a_piece_cuts_off_what_stands_behind_its_beginning() {
     ] {
         assert!(ok(heads).is_err(), "{heads:?}");
     }
-    // Where nothing is left of a report, one may begin.
+    // If nothing is left of a report, a new one may begin.
     assert_eq!(numbers(&ok(&[(2, 10, 20), (3, 0, 5)]).unwrap()), [3]);
     let unreadable = vec![Ok(head(1, 0, 10)), Err(2), Ok(head(3, 20, 30))];
     assert_eq!(keep(unreadable).unwrap_err(), "its piece 2 has no head");

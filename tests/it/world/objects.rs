@@ -1,4 +1,5 @@
-//! Arranges and reads the objects of a [`World`] past the wire, and makes its requests fail.
+//! Arranges and reads the objects of a [`World`] in its store, mostly without requests, and makes
+//! requests fail.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};

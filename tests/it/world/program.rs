@@ -73,7 +73,8 @@ pub(crate) fn journaled(world: &World, directory: &Path) -> Command {
     command
 }
 
-/// Turns the journal off, so that tests that share a directory do not resume each other's runs.
+/// Adds a timeout. Turns the journal off, so that tests that share a directory do not resume each
+/// other's runs.
 fn with_timeout(mut command: process::Command) -> Command {
     command.env("S3HAUL_JOURNAL", "none");
     let mut command = Command::from_std(command);
@@ -137,7 +138,7 @@ pub(crate) async fn ended(child: Child) -> Ended {
     }
 }
 
-/// Kills a process and waits until it is gone.
+/// Kills a process and waits until it has ended.
 pub(crate) async fn kill(mut child: Child) {
     child.kill().unwrap();
     tokio::task::spawn_blocking(move || child.wait().unwrap())
