@@ -143,6 +143,7 @@ impl Gate {
 
     /// Lets `cells` pass at once. The requests that wait share the rate with them. Returns `None`
     /// if there is no limit.
+    #[must_use = "a charge that is dropped is not paid"]
     pub fn charge(&self, cells: u64) -> Option<Charge> {
         let limiter = Arc::clone(self.0.as_ref()?);
         let paid = tokio::spawn(async move { _ = limiter.take(cells).await });

@@ -123,7 +123,7 @@ pub fn difference(
         && found.missing_metadata == 0;
     let encryption_is = |wanted| {
         // An alias may stand for another key than the one that HEAD shows.
-        unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::OtherKey).is_none()
+        unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::Other).is_none()
     };
     let as_wanted = [
         (Attribute::Metadata, metadata_is),

@@ -208,7 +208,7 @@ impl<'a> Asked<'a> {
             return (!found.customer_key).then_some("no encryption with the customer key");
         }
         let asked = self.attributes.encryption.as_ref()?;
-        unlike_encryption(asked, found.encryption.as_ref(), KeyAlias::AnyKey)
+        unlike_encryption(asked, found.encryption.as_ref(), KeyAlias::Any)
     }
 }
 

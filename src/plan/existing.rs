@@ -104,7 +104,7 @@ pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) ->
     } else {
         transfer.to.encryption.as_ref().is_none_or(|wanted| {
             let found = found.encryption.as_ref();
-            unlike_encryption(wanted, found, KeyAlias::AnyOrHiddenKey).is_none()
+            unlike_encryption(wanted, found, KeyAlias::AnyOrHidden).is_none()
         })
     };
     (!is_encrypted).then_some(Attribute::Encryption)

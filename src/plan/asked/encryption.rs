@@ -6,11 +6,11 @@ use crate::manifest::job::Encryption;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plan) enum KeyAlias {
     /// It may stand for any key that HEAD shows.
-    AnyKey,
+    Any,
     /// It may stand for any key, even if HEAD shows none.
-    AnyOrHiddenKey,
+    AnyOrHidden,
     /// It counts as another key.
-    OtherKey,
+    Other,
 }
 
 /// Returns the difference between the encryption of an object and the requested one.
@@ -29,7 +29,7 @@ pub(in crate::plan) fn unlike_encryption(
             false
         }
         (Encryption::Kms { key: Some(key), .. }, Encryption::Kms { key: None, .. })
-            if !(is_alias(key) && alias == KeyAlias::AnyOrHiddenKey) =>
+            if !(is_alias(key) && alias == KeyAlias::AnyOrHidden) =>
         {
             return Some("no key");
         }
@@ -48,7 +48,7 @@ pub(in crate::plan) fn unlike_encryption(
             // Some servers show a longer name than the one in the request.
             let is_named = |key: &String| {
                 let shown = shown_key.as_deref().unwrap_or_default();
-                (is_alias(key) && alias != KeyAlias::OtherKey)
+                (is_alias(key) && alias != KeyAlias::Other)
                     || shown == key
                     || shown.ends_with(&format!("/{key}"))
                     || shown.ends_with(&format!(":{key}"))
