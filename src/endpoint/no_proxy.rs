@@ -6,8 +6,8 @@
 
 use std::net::IpAddr;
 
-/// Hosts of credential services, which are on the machine itself. No AWS tool sends their requests
-/// to a proxy.
+/// Hosts of credential services that run on the machine itself. No AWS tool sends their requests to
+/// a proxy.
 const METADATA: &str = "169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Hosts that are reached without a proxy.
@@ -17,7 +17,7 @@ pub struct NoProxy(Vec<NoProxyEntry>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NoProxyEntry {
     hosts: Hosts,
-    /// The only port of these hosts that the entry covers, or `None` for all ports.
+    /// The port that the entry covers, or `None` for all ports.
     port: Option<u16>,
 }
 

@@ -1,25 +1,24 @@
 //! Finds the literal prefixes of a glob: every matching key starts with one of them.
 //!
-//! A list request with such a prefix returns all keys that can match, and few others. Braces give
-//! several prefixes: a key that matches `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
+//! List requests with these prefixes return all keys that can match, and few others. Braces result
+//! in several prefixes: a key that matches `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// The most prefixes of one glob. Beyond it, the glob is cut before the braces that would exceed
-/// the limit.
+/// The most prefixes of one glob. The glob is truncated before braces that would exceed this limit.
 const MOST: usize = 256;
 
-/// One of the prefixes.
+/// A literal prefix, possibly still growing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LiteralPrefix {
     text: String,
-    /// True if a wildcard follows, so that nothing can be appended.
+    /// True if a wildcard follows, so that the prefix cannot grow.
     is_cut: bool,
 }
 
-/// Returns the literal prefixes of a (valid) glob: every matching key starts with one of them.
-/// Sorted, and none is a prefix of another.
+/// Returns the literal prefixes of a (valid) glob: every matching key starts with one of them. They
+/// are sorted, and none is a prefix of another.
 pub(super) fn literal_prefixes(glob: &str) -> Vec<String> {
     let found = sequence(&mut glob.chars().peekable(), false);
     disjoint(found.into_iter().map(|prefix| prefix.text).collect())
@@ -28,8 +27,8 @@ pub(super) fn literal_prefixes(glob: &str) -> Vec<String> {
 /// Returns the number of slashes in every key that matches, or `None` if keys of different depth
 /// can match.
 pub(super) fn slashes(glob: &str) -> Option<usize> {
-    // Only `**` crosses slashes. Braces may hold slashes in one alternative and not in another, and
-    // classes may contain one.
+    // Only `**` crosses slashes. Alternatives in braces may have different numbers of slashes, and
+    // a class may contain a slash.
     let is_simple = !glob.contains("**") && !glob.contains(['{', '[']);
     is_simple.then(|| glob.matches('/').count())
 }
@@ -116,7 +115,7 @@ fn cut(found: &mut [LiteralPrefix]) {
     }
 }
 
-/// Appends each alternative to each prefix that is not cut.
+/// Appends each alternative to each prefix that can grow.
 fn append(mut found: Vec<LiteralPrefix>, alternatives: &[LiteralPrefix]) -> Vec<LiteralPrefix> {
     let open = found.iter().filter(|prefix| !prefix.is_cut).count();
     if open.saturating_mul(alternatives.len()) > MOST {
