@@ -14,7 +14,7 @@ const MOST: usize = 256;
 struct LiteralPrefix {
     text: String,
     /// True if a wildcard follows, so that the prefix cannot grow.
-    is_cut: bool,
+    is_closed: bool,
 }
 
 /// Returns the literal prefixes of a (valid) glob: every matching key starts with one of them. They
@@ -53,7 +53,7 @@ pub(super) fn disjoint(mut prefixes: Vec<String>) -> Vec<String> {
 fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<LiteralPrefix> {
     let mut found = vec![LiteralPrefix {
         text: String::new(),
-        is_cut: false,
+        is_closed: false,
     }];
     while let Some(&c) = chars.peek() {
         if in_braces && matches!(c, ',' | '}') {
@@ -63,14 +63,14 @@ fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<LiteralPref
         match c {
             '\\' => match chars.next() {
                 Some(escaped) => push(&mut found, escaped),
-                None => cut(&mut found),
+                None => close(&mut found),
             },
             '[' => match class(chars) {
                 Some(only) => push(&mut found, only),
-                None => cut(&mut found),
+                None => close(&mut found),
             },
             '{' => found = append(found, &alternatives(chars)),
-            '*' | '?' => cut(&mut found),
+            '*' | '?' => close(&mut found),
             literal => push(&mut found, literal),
         }
     }
@@ -104,32 +104,32 @@ fn class(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
 }
 
 fn push(found: &mut [LiteralPrefix], c: char) {
-    for prefix in found.iter_mut().filter(|prefix| !prefix.is_cut) {
+    for prefix in found.iter_mut().filter(|prefix| !prefix.is_closed) {
         prefix.text.push(c);
     }
 }
 
-fn cut(found: &mut [LiteralPrefix]) {
+fn close(found: &mut [LiteralPrefix]) {
     for prefix in found {
-        prefix.is_cut = true;
+        prefix.is_closed = true;
     }
 }
 
 /// Appends each alternative to each prefix that can grow.
 fn append(mut found: Vec<LiteralPrefix>, alternatives: &[LiteralPrefix]) -> Vec<LiteralPrefix> {
-    let open = found.iter().filter(|prefix| !prefix.is_cut).count();
+    let open = found.iter().filter(|prefix| !prefix.is_closed).count();
     if open.saturating_mul(alternatives.len()) > MOST {
-        cut(&mut found);
+        close(&mut found);
         return found;
     }
-    let (cut, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|prefix| prefix.is_cut);
+    let (closed, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|prefix| prefix.is_closed);
     let appended = open.iter().flat_map(|LiteralPrefix { text, .. }| {
         alternatives.iter().map(move |alternative| LiteralPrefix {
             text: format!("{text}{}", alternative.text),
-            is_cut: alternative.is_cut,
+            is_closed: alternative.is_closed,
         })
     });
-    cut.into_iter().chain(appended).collect()
+    closed.into_iter().chain(appended).collect()
 }
 
 #[cfg(test)]
