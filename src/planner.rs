@@ -75,7 +75,7 @@ pub struct Step {
     pub destination_state: DestinationState,
     /// The object's number in the journal, once it has one.
     pub object: Option<u64>,
-    /// The neighbouring versions of the same key, if the transfer copies all versions.
+    /// The adjacent versions of the same key, if the transfer copies all versions.
     pub history: Option<Box<HistoryStep>>,
     /// Set if an earlier session of the run may have copied the object. Contains the reason to skip
     /// the object if this cannot be proven.

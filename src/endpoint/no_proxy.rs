@@ -1,6 +1,6 @@
 //! The hosts that are reached without a proxy, as `NO_PROXY` lists them.
 //!
-//! curl, Go, and Python differ in the forms that they accept. This module accepts all of them: host
+//! curl, Go, and Python differ in the forms that they accept. This module accepts all forms: host
 //! names, which include their subdomains, `.example.com` and `*.example.com`, addresses, networks
 //! (`10.0.0.0/8`), a port after any name or address, and `*` for everything.
 

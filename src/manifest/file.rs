@@ -265,7 +265,7 @@ pub struct FromSection {
     /// The versions to copy. `all` requires versioning on the destination bucket.
     #[schemars(extend("default" = "current"))]
     pub versions: Option<VersionsName>,
-    /// Copies the bucket as it was at this time: RFC 3339 with a time zone, a date (midnight UTC),
+    /// Copies the source as it was at this time: RFC 3339 with a time zone, a date (midnight UTC),
     /// or an age that counts back from the start of the run. Versioning must have been on since
     /// then.
     #[schemars(extend("examples" = ["2026-01-01T00:00:00Z", "24h"]))]

@@ -7,8 +7,8 @@ use super::job::{
 
 impl Transfer {
     /// Returns true if the transfer writes each object to the bucket and key from which it reads
-    /// the object. The caller checks that both endpoints lead to one server. Returns false for
-    /// `as_of`, because such a transfer does not read the objects that it replaces.
+    /// the object. Assumes that both endpoints lead to one server. Returns false for `as_of`,
+    /// because such a transfer does not read the objects that it replaces.
     #[must_use]
     pub fn is_onto_itself(&self) -> bool {
         let to = &self.to.location;

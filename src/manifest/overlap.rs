@@ -53,7 +53,7 @@ impl Region<'_> {
     }
 }
 
-/// Adds a mistake for each transfer that may write into its own source, or into keys that another
+/// Adds a mistake for each transfer that may write into its own source, or to keys that another
 /// transfer writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
     job: &Job,

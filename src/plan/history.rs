@@ -1,12 +1,12 @@
 //! Finds the versions of a key that the destination lacks.
 //!
-//! S3 can only append versions: a new version is always the newest of its key. So this module
-//! searches for the most of the source's oldest versions that are, in the same order, the newest
-//! versions of the destination. The remaining versions are appended, so that the destination's
-//! history ends with the source's history. This also works after an interrupted run, in a second
-//! run, and if a lifecycle rule has removed old versions of the source (the destination then has
-//! more versions). If the destination has versions, but none of the source's versions match in this
-//! way, the histories have diverged, and appending versions cannot make them equal.
+//! S3 can only append versions: a new version is always the newest of its key. So this module finds
+//! the longest sequence of the source's oldest versions that equals the destination's newest
+//! versions, in order. The remaining versions are appended, so that the destination's history ends
+//! with the source's history. This also works after an interrupted run, in a second run, and if a
+//! lifecycle rule has removed old versions of the source (the destination then has more versions).
+//! If the destination has versions, but none of the source's versions match in this way, the
+//! histories have diverged, and appending versions cannot make them equal.
 //!
 //! Two versions match if their sizes and `ETag`s are equal. Two delete markers always match. Equal
 //! bytes may have different `ETag`s (other part boundaries, KMS). So versions with equal sizes and

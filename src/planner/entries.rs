@@ -139,7 +139,7 @@ impl Sides {
     /// Sends HEAD for a listed object of the source.
     ///
     /// # Errors
-    /// Fails if HEAD fails, or if the object of `as_of` is gone.
+    /// Fails if HEAD fails, or if the object's state at the time of `as_of` no longer exists.
     pub(super) async fn look_at_source(
         &self,
         source: &Bucket,
