@@ -41,7 +41,7 @@ pub struct Entry {
     pub size: u64,
     /// The `ETag`, without quotes; absent for files.
     pub etag: Option<String>,
-    /// The version id, if the job names a version.
+    /// The version ID, if the job names a version.
     pub version: Option<String>,
     /// The time of the last write, or the file's modification time.
     pub modified: Option<Timestamp>,

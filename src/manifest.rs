@@ -57,7 +57,7 @@ use crate::printable::hex;
 /// The size limit of a manifest. A larger file cannot be one.
 pub const MAX_BYTES: u64 = 1 << 20;
 
-/// The reasons why a manifest gives no job.
+/// The reasons why a manifest yields no job.
 #[derive(Debug, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ManifestError {
@@ -158,8 +158,8 @@ impl Job {
                         });
                     }
                 }
-                // A manifest that fits the schema loads. Should schema and types ever disagree, the
-                // user gets an ordinary error.
+                // A manifest that fits the schema loads. If the schema and the types ever disagree,
+                // report an ordinary mistake.
                 Err(error) => mistakes.push(MistakeAt {
                     at: root.at,
                     path: String::new(),

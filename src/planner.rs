@@ -394,7 +394,7 @@ impl Sides {
     ) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            // The lists say that the destination is newer, and HEAD did not contradict them.
+            // The lists show that the destination is newer, and HEAD did not contradict them.
             Decision::Ask(_) => Planned::Skip(Box::new(entry), key, Skip::equal(Basis::Time)),
             Decision::Copy(reason) => self.step(entry, key, reason, destination_state),
         }

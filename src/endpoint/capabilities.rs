@@ -1,7 +1,7 @@
 //! The capabilities that a manifest states for an endpoint because the provider profile lacks them
 //! or is wrong.
 //!
-//! A profile describes a kind of server. The server at hand may be older, newer, or configured
+//! A profile describes a kind of server. The actual server may be older, newer, or configured
 //! differently. `s3haul check --probe` measures the server and prints the differences as these
 //! fields, so that users can copy them into the manifest instead of guessing from errors during a
 //! run.

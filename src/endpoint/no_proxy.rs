@@ -112,8 +112,8 @@ impl NoProxyEntry {
 }
 
 impl Hosts {
-    /// Returns true if the host is among these. `address` is the host as an IP address, if it is
-    /// one.
+    /// Returns true if the host is among these hosts. `address` is the host as an IP address, if it
+    /// is one.
     fn has(&self, host: &str, address: Option<IpAddr>) -> bool {
         match (self, address) {
             (Self::Every, _) => true,

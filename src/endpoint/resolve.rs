@@ -94,7 +94,7 @@ pub struct ResolvedEndpoint {
     pub provider: Provider,
     /// The profile whose settings apply, if there is one.
     pub profile: Option<String>,
-    /// The possible sources of credentials, in order. The first one that is configured counts.
+    /// The possible sources of credentials, in order. The first configured source is used.
     pub credentials: Vec<CredentialSource>,
     /// A role to assume with these credentials.
     pub assume_role: Option<AssumeRole>,

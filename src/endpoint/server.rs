@@ -89,7 +89,7 @@ fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str
     })
 }
 
-/// Returns true if the labels of an AWS host, without the domain, are those of an S3 endpoint:
+/// Returns true if the labels of an AWS host, without the domain, form an S3 endpoint:
 /// `[bucket.]service[.dualstack][.region]` or `[bucket.]vpce-id.service.region.vpce`.
 ///
 /// Servers that users run on EC2, behind ELB, or behind `PrivateLink` have host names in the same

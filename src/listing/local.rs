@@ -117,7 +117,7 @@ struct LocalWalk {
     own: Vec<String>,
 }
 
-/// A directory that waits to be read: its path, its key with a slash at the end, and the real paths
+/// A directory that waits to be read: its path, its key with a trailing slash, and the real paths
 /// of the followed links above it.
 #[derive(Debug)]
 struct OpenDirectory {

@@ -126,7 +126,7 @@ pub type Histories = PageReceiver<HistoryItem>;
 struct Pages<'a> {
     bucket: &'a Bucket,
     scope: &'a Scope,
-    /// The position of the prefix that is being listed.
+    /// The index of the prefix that is being listed.
     at: usize,
     after: Option<VersionMarker>,
     paging: Paging,
@@ -483,7 +483,7 @@ impl HistoryWalk {
     /// Calls must request keys in order.
     ///
     /// # Errors
-    /// The failure of the listing. Nothing is known about this key and those after it.
+    /// The failure of the listing. Nothing is known about this key and later keys.
     pub async fn find(&mut self, key: &str) -> Result<Vec<Version>, Failure> {
         while !self.ended
             && self

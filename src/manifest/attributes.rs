@@ -19,7 +19,7 @@ pub(crate) const MAX_METADATA: usize = 2048;
 pub(crate) const MAX_TAGS: usize = 10;
 /// The most characters of a tag's key and of its value.
 const MAX_TAG: (usize, usize) = (128, 256);
-/// The most bytes of one content header. All content headers together share 2 KB.
+/// The most bytes of one content header. S3 limits all content headers together to 2 KB.
 const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.

@@ -36,7 +36,7 @@ const STORAGE_CLASSES: [&str; 12] = [
 
 impl Job {
     /// Returns all mistakes: settings that cannot work, or that would not do what they seem to do.
-    /// Paths are those of a manifest.
+    /// Paths name fields as in a manifest.
     #[must_use]
     pub fn check(&self) -> Vec<Mistake> {
         let indices: Vec<_> = (0..self.transfers.len()).collect();

@@ -76,8 +76,8 @@ pub struct EndpointSection {
     /// The server's URL: scheme, host, and port, without a path. Default: Amazon S3.
     #[schemars(extend("examples" = ["https://s3.example.internal:9000"]))]
     pub url: Option<String>,
-    /// The Region. Default: the Region of the environment or of the bucket; for other servers,
-    /// `us-east-1`.
+    /// The Region. Default: the Region of the environment; without one, the Region of the bucket on
+    /// Amazon S3, and `us-east-1` on other servers.
     #[schemars(extend("examples" = ["eu-west-1"]))]
     pub region: Option<String>,
     /// Puts the bucket name into the path instead of the host name. Default: `true`, except for

@@ -1,6 +1,6 @@
 //! The validated [`Job`] of a manifest or command line, with all defaults filled in.
 //!
-//! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
+//! A `Job` needs no further interpretation: sizes are bytes, locations are parsed, and names are
 //! resolved. [`Job::parse`] builds a `Job` from a manifest, and the command line builds one with
 //! [`Job::single`]. Both run [`Job::check`], so the same rules apply to both.
 
@@ -217,7 +217,7 @@ pub struct PublishedCopy {
     pub source_modified: Option<Timestamp>,
     /// The `ETag` of the copy.
     pub etag: String,
-    /// The version id of the copy.
+    /// The version ID of the copy.
     pub version: Option<String>,
     /// The proof that the copy equals its source, as the report names it.
     pub proof: Option<String>,
@@ -292,7 +292,7 @@ pub enum Source {
         endpoint: String,
         /// Bucket and key.
         location: S3Uri,
-        /// The version id; `None` is the current version.
+        /// The version ID; `None` is the current version.
         version: Option<String>,
     },
     /// All objects whose keys begin with the location's key, or the whole bucket if it is empty.

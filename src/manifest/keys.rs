@@ -3,8 +3,8 @@
 //!
 //! Both apply to the *relative* key, which is the rest of the key after the source's prefix. So a
 //! rule keeps its meaning when the prefix changes. `*` and `?` do not match slashes but `**` does,
-//! as in a shell with `globstar` and in `.gitignore`. This module checks and applies globs. It also
-//! checks templates, which the planner renders.
+//! as in a shell with `globstar` and in `.gitignore`. This module checks and applies globs, and
+//! checks templates. [`remap`](crate::plan::remap) renders templates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,7 +59,7 @@ impl KeyGlob {
     }
 
     /// Returns true if the glob certainly matches every key that begins with `prefix` (empty, or
-    /// with a slash at the end). Recognizes only patterns that end in `**`; returns false for all
+    /// with a trailing slash). Recognizes only patterns that end in `**`; returns false for all
     /// others.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
@@ -81,7 +81,7 @@ impl KeyGlob {
         &self.0.literal_prefixes
     }
 
-    /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can
+    /// Returns false if no key that begins with `directory` (empty, or with a trailing slash) can
     /// match. Returns true in doubt.
     #[must_use]
     pub fn reaches_below(&self, directory: &str) -> bool {

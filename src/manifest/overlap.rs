@@ -111,7 +111,7 @@ pub(crate) fn own_objects(job: &Job) -> Vec<Mistake> {
     journal.into_iter().chain(report).collect()
 }
 
-/// Returns the mistake of a state prefix inside the source of a transfer.
+/// Returns a mistake for a state prefix inside the source of a transfer.
 pub(crate) fn state_in_source(job: &Job, state: &S3Uri) -> Option<Mistake> {
     let mistake = in_source(job, "state", "--state", state)?;
     Some(Mistake {
@@ -120,7 +120,7 @@ pub(crate) fn state_in_source(job: &Job, state: &S3Uri) -> Option<Mistake> {
     })
 }
 
-/// Returns the mistake if the journal, report, or state at `place` lies in a source.
+/// Returns a mistake if the journal, report, or state at `place` lies in a source.
 fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Mistake> {
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());

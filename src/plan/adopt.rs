@@ -1,5 +1,5 @@
-//! Decides which open uploads without a journal can be adopted, and checks the object that an
-//! adopted upload made.
+//! Decides which open uploads that no journal knows can be adopted, and checks the object that
+//! results from an adopted upload.
 //!
 //! S3 lists the creation time, storage class, declared checksum, and parts of an open upload. It
 //! shows neither the source nor the metadata, tags, and encryption of the upload. So a list can

@@ -1,8 +1,8 @@
 //! Chooses how an archived object is restored.
 //!
-//! Not every archive supports every tier, and S3 refuses requests for unsupported tiers. In this
-//! case, s3haul requests the next slower tier, which is also cheaper. The receipt names the
-//! requested tier.
+//! Not every archive supports every tier, and S3 refuses requests for unsupported tiers. If an
+//! archive lacks the tier, s3haul requests the next slower tier, which is also cheaper. The receipt
+//! names the requested tier.
 
 use crate::manifest::job::{Restore, RestoreTier};
 

@@ -39,10 +39,10 @@ pub struct Asked<'a> {
     pub compares_tags: bool,
 }
 
-/// What s3haul knows about the tags of a source.
+/// The known facts about the tags of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceTags<'a> {
-    /// Nothing is known.
+    /// The tags are unknown.
     #[default]
     Unknown,
     /// HEAD shows this number of tags.

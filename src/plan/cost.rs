@@ -1,8 +1,8 @@
 //! Estimates the price of requests and bytes from AWS's list prices.
 //!
-//! The prices are those of us-east-1 in US dollars. Prices of other Regions differ by 10 to 20 %,
-//! and contract prices by more. The estimate serves to distinguish cents from thousands of dollars.
-//! It is shown only for Amazon S3.
+//! The prices apply to us-east-1, in US dollars. Prices in other Regions differ by 10 to 20 %, and
+//! contract prices by more. The estimate only serves to distinguish cents from thousands of
+//! dollars. It is shown only for Amazon S3.
 
 use crate::manifest::job::RestoreTier;
 use crate::s3::{Operation, RequestClass};

@@ -187,9 +187,9 @@ impl Skip {
 /// The decision about one source object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Copy it.
+    /// Copy the object.
     Copy(Reason),
-    /// Skip it.
+    /// Skip the object.
     Skip(Skip),
     /// The lists cannot decide. Send HEAD for both objects ([`content`]).
     Ask(Doubt),
@@ -256,9 +256,9 @@ pub fn decide(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Etags {
     Equal,
-    /// Both may be MD5s of the bytes.
+    /// The `ETag`s differ, and both may be MD5s of the bytes.
     Md5sDiffer,
-    /// Both belong to uploads with the same number of parts.
+    /// The `ETag`s differ, and both belong to uploads with the same number of parts.
     PartsDiffer,
     /// One `ETag` is absent, or they derive from the bytes in different ways.
     Incomparable,
@@ -320,9 +320,9 @@ pub fn longest_upload(size: u64) -> Duration {
 /// The result of comparing the bytes of two objects by HEAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// They are equal.
+    /// The bytes are equal.
     Equal(Basis),
-    /// They differ.
+    /// The bytes differ.
     Differs(Reason),
     /// The `ETag`s differ, and both belong to uploads with the same number of parts. If the parts
     /// have the same sizes, the bytes differ.

@@ -1,12 +1,12 @@
 //! Divides an object into byte ranges.
 //!
 //! A part copy takes a fixed time, plus the time for its bytes at 60 to 80 MB/s, regardless of the
-//! object's size. So many parts in flight are fast, but the price of requests limits their number.
-//! Automatic parts have 64 to 128 MiB. They are larger if 10,000 parts require it, or if copies
-//! start slowly on this server. If possible, their number is a multiple of the number of requests
-//! in flight, because a last wave of three parts takes as long as a full wave. A job may prefer the
-//! fewest requests, or the shortest time, for which s3haul uses the speed that it measured during
-//! the run ([`Speed`]).
+//! object's size. Speed therefore comes from many parts in flight, and the price of requests limits
+//! their number. Automatic parts have 64 to 128 MiB. They are larger if 10,000 parts require it, or
+//! if copies start slowly on this server. If possible, their number is a multiple of the number of
+//! requests in flight, because a last wave of three parts takes as long as a full wave. A job may
+//! prefer the fewest requests, or the shortest time, for which s3haul uses the speed that it
+//! measured during the run ([`Speed`]).
 //!
 //! A layout is three numbers, and ranges are computed on demand, so an object of 48.8 TiB takes no
 //! more memory than a small one. Only a layout that replays irregular boundaries of a source stores

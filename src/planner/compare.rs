@@ -312,7 +312,7 @@ impl Sides {
             return Ok(Decision::Copy(Reason::SizeDiffers));
         }
         let equal = |basis| Ok(Decision::Skip(Skip::equal(basis)));
-        // The parts of the object may have different sizes. If so, the hash of equal parts differs,
+        // The parts of the object may have different sizes. If so, a hash over equal parts differs,
         // which proves nothing.
         let differs = |reason| {
             if in_parts && !whole {

@@ -209,7 +209,8 @@ impl Sides {
     pub(super) fn scope(&self) -> Scope {
         match &self.transfer.from {
             Source::Object { location, .. } => Scope::one(&location.key),
-            // Only prefixes get here: the check of a job refuses local sources with `versions`.
+            // Of these, only prefixes have versions: the check of a job refuses local sources with
+            // `versions`.
             Source::Prefix { .. } | Source::Files { .. } | Source::Stdin => {
                 Scope::of(self.source_reach())
             }

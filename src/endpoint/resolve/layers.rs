@@ -1,4 +1,4 @@
-//! Reads settings that the user did not type from the sources that follow in the order of
+//! The sources of settings that the user did not type, and the functions that read them in order of
 //! precedence.
 
 use super::super::Endpoint;
