@@ -311,8 +311,8 @@ pub struct FromSection {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "to")]
 pub struct ToSection {
-    /// `s3://bucket/prefix/`, with a trailing slash, or `s3://bucket/`. If the source is one
-    /// object, also the exact new key, `s3://bucket/key`.
+    /// `s3://bucket/prefix/`, with a trailing slash, or `s3://bucket/`. If the source is one object
+    /// or file, also the exact new key, `s3://bucket/key`.
     #[schemars(required, extend("examples" = ["s3://lake-dr/events/"]))]
     pub s3: Option<String>,
     /// The name of an entry in `endpoints`. Its credentials sign the copy requests, so they need
@@ -554,8 +554,8 @@ pub struct LimitsSection {
     /// The most requests in flight, which are sent but not answered yet.
     #[schemars(range(min = 1, max = 4_294_967_295_u32), extend("examples" = [1024]))]
     pub in_flight: Option<u32>,
-    /// The longest time to wait for a server that throttles or does not answer. After that, the run
-    /// ends. Default: `15m`.
+    /// The longest time to wait for a server that throttles or does not answer. After that, the
+    /// affected object fails; if no request succeeds, the run ends. Default: `15m`.
     #[schemars(extend("examples" = ["15m"]))]
     pub patience: Option<String>,
     /// Ends the run when more objects than this have failed: a number, a percentage of the finished

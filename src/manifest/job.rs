@@ -323,7 +323,7 @@ pub enum Symlinks {
     Skip,
     /// s3haul uploads the target under the name of the link.
     Follow,
-    /// The transfer fails.
+    /// The link counts as a failed object. s3haul still uploads the other files.
     Fail,
 }
 

@@ -57,10 +57,10 @@ pub enum Reason {
     Missing,
     /// The sizes differ.
     SizeDiffers,
-    /// The source is newer than the destination, and their `ETag`s differ.
+    /// The source is newer than the destination, and no `ETag`s prove that they are equal.
     Newer,
-    /// Both sides were modified in the same second, so either may be newer, and their `ETag`s
-    /// differ.
+    /// Both sides were modified in the same second, so either may be newer, and no `ETag`s prove
+    /// that they are equal.
     SameSecond,
     /// The source is an old version, and the destination has the same size but other bytes.
     Differs,
