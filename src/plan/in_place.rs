@@ -42,7 +42,7 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
             strict.preserve.set(attribute, Policy::Require);
         }
     }
-    // Unlike an upload in parts, a single request changes the object atomically and keeps
+    // Unlike an upload in parts, a single request changes the object in one step and keeps
     // annotations and long tags.
     if transfer.parts.threshold == Parts::default().threshold {
         strict.parts.threshold = ByteSize(5 * GIB);

@@ -142,7 +142,7 @@ impl PlanTotals {
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
         // The executor sends HEAD to the source again if the server may ignore conditions. It sends
-        // HEAD to the destination if it does not trust that server's responses, and always after an
+        // HEAD to the destination if that server's responses prove nothing, and always after an
         // upload in parts.
         let is_pinned = match route {
             Route::MultipartCopy(_) => capabilities.pins_parts(),

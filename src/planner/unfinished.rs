@@ -31,7 +31,7 @@ impl Sides {
         let wants = match &self.source {
             _ if !capabilities.tags => false,
             _ if sets => true,
-            // CopyObject copies annotations with the object.
+            // If CopyObject copies the tags itself, they cannot be missing.
             Some(source)
                 if Reads::of(
                     &self.transfer,
