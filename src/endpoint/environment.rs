@@ -26,11 +26,15 @@ const DEFAULT_PROFILE: &str = "default";
 /// Environment variables and shared configuration files.
 #[derive(Clone, Default)]
 pub struct Environment {
+    /// The variables by name.
     variables: BTreeMap<String, String>,
+    /// The parsed sections of both files.
     sections: EnvConfigSections,
+    /// The two shared files and their states.
     files: Vec<ConfigFile>,
     /// The text of the files that exist.
     contents: Vec<(EnvConfigFileKind, String)>,
+    /// The syntax error that makes the files unusable.
     syntax_error: Option<String>,
     /// Names of AWS and proxy variables whose values are not UTF-8.
     not_utf8: Vec<String>,

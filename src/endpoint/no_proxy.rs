@@ -16,6 +16,7 @@ pub struct NoProxy(Vec<NoProxyEntry>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NoProxyEntry {
+    /// The hosts that the entry covers.
     hosts: Hosts,
     /// The port that the entry covers, or `None` for all ports.
     port: Option<u16>,

@@ -43,7 +43,8 @@ const WORTH_A_CUT: f64 = 3.0;
 const PLAUSIBLE: f64 = 4096.0;
 /// The number of keys per page whose characters are examined.
 const SAMPLES: usize = 16;
-/// The number of wasted cuts that are allowed in addition to the pages read.
+/// The number of unsuccessful or pending cuts that are always allowed. Every third page allows one
+/// more.
 const FREE_GUESSES: u32 = 4;
 
 /// The keys after `after` (or from the first key) up to and including `until` (or up to the last
@@ -72,11 +73,17 @@ pub struct RangeSplit {
 pub struct Ranges {
     /// The keys of all ranges together.
     reach: Reach,
+    /// The characters of the keys seen so far.
     alphabet: Alphabet,
+    /// The ranges by number.
     listed: BTreeMap<u32, ListedRange>,
+    /// The most ranges that may be listed at once.
     most: usize,
+    /// The number of the next new range.
     next: u32,
+    /// The last number for new ranges.
     last: u32,
+    /// The number of pages read so far.
     pages: u32,
     /// The number of cuts without keys after them.
     wasted_cuts: u32,
@@ -85,6 +92,7 @@ pub struct Ranges {
 /// A range that is being listed.
 #[derive(Debug)]
 struct ListedRange {
+    /// The last key of the range; `None` if it has no upper bound.
     until: Option<ObjectKey>,
     /// True until the first page after the cut that created this range is read.
     is_guess: bool,
@@ -97,7 +105,9 @@ struct ListedRange {
 /// The last page read.
 #[derive(Debug)]
 struct LastPage {
+    /// The first key of the page.
     first: String,
+    /// The last key of the page.
     last: String,
     /// The number of pages that are expected to follow.
     left: f64,
@@ -339,6 +349,7 @@ struct Scale<'a> {
     last: f64,
     /// The position of the range's end.
     end: f64,
+    /// The characters that count as digits.
     alphabet: &'a Alphabet,
 }
 

@@ -51,14 +51,19 @@ pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl B
 
 /// A listing in progress, which returns one page after another.
 pub struct Lister<B> {
+    /// The bucket to list.
     bucket: Bucket,
+    /// The keys to list.
     reach: Reach,
     /// The index of the prefix that is being listed.
     at: usize,
     /// The key after which the next page starts, unless there is a token.
     after: Option<String>,
+    /// The continuation token of the next page.
     token: Option<String>,
+    /// The end of the listing.
     bounds: B,
+    /// The checks of the pages.
     paging: Paging,
     /// Set once the reader was told about ignored entries. Further ignored entries are only
     /// counted.

@@ -15,6 +15,7 @@ use crate::size::ByteSize;
 /// A [`Selection`] that can be applied to entries.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// The conditions to apply.
     select: Selection,
     /// The names of the objects to copy, if the job names them one by one.
     chosen: Option<HashSet<String>>,

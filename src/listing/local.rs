@@ -110,8 +110,11 @@ pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
 
 #[derive(Debug)]
 struct LocalWalk {
+    /// The directory or file to list.
     root: PathBuf,
+    /// Decides what happens to symbolic links.
     symlinks: Symlinks,
+    /// The selection, which decides whether to read a directory.
     filter: Filter,
     /// The keys of the report and journal of this run, which are not listed.
     own: Vec<String>,

@@ -27,7 +27,7 @@ pub struct Reach {
     prefixes: Arc<[ObjectKey]>,
     /// The byte offset of the relative part of all keys.
     relative_at: usize,
-    /// The patterns; absent if they exclude nothing below the prefixes.
+    /// The patterns; absent if the selection has none.
     patterns: Option<Arc<Patterns>>,
 }
 
@@ -43,6 +43,7 @@ pub struct Behind {
 /// A selection, and its relation to keys.
 #[derive(Debug)]
 struct Patterns {
+    /// The selection.
     select: Selection,
     /// The text at the start of every key that its relative key lacks.
     head: String,

@@ -26,7 +26,9 @@ use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, Ve
 /// The keys of a bucket whose versions are listed.
 #[derive(Clone, Debug)]
 pub struct Scope {
+    /// The keys to list.
     reach: Reach,
+    /// The byte offset of the part of the keys after the source's prefix.
     relative_at: usize,
     /// The key, for the scope of a single key.
     exact: Option<ObjectKey>,
@@ -124,11 +126,15 @@ pub type Histories = PageReceiver<HistoryItem>;
 /// Requests one page after another.
 #[derive(Debug)]
 struct Pages<'a> {
+    /// The bucket to list.
     bucket: &'a Bucket,
+    /// The keys to list.
     scope: &'a Scope,
     /// The index of the prefix that is being listed.
     at: usize,
+    /// The position after the last page.
     after: Option<VersionMarker>,
+    /// The checks of the pages.
     paging: Paging,
 }
 
@@ -245,10 +251,13 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
 struct Past {
     /// The bucket's name, for messages.
     bucket: String,
+    /// The point in time.
     time: Timestamp,
+    /// The byte offset of the part of the keys after the source's prefix.
     relative_at: usize,
     /// The key whose version at that time has been found.
     settled: Option<String>,
+    /// The number of objects found so far.
     objects: u64,
     /// True once an object with an unknown state at that time was reported.
     is_unknown: bool,
@@ -400,11 +409,13 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
 /// Collects the versions of a key, across pages.
 #[derive(Debug, Default)]
 struct VersionReader {
+    /// The byte offset of the part of the keys after the source's prefix.
     relative_at: usize,
     /// The current key and its versions so far, newest first.
     open: Option<(String, Vec<Version>)>,
     /// The storage classes seen so far; a bucket has only a few.
     classes: BTreeSet<Arc<str>>,
+    /// The number of keys found so far.
     keys: u64,
 }
 

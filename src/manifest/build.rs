@@ -35,10 +35,12 @@ use crate::size::{ByteRate, ByteSize, parse_duration};
 
 /// The part of a job that could be read from the manifest.
 pub(super) struct PartialJob {
+    /// The job, without transfers that cannot be read.
     pub job: Job,
     /// The index in the manifest of each transfer of `job`, which omits transfers whose source or
     /// destination cannot be read.
     pub indices: Vec<usize>,
+    /// The mistakes found.
     pub mistakes: Vec<Mistake>,
 }
 

@@ -20,7 +20,9 @@ use super::literal;
 pub struct KeyGlob(Arc<Compiled>);
 
 struct Compiled {
+    /// The glob as typed.
     text: String,
+    /// The compiled glob.
     matcher: GlobMatcher,
     /// See [`KeyGlob::literal_prefixes`].
     literal_prefixes: Vec<String>,

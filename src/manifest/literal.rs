@@ -12,6 +12,7 @@ const MOST: usize = 256;
 /// A literal prefix, possibly still growing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LiteralPrefix {
+    /// The text of the prefix so far.
     text: String,
     /// True if a wildcard follows, so that the prefix cannot grow.
     is_closed: bool,

@@ -22,6 +22,7 @@ pub(super) struct Shaped {
     pub value: Yaml,
     /// The text to underline for a semantic mistake in a field, by the path of the field.
     pub places: BTreeMap<String, Range<usize>>,
+    /// The mistakes found.
     pub mistakes: Vec<MistakeAt>,
     /// The parts of the text that must never be shown.
     pub secrets: Vec<Range<usize>>,

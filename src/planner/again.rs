@@ -80,7 +80,7 @@ impl Sides {
             return self.ask_in_place(began, key, true).await;
         }
         let mut entry = began.clone();
-        if let Err(failure) = self.look_anew(&mut entry).await {
+        if let Err(failure) = self.refresh_entry(&mut entry).await {
             return self.failed(&began, failure);
         }
         match self
@@ -88,7 +88,7 @@ impl Sides {
             .await
         {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
-                match self.to_do_again((&began, &entry), &key, why, made).await {
+                match self.reason_to_redo((&began, &entry), &key, why, made).await {
                     Ok(Some((reason, there))) => {
                         self.step(*entry, key, reason, DestinationState::Object(there.etag))
                     }
@@ -102,7 +102,7 @@ impl Sides {
 
     /// If the object at the key is an outdated or unfinished copy by an earlier session, returns
     /// the reason to copy it again, and its HEAD.
-    async fn to_do_again(
+    async fn reason_to_redo(
         &self,
         (began, now): (&Entry, &Entry),
         key: &ObjectKey,
@@ -174,7 +174,7 @@ impl Sides {
     }
 
     /// Updates an entry with the current state of its object or file.
-    async fn look_anew(&self, entry: &mut Entry) -> Result<(), Failure> {
+    async fn refresh_entry(&self, entry: &mut Entry) -> Result<(), Failure> {
         if let Some(source) = &self.source {
             let head = self.look_at_source(source, entry).await?;
             entry.update_from_head(head);

@@ -116,13 +116,19 @@ impl Reading {
 
 /// Hashes bytes that arrive in pieces.
 struct Hasher {
+    /// The hash to compute.
     want: WantedHash,
+    /// The number of bytes read so far.
     bytes: u64,
     /// The number of bytes of the current part so far.
     in_part: u64,
+    /// The checksum of the current part, or of the whole file.
     sum: Option<RunningChecksum>,
+    /// The MD5 of the current part, or of the whole file.
     md5: RunningMd5,
+    /// The checksums of the completed parts.
     sums: Vec<String>,
+    /// The MD5s of the completed parts.
     md5s: Vec<String>,
 }
 

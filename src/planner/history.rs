@@ -47,9 +47,13 @@ pub struct HistoryStep {
 /// Versions of one key that wait for their turn, oldest first.
 #[derive(Clone, Debug)]
 pub struct VersionChain {
+    /// The key at the source.
     key: ObjectKey,
+    /// The byte offset of the part of the key after the source's prefix.
     relative_at: usize,
+    /// The key at the destination.
     to: ObjectKey,
+    /// The versions, oldest first.
     versions: VecDeque<Version>,
     /// The share of these versions in [`VERSIONS_AHEAD`].
     _held: Option<Arc<OwnedSemaphorePermit>>,
@@ -107,12 +111,16 @@ fn entry(key: &ObjectKey, relative_at: usize, version: Version) -> Entry {
 
 /// A key whose versions were compared with the destination's versions.
 struct Aligned {
+    /// The key and its versions at the source.
     history: History,
+    /// The key at the destination.
     to: ObjectKey,
     /// For each of the oldest versions, as far as the destination has them, the comparison that
     /// found them equal.
     there: Vec<Basis>,
+    /// The newest version of the key at the destination.
     latest: LatestVersion,
+    /// The share of these versions in [`VERSIONS_AHEAD`].
     held: OwnedSemaphorePermit,
 }
 

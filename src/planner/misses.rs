@@ -13,7 +13,9 @@ use crate::size::{by_number, display_count, display_counted};
 /// Counts the keys below the top level whose last segment matches a flat pattern.
 #[derive(Debug)]
 pub struct Misses {
+    /// The counters of the `include` patterns.
     include: Vec<Missed>,
+    /// The counters of the `exclude` patterns.
     exclude: Vec<Missed>,
     /// The number of local directories that were not read because `include` matches nothing in
     /// them.

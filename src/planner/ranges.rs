@@ -46,6 +46,7 @@ struct Frontier(Arc<SharedRanges>);
 
 #[derive(Debug)]
 struct SharedRanges {
+    /// The ranges that are being listed.
     ranges: Mutex<Ranges>,
     /// Notified when a page arrives, when a range starts to wait for a page, and when a range ends.
     changed: Notify,
@@ -68,7 +69,7 @@ impl Frontier {
 
     /// Awaits a future that may need a page. Counts the range as waiting until the future
     /// completes.
-    async fn awaits<F: Future>(&self, page: F) -> F::Output {
+    async fn await_page<F: Future>(&self, page: F) -> F::Output {
         let mut page = pin!(page);
         if let Some(found) = page.as_mut().now_or_never() {
             return found;
@@ -120,6 +121,7 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBound
 /// The walks over ranges, each in its own task.
 #[derive(Default)]
 struct RangeWalks {
+    /// The tasks in progress.
     tasks: JoinSet<Result<(), ReceiverGone>>,
     /// The numbers of the ranges.
     numbers: HashMap<task::Id, u32>,
@@ -382,7 +384,7 @@ impl Sides {
                         found
                     } else {
                         batches.flush().await?;
-                        frontier.awaits(entries.next()).await
+                        frontier.await_page(entries.next()).await
                     }
                 }
             };
@@ -394,7 +396,7 @@ impl Sides {
                 frontier.lock().stop();
             }
             let considered = self.consider(found, filter, &mut counterparts);
-            let next = match frontier.awaits(considered).await {
+            let next = match frontier.await_page(considered).await {
                 Ok(next) => next,
                 Err((place, failure)) => {
                     frontier.lock().stop();

@@ -140,10 +140,13 @@ impl PlanSender {
 /// Collects the plans of one range into batches.
 #[derive(Debug)]
 pub(super) struct BatchSender {
+    /// The number of the range.
     range: u32,
+    /// The channel to the executor.
     sender: PlanSender,
     /// The reserve of this range, which suffices for one batch.
     own: Arc<Semaphore>,
+    /// The plans that are not sent yet.
     batch: Mutex<Vec<Planned>>,
 }
 

@@ -14,12 +14,15 @@ const URLS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 
 /// The sources of settings that the user did not type.
 pub(super) struct Layers<'e> {
+    /// The variables and files.
     pub(super) environment: &'e Environment,
     /// The profile that the endpoint names. It takes precedence over the environment.
     named: Option<Profile<'e>>,
     /// The profile that the environment selects. Environment variables take precedence over it.
     selected: Option<Profile<'e>>,
+    /// True if the manifest or flags name the profile.
     pub(super) profile_was_stated: bool,
+    /// The settings that cannot be used.
     pub(super) mistakes: Vec<EndpointMistake>,
     /// The S3 URL, if it was refused.
     pub(super) refused_url: Option<Setting<String>>,

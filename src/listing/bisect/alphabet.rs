@@ -28,7 +28,9 @@ const MOST: usize = 4096;
 /// The characters that occur in keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alphabet {
+    /// The ASCII characters, one bit each.
     ascii: u128,
+    /// The other characters.
     others: BTreeSet<char>,
     /// All characters, in order.
     sorted: Vec<char>,
@@ -41,6 +43,7 @@ pub(super) struct Alphabet {
 struct KeyPosition {
     /// The ASCII characters that occurred here.
     ascii: u128,
+    /// True if another byte than ASCII occurred here.
     has_others: bool,
     /// Hashes of the different beginnings before this position, since its last new character.
     beginnings: Vec<u64>,
