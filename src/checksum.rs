@@ -1,9 +1,9 @@
 //! Computes and combines checksums in the form in which S3 states them.
 //!
-//! CRCs of parts combine into the CRC of the whole without reading a byte again, which makes a
-//! multipart upload provable: the parts are summed while they are read, and S3 must compute the
-//! combined value. In the same way, an MD5 multipart `ETag` follows from the parts' `ETag`s, and a
-//! composite checksum, the checksum of the parts' checksums, from those of the parts.
+//! The CRCs of parts combine into the CRC of the whole without reading a byte again. This makes a
+//! multipart upload provable: s3haul computes the CRCs of the parts while it reads them, and S3
+//! must arrive at the combined value. Similarly, an MD5 multipart `ETag` follows from the `ETag`s
+//! of the parts, and a composite checksum is the checksum of the parts' checksums.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::printable::hex;
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, PartDone};
 
-/// Returns the CRC parameters of an algorithm, or `None` for SHA.
+/// Returns the CRC algorithm and its width in bytes, or `None` for SHA.
 const fn crc(algorithm: ChecksumAlgorithm) -> Option<(CrcAlgorithm, usize)> {
     match algorithm {
         ChecksumAlgorithm::Crc64Nvme => Some((CrcAlgorithm::Crc64Nvme, 8)),
@@ -40,10 +40,9 @@ pub fn compute(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Checksum {
     }
 }
 
-/// Joins the CRCs of adjacent pieces. Each piece is its base64 value and its length in bytes.
+/// Combines the CRCs of adjacent pieces. Each piece is its base64 value and its length in bytes.
 ///
-/// Returns `None` for SHA, for values that do not have the algorithm's width, and without any
-/// pieces.
+/// Returns `None` for SHA, for values of the wrong width, and if there are no pieces.
 #[must_use]
 pub fn combine<'a>(
     algorithm: ChecksumAlgorithm,
@@ -73,23 +72,25 @@ pub fn combine<'a>(
 
 /// Appends CRCs of pieces that all have the same length.
 ///
-/// Each call of `checksum_combine` computes the effect of a length on a CRC again, in about 100 µs:
-/// for an object of 10,000 parts, that is a second after the last part. The effect is linear in the
-/// bits of the CRC. So after many pieces of the same length, a table holds the effect of each bit.
+/// Each call of `checksum_combine` takes about 100 µs to compute how a length changes a CRC, so an
+/// object of 10,000 parts would take a second after its last part. The change is linear in the bits
+/// of the CRC. So after many pieces of the same length, a table stores the change for each bit.
 struct SameLengthCombiner {
     length: u64,
     pieces: u32,
     table: Option<Box<CrcTable>>,
 }
 
-/// The CRC of zeros of one length that follow the CRC 0, and the change that each bit causes.
+/// The result of combining the CRCs 0 and 0 for one length, and the difference that each bit of the
+/// first CRC makes.
 struct CrcTable {
     zero: u64,
     bits: [u64; 64],
 }
 
 impl SameLengthCombiner {
-    /// The number of pieces that take as long to combine as the table takes to build.
+    /// The number of pieces after which the table pays off: building it takes as long as combining
+    /// that many.
     const MANY: u32 = 65;
 
     const fn new(length: u64) -> Self {
@@ -100,7 +101,7 @@ impl SameLengthCombiner {
         }
     }
 
-    /// Returns the CRC of the bytes with the CRC `sum`, followed by a piece with this CRC.
+    /// Returns the CRC of bytes with the CRC `sum`, followed by a piece with the CRC `piece`.
     fn append(&mut self, crc: CrcAlgorithm, sum: u64, piece: u64) -> u64 {
         self.pieces = self.pieces.saturating_add(1);
         if self.pieces <= Self::MANY {
@@ -121,10 +122,10 @@ impl SameLengthCombiner {
     }
 }
 
-/// Returns the composite checksum of parts with these base64 values by S3's own formula: the
-/// checksum of the checksums.
+/// Returns the composite checksum of parts with these base64 values, by S3's formula: the checksum
+/// of the checksums.
 ///
-/// Returns `None` for values that are not base64, and without any parts.
+/// Returns `None` for values that are not base64, and if there are no parts.
 #[must_use]
 pub fn composite<'a>(
     algorithm: ChecksumAlgorithm,
@@ -143,8 +144,8 @@ pub fn composite<'a>(
     })
 }
 
-/// Returns the checksum of the object that the parts make, or `None` if a part has no checksum, or
-/// if their checksums do not combine.
+/// Returns the checksum of the object that consists of the parts, or `None` if a part has no
+/// checksum or the checksums cannot be combined.
 #[must_use]
 pub fn of_parts(
     parts: &[PartDone],
@@ -208,7 +209,7 @@ impl RunningCrc {
     }
 }
 
-/// A full-object checksum of any algorithm, of bytes that arrive piece by piece.
+/// A full-object checksum, with any algorithm, of bytes that arrive piece by piece.
 #[derive(Clone, Debug)]
 pub struct RunningChecksum(Algorithm);
 
@@ -292,8 +293,8 @@ pub fn md5_etag(bytes: &[u8]) -> String {
     hex(&Md5::digest(bytes))
 }
 
-/// Computes the `ETag` that S3 gives to an upload of these parts: the MD5 of their MD5s, and their
-/// number.
+/// Computes the `ETag` that S3 gives to an upload of these parts: the MD5 of the MD5s, and the
+/// number of parts.
 ///
 /// Returns `None` if a part's `ETag` is not an MD5 (with KMS, or on servers with other rules).
 #[must_use]
@@ -306,7 +307,7 @@ pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<St
     (count > 0).then(|| format!("{}-{count}", hex(&digest.finalize())))
 }
 
-/// Returns the number of parts in a multipart `ETag` (`…-N`), or `None` for any other.
+/// Returns the number of parts in a multipart `ETag` (`…-N`), or `None` for any other `ETag`.
 #[must_use]
 pub fn part_count(etag: &str) -> Option<u32> {
     let (digest, count) = etag.split_once('-')?;
@@ -317,8 +318,8 @@ pub fn part_count(etag: &str) -> Option<u32> {
         .filter(|count| is_number && looks_like_md5(digest) && *count > 0)
 }
 
-/// Returns true for an `ETag` that may follow from the bytes: a plain MD5, or one of a multipart
-/// upload. No other `ETag` says anything about the bytes, even if two objects have it.
+/// Returns true for an `ETag` that may be computed from the bytes: an MD5, or the `ETag` of a
+/// multipart upload. Other `ETag`s prove nothing about the bytes, even if two objects share one.
 #[must_use]
 pub fn may_be_of_content(etag: &str) -> bool {
     looks_like_md5(etag) || part_count(etag).is_some()

@@ -1,14 +1,15 @@
 //! Endpoints: the server that a job talks to, and the identity that it uses.
 //!
-//! An [`Endpoint`] holds what a user typed in a manifest or as flags. Most users type little and
-//! expect the other settings to come from the same places as with every AWS tool: environment
-//! variables and the shared configuration files. [`Endpoint::resolve`] combines all of them into
-//! one [`ResolvedEndpoint`]. It is pure: [`Environment::load`] reads the variables and files first.
+//! An [`Endpoint`] contains what a user typed in a manifest or as flags. Most users type little,
+//! and expect the remaining settings to come from environment variables and the shared
+//! configuration files, as with every AWS tool. [`Endpoint::resolve`] combines these sources into
+//! one [`ResolvedEndpoint`]. It is a pure function: [`Environment::load`] reads the variables and
+//! files first.
 //!
-//! Every check of an endpoint works on the resolved value: whether two endpoints are one server,
-//! whether a copy would overwrite its own source, which provider profile applies. A check of the
-//! typed value would mistake two endpoints that differ only in their profiles for one, and the copy
-//! would go to the wrong server.
+//! Every check of an endpoint uses the resolved value, for example to find out whether two
+//! endpoints lead to the same server, or whether a copy would overwrite its own source. Two
+//! endpoints whose typed values differ only in their profiles can lead to different servers. A
+//! check of the typed values would miss that, and the copy would go to the wrong server.
 
 pub mod capabilities;
 mod environment;
@@ -42,11 +43,11 @@ use crate::size::ByteSize;
 pub const NO_KEY_OVER_HTTP: &str =
     "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
 
-/// The endpoint of transfers that name none: Amazon S3, unless the environment names another
-/// server.
+/// The endpoint of transfers without `endpoint`: Amazon S3, unless the manifest or the environment
+/// names another server.
 pub const DEFAULT_ENDPOINT: &str = "default";
 
-/// An endpoint as a manifest or flags describe it. `None` leaves a setting to the environment.
+/// An endpoint as a manifest or flags describe it. `None` means that the environment decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Endpoint {
@@ -54,9 +55,10 @@ pub struct Endpoint {
     pub name: String,
     /// `http(s)://host[:port]`, without a path.
     pub url: Option<String>,
-    /// The AWS region to sign requests for.
+    /// The AWS Region to sign requests for.
     pub region: Option<String>,
-    /// True to put the bucket into the path (`https://host/bucket/key`), false for the host name.
+    /// True to put the bucket name into the path (`https://host/bucket/key`), false for the host
+    /// name.
     pub path_style: Option<bool>,
     /// Allows signed requests over plain HTTP to other machines.
     pub allow_http: bool,
@@ -71,21 +73,21 @@ pub struct Endpoint {
     pub proxy: Option<ProxySetting>,
     /// The kind of server, which decides what s3haul relies on.
     pub provider: Provider,
-    /// The trust in the answers of this server.
+    /// The trust in the responses of this server.
     pub trust: Trust,
     /// Capabilities of this server that differ from those of its provider.
     pub capabilities: Overrides<ByteSize>,
 }
 
-/// The trust in the answers of a server.
+/// The trust in the responses of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
-    /// An answer that proves the effect of a request is enough.
+    /// s3haul trusts a response that proves the effect of a request.
     #[default]
     Answers,
-    /// No answer is enough: s3haul checks each object after it wrote the object, and before it
-    /// calls the object equal.
+    /// s3haul trusts no response. It checks each object after writing it, and before treating it as
+    /// equal.
     Nothing,
 }
 
@@ -94,12 +96,12 @@ pub enum Trust {
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Provider {
-    /// `aws` if the endpoint has no `url`, otherwise `other`.
+    /// `aws` if the endpoint leads to Amazon S3, otherwise `other`.
     #[default]
     Auto,
-    /// Amazon S3, also behind a VPC endpoint's `url`.
+    /// Amazon S3, including VPC endpoints.
     Aws,
-    /// MinIO, also as `AIStor`.
+    /// MinIO, including `AIStor`.
     Minio,
     /// Ceph's RADOS gateway.
     Ceph,
@@ -113,7 +115,7 @@ pub enum Provider {
     B2,
     /// Wasabi.
     Wasabi,
-    /// Google Cloud Storage through its XML API.
+    /// Google Cloud Storage (XML API).
     Gcs,
     /// Storj.
     Storj,
@@ -156,7 +158,8 @@ impl Provider {
         Self::Other,
     ];
 
-    /// Returns true for servers whose buckets belong to tenants, so that `tenant:bucket` names one.
+    /// Returns true for servers whose buckets belong to tenants, so that `tenant:bucket` names a
+    /// bucket.
     #[must_use]
     pub const fn has_tenants(self) -> bool {
         match self {
@@ -189,14 +192,14 @@ pub struct AssumeRole {
     pub arn: String,
     /// The external ID that the role's trust policy may require.
     pub external_id: Option<String>,
-    /// The name of the session, which `CloudTrail` shows.
+    /// The session name, as shown by `CloudTrail`.
     pub session_name: Option<String>,
-    /// The lifetime of one set of credentials; 15 minutes to 12 hours.
+    /// The lifetime of the role's temporary credentials: 15 minutes to 12 hours.
     pub duration: Option<Duration>,
 }
 
 impl Default for Endpoint {
-    /// Names nothing but [`DEFAULT_ENDPOINT`].
+    /// Returns an endpoint named [`DEFAULT_ENDPOINT`], without any settings.
     fn default() -> Self {
         Self {
             name: DEFAULT_ENDPOINT.to_owned(),
@@ -219,7 +222,7 @@ impl Default for Endpoint {
 mod tests {
     use super::*;
 
-    /// The error message of serde lists all variants.
+    /// The error message of serde lists all variants, so it reveals one that `ALL` lacks.
     #[test]
     fn all_has_every_provider() {
         let name = |provider: Provider| serde_json::to_string(&provider).unwrap();

@@ -1,10 +1,9 @@
-//! Lists the entries of a bucket or directory in key order, and decides which of them take part.
+//! Lists the entries of a bucket or directory in key order, and decides which of them are selected.
 //!
 //! A separate task fills a [`Listing`] page by page ([`bucket`], [`chosen`], [`local`]). It reads
-//! one page ahead, so memory does not grow with the number of objects, and hardly with the number
-//! of listings. Entries come in the byte order of their keys if the server keeps that order. So two
-//! listings can be compared in one pass over both ([`join`]). The keys of a bucket can be listed in
-//! several ranges at once ([`bisect`]).
+//! one page ahead, so memory does not grow with the number of objects. Entries arrive in the byte
+//! order of their keys if the server keeps that order. So two listings can be compared in one pass
+//! over both ([`join`]). The keys of a bucket can be listed in several ranges at once ([`bisect`]).
 
 pub mod bisect;
 pub mod bucket;
@@ -25,24 +24,24 @@ use crate::location::ObjectKey;
 use crate::pace::gate::joined;
 use crate::s3::{ArchiveState, Failure, Head, is_immutable_version};
 
-/// The reason for leaving out an object whose key is too long to be written.
+/// The reason for ignoring an object whose key is too long to be written.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
-/// The number of pages that wait between a lister and its reader, not counting the current one.
+/// The number of pages that wait between a lister and its reader, not counting the current page.
 const PAGES_AHEAD: usize = 1;
 
-/// One object or file of a source.
+/// A listed object or file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The object's key, or the file's path below the source directory with `/` between names.
+    /// The object's key, or the file's path below the source directory with `/` as separator.
     pub key: ObjectKey,
-    /// The offset in bytes at which the part of the key after the source's prefix begins.
+    /// The byte offset of the part of the key after the source's prefix.
     pub relative_at: usize,
     /// The size in bytes.
     pub size: u64,
     /// The `ETag`, without quotes; absent for files.
     pub etag: Option<String>,
-    /// The version id, if the job names a version.
+    /// The version ID, if the job names a version.
     pub version: Option<String>,
     /// The time of the last write, or the file's modification time.
     pub modified: Option<Timestamp>,
@@ -53,8 +52,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Returns the key without the source's prefix. Globs match this part, and it is appended to
-    /// the destination.
+    /// Returns the key without the source's prefix. Globs match this part, and the key map maps it
+    /// to the destination.
     #[must_use]
     pub fn relative(&self) -> &str {
         self.key
@@ -63,8 +62,8 @@ impl Entry {
             .unwrap_or_default()
     }
 
-    /// Replaces the known facts about the object by those that HEAD shows.
-    pub(crate) fn take(&mut self, head: Head) {
+    /// Replaces the listed properties of the object with those that HEAD shows.
+    pub(crate) fn update_from_head(&mut self, head: Head) {
         (self.size, self.modified, self.archive) = (head.size, head.modified, head.archive);
         (self.etag, self.storage_class) = (Some(head.etag), head.storage_class);
     }
@@ -74,7 +73,7 @@ impl Entry {
         self.version.as_deref().is_some_and(is_immutable_version)
     }
 
-    /// Returns true if the object at the same key has changed since: `now` is its current entry.
+    /// Returns true if the object has changed since it was listed. `now` is its current entry.
     pub(crate) fn differs_from(&self, now: &Self) -> bool {
         let times = self.modified.zip(now.modified);
         let is_rewritten = if let (Some(then), Some(now)) = (&self.etag, &now.etag) {
@@ -85,9 +84,9 @@ impl Entry {
         is_rewritten || self.size != now.size
     }
 
-    /// Returns the contradiction between this entry and HEAD of the same object, if there is one.
-    /// `etags_tell` is true if the server derives `ETag`s from the bytes, so that those of a
-    /// version never change.
+    /// Describes a contradiction between this entry and HEAD of the same object. `etags_tell` is
+    /// true if the server computes `ETag`s from the bytes, so that the `ETag` of a version never
+    /// changes.
     #[must_use]
     pub fn contradicted_by(&self, head: &Head, etags_tell: bool) -> Option<String> {
         match &self.etag {
@@ -100,8 +99,8 @@ impl Entry {
     }
 }
 
-/// Returns the contradiction between HEAD and the size in a list, if there is one. An object that
-/// was replaced has another size but also another `ETag`.
+/// Describes a contradiction between the sizes in HEAD and in a list. There is none if the `ETag`s
+/// differ, because the object was then replaced.
 #[must_use]
 pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<String> {
     let is_other = etag == Some(&head.etag) && size != head.size;
@@ -118,20 +117,20 @@ pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<St
 pub enum ListingItem {
     /// An entry that may be copied.
     Entry(Entry),
-    /// Something that is not an object, and the reason for leaving it out.
+    /// Something that is not an object, and the reason for ignoring it.
     Ignored(String, &'static str),
     /// An entry that could not be read: its key, its location, and the failure. The listing
     /// continues.
     Unread(String, String, Failure),
     /// The location of the listing, and a failure about entries that the server should not have
-    /// listed. They are left out, and the listing continues.
+    /// listed. The listing ignores them and continues.
     Refused(String, Failure),
     /// The end of a listing that failed: its location and the failure.
     Failed(String, Failure),
 }
 
-/// The reader's end of a lister, which sends pages of items. If the lister panics, the reader
-/// panics too: it must not mistake the missing items for the end of the listing.
+/// The receiving end of a lister, which sends pages of items. If the lister panics, the reader
+/// panics too, because it must not mistake the missing items for the end of the listing.
 #[derive(Debug)]
 pub struct PageReceiver<T> {
     pages: mpsc::Receiver<Vec<T>>,
@@ -142,11 +141,11 @@ pub struct PageReceiver<T> {
 /// The entries of a bucket or directory.
 pub type Listing = PageReceiver<ListingItem>;
 
-/// The lister's end of a [`PageReceiver`].
+/// The sending end of a [`PageReceiver`].
 type Pages<T> = mpsc::Sender<Vec<T>>;
 
 impl<T> PageReceiver<T> {
-    /// Returns the pages that a lister sends from a separate task.
+    /// Runs a lister in a separate task, and returns the receiver of its pages.
     fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
         let lister = Some(tokio::spawn(lister(sender)));
@@ -157,7 +156,7 @@ impl<T> PageReceiver<T> {
         }
     }
 
-    /// Returns a listing of items that are known already.
+    /// Returns a listing of known items.
     #[must_use]
     pub fn of(known: Vec<T>) -> Self {
         let (_, pages) = mpsc::channel(1);
@@ -174,7 +173,7 @@ impl<T> PageReceiver<T> {
             if let Some(told) = self.page.next() {
                 return Some(told);
             }
-            // Frees the page that was read while the next one is awaited.
+            // Free the current page before waiting for the next one.
             self.page = Vec::new().into_iter();
             match self.pages.recv().await {
                 Some(page) => self.page = page.into_iter(),

@@ -1,8 +1,9 @@
-//! Names of objects in S3 and files on disk, validated once and then trusted.
+//! Names of objects in S3 and of local files, validated once and then trusted.
 //!
-//! Keys are bytes to S3 and UTF-8 to s3haul. They are cheap to clone, because every step, part, and
-//! event holds one. [`copy_source`] is the only place that encodes the `x-amz-copy-source` header:
-//! the SDK sends the value as it is, and an unencoded `+`, `?`, or `%` names another object.
+//! S3 treats keys as bytes, s3haul as UTF-8. Keys are cheap to clone, because every step, part, and
+//! event contains one. [`copy_source`] is the only place that encodes the `x-amz-copy-source`
+//! header: the SDK sends the value as it is, and an unencoded `+`, `?`, or `%` names another
+//! object.
 
 mod spelling;
 
@@ -41,7 +42,7 @@ pub struct ObjectKey(Arc<str>);
 /// `s3://bucket/key`: an object, or a prefix if the key is empty or ends in a slash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct S3Uri {
-    /// The bucket.
+    /// The name of the bucket.
     pub bucket: BucketName,
     /// The key or prefix; may be empty.
     pub key: ObjectKey,
@@ -57,9 +58,9 @@ pub enum LocationError {
     /// S3 would not accept the bucket name.
     #[error("`{name}` is not a bucket name: {reason}")]
     Bucket {
-        /// The text as typed.
+        /// The name as typed.
         name: String,
-        /// The rule that it breaks.
+        /// The rule that the name breaks.
         reason: &'static str,
     },
     /// The key is longer than 1,024 bytes.
@@ -68,7 +69,7 @@ pub enum LocationError {
 }
 
 impl LocationError {
-    /// Returns what to write instead, if the text is not an S3 location at all.
+    /// Returns a remedy if the text is not an S3 location at all.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {
@@ -79,9 +80,9 @@ impl LocationError {
 }
 
 impl BucketName {
-    /// Checks `name` against the rules that all S3 servers share. Old us-east-1 buckets with
-    /// capitals and underscores, and the aliases and ARNs of access points, are accepted. So is
-    /// `tenant:bucket`; a rule about the endpoint checks that the server has tenants.
+    /// Checks `name` against the rules that all S3 servers share. Accepts old us-east-1 names with
+    /// capitals and underscores, and the aliases and ARNs of access points. Also accepts
+    /// `tenant:bucket`; the check of a job refuses it at endpoints without tenants.
     ///
     /// # Errors
     /// [`LocationError::Bucket`] with the broken rule.
@@ -140,8 +141,8 @@ impl BucketName {
         self.0.starts_with("arn:") && self.0.ends_with(".mrap")
     }
 
-    /// Returns true for directory buckets (S3 Express One Zone), which list without order and have
-    /// no versions or tags.
+    /// Returns true for directory buckets (S3 Express One Zone), which have unsorted lists, no
+    /// versions, and no tags.
     #[must_use]
     pub fn is_directory_bucket(&self) -> bool {
         self.0.ends_with("--x-s3")
@@ -157,7 +158,7 @@ impl ObjectKey {
         Arc::<str>::from(key).try_into()
     }
 
-    /// Returns the prefix of all keys.
+    /// Returns the empty key, which is a prefix of all keys.
     #[must_use]
     pub fn empty() -> Self {
         Self("".into())
@@ -194,7 +195,7 @@ impl TryFrom<Arc<str>> for ObjectKey {
 }
 
 impl S3Uri {
-    /// Returns the text of the URI of this object.
+    /// Returns the URI of this object as text.
     #[must_use]
     pub(crate) fn text_of(bucket: &BucketName, key: &ObjectKey) -> String {
         ["s3://", &bucket.0, "/", &key.0].concat()
@@ -207,7 +208,7 @@ impl FromStr for S3Uri {
     fn from_str(text: &str) -> Result<Self, LocationError> {
         let not_s3 = || LocationError::NotS3(text.to_owned());
         let rest = text.strip_prefix("s3://").ok_or_else(not_s3)?;
-        // The ARN of a bucket is not a bucket's name, unlike that of an access point.
+        // Unlike the ARN of an access point, the ARN of a bucket cannot replace a bucket name.
         if rest.starts_with("arn:")
             && rest.split(':').nth(3).is_none_or(str::is_empty)
             && !rest.contains(":accesspoint")
@@ -236,8 +237,8 @@ impl FromStr for S3Uri {
     }
 }
 
-/// Returns the position at which the ARN of an access point ends in `arn…/key`, or `None` if the
-/// text is not an ARN.
+/// Returns the position where the access point's ARN ends in `arn…/key`, or `None` if the text is
+/// not such an ARN.
 ///
 /// The resource is `accesspoint/NAME` or `outpost/ID/accesspoint/NAME`, with colons or slashes
 /// between its words.
@@ -326,12 +327,12 @@ pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) 
     value
 }
 
-/// A file or directory of this machine, as typed. Relative paths start at the working directory.
+/// A local file or directory, as typed. Relative paths start from the working directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalPath(pub PathBuf);
 
 impl LocalPath {
-    /// Returns the path for the standard library.
+    /// Returns the path as a [`Path`].
     #[must_use]
     pub fn as_path(&self) -> &Path {
         &self.0

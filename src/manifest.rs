@@ -6,9 +6,9 @@
 //!           └───────┴─────────┴─ mistakes ───┴──────────────┴────► all of them, drawn at the line
 //! ```
 //! No stage stops at the first mistake, and none depends on the success of an earlier one: a field
-//! that does not fit is reported and left out, and the rest is read. The tree knows the line of
-//! each field, so later stages only name the field (`transfers[0].parts.size`). Rules that compare
-//! fields ignore fields that were already reported.
+//! that does not fit is reported and left out, and parsing continues with the rest. The tree knows
+//! the line of each field, so later stages only name the field (`transfers[0].parts.size`). Rules
+//! that compare fields ignore fields that were already reported.
 //!
 //! The check is strict because a manifest runs unattended: if a misspelt field were ignored, a
 //! filter would not filter.
@@ -54,10 +54,10 @@ pub(crate) use self::overlap::{may_read, must_wait, own_objects, state_in_source
 use crate::endpoint::Environment;
 use crate::printable::hex;
 
-/// The size limit of a manifest. A larger file is something else.
+/// The size limit of a manifest. A larger file cannot be one.
 pub const MAX_BYTES: u64 = 1 << 20;
 
-/// The reasons why a manifest gives no job.
+/// The reasons why a manifest yields no job.
 #[derive(Debug, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ManifestError {
@@ -92,8 +92,8 @@ impl Job {
         Ok(Self::read(bytes, &path.display().to_string(), environment)?)
     }
 
-    /// Reads a manifest from its bytes, as [`Self::load`] does. The caller may cut them one byte
-    /// after [`MAX_BYTES`].
+    /// Reads a manifest from its bytes, as [`Self::load`] does. The caller may stop reading one
+    /// byte after [`MAX_BYTES`].
     ///
     /// # Errors
     /// Every mistake in the manifest.
@@ -102,7 +102,7 @@ impl Job {
         file_name: &str,
         environment: &Environment,
     ) -> Result<Self, ManifestMistakes> {
-        // Checked first, because the bytes may be cut, even inside a character.
+        // Check the size first: the caller may have truncated the bytes inside a character.
         if bytes.len() as u64 > MAX_BYTES {
             return Err(too_large(file_name, &bytes));
         }
@@ -128,7 +128,7 @@ impl Job {
         file_name: &str,
         environment: &Environment,
     ) -> Result<Self, ManifestMistakes> {
-        // Computed from the bytes of the file, because that is what `sha256sum` prints.
+        // Hash the bytes of the file, so that the value equals the output of `sha256sum`.
         let manifest_sha256 = Some(hex(&Sha256::digest(text)));
         if text.len() as u64 > MAX_BYTES {
             return Err(too_large(file_name, text.as_bytes()));
@@ -158,8 +158,8 @@ impl Job {
                         });
                     }
                 }
-                // A manifest that fits the schema loads. If the two ever disagree, this is an
-                // error like any other.
+                // A manifest that fits the schema loads. If the schema and the types ever disagree,
+                // report an ordinary mistake.
                 Err(error) => mistakes.push(MistakeAt {
                     at: root.at,
                     path: String::new(),
@@ -172,8 +172,8 @@ impl Job {
     }
 }
 
-/// Puts a mistake at the place of its field. For a field inherited from `defaults`, that is the
-/// place of the default; for a field that is nowhere in the file, it is the place of its parent.
+/// Finds the place of a mistake in the file. A field inherited from `defaults` has the place of the
+/// default; a field that the file does not contain has the place of its nearest parent.
 fn place(mistake: Mistake, places: &BTreeMap<String, Range<usize>>) -> MistakeAt {
     let Mistake {
         path,
@@ -216,7 +216,7 @@ fn place(mistake: Mistake, places: &BTreeMap<String, Range<usize>>) -> MistakeAt
     }
 }
 
-/// Returns the file's stem, with every character replaced that a name cannot have.
+/// Returns the file's stem in lower case. A hyphen replaces each character that a name cannot have.
 fn default_name(file_name: &str) -> String {
     let stem = Path::new(file_name)
         .file_stem()

@@ -3,7 +3,7 @@
 //! - [`remap`] maps a key to its key at the destination.
 //! - [`decide`] compares an entry with the object at the destination, and chooses the route by
 //!   size. [`existing`] compares the attributes of that object with those that the job sets.
-//!   [`workaround`] chooses another route if the usual one is not safe on the server.
+//!   [`workaround`] chooses another route if the usual route is not safe on the server.
 //! - [`condition`] chooses the condition of the write.
 //! - [`archive`] chooses how an archived object is restored.
 //! - [`history`] finds the versions of a key that the destination lacks.
@@ -11,13 +11,13 @@
 //! - [`parts`] divides an object into byte ranges. [`replay`] keeps the boundaries of the source,
 //!   and thereby a multipart `ETag`.
 //! - [`attributes`] decides which attributes the new object gets, and [`attribute_fallback`] which
-//!   to leave out if a server refuses some of them. [`asked`] finds the differences between a
-//!   published object and the request. [`loss`] names lost attributes.
-//! - [`adopt`] finds unknown open uploads that can be adopted.
-//! - [`cause`] counts failures by their cause, [`unlisted`] failed lists by their reason, and
-//!   [`unchanged`] objects that are left alone. [`empty`] names selections without a match.
-//! - [`totals`] counts the requests of a run before it starts, [`carried`] those about tags, and
-//!   [`cost`] their price.
+//!   of them to omit if a server refuses some. [`asked`] compares a published object with the
+//!   attributes that were requested for it. [`loss`] names lost attributes.
+//! - [`adopt`] finds open uploads that no journal knows and that can be adopted.
+//! - [`cause`] counts failures by cause, [`unlisted`] counts failed lists by reason, and
+//!   [`unchanged`] counts unchanged objects. [`empty`] reports selections without a match.
+//! - [`totals`] counts the requests of a run before it starts, and [`carried`] the requests for
+//!   tags among them. [`cost`] estimates their price.
 
 pub mod adopt;
 pub mod archive;

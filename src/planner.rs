@@ -3,10 +3,10 @@
 //! The decisions are pure functions in [`crate::plan`]; this module provides their input. It lists
 //! the source in order, filters each entry, maps it to its destination key, and compares it with
 //! the object there. If the map keeps the order of keys, the destination's listing is read
-//! alongside. Otherwise each key is requested with HEAD, many at a time. If a server may list out
-//! of order, a key that its list has not shown may still come, so it is requested too. Steps leave
-//! through a bounded channel ([`steps`]), so a plan never holds more objects than the run looks
-//! ahead. Long listings are planned in parallel ranges ([`ranges`]).
+//! alongside. Otherwise the planner sends HEAD for each key, many at a time. If a server may list
+//! out of order, a key that is missing so far may still appear, so the planner also sends HEAD for
+//! such keys. Steps go to the executor through a bounded channel ([`steps`]), so memory does not
+//! grow with the number of objects. Long listings are planned in parallel ranges ([`ranges`]).
 
 mod again;
 mod compare;
@@ -44,12 +44,12 @@ pub use ranges::MOST_RANGES;
 use steps::{BatchSender, PlanSender};
 pub use steps::{Demand, PlanEvent, Planning, StepPermits, Steps};
 
-/// The most HEADs in flight at once where listings cannot be compared.
+/// The most HEAD requests in flight if listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
-/// The most results that wait for the answer about an earlier key.
+/// The most results that wait for the result of an earlier key.
 const WAITING: usize = 2048;
 
-/// Both sides of a transfer, connected.
+/// A transfer with its connected source and destination.
 #[derive(Clone, Debug)]
 pub struct Sides {
     /// The transfer.
@@ -60,30 +60,30 @@ pub struct Sides {
     pub destination: Bucket,
 }
 
-/// One object to copy.
+/// An object to copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The source, as listed.
     pub entry: Entry,
-    /// Its key at the destination.
+    /// The key at the destination.
     pub key: ObjectKey,
-    /// The reason to copy it.
+    /// The reason to copy the object.
     pub reason: Reason,
-    /// The route if its size stays as listed.
+    /// The route, provided that the object still has the listed size.
     pub route: Route,
-    /// The state of its destination key when it was planned.
+    /// The state of the destination key when the object was planned.
     pub destination_state: DestinationState,
-    /// Its number in the journal, once it has one.
+    /// The object's number in the journal, once it has one.
     pub object: Option<u64>,
-    /// The versions of its key before and after this one, if all of them are copied.
+    /// The adjacent versions of the same key, if the transfer copies all versions.
     pub history: Option<Box<HistoryStep>>,
-    /// Set if an earlier session of the run may have copied the object. Holds the reason to skip it
-    /// if that cannot be proven.
+    /// Set if an earlier session of the run may have copied the object. Contains the reason to skip
+    /// the object if this cannot be proven.
     pub maybe_ours: Option<Skip>,
 }
 
 impl Step {
-    /// Returns a step that only names an object, without any request to send.
+    /// Returns a step that only names an object and sends no request.
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
         let (route, destination_state) = (Route::Copy, DestinationState::Unknown);
@@ -103,17 +103,19 @@ impl Step {
 /// The result of planning an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Planned {
-    /// It must be copied.
+    /// The object must be copied.
     Step(Box<Step>),
-    /// It is skipped for this reason: usually, the destination has it.
+    /// The object is skipped for this reason, usually because the destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
-    /// It must be copied, but is archived, and the job neither skips nor restores archived objects.
+    /// The object must be copied but is archived, and the job neither skips nor restores archived
+    /// objects.
     Archived(Box<Entry>, ObjectKey),
-    /// The selection leaves it out.
+    /// The selection excludes the object.
     Excluded(ObjectKey),
-    /// It is neither an object nor a regular file.
+    /// The entry is neither an object nor a regular file.
     Ignored(String, &'static str),
-    /// It cannot be planned. Holds its key, if it has one, and its location.
+    /// The object cannot be planned. Contains its key, if it has one, its location, and the
+    /// failure.
     Failed(Option<ObjectKey>, String, Failure),
     /// A list failed, so the keys after this point are unknown.
     Unlisted(String, Failure),
@@ -121,36 +123,36 @@ pub enum Planned {
     Again(u64, Box<Planned>),
 }
 
-/// An object that an earlier session has planned.
+/// An object that an earlier session planned and did not finish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// Its number in the journal.
+    /// The object's number in the journal.
     pub object: u64,
-    /// The source, as it was listed then.
+    /// The source, as the earlier session listed it.
     pub entry: Entry,
-    /// The record of the copy that may exist.
+    /// The record of a copy that may exist.
     pub made: MadeBefore,
 }
 
 /// The record of a copy that an earlier session was about to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MadeBefore {
-    /// True if an adopted upload may have become the copy, whose attributes are then unknown.
+    /// True if the copy may come from an adopted upload, so that its attributes are unknown.
     pub adopted: bool,
-    /// The `ETag` that the parts of the upload make.
+    /// The `ETag` that results from the parts of the upload.
     pub etag: Option<String>,
 }
 
-/// The work to plan: the rest that earlier sessions left, or everything.
+/// The work to plan: everything, or the work that earlier sessions did not finish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Objects that were planned and have not ended.
+    /// Objects that were planned and did not finish.
     pub pending: Vec<Pending>,
-    /// The number of the transfer's first range. Events about no other range are about this one.
+    /// The number of the transfer's first range. Events without another range belong to this range.
     pub first: u32,
-    /// The ranges of the source's keys that are not planned yet; empty if all keys are.
+    /// The ranges of the source's keys that are not planned yet; empty if all keys are planned.
     pub ranges: Vec<KeyRange>,
-    /// The first number for further ranges. If it is larger than `last`, no range is cut, and all
+    /// The first number for further ranges. If it is larger than `last`, no range is split, and all
     /// keys are planned in order.
     pub next: u32,
     /// The last number for further ranges.
@@ -170,14 +172,14 @@ impl Resume {
     }
 }
 
-/// The result for an entry, or the question that must be answered first.
+/// The plan for an entry, or the requests that must be sent first.
 enum Next {
     Known(Planned),
     Ask(Entry, ObjectKey, AskedSides),
 }
 
 impl Sides {
-    /// Returns the kind of the source: a bucket, or this machine.
+    /// Returns the kind of the source.
     #[must_use]
     pub fn source_kind(&self) -> SourceKind {
         if self.source.is_some() {
@@ -187,7 +189,7 @@ impl Sides {
         }
     }
 
-    /// Returns an object of the source as reports name it: `s3://bucket/key`, a path, or `-` for
+    /// Returns the name of a source object in reports: `s3://bucket/key`, a path, or `-` for
     /// standard input.
     #[must_use]
     pub fn name_of(&self, entry: &Entry) -> String {
@@ -211,7 +213,7 @@ impl Sides {
     }
 
     /// Returns the route of an object of this size to `key`: of a copy from `source`, or of an
-    /// upload, for which `source` does not matter.
+    /// upload, which ignores `source`.
     ///
     /// # Errors
     /// [`FailureKind::Invalid`] for objects that the endpoint cannot hold.
@@ -272,9 +274,9 @@ impl Sides {
         }))
     }
 
-    /// Plans the rest of the transfer: first the pending objects, then the keys that are not
-    /// planned yet. Histories ([`Versions::All`]) are always planned from the beginning; the
-    /// planner finds the copies that exist.
+    /// Plans the remaining work: first the pending objects, then the keys that are not planned yet.
+    /// Histories ([`Versions::All`]) are always planned from the beginning, because the planner
+    /// finds the copies that exist.
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (sender, planning) = PlanSender::channel();
@@ -282,7 +284,7 @@ impl Sides {
         let reporter = BatchSender::new(resume.first, sender.clone());
         let sides = self.clone();
         let run = async move {
-            // If the receiver is gone, the run stops and needs no more plans.
+            // If the receiver was dropped, the run stops and needs no more plans.
             let _ = match sides.transfer.versions {
                 Versions::All => sides.run_histories(resume, sender).await,
                 Versions::Current | Versions::AsOf(_) => sides.run(resume, sender).await,
@@ -296,10 +298,10 @@ impl Sides {
         HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
     }
 
-    /// Decides about an entry by the lists, or returns the question that they leave open.
+    /// Decides about an entry by the lists, or returns the requests that must be sent to decide.
     ///
     /// # Errors
-    /// Returns the location and the failure of the destination's list.
+    /// Returns the location of the destination's list and its failure.
     async fn consider(
         &self,
         found: ListingItem,
@@ -336,19 +338,19 @@ impl Sides {
                 Next::Known(self.planned(entry, key, decision, DestinationState::Absent))
             }
             None => Next::Ask(entry, key, AskedSides::Destination),
-            Some(there) => self.met(entry, key, there),
+            Some(there) => self.compare_listed(entry, key, there),
         })
     }
 
-    /// Returns true if both sides list in the order of the keys' bytes, so that a key that the walk
-    /// has passed does not exist.
+    /// Returns true if both sides list in the byte order of keys. Then a key that the list has
+    /// skipped does not exist.
     fn lists_in_order(&self) -> bool {
         let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
         in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
     }
 
-    /// Returns true if the destination's keys are listed along with the source's. A history also
-    /// needs lists in order.
+    /// Returns true if the destination is listed alongside the source. A history also needs lists
+    /// in order.
     pub(crate) fn lists_destination(&self) -> bool {
         let transfer = &self.transfer;
         let is_mapped = transfer.chosen.is_none()
@@ -369,14 +371,15 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
-    /// Returns false if one side is not trusted, so that HEAD must confirm its lists.
+    /// Returns false if the job does not trust one of the servers, so that HEAD must confirm its
+    /// lists.
     fn believes_lists(&self) -> bool {
         let believes = |bucket: &Bucket| bucket.capabilities().believes_answers();
         believes(&self.destination) && self.source.as_ref().is_none_or(believes)
     }
 
-    /// Returns false for histories: their versions are copied one after another, and a plan is
-    /// certain only about the next one.
+    /// Returns false for histories. Their versions are copied one after another, and only the plan
+    /// for the next version is final.
     #[must_use]
     pub fn plans_once(&self) -> bool {
         self.transfer.versions != Versions::All
@@ -391,13 +394,13 @@ impl Sides {
     ) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            // The lists say that the destination is newer, and HEAD did not contradict them.
+            // The lists show that the destination is newer, and HEAD did not contradict them.
             Decision::Ask(_) => Planned::Skip(Box::new(entry), key, Skip::equal(Basis::Time)),
             Decision::Copy(reason) => self.step(entry, key, reason, destination_state),
         }
     }
 
-    /// Plans the step for an entry that must be copied.
+    /// Returns the step for an entry that must be copied.
     pub(crate) fn step(
         &self,
         entry: Entry,
@@ -426,7 +429,7 @@ impl Sides {
         Planned::Failed(Some(entry.key.clone()), self.name_of(entry), failure)
     }
 
-    /// Returns the route of an object, judged by the list alone: with `layout: source`, the `ETag`
+    /// Returns the route of an object by its listed properties. With `layout: source`, the `ETag`
     /// shows the number of parts.
     fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
         let usual = self.route(entry.size, &entry.key, key)?;

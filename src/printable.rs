@@ -1,12 +1,12 @@
 //! Escapes untrusted text before it is shown.
 //!
-//! Keys, ids, header values, and messages come from the writers of a bucket and the operators of a
-//! server. A terminal obeys control characters in them, a log reader takes a line break for the end
-//! of a line, and bidirectional overrides show text in a false order. [`printable`] replaces such
-//! characters with their escapes, such as `\n` or `\u{1b}`. It keeps the letters of all scripts. It
-//! also keeps backslashes, so the result is for people; programs read JSON.
+//! Keys, IDs, header values, and messages come from whoever writes to a bucket or operates a
+//! server. Terminals execute control characters in such text, log readers split it at line breaks,
+//! and bidirectional overrides show it in a false order. [`printable`] replaces such characters
+//! with their escapes, such as `\n` or `\u{1b}`. It keeps the letters of all scripts. It also keeps
+//! backslashes, so only people can read the result reliably; programs read JSON.
 //!
-//! Text is escaped where it enters a line, and once more where the line is written
+//! Text is escaped when it becomes part of a line, and once more when the line is written
 //! ([`printable_lines`], [`printable_json`]). Escaping twice changes nothing.
 
 pub(crate) mod shell;
@@ -55,7 +55,7 @@ pub fn hex(bytes: &[u8]) -> String {
     digits.collect()
 }
 
-/// Joins words into a phrase: `a`, `a and b`, or `a, b and c`, with `last` in place of `and`.
+/// Joins words into a phrase, with `last` before the last word: `a`, `a and b`, or `a, b and c`.
 #[must_use]
 pub fn joined<'t>(words: impl IntoIterator<Item = &'t str>, last: &str) -> String {
     let words: Vec<_> = words.into_iter().collect();
@@ -66,7 +66,7 @@ pub fn joined<'t>(words: impl IntoIterator<Item = &'t str>, last: &str) -> Strin
     }
 }
 
-/// Cuts text that is longer than `bytes`, and notes that it was cut.
+/// Truncates text that is longer than `bytes`, and appends a note.
 #[must_use]
 pub fn cut(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
@@ -77,19 +77,19 @@ pub fn cut(mut text: String, bytes: usize) -> String {
     text
 }
 
-/// Returns true if a terminal shows the character and does nothing else.
+/// Returns true if a terminal only displays the character.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     match c {
-        // The wide space of Chinese and Japanese.
+        // The ideographic space of Chinese and Japanese.
         ' '..='~' | '\u{3000}' => true,
         // These letters and marks are invisible.
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}' => {
             false
         }
-        // The standard library knows which characters Unicode calls control, format, separator, and
-        // unassigned. It escapes marks only at the beginning of a text, so the character is tested
-        // after a letter.
+        // The standard library escapes the characters that Unicode classifies as control, format,
+        // separator, or unassigned. It escapes marks only at the start of a text, so test the
+        // character after a letter.
         _ => {
             let mut text = [b'a'; 5];
             let end = c.encode_utf8(&mut text[1..]).len();

@@ -1,8 +1,8 @@
 //! Byte sizes, byte rates, and durations as people write them in manifests and on command lines.
 //!
-//! A bare `64M` means 64,000,000 bytes to some tools and 67,108,864 to others, and a part size that
-//! is off by 5 % changes every multipart `ETag`. So a unit must be binary (`KiB`, `MiB`, `GiB`,
-//! `TiB`) or plain bytes (`B`). Anything else is refused, with the remedy in the message.
+//! `64M` means 64,000,000 bytes to some tools and 67,108,864 to others, and any difference in part
+//! size changes every multipart `ETag`. So a unit must be binary (`KiB`, `MiB`, `GiB`, `TiB`) or
+//! plain bytes (`B`). Anything else is refused with a message that suggests the right form.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +27,7 @@ const UNITS: [(&str, u64); 5] = [
     ("B", 1),
 ];
 
-/// A number of bytes that was written with a unit, for instance `64MiB` or `1.5GiB`.
+/// A number of bytes, written with a unit: for instance `64MiB` or `1.5GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
@@ -35,7 +35,7 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteRate(pub u64);
 
-/// The reason why a size, a rate, or a duration is refused. The message says what to write instead.
+/// The reason why a size, a rate, or a duration is refused. The message suggests the right form.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SizeError {
     /// The text has no number, or a malformed one.
@@ -83,8 +83,8 @@ impl FromStr for ByteSize {
     }
 }
 
-/// Returns the text to write instead, with exact values: tools disagree whether `M` means 1,000^2
-/// or 1,024^2, and `Mbit` counts bits.
+/// Suggests a replacement with exact values, because tools disagree whether `M` means 1,000^2 or
+/// 1,024^2, and `Mbit` counts bits.
 fn suggest(number: &str, unit: &str) -> String {
     let lower = unit.to_ascii_lowercase();
     let prefix = lower.chars().next().and_then(|letter| "kmgtp".find(letter));
@@ -106,7 +106,7 @@ fn suggest(number: &str, unit: &str) -> String {
         .unwrap_or_else(|| format!("{number}B for bytes, or {number}MiB"))
 }
 
-/// Suggests bytes for `number` times `factor` bits.
+/// Suggests the number of bytes in `number` times `factor` bits.
 fn suggest_for_bits(number: &str, unit: &str, factor: u64) -> String {
     let bits = scale(number, factor).filter(|bits| bits.is_multiple_of(8));
     match bits.map(|bits| bits / 8) {
@@ -118,7 +118,7 @@ fn suggest_for_bits(number: &str, unit: &str, factor: u64) -> String {
     }
 }
 
-/// Suggests the binary unit, and unless the typed one was binary, also the decimal meaning.
+/// Suggests the binary unit. If the typed unit was not binary, also suggests its decimal value.
 fn suggest_for_bytes(number: &str, prefix: &str, power: u32, is_binary: bool) -> Option<String> {
     let binary = scale(number, KIB.pow(power))?;
     let decimal = scale(number, 1000_u64.pow(power))?;
@@ -126,7 +126,7 @@ fn suggest_for_bytes(number: &str, prefix: &str, power: u32, is_binary: bool) ->
         .iter()
         .find(|(_, factor)| binary.is_multiple_of(*factor) && binary >= *factor);
     let written = match exact {
-        // There is no unit above TiB.
+        // `PiB` is not a known unit, so use TiB.
         Some((name, factor)) if prefix == "p" => format!("{}{name}", binary / factor),
         _ => format!("{number}{}iB", prefix.to_ascii_uppercase()),
     };
@@ -140,8 +140,8 @@ fn suggest_for_bytes(number: &str, prefix: &str, power: u32, is_binary: bool) ->
     ))
 }
 
-/// Returns `number` (digits with at most one point) times `factor`, if that is a whole number of
-/// bytes.
+/// Returns `number` (digits with at most one decimal point) times `factor`, if the result is a
+/// whole number.
 fn scale(number: &str, factor: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole: u64 = if whole.is_empty() {
@@ -165,7 +165,7 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
 }
 
 impl ByteSize {
-    /// Returns a text that reads back as the same size, for repeating what a user typed.
+    /// Returns a text that parses to exactly the same size, for repeating a user's value.
     #[must_use]
     pub fn exact(self) -> String {
         let shown = self.to_string();
@@ -178,7 +178,7 @@ impl ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// Writes the size exactly if its largest unit divides it, and otherwise rounds it down to two
+    /// Writes the size exactly if its largest unit divides it. Otherwise rounds it down to two
     /// decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
@@ -225,7 +225,7 @@ impl fmt::Display for ByteRate {
 pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     let refuse = || SizeError::Duration(text.to_owned());
     let (mut rest, mut hours) = (text.trim(), 0_i64);
-    // Weeks and days come first. They always have 168 and 24 hours.
+    // Weeks and days come first, and always have 168 and 24 hours.
     for (unit, factor) in [('w', 7 * 24), ('d', 24)] {
         if let Some((number, after)) = rest.split_once(unit)
             && let Ok(number) = number.trim_end().parse::<u32>()
@@ -249,7 +249,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     Duration::try_from(span).map_err(|_| refuse())
 }
 
-/// Rounds to thousandths. Such a number survives a JSON round trip.
+/// Rounds to thousandths, so that the number survives a JSON round trip.
 #[must_use]
 pub fn to_thousandths(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
@@ -258,7 +258,7 @@ pub fn to_thousandths(number: f64) -> f64 {
 /// Formats a duration briefly enough for a progress line: `1h 02m`, `3m 20s`, `4.2s`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {
-    // A longer time would be rounded to 60.0s.
+    // From 59.95 seconds on, this format would round to 60.0s.
     if duration < Duration::from_millis(59_950) {
         return format!("{:.1}s", duration.as_secs_f64());
     }
@@ -283,7 +283,7 @@ pub fn display_count(count: u64) -> String {
     out
 }
 
-/// Formats a count with its noun, which takes an s in the plural: `1 object`, `2,000 objects`.
+/// Formats a count and a noun that forms its plural with s: `1 object`, `2,000 objects`.
 #[must_use]
 pub fn display_counted(count: u64, noun: &str) -> String {
     format!(
@@ -293,7 +293,7 @@ pub fn display_counted(count: u64, noun: &str) -> String {
     )
 }
 
-/// Returns `one` for a count of 1, otherwise `many`: the end of a noun, or the verb after it.
+/// Returns `one` for a count of 1, otherwise `many`. Both are the ending of a noun, or a verb.
 #[must_use]
 pub const fn by_number<'t>(count: u64, one: &'t str, many: &'t str) -> &'t str {
     if count == 1 { one } else { many }

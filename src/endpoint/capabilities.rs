@@ -1,14 +1,15 @@
-//! The capabilities that a manifest states for an endpoint whose provider profile is silent or
-//! wrong.
+//! The capabilities that a manifest states for an endpoint because the provider profile lacks them
+//! or is wrong.
 //!
-//! A profile describes a kind of server. The server at hand may be older, newer, or configured
-//! differently. `s3haul check --probe` measures it and prints the differences in these same fields.
-//! So a finding becomes a line in the manifest, not a guess from an error in the middle of a run.
+//! A profile describes a kind of server. The actual server may be older, newer, or configured
+//! differently. `s3haul check --probe` measures the server and prints the differences as these
+//! fields, so that users can copy them into the manifest instead of guessing from errors during a
+//! run.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The writes that can carry a condition on the object at their key.
+/// The requests that can write under a condition on the object at their key.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -33,59 +34,59 @@ pub enum ConditionalWrite {
 )]
 #[schemars(title = "capabilities", rename = "Capabilities")]
 pub struct Overrides<S> {
-    /// The server has `UploadPartCopy`.
+    /// The server supports `UploadPartCopy`.
     #[schemars(extend("examples" = [false]))]
     pub part_copy: Option<bool>,
-    /// The largest object that one `CopyObject` copies.
+    /// The largest object that one `CopyObject` can copy.
     #[schemars(extend("examples" = ["5GiB"]))]
     pub max_copy: Option<S>,
-    /// The largest part.
+    /// The largest allowed part.
     #[schemars(extend("examples" = ["5GiB"]))]
     pub max_part: Option<S>,
-    /// The most parts of one upload.
+    /// The most parts that one upload may have.
     #[schemars(range(min = 1, max = 10_000), extend("examples" = [1000]))]
     pub max_parts: Option<u32>,
     /// All parts of an upload except the last must have the same size.
     #[schemars(extend("examples" = [true]))]
     pub equal_parts: Option<bool>,
-    /// `CopyObject` honours `x-amz-copy-source-if-match`.
+    /// `CopyObject` respects `x-amz-copy-source-if-match`.
     #[schemars(extend("examples" = [true]))]
     pub copy_conditions: Option<bool>,
-    /// `UploadPartCopy` honours `x-amz-copy-source-if-match`.
+    /// `UploadPartCopy` respects `x-amz-copy-source-if-match`.
     #[schemars(extend("examples" = [true]))]
     pub part_conditions: Option<bool>,
-    /// The writes that honour `If-None-Match: *`.
+    /// The writes that respect `If-None-Match: *`.
     #[schemars(extend("examples" = [["put", "complete"]]))]
     pub if_none_match: Option<Vec<ConditionalWrite>>,
-    /// The writes that honour `If-Match`.
+    /// The writes that respect `If-Match`.
     #[schemars(extend("examples" = [["put", "complete"]]))]
     pub if_match: Option<Vec<ConditionalWrite>>,
-    /// `ETag`s derive from the bytes, as in S3.
+    /// The server computes `ETag`s from the bytes, as S3 does.
     #[schemars(extend("examples" = [true]))]
     pub content_etags: Option<bool>,
-    /// `x-amz-checksum-*` headers are checked and stored. If false, s3haul neither compares the
-    /// server's checksums nor accepts them as proof.
+    /// The server verifies and stores `x-amz-checksum-*` headers. If this is false, s3haul neither
+    /// compares the server's checksums nor accepts them as proof.
     #[schemars(extend("examples" = [true]))]
     pub checksums: Option<bool>,
-    /// `x-amz-mp-object-size` may be sent.
+    /// s3haul may send `x-amz-mp-object-size`.
     #[schemars(extend("examples" = [false]))]
     pub object_size: Option<bool>,
-    /// Lists are sorted by the bytes of the keys.
+    /// The server sorts lists by the bytes of the keys.
     #[schemars(extend("examples" = [true]))]
     pub ordered_lists: Option<bool>,
-    /// Lists of objects are encoded on request (`encoding-type=url`).
+    /// The server encodes lists of objects on request (`encoding-type=url`).
     #[schemars(extend("examples" = [true]))]
     pub encoded_lists: Option<bool>,
-    /// Lists of open uploads are encoded on request.
+    /// The server encodes lists of open uploads on request (`encoding-type=url`).
     #[schemars(extend("examples" = [true]))]
     pub encoded_uploads: Option<bool>,
     /// The server supports object tags.
     #[schemars(extend("examples" = [true]))]
     pub tags: Option<bool>,
-    /// `CopyObject` and `CreateMultipartUpload` set the tags of the tagging header.
+    /// `CopyObject` and `CreateMultipartUpload` set tags from the `x-amz-tagging` header.
     #[schemars(extend("examples" = [true]))]
     pub tag_headers: Option<bool>,
-    /// `UploadPartCopy` finds its source even if the key contains `%`.
+    /// `UploadPartCopy` finds its source even if the key contains `%` or `?`.
     #[schemars(extend("examples" = [true]))]
     pub odd_part_sources: Option<bool>,
 }
@@ -116,7 +117,7 @@ impl<S> Default for Overrides<S> {
 }
 
 impl<S> Overrides<S> {
-    /// Converts the sizes. `read` gets the name of the field.
+    /// Converts the sizes. `read` receives the name of the field and the size.
     #[must_use]
     pub fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
         Overrides {

@@ -2,9 +2,9 @@
 //!
 //! A variable that is set but empty counts as unset, because shells and Kubernetes manifests unset
 //! variables that way. The only exception is `${NAME}` in a manifest, which is replaced by the
-//! variable's text even if that is empty.
+//! variable's value even if the value is empty.
 //!
-//! Files that do not exist count as empty. A named profile that is in neither file becomes an
+//! Files that do not exist count as empty. If a named profile is in neither file, the result is an
 //! [`EndpointMistake`](super::EndpointMistake) that names the files searched.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,19 +20,23 @@ use aws_runtime::env_config::source;
 use aws_types::os_shim_internal::{Env, Fs};
 use futures::FutureExt as _;
 
-/// The profile that applies if none is named.
+/// The profile that applies if the user names none.
 const DEFAULT_PROFILE: &str = "default";
 
 /// Environment variables and shared configuration files.
 #[derive(Clone, Default)]
 pub struct Environment {
+    /// The variables by name.
     variables: BTreeMap<String, String>,
+    /// The parsed sections of both files.
     sections: EnvConfigSections,
+    /// The two shared files and their states.
     files: Vec<ConfigFile>,
     /// The text of the files that exist.
     contents: Vec<(EnvConfigFileKind, String)>,
+    /// The syntax error that makes the files unusable.
     syntax_error: Option<String>,
-    /// Names of AWS and proxy variables whose text is not UTF-8.
+    /// Names of AWS and proxy variables whose values are not UTF-8.
     not_utf8: Vec<String>,
     /// Names of the `services` sections.
     services: BTreeSet<String>,
@@ -40,7 +44,7 @@ pub struct Environment {
     is_isolated: bool,
 }
 
-/// One of the two shared files, and the reason if it counts as empty.
+/// One of the two shared files, and the reason if its profiles are not available.
 #[derive(Clone, Debug)]
 struct ConfigFile {
     kind: EnvConfigFileKind,
@@ -130,8 +134,8 @@ impl Environment {
         environment
     }
 
-    /// Returns the environment of a job that runs on a sandbox: `${NAME}` still has its text, but
-    /// no setting, profile, or file applies to any endpoint.
+    /// Returns the environment of a job that runs in a sandbox: `${NAME}` is still replaced, but no
+    /// variable, profile, or file affects an endpoint.
     #[must_use]
     pub fn isolated(self) -> Self {
         Self {
@@ -141,7 +145,7 @@ impl Environment {
         }
     }
 
-    /// Returns true for an environment from which no endpoint may take any setting.
+    /// Returns true if endpoints may not take settings from this environment.
     #[must_use]
     pub fn is_isolated(&self) -> bool {
         self.is_isolated
@@ -153,7 +157,7 @@ impl Environment {
             return;
         }
         for (kind, text) in contents {
-            // The SDK ignores these sections in the other file.
+            // The SDK ignores `services` sections in the credentials file.
             if matches!(kind, EnvConfigFileKind::Config) {
                 self.services
                     .extend(services_sections(text).map(str::to_owned));
@@ -192,15 +196,15 @@ impl Environment {
         }
     }
 
-    /// Returns the variable's text, even if it is empty or the environment is isolated: for
-    /// `${NAME}` only.
+    /// Returns the variable's value even if it is empty or the environment is isolated. Only
+    /// `${NAME}` may use this.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// Returns the variable's text as a setting, or `None` if it is unset or empty, or the
-    /// environment is isolated.
+    /// Returns the variable's value as a setting, or `None` if the variable is unset or empty, or
+    /// if the environment is isolated.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
         let text = self.text(name).filter(|_| !self.is_isolated)?.trim();
@@ -237,7 +241,7 @@ impl Environment {
         names
     }
 
-    /// Returns the files that were searched for profiles, in a form that can end a sentence.
+    /// Returns the files that were searched for profiles, as text for the end of a message.
     #[must_use]
     pub fn searched(&self) -> String {
         let file = |file: &ConfigFile| match &file.state {
@@ -278,8 +282,8 @@ impl Environment {
         self.services.contains(name)
     }
 
-    /// Returns the text of the files that exist, for the SDK's own credential providers: a file may
-    /// change or vanish before they would read it.
+    /// Returns the text of the files that exist, for the SDK's own credential providers: the files
+    /// may change or vanish before the providers would read them.
     #[must_use]
     pub(crate) fn contents(&self) -> &[(EnvConfigFileKind, String)] {
         &self.contents
@@ -287,7 +291,7 @@ impl Environment {
 }
 
 impl fmt::Debug for Environment {
-    /// Shows names only: variables and profiles hold secrets.
+    /// Shows names only, because variables and profiles contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment")
             .field("variables", &self.variables.keys())
@@ -297,7 +301,7 @@ impl fmt::Debug for Environment {
 }
 
 impl fmt::Debug for Profile<'_> {
-    /// Shows the name only: profiles hold secrets.
+    /// Shows the name only, because profiles contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Profile").field(&self.name).finish()
     }
@@ -323,8 +327,8 @@ impl<'a> Profile<'a> {
         nested(self.sections.get_profile(self.name)?.get("s3")?, setting)
     }
 
-    /// Returns the URL of a service: from the profile's `services` section, or else the URL of the
-    /// whole profile.
+    /// Returns the URL of a service from the profile's `services` section, or else the profile's
+    /// own `endpoint_url`.
     #[must_use]
     pub fn service_url(&self, service: &str) -> Option<&'a str> {
         self.url_in_services(service)
@@ -373,8 +377,8 @@ fn sections(contents: &[(EnvConfigFileKind, String)]) -> Result<EnvConfigSection
     EnvConfigSections::parse(source).map_err(|error| error.to_string())
 }
 
-/// Returns true if the error of opening a file means that it does not exist. With `HOME=/dev/null`,
-/// the parent of `~/.aws` is not a directory.
+/// Returns true if an error of opening a file means that the file does not exist. With
+/// `HOME=/dev/null`, the parent of `~/.aws` is not a directory.
 fn is_missing(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -1,17 +1,17 @@
-//! Finds the credentials of a profile: the profile in its chain that has them, and their form.
+//! Finds the profile in a chain of profiles that has the credentials, and their kind.
 //!
-//! The rules are those of the SDK (`aws-config`, `profile/credentials/repr.rs`), which does not
-//! report which profile it found. s3haul needs to know: it runs a `credential_process` itself, and
-//! its messages name the provider of the credentials.
+//! This module follows the SDK (`aws-config`, `profile/credentials/repr.rs`), which does not report
+//! the profile that it found. s3haul needs that profile because it runs a `credential_process`
+//! itself, and because its messages name the source of the credentials.
 
 use super::environment::{Environment, Profile};
 
-/// The way in which a profile gets its credentials, before any role is assumed.
+/// The kind of a profile's credentials, before any role is assumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Login {
     /// Keys in the shared files.
     Keys,
-    /// A program.
+    /// The `credential_process` with this command line.
     Process(String),
     /// A login with `aws sso login`.
     Sso,
@@ -28,15 +28,15 @@ pub(crate) enum Login {
 pub(crate) struct Base {
     /// The name of the profile.
     pub(crate) profile: String,
-    /// The way in which the profile gets its credentials.
+    /// The kind of the profile's credentials.
     pub(crate) login: Login,
-    /// True if the profile assumes a role with its own credentials.
+    /// True if the profile names itself as its `source_profile`.
     pub(crate) is_its_own_source: bool,
 }
 
 impl Environment {
-    /// Returns the profile that has the credentials of the profile `name`, or `None` if the SDK
-    /// would find none.
+    /// Returns the profile that provides the credentials for the profile `name`, or `None` if the
+    /// SDK would find none.
     #[must_use]
     pub(crate) fn base_of(&self, name: &str) -> Option<Base> {
         let mut profile = self.profile(name)?;

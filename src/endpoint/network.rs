@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{NoProxy, Setting, SettingOrigin};
 
-/// The reason why a text does not name a proxy. No variant shows the text, which may hold a
+/// The reason why a text does not name a proxy. No message shows the text, because it may contain a
 /// password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProxyError {
@@ -31,11 +31,11 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// The advice in messages about a wrong proxy.
+    /// The remedy for an invalid proxy.
     pub const REMEDY: &str = "write http://host:port, or none to connect directly";
 }
 
-/// The URL of a proxy, with its user and password.
+/// The URL of a proxy, with user and password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ProxyUrl(String);
 
@@ -62,7 +62,7 @@ pub struct Network {
     pub no_proxy: NoProxy,
     /// A file of PEM certificates. Connections trust these and no others.
     pub ca_bundle: Option<Setting<PathBuf>>,
-    /// True if no connection uses TLS, neither to the endpoint nor to a credential service.
+    /// True if no connection uses TLS: to the endpoint, to its proxy, or to a credential service.
     pub is_plain: bool,
 }
 
@@ -84,7 +84,7 @@ impl Network {
         proxy.as_ref().filter(|_| !self.no_proxy.covers_url(url))
     }
 
-    /// Returns the proxy on another machine that would see plain HTTP requests to this URL.
+    /// Returns the proxy if it is on another machine and would see plain HTTP requests to this URL.
     #[must_use]
     pub fn remote_plaintext_proxy(&self, url: &str) -> Option<&ProxyUrl> {
         let proxy = &self
@@ -120,8 +120,8 @@ impl FromStr for ProxyUrl {
             _ => return Err(ProxyError::Scheme),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        // An `@` after the first slash means that the password contains a slash. The user would be
-        // mistaken for the host.
+        // An `@` after the first slash means that the password contains a slash. Without this
+        // check, the user name would be taken for the host.
         if rest[authority.len()..].contains('@') {
             return Err(ProxyError::User);
         }

@@ -1,13 +1,13 @@
 //! The hosts that are reached without a proxy, as `NO_PROXY` lists them.
 //!
-//! curl, Go, and Python differ in the forms that they accept. This module accepts all of them: host
+//! curl, Go, and Python differ in the forms that they accept. This module accepts all forms: host
 //! names, which include their subdomains, `.example.com` and `*.example.com`, addresses, networks
 //! (`10.0.0.0/8`), a port after any name or address, and `*` for everything.
 
 use std::net::IpAddr;
 
-/// Hosts of credential services, which are on the machine itself. No AWS tool sends their requests
-/// to a proxy.
+/// Hosts of credential services that run on the machine itself. No AWS tool sends their requests to
+/// a proxy.
 const METADATA: &str = "169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Hosts that are reached without a proxy.
@@ -16,8 +16,9 @@ pub struct NoProxy(Vec<NoProxyEntry>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NoProxyEntry {
+    /// The hosts that the entry covers.
     hosts: Hosts,
-    /// The only port of these hosts that the entry covers, or `None` for all ports.
+    /// The port that the entry covers, or `None` for all ports.
     port: Option<u16>,
 }
 
@@ -112,8 +113,8 @@ impl NoProxyEntry {
 }
 
 impl Hosts {
-    /// Returns true if the host is among these. `address` is the host as an IP address, if it is
-    /// one.
+    /// Returns true if the host is among these hosts. `address` is the host as an IP address, if it
+    /// is one.
     fn has(&self, host: &str, address: Option<IpAddr>) -> bool {
         match (self, address) {
             (Self::Every, _) => true,

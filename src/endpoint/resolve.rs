@@ -10,8 +10,8 @@
 //!
 //! This is botocore's order, with two differences. In botocore, `AWS_REGION` and `AWS_ENDPOINT_URL`
 //! take precedence over a named profile, except for its credentials. Here a named profile takes
-//! precedence for everything that it sets, because its keys are of no use at another server. And
-//! `AWS_PROFILE` comes before `AWS_DEFAULT_PROFILE`, as in the SDKs.
+//! precedence for all settings, because its keys are useless at another server. And `AWS_PROFILE`
+//! comes before `AWS_DEFAULT_PROFILE`, as in the SDKs.
 
 mod layers;
 mod reach;
@@ -43,7 +43,7 @@ pub enum SettingOrigin {
     Profile(String),
     /// An environment variable.
     Variable(&'static str),
-    /// s3haul's default, because nothing names a value.
+    /// s3haul's default, because no other source sets a value.
     Default,
 }
 
@@ -66,10 +66,10 @@ pub enum CredentialSource {
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointMistake {
-    /// The field of the endpoint in a manifest, if the mistake is in the manifest or a flag and not
-    /// in the environment.
+    /// The field of the endpoint, if the mistake is in the manifest or in a flag. `None` if the
+    /// mistake is in the environment.
     pub field: Option<&'static str>,
-    /// The mistake, as a sentence without a full stop.
+    /// The mistake, as a sentence without a period.
     pub message: String,
     /// The remedy.
     pub remedy: String,
@@ -94,7 +94,7 @@ pub struct ResolvedEndpoint {
     pub provider: Provider,
     /// The profile whose settings apply, if there is one.
     pub profile: Option<String>,
-    /// The possible sources of credentials, in order. The first one that is configured counts.
+    /// The possible sources of credentials, in order. The first configured source is used.
     pub credentials: Vec<CredentialSource>,
     /// A role to assume with these credentials.
     pub assume_role: Option<AssumeRole>,
@@ -106,13 +106,13 @@ pub struct ResolvedEndpoint {
     pub use_fips: bool,
     /// True to use AWS's dual-stack endpoints if no URL is given.
     pub use_dual_stack: bool,
-    /// Settings that cannot be used. An endpoint with mistakes must not be connected to.
+    /// Settings that cannot be used. s3haul must not connect to an endpoint with mistakes.
     pub mistakes: Vec<EndpointMistake>,
 }
 
 impl Endpoint {
-    /// Resolves every setting. Settings that cannot be used end up in
-    /// [`ResolvedEndpoint::mistakes`], so that a manifest can show all of them at once.
+    /// Resolves every setting. Collects settings that cannot be used in
+    /// [`ResolvedEndpoint::mistakes`], so that the user sees all of them at once.
     #[must_use]
     pub fn resolve(self, environment: &Environment) -> ResolvedEndpoint {
         let mut layers = Layers::of(&self, environment);
@@ -174,8 +174,8 @@ impl ResolvedEndpoint {
         self.server.is_amazon()
     }
 
-    /// Returns true if both endpoints lead to the same buckets, so that S3 can copy between them by
-    /// itself.
+    /// Returns true if both endpoints lead to the same buckets, so that server-side copies between
+    /// them are possible.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
         self.server == other.server
@@ -195,14 +195,14 @@ impl ResolvedEndpoint {
         })
     }
 
-    /// Returns true if flags or the manifest name the Region. Then a bucket in another Region is an
-    /// error to report, not to correct.
+    /// Returns true if flags or the manifest name the Region. Then s3haul reports a bucket in
+    /// another Region as an error instead of following it.
     #[must_use]
     pub fn region_is_stated(&self) -> bool {
         self.region.origin == SettingOrigin::Stated
     }
 
-    /// Returns the endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
+    /// Describes the endpoint and its origin for messages: `` `prod` (https://…, profile prod) ``.
     #[must_use]
     pub fn describe(&self) -> String {
         let place = match &self.url {

@@ -1,16 +1,18 @@
-//! Identifies the server of an endpoint, so that two endpoints can be distinguished.
+//! Identifies the server of an endpoint, so that s3haul can tell whether two endpoints lead to the
+//! same server.
 
 use std::fmt;
 
 /// A server that speaks S3.
 ///
-/// Two endpoints with equal servers hold the same buckets, and S3 copies between them by itself. A
-/// server with two addresses counts as two. A copy that is refused can be repeated with one
-/// address, but a copy on the wrong server cannot be undone.
+/// Two endpoints with equal servers lead to the same buckets, and server-side copies between them
+/// are possible. A server with two addresses counts as two servers. This is the safe choice: if
+/// s3haul refuses a copy, the user can use one address for both endpoints, but a copy on the wrong
+/// server cannot be undone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Server {
     /// Amazon S3 in one of AWS's partitions (`aws`, `aws-cn`, `aws-us-gov`, …), for any Region and
-    /// any host name: all Regions of a partition copy from each other.
+    /// any host name: S3 copies between all Regions of a partition.
     Amazon {
         /// The partition's name.
         partition: String,
@@ -62,7 +64,7 @@ impl fmt::Display for Server {
 
 /// Returns the partition of an AWS host, given the partition of the Region; `None` for other hosts.
 fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str> {
-    // `aws` and `aws-us-gov` share the last two domains, so the Region decides.
+    // `aws` and `aws-us-gov` share the last two domains, so the Region decides between them.
     let suffixes = [
         (".amazonaws.com.cn", "aws-cn"),
         (".api.amazonwebservices.com.cn", "aws-cn"),
@@ -87,11 +89,11 @@ fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str
     })
 }
 
-/// Returns true if the labels of an AWS host, without the domain, are those of an S3 endpoint:
+/// Returns true if the labels of an AWS host, without the domain, form an S3 endpoint:
 /// `[bucket.]service[.dualstack][.region]` or `[bucket.]vpce-id.service.region.vpce`.
 ///
-/// Servers that users run on EC2, behind ELB, or behind `PrivateLink` have names in the same
-/// domains, with labels that their owners choose.
+/// Servers that users run on EC2, behind ELB, or behind `PrivateLink` have host names in the same
+/// domains, but other labels.
 fn names_s3(labels: &str) -> bool {
     let mut labels: Vec<&str> = labels.split('.').collect();
     if labels.last() == Some(&"vpce") {
@@ -199,7 +201,7 @@ fn is_loopback(host: &str) -> bool {
 
 /// Returns a message and a remedy if a URL is not just scheme, host, and port.
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
-    // Checked first, before any message shows the URL.
+    // Check this first, because other messages show the URL.
     if url.contains('@') {
         let message = "secrets do not belong in a URL: this one has a user".to_owned();
         return Some((

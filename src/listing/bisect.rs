@@ -1,29 +1,30 @@
-//! Decides where to cut the keys of a prefix, so that several tasks can list it in parallel. Pure.
+//! Decides where to split the keys of a prefix into ranges, so that several tasks can list it in
+//! parallel. This module is pure.
 //!
 //! S3 returns a list page by page, and each page must be requested with a token from the previous
-//! one. At 60 ms per page, that is sixteen thousand keys per second, however fast the client is.
-//! But a list may start after any text (`start-after`), so s3haul lists several ranges of keys in
-//! parallel. This needs no knowledge of the keys: a range is cut at a guessed text, and the keys
-//! after the cut are listed from there. The guess only decides how evenly the work is divided. No
-//! key is listed twice or missed, because the two ranges meet at the cut, which is fixed before
-//! either of them reaches it. Keys that are written or deleted meanwhile do not matter, because no
-//! cut depends on an existing key.
+//! one. At 60 ms per page, that limits a listing to 16,000 keys per second, however fast the client
+//! is. But a list may start after any text (`start-after`), so s3haul lists several ranges of keys
+//! in parallel. This needs no knowledge of the keys: a range is cut at a guessed text, and another
+//! task lists the keys after the cut. The guess only affects how evenly the work is divided. No key
+//! is listed twice or missed, because the two ranges meet at the cut, which is fixed before either
+//! range reaches it. Concurrent writes and deletes do not matter, because no cut depends on an
+//! existing key.
 //!
-//! The guess uses the last page that was read. It compares the distance between the first and the
+//! The guess is based on the last page read. It compares the distance between the first and the
 //! last key of the page with the remaining distance to the end of the range. If keys are spread
-//! evenly, this gives the number of remaining pages. If keys have a long prefix in common
+//! evenly, this gives the number of remaining pages. If keys have a long common prefix
 //! (`logs/2026/11/22/…`), a page covers almost nothing of the distance to the end, and dozens of
-//! cuts in the middle would find no key. So if the guess is larger than is plausible, the cut is
-//! made in the middle of the *depth* of the keys: six cuts find where a common prefix of a thousand
+//! cuts in the middle would find no key. So if the guess is implausibly large, the cut is in the
+//! middle of the *depth* of the keys: six such cuts find where a common prefix of a thousand
 //! characters ends.
 //!
-//! A cut costs the one request that lists the keys after it, and is wasted only if that request
-//! finds nothing. The number of pages read so far limits the number of wasted cuts. A prefix of
-//! fewer than three pages is never cut.
+//! A cut costs one request for the keys after it. The cut is wasted only if that request finds
+//! nothing. The number of pages read so far limits the number of wasted cuts. A prefix of fewer
+//! than three pages is never cut.
 //!
-//! Patterns may have several literal prefixes ([`Reach`]). Each of them needs a
-//! separate request anyway. So a range with several prefixes is first cut between two of them,
-//! which needs no guess.
+//! Patterns may have several literal prefixes ([`Reach`]). Each prefix needs a separate request
+//! anyway. So a range with several prefixes is first cut between two prefixes, which needs no
+//! guess.
 
 mod alphabet;
 
@@ -35,32 +36,35 @@ use alphabet::{Alphabet, common, next_char};
 
 /// The number of pages that are read before the first cut.
 const FIRST_PAGES: u32 = 2;
-/// The least number of remaining pages for which a cut is worthwhile.
+/// The minimum number of remaining pages for a worthwhile cut.
 const WORTH_A_CUT: f64 = 3.0;
-/// A larger estimate than this is believed only if keys differ early.
+/// The largest plausible estimate of remaining pages. A larger estimate counts only if keys differ
+/// early.
 const PLAUSIBLE: f64 = 4096.0;
 /// The number of keys per page whose characters are examined.
 const SAMPLES: usize = 16;
-/// The number of wasted cuts that are allowed before any page is read.
+/// The number of unsuccessful or pending cuts that are always allowed. Every third page allows one
+/// more.
 const FREE_GUESSES: u32 = 4;
 
-/// The keys after `after` (or all from the first) up to and including `until` (or to the last).
+/// The keys after `after` (or from the first key) up to and including `until` (or up to the last
+/// key).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRange {
     /// The number of the range in the journal.
     pub range: u32,
-    /// The key before the range, not part of it.
+    /// The lower bound of the range, exclusive.
     pub after: Option<ObjectKey>,
-    /// The last key of the range, part of it.
+    /// The upper bound of the range, inclusive.
     pub until: Option<ObjectKey>,
 }
 
-/// A cut of a range in two.
+/// A split of a range into two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSplit {
-    /// The number of the range that was cut. It now ends where the other begins.
+    /// The number of the range that was split. It now ends where the new range begins.
     pub range: u32,
-    /// The new range after the cut.
+    /// The new range, after the cut.
     pub new: KeyRange,
 }
 
@@ -69,40 +73,49 @@ pub struct RangeSplit {
 pub struct Ranges {
     /// The keys of all ranges together.
     reach: Reach,
+    /// The characters of the keys seen so far.
     alphabet: Alphabet,
+    /// The ranges by number.
     listed: BTreeMap<u32, ListedRange>,
+    /// The most ranges that may be listed at once.
     most: usize,
+    /// The number of the next new range.
     next: u32,
+    /// The last number for new ranges.
     last: u32,
+    /// The number of pages read so far.
     pages: u32,
-    /// The number of cuts after which nothing was found.
-    in_vain: u32,
+    /// The number of cuts without keys after them.
+    wasted_cuts: u32,
 }
 
 /// A range that is being listed.
 #[derive(Debug)]
 struct ListedRange {
+    /// The last key of the range; `None` if it has no upper bound.
     until: Option<ObjectKey>,
-    /// True while no page after the cut that created this range was read.
+    /// True until the first page after the cut that created this range is read.
     is_guess: bool,
-    /// The position of the prefix that is listed next.
+    /// The index of the prefix that is listed next.
     prefix: usize,
-    /// Absent before the first page of a prefix and after the last one.
+    /// Absent before the first page of a prefix, and after the last page.
     page: Option<LastPage>,
 }
 
-/// The page that was read last.
+/// The last page read.
 #[derive(Debug)]
 struct LastPage {
+    /// The first key of the page.
     first: String,
+    /// The last key of the page.
     last: String,
     /// The number of pages that are expected to follow.
     left: f64,
 }
 
 impl Ranges {
-    /// Starts with these ranges, and lists at most `most` at a time. New ranges are numbered from
-    /// `next` to `last`.
+    /// Starts with these ranges. At most `most` ranges are listed at once. New ranges get the
+    /// numbers from `next` to `last`.
     #[must_use]
     pub fn new(reach: Reach, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
         let listed = |range: &KeyRange| ListedRange {
@@ -121,13 +134,13 @@ impl Ranges {
             next,
             last,
             pages: 0,
-            in_vain: 0,
+            wasted_cuts: 0,
             reach,
         }
     }
 
-    /// Notes a page of a range, and returns the key at which the range ends. Another range lists
-    /// the keys after it.
+    /// Records a page of a range, and returns the key at which the range ends. Another range lists
+    /// the keys after that key.
     pub fn page(&mut self, range: u32, keys: &[&str], behind: Behind) -> Option<ObjectKey> {
         self.pages += 1;
         let Behind { more, prefix } = behind;
@@ -144,7 +157,7 @@ impl Ranges {
         let until = listed.until.clone();
         let inside = |key: &&str| until.as_ref().is_none_or(|until| **key <= *until.as_str());
         let found_nothing = !keys.first().is_some_and(inside);
-        self.in_vain += u32::from(std::mem::take(&mut listed.is_guess) && found_nothing);
+        self.wasted_cuts += u32::from(std::mem::take(&mut listed.is_guess) && found_nothing);
         listed.prefix = prefix;
         listed.page = match (keys.first(), keys.last()) {
             (Some(first), Some(last)) if more && inside(last) => Some(LastPage {
@@ -176,7 +189,7 @@ impl Ranges {
         self.listed.remove(&range);
     }
 
-    /// Stops cutting: a list failed, and the others would fail too.
+    /// Prevents further cuts after a failed list, because other lists would fail too.
     pub fn stop(&mut self) {
         self.most = 0;
     }
@@ -206,7 +219,7 @@ impl Ranges {
             let page = listed.page.as_mut()?;
             let (prefix, until) = frame(&self.reach, listed.prefix, listed.until.as_ref());
             let Some(at) = middle(page, until, prefix, &self.alphabet) else {
-                // This range is not cut before its next page.
+                // Do not cut this range again before its next page.
                 page.left = 0.0;
                 continue;
             };
@@ -251,8 +264,8 @@ impl Ranges {
         self.listed.len() < self.most && self.next <= self.last
     }
 
-    /// Returns the range with the most remaining prefixes, a text between two of them, and the
-    /// position of the second.
+    /// Returns the range with the most remaining prefixes, a text between two of these prefixes,
+    /// and the index of the second.
     fn between_prefixes(&self) -> Option<(u32, ObjectKey, usize)> {
         let cuts = self.listed.iter().filter_map(|(range, listed)| {
             let all = self.reach.prefixes();
@@ -278,7 +291,7 @@ impl Ranges {
             .filter(|listed| listed.is_guess)
             .count();
         let guesses = u32::try_from(guesses).unwrap_or(u32::MAX);
-        let may_guess = guesses.saturating_add(self.in_vain) < FREE_GUESSES + self.pages / 3;
+        let may_guess = guesses.saturating_add(self.wasted_cuts) < FREE_GUESSES + self.pages / 3;
         if self.pages < FIRST_PAGES || !may_guess {
             return None;
         }
@@ -315,7 +328,7 @@ fn frame<'u>(
     )
 }
 
-/// Returns a text after all keys with one prefix and before all keys with the next one.
+/// Returns a text after all keys with one prefix and before all keys with the next prefix.
 fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
     let mut chars = prefix.as_str().chars();
     let last = chars.next_back().and_then(next_char)?;
@@ -326,7 +339,7 @@ fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
 
 /// The distance to the end of a range, measured by its last page.
 struct Scale<'a> {
-    /// The number of bytes that all later keys are known to have in common.
+    /// The number of bytes that all later keys certainly have in common.
     at: usize,
     /// The number of characters after which the keys of the page differ.
     depth: usize,
@@ -336,6 +349,7 @@ struct Scale<'a> {
     last: f64,
     /// The position of the range's end.
     end: f64,
+    /// The characters that count as digits.
     alphabet: &'a Alphabet,
 }
 
@@ -368,7 +382,7 @@ impl<'a> Scale<'a> {
     }
 
     fn pages_left(&self) -> f64 {
-        // The keys of the page share more characters than a number can express: very many pages
+        // If the keys of the page are too close for a number to distinguish them, very many pages
         // follow.
         let progress = (self.last - self.first).max(f64::MIN_POSITIVE);
         ((self.end - self.last) / progress).max(0.0)
@@ -400,7 +414,7 @@ fn middle(
             return Some(middle);
         }
     }
-    // Cuts after all keys that begin with these characters.
+    // Cut after all keys that begin with these characters.
     let (at, char) = rest.char_indices().nth(scale.depth / 2)?;
     between(format!("{begin}{}{}", rest.get(..at)?, next_char(char)?))
 }

@@ -1,15 +1,15 @@
 //! Lists the objects of a bucket, page by page, in the byte order of their keys: all objects within
 //! a [`Reach`], or a range of them.
 //!
-//! Pages are requested by continuation token. The next page is requested when the previous one is
+//! Pages are requested by continuation token. The next page is requested while the previous page is
 //! read, so each listing holds at most two pages.
 //!
-//! A reach has several prefixes if its patterns have several literal prefixes. They are listed
-//! one after the other.
+//! A reach has several prefixes if its patterns have several literal prefixes. The prefixes are
+//! listed one after another.
 //!
-//! The end of a range is looked up again for each page ([`Bounds`]), because the range may be cut
-//! while it is listed. If the server did not list in order, a range would silently miss keys. So
-//! [`Paging`] checks the order, and a list out of order fails.
+//! The end of a range may change while the range is listed, so it is determined again for each page
+//! ([`Bounds`]). If the server did not list in order, a range would silently miss keys. So
+//! [`Paging`] checks the order, and an unordered list fails.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ use crate::s3::{Failure, ListedObject, Operation, Page};
 
 /// The end of a listing, if it lies before the last key of its reach.
 pub trait Bounds: Send + 'static {
-    /// Notes the keys of a page, and whether more follow. Returns the last key that belongs to the
-    /// listing.
+    /// Records the keys of a page and the position after it. Returns the last key that belongs to
+    /// the listing.
     fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey>;
 }
 
@@ -42,25 +42,31 @@ pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
     start(Lister::new(bucket, reach, after, Unbounded))
 }
 
-/// Lists the same objects up to a bound, which may move closer during the listing. The server must
+/// Lists the same objects up to a bound, which may decrease during the listing. The server must
 /// list in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
     start(Lister::of_range(bucket, reach, after, bounds))
 }
 
-/// A listing in progress, which returns one page after the other.
+/// A listing in progress, which returns one page after another.
 pub struct Lister<B> {
+    /// The bucket to list.
     bucket: Bucket,
+    /// The keys to list.
     reach: Reach,
-    /// The position of the prefix that is being listed.
+    /// The index of the prefix that is being listed.
     at: usize,
-    /// The start of the next page: after this key, or at the token.
+    /// The key after which the next page starts, unless there is a token.
     after: Option<String>,
+    /// The continuation token of the next page.
     token: Option<String>,
+    /// The end of the listing.
     bounds: B,
+    /// The checks of the pages.
     paging: Paging,
-    /// Set once the reader knows of entries that were left out. Further ones are only counted.
+    /// Set once the reader was told about ignored entries. Further ignored entries are only
+    /// counted.
     refused: bool,
 }
 
@@ -69,7 +75,7 @@ fn start(lister: Lister<impl Bounds>) -> Listing {
 }
 
 impl<B: Bounds> Lister<B> {
-    /// Starts a range, as [`range`] lists it.
+    /// Creates the lister of a range, see [`range`].
     #[must_use]
     pub fn of_range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
         let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
@@ -80,7 +86,8 @@ impl<B: Bounds> Lister<B> {
         }
     }
 
-    /// Lists the next page. Returns `None` after the last one. An empty page proves nothing.
+    /// Lists the next page. Returns `None` after the last page. An empty page does not mean that
+    /// the listing is over.
     ///
     /// # Errors
     /// Fails if a list request fails.
@@ -104,7 +111,7 @@ impl<B: Bounds> Lister<B> {
             reach
         };
         let at = reach.first_behind(after.as_deref());
-        // A key before the prefix excludes nothing.
+        // A start key before the prefix excludes nothing.
         let prefix = reach.prefixes().get(at);
         let after =
             after.filter(|after| prefix.is_some_and(|prefix| after.starts_with(prefix.as_str())));
@@ -123,7 +130,7 @@ impl<B: Bounds> Lister<B> {
     }
 
     async fn run(mut self, pages: Pages<ListingItem>) {
-        // The reader is gone if the run stops, or if it needs no more pages.
+        // The reader drops its end if the run stops, or if it needs no more pages.
         while let Some(prefix) = self.reach.prefixes().get(self.at).cloned()
             && let Ok(room) = pages.clone().reserve_owned().await
         {
@@ -149,7 +156,7 @@ impl<B: Bounds> Lister<B> {
         }
     }
 
-    /// Lists one page and notes where the next one begins.
+    /// Lists one page and records where the next page begins.
     async fn page(&mut self, prefix: &ObjectKey) -> Result<Vec<ListingItem>, Failure> {
         let mut page = self
             .bucket
@@ -186,7 +193,7 @@ impl<B: Bounds> Lister<B> {
         };
         if let Some(until) = until {
             let inside = items.partition_point(|object| *object.key <= *until.as_str());
-            // The end of the range is visible without another page.
+            // Detect the end of the range without requesting another page.
             let mut is_end = inside < items.len()
                 || items
                     .last()
@@ -213,7 +220,8 @@ impl<B: Bounds> Lister<B> {
             .collect())
     }
 
-    /// Returns the key after which the list can continue if the keys below this one are left out.
+    /// Returns the key after which the list can continue if the selection excludes the directory of
+    /// this key.
     fn skip(&self, key: &str) -> Option<String> {
         let in_order =
             self.bucket.capabilities().ordered_lists && !self.bucket.capabilities().directory;

@@ -1,6 +1,7 @@
-//! Lists objects that a job names one by one. Each is requested with HEAD.
+//! Lists objects that a job names one by one, with a HEAD request for each.
 //!
-//! They come in key order, as in every listing. A missing object is a failure of that object.
+//! Objects arrive in key order, as in every listing. A missing object is a failure of that object
+//! only.
 
 use futures::stream::{self, StreamExt};
 
@@ -30,7 +31,7 @@ pub fn objects(
             stream::iter(chosen).map(|chosen| by_itself(find(bucket.clone(), relative_at, chosen)));
         let mut found = std::pin::pin!(found.buffered(at_once));
         while let Some(found) = found.next().await {
-            // The reader is gone when the run stops.
+            // The reader drops its end when the run stops.
             if pages.send(vec![found]).await.is_err() {
                 return;
             }

@@ -1,7 +1,7 @@
-//! Decides which entries of a source take part: applies a [`Selection`] to one entry.
+//! Decides which entries of a source are selected: applies a [`Selection`] to one entry.
 //!
 //! The decision is pure, so that both sides of a comparison, a dry run, and a later verification
-//! agree. It names the rule, because users ask why a file was not copied.
+//! agree. It names the rule, so that users can find out why a file was not copied.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,12 +15,13 @@ use crate::size::ByteSize;
 /// A [`Selection`] that can be applied to entries.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// The conditions to apply.
     select: Selection,
-    /// The names of the only objects to copy, if the job names them.
+    /// The names of the objects to copy, if the job names them one by one.
     chosen: Option<HashSet<String>>,
 }
 
-/// The rule that leaves an entry out.
+/// The rule that excludes an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Excluded {
     /// No `include` pattern matches.
@@ -35,14 +36,14 @@ pub enum Excluded {
     TooOld(Timestamp),
     /// The object was modified at or after this `modified_before`.
     TooNew(Timestamp),
-    /// A rule concerns the modification time, but the source does not state that time.
+    /// A rule uses the modification time, but the source does not show it.
     ModifiedUnknown,
     /// The object's storage class is not among the `storage_classes`.
     StorageClass,
 }
 
 impl Filter {
-    /// Creates a filter that admits the entries of this selection.
+    /// Creates a filter for this selection.
     #[must_use]
     pub fn new(select: &Selection) -> Self {
         Self {
@@ -51,7 +52,7 @@ impl Filter {
         }
     }
 
-    /// Returns this filter with the objects that the job names, if it names any.
+    /// Restricts this filter to the objects that the job names, if it names any.
     #[must_use]
     pub(crate) fn choosing(self, chosen: Option<&[Chosen]>) -> Self {
         let names = |chosen: &[Chosen]| chosen.iter().map(|chosen| chosen.key.clone()).collect();
@@ -69,11 +70,11 @@ impl Filter {
             .is_none_or(|names| names.contains(name))
     }
 
-    /// Checks that an entry is selected. `relative_key` is the key without the source's prefix. No
-    /// storage class means `STANDARD`, as in S3's answers.
+    /// Checks that an entry is selected. `relative_key` is the key without the source's prefix. A
+    /// missing storage class means `STANDARD`, as in S3's responses.
     ///
     /// # Errors
-    /// The first rule that leaves the entry out.
+    /// The first rule that excludes the entry.
     pub fn admits(
         &self,
         relative_key: &str,
@@ -94,14 +95,15 @@ impl Filter {
         {
             return Err(Excluded::StorageClass);
         }
-        // An unknown time is reported only if no other rule leaves the entry out.
+        // Check times last, so that an unknown time is reported only if no other rule excludes the
+        // entry.
         self.admits_time(modified)
     }
 
     /// Checks that a delete marker is selected. It has neither a size nor a storage class.
     ///
     /// # Errors
-    /// The first rule that leaves it out.
+    /// The first rule that excludes the delete marker.
     pub fn admits_marker(
         &self,
         relative_key: &str,
@@ -142,8 +144,8 @@ impl Filter {
         }
     }
 
-    /// Returns true if no key below `relative_dir` (with a slash at the end) can take part, so that
-    /// a walk need not descend. Returns false when in doubt.
+    /// Returns true if no key below `relative_dir` (with a trailing slash) can be selected, so that
+    /// a walk need not descend. Returns false in doubt.
     #[must_use]
     pub fn skips_directory(&self, relative_dir: &str) -> bool {
         self.select.leaves_out_all_below(relative_dir)
@@ -151,7 +153,7 @@ impl Filter {
 }
 
 impl Filter {
-    /// Returns true if an exclude pattern covers the directory, whatever the include patterns say.
+    /// Returns true if an `exclude` pattern covers the directory, regardless of `include`.
     #[must_use]
     pub fn excludes_directory(&self, relative_dir: &str) -> bool {
         self.select.excludes_all_below(relative_dir)

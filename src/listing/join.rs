@@ -1,10 +1,10 @@
 //! Finds the counterpart of a key by reading the destination's listing alongside the source's.
 //!
-//! Both listings come in the byte order of their keys, so one pass over each is enough, and only
+//! Both listings arrive in the byte order of their keys, so one pass over each is enough, and only
 //! the current entry is kept. This works only if the key map keeps the order
 //! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)). If a server lists
-//! in another order, for instance directory by directory, an entry that is found exists, but an
-//! entry that is not found may exist too.
+//! in another order, for instance directory by directory, an entry that was not found may exist
+//! nevertheless.
 
 use super::{Entry, Listing, ListingItem};
 use crate::s3::Failure;
@@ -19,7 +19,7 @@ pub struct Counterparts {
 }
 
 impl Counterparts {
-    /// Creates a search in this listing of the destination.
+    /// Creates a search in this listing.
     #[must_use]
     pub fn of(listing: Listing) -> Self {
         Self {
@@ -30,12 +30,11 @@ impl Counterparts {
         }
     }
 
-    /// Returns the entry with exactly this key. `None` means that there is none if both sides are
-    /// in order and calls ask for keys in that order.
+    /// Returns the entry with exactly this key. `None` means that the key does not exist, provided
+    /// that the listing is in order and that keys are requested in that order.
     ///
     /// # Errors
-    /// The failure of the destination's listing. Nothing is known about this key and those after
-    /// it.
+    /// The failure of the destination's listing. Nothing is known about this key and later keys.
     pub async fn find(&mut self, key: &str) -> Result<Option<&Entry>, Failure> {
         while !self.ended
             && self
@@ -57,8 +56,8 @@ impl Counterparts {
             .filter(|current| current.key.as_str() == key))
     }
 
-    /// Returns the entries that were left out so far because the server should not have listed
-    /// them.
+    /// Takes the failures about entries that the server should not have listed, which were ignored
+    /// so far.
     pub fn take_refused(&mut self) -> Vec<(String, Failure)> {
         std::mem::take(&mut self.refused)
     }

@@ -1,11 +1,11 @@
-//! Lists the files below a directory in the order that their keys would have in S3.
+//! Lists the files below a directory in the order of their keys in S3.
 //!
-//! A directory `a` sorts as `a/`, so that files come in the byte order of their keys and can be
-//! compared with a bucket's listing. A few directories per level are read ahead in parallel,
-//! because latency dominates a walk over a network file system. Memory depends on the directories
-//! on the current path, not on the whole tree. The job decides about symbolic links: they are
-//! skipped, followed, or treated as errors. A link to a directory on the current path is never
-//! followed, so that the walk ends.
+//! A directory `a` sorts as `a/`, so that files arrive in the byte order of their keys and can be
+//! compared with a bucket's listing. The walk reads a few directories per level ahead in parallel,
+//! because latency dominates on a network file system. Memory depends on the directories on the
+//! current path, not on the whole tree. The job decides whether symbolic links are skipped,
+//! followed, or treated as errors. A link to a directory on the current path is never followed, so
+//! that the walk ends.
 
 use std::collections::VecDeque;
 use std::fs::{self, Metadata};
@@ -25,16 +25,16 @@ use crate::s3::{Failure, FailureKind, Operation};
 
 /// The number of directories per level that are read ahead.
 const READ_AHEAD: usize = 8;
-/// The default directory of journals. It is not part of any source: a run that uploads its working
-/// directory must not send its own journal along.
+/// The default directory of journals. It is never part of a source, because a run that uploads its
+/// working directory must not upload its own journal.
 pub const JOURNALS: &str = ".s3haul";
-/// The reason for leaving out a directory in which nothing can match.
+/// The reason for ignoring a directory in which nothing can match.
 pub const UNREACHED: &str = "a directory in which no include pattern can match";
 /// The number of entries per page.
 const PAGE: usize = 1000;
 
-/// Lists a directory, or a single file under its own name. The files and directories in `own` are
-/// left out.
+/// Lists a directory, or a single file under its own name. Omits the files and directories in
+/// `own`.
 #[must_use]
 pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathBuf]) -> Listing {
     let walk = Arc::new(LocalWalk::new(root, symlinks, filter, own));
@@ -83,8 +83,8 @@ pub fn has_file(root: &LocalPath, symlinks: Symlinks, own: &[PathBuf], key: &str
     false
 }
 
-/// Returns the key of a path below a directory, or `None` for a path elsewhere. The path itself
-/// need not exist.
+/// Returns the key of a path below the directory `root`, or `None` for a path outside of it. The
+/// path need not exist.
 fn key_below(root: &Path, path: &Path) -> Option<String> {
     let parent = path
         .parent()
@@ -98,7 +98,7 @@ fn key_below(root: &Path, path: &Path) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Returns the file that an entry of [`files`] stands for.
+/// Returns the path of the file to which an entry of [`files`] refers.
 #[must_use]
 pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
     if root.0.is_dir() {
@@ -110,14 +110,17 @@ pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
 
 #[derive(Debug)]
 struct LocalWalk {
+    /// The directory or file to list.
     root: PathBuf,
+    /// Decides what happens to symbolic links.
     symlinks: Symlinks,
+    /// The selection, which decides whether to read a directory.
     filter: Filter,
-    /// The keys that are not listed: the report and journal of this run.
+    /// The keys of the report and journal of this run, which are not listed.
     own: Vec<String>,
 }
 
-/// A directory that waits to be read: its path, its key with a slash at the end, and the real paths
+/// A directory that waits to be read: its path, its key with a trailing slash, and the real paths
 /// of the followed links above it.
 #[derive(Debug)]
 struct OpenDirectory {
@@ -133,7 +136,7 @@ enum Unread {
     Reading(JoinHandle<Vec<Unread>>),
 }
 
-/// The unread rest of one directory.
+/// The remaining entries of one directory.
 #[derive(Debug)]
 struct Level {
     pending: VecDeque<Unread>,
@@ -194,7 +197,7 @@ impl LocalWalk {
     async fn start(self: Arc<Self>) -> Vec<Unread> {
         joined(spawn_blocking(move || match fs::metadata(&self.root) {
             Ok(metadata) if metadata.is_dir() => self.read_now(&self.root_directory()),
-            // A pipe has no length, so it would be taken for an empty file.
+            // A pipe has no length, so s3haul would mistake it for an empty file.
             Ok(metadata) if !metadata.is_file() => {
                 let why = "is no regular file; pipe it in and name the source `-`";
                 vec![Unread::Found(ListingItem::Failed(
@@ -252,7 +255,7 @@ impl LocalWalk {
         sorted.into_iter().map(|(_, item)| item).collect()
     }
 
-    /// Examines one name of a directory. Returns it with the key by which it sorts.
+    /// Examines one name in a directory. Returns the item and its sort key.
     fn look(
         &self,
         dir: &OpenDirectory,
@@ -283,7 +286,7 @@ impl LocalWalk {
             fs::symlink_metadata(path)
         } {
             Ok(metadata) => metadata,
-            // The file was deleted after the directory was read.
+            // The file was deleted after s3haul read the directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !kind.is_symlink() => {
                 let item = ignore("vanished");
                 return (key, item);
@@ -354,7 +357,7 @@ impl LocalWalk {
     }
 }
 
-/// Returns the time of the last change of the file's bytes.
+/// Returns the time at which the file's bytes were last modified.
 #[must_use]
 pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
     metadata
@@ -363,10 +366,10 @@ pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
         .and_then(|time| Timestamp::try_from(time).ok())
 }
 
-/// Returns the size of a file and the time of its last change.
+/// Returns the size and the modification time of a file.
 ///
 /// # Errors
-/// Fails if the file is gone, is no regular file, or cannot be examined.
+/// Fails if the file no longer exists, is not a regular file, or cannot be examined.
 pub(crate) async fn look(path: &Path) -> Result<(u64, Option<Timestamp>), Failure> {
     match tokio::fs::metadata(path).await {
         Ok(metadata) if metadata.is_file() => Ok((metadata.len(), modified(&metadata))),

@@ -1,10 +1,11 @@
-//! Determines the keys that a listing must cover: all that a selection can admit, and as few others
-//! as possible.
+//! Determines the keys that a listing must cover: all keys that a selection can admit, and as few
+//! others as possible.
 //!
-//! The literal prefixes of `include` patterns are the prefixes of the list requests. They are
-//! disjoint and listed in order, so that keys come in order and none comes twice. Within a prefix,
-//! a page may end in a directory in which no key can take part (`exclude: ["tmp/**"]`). Then the
-//! next page starts after that directory. It is requested anyway, so this never costs a request.
+//! The literal prefixes of `include` patterns are the prefixes of the list requests. The prefixes
+//! are disjoint and listed in order, so keys arrive in order and only once. Within a prefix, a page
+//! may end in a directory in which no key can be selected (`exclude: ["tmp/**"]`). The next page
+//! then starts after that directory. This never costs an additional request, because the next page
+//! is requested anyway.
 //!
 //! The reach of a destination is the image of the source's reach under the key map, if the map
 //! keeps prefixes.
@@ -15,8 +16,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Selection;
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// Sorts after every key that is likely to exist below a prefix. Keys after it are listed, so none
-/// is lost.
+/// A character that sorts after every character that is likely to occur in keys. Keys after it are
+/// still listed, so none is lost.
 const LAST: char = '\u{10FFFD}';
 
 /// A part of a bucket's keys.
@@ -24,9 +25,9 @@ const LAST: char = '\u{10FFFD}';
 pub struct Reach {
     /// The prefixes, in order; none is a prefix of another.
     prefixes: Arc<[ObjectKey]>,
-    /// The length of the prefix that all keys are relative to, in bytes.
+    /// The byte offset of the relative part of all keys.
     relative_at: usize,
-    /// Absent if nothing below the prefixes can be left out.
+    /// The patterns; absent if the selection has none.
     patterns: Option<Arc<Patterns>>,
 }
 
@@ -35,17 +36,18 @@ pub struct Reach {
 pub struct Behind {
     /// True if the server has more keys below the prefix of the page.
     pub more: bool,
-    /// The position of the prefix that is listed next.
+    /// The index of the prefix that is listed next.
     pub prefix: usize,
 }
 
 /// A selection, and its relation to keys.
 #[derive(Debug)]
 struct Patterns {
+    /// The selection.
     select: Selection,
-    /// The text that every key begins with and its relative key lacks.
+    /// The text at the start of every key that its relative key lacks.
     head: String,
-    /// The text that every relative key begins with and its key lacks.
+    /// The text at the start of every relative key that its key lacks.
     stripped: String,
 }
 
@@ -71,8 +73,8 @@ impl Reach {
         )
     }
 
-    /// Returns the destination keys of such source keys below `to`, for a key map that preserves
-    /// order.
+    /// Returns the destination keys below `to` of the source keys that `select` can admit, for a
+    /// key map that preserves the order.
     #[must_use]
     pub fn of_destination(select: &Selection, keys: &KeyMap, to: &ObjectKey) -> Self {
         let literal = match keys.rename.as_ref().map(Template::pieces) {
@@ -97,11 +99,11 @@ impl Reach {
         let prefixes = prefixes.iter().filter_map(|prefix| {
             let rest = match prefix.strip_prefix(stripped.as_str()) {
                 Some(rest) => rest,
-                // The stripped prefix is longer, so everything below it is reached.
+                // The stripped prefix is longer, so the pattern may match everything below it.
                 None if stripped.starts_with(prefix) => "",
                 None => return None,
             };
-            // No key is longer than S3 allows.
+            // A prefix that is too long for S3 has no keys.
             ObjectKey::new(&format!("{head}{rest}")).ok()
         });
         let prefixes = prefixes.collect();
@@ -118,8 +120,8 @@ impl Reach {
         }
     }
 
-    /// Returns the same keys and more, with prefixes that end in a slash: directory buckets list no
-    /// others.
+    /// Extends the prefixes to whole directories, because directory buckets only list prefixes that
+    /// end in a slash.
     #[must_use]
     pub fn in_whole_directories(self) -> Self {
         let directory = |prefix: &ObjectKey| {
@@ -143,14 +145,13 @@ impl Reach {
         &self.prefixes
     }
 
-    /// Returns the offset in bytes of the part of a key that is relative to the source or
-    /// destination.
+    /// Returns the byte offset of the relative part of a key.
     #[must_use]
     pub fn relative_at(&self) -> usize {
         self.relative_at
     }
 
-    /// Returns the position of the first prefix that has keys after `after`.
+    /// Returns the index of the first prefix that may have keys after `after`.
     #[must_use]
     pub fn first_behind(&self, after: Option<&str>) -> usize {
         let Some(after) = after else { return 0 };
@@ -159,8 +160,8 @@ impl Reach {
         self.prefixes.partition_point(is_over)
     }
 
-    /// Returns a text after all keys of the directory that contains this key, if the patterns leave
-    /// that directory out. The listing can continue there.
+    /// Returns a text after all keys of the directory that contains this key, if the patterns
+    /// exclude that directory. The listing can continue there.
     #[must_use]
     pub fn skip(&self, key: &str) -> Option<String> {
         let Patterns {
@@ -312,7 +313,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// A key that is admitted lies below a prefix and is never skipped.
+        /// Checks that every admitted key lies below a prefix and is never skipped.
         #[test]
         fn nothing_that_is_admitted_is_out_of_reach(
             include in prop::collection::vec(r"(\*\*/)?([ab*?]{1,2}/|\{a,b/\}|\{a,\*\*\}/|\*\*/|\\/|[a]|\[\*\]|\[ab\]){0,3}(\*\*|[ab*]{1,2}|\{a,b\})", 0..3),

@@ -1,14 +1,14 @@
 //! Lists the versions and delete markers of keys, from `ListObjectVersions`.
 //!
 //! [`as_of`] selects one version of each key and needs the memory of one page. It compares with
-//! S3's Last-Modified. For a multipart upload, that is the time at which the upload was *created*,
+//! S3's Last-Modified. For a multipart object, this is the time at which its upload was *created*,
 //! so an upload that was in progress at the chosen time counts as complete. S3 stores no other time
 //! of a version.
 //!
 //! [`histories`] returns each key with all of its versions, oldest first. S3 lists the newest
-//! version first, so all versions of a key must be read before the first one can be copied. A
-//! [`Version`] is stored without its key and the name of its storage class. It takes 190 bytes
-//! (measured, with ids and `ETag`s of 32 characters), so a key with 100,000 versions takes 19 MB.
+//! version first, so all versions of a key must be read before the first version can be copied. A
+//! [`Version`] does not store the key, and shares the name of its storage class. It takes 190 bytes
+//! (measured, with IDs and `ETag`s of 32 characters), so a key with 100,000 versions takes 19 MB.
 //! Pages may end between two versions of a key.
 
 use std::collections::BTreeSet;
@@ -26,9 +26,11 @@ use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, Ve
 /// The keys of a bucket whose versions are listed.
 #[derive(Clone, Debug)]
 pub struct Scope {
+    /// The keys to list.
     reach: Reach,
+    /// The byte offset of the part of the keys after the source's prefix.
     relative_at: usize,
-    /// Set for a single key.
+    /// The key, for the scope of a single key.
     exact: Option<ObjectKey>,
 }
 
@@ -69,7 +71,7 @@ impl Scope {
 /// One version or delete marker of a key, in a compact form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// The version id; `null` for a version that was written while the bucket kept no versions.
+    /// The version ID; `null` for a version that was written while versioning was off.
     pub id: Box<str>,
     /// The `ETag` without quotes; absent for delete markers.
     pub etag: Option<Box<str>>,
@@ -90,7 +92,7 @@ pub struct Version {
 pub struct History {
     /// The key.
     pub key: ObjectKey,
-    /// The offset in bytes of the relative key, after the source's prefix.
+    /// The byte offset of the part of the key after the source's prefix.
     pub relative_at: usize,
     /// The versions, oldest first.
     pub versions: Vec<Version>,
@@ -112,23 +114,27 @@ impl History {
 pub enum HistoryItem {
     /// A key with its versions.
     History(History),
-    /// An entry that is not an object, and the reason for leaving it out.
+    /// An entry that is not an object, and the reason for ignoring it.
     Ignored(String, &'static str),
-    /// The failure of the listing, which ends here, or of one of several keys.
+    /// The failure of the listing, which then ends, or of one of several keys.
     Failed(String, Failure),
 }
 
 /// A listing of histories, in the server's order of keys.
 pub type Histories = PageReceiver<HistoryItem>;
 
-/// Requests one page after the other.
+/// Requests one page after another.
 #[derive(Debug)]
 struct Pages<'a> {
+    /// The bucket to list.
     bucket: &'a Bucket,
+    /// The keys to list.
     scope: &'a Scope,
-    /// The position of the prefix that is being listed.
+    /// The index of the prefix that is being listed.
     at: usize,
+    /// The position after the last page.
     after: Option<VersionMarker>,
+    /// The checks of the pages.
     paging: Paging,
 }
 
@@ -211,7 +217,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
         let mut source_pages = Pages::of(&bucket, &scope);
         let failure = loop {
             match source_pages.next().await {
-                // The reader is gone when the run stops.
+                // The reader drops its end when the run stops.
                 Ok(Some(items)) => {
                     if pages.send(past.page(items)).await.is_err() {
                         return;
@@ -245,12 +251,15 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
 struct Past {
     /// The bucket's name, for messages.
     bucket: String,
+    /// The point in time.
     time: Timestamp,
+    /// The byte offset of the part of the keys after the source's prefix.
     relative_at: usize,
-    /// The key whose version of that time was found.
+    /// The key whose version at that time has been found.
     settled: Option<String>,
+    /// The number of objects found so far.
     objects: u64,
-    /// True once an object was reported whose state at that time is not known.
+    /// True once an object with an unknown state at that time was reported.
     is_unknown: bool,
 }
 
@@ -374,7 +383,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
     })
 }
 
-/// Returns all versions of one key, oldest first, or none if there is no such key.
+/// Returns all versions of one key, oldest first, or no versions if the key does not exist.
 ///
 /// # Errors
 /// The failure of the listing.
@@ -400,16 +409,18 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
 /// Collects the versions of a key, across pages.
 #[derive(Debug, Default)]
 struct VersionReader {
+    /// The byte offset of the part of the keys after the source's prefix.
     relative_at: usize,
     /// The current key and its versions so far, newest first.
     open: Option<(String, Vec<Version>)>,
-    /// The storage classes seen so far. A bucket has a handful of them.
+    /// The storage classes seen so far; a bucket has only a few.
     classes: BTreeSet<Arc<str>>,
+    /// The number of keys found so far.
     keys: u64,
 }
 
 impl VersionReader {
-    /// Adds a page. Returns the keys that are complete.
+    /// Adds a page. Returns the keys whose versions are complete.
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<HistoryItem> {
         let mut complete = Vec::new();
         for item in items {
@@ -459,8 +470,8 @@ impl VersionReader {
     }
 }
 
-/// Finds the histories of keys in a parallel pass over a listing. Both sides must come in the byte
-/// order of their keys.
+/// Finds the histories of keys by reading a listing alongside another one. Both listings must be in
+/// the byte order of their keys.
 #[derive(Debug)]
 pub struct HistoryWalk {
     histories: Histories,
@@ -479,11 +490,11 @@ impl HistoryWalk {
         }
     }
 
-    /// Returns the versions of exactly this key, once, or none if there is no such key. Calls must
-    /// ask for keys in order.
+    /// Returns the versions of exactly this key, once, or no versions if the key does not exist.
+    /// Calls must request keys in order.
     ///
     /// # Errors
-    /// The failure of the listing. Nothing is known about this key and those after it.
+    /// The failure of the listing. Nothing is known about this key and later keys.
     pub async fn find(&mut self, key: &str) -> Result<Vec<Version>, Failure> {
         while !self.ended
             && self

@@ -1,5 +1,5 @@
-//! Recognises locations in the notation of other tools, consoles, and browsers, and suggests the
-//! right one.
+//! Recognizes locations in the notation of other tools, consoles, and browsers, and suggests the
+//! notation of s3haul.
 
 use std::borrow::Cow;
 
@@ -34,8 +34,8 @@ impl std::fmt::Display for Suggestion {
     }
 }
 
-/// Recognises another notation of a location: `s3:/…`, `S3://…`, an ARN, an `https://` URL, or the
-/// scheme of another service. Returns `None` for a text that may be a path of this machine.
+/// Recognizes another notation of a location: `s3:/…`, `S3://…`, an ARN, an `https://` URL, or the
+/// scheme of another service. Returns `None` for a text that may be a local path.
 #[must_use]
 pub fn suggestion(text: &str) -> Option<Suggestion> {
     let lower = text.to_ascii_lowercase();
@@ -71,7 +71,7 @@ pub fn suggestion(text: &str) -> Option<Suggestion> {
     at(rest, "")
 }
 
-/// Recognises `bucket/key`, which may be a path as well.
+/// Recognizes `bucket/key`, which may also be a local path.
 #[must_use]
 pub fn bare(text: &str) -> Option<Suggestion> {
     let is_path =
@@ -79,13 +79,13 @@ pub fn bare(text: &str) -> Option<Suggestion> {
     if is_path { None } else { at(text, "") }
 }
 
-/// Returns the suggestion of `s3://` and `rest`, followed by `flags`, if that is a location.
+/// Suggests `s3://` and `rest`, followed by `flags`, if that is a valid location.
 fn at(rest: &str, flags: &str) -> Option<Suggestion> {
     let location: S3Uri = format!("s3://{rest}").parse().ok()?;
     Some(Suggestion::Location(format!("{location}{flags}")))
 }
 
-/// Recognises the ARN of a bucket, of its objects, or of an access point. s3haul accepts the ARN of
+/// Recognizes the ARN of a bucket, of its objects, or of an access point. s3haul accepts the ARN of
 /// an access point as a bucket, so `s3://` with such an ARN needs no suggestion.
 fn of_arn(arn: &str) -> Option<Suggestion> {
     let fields: Vec<&str> = arn.splitn(6, ':').collect();
@@ -108,7 +108,7 @@ fn of_arn(arn: &str) -> Option<Suggestion> {
     at(&format!("{}{rest}", &arn[..head]), "")
 }
 
-/// Recognises the URL of an object, of a bucket, or of a page of the console.
+/// Recognizes the URL of an object, a bucket, or a page of the AWS console.
 fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
     let rest = rest.split('#').next().unwrap_or(rest);
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -136,7 +136,7 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
         .or_else(|| host.strip_suffix(".amazonaws.com.cn"));
     if let Some(name) = aws {
         let is_s3 = |label: &str| label == "s3" || label.starts_with("s3-");
-        // The bucket's name may contain dots itself, so the last label of S3 counts.
+        // A bucket name may contain dots, so the last label that names S3 counts.
         let labels: Vec<&str> = name.split('.').collect();
         let s3 = labels.iter().rposition(|label| is_s3(label))?;
         return match labels[..s3].join(".") {
@@ -144,7 +144,7 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
             bucket => at(&format!("{bucket}/{path}"), ""),
         };
     }
-    // On another server, the bucket is the first name of the path, as most servers have it.
+    // On other servers, the bucket is usually the first segment of the path.
     let bucket = path.split('/').next().unwrap_or_default();
     BucketName::new(bucket).ok()?;
     let authority = authority

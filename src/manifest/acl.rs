@@ -16,7 +16,7 @@ pub enum CannedAcl {
     Private,
     /// Everybody may read the object.
     PublicRead,
-    /// S3 treats this like `public-read` for objects.
+    /// The same as `public-read`, because S3 has no write permission for single objects.
     PublicReadWrite,
     /// Every AWS account may read the object.
     AuthenticatedRead,
@@ -51,8 +51,7 @@ impl fmt::Display for CannedAcl {
 }
 
 impl Provider {
-    /// Returns true for servers that have no ACLs of single objects, so that `x-amz-acl` has no
-    /// effect.
+    /// Returns true for servers that have no object ACLs, so that `x-amz-acl` has no effect.
     #[must_use]
     pub const fn lacks_object_acls(self) -> bool {
         match self {

@@ -13,13 +13,13 @@ use super::diagnose::Mistake;
 use super::env::is_name;
 use super::job::{Attribute, KeySource, Policy, SetValues, Source, Transfer};
 
-/// The limit of S3 for the names and values of an object's user metadata together, in bytes.
+/// S3's limit on the names and values of an object's user metadata together, in bytes.
 pub(crate) const MAX_METADATA: usize = 2048;
 /// The most tags of one object.
 pub(crate) const MAX_TAGS: usize = 10;
 /// The most characters of a tag's key and of its value.
 const MAX_TAG: (usize, usize) = (128, 256);
-/// All content headers share 2 KB, so a single one of more than this is a mistake.
+/// The most bytes of one content header. S3 limits all content headers together to 2 KB.
 const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.
@@ -51,7 +51,8 @@ impl AttributeRules<'_> {
         });
     }
 
-    /// Reports a `replace` without a replacement: it is either a mistake or means `skip`.
+    /// Reports a `replace` policy without a replacement value. The user either forgot the value or
+    /// meant `skip`.
     fn policies(&mut self, transfer: &Transfer) {
         for attribute in Attribute::ALL {
             if transfer.preserve.of(attribute) != Policy::Replace {
@@ -126,7 +127,7 @@ impl AttributeRules<'_> {
                 let remedy = if value.chars().any(char::is_control) {
                     "leave out line breaks and other control characters".to_owned()
                 } else {
-                    // S3 itself shows such a value like this, so it looks the same everywhere.
+                    // S3 returns non-ASCII values in this form.
                     format!(
                         "write \"=?UTF-8?B?{}?=\" (RFC 2047), as S3 itself shows it",
                         STANDARD.encode(value)
@@ -222,7 +223,7 @@ impl AttributeRules<'_> {
     }
 }
 
-/// Returns true for visible ASCII, with blanks only inside.
+/// Returns true for visible ASCII without leading or trailing blanks.
 fn is_header_value(value: &str) -> bool {
     value.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
         && value.trim() == value

@@ -1,9 +1,9 @@
 //! Builds a [`Job`] from a [`ManifestFile`]: fills in defaults and parses texts.
 //!
 //! This module refuses only what the types of a `Job` cannot hold (a text that is not a size, `s3`
-//! next to `files`). [`check`](super::check) has the rules about possible jobs. A value that cannot
-//! be parsed is reported and replaced by its default, so that the rest of the transfer is still
-//! checked.
+//! next to `files`). [`check`](super::check) applies the rules to jobs that can be represented. A
+//! value that cannot be parsed is reported and replaced by its default, so that the rest of the
+//! transfer is still checked.
 
 mod endpoint;
 mod explain;
@@ -33,12 +33,14 @@ use crate::endpoint::Environment;
 use crate::location::S3Uri;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
-/// A job, as far as the manifest could be read.
+/// The part of a job that could be read from the manifest.
 pub(super) struct PartialJob {
+    /// The job, without transfers that cannot be read.
     pub job: Job,
-    /// The index in the manifest of each transfer of `job`. Transfers without a readable source and
-    /// destination are left out.
+    /// The index in the manifest of each transfer of `job`, which omits transfers whose source or
+    /// destination cannot be read.
     pub indices: Vec<usize>,
+    /// The mistakes found.
     pub mistakes: Vec<Mistake>,
 }
 
@@ -50,7 +52,7 @@ pub(super) fn build(
     refused_fields: &RefusedFields,
 ) -> PartialJob {
     let ManifestFile {
-        // The schema has checked it.
+        // The schema has checked the version.
         version: _,
         name,
         endpoints,
@@ -134,8 +136,8 @@ impl FieldReader<'_> {
         });
     }
 
-    /// Returns the text as a `T`, or `None` if there is none. Also returns `None` for a text that
-    /// cannot be parsed, after reporting it.
+    /// Parses the text as a `T`. Returns `None` if there is no text. Reports a text that cannot be
+    /// parsed, and also returns `None`.
     fn read<T>(&mut self, path: &str, text: Option<String>) -> Option<T>
     where
         T: FromStr,
@@ -151,7 +153,7 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Reads the ceilings of the run.
+    /// Reads the limits of the run.
     fn limits(&mut self, section: LimitsSection) -> Limits {
         let LimitsSection {
             requests_per_second,
@@ -223,7 +225,7 @@ impl FieldReader<'_> {
         defaults: &DefaultsSection,
     ) -> Option<Transfer> {
         let path = format!("transfers[{index}]");
-        // Destructured, so that the compiler names a new field.
+        // Destructure, so that the compiler reports any new field.
         let TransferSection {
             name,
             after,
@@ -305,7 +307,7 @@ impl FieldReader<'_> {
         Some(transfer)
     }
 
-    /// Refuses settings about archives that are meaningless here.
+    /// Refuses settings for archived objects that have no effect on this transfer.
     fn check_archived(
         &mut self,
         path: &str,
@@ -332,8 +334,9 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Refuses a goal next to an exact size, which may come from the defaults. An exact size of a
-    /// transfer is no mistake under a goal of the defaults, because it overrides the goal.
+    /// Refuses a transfer's `goal` next to an exact size, even if the size comes from the defaults.
+    /// A transfer may set an exact size despite a `goal` in the defaults, because the size
+    /// overrides it.
     fn check_goal(&mut self, path: &str, own: &PartsSection, shared: Option<&PartsSection>) {
         let inherited = || shared.and_then(|shared| shared.size.as_ref());
         let size = own.size.as_ref().or_else(inherited);
@@ -349,7 +352,7 @@ impl FieldReader<'_> {
         self.refuse(&format!("{path}.goal"), message, remedy);
     }
 
-    /// Refuses settings that are meaningless for local files.
+    /// Refuses settings that have no effect on local files.
     fn check_local(
         &mut self,
         path: &str,
@@ -487,7 +490,7 @@ fn proof(
     (verify, prove, on_mismatch): (Option<Verify>, Option<Prove>, Option<OnMismatch>),
     defaults: &DefaultsSection,
 ) -> ProofPolicy {
-    // Destructured, so that the compiler names a new field.
+    // Destructure, so that the compiler reports any new field.
     let DefaultsSection {
         verify: shared_verify,
         prove: shared_prove,

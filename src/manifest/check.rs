@@ -1,6 +1,5 @@
-//! Checks the rules that a [`Job`] must keep, whether it comes from a manifest or a command line.
-//! This module checks one field at a time; [`overlap`](super::overlap) compares the keys of
-//! transfers.
+//! Checks the rules for a [`Job`], whether it comes from a manifest or a command line. This module
+//! checks one field at a time; [`overlap`](super::overlap) compares the keys of transfers.
 
 mod endpoint;
 mod source;
@@ -36,8 +35,8 @@ const STORAGE_CLASSES: [&str; 12] = [
 ];
 
 impl Job {
-    /// Returns every finding about a job that cannot work or would not do what it seems to, or
-    /// nothing if all is well. Paths are those of a manifest.
+    /// Returns all mistakes: settings that cannot work, or that would not do what they seem to do.
+    /// Paths name fields as in a manifest.
     #[must_use]
     pub fn check(&self) -> Vec<Mistake> {
         let indices: Vec<_> = (0..self.transfers.len()).collect();
@@ -57,9 +56,9 @@ impl Job {
     }
 }
 
-/// Applies [`Job::check`] to the readable part of a manifest. `indices` gives the number in the
-/// file of each transfer. A job without transfers is not reported here, because the reason was
-/// reported already.
+/// Applies [`Job::check`] to the readable part of a manifest. `indices` gives the position of each
+/// transfer in the file. Does not report a job without transfers, because the reason was already
+/// reported.
 pub(super) fn check_with(
     job: &Job,
     indices: &[usize],
@@ -128,7 +127,7 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// Refuses customer keys at endpoints whose stated URL is plain HTTP, even if that is allowed.
+    /// Refuses customer keys at endpoints whose stated URL is plain HTTP, even with `allow_http`.
     fn plaintext_keys(&mut self, path: &str, transfer: &Transfer) {
         let keys = &transfer.customer_keys;
         let source = transfer
@@ -153,8 +152,8 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// Refuses a report with two locations, and a file whose path is a location in S3: it would
-    /// become a directory named `s3:`.
+    /// Refuses a report with two locations, and a report file whose path is an S3 location, which
+    /// would create a directory named `s3:`.
     fn report(&mut self) {
         if self.job.report.json.is_some() && self.job.report.s3.is_some() {
             self.refuse(
@@ -437,8 +436,8 @@ impl<'j> Rules<'j> {
     }
 }
 
-/// Returns true for a path that can only be a directory. For other paths, the run finds out when it
-/// starts.
+/// Returns true for a path that can only be a directory. For other paths, the run determines the
+/// type when it starts.
 fn is_directory(path: &LocalPath) -> bool {
     path.as_path().to_string_lossy().ends_with('/') || path.as_path().file_name().is_none()
 }

@@ -1,4 +1,4 @@
-//! The settings `compare` and `compare_attributes`, which decide how a job finds out whether the
+//! The settings `compare` and `compare_attributes`, which decide how a job determines whether the
 //! destination has an equal object.
 //!
 //! Both apply only to `when: changed`. `when: missing` compares only keys, and `when: always`
@@ -12,22 +12,23 @@ use serde::{Deserialize, Serialize};
 use super::diagnose::Mistake;
 use super::job::{SetValues, Source, Transfer, Versions, When};
 
-/// The comparison that `when: changed` makes. Different sizes are a difference in every mode.
+/// The comparison that `when: changed` uses. Objects of different sizes differ in every mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compare {
-    /// Sizes, then `ETag`s if both derive from the bytes in the same way, otherwise modification
-    /// times.
+    /// Sizes, and then `ETag`s if both sides compute them from the bytes in the same way, otherwise
+    /// modification times.
     #[default]
     Auto,
     /// Sizes only.
     Size,
-    /// Sizes and `ETag`s; files are hashed. Modification times if the `ETag`s cannot be compared.
+    /// Sizes and `ETag`s; s3haul hashes local files. If the `ETag`s cannot be compared,
+    /// modification times.
     Etag,
-    /// Checksums, with a HEAD request to each side; files are hashed. Modification times if nothing
-    /// else can be compared.
+    /// Checksums, from a HEAD request to each side; s3haul hashes local files. If nothing else can
+    /// be compared, modification times.
     Checksum,
-    /// Sizes and modification times: the destination must be newer.
+    /// Sizes and modification times. Equal objects are newer at the destination than at the source.
     Time,
 }
 
@@ -44,7 +45,7 @@ impl fmt::Display for Compare {
 }
 
 impl Transfer {
-    /// Returns true if the job sets attributes of the new objects, whatever the source has.
+    /// Returns true if the job sets attributes of the new objects regardless of the source.
     #[must_use]
     pub fn sets_attributes(&self) -> bool {
         self.to.storage_class.is_some() || self.sets_unlisted_attributes()
@@ -59,7 +60,7 @@ impl Transfer {
             || self.customer_keys.destination.is_some()
     }
 
-    /// Returns true if the transfer reads versions that are not the newest ones of their keys.
+    /// Returns true if the transfer may read versions other than the current ones.
     fn reads_the_past(&self) -> bool {
         matches!(self.versions, Versions::AsOf(_))
             || matches!(

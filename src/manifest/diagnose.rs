@@ -1,11 +1,11 @@
 //! The mistakes in a manifest, with their lines.
 //!
-//! A [`Mistake`] names the field that it concerns. A job from the command line has nothing else. A
-//! [`ManifestMistake`] also has a place in the file. [`ManifestMistakes`] is the error of a whole
-//! manifest: it holds all mistakes in the order of the file, so that a user need not run the
-//! command once per mistake. `cli::mistakes` draws them.
+//! A [`Mistake`] names the field that it concerns, which is all that a job from the command line
+//! can give. A [`ManifestMistake`] also has a position in the file. [`ManifestMistakes`] is the
+//! error of a whole manifest: it contains all mistakes in the order of the file, so that users can
+//! fix all of them at once. `cli::mistakes` draws them.
 //!
-//! Text from the file goes to terminals and logs. So control characters are made visible, and
+//! Text from the file goes to terminals and logs. Therefore control characters are escaped, and
 //! values that look like secrets are masked.
 
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ pub struct Mistake {
     pub remedy: String,
 }
 
-/// A mistake in a manifest, with its place.
+/// A mistake in a manifest, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct ManifestMistake {
@@ -67,7 +67,7 @@ pub struct ManifestMistakes {
     list: Vec<ManifestMistake>,
 }
 
-/// A mistake with its place in bytes of the source, before its line is known.
+/// A mistake with its byte range in the source, before its line is known.
 #[derive(Clone, Debug)]
 pub(super) struct MistakeAt {
     pub at: Range<usize>,
@@ -76,8 +76,8 @@ pub(super) struct MistakeAt {
     pub remedy: String,
 }
 
-/// The fields with a value that was already refused. A rule would see a default there instead of
-/// the typed value, so it should say nothing.
+/// The fields whose values were already refused. They hold defaults instead of the typed values, so
+/// rules must not report them.
 #[derive(Debug, Default)]
 pub(super) struct RefusedFields(BTreeSet<String>);
 
@@ -100,7 +100,7 @@ impl RefusedFields {
     }
 }
 
-/// The most characters of the file that a message repeats.
+/// The most characters of the file that a message quotes.
 const MAX_MESSAGE: usize = 400;
 
 impl fmt::Display for Mistake {
@@ -110,8 +110,8 @@ impl fmt::Display for Mistake {
 }
 
 impl ManifestMistakes {
-    /// Sorts the mistakes by place and drops duplicates. `secrets` are ranges of `source` that must
-    /// not be shown.
+    /// Sorts the mistakes by position and drops duplicates. `secrets` are ranges of `source` that
+    /// must not be shown.
     pub(super) fn new(
         file_name: &str,
         source: &str,
@@ -255,9 +255,8 @@ fn shorten(text: String) -> String {
     }
 }
 
-/// Replaces secrets in the source by asterisks, byte for byte so that places do not move: the
-/// ranges that are known to be secret, and the text before the `@` of any
-/// `http(s)://user:password@host`.
+/// Replaces secrets in the source with asterisks, byte for byte so that positions stay valid.
+/// Secrets are the given ranges, and the text before the `@` of any `http(s)://user:password@host`.
 fn mask_secrets(source: &str, secrets: &[Range<usize>]) -> String {
     let mut ranges = secrets.to_vec();
     for (at, _) in source.match_indices("://") {

@@ -1,10 +1,10 @@
 //! Replaces `${NAME}` in values.
 //!
 //! The replacement happens after the YAML is parsed: a variable cannot add fields, and its value is
-//! not expanded again. There are no defaults (`${NAME:-x}`), because a manifest in git should say
-//! what it means, and an unset variable is a mistake of the deployment.
+//! not expanded again. Defaults (`${NAME:-x}`) are not supported, because a manifest in git should
+//! show its meaning, and an unset variable is a deployment error.
 
-/// The reasons why a `${…}` cannot be replaced. Each knows the text to underline.
+/// The reasons why a `${…}` cannot be replaced, with the text to underline.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum VariableMistake {
     /// No variable of that name is set.
@@ -55,7 +55,7 @@ pub(super) fn substitute(
     (out, mistakes)
 }
 
-/// Returns true if an environment variable may have this name.
+/// Returns true if this is a valid name of an environment variable.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())

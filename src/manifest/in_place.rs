@@ -1,14 +1,14 @@
 //! In-place changes: transfers whose source is their destination. They change the attributes of
-//! objects and keep their bytes.
+//! objects and keep the bytes.
 
 use super::job::{
     Attribute, CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When,
 };
 
 impl Transfer {
-    /// Returns true if each object would be written to the bucket and key that it is read from,
-    /// provided that both endpoints are one server. Returns false for a transfer of old versions,
-    /// because it does not read the objects that it replaces.
+    /// Returns true if the transfer writes each object to the bucket and key from which it reads
+    /// the object. Assumes that both endpoints lead to one server. Returns false for `as_of`,
+    /// because such a transfer does not read the objects that it replaces.
     #[must_use]
     pub fn is_onto_itself(&self) -> bool {
         let to = &self.to.location;
@@ -32,8 +32,7 @@ impl Transfer {
         is_same_key && self.keys.is_identity() && !matches!(self.versions, Versions::AsOf(_))
     }
 
-    /// Returns true if the job names an attribute that an object may lack, or drops one that it
-    /// has.
+    /// Returns true if the transfer sets an attribute, or drops one that an object may have.
     pub(crate) fn changes_attributes(&self) -> bool {
         let CustomerKeys {
             source,
@@ -46,7 +45,7 @@ impl Transfer {
             | Attribute::StorageClass
             | Attribute::Encryption
             | Attribute::Lock => !self.preserve.of(attribute).keeps(),
-            // No job keeps these by default, so it does not ask to drop them.
+            // `skip` is the default here, so it does not mean that the user wants to drop them.
             Attribute::Acl | Attribute::Annotations => false,
         };
         self.to.storage_class.is_some()
@@ -57,8 +56,7 @@ impl Transfer {
             || Attribute::ALL.into_iter().any(drops)
     }
 
-    /// Returns the reason why a transfer onto itself cannot be an in-place change: a message and a
-    /// remedy.
+    /// Returns a message and a remedy if a transfer onto itself cannot be an in-place change.
     pub(super) fn in_place_mistake(&self, place: &str) -> Option<(String, String)> {
         let (message, remedy) = if self.versions == Versions::All {
             (

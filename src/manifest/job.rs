@@ -1,8 +1,8 @@
 //! The validated [`Job`] of a manifest or command line, with all defaults filled in.
 //!
-//! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
+//! A `Job` needs no further interpretation: sizes are bytes, locations are parsed, and names are
 //! resolved. [`Job::parse`] builds a `Job` from a manifest, and the command line builds one with
-//! [`Job::single`]. Both pass the same [`Job::check`], so the same rules apply to both.
+//! [`Job::single`]. Both run [`Job::check`], so the same rules apply to both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,21 +37,22 @@ pub struct Job {
     pub name: String,
     /// The endpoints by name. [`DEFAULT_ENDPOINT`] is always among them.
     pub endpoints: BTreeMap<String, ResolvedEndpoint>,
-    /// At least one transfer. A transfer that reads what an earlier one writes waits until that one
-    /// ends.
+    /// At least one transfer. A transfer that reads what an earlier transfer writes waits until
+    /// that transfer ends.
     pub transfers: Vec<Transfer>,
-    /// Ceilings for the whole run.
+    /// The limits of the whole run.
     pub limits: Limits,
-    /// The place that receives the report.
+    /// The location of the report.
     pub report: ReportPaths,
-    /// The place of the journal.
+    /// The location of the journal.
     pub journal: JournalPlace,
-    /// The consequence of differences from the unfinished run in the journal.
+    /// Decides what happens if the job differs from the unfinished run in the journal.
     pub on_change: OnChange,
-    /// Set by `--adopt`: open uploads at the keys to be written that no journal knows are resumed
-    /// if their parts can be proven. Only the user knows that no other program writes these keys.
+    /// Set by `--adopt`: the run resumes open uploads that no journal knows, if they are at keys
+    /// that it writes and their parts can be proven. Only the user knows that no other program
+    /// writes these keys.
     pub adopts: bool,
-    /// The name of the report whose failed objects are copied again, if the job does only that.
+    /// The name of the report whose failed objects this job copies again; `None` for other jobs.
     #[doc(hidden)]
     pub retries: Option<String>,
     /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
@@ -59,13 +60,13 @@ pub struct Job {
     pub manifest_sha256: Option<String>,
 }
 
-/// A pair of locations: objects of `from` are copied to `to`.
+/// A pair of locations. s3haul copies objects from `from` to `to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Transfer {
     /// The name, unique in the job. Default: `transfer-1`, `transfer-2`, … by position.
     pub name: String,
-    /// Names of earlier transfers that must have ended before this one starts.
+    /// Names of earlier transfers that must end before this transfer starts.
     pub after: Vec<String>,
     /// The source.
     pub from: Source,
@@ -73,36 +74,37 @@ pub struct Transfer {
     pub to: Destination,
     /// Decides which objects are copied if the destination already has an object at the key.
     pub when: When,
-    /// The comparison that [`When::Changed`] makes.
+    /// The comparison that [`When::Changed`] uses.
     pub compare: Compare,
-    /// Set if requests check the attributes that the job sets and no list shows, for equal objects.
+    /// Set if the run sends requests to check that equal objects have the attributes that the job
+    /// sets and that lists do not show.
     pub compare_attributes: bool,
-    /// The consequence of a selection that matches nothing.
+    /// Decides what happens if the selection matches nothing.
     pub empty: Empty,
     /// The conditions that select objects of the source.
     pub select: Selection,
-    /// The mapping from source keys to destination keys.
+    /// Rules that map source keys to destination keys.
     pub keys: KeyMap,
-    /// The division of objects into parts.
+    /// The rules for dividing objects into parts.
     pub parts: Parts,
     /// The attributes of the source object that a copy keeps.
     pub preserve: Preserve,
-    /// The access settings of the source's bucket. Without effect for local files.
+    /// The access settings of the source's bucket. They have no effect on local files.
     pub source_access: Access,
     /// The access settings of the destination's bucket.
     pub destination_access: Access,
     /// The times that the user wrote as ages.
     #[doc(hidden)]
     pub ages: Ages,
-    /// The versions of an object that are copied.
+    /// The versions of each object that are copied.
     pub versions: Versions,
-    /// The treatment of objects in an archive.
+    /// Decides what happens to archived objects.
     pub archived: Archived,
-    /// The restore that [`Archived::Restore`] requests.
+    /// The restore request that [`Archived::Restore`] sends.
     pub restore: Restore,
     /// The proof that copies need.
     pub proof: ProofPolicy,
-    /// Attributes of the new objects that do not come from the source.
+    /// Attributes that the new objects get regardless of the source.
     pub set: SetValues,
     /// The customer keys (SSE-C) of the source and the destination.
     pub customer_keys: CustomerKeys,
@@ -120,37 +122,37 @@ pub struct Transfer {
 /// The access settings of a bucket, sent with every request to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Access {
-    /// `x-amz-expected-bucket-owner`: the account (12 digits) that must own the bucket, or S3
-    /// refuses the request.
+    /// `x-amz-expected-bucket-owner`: the ID of the account (12 digits) that must own the bucket.
+    /// S3 refuses requests if another account owns the bucket.
     pub expected_owner: Option<String>,
     /// `x-amz-request-payer: requester`: without it, a Requester Pays bucket refuses every request.
     pub requester_pays: bool,
 }
 
-/// The versions of an object that are copied. For local files, only [`Versions::Current`] is valid.
+/// The versions of each object that are copied. For local files, only [`Versions::Current`] is
+/// valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Versions {
-    /// The version that a plain read finds, or the one that the source names.
+    /// The current version, or the version that the source names.
     #[default]
     Current,
-    /// All versions and delete markers, oldest first, so that the destination gets the same
-    /// history.
+    /// All versions and delete markers, oldest first. The destination gets the same history.
     All,
-    /// The version that a plain read would have found at this time.
+    /// The version that was current at this time.
     AsOf(Timestamp),
 }
 
-/// The treatment of objects that cannot be read because they are in `GLACIER`, `DEEP_ARCHIVE`, or
-/// an archive tier of `INTELLIGENT_TIERING`.
+/// Decides what happens to objects that cannot be read because they are in `GLACIER`,
+/// `DEEP_ARCHIVE`, or an archive tier of `INTELLIGENT_TIERING`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Archived {
     /// The object fails, and the error says what to do.
     #[default]
     Fail,
-    /// The object is skipped and counted.
+    /// The run skips the object and counts it.
     Skip,
-    /// The run requests a restore once. A later run copies the object when it can be read.
+    /// The run requests a restore once. A later run copies the object once it is readable.
     Restore,
 }
 
@@ -159,8 +161,8 @@ pub enum Archived {
 pub struct Restore {
     /// The tier, which decides speed and price.
     pub tier: RestoreTier,
-    /// The days for which the object can be read, at least 1. Objects in `INTELLIGENT_TIERING`
-    /// leave the archive tier permanently.
+    /// The number of days for which the object can be read, at least 1. Has no effect on objects in
+    /// `INTELLIGENT_TIERING`, which leave the archive tier permanently.
     pub days: u32,
 }
 
@@ -173,8 +175,8 @@ pub enum RestoreTier {
     Standard,
     /// 5 to 12 hours from `GLACIER`, up to 48 from `DEEP_ARCHIVE`. The cheapest tier.
     Bulk,
-    /// 1 to 5 minutes from `GLACIER`. The most expensive tier. `DEEP_ARCHIVE` does not have it and
-    /// uses `standard`.
+    /// 1 to 5 minutes from `GLACIER`. The most expensive tier. `DEEP_ARCHIVE` does not support it,
+    /// so s3haul requests `standard` there.
     Expedited,
 }
 
@@ -215,26 +217,26 @@ pub struct PublishedCopy {
     pub source_modified: Option<Timestamp>,
     /// The `ETag` of the copy.
     pub etag: String,
-    /// The version id of the copy.
+    /// The version ID of the copy.
     pub version: Option<String>,
-    /// The proof that it equals its source, as the report names it.
+    /// The proof that the copy equals its source, as the report names it.
     pub proof: Option<String>,
 }
 
-/// The proof that copies need, and the treatment of a copy without it.
+/// The proof that copies need, and what happens to a copy that differs from its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProofPolicy {
     /// The proof that a copy needs.
     pub verify: Verify,
-    /// The means of proof.
+    /// The method of proof.
     pub prove: Prove,
-    /// The treatment of a copy that was published and is not equal.
+    /// Decides what happens to a published copy that differs from its source.
     pub on_mismatch: OnMismatch,
 }
 
 impl ProofPolicy {
-    /// Returns true if a checksum is required and no byte may be read. Then it is known before the
-    /// copy whether there can be a checksum.
+    /// Returns true if a checksum is required and s3haul may not read bytes. Then s3haul can tell
+    /// before the copy whether the object can have a checksum.
     #[must_use]
     pub fn demands_an_answer(self) -> bool {
         self.verify == Verify::RequireChecksum && self.prove == Prove::Answers
@@ -245,35 +247,37 @@ impl ProofPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
-    /// A checksum over the bytes must be equal on both sides. An object that cannot have one fails,
-    /// before it is published if that is known in time.
+    /// Both sides must have equal checksums of the bytes. An object that cannot have such a
+    /// checksum fails; s3haul does not publish it if this is known in time.
     RequireChecksum,
-    /// The strongest proof that both sides can give. The receipt names it.
+    /// The strongest proof that both sides support. The receipt names the proof.
     #[default]
     Best,
-    /// The proof in the answers to the copy. s3haul sends no further request if they show the size.
+    /// The proof in the responses to the copy requests. s3haul sends no further request if they
+    /// show the size.
     Size,
 }
 
-/// The means of proof.
+/// The method of proof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Prove {
-    /// Compares the values that S3 computed. Reads no bytes.
+    /// s3haul compares values that S3 computed, and reads no bytes.
     #[default]
     Answers,
-    /// Reads the bytes if no checksum can be compared, and computes a checksum in memory.
+    /// If no checksums can be compared, s3haul downloads the bytes and computes a checksum in
+    /// memory.
     Read,
 }
 
-/// The treatment of a copy that was published and is not equal.
+/// Decides what happens to a published copy that differs from its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnMismatch {
     /// The copy stays. The object fails, and the report says where the copy is.
     #[default]
     Keep,
-    /// s3haul deletes exactly what this run wrote: its version, or the object if it still has the
+    /// s3haul deletes only what this run wrote: the version, or the object if it still has the
     /// `ETag` of the copy.
     Remove,
 }
@@ -288,7 +292,7 @@ pub enum Source {
         endpoint: String,
         /// Bucket and key.
         location: S3Uri,
-        /// The version id; `None` is the current version.
+        /// The version ID; `None` is the current version.
         version: Option<String>,
     },
     /// All objects whose keys begin with the location's key, or the whole bucket if it is empty.
@@ -298,28 +302,28 @@ pub enum Source {
         /// Bucket and prefix.
         location: S3Uri,
     },
-    /// A local file, or a directory with everything below it. The run finds out which one when it
-    /// starts.
+    /// A local file, or a directory with everything below it. The run determines which one it is
+    /// when it starts.
     Files {
         /// The path, relative to the working directory.
         path: LocalPath,
-        /// The treatment of symbolic links.
+        /// Decides what happens to symbolic links.
         symlinks: Symlinks,
     },
     /// Standard input as one object. Only the command line can name it.
     Stdin,
 }
 
-/// The treatment of symbolic links below a directory.
+/// Decides what happens to symbolic links below a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Symlinks {
-    /// The link is ignored.
+    /// s3haul ignores the link.
     #[default]
     Skip,
     /// s3haul uploads the target under the name of the link.
     Follow,
-    /// The transfer fails.
+    /// The link counts as a failed object. s3haul still uploads the other files.
     Fail,
 }
 
@@ -327,15 +331,15 @@ pub enum Symlinks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Destination {
-    /// A name in [`Job::endpoints`]. Its credentials sign the copies, so they must be allowed to
-    /// read the source.
+    /// A name in [`Job::endpoints`]. Its credentials sign the copy requests, so they need
+    /// permission to read the source.
     pub endpoint: String,
-    /// A prefix (empty, or with a slash at the end) below which keys are kept, or the exact key for
-    /// one object.
+    /// A prefix (empty, or with a trailing slash) that is prepended to the keys; or, for one
+    /// object, the exact key.
     pub location: S3Uri,
     /// The storage class. It overrides a preserved one.
     pub storage_class: Option<String>,
-    /// The encryption; `None` is the default of the bucket.
+    /// The encryption; `None` is the bucket's default.
     pub encryption: Option<Encryption>,
     /// The ACL of the new objects; `None` makes them private to their writer.
     pub acl: Option<CannedAcl>,
@@ -344,15 +348,15 @@ pub struct Destination {
 /// The encryption of new objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
-    /// With keys that S3 holds (`AES256`).
+    /// SSE-S3, with keys that S3 manages (`AES256`).
     S3,
-    /// With a key in KMS (`aws:kms`, or `aws:kms:dsse` for two layers).
+    /// SSE-KMS (`aws:kms`) or DSSE-KMS (`aws:kms:dsse`), with a key in KMS.
     Kms {
-        /// A key's ARN or id; `None` is the account's AWS managed key.
+        /// The key's ARN or ID; `None` is the account's AWS managed key.
         key: Option<String>,
-        /// Uses an S3 Bucket Key; `None` is the default of the bucket. Not with `dsse`.
+        /// Uses an S3 Bucket Key; `None` is the bucket's setting. Cannot be combined with `dsse`.
         bucket_key: Option<bool>,
-        /// Two layers of encryption.
+        /// True for DSSE-KMS, which encrypts twice.
         dsse: bool,
     },
 }
@@ -361,9 +365,9 @@ pub enum Encryption {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
-    /// Copies objects that the destination does not have. Nothing is overwritten.
+    /// Copies objects that the destination does not have, and overwrites nothing.
     Missing,
-    /// Copies objects that the destination does not have or that differ.
+    /// Copies objects that the destination does not have, or that differ there.
     #[default]
     Changed,
     /// Copies all objects.
@@ -374,13 +378,13 @@ pub enum When {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Selection {
-    /// Patterns of which one must match the key after the prefix. Empty means every key.
+    /// Patterns for the key after the prefix. At least one must match. Empty means every key.
     pub include: Vec<KeyGlob>,
-    /// Patterns of which none may match. They override `include`.
+    /// Patterns for the key after the prefix. None may match. They take precedence over `include`.
     pub exclude: Vec<KeyGlob>,
-    /// Selects objects with more bytes than this. `0B` leaves out empty objects.
+    /// Selects objects larger than this. `0B` skips empty objects.
     pub larger_than: Option<ByteSize>,
-    /// Selects objects with fewer bytes than this.
+    /// Selects objects smaller than this.
     pub smaller_than: Option<ByteSize>,
     /// Selects objects modified at this time or later, so that `modified_after: T` continues where
     /// `modified_before: T` ends.
@@ -426,7 +430,7 @@ impl Source {
         }
     }
 
-    /// Returns a local file, or the files of a directory, without those that are symbolic links.
+    /// Returns a local file, or the files of a directory without symbolic links.
     #[must_use]
     pub fn files(path: impl Into<std::path::PathBuf>) -> Self {
         Self::Files {
@@ -455,16 +459,16 @@ impl Selection {
         *self == Self::default()
     }
 
-    /// Returns true if the patterns leave out this relative key.
+    /// Returns true if the patterns exclude this relative key.
     #[must_use]
     pub fn rules_out(&self, relative_key: &str) -> bool {
         let matches = |globs: &[KeyGlob]| globs.iter().any(|glob| glob.matches(relative_key));
         matches(&self.exclude) || (!self.include.is_empty() && !matches(&self.include))
     }
 
-    /// Returns the literal prefixes of `include`: the smallest set of prefixes of which every
-    /// selected relative key has one. Sorted, and none is a prefix of another; the empty prefix
-    /// alone covers all keys.
+    /// Returns the literal prefixes of `include`: every selected relative key starts with one of
+    /// them. They are sorted, and none is a prefix of another. The empty prefix alone covers all
+    /// keys.
     #[must_use]
     pub fn prefixes(&self) -> Vec<String> {
         if self.include.is_empty() {
@@ -479,8 +483,8 @@ impl Selection {
         )
     }
 
-    /// Returns true if the patterns leave out every relative key that begins with `directory`
-    /// (empty, or with a slash at the end). Returns false in doubt.
+    /// Returns true if the patterns certainly exclude every relative key that begins with
+    /// `directory` (empty, or with a trailing slash).
     #[must_use]
     pub fn leaves_out_all_below(&self, directory: &str) -> bool {
         let reaches = |glob: &KeyGlob| glob.reaches_below(directory);
@@ -488,8 +492,8 @@ impl Selection {
             || self.excludes_all_below(directory)
     }
 
-    /// Returns true if `exclude` leaves out every relative key that starts with `prefix`, which
-    /// ends in a slash. Returns false in doubt.
+    /// Returns true if `exclude` certainly matches every relative key that starts with `prefix`,
+    /// which ends in a slash.
     #[must_use]
     pub fn excludes_all_below(&self, prefix: &str) -> bool {
         self.exclude.iter().any(|glob| glob.covers(prefix))

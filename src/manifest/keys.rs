@@ -1,10 +1,10 @@
-//! The manifest's settings about keys: globs that select keys, and rules that map them to the
+//! The manifest's settings for keys: globs that select keys, and rules that map keys to the
 //! destination.
 //!
 //! Both apply to the *relative* key, which is the rest of the key after the source's prefix. So a
 //! rule keeps its meaning when the prefix changes. `*` and `?` do not match slashes but `**` does,
-//! as in a shell with `globstar` and in `.gitignore`. This module checks and applies globs. It also
-//! checks templates, which the planner renders.
+//! as in a shell with `globstar` and in `.gitignore`. This module checks and applies globs, and
+//! checks templates. [`remap`](crate::plan::remap) renders templates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,9 @@ use super::literal;
 pub struct KeyGlob(Arc<Compiled>);
 
 struct Compiled {
+    /// The glob as typed.
     text: String,
+    /// The compiled glob.
     matcher: GlobMatcher,
     /// See [`KeyGlob::literal_prefixes`].
     literal_prefixes: Vec<String>,
@@ -34,18 +36,17 @@ pub enum GlobError {
     /// The glob matches nothing.
     #[error("an empty pattern matches no key")]
     Empty,
-    /// The glob begins with a slash or a scheme, but it is matched after the source's prefix, where
-    /// no key begins like that.
+    /// The glob begins with a slash or a scheme. Globs match the key after the source's prefix, and
+    /// no such key begins like that.
     #[error("`{0}` cannot match: patterns are compared with the key after the source's prefix")]
     Anchored(String),
-    /// The glob names a directory, as in `.gitignore`. In S3, there is only a marker object of that
-    /// name.
+    /// The glob names a directory, as in `.gitignore`. In S3, such a key is only a marker object.
     #[error("`{0}` names a directory, and keys have none: it would match only a marker object")]
     Directory(String),
     /// The syntax is wrong.
     #[error("`{pattern}` is not a glob: {reason}")]
     Syntax {
-        /// The text as it was typed.
+        /// The glob as typed.
         pattern: String,
         /// The mistake.
         reason: String,
@@ -60,7 +61,7 @@ impl KeyGlob {
     }
 
     /// Returns true if the glob certainly matches every key that begins with `prefix` (empty, or
-    /// with a slash at the end). Recognizes only patterns that end in `**`; returns false for all
+    /// with a trailing slash). Recognizes only patterns that end in `**`; returns false for all
     /// others.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
@@ -82,7 +83,7 @@ impl KeyGlob {
         &self.0.literal_prefixes
     }
 
-    /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can
+    /// Returns false if no key that begins with `directory` (empty, or with a trailing slash) can
     /// match. Returns true in doubt.
     #[must_use]
     pub fn reaches_below(&self, directory: &str) -> bool {
@@ -93,15 +94,15 @@ impl KeyGlob {
             && self.0.literal_prefixes.iter().any(may_begin)
     }
 
-    /// Returns true if the glob has no slash and no `**`, and so matches keys only at the top
-    /// level.
+    /// Returns true if the glob is flat: it has no slash and no `**`, so it matches keys only at
+    /// the top level.
     #[must_use]
     pub fn is_flat(&self) -> bool {
         !self.0.text.contains('/') && !self.0.text.contains("**")
     }
 
-    /// Returns true if the glob has no slash, and so matches keys only at the top level, but would
-    /// match this key if it were compared with the key's last segment.
+    /// Returns true if a flat glob (see [`Self::is_flat`]) does not match this key, but matches its
+    /// last segment.
     #[must_use]
     pub fn matches_name_only(&self, relative_key: &str) -> bool {
         let name = relative_key.rsplit_once('/').map(|(_, name)| name);
@@ -168,26 +169,26 @@ impl PartialEq for KeyGlob {
 impl Eq for KeyGlob {}
 
 /// Maps the key after the source's prefix to the key after the destination's prefix: removes
-/// `strip_prefix` from the front, rewrites the rest with `rename`, and puts `add_prefix` in front.
-/// The default changes nothing.
+/// `strip_prefix` from the start, rewrites the rest with `rename`, and prepends `add_prefix`. The
+/// default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMap {
     /// The text that every key must begin with.
     pub strip_prefix: Option<String>,
-    /// The text to put in front, unchanged. A separating slash must be part of it.
+    /// The text to prepend, unchanged. It must include any separating slash.
     pub add_prefix: Option<String>,
     /// The template of the new name.
     pub rename: Option<Template>,
 }
 
 impl KeyMap {
-    /// Returns true if keys stay as they are.
+    /// Returns true if the map changes no key.
     #[must_use]
     pub fn is_identity(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Returns the longest text with which every key that this map produces begins.
+    /// Returns the longest common prefix that all keys produced by this map certainly have.
     #[must_use]
     pub fn fixed_prefix(&self) -> String {
         let mut fixed = self.add_prefix.clone().unwrap_or_default();
@@ -222,7 +223,7 @@ pub enum Piece {
     Dir,
     /// `{name}`: everything after the last slash.
     Name,
-    /// `{stem}`: the name up to its last dot, except a dot at its beginning.
+    /// `{stem}`: the name up to its last dot; a leading dot does not count.
     Stem,
     /// `{ext}`: the rest of the name, including the dot, or nothing without a dot.
     Ext,
@@ -245,7 +246,7 @@ pub enum TemplateError {
     /// There is no placeholder of that name.
     #[error("there is no placeholder `{{{0}}}`")]
     Unknown(String),
-    /// A brace has no partner.
+    /// A brace is unbalanced.
     #[error("a `{0}` stands alone")]
     Brace(char),
     /// `{dir}/` or `.{ext}` would double the slash or the dot.
@@ -253,13 +254,14 @@ pub enum TemplateError {
     Doubled {
         /// `dir` or `ext`.
         placeholder: &'static str,
-        /// The mark that would appear twice.
+        /// The character that would appear twice.
         mark: char,
     },
-    /// Objects of different directories or names would get the same key and overwrite each other.
+    /// Objects with different directories or names would get the same key and overwrite each other.
     #[error("`{0}` gives the same key to different objects, and one would overwrite the other")]
     Collides(String),
-    /// The new keys may not show where one placeholder ends and the next one begins.
+    /// A new key may not show where one placeholder ends and the next one begins, so two objects
+    /// could get the same key.
     #[error("s3haul cannot tell that `{0}` gives each object a key of its own")]
     Unclear(String),
 }
@@ -284,7 +286,7 @@ impl Template {
         }
     }
 
-    /// Refuses mistakes that would show only as odd or lost keys at the destination.
+    /// Refuses templates that would produce odd keys, or the same key for several objects.
     fn check(&self) -> Result<(), TemplateError> {
         for pair in self.pieces.windows(2) {
             let (placeholder, mark) = match pair {
@@ -302,8 +304,7 @@ impl Template {
         if !identifies(&self.pieces) {
             return Err(TemplateError::Collides(self.text.clone()));
         }
-        // All other placeholders are without a slash. So the slashes of a new key show its
-        // segments.
+        // All other placeholders contain no slash, so a new key can be split at its slashes again.
         let may_have_slashes = |piece: &&Piece| matches!(piece, Piece::Key | Piece::Dir);
         let is_split = self.pieces.iter().filter(may_have_slashes).count() == 1;
         let segments = self.segments();
@@ -315,7 +316,7 @@ impl Template {
         }
     }
 
-    /// Returns the pieces between two slashes each. `{dir}` ends with a slash.
+    /// Splits the pieces into segments at slashes. `{dir}` ends with a slash.
     fn segments(&self) -> Vec<Vec<Piece>> {
         let mut segments = Vec::new();
         let mut segment = Vec::new();
@@ -339,7 +340,8 @@ impl Template {
     }
 }
 
-/// Returns the placeholders, except `{size}`, whose values the text of a segment shows.
+/// Returns the placeholders (not `{size}`) whose values can be recovered from the text of a
+/// segment.
 fn readable(segment: &[Piece]) -> Vec<Piece> {
     let mut found = Vec::new();
     let mut last = None;
@@ -349,8 +351,7 @@ fn readable(segment: &[Piece]) -> Vec<Piece> {
             has_mark |= !text.bytes().all(|byte| byte.is_ascii_digit());
             continue;
         }
-        // Only a character that is no digit shows where a size begins or ends. An extension brings
-        // its dot.
+        // Only a non-digit shows where a size begins or ends. An extension starts with a dot.
         let is_beside_size = *piece == Piece::Size || last == Some(&Piece::Size);
         if last.is_some() && is_beside_size && *piece != Piece::Ext && !has_mark {
             return Vec::new();
@@ -361,8 +362,8 @@ fn readable(segment: &[Piece]) -> Vec<Piece> {
         last = Some(piece);
         has_mark = false;
     }
-    // The last dot shows where an extension begins. A stem without one has no dot to mistake for
-    // it.
+    // The last dot shows where the extension begins. A stem without an extension has no dot, so
+    // nothing is ambiguous.
     let is_readable = matches!(found[..], [_] | [Piece::Stem, Piece::Ext]);
     if is_readable { found } else { Vec::new() }
 }

@@ -7,39 +7,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::size::ByteRate;
 
-/// Ceilings that a run never exceeds. `None` leaves a value to the adaptive pace.
+/// Limits for a whole run. `None` lets the pace adapt. Only requests that probe a silent server may
+/// exceed `bytes_per_second`; later requests make up for their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Limits {
-    /// Requests per second of all kinds together, at least 1.
+    /// The most requests per second of all kinds together, at least 1.
     pub requests_per_second: Option<u32>,
-    /// Bytes copied per second, at least 1.
+    /// The most bytes copied per second, at least 1.
     pub bytes_per_second: Option<ByteRate>,
-    /// Requests in flight at any moment, at least 1.
+    /// The most requests in flight, at least 1.
     pub in_flight: Option<u32>,
-    /// The longest wait for a server that throttles or does not answer; `None` is 15 minutes.
+    /// The longest time to wait for a server that throttles or does not answer; `None` is 15
+    /// minutes.
     pub patience: Option<Duration>,
     /// The failed objects that the run tolerates; `None` is [`FailureLimit::Auto`].
     pub max_failures: Option<FailureLimit>,
 }
 
-/// The consequence of a selection that matches nothing.
+/// Decides what happens if a selection matches nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Empty {
-    /// The run reports it and exits with status 1.
+    /// The run reports this and exits with status 1.
     Fail,
-    /// The run reports it.
+    /// The run reports this.
     #[default]
     Warn,
-    /// The run does not report it.
+    /// The run does not report this.
     Ok,
 }
 
-/// The number of failed objects at which a run counts as hopeless and ends.
+/// The number of failed objects that ends a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureLimit {
-    /// Any number, unless the first few hundred objects all fail alike.
+    /// Any number, unless the first 300 objects all fail for the same reason.
     Auto,
     /// Any number.
     Unlimited,
@@ -57,7 +59,7 @@ pub enum FailureLimit {
 pub struct FailureLimitError(pub String);
 
 impl FailureLimit {
-    /// Returns true if `failed` of the `ended` objects are more than the limit allows.
+    /// Returns true if more of the `ended` objects have `failed` than the limit allows.
     #[must_use]
     pub fn is_passed(self, failed: u64, ended: u64) -> bool {
         match self {

@@ -1,25 +1,25 @@
 //! Finds the literal prefixes of a glob: every matching key starts with one of them.
 //!
-//! A list request with such a prefix returns all keys that can match, and few others. Braces give
-//! several prefixes: a key that matches `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
+//! List requests with these prefixes return all keys that can match, and few others. Braces result
+//! in several prefixes: a key that matches `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// The most prefixes of one glob. Beyond it, the glob is cut before the braces that would exceed
-/// the limit.
+/// The most prefixes of one glob. The glob is truncated before braces that would exceed this limit.
 const MOST: usize = 256;
 
-/// One of the prefixes.
+/// A literal prefix, possibly still growing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LiteralPrefix {
+    /// The text of the prefix so far.
     text: String,
-    /// True if a wildcard follows, so that nothing can be appended.
-    is_cut: bool,
+    /// True if a wildcard follows, so that the prefix cannot grow.
+    is_closed: bool,
 }
 
-/// Returns the literal prefixes of a (valid) glob: every matching key starts with one of them.
-/// Sorted, and none is a prefix of another.
+/// Returns the literal prefixes of a (valid) glob: every matching key starts with one of them. They
+/// are sorted, and none is a prefix of another.
 pub(super) fn literal_prefixes(glob: &str) -> Vec<String> {
     let found = sequence(&mut glob.chars().peekable(), false);
     disjoint(found.into_iter().map(|prefix| prefix.text).collect())
@@ -28,8 +28,8 @@ pub(super) fn literal_prefixes(glob: &str) -> Vec<String> {
 /// Returns the number of slashes in every key that matches, or `None` if keys of different depth
 /// can match.
 pub(super) fn slashes(glob: &str) -> Option<usize> {
-    // Only `**` crosses slashes. Braces may hold slashes in one alternative and not in another, and
-    // classes may contain one.
+    // Only `**` crosses slashes. Alternatives in braces may have different numbers of slashes, and
+    // a class may contain a slash.
     let is_simple = !glob.contains("**") && !glob.contains(['{', '[']);
     is_simple.then(|| glob.matches('/').count())
 }
@@ -54,7 +54,7 @@ pub(super) fn disjoint(mut prefixes: Vec<String>) -> Vec<String> {
 fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<LiteralPrefix> {
     let mut found = vec![LiteralPrefix {
         text: String::new(),
-        is_cut: false,
+        is_closed: false,
     }];
     while let Some(&c) = chars.peek() {
         if in_braces && matches!(c, ',' | '}') {
@@ -64,14 +64,14 @@ fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<LiteralPref
         match c {
             '\\' => match chars.next() {
                 Some(escaped) => push(&mut found, escaped),
-                None => cut(&mut found),
+                None => close(&mut found),
             },
             '[' => match class(chars) {
                 Some(only) => push(&mut found, only),
-                None => cut(&mut found),
+                None => close(&mut found),
             },
             '{' => found = append(found, &alternatives(chars)),
-            '*' | '?' => cut(&mut found),
+            '*' | '?' => close(&mut found),
             literal => push(&mut found, literal),
         }
     }
@@ -105,32 +105,32 @@ fn class(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
 }
 
 fn push(found: &mut [LiteralPrefix], c: char) {
-    for prefix in found.iter_mut().filter(|prefix| !prefix.is_cut) {
+    for prefix in found.iter_mut().filter(|prefix| !prefix.is_closed) {
         prefix.text.push(c);
     }
 }
 
-fn cut(found: &mut [LiteralPrefix]) {
+fn close(found: &mut [LiteralPrefix]) {
     for prefix in found {
-        prefix.is_cut = true;
+        prefix.is_closed = true;
     }
 }
 
-/// Appends each alternative to each prefix that is not cut.
+/// Appends each alternative to each prefix that can grow.
 fn append(mut found: Vec<LiteralPrefix>, alternatives: &[LiteralPrefix]) -> Vec<LiteralPrefix> {
-    let open = found.iter().filter(|prefix| !prefix.is_cut).count();
+    let open = found.iter().filter(|prefix| !prefix.is_closed).count();
     if open.saturating_mul(alternatives.len()) > MOST {
-        cut(&mut found);
+        close(&mut found);
         return found;
     }
-    let (cut, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|prefix| prefix.is_cut);
+    let (closed, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|prefix| prefix.is_closed);
     let appended = open.iter().flat_map(|LiteralPrefix { text, .. }| {
         alternatives.iter().map(move |alternative| LiteralPrefix {
             text: format!("{text}{}", alternative.text),
-            is_cut: alternative.is_cut,
+            is_closed: alternative.is_closed,
         })
     });
-    cut.into_iter().chain(appended).collect()
+    closed.into_iter().chain(appended).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Points in time as people write them: a time, a date, or an age such as `24h`.
 //!
-//! An age counts back from the start of the run. Both the age and the resulting time are kept: the
-//! job is still the same job on the next day, and a run that resumes uses the time with which it
-//! started.
+//! An age counts back from the start of the run. The job keeps both the age and the resulting time:
+//! with the age, the job is the same job on the next day; with the time, a resumed run selects as
+//! it did when it started.
 
 use std::fmt;
 use std::str::FromStr;
@@ -72,7 +72,7 @@ impl FromStr for Moment {
     }
 }
 
-/// The times of a transfer that were written as ages.
+/// The times of a transfer that the user wrote as ages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ages {
     /// The age in `modified_after`.
@@ -81,7 +81,7 @@ pub struct Ages {
     pub modified_before: Option<Duration>,
     /// The age in `as_of`.
     pub as_of: Option<Duration>,
-    /// The time from which the ages count back, once it is known.
+    /// The start of the run, from which the ages count back, once it is known.
     pub counted_from: Option<Timestamp>,
 }
 
@@ -105,8 +105,7 @@ impl fmt::Display for Age {
 }
 
 impl Transfer {
-    /// Sets `modified_after`. If it is an age, it admits nothing until [`Transfer::count_from`] is
-    /// called.
+    /// Sets `modified_after`. An age selects nothing until [`Transfer::count_from`] is called.
     pub fn set_modified_after(&mut self, moment: Option<Moment>) {
         (self.select.modified_after, self.ages.modified_after) = parts(moment, Timestamp::MAX);
     }
@@ -116,7 +115,7 @@ impl Transfer {
         (self.select.modified_before, self.ages.modified_before) = parts(moment, Timestamp::MIN);
     }
 
-    /// Selects the versions of a point in time; see [`Transfer::set_modified_after`].
+    /// Sets `as_of`; see [`Transfer::set_modified_after`].
     pub fn set_as_of(&mut self, moment: Moment) {
         let (time, age) = parts(Some(moment), Timestamp::MIN);
         (self.versions, self.ages.as_of) = (time.map_or(Versions::Current, Versions::AsOf), age);
@@ -140,7 +139,7 @@ impl Transfer {
         *counted_from = Some(now);
     }
 
-    /// Describes the times that this transfer selects by, with the ages that they were written as.
+    /// Describes the times in the conditions of this transfer, and the ages from which they follow.
     #[must_use]
     pub fn times(&self) -> Vec<String> {
         let written = |age: Option<Duration>| {
@@ -176,8 +175,8 @@ impl Job {
         }
     }
 
-    /// Returns the time from which ages count back. Returns `None` if the job has no ages, or if
-    /// the time is not known yet.
+    /// Returns the time from which ages count back, or `None` if the job has no ages or the time is
+    /// not known yet.
     #[must_use]
     pub fn counted_from(&self) -> Option<Timestamp> {
         self.transfers

@@ -1,9 +1,10 @@
-//! The YAML of a manifest as a small tree in which every key and value has its place in the file.
+//! The YAML of a manifest as a small tree in which every key and value has its position in the
+//! file.
 //!
-//! The tree is built from the parser's events, because a loader of values would hide repeated keys,
-//! anchors, merge keys, tags, and further documents. A manifest is reviewed as a diff, so its
-//! meaning must be visible in each line: all of these are refused. Scalars stay text. The field
-//! determines the type of a value, not its look: `region: no` is not a boolean.
+//! The tree is built from the parser's events, because a YAML loader would hide repeated keys,
+//! anchors, merge keys, tags, and further documents. All of these are refused: people review a
+//! manifest as a diff, so each line must show its meaning. Scalars stay text. The field determines
+//! the type of a value, not the notation: `region: no` is not a boolean.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,8 +28,8 @@ pub(super) struct Node {
 pub(super) enum NodeKind {
     Scalar {
         text: String,
-        /// True if the text may stand for a number, a boolean, or nothing: it is not in quotes, or
-        /// a variable is part of it.
+        /// True if the text may be a number, a boolean, or null: it is not quoted, or it contains a
+        /// variable.
         bare: bool,
     },
     List(Vec<Node>),
@@ -80,7 +81,7 @@ pub(super) fn read(
     (root, reader.mistakes)
 }
 
-/// The error for a tree that cannot be read further. The reason is among the mistakes.
+/// The error for a tree that cannot be read further. The reason is in the list of mistakes.
 struct Stop;
 
 struct TreeReader<'s> {
@@ -279,7 +280,7 @@ impl<'s> TreeReader<'s> {
         Ok(())
     }
 
-    /// Refuses a merge key, and no mistake in its value.
+    /// Refuses a merge key, and ignores mistakes in its value.
     fn refuse_merge_key(
         &mut self,
         key_at: Range<usize>,
@@ -344,8 +345,8 @@ impl<'s> TreeReader<'s> {
         }
     }
 
-    /// Removes what follows a scalar: its range in the parser reaches to the next token. After a
-    /// quoted scalar, that may be a comment; otherwise it is only blanks.
+    /// Trims the range of a scalar, which the parser extends to the next token. A comment or blanks
+    /// may follow a quoted scalar; only blanks follow other scalars.
     fn scalar_extent(&self, style: ScalarStyle, at: Range<usize>) -> Range<usize> {
         let source = &self.text[at.clone()];
         let length = match style {

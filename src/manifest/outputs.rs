@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::location::{S3Uri, suggestion};
 
-/// The place of a run's journal, from which it resumes after a stop.
+/// The location of the journal, from which an interrupted run resumes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum JournalPlace {
-    /// Below the working directory, under the job's name.
+    /// In `.s3haul/` in the working directory, under the job's name.
     #[default]
     Default,
-    /// No journal is kept.
+    /// The run keeps no journal.
     Disabled,
     /// In a directory.
     Directory(PathBuf),
@@ -51,24 +51,25 @@ impl std::str::FromStr for JournalPlace {
     }
 }
 
-/// The consequence of a job that differs from the unfinished run in its journal.
+/// Decides what happens if a job differs from the unfinished run in its journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnChange {
     /// The command fails and names the differences.
     #[default]
     Fail,
-    /// A new run begins. It aborts the open uploads of the old run, and does not copy equal objects
-    /// again.
+    /// s3haul starts a new run, which aborts the open uploads of the old run and skips equal
+    /// objects.
     NewRun,
 }
 
-/// The place that receives a report. A job has at most one.
+/// The locations of the report. A valid job has at most one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportPaths {
-    /// A file with one JSON value per object.
+    /// A file with one line of JSON per object.
     pub json: Option<PathBuf>,
-    /// A prefix at the default endpoint, below which each run writes the same report in pieces.
+    /// A prefix at the default endpoint, below which each run writes the report as numbered
+    /// objects.
     pub s3: Option<S3Uri>,
 }
 
@@ -98,7 +99,7 @@ impl ReportPaths {
 /// The location of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportPlace {
-    /// In a file of this machine.
+    /// In a local file.
     File(PathBuf),
     /// Below a prefix at the default endpoint.
     Prefix(S3Uri),

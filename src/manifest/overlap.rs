@@ -1,24 +1,24 @@
 //! Checks that transfers do not overwrite each other's keys or their own source.
 //!
 //! **The rule.** No two transfers of a job may write the same key, and no transfer may write into
-//! its own source. The rule applies to the locations, before anything is listed. It is
-//! therefore conservative: it refuses every possible collision. There are two exceptions:
+//! its own source. The check compares the locations before anything is listed, so it is
+//! conservative and refuses every possible collision. There are two exceptions:
 //!
-//! - An `exclude` of the outer transfer leaves out the inner one (`exclude: ["archive/**"]`).
-//! - Both transfers copy the same object to each key, with the same attributes and parts:
-//!   `s3://a/` → `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because
-//!   both make the same object.
+//! - The outer transfer excludes the keys of the inner one (`exclude: ["archive/**"]`).
+//! - Both transfers copy the same object to each key, with the same attributes and parts: `s3://a/`
+//!   → `s3://b/` next to `s3://a/x/` → `s3://b/x/`. The order does not matter, because both write
+//!   the same object.
 //!
-//! A later transfer may read what an earlier one writes: it waits until the earlier one ends
-//! ([`must_wait`]). A transfer that writes what an earlier one reads waits too.
+//! A later transfer may read what an earlier transfer writes, or write what the earlier transfer
+//! reads. It waits until the earlier transfer ends ([`must_wait`]).
 //!
 //! A transfer whose source *is* its destination changes objects in place
 //! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)). It is allowed if it names
 //! something to change.
 //!
 //! Two buckets are the same if their names and servers are equal. Access points are not resolved.
-//! In doubt, a bucket and an access point count as two buckets for a check that would refuse the
-//! job, and as one for a check that would make a transfer wait.
+//! Where an overlap is an error, a bucket and an access point count as different buckets; where it
+//! only makes a transfer wait, they count as the same bucket.
 
 use super::diagnose::{Mistake, RefusedFields};
 use super::job::{
@@ -28,7 +28,7 @@ use super::job::{
 use crate::location::{BucketName, S3Uri};
 use crate::printable::joined;
 
-/// The keys that a transfer reads or writes: all with a prefix, or a single one.
+/// The keys that a transfer reads or writes: all keys with a prefix, or a single key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Region<'j> {
     endpoint: &'j ResolvedEndpoint,
@@ -53,7 +53,7 @@ impl Region<'_> {
     }
 }
 
-/// Adds a mistake for each transfer that may write into its own source, or into keys that another
+/// Adds a mistake for each transfer that may write into its own source, or to keys that another
 /// transfer writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
     job: &Job,
@@ -87,7 +87,7 @@ pub(super) fn check(
     if !refused_fields.about("journal") && !refused_fields.about("transfers") {
         mistakes.extend(own_objects(job));
     }
-    // Sorted so that a region is directly followed by the regions inside it.
+    // Sort so that the regions inside a region directly follow it.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
     for (at, outer) in written.iter().enumerate() {
         let inside = |inner: &&Write<'_>| {
@@ -99,8 +99,8 @@ pub(super) fn check(
     }
 }
 
-/// Returns the mistakes of a journal and a report inside the source of a transfer: their objects
-/// would be copied while they are written.
+/// Returns a mistake for a journal or report inside the source of a transfer, which would copy
+/// their objects while the run writes them.
 pub(crate) fn own_objects(job: &Job) -> Vec<Mistake> {
     let journal = match &job.journal {
         JournalPlace::Prefix(place) => in_source(job, "journal", "journal", place),
@@ -111,7 +111,7 @@ pub(crate) fn own_objects(job: &Job) -> Vec<Mistake> {
     journal.into_iter().chain(report).collect()
 }
 
-/// Returns the mistake of a state prefix inside the source of a transfer.
+/// Returns a mistake for a state prefix inside the source of a transfer.
 pub(crate) fn state_in_source(job: &Job, state: &S3Uri) -> Option<Mistake> {
     let mistake = in_source(job, "state", "--state", state)?;
     Some(Mistake {
@@ -120,7 +120,7 @@ pub(crate) fn state_in_source(job: &Job, state: &S3Uri) -> Option<Mistake> {
     })
 }
 
-/// Returns the mistake if the journal, report, or state at `place` lies in a source.
+/// Returns a mistake if the journal, report, or state at `place` lies in a source.
 fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Mistake> {
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());
@@ -148,10 +148,10 @@ fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Mistake
     })
 }
 
-/// Returns true if `later` starts only after `earlier` has ended: because its `after` says so, or
-/// because one of them writes where the other one reads or writes. Waiting needlessly costs little,
-/// so every doubt returns true: a server may have two addresses, and an access point may lead to
-/// any bucket.
+/// Returns true if `later` may start only after `earlier` has ended: because its `after` names
+/// `earlier`, or because one of them writes where the other one reads or writes. Also returns true
+/// in doubt, because needless waiting costs little: a server may have two addresses, and an access
+/// point may lead to any bucket.
 pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     let writes = |transfer| write_region(job, transfer);
     later.after.contains(&earlier.name)
@@ -222,8 +222,8 @@ fn self_overlap(
         return None;
     }
     if source.exact && !target.exact {
-        // One object is written under a new name below a prefix. The name is known only with its
-        // size.
+        // The transfer writes one object under a new name below a prefix. The name depends on the
+        // object's size, which is not known yet.
         return None;
     }
     let (rest, target_is_inside) = match source.contains(target) {
@@ -407,7 +407,7 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
 /// Returns the fields that give a copy of the same object other attributes, or another `ETag`, in
 /// one transfer than in the other.
 fn different_settings(one: &Transfer, other: &Transfer) -> Vec<&'static str> {
-    // Destructured, so that the compiler names a new field.
+    // Destructure, so that the compiler reports any new field.
     let Transfer {
         to,
         parts,
@@ -444,7 +444,7 @@ fn different_settings(one: &Transfer, other: &Transfer) -> Vec<&'static str> {
         acl,
     } = to;
     let CustomerKeys {
-        // Decides only whether the object can be read.
+        // The key of the source decides only whether the object can be read.
         source: _,
         destination,
     } = customer_keys;
@@ -517,7 +517,7 @@ mod tests {
                 ("s3://aaa/x/", "s3://bbb/x/"),
                 true,
             ),
-            // Either may lead to the same bucket as the other.
+            // The access point may lead to the bucket.
             (
                 ("s3://aaa/x/", "s3://bbb/x/"),
                 ("s3://bbb-1x2y-s3alias/", "s3://ccc/"),

@@ -1,4 +1,4 @@
-//! A job's settings about byte ranges. [`crate::plan::parts`] divides the objects.
+//! A job's settings for parts. [`crate::plan::parts`] divides the objects.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,12 @@ pub const MIN_PART: ByteSize = ByteSize(5 * MIB);
 /// S3's largest part size, and the largest object that one `CopyObject` copies.
 pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
 
-/// The division of objects into parts.
+/// The rules for dividing objects into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// The size of a part.
     pub size: PartSize,
-    /// Larger objects are copied in parts. From [`MIN_PART`] to [`MAX_PART`].
+    /// Objects larger than this are copied in parts. From [`MIN_PART`] to [`MAX_PART`].
     pub threshold: ByteSize,
     /// The goal of automatic part sizes, for copies only.
     pub goal: PartGoal,
@@ -27,10 +27,11 @@ pub struct Parts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PartGoal {
-    /// Fast with few requests: parts of 64 to 128 MiB, and larger if copies start slowly.
+    /// High speed with few requests: parts of 64 to 128 MiB, or larger ones if copies start slowly.
     #[default]
     Balanced,
-    /// The shortest time, as measured while the run copies.
+    /// The shortest time. s3haul measures the speed of copies during the run and chooses part sizes
+    /// accordingly.
     Fastest,
     /// The fewest requests: parts as large as S3 allows.
     Cheapest,
@@ -40,21 +41,21 @@ pub enum PartGoal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LayoutChoice {
-    /// Boundaries that make the copy fast.
+    /// Boundaries that follow from `size`.
     #[default]
     Auto,
-    /// The boundaries of the source, so that its `ETag` and its composite checksum stay the same.
+    /// The boundaries of the source, so that the copy has the same `ETag` and composite checksum.
     Source,
 }
 
 /// The size of a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PartSize {
-    /// A size chosen for each object by the object's size.
+    /// A size that depends on the size of the object.
     #[default]
     Auto,
-    /// This many bytes, from [`MIN_PART`] to [`MAX_PART`]; more if 10,000 parts would not be
-    /// enough.
+    /// This many bytes, from [`MIN_PART`] to [`MAX_PART`]; more if the object would need more than
+    /// 10,000 parts.
     Exactly(ByteSize),
 }
 

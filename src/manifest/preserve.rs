@@ -1,8 +1,7 @@
-//! The settings about attributes: what a copy keeps besides the bytes, and what is set instead.
+//! The settings for attributes: what a copy keeps besides the bytes, and what the job sets instead.
 //!
 //! Each attribute has its own [`Policy`]. Presets are starting points, and an explicit field
-//! overrides the preset. `set:` ([`SetValues`]) adds values to the kept ones, or replaces them if
-//! nothing is kept.
+//! overrides the preset. `set:` ([`SetValues`]) adds values to those that the copy keeps.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +29,7 @@ pub enum Attribute {
     Encryption,
     /// Object Lock: retention and legal hold.
     Lock,
-    /// Grants to others besides the owner.
+    /// ACL grants to anyone but the owner.
     Acl,
     /// Annotations.
     Annotations,
@@ -75,13 +74,13 @@ impl fmt::Display for Attribute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The copy has the attribute, or the object fails before it is published.
+    /// The copy keeps the attribute, or the object fails before it is published.
     Require,
-    /// The copy has the attribute if that is possible. The receipt and the summary record a loss.
+    /// The copy keeps the attribute if possible. The receipt and the summary record a loss.
     Try,
     /// The copy does not keep the attribute.
     Skip,
-    /// The value of `set:` or `to:` replaces the attribute.
+    /// The value in `set:` or `to:` replaces the attribute.
     Replace,
 }
 
@@ -99,7 +98,8 @@ impl Policy {
 pub enum Preset {
     /// Requires all attributes, including the ACL and annotations.
     Everything,
-    /// Requires metadata and content headers, and tries tags, storage class, encryption, and lock.
+    /// Requires metadata and content headers, and tries to keep tags, storage class, encryption,
+    /// and lock.
     #[default]
     Default,
     /// Keeps only the bytes.
@@ -107,7 +107,7 @@ pub enum Preset {
 }
 
 /// The attributes of a source object that are copied with its bytes. Has no effect on local files,
-/// which have none of them.
+/// which have no such attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the attribute of that name")]
 pub struct Preserve {
@@ -142,9 +142,8 @@ impl From<Preset> for Preserve {
         match preset {
             Preset::Everything => all(Policy::Require),
             Preset::ContentOnly => all(Policy::Skip),
-            // Keeping the source's key would make a replica depend on the source's account, an ACL
-            // names people of the source's account, and finding annotations costs a request per
-            // object.
+            // With the source's key, a replica would depend on the source's account. An ACL names
+            // users of the source's account. Annotations cost a request per object.
             Preset::Default => Self {
                 metadata: Policy::Require,
                 headers: Policy::Require,
@@ -172,7 +171,7 @@ impl Preserve {
         }
     }
 
-    /// Changes the policy of one attribute.
+    /// Sets the policy of one attribute.
     pub const fn set(&mut self, attribute: Attribute, policy: Policy) {
         let field = match attribute {
             Attribute::Metadata => &mut self.metadata,
@@ -206,7 +205,7 @@ pub enum PreserveError {
         names = Attribute::ALL.map(Attribute::name).join(", ")
     )]
     Unknown(String),
-    /// The preset comes after something that it would undo.
+    /// The preset follows a policy that it would override.
     #[error("`{0}` is a preset; write it first")]
     PresetNotFirst(String),
 }
@@ -240,11 +239,11 @@ impl FromStr for Preserve {
     }
 }
 
-/// Values that the new objects get, regardless of the source. They are mandatory: an object on
-/// which they cannot be set fails.
+/// Values that the new objects get regardless of the source. If a value cannot be set on an object,
+/// the object fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {
-    /// User metadata by lower-case name, added to what the copy keeps. Together at most 2 KB.
+    /// User metadata by lower-case name, added to what the copy keeps. At most 2 KB in total.
     pub metadata: BTreeMap<String, String>,
     /// Tags, added to what the copy keeps. At most 10.
     pub tags: BTreeMap<String, String>,
@@ -283,13 +282,13 @@ impl SetValues {
     }
 }
 
-/// The place from which a customer key (SSE-C) is read when the run starts. A manifest never holds
-/// the key itself.
+/// The source from which s3haul reads a customer key (SSE-C) when the run starts. A manifest never
+/// contains the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// An environment variable that holds the key in base64.
+    /// An environment variable that contains the base64-encoded key.
     Env(String),
-    /// A file that holds the 32 bytes, raw or in base64.
+    /// A file that contains the 32 bytes, raw or base64-encoded.
     File(PathBuf),
 }
 
@@ -310,7 +309,7 @@ impl FromStr for KeySource {
         match text.split_once(':') {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            // The text may be the key itself, so the message does not repeat it.
+            // The user may have typed the key itself, so the message does not repeat the text.
             _ => {
                 Err("name where the key is, env:NAME or file:PATH; never the key itself".to_owned())
             }
@@ -321,7 +320,7 @@ impl FromStr for KeySource {
 /// The customer keys (SSE-C) of a transfer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CustomerKeys {
-    /// The key that encrypts the source's objects.
+    /// The key that decrypts the source's objects.
     pub source: Option<KeySource>,
     /// The key that encrypts the new objects.
     pub destination: Option<KeySource>,
@@ -331,7 +330,7 @@ pub struct CustomerKeys {
 mod tests {
     use super::*;
 
-    /// The error message of serde lists all variants.
+    /// The error message of serde lists all variants, so it reveals one that `ALL` lacks.
     #[test]
     fn all_has_every_attribute() {
         let names = Attribute::ALL.map(|attribute| format!("`{attribute}`"));

@@ -29,9 +29,9 @@ pub(super) fn shared() -> &'static Value {
     &SCHEMA
 }
 
-/// Removes `null`, which schemars allows for an `Option` and a manifest does not: a field without a
-/// value is either an unfinished line, or a default that the reader does not expect. Joins the
-/// lines of doc comments, whose breaks mean nothing on hover.
+/// Removes `null`, which schemars allows for an `Option`. A manifest does not allow it: a field
+/// without a value is either an unfinished line or an unexpected default. Also joins the lines of
+/// doc comments, because editors would show their line breaks.
 fn tidy(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;

@@ -1,9 +1,9 @@
 //! Checks the tree of a manifest against the schema: names of fields, types of values, and required
 //! fields.
 //!
-//! A value with a mistake is reported and dropped, so that the meaning of the rest can still be
-//! checked. The result is a YAML value that fits [`ManifestFile`](super::file::ManifestFile), with
-//! the place of each field in the file.
+//! A value with a mistake is reported and dropped, so that later stages can still check the rest.
+//! The result is a YAML value that fits [`ManifestFile`](super::file::ManifestFile), with the
+//! position of each field in the file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,8 +20,9 @@ use crate::printable::joined;
 pub(super) struct Shaped {
     /// The value, which fits the schema except that fields may be missing.
     pub value: Yaml,
-    /// The text to underline for a mistake in the meaning of a field, by its path.
+    /// The text to underline for a semantic mistake in a field, by the path of the field.
     pub places: BTreeMap<String, Range<usize>>,
+    /// The mistakes found.
     pub mistakes: Vec<MistakeAt>,
     /// The parts of the text that must never be shown.
     pub secrets: Vec<Range<usize>>,
@@ -77,7 +78,8 @@ struct Shape<'s> {
 }
 
 impl<'s> Shape<'s> {
-    /// Returns the value of `node`, or `None` if it does not fit. `at` is the text to underline.
+    /// Returns the value of `node`, or `None` if the value does not fit the schema. `at` is the
+    /// text to underline.
     fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Yaml> {
         self.places.insert(self.path.clone(), at.clone());
         if matches!(node.kind, NodeKind::Refused) {
@@ -114,8 +116,8 @@ impl<'s> Shape<'s> {
         }
     }
 
-    /// Hides the text of a customer key: a user may have written the key itself instead of its
-    /// location.
+    /// Hides the text of a `customer_key` field, because a user may have written the key itself
+    /// instead of its location.
     fn hide_customer_key(&mut self, node: &Node) {
         let NodeKind::Scalar { text, .. } = &node.kind else {
             return;
@@ -199,8 +201,8 @@ impl<'s> Shape<'s> {
         Yaml::Mapping(out)
     }
 
-    /// Returns an empty entry for an entry of `endpoints` or an item of a list that does not fit.
-    /// Without it, every use of that endpoint would be reported as a mistake too.
+    /// Returns an empty entry to replace an entry of `endpoints` or a list item that does not fit.
+    /// Otherwise every use of the endpoint would be reported as a mistake too.
     fn empty_entry(&self, node: &Node, schema: &'s Value) -> Option<Yaml> {
         (kind_of(self.pick(node, schema)) == "object").then(|| Yaml::Mapping(Mapping::new()))
     }
@@ -253,7 +255,7 @@ impl<'s> Shape<'s> {
         let mut out = Vec::new();
         let base = self.path.len();
         for node in items {
-            // The index counts only the items that are kept, to match the paths of the parsed
+            // Count only the items that are kept, so that the index matches the paths of the parsed
             // manifest.
             self.path.extend(["[", &out.len().to_string(), "]"]);
             let value = self.value(node, element, &node.at);
@@ -384,7 +386,7 @@ impl<'s> Shape<'s> {
     }
 }
 
-/// Returns the schema's type; enumerations are strings.
+/// Returns the schema's type; enumerations count as strings.
 fn kind_of(schema: &Value) -> &str {
     match schema.get("type").and_then(Value::as_str) {
         Some(kind) => kind,

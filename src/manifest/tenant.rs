@@ -1,5 +1,4 @@
-//! Buckets of tenants: `tenant:bucket` names a bucket on servers that have tenants, and nothing on
-//! others.
+//! Buckets of tenants: `tenant:bucket`, which is valid only on servers that have tenants.
 
 use super::job::ResolvedEndpoint;
 use crate::location::BucketName;

@@ -1,10 +1,10 @@
-//! Decides which open uploads without a journal can be adopted, and checks the object that an
-//! adopted upload made.
+//! Decides which open uploads that no journal knows can be adopted, and checks the object that
+//! results from an adopted upload.
 //!
 //! S3 lists the creation time, storage class, declared checksum, and parts of an open upload. It
 //! shows neither the source nor the metadata, tags, and encryption of the upload. So a list can
-//! only rule an upload out. Checksums must prove that its bytes are the source's before it is
-//! completed, and the attributes of the object are compared once it exists.
+//! only rule out an upload. Before s3haul completes an adopted upload, checksums must prove that it
+//! has the source's bytes. Once the object exists, its attributes are compared.
 
 use jiff::Timestamp;
 
@@ -17,14 +17,14 @@ use crate::s3::{
     Tags,
 };
 
-/// The storage class of an object that is written without one.
+/// The storage class of an object whose request names none.
 const STANDARD: &str = "STANDARD";
 
 /// Returns true if an upload may have been created with these attributes for a source that was last
 /// written at `modified`.
 #[must_use]
 pub fn may_be_for(open: &OpenUpload, modified: Option<Timestamp>, wanted: &Attributes) -> bool {
-    // Both times are S3's, with a resolution of at least one second.
+    // S3 may report either time in whole seconds.
     let is_older = open
         .initiated
         .zip(modified)
@@ -42,7 +42,8 @@ pub enum ExpectedLayout<'a> {
     /// Exactly the current layout, because the job names the part size or keeps the source's
     /// boundaries.
     Exactly(&'a PartLayout),
-    /// Any equal parts that may be chosen automatically for an object of this many bytes.
+    /// Equal parts of any size that s3haul may choose automatically for an object of this many
+    /// bytes.
     Automatically(u64, &'a PartLimits),
 }
 
@@ -62,7 +63,7 @@ impl ExpectedLayout<'_> {
 }
 
 /// Returns the layout and the parts of an upload if its parts fit the expected layout and it
-/// declares the checksum that `wanted` has. An upload with other parts belongs to another program.
+/// declares the checksum in `wanted`. An upload with other parts belongs to another program.
 #[must_use]
 pub fn usable(
     mut listed: Vec<PartDone>,
@@ -84,10 +85,10 @@ pub fn usable(
     usable.then_some((layout, listed))
 }
 
-/// Returns the first attribute of the object `found` that is not as wanted. Attributes that the
-/// request left to the bucket (encryption, a default retention) may have any value. Another
-/// spelling of a value is equal. An added charset or `aws-chunked` and a missing empty value of
-/// metadata are equal only if `may_change` says that the server may have caused them.
+/// Returns the first attribute in which the object `found` differs from `wanted`. Attributes that
+/// the request left to the bucket (encryption, a default retention) may have any value. Other
+/// spellings of a value count as equal. An added charset, an added `aws-chunked`, and missing empty
+/// metadata count as equal only if `may_change` is true, so that the server may have caused them.
 #[must_use]
 pub fn difference(
     wanted: &Attributes,
@@ -95,8 +96,9 @@ pub fn difference(
     tags: &[Tag],
     may_change: bool,
 ) -> Option<Attribute> {
-    // Destructured, so that the compiler names an attribute that is not compared. An upload with
-    // grants or an ACL is not adopted, and an in-place change compares them elsewhere.
+    // Destructure, so that the compiler reports any attribute that is not compared. Grants and ACLs
+    // are not compared here: uploads with them are never adopted, and `in_place` compares them
+    // itself.
     let Attributes {
         headers,
         metadata,
@@ -122,7 +124,7 @@ pub fn difference(
         && found.metadata.keys().all(is_wanted)
         && found.missing_metadata == 0;
     let encryption_is = |wanted| {
-        // An alias may stand for another key than the one that HEAD shows.
+        // An alias may refer to another key than HEAD shows.
         unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::Other).is_none()
     };
     let as_wanted = [
@@ -151,7 +153,7 @@ pub fn difference(
         .find_map(|(attribute, is)| (!is).then_some(attribute))
 }
 
-/// Compares headers. Servers set a default `Content-Type` if the request named none.
+/// Compares headers. Servers set a default `Content-Type` if the request has none.
 fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders, may_add: bool) -> bool {
     let mut found = found.clone();
     if wanted.content_type.is_none()
@@ -373,7 +375,7 @@ mod tests {
             &[],
             Some(Attribute::Headers),
         );
-        // These may come from the server.
+        // The server may have caused these differences.
         let without_flag = Head {
             metadata: [].into(),
             ..head(coded("gzip"))

@@ -1,7 +1,7 @@
 //! Chooses how an archived object is restored.
 //!
-//! Not every archive has every tier, and S3 refuses a request for a tier that an archive does not
-//! have. The choice then falls back to the next slower tier, which is also cheaper. The receipt
+//! Not every archive supports every tier, and S3 refuses requests for unsupported tiers. If an
+//! archive lacks the tier, s3haul requests the next slower tier, which is also cheaper. The receipt
 //! names the requested tier.
 
 use crate::manifest::job::{Restore, RestoreTier};
@@ -9,10 +9,10 @@ use crate::manifest::job::{Restore, RestoreTier};
 /// The restore request for one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The tier and the days. The archive has this tier.
+    /// The tier, which the archive supports, and the number of days.
     pub restore: Restore,
-    /// True if the request names the days. S3 refuses them for an `INTELLIGENT_TIERING` object,
-    /// which moves back to the Frequent Access tier instead.
+    /// True if the request includes the number of days. S3 refuses the number for
+    /// `INTELLIGENT_TIERING` objects, which move back to the Frequent Access tier permanently.
     pub for_days: bool,
 }
 

@@ -1,12 +1,11 @@
-//! Compares a published object with the attributes that its request asked for.
+//! Compares a published object with the attributes that were requested for it.
 //!
-//! Amazon S3 refuses an attribute that it cannot set; other servers may ignore it and answer with
-//! success. HEAD shows the difference. Servers also change values without a loss, which does not
-//! count as a difference: a missing storage class means STANDARD, names of metadata may come back
-//! in another case and values without surrounding blanks, a server may add encryption, headers, or
-//! metadata, and text outside ASCII may come back encoded.
+//! Amazon S3 refuses an attribute that it cannot set; other servers may ignore the attribute and
+//! report success. HEAD shows the difference. Harmless changes by a server do not count as
+//! differences: it may omit the storage class STANDARD, change the case of metadata names, trim
+//! blanks around values, encode non-ASCII text, and add encryption, headers, or metadata.
 //!
-//! [`AttributeQuestion`] asks for the attributes that HEAD does not show.
+//! [`AttributeQuestion`] covers the attributes that HEAD does not show.
 
 mod answers;
 mod encryption;
@@ -28,7 +27,7 @@ use crate::size::display_counted;
 /// The attributes that were requested for an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The attributes that were sent with the request that created it.
+    /// The attributes in the request that created the object.
     pub attributes: &'a Attributes,
     /// The tags of the source, for requests with which S3 copies the tags itself.
     pub source_tags: SourceTags<'a>,
@@ -36,28 +35,28 @@ pub struct Asked<'a> {
     pub customer_key: bool,
     /// The request that carried the attributes.
     pub write: Operation,
-    /// True if the tags of this object are compared even if the bucket has kept tags before.
+    /// True to compare the tags of this object even if the bucket has kept tags before.
     pub compares_tags: bool,
 }
 
-/// The knowledge of the tags of a source.
+/// The known facts about the tags of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceTags<'a> {
-    /// Nothing is known.
+    /// The tags are unknown.
     #[default]
     Unknown,
-    /// HEAD shows this many.
+    /// HEAD shows this number of tags.
     Counted(u32),
-    /// They were read.
+    /// s3haul has read the tags.
     Read(&'a [Tag]),
 }
 
-/// An attribute that differs from the request, and the difference in words that are the same for
-/// all objects of a bucket.
+/// An attribute that differs from the request, and a description of the difference, worded the same
+/// for all objects of a bucket.
 pub type AttributeDifference = (Attribute, String);
 
 impl<'a> Asked<'a> {
-    /// Returns the attributes that a request asked for, without tags of a source.
+    /// Returns the attributes in a request, without tags that S3 copies from a source.
     #[must_use]
     pub fn of(attributes: &'a Attributes, write: Operation, customer_key: bool) -> Self {
         Self {
@@ -79,7 +78,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Returns the number of tags that the object must have, or `None` if it is not known.
+    /// Returns the number of tags that the object must have, or `None` if the number is not known.
     #[must_use]
     pub fn tags(&self) -> Option<u32> {
         match (self.tag_values(), self.source_tags) {
@@ -89,12 +88,12 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Returns the kinds of attributes in the request, starting with the object itself: a server
-    /// that has kept a kind once supports it. Text outside ASCII and encoded text are separate
-    /// kinds, because some servers lose only those.
+    /// Returns the kinds of attributes in the request, starting with the object itself. A server
+    /// that has kept an attribute of one kind supports that kind. Non-ASCII text and encoded text
+    /// are separate kinds, because some servers lose only those.
     #[must_use]
     pub fn kinds(&self) -> Vec<&'static str> {
-        // Destructured, so that the compiler names an attribute or a header that has no name here.
+        // Destructure, so that the compiler reports any attribute or header without a kind.
         let Attributes {
             headers,
             metadata,
@@ -150,11 +149,12 @@ impl<'a> Asked<'a> {
             .collect()
     }
 
-    /// Returns the differences from the request that HEAD shows. Attributes that HEAD does not show
-    /// may be hidden, see [`Asked::questions`].
+    /// Returns the differences from the request that HEAD shows. For attributes that HEAD does not
+    /// show, see [`Asked::questions`].
     #[must_use]
     pub fn differences(&self, found: &Head) -> Vec<AttributeDifference> {
-        // Checksums are compared as proofs. Grants, the ACL, and annotations show only elsewhere.
+        // The proof of the copy compares checksums. Other requests show grants, the ACL, and
+        // annotations.
         let Attributes {
             headers,
             metadata: _,
@@ -212,8 +212,8 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Returns the difference between the metadata of an object and the requested one. Metadata that
-/// was not requested does not count. `drops_empty` is true if the server may drop empty values.
+/// Returns the difference between the metadata of an object and the requested metadata. Additional
+/// metadata does not count. `drops_empty` is true if the server may drop empty values.
 pub(super) fn unlike_metadata(
     asked: &BTreeMap<String, String>,
     found: &Head,
@@ -234,11 +234,11 @@ pub(super) fn unlike_metadata(
             None => missing += 1,
         }
     }
-    // If the server counts metadata that it cannot show as headers, it has kept that metadata.
+    // `missing_metadata` counts metadata that the server has kept but cannot show as headers.
     (missing > found.missing_metadata).then_some("less of it")
 }
 
-/// Describes a number of tags that differs from the requested one.
+/// Describes a number of tags that differs from the requested number.
 fn tags_instead_of(found: u32, asked: u32) -> String {
     format!(
         "{} instead of {asked}",
@@ -246,8 +246,8 @@ fn tags_instead_of(found: u32, asked: u32) -> String {
     )
 }
 
-/// Returns true if a retention is weaker than the requested one. A longer one may come from a
-/// default of the bucket.
+/// Returns true if a retention is weaker than the requested one. A longer retention may be the
+/// bucket's default.
 fn is_weaker(asked: &Retention, shown: &Retention) -> bool {
     let strength =
         |retention: &Retention| u8::from(retention.mode.eq_ignore_ascii_case("COMPLIANCE"));

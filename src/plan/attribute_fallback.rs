@@ -1,8 +1,8 @@
-//! Chooses which attributes to leave out if a server refuses to create an object with all of them.
+//! Chooses which attributes to omit if a server refuses to create an object with all of them.
 //!
 //! S3 refuses the whole request if one attribute may not be set, and seldom names the attribute. An
-//! attribute with the policy `try` must not fail the object. So the next attempt leaves out the
-//! attribute that the answer names. If it names none, the next attempts leave out each possible
+//! attribute with the policy `try` must not fail the object, so the next attempt omits the
+//! attribute that the error names. If the error names none, the next attempts omit each possible
 //! attribute in turn, and finally all of them.
 
 use super::attributes::{headers, set_tags};
@@ -11,7 +11,7 @@ use crate::location::BucketName;
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::s3::{Attributes, ContentHeaders, Failure, FailureKind, Lock, Tags};
 
-/// Returns the attributes that may be left out: they come from the source, and their policy is
+/// Returns the attributes that may be omitted: those that come from the source with the policy
 /// `try`.
 #[must_use]
 pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> {
@@ -22,8 +22,8 @@ pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> 
         .collect()
 }
 
-/// Returns `attributes` without the source's values for the attributes in `out`. Those that the job
-/// sets stay.
+/// Returns `attributes` without the source's values for the attributes in `out`. Keeps values that
+/// the job sets.
 #[must_use]
 pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) -> Attributes {
     let mut left = attributes.clone();
@@ -42,8 +42,8 @@ pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) 
     left
 }
 
-/// Returns the attributes to leave out of each of the next attempts after a refusal. Returns
-/// nothing if the refusal is about none of the `optional` attributes.
+/// Returns the attributes to omit in each of the next attempts after a refusal. Returns nothing if
+/// the refusal does not concern the `optional` attributes.
 #[must_use]
 pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>> {
     let details = failure.details();
@@ -57,8 +57,7 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
         (_, "InvalidStorageClass") => (true, &[Attribute::StorageClass]),
         (_, "MetadataTooLarge") => (true, &[Attribute::Metadata]),
         (_, "InvalidTag") => (true, &[Attribute::Tags]),
-        // Messages of Amazon S3 name the action that the caller may not perform; those of other
-        // servers seldom do.
+        // Amazon S3 names the denied action in its message; other servers seldom do.
         (FailureKind::Denied, _) if named(&["ObjectTagging", "ObjectVersionTagging"]) => {
             (true, &[Attribute::Tags])
         }
@@ -69,13 +68,13 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
         (FailureKind::Denied, _) if named(&["ObjectAnnotation"]) => {
             (true, &[Attribute::Annotations])
         }
-        // The message names another action: the caller may not read or write the object itself.
+        // The message names another action, so the caller may not read or write the object itself.
         (FailureKind::Denied, _) if named(&["s3:", "kms:"]) => (true, &[]),
         (FailureKind::Denied, _) => (false, &denied),
         (FailureKind::Invalid, _) if named(&["Object Lock", "ObjectLock"]) => {
             (true, &[Attribute::Lock])
         }
-        // A header that the server does not know.
+        // The server does not know one of the headers.
         (FailureKind::Unsupported, _) => (false, &Attribute::ALL),
         _ => (true, &[]),
     };
@@ -91,7 +90,7 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
     attempts
 }
 
-/// Returns the loss of an attribute that `bucket` refused.
+/// Returns the loss of an attribute that `bucket` refuses.
 #[must_use]
 pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> Loss {
     let details = failure.details();
@@ -135,8 +134,7 @@ pub fn unreadable(
     Loss::new(attribute, Lost::NotReadable, reason)
 }
 
-/// Returns the reason that `bucket` gave no answer about an attribute, in words that are the same
-/// for all its objects.
+/// Explains why `bucket` did not show an attribute, worded the same for all objects of the bucket.
 #[must_use]
 pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
     let details = failure.details();
@@ -148,14 +146,14 @@ pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
     }
 }
 
-/// Returns true for attributes whose loss affects every object of a bucket, and not only objects of
+/// Returns true for attributes that are lost on every object of a bucket, not only on objects of
 /// some class or size.
 #[must_use]
 pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
     has_own_permission(attribute)
 }
 
-/// Returns true for attributes that need another permission than to write the object.
+/// Returns true for attributes that require a separate permission besides writing the object.
 const fn has_own_permission(attribute: Attribute) -> bool {
     match attribute {
         Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations => true,

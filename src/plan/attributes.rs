@@ -1,11 +1,11 @@
 //! Decides which attributes the destination object gets.
 //!
-//! The decision is made once per object, from the source's HEAD and the transfer's policies. Every
-//! request that creates the object uses it, so an object of 1 byte and one of 5 TiB keep the same
-//! attributes. If an attribute cannot be kept, it is a loss if its policy is `try`, and fails the
-//! object if its policy is `require`. The upload declares the checksum algorithm of the *source* if
-//! S3 can compute it over the whole object. Only then can both sides be compared without reading a
-//! byte.
+//! The decision is made once per object, from the source's HEAD and the transfer's policies. All
+//! requests that can create the object use this decision, so objects of 1 byte and of 5 TiB keep
+//! the same attributes. An attribute that cannot be kept is a loss if its policy is `try`, and
+//! fails the object if its policy is `require`. The upload declares the checksum algorithm of the
+//! *source* if S3 can compute it over the whole object. Only then can both sides be compared
+//! without reading a byte.
 
 use std::collections::BTreeMap;
 
@@ -31,46 +31,47 @@ const FOREIGN_CLASSES: [&str; 8] = [
     "AWS_BACKUP_LOW_COST_WARM",
     "FILE_SYSTEM",
 ];
-/// The most bytes of `x-amz-tagging` that are sent.
+/// The most bytes of tags that s3haul sends in `x-amz-tagging`.
 const MAX_TAGGING: usize = 2048;
-/// The most bytes of attributes in one request. S3 accepts 8 KB of headers, and the source's name,
-/// the signature, and the SDK's headers need up to 4 KB of them.
+/// The most bytes of attributes in one request. S3 accepts 8 KB of headers. The name of the source,
+/// the signature, and the SDK's headers need up to 4 KB.
 const MAX_ATTRIBUTES: usize = 4096;
 
-/// The note about a retention that is not kept. S3 refuses one that has ended, and it would protect
-/// nothing.
+/// The note for a retention that has ended. The copy does not keep it, because S3 would refuse it
+/// and it would protect nothing.
 pub const RETENTION_ENDED: &str = "the retention of the source has ended, so the copy gets none";
 
-/// The attributes of a copy, as far as HEAD of the source decides them.
+/// The attributes of a copy, as far as they follow from HEAD of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// The attributes that are known so far. Tags and grants may have to be read, see [`Reads`].
+    /// The attributes that are known so far. Tags and grants may require further requests, see
+    /// [`Reads`].
     pub attributes: Attributes,
     /// The attributes that are already lost.
     pub losses: Vec<Loss>,
-    /// The attribute that is not kept because it no longer has an effect, in words.
+    /// A note about an attribute that the copy does not keep because it no longer has an effect.
     pub note: Option<&'static str>,
 }
 
-/// The requests that are needed to decide which attributes a copy gets.
+/// The requests that are needed to decide on the attributes of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one request or none")]
 pub struct Reads {
-    /// HEAD of the source. Not needed if one request copies only the content: the listing has the
-    /// size, and the listed `ETag` pins the source and proves the copy. All other attributes need
-    /// HEAD because a listing does not show them, and a copy in parts needs the checksum of the
-    /// whole object.
+    /// HEAD of the source. It is not needed if one request copies only the content: the listing has
+    /// the size, and the listed `ETag` pins the source and proves the copy. A copy that keeps
+    /// attributes needs HEAD, because a listing does not show them; a copy in parts needs HEAD for
+    /// the checksum of the whole object.
     pub head: bool,
-    /// The tags. `CopyObject` copies them itself, unless the job merges others with them.
+    /// The tags. `CopyObject` copies tags itself, unless the job adds tags of its own.
     pub tags: bool,
     /// The ACL, which no request copies.
     pub acl: bool,
-    /// The annotations. `CopyObject` copies them itself.
+    /// The annotations. `CopyObject` copies annotations itself.
     pub annotations: bool,
 }
 
 impl Reads {
-    /// Returns the requests that must be sent for an object that takes `route`.
+    /// Returns the requests that are needed for an object that takes `route`.
     #[must_use]
     pub fn of(transfer: &Transfer, capabilities: &Capabilities, route: &Route) -> Self {
         let keeps = |attribute| transfer.preserve.of(attribute).keeps();
@@ -88,7 +89,7 @@ impl Reads {
         }
     }
 
-    /// Returns the requests that are needed.
+    /// Iterates over the needed requests.
     pub fn operations(self) -> impl Iterator<Item = Operation> {
         let all = [
             (self.head, Operation::HeadObject),
@@ -192,7 +193,7 @@ struct Losses<'t> {
 }
 
 impl Losses<'_> {
-    /// Records a loss, or returns it if its policy is `require`.
+    /// Records a loss, or returns it as an error if the policy of the attribute is `require`.
     fn add(
         &mut self,
         attribute: Attribute,
@@ -208,7 +209,7 @@ impl Losses<'_> {
     }
 }
 
-/// Returns the content headers: those that the job sets, and otherwise those that are kept.
+/// Returns the content headers. Values that the job sets replace those that the copy keeps.
 pub(super) fn headers(kept: ContentHeaders, transfer: &Transfer) -> ContentHeaders {
     let set = &transfer.set;
     ContentHeaders {
@@ -244,8 +245,8 @@ fn metadata(
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    // If the job adds nothing, the destination decides whether metadata that the source's server
-    // accepted is too large.
+    // If the job adds nothing, s3haul sends the metadata as it is, even if it is large: the
+    // source's server accepted it, and the destination may too.
     if set.is_empty() || size <= MAX_METADATA {
         return Ok(merged);
     }
@@ -270,7 +271,7 @@ pub fn set_tags(transfer: &Transfer) -> Vec<Tag> {
 /// Merges the tags of the source with those that the job sets.
 ///
 /// # Errors
-/// Returns a loss if these are too many tags for one object. The copy then gets only the tags that
+/// Returns a loss if there are too many tags for one object. The copy then gets only the tags that
 /// the job sets.
 pub fn merged_tags(kept: Vec<Tag>, transfer: &Transfer) -> Result<Vec<Tag>, Loss> {
     let set = set_tags(transfer);
@@ -331,8 +332,8 @@ fn encryption(
     Ok(head.encryption.clone())
 }
 
-/// Returns the loss if the copy is encrypted more weakly than its source, because the job leaves
-/// the choice to the destination's bucket.
+/// Returns a loss if the copy has a weaker encryption than its source because the job leaves the
+/// choice to the destination bucket.
 #[must_use]
 pub fn weaker_encryption(
     head: &Head,
@@ -343,7 +344,7 @@ pub fn weaker_encryption(
     if chosen || transfer.preserve.encryption != Policy::Try {
         return None;
     }
-    // The strength and the name.
+    // The strength of an encryption, and its name.
     let rank = |encryption: Option<&Encryption>| match encryption {
         None => (0, "none"),
         Some(Encryption::S3) => (1, "AES256"),
@@ -356,8 +357,8 @@ pub fn weaker_encryption(
         rank(head.encryption.as_ref())
     };
     let copy = rank(written);
-    // Servers that encrypt with their own keys, or not at all, do not always say so. So only the
-    // loss of a stronger encryption than that counts.
+    // Servers do not always tell whether they encrypt with their own keys. So only the loss of KMS
+    // encryption counts.
     let weaker = source.0 > copy.0 && source.0 > 1;
     weaker.then(|| {
         let reason = format!(
@@ -380,8 +381,8 @@ fn lock(head: &Head, now: Timestamp, losses: &mut Losses<'_>) -> Result<Lock, Lo
             "event holds are not carried over",
         )?;
     }
-    // A hold that is off is the same as none, and a bucket without Object Lock refuses to set it
-    // off.
+    // A hold that is off equals no hold, and a bucket without Object Lock would refuse a request
+    // that turns it off.
     let retention = head.lock.retention.clone();
     Ok(Lock {
         retention: retention.filter(|retention| retention.until > now),
@@ -389,8 +390,9 @@ fn lock(head: &Head, now: Timestamp, losses: &mut Losses<'_>) -> Result<Lock, Lo
     })
 }
 
-/// Takes out all tags if they do not fit into the headers of the request that creates the object,
-/// or if the server does not accept tags in headers. They must be set after the object is created.
+/// Removes and returns all tags if they do not fit into the headers of the request that creates the
+/// object, or if the server does not accept tags in headers. The caller sets them after the object
+/// is created.
 pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) -> Vec<Tag> {
     let Tags::Exactly(tags) = &mut attributes.tags else {
         return Vec::new();
@@ -398,7 +400,7 @@ pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) 
     if !capabilities.tag_headers {
         return std::mem::take(tags);
     }
-    // The header is percent-encoded: every byte that is not a letter or a digit takes three bytes.
+    // The header is percent-encoded, so every byte except letters and digits takes three bytes.
     let encoded = |text: &str| {
         text.bytes()
             .map(|b| if b.is_ascii_alphanumeric() { 1 } else { 3 })
@@ -447,8 +449,8 @@ pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) 
     std::mem::take(tags)
 }
 
-/// Returns the checksum to declare: that of the source if the copy's can be compared with it, and
-/// otherwise S3's default.
+/// Returns the checksum to declare: the source's, if the copy's checksum can be compared with it,
+/// and otherwise S3's default.
 fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKind)> {
     let source = head
         .checksum
@@ -457,7 +459,7 @@ fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKi
     match (route, source) {
         // CopyObject keeps the source's algorithm itself, and computes it over the whole object.
         (Route::Copy | Route::Put, _) => None,
-        // A composite checksum is the same if the parts are the same.
+        // A composite checksum stays the same if the part boundaries do.
         (Route::MultipartCopy(layout), Some((algorithm, ChecksumKind::Composite)))
             if layout.is_replay() =>
         {

@@ -1,28 +1,27 @@
-//! Counts the requests about tags that a copy needs.
+//! Counts the requests for tags that copies need.
 //!
 //! Amazon S3 refuses to copy tags that it cannot set. Other servers may drop the tags of a source
 //! without an error, so the executor reads the tags of an object if HEAD shows no tag count. A plan
-//! sends no HEAD. It assumes that objects have no tags and that HEAD shows no count, because most
-//! servers show a count only if there are tags.
+//! sends no HEAD, so it assumes that objects have no tags. Most servers then show no count.
 
 use crate::manifest::job::{Policy, Transfer};
 use crate::plan::attributes::Reads;
 use crate::plan::decide::Route;
 use crate::s3::Capabilities;
 
-/// The number of objects in a row without tags after which a bucket is assumed to have none. Used
-/// if HEAD shows no tag count and tags are only tried.
+/// After this many objects in a row without tags, s3haul assumes that a bucket has no tags. This
+/// applies only if HEAD shows no tag count and the policy for tags is `try`.
 pub const UNTAGGED: u32 = 100;
 
-/// The questions about carried tags in the plan of one transfer.
+/// The requests for source tags in the plan of one transfer.
 #[derive(Debug, Default)]
 pub struct TagQuestions {
-    /// The number of questions that were asked only because tags are tried.
+    /// The number of requests that are sent only because the policy is `try`.
     tried: u32,
 }
 
 impl TagQuestions {
-    /// Returns true if the executor asks for the tags of the next object, which takes `route` and
+    /// Returns true if the executor requests the tags of the next object, which takes `route` and
     /// is assumed to have no tags.
     pub fn asks(
         &mut self,

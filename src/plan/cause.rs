@@ -1,16 +1,16 @@
 //! Counts failures by their cause, in bounded memory.
 //!
-//! A bucket that refuses a storage class refuses it a million times. The summary names each cause
-//! once, with the number of objects and one example. Messages that differ only in names and numbers
-//! have the same cause.
+//! A bucket that refuses a storage class may refuse it a million times. The summary shows each
+//! cause once, with the number of objects and one example. Messages that differ only in names and
+//! numbers count as the same cause.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The most causes that are counted separately. A run with more of them counts the rest together.
+/// The most causes that are counted separately. A run counts all further causes together.
 const MAX_CAUSES: usize = 64;
-/// The most characters of a message that are kept.
+/// The most characters kept of a message.
 const MESSAGE_KEPT: usize = 500;
 
 /// The properties of a failed object that identify its cause.
@@ -28,7 +28,7 @@ pub struct FailedRequest<'a> {
     pub destination: &'a str,
 }
 
-/// A cause, and the objects that failed for it.
+/// A cause and the objects that failed because of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// The request.
@@ -39,7 +39,7 @@ pub struct Cause {
     pub message: String,
     /// The number of objects.
     pub objects: u64,
-    /// The source of the first of them.
+    /// The source of the first of these objects.
     pub example: String,
 }
 
@@ -85,7 +85,7 @@ impl CauseCounts {
         self.others += other.others;
     }
 
-    /// Subtracts the counts of objects that are tried again.
+    /// Subtracts the counts of objects that the run tries again.
     pub fn take_back(&mut self, void: &Self) {
         for (pattern, void) in &void.causes {
             match self.causes.get_mut(pattern) {
@@ -154,8 +154,8 @@ pub fn as_list<S: serde::Serializer>(
     serializer.collect_seq(counts.by_frequency())
 }
 
-/// Returns a text that is equal for failures with the same cause: operation, code, and the message
-/// without names and numbers.
+/// Returns a text that is equal for failures with the same cause. It contains the operation, the
+/// code, and the message without names and numbers.
 fn pattern(failed: &FailedRequest<'_>) -> String {
     let key = |name: &'_ str| {
         let below = name
@@ -173,7 +173,7 @@ fn pattern(failed: &FailedRequest<'_>) -> String {
         .into_iter()
         .flatten()
     {
-        // A key of one or two letters would match within any word.
+        // A key of one or two letters would match inside other words.
         if key.len() > 2 {
             message = message.replace(&key, "");
         }

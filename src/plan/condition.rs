@@ -1,14 +1,15 @@
 //! Chooses the condition of a write to a key.
 //!
-//! Seconds or days pass between the comparison of both sides and the write, and another writer may
-//! write to the key meanwhile. If the server supports conditional writes, the write requires the
-//! state that the comparison saw: no object (`If-None-Match: *`) or exactly that object
-//! (`If-Match`). So a change by another writer is never overwritten. The object is recorded as
-//! skipped, and the next run compares it again.
+//! Between the comparison and the write, seconds or days pass, and another writer may write to the
+//! key. If the server supports conditional writes, the write requires the state that the comparison
+//! saw: no object (`If-None-Match: *`) or exactly that object (`If-Match`). So s3haul never
+//! overwrites a change by another writer. It records the object as skipped, and the next run
+//! compares it again.
 //!
-//! Few servers support such conditions for `CopyObject`, and more support them for
+//! Few servers support such conditions for `CopyObject`; more servers support them for
 //! `CompleteMultipartUpload` ([`super::workaround`]). Without a condition, s3haul sends HEAD for
-//! the key just before the write. A short time remains in which another writer can take the key.
+//! the key just before the write. For a short time, another writer can still write to the key
+//! unnoticed.
 
 use super::decide::Route;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -32,8 +33,7 @@ impl Route {
     #[must_use]
     pub const fn publishes_by(&self) -> ConditionalWrite {
         match self {
-            // Restores and delete markers write no bytes and have no condition, so their value does
-            // not matter.
+            // Restores and delete markers have no condition, so any value will do for them.
             Self::Copy | Self::Restore | Self::DeleteMarker => ConditionalWrite::Copy,
             Self::Put => ConditionalWrite::Put,
             Self::MultipartCopy(_) | Self::MultipartUpload(_) => ConditionalWrite::Complete,
@@ -55,7 +55,7 @@ pub fn write_condition(
     );
     match (when, destination_state) {
         (When::Always, _) => WriteCondition::None,
-        // This includes `missing`: the object there was written by an earlier attempt of this run.
+        // This includes `when: missing`, where an earlier attempt of this run wrote the object.
         (_, DestinationState::Object(etag)) if matches => WriteCondition::Matches(etag.clone()),
         (_, DestinationState::Object(_)) | (When::Changed, DestinationState::Unknown) => {
             WriteCondition::None

@@ -1,13 +1,13 @@
 //! Estimates the price of requests and bytes from AWS's list prices.
 //!
-//! The prices are those of us-east-1 in US dollars. Prices of other Regions differ by 10 to 20 %,
-//! and contract prices by more. The estimate distinguishes cents from thousands of dollars, which
-//! is what a plan is read for. It is shown only for Amazon S3.
+//! The prices apply to us-east-1, in US dollars. Prices in other Regions differ by 10 to 20 %, and
+//! contract prices by more. The estimate only serves to distinguish cents from thousands of
+//! dollars. It is shown only for Amazon S3.
 
 use crate::manifest::job::RestoreTier;
 use crate::s3::{Operation, RequestClass};
 
-/// The bytes of one GB on a bill: S3 bills binary gigabytes.
+/// The bytes of one billed GB: S3 bills binary gigabytes.
 const GB: f64 = 1_073_741_824.0;
 
 /// The list prices of a storage class.
@@ -40,13 +40,13 @@ const fn prices(class: &str) -> Prices {
     }
 }
 
-/// Returns the price of `count` requests to objects of a class. Aborts are free; lists cost as much
-/// as writes.
+/// Returns the price of `count` requests to objects of a class. Aborts and deletes are free; lists
+/// cost as much as writes.
 #[must_use]
 pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     let prices = prices(class.unwrap_or("STANDARD"));
-    // S3 bills the parts of an upload to an archive class as STANDARD. Only Complete has the price
-    // of the class.
+    // S3 bills the parts of an upload to an archive class as STANDARD. Only Complete is billed at
+    // the price of the class.
     let staging = self::prices("STANDARD");
     let per_thousand = match operation {
         // The price of a restore depends on its tier, see `restore`.
@@ -71,8 +71,8 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     to_f64(count) / 1000.0 * per_thousand
 }
 
-/// Returns the price of restoring objects from an archive class, without storage of the restored
-/// copies.
+/// Returns the price of restoring objects from an archive class, without the storage of the
+/// restored copies.
 #[must_use]
 pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 {
     let (per_thousand, per_gb) = match (class, tier) {
@@ -85,8 +85,8 @@ pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 
     to_f64(objects) / 1000.0 * per_thousand + to_f64(bytes) / GB * per_gb
 }
 
-/// Returns the monthly price of the parts of an open upload. Parts for an archive class are stored
-/// at the price of STANDARD.
+/// Returns the monthly price of the parts of an open upload. Parts of an upload to an archive class
+/// are billed as STANDARD.
 #[must_use]
 pub fn open_upload_month(bytes: u64, class: Option<&str>) -> f64 {
     let class = if is_archive(class) {

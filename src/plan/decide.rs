@@ -1,28 +1,29 @@
 //! Decides whether an object needs a copy, and by which route.
 //!
-//! Both decisions are pure. `when: changed` compares objects in the way that `compare` names.
+//! Both decisions are pure. `when: changed` compares objects by the method that `compare` names.
 //! `auto` starts with the cheapest comparison:
 //!
 //! 1. Objects of different sizes differ, in every mode.
-//! 2. Objects with equal `ETag`s that derive from the bytes are equal.
+//! 2. Objects are equal if their `ETag`s are equal and derive from the bytes.
 //! 3. A source that is not older than the destination is copied. Equal times count as newer: S3's
-//!    times have a resolution of one second, and a source that is rewritten in the second of its
-//!    copy must be noticed.
+//!    times have a resolution of one second, and a source may be rewritten in the same second in
+//!    which it was copied.
 //! 4. A destination that is *newer* counts as equal, unless the lists contradict that. `ETag`s
 //!    alone cannot decide: a multipart copy with other part boundaries has another `ETag` for the
-//!    same bytes, and a tool that compares only `ETag`s copies the same objects every night. Two
-//!    kinds of doubt remain ([`Doubt`]), and HEAD requests settle them:
-//!    - Two `ETag`s that look like MD5 sums differ, or two `ETag`s of multipart uploads with the
-//!      same number of parts. Either the bytes differ, or a KMS or customer key encrypts one side
-//!      (its `ETag` is then no MD5, and no list shows the encryption), or the part boundaries
+//!    same bytes, so a tool that compares only `ETag`s copies such objects every night. HEAD
+//!    requests resolve two kinds of doubt ([`Doubt`]):
+//!    - The `ETag`s differ, and both look like MD5 sums or both belong to multipart uploads with
+//!      the same number of parts. Either the bytes differ, or a KMS or customer key encrypts one
+//!      side (the `ETag` is then no MD5, and no list shows the encryption), or the part boundaries
 //!      differ.
-//!    - A multipart object has the time at which its upload was *created*. A source that was
-//!      rewritten by an upload that was created before the last copy and completed after it looks
-//!      older than its copy. So if the source was uploaded in parts, and the copy is younger by
-//!      less than an upload of that size may take ([`longest_upload`]), times do not decide. Beyond
-//!      that span they do; otherwise every run would send HEAD for every multipart object.
+//!    - The modification time of a multipart object is the time at which its upload was *created*.
+//!      So a source looks older than its copy if an upload rewrote it that was created before the
+//!      copy and completed after it. For multipart sources, times therefore do not decide if the
+//!      copy is newer by less than the time that an upload of that size may take
+//!      ([`longest_upload`]). If the copy is newer by more, times do decide; otherwise every run
+//!      would send HEAD for every multipart object.
 //!
-//! If only times or sizes decided, the result says so ([`Basis`]).
+//! The result records whether only times or sizes decided ([`Basis`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -35,16 +36,16 @@ use crate::checksum::{looks_like_md5, may_be_of_content, part_count};
 use crate::manifest::job::{Compare, PartSize, Parts, When};
 use crate::s3::{Capabilities, ChecksumKind, Head};
 
-/// One side of an object as a list shows it.
+/// The listed properties of an object on one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side<'a> {
     /// The size in bytes.
     pub size: u64,
-    /// The `ETag`; absent for files, and if it is not derived from the bytes.
+    /// The `ETag`. Absent for files, and for `ETag`s that are not derived from the bytes.
     pub etag: Option<&'a str>,
     /// `Last-Modified`, or the file's modification time.
     pub modified: Option<Timestamp>,
-    /// True if the bytes are on this machine, so that they can be hashed.
+    /// True for a local file, whose bytes can be hashed.
     pub is_file: bool,
 }
 
@@ -56,12 +57,12 @@ pub enum Reason {
     Missing,
     /// The sizes differ.
     SizeDiffers,
-    /// The source is newer than the destination, and their `ETag`s differ.
+    /// The source is newer than the destination, and no `ETag`s prove that they are equal.
     Newer,
-    /// Both were modified in the same second, and their `ETag`s differ, so it is not known which
-    /// one is newer.
+    /// Both sides were modified in the same second, so either may be newer, and no `ETag`s prove
+    /// that they are equal.
     SameSecond,
-    /// The source is a version from the past, and the destination has other bytes of its size.
+    /// The source is an old version, and the destination has the same size but other bytes.
     Differs,
     /// Both `ETag`s derive from the bytes in the same way, and differ.
     EtagDiffers,
@@ -69,11 +70,11 @@ pub enum Reason {
     ChecksumDiffers,
     /// The bytes are equal, but the object has other attributes than the job sets.
     AttributesDiffer,
-    /// Nothing differs except that the object lacks the tags that copies get in a second request.
-    /// Only the tags are set, if that is safe.
+    /// The object only lacks tags that s3haul sets in a second request after a copy. s3haul sets
+    /// only the tags, if that is safe.
     LacksTags,
-    /// The destination's object is a copy that failed its proof in an earlier run, and nothing
-    /// proves it now.
+    /// The object at the destination is a copy that failed its proof in an earlier run, and it
+    /// still cannot be proven.
     Unproven,
     /// The job says `when: always`.
     Always,
@@ -101,15 +102,15 @@ impl fmt::Display for Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
-    /// Their checksums are equal, or the object is empty.
+    /// The checksums are equal, or the object is empty.
     Checksum,
-    /// Their `ETag`s are equal and derive from the bytes.
+    /// The `ETag`s are equal and derive from the bytes.
     Etag,
     /// Both are delete markers.
     DeleteMarker,
-    /// Their sizes are equal, and the destination is newer. The bytes were not compared.
+    /// The sizes are equal, and the destination is newer. The bytes were not compared.
     Time,
-    /// Their sizes are equal. The bytes were not compared.
+    /// The sizes are equal. The bytes were not compared.
     Size,
 }
 
@@ -125,14 +126,14 @@ impl fmt::Display for Basis {
     }
 }
 
-/// The state of the attributes that the job sets, for an object that is left unchanged.
+/// The state of the attributes that the job sets on an object that stays unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetAttributes {
-    /// The object has them, or the job sets none.
+    /// The object has these attributes, or the job sets none.
     #[default]
     Kept,
-    /// They were not compared.
+    /// The attributes were not compared.
     NotChecked,
     /// The object is in a storage class to which a lifecycle rule may have moved it.
     OtherStorageClass,
@@ -147,7 +148,7 @@ impl SetAttributes {
     }
 }
 
-/// The reasons to leave an object unchanged.
+/// The reasons to skip an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum Skip {
@@ -155,24 +156,25 @@ pub enum Skip {
     Present,
     /// The destination has an equal object.
     Equal {
-        /// The comparison that found it equal.
+        /// The comparison that found the objects equal.
         equal_by: Basis,
         /// The state of the attributes that the job sets.
         #[serde(skip_serializing_if = "SetAttributes::are_kept")]
         set_attributes: SetAttributes,
     },
-    /// It would be changed in place, but has all attributes that the job sets.
+    /// The transfer changes objects in place, and the object already has all attributes that the
+    /// job sets.
     AsSet,
     /// Another writer wrote to the key after it was compared. The next run compares it again.
     ChangedMeanwhile,
-    /// It cannot be read before it is restored, and the job says `archived: skip`.
+    /// The object cannot be read before a restore, and the job says `archived: skip`.
     Archived,
-    /// It was written again after it was listed, and the selection now excludes it.
+    /// The object was rewritten after it was listed, and the selection now excludes it.
     NotSelected,
 }
 
 impl Skip {
-    /// Returns the reason for an object that this comparison found equal.
+    /// Returns the reason for objects that this comparison found equal.
     #[must_use]
     pub const fn equal(equal_by: Basis) -> Self {
         Self::Equal {
@@ -185,26 +187,26 @@ impl Skip {
 /// The decision about one source object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Copy it.
+    /// Copy the object.
     Copy(Reason),
-    /// Leave it.
+    /// Skip the object.
     Skip(Skip),
-    /// The lists cannot decide. HEAD of both objects must ([`content`]).
+    /// The lists cannot decide. Send HEAD for both objects ([`content`]).
     Ask(Doubt),
 }
 
 /// The reasons why lists cannot decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// The destination is newer, but the source has the time at which its upload began.
+    /// The destination is newer, but the source has the time at which its upload was created.
     Dated,
     /// The destination is newer, but the `ETag`s suggest that the bytes differ.
     Etags,
-    /// The bytes must be compared, and not their listed properties.
+    /// The job requires a comparison of the bytes.
     Content,
 }
 
-/// Compares the two sides as the job's `when` and `compare` say.
+/// Compares the two sides according to `when` and `compare`.
 #[must_use]
 pub fn decide(
     when: When,
@@ -254,11 +256,11 @@ pub fn decide(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Etags {
     Equal,
-    /// Both may be MD5s of the bytes.
+    /// The `ETag`s differ, and both may be MD5s of the bytes.
     Md5sDiffer,
-    /// Both are of uploads with the same number of parts.
+    /// The `ETag`s differ, and both belong to uploads with the same number of parts.
     PartsDiffer,
-    /// One is absent, or they derive from the bytes in different ways.
+    /// One `ETag` is absent, or they derive from the bytes in different ways.
     Incomparable,
 }
 
@@ -280,7 +282,7 @@ impl Etags {
     }
 }
 
-/// Decides by modification times alone, between objects of one size.
+/// Decides by modification times alone, for objects of equal size.
 #[must_use]
 pub fn by_time(source: Option<Timestamp>, destination: Option<Timestamp>) -> Decision {
     match (source, destination) {
@@ -294,8 +296,8 @@ pub fn by_time(source: Option<Timestamp>, destination: Option<Timestamp>) -> Dec
     }
 }
 
-/// Returns true for a source that may have been completed after its copy was written, although its
-/// time is earlier.
+/// Returns true if the source may have been completed after the copy was written, although its time
+/// is earlier.
 fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
     let in_parts = source.etag.and_then(part_count).is_some();
     let times = source.modified.zip(destination.modified);
@@ -305,8 +307,8 @@ fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
         })
 }
 
-/// Returns the longest time that the upload of `size` bytes is assumed to take: at 128 KiB/s (a
-/// slow line), with a quarter of an hour of pauses; at most seven days, after which lifecycle rules
+/// Returns the longest time that an upload of `size` bytes is assumed to take: the time at 128
+/// KiB/s (a slow line), plus 15 minutes of pauses; at most seven days, after which lifecycle rules
 /// commonly abort uploads.
 #[must_use]
 pub fn longest_upload(size: u64) -> Duration {
@@ -318,18 +320,18 @@ pub fn longest_upload(size: u64) -> Duration {
 /// The result of comparing the bytes of two objects by HEAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// They are equal.
+    /// The bytes are equal.
     Equal(Basis),
-    /// They differ.
+    /// The bytes differ.
     Differs(Reason),
-    /// The `ETag`s differ, and both are of uploads with the same number of parts. If the parts have
-    /// the same sizes, the bytes differ.
+    /// The `ETag`s differ, and both belong to uploads with the same number of parts. If the parts
+    /// have the same sizes, the bytes differ.
     SamePartCount,
     /// Nothing can be compared.
     Unknown,
 }
 
-/// Compares two objects by HEAD. `etags_tell` is true if both servers derive `ETag`s from the
+/// Compares two objects by HEAD. `etags_tell` is true if both servers compute `ETag`s from the
 /// bytes.
 #[must_use]
 pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
@@ -387,14 +389,15 @@ pub enum Route {
     Put,
     /// `UploadPart` for each part.
     MultipartUpload(PartLayout),
-    /// No copy yet: one `RestoreObject` at the source, unless a restore is in progress.
+    /// One `RestoreObject` at the source, unless a restore is in progress. No copy yet.
     Restore,
-    /// One `DeleteObject` that names no version: in a bucket with versions it adds a delete marker.
+    /// One `DeleteObject` without a version, which adds a delete marker in a bucket with
+    /// versioning.
     DeleteMarker,
 }
 
 impl Route {
-    /// Returns the name in plans, receipts, and metrics.
+    /// Returns the name of the route in plans, receipts, and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -417,7 +420,7 @@ impl Route {
     }
 }
 
-/// Chooses the route by size alone, never by what a server would tolerate.
+/// Chooses the route by size alone. [`super::workaround`] adapts the route to the server.
 ///
 /// # Errors
 /// [`LayoutError::TooLarge`] for objects that the endpoint cannot hold or copy.

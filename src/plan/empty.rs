@@ -1,8 +1,8 @@
 //! Describes selections that match nothing.
 //!
-//! A mistyped prefix or a pattern without a match leaves a run with nothing to do, which looks like
-//! success. This module writes the sentence that says so. The callers of the planner count the
-//! objects, and the job decides whether it is an error.
+//! With a mistyped prefix or pattern, a run has nothing to do, which looks like success. This
+//! module writes the message about it. The callers of the planner count the objects, and the job
+//! decides whether an empty selection is an error.
 
 use serde::Serialize;
 
@@ -17,14 +17,14 @@ pub struct EmptySelection {
     pub transfer: String,
     /// The reason, as a sentence.
     pub reason: String,
-    /// True if the job says that this is a failure.
+    /// True if the job treats an empty selection as a failure.
     pub fails: bool,
 }
 
 impl EmptySelection {
-    /// Returns the finding about a transfer that selected no object, after `excluded` objects were
-    /// listed and left out. Returns `None` if the job accepts an empty selection, or names its
-    /// objects one by one.
+    /// Describes a transfer that selected no object, after its selection excluded `excluded` listed
+    /// objects. Returns `None` if the job accepts an empty selection, or names its objects one by
+    /// one.
     #[must_use]
     pub fn of(transfer: &Transfer, excluded: u64) -> Option<Self> {
         if transfer.empty == Empty::Ok || transfer.chosen.is_some() {

@@ -1,16 +1,16 @@
 //! Compares the attributes of an object at the destination with those that the job sets.
 //!
 //! Only values that the job sets are compared (`set:`, `to.storage_class`, `to.encryption`,
-//! `to.customer_key`). Attributes that are kept from the source may have been changed at the
-//! destination on purpose. A list shows the storage class, and HEAD shows all others except the
-//! tags.
+//! `to.customer_key`). Attributes that a copy keeps from the source are not compared, because users
+//! may have changed them at the destination on purpose. A list shows the storage class, and HEAD
+//! shows all others except the tags.
 
 use super::asked::{HeaderRules, KeyAlias, unlike_encryption, unlike_headers, unlike_metadata};
 use crate::manifest::job::{Attribute, SetValues, Transfer};
 use crate::s3::{Capabilities, ContentHeaders, Head, Tag};
 
-/// S3's storage classes in the order in which lifecycle rules move objects; the first two are never
-/// a rule's target.
+/// S3's storage classes in the order in which lifecycle rules move objects. No rule moves objects
+/// to the first two groups.
 const WATERFALL: [&[&str]; 7] = [
     &["STANDARD", "REDUCED_REDUNDANCY"],
     &["STANDARD_IA"],
@@ -21,19 +21,19 @@ const WATERFALL: [&[&str]; 7] = [
     &["DEEP_ARCHIVE"],
 ];
 
-/// The meaning of an object's storage class.
+/// The relation of an object's storage class to the class that the job sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageClassMatch {
-    /// It is the class that the job sets, or the job sets none.
+    /// The object has the class that the job sets, or the job sets none.
     AsSet,
-    /// It is another class, and no lifecycle rule can have moved the object there.
+    /// The object has another class, and no lifecycle rule can have moved it there.
     Differs,
-    /// It is another class. A lifecycle rule may have moved the object there, and would do so
+    /// The object has another class. A lifecycle rule may have moved it there, and would do so
     /// again.
     MayBeMoved,
 }
 
-/// Compares the storage class of an object (`None` is STANDARD) with the one that the job sets.
+/// Compares the storage class of an object (`None` is STANDARD) with the class that the job sets.
 #[must_use]
 pub fn class(
     transfer: &Transfer,
@@ -53,7 +53,7 @@ pub fn class(
             .position(|classes| classes.contains(&class))
     };
     match (step(found), step(wanted)) {
-        // Other servers may show the same class for all objects, whatever class the request named.
+        // Other servers may show the same class for all objects, regardless of the requested class.
         (Some(found), Some(wanted)) if capabilities.restore_status_in_lists && found <= wanted => {
             StorageClassMatch::Differs
         }
@@ -62,14 +62,14 @@ pub fn class(
 }
 
 /// Returns an attribute in which the object differs from the job's values, as far as HEAD shows.
-/// Values that the server may have written differently are equal, because it would write another
+/// Values that the server may have changed count as equal, because it would change those of a new
 /// copy in the same way. Compares neither the storage class nor the tags.
 #[must_use]
 pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) -> Option<Attribute> {
-    // Destructured, so that the compiler names a value that is not compared.
+    // Destructure, so that the compiler reports any value that is not compared.
     let SetValues {
         metadata,
-        // See [`has_set_tags`].
+        // [`has_set_tags`] compares the tags.
         tags: _,
         content_type,
         content_encoding,
@@ -86,8 +86,7 @@ pub fn unlike(transfer: &Transfer, found: &Head, capabilities: &Capabilities) ->
         expires: None,
         website_redirect: None,
     };
-    // A server that adds values adds them to each copy. Amazon S3 adds none, however much its
-    // answers are trusted.
+    // A server that adds values would add them to each new copy. Amazon S3 adds none.
     let may_change = !capabilities.is_amazon;
     let rules = HeaderRules {
         compares_others: false,
@@ -305,7 +304,7 @@ mod tests {
         };
         for capabilities in [Capabilities::AWS, untrusted, Capabilities::UNKNOWN_SERVER] {
             assert_eq!(unlike(&everywhere, &found, &capabilities), None);
-            // Amazon S3 adds nothing, so the object itself differs.
+            // Amazon S3 adds nothing, so an added value is a difference.
             for job in &additions {
                 let differs = unlike(job, &found, &capabilities).is_some();
                 assert_eq!(differs, capabilities.is_amazon, "{:?}", job.set);

@@ -1,12 +1,12 @@
 //! Finds the versions of a key that the destination lacks.
 //!
-//! A new version is always the newest one of its key. So the question is how many of the source's
-//! oldest versions are, in the same order, the newest versions of the destination. The rest is
-//! appended. Afterwards, the destination's history ends with the source's history, version by
-//! version. This also works after an interrupted run, in a second run, and if a lifecycle rule has
-//! removed old versions of the source (the destination then has more). If no version of the source
-//! matches in this way, and the destination has versions, the histories have diverged. Appending
-//! versions cannot make them equal.
+//! S3 can only append versions: a new version is always the newest of its key. So this module finds
+//! the longest sequence of the source's oldest versions that equals the destination's newest
+//! versions, in order. The remaining versions are appended, so that the destination's history ends
+//! with the source's history. This also works after an interrupted run, in a second run, and if a
+//! lifecycle rule has removed old versions of the source (the destination then has more versions).
+//! If the destination has versions, but none of the source's versions match in this way, the
+//! histories have diverged, and appending versions cannot make them equal.
 //!
 //! Two versions match if their sizes and `ETag`s are equal. Two delete markers always match. Equal
 //! bytes may have different `ETag`s (other part boundaries, KMS). So versions with equal sizes and
@@ -15,19 +15,19 @@
 use crate::checksum::may_be_of_content;
 use crate::listing::versions::Version;
 
-/// The likeness of two versions, as far as lists show it.
+/// The result of comparing two versions by their lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Likeness {
     /// The same content.
     Same,
-    /// Other content.
+    /// Different content.
     Different,
     /// Equal sizes; HEAD must decide.
     Unsure,
 }
 
-/// Compares a version of the source with one of the destination. `etags_tell` is true if equal
-/// `ETag`s prove equal bytes.
+/// Compares a version of the source with a version of the destination. `etags_tell` is true if
+/// equal `ETag`s prove equal bytes.
 #[must_use]
 pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Likeness {
     match (source.is_marker, destination.is_marker) {
@@ -46,9 +46,9 @@ pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Liken
     }
 }
 
-/// Returns the possible numbers of the source's oldest versions that are the destination's newest
-/// ones: all that no pair of versions contradicts, the largest first. Pairs that are
-/// [`Likeness::Unsure`] must still be compared by HEAD.
+/// Returns every number `n` for which the `n` oldest versions of the source may be the `n` newest
+/// versions of the destination, the largest first. Pairs that are [`Likeness::Unsure`] must still
+/// be compared by HEAD.
 pub fn overlaps<'v>(
     source: &'v [Version],
     destination: &'v [Version],
@@ -57,7 +57,7 @@ pub fn overlaps<'v>(
     let most = source.len().min(destination.len());
     (1..=most).rev().filter(move |overlap| {
         let end = &destination[destination.len() - overlap..];
-        // Starts with the newest versions, because histories that have diverged differ there.
+        // Start with the newest versions, because diverged histories differ there.
         let mut pairs = source[..*overlap].iter().zip(end).rev();
         pairs.all(|(source, destination)| {
             liken(source, destination, etags_tell) != Likeness::Different
@@ -80,7 +80,7 @@ mod tests {
             id: "v".into(),
             etag: (!is_marker).then(|| md5_etag(content.to_string().as_bytes()).into()),
             storage_class: None,
-            // Only capital and small letters have different sizes.
+            // Letters of the same case have the same size.
             size: u64::from(content.is_ascii_uppercase()),
             modified: None,
             is_marker,
@@ -114,8 +114,8 @@ mod tests {
             ("M", "", Some("M")),
             // The source has lost its oldest versions, and the destination has kept them.
             ("bcd", "abc", Some("d")),
-            // Another writer added a version, or the destination was filled from the current
-            // version alone.
+            // Another writer added a version, or an earlier transfer copied only the current
+            // version.
             ("abc", "abx", None),
             ("abc", "c", None),
             ("abc", "abcd", None),

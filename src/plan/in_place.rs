@@ -1,8 +1,8 @@
 //! Decides which objects need an in-place change, and which attributes the change must keep.
 //!
 //! S3 changes the storage class, headers, metadata, or encryption of an object only by writing it
-//! again: with `CopyObject` onto itself, or with a multipart copy above 5 GiB. An attribute that
-//! this request does not give to the new object is lost, because the old object is gone. So every
+//! again: with `CopyObject` onto itself, or with a multipart copy above 5 GiB. The request replaces
+//! the old object, so any attribute that it does not set on the new object is lost. Therefore every
 //! attribute that the job does not change is required, whatever `preserve` says about copies.
 
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use crate::manifest::job::{Attribute, CannedAcl, Parts, Policy, Transfer};
 use crate::s3::{Capabilities, Grant, Head, Permission, Tag, Tags};
 use crate::size::{ByteSize, GIB};
 
-/// The group of everybody, as grants name it.
+/// The group of all users, as grants name it.
 const EVERYBODY: &str = "uri=\"http://acs.amazonaws.com/groups/global/AllUsers\"";
 /// The group of all AWS accounts, as grants name it.
 const ALL_ACCOUNTS: &str = "uri=\"http://acs.amazonaws.com/groups/global/AuthenticatedUsers\"";
@@ -27,7 +27,8 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
     for attribute in Attribute::ALL {
         let policy = transfer.preserve.of(attribute);
         let is_kept = match attribute {
-            // Copies do not keep these unless the job says so, but an in-place change must.
+            // Copies do not keep the ACL and annotations by default, but an in-place change must
+            // keep them.
             Attribute::Acl => transfer.to.acl.is_none() && policy != Policy::Replace,
             Attribute::Annotations => capabilities.annotations,
             Attribute::Metadata
@@ -41,26 +42,27 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
             strict.preserve.set(attribute, Policy::Require);
         }
     }
-    // A single request changes the object at once and keeps annotations and long tags, which an
-    // upload in parts does not.
+    // Unlike an upload in parts, a single request changes the object in one step and keeps
+    // annotations and long tags.
     if transfer.parts.threshold == Parts::default().threshold {
         strict.parts.threshold = ByteSize(5 * GIB);
     }
     strict
 }
 
-/// The state of an object as a list shows it.
+/// The result of comparing the listed storage class of an object with the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListedState {
-    /// It has another storage class than the job sets.
+    /// The object has another storage class than the job sets.
     Differs,
-    /// It has the storage class, and the job changes nothing else.
+    /// The object has the storage class, and the job changes nothing else.
     AsSet,
     /// HEAD must decide.
     Unknown,
 }
 
-/// Compares the storage class that a list shows (`None` is STANDARD) with what the job sets.
+/// Compares the storage class that a list shows (`None` is STANDARD) with the class that the job
+/// sets.
 #[must_use]
 pub fn by_class(transfer: &Transfer, class: Option<&str>) -> ListedState {
     let wanted = transfer.to.storage_class.as_deref();
@@ -83,7 +85,8 @@ pub fn needs_tags(transfer: &Transfer, capabilities: &Capabilities) -> bool {
 }
 
 /// Returns the first attribute in which an object differs from the wanted state. `tags` are empty
-/// unless [`needs_tags`]. `may_change` is true if values that the server may have changed are equal.
+/// unless [`needs_tags`]. If `may_change` is true, values that the server may have changed count as
+/// equal.
 #[must_use]
 pub fn unlike(
     head: &Head,
@@ -93,8 +96,8 @@ pub fn unlike(
     now: Timestamp,
     may_change: bool,
 ) -> Option<Attribute> {
-    // If the object cannot have an attribute after the change, it counts as different: the change
-    // then fails with the reason.
+    // If the changed object cannot keep an attribute, report a difference. The change then fails
+    // with the reason.
     let wanted = match of_copy(head, transfer, capabilities, &Route::Copy, now) {
         Ok(spec) => spec.attributes,
         Err(loss) => return Some(loss.attribute),
@@ -117,8 +120,8 @@ pub fn unlike(
 }
 
 /// Compares the grants of an object with a canned ACL. `grants` is empty if only the owner has
-/// grants. Returns `None` if grants cannot decide: for instance, they do not show whether the
-/// bucket's owner owns the object too.
+/// grants. Returns `None` if grants cannot decide: for instance, they do not show whether the owner
+/// of the bucket also owns the object.
 #[must_use]
 pub fn has_acl(acl: CannedAcl, grants: &[Grant]) -> Option<bool> {
     let only = |grantee: &str| {

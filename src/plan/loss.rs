@@ -1,7 +1,7 @@
 //! Names and counts the attributes that copies could not keep.
 //!
-//! A loss has the attribute, the kind of loss, and the reason, in the same words for every object.
-//! So losses can be counted, and a million of them are one line of the summary.
+//! A loss consists of the attribute, the kind of loss, and the reason, worded the same for every
+//! object. So losses can be counted, and a million losses need one line in the summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,16 +10,17 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::manifest::job::Attribute;
 
-/// The most losses that are counted separately. A run with more of them counts the rest together.
+/// The most losses that are counted separately. A run counts all further losses together.
 const MAX_KINDS: usize = 64;
 
 /// The kinds of losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
-    /// The source's value cannot be read, or it is not known whether there is one.
+    /// The source's value cannot be read, or s3haul does not know whether the source has the
+    /// attribute.
     NotReadable,
-    /// It cannot be set on the copy.
+    /// The attribute cannot be set on the copy.
     NotSet,
     /// The copy has a weaker value than the source.
     Weaker,
@@ -35,7 +36,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// An attribute that a copy lacks, or has otherwise than its source.
+/// An attribute that a copy lacks, or that differs from its source.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Loss {
     /// The attribute.
@@ -118,7 +119,7 @@ struct LossCount {
 }
 
 impl Serialize for LossCounts {
-    /// Writes a list of losses, each with its `objects`. Leaves out the number of other losses.
+    /// Writes a list of losses, each with its `objects`. Omits the number of other losses.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter().map(|(loss, objects)| LossCount {
             loss: loss.clone(),

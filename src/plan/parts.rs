@@ -1,16 +1,16 @@
 //! Divides an object into byte ranges.
 //!
-//! A part copy takes a fixed time, plus the time for its bytes at 60 to 80 MB/s, however large the
-//! object is. So speed comes from many parts in flight, and the price of requests limits their
-//! number. Automatic parts have about 64 to 128 MiB. They are larger if 10,000 parts require it, or
-//! if copies start slowly on this server. Their number is a multiple of the number of requests in
-//! flight if possible, because a last wave of three parts takes as long as a full one. A job may
+//! A part copy takes a fixed time, plus the time for its bytes at 60 to 80 MB/s, regardless of the
+//! object's size. Speed therefore comes from many parts in flight, and the price of requests limits
+//! their number. Automatic parts have 64 to 128 MiB. They are larger if 10,000 parts require it, or
+//! if copies start slowly on this server. If possible, their number is a multiple of the number of
+//! requests in flight, because a last wave of three parts takes as long as a full wave. A job may
 //! prefer the fewest requests, or the shortest time, for which s3haul uses the speed that it
 //! measured during the run ([`Speed`]).
 //!
-//! A layout is three numbers, and ranges are computed on demand, so the plan of an object of 48.8
-//! TiB takes no more memory than that of a small one. Only a layout that replays irregular
-//! boundaries of a source holds one number per part.
+//! A layout is three numbers, and ranges are computed on demand, so an object of 48.8 TiB takes no
+//! more memory than a small one. Only a layout that replays irregular boundaries of a source stores
+//! one number per part.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::size::{ByteSize, MIB};
 
 /// The smallest part of an automatic layout of a copy.
 const COPY_PART: u64 = 64 * MIB;
-/// The largest part that is chosen for servers on which copies start slowly.
+/// The largest automatic part on servers on which copies start slowly.
 const LARGEST_BALANCED: u64 = 512 * MIB;
 /// The smallest part with `goal: fastest`. Smaller parts cost requests and save no time.
 const FASTEST_PART: u64 = 16 * MIB;
-/// The size of automatic parts of local files. They are held in memory while they are sent, so they
-/// are smaller.
+/// The size of automatic parts of local files. They are smaller, because s3haul keeps them in
+/// memory while it sends them.
 pub const UPLOAD_PART: u64 = 16 * MIB;
 
 /// One part of an object: `length` bytes from `offset`.
@@ -50,8 +50,8 @@ impl PartRange {
     }
 }
 
-/// The parts of an object. All but the last have `part_size` bytes, unless they replay those of a
-/// source.
+/// The parts of an object. All but the last have `part_size` bytes, unless the layout replays
+/// irregular boundaries of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartLayout {
     /// The size of the object in bytes.
@@ -68,11 +68,12 @@ pub struct PartLayout {
 /// The origin of the part boundaries of a layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boundaries {
-    /// Chosen by s3haul, uniform.
+    /// Chosen by s3haul; uniform.
     Chosen,
-    /// Uniform, and probably those of the source: its size, first part, and number of parts fit.
+    /// Probably the source's boundaries; uniform. The source's size, first part, and number of
+    /// parts fit.
     Guessed,
-    /// Those of the source: the ends of all parts, ascending.
+    /// The source's boundaries: the ends of all parts, ascending.
     Replayed(Arc<[u64]>),
 }
 
@@ -86,13 +87,14 @@ pub enum Goal {
         /// The capacity of the server and this machine.
         capacity: Capacity,
     },
-    /// An upload from memory.
+    /// An upload from this machine.
     Upload,
-    /// The size that the user named; larger only if 10,000 parts require it.
+    /// The part size that the user set. Parts are larger only if the limit of 10,000 parts requires
+    /// it.
     Exactly(u64),
 }
 
-/// The capacity for copies of parts.
+/// The capacity for part copies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capacity {
     /// The number of requests that can be in flight.
@@ -102,7 +104,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Returns the seconds that this many copies of `bytes` each take, in waves of `in_flight`.
+    /// Returns the seconds that `copies` copies of `bytes` each take, in waves of `in_flight`.
     #[must_use]
     pub fn seconds(&self, copies: u32, bytes: u64) -> f64 {
         f64::from(copies.div_ceil(self.in_flight.max(1))) * self.speed.seconds(bytes)
@@ -125,7 +127,7 @@ pub enum LayoutError {
     NoPartCopy {
         /// The size of the object in bytes.
         size: u64,
-        /// The most that one request copies.
+        /// The most bytes that one request copies.
         limit: u64,
     },
     /// The object is larger than one `CopyObject` copies, and this server's `UploadPartCopy` does
@@ -136,10 +138,10 @@ pub enum LayoutError {
          if the probe says so", ByteSize(*.limit)
     )]
     OddSource {
-        /// The most that one request copies.
+        /// The most bytes that one request copies.
         limit: u64,
     },
-    /// The object is larger than the maximum number of parts of the maximum size.
+    /// The object is larger than the maximum number of parts times the maximum part size.
     #[error("{} bytes are more than the endpoint's largest object of {} bytes", .size, .limit)]
     TooLarge {
         /// The size of the object in bytes.
@@ -174,8 +176,8 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
         Goal::Upload => UPLOAD_PART,
         Goal::Exactly(bytes) => bytes,
     };
-    // Whole MiB keep ranges readable. The largest objects are an exception: they need every byte of
-    // the largest part.
+    // Whole MiB keep ranges readable. The largest objects are an exception, because they need parts
+    // of exactly the maximum size.
     let forced = size.div_ceil(u64::from(limits.max_parts));
     let forced = forced.next_multiple_of(MIB).min(limits.max_part);
     let part_size = wanted.max(forced).clamp(limits.min_part, limits.max_part);
@@ -183,15 +185,15 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
-/// Returns true if an automatic layout of a copy may have parts of this size. The chosen size
-/// depends on the measured speed at that time.
+/// Returns true if an automatic layout of a copy may have parts of this size. The size that s3haul
+/// chooses depends on the speed measured at the time.
 #[must_use]
 pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)
 }
 
-/// Returns the part size with which the last wave of parts is full, between 64 and 128 MiB if the
-/// size allows. If copies start slowly, parts are large enough to spend most of their time on
+/// Returns a part size that fills the last wave of parts, between 64 and 128 MiB if the object's
+/// size allows it. If copies start slowly, parts are large enough to spend most of their time on
 /// bytes, but small enough to use all slots.
 fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     let in_flight = u64::from(in_flight.max(1));
@@ -204,10 +206,10 @@ fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     size.div_ceil(parts).next_multiple_of(MIB)
 }
 
-/// Returns the part size that takes the least time. All waves together move the same bytes. More
-/// waves cost the fixed time of a copy each. Fewer waves cost a longer wait for the slowest request
-/// of the last wave, about half of it. The sum is smallest if the number of waves is the square
-/// root of half the time that all bytes take, measured in fixed times.
+/// Returns the part size that takes the least time. All waves together copy the same bytes, and
+/// each wave adds the fixed time of a copy. With fewer waves, the wait for the slowest request of
+/// the last wave is longer: about half the duration of a wave. The sum is smallest if the number of
+/// waves is the square root of half the time that all bytes take, measured in fixed times.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -446,8 +448,8 @@ mod tests {
                                 .seconds(layout.count, layout.part_size);
                             (layout.count, seconds)
                         });
-                    // `fastest` also counts the wait for a straggler, which `seconds` does not, so
-                    // it may be a little slower here.
+                    // `fastest` also considers the wait for a straggler, which `seconds` ignores,
+                    // so it may seem slightly slower here.
                     assert!(
                         fastest.1 <= balanced.1 * 1.3,
                         "{speed:?} {in_flight} {size}: {fastest:?} {balanced:?}"

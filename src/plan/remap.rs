@@ -1,10 +1,10 @@
 //! Maps the key of an object to its key at the destination.
 //!
-//! A destination that ends in a slash, or is the root of the bucket, is a prefix: the mapped
-//! relative key is appended. Any other destination is the exact key of the transfer's only object.
-//! The relative key of a single object or file is its file name. The relative key of an object
-//! below a prefix is the rest of its key after the prefix. The relative key of a file below a
-//! directory is its path from there, with `/` on every platform.
+//! A destination that ends in a slash, or is the root of the bucket, is a prefix, to which the
+//! mapped relative key is appended. Any other destination is the exact key of the transfer's only
+//! object. The relative key of a single object or file is its file name. The relative key of an
+//! object below a prefix is the rest of its key after the prefix. The relative key of a file below
+//! a directory is its path from there, with `/` on every platform.
 //!
 //! Source and destination can be compared by merging two listings only if the map keeps the order
 //! of keys. [`KeyMap::preserves_order`] decides this from the rules alone.
@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::location::{LocationError, ObjectKey};
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// The reasons why an object gets no key at the destination.
+/// The reasons why an object cannot get a key at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RemapError {
     /// The key does not begin with `strip_prefix`.
@@ -25,7 +25,7 @@ pub enum RemapError {
         /// The prefix to strip.
         prefix: String,
     },
-    /// Nothing would be left of the key.
+    /// The mapped key would be empty.
     #[error("nothing would be left of `{0}` as a key")]
     Empty(String),
     /// The new key is too long for S3.
@@ -34,8 +34,8 @@ pub enum RemapError {
 }
 
 impl KeyMap {
-    /// Returns the key at the destination for the object with `relative` key and `size` bytes,
-    /// where `to` is the key of the destination's location.
+    /// Returns the destination key of an object with the relative key `relative` and `size` bytes.
+    /// `to` is the key of the destination's location.
     ///
     /// # Errors
     /// [`RemapError`], with the key in its text.
@@ -91,9 +91,9 @@ impl KeyMap {
         ))
     }
 
-    /// Returns true if destination keys sort like source keys. Removing the same prefix from every
-    /// key, or adding the same prefix, keeps the order. A template keeps it only if it is fixed
-    /// text followed by `{key}`.
+    /// Returns true if destination keys sort like source keys. Removing one prefix from all keys,
+    /// or adding one, keeps the order. A template keeps the order only if it is fixed text followed
+    /// by `{key}`.
     #[must_use]
     pub fn preserves_order(&self) -> bool {
         self.rename.as_ref().is_none_or(|template| {

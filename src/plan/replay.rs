@@ -3,10 +3,10 @@
 //!
 //! Both depend on the bytes *and* on the part boundaries. The `ETag` (`…-N`) shows the number of
 //! parts, and `HEAD ?partNumber=k` the size of each. Nearly all uploads have equal parts, so s3haul
-//! assumes that all parts have the size of the first one. The `ETag` that the copied parts make
-//! proves this guess before the object is published. Only if the guess fails does s3haul request
-//! the size of each part. A source that cannot be replayed is copied as usual, and the receipt has
-//! the reason.
+//! assumes that all parts have the size of the first one. Before the object is published, the
+//! `ETag` that results from the copied parts proves or refutes this guess. s3haul requests the size
+//! of each part only if the guess fails. A source that cannot be replayed is copied as usual, and
+//! the receipt records the reason.
 
 use super::decide::Route;
 use super::parts::{Boundaries, PartLayout};
@@ -14,7 +14,7 @@ use crate::checksum::{looks_like_md5, part_count};
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{Capabilities, ChecksumKind, Head};
 
-/// The way to keep a source's `ETag`.
+/// The method that keeps a source's `ETag`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
     /// One `CopyObject`: the `ETag` is the MD5 of the bytes.
@@ -25,8 +25,8 @@ pub enum Replay {
     Impossible(&'static str),
 }
 
-/// Returns the way to keep a source's `ETag` or composite checksum, before its part boundaries are
-/// known. `to_kms` is true if a KMS key will encrypt the copy.
+/// Returns the method that keeps a source's `ETag` or composite checksum, before the part
+/// boundaries are known. `to_kms` is true if a KMS key will encrypt the copy.
 #[must_use]
 pub fn replay(
     head: &Head,
@@ -51,7 +51,7 @@ pub fn replay(
             ),
         };
     };
-    // A composite checksum is a reason to keep the boundaries even if the ETag is lost.
+    // A composite checksum is worth keeping even if the ETag changes.
     if !composite {
         if head.kms || to_kms {
             return Replay::Impossible(
@@ -74,8 +74,8 @@ pub fn replay(
     Replay::Parts(count)
 }
 
-/// Returns the planned route of an object that only a list has shown; the executor decides again
-/// after HEAD. Returns `None` if the list shows nothing that can be kept.
+/// Plans the route of an object from its listed `ETag`; the executor decides again after HEAD.
+/// Returns `None` if the list shows nothing that can be kept.
 #[must_use]
 pub fn by_etag(
     size: u64,
@@ -104,8 +104,8 @@ pub fn by_etag(
     }
 }
 
-/// Returns the uniform layout of `count` parts of which the first has `first` bytes, if it fits
-/// `size` and the limits.
+/// Returns the uniform layout of `count` parts of `first` bytes each, if it fits `size` and the
+/// limits.
 #[must_use]
 pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<PartLayout> {
     let before_last = u64::from(count.checked_sub(1)?).checked_mul(first)?;
@@ -120,10 +120,10 @@ pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<P
     })
 }
 
-/// Returns the layout whose parts have these sizes, in their order.
+/// Returns the layout whose parts have these sizes, in this order.
 ///
 /// # Errors
-/// Returns the reason why this destination cannot have such parts.
+/// Returns the reason why the destination cannot have such parts.
 pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayout, &'static str> {
     let mut ends = Vec::with_capacity(sizes.len());
     let mut end = 0_u64;

@@ -1,7 +1,7 @@
 //! Counts the objects, bytes, parts, and requests of a plan.
 //!
-//! The requests are those of a run without failures, by operation. They determine the pace and the
-//! price of a run, so the count follows the executor request by request.
+//! The counts assume a run without failures. Requests determine the duration and the price of a
+//! run, so the counts follow the executor request by request.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -24,21 +24,21 @@ pub struct PlanTotals {
     pub bytes: u64,
     /// Parts of multipart copies and uploads.
     pub parts: u64,
-    /// Objects that are changed in place, and not copied anywhere.
+    /// Objects to change in place.
     pub in_place_objects: u64,
     /// Delete markers to write.
     pub delete_markers: u64,
-    /// Objects that are skipped, because the destination has them.
+    /// Objects to skip, because the destination has them.
     pub skipped_objects: u64,
     /// The bytes of the skipped objects.
     pub skipped_bytes: u64,
     /// The skipped objects, by the comparison that found them equal.
     pub unchanged: Unchanged,
-    /// Objects that the selection leaves out.
+    /// Objects that the selection excludes.
     pub excluded_objects: u64,
     /// Objects that cannot be copied, for instance because they are too large.
     pub impossible_objects: u64,
-    /// Objects that cannot be read before they are restored.
+    /// Archived objects, which cannot be read before a restore.
     pub archived_objects: u64,
     /// The bytes of the archived objects.
     pub archived_bytes: u64,
@@ -57,7 +57,7 @@ pub struct PlanTotals {
 pub struct ArchivedClass {
     /// The number of objects.
     pub objects: u64,
-    /// Their bytes.
+    /// The bytes of the objects.
     pub bytes: u64,
     /// The number of objects for which the run would request a restore.
     pub restored_objects: u64,
@@ -94,7 +94,7 @@ impl Estimate {
     }
 
     /// Returns the seconds that the copies take with `in_flight` requests in flight, or `None` if
-    /// nothing is copied inside S3.
+    /// there are no server-side copies.
     #[must_use]
     pub fn seconds(&self, in_flight: u32) -> Option<f64> {
         (self.stream > 0.0).then(|| (self.stream / f64::from(in_flight.max(1))).max(self.longest))
@@ -107,7 +107,7 @@ impl Estimate {
     }
 }
 
-/// Serializes a map whose keys are written by their `Display`.
+/// Serializes a map whose keys are written with `Display`.
 fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
     map: &BTreeMap<K, V>,
     serializer: S,
@@ -142,8 +142,8 @@ impl PlanTotals {
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
         // The executor sends HEAD to the source again if the server may ignore conditions. It sends
-        // HEAD to the destination if answers prove nothing there, and always after an upload in
-        // parts.
+        // HEAD to the destination if that server's responses prove nothing, and always after an
+        // upload in parts.
         let is_pinned = match route {
             Route::MultipartCopy(_) => capabilities.pins_parts(),
             _ => capabilities.pins_copies(),
@@ -175,7 +175,7 @@ impl PlanTotals {
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);
             }
-            // Markers are counted above, and restores by `archived`.
+            // Delete markers were counted above; `archived` counts restores.
             Route::Restore | Route::DeleteMarker => {}
             Route::Put => {
                 self.request(Operation::PutObject, 1);
@@ -192,15 +192,14 @@ impl PlanTotals {
         }
     }
 
-    /// Counts an object that stays as it is.
+    /// Counts an object that is skipped.
     pub fn skip(&mut self, size: u64, why: Skip) {
         self.skipped_objects += 1;
         self.skipped_bytes = self.skipped_bytes.saturating_add(size);
         self.unchanged.add(why);
     }
 
-    /// Counts an object that must be restored first. `asks` is true if the run would request the
-    /// restore.
+    /// Counts an archived object. `asks` is true if the run would request a restore.
     pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
         self.archived_objects += 1;
         self.archived_bytes = self.archived_bytes.saturating_add(size);
@@ -226,7 +225,8 @@ impl PlanTotals {
     }
 
     /// Returns the price of the requests at AWS's list prices, in dollars, for objects of this
-    /// storage class. Reads count as STANDARD, because the class of each source is not known here.
+    /// storage class. Reads are priced as STANDARD, because the class of each source is not known
+    /// here.
     #[must_use]
     pub fn dollars(&self, class: Option<&str>) -> f64 {
         let cost = |(operation, count): (&Operation, &u64)| {

@@ -1,5 +1,5 @@
-//! Counts the objects that are left unchanged: by the comparison that found them equal, and by the
-//! attributes that no comparison covered.
+//! Counts the objects that stay unchanged, by the comparison that found them equal, and by the
+//! state of the attributes that the job sets.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::{Basis, SetAttributes, Skip};
 
-/// Counts of objects that the destination has.
+/// Counts of equal objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unchanged {
@@ -17,8 +17,8 @@ pub struct Unchanged {
     /// Equal objects that were not checked for the attributes that the job sets.
     #[serde(skip_serializing_if = "is_zero")]
     pub attributes_not_checked: u64,
-    /// Equal objects in another storage class than the one that the job sets, to which a lifecycle
-    /// rule may have moved them.
+    /// Equal objects in another storage class than the job sets, to which a lifecycle rule may have
+    /// moved them.
     #[serde(skip_serializing_if = "is_zero")]
     pub other_storage_class: u64,
 }
@@ -29,7 +29,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Unchanged {
-    /// Returns the counts of one object that is left unchanged.
+    /// Returns the counts for one skipped object.
     #[must_use]
     pub fn one(skip: Skip) -> Self {
         let mut counts = Self::default();
@@ -68,7 +68,7 @@ impl Unchanged {
             .saturating_add(other.other_storage_class);
     }
 
-    /// Subtracts the counts of objects that are listed again.
+    /// Subtracts the counts of objects that the planner lists again.
     pub fn take_back(&mut self, void: &Self) {
         for (basis, void) in &void.by {
             if let Some(count) = self.by.get_mut(basis) {

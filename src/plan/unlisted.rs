@@ -1,7 +1,7 @@
 //! Counts failed lists by their reason.
 //!
-//! If a run cannot list anything, its exit code says whether waiting may help, as it does for a
-//! bucket that cannot be used.
+//! If a run cannot list anything, its exit code tells whether waiting may help, as it does if a
+//! bucket cannot be used.
 
 use crate::s3::Failure;
 
@@ -10,16 +10,16 @@ use crate::s3::Failure;
 pub struct UnlistedCounts {
     /// Lists that were refused because of the credentials, the server, the Region, or the clock.
     pub refused: u64,
-    /// Lists that failed for a reason that may pass.
+    /// Lists that failed for a temporary reason.
     pub passing: u64,
 }
 
 /// The common cause of all failures of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommonCause {
-    /// Each failure is a list that was refused.
+    /// Every failure is a refused list.
     Refused,
-    /// Each failure is a list that may succeed later.
+    /// Every failure is a list that may succeed later.
     Passing,
 }
 
@@ -36,10 +36,9 @@ impl UnlistedCounts {
         self.passing += other.passing;
     }
 
-    /// Returns the common cause of all `failed` failures, if they have one. `found` is the number
-    /// of objects that were found: if there are any, access was not refused as a whole. Waiting
-    /// does not help if `has_empty_failure`: another selection matched nothing, and the job calls
-    /// that a failure.
+    /// Returns the common cause of all `failed` failures, if they have one. If the run found any
+    /// objects (`found`), access was not refused as a whole. If `has_empty_failure` is true,
+    /// waiting does not help, because the job treats another, empty selection as a failure.
     #[must_use]
     pub const fn cause(
         self,

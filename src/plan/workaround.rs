@@ -1,10 +1,10 @@
-//! Chooses another route if the usual one is not safe on a server.
+//! Chooses another route if the usual route is not safe on a server.
 //!
 //! A job that must not overwrite anything needs a write that the server refuses if the key exists.
-//! Few servers support such a condition for `CopyObject`, and more support it for
-//! `CompleteMultipartUpload`. On these, a multipart upload of one part replaces `CopyObject`,
-//! except for empty objects, which cannot have parts. Conversely, on some servers `UploadPartCopy`
-//! does not find every source that `CopyObject` finds.
+//! Few servers support such a condition for `CopyObject`; more servers support it for
+//! `CompleteMultipartUpload`. On the latter, s3haul replaces `CopyObject` with a multipart upload
+//! of one part, except for empty objects, which cannot have parts. Conversely, on some servers
+//! `UploadPartCopy` does not find every source that `CopyObject` finds.
 
 use super::decide::Route;
 use super::parts::{Boundaries, LayoutError, PartLayout};
@@ -12,8 +12,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::When;
 use crate::s3::Capabilities;
 
-/// Returns the safe route for a copy of `size` bytes from `source`. `route` is the usual one for
-/// its size.
+/// Returns the safe route for a copy of `size` bytes from `source`. `route` is the usual route for
+/// this size.
 ///
 /// # Errors
 /// [`LayoutError::OddSource`] for objects that can be copied neither in parts nor in one request.
@@ -49,8 +49,8 @@ pub fn workaround(
     }
 }
 
-/// Returns true if the job needs a conditional write, and the server supports it for Complete but
-/// not for `CopyObject`.
+/// Returns true if the job needs a conditional write that the server supports for Complete but not
+/// for `CopyObject`.
 fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     let Capabilities {
         if_none_match,

@@ -1,9 +1,9 @@
-//! Plans again the objects that an earlier session planned and did not finish.
+//! Plans the objects again that an earlier session planned and did not finish.
 //!
 //! s3haul sends HEAD for each object on both sides. The copy may exist although its record was
-//! lost, or it may be outdated because the source was written since. A copy with equal bytes may
-//! still lack attributes and proofs that come after the bytes. With `when: missing`, an existing
-//! object is replaced only if it is certainly a copy of this run.
+//! lost, or it may be outdated because the source was rewritten since. A copy with equal bytes may
+//! still lack attributes or a proof that s3haul adds after the bytes. With `when: missing`, s3haul
+//! replaces an existing object only if it is certainly a copy by this run.
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -21,7 +21,7 @@ use crate::plan::decide::{Basis, Content, Decision, Reason, Skip, content};
 use crate::s3::{Failure, Head};
 
 impl Sides {
-    /// Plans the pending objects of earlier sessions again. Asks about each one, because its copy
+    /// Plans the pending objects of earlier sessions again. Sends HEAD for each, because its copy
     /// may exist although its record was lost.
     pub(super) async fn plan_again(
         &self,
@@ -67,9 +67,9 @@ impl Sides {
         Ok(())
     }
 
-    /// Asks about an object that an earlier session was working on; `began` is the source as it was
-    /// then. Equal bytes do not show that the session finished the object, because some attributes
-    /// and proofs come after the bytes.
+    /// Plans an object again that an earlier session was working on. `began` is the source as it
+    /// was then. Equal bytes do not show that the session finished the object, because s3haul adds
+    /// some attributes and proofs after the bytes.
     pub(crate) async fn ask_again(
         &self,
         began: Entry,
@@ -80,12 +80,15 @@ impl Sides {
             return self.ask_in_place(began, key, true).await;
         }
         let mut entry = began.clone();
-        if let Err(failure) = self.look_anew(&mut entry).await {
+        if let Err(failure) = self.refresh_entry(&mut entry).await {
             return self.failed(&began, failure);
         }
-        match self.ask(entry, key, AskedSides::Destination).await {
+        match self
+            .compare_by_head(entry, key, AskedSides::Destination)
+            .await
+        {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
-                match self.to_do_again((&began, &entry), &key, why, made).await {
+                match self.reason_to_redo((&began, &entry), &key, why, made).await {
                     Ok(Some((reason, there))) => {
                         self.step(*entry, key, reason, DestinationState::Object(there.etag))
                     }
@@ -97,9 +100,9 @@ impl Sides {
         }
     }
 
-    /// Returns the object at the key and the reason to copy it again, if it is an outdated or
-    /// unfinished copy of an earlier session.
-    async fn to_do_again(
+    /// If the object at the key is an outdated or unfinished copy by an earlier session, returns
+    /// the reason to copy it again, and its HEAD.
+    async fn reason_to_redo(
         &self,
         (began, now): (&Entry, &Entry),
         key: &ObjectKey,
@@ -147,14 +150,16 @@ impl Sides {
             .await
     }
 
-    /// Returns true if an object has the `ETag` that the parts of an earlier session's upload make.
+    /// Returns true if an object has the `ETag` that results from the parts of an earlier session's
+    /// upload.
     fn is_of_an_earlier_session(&self, there: &Head, made: &MadeBefore) -> bool {
         self.destination.capabilities().content_etags
             && !there.kms
             && made.etag.as_ref() == Some(&there.etag)
     }
 
-    /// Returns true if an object certainly has the bytes that the source had then.
+    /// Returns true if an object certainly has the bytes that the source had in the earlier
+    /// session.
     fn is_copy_of(&self, began: &Entry, there: &Head) -> bool {
         let Some(etag) = &began.etag else {
             return false;
@@ -169,10 +174,10 @@ impl Sides {
     }
 
     /// Updates an entry with the current state of its object or file.
-    async fn look_anew(&self, entry: &mut Entry) -> Result<(), Failure> {
+    async fn refresh_entry(&self, entry: &mut Entry) -> Result<(), Failure> {
         if let Some(source) = &self.source {
             let head = self.look_at_source(source, entry).await?;
-            entry.take(head);
+            entry.update_from_head(head);
         } else if let Source::Files { path, .. } = &self.transfer.from {
             (entry.size, entry.modified) = local::look(&local::path_of(path, entry)).await?;
         }

@@ -1,7 +1,7 @@
 //! Compares a source object with the destination's object at its key.
 //!
 //! The decisions are pure functions ([`crate::plan::decide`], [`crate::plan::existing`]). This
-//! module gets the input that lists do not show: HEADs, sizes of first parts, tags, ACLs, and
+//! module obtains the input that lists do not show: HEADs, sizes of first parts, tags, ACLs, and
 //! hashes of local files.
 
 use super::hash::{self, Hashes, WantedHash};
@@ -21,18 +21,18 @@ use crate::plan::existing::{self, StorageClassMatch};
 use crate::plan::in_place::has_acl;
 use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 
-/// The sides that must be asked about a key.
+/// The sides that need a HEAD request to decide about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedSides {
-    /// The destination: does it have the key, and with which attributes?
+    /// Only the destination: the key may exist, or its attributes must be compared.
     Destination,
-    /// Both sides: are their objects equal?
+    /// Both sides: the lists do not show whether the objects are equal.
     Both(Doubt),
 }
 
 impl Sides {
-    /// Decides about an entry whose key the destination's list shows too.
-    pub(super) fn met(&self, entry: Entry, key: ObjectKey, there: &Entry) -> Next {
+    /// Compares an entry with the destination's listed object at its key.
+    pub(super) fn compare_listed(&self, entry: Entry, key: ObjectKey, there: &Entry) -> Next {
         let mut decision = self.decide(&entry, Some(self.side(there)));
         if matches!(decision, Decision::Skip(_)) && !self.believes_lists() {
             return Next::Ask(entry, key, AskedSides::Destination);
@@ -48,14 +48,14 @@ impl Sides {
         }
         let destination_state = match (&decision, &there.etag) {
             (Decision::Copy(_), Some(etag)) => DestinationState::Object(etag.clone()),
-            // What is not copied has no use for it.
+            // Only copies need the state.
             _ => DestinationState::Unknown,
         };
         Next::Known(self.planned(entry, key, decision, destination_state))
     }
 
     fn side<'e>(&self, entry: &'e Entry) -> Side<'e> {
-        // A file's entry has no ETag.
+        // The caller sets `is_file` for a local file, whose entry has no ETag.
         Side {
             size: entry.size,
             etag: entry
@@ -67,8 +67,9 @@ impl Sides {
         }
     }
 
-    /// Decides about one key by HEAD of the destination and, if that is not enough, of the source.
-    pub(super) async fn ask(
+    /// Compares an entry with the destination's object by HEAD of the destination and, if
+    /// necessary, of the source.
+    pub(super) async fn compare_by_head(
         &self,
         mut entry: Entry,
         key: ObjectKey,
@@ -77,7 +78,7 @@ impl Sides {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, false).await;
         }
-        // A HEAD that must wait gives its slot to other requests.
+        // A HEAD that has to wait releases its slot to other requests.
         let destination = self.destination.parking_heads();
         let head = match destination.with_slot(destination.head(&key, None)).await {
             Ok(head) => head,
@@ -86,14 +87,14 @@ impl Sides {
                 return self.planned(entry, key, decision, DestinationState::Absent);
             }
             // S3 answers 403 for a missing key if the caller may not list the bucket, so the key
-            // may exist or not.
+            // may or may not exist.
             Err(failure) if *failure.kind() == FailureKind::Denied => {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision, DestinationState::Unknown);
             }
             Err(failure) => return self.failed(&entry, failure),
         };
-        if let Err(failure) = self.see(&mut entry).await {
+        if let Err(failure) = self.refresh_from_head(&mut entry).await {
             return self.failed(&entry, failure);
         }
         match self.by_head(&entry, &key, &head, question).await {
@@ -104,7 +105,7 @@ impl Sides {
 
     /// Replaces the listed properties of a source object with those of HEAD, if lists are not
     /// trusted.
-    async fn see(&self, entry: &mut Entry) -> Result<(), Failure> {
+    async fn refresh_from_head(&self, entry: &mut Entry) -> Result<(), Failure> {
         let Some(source) = self
             .source
             .as_ref()
@@ -113,11 +114,12 @@ impl Sides {
             return Ok(());
         };
         let head = self.look_at_source(source, entry).await?;
-        entry.take(head);
+        entry.update_from_head(head);
         Ok(())
     }
 
-    /// Decides by HEAD of the destination, and compares the bytes if that leaves a doubt.
+    /// Decides by HEAD of the destination. In doubt, also compares the checksums and `ETag`s of
+    /// both sides.
     async fn by_head(
         &self,
         entry: &Entry,
@@ -139,15 +141,18 @@ impl Sides {
         };
         if let Decision::Ask(doubt) = decision {
             decision = match &self.source {
-                Some(source) => self.look_at_both(source, entry, key, there, doubt).await?,
-                None => self.look_at_file(entry, key, there).await?,
+                Some(source) => {
+                    self.compare_objects(source, entry, key, there, doubt)
+                        .await?
+                }
+                None => self.compare_file(entry, key, there).await?,
             };
         }
         match decision {
             Decision::Skip(Skip::Equal { equal_by, .. }) => {
                 self.by_attributes(equal_by, key, there).await
             }
-            // Only another copy sets the other attributes.
+            // Other attributes can be repaired only by copying again.
             Decision::Copy(Reason::LacksTags) => {
                 let others = self.by_attributes(Basis::Time, key, there).await?;
                 let differs = matches!(others, Decision::Copy(_));
@@ -157,8 +162,9 @@ impl Sides {
         }
     }
 
-    /// Decides by the lists. Asks about a version from the past if only the times would decide: a
-    /// newer object at the destination may be a copy of a later version.
+    /// Decides by size, `ETag`, and time, from a list or from HEAD. For an old version, returns a
+    /// doubt instead of deciding by times alone: a newer object at the destination may be a copy of
+    /// a later version.
     pub(super) fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
         let transfer = &self.transfer;
         let source = Side {
@@ -176,8 +182,8 @@ impl Sides {
             {
                 Decision::Ask(Doubt::Content)
             }
-            // In this bucket, different ETags prove nothing, and the lists say that the destination
-            // is newer.
+            // In this bucket, different ETags prove nothing, and the lists show that the
+            // destination is newer.
             Decision::Ask(Doubt::Etags)
                 if !is_past
                     && self.believes_lists()
@@ -190,7 +196,7 @@ impl Sides {
     }
 
     /// Sends HEAD for the source, and compares both objects.
-    async fn look_at_both(
+    async fn compare_objects(
         &self,
         source: &Bucket,
         entry: &Entry,
@@ -227,8 +233,8 @@ impl Sides {
             Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
             _ if entry.version.is_some() => Decision::Copy(Reason::Differs),
             _ if doubt == Doubt::Content => by_time(here.modified, there.modified),
-            // The lists, whose times may be finer than those of HEAD, say that the destination is
-            // newer.
+            // The lists show that the destination is newer. Their times may be finer than those of
+            // HEAD.
             _ => Decision::Skip(Skip::equal(Basis::Time)),
         };
         let is_equal = matches!(decision, Decision::Skip(_));
@@ -241,8 +247,8 @@ impl Sides {
         )
     }
 
-    /// Returns true if an object has no tags although copies get some in a request after the one
-    /// that writes them: a session that was killed between the two left it like that.
+    /// Returns true if an object lacks tags that copies get in a second request. An earlier session
+    /// may have been killed between the two requests.
     async fn lacks_tags(
         &self,
         source: &Bucket,
@@ -261,9 +267,9 @@ impl Sides {
         Ok(wants && has_tags(&self.destination, key, version, there).await? == Some(false))
     }
 
-    /// Compares a local file with an object: hashes the file in the same way as the destination
+    /// Compares a local file with an object. Hashes the file in the same way as the destination
     /// computed its checksum or `ETag`.
-    async fn look_at_file(
+    async fn compare_file(
         &self,
         entry: &Entry,
         key: &ObjectKey,
@@ -306,8 +312,8 @@ impl Sides {
             return Ok(Decision::Copy(Reason::SizeDiffers));
         }
         let equal = |basis| Ok(Decision::Skip(Skip::equal(basis)));
-        // The parts of the object may have several sizes. Then the hashes of equally large parts
-        // differ, which proves nothing.
+        // The parts of the object may have different sizes. If so, a hash over equal parts differs,
+        // which proves nothing.
         let differs = |reason| {
             if in_parts && !whole {
                 by_time(entry.modified, there.modified)
@@ -323,8 +329,8 @@ impl Sides {
         }
     }
 
-    /// Decides about an object with equal bytes by its listed storage class. Returns `None` if
-    /// other attributes must be compared by HEAD.
+    /// Decides about an object with equal bytes by its listed storage class. Returns `None` if HEAD
+    /// must show other attributes first.
     fn by_listed_attributes(&self, equal_by: Basis, class: Option<&str>) -> Option<Decision> {
         let transfer = &self.transfer;
         let unlisted = transfer.sets_unlisted_attributes();

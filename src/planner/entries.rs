@@ -1,8 +1,7 @@
 //! Lists the source of a transfer, and decides which entries are copied to which keys.
 //!
-//! A prefix is listed (or, if the transfer names its objects, each is requested), a single object
-//! is requested with HEAD, and directories are walked. The selection and the key map then decide
-//! without another request.
+//! It lists prefixes, walks directories, and sends HEAD for single objects and for objects that the
+//! transfer names one by one. The selection and the key map then decide without another request.
 
 use super::{Planned, Sides};
 use crate::bucket::Bucket;
@@ -14,7 +13,7 @@ use crate::plan::remap::RemapError;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl Sides {
-    /// Returns the source's entries, in order. May leave out those before `after`.
+    /// Returns the source's entries, in order. May omit entries before `after`.
     pub(super) async fn entries(
         &self,
         filter: &Filter,
@@ -66,7 +65,8 @@ impl Sides {
                     archive: head.archive,
                 })]))
             }
-            // Checked here and not in the manifest, because the file system of the run decides.
+            // Check this here and not with the manifest, because it depends on the file system of
+            // the run.
             (Source::Files { path, .. }, _)
                 if path.as_path().is_dir() && !self.transfer.to.location.key.is_prefix() =>
             {
@@ -86,7 +86,7 @@ impl Sides {
                 filter,
                 &self.transfer.own_files,
             )),
-            // Standard input has no listing: the executor plans its one upload.
+            // Standard input has no listing: the executor plans its only upload.
             (Source::Stdin, _) => Ok(Listing::of(Vec::new())),
             (Source::Prefix { location, .. } | Source::Object { location, .. }, None) => {
                 let message = "the source has no connection";
@@ -98,8 +98,7 @@ impl Sides {
         }
     }
 
-    /// Returns the byte offset in a source key from which the key is relative to the transfer's
-    /// source.
+    /// Returns the byte offset at which the relative part of a source key begins.
     #[must_use]
     pub fn relative_at(&self, key: &ObjectKey) -> usize {
         match &self.transfer.from {
@@ -121,8 +120,8 @@ impl Sides {
         )
     }
 
-    /// Returns the rule that excludes an object that was written again after it was listed, if the
-    /// selection does not admit its state `now`.
+    /// Returns the rule that excludes an object that was rewritten after it was listed, if the
+    /// selection excludes its state `now`.
     pub(crate) fn left_out_now(&self, listed: &Entry, now: &Entry) -> Option<Excluded> {
         // A history is planned as a whole.
         let is_history = self.transfer.versions == Versions::All;
@@ -140,7 +139,7 @@ impl Sides {
     /// Sends HEAD for a listed object of the source.
     ///
     /// # Errors
-    /// Fails if HEAD fails, or if the object of `as_of` is gone.
+    /// Fails if HEAD fails, or if the object's state at the time of `as_of` no longer exists.
     pub(super) async fn look_at_source(
         &self,
         source: &Bucket,
@@ -151,7 +150,7 @@ impl Sides {
         self.overwritten_since(entry, &head).map_or(Ok(head), Err)
     }
 
-    /// Returns the failure of an object whose state at the time of `as_of` is gone: its version
+    /// Returns a failure if an object's state at the time of `as_of` no longer exists: its version
     /// `null` was overwritten after the list, and `head` shows a newer one.
     pub(crate) fn overwritten_since(&self, listed: &Entry, head: &Head) -> Option<Failure> {
         let Versions::AsOf(time) = self.transfer.versions else {
@@ -194,7 +193,8 @@ impl Sides {
                 return Err(Planned::Unlisted(place, failure));
             }
         };
-        // The prefix itself, as consoles create it for an empty folder, has no relative key.
+        // Consoles create an object at the prefix itself for an empty folder. It has no relative
+        // key.
         if entry.relative().is_empty() {
             return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
         }

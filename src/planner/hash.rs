@@ -1,7 +1,7 @@
 //! Hashes local files in the same way as S3 computed a checksum or an `ETag`.
 //!
-//! A file is read in pieces on threads for blocking work, so that a run that stops need not read it
-//! to its end. Only a few files are read in parallel: more would only make a disk seek.
+//! Blocking threads read a file in pieces, so that a run that stops need not read to the end of the
+//! file. Only a few files are read in parallel, because more would only make a disk seek.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -22,10 +22,10 @@ static FILES: Semaphore = Semaphore::const_new(FILES_AT_ONCE);
 /// The hash to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WantedHash {
-    /// A checksum; a composite one needs the size of the parts.
+    /// The checksum to compute. A composite checksum needs the size of the parts.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
-    /// True for an `ETag`: that of the parts if `part_size` is set, and otherwise the MD5 of all
-    /// bytes.
+    /// True to compute the `ETag`: a multipart `ETag` if `part_size` is set, and otherwise the MD5
+    /// of all bytes.
     pub etag: bool,
     /// The size of each part but the last.
     pub part_size: Option<u64>,
@@ -34,7 +34,7 @@ pub struct WantedHash {
 /// A computed hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hashes {
-    /// The number of bytes that were read.
+    /// The number of bytes read.
     pub bytes: u64,
     /// See [`WantedHash::checksum`].
     pub checksum: Option<Checksum>,
@@ -116,13 +116,19 @@ impl Reading {
 
 /// Hashes bytes that arrive in pieces.
 struct Hasher {
+    /// The hash to compute.
     want: WantedHash,
+    /// The number of bytes read so far.
     bytes: u64,
-    /// The bytes of the current part so far.
+    /// The number of bytes of the current part so far.
     in_part: u64,
+    /// The checksum of the current part, or of the whole file.
     sum: Option<RunningChecksum>,
+    /// The MD5 of the current part, or of the whole file.
     md5: RunningMd5,
+    /// The checksums of the completed parts.
     sums: Vec<String>,
+    /// The MD5s of the completed parts.
     md5s: Vec<String>,
 }
 

@@ -2,12 +2,12 @@
 //!
 //! Keys are planned in parallel, but the versions of a key form a chain: a [`Step`] for the oldest
 //! missing version, with the newer ones attached ([`VersionChain`]). The executor starts a version
-//! when its predecessor is done, so the destination never has versions in another order, whatever
-//! fails. [`plan::history`](crate::plan::history) finds the versions that exist already.
+//! when its predecessor is done, so the destination never has versions in another order, even after
+//! failures. [`plan::history`](crate::plan::history) finds the versions that exist already.
 //!
-//! A version that cannot be copied holds back the newer ones, because versions cannot be reordered
-//! later. The number of versions that wait for the executor is bounded. A key with more versions
-//! than that waits alone.
+//! A version that cannot be copied blocks the newer versions of its key, because versions cannot be
+//! reordered later. The number of versions that wait for the executor is bounded. A key with more
+//! versions than this bound waits alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 use crate::size::{by_number, display_counted};
 
-/// The most versions of all keys that are planned and not started. They take about 40 MB.
+/// The most versions of all keys that are planned but not started. They take about 40 MB.
 const VERSIONS_AHEAD: u32 = 200_000;
 /// The most pairs of versions of one key that are compared by HEAD at once.
 const LOOKS_AT_ONCE: usize = 16;
@@ -40,18 +40,22 @@ const LOOKS_AT_ONCE: usize = 16;
 pub struct HistoryStep {
     /// The newest version of the key at the destination before this step.
     pub latest: LatestVersion,
-    /// The newer versions of the key, which wait for this one.
+    /// The newer versions of the key, which wait for this version.
     pub newer: Option<Box<VersionChain>>,
 }
 
 /// Versions of one key that wait for their turn, oldest first.
 #[derive(Clone, Debug)]
 pub struct VersionChain {
+    /// The key at the source.
     key: ObjectKey,
+    /// The byte offset of the part of the key after the source's prefix.
     relative_at: usize,
+    /// The key at the destination.
     to: ObjectKey,
+    /// The versions, oldest first.
     versions: VecDeque<Version>,
-    /// Their share of [`VERSIONS_AHEAD`].
+    /// The share of these versions in [`VERSIONS_AHEAD`].
     _held: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -69,14 +73,14 @@ impl VersionChain {
         self.versions.iter()
     }
 
-    /// Returns the step of the oldest version, with the newer ones attached.
+    /// Returns the step of the oldest version, with the newer versions attached.
     #[must_use]
     pub fn next(mut self: Box<Self>, sides: &Sides, latest: LatestVersion) -> Option<Step> {
         let version = self.versions.pop_front()?;
         let (key, to) = (self.key.clone(), self.to.clone());
         let route = match version.archive {
             _ if version.is_marker => Route::DeleteMarker,
-            // The copy reports an object that is too large, with the size that HEAD shows.
+            // If the object is too large, the copy fails and reports the size that HEAD shows.
             ArchiveState::Readable => sides.route(version.size, &key, &to).unwrap_or(Route::Copy),
             ArchiveState::Archived | ArchiveState::Restoring => Route::Restore,
         };
@@ -105,19 +109,24 @@ fn entry(key: &ObjectKey, relative_at: usize, version: Version) -> Entry {
     }
 }
 
-/// A key whose versions were compared with those of the destination.
+/// A key whose versions were compared with the destination's versions.
 struct Aligned {
+    /// The key and its versions at the source.
     history: History,
+    /// The key at the destination.
     to: ObjectKey,
-    /// For each of the oldest versions that the destination has, the basis on which they are equal.
+    /// For each of the oldest versions, as far as the destination has them, the comparison that
+    /// found them equal.
     there: Vec<Basis>,
+    /// The newest version of the key at the destination.
     latest: LatestVersion,
+    /// The share of these versions in [`VERSIONS_AHEAD`].
     held: OwnedSemaphorePermit,
 }
 
-/// The result of comparing a key with the destination. Without versions to copy, it is the plan
-/// itself.
-type Looked = Result<Aligned, Box<Planned>>;
+/// The result of comparing a key with the destination: an error is the plan for a key without
+/// versions to copy.
+type AlignResult = Result<Aligned, Box<Planned>>;
 
 impl Sides {
     /// Plans the histories of all keys, as one range.
@@ -171,12 +180,12 @@ impl Sides {
             let share = u32::try_from(history.versions.len())
                 .unwrap_or(u32::MAX)
                 .min(VERSIONS_AHEAD);
-            // Earlier keys hold their share until they are handed on.
+            // Earlier keys keep their share until their plans are sent.
             while !asked.is_empty()
                 && (asked.len() >= at_once || room.available_permits() < share as usize)
             {
                 if let Some(looked) = asked.next().await {
-                    self.hand_on(looked, planned).await?;
+                    self.send_plan(looked, planned).await?;
                 }
             }
             let Ok(held) = Arc::clone(&room).acquire_many_owned(share).await else {
@@ -195,11 +204,11 @@ impl Sides {
             };
             let (sides, source) = (self.clone(), source.clone());
             asked.push_back(by_itself(async move {
-                sides.look(&source, history, to, found, held).await
+                sides.align(&source, history, to, found, held).await
             }));
         }
         while let Some(looked) = asked.next().await {
-            self.hand_on(looked, planned).await?;
+            self.send_plan(looked, planned).await?;
         }
         Ok(())
     }
@@ -208,7 +217,8 @@ impl Sides {
     pub(super) fn scope(&self) -> Scope {
         match &self.transfer.from {
             Source::Object { location, .. } => Scope::one(&location.key),
-            // Of the others, only prefixes have versions. The validation of jobs ensures that.
+            // Of these, only prefixes have versions: the check of a job refuses local sources with
+            // `versions`.
             Source::Prefix { .. } | Source::Files { .. } | Source::Stdin => {
                 Scope::of(self.source_reach())
             }
@@ -304,14 +314,14 @@ impl Sides {
     }
 
     /// Finds the versions of a history that the destination has.
-    async fn look(
+    async fn align(
         &self,
         source: &Bucket,
         history: History,
         to: ObjectKey,
         found: Option<Vec<Version>>,
         held: OwnedSemaphorePermit,
-    ) -> Looked {
+    ) -> AlignResult {
         let place = format!("s3://{}/{}", source.name(), history.key);
         let there = match found {
             Some(there) => there,
@@ -347,7 +357,7 @@ impl Sides {
                 held,
             }),
             Ok(None) if self.transfer.when == When::Missing => {
-                // All existing versions stay as they are.
+                // The key exists, so nothing is copied.
                 let newest = history.versions.into_iter().next_back();
                 let entry = newest.map(|newest| entry(&history.key, history.relative_at, newest));
                 Err(Box::new(match entry {
@@ -379,8 +389,9 @@ impl Sides {
         }
     }
 
-    /// Finds out how many of the source's oldest versions are the destination's newest ones.
-    /// Returns the basis of equality of each, or `None` if the histories have diverged.
+    /// Determines how many of the source's oldest versions are the destination's newest versions.
+    /// Returns the comparison that found each of them equal, or `None` if the histories have
+    /// diverged.
     async fn overlap(
         &self,
         source: &Bucket,
@@ -389,7 +400,7 @@ impl Sides {
         there: &[Version],
     ) -> Result<Option<Vec<Basis>>, Failure> {
         let etags_tell = self.etags_follow_from_bytes();
-        // If lists are not trusted, HEAD must confirm versions that they show to be equal.
+        // If lists are not trusted, HEAD must confirm that versions are equal.
         let lists_tell = etags_tell && self.believes_lists();
         let mut looked: HashMap<(usize, usize), Option<Basis>> = HashMap::new();
         'candidates: for overlap in overlaps(&history.versions, there, lists_tell) {
@@ -413,8 +424,8 @@ impl Sides {
                             .with_slot(self.destination.head(to, Some(id)))
                     );
                     let (from, copy) = (from?, copy?);
-                    // If nothing else can be compared, size and order must suffice, provided that
-                    // the copy is not older than its source.
+                    // If nothing else can be compared, the sizes and the order decide, provided
+                    // that the copy is not older than its source.
                     let in_time = (copy.modified >= from.modified).then_some(Basis::Time);
                     let same = match content(&from, &copy, etags_tell) {
                         Content::Equal(basis) => Some(basis),
@@ -449,7 +460,11 @@ impl Sides {
     }
 
     /// Sends the plan for a key.
-    async fn hand_on(&self, looked: Looked, planned: &BatchSender) -> Result<(), ReceiverGone> {
+    async fn send_plan(
+        &self,
+        looked: AlignResult,
+        planned: &BatchSender,
+    ) -> Result<(), ReceiverGone> {
         let Aligned {
             history,
             to,
@@ -479,7 +494,7 @@ impl Sides {
             };
             planned.send(Planned::Skip(entry, to.clone(), skip)).await?;
         }
-        // Restores take hours, so all of them are requested now, and not one after another.
+        // Restores take hours, so request all of them now instead of one after another.
         let unreadable = versions
             .iter()
             .position(|version| version.archive != ArchiveState::Readable);
@@ -499,8 +514,8 @@ impl Sides {
         }
         for version in behind {
             let mut entry = entry(&key, relative_at, version);
-            // A readable version that follows waits for the restore of an older one, and needs no
-            // request.
+            // A readable version that follows needs no restore request, but waits for the restore
+            // of an older version.
             if entry.archive == ArchiveState::Readable {
                 entry.archive = ArchiveState::Restoring;
             }

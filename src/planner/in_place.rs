@@ -1,9 +1,9 @@
-//! Plans in-place changes: finds the objects that differ from what the job sets.
+//! Plans in-place changes: finds the objects whose attributes differ from those that the job sets.
 //!
 //! The planner lists objects while the run changes them. A change keeps the key of an object, and a
-//! list shows each key once, so no object comes twice. If an earlier session was changing an
-//! object, s3haul sends HEAD before it changes the object again: the change may have taken effect
-//! although its answer was lost.
+//! list shows each key once, so no object appears twice. If an earlier session was changing an
+//! object, s3haul sends HEAD before it changes the object again, because the change may have taken
+//! effect although the response was lost.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl Sides {
         }
     }
 
-    /// Returns true if the objects are changed in place, and not copied anywhere.
+    /// Returns true if the transfer changes objects in place.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         let is_same_server =
@@ -47,7 +47,7 @@ impl Sides {
         self.source.as_ref().is_some_and(is_same_server) && self.transfer.is_onto_itself()
     }
 
-    /// Decides about an object by the list, or asks for HEAD if the list does not show enough.
+    /// Decides about an object by the list, or requests HEAD if the list does not show enough.
     pub(super) fn consider_in_place(&self, entry: Entry, key: ObjectKey) -> Next {
         let listed = match self.transfer.when {
             When::Always => ListedState::Differs,
@@ -66,7 +66,7 @@ impl Sides {
         }
     }
 
-    /// Returns the bucket whose objects are changed in place.
+    /// Returns the bucket whose objects the transfer changes in place.
     #[must_use]
     pub fn changed_bucket(&self) -> Option<&Bucket> {
         self.is_in_place().then_some(&self.destination)
@@ -106,7 +106,8 @@ impl Sides {
             || second(head.modified) > second(entry.modified);
         let is_as_set = match difference {
             Difference::None => self.transfer.when != When::Always || is_rewritten,
-            // The earlier session's change was written, so it has also set what HEAD does not show.
+            // The object was rewritten, so the earlier session's change has also set the attributes
+            // that HEAD does not show.
             Difference::Unknown => again && is_rewritten,
             Difference::Found(_) => false,
         };
@@ -120,8 +121,8 @@ impl Sides {
         }
     }
 
-    /// Sends HEAD for an object that is changed in place; the caller holds a slot. If the job
-    /// changes the customer key (SSE-C), the object may have either key.
+    /// Sends HEAD for an object to change in place; the caller holds a slot. If the job changes the
+    /// customer key (SSE-C), the object may be encrypted with either key.
     ///
     /// # Errors
     /// Returns the error of HEAD.
@@ -169,7 +170,8 @@ impl Sides {
         let found = |may_change| unlike(head, &tags, transfer, capabilities, now, may_change);
         let as_far_as_seen = match found(false) {
             None => Difference::None,
-            // Either the object has another value, or the server changed the one that it was given.
+            // Either the object has another value, or the server changed the value that the job
+            // set.
             Some(_) if !capabilities.is_amazon && found(true).is_none() => Difference::Unknown,
             Some(attribute) => return Ok(Difference::Found(attribute)),
         };
@@ -184,7 +186,8 @@ impl Sides {
         })
     }
 
-    /// Returns true if the source's customer key, which is not the destination's, opens the object.
+    /// Returns true if the source's customer key, which differs from the destination's, decrypts
+    /// the object.
     async fn has_source_key(&self, key: &ObjectKey) -> Result<bool, Failure> {
         let Some(source) = &self.source else {
             return Ok(false);
@@ -207,11 +210,11 @@ impl Sides {
 /// The result of comparing an object with the attributes that the job sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
-    /// It has all of them.
+    /// The object has all attributes that the job sets.
     None,
-    /// It has another value of this attribute.
+    /// The object has another value of this attribute.
     Found(Attribute),
-    /// It has all that can be seen. Its ACL does not show whether it is the canned one, or a server
-    /// other than Amazon S3 may have changed a value that was set.
+    /// No difference is visible, but there may be one: the grants do not show whether the object
+    /// has the canned ACL, or a server other than Amazon S3 may have changed a value.
     Unknown,
 }

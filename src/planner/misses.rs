@@ -1,7 +1,8 @@
 //! Counts keys that a pattern did not match but was probably meant to match.
 //!
-//! `*.tmp` matches only at the top level. In other tools it matches at any depth. So keys at lower
-//! levels with that ending are counted, for a hint at the end of the run.
+//! In s3haul, `*.tmp` matches only at the top level; in other tools, it matches at any depth. This
+//! module counts keys at lower levels that such a pattern would match there, for a hint at the end
+//! of the run.
 
 use super::{Planned, Sides};
 use crate::listing::local::UNREACHED;
@@ -9,12 +10,14 @@ use crate::manifest::job::Transfer;
 use crate::manifest::keys::KeyGlob;
 use crate::size::{by_number, display_count, display_counted};
 
-/// Counts the keys below the top level whose last segment matches a pattern without a slash.
+/// Counts the keys below the top level whose last segment matches a flat pattern.
 #[derive(Debug)]
 pub struct Misses {
+    /// The counters of the `include` patterns.
     include: Vec<Missed>,
+    /// The counters of the `exclude` patterns.
     exclude: Vec<Missed>,
-    /// The number of local directories that were not read, because `include` matches nothing in
+    /// The number of local directories that were not read because `include` matches nothing in
     /// them.
     unread: u64,
 }
@@ -26,7 +29,7 @@ struct Missed {
 }
 
 impl Missed {
-    /// Returns the patterns that match at the top level only.
+    /// Returns counters for the patterns that match only at the top level.
     fn of(globs: &[KeyGlob]) -> Vec<Self> {
         globs
             .iter()
@@ -72,8 +75,7 @@ impl Misses {
                     .get(sides.relative_at(key)..)
                     .unwrap_or_default();
                 let select = &sides.transfer.select;
-                // An entry that an exclude pattern leaves out was not missed by the include
-                // pattern.
+                // An entry that an `exclude` pattern matches would not be copied anyway.
                 if !select.include.is_empty()
                     && !select.exclude.iter().any(|glob| glob.matches(relative))
                 {
@@ -98,7 +100,7 @@ impl Misses {
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         let include = self.include.iter().filter_map(|Missed { glob, keys: count }| {
-            // Lists skip directories that cannot match, so not all keys were seen.
+            // Listings skip directories that cannot match, so the count may be incomplete.
             let missed = match (*count, self.unread) {
                 (0, 0) => return None,
                 (0, unread) => format!(

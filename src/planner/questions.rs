@@ -1,14 +1,14 @@
-//! Collects the answers to requests about single keys, many of which are in flight at once.
+//! Collects the results of requests for single keys, many of which are in flight at once.
 
 use std::future::Future;
 
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 
-/// The answers to the requests in flight.
+/// The results of the requests in flight.
 pub(super) enum PendingAnswers<F: Future> {
-    /// In the order of the questions.
+    /// In the order of the requests.
     InOrder(FuturesOrdered<F>),
-    /// As they come.
+    /// In the order of completion.
     AsTheyCome(FuturesUnordered<F>),
 }
 
@@ -35,7 +35,7 @@ impl<F: Future> PendingAnswers<F> {
         }
     }
 
-    /// Returns true if a result that is already known need not wait for the answers.
+    /// Returns true if a known result may be used before the pending results.
     pub(super) fn is_passed_by(&self) -> bool {
         match self {
             Self::InOrder(waiting) => waiting.is_empty(),
@@ -43,7 +43,7 @@ impl<F: Future> PendingAnswers<F> {
         }
     }
 
-    /// Waits for the next answer. Returns `None` if no request is in flight.
+    /// Waits for the next result. Returns `None` if no request is in flight.
     pub(super) async fn next(&mut self) -> Option<F::Output> {
         match self {
             Self::InOrder(waiting) => waiting.next().await,

@@ -1,15 +1,15 @@
 //! Plans ranges of keys in parallel.
 //!
-//! Each range has its own task. It reads the source's listing and the destination's alongside, from
-//! the first key of the range to the last. A range that turns out to be long is cut where
-//! [`bisect`](crate::listing::bisect) says, as long as the executor keeps up: each cut waits for
-//! room in the channel to the executor. The memory of a range does not depend on its length (two
-//! pages of each side), and there are at most [`MOST_RANGES`]. A range that waits for its pages
-//! costs memory and no CPU. So there are just enough ranges to keep this machine busy: none is cut
-//! while [`BUSY`] of them have pages to compare.
+//! Each range has its own task, which reads the listings of the source and the destination side by
+//! side, from the first key of the range to the last. [`bisect`](crate::listing::bisect) decides
+//! where to split a range that turns out to be long. Each split waits for room in the channel to
+//! the executor, so it happens only as long as the executor keeps up. The memory of a range does
+//! not depend on its length (two pages of each side), and there are at most [`MOST_RANGES`]. A
+//! range that waits for a page costs memory but no CPU. So there are just enough ranges to keep
+//! this machine busy: no range is split while [`BUSY`] ranges have pages to compare.
 //!
-//! Histories, chosen keys, local files, and unordered lists form one range. If the list is
-//! unordered, its keys are planned in the order of the answers about them.
+//! Histories, chosen keys, local files, and unordered lists form one range. Keys of an unordered
+//! list are planned in the order in which requests for them complete.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -33,9 +33,9 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions};
 use crate::pace::gate::by_itself;
 
-/// The most ranges that are listed at once. At 60 ms a page, each of them compares up to 16,000
-/// keys a second. Each takes about 1.9 MiB, for the pages of both sides and the buffers of two
-/// connections, and a sync should need no more than 64 MiB in all.
+/// The most ranges that are listed at once. At 60 ms per page, each range compares up to 16,000
+/// keys per second. Each range takes about 1.9 MiB, for the pages of both sides and the buffers of
+/// two connections, and a sync should need at most 64 MiB in total.
 pub const MOST_RANGES: usize = 20;
 /// The number of ranges with pages to compare that keeps the machine busy.
 const BUSY: usize = 4;
@@ -46,10 +46,11 @@ struct Frontier(Arc<SharedRanges>);
 
 #[derive(Debug)]
 struct SharedRanges {
+    /// The ranges that are being listed.
     ranges: Mutex<Ranges>,
-    /// Notified when a page comes, and when a range starts to wait for one or ends.
+    /// Notified when a page arrives, when a range starts to wait for a page, and when a range ends.
     changed: Notify,
-    /// The permits for requests about single keys, shared by all ranges.
+    /// The permits for requests for single keys, shared by all ranges.
     questions: Semaphore,
     /// The number of ranges that wait for a page.
     waiting: AtomicUsize,
@@ -60,14 +61,15 @@ impl Frontier {
         self.0.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if the machine has time for another range.
+    /// Returns true if the machine has CPU time for another range.
     fn has_time(&self) -> bool {
         let ranges = self.lock().count();
         ranges < BUSY + self.0.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits for something that may need a page, and counts the range as waiting meanwhile.
-    async fn awaits<F: Future>(&self, page: F) -> F::Output {
+    /// Awaits a future that may need a page. Counts the range as waiting until the future
+    /// completes.
+    async fn await_page<F: Future>(&self, page: F) -> F::Output {
         let mut page = pin!(page);
         if let Some(found) = page.as_mut().now_or_never() {
             return found;
@@ -94,7 +96,8 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// The bounds of the source's listing: they report the pages of a range and learn where it ends.
+/// The bounds of the source's listing. They report the pages of a range and learn where the range
+/// ends.
 #[derive(Debug)]
 struct Leading(Frontier, u32);
 
@@ -106,7 +109,7 @@ impl Bounds for Leading {
     }
 }
 
-/// The bounds of the destination's listing: they only learn where the range ends.
+/// The bounds of the destination's listing. They only learn where the range ends.
 struct FollowingBounds<F>(F);
 
 impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBounds<F> {
@@ -118,6 +121,7 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBound
 /// The walks over ranges, each in its own task.
 #[derive(Default)]
 struct RangeWalks {
+    /// The tasks in progress.
     tasks: JoinSet<Result<(), ReceiverGone>>,
     /// The numbers of the ranges.
     numbers: HashMap<task::Id, u32>,
@@ -133,7 +137,7 @@ impl RangeWalks {
     }
 
     /// Waits for a walk to end. Returns its result, or the number of its range if it panicked.
-    /// Returns `None` if there is no walk.
+    /// Returns `None` if no walk is in progress.
     async fn next(&mut self) -> Option<Result<Result<(), ReceiverGone>, u32>> {
         Some(match self.tasks.join_next_with_id().await? {
             Ok((id, walked)) => {
@@ -146,7 +150,7 @@ impl RangeWalks {
 }
 
 impl Sides {
-    /// Plans the rest of a transfer.
+    /// Plans the remaining work of a transfer.
     pub(super) async fn run(self, resume: Resume, sender: PlanSender) -> Result<(), ReceiverGone> {
         let Resume {
             pending,
@@ -186,15 +190,15 @@ impl Sides {
             walks.spawn(range.range, walk(range, false));
         }
         loop {
-            // While the executor has enough to do, more ranges would only fill memory.
+            // While the executor has enough work, more ranges would only fill memory.
             let wants_cut =
                 sender.is_behind() && frontier.has_time() && frontier.lock().wants_cut();
             tokio::select! {
                 room = sender.reserve(), if wants_cut => {
                     let room = room?;
                     let cut = {
-                        // Locked until the cut is sent: before that, the range must not learn of
-                        // it, or report its end.
+                        // Keep the lock until the split is sent. Before that, the range must
+                        // neither learn of the split nor report its end.
                         let mut ranges = frontier.lock();
                         let cut = ranges.cut();
                         if let Some(cut) = &cut {
@@ -209,7 +213,7 @@ impl Sides {
                 walked = walks.next() => match walked {
                     None => return Ok(()),
                     Some(Ok(walked)) => walked?,
-                    // A panic: the list of the range ended early, as after a failure.
+                    // The task panicked. The list of the range ended early, as after a failure.
                     Some(Err(number)) => {
                         frontier.lock().end(number);
                         let place = sides.transfer.to.location.to_string();
@@ -236,8 +240,8 @@ impl Sides {
         }
     }
 
-    /// Returns the reach of the destination's keys that those map to, if the key map preserves
-    /// their order.
+    /// Returns the reach of the destination keys to which the source's keys map, if the key map
+    /// preserves the order.
     #[must_use]
     pub fn destination_reach(&self) -> Reach {
         let Transfer {
@@ -259,7 +263,7 @@ impl Sides {
         is_ordered && self.plans_once()
     }
 
-    /// Returns true if the keys may be cut into ranges, because both sides can be listed from any
+    /// Returns true if the keys may be split into ranges, because both sides can be listed from any
     /// key.
     fn can_be_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
@@ -269,8 +273,8 @@ impl Sides {
             && self.lists_in_order()
     }
 
-    /// Returns the source's entries of a range, in order. The listing may contain others before and
-    /// after them.
+    /// Returns the source's entries of a range, in order. The listing may also contain entries
+    /// before and after the range.
     async fn listing_of(
         &self,
         range: &KeyRange,
@@ -291,7 +295,7 @@ impl Sides {
         entries.map_err(|(place, failure)| Box::new(Planned::Unlisted(place, failure)))
     }
 
-    /// Returns the destination's listing if it can be walked along with the source's.
+    /// Returns the destination's listing if it can be read alongside the source's.
     fn counterparts_of(&self, range: &KeyRange, frontier: &Frontier) -> Option<Counterparts> {
         let (destination, reach) = (self.destination.clone(), self.destination_reach());
         let after = range.after.as_ref().filter(|_| self.lists_in_order());
@@ -323,7 +327,7 @@ impl Sides {
             .ok()
     }
 
-    /// Returns the most ranges that may be listed at once. With two listings each, they use a
+    /// Returns the most ranges that may be listed at once. With two listings per range, they use a
     /// quarter of the slots.
     fn most_ranges(&self) -> usize {
         let ceiling = self.destination.pacer().slots().ceiling() as usize;
@@ -363,14 +367,14 @@ impl Sides {
         frontier: &Frontier,
         batches: &BatchSender,
     ) -> Result<(), ReceiverGone> {
-        // A new range may turn out to be empty. Then the destination need not be listed.
+        // If a new range turns out to be empty, the destination need not be listed.
         let mut first = if is_new { entries.next().await } else { None };
         if is_new && first.is_none() {
             return Ok(());
         }
         let mut counterparts = self.counterparts_of(range, frontier);
         let at_once = self.heads_at_once();
-        // If keys are planned in order, known results wait behind earlier questions.
+        // If keys are planned in order, known results wait for earlier requests.
         let (mut waiting, mut asking) = (PendingAnswers::new(self.plans_in_order()), 0);
         loop {
             let found = match first.take() {
@@ -380,7 +384,7 @@ impl Sides {
                         found
                     } else {
                         batches.flush().await?;
-                        frontier.awaits(entries.next()).await
+                        frontier.await_page(entries.next()).await
                     }
                 }
             };
@@ -392,7 +396,7 @@ impl Sides {
                 frontier.lock().stop();
             }
             let considered = self.consider(found, filter, &mut counterparts);
-            let next = match frontier.awaits(considered).await {
+            let next = match frontier.await_page(considered).await {
                 Ok(next) => next,
                 Err((place, failure)) => {
                     frontier.lock().stop();
@@ -412,7 +416,10 @@ impl Sides {
                     Either::Right(by_itself(async move {
                         // The semaphore is never closed.
                         let _permit = shared.questions.acquire().await;
-                        (1, Box::pin(sides.ask(entry, key, question)).await)
+                        (
+                            1,
+                            Box::pin(sides.compare_by_head(entry, key, question)).await,
+                        )
                     }))
                 }
             });
@@ -447,8 +454,8 @@ impl Sides {
     }
 }
 
-/// Returns true for a key that is not in the range: an earlier session has dealt with it, or
-/// another range will.
+/// Returns true for a key outside the range. An earlier session has planned it, or another range
+/// will.
 fn is_elsewhere(found: &ListingItem, range: &KeyRange) -> bool {
     let key = match found {
         ListingItem::Entry(entry) => entry.key.as_str(),

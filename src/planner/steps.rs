@@ -1,12 +1,12 @@
-//! Sends plans from the planner to the executor, in batches of one range of keys each.
+//! Sends plans from the planner to the executor. Each batch belongs to one range of keys.
 //!
-//! Events of one range arrive in order; events of different ranges interleave. The event that a
-//! range was cut ([`PlanEvent::Cut`]) arrives before any event about keys after the cut.
+//! Events of one range arrive in order; events of different ranges interleave. The event for a
+//! split range ([`PlanEvent::Cut`]) arrives before any event about keys after the split.
 //!
-//! A step that has not started holds a permit, either of a window that all ranges share or of a
-//! small reserve of its own range. The executor starts the largest objects of the window first. A
-//! range whose objects wait for a rate may fill the window, but every other range still has its
-//! reserve.
+//! Each step that has not started holds a permit, either from a window that all ranges share or
+//! from a small reserve of its own range. The executor starts the largest objects of the window
+//! first. A range whose objects wait for a rate limit may fill the window, but every other range
+//! still has its reserve.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ const BATCHES_AHEAD: usize = 8;
 /// The most steps of all ranges of a transfer that wait to start, besides the reserves.
 const WINDOW: usize = 4096;
 
-/// The permits of steps that have not started. Dropping it releases them.
+/// The permits of steps that have not started. Dropping this value releases them.
 #[derive(Debug)]
 pub struct StepPermits(OwnedSemaphorePermit);
 
@@ -41,18 +41,17 @@ impl StepPermits {
 pub enum PlanEvent {
     /// Plans for entries of the range, and the permits of the steps among them.
     Planned(u32, Vec<Planned>, Option<StepPermits>),
-    /// The range was cut: it ends earlier, and another one begins there.
+    /// The range was split: it ends earlier, and another range begins there.
     Cut(RangeSplit),
-    /// All entries of the range were sent.
+    /// The plans for all entries of the range were sent.
     Ended(u32),
 }
 
-/// The error of a send whose receiver is gone, because the run stops.
+/// The error of a send after the receiver was dropped, because the run stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReceiverGone;
 
-/// A flag that is set while the executor has free slots but no object that it can start. Cheap to
-/// clone.
+/// A flag that is set while the executor has free slots but no object to start. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Demand(Arc<(AtomicBool, Notify)>);
 
@@ -75,7 +74,7 @@ impl Demand {
     }
 }
 
-/// The receiving side of a transfer that is being planned.
+/// The receiving side of a plan in progress.
 #[derive(Debug)]
 pub struct Planning {
     /// The events of the planner.
@@ -85,7 +84,7 @@ pub struct Planning {
 }
 
 impl Planned {
-    /// Returns the plan that reports a panicked task. The keys that the task had not sent are
+    /// Returns the plan that reports a panicked task. The keys for which the task sent no plan are
     /// unknown.
     pub(super) fn panicked(place: String) -> Self {
         let message = "a task of s3haul panicked while it planned";
@@ -126,7 +125,7 @@ impl PlanSender {
         )
     }
 
-    /// Returns true if the executor may soon have nothing to do.
+    /// Returns true if the executor may soon run out of work.
     pub(super) fn is_behind(&self) -> bool {
         let has_room = self.window.available_permits() >= BATCH || self.demand.is_set();
         has_room && self.events.capacity() > BATCHES_AHEAD / 2
@@ -138,13 +137,16 @@ impl PlanSender {
     }
 }
 
-/// Gathers the plans of one range into batches.
+/// Collects the plans of one range into batches.
 #[derive(Debug)]
 pub(super) struct BatchSender {
+    /// The number of the range.
     range: u32,
+    /// The channel to the executor.
     sender: PlanSender,
-    /// The reserve of this range: enough for one batch.
+    /// The reserve of this range, which suffices for one batch.
     own: Arc<Semaphore>,
+    /// The plans that are not sent yet.
     batch: Mutex<Vec<Planned>>,
 }
 
@@ -175,7 +177,7 @@ impl BatchSender {
         self.flush().await
     }
 
-    /// Sends the batch once there are permits for its steps.
+    /// Sends the batch as soon as there are permits for its steps.
     pub(super) async fn flush(&self) -> Result<(), ReceiverGone> {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
@@ -203,7 +205,7 @@ impl BatchSender {
         permit.ok().map(StepPermits)
     }
 
-    /// Runs a task. If it panics, reports that for the range.
+    /// Runs a task. If it panics, reports a failure of the range.
     pub(super) async fn report_panic_of(
         self,
         task: impl Future<Output = ()> + Send + 'static,
@@ -213,12 +215,12 @@ impl BatchSender {
             .await
             .is_err_and(|error| error.is_panic())
         {
-            // If the receiver is gone, the run stops and needs no report.
+            // If the receiver was dropped, the run stops and needs no report.
             let _ = self.send(Planned::panicked(place)).await;
         }
     }
 
-    /// Sends the rest, and the end of the range.
+    /// Sends the last batch, and the end of the range.
     pub(super) async fn end(self) -> Result<(), ReceiverGone> {
         self.flush().await?;
         self.sender

@@ -1,4 +1,4 @@
-//! Finds copies that may lack attributes that are set after the bytes.
+//! Finds copies that may lack attributes that s3haul sets after the bytes.
 
 use super::Sides;
 use crate::bucket::Bucket;
@@ -9,10 +9,11 @@ use crate::plan::attributes::Reads;
 use crate::s3::{Capabilities, Failure, FailureKind, Head};
 
 impl Sides {
-    /// Returns HEAD of the copy at the key if it may lack attributes that are set after the bytes.
+    /// Returns HEAD of the copy at the key if the copy may lack attributes that s3haul sets after
+    /// the bytes.
     ///
-    /// Tags that are too long for a header are set in one request, so a copy that should have tags
-    /// and has none lacks all of them. If its tags cannot be read, it may lack them.
+    /// s3haul sets tags that are too long for a header in one request, so an unfinished copy has
+    /// either all of them or none. If its tags cannot be read, the copy may lack them.
     pub(super) async fn unfinished(
         &self,
         entry: &Entry,
@@ -30,7 +31,7 @@ impl Sides {
         let wants = match &self.source {
             _ if !capabilities.tags => false,
             _ if sets => true,
-            // CopyObject copies these with the object.
+            // If CopyObject copies the tags itself, they cannot be missing.
             Some(source)
                 if Reads::of(
                     &self.transfer,
@@ -41,7 +42,7 @@ impl Sides {
             {
                 let (key, version) = (&entry.key, entry.version.as_deref());
                 let head = source.with_slot(source.head(key, version)).await?;
-                // Another copy would not get tags that cannot be read either.
+                // If the source's tags cannot be read, another copy would not get them either.
                 has_tags(source, key, version, &head).await? == Some(true)
             }
             _ => false,
@@ -55,7 +56,7 @@ impl Sides {
         Ok((!is_finished).then_some(there))
     }
 
-    /// Returns true if copies get attributes that no header carries.
+    /// Returns true if copies get attributes in requests after the one that writes the bytes.
     fn finishes_late(&self) -> bool {
         let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
         let is_set_late = |attribute| match attribute {
@@ -73,7 +74,7 @@ impl Sides {
         Attribute::ALL.into_iter().any(is_set_late)
     }
 
-    /// Returns true if copies get their tags in a request after the one that writes them.
+    /// Returns true if copies get their tags in a second request.
     pub(super) fn sets_tags_late(&self) -> bool {
         let Capabilities {
             tags, tag_headers, ..
@@ -83,8 +84,8 @@ impl Sides {
     }
 }
 
-/// Returns true if an object with this head has tags, or `None` if they cannot be read. Asks for
-/// them if HEAD shows no number and the server may have hidden it.
+/// Returns true if an object with this HEAD has tags, or `None` if they cannot be read. Requests
+/// the tags if HEAD shows no tag count and the server may have hidden it.
 pub(super) async fn has_tags(
     bucket: &Bucket,
     key: &ObjectKey,

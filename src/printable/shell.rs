@@ -1,7 +1,7 @@
 //! Commands that a user may paste into a shell.
 //!
-//! Words are quoted, and passwords in URLs are replaced, because commands appear on terminals and
-//! in logs.
+//! Words are quoted. Passwords in URLs are replaced, because commands appear on terminals and in
+//! logs.
 
 /// Quotes a word for a shell if necessary.
 fn quoted(word: &str) -> String {
@@ -17,8 +17,7 @@ pub(crate) fn command<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     line(std::iter::once("s3haul").chain(words))
 }
 
-/// Returns the line to type in a shell for a command with these words, of which the first is the
-/// program.
+/// Returns a command with these words as a line for a shell. The first word is the program.
 pub(crate) fn line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     let words: Vec<_> = words.into_iter().collect();
     let words = without_passwords(&words);
@@ -26,8 +25,8 @@ pub(crate) fn line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     words.join(" ")
 }
 
-/// Returns the words with the user and password of each URL replaced by a placeholder. A URL is a
-/// whole word or the value of a flag: inside a key, the same characters are part of a name.
+/// Returns the words with the user and password of each URL replaced by a placeholder. Only a whole
+/// word or the value of a flag can be a URL; inside a key, the same characters are part of a name.
 fn without_passwords(words: &[&str]) -> Vec<String> {
     let follows_proxy = |index: usize| index > 0 && words[index - 1] == "--proxy";
     let shown = |(index, word): (usize, &&str)| {

@@ -1,26 +1,30 @@
-//! The sources of settings below the typed ones, and the reading of single settings.
+//! The sources of settings that the user did not type, and the functions that read them in order of
+//! precedence.
 
 use super::super::Endpoint;
 use super::super::environment::{Environment, Profile};
 use super::super::server::url_mistake;
 use super::{EndpointMistake, Setting, SettingOrigin};
 
-/// The Region that requests are signed for if no setting names one. Amazon S3 then names the
-/// bucket's own Region; most other servers accept this one.
+/// The signing Region if no setting names one. Amazon S3 responds with the bucket's own Region;
+/// most other servers accept this default.
 const DEFAULT_REGION: &str = "us-east-1";
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 const URLS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 
-/// The sources of settings below the typed ones.
+/// The sources of settings that the user did not type.
 pub(super) struct Layers<'e> {
+    /// The variables and files.
     pub(super) environment: &'e Environment,
     /// The profile that the endpoint names. It takes precedence over the environment.
     named: Option<Profile<'e>>,
-    /// The profile that the environment selects. It comes after the environment's variables.
+    /// The profile that the environment selects. Environment variables take precedence over it.
     selected: Option<Profile<'e>>,
+    /// True if the manifest or flags name the profile.
     pub(super) profile_was_stated: bool,
+    /// The settings that cannot be used.
     pub(super) mistakes: Vec<EndpointMistake>,
-    /// The URL of S3, if it is refused.
+    /// The S3 URL, if it was refused.
     pub(super) refused_url: Option<Setting<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! Decides how servers are reached: proxies, certificates, and the URLs that may be used at all.
+//! Decides how s3haul reaches servers: the proxies, the certificates, and the URLs that it may use.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::layers::Layers;
 use super::{EndpointMistake, Setting, SettingOrigin};
 
 impl Layers<'_> {
-    /// Refuses FIPS endpoints for a URL that is not one.
+    /// Refuses the FIPS setting for a URL that is not a FIPS endpoint.
     pub(super) fn check_fips(
         &mut self,
         use_fips: Option<&Setting<bool>>,
@@ -37,7 +37,7 @@ impl Layers<'_> {
         let Some(Setting { value, origin }) = url else {
             return;
         };
-        // One variable may name the URL of both services.
+        // One variable may set the URL of both S3 and STS, and its mistake is then known already.
         let is_known = self.refused_url.as_ref() == url;
         let has_scheme = ["http://", "https://"]
             .iter()
@@ -62,7 +62,7 @@ impl Layers<'_> {
         if endpoint.allow_http {
             return;
         }
-        // One setting may be the URL of both services, which is then refused once.
+        // One setting may be the URL of both services. Report it only once.
         let sts_url = sts_url.filter(|_| url != sts_url);
         for (url, service) in url
             .map(|url| (url, ""))
@@ -97,8 +97,8 @@ impl Layers<'_> {
     }
 
     /// Resolves proxies and certificates for the endpoint at the URL `place` and, if
-    /// `asks_elsewhere` is true, for credential services over TLS. A setting of the environment
-    /// that none of these connections uses is ignored, even if it is wrong.
+    /// `asks_elsewhere` is true, for credential services over TLS. Ignores invalid settings of the
+    /// environment that none of these connections uses.
     pub(super) fn network(
         &mut self,
         endpoint: &Endpoint,
@@ -118,8 +118,8 @@ impl Layers<'_> {
                     .find_map(|name| self.environment.variable(name));
                 let no_proxy = NoProxy::of(hosts.unwrap_or_default());
                 let uses_proxy = !no_proxy.covers_url(place);
-                // A web server passes the header `Proxy` of its clients to CGI programs as
-                // HTTP_PROXY.
+                // In a CGI program, `HTTP_PROXY` contains the `Proxy` header that a client sent to
+                // the web server.
                 let is_cgi = self.environment.variable("REQUEST_METHOD").is_some();
                 let names: &[_] = if is_cgi {
                     &["http_proxy"]

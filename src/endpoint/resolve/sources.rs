@@ -1,4 +1,4 @@
-//! Decides where credentials may come from.
+//! Determines the possible sources of credentials.
 
 use super::super::environment::Profile;
 use super::layers::Layers;
@@ -38,15 +38,15 @@ impl Layers<'_> {
             profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
         if self.profile_was_stated {
             if let Some(profile) = of_profile {
-                // Uses the profile's credentials or fails; never uses those of another source.
+                // Never fall back from a named profile to another source.
                 return vec![profile];
             }
         } else {
             let key = set("AWS_ACCESS_KEY_ID");
             let secret = set("AWS_SECRET_ACCESS_KEY");
             match (key, secret) {
-                // As in the SDK, the old name counts too. Without a key id, it may belong to
-                // another program.
+                // As in the SDK, the old name `SECRET_ACCESS_KEY` counts too, but only with a key
+                // ID: alone, it may belong to another program.
                 (true, false) if set("SECRET_ACCESS_KEY") => {
                     sources.push(CredentialSource::Environment);
                 }

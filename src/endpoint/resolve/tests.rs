@@ -254,7 +254,7 @@ fn what_cannot_be_used_is_named() {
         of(named(None), &[("AWS_SECRET_ACCESS_KEY", "S")]),
         ["AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not"]
     );
-    // It may belong to another program.
+    // Without a key ID, the old name may belong to another program.
     assert_eq!(of(named(None), &[("SECRET_ACCESS_KEY", "S")]), [""; 0]);
     let old_name = [("AWS_ACCESS_KEY_ID", "K"), ("SECRET_ACCESS_KEY", "S")];
     assert_eq!(of(named(None), &old_name), [""; 0]);
@@ -484,7 +484,7 @@ fn plain_http_to_other_machines_must_be_allowed() {
     };
     let text = refused(with_role, &urls.map(|name| (name, "http://env.example")));
     assert_eq!(text.lines().count(), 2, "{text}");
-    // STS matters only if requests go to it.
+    // The URL of STS matters only if s3haul assumes a role.
     let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];
     assert_eq!(refused(at("http://127.0.0.1:1"), &sts), "");
     let text = refused(strict("bare"), &sts);

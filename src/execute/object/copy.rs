@@ -179,7 +179,7 @@ impl<'w> ObjectTask<'w> {
             return None;
         }
         let mut now = listed.clone();
-        now.take(head.clone());
+        now.update_from_head(head.clone());
         let rule = self.context.sides.left_out_now(listed, &now)?;
         Some(self.draft.leave_out(&rule))
     }
@@ -375,7 +375,7 @@ impl CopyRound<'_, '_> {
         let task = &mut *self.task;
         let (sides, step) = (&task.context.sides, task.step);
         let mut now = step.entry.clone();
-        now.take(self.source.head.clone());
+        now.update_from_head(self.source.head.clone());
         if step.object.is_some() && !step.entry.differs_from(&now) {
             return Ok(reason);
         }

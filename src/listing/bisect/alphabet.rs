@@ -1,38 +1,40 @@
-//! Treats keys as numbers: computes the position of a key between two others, and the text in the
-//! middle between them.
+//! Treats keys as numbers: computes the position of a key between two others, and the text halfway
+//! between two keys.
 //!
 //! A key is a fraction whose digits are its characters, in the order of their code points, which is
 //! the order of S3's lists. Only characters that occur in keys are digits. So hexadecimal names
-//! have sixteen digits, and the middle between `0…` and the end is `8…`, not a character between
+//! have sixteen digits, and the midpoint between `0…` and the end is `8…`, not a character between
 //! `9` and `a`.
 //!
-//! Many keys have a fixed form: `year=2026/month=03/day=17/…`. At most positions, such keys have
-//! only one or a few characters. A number that allowed every character everywhere would put almost
-//! nothing before the middle of a directory. So each position gets its own digits once enough
+//! Many keys have a fixed form: `year=2026/month=03/day=17/…`. At most positions, only one or a few
+//! characters occur in such keys. If every character counted as a digit everywhere, almost no keys
+//! would come before the midpoint of a directory. So each position gets its own digits once enough
 //! different beginnings of keys show the same characters there ([`KeyPosition`]). The leading zeros
-//! of a counter do not count: they all have the same beginning.
+//! of a counter do not count, because they all follow the same beginning.
 
 use std::collections::BTreeSet;
 
 /// The number of characters of a key that make up its number. More would exceed the precision.
 const DIGITS: usize = 8;
-/// The number of different beginnings that must show the characters of a position before all others
-/// are ruled out.
+/// The number of different beginnings that must show the same characters at a position before other
+/// characters are ruled out.
 const BEGINNINGS: usize = 6;
-/// The number of bytes of a key whose positions have their own characters.
+/// The number of byte positions with their own characters.
 const PLACES: usize = 128;
-/// The most characters that are distinguished. Keys in Chinese have thousands; further characters
-/// lie between their neighbours.
+/// The most characters that are distinguished. Keys in Chinese may have thousands of characters.
+/// Further characters lie between their neighbours.
 const MOST: usize = 4096;
 
 /// The characters that occur in keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alphabet {
+    /// The ASCII characters, one bit each.
     ascii: u128,
+    /// The other characters.
     others: BTreeSet<char>,
     /// All characters, in order.
     sorted: Vec<char>,
-    /// The positions of bytes after the prefix.
+    /// The byte positions after the prefix.
     places: Vec<KeyPosition>,
 }
 
@@ -41,9 +43,9 @@ pub(super) struct Alphabet {
 struct KeyPosition {
     /// The ASCII characters that occurred here.
     ascii: u128,
+    /// True if another byte than ASCII occurred here.
     has_others: bool,
-    /// Hashes of different beginnings that one of the characters followed, since the last new
-    /// character.
+    /// Hashes of the different beginnings before this position, since its last new character.
     beginnings: Vec<u64>,
 }
 
@@ -60,14 +62,14 @@ impl KeyPosition {
         }
     }
 
-    /// Returns the characters, if others are unlikely.
+    /// Returns the characters of this position, if other characters are unlikely.
     fn settled(&self) -> Option<Characters> {
         let is_settled = self.beginnings.len() >= BEGINNINGS && !self.has_others;
         is_settled.then_some(Characters(self.ascii))
     }
 }
 
-/// A set of ASCII characters, at least one.
+/// A non-empty set of ASCII characters.
 #[derive(Clone, Copy, Debug)]
 struct Characters(u128);
 
@@ -125,15 +127,14 @@ impl Alphabet {
         self.places.get(place)?.settled()
     }
 
-    /// Returns two more than the number of characters: one because a key that ends comes before all
-    /// that continue, and one for characters after the last.
+    /// Returns the number of digits: one per character, one for the end of a key, which sorts
+    /// before all characters, and one for characters after the last one.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     fn base(&self) -> f64 {
         self.sorted.len() as f64 + 2.0
     }
 
-    /// Returns the value of a text that stands at a position, among all texts: 0 is the empty text,
-    /// 1 is after all texts.
+    /// Returns the value of a text at a position, from 0 for the empty text to 1 after all texts.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     pub(super) fn value(&self, text: &str, place: usize) -> f64 {
         let (mut value, mut unit, mut digits) = (0.0, 1.0, 0);
@@ -163,7 +164,7 @@ impl Alphabet {
         value
     }
 
-    /// Returns a short text with about this value, if it stands at this position.
+    /// Returns a short text that has about this value at this position.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -199,7 +200,7 @@ impl Alphabet {
     }
 }
 
-/// Returns the number of bytes that two texts have in common at the start, up to whole characters.
+/// Returns the length in bytes of the common prefix of two texts, in whole characters.
 pub(super) fn common(one: &str, other: &str) -> usize {
     let same = one
         .bytes()
@@ -306,8 +307,9 @@ mod tests {
     }
 
     proptest! {
-        /// Settled positions leave some texts out, so other texts share their values. Unknown
-        /// characters share theirs too, so all that the texts have are known.
+        /// Texts that settled positions rule out share values with other texts, so equal values are
+        /// allowed. Unknown characters share values too, so the test learns all characters of the
+        /// texts.
         #[test]
         fn values_are_in_the_order_of_texts_where_places_are_settled(
             days in proptest::collection::vec((0..4_u32, 0..13_u32, 0..32_u32), 30..60),

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::manifest::job::Selection;
 
-/// A server that lists `size` keys a page.
+/// A server that lists `size` keys per page.
 struct Model {
     keys: BTreeSet<String>,
     size: usize,
@@ -40,7 +40,7 @@ impl Model {
 struct Listers {
     ranges: Ranges,
     reach: Reach,
-    /// The position of the prefix that is listed next, by range.
+    /// The index of the prefix that is listed next, by range.
     at: BTreeMap<u32, usize>,
     open: Vec<(KeyRange, Vec<String>)>,
     done: Vec<(KeyRange, Vec<String>)>,
@@ -147,7 +147,7 @@ impl Listers {
     }
 }
 
-/// Returns a number that looks random.
+/// Returns a pseudo-random number.
 fn hash(number: u64) -> u64 {
     let mixed = (number ^ 0x5851_f42d_4c95_7f2d).wrapping_mul(0x2545_f491_4f6c_dd1d);
     (mixed ^ (mixed >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -456,8 +456,8 @@ fn a_range_is_cut_between_prefixes_before_anything_is_known() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Holds for all keys, in whatever order ranges send requests, and whatever others write
-    /// meanwhile.
+    /// Checks all keys, with ranges that send requests in any order, while others write and delete
+    /// keys.
     #[test]
     fn no_key_is_missed_or_listed_twice(
         keys in proptest::collection::btree_set("[a-c/é\u{10FFFF}]{1,5}|[0-9]{6}|x{200}[0-9]{1,20}", 0..400),
@@ -467,7 +467,7 @@ proptest! {
         include in proptest::collection::vec("[a-c0-3x]{1,2}\\*\\*", 0..4),
     ) {
         let mut server = Model::of(keys.clone(), size);
-        // Every second key comes and goes.
+        // Others write and delete every second key.
         let fickle: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 1).map(|(_, key)| key.clone()).collect();
         let stable: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 0).map(|(_, key)| key.clone()).collect();
         let mut listers = Listers::of(reach(&include), most);

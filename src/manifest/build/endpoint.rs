@@ -29,7 +29,7 @@ impl FieldReader<'_> {
             path_style,
             allow_http: allow_http.unwrap_or_default(),
             profile,
-            // The check of the shape has already refused a role without an ARN.
+            // The shape check has already refused a role without an ARN.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),
             ca_bundle: ca_bundle.map(|path| LocalPath(path.into())),
             proxy: proxy.and_then(|text| self.proxy(name, &text)),

@@ -1,4 +1,4 @@
-//! Builds the source and destination of a transfer: what `from` selects, and where `to` writes.
+//! Builds the source and destination of a transfer from `from` and `to`.
 
 use std::path::PathBuf;
 
@@ -135,7 +135,7 @@ impl FieldReader<'_> {
 
     fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
         let path = |field: &str| format!("{transfer}.from.{field}");
-        // Destructured, so that the compiler names a new field.
+        // Destructure, so that the compiler reports any new field.
         let FromSection {
             include,
             exclude,
@@ -169,7 +169,8 @@ impl FieldReader<'_> {
         }
     }
 
-    /// Reads patterns. If one begins with the location of the source, the remedy is the rest of it.
+    /// Reads patterns. If a pattern begins with the location of the source, the remedy suggests the
+    /// rest of the pattern.
     fn globs(
         &mut self,
         path: &str,

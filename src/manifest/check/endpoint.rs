@@ -14,8 +14,8 @@ impl Rules<'_> {
             self.refuse(&format!("{path}.url"), message, remedy);
         }
         for mistake in &resolved.mistakes {
-            // A mistake that comes only from the environment is refused when a transfer connects to
-            // the endpoint.
+            // A mistake in the environment fails the run only when a transfer connects to the
+            // endpoint.
             if let Some(field) = mistake.field {
                 self.refuse(
                     &format!("{path}.{field}"),
@@ -108,7 +108,8 @@ impl Rules<'_> {
         } else if endpoint
             .is_some_and(|endpoint| !endpoint.is_aws() && endpoint.provider != Provider::Aws)
         {
-            // Other servers ignore the header, and a check that is not made is worse than none.
+            // Other servers ignore the header, so the user would rely on a check that never
+            // happens.
             let message = "only AWS looks at the owner that is expected";
             self.refuse(&path, message, "remove it");
         }

@@ -157,8 +157,8 @@ impl Rules<'_> {
                 "write a later time here",
             );
         }
-        // In `aws s3`, the last pattern that matches decides, so there this pattern is how to
-        // include only some keys.
+        // In `aws s3`, the last matching pattern decides, so users exclude everything and then
+        // include some keys. In s3haul, such an `exclude` takes precedence.
         let covers = |glob: &KeyGlob| {
             let are_all_flat = select.include.iter().all(KeyGlob::is_flat);
             !select.include.is_empty()
@@ -198,7 +198,7 @@ impl Rules<'_> {
     }
 }
 
-/// Returns the first condition of a selection, by the name of its field.
+/// Returns the field name of the first condition that the selection sets.
 fn first_condition(select: &Selection) -> Option<&'static str> {
     let conditions = [
         ("include", !select.include.is_empty()),

@@ -1,37 +1,39 @@
-//! Asks for the attributes that HEAD does not show, and compares the answers with the request.
+//! Determines the requests for attributes that HEAD does not show, and compares the responses with
+//! the requested attributes.
 //!
-//! HEAD shows the number of tags but not their values, no ACL, and neither tags nor locks to
-//! callers who may not read them. Each of these needs a separate request.
+//! HEAD shows the number of tags but not their values, and it does not show the ACL. It hides tags
+//! and locks from callers without permission to read them. Each of these attributes needs a
+//! separate request.
 
 use super::{Asked, is_weaker, tags_instead_of};
 use crate::manifest::job::Attribute;
 use crate::plan::in_place::has_acl;
 use crate::s3::{Grant, Head, Operation, Retention, Tag, Tags};
 
-/// The kind of tags that S3 copies itself, see [`Asked::kinds`].
+/// The kind of the tags that S3 copies itself, see [`Asked::kinds`].
 pub const TAGS_OF_SOURCE: &str = "tags of the source";
 
-/// A question about an attribute of an object.
+/// An attribute that a separate request must check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttributeQuestion {
     /// The attribute.
     pub attribute: Attribute,
-    /// The request that asks for it.
+    /// The request that returns the attribute.
     pub by: Operation,
     /// The kind of attribute that a bucket is known to keep once it has kept one, see
     /// [`Asked::kinds`].
     pub kind: &'static str,
-    /// True if HEAD shows nothing about it.
+    /// True if HEAD shows nothing about the attribute.
     pub is_hidden: bool,
 }
 
 /// A difference between an object and the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unlike {
-    /// The object does not have the attribute: the server ignores it.
+    /// The object does not have the attribute, because the server ignored it.
     Nothing,
-    /// The object has another value. Holds the difference, in words that are the same for all
-    /// objects of a bucket.
+    /// The object has another value. Contains a description of the difference, worded the same for
+    /// all objects of a bucket.
     Other(String),
 }
 
@@ -42,14 +44,14 @@ impl Unlike {
 }
 
 impl Asked<'_> {
-    /// Returns the questions about requested attributes that HEAD does not show. S3 leaves out
-    /// values that the caller may not see, so a missing value proves nothing.
+    /// Returns the requested attributes that HEAD does not show. S3 omits values that the caller
+    /// may not read, so a missing value proves nothing.
     pub fn questions(&self, found: &Head) -> impl Iterator<Item = AttributeQuestion> {
         let lock = &self.attributes.lock;
         let tags = self.tag_kind().filter(|_| {
             let is_other = |count: u32| self.tags().is_some_and(|asked| asked != count);
             match found.tag_count {
-                // The number is right, but the values may differ.
+                // The number is correct, but the values may differ.
                 Some(count) => self.tag_values().is_some() && !is_other(count),
                 None => true,
             }
@@ -109,7 +111,7 @@ impl Asked<'_> {
         }
     }
 
-    /// Compares the tags of the object with those that it must have.
+    /// Compares the tags of the object with the requested tags.
     #[must_use]
     pub fn unlike_tags(&self, found: &[Tag]) -> Option<Unlike> {
         let asked = self.tags().unwrap_or_default();
@@ -125,7 +127,7 @@ impl Asked<'_> {
         (!values.iter().all(is_there)).then(|| Unlike::other("other values"))
     }
 
-    /// Compares the retention of the object with the one that it must have.
+    /// Compares the retention of the object with the requested retention.
     #[must_use]
     pub fn unlike_retention(&self, found: Option<&Retention>) -> Option<Unlike> {
         let asked = self.attributes.lock.retention.as_ref()?;
@@ -135,15 +137,15 @@ impl Asked<'_> {
         }
     }
 
-    /// Compares the legal hold of the object with the one that it must have.
+    /// Compares the legal hold of the object with the requested hold.
     #[must_use]
     pub fn unlike_hold(&self, found: Option<bool>) -> Option<Unlike> {
         let is_asked_for = self.attributes.lock.legal_hold == Some(true);
         (is_asked_for && found != Some(true)).then_some(Unlike::Nothing)
     }
 
-    /// Compares the grants of the object with those that it must have. `found` is empty if only the
-    /// owner has grants. A server may add grants.
+    /// Compares the grants of the object with the requested ACL or grants. `found` is empty if only
+    /// the owner has grants. Additional grants do not count.
     #[must_use]
     pub fn unlike_grants(&self, found: &[Grant]) -> Option<Unlike> {
         if let Some(acl) = self.attributes.acl {

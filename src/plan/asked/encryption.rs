@@ -1,19 +1,20 @@
-//! Compares the requested encryption with the one that HEAD shows.
+//! Compares the requested encryption with the encryption that HEAD shows.
 
 use crate::manifest::job::Encryption;
 
-/// The meaning of a KMS key that the request named by an alias. HEAD shows the key behind it.
+/// The comparison of a KMS key that the request named by an alias, whereas HEAD shows the key
+/// itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plan) enum KeyAlias {
-    /// It may stand for any key that HEAD shows.
+    /// The alias matches any key that HEAD shows.
     Any,
-    /// It may stand for any key, even if HEAD shows none.
+    /// The alias matches any key, even if HEAD shows none.
     AnyOrHidden,
-    /// It counts as another key.
+    /// The alias matches no key.
     Other,
 }
 
-/// Returns the difference between the encryption of an object and the requested one.
+/// Returns the difference between the encryption of an object and the requested encryption.
 pub(in crate::plan) fn unlike_encryption(
     asked: &Encryption,
     shown: Option<&Encryption>,
@@ -45,7 +46,7 @@ pub(in crate::plan) fn unlike_encryption(
                 dsse: shown_dsse,
             },
         ) => {
-            // Some servers show a longer name than the one in the request.
+            // Some servers show a longer name than the request contains.
             let is_named = |key: &String| {
                 let shown = shown_key.as_deref().unwrap_or_default();
                 (is_alias(key) && alias != KeyAlias::Other)

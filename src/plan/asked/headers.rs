@@ -1,4 +1,4 @@
-//! Compares content headers, which servers may write differently.
+//! Compares content headers, whose values servers may rewrite.
 
 use super::text::is_alike;
 use crate::s3::ContentHeaders;
@@ -47,7 +47,7 @@ pub(in crate::plan) fn unlike_headers(
         };
         is_alike(asked, shown) || (date(asked).is_some() && date(asked) == date(shown))
     };
-    // Destructured, so that the compiler names a header that is not compared.
+    // Destructure, so that the compiler reports any header that is not compared.
     let ContentHeaders {
         content_type,
         content_encoding,

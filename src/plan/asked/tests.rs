@@ -154,7 +154,8 @@ fn metadata_that_is_missing_or_other_is_named() {
         missing_metadata,
         ..Head::default()
     };
-    // HEAD would show this value, so it is missing, whatever number the server counts.
+    // HEAD could show this value, so the server has lost it, whatever number of missing values it
+    // reports.
     assert_differs(&team, &missing(1), less);
     let mut odd = with_metadata("a", "größe");
     assert_differs(&odd, &missing(0), less);
@@ -225,7 +226,7 @@ fn weaker_or_other_encryption_is_named() {
             Some(kms(Some("k/7"), None)),
             another,
         ),
-        // The request named a key, and nothing shows that the object has that one.
+        // The request named a key, and HEAD does not show that the object has this key.
         (kms(Some("7"), None), Some(kms(None, None)), no_key),
         (kms(Some("alias/lake"), None), Some(kms(None, None)), no_key),
     ] {

@@ -1,7 +1,7 @@
-//! Compares a text that was sent in a header with the text that comes back.
+//! Compares a text sent in a header with the text that the server returns.
 //!
-//! HTTP headers are ASCII, so servers show other text encoded: by RFC 2047, or by percent signs. An
-//! encoded text that decodes to the sent one has lost nothing. Any other text is another value.
+//! HTTP headers are ASCII, so servers encode other text: by RFC 2047, or with percent signs. An
+//! encoded text that decodes to the sent text is equal. Any other text is a different value.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Returns true if a value has lost nothing: the two differ only in surrounding blanks, or in their
-/// encoding.
+/// Returns true if the values are equal, except for surrounding blanks and the encoding.
 pub(super) fn is_alike(asked: &str, shown: &str) -> bool {
     let (asked, shown) = (asked.trim(), shown.trim());
     if asked == shown {
@@ -27,7 +26,7 @@ pub(super) fn is_alike(asked: &str, shown: &str) -> bool {
     }
     let meant = readings(asked);
     let is_meant = |bytes: &[u8]| meant.iter().any(|reading| **reading == *bytes);
-    // An ASCII value needs no encoding, so its percent signs stand for themselves.
+    // An ASCII value needs no encoding, so its percent signs are literal.
     let is_odd = !asked.is_ascii() || meant.len() > 1;
     let decoded = (is_odd && shown.is_ascii() && shown.contains('%'))
         .then(|| percent_decode_str(shown).collect::<Vec<_>>());
@@ -35,13 +34,13 @@ pub(super) fn is_alike(asked: &str, shown: &str) -> bool {
         || readings(shown).iter().any(|reading| is_meant(reading))
 }
 
-/// Returns true for text that every server can show without an encoding.
+/// Returns true for text that every server can return without an encoding.
 pub(super) fn is_showable(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_graphic() || byte == b' ')
 }
 
-/// Returns the values that a text may stand for: itself, and the decoded words in it.
+/// Returns the possible meanings of a text: the text itself, and its decoded words.
 ///
 /// Amazon S3 reads the bytes of a header as ISO 8859-1, and encodes the resulting characters as
 /// UTF-8 (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>), so each
@@ -57,8 +56,8 @@ fn readings(text: &str) -> Vec<Cow<'_, [u8]>> {
     readings
 }
 
-/// Decodes the encoded words of RFC 2047 in a text. Returns `None` if it has none, or if one of
-/// them cannot be decoded. Drops blanks between two encoded words.
+/// Decodes the encoded words of RFC 2047 in a text. Returns `None` if the text has none, or if one
+/// of them cannot be decoded. Drops blanks between two encoded words.
 fn decode_words(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::new();
     let mut rest = text;
@@ -130,7 +129,7 @@ mod tests {
             ("=?UTF-8?Q?Z=C3=BCrich?=", "Zürich"),
             ("=?UTF-8?Q?Z=C3=BCrich?=", "Z%C3%BCrich"),
             ("=?UTF-8?Q?Z=C3=BCrich?=", "=?UTF-8?B?WsO8cmljaA==?="),
-            // The example of Amazon's documentation.
+            // The example in Amazon's documentation.
             ("ÄMÄZÕÑ S3", "=?UTF-8?B?w4PChE3Dg8KEWsODwpXDg8KRIFMz?="),
             // A byte that is not UTF-8, as `s3::octets` represents it.
             ("caf\u{f7e9}", "=?ISO-8859-1?Q?caf=E9?="),

@@ -221,7 +221,7 @@ fn what_can_not_be_kept_is_a_loss_or_the_end_by_its_policy() {
         transfer.preserve.set(attribute, Policy::Try);
         let tried = spec(&head, &transfer).unwrap();
         let told: Vec<_> = tried.losses.iter().map(|loss| loss.attribute).collect();
-        // The encryption is known once the object exists.
+        // The encryption is known only once the object exists.
         let expected = if attribute == Attribute::Encryption {
             vec![]
         } else {

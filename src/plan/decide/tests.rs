@@ -1,4 +1,4 @@
-//! Tests which objects are copied, skipped, or asked about, and by which routes.
+//! Tests which objects are copied, skipped, or compared by HEAD, and by which routes.
 
 use proptest::prelude::*;
 
@@ -65,7 +65,7 @@ fn auto_is_size_then_etag_then_a_destination_that_is_strictly_newer() {
             Some(side(Some("opaque"), 50)),
             Decision::Copy(Reason::Newer),
         ),
-        // Two MD5s: either the bytes differ, or a key changes the ETag.
+        // Two MD5s: either the bytes differ, or an encryption key changes the ETag.
         (Some(side(Some(B), 101)), Decision::Ask(Doubt::Etags)),
         (Some(side(Some(B), 100)), Decision::Copy(Reason::SameSecond)),
         (Some(side(Some(B), 50)), Decision::Copy(Reason::Newer)),
@@ -373,8 +373,8 @@ fn some_side() -> impl Strategy<Value = Side<'static>> {
 }
 
 proptest! {
-    /// Checks that no mode skips an object of another size, or calls one equal by a property that
-    /// was not compared.
+    /// Checks that no mode skips an object of another size, or names a basis that it did not
+    /// compare.
     #[test]
     fn what_is_left_is_left_for_the_reason_that_is_told(
         source in some_side(),
@@ -406,7 +406,7 @@ proptest! {
                 }
             }
             Decision::Skip(other) => prop_assert!(false, "{:?}", other),
-            // Lists decide about most objects: only doubts cost requests.
+            // Lists decide for most objects; only doubts cost requests.
             Decision::Ask(Doubt::Content) => {
                 prop_assert!(compare == Compare::Checksum || (compare == Compare::Etag && source.is_file));
             }
