@@ -17,7 +17,7 @@ pub struct Speed {
 
 impl Speed {
     /// The speed that S3 shows inside a Region: published times of single part copies fit 78 MiB/s
-    /// well. Their fixed part is up to 2.5 s, but includes what comes before and after the copy.
+    /// well. Their fixed part is up to 2.5 s, but includes work before and after the copy.
     pub const TYPICAL: Self = Self {
         start: 0.5,
         bytes_per_second: 78.0 * MIB,
@@ -170,7 +170,7 @@ mod tests {
         fn finds_the_line_that_answers_follow(start in 0.01f64..5.0, rate in 5.0f64..500.0, largest in 16u64..512) {
             let seconds = |mib: u64| start + to_f64(mib) / rate;
             let speed = learned((0..2000).map(|at| {
-                // A prime beyond them meets all sizes.
+                // 521 is a prime above `largest + 1`, so all sizes occur.
                 let mib = at * 521 % (largest + 1);
                 (mib * MIB, seconds(mib))
             }));
