@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::FailureKind;
 
-/// The number of trials that may fail before s3haul stops trying: a key may be denied for other
+/// The number of trials that may fail before s3haul stops trying: a request may be denied for other
 /// reasons.
 const TRIALS: u32 = 3;
 

@@ -33,7 +33,7 @@ pub struct PartLimits {
 }
 
 impl PartLimits {
-    /// S3's own: 5 MiB to 5 GiB, 10,000 parts.
+    /// The limits of S3: up to 10,000 parts of 5 MiB to 5 GiB.
     pub const S3: Self = Self {
         min_part: 5 * MIB,
         max_part: 5 * GIB,
@@ -156,9 +156,9 @@ pub struct Capabilities {
     pub content_etags: bool,
     /// The `ETag` of an object of N parts ends in `-N`, even if the rest of it is opaque.
     pub part_counts: bool,
-    /// s3haul may send `x-amz-checksum-*` with writes, and those in answers are evidence. Otherwise
-    /// s3haul requests no checksums: a server may store the value that it received unchecked, or
-    /// return a composite checksum without saying so.
+    /// s3haul may send `x-amz-checksum-*` with writes, and checksums in answers count as evidence.
+    /// Otherwise s3haul requests no checksums: a server may store the value that it received
+    /// unchecked, or return a composite checksum without saying so.
     pub checksums: bool,
     /// Checksums in answers are ignored because the manifest states `checksums: false`. In a
     /// profile, `checksums: false` only means that s3haul requests none, because a profile knows
@@ -265,7 +265,7 @@ impl Capabilities {
 
     /// Returns these capabilities without those that directory buckets lack.
     const fn of_directory_bucket(&self) -> Self {
-        // Written out in full, so that the compiler names a new capability.
+        // Every field is written out, so that the compiler reports a new capability.
         Self {
             content_etags: false,
             part_counts: false,
@@ -300,7 +300,7 @@ impl Capabilities {
     /// Returns these capabilities, overridden by those that a manifest states.
     #[must_use]
     pub fn overridden_by(self, stated: &Overrides<ByteSize>) -> Self {
-        // Destructured, so that the compiler names a new field.
+        // Destructured, so that the compiler reports a new field.
         let Overrides {
             part_copy,
             max_copy,

@@ -129,7 +129,8 @@ pub(super) fn listed_archive(
     }
 }
 
-/// Returns the encryption of an object; `None` if the server states none that we know.
+/// Returns the encryption of an object; `None` if the server states no encryption that s3haul
+/// knows.
 pub(super) fn encryption(
     name: Option<&sdk::ServerSideEncryption>,
     key: Option<String>,
@@ -179,7 +180,8 @@ pub(super) fn checksum(
     ];
     let (algorithm, value, suffix) = by_strength.into_iter().find_map(|(algorithm, value)| {
         let value = value?;
-        // HEAD gives composite values a suffix "-N". Old answers have that suffix but no type.
+        // HEAD returns composite values with a suffix "-N". Old answers have that suffix but no
+        // type.
         let (sum, parts) = match value.split_once('-') {
             Some((sum, parts)) => (sum, Some(parts)),
             None => (value.as_str(), None),

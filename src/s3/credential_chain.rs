@@ -235,7 +235,7 @@ fn of_profile(
     config: &ProviderConfig,
     environment: &Environment,
 ) -> SharedCredentialsProvider {
-    // The profile existed when the endpoint was resolved.
+    // The profile existed when the endpoint was resolved, but may have been removed since.
     if let Some(reason) = environment.broken_files() {
         let reason = format!("the shared AWS configuration cannot be read: {reason}");
         return SharedCredentialsProvider::new(ProfileGone(reason));

@@ -116,7 +116,7 @@ impl Root {
                     name,
                     inner(document, begin, &reader).unwrap_or_default(),
                 );
-                // A wrapper around the document itself.
+                // The root only wraps the document itself.
                 if name == self.name {
                     return Ok(inner(document, begin, &reader).map(|inner| self.wrap(inner)));
                 }

@@ -63,8 +63,8 @@ impl ServerConnections {
 }
 
 impl Connection {
-    /// Returns the connection of a request to `server`. `captured` knows it once the request is
-    /// sent.
+    /// Returns the connection of a request to `server`. `captured` holds the connection once the
+    /// request is sent.
     pub(super) fn to(server: Arc<ServerConnections>, captured: CaptureSmithyConnection) -> Self {
         Self { captured, server }
     }
