@@ -2,10 +2,10 @@
 //!
 //! CRCs are always the real CRCs of the bytes, even for virtual contents. MD5 and SHA cannot be
 //! computed without the bytes. They are real for contents in memory and for contents up to
-//! [`HASHED`] bytes. Above that, the sum of a virtual content is computed over a description of it.
-//! The description is deterministic: equal ranges of a pattern have equal sums, and different
-//! ranges have different ones. A copy cannot observe more than that, but the sum differs from that
-//! of the same bytes uploaded by a client.
+//! [`HASHED`] bytes. Above that size, the sum of a virtual content is computed over a description
+//! of it. The description is deterministic: equal ranges of a pattern have equal sums, and
+//! different ranges have different ones. A copy cannot observe the difference, but the sum differs
+//! from the sum of the same bytes uploaded by a client.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! CRCs that can be joined, cut, and repeated without the bytes that they cover.
+//! CRCs that can be joined, split, and repeated without the bytes that they cover.
 //!
 //! A CRC is the remainder of the message, read as a polynomial over GF(2), so appending `n` bytes
 //! multiplies it by `x^(8n)`. The library's own `checksum_combine` squares 64x64 bit matrices for

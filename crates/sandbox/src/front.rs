@@ -35,8 +35,8 @@ use super::store::Store;
 
 use altered::{after_effect, error_in_200, scripted, stall};
 
-/// The most bytes to read from the body of a refused request. Clients read the answer only after
-/// they sent the body.
+/// The most bytes to read from the body of a refused request. Many clients read the answer only
+/// after they have sent the body.
 const DRAINED: usize = 64 * 1024 * 1024;
 
 /// The header that names the source of a copy.

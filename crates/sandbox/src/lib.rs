@@ -16,9 +16,9 @@
 //!
 //! `wire` handles a connection. A request first passes `front`, which applies faults and the model
 //! and records the call. `operation` classifies it by its request line and headers, and `keys` and
-//! `clock` check its signature; `record` has the calls, and `control` accepts `rules` for `faults`.
-//! Then `protocol` implements the API with the types of `s3s` (bodies are in `payload`), and
-//! `store` has each `bucket` and its versions. They use `multipart`, `listing`, `condition`,
+//! `clock` check its signature; `record` stores the calls, and `control` accepts `rules` for
+//! `faults`. Then `protocol` implements the API with the types of `s3s` (bodies are in `payload`),
+//! and `store` has each `bucket` and its versions. They use `multipart`, `listing`, `condition`,
 //! `annotations`, and `object`, and answer with a `refusal`. The bytes are in `content` and
 //! `pattern`, their sums in `checksum` and `crc`. `kind` refuses what a directory bucket or an
 //! S3-compatible server does not support. For faults, `nonconforming` ignores parts of requests and
