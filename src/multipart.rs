@@ -217,7 +217,8 @@ impl MultipartUpload {
     }
 
     /// Returns true if S3's answer to Create said that a KMS or customer key will encrypt the
-    /// object. Then neither its `ETag` nor those of its parts follow from the bytes.
+    /// object. In that case, neither its `ETag` nor the `ETag`s of its parts can be computed from
+    /// the bytes.
     #[must_use]
     pub(crate) fn is_kms(&self) -> bool {
         self.kms
@@ -228,7 +229,7 @@ impl MultipartUpload {
     }
 
     /// Returns the checksum that the upload declared when it was created, here or elsewhere. Its
-    /// parts and Complete must have the same one, or S3 refuses them.
+    /// parts and Complete must use the same checksum, or S3 refuses them.
     ///
     /// # Errors
     /// Returns the failure of `ListParts`, which is sent once for an upload that was created
@@ -401,7 +402,7 @@ pub(crate) fn uploads_to<'a>(
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
     let in_order = bucket.capabilities().ordered_lists;
     let listed = MultipartUpload::list(bucket, abort::prefix_of(bucket, key));
-    // Of all keys that begin with this one, this one comes first.
+    // This key sorts before all other keys that begin with it.
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
     // The list of the other keys may be too long to wait for.

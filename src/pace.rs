@@ -341,7 +341,7 @@ impl Pacer {
     /// Admits a request like [`Pacer::admit`], but without waiting for the rate of its lane.
     ///
     /// # Errors
-    /// Those of [`Pacer::admit`].
+    /// The errors of [`Pacer::admit`].
     pub(crate) async fn admit_without_queue<'a>(
         &self,
         lanes: &'a Lanes,

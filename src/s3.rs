@@ -150,7 +150,7 @@ pub struct ContentHeaders {
     pub content_language: Option<String>,
     pub content_disposition: Option<String>,
     pub cache_control: Option<String>,
-    /// The raw text: S3 stores any text here, even one that is not a date.
+    /// The raw text: S3 stores any text here, even if it is not a date.
     pub expires: Option<String>,
     pub website_redirect: Option<String>,
 }
@@ -221,8 +221,9 @@ pub struct AnnotationEntry {
     pub size: u64,
 }
 
-/// Everything about an object except its bytes. Built once per object and used for `CopyObject`,
-/// `PutObject` and `CreateMultipartUpload` alike, so that every route keeps the same attributes.
+/// Everything about an object except its bytes. It is built once per object and used for
+/// `CopyObject`, `PutObject`, and `CreateMultipartUpload` alike, so that every route keeps the same
+/// attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Attributes {
@@ -322,7 +323,7 @@ pub struct SourcePin {
     pub key: ObjectKey,
     /// The version id, in a versioned bucket.
     pub version: Option<String>,
-    /// Sent as `x-amz-copy-source-if-match` with every request that reads the source.
+    /// The `ETag`, which every request that reads the source sends as a condition.
     pub etag: String,
     /// The customer key (SSE-C) that reads the source.
     pub customer_key: Option<CustomerKey>,
@@ -396,8 +397,8 @@ pub struct PartDone {
 pub struct CreatedUpload {
     /// The upload id.
     pub id: String,
-    /// True if a KMS or customer key will encrypt the object. Then neither its `ETag` nor those of
-    /// its parts follow from the bytes.
+    /// True if a KMS or customer key will encrypt the object. In that case, neither its `ETag` nor
+    /// the `ETag`s of its parts can be computed from the bytes.
     pub kms: bool,
     /// The location of the upload in the answer, if it differs from the requested one.
     pub elsewhere: Option<Elsewhere>,

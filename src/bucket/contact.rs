@@ -169,8 +169,7 @@ impl Contact {
     }
 }
 
-/// Names the server and, if there is one, the proxy, because the proxy may be the one that does not
-/// answer.
+/// Names the server and, if there is one, the proxy, because the proxy may be at fault.
 pub(super) fn server_and_proxy(bucket: &Bucket) -> String {
     match bucket.client.proxy() {
         Some(proxy) => format!("{} through the proxy {proxy}", bucket.server()),

@@ -157,7 +157,7 @@ impl Bucket {
         self.without_valid_credentials(cause, key, counts)
     }
 
-    /// Returns true if there are newer credentials than those that signed a refused request. The
+    /// Returns true if there are newer credentials than the set that signed a refused request. The
     /// server denies every request of a revoked session, as it does for a session without
     /// permissions, so the provider is asked for newer credentials.
     async fn is_replaced(&self, failure: &Failure, generation: u64) -> bool {

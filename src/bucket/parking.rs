@@ -70,7 +70,8 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // Checked first: a request that was cancelled must not be sent, even if it is its turn.
+            // Cancellation is checked first, because a cancelled request must not be sent even if
+            // it is its turn.
             () = self.cancellation.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.becomes_pointless(operation, at, attempts) => None,

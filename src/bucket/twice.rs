@@ -148,7 +148,7 @@ impl<'a> Requests<'a> {
 }
 
 impl Bucket {
-    /// Sends a request, and further copies of it while those in flight are overdue.
+    /// Sends a request, and further copies of it while the requests in flight are overdue.
     pub(super) async fn once_or_more<'a, T, F>(
         &'a self,
         attempt: Attempt<'a>,
@@ -402,7 +402,7 @@ impl Bucket {
     }
 }
 
-/// Returns true if a request got no answer, or one that may be different next time.
+/// Returns true if a request got no answer, or an answer that may be different next time.
 fn may_pass<T>(answer: &Answered<T>) -> bool {
     match answer {
         Ok(Ok(_)) => false,

@@ -23,8 +23,8 @@ use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 const ABORT_ROUNDS: u32 = 8;
 /// The number of aborts while the list of uploads still shows the upload: lists may lag behind.
 const LISTED_ROUNDS: u32 = 4;
-/// The clock difference between server and client up to which an upload counts as one of this run.
-/// It is small, because the upload may be another writer's.
+/// The clock difference between server and client up to which an upload counts as created by this
+/// run. It is small, because the upload may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
 /// The clock difference from which a server refuses signed requests.
 const MAX_SKEW: Duration = Duration::from_mins(15);
@@ -197,8 +197,8 @@ impl MultipartUpload {
                 // Some servers answer with another 404 code.
                 Some(unread) if *unread.kind() == FailureKind::NoSuchUpload => end,
                 Some(unread) => Aborted::Unverified(unread),
-                // A server may answer with an empty list for an upload that is gone, or for one
-                // without parts that it did not abort.
+                // A server may answer with an empty list for an upload that no longer exists, or
+                // for an upload without parts that it did not abort.
                 None => Aborted::Unverified(failure.noting(
                     "and its list of parts is empty, which an upload without parts shows too",
                 )),
@@ -255,8 +255,8 @@ impl MultipartUpload {
     /// unknown id. A twin has this key, no parts, and was created shortly before; another writer's
     /// upload has parts or a later time.
     ///
-    /// A twin holds no bytes, so one that cannot be aborted does not fail the upload. It is added
-    /// to [`MultipartUpload::strays`].
+    /// A twin holds no bytes, so a twin that cannot be aborted does not fail the upload, but is
+    /// added to [`MultipartUpload::strays`].
     pub(super) async fn abort_twins(&mut self, began: Timestamp) {
         let now = Timestamp::now();
         let listed: Vec<_> = match uploads_to(&self.bucket, &self.key).try_collect().await {

@@ -5,9 +5,9 @@
 //!
 //! - If it is open, Complete is sent again.
 //! - If it is gone, the object at the key must be the result of this upload. The size alone proves
-//!   nothing, because another writer's object may have the same. The checksum and the `ETag` that
-//!   follow from the parts must match if they are known, and so must the number of parts in the
-//!   `ETag`. The modification time, by the server's own clock, must always fit.
+//!   nothing, because another writer's object may have the same size. The checksum and the `ETag`
+//!   that follow from the parts must match if they are known, and so must the number of parts in
+//!   the `ETag`. The modification time, by the server's own clock, must always fit.
 //!
 //! s3haul also checks the upload if Complete has been unanswered for some seconds. If the upload
 //! stays open, s3haul sends Amazon S3 a second Complete.
@@ -52,7 +52,7 @@ enum Evidence {
 }
 
 impl MultipartUpload {
-    /// Completes the upload. `parts` are those that the caller saw succeed, in any order.
+    /// Completes the upload. `parts` are the parts that the caller saw succeed, in any order.
     ///
     /// After a timeout, a dropped connection, or a 5xx, the object may or may not exist. s3haul
     /// then checks the upload: if it is open, Complete is sent again; if it is gone, the object

@@ -1,7 +1,7 @@
 //! Aborts the uploads of overtaken Creates.
 //!
 //! A Create that hangs is sent once more. The request that is answered second is *overtaken*; its
-//! answer may come at any later time. A task waits for it and aborts the upload that it names. If
+//! answer may arrive at any later time. A task waits for it and aborts the upload that it names. If
 //! the answer is lost, only the list of open uploads shows whether there is one. If there is still
 //! no answer [`PATIENCE`] after the object is done, the receipt says that an upload may be open.
 

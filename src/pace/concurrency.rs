@@ -1,4 +1,5 @@
-//! Learns the concurrency: how many requests should be in flight. Pure: `now` is an argument.
+//! Learns the concurrency: how many requests should be in flight. The module is pure: `now` is an
+//! argument.
 //!
 //! A copy costs this machine nothing while S3 works on it. So the controller tries to double the
 //! concurrency, and keeps the new value if the throughput rises. If only the latency rises, the
@@ -22,7 +23,7 @@ const BYTES_PER_UNIT: f64 = 4_194_304.0;
 /// If more than one in this many requests waited for a rate, the rate was the limit and not the
 /// concurrency.
 const PACED: u32 = 4;
-/// The concurrency was the limit all the same if none of those requests was answered for one part
+/// Even then, the concurrency was the limit if none of those requests was answered during one part
 /// in this many of the interval.
 const FREE: u32 = 2;
 

@@ -152,8 +152,8 @@ impl Gate {
 }
 
 /// Runs a request in a task, so that it continues while its future is not polled. A request that
-/// holds a limit's queue and is not polled would block all requests behind it, even those that its
-/// own caller waits for.
+/// holds a limit's queue and is not polled would block all requests behind it, even requests that
+/// its own caller waits for.
 pub(crate) fn spawn_and_join<T: Send + 'static>(
     request: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> {

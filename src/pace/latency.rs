@@ -1,4 +1,4 @@
-//! Estimates how long requests take, to find those that are overdue.
+//! Estimates how long requests take, to find overdue ones.
 //!
 //! Of ten thousand requests, a few are not answered for half a minute, and a run ends only with its
 //! last request. So a request that takes far longer than others of its kind may be sent once more,

@@ -1,4 +1,5 @@
-//! Carries the rates that a session learned to the session that resumes the run. Pure.
+//! Carries the rates that a session learned to the session that resumes the run. The module is
+//! pure.
 //!
 //! A learned rate is only a hint, because the server's limits change with its load. So it expires
 //! after a quarter of an hour. A session that uses it starts a little below it, and then raises the

@@ -1,4 +1,4 @@
-//! Gives out cells at a rate that may change at any time. Pure: `now` is an argument.
+//! Gives out cells at a rate that may change at any time. The module is pure: `now` is an argument.
 //!
 //! A request for cells draws a ticket, which is the number of its last cell. A clock counts the
 //! cells that the rate has earned, and a ticket becomes valid when the clock reaches it. So

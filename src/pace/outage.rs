@@ -221,7 +221,8 @@ impl Outage {
     ) -> Result<Pass<'_>, OutageTimeout> {
         let began = clock();
         loop {
-            // Registered before `admit`, so that an outage that ends in between is not missed.
+            // The waiter is registered before `admit`, so that it does not miss an outage that ends
+            // in between.
             let over = self.over.notified();
             let now = clock();
             let admission = self.health().admit(now);
@@ -289,8 +290,8 @@ impl Outage {
 }
 
 impl<'a> Pass<'a> {
-    /// Checks the endpoint again for a request that has waited for something else meanwhile. Waits
-    /// again if the endpoint went down.
+    /// Checks the endpoint again for a request that has waited for something else in the meantime.
+    /// Waits again if the endpoint went down.
     ///
     /// # Errors
     /// [`OutageTimeout`] as in [`Outage::pass`].

@@ -1,4 +1,5 @@
-//! Decides which keys are throttled: all keys of a bucket, or those below one prefix. Pure.
+//! Decides which keys are throttled: all keys of a bucket, or only the keys below one prefix. The
+//! module is pure.
 //!
 //! S3 partitions a bucket by key prefixes, which may end anywhere and not only at slashes. It does
 //! not publish them: a client sees only which requests are refused. While refusals arrive,
@@ -179,7 +180,7 @@ impl ThrottleStats {
     }
 
     /// Counts a request for `key` that skips the queue. The server would refuse it with the
-    /// probability `odds` if it throttled the key together with those in the queue. Returns the
+    /// probability `odds` if it throttled the key together with the keys in the queue. Returns the
     /// prefixes that are throttled separately, once that is clear.
     pub(super) fn skipped_queue(&mut self, key: &str, odds: f64, now: Duration) -> Vec<HotPrefix> {
         self.widen_base(key);
@@ -402,8 +403,8 @@ mod tests {
         assert_eq!(piece(&long), "yy");
     }
 
-    /// Sends requests round robin over these keys. `refuse` returns true for those that are
-    /// throttled. Stops at the first hot prefix.
+    /// Sends requests round robin over these keys. `refuse` returns true for throttled requests.
+    /// Stops at the first hot prefix.
     fn drive(
         base: &str,
         keys: &[&str],

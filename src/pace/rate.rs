@@ -1,5 +1,5 @@
-//! Learns how many requests per second a server accepts, from its answers. Pure: `now` is an
-//! argument.
+//! Learns from a server's answers how many requests per second it accepts. The module is pure:
+//! `now` is an argument.
 //!
 //! **Start.** A lane starts at the rate that each partition of S3 accepts at least, according to
 //! its documentation. From there, its rate grows with each request that is sent: a fully used rate
@@ -10,10 +10,10 @@
 //! at the first `SlowDown` says little. But from then on, everything beyond the limit is refused:
 //! the accepted share of the requests *sent* since then, times the rate of sending, *is* the limit.
 //! A cut sets the rate a little below it. Requests that were sent before a cut say nothing about
-//! the rate after it. Nor do those that are sent right after it, while the server's bucket is still
-//! empty and waiting requests are sent in lumps. So there is at most one cut per round trip and per
-//! twentieth of a second, and a few cuts find a limit that fell to an eighth. A few stray refusals
-//! (less than 3% of the last 200 requests) cause no cut.
+//! the rate after it. Requests that are sent right after a cut say nothing either, because the
+//! server's bucket is still empty and waiting requests are sent in lumps. So there is at most one
+//! cut per round trip and per twentieth of a second. A few cuts suffice to find a limit that fell
+//! to an eighth. A few stray refusals (less than 3% of the last 200 requests) cause no cut.
 //!
 //! **Return.** The rate returns to the limit within a second or so, and then probes beyond it ever
 //! faster, as TCP CUBIC does: slowly near the limit and quickly far from it, so that it follows a

@@ -1,5 +1,6 @@
 //! Counts the requests that a lane sent in each slice of the last second, and how many of *those*
-//! were throttled. Pure. The counters form a ring, so that counting a request costs one addition.
+//! were throttled. The module is pure. The counters form a ring, so that counting a request costs
+//! one addition.
 
 use std::time::Duration;
 

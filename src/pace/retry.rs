@@ -1,4 +1,4 @@
-//! Decides when a failed request is sent again. Pure: time and chance are arguments.
+//! Decides when a failed request is sent again. The module is pure: time and chance are arguments.
 //!
 //! Backoff has full jitter, because requests that failed together must not come back together.
 //! Requests that are throttled, cannot reach their server, or lack credentials are retried until

@@ -1,4 +1,5 @@
-//! Estimates how long a copy inside S3 takes: a fixed time, and a time per byte. Pure.
+//! Estimates how long a copy inside S3 takes: a fixed time, and a time per byte. The module is
+//! pure.
 //!
 //! Each answered copy is a point (bytes, seconds). A line through the latest points (least squares,
 //! with fading weights) gives both figures. If all copies have one size, the points do not
@@ -45,7 +46,8 @@ impl Speed {
 const MIB: f64 = 1_048_576.0;
 /// The factor by which each copy reduces the weight of earlier ones. About the last thousand count.
 const FADING: f64 = 0.999;
-/// The weight of each typical point, in copies. It is negligible beside copies of different sizes.
+/// The weight of each typical point, in copies. It is negligible compared with copies of different
+/// sizes.
 const USUAL_WEIGHT: f64 = 0.02;
 /// The sizes of the typical points, in MiB.
 const USUAL_AT: [f64; 2] = [0.0, 64.0];

@@ -12,9 +12,9 @@
 //! as long as the repetitions took. Only the parts of an upload that has stored parts already are
 //! repeated even then.
 //!
-//! This holds if other requests to the bucket succeeded meanwhile. If everything is refused, a
-//! refusal says nothing about its operation in particular. Then refusals are believed only until
-//! the first request to the bucket succeeds.
+//! This applies if other requests to the bucket succeeded in the meantime. If everything is
+//! refused, a refusal says nothing about its operation in particular. Then refusals are believed
+//! only until the first request to the bucket succeeds.
 //!
 //! S3 answers HEAD and GET of a missing key with 403 if the principal may not list the bucket. So
 //! such a refusal is believed at once if no list has succeeded: it may mean that there is no

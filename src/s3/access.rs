@@ -40,10 +40,10 @@ impl AccessHeaders {
         headers
     }
 
-    /// Adds the headers to those of a request.
+    /// Adds the headers to the headers of a request.
     ///
     /// # Errors
-    /// A value is not valid in a header.
+    /// Fails if a value is not valid in a header.
     pub(super) fn add_to(&self, headers: &mut Headers) -> Result<(), BoxError> {
         let is_copy = headers.contains_key("x-amz-copy-source");
         for (name, value) in self.of(is_copy) {

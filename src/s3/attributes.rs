@@ -1,4 +1,4 @@
-//! Requests for single attributes of an object: those that HEAD does not return, or that no request
+//! Sends requests for single attributes of an object that HEAD does not return, or that no request
 //! header can carry.
 
 use aws_sdk_s3::error::ProvideErrorMetadata as _;

@@ -20,8 +20,8 @@ const TRIALS: u32 = 3;
 pub(super) struct Bodies {
     unsigned_were_sent: AtomicBool,
     must_be_signed: AtomicBool,
-    /// The number of trials that may still fail. Locked during a trial: a request that is denied
-    /// meanwhile waits for its outcome.
+    /// The number of trials that may still fail. Locked during a trial, so that a request that is
+    /// denied in the meantime waits for its outcome.
     trials: Mutex<u32>,
 }
 

@@ -3,8 +3,8 @@
 //! S3-compatible servers differ: some ignore source conditions, some require equal parts, some have
 //! no `UploadPartCopy` at all. Without precautions, a run would find that out from an error halfway
 //! through. So s3haul decides before the first write which capabilities it relies on. Three sources
-//! count: the profile ([`profiles`]) of the manifest's `provider` (AWS without a `url`, otherwise
-//! one that assumes nothing), the `capabilities` that the manifest states, and the kind of the
+//! count: the profile ([`profiles`]) of the manifest's `provider` (AWS without a `url`, otherwise a
+//! profile that assumes nothing), the `capabilities` that the manifest states, and the kind of the
 //! bucket. [`crate::probe`] measures an endpoint, so that the manifest can state the truth.
 
 mod profiles;
@@ -208,7 +208,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Returns the capabilities of an endpoint: those of its provider, overridden by the manifest.
+    /// Returns the capabilities of an endpoint: its provider's capabilities, overridden by the
+    /// manifest.
     #[must_use]
     pub fn of(endpoint: &ResolvedEndpoint) -> Self {
         let trust = endpoint.stated.trust;
@@ -263,7 +264,7 @@ impl Capabilities {
         self.of_directory_bucket()
     }
 
-    /// Returns these capabilities without those that directory buckets lack.
+    /// Returns these capabilities without the ones that directory buckets lack.
     const fn of_directory_bucket(&self) -> Self {
         // Every field is written out, so that the compiler reports a new capability.
         Self {

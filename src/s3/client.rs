@@ -35,7 +35,8 @@ use crate::endpoint::{
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
-/// Fixed credentials, for the embedded sandbox and tests. All others come from the environment.
+/// Fixed credentials, for the embedded sandbox and tests. All other credentials come from the
+/// environment.
 #[derive(Clone)]
 pub struct StaticCredentials {
     /// Access key id.
@@ -591,7 +592,7 @@ impl Client {
         self.shared.endpoint.region_is_stated()
     }
 
-    /// Returns true if both clients reach the same server: only then can it copy between their
+    /// Returns true if both clients reach the same server, so that it can copy between their
     /// buckets.
     #[must_use]
     pub fn same_server(&self, other: &Self) -> bool {

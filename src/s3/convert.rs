@@ -162,9 +162,10 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
 }
 
 /// Returns the strongest checksum of an answer. CRC64NVME comes first, because the checksum of an
-/// object follows from those of its parts. Without a type in the answer, only a composite value,
-/// which has a suffix, reveals its kind. A value that is not a checksum of its algorithm, such as
-/// an empty one, is ignored: two such values would be equal whatever the bytes are.
+/// object can be computed from the checksums of its parts. Without a type in the answer, only a
+/// composite value, which has a suffix, reveals its kind. A value that is not a checksum of its
+/// algorithm, such as an empty one, is ignored: two such values would be equal whatever the bytes
+/// are.
 pub(super) fn checksum(
     values: [Option<String>; 5],
     kind: Option<&sdk::ChecksumType>,

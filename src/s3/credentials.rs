@@ -1,10 +1,10 @@
 //! Explains why there are no credentials to sign with, and decides whether waiting may help.
 //!
-//! Three cases are distinguished: a configured provider that does not answer, one that was never
-//! configured, and one that refuses. The container endpoint of a fresh node comes up within
-//! seconds, but a missing profile never appears. s3haul tells these cases apart by the SDK's error
-//! types, and by the texts only of errors without a type. The message names the provider and its
-//! setting (a profile, a file, a variable, or a URL), which the SDK's errors leave out.
+//! Three cases are distinguished: a configured provider that does not answer, a provider that was
+//! never configured, and a provider that refuses. The container endpoint of a fresh node comes up
+//! within seconds, but a missing profile never appears. s3haul tells these cases apart by the SDK's
+//! error types, and by the texts only of errors without a type. The message names the provider and
+//! its setting (a profile, a file, a variable, or a URL), which the SDK's errors leave out.
 
 use std::error::Error;
 use std::fmt;

@@ -1,9 +1,9 @@
 //! Sorts the failures of requests into kinds.
 //!
-//! Errors are sorted by S3's error *code*, because errors also come inside `200 OK` answers. The
+//! Errors are sorted by S3's error *code*, because errors also arrive inside `200 OK` answers. The
 //! status decides if the code is unknown or absent, as in answers to HEAD. The handling of a
 //! failure ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so
-//! callers do not look at codes.
+//! callers do not inspect codes.
 
 mod sort;
 pub(super) mod tls;
@@ -86,8 +86,8 @@ pub enum FailureKind {
     NotEqual,
     /// The job needs versions, and the bucket does not keep them.
     NoVersions,
-    /// The destination's versions of a key differ from those of the source, so newer ones cannot be
-    /// appended.
+    /// The destination's versions of a key differ from the source's versions, so newer versions
+    /// cannot be appended.
     Diverged,
     /// The job requires a stronger proof than the two endpoints can give.
     Unprovable,

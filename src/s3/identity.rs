@@ -189,7 +189,8 @@ impl Identities {
     ) -> Result<(), NotReady> {
         let (began, mut waiting) = (AwakeInstant::now(), None);
         loop {
-            // Registered before `step`, so that the end of a renewal in between is not missed.
+            // The waiter is registered before `step`, so that it does not miss the end of a renewal
+            // in between.
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
             let wait = match self.step() {

@@ -38,7 +38,7 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 /// The most bytes that are kept of each output of a program.
 const MOST: usize = 1 << 20;
 
-/// The ids of the running programs; true for those with their own process group.
+/// The ids of the running programs; true for programs with their own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
 
 /// Kills all running programs, because the command ends.

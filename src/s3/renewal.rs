@@ -1,5 +1,5 @@
-//! Decides when a provider is asked for credentials, and what requests do meanwhile. Pure: the time
-//! is an argument.
+//! Decides when a provider is asked for credentials, and what requests do in the meantime. The
+//! module is pure: the time is an argument.
 //!
 //! Only one renewal runs at a time. A renewal without a new set is followed by a pause, which grows
 //! with each further one, because asking more often does not help a provider that fails, or that

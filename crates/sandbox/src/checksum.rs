@@ -353,7 +353,7 @@ pub(super) fn etag(content: &Content) -> String {
     hex(&md5(content))
 }
 
-/// Computes the `ETag` of a multipart object from those of its parts, unquoted.
+/// Computes the `ETag` of a multipart object, unquoted, from the `ETag`s of its parts.
 pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Md5::new();
     let mut count = 0;

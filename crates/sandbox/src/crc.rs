@@ -123,7 +123,7 @@ impl CrcSum {
         self.value
     }
 
-    /// Computes the CRC of these bytes followed by those of `next`.
+    /// Computes the CRC of these bytes followed by the bytes of `next`.
     pub(super) fn then(self, next: Self, crc: Crc) -> Self {
         Self {
             value: crc.shift(self.value, next.len) ^ next.value,

@@ -6,8 +6,8 @@
 //! that lack features.
 //!
 //! Requests to directory buckets are signed for the service `s3express`, which the `s3s` crate does
-//! not support. The sandbox does not verify the signatures of these requests, nor those of uploads
-//! whose bodies it does not keep. It only checks that they name an accepted access key.
+//! not support. The sandbox does not verify the signatures of these requests, nor of uploads whose
+//! bodies it does not keep. It only checks that they name an accepted access key.
 
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
 use hyper::{HeaderMap, Request};

@@ -1,8 +1,8 @@
 //! An S3 server inside this process, for demos, tests, and benchmarks.
 //!
 //! The sandbox serves the S3 API over HTTP on the loopback interface. It is built on the `s3s`
-//! crate and behaves like S3: its conditions, version histories, checksum rules, part rules, error
-//! codes, and the order of its checks are those of S3. It differs from S3 where that helps a test:
+//! crate. Its conditions, version histories, checksum rules, part rules, error codes, and order of
+//! checks are the same as in S3. It differs from S3 where that helps a test:
 //!
 //! - Large objects are virtual ([`Content::pattern`]). An object of 48.8 TiB takes no memory, yet
 //!   you can read each byte and its CRCs are real. Above 1 MiB, the MD5 and SHA sums of a virtual

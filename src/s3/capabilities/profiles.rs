@@ -135,7 +135,7 @@ const MINIO: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// Measured with Ceph 16.2 of Debian.
+/// The profile was measured with Ceph 16.2 of Debian.
 const CEPH: Capabilities = Capabilities {
     // Both copies accept source conditions and ignore them. Of the writes, only PutObject checks
     // its condition, and it does not recognize an ETag in quotes in If-Match.
@@ -150,7 +150,8 @@ const CEPH: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// Measured with 4.48. Releases differ, so s3haul relies on nothing that an older one ignores.
+/// The profile was measured with 4.48. Releases differ, so s3haul relies on nothing that an older
+/// release ignores.
 const SEAWEEDFS: Capabilities = Capabilities {
     // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so
     // different ranges can have equal ETags (content_etags). Lists go directory by directory ("a/b"
