@@ -35,8 +35,7 @@ use crate::endpoint::{
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
-/// Fixed credentials, for the embedded sandbox and tests. All other credentials come from the
-/// environment.
+/// Fixed credentials, for the embedded sandbox and tests. Others come from the environment.
 #[derive(Clone)]
 pub struct StaticCredentials {
     /// Access key id.
@@ -109,8 +108,7 @@ pub struct Client {
 struct ClientState {
     endpoint: ResolvedEndpoint,
     region: String,
-    /// True for Amazon S3, including behind another host's URL if the manifest says `provider:
-    /// aws`.
+    /// True for Amazon S3, even behind another host's URL if the manifest says `provider: aws`.
     is_aws: bool,
     /// The SDK client without the headers of any bucket.
     plain: aws_sdk_s3::Client,
