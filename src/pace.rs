@@ -489,8 +489,8 @@ impl Pacer {
             .speed()
     }
 
-    /// Records that the endpoint of `lanes` has answered no request for the time `waited`, even if
-    /// too few requests have failed to begin an outage.
+    /// Begins an outage of the endpoint of `lanes`, which has answered no request for the time
+    /// `waited`, even if too few requests have failed to prove the outage.
     pub fn is_silent(&self, lanes: &Lanes, waited: Duration, reason: &str) {
         let now = self.started.elapsed();
         lanes.outage.begin(now, now.saturating_sub(waited), reason);

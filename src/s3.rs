@@ -323,7 +323,8 @@ pub struct SourcePin {
     pub key: ObjectKey,
     /// The version id, in a versioned bucket.
     pub version: Option<String>,
-    /// The `ETag`, which every request that reads the source sends as a condition.
+    /// The `ETag`. Every request that reads the source sends it as a condition, such as
+    /// `x-amz-copy-source-if-match`.
     pub etag: String,
     /// The customer key (SSE-C) that reads the source.
     pub customer_key: Option<CustomerKey>,

@@ -185,7 +185,7 @@ impl Bucket {
     fn without_valid_credentials(
         &self,
         cause: Failure,
-        key: Option<&ObjectKey>,
+        object_key: Option<&ObjectKey>,
         counts: &mut RefusalCounts,
     ) -> RefusalVerdict {
         counts.refusals += 1;
@@ -201,7 +201,7 @@ impl Bucket {
             );
             return RefusalVerdict::Stands(self.no_credentials(
                 cause.details().operation,
-                key,
+                object_key,
                 &message,
             ));
         }
@@ -212,7 +212,7 @@ impl Bucket {
             // A request for a bucket may be refused because the access key is wrong. Requests for
             // objects are sent only after the access key was accepted.
             let has_ended = self.client.has_accepted_credentials()
-                && (cause.is_about_expiry() || key.is_some());
+                && (cause.is_about_expiry() || object_key.is_some());
             return if counts.refusals <= MAX_FIXED_KEY_RETRIES {
                 RefusalVerdict::Again
             } else if has_ended {

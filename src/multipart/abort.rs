@@ -446,7 +446,7 @@ async fn unknown(
 }
 
 /// Creates an upload, and returns false if the server dates it differently from the current time.
-/// Also returns true if that cannot be determined.
+/// Returns true if the server's clock cannot be determined.
 async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) -> bool {
     let before = Timestamp::now();
     let Ok(upload) = MultipartUpload::initiate(bucket, key, &Attributes::default()).await else {
@@ -462,8 +462,8 @@ async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) ->
     initiated.is_none_or(|initiated| is_within(initiated, (before, Timestamp::now()), MAX_SKEW))
 }
 
-/// Aborts the uploads that are ours and hold no part. Returns those that may be ours, and ours that
-/// may be left open.
+/// Aborts the uploads that are ours and hold no part. Returns the uploads that may be ours, and our
+/// uploads that may be left open.
 async fn end_empty(
     bucket: &Bucket,
     key: &ObjectKey,

@@ -1,9 +1,9 @@
 //! Turns a panic inside a credential provider into the failure of one renewal.
 //!
 //! The SDK's providers panic in some states of the machine, for example if configuration files
-//! vanish. A provider that panics counts as a provider without credentials: the failure is reported
-//! like any other, and the provider is asked again later. The panic hook of the process calls
-//! [`takes_panic`], so that it does not report such a panic as a bug of s3haul.
+//! vanish. A provider that panics is treated as a provider without credentials: the failure is
+//! reported like any other, and the provider is asked again later. The panic hook of the process
+//! calls [`takes_panic`], so that it does not report such a panic as a bug of s3haul.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
