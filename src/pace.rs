@@ -57,7 +57,7 @@ pub struct Pacer {
     started: AwakeInstant,
     requests: Gate,
     bytes: Gate,
-    /// The total bytes that requests have requested from the byte gate.
+    /// The bytes requested from the byte gate so far, in total.
     asked_bytes: AtomicU64,
     slots: Slots,
     /// The lanes by `endpoint/bucket` and class.

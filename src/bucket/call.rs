@@ -144,7 +144,7 @@ impl Bucket {
         let mut state = AttemptState::after(self.waited);
         let mut parked = None;
         loop {
-            // The time without credentials has its own clock and does not use up patience.
+            // Waiting for credentials has its own clock and does not use up patience.
             let unsigned = self
                 .credentials(operation, key)
                 .await
@@ -221,7 +221,8 @@ impl Bucket {
             let _pausing = (*failure.kind() == FailureKind::Throttled).then(|| lanes.pausing(at));
             tokio::select! {
                 () = sleep(wait) => {}
-                // Without the stop, the request would be sent again, so the error names the stop.
+                // Without the stop, the request would have been sent again, so the error names the
+                // stop.
                 () = self.becomes_pointless(operation, at, state.attempts) => {
                     return Err(self.stopped(operation, key).after(state.attempts));
                 }

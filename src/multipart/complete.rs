@@ -110,7 +110,7 @@ impl MultipartUpload {
             }
             let kind = failure.kind();
             // The server may refuse this Complete because an earlier one of ours has taken effect
-            // meanwhile.
+            // in the meantime.
             let may_be_published = matches!(
                 kind,
                 FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound

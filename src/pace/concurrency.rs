@@ -23,8 +23,8 @@ const BYTES_PER_UNIT: f64 = 4_194_304.0;
 /// If more than one in this many requests waited for a rate, the rate was the limit and not the
 /// concurrency.
 const PACED: u32 = 4;
-/// Even then, the concurrency was the limit if no such request was answered for a half (1/`FREE`)
-/// of the interval.
+/// Even then, the concurrency was the limit if no such request was answered for half of the
+/// interval (1/`FREE`).
 const FREE: u32 = 2;
 
 /// The concurrency, and what the current interval has measured.

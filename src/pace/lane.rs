@@ -6,7 +6,8 @@
 //! for refusals that did not concern them. Requests that wait in the old lane queue again in the
 //! new one. At most [`MOST`] prefixes have lanes: a further one replaces the lane whose last
 //! throttling is the oldest. A request finds its lane by its key (a list by its first key). This
-//! needs no allocation and, while the bucket has only one lane as nearly always, no comparison.
+//! needs no allocation, and no comparison while the bucket has only one lane, which is the usual
+//! case.
 
 mod queue;
 

@@ -333,8 +333,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Reports that no connection could be opened since the time `since`, with the `reason`. An
-    /// endpoint that answered other requests meanwhile is not down. It only accepts no further
-    /// connections.
+    /// endpoint that answered other requests in the meantime is not down; it merely accepts no
+    /// further connections.
     pub fn not_connected(self, now: Duration, since: Duration, reason: &str) {
         if !self.outage.health().has_answered_after(since) {
             self.failed(now, since, reason);

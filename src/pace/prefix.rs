@@ -165,7 +165,7 @@ impl ThrottleStats {
         self.since.is_some() && now <= self.last + TOGETHER
     }
 
-    /// Returns empty statistics for the same keys, and moves the prefixes of these into them.
+    /// Moves the prefixes of these statistics into empty ones for the same keys, and returns those.
     fn restarted(&mut self) -> Self {
         Self::at(
             std::mem::take(&mut self.home),

@@ -1,5 +1,5 @@
-//! Learns how many requests per second a server accepts, by its answers. The module is pure: `now`
-//! is an argument.
+//! Learns how many requests per second a server accepts by observing its answers. The module is
+//! pure: `now` is an argument.
 //!
 //! **Start.** A lane starts at the rate that each partition of S3 accepts at least, according to
 //! its documentation. From there, its rate grows with each request that is sent: a fully used rate

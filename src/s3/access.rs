@@ -1,4 +1,4 @@
-//! Adds the headers that a bucket needs on *every* request: its expected owner, and who pays.
+//! Adds the headers that a bucket needs on *every* request: its expected owner and the payer.
 //!
 //! An interceptor adds them, so that new kinds of requests get them too. A copy involves two
 //! buckets: its request goes to the destination, and `x-amz-copy-source` names the source. That

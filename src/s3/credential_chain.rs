@@ -92,8 +92,8 @@ impl CredentialProvider {
         }
     }
 
-    /// Returns the source being asked, or the last one asked; `None` if its credentials are used to
-    /// assume a role.
+    /// Returns the source that is being asked or was asked last, or `None` if its credentials are
+    /// used to assume a role.
     pub(super) fn last_asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,

@@ -3,7 +3,7 @@
 //! Three cases are distinguished: a configured provider that does not answer, a provider that was
 //! never configured, and a provider that refuses. The container endpoint of a fresh node comes up
 //! within seconds, but a missing profile never appears. s3haul tells these cases apart by the SDK's
-//! error types, and by the texts only of errors without a type. The message names the provider and
+//! error types, and by an error's text only if it has no type. The message names the provider and
 //! its setting (a profile, a file, a variable, or a URL), which the SDK's errors leave out.
 
 use std::error::Error;

@@ -449,8 +449,8 @@ impl Paging {
     }
 
     /// Removes from an unordered list the entries that were on the previous page, or first or last
-    /// on any page. Of a key that is listed twice on one page, only the first entry stays; the
-    /// second is reported.
+    /// on any page. If a key is listed twice on one page, keeps only the first entry and reports
+    /// the second.
     fn drop_repeated<T: PageEntry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
         let Self {

@@ -4,8 +4,8 @@
 //! the program running after the last caller has stopped waiting. Here, a program that takes too
 //! long is killed together with everything that it started, and so is a program that still runs
 //! when the command ends. A child that outlives the program may keep the inherited standard output
-//! open, so the end of the output may never come. So the exit of the program counts: its output up
-//! to then, or a moment later, is its answer, and its remaining children are killed.
+//! open, so the end of the output may never be reached. So the exit of the program decides: its
+//! output up to a moment after the exit is its answer, and its remaining children are killed.
 //!
 //! The program gets its own process group, so that a signal reaches all of its processes. If
 //! standard input is a terminal, the program stays in the terminal's group, because it may ask for

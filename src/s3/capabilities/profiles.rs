@@ -150,8 +150,8 @@ const CEPH: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// The profile was measured with 4.48. Releases differ, so s3haul relies on nothing that an older
-/// release ignores.
+/// The profile was measured with SeaweedFS 4.48. Releases differ, so s3haul relies on nothing that
+/// an older release ignores.
 const SEAWEEDFS: Capabilities = Capabilities {
     // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so
     // different ranges can have equal ETags (content_etags). Lists go directory by directory ("a/b"
