@@ -3,7 +3,7 @@
 //! One function sends every request, so that each attempt passes the pacer, has a time limit that
 //! grows with its bytes, reports to the pacing controllers, and is retried by the same policy. One
 //! kind of write is *not* repeated here, because repeating it could do harm: completing an upload.
-//! [`crate::multipart`] resolves its outcome by looking at the destination.
+//! [`crate::multipart`] resolves its outcome by checking the destination.
 
 mod attributes;
 mod blob;
@@ -53,10 +53,10 @@ use crate::s3::{
 /// The name of the server of an endpoint without its own URL.
 pub(crate) const AMAZON: &str = "Amazon S3";
 
-/// An object that the server is still writing is looked at again this often, after pauses of
+/// The number of further HEADs of an object that the server is still writing, with pauses of
 /// [`LOOK_AGAIN`].
 const LOOKS_AGAIN: u32 = 10;
-/// The pause before each further look.
+/// The pause before each further HEAD.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A bucket whose requests go through a pacer. Cheap to clone.
@@ -256,8 +256,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for objects that this customer key (SSE-C) encrypts, or for those
-    /// without a key.
+    /// Returns this bucket for objects that this customer key (SSE-C) encrypts, or for objects
+    /// without one.
     #[must_use]
     pub(crate) fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
         Self {
@@ -324,7 +324,7 @@ impl Bucket {
     }
 
     /// Sends a HEAD of an object, as [`Client::head_object`] does. With a customer key, it also
-    /// finds objects that the key does not encrypt: S3 refuses to describe those if a key is sent.
+    /// finds objects that the key does not encrypt: S3 refuses a HEAD of those if a key is sent.
     pub async fn head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Head, Failure> {
         let ask = async |client: &Client| {
             let head = || client.head_object(&self.name, key, version);
@@ -418,8 +418,7 @@ impl Bucket {
         answer.await.map(|answer| answer.value)
     }
 
-    /// Deletes an object, as [`Client::delete_object`] does. An object that is already gone is not
-    /// a failure.
+    /// Deletes an object, as [`Client::delete_object`] does. A missing object is not a failure.
     pub async fn delete_object(
         &self,
         key: &ObjectKey,
@@ -468,7 +467,7 @@ impl Bucket {
         self.or_lost(answer, Some(source)).await
     }
 
-    /// Creates a multipart upload. Each attempt that took effect creates one.
+    /// Creates a multipart upload. Each attempt that takes effect creates one.
     #[doc(hidden)]
     pub async fn create_upload(
         &self,
@@ -487,9 +486,9 @@ impl Bucket {
         self.or_lost(answer, None).await
     }
 
-    /// Copies a range of the source, or all of it, as one part. The same number again replaces the
-    /// part. A request that hangs is sent once more if `twice` is true: then two requests leave the
-    /// same part.
+    /// Copies a range of the source, or all of it, as one part. A second copy with the same number
+    /// replaces the part. If `twice` is true, a hanging request is sent once more: the caller knows
+    /// that both requests store the same part.
     pub(crate) async fn copy_part(
         &self,
         (key, upload_id): (&ObjectKey, &str),
@@ -523,7 +522,8 @@ impl Bucket {
         })
     }
 
-    /// Publishes an upload. Not repeated if the outcome is unknown: the caller must look first.
+    /// Completes an upload. Does not repeat the request if its outcome is unknown, because the
+    /// caller must check the destination first.
     pub(crate) async fn complete_upload(
         &self,
         key: &ObjectKey,

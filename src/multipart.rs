@@ -1,9 +1,9 @@
 //! A library for multipart uploads: create an upload, send or copy parts in any order and in
 //! parallel, list them, complete or abort the upload, and list the open uploads of a bucket.
 //!
-//! It offers what boto's `MultiPartUpload` offered in 2010, but safely.
+//! It offers the operations of boto's `MultiPartUpload` (2010), but safely.
 //! [`MultipartUpload::complete`] takes the parts that the caller saw succeed, and never asks the
-//! server which parts exist. If the outcome is unknown, it looks at the server.
+//! server which parts exist. If the outcome is unknown, it checks the server.
 //! [`MultipartUpload::cancel`] returns only when the server shows no more parts.
 //!
 //! The documentation of the crate has an example.
@@ -80,7 +80,7 @@ impl MultipartUpload {
     ///
     /// # Errors
     /// Returns the failure of S3 after all retries, and [`FailureKind::ServerFault`] if the answer
-    /// names another key or bucket. That upload is aborted.
+    /// names another key or bucket; that upload is aborted.
     pub async fn initiate(
         bucket: &Bucket,
         key: &ObjectKey,
@@ -217,7 +217,8 @@ impl MultipartUpload {
     }
 
     /// Returns true if S3's answer to Create said that a KMS or customer key will encrypt the
-    /// object. Then neither its `ETag` nor those of its parts follow from the bytes.
+    /// object. In that case, neither its `ETag` nor the `ETag`s of its parts can be computed from
+    /// the bytes.
     #[must_use]
     pub(crate) fn is_kms(&self) -> bool {
         self.kms
@@ -228,7 +229,7 @@ impl MultipartUpload {
     }
 
     /// Returns the checksum that the upload declared when it was created, here or elsewhere. Its
-    /// parts and Complete must have the same one, or S3 refuses them.
+    /// parts and Complete must use the same checksum, or S3 refuses them.
     ///
     /// # Errors
     /// Returns the failure of `ListParts`, which is sent once for an upload that was created
@@ -347,8 +348,9 @@ impl MultipartUpload {
             .await
     }
 
-    /// Returns the parts that S3 has, by ascending number, over all pages. The stream ends with the
-    /// first failure of a request, and with the first page that contradicts an earlier one.
+    /// Returns the parts that S3 has, in ascending order of their numbers, over all pages. The
+    /// stream ends with the first failure of a request, and with the first page that contradicts an
+    /// earlier one.
     pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
         let paging = Paging::new(
             Operation::ListParts,
@@ -376,7 +378,7 @@ impl MultipartUpload {
     }
 }
 
-/// The most open uploads among which those to one key are searched.
+/// The most open uploads that are searched for those to one key.
 const MOST_LISTED: u64 = 100_000;
 
 /// Returns the failure of an endless search for the uploads to a key.
@@ -400,7 +402,7 @@ pub(crate) fn uploads_to<'a>(
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
     let in_order = bucket.capabilities().ordered_lists;
     let listed = MultipartUpload::list(bucket, abort::prefix_of(bucket, key));
-    // Of all keys that begin with this one, this one comes first.
+    // This key sorts before all other keys that begin with it.
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
     // The list of the other keys may be too long to wait for.
@@ -418,7 +420,7 @@ pub(crate) fn uploads_to<'a>(
 impl MultipartUpload {
     /// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over
     /// all pages. The stream ends with the first failure of a request. Entries that a list must not
-    /// contain are left out; at its end, the stream has a failure for each kind of them.
+    /// contain are skipped, and the stream ends with one failure for each kind of skipped entry.
     pub fn list<'a>(
         bucket: &'a Bucket,
         prefix: &'a str,

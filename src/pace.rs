@@ -1,14 +1,15 @@
 //! Paces all requests. A request waits here for a free slot, for the user's limits, and for the
 //! rate that its bucket accepts.
 //!
-//! Every request of every object passes here, retries too. [`slots::Slots`] bounds how many are in
-//! flight, and gives free slots to the parts of large objects first, so that the tail of a run is
-//! short. A lane is a unit in which S3 throttles: the keys of a bucket, or those below one prefix,
-//! and a class of requests ([`Lanes`]). The rate of each lane is learned
-//! ([`rate::RateController`]), and so is which prefixes need a separate lane (`prefix`). The
-//! user's limits are a [`gate::Gate`] behind the lanes, so that requests never exceed them,
-//! whatever rate was learned. While an endpoint does not answer, one request at a time probes it
-//! ([`outage::Outage`]). The learned rates go into the journal ([`learned::Learned`]).
+//! Every request of every object, including each retry, passes through here. [`slots::Slots`]
+//! bounds how many are in flight, and gives free slots to the parts of large objects first, so that
+//! the tail of a run is short. A lane is a unit that S3 throttles as a whole: one class of requests
+//! to all keys of a bucket, or to the keys below one prefix ([`Lanes`]). The pacer learns the rate
+//! of each lane ([`rate::RateController`]), and which prefixes need a lane of their own (`prefix`).
+//! The user's limits are a [`gate::Gate`] behind the lanes, so that requests never exceed them,
+//! whatever rate was learned (only a probe's bytes are charged afterwards). While an endpoint does
+//! not answer, one request at a time probes it ([`outage::Outage`]). The learned rates go into the
+//! journal ([`learned::Learned`]).
 
 mod answers;
 pub mod concurrency;
@@ -56,7 +57,7 @@ pub struct Pacer {
     started: AwakeInstant,
     requests: Gate,
     bytes: Gate,
-    /// The bytes that requests have asked the byte gate for, in total.
+    /// The bytes requested from the byte gate so far, in total.
     asked_bytes: AtomicU64,
     slots: Slots,
     /// The lanes by `endpoint/bucket` and class.
@@ -135,15 +136,15 @@ pub struct PaceCounts {
 pub struct Admitted<'a> {
     /// The admission by the endpoint's [`Outage`].
     pub pass: Pass<'a>,
-    /// The time that it waited for the user's limits, and in the queue of a lane whose server
-    /// accepts requests.
+    /// The time that the request waited for the user's limits, and in the queue of a lane whose
+    /// server accepts requests.
     pub limited: Duration,
     lanes: &'a Lanes,
-    passed: LanePass,
+    lane_pass: LanePass,
     key: &'a str,
-    /// True if it waited for a rate, of the lane or of the user.
+    /// True if the request waited for the rate of its lane or of the user.
     paced: bool,
-    /// The bytes that it is charged with, if it did not wait for them.
+    /// The charge for the request's bytes, if it did not wait for them.
     charge: Option<Charge>,
 }
 
@@ -164,8 +165,8 @@ impl Pacer {
             .max(1);
         Self {
             started: AwakeInstant::now(),
-            requests: Gate::limited(limits.requests_per_second.map(f64::from)),
-            bytes: Gate::limited(limits.bytes_per_second.map(|rate| to_cells(rate.0))),
+            requests: Gate::new(limits.requests_per_second.map(f64::from)),
+            bytes: Gate::new(limits.bytes_per_second.map(|rate| to_cells(rate.0))),
             asked_bytes: AtomicU64::new(0),
             slots: Slots::new(ceiling),
             lanes: Mutex::default(),
@@ -322,8 +323,8 @@ impl Pacer {
         refused
     }
 
-    /// Waits until a request may be sent that is about `key` (a list: its first key) and moves
-    /// `bytes`. The caller reports its result to [`Pacer::learn`].
+    /// Waits until a request for `key` (for a list, its first key) that moves `bytes` may be sent.
+    /// The caller reports the result to [`Pacer::learn`].
     ///
     /// # Errors
     /// [`OutageTimeout`] if the endpoint has answered no request for `patience`.
@@ -340,7 +341,7 @@ impl Pacer {
     /// Admits a request like [`Pacer::admit`], but without waiting for the rate of its lane.
     ///
     /// # Errors
-    /// Those of [`Pacer::admit`].
+    /// The errors of [`Pacer::admit`].
     pub(crate) async fn admit_without_queue<'a>(
         &self,
         lanes: &'a Lanes,
@@ -363,12 +364,12 @@ impl Pacer {
         let pass = lanes.outage.pass(patience, clock).await?;
         let queued_at = clock();
         // A probe must not queue behind the requests that wait for its result.
-        let passed = if pass.is_probe() || skips_queue {
+        let lane_pass = if pass.is_probe() || skips_queue {
             lanes.skip_queue(key)
         } else {
             lanes.pass(key, clock).await
         };
-        let (mut paced, mut charge, passed_at) = (passed.waited, None, clock());
+        let (mut paced, mut charge, lane_left_at) = (lane_pass.waited, None, clock());
         if pass.is_probe() {
             self.requests.pass_ahead(1).await;
             // A wait for the cells of a large part could outlast the patience with the endpoint.
@@ -379,8 +380,8 @@ impl Pacer {
         }
         // If the lane is slow but not shut, the wait in the queue counts as a limit and not as
         // silence of the server.
-        let is_served = passed.waited && !lanes.is_shut(key);
-        let limited = clock().saturating_sub(if is_served { queued_at } else { passed_at });
+        let is_served = lane_pass.waited && !lanes.is_shut(key);
+        let limited = clock().saturating_sub(if is_served { queued_at } else { lane_left_at });
         // The endpoint may have gone down while the request waited.
         let pass = if paced {
             pass.renewed(patience, clock).await?
@@ -392,14 +393,14 @@ impl Pacer {
             pass,
             limited,
             lanes,
-            passed,
+            lane_pass,
             key,
             paced,
             charge,
         })
     }
 
-    /// Returns the number of cells that these bytes begin. Many small objects share one cell.
+    /// Returns how many new cells these bytes start. Small requests share a cell.
     fn cells(&self, bytes: u64) -> u64 {
         let before = self.asked_bytes.fetch_add(bytes, Ordering::Relaxed);
         before.saturating_add(bytes).div_ceil(BYTES_PER_CELL) - before.div_ceil(BYTES_PER_CELL)
@@ -419,7 +420,7 @@ impl Pacer {
         let Admitted {
             pass,
             lanes,
-            passed,
+            lane_pass,
             key,
             paced,
             charge,
@@ -440,7 +441,7 @@ impl Pacer {
                     _ => pass.failed(now, now, reason),
                 }
             }
-            // It was not sent, which says nothing about the endpoint.
+            // An unsent request says nothing about the endpoint.
             Some(failure) if failure.kind().is_unsent() => drop(pass),
             _ => {
                 lanes.answers.note(operation, now);
@@ -455,10 +456,10 @@ impl Pacer {
         let failure = failure.map(Failure::kind);
         let throttled = failure == Some(&FailureKind::Throttled);
         if throttled {
-            lanes.throttled(&passed, key, now.saturating_sub(took), now);
+            lanes.throttled(&lane_pass, key, now.saturating_sub(took), now);
             self.counters.throttled.fetch_add(1, Ordering::Relaxed);
         } else if failure.is_none() {
-            Lanes::accepted(&passed, key, now.saturating_sub(took), now);
+            Lanes::accepted(&lane_pass, key, now.saturating_sub(took), now);
         }
         let answers = failure.is_none() || failure == Some(&FailureKind::TimedOut);
         self.slots.answered(&Answered {
@@ -488,8 +489,8 @@ impl Pacer {
             .speed()
     }
 
-    /// Records that the endpoint of `lanes` has answered no request for the time `waited`, before
-    /// enough requests failed to show it.
+    /// Begins an outage of the endpoint of `lanes`, which has answered no request for the time
+    /// `waited`, even if too few requests have failed to prove the outage.
     pub fn is_silent(&self, lanes: &Lanes, waited: Duration, reason: &str) {
         let now = self.started.elapsed();
         lanes.outage.begin(now, now.saturating_sub(waited), reason);

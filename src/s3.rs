@@ -2,7 +2,7 @@
 //!
 //! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden
 //! checksums. The frequent requests take the fast path past most of the SDK (`fast_path`). Pacing
-//! and retrying belong to [`crate::bucket`], so that every attempt is counted and paid for in one
+//! and retries belong to [`crate::bucket`], so that every attempt is admitted and counted in one
 //! place. Nothing outside this module names a type of the SDK, and every error that S3, a proxy or
 //! the network can produce becomes a [`failure::Failure`] in [`failure`].
 
@@ -87,14 +87,16 @@ pub enum ChecksumAlgorithm {
 }
 
 impl ChecksumAlgorithm {
-    /// Returns true for CRCs. The CRC of an object follows from those of its parts, so a multipart
-    /// upload may declare a CRC of the whole object. With SHA it cannot.
+    /// Returns true for CRCs. The CRC of an object can be computed from the CRCs of its parts, so a
+    /// multipart upload may declare a CRC of the whole object. It cannot declare a SHA of the whole
+    /// object.
     #[must_use]
     pub const fn combines(self) -> bool {
         matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
     }
 
-    /// Returns true for 32-bit checksums. Objects with different bytes can have the same one.
+    /// Returns true for 32-bit checksums. Objects with different bytes can have the same 32-bit
+    /// checksum.
     #[must_use]
     pub const fn is_weak(self) -> bool {
         matches!(self, Self::Crc32 | Self::Crc32c)
@@ -116,9 +118,11 @@ impl fmt::Display for ChecksumAlgorithm {
 /// The bytes that a stored checksum covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChecksumKind {
-    /// Over the bytes of the object: equal for equal bytes, however they were uploaded.
+    /// The checksum covers the bytes of the object: it is equal for equal bytes, however they were
+    /// uploaded.
     FullObject,
-    /// Over the checksums of the parts: equal only for equal bytes *and* equal part boundaries.
+    /// The checksum covers the checksums of the parts: it is equal only for equal bytes *and* equal
+    /// part boundaries.
     Composite,
     /// The server does not state the kind. Equal values prove equal bytes, but different values
     /// prove nothing, and the value cannot be compared with a computed one.
@@ -146,7 +150,7 @@ pub struct ContentHeaders {
     pub content_language: Option<String>,
     pub content_disposition: Option<String>,
     pub cache_control: Option<String>,
-    /// The raw text: S3 stores any text here, even one that is not a date.
+    /// The raw text: S3 stores any text here, even if it is not a date.
     pub expires: Option<String>,
     pub website_redirect: Option<String>,
 }
@@ -154,11 +158,11 @@ pub struct ContentHeaders {
 /// The tags that a write gives to the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tags {
-    /// The tags of the source. `CopyObject` copies them by itself; a multipart upload must read
-    /// them first.
+    /// The tags of the source. `CopyObject` copies them itself. For a multipart upload, s3haul must
+    /// read them first.
     #[default]
     AsSource,
-    /// Exactly these, possibly none.
+    /// Exactly these tags, possibly none.
     Exactly(Vec<Tag>),
 }
 
@@ -217,8 +221,9 @@ pub struct AnnotationEntry {
     pub size: u64,
 }
 
-/// Everything about an object except its bytes. Built once per object and used for `CopyObject`,
-/// `PutObject` and `CreateMultipartUpload` alike, so that every route keeps the same attributes.
+/// Everything about an object except its bytes. It is built once per object and used for
+/// `CopyObject`, `PutObject`, and `CreateMultipartUpload` alike, so that every route keeps the same
+/// attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Attributes {
@@ -318,7 +323,8 @@ pub struct SourcePin {
     pub key: ObjectKey,
     /// The version id, in a versioned bucket.
     pub version: Option<String>,
-    /// Sent as `x-amz-copy-source-if-match` with every request that reads the source.
+    /// The `ETag`. Every request that reads the source sends it as a condition, such as
+    /// `x-amz-copy-source-if-match`.
     pub etag: String,
     /// The customer key (SSE-C) that reads the source.
     pub customer_key: Option<CustomerKey>,
@@ -337,8 +343,9 @@ impl SourcePin {
         }
     }
 
-    /// Returns true if the pin names a version that is never replaced. Without one, only the `ETag`
-    /// identifies the object, and another object with the same bytes has the same `ETag`.
+    /// Returns true if the pin names a version that is never replaced. Without such a version, only
+    /// the `ETag` identifies the object, and another object with the same bytes has the same
+    /// `ETag`.
     #[must_use]
     pub(crate) fn is_immutable(&self) -> bool {
         self.version.as_deref().is_some_and(is_immutable_version)
@@ -391,8 +398,8 @@ pub struct PartDone {
 pub struct CreatedUpload {
     /// The upload id.
     pub id: String,
-    /// True if a KMS or customer key will encrypt the object. Then neither its `ETag` nor those of
-    /// its parts follow from the bytes.
+    /// True if a KMS or customer key will encrypt the object. In that case, neither its `ETag` nor
+    /// the `ETag`s of its parts can be computed from the bytes.
     pub kms: bool,
     /// The location of the upload in the answer, if it differs from the requested one.
     pub elsewhere: Option<Elsewhere>,

@@ -9,7 +9,7 @@ use crate::s3::{
 
 impl Bucket {
     /// Returns the tags of an object, as [`Client::get_tags`](crate::s3::Client::get_tags) does.
-    /// For an endpoint without tagging, returns none and sends nothing.
+    /// Returns no tags, and sends no request, if the endpoint does not support tagging.
     pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
         if !self.capabilities().tags {
             return Ok(Vec::new());

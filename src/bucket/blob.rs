@@ -1,4 +1,4 @@
-//! Reads small objects of this crate's own, such as journal segments.
+//! Reads small objects that s3haul itself wrote, such as journal segments.
 
 use std::num::NonZeroU64;
 

@@ -60,7 +60,7 @@ impl Bucket {
         .await
     }
 
-    /// Sends a part from memory. The same number again replaces the part.
+    /// Sends a part from memory. A second part with the same number replaces the first.
     #[doc(hidden)]
     pub async fn upload_part(
         &self,
@@ -160,7 +160,7 @@ impl Bucket {
         };
         tracing::debug!(failure = %denied, "will be sent again with its body signed");
         self.pacer.retried();
-        // In a box: most requests need no second attempt.
+        // Boxed, because most requests need no second attempt.
         let signing = Self {
             client: self.client.signing_bodies(),
             ..self.clone()

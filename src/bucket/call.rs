@@ -1,15 +1,15 @@
 //! Sends every request of a bucket, and repeats it.
 //!
 //! Each attempt needs credentials and the pacer's permission, has a time limit, and reports to the
-//! controllers. A request that fails for a reason that may pass is sent again until the patience is
-//! used up. An outage, missing credentials, and the first contact have their own clocks.
+//! controllers. A request with a transient failure is sent again until the patience is used up. An
+//! outage, missing credentials, and the first contact have their own clocks.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::judge::{Doubts, RefusalVerdict};
+use super::judge::{RefusalCounts, RefusalVerdict};
 use super::twice::{Attempt, Sent, Silence};
 use super::{Answer, Bucket};
 use crate::awake::AwakeInstant;
@@ -41,14 +41,15 @@ struct AttemptState {
     attempts: u32,
     /// Set if a request other than the answered one may have taken effect.
     maybe_twice: bool,
-    doubts: Doubts,
+    refusals: RefusalCounts,
     /// Set if the last request got no answer although the server serves its connection.
     is_late: bool,
     /// The time that the caller waited before the first attempt.
     before: Duration,
-    /// The time at which the first failed attempt fell silent or, if it was answered, failed.
+    /// The time at which the silence of the first failed attempt began or, if it was answered, the
+    /// time of the answer.
     since: Option<AwakeInstant>,
-    /// The time since then that does not use up patience.
+    /// The part of the time since `since` that does not use up patience.
     held: Duration,
 }
 
@@ -107,8 +108,8 @@ impl AttemptState {
 }
 
 impl Bucket {
-    /// Sends a request, and repeats it if that may help. Not an `async fn`, whose future would wrap
-    /// that of [`Bucket::call_at`] inside the future of every object.
+    /// Sends a request, and repeats it if that may help. This is not an `async fn`, because its
+    /// future would wrap the future of [`Bucket::call_at`] inside the future of every object.
     pub(super) fn call<T, F>(
         &self,
         operation: Operation,
@@ -143,7 +144,7 @@ impl Bucket {
         let mut state = AttemptState::after(self.waited);
         let mut parked = None;
         loop {
-            // The time without credentials has its own clock and does not use up patience.
+            // Waiting for credentials has its own clock and does not use up patience.
             let unsigned = self
                 .credentials(operation, key)
                 .await
@@ -182,14 +183,14 @@ impl Bucket {
             let silence = sent.answer.as_ref().err().copied();
             let is_unserved = silence.is_some_and(|silence| silence.served.is_some());
             state.is_late = silence.is_some() && !is_unserved;
-            let outcome = self.learned(&one, sent);
+            let outcome = self.report_attempt(&one, sent);
             let failure = match outcome {
                 Ok(value) => {
                     self.client.accepted(credentials, began);
                     return Ok(state.answered(value));
                 }
                 Err(failure) => {
-                    match Box::pin(self.judged(failure, key, &mut state.doubts)).await {
+                    match Box::pin(self.judge_refusal(failure, key, &mut state.refusals)).await {
                         RefusalVerdict::Stands(failure) => failure.after(state.attempts),
                         RefusalVerdict::Again => {
                             self.pacer.retried();
@@ -220,7 +221,8 @@ impl Bucket {
             let _pausing = (*failure.kind() == FailureKind::Throttled).then(|| lanes.pausing(at));
             tokio::select! {
                 () = sleep(wait) => {}
-                // Without the stop, the request would be sent again, so the error names the stop.
+                // Without the stop, the request would have been sent again, so the error names the
+                // stop.
                 () = self.becomes_pointless(operation, at, state.attempts) => {
                     return Err(self.stopped(operation, key).after(state.attempts));
                 }
@@ -229,7 +231,7 @@ impl Bucket {
     }
 
     /// Reports the outcome of an attempt to the pacer, and returns it.
-    pub(super) fn learned<T>(
+    pub(super) fn report_attempt<T>(
         &self,
         attempt: &Attempt<'_>,
         sent: Sent<'_, T>,
@@ -287,7 +289,7 @@ impl Bucket {
     /// Decides how long to wait before the request is sent again.
     ///
     /// # Errors
-    /// Returns the failure that ends the request: it will not pass, or the patience is used up.
+    /// Returns the failure if it is permanent or the patience is used up.
     async fn pause_after(
         &self,
         failure: Failure,
@@ -310,7 +312,7 @@ impl Bucket {
             None if let Some(contact) = &self.contact => {
                 return Err(contact.note_patience(self.with_network_hint(failure)));
             }
-            // The whole endpoint is silent: the request waits until the outage or its patience
+            // The whole endpoint is silent, so the request waits until the outage or its patience
             // ends.
             None if failure.kind().indicates_outage()
                 && operation != Operation::HeadBucket

@@ -38,7 +38,7 @@ struct Shared {
     patience: Duration,
     /// The time at which the first request was sent.
     began: OnceLock<AwakeInstant>,
-    /// The last failure that may pass.
+    /// The last transient failure.
     last: Mutex<Option<Failure>>,
 }
 
@@ -169,7 +169,7 @@ impl Contact {
     }
 }
 
-/// Names the server and, if there is one, the proxy, because the proxy may be what does not answer.
+/// Names the server and, if there is one, the proxy, because the proxy may be at fault.
 pub(super) fn server_and_proxy(bucket: &Bucket) -> String {
     match bucket.client.proxy() {
         Some(proxy) => format!("{} through the proxy {proxy}", bucket.server()),

@@ -25,7 +25,7 @@ pub(crate) type Overtaken = JoinHandle<Result<CreatedUpload, Failure>>;
 struct Creates {
     /// Set once a request has created an upload.
     is_created: bool,
-    /// The requests that were unanswered at that moment.
+    /// The requests that were unanswered when that request created the upload.
     overtaken: Vec<Overtaken>,
     /// Set if another request, whose answer was lost, may have taken effect.
     is_one_lost: bool,

@@ -6,8 +6,8 @@
 //! terabytes.
 //!
 //! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
-//! for good, sending the others would be pointless, so those that wait are cancelled. Requests in
-//! flight are left to finish: an abort that overtakes a part leaves that part behind.
+//! permanently, sending the others would be pointless, so the waiting ones are cancelled. Requests
+//! in flight are left to finish: an abort that overtakes a part leaves that part behind.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -76,7 +76,7 @@ impl Bucket {
         self.failure(FailureKind::TimedOut, operation, key, message)
     }
 
-    /// Adds to a failure the part of the network that may be at fault: a proxy that does not
+    /// Adds a note about the part of the network that may be at fault: a proxy that does not
     /// answer, or a CA bundle without the issuer of the certificate.
     pub(super) fn with_network_hint(&self, failure: Failure) -> Failure {
         match failure.kind() {
@@ -122,10 +122,10 @@ impl Bucket {
         }
     }
 
-    /// Sends one HEAD of the bucket, and declares an outage if that gets no answer either. Call it
-    /// before giving up a request because of `failure`. With few requests in flight, objects would
-    /// otherwise fail one by one before enough failures count as an outage. A server that has
-    /// trouble with only one object still answers, even if with a refusal.
+    /// Sends one HEAD of the bucket, and declares an outage if this request gets no answer either.
+    /// Call it before giving up a request because of `failure`. With few requests in flight,
+    /// objects would otherwise fail one by one before enough failures count as an outage. A server
+    /// that has trouble with only one object still answers, even if with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
             is_silent = self.probe_silence(failure, waited) => is_silent,
@@ -163,8 +163,8 @@ impl Bucket {
         is_silent
     }
 
-    /// Returns the answer to a request that investigates a failure, or a failure if there is none
-    /// within `limit`.
+    /// Returns the answer to a request that investigates a failure, or a failure if no answer
+    /// arrives within `limit`.
     pub(super) async fn answered_within<T>(
         &self,
         limit: Duration,
@@ -193,7 +193,7 @@ impl Bucket {
         self.retry.patience
     }
 
-    /// Returns the time to spend on finding out whether a write took effect.
+    /// Returns the time that may be spent to find out if a write took effect.
     #[doc(hidden)]
     #[must_use]
     pub fn persistence(&self) -> Duration {

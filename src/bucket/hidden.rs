@@ -3,8 +3,8 @@
 //!
 //! An object that a KMS or customer key encrypts has an `ETag` that looks like an MD5 but is not
 //! one. HEAD shows the encryption, a list does not. In a bucket that encrypts everything this way,
-//! a HEAD for each object with a different `ETag` would cost as many requests as there are objects,
-//! every night, with the same answer each time.
+//! a HEAD for each object with a different `ETag` would cost a nightly run as many requests as
+//! there are objects, with the same result every time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -25,7 +25,7 @@ use crate::s3::{
 pub enum LatestVersion {
     /// The key has no version and no delete marker.
     Nothing,
-    /// The version with this id.
+    /// The newest version has this id.
     Version(String),
     /// The server did not return a version id.
     Unknown,
@@ -56,7 +56,7 @@ impl Bucket {
     }
 
     /// Removes the version `null` from the HEAD of an object in a bucket without versions. Some
-    /// servers return `null` there, and refuse it in requests.
+    /// servers return `null` for such objects, but refuse it in requests.
     pub(super) async fn without_null(&self, head: Head) -> Head {
         match self.known_versioning().await {
             KnownVersioning::Is(Versioning::Never) => Head {
@@ -153,7 +153,7 @@ impl Bucket {
             if paging.check(&mut page)? == PageVerdict::Again {
                 continue;
             }
-            // An empty page that leads to another one proves nothing about the key.
+            // An empty page that is not the last one proves nothing about the key.
             let is_passed = most.is_some() && !page.items.is_empty();
             let newest = page
                 .items
@@ -199,9 +199,9 @@ impl Bucket {
     }
 
     /// Writes a version once. If the answer is lost, counts any version that is newer than `latest`
-    /// as the result, even another writer's. So the caller proves it: `CopyRound::prove` compares a
-    /// copy with its source, and `ObjectTask::write_marker` refuses a version that is no delete
-    /// marker.
+    /// as the result, even another writer's. So the caller checks that version: `CopyRound::prove`
+    /// compares a copy with its source, and `ObjectTask::write_marker` refuses a version that is
+    /// not a delete marker.
     async fn append<F>(
         &self,
         operation: Operation,
@@ -275,8 +275,9 @@ impl Bucket {
     }
 
     /// Requests the restore of an archived version, for the days of `restore` if `for_days` is
-    /// true. Otherwise the object leaves the archive for good, as in `INTELLIGENT_TIERING`. A
-    /// second request is harmless: S3 answers that the restore is in progress.
+    /// true. Otherwise the restore has no end, as in `INTELLIGENT_TIERING`, where the object leaves
+    /// the archive permanently. A second request is harmless: S3 answers that the restore is in
+    /// progress.
     #[doc(hidden)]
     pub async fn restore(
         &self,

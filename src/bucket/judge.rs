@@ -1,12 +1,13 @@
 //! Distinguishes refusals of a request from refusals of its credentials or of its time.
 //!
 //! A server that no longer accepts a session token, an access key, or the time of a signature
-//! refuses every request. Objects must not fail because of that: s3haul sends the request again
-//! with newer credentials or a corrected clock and, if there are none yet, waits as long as
-//! `patience` allows. The answer to a HEAD hides the reason behind a bare 400 or 403, and
-//! `SignatureDoesNotMatch` may concern the key of one object only. In both cases s3haul sends a
-//! list to learn the reason, unless the server has meanwhile accepted the same credentials in a
-//! later request.
+//! refuses every request. Objects must not fail because of that. So s3haul sends the request again
+//! with newer credentials or a corrected clock and, if there are no newer credentials yet, waits as
+//! long as `patience` allows. Fixed keys, such as those from the environment, cannot be renewed, so
+//! they get only one repetition. The answer to a HEAD hides the reason behind a bare 400 or 403,
+//! and `SignatureDoesNotMatch` may concern the key of one object only. In both cases s3haul sends a
+//! list request to learn the reason, unless the server has accepted the same credentials in a later
+//! request.
 
 use std::time::Duration;
 
@@ -25,14 +26,15 @@ use crate::size::display_duration;
 const MAX_CLOCK_RETRIES: u32 = 3;
 /// The number of times that a request may be sent again with credentials that cannot change.
 const MAX_FIXED_KEY_RETRIES: u32 = 1;
-/// The number of lists that may be sent to find out the reason of a refusal, if they get no answer.
+/// The number of list requests that may be sent to find out the reason for a refusal, if they get
+/// no answer.
 const MAX_LISTS: u32 = 3;
-/// The time for which no more lists are sent after that many got no answer.
+/// The time for which no more list requests are sent after [`MAX_LISTS`] of them got no answer.
 const UNANSWERED_KEPT: Duration = Duration::from_secs(5);
 
 /// The number of refusals of a request so far.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
+pub(super) struct RefusalCounts {
     clocks: u32,
     /// The number of refusals because of the credentials.
     refusals: u32,
@@ -44,12 +46,12 @@ pub(super) struct Doubts {
 pub(super) enum RefusalVerdict {
     /// The request failed.
     Stands(Failure),
-    /// The request is sent again once there are credentials.
+    /// The request is sent again once credentials are available.
     Again,
 }
 
 impl Bucket {
-    /// Waits for credentials to sign a request with. Returns the time that took.
+    /// Waits for credentials that can sign a request. Returns the time waited.
     pub(super) async fn credentials(
         &self,
         operation: Operation,
@@ -93,11 +95,11 @@ impl Bucket {
 
     /// Decides whether a failed request is sent again because of the credentials or time that
     /// signed it.
-    pub(super) async fn judged(
+    pub(super) async fn judge_refusal(
         &self,
         failure: Failure,
         key: Option<&ObjectKey>,
-        doubts: &mut Doubts,
+        counts: &mut RefusalCounts,
     ) -> RefusalVerdict {
         let answered = Instant::now();
         if *failure.kind() == FailureKind::CredentialsUnavailable {
@@ -110,16 +112,16 @@ impl Bucket {
         else {
             return RefusalVerdict::Stands(failure);
         };
-        if doubts.clocks < MAX_CLOCK_RETRIES && self.correct_clock(&failure, doubts) {
-            doubts.clocks += 1;
+        if counts.clocks < MAX_CLOCK_RETRIES && self.correct_clock(&failure, counts) {
+            counts.clocks += 1;
             return RefusalVerdict::Again;
         }
         // Newer credentials have replaced the set that signed the request.
         if signed.generation < self.client.credentials() {
             return RefusalVerdict::Again;
         }
-        // A key that was never accepted is wrong. An expired session may come from a provider that
-        // lags.
+        // An access key that was never accepted is wrong. An expired session may come from a
+        // provider that lags behind.
         let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
         if is_unknown && !self.client.has_accepted_credentials() {
             return RefusalVerdict::Stands(failure);
@@ -128,7 +130,7 @@ impl Bucket {
             Some(failure.clone())
         } else if failure.hides_reason() {
             tokio::select! {
-                cause = self.cause(signed.generation, answered) => cause,
+                cause = self.find_cause(signed.generation, answered) => cause,
                 () = self.halt.cancelled() => {
                     return RefusalVerdict::Stands(self.stopped(failure.details().operation, key));
                 }
@@ -144,20 +146,20 @@ impl Bucket {
             };
         };
         if *cause.kind() == FailureKind::ClockSkew {
-            let is_over = doubts.clocks >= MAX_CLOCK_RETRIES || !self.correct_clock(&cause, doubts);
-            doubts.clocks += 1;
+            let is_over = counts.clocks >= MAX_CLOCK_RETRIES || !self.correct_clock(&cause, counts);
+            counts.clocks += 1;
             return if is_over {
                 RefusalVerdict::Stands(cause)
             } else {
                 RefusalVerdict::Again
             };
         }
-        self.without_valid_credentials(cause, key, doubts)
+        self.without_valid_credentials(cause, key, counts)
     }
 
-    /// Returns true if there are newer credentials than those that signed a refused request. A
-    /// revoked session is denied everything, like one without permissions, so the provider is
-    /// asked.
+    /// Returns true if there are newer credentials than the set that signed a refused request. The
+    /// server denies every request of a revoked session, as it does for a session without
+    /// permissions, so the provider is asked for newer credentials.
     async fn is_replaced(&self, failure: &Failure, generation: u64) -> bool {
         if *failure.kind() != FailureKind::Denied {
             return generation < self.client.credentials();
@@ -170,24 +172,24 @@ impl Bucket {
 
     /// Corrects the clock after a refusal. Returns true if the request may succeed when it is sent
     /// again.
-    fn correct_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
+    fn correct_clock(&self, failure: &Failure, counts: &RefusalCounts) -> bool {
         let Some(signed) = failure.details().signed else {
             return false;
         };
         let server_blames_clock = *failure.kind() == FailureKind::ClockSkew;
         // The clock may have been set between the signature and the answer.
         self.client.correct_clock(&signed, server_blames_clock)
-            || (server_blames_clock && doubts.clocks == 0)
+            || (server_blames_clock && counts.clocks == 0)
     }
 
     fn without_valid_credentials(
         &self,
         cause: Failure,
-        key: Option<&ObjectKey>,
-        doubts: &mut Doubts,
+        object_key: Option<&ObjectKey>,
+        counts: &mut RefusalCounts,
     ) -> RefusalVerdict {
-        doubts.refusals += 1;
-        let waited = doubts.since.get_or_insert_with(AwakeInstant::now).elapsed();
+        counts.refusals += 1;
+        let waited = counts.since.get_or_insert_with(AwakeInstant::now).elapsed();
         let is_over = match &self.contact {
             Some(contact) => contact.left().is_zero(),
             None => waited >= self.retry.patience,
@@ -199,7 +201,7 @@ impl Bucket {
             );
             return RefusalVerdict::Stands(self.no_credentials(
                 cause.details().operation,
-                key,
+                object_key,
                 &message,
             ));
         }
@@ -207,11 +209,11 @@ impl Bucket {
             return RefusalVerdict::Stands(cause);
         };
         if self.client.has_fixed_credentials() {
-            // A request about a bucket may be refused because the key is wrong. Requests about
-            // objects are sent only after the key was accepted.
+            // A request for a bucket may be refused because the access key is wrong. Requests for
+            // objects are sent only after the access key was accepted.
             let has_ended = self.client.has_accepted_credentials()
-                && (cause.is_about_expiry() || key.is_some());
-            return if doubts.refusals <= MAX_FIXED_KEY_RETRIES {
+                && (cause.is_about_expiry() || object_key.is_some());
+            return if counts.refusals <= MAX_FIXED_KEY_RETRIES {
                 RefusalVerdict::Again
             } else if has_ended {
                 let note = "keys in environment variables cannot be renewed";
@@ -226,9 +228,9 @@ impl Bucket {
     }
 
     /// Lists one key to find out whether the server refuses all requests with these credentials,
-    /// and returns that refusal. Returns `None` if only the request that was `answered` is refused,
-    /// or if nothing shows that.
-    async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
+    /// and returns that refusal. Returns `None` if the server refuses only the original request,
+    /// which was answered at `answered`, or if the list requests do not settle the question.
+    async fn find_cause(&self, generation: u64, answered: Instant) -> Option<Failure> {
         // If several requests are refused at once, only one of them sends the list.
         let mut unanswered = self.client.inquiry().await;
         if unanswered.is_some_and(|ended| answered < ended + UNANSWERED_KEPT) {
@@ -243,7 +245,7 @@ impl Bucket {
                 None => limit,
             };
             let newest = self.client.credentials();
-            if newest != credentials || self.client.is_proven_since(credentials, answered) {
+            if newest != generation || self.client.is_proven_since(generation, answered) {
                 return None;
             }
             let admitted = self

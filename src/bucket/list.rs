@@ -36,18 +36,19 @@ impl Bucket {
         let list = || self.client.list_objects(&self.name, prefix, after, token);
         // A policy may allow one prefix and deny another. So a 403 for the first page is not
         // retried.
-        let goes_on = token.is_some() || after.is_some();
-        let asks = if goes_on {
+        let is_continuation = token.is_some() || after.is_some();
+        let bucket = if is_continuation {
             self
         } else {
             &self.trusting_denials()
         };
-        asks.list_at(Operation::ListObjects, after.unwrap_or(prefix), list)
+        bucket
+            .list_at(Operation::ListObjects, after.unwrap_or(prefix), list)
             .await
     }
 
-    /// Returns the first object after `after` whose key begins with `prefix`. An empty page that
-    /// leads to another one does not prove that there is none.
+    /// Returns the first object after `after` whose key begins with `prefix`. An empty page that is
+    /// not the last one does not prove that there is no object.
     ///
     /// # Errors
     /// Fails for the same reasons as [`Client::list_one`](crate::s3::Client::list_one), and if the

@@ -1,8 +1,8 @@
 //! Distinguishes a bucket that was deleted from one that never existed.
 //!
 //! If a bucket that has accepted writes of this run no longer exists, it was deleted with all of
-//! its contents. Somebody may create it again at once, so that the next write succeeds. The objects
-//! copied before are lost all the same.
+//! its contents. Even if somebody creates it again at once, so that the next write succeeds, the
+//! objects copied before are lost.
 
 use std::sync::atomic::Ordering;
 
@@ -11,8 +11,8 @@ use crate::s3::{Failure, FailureKind, SourcePin};
 
 impl Bucket {
     /// Notes a successful write. If the bucket has accepted writes before, turns a `NoSuchBucket`
-    /// into [`FailureKind::BucketLost`]. The refusal of a copy may concern the source's bucket
-    /// instead.
+    /// into [`FailureKind::BucketLost`]. For a copy, first checks that the refusal is not about the
+    /// source's bucket.
     pub(super) async fn or_lost<T>(
         &self,
         answer: Result<Answer<T>, Failure>,

@@ -7,8 +7,8 @@
 //!
 //! A request may give its slot back only if no holder of a slot waits for it. Otherwise both could
 //! wait for each other. Requests whose answer all objects wait for, and requests that hold upload
-//! memory, are awaited by slot holders. So only copies give their slots back, and the HEAD with
-//! which an object starts.
+//! memory, are awaited by slot holders. So only copies, and the HEAD with which an object starts,
+//! give their slots back.
 
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // Checked first: a request that was cancelled must not be sent, even if it is its turn.
+            // Cancellation is checked first, because a cancelled request must not be sent even if
+            // it is its turn.
             () = self.cancellation.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.becomes_pointless(operation, at, attempts) => None,

@@ -2,22 +2,24 @@
 //!
 //! The first request stays in flight, because it may be lost or just slow. The second one waits for
 //! a slot and for the user's limits, like every request. It uses another connection, because the
-//! first request occupies its own. If the second one fails or is overdue too, a third one is sent.
-//! [`crate::pace::latency`] decides when a request is overdue and limits how many are sent twice.
+//! first request occupies its own. If the second one fails or is overdue too, another one is sent:
+//! up to four in all, at most three in flight. [`crate::pace::latency`] decides when a request is
+//! overdue and limits how many are sent twice.
 //!
-//! Reads may always be sent twice. A `CopyObject` may be if both requests leave one version of the
-//! same object ([`Repeat::IfOneVersion`]): the server reads exactly the pinned version of the
-//! source, and either a condition lets only one request write, or the bucket keeps no versions. A
-//! `CreateMultipartUpload` may be, because the upload of the losing request is awaited and aborted
-//! ([`super::creates`]). An `UploadPartCopy` may be if both requests create the same part: the same
-//! range of a pinned version, on a server whose `ETag`s follow from the bytes. The second request
-//! may still arrive after the object is published, and then changes nothing. Requests that abort an
-//! upload, set tags or an annotation, or start a restore may be sent twice, too. For a
-//! `CompleteMultipartUpload`, a look at the upload decides ([`crate::multipart`]).
+//! Reads may always be sent twice. A `CopyObject` may be sent twice if both requests leave one
+//! version of the same object ([`Repeat::IfOneVersion`]): the server reads exactly the pinned
+//! version of the source, and either a condition lets only one request write, or the bucket keeps
+//! no versions. A `CreateMultipartUpload` may be sent twice, because the upload of the losing
+//! request is awaited and aborted ([`super::creates`]). An `UploadPartCopy` may be sent twice if
+//! both requests create the same part: the same range of a pinned version, on a server whose
+//! `ETag`s follow from the bytes. The second request may still arrive after the object is
+//! published, and then changes nothing. Requests that abort an upload, set tags or an annotation,
+//! or start a restore may be sent twice, too. A second `CompleteMultipartUpload` is sent only after
+//! a check that the upload is still open ([`crate::multipart`]).
 //!
 //! A server that serves few connections leaves whole waves of requests hanging
-//! ([`crate::s3::served`]). Those are not sent twice. They are given up, and sent again when a
-//! served connection is free.
+//! ([`crate::s3::served`]). Such requests are not sent twice. They are given up, and sent again
+//! when a served connection is free.
 
 use std::future::Future;
 use std::pin::pin;
@@ -72,7 +74,7 @@ pub(super) struct Silence {
     pub(super) served: Option<u32>,
 }
 
-/// The answer, or the silence that took its place.
+/// The answer to a request, or the silence in its place.
 type Answered<T> = Result<Result<T, Failure>, Silence>;
 
 /// The outcome of an attempt.
@@ -146,7 +148,7 @@ impl<'a> Requests<'a> {
 }
 
 impl Bucket {
-    /// Sends a request, and further copies of it while those in flight are overdue.
+    /// Sends a request, and further copies of it while the requests in flight are overdue.
     pub(super) async fn once_or_more<'a, T, F>(
         &'a self,
         attempt: Attempt<'a>,
@@ -200,7 +202,7 @@ impl Bucket {
             let newest = requests.newest().filter(|_| refused.is_none());
             let stands = refused.as_ref().map(|(_, stands)| sleep_until(*stands));
             // Boxed, because its type contains the type of a request.
-            let permission = self.another(attempt, newest, not_before).boxed();
+            let permission = self.permit_repeat(attempt, newest, not_before).boxed();
             tokio::select! {
                 biased;
                 Some((number, answer)) = under_way.next() => {
@@ -212,7 +214,7 @@ impl Bucket {
                         return refused.map_or(sent, |(refusal, _)| refusal);
                     }
                     if may_pass(&sent.answer) {
-                        let _ = self.learned(&attempt, sent);
+                        let _ = self.report_attempt(&attempt, sent);
                         not_before = Instant::now() + LOOK_AGAIN;
                     } else {
                         // Another request may have taken effect, so a refusal proves little yet.
@@ -249,8 +251,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request is far overdue and many others hang like it, on connections without
-    /// any answer so far.
+    /// Waits until a request is far overdue and many others hang too, on connections that have had
+    /// no answer so far.
     async fn unserved(&self, attempt: Attempt<'_>, progress: &Progress) -> Silence {
         let (operation, bytes) = (attempt.operation, attempt.bytes);
         let (lanes, began) = (self.lanes(operation.class()), progress.began());
@@ -272,7 +274,8 @@ impl Bucket {
                 continue;
             };
             if hanging.is_none() {
-                // Requests sent at the same time look now too: the next look counts all of them.
+                // Requests that were sent at the same time make this check now too, so the next
+                // check counts all of them.
                 hanging = Some(connection.hang());
             } else if let Some(served) = connection.limit(began) {
                 let served = Some(served);
@@ -290,8 +293,8 @@ impl Bucket {
     }
 
     /// Waits until the `newest` request of an attempt is overdue and one more may be sent, but at
-    /// least until `not_before`. Never returns without such a request.
-    async fn another<'a>(
+    /// least until `not_before`. Never returns if `newest` is `None`.
+    async fn permit_repeat<'a>(
         &'a self,
         attempt: Attempt<'a>,
         newest: Option<Instant>,
@@ -337,7 +340,7 @@ impl Bucket {
                 .await;
             if let Ok(admitted) = admitted {
                 right.used();
-                self.note_another(operation, at);
+                self.note_repeat(operation, at);
                 return RetryPermit { admitted, slot };
             }
         }
@@ -345,7 +348,11 @@ impl Bucket {
 
     /// Waits for a slot for another copy of an overdue request that, as the caller has found, has
     /// had no effect. Returns `None` if no such request may be sent now.
-    pub(crate) async fn slot_beside(&self, operation: Operation, at: &ObjectKey) -> Option<Slot> {
+    pub(crate) async fn slot_for_repeat(
+        &self,
+        operation: Operation,
+        at: &ObjectKey,
+    ) -> Option<Slot> {
         let lanes = self.lanes(operation.class());
         if lanes.is_shut(at.as_str()) {
             return None;
@@ -354,11 +361,11 @@ impl Bucket {
         let slots = self.pacer.slots();
         let slot = slots.request(SlotKind::Bulk(u64::MAX)).await.ok()?;
         right.used();
-        self.note_another(operation, at.as_str());
+        self.note_repeat(operation, at.as_str());
         Some(slot)
     }
 
-    fn note_another(&self, operation: Operation, at: &str) {
+    fn note_repeat(&self, operation: Operation, at: &str) {
         tracing::info!(%operation, key = at, "no answer for long: sending the request once more");
         self.pacer.hedged();
     }
@@ -395,7 +402,7 @@ impl Bucket {
     }
 }
 
-/// Returns true if a request got no answer, or one that may be different next time.
+/// Returns true if a request got no answer, or an answer that may be different next time.
 fn may_pass<T>(answer: &Answered<T>) -> bool {
     match answer {
         Ok(Ok(_)) => false,

@@ -9,7 +9,7 @@ use super::{Entry, Listing, ListingItem};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
-use crate::pace::gate::by_itself;
+use crate::pace::gate::spawn_and_join;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Returns the chosen objects after the key `after`, in order. Their keys are relative to `prefix`.
@@ -27,8 +27,8 @@ pub fn objects(
     chosen.sort();
     chosen.dedup();
     Listing::by(|pages| async move {
-        let found =
-            stream::iter(chosen).map(|chosen| by_itself(find(bucket.clone(), relative_at, chosen)));
+        let found = stream::iter(chosen)
+            .map(|chosen| spawn_and_join(find(bucket.clone(), relative_at, chosen)));
         let mut found = std::pin::pin!(found.buffered(at_once));
         while let Some(found) = found.next().await {
             // The reader drops its end when the run stops.

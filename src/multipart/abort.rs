@@ -23,8 +23,8 @@ use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 const ABORT_ROUNDS: u32 = 8;
 /// The number of aborts while the list of uploads still shows the upload: lists may lag behind.
 const LISTED_ROUNDS: u32 = 4;
-/// The clock difference between server and client up to which an upload counts as one of this run.
-/// It is small, because the upload may be another writer's.
+/// The clock difference between server and client up to which an upload counts as created by this
+/// run. It is small, because the upload may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
 /// The clock difference from which a server refuses signed requests.
 const MAX_SKEW: Duration = Duration::from_mins(15);
@@ -50,7 +50,7 @@ pub struct Stray {
     pub id: Option<String>,
     /// The reason why the upload may be left open.
     pub why: String,
-    /// True if another attempt may abort it.
+    /// True if another attempt to abort it may succeed.
     pub(crate) may_pass: bool,
 }
 
@@ -72,7 +72,7 @@ impl Stray {
         }
     }
 
-    /// Returns the stray of a Create for whose answer the run did not wait.
+    /// Returns the stray of a Create that the run stopped waiting for.
     pub(crate) fn interrupted() -> Self {
         let why = "the run was stopped before the server answered";
         Self {
@@ -135,7 +135,7 @@ pub(crate) fn command_at(
     let mut words = vec!["uploads", verb, &location];
     words.extend(flags.iter().map(String::as_str));
     if let Some(id) = id {
-        // The id looks like a flag.
+        // Without `--`, an id that begins with `-` would be parsed as a flag.
         words.extend(id.starts_with('-').then_some("--"));
         words.push(id);
     }
@@ -147,7 +147,7 @@ impl MultipartUpload {
     /// so it is repeated until the server shows none. Let requests in flight end before the call.
     ///
     /// # Errors
-    /// Returns the failure of S3, also if nothing shows that the upload is gone, and
+    /// Returns the failure of S3, an error if nothing shows that the upload is gone, and
     /// [`FailureKind::Transient`] if parts keep arriving.
     pub async fn cancel(&self) -> Result<(), Failure> {
         match self.abort().await? {
@@ -156,8 +156,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Aborts the upload as [`MultipartUpload::cancel`] does. An `Err` means that it is open; an
-    /// abort without proof is not an error.
+    /// Aborts the upload as [`MultipartUpload::cancel`] does. An `Err` means that the upload is
+    /// still open; an abort without proof is not an error.
     pub(crate) async fn abort(&self) -> Result<Aborted, Failure> {
         let mut end = Aborted::Gone;
         for round in 0..ABORT_ROUNDS {
@@ -197,8 +197,8 @@ impl MultipartUpload {
                 // Some servers answer with another 404 code.
                 Some(unread) if *unread.kind() == FailureKind::NoSuchUpload => end,
                 Some(unread) => Aborted::Unverified(unread),
-                // A server may answer with an empty list for an upload that is gone, or for one
-                // without parts that it did not abort.
+                // A server may answer with an empty list for an upload that no longer exists, or
+                // for an upload without parts that it did not abort.
                 None => Aborted::Unverified(failure.noting(
                     "and its list of parts is empty, which an upload without parts shows too",
                 )),
@@ -218,7 +218,7 @@ impl MultipartUpload {
         Failure::new(kind, Operation::AbortMultipartUpload, place, message)
     }
 
-    /// Returns true if the list of the bucket's uploads has this one.
+    /// Returns true if the list of the bucket's uploads contains this one.
     async fn is_listed(&self) -> Result<bool, Failure> {
         Ok(self.entry().await?.is_some())
     }
@@ -255,8 +255,8 @@ impl MultipartUpload {
     /// unknown id. A twin has this key, no parts, and was created shortly before; another writer's
     /// upload has parts or a later time.
     ///
-    /// A twin holds no bytes, so one that cannot be aborted does not fail the upload. It is added
-    /// to [`MultipartUpload::strays`].
+    /// A twin holds no bytes, so a twin that cannot be aborted does not fail the upload, but is
+    /// added to [`MultipartUpload::strays`].
     pub(super) async fn abort_twins(&mut self, began: Timestamp) {
         let now = Timestamp::now();
         let listed: Vec<_> = match uploads_to(&self.bucket, &self.key).try_collect().await {
@@ -289,8 +289,8 @@ impl MultipartUpload {
 
     /// Aborts the uploads of attempts that the server refused, for instance with `SlowDown`, but
     /// that took effect anyway. Sends no request if there was no refusal. Returns the uploads that
-    /// may be left open. Returns none if the server does not list uploads, because nearly all
-    /// refusals are true.
+    /// may be left open. Returns none if the server does not list uploads, because a refused Create
+    /// hardly ever takes effect.
     pub(crate) async fn refused_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let Some(window) = self.refused else {
             return Vec::new();
@@ -378,8 +378,8 @@ pub(crate) async fn abort_unknown(
     .await)
 }
 
-/// Aborts the uploads of a Create that the server refused, like [`abort_unknown`]. If it refuses
-/// the list too, that is no reason for a warning.
+/// Aborts the uploads of a Create that the server refused, like [`abort_unknown`]. A server that
+/// refuses the list too causes no warning.
 pub(crate) async fn after_refusal(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -396,9 +396,9 @@ pub(crate) async fn after_refusal(
     }
 }
 
-/// Aborts the uploads of a Create of an earlier run, like [`abort_unknown`]. If the uploads to the
-/// key have other times, one more upload shows whether the server dates them by a clock: some
-/// servers give every upload the same date.
+/// Aborts the uploads of a Create of an earlier run, like [`abort_unknown`]. If the times of the
+/// uploads to the key do not fit, creates one more upload to find out if the server dates uploads
+/// by a clock: some servers give every upload the same date.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -446,7 +446,7 @@ async fn unknown(
 }
 
 /// Creates an upload, and returns false if the server dates it differently from the current time.
-/// Returns true if that cannot be found out.
+/// Returns true if the server's clock cannot be determined.
 async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) -> bool {
     let before = Timestamp::now();
     let Ok(upload) = MultipartUpload::initiate(bucket, key, &Attributes::default()).await else {
@@ -462,8 +462,8 @@ async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) ->
     initiated.is_none_or(|initiated| is_within(initiated, (before, Timestamp::now()), MAX_SKEW))
 }
 
-/// Aborts the uploads that are ours and hold no part. Returns those that may be ours and those that
-/// may be left open.
+/// Aborts the uploads that are ours and hold no part. Returns the uploads that may be ours, and our
+/// uploads that may be left open.
 async fn end_empty(
     bucket: &Bucket,
     key: &ObjectKey,

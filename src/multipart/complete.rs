@@ -1,16 +1,16 @@
 //! Completes an upload, and resolves the outcome of an unanswered Complete.
 //!
 //! After a timeout, a dropped connection, or a 5xx, the object may or may not exist. s3haul then
-//! looks for the upload:
+//! checks the upload:
 //!
 //! - If it is open, Complete is sent again.
 //! - If it is gone, the object at the key must be the result of this upload. The size alone proves
-//!   nothing, because another writer's object may have the same. The checksum and the `ETag` that
-//!   follow from the parts must match if they are known. So must the number of parts in the `ETag`,
-//!   and always the modification time by the server's own clock.
+//!   nothing, because another writer's object may have the same size. The checksum and the `ETag`
+//!   that follow from the parts must match if they are known, and so must the number of parts in
+//!   the `ETag`. The modification time, by the server's own clock, must always fit.
 //!
-//! s3haul also looks while Complete is unanswered for some seconds. If the upload is still open, it
-//! sends Amazon S3 a second Complete.
+//! s3haul also checks the upload if Complete has been unanswered for some seconds. If the upload
+//! stays open, s3haul sends Amazon S3 a second Complete.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::s3::{
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The time after which s3haul looks for the object of an unanswered Complete.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// The longest time between two such looks.
+/// The longest time between two such checks.
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
 /// The time per part after which an unanswered Complete is overdue.
 const TIME_PER_PART: Duration = Duration::from_millis(5);
@@ -52,10 +52,10 @@ enum Evidence {
 }
 
 impl MultipartUpload {
-    /// Completes the upload. `parts` are those that the caller saw succeed, in any order.
+    /// Completes the upload. `parts` are the parts that the caller saw succeed, in any order.
     ///
     /// After a timeout, a dropped connection, or a 5xx, the object may or may not exist. s3haul
-    /// then looks for the upload: if it is open, Complete is sent again; if it is gone, the object
+    /// then checks the upload: if it is open, Complete is sent again; if it is gone, the object
     /// must be its result.
     ///
     /// # Errors
@@ -109,14 +109,14 @@ impl MultipartUpload {
                 }
             }
             let kind = failure.kind();
-            // An earlier Complete of ours may have taken effect meanwhile, so that the server
-            // refuses the repetition.
-            let in_the_way = matches!(
+            // The server may refuse this Complete because an earlier one of ours has taken effect
+            // in the meantime.
+            let may_be_published = matches!(
                 kind,
                 FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
             );
             if round > 1
-                && in_the_way
+                && may_be_published
                 && let Some(written) = self.published(&parts, &spec, Evidence::Strong).await?
             {
                 return Ok(written);
@@ -152,7 +152,7 @@ impl MultipartUpload {
         }
     }
 
-    /// Sends Complete, and looks for the object while there is no answer. Also returns true if
+    /// Sends Complete, and looks for the object while no answer arrives. Also returns true if
     /// Complete was sent twice.
     ///
     /// S3 may need minutes for an upload of many parts, so the request stays in flight. If the
@@ -187,7 +187,7 @@ impl MultipartUpload {
                 },
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_LOOK),
             }
-            // Boxed, because hardly any Complete needs it. A failed look proves nothing.
+            // Boxed, because hardly any Complete needs it. A failed check proves nothing.
             let look = Box::pin(async {
                 let is_gone = self.is_gone().await;
                 let found = match is_gone {
@@ -198,7 +198,7 @@ impl MultipartUpload {
                 let slot = match is_gone {
                     Ok(false) if is_due => {
                         let complete = Operation::CompleteMultipartUpload;
-                        bucket.slot_beside(complete, &self.key).await
+                        bucket.slot_for_repeat(complete, &self.key).await
                     }
                     _ => None,
                 };
@@ -228,12 +228,13 @@ impl MultipartUpload {
         }
     }
 
-    /// Publishes the object like [`MultipartUpload::complete`], and looks at the key before and
-    /// after: an answer does not prove that the object exists and consists of all parts.
+    /// Completes the upload like [`MultipartUpload::complete`], and sends a HEAD of the key before
+    /// and after, because an answer does not prove that the object exists and consists of all
+    /// parts.
     ///
     /// # Errors
     /// Returns the failures of [`MultipartUpload::complete`] and of HEAD, and
-    /// [`FailureKind::NotEqual`] if the object is not what was published.
+    /// [`FailureKind::NotEqual`] if the object is not the one that was published.
     #[doc(hidden)]
     pub async fn complete_and_look(
         &self,
@@ -285,8 +286,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Fills in missing checksums of parts from S3's list: Complete of a composite upload must name
-    /// all of them.
+    /// Fills in missing checksums of parts from S3's list, because Complete of a composite upload
+    /// must name all of them.
     async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
         let mut held = pin!(self.parts());
         while let Some(part) = held.try_next().await? {
@@ -392,8 +393,8 @@ fn is_result_of(
     }
 }
 
-/// Returns true for the `ETag` of an object written with one request, or of one with another number
-/// of parts. Other `ETag`s prove nothing.
+/// Returns true if the `ETag` shows that the object was written with one request, or from another
+/// number of parts. Other `ETag`s prove nothing.
 fn is_of_other_parts(etag: &str, count: usize) -> bool {
     let counted = etag.split_once('-').filter(|(digest, number)| {
         !number.is_empty()

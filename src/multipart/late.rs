@@ -1,7 +1,7 @@
 //! Aborts the uploads of overtaken Creates.
 //!
 //! A Create that hangs is sent once more. The request that is answered second is *overtaken*; its
-//! answer may come at any later time. A task waits for it and aborts the upload that it names. If
+//! answer may arrive at any later time. A task waits for it and aborts the upload that it names. If
 //! the answer is lost, only the list of open uploads shows whether there is one. If there is still
 //! no answer [`PATIENCE`] after the object is done, the receipt says that an upload may be open.
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// An overtaken Create. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct LateCreate {
-    /// The end of the Create, once it is known.
+    /// The outcome of the Create, once it is known.
     ended: watch::Receiver<Option<CreateOutcome>>,
     /// A time just before the first Create was sent, by the wall clock.
     from: Timestamp,
@@ -33,7 +33,7 @@ pub(super) struct LateCreate {
     began: Instant,
 }
 
-/// The end of an overtaken Create.
+/// The outcome of an overtaken Create.
 #[derive(Clone, Debug)]
 enum CreateOutcome {
     /// The Create created an upload, which was aborted. Holds the upload if it may still be open.
@@ -71,8 +71,8 @@ impl LateCreate {
         Self { ended, from, began }
     }
 
-    /// Waits for the end of the Create. Unless its answer names an upload, searches for one that is
-    /// not `known`. Returns the uploads that may be left open.
+    /// Waits for the outcome of the Create. Unless its answer names an upload, searches for an
+    /// upload that is not `known`. Returns the uploads that may be left open.
     pub(super) async fn settled(
         mut self,
         bucket: &Bucket,
@@ -100,8 +100,8 @@ impl LateCreate {
     }
 }
 
-/// Waits for the ends of these Creates, and adds a note to `failure` for each upload that may be
-/// left open: the caller has no upload that could carry them.
+/// Waits for the outcomes of these Creates, and adds a note to `failure` for each upload that may
+/// be left open, because the caller has no upload to attach the strays to.
 pub(super) async fn note_strays(
     failure: Failure,
     creates: Vec<LateCreate>,

@@ -1,13 +1,16 @@
-//! Learns the concurrency: how many requests should be in flight. Pure: `now` is an argument.
+//! Learns the concurrency: how many requests should be in flight. The module is pure: `now` is an
+//! argument.
 //!
-//! A copy costs this machine nothing while S3 works on it. So the controller tries twice the
-//! concurrency, and keeps it if the throughput rises. If only the latency rises, it goes back, and
-//! tries half the concurrency: that stays if the throughput does not fall, because a crowded server
-//! answers all requests late. After each failed trial, the controller rests longer before the next
-//! one. While requests wait for a rate (the server's or the user's), the concurrency does not limit
-//! them, and the controller learns nothing. But if a wave of requests waits for a rate only while
-//! it is sent, and then long for its answers, the concurrency is the limit. One sign needs no
-//! trial: if answers come near their time limit, too many requests are in flight.
+//! A copy costs this machine nothing while S3 works on it. So the controller tries to double the
+//! concurrency, and keeps the new value if the throughput rises. If only the latency rises, the
+//! controller restores the old value and later tries half of it. It keeps the half if the
+//! throughput does not fall, because then the server was crowded and answered all requests late.
+//! After each failed trial, the controller rests longer before the next one. While requests wait
+//! for a rate (the server's or the user's), the concurrency does not limit them, and the controller
+//! learns nothing. But if a wave of requests waits for a rate only while it is sent, and then waits
+//! much longer for its answers, the concurrency is the limit. If answers take a large part of their
+//! time limit, too many requests are in flight, and the controller halves the concurrency without a
+//! trial.
 
 use std::time::Duration;
 
@@ -20,7 +23,8 @@ const BYTES_PER_UNIT: f64 = 4_194_304.0;
 /// If more than one in this many requests waited for a rate, the rate was the limit and not the
 /// concurrency.
 const PACED: u32 = 4;
-/// But not if none of them was answered for this fraction of the interval (a half).
+/// Even then, the concurrency was the limit if no such request was answered for half of the
+/// interval (1/`FREE`).
 const FREE: u32 = 2;
 
 /// The concurrency, and what the current interval has measured.
@@ -33,11 +37,11 @@ pub(super) struct MeasuredConcurrency {
     work: f64,
     /// The number of good answers.
     answers: u32,
-    /// The time that these took, in total.
+    /// The total time of the good answers.
     latency: Duration,
     /// The number of requests that waited for a rate.
     paced: u32,
-    /// The time of the last answer to such a request.
+    /// The time of the last answer to a request that waited for a rate.
     last_paced: Duration,
     /// The longest time without such an answer.
     longest_free: Duration,
@@ -51,14 +55,14 @@ pub(super) struct Answered {
     pub(super) now: Duration,
     /// The time that the request took.
     pub(super) took: Duration,
-    /// The bytes that it moves.
+    /// The bytes that the request moves.
     pub(super) bytes: u64,
-    /// True if it succeeded.
+    /// True if the request succeeded.
     pub(super) is_good: bool,
-    /// True if it waited for a rate, or was throttled.
+    /// True if the request waited for a rate, or was throttled.
     pub(super) paced: bool,
-    /// The time that it took, as a fraction of its time limit. Absent for a failure that says
-    /// nothing about that.
+    /// The time that the request took, as a fraction of its time limit. `None` for a failure whose
+    /// duration says nothing about the load.
     pub(super) strain: Option<f64>,
 }
 
@@ -162,15 +166,16 @@ pub struct Interval {
     pub strain: f64,
 }
 
-/// The factor by which a doubled concurrency must raise the throughput to stay. A server with room
-/// reaches 2.0, and noise stays well below 1.3.
+/// The factor by which a doubled concurrency must raise the throughput to stay. A server with spare
+/// capacity reaches 2.0, and noise stays well below 1.3.
 const WORTHWHILE: f64 = 1.3;
-/// The fraction of the throughput that half the concurrency must keep to stay. A server with room
-/// falls to 0.5.
+/// The fraction of the throughput that half the concurrency must keep to stay. On a server with
+/// spare capacity, the throughput falls to 0.5.
 const HARMLESS: f64 = 0.9;
 /// Answers that take more than this fraction of their time limit come from a crowded server.
 const CROWDED: f64 = 0.25;
-/// The intervals between two trials after a failed one. Each further failure doubles them.
+/// The number of intervals between a failed trial and the next one. Each further failure doubles
+/// it.
 const REST: u32 = 4;
 /// The most intervals between two trials.
 const LONGEST_REST: u32 = 64;
@@ -261,8 +266,8 @@ impl ConcurrencyController {
                 self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
             }
             Some(_) => {
-                // Compared with the best throughput so far, or each halving could lose a tenth
-                // again.
+                // Halvings are compared with the best throughput so far. Otherwise each one could
+                // lose another tenth.
                 self.base = if self.doubles {
                     throughput
                 } else {

@@ -1,13 +1,14 @@
-//! A limit that the user set. Cells pass at its rate and never faster.
+//! A limit that the user set. Waiting requests pass at its rate. A charge passes at once and delays
+//! later requests instead.
 //!
-//! A limiter of the `governor` crate counts the cells (GCRA, which allows no burst beyond its own).
-//! A queue around it lets two thousand waiting requests share one timer instead of racing with two
-//! thousand, and a clock on tokio's time lets tests pause it. A quota of governor cannot change,
-//! and neither does a user's limit. Learned rates change with every answer, and each change would
-//! give out governor's burst again, so they have a [meter](super::meter) instead.
+//! A limiter of the `governor` crate counts the cells (GCRA, with bursts of at most [`BURST`]). A
+//! queue around it lets two thousand waiting requests share one timer instead of racing with two
+//! thousand, and a clock on tokio's time lets tests pause it. A governor quota is immutable, which
+//! suits a user's fixed limit. Learned rates change with every answer, and each change would allow
+//! another burst, so they use a [meter](super::meter) instead.
 //!
-//! A request that must not wait is charged: a task of its own takes its cells. It takes turns with
-//! the requests that wait, so idle time pays a charge as well as they do.
+//! A request that must not wait is charged: a separate task takes its cells. The task takes turns
+//! with the waiting requests, so a charge is paid by idle time and by delaying later requests.
 
 use std::future::{Future, pending};
 use std::num::NonZeroU32;
@@ -28,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// The longest sleep before a rate that can change is read again.
 pub(super) const NAP: Duration = Duration::from_millis(250);
-/// A limiter may give out the cells of this time at once. Timers tick in milliseconds, so without a
+/// A limiter may pass the cells of this time at once. Timers tick in milliseconds, so without a
 /// burst no rate above one cell per tick could be reached.
 const BURST: Duration = Duration::from_millis(20);
 
@@ -36,8 +37,8 @@ const BURST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Gate(Option<Arc<Limiter>>);
 
-/// The cells of a request that did not wait for them. If it is dropped, those that are not paid yet
-/// are no longer counted.
+/// The cells of a request that did not wait for them. Dropping the charge forgives the cells that
+/// are not paid yet.
 #[derive(Debug)]
 #[must_use = "a charge that is dropped is not paid"]
 pub struct Charge(AbortOnDropHandle<()>);
@@ -54,8 +55,8 @@ struct Limiter {
     burst: NonZeroU32,
     inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockNanos>>,
     queue: Mutex<()>,
-    /// Held for one slice of cells. The first request of the queue, those ahead of it, and charges
-    /// take turns.
+    /// Held for one slice of cells. The first request in the queue, requests ahead of the queue,
+    /// and charges take turns.
     turn: Mutex<()>,
 }
 
@@ -117,9 +118,9 @@ impl Limiter {
 }
 
 impl Gate {
-    /// Returns a gate with this many cells per second, or an open one.
+    /// Creates a gate that passes this many cells per second, or an open gate for `None`.
     #[must_use]
-    pub fn limited(rate: Option<f64>) -> Self {
+    pub fn new(rate: Option<f64>) -> Self {
         Self(rate.and_then(Limiter::new).map(Arc::new))
     }
 
@@ -141,8 +142,8 @@ impl Gate {
         }
     }
 
-    /// Lets `cells` pass at once. The requests that wait share the rate with them. Returns `None`
-    /// if there is no limit.
+    /// Lets `cells` pass at once. Until the charge is paid, waiting requests share the rate with
+    /// it. Returns `None` if there is no limit.
     #[must_use = "a charge that is dropped is not paid"]
     pub fn charge(&self, cells: u64) -> Option<Charge> {
         let limiter = Arc::clone(self.0.as_ref()?);
@@ -152,16 +153,16 @@ impl Gate {
 }
 
 /// Runs a request in a task, so that it continues while its future is not polled. A request that
-/// holds a limit's queue and is not polled would block all requests behind it, even those that its
-/// own caller waits for.
-pub(crate) fn by_itself<T: Send + 'static>(
+/// holds a limit's queue and is not polled would block all requests behind it, even requests that
+/// its own caller waits for.
+pub(crate) fn spawn_and_join<T: Send + 'static>(
     request: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> {
     joined(AbortOnDropHandle::new(tokio::spawn(request)))
 }
 
-/// Waits for the result of a task. A panic of the task continues here, so that its lost result is
-/// not mistaken for an empty one.
+/// Waits for the result of a task. A panic of the task continues in the caller, so that a lost
+/// result is not mistaken for an empty one.
 pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
     match task.await {
         Ok(done) => done,
@@ -229,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_is_kept_and_used() {
         for rate in [5.0, 300.0, 3500.0, 20_000.0] {
-            let seconds = passes(&Gate::limited(Some(rate)), 1, rate as u32 * 4).await;
+            let seconds = passes(&Gate::new(Some(rate)), 1, rate as u32 * 4).await;
             assert!(
                 (3.79..=4.2).contains(&seconds),
                 "{rate}/s took {seconds} s for four seconds' worth"
@@ -239,14 +240,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_requests_wait_for_all_their_cells() {
-        let gate = Gate::limited(Some(100.0));
+        let gate = Gate::new(Some(100.0));
         let seconds = passes(&gate, 1000, 1).await;
         assert!((9.9..=10.1).contains(&seconds), "{seconds}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_crowd_is_let_through_at_the_rate_and_an_open_gate_costs_no_time() {
-        let gate = std::sync::Arc::new(Gate::limited(Some(1000.0)));
+        let gate = std::sync::Arc::new(Gate::new(Some(1000.0)));
         let (began, mut crowd) = (Instant::now(), tokio::task::JoinSet::new());
         for _ in 0..2000 {
             let gate = std::sync::Arc::clone(&gate);
@@ -255,12 +256,12 @@ mod tests {
         crowd.join_all().await;
         let seconds = began.elapsed().as_secs_f64();
         assert!((1.95..=2.1).contains(&seconds), "{seconds}");
-        assert!(passes(&Gate::limited(None), 1, 10_000).await < 0.001);
+        assert!(passes(&Gate::new(None), 1, 10_000).await < 0.001);
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_ahead_of_the_queue_keep_the_limit() {
-        let gate = std::sync::Arc::new(Gate::limited(Some(10.0)));
+        let gate = std::sync::Arc::new(Gate::new(Some(10.0)));
         let (began, mut queue) = (Instant::now(), tokio::task::JoinSet::new());
         for _ in 0..40 {
             let gate = std::sync::Arc::clone(&gate);
@@ -278,11 +279,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_charge_is_paid_by_the_next_requests_or_by_idle_time() {
-        let gate = Gate::limited(Some(10.0));
+        let gate = Gate::new(Some(10.0));
         let began = Instant::now();
         gate.charge(20).unwrap().keep();
         assert_eq!(began.elapsed(), Duration::ZERO);
-        // Those who give up waiting do not take the charge along.
+        // Requests that give up waiting do not cancel the charge.
         for _ in 0..3 {
             let pass = tokio::time::timeout(Duration::from_millis(10), gate.pass(9));
             assert!(pass.await.is_err());
@@ -297,7 +298,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_charge_that_is_dropped_is_not_paid() {
-        let gate = Gate::limited(Some(10.0));
+        let gate = Gate::new(Some(10.0));
         drop(gate.charge(50));
         let charge = gate.charge(50);
         sleep(Duration::from_secs(1)).await;

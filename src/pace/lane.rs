@@ -2,11 +2,12 @@
 //!
 //! A bucket begins with one lane per class of requests. When a prefix turns out to be throttled
 //! separately ([`super::prefix`]), it gets a separate lane, which starts at the rate that the
-//! server accepted. The lane of the other keys starts over, because its rate was cut for refusals
-//! that did not concern them. Requests that wait in it queue again in the new lane. At most
-//! [`MOST`] prefixes have lanes: a new one replaces the one that was throttled the longest ago. A
-//! request finds its lane by its key (a list by its first key). This takes no allocation, and no
-//! comparison while the bucket has one lane, which is nearly always so.
+//! server accepted. A new lane replaces the lane of the other keys, because its rate was lowered
+//! for refusals that did not concern them. Requests that wait in the old lane queue again in the
+//! new one. At most [`MOST`] prefixes have lanes: a further one replaces the lane whose last
+//! throttling is the oldest. A request finds its lane by its key (a list by its first key). This
+//! needs no allocation, and no comparison while the bucket has only one lane, which is the usual
+//! case.
 
 mod queue;
 
@@ -37,7 +38,7 @@ const FORGOTTEN: Duration = Duration::from_mins(15);
 /// A session starts with this fraction of a rate that an earlier session learned.
 const CAUTION: f64 = 0.9;
 
-/// Returns the requests per second that each partition of S3 accepts at least, by its
+/// Returns the requests per second that each partition of S3 accepts at least, according to its
 /// documentation. Lanes of other servers start at this rate too: if a server accepts less, its lane
 /// learns that within moments.
 const fn documented(class: RequestClass) -> f64 {
@@ -138,14 +139,15 @@ impl Lanes {
         self.trust.doubts(operation, now)
     }
 
-    /// Returns true if the caller must wait for the results of other parts before it believes a 403
-    /// to this operation, of which no request has succeeded yet.
+    /// Returns true if no request of this operation has succeeded yet, and the caller must wait for
+    /// the results of other parts before it believes a 403.
     #[must_use]
     pub(crate) fn awaits_other_parts(&self, operation: Operation, now: Duration) -> bool {
         self.trust.awaits_other_parts(operation, now)
     }
 
-    /// Notes that a 403 to this operation remained after its repetitions, which took `doubted`.
+    /// Notes that a request of this operation still got a 403 after repetitions that took
+    /// `doubted`.
     pub(crate) fn believe_denial(&self, operation: Operation, doubted: Duration, now: Duration) {
         self.trust.believe(operation, doubted, now);
     }
@@ -159,8 +161,8 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
-    /// Returns how long a request for `key` would wait in the queue now. Refused requests that
-    /// pause will queue before it.
+    /// Returns how long a request for `key` would wait in the queue now. Includes the refused
+    /// requests that pause now, because they will queue first.
     pub(crate) fn queue_delay(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
@@ -179,8 +181,8 @@ impl Lanes {
         PausingRequest(lane)
     }
 
-    /// Admits a request for `key` at once, before those that wait. Its refusal does not lower the
-    /// rate.
+    /// Admits a request for `key` at once, ahead of the requests that wait. Its refusal does not
+    /// lower the rate.
     pub(super) fn skip_queue(&self, key: &str) -> LanePass {
         LanePass {
             lane: self.of(key),
@@ -301,7 +303,7 @@ impl Lanes {
         self.replace(&lanes, now);
     }
 
-    /// Puts lanes into the table, which replace those with the same prefixes.
+    /// Puts lanes into the table. Each replaces the lane with the same prefix.
     fn replace(&self, fresh: &[Arc<Lane>], now: Duration) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.table.load_full();

@@ -1,11 +1,11 @@
-//! Estimates how long requests take, to find those that are overdue.
+//! Estimates how long requests take, to find overdue ones.
 //!
-//! Of ten thousand requests, a few are not answered for half a minute, and a run is not done before
-//! its last request. So a request that takes far longer than others of its kind may be sent once
-//! more, on another connection. "Far longer" is defined as in TCP's retransmission timer: by the
-//! mean and the deviation of the latency. A request is compared with those that move about as many
-//! bytes. Before such answers are known, it is compared with those that move more or fewer, and
-//! before any are known, with [`UNKNOWN`].
+//! Of ten thousand requests, a few are not answered for half a minute, and a run ends only with its
+//! last request. So a request that takes far longer than others of its kind may be sent once more,
+//! on another connection. "Far longer" is defined as in TCP's retransmission timer: by the mean and
+//! the deviation of the latency. A request is compared with requests that move about as many bytes.
+//! Until enough of those are answered, it is compared with larger requests, then with smaller ones,
+//! and without any answers with [`UNKNOWN`].
 //!
 //! More requests do not help a server that is slow as a whole. So answers earn the right to send
 //! requests twice: each [`ANSWERS_PER_REPEAT`] answers earn one repetition, and at most
@@ -21,22 +21,22 @@ use crate::size::MIB;
 /// The number of answers that are needed before a request can be overdue.
 const ENOUGH: u32 = 8;
 /// The number of answers that are needed before a request can be overdue beyond doubt. It is small,
-/// because a server that serves five connections may answer only that often before hanging requests
+/// because a server that serves five connections may give no more answers before hanging requests
 /// must be given up.
 const FEW: u32 = 3;
-/// The time after which a request without bytes is overdue before enough answers are known.
+/// The time after which a request without bytes is overdue while too few answers are known.
 /// [`FIRST_SAVED`] bounds the requests that a slower server receives twice.
 const UNKNOWN: Duration = Duration::from_secs(3);
-/// The bytes per second that extend that time.
+/// The bytes per second at which [`UNKNOWN`] grows with the bytes of a request.
 const UNKNOWN_SPEED: u64 = 16 * MIB;
 /// The number of mean deviations beyond the mean at which a request is overdue.
 const DEVIATIONS: u32 = 6;
-/// The least time beyond the mean at which a request is overdue. It is never overdue before twice
-/// the mean, because a second request costs as much as the first.
+/// The least time beyond the mean at which a request is overdue. A request is never overdue before
+/// twice the mean, because a second request costs as much as the first.
 pub(crate) const LEAST: Duration = Duration::from_secs(1);
 /// The number of answers that earn the right to send one request twice.
 pub const ANSWERS_PER_REPEAT: u32 = 20;
-/// The most requests that may be sent twice in a row, however many answers came before.
+/// The most requests that may be sent twice in a row, however many answers came before them.
 const MOST_SAVED: u32 = 32;
 /// The number of requests that a run may send twice before answers have earned any.
 const FIRST_SAVED: u32 = 2;
@@ -67,8 +67,8 @@ impl LatencyEstimate {
         (self.answers >= ENOUGH).then(|| self.limit())
     }
 
-    /// Returns the time after which an answer is overdue beyond doubt, for callers that also have
-    /// other signs of that.
+    /// Returns the time after which an answer is overdue beyond doubt, for callers that have
+    /// further evidence of it.
     #[must_use]
     pub fn surely_overdue_after(&self) -> Option<Duration> {
         (self.answers >= FEW).then(|| self.limit() * 2)
@@ -151,7 +151,7 @@ impl Latencies {
         left.is_some()
     }
 
-    /// Gives back the right to send one request twice, which was not used.
+    /// Gives back an unused right to send one request twice.
     fn give_back(&self) {
         let mut table = self.lock();
         table.credit = (table.credit + ANSWERS_PER_REPEAT).min(MOST_SAVED * ANSWERS_PER_REPEAT);
@@ -165,11 +165,12 @@ pub(crate) struct RepeatRight<'l>(Option<&'l Latencies>);
 impl<'l> RepeatRight<'l> {
     /// Takes the right, if there is one.
     pub(super) fn of(latencies: &'l Latencies) -> Option<Self> {
-        // Without credit, no right is made: dropping it would give back what was not spent.
+        // Without credit, no right may be created, because dropping it would give back credit that
+        // was never spent.
         latencies.spend().then(|| Self(Some(latencies)))
     }
 
-    /// Keeps the right: the request is sent.
+    /// Uses up the right, because the request is sent.
     pub(crate) fn used(mut self) {
         self.0 = None;
     }
@@ -215,7 +216,7 @@ mod tests {
     fn a_request_is_overdue_when_it_takes_far_longer_than_the_others() {
         let due = estimate((0..20).map(|at| 900 + at % 3 * 50)).overdue_after();
         assert!((ms(1900)..=ms(2100)).contains(&due.unwrap()), "{due:?}");
-        // Where times differ much, a long one says little.
+        // If times differ much, a long one proves little.
         let due = estimate((0..40).map(|at| 200 + at % 5 * 900)).overdue_after();
         assert!(due.unwrap() > ms(5000), "{due:?}");
         let due = estimate((0..40).map(|_| 60_000)).overdue_after();

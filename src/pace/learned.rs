@@ -1,8 +1,9 @@
-//! Carries the rates that a session learned to the session that resumes the run. Pure.
+//! Carries the rates that a session learned to the session that resumes the run. The module is
+//! pure.
 //!
-//! A learned rate is only a hint, because the server's limits change with its load. So it counts
-//! for a quarter of an hour. The next session starts a little below it, and then raises the rate as
-//! after any cut.
+//! A learned rate is only a hint, because the server's limits change with its load. So it expires
+//! after a quarter of an hour. A session that uses it starts a little below it, and then raises the
+//! rate as after any cut.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::s3::RequestClass;
 pub const KEPT: Duration = Duration::from_mins(15);
 /// The most lanes that are remembered, over all buckets.
 pub(super) const MOST: usize = 256;
-/// The relative change below which a figure counts as the same.
+/// The relative change below which a figure counts as unchanged.
 const SAME: f64 = 0.1;
 
 /// The rates of throttled lanes, and the number of slots that gave the best throughput.
@@ -35,7 +36,7 @@ pub struct LearnedLane {
     pub bucket: String,
     /// The class of requests.
     pub class: RequestClass,
-    /// The prefix of the lane's keys; empty for the lane of all keys that have no other.
+    /// The prefix of the lane's keys; empty for the lane of all keys without a separate lane.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
     /// The accepted requests per second.

@@ -1,15 +1,15 @@
-//! Gives out cells at a rate that may change at any time. Pure: `now` is an argument.
+//! Gives out cells at a rate that may change at any time. The module is pure: `now` is an argument.
 //!
 //! A request for cells draws a ticket, which is the number of its last cell. A clock counts the
-//! cells that the rate has earned, and a ticket is good once the clock reaches it. So requests pass
-//! in the order of their arrival. A new rate makes the clock faster or slower, and so affects all
-//! waiting requests. A request that wakes up late delays no other, because turns are not handed
-//! from one request to the next. The clock is ahead of the tickets by at most a burst, so a pause
-//! earns no more than that.
+//! cells that the rate has earned, and a ticket becomes valid when the clock reaches it. So
+//! requests pass in the order of their arrival. A new rate makes the clock faster or slower, and so
+//! affects all waiting requests. A request that wakes up late delays no other, because turns are
+//! not handed from one request to the next. The clock runs ahead of the tickets by at most a burst,
+//! so a pause earns no more than that.
 
 use std::time::Duration;
 
-/// The time whose cells may be saved.
+/// The time whose cells may be saved for later.
 const BURST: Duration = Duration::from_millis(20);
 
 /// A missing fraction of a cell that is too small to wait for.
@@ -23,7 +23,7 @@ pub(super) struct Meter {
     drawn: f64,
     /// The cells that were earned.
     clock: f64,
-    /// The time up to which they were counted.
+    /// The time up to which the earned cells were counted.
     at: Duration,
 }
 
@@ -56,7 +56,8 @@ impl Meter {
         Ticket(self.drawn)
     }
 
-    /// Returns the time that the ticket has to wait at the current rate, or `None` once it is good.
+    /// Returns the time that the ticket has to wait at the current rate, or `None` once it is
+    /// valid.
     pub(super) fn wait(&mut self, ticket: Ticket, now: Duration) -> Option<Duration> {
         self.advance(now);
         // The sums have rounding errors.
@@ -92,7 +93,8 @@ impl Meter {
     }
 }
 
-/// Returns the cells that may be saved: at least one, or no request would ever pass at once.
+/// Returns the number of cells that may be saved. It is at least one; otherwise no request could
+/// ever pass at once.
 fn burst(rate: f64) -> f64 {
     (rate * BURST.as_secs_f64()).max(1.0)
 }
@@ -118,7 +120,7 @@ mod tests {
                 let cells = f64::from(cells);
                 all += cells;
                 let ticket = meter.draw(cells, now);
-                // Woken late by a millisecond's tick.
+                // The request wakes up late, at the next tick of a millisecond.
                 let due = now + meter.wait(ticket, now).unwrap_or_default();
                 let woken = Duration::from_millis(u64::try_from(due.as_nanos().div_ceil(1_000_000)).unwrap());
                 prop_assert_eq!(meter.wait(ticket, due), None);

@@ -20,10 +20,10 @@ use crate::size::display_duration;
 /// that fails once in five answers never spends it. A working server fails less often, and a server
 /// in an outage far more often.
 const BUDGET: f64 = 64.0;
-/// The attempts of one request that draw on the budget. A few objects on which the server always
-/// fails are not an outage.
+/// The number of attempts of one request that draw on the budget. A few objects on which the server
+/// always fails are not an outage.
 const DRAWS: u32 = 3;
-/// The part of one failure that a good answer gives back.
+/// The fraction of one failure that a good answer gives back.
 const REFILL: f64 = 0.25;
 
 /// The state of an endpoint, judged by its answers.
@@ -55,8 +55,8 @@ pub enum Admission {
     Go,
     /// The request is sent as a probe, which finds out whether the endpoint is back.
     Probe,
-    /// The request waits for the first duration, or until the endpoint is back. The endpoint has
-    /// been down for the second one.
+    /// The request waits for the first duration, or until the endpoint is back. The second duration
+    /// is how long the endpoint has been down.
     Wait(Duration, Duration),
 }
 
@@ -110,7 +110,7 @@ impl Health {
     /// `since`. `chance` is uniform in `0..1`. Returns true if that begins an outage.
     pub fn bad(&mut self, now: Duration, since: Duration, was_probe: bool, chance: f64) -> bool {
         if let Some(down) = &mut self.down {
-            // Any other request was under way when the outage began, and tells nothing new.
+            // Any other request was in flight when the outage began, and shows nothing new.
             if was_probe {
                 down.probing = false;
                 down.failed_probes += 1;
@@ -169,7 +169,7 @@ fn pause((first, longest): (Duration, Duration), failed_probes: u32, chance: f64
 #[derive(Debug)]
 pub struct Outage {
     health: Mutex<Health>,
-    /// The failure that began the outage, or that of the last probe.
+    /// The failure that began the outage, or the failure of the last probe.
     reason: Mutex<String>,
     /// Notified when an outage ends, or when a probe was given up.
     over: Notify,
@@ -192,7 +192,7 @@ pub struct Pass<'a> {
 /// The error of a request that waited for an endpoint that was down for longer than `patience`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutageTimeout {
-    /// The time that it has been down.
+    /// The time that the endpoint has been down.
     pub down_for: Duration,
     /// The failure of the last probe, or the one that began the outage.
     pub reason: String,
@@ -221,7 +221,8 @@ impl Outage {
     ) -> Result<Pass<'_>, OutageTimeout> {
         let began = clock();
         loop {
-            // Registered before `admit`, so that an outage that ends in between is not missed.
+            // The waiter is registered before `admit`, so that it does not miss an outage that ends
+            // in between.
             let over = self.over.notified();
             let now = clock();
             let admission = self.health().admit(now);
@@ -289,8 +290,8 @@ impl Outage {
 }
 
 impl<'a> Pass<'a> {
-    /// Checks the endpoint again for a request that has waited for something else meanwhile. Waits
-    /// again if the endpoint went down.
+    /// Checks the endpoint again for a request that has waited for something else in the meantime.
+    /// Waits again if the endpoint went down.
     ///
     /// # Errors
     /// [`OutageTimeout`] as in [`Outage::pass`].
@@ -332,8 +333,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Reports that no connection could be opened since the time `since`, with the `reason`. An
-    /// endpoint that answered other requests meanwhile is not down: it accepts no more connections
-    /// than it has.
+    /// endpoint that answered other requests in the meantime is not down; it merely accepts no
+    /// further connections.
     pub fn not_connected(self, now: Duration, since: Duration, reason: &str) {
         if !self.outage.health().has_answered_after(since) {
             self.failed(now, since, reason);

@@ -1,16 +1,17 @@
-//! Decides which keys are throttled: all keys of a bucket, or those below one prefix. Pure.
+//! Decides which keys are throttled: all keys of a bucket, or only the keys below one prefix. The
+//! module is pure.
 //!
-//! S3 partitions a bucket by prefixes of its keys, which may end anywhere and not only at slashes,
-//! and which it does not publish. A client sees only which requests are refused. While refusals
-//! arrive, [`ThrottleStats`] counts requests by the next *piece* of their key: the characters up to
-//! the next slash, or two characters if there is none. It counts in short windows, and computes for
+//! S3 partitions a bucket by key prefixes, which may end anywhere and not only at slashes. It does
+//! not publish them: a client sees only which requests are refused. While refusals arrive,
+//! [`ThrottleStats`] counts requests by the next *piece* of their key: the characters up to the
+//! next slash, or two characters if there is none. It counts in short windows, and computes for
 //! each piece how many of a window's refusals the piece should have received. (Keys mostly come in
 //! order, so a refusal now cannot be compared with an acceptance a second ago at another rate.) If
 //! some pieces are refused in one window after another, and another piece is spared in the same
-//! windows more often than chance explains, the refused pieces have separate partitions. If all
-//! keys share one piece, it shows nothing, and the piece after it is counted until a key arrives
-//! that does not share the first one. At most [`PIECES`] pieces are counted one by one; the rest
-//! are counted together.
+//! windows more often than chance explains, the refused pieces have separate partitions. A piece
+//! that all keys share shows nothing. So requests are counted by the next piece instead, until a
+//! key arrives that does not share the first one. At most [`PIECES`] pieces are counted one by one;
+//! the rest are counted together.
 //!
 //! Behind a long queue of requests for a hot prefix, a request for a cold key would rarely be sent,
 //! and nothing would show that the key is cold. So a request whose piece was never refused may skip
@@ -19,8 +20,8 @@
 //!
 //! A piece is cold only if its requests were *accepted*. Where everything is refused, each new
 //! piece looks spared until its first refusal arrives, and a lane would be split again and again
-//! for no reason. So a piece of which nothing was accepted yet skips the queue at most [`TRIALS`]
-//! times.
+//! for no reason. So until a request for a piece is accepted, at most [`TRIALS`] requests for it
+//! skip the queue.
 
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ const TOGETHER: Duration = Duration::from_secs(10);
 const PLENTY: u32 = 100;
 /// The shortest and the longest window. A window lasts twice as long as a refusal takes.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// A piece is hot once it was refused in the first number of windows and received the second number
-/// of refusals. It is cold once it was spared in the first number of windows.
+/// A piece is hot once it was refused in `AGAIN.0` windows and received `AGAIN.1` refusals. It is
+/// cold once it was spared in `AGAIN.0` windows.
 const AGAIN: (u32, u32) = (3, 5);
 /// The requests for a piece that may skip the queue until one of them is accepted.
 const TRIALS: u32 = 3;
@@ -164,7 +165,7 @@ impl ThrottleStats {
         self.since.is_some() && now <= self.last + TOGETHER
     }
 
-    /// Takes the prefixes out of these statistics, and returns empty ones for the same keys.
+    /// Moves the prefixes of these statistics into empty ones for the same keys, and returns those.
     fn restarted(&mut self) -> Self {
         Self::at(
             std::mem::take(&mut self.home),
@@ -174,15 +175,15 @@ impl ThrottleStats {
 
     /// Counts a request for `key`.
     pub(super) fn sent(&mut self, key: &str) {
-        self.meet(key);
+        self.widen_base(key);
         self.count(key).sent += 1;
     }
 
     /// Counts a request for `key` that skips the queue. The server would refuse it with the
-    /// probability `odds` if it throttled the key together with those in the queue. Returns the
+    /// probability `odds` if it throttled the key together with the keys in the queue. Returns the
     /// prefixes that are throttled separately, once that is clear.
     pub(super) fn skipped_queue(&mut self, key: &str, odds: f64, now: Duration) -> Vec<HotPrefix> {
-        self.meet(key);
+        self.widen_base(key);
         let hot = if now >= self.window + WINDOW.1 {
             self.fold(now)
         } else {
@@ -197,7 +198,7 @@ impl ThrottleStats {
 
     /// Counts the acceptance of a request for `key`.
     pub(super) fn accepted(&mut self, key: &str) {
-        self.meet(key);
+        self.widen_base(key);
         self.count(key).accepted += 1;
     }
 
@@ -206,7 +207,7 @@ impl ThrottleStats {
     /// the statistics start over, because earlier refusals cannot be compared with acceptances from
     /// now on.
     pub(super) fn accepted_again(&mut self, key: &str) {
-        self.meet(key);
+        self.widen_base(key);
         let count = self.count(key);
         if count.refused + count.refused_before >= AGAIN.1 {
             *self = self.restarted();
@@ -215,9 +216,9 @@ impl ThrottleStats {
         }
     }
 
-    /// Takes note of a key. If it does not share the base of all earlier keys, counts those as one
-    /// piece.
-    fn meet(&mut self, key: &str) {
+    /// Goes back to the lane's prefix as the base if `key` does not share the base of all earlier
+    /// keys, and counts those keys as one piece.
+    fn widen_base(&mut self, key: &str) {
         if key.starts_with(&*self.base) {
             return;
         }
@@ -265,7 +266,7 @@ impl ThrottleStats {
         } else {
             Vec::new()
         };
-        self.meet(key);
+        self.widen_base(key);
         self.count(key).refused += 1;
         hot
     }
@@ -402,8 +403,8 @@ mod tests {
         assert_eq!(piece(&long), "yy");
     }
 
-    /// Sends requests round robin over these keys. `refuse` returns true for those that are
-    /// throttled. Stops at the first hot prefix.
+    /// Sends requests round robin over these keys. `refuse` returns true for throttled requests.
+    /// Stops at the first hot prefix.
     fn drive(
         base: &str,
         keys: &[&str],
@@ -449,11 +450,11 @@ mod tests {
         for every in [3, 7, 53] {
             assert_eq!(drive("", &keys, |round, _| round % every == 0).1, []);
         }
-        // A hundred prefixes are more than can be told apart.
+        // A hundred prefixes are too many to distinguish.
         let many: Vec<String> = (0..100).map(|n| format!("{n:03}/x")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(drive("", &many, |round, _| round % 7 == 0).1, []);
-        // Keys that come in order: each piece has its time, and another rate.
+        // Keys come in order, so each piece is requested at another time and at another rate.
         let mut stats = ThrottleStats::new("");
         for round in 0..10_000u32 {
             let (now, key) = (MS * round, format!("{:02}x", round / 400));
@@ -464,7 +465,7 @@ mod tests {
                 assert_eq!(stats.throttled(&key, now, now), [], "at {round}");
             }
         }
-        // One prefix, and nothing to compare it with.
+        // There is only one prefix, and nothing to compare it with.
         assert_eq!(drive("", &["a/x"], |round, _| round % 2 == 0).1, []);
     }
 

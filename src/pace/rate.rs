@@ -1,19 +1,19 @@
-//! Learns how many requests per second a server accepts, from its answers. Pure: `now` is an
-//! argument.
+//! Learns how many requests per second a server accepts by observing its answers. The module is
+//! pure: `now` is an argument.
 //!
-//! **Start.** A lane starts at the rate that each partition of S3 accepts at least, by its
-//! documentation. From there, its rate grows with each request that is sent: a rate that is used
-//! doubles within a second or two. So a server that accepts everything is soon used fully, and
-//! other servers are not hit by hundreds of requests at once that they refuse.
+//! **Start.** A lane starts at the rate that each partition of S3 accepts at least, according to
+//! its documentation. From there, its rate grows with each request that is sent: a fully used rate
+//! doubles within a second or two. So a server that accepts everything is soon fully used, and a
+//! weaker server is not hit by hundreds of requests at once that it must refuse.
 //!
 //! **Cut.** The server's token bucket lets more pass than its rate until it is empty, so the rate
 //! at the first `SlowDown` says little. But from then on, everything beyond the limit is refused:
 //! the accepted share of the requests *sent* since then, times the rate of sending, *is* the limit.
 //! A cut sets the rate a little below it. Requests that were sent before a cut say nothing about
-//! the rate after it. Nor do those that are sent right after it, while the server's bucket is still
-//! empty and waiting requests are sent in lumps. So there is at most one cut per round trip and per
-//! twentieth of a second, and a few cuts find a limit that fell to an eighth. A few stray refusals
-//! (less than 3% of the last 200 requests) cause no cut.
+//! the rate after it. Requests that are sent right after a cut say nothing either, because the
+//! server's bucket is still empty and waiting requests are sent in lumps. So there is at most one
+//! cut per round trip and per twentieth of a second. A few cuts suffice to find a limit that fell
+//! to an eighth. A few stray refusals (less than 3% of the last 200 requests) cause no cut.
 //!
 //! **Return.** The rate returns to the limit within a second or so, and then probes beyond it ever
 //! faster, as TCP CUBIC does: slowly near the limit and quickly far from it, so that it follows a
@@ -24,14 +24,14 @@
 //! **Shut.** If nothing at all is accepted, the share says nothing about the limit that will hold
 //! afterwards. Two requests per second probe the server, and each refusal restarts the wait. Once
 //! they are accepted, the rate doubles every half second until it is back at the old rate. The
-//! curve would need a minute to leave two requests per second.
+//! CUBIC curve would need a minute to rise from two requests per second.
 
 use std::time::Duration;
 
 use super::recent::Recent;
 
-/// The amount that each request adds to the rate while nothing was throttled: ln 2, which doubles a
-/// fully used rate in a second.
+/// The amount that each request adds to the rate until something is throttled: ln 2, which doubles
+/// a fully used rate in a second.
 const GROWTH: f64 = 0.693;
 /// The margin by which a cut goes below the limit, as a share of the limit.
 const DEPTH: f64 = 0.06;
@@ -76,8 +76,8 @@ const DROP: Duration = Duration::from_secs(2);
 /// A shut server counts as open after this many seconds without a refusal, plus this many times the
 /// time that a refusal takes.
 const SPARED: (f64, f64) = (0.75, 2.0);
-/// After that, the rate doubles in this many seconds, or in the time that a refusal takes if that
-/// is longer.
+/// Once the server counts as open, the rate doubles in this many seconds, or in the time that a
+/// refusal takes if that is longer.
 const DOUBLING: f64 = 0.5;
 /// The lowest rate of a lane, in requests per second. It is above zero, because a run must make
 /// progress.
@@ -196,7 +196,8 @@ impl RateController {
         let Some(limit) = self.limit.filter(|limit| limit.shut) else {
             return;
         };
-        // Even if the lane does not use that rate: low demand must not restart the recovery.
+        // The recovery ends even if the lane does not use that rate, because low demand must not
+        // restart it.
         if limit.reopening(now) >= self.return_to(&limit) {
             self.sent = 0.0;
             self.limit = limit
@@ -327,8 +328,8 @@ impl RateController {
         self.limit.map(|limit| limit.accepted)
     }
 
-    /// Returns the same, or for a shut server the rate that it accepted before it refused
-    /// everything.
+    /// Returns the last measured rate, or for a shut server the rate that it accepted before it
+    /// refused everything.
     #[must_use]
     pub fn known_limit(&self) -> Option<f64> {
         self.limit.and_then(|limit| limit.known())

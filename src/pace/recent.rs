@@ -1,5 +1,6 @@
 //! Counts the requests that a lane sent in each slice of the last second, and how many of *those*
-//! were throttled. Pure. The counters form a ring, so that counting a request costs one addition.
+//! were throttled. The module is pure. The counters form a ring, so that counting a request costs
+//! one addition.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use std::time::Duration;
 const SLICE: Duration = Duration::from_millis(4);
 /// The number of slices: a little more than a second.
 const KEPT: usize = 256;
-/// The age in seconds below which a lane is treated as this old, so that its first requests are no
-/// high rate.
+/// A younger lane is treated as this many seconds old, so that its first requests do not look like
+/// a high rate.
 const YOUNG: f64 = 0.25;
 
 /// The slices of the last second, as a ring.
@@ -122,7 +123,7 @@ impl Recent {
     }
 
     /// Returns how many requests were sent from `since` to `until`, and how many of them were
-    /// throttled. It looks at about the last `most` of them.
+    /// throttled. Counts about the last `most` of them.
     pub(super) fn between(&self, since: Duration, until: Duration, most: u32) -> (u32, u32) {
         let (since, until) = (number(since), number(until).min(self.newest));
         let oldest = (self.newest + 1).saturating_sub(KEPT as u64);
@@ -171,7 +172,7 @@ mod tests {
         assert!(recent.used(ms(9000)) < 1.0);
         assert_eq!(recent.between(ms(2912), ms(2975), u32::MAX), (64, 64));
         assert_eq!(recent.between(ms(0), ms(2999), 200), (200, 100));
-        // Old requests are forgotten, and none is counted into another second.
+        // Old requests are forgotten, and none is counted in another second.
         recent.throttled(ms(100));
         assert_eq!(recent.between(ms(0), ms(1500), u32::MAX), (0, 0));
     }

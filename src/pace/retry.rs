@@ -1,10 +1,9 @@
-//! Decides when a failed request is sent again. Pure: time and chance are arguments.
+//! Decides when a failed request is sent again. The module is pure: time and chance are arguments.
 //!
-//! Backoff has full jitter, because requests that failed together must not come back together. A
-//! throttled request, one that cannot reach its server, and one whose credentials are not available
-//! are retried until the run's patience ends. (The pacer has slowed down a throttled lane already.)
-//! All other failures that may pass by themselves have a bounded number of attempts. The patience
-//! bounds every wait.
+//! Backoff has full jitter, because requests that failed together must not come back together.
+//! Requests that are throttled, cannot reach their server, or lack credentials are retried until
+//! the run's patience ends. (The pacer has already slowed down a throttled lane.) For all other
+//! transient failures, the number of attempts is bounded. The patience bounds every wait.
 
 use std::time::Duration;
 
@@ -23,20 +22,20 @@ pub struct RetryPolicy {
     pub patience: Duration,
     /// The first and the longest pause between probes of an endpoint that does not answer.
     pub probes: (Duration, Duration),
-    /// The first and the longest pause before an attribute is requested again that a bucket
-    /// refused.
+    /// The first and the longest pause before an attribute that a bucket refused is requested
+    /// again.
     pub questions: (Duration, Duration),
-    /// The time limit of a request without bytes, and the longest time without progress of one that
-    /// sends or receives bytes.
+    /// The time limit of a request without bytes, and the longest time without progress of a
+    /// request that sends or receives bytes.
     pub silence: Duration,
     /// The time limit of `CompleteMultipartUpload`, which "can take several minutes".
     pub complete: Duration,
     /// The bytes per second at which a time limit grows with the bytes of a request.
     pub slowest: u64,
-    /// The time for which a 403 is repeated if the same kind of request has succeeded in this run:
-    /// permissions on AWS are eventually consistent.
+    /// The time for which a request that got a 403 is repeated if the same operation has succeeded
+    /// in this run: permissions on AWS are eventually consistent.
     pub doubt: Duration,
-    /// The same time at other servers, where permissions are on few machines.
+    /// The same time for other servers, which keep permissions on few machines.
     pub brief_doubt: Duration,
     /// The time in which a run must end after it was stopped.
     pub drain: Duration,
@@ -69,10 +68,10 @@ const TIDYING: Duration = Duration::from_secs(8);
 /// The shortest time limit of an attempt, even if less patience is left: a distant server needs
 /// some time to answer.
 const LEAST: Duration = Duration::from_secs(5);
-/// The attempts of a request whose answers arrive whole and cannot be read.
+/// The attempts of a request whose answers arrive complete but cannot be read.
 const UNREADABLE: u32 = 5;
 
-/// The transfers that share this machine's bandwidth. Copies inside S3 do not use it.
+/// The number of transfers that share this machine's bandwidth. Copies inside S3 do not use it.
 const SHARERS: u64 = 32;
 
 /// Returns the first delay after a failure of this kind, and the longest.
@@ -121,7 +120,8 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns how long the cleanup after a stop may take, which ends open uploads and the journal.
+    /// Returns how long the cleanup after a stop may take. The cleanup ends open uploads and the
+    /// journal.
     #[must_use]
     pub fn cleanup_time(&self) -> Duration {
         (self.drain / 4).min(TIDYING)
@@ -171,12 +171,12 @@ impl RetryPolicy {
         quiet.min(left.max(LEAST.min(self.patience)))
     }
 
-    /// Returns the time to wait before a request is repeated that got a 403, or `None` to believe
+    /// Returns the time to wait before a request that got a 403 is repeated, or `None` to believe
     /// the 403.
     ///
     /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is
-    /// uniform in `0..1`. Half of each wait is fixed, or requests that were refused together could
-    /// come back at once.
+    /// uniform in `0..1`. Half of each wait is fixed, because otherwise requests that were refused
+    /// together could come back at once.
     #[must_use]
     pub fn wait_in_doubt(&self, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let doubt = self.doubt.min(self.patience);

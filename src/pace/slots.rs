@@ -10,7 +10,7 @@
 //! comes ([`Parked`]). So a prefix in which everything is refused holds no slots that others could
 //! use, and no more requests are in flight than there are slots.
 //!
-//! Small work may take only some of the slots, whose number is learned separately. Thousands of
+//! Small work may take only a limited number of slots, which is learned separately. Thousands of
 //! large copies that wait for S3 cost this machine nothing, but a quick request that is sent too
 //! early only waits for a rate or for this machine's CPU.
 
@@ -56,9 +56,9 @@ struct SlotState {
     concurrency: MeasuredConcurrency,
     /// The number of slots that small work may take.
     small_concurrency: MeasuredConcurrency,
-    /// The slots that small work holds, with the parked ones.
+    /// The slots that small work holds, including parked ones.
     small: u32,
-    /// The slots that bulk work holds, with the parked ones.
+    /// The slots that bulk work holds, including parked ones.
     bulk: u32,
     /// The slots of small work that are parked.
     parked_small: u32,
@@ -159,7 +159,7 @@ pub(crate) struct Parked {
 impl Parked {
     /// Waits until the request may use its slot again.
     pub(crate) async fn back(mut self) {
-        let returned = self.ask();
+        let returned = self.request_return();
         // An error means that the run stops. A request that had a slot may still finish.
         if let Ok(mut returned) = returned.await {
             returned.is_taken = true;
@@ -167,7 +167,7 @@ impl Parked {
         }
     }
 
-    fn ask(&self) -> oneshot::Receiver<Returned> {
+    fn request_return(&self) -> oneshot::Receiver<Returned> {
         let (sender, returned) = oneshot::channel();
         let mut state = self.slots.lock();
         if !state.closed {
@@ -267,18 +267,19 @@ impl Slots {
         receiver
     }
 
-    /// Returns the kind of slot for one part of `part` bytes, of an object of which `left` bytes
-    /// are left. The object takes at least the time of that part, and that of its rest divided by
-    /// all slots; the sum decides its turn. So a single copy of 5 GiB goes before the small parts
-    /// of a far larger object: more slots speed up those, but not the copy.
+    /// Returns the kind of slot for a part of `part` bytes, of an object with `left` bytes still to
+    /// send. The object takes at least as long as this part plus its remaining bytes divided among
+    /// all slots; the sum decides the part's turn. So a single copy of 5 GiB goes before the small
+    /// parts of a far larger object: more slots speed up the small parts, but not the copy.
     #[must_use]
     pub fn bulk(&self, left: u64, part: u64) -> SlotKind {
         let concurrency = u64::from(self.lock().concurrency.get().max(1));
         SlotKind::Bulk(part.saturating_add(left / concurrency))
     }
 
-    /// Gives free slots to waiting requests. If the receiver of a slot is gone, the slot is
-    /// dropped, and thereby freed. That takes the lock, so it happens after the lock is released.
+    /// Gives free slots to waiting requests. If the receiver of a slot was dropped, the slot is
+    /// dropped too, and thereby freed. That takes the lock, so it happens after the lock is
+    /// released.
     fn hand_out(&self, mut state: MutexGuard<'_, SlotState>) {
         let (mut refused, mut gone) = (Vec::new(), Vec::new());
         let (all, small_limit) = (state.concurrency.get(), state.small_concurrency.get());
@@ -334,7 +335,7 @@ impl Slots {
         drop((refused, gone));
     }
 
-    /// Gives out no more slots. Waiting requests get an error, and those in flight may finish.
+    /// Stops giving out slots. Waiting requests get an error; requests in flight may finish.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -421,7 +422,7 @@ impl Slots {
         self.lock().parked_small
     }
 
-    /// Returns the most slots that there can be.
+    /// Returns the ceiling of the number of slots.
     #[must_use]
     pub fn ceiling(&self) -> u32 {
         self.lock().concurrency.ceiling()
@@ -472,7 +473,7 @@ mod tests {
             tasks.push(tokio::spawn(async move {
                 let slot = slots.request(want).await.unwrap();
                 order.lock().unwrap().push(want);
-                // Held to the end, so that the shares are those of a busy run.
+                // Every slot is held to the end, so that the shares are those of a busy run.
                 std::mem::forget(slot);
             }));
             tokio::task::yield_now().await;

@@ -1,4 +1,5 @@
-//! Estimates how long a copy inside S3 takes: a fixed time, and a time per byte. Pure.
+//! Estimates how long a copy inside S3 takes: a fixed time, and a time per byte. The module is
+//! pure.
 //!
 //! Each answered copy is a point (bytes, seconds). A line through the latest points (least squares,
 //! with fading weights) gives both figures. If all copies have one size, the points do not
@@ -17,7 +18,7 @@ pub struct Speed {
 
 impl Speed {
     /// The speed that S3 shows inside a Region: published times of single part copies fit 78 MiB/s
-    /// well. Their fixed part is up to 2.5 s, but includes what comes before and after the copy.
+    /// well. Their fixed part is up to 2.5 s, but includes work before and after the copy.
     pub const TYPICAL: Self = Self {
         start: 0.5,
         bytes_per_second: 78.0 * MIB,
@@ -45,7 +46,8 @@ impl Speed {
 const MIB: f64 = 1_048_576.0;
 /// The factor by which each copy reduces the weight of earlier ones. About the last thousand count.
 const FADING: f64 = 0.999;
-/// The weight of each typical point, in copies. It is negligible beside copies of different sizes.
+/// The weight of each typical point, in copies. It is negligible compared with copies of different
+/// sizes.
 const USUAL_WEIGHT: f64 = 0.02;
 /// The sizes of the typical points, in MiB.
 const USUAL_AT: [f64; 2] = [0.0, 64.0];
@@ -170,7 +172,7 @@ mod tests {
         fn finds_the_line_that_answers_follow(start in 0.01f64..5.0, rate in 5.0f64..500.0, largest in 16u64..512) {
             let seconds = |mib: u64| start + to_f64(mib) / rate;
             let speed = learned((0..2000).map(|at| {
-                // A prime beyond them meets all sizes.
+                // 521 is a prime above `largest + 1`, so all sizes occur.
                 let mib = at * 521 % (largest + 1);
                 (mib * MIB, seconds(mib))
             }));

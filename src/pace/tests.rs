@@ -30,7 +30,7 @@ async fn a_request_that_skips_the_queue_does_not_wait_for_a_rate() {
     assert!(pacer.elapsed() >= Duration::from_secs(1));
 }
 
-/// A server that accepts few connections, and one that is away.
+/// One server accepts few connections, and the other is down.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_cannot_be_opened_is_silence_from_its_start() {
     let (second, head) = (Duration::from_secs(1), Operation::HeadObject);
@@ -58,8 +58,8 @@ async fn a_connection_that_cannot_be_opened_is_silence_from_its_start() {
     }
 }
 
-/// Two servers share a limit. Probes of the one that is away must not stop the other, unless their
-/// bytes may have moved.
+/// Two servers share a limit, and one is down. Its probes must not delay the other server, unless
+/// their bytes may have moved.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_not_sent_costs_no_bytes() {
     let (second, patience) = (Duration::from_secs(1), Duration::from_mins(15));

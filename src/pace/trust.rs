@@ -12,9 +12,9 @@
 //! as long as the repetitions took. Only the parts of an upload that has stored parts already are
 //! repeated even then.
 //!
-//! This holds if other requests to the bucket succeeded meanwhile. If everything is refused, a
-//! refusal says nothing about its operation in particular. Then refusals are believed only until
-//! the first request to the bucket succeeds.
+//! This applies if other requests to the bucket succeeded in the meantime. If everything is
+//! refused, a refusal says nothing about its operation in particular. Then refusals are believed
+//! only until the first request to the bucket succeeds.
 //!
 //! S3 answers HEAD and GET of a missing key with 403 if the principal may not list the bucket. So
 //! such a refusal is believed at once if no list has succeeded: it may mean that there is no
@@ -44,7 +44,7 @@ struct OperationTrust {
     /// The time up to which refusals are believed, in milliseconds since the run began.
     believed_until: AtomicU64,
     /// Refusals are no longer believed once any request succeeded after this time. [`u64::MAX`] if
-    /// other requests succeeded beside the last refusal.
+    /// other requests succeeded around the last refusal.
     until_success_after: AtomicU64,
 }
 
@@ -115,8 +115,8 @@ impl BucketTrust {
     pub(super) fn believe(&self, operation: Operation, doubted: Duration, now: Duration) {
         let trust = self.of(operation);
         let last_success = self.last_success.load(Ordering::Relaxed);
-        // In the first half of that time, requests may have succeeded that were in flight when the
-        // refusals began.
+        // In the first half of the repetitions, requests that were in flight when the refusals
+        // began may have succeeded.
         let stands_beside_successes = last_success > millis(now.saturating_sub(doubted / 2));
         let until_success_after = if stands_beside_successes {
             u64::MAX
@@ -196,7 +196,7 @@ mod tests {
         assert!(!trust.doubts(Operation::GetObjectTagging, SECOND * 6));
         trust.succeeded(Operation::HeadObject, SECOND * 7);
         assert!(trust.doubts(Operation::GetObjectTagging, SECOND * 8));
-        // One that stands beside that success is believed.
+        // A refusal that lasted while other requests succeeded is believed.
         trust.succeeded(Operation::HeadObject, SECOND * 10);
         trust.believe(Operation::GetObjectTagging, SECOND * 3, SECOND * 11);
         trust.succeeded(Operation::HeadObject, SECOND * 12);

@@ -15,7 +15,7 @@ use crate::listing::filter::Filter;
 use crate::listing::{Entry, ListingItem, local};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, When};
-use crate::pace::gate::by_itself;
+use crate::pace::gate::spawn_and_join;
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Basis, Content, Decision, Reason, Skip, content};
 use crate::s3::{Failure, Head};
@@ -51,7 +51,8 @@ impl Sides {
                 }
                 Ok((entry, key)) => {
                     let sides = self.clone();
-                    let asked = by_itself(async move { sides.ask_again(entry, key, &made).await });
+                    let asked =
+                        spawn_and_join(async move { sides.ask_again(entry, key, &made).await });
                     Either::Right(asked.map(again))
                 }
             });

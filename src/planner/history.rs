@@ -24,7 +24,7 @@ use crate::listing::filter::{Excluded, Filter};
 use crate::listing::versions::{self, History, HistoryItem, HistoryWalk, Scope, Version};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Source, When};
-use crate::pace::gate::by_itself;
+use crate::pace::gate::spawn_and_join;
 use crate::plan::decide::{Basis, Content, Route, SetAttributes, Skip, content};
 use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
@@ -203,7 +203,7 @@ impl Sides {
                 },
             };
             let (sides, source) = (self.clone(), source.clone());
-            asked.push_back(by_itself(async move {
+            asked.push_back(spawn_and_join(async move {
                 sides.align(&source, history, to, found, held).await
             }));
         }

@@ -31,7 +31,7 @@ use crate::listing::reach::{Behind, Reach};
 use crate::listing::{Listing, ListingItem};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions};
-use crate::pace::gate::by_itself;
+use crate::pace::gate::spawn_and_join;
 
 /// The most ranges that are listed at once. At 60 ms per page, each range compares up to 16,000
 /// keys per second. Each range takes about 1.9 MiB, for the pages of both sides and the buffers of
@@ -413,7 +413,7 @@ impl Sides {
                 Next::Ask(entry, key, question) => {
                     asking += 1;
                     let (sides, shared) = (self.clone(), Arc::clone(&frontier.0));
-                    Either::Right(by_itself(async move {
+                    Either::Right(spawn_and_join(async move {
                         // The semaphore is never closed.
                         let _permit = shared.questions.acquire().await;
                         (

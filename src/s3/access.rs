@@ -1,4 +1,4 @@
-//! Adds the headers that a bucket needs on *every* request: its expected owner, and who pays.
+//! Adds the headers that a bucket needs on *every* request: its expected owner and the payer.
 //!
 //! An interceptor adds them, so that new kinds of requests get them too. A copy involves two
 //! buckets: its request goes to the destination, and `x-amz-copy-source` names the source. That
@@ -40,10 +40,10 @@ impl AccessHeaders {
         headers
     }
 
-    /// Adds the headers to those of a request.
+    /// Adds the headers to the headers of a request.
     ///
     /// # Errors
-    /// A value is not valid in a header.
+    /// Fails if a value is not valid in a header.
     pub(super) fn add_to(&self, headers: &mut Headers) -> Result<(), BoxError> {
         let is_copy = headers.contains_key("x-amz-copy-source");
         for (name, value) in self.of(is_copy) {

@@ -1,4 +1,4 @@
-//! Requests for single attributes of an object: those that HEAD does not return, or that no request
+//! Sends requests for single attributes of an object that HEAD does not return, or that no request
 //! header can carry.
 
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
@@ -165,7 +165,7 @@ impl Client {
             Ok(output) => output,
             Err(failure) => return unlocked(failure),
         };
-        // An object without a retention gets an error, so a success must contain one.
+        // S3 returns an error for an object without a retention, so a success must contain one.
         let found = output.retention.and_then(|found| {
             use sdk::ObjectLockRetentionMode::{Compliance, Governance};
             let mode = found

@@ -1,4 +1,4 @@
-//! Reads small objects of this crate's own, such as journal segments, into memory.
+//! Reads small objects that s3haul itself wrote, such as journal segments, into memory.
 
 use std::num::NonZeroU64;
 
@@ -29,7 +29,8 @@ impl Client {
         most: Option<NonZeroU64>,
     ) -> Result<SmallObject, Failure> {
         match self.read_small_object(bucket, key, most).await {
-            // Only the answer to a request without a range may have all bytes.
+            // The server ignored the range. Only a request without a range allows an answer with
+            // all bytes.
             Err(failure) if most.is_some() && *failure.kind() == FailureKind::AnswerTooLong => {
                 self.read_small_object(bucket, key, None).await
             }

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::FailureKind;
 
-/// The number of trials that may fail before s3haul stops trying: a key may be denied for other
+/// The number of trials that may fail before s3haul stops trying: a request may be denied for other
 /// reasons.
 const TRIALS: u32 = 3;
 
@@ -20,8 +20,8 @@ const TRIALS: u32 = 3;
 pub(super) struct Bodies {
     unsigned_were_sent: AtomicBool,
     must_be_signed: AtomicBool,
-    /// The number of trials that may still fail. Locked during a trial: a request that is denied
-    /// meanwhile waits for its outcome.
+    /// The number of trials that may still fail. Locked during a trial, so that a request that is
+    /// denied in the meantime waits for its outcome.
     trials: Mutex<u32>,
 }
 

@@ -3,8 +3,8 @@
 //! All requests pass through one connector (`s3::pool`), which recognizes their operations. It
 //! limits the body of an answer to somewhat more than S3 sends, so that no server decides how much
 //! memory a run takes. It also limits the number of elements in a document, because an empty
-//! element of ten bytes becomes a record of hundreds. The table in docs/semantics.md lists all
-//! bounds.
+//! element of ten bytes becomes a record of hundreds of bytes. The table in docs/semantics.md lists
+//! all bounds.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -267,7 +267,7 @@ struct Limited {
     announced: u64,
     bytes: u64,
     tags: u64,
-    /// The bytes of a document that is handed on as a whole, as far as they came.
+    /// The bytes received so far of a document that is passed on as a whole.
     gathered: BytesMut,
     permit: LargePermit,
     progress: Option<Arc<Progress>>,
@@ -307,7 +307,7 @@ impl Limited {
         }
     }
 
-    /// Reads the next frame, and fails if the body exceeds its bound with it.
+    /// Reads the next frame, and fails if the frame takes the body beyond its bound.
     fn poll_checked(
         &mut self,
         cx: &mut Context<'_>,
@@ -348,7 +348,7 @@ impl Body for Limited {
             return this.poll_checked(cx);
         }
         // The SDK gathers the frames of a document and then copies all of them into one. If it gets
-        // one frame, it copies nothing, and the connection uses its buffer again for each frame.
+        // one frame, it copies nothing, and the connection reuses its buffer for each frame.
         loop {
             match ready!(this.poll_checked(cx)) {
                 Some(Ok(frame)) => {

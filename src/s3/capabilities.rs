@@ -3,8 +3,8 @@
 //! S3-compatible servers differ: some ignore source conditions, some require equal parts, some have
 //! no `UploadPartCopy` at all. Without precautions, a run would find that out from an error halfway
 //! through. So s3haul decides before the first write which capabilities it relies on. Three sources
-//! count: the profile ([`profiles`]) of the manifest's `provider` (AWS without a `url`, otherwise
-//! one that assumes nothing), the `capabilities` that the manifest states, and the kind of the
+//! count: the profile ([`profiles`]) of the manifest's `provider` (AWS without a `url`, otherwise a
+//! profile that assumes nothing), the `capabilities` that the manifest states, and the kind of the
 //! bucket. [`crate::probe`] measures an endpoint, so that the manifest can state the truth.
 
 mod profiles;
@@ -33,7 +33,7 @@ pub struct PartLimits {
 }
 
 impl PartLimits {
-    /// S3's own: 5 MiB to 5 GiB, 10,000 parts.
+    /// The limits of S3: up to 10,000 parts of 5 MiB to 5 GiB.
     pub const S3: Self = Self {
         min_part: 5 * MIB,
         max_part: 5 * GIB,
@@ -156,9 +156,9 @@ pub struct Capabilities {
     pub content_etags: bool,
     /// The `ETag` of an object of N parts ends in `-N`, even if the rest of it is opaque.
     pub part_counts: bool,
-    /// s3haul may send `x-amz-checksum-*` with writes, and those in answers are evidence. Otherwise
-    /// s3haul requests no checksums: a server may store the value that it received unchecked, or
-    /// return a composite checksum without saying so.
+    /// s3haul may send `x-amz-checksum-*` with writes, and checksums in answers count as evidence.
+    /// Otherwise s3haul requests no checksums: a server may store the value that it received
+    /// unchecked, or return a composite checksum without saying so.
     pub checksums: bool,
     /// Checksums in answers are ignored because the manifest states `checksums: false`. In a
     /// profile, `checksums: false` only means that s3haul requests none, because a profile knows
@@ -208,7 +208,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Returns the capabilities of an endpoint: those of its provider, overridden by the manifest.
+    /// Returns the capabilities of an endpoint: its provider's capabilities, overridden by the
+    /// manifest.
     #[must_use]
     pub fn of(endpoint: &ResolvedEndpoint) -> Self {
         let trust = endpoint.stated.trust;
@@ -263,9 +264,9 @@ impl Capabilities {
         self.of_directory_bucket()
     }
 
-    /// Returns these capabilities without those that directory buckets lack.
+    /// Returns these capabilities without the ones that directory buckets lack.
     const fn of_directory_bucket(&self) -> Self {
-        // Written out in full, so that the compiler names a new capability.
+        // Every field is written out, so that the compiler reports a new capability.
         Self {
             content_etags: false,
             part_counts: false,
@@ -300,7 +301,7 @@ impl Capabilities {
     /// Returns these capabilities, overridden by those that a manifest states.
     #[must_use]
     pub fn overridden_by(self, stated: &Overrides<ByteSize>) -> Self {
-        // Destructured, so that the compiler names a new field.
+        // Destructured, so that the compiler reports a new field.
         let Overrides {
             part_copy,
             max_copy,

@@ -35,7 +35,7 @@ use crate::endpoint::{
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
-/// Fixed credentials, for the embedded sandbox and tests. All others come from the environment.
+/// Fixed credentials, for the embedded sandbox and tests. Others come from the environment.
 #[derive(Clone)]
 pub struct StaticCredentials {
     /// Access key id.
@@ -59,7 +59,7 @@ impl std::fmt::Debug for StaticCredentials {
 pub struct Connect {
     /// The endpoint, with every setting resolved.
     pub endpoint: ResolvedEndpoint,
-    /// Overrides the endpoint's region, once the bucket's own is known.
+    /// The Region of the bucket, once it is known, which overrides the endpoint's Region.
     pub region: Option<String>,
     /// Fixed credentials instead of the ambient chain.
     pub credentials: Option<StaticCredentials>,
@@ -108,7 +108,7 @@ pub struct Client {
 struct ClientState {
     endpoint: ResolvedEndpoint,
     region: String,
-    /// True for Amazon S3, also behind another host's URL if the manifest says `provider: aws`.
+    /// True for Amazon S3, even behind another host's URL if the manifest says `provider: aws`.
     is_aws: bool,
     /// The SDK client without the headers of any bucket.
     plain: aws_sdk_s3::Client,
@@ -246,8 +246,8 @@ impl Client {
         })
     }
 
-    /// Returns a client for objects that this customer key (SSE-C) encrypts, or for those without a
-    /// key.
+    /// Returns a client for objects that this customer key (SSE-C) encrypts, or for objects without
+    /// one.
     #[must_use]
     pub fn with_customer_key(&self, customer_key: Option<CustomerKey>) -> Self {
         Self {
@@ -443,8 +443,8 @@ impl Client {
     }
 
     /// Describes this client: its identity, Region, and URL. On AWS it asks the Security Token
-    /// Service. Elsewhere, or if that does not answer, it names the last four characters of the
-    /// access key and the source of the key.
+    /// Service. Elsewhere, or if that service does not answer, it names the last four characters of
+    /// the access key and the source of the key.
     pub async fn who_and_where(&self) -> String {
         let endpoint = &self.shared.endpoint;
         let place = format!("{}, {}", self.shared.region, self.place());
@@ -517,13 +517,13 @@ impl Client {
     /// Waits for credentials that the server has not refused.
     ///
     /// # Errors
-    /// No credentials will come, none came while requests waited for `patience`, or none came
-    /// while this request waited for `left`, the rest of another time limit.
+    /// Fails if no credentials can be expected. Also fails once this request has waited for `left`,
+    /// the rest of another time limit, or without `left`, once requests have waited for `patience`.
     pub async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
         self.shared.identities.ready(patience, left).await
     }
 
-    /// Returns true if the credentials never change, as those in environment variables.
+    /// Returns true if the credentials never change, like those in environment variables.
     pub(crate) fn has_fixed_credentials(&self) -> bool {
         self.shared.identities.is_fixed()
     }
@@ -564,7 +564,8 @@ impl Client {
     }
 
     /// Waits for the lock that lets only one request at a time find out whether the credentials of
-    /// this endpoint are refused. It holds the time at which that last ended without an answer.
+    /// this endpoint are refused. The lock holds the time at which the last such inquiry ended
+    /// without an answer.
     pub(crate) async fn inquiry(&self) -> MutexGuard<'_, Option<Instant>> {
         self.shared.inquiry.lock().await
     }
@@ -589,7 +590,7 @@ impl Client {
         self.shared.endpoint.region_is_stated()
     }
 
-    /// Returns true if both clients reach the same server: only then can it copy between their
+    /// Returns true if both clients reach the same server, so that it can copy between their
     /// buckets.
     #[must_use]
     pub fn same_server(&self, other: &Self) -> bool {

@@ -59,7 +59,7 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// The largest difference between the clocks of a server and of a client at which the server
 /// accepts requests.
 const MAX_SKEW: Duration = Duration::from_mins(15);
-/// The clock of a server that sends no `Date` may be behind by this much.
+/// The assumed lag of the clock of a server that sends no `Date`.
 const UNKNOWN_SKEW: Duration = Duration::from_mins(5);
 
 impl Default for Clock {
@@ -90,9 +90,9 @@ impl Clock {
     }
 
     /// Returns true if this time has passed, both by the corrected clock, once a server has
-    /// confirmed it, and by this machine's clock. An unconfirmed clock may be off by years. And if
-    /// a server's clock is wrong for a while, it must not make all credentials look expired: then
-    /// no request would be sent that could show that the clock is right again.
+    /// confirmed it, and by this machine's clock. An unconfirmed clock may be off by years. A
+    /// server's clock that is wrong for a while must not make all credentials look expired, because
+    /// then no request would be sent that could correct the time again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
         self.0.is_confirmed.load(Ordering::Acquire)
             && time <= self.now()
@@ -429,7 +429,7 @@ mod tests {
             // One of several servers is behind the others.
             (now + HOUR - MINUTE * 9, now + HOUR - MINUTE * 9),
             (now + HOUR, now + HOUR - MINUTE * 9),
-            // Something kept these answers.
+            // These answers were delayed, for example by a cache.
             (now, now + HOUR - MINUTE * 9),
             (SystemTime::UNIX_EPOCH, now + HOUR - MINUTE * 9),
             (now + HOUR * 24, now + HOUR - MINUTE * 9),

@@ -129,7 +129,8 @@ pub(super) fn listed_archive(
     }
 }
 
-/// Returns the encryption of an object; `None` if the server states none that we know.
+/// Returns the encryption of an object; `None` if the server states no encryption that s3haul
+/// knows.
 pub(super) fn encryption(
     name: Option<&sdk::ServerSideEncryption>,
     key: Option<String>,
@@ -161,9 +162,10 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
 }
 
 /// Returns the strongest checksum of an answer. CRC64NVME comes first, because the checksum of an
-/// object follows from those of its parts. Without a type in the answer, only a composite value,
-/// which has a suffix, reveals its kind. A value that is not a checksum of its algorithm, such as
-/// an empty one, is ignored: two such values would be equal whatever the bytes are.
+/// object can be computed from the checksums of its parts. Without a type in the answer, only a
+/// composite value, which has a suffix, reveals its kind. A value that is not a checksum of its
+/// algorithm, such as an empty one, is ignored: two such values would be equal whatever the bytes
+/// are.
 pub(super) fn checksum(
     values: [Option<String>; 5],
     kind: Option<&sdk::ChecksumType>,
@@ -179,7 +181,8 @@ pub(super) fn checksum(
     ];
     let (algorithm, value, suffix) = by_strength.into_iter().find_map(|(algorithm, value)| {
         let value = value?;
-        // HEAD gives composite values a suffix "-N". Old answers have that suffix but no type.
+        // HEAD returns composite values with a suffix "-N". Old answers have that suffix but no
+        // type.
         let (sum, parts) = match value.split_once('-') {
             Some((sum, parts)) => (sum, Some(parts)),
             None => (value.as_str(), None),

@@ -92,8 +92,8 @@ impl CredentialProvider {
         }
     }
 
-    /// Returns the source being asked, or the last one asked; `None` if its credentials are used to
-    /// assume a role.
+    /// Returns the source that is being asked or was asked last, or `None` if its credentials are
+    /// used to assume a role.
     pub(super) fn last_asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,
@@ -235,7 +235,7 @@ fn of_profile(
     config: &ProviderConfig,
     environment: &Environment,
 ) -> SharedCredentialsProvider {
-    // The profile existed when the endpoint was resolved.
+    // The profile existed when the endpoint was resolved, but may have been removed since.
     if let Some(reason) = environment.broken_files() {
         let reason = format!("the shared AWS configuration cannot be read: {reason}");
         return SharedCredentialsProvider::new(ProfileGone(reason));

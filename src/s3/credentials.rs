@@ -1,10 +1,10 @@
 //! Explains why there are no credentials to sign with, and decides whether waiting may help.
 //!
-//! Three cases are distinguished: a configured provider that does not answer, one that was never
-//! configured, and one that refuses. The container endpoint of a fresh node comes up within
-//! seconds, but a missing profile never appears. The SDK's error types tell these cases apart, and
-//! its texts only where it has no types. The message names the provider and its setting (a profile,
-//! a file, a variable, or a URL), which the SDK's errors leave out.
+//! Three cases are distinguished: a configured provider that does not answer, a provider that was
+//! never configured, and a provider that refuses. The container endpoint of a fresh node comes up
+//! within seconds, but a missing profile never appears. s3haul tells these cases apart by the SDK's
+//! error types, and by an error's text only if it has no type. The message names the provider and
+//! its setting (a profile, a file, a variable, or a URL), which the SDK's errors leave out.
 
 use std::error::Error;
 use std::fmt;
@@ -127,7 +127,7 @@ impl Machine<'_> {
             .unwrap_or(SdkProvider::Instance)
     }
 
-    /// Returns the provider that a source stands for.
+    /// Returns the provider that a source represents.
     fn provider(&self, source: &CredentialSource, origin: &CredentialOrigin) -> SdkProvider {
         let provider = match source {
             CredentialSource::Environment => Some(SdkProvider::Keys),
@@ -172,7 +172,7 @@ impl Machine<'_> {
 pub(super) fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
     let env = |name: &str| std::env::var(name).ok();
     let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    // In a pod, access to metadata may be blocked on purpose. A user who needs it there sets its
+    // In a pod, access to metadata may be blocked on purpose. Users who need it there set its
     // endpoint.
     let is_instance = vendor.trim() == "Amazon EC2" && env("KUBERNETES_SERVICE_HOST").is_none();
     ask(&Machine {
@@ -377,7 +377,7 @@ fn is_about_profiles(error: &CredentialsError) -> bool {
         .any(|word| text.contains(word))
 }
 
-/// Returns true if the failure of a provider may pass, and describes its reason.
+/// Returns true if the failure of a provider may be transient, and describes its reason.
 fn reason(error: &CredentialsError, provider: &SdkProvider) -> (bool, String) {
     if let Some((_, _, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
         return (false, message);
@@ -461,8 +461,8 @@ fn with_plain_status(text: &str) -> String {
     plain
 }
 
-/// Describes the answer of STS, and returns true if the failure may pass. Returns `None` if STS did
-/// not answer.
+/// Describes the answer of STS, and returns true if the failure may be transient. Returns `None` if
+/// STS did not answer.
 fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<(bool, String)> {
     let SdkError::ServiceError(answer) = error else {
         return None;

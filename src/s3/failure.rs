@@ -1,9 +1,9 @@
 //! Sorts the failures of requests into kinds.
 //!
-//! Errors are sorted by S3's error *code*, because errors also come inside `200 OK` answers. The
+//! Errors are sorted by S3's error *code*, because errors also arrive inside `200 OK` answers. The
 //! status decides if the code is unknown or absent, as in answers to HEAD. The handling of a
 //! failure ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so
-//! callers do not look at codes.
+//! callers do not inspect codes.
 
 mod sort;
 pub(super) mod tls;
@@ -24,7 +24,7 @@ pub enum FailureKind {
     Transient,
     /// No answer within the time limit for a request of this size.
     TimedOut,
-    /// The answer could not be read: it was empty, cut short, or not XML.
+    /// The answer could not be read: it was empty, truncated, or not XML.
     Unreadable,
     /// The answer is longer than any answer of S3.
     AnswerTooLong,
@@ -73,8 +73,8 @@ pub enum FailureKind {
     Archived,
     /// The server does not know the request or one of its headers (501, 405).
     Unsupported,
-    /// The server does not know the request and answers it as another one, for example with the
-    /// object itself.
+    /// The server does not know the request and answers as if it were another one, for example with
+    /// the object itself.
     NotUnderstood,
     /// The server refuses the request as invalid.
     Invalid,
@@ -86,8 +86,8 @@ pub enum FailureKind {
     NotEqual,
     /// The job needs versions, and the bucket does not keep them.
     NoVersions,
-    /// The destination's versions of a key differ from those of the source, so newer ones cannot be
-    /// appended.
+    /// The destination's versions of a key differ from the source's versions, so newer versions
+    /// cannot be appended.
     Diverged,
     /// The job requires a stronger proof than the two endpoints can give.
     Unprovable,
@@ -97,7 +97,7 @@ pub enum FailureKind {
     Configuration,
     /// A file of this machine could not be read.
     Local,
-    /// The run was asked to stop before it did this.
+    /// The run was stopped before the request was finished.
     Stopped,
     /// A bug in s3haul.
     Bug,
@@ -408,8 +408,8 @@ impl Failure {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }
 
-    /// Returns true for the answers of servers that do not know the request. A server that knows it
-    /// may answer so too: with a 404 for an object that is gone.
+    /// Returns true for answers that servers give to a request that they do not know. A server that
+    /// knows the request may give them too, such as a 404 for a missing object.
     pub(crate) fn is_no_answer(&self) -> bool {
         matches!(
             self.0.kind,
@@ -533,7 +533,7 @@ impl Failure {
         self
     }
 
-    /// Marks this failure as one about an object of s3haul's own.
+    /// Marks this failure as being about one of s3haul's own objects.
     #[must_use]
     pub(crate) fn about_record(mut self) -> Self {
         self.0.is_about_record = true;

@@ -1,9 +1,9 @@
 //! Turns a panic inside a credential provider into the failure of one renewal.
 //!
 //! The SDK's providers panic in some states of the machine, for example if configuration files
-//! vanish. A provider that panics counts as one that gives no credentials: the failure is reported
-//! like any other, and the provider is asked again later. The panic hook of the process asks here
-//! whether a panic is one of these, so that it does not report a bug of s3haul.
+//! vanish. A provider that panics is treated as a provider without credentials: the failure is
+//! reported like any other, and the provider is asked again later. The panic hook of the process
+//! calls [`takes_panic`], so that it does not report such a panic as a bug of s3haul.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -65,7 +65,7 @@ impl Drop for GuardMark {
 /// Runs a provider.
 ///
 /// # Errors
-/// The provider panicked.
+/// Returns [`Panicked`] if the provider panics.
 pub(super) async fn guarded<T>(provider: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut provider = pin!(provider);
     poll_fn(|context| {

@@ -239,7 +239,7 @@ impl Client {
     }
 
     /// Requests a restore of an archived version. `days` is false for `INTELLIGENT_TIERING`, where
-    /// the object moves to a higher tier for good.
+    /// the object moves to a higher tier permanently.
     pub async fn restore_object(
         &self,
         bucket: &BucketName,
@@ -339,7 +339,8 @@ fn decoded_key(key: Option<String>, encoded: bool) -> Result<String, String> {
     decode(key, encoded).map_err(|key| format!("the list contains a key that is not UTF-8: {key}"))
 }
 
-/// Checks a version id. Some servers name none for objects from before versioning.
+/// Checks a version id. Some servers return none for objects that were written before versioning
+/// was enabled.
 fn version_id(id: Option<String>) -> Result<String, String> {
     let id = IdKind::Version.optional(id)?;
     Ok(id.unwrap_or_else(|| "null".to_owned()))

@@ -180,8 +180,8 @@ impl Identities {
     /// Waits until a request may be sent with the cached set.
     ///
     /// # Errors
-    /// [`NotReady`], also if requests have waited for `patience`, or this one for `left` if that is
-    /// given.
+    /// [`NotReady`], also once this request has waited for `left` or, without `left`, once requests
+    /// have waited for `patience`.
     pub(super) async fn ready(
         &self,
         patience: Duration,
@@ -189,7 +189,8 @@ impl Identities {
     ) -> Result<(), NotReady> {
         let (began, mut waiting) = (AwakeInstant::now(), None);
         loop {
-            // Registered before `step`, so that the end of a renewal in between is not missed.
+            // The waiter is registered before `step`, so that it does not miss the end of a renewal
+            // in between.
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
             let wait = match self.step() {
@@ -282,7 +283,8 @@ impl Identities {
         credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
-    /// Logs once what requests wait for. The first contact with the servers logs the first wait.
+    /// Logs once what requests wait for. Until the provider has given any credentials, the first
+    /// contact with the servers logs the wait instead.
     fn tell(&self, left: &str) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
@@ -505,7 +507,7 @@ impl fmt::Debug for Identities {
 
 impl ResolveCachedIdentity for Identities {
     /// Returns the credentials that sign all requests of a client. The sessions of directory
-    /// buckets have their own cache, which gets the credentials to create a session from here.
+    /// buckets have their own cache, which creates sessions with these credentials.
     fn resolve_cached_identity<'a>(
         &'a self,
         _: SharedIdentityResolver,
@@ -588,7 +590,7 @@ mod tests {
         assert!(!short.is_due(&clock));
         let longer = cached(now + minutes(120));
         assert!(!longer.is_due(&clock));
-        // Now it is an hour ahead: what had ended lasts.
+        // Now the clock is an hour ahead, so a set that looked expired is still valid.
         let date = DateTime::from(now - minutes(60))
             .fmt(Format::HttpDate)
             .unwrap();

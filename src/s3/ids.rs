@@ -1,9 +1,9 @@
 //! Limits the names that a server sends: `ETag`s, version ids, upload ids, keys, and list tokens.
 //!
-//! Names go back to the server in URLs and headers. A name that is far beyond the limits of S3, or
-//! that contains control characters, comes from no S3 server, and the SDK panics on the URL or
-//! header that contains it. So each name is checked once, where it is read, and the message states
-//! the limit that it breaks.
+//! Names go back to the server in URLs and headers. No S3 server sends a name that is far beyond
+//! the limits of S3 or contains control characters, and the SDK panics on a URL or header with such
+//! a name. So each name is checked once, where it is read, and the message states the limit that it
+//! breaks.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub(super) enum IdKind {
     Version,
     /// S3 documents no limit and sends about 130 bytes.
     Upload,
-    /// A continuation token or a marker. S3's hold an encoded key.
+    /// A continuation token or a marker. S3's tokens contain an encoded key.
     Token,
 }
 

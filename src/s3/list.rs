@@ -104,9 +104,9 @@ impl Client {
         Ok(Page { items, next })
     }
 
-    /// Returns an error message if the list names another bucket than `bucket`. Checked only on
-    /// endpoints whose answers are not trusted, because gateways rename buckets. Access points and
-    /// tenants have other names everywhere.
+    /// Returns an error message if the list names another bucket than `bucket`. The name is checked
+    /// only on endpoints whose answers are not trusted, because gateways rename buckets. It is
+    /// never checked for access points and tenants, because their lists name another bucket.
     pub(super) fn of_another(&self, bucket: &BucketName, named: Option<&str>) -> Option<String> {
         let has_alias = bucket.as_str().contains(':') || bucket.as_str().ends_with("-s3alias");
         let named = named.filter(|named| *named != bucket.as_str() && !has_alias)?;
@@ -187,7 +187,7 @@ impl DeserializeResponse for PageReader {
             Err(PageError::Refused(metadata)) => Err(OrchestratorError::operation(Error::erase(
                 ListObjectsV2Error::generic(*metadata),
             ))),
-            // As itself, so that it is found again.
+            // Not wrapped in a `PageError`, so that a search of the causes finds it.
             Err(PageError::Quoted(quoted)) => Err(OrchestratorError::response(quoted.into())),
             Err(error) => Err(OrchestratorError::response(error.into())),
         }
@@ -219,7 +219,7 @@ const OF_A_PAGE: [&str; 7] = [
     "StartAfter",
 ];
 
-/// Reads a page, which is known by its elements, whatever its root is called. No `ETag` may
+/// Reads a page, which is recognized by its elements, whatever its root is called. No `ETag` may
 /// repeat one of the `secrets`.
 fn read(document: &str, knows_archives: bool, secrets: &TextPieces) -> Result<ListPage, PageError> {
     let mut reader = XmlReader::new(document);

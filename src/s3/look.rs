@@ -15,7 +15,7 @@ pub struct ExpectedObject {
 impl Written {
     /// Returns the reason why the object that was found cannot be the result of this write, or
     /// `None`. `ETag`s that do not follow from the bytes are compared only on endpoints whose
-    /// answers are not trusted, because servers may be careless with them.
+    /// answers are not trusted, because some servers return unreliable ones.
     #[must_use]
     pub fn contradicted_by(
         &self,
@@ -72,8 +72,8 @@ impl Written {
     }
 
     /// Returns the reason why the object that was found is older than the write: its `ETag` differs
-    /// from that in the answer, and its modification time is before the request. Even a server that
-    /// is careless with `ETag`s dates the objects that it writes.
+    /// from that in the answer, and its modification time is before the request. Even a server with
+    /// unreliable `ETag`s dates the objects that it writes.
     fn without_effect(&self, found: &Head) -> Option<String> {
         let since = self.since.filter(|_| found.etag != self.etag)?;
         let age = match found.modified {

@@ -140,7 +140,7 @@ impl Operation {
             Self::ListObjectVersions => "s3:ListBucketVersions",
             Self::GetBucketVersioning => "s3:GetBucketVersioning",
             Self::RestoreObject => "s3:RestoreObject",
-            // The permission is that of the file.
+            // The file's own permission applies.
             Self::ReadFile => "read",
         }
     }

@@ -8,8 +8,8 @@
 //!
 //! Memory: for an ordered list, `Paging` remembers the last key. For an unordered list, it
 //! remembers the first and the last entry of each page and all entries of the previous page. Lists
-//! of uploads, parts, and annotations are short and are remembered entirely; one that stays at a
-//! key forever is a failure.
+//! of uploads, parts, and annotations are short and are remembered entirely; a list that stays at
+//! one key forever is a failure.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -158,7 +158,7 @@ pub struct Paging {
     /// The remembered entries of the previous page.
     before: HashSet<Print>,
     first_and_last: Option<(Print, Print)>,
-    /// The hash of the marker that the previous page led to.
+    /// The hash of the marker for the next page that the previous page named.
     token: Option<u64>,
     empty: u32,
     again: u32,
@@ -364,7 +364,8 @@ impl Paging {
             Operation::ListParts => (true, "parts of one upload"),
             Operation::ListObjectAnnotations => (true, "annotations of one object"),
             Operation::ListMultipartUploads => (false, "uploads to one key"),
-            // Of the lists of objects, only those of the probe are short: it wrote few objects.
+            // Of the lists of objects, only those of the probe are short, because it wrote few
+            // objects.
             Operation::ListObjects
             | Operation::ListObjectVersions
             | Operation::HeadBucket
@@ -448,8 +449,8 @@ impl Paging {
     }
 
     /// Removes from an unordered list the entries that were on the previous page, or first or last
-    /// on any page. Of a key that is listed twice on one page, only the first entry stays; the
-    /// second is reported.
+    /// on any page. If a key is listed twice on one page, keeps only the first entry and reports
+    /// the second.
     fn drop_repeated<T: PageEntry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
         let Self {
@@ -512,7 +513,7 @@ fn shortened(key: &str) -> String {
 /// `last` entry, that entry replaces a missing token.
 ///
 /// # Errors
-/// The list continues, but nothing says where.
+/// Fails if the list continues but nothing shows where.
 pub(super) fn follows<M>(
     truncated: Option<bool>,
     token: Option<M>,

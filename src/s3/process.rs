@@ -2,14 +2,14 @@
 //!
 //! The SDK has a provider for this. It starts the same shell and reads the same answer, but leaves
 //! the program running after the last caller has stopped waiting. Here, a program that takes too
-//! long is killed together with everything that it started, and so is one that still runs when the
-//! command ends. A child that outlives the program may keep the inherited standard output open, so
-//! the end of the output may never come. So the exit of the program counts: its output up to then,
-//! or a moment later, is its answer, and its remaining children are killed.
+//! long is killed together with everything that it started, and so is a program that still runs
+//! when the command ends. A child that outlives the program may keep the inherited standard output
+//! open, so the end of the output may never be reached. So the exit of the program decides: its
+//! output up to a moment after the exit is its answer, and its remaining children are killed.
 //!
 //! The program gets its own process group, so that a signal reaches all of its processes. If
 //! standard input is a terminal, the program stays in the terminal's group, because it may ask for
-//! a password or a code, and only that group can read. Then only the shell is killed.
+//! a password or a code, and only that group can read. In that case, only the shell is killed.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -38,7 +38,7 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 /// The most bytes that are kept of each output of a program.
 const MOST: usize = 1 << 20;
 
-/// The ids of the running programs; true for those with their own process group.
+/// The ids of the running programs; true for programs with their own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
 
 /// Kills all running programs, because the command ends.
@@ -245,7 +245,8 @@ impl Printed {
             }
             Ok(())
         };
-        // The messages beyond the limit are discarded. Unread, they would stop the program.
+        // Messages beyond the limit are read and discarded. If they were left unread, the program
+        // would block.
         let messages = async {
             let mut pipe = stderr.as_mut();
             to_end(pipe.as_deref_mut(), err).await?;

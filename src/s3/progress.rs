@@ -36,7 +36,7 @@ pub(crate) struct Progress {
     began: Instant,
     /// Milliseconds from `began` to the last progress.
     last: AtomicU64,
-    /// Bytes since then.
+    /// The bytes that moved since the last progress.
     bytes: AtomicU64,
     /// The connection of the attempt's request, once it is sent.
     connection: OnceLock<Connection>,
@@ -106,7 +106,7 @@ pub(crate) fn within<F: Future>(
     total: Duration,
     attempt: F,
 ) -> impl Future<Output = Result<F::Output, Duration>> {
-    // In a box, because the future of an object would otherwise contain it twice.
+    // Boxed, because the future of an object would otherwise contain it twice.
     let mut attempt = Box::pin(PROGRESS.scope(Arc::clone(&progress), attempt));
     async move {
         let end = progress.began + total;
@@ -123,7 +123,7 @@ pub(crate) fn within<F: Future>(
     }
 }
 
-/// Lets a long body of a request note its progress.
+/// Makes a long request body record its progress.
 pub(super) fn track_body(request: &mut HttpRequest) {
     let Some(progress) = Progress::current() else {
         return;

@@ -1,8 +1,8 @@
 //! Requests for one attribute of an object, and the answers of servers that do not support them.
 //!
-//! A server that ignores `?tagging` answers with the object itself. No more of it is read than a
-//! valid answer has (`s3::bounds`). An unreadable answer that is neither cut short nor empty is no
-//! accident, so the request is not repeated.
+//! A server that ignores `?tagging` answers with the object itself. s3haul reads no more of it than
+//! the longest valid answer has (`s3::bounds`). An unreadable answer that is neither truncated nor
+//! empty is no accident, so the request is not repeated.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
@@ -82,8 +82,8 @@ fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead
     )
 }
 
-/// Describes an unreadable answer that is not a valid one cut short. Returns `None` for one that
-/// may be better next time.
+/// Describes an unreadable answer that is not a truncated valid one. Returns `None` if a repetition
+/// may get a better answer.
 fn instead(answer: &HttpResponse) -> Option<String> {
     let body = answer
         .body()

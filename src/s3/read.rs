@@ -105,8 +105,8 @@ impl Client {
         })
     }
 
-    /// Deletes one version of an object permanently, or, without a version, the object: with
-    /// `only`, only if it still has that `ETag`.
+    /// Deletes one version of an object permanently. Without a version, deletes the object; if
+    /// `only` is given, only if the object still has that `ETag`.
     ///
     /// Of a job's objects, s3haul deletes only a bad copy that the same run wrote. Otherwise it
     /// deletes only objects that a probe or a journal created.

@@ -1,11 +1,11 @@
-//! Decides when a provider is asked for credentials, and what requests do meanwhile. Pure: the time
-//! is an argument.
+//! Decides when a provider is asked for credentials, and what requests do in the meantime. The
+//! module is pure: the time is an argument.
 //!
-//! Only one renewal runs at a time. After a renewal without a new set there is a pause, which grows
-//! with each further one: asking more often does not help a provider that fails, or that lags and
-//! repeats an old set. The cached set is used until it expires. A set that the server refuses is no
-//! longer used, except by one request after each renewal that brought no other set. The answer to
-//! that request shows whether the refusal has passed.
+//! Only one renewal runs at a time. A renewal without a new set is followed by a pause, which grows
+//! with each further one, because asking more often does not help a provider that fails, or that
+//! lags and repeats an old set. The cached set is used until it expires. A set that the server
+//! refuses is no longer used, except by one request after each renewal that brought no other set.
+//! The answer to that request shows whether the refusal has passed.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use super::Failure;
 use super::credentials::NoIdentity;
 use crate::awake::AwakeInstant;
 
-/// The longest pause between two renewals: first, if the provider has given credentials before;
-/// second, if it has not.
+/// The longest pause between two renewals: the first value applies if the provider has given
+/// credentials before, the second if it has not.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 /// The pause after the first renewal without a new set.
 const FIRST: Duration = Duration::from_secs(1);
@@ -35,9 +35,9 @@ pub(super) fn lead(remaining: Duration) -> Duration {
 /// The properties of the cached set of credentials that affect a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CachedSet {
-    /// True if its expiry is known, as with providers that renew their sets.
+    /// True if the expiry of the set is known, as with providers that renew their sets.
     pub(super) has_end: bool,
-    /// True if it is time to renew it.
+    /// True if it is time to renew the set.
     pub(super) is_due: bool,
 }
 

@@ -80,7 +80,7 @@ macro_rules! send {
                 path.send::<$operation>(request.build(), header, $client.signs_bodies)
                     .await
             }
-            // In a box, because these futures are large and most requests need none.
+            // Boxed, because these futures are large and most requests need none.
             None => Box::pin(request.send_with(&$client.sdk_with(header))).await,
         }
     }};
@@ -111,8 +111,8 @@ impl Client {
         })
     }
 
-    /// Returns everything that HEAD shows. It always requests the checksum; servers without
-    /// checksums ignore that.
+    /// Returns everything that HEAD shows. The request always asks for the checksum; servers
+    /// without checksums ignore that.
     pub async fn head_object(
         &self,
         bucket: &BucketName,
@@ -135,8 +135,8 @@ impl Client {
     }
 
     /// Returns the checksum of an answer, unless the manifest states `checksums: false`. A checksum
-    /// of unknown kind covers the whole object if the `ETag` is that of a single request. That of a
-    /// multipart object may be a composite one.
+    /// of unknown kind covers the whole object if the `ETag` is that of a single request. The
+    /// checksum of a multipart object may be composite.
     fn believed(&self, checksum: Option<Checksum>, etag: &str) -> Option<Checksum> {
         let checksum = checksum.filter(|_| !self.capabilities().ignores_checksums)?;
         let is_of_one_request = self.capabilities().part_counts

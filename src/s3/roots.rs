@@ -116,7 +116,7 @@ impl Root {
                     name,
                     inner(document, begin, &reader).unwrap_or_default(),
                 );
-                // A wrapper around the document itself.
+                // The root only wraps the document itself.
                 if name == self.name {
                     return Ok(inner(document, begin, &reader).map(|inner| self.wrap(inner)));
                 }
@@ -392,7 +392,7 @@ mod tests {
                 "<Other></Other>",
                 "{\"UploadId\": 1}",
                 "<R><UploadId>u</UploadId>",
-                // Objects that a server sends instead of one of their attributes.
+                // A server may send such an object instead of one of its attributes.
                 "<order><Status>open</Status><Mode>express</Mode></order>",
                 "<order><Status/><Mode/></order>",
                 "<order><Status><ON/></Status></order>",

@@ -40,7 +40,7 @@ const NAMES: [(&str, &str); 3] = [
     ("x-amz-version-id", "a version id"),
     ("x-amz-copy-source-version-id", "a version id"),
 ];
-/// The same for the elements of a document.
+/// Elements of a document that are recorded and sent back, and a name for their values.
 const ELEMENTS: [(&str, &str); 7] = [
     ("ETag", "an ETag"),
     ("UploadId", "an upload id"),
@@ -54,7 +54,7 @@ const ELEMENTS: [(&str, &str); 7] = [
 const CHECKSUM: [&str; 2] = ["x-amz-checksum-", "Checksum"];
 /// The bytes of a block that the index knows.
 const BLOCK: usize = 8;
-/// The distance of blocks of which one lies in each run of [`PIECE`] bytes.
+/// The distance between checked blocks, small enough that each run of [`PIECE`] bytes contains one.
 const STRIDE: usize = PIECE - BLOCK + 1;
 /// The bits of a word of the index.
 const WORD: usize = u64::BITS as usize;
@@ -111,8 +111,8 @@ impl Secrets {
         Ok(())
     }
 
-    /// Returns what the values of a long answer are checked against while they are read, which
-    /// saves [`Secrets::missing_in`] a second reading of the document.
+    /// Returns the pieces against which the values of a long answer are checked while they are
+    /// read. This saves [`Secrets::missing_in`] a second pass over the document.
     pub(super) fn pieces_for(response: &HttpResponse) -> TextPieces {
         match response.extension::<Self>() {
             Some(secrets) => TextPieces::of(secrets),
@@ -121,7 +121,8 @@ impl Secrets {
     }
 }
 
-/// The error for an answer that repeats a secret of its request; holds the kind of value that does.
+/// The error for an answer that repeats a secret of its request. Holds the kind of value that
+/// repeats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the server sent {0} that repeats a secret of the request; s3haul neither records it nor sends it back"
@@ -223,8 +224,8 @@ impl TextPieces {
     }
 
     /// Returns false if the index shows that a text of at least [`SHORTEST`] bytes repeats nothing.
-    /// A run of [`PIECE`] bytes of a secret has one of the blocks that are looked at, whose
-    /// distance is [`STRIDE`]. A whole secret that is shorter has a block at any position.
+    /// Each run of [`PIECE`] bytes of a secret contains one of the checked blocks, which are
+    /// [`STRIDE`] bytes apart. If a secret is shorter, the block at every position is checked.
     fn may_be_in(&self, text: &[u8]) -> bool {
         if self.index.is_empty() {
             return false;

@@ -1,11 +1,11 @@
-//! Distinguishes the connections that a server serves from those that it leaves waiting.
+//! Distinguishes the connections that a server serves from the connections that it leaves waiting.
 //!
 //! A server may serve only a few connections at a time. The kernel of its machine accepts more, so
 //! a request may go out on a connection that no process reads, and hang until it times out. Such a
-//! connection looks like one with a slow request. But the server has never answered on it while it
-//! answers on others, and many requests hang like that at once. Then `bucket/twice.rs` abandons
-//! them with their connections, and the pacer allows no more requests in flight than there are
-//! connections that the server serves.
+//! connection looks like a connection with a slow request. But the server has never answered on it
+//! while it answers on others, and many requests hang like that at once. Then `bucket/twice.rs`
+//! abandons them with their connections, and the pacer allows no more requests in flight than there
+//! are connections that the server serves.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -63,8 +63,8 @@ impl ServerConnections {
 }
 
 impl Connection {
-    /// Returns the connection of a request to `server`. `captured` knows it once the request is
-    /// sent.
+    /// Returns the connection of a request to `server`. `captured` holds the connection once the
+    /// request is sent.
     pub(super) fn to(server: Arc<ServerConnections>, captured: CaptureSmithyConnection) -> Self {
         Self { captured, server }
     }

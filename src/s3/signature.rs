@@ -69,7 +69,7 @@ impl Signer {
     /// the SHA-256 of its body in hexadecimal, or [`UNSIGNED`].
     ///
     /// # Errors
-    /// The credentials cannot be put into a header.
+    /// Fails if the credentials cannot be put into a header.
     pub(super) fn sign(
         &self,
         request: &mut HttpRequest,

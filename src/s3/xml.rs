@@ -65,7 +65,7 @@ impl<'a> XmlReader<'a> {
         self.rest.split_at_checked(begin)
     }
 
-    /// Returns the tag after a `<`, and the rest after the tag. Looks at each byte once.
+    /// Returns the tag after a `<`, and the rest after the tag. Reads each byte once.
     fn tag(&mut self, document: &'a str) -> Option<(XmlTag<'a>, &'a str)> {
         let (mut begin, mut name_end, mut last) = (0, None, 0);
         for (at, byte) in document.bytes().enumerate() {
@@ -129,7 +129,8 @@ impl<'a> XmlReader<'a> {
         unescape(self.raw()?)
     }
 
-    /// Reads such a text without the quotes around it. The quotes alone cause no copy.
+    /// Reads the text of the element that was opened last, without the quotes around it. Removing
+    /// the quotes needs no copy.
     pub(super) fn unquoted(&mut self) -> Result<Cow<'a, str>, Unreadable> {
         let raw = self.raw()?;
         let text = raw.strip_prefix("&quot;");

@@ -119,7 +119,8 @@ impl Bucket {
         }
     }
 
-    /// Returns the time at which the lifecycle rule ends an upload that is created at `initiated`.
+    /// Returns the time at which the lifecycle rule aborts an upload that is created at
+    /// `initiated`.
     pub(super) fn abort_date(&self, initiated: SystemTime) -> Option<SystemTime> {
         // The rule acts at the next midnight UTC.
         const DAY: u64 = 86_400;
@@ -273,8 +274,8 @@ impl State {
     }
 
     /// Stores an object that also belongs to another key. Without versioning, both keys share it,
-    /// so a million copies cost little more than their keys. With versioning, it becomes the newest
-    /// version of its key, whatever the age of the other one.
+    /// so a million copies cost little more than their keys. With versioning, a copy of it becomes
+    /// the newest version of the key, whatever the age of the original.
     pub(super) fn insert_shared(&mut self, key: &str, object: Arc<Object>, store: &Store) {
         if object.version_id.is_none() && self.versioning == Versioning::Never {
             self.place(key, Version::Object(object));
@@ -343,7 +344,7 @@ impl State {
             .map(|(_, upload)| upload)
     }
 
-    /// Returns the open uploads of one key, to change them.
+    /// Returns the open uploads of one key, mutably.
     pub(super) fn uploads_of_mut<'a>(
         &'a mut self,
         key: &str,
@@ -357,7 +358,7 @@ impl State {
         self.completed.get(upload_id)
     }
 
-    /// Keeps the answer to a Complete. If there are too many, it drops the oldest.
+    /// Keeps the answer to a Complete. If too many are kept, drops the oldest.
     pub(super) fn remember(&mut self, upload_id: String, completed: Completed) {
         if self.completed_order.len() >= COMPLETED_KEPT
             && let Some(oldest) = self.completed_order.pop_front()

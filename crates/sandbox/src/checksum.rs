@@ -2,10 +2,10 @@
 //!
 //! CRCs are always the real CRCs of the bytes, even for virtual contents. MD5 and SHA cannot be
 //! computed without the bytes. They are real for contents in memory and for contents up to
-//! [`HASHED`] bytes. Above that, the sum of a virtual content is computed over a description of it.
-//! The description is deterministic: equal ranges of a pattern have equal sums, and different
-//! ranges have different ones. A copy cannot observe more than that, but the sum differs from that
-//! of the same bytes uploaded by a client.
+//! [`HASHED`] bytes. Above that size, the sum of a virtual content is computed over a description
+//! of it. The description is deterministic: equal ranges of a pattern have equal sums, and
+//! different ranges have different ones. A copy cannot observe the difference, but the sum differs
+//! from the sum of the same bytes uploaded by a client.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -353,7 +353,7 @@ pub(super) fn etag(content: &Content) -> String {
     hex(&md5(content))
 }
 
-/// Computes the `ETag` of a multipart object from those of its parts, unquoted.
+/// Computes the `ETag` of a multipart object, unquoted, from the `ETag`s of its parts.
 pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Md5::new();
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Conditional requests: which headers count, in which order, and which answer they lead to.
+//! Conditional requests: the headers that count, their order, and the answers that they lead to.
 
 use std::time::SystemTime;
 

@@ -2,9 +2,9 @@
 //! read.
 //!
 //! A [`Content`] is a list of segments. Each segment is real bytes or a range of a pseudo-random
-//! pattern. Cutting and joining work on segments, so an object of 48.8 TiB made of 10,000 parts
+//! pattern. Slicing and joining work on segments, so an object of 48.8 TiB made of 10,000 parts
 //! takes a few words of memory. Adjacent ranges of the same pattern are merged, so equal contents
-//! stay small however they were cut. Equality compares the bytes that two contents describe.
+//! stay small however they were split. Equality compares the bytes that two contents describe.
 
 use std::fmt;
 use std::ops::Range;
@@ -203,7 +203,7 @@ impl Content {
         }
     }
 
-    /// Returns the bytes of `range`, cut at the end of the content.
+    /// Returns the bytes of `range`, clamped to the end of the content.
     #[must_use]
     pub fn slice(&self, range: Range<u64>) -> Self {
         let (start, end) = (range.start.min(self.len), range.end.min(self.len));
@@ -293,7 +293,7 @@ impl PartialEq for Content {
         let (mut left, mut right) = (self.segments().iter(), other.segments().iter());
         let (mut a, mut b) = (left.next().cloned(), right.next().cloned());
         while let (Some(x), Some(y)) = (&a, &b) {
-            // Generate a range that is compared with real bytes in chunks, not all at once.
+            // A pattern that is compared with real bytes is generated in chunks, not all at once.
             let shared = match (x, y) {
                 (Segment::Bytes(_), Segment::Pattern { .. })
                 | (Segment::Pattern { .. }, Segment::Bytes(_)) => x.len().min(y.len()).min(CHUNK),

@@ -1,4 +1,4 @@
-//! CRCs that can be joined, cut, and repeated without the bytes that they cover.
+//! CRCs that can be joined, split, and repeated without the bytes that they cover.
 //!
 //! A CRC is the remainder of the message, read as a polynomial over GF(2), so appending `n` bytes
 //! multiplies it by `x^(8n)`. The library's own `checksum_combine` squares 64x64 bit matrices for
@@ -123,7 +123,7 @@ impl CrcSum {
         self.value
     }
 
-    /// Computes the CRC of these bytes followed by those of `next`.
+    /// Computes the CRC of these bytes followed by the bytes of `next`.
     pub(super) fn then(self, next: Self, crc: Crc) -> Self {
         Self {
             value: crc.shift(self.value, next.len) ^ next.value,

@@ -207,7 +207,7 @@ pub struct Counts {
 /// An active fault.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The number of the rule, which is never used again.
+    /// The number of the rule, which is never reused.
     pub id: u64,
     /// The fault.
     pub fault: Fault,
@@ -227,7 +227,7 @@ pub(super) struct FaultEffects {
 }
 
 impl FaultEffects {
-    /// Adds the effect of a fault. Returns false if another fault already had an effect that
+    /// Adds the effect of a fault. Returns false if another fault already has an effect that
     /// excludes this one.
     fn add(&mut self, effect: &Effect) -> bool {
         match effect {
@@ -305,14 +305,14 @@ impl Faults {
     /// Adds rules in the JSON format of the control port: one object, or a list of them.
     ///
     /// # Errors
-    /// Names the wrong field and the reason. In that case no rule is added.
+    /// Returns a message that names the wrong field and the reason. In that case, no rule is added.
     pub fn add_json(&self, rules: &[u8]) -> Result<Vec<u64>, String> {
         let faults = crate::rules::parse(rules)?;
         Ok(faults.into_iter().map(|fault| self.add(fault)).collect())
     }
 
-    /// Removes a fault. Returns false if no fault has this number. Calls that it is stalling stay
-    /// stalled.
+    /// Removes a fault. Returns false if no fault has this number. Calls that the fault has stalled
+    /// stay stalled.
     pub fn remove(&self, id: u64) -> bool {
         let mut armed = self.lock();
         let before = armed.len();

@@ -35,8 +35,8 @@ use super::store::Store;
 
 use altered::{after_effect, error_in_200, scripted, stall};
 
-/// The most bytes to read from the body of a refused request. Clients read the answer only after
-/// they sent the body.
+/// The most bytes to read from the body of a refused request. Many clients read the answer only
+/// after they have sent the body.
 const DRAINED: usize = 64 * 1024 * 1024;
 
 /// The header that names the source of a copy.
@@ -305,7 +305,7 @@ impl Front {
     /// Handles a request with headers that `s3s` refuses but S3 accepts: any text in `Expires`, and
     /// copy sources with tenants. `s3s` first gets the original request, so that it verifies the
     /// signature. If it then refuses one of these headers, the request goes to a service that
-    /// verifies nothing, with the values in headers of the sandbox.
+    /// verifies nothing, and the values move to headers of the sandbox.
     async fn call_with(
         &self,
         mut parts: Parts,

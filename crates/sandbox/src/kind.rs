@@ -6,8 +6,8 @@
 //! that lack features.
 //!
 //! Requests to directory buckets are signed for the service `s3express`, which the `s3s` crate does
-//! not support. The sandbox does not verify the signatures of these requests, nor those of uploads
-//! whose bodies it does not keep. It only checks that they name an accepted access key.
+//! not support. The sandbox does not verify the signatures of these requests, nor of uploads whose
+//! bodies it does not keep. It only checks that they name an accepted access key.
 
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
 use hyper::{HeaderMap, Request};
@@ -27,8 +27,8 @@ use super::store::Quirks;
 struct Waived;
 
 /// Removes the signature from a request that names an accepted key, if `s3s` cannot verify it
-/// (`s3express`) or should not: hashing a payload that is not kept takes more CPU than everything
-/// else about the request.
+/// (`s3express`) or should not: hashing a payload that is not kept takes more CPU time than the
+/// rest of the request.
 pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirks: &Quirks) {
     let Some(signature) = header(request.headers(), AUTHORIZATION.as_str()) else {
         return;
@@ -51,7 +51,7 @@ fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     length > Some(KEPT) && hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Accepts the bucket names of S3, and those with a tenant in front, as in Ceph (`tenant:bucket`).
+/// Accepts the bucket names of S3, and names with a tenant prefix as in Ceph (`tenant:bucket`).
 pub(super) struct WithTenants;
 
 impl NameValidation for WithTenants {
@@ -130,8 +130,8 @@ fn check_directory(call: &Call, query: &str, headers: &HeaderMap) -> Result<(), 
     }
 }
 
-/// Refuses requests that read, write, or name tags. With `may_deny`, a request may have a tagging
-/// directive.
+/// Refuses requests that read, write, or name tags. If `may_deny` is true, a request may have a
+/// tagging directive.
 fn check_tags(operation: Operation, headers: &HeaderMap, may_deny: bool) -> Result<(), Refusal> {
     use Operation::{DeleteObjectTagging, GetObjectTagging, PutObjectTagging};
     let names_tags = headers.contains_key("x-amz-tagging")

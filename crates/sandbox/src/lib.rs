@@ -1,8 +1,8 @@
 //! An S3 server inside this process, for demos, tests, and benchmarks.
 //!
 //! The sandbox serves the S3 API over HTTP on the loopback interface. It is built on the `s3s`
-//! crate and behaves like S3: its conditions, version histories, checksum rules, part rules, error
-//! codes, and the order of its checks are those of S3. It differs from S3 where that helps a test:
+//! crate. Its conditions, version histories, checksum rules, part rules, error codes, and order of
+//! checks are the same as in S3. It differs from S3 where that helps a test:
 //!
 //! - Large objects are virtual ([`Content::pattern`]). An object of 48.8 TiB takes no memory, yet
 //!   you can read each byte and its CRCs are real. Above 1 MiB, the MD5 and SHA sums of a virtual
@@ -16,9 +16,9 @@
 //!
 //! `wire` handles a connection. A request first passes `front`, which applies faults and the model
 //! and records the call. `operation` classifies it by its request line and headers, and `keys` and
-//! `clock` check its signature; `record` has the calls, and `control` accepts `rules` for `faults`.
-//! Then `protocol` implements the API with the types of `s3s` (bodies are in `payload`), and
-//! `store` has each `bucket` and its versions. They use `multipart`, `listing`, `condition`,
+//! `clock` check its signature; `record` stores the calls, and `control` accepts `rules` for
+//! `faults`. Then `protocol` implements the API with the types of `s3s` (bodies are in `payload`),
+//! and `store` has each `bucket` and its versions. They use `multipart`, `listing`, `condition`,
 //! `annotations`, and `object`, and answer with a `refusal`. The bytes are in `content` and
 //! `pattern`, their sums in `checksum` and `crc`. `kind` refuses what a directory bucket or an
 //! S3-compatible server does not support. For faults, `nonconforming` ignores parts of requests and

@@ -1,8 +1,8 @@
 //! Pages of listings: keys, versions, and open uploads.
 //!
 //! Each listing walks a map in key order from a marker, groups keys that share a prefix up to the
-//! delimiter, and stops when the page is full. After it lists a common prefix, it seeks past it, so
-//! the cost of a page depends on its entries and not on the keys below them.
+//! delimiter, and stops when the page is full. After a common prefix, the walk skips all keys below
+//! it, so the cost of a page depends on its entries and not on the keys that they stand for.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

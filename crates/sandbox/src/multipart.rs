@@ -51,7 +51,7 @@ pub struct UploadInfo {
     pub upload_id: String,
     /// The time of its creation.
     pub initiated: SystemTime,
-    /// The number, the size in bytes, and the `ETag` of each part, by number.
+    /// The number, the size in bytes, and the `ETag` of each part, ordered by number.
     pub parts: Vec<(i32, u64, String)>,
     /// The attributes of the object.
     pub attributes: Arc<Attributes>,
@@ -198,7 +198,7 @@ impl Bucket {
         Ok((upload.declared, Arc::clone(&upload.attributes)))
     }
 
-    /// Creates a part. It hashes the bytes, so it takes no lock.
+    /// Creates a part. Takes no lock, because it hashes the bytes.
     pub(super) fn make_part(
         &self,
         store: &Store,

@@ -1,4 +1,4 @@
-//! Requests of which the server ignores a part, and answers that belong to no operation.
+//! Imitates servers that ignore parts of a request, or send answers that belong to no operation.
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;

@@ -1,5 +1,5 @@
-//! Stored objects, the description from which a test creates an object, and the view of an object
-//! that tests get.
+//! Stored objects, the description from which a test creates an object, and an object as tests see
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -202,7 +202,7 @@ pub(super) struct Object {
     pub(super) parts: Option<Arc<[PartInfo]>>,
     /// In whole seconds, as in S3.
     pub(super) last_modified: SystemTime,
-    /// The position in the order of writes. For multipart objects it is that of Create.
+    /// The position in the order of writes. For a multipart object, the position of its Create.
     pub(super) sequence: u64,
     /// `None` is the null version.
     pub(super) version_id: Option<Arc<str>>,

@@ -1,6 +1,6 @@
 //! Classifies requests by method, path, query, and headers, without reading the body.
 //!
-//! Faults, the record of calls and the models of latency and rates all work on a [`Call`].
+//! Faults, the record of calls, and the models of latency and rates all work on a [`Call`].
 
 use std::borrow::Cow;
 

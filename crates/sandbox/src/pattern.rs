@@ -1,13 +1,13 @@
 //! The pseudo-random bytes of virtual objects.
 //!
 //! Byte `i` of pattern `seed` is byte `i mod PERIOD` of a block that a counter-based generator
-//! derives from the seed, so any byte can be generated without those before it. The period is a
+//! derives from the seed, so any byte can be generated without the preceding ones. The period is a
 //! prime near 1 MiB. If it were a round size, parts of round sizes would all begin with the same
 //! bytes, and a part written to the wrong offset would go unnoticed.
 //!
-//! Because the pattern is periodic, the CRC of any range follows from the CRCs of the prefixes of
-//! the block. [`Tables`] caches these for the seeds used last, so the CRC of 128 MiB takes
-//! microseconds and no bytes are generated.
+//! Because the pattern is periodic, the CRC of any range can be computed from the CRCs of the
+//! prefixes of the block. [`Tables`] caches these for the seeds used last, so the CRC of 128 MiB
+//! takes microseconds and no bytes are generated.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,11 +1,11 @@
 //! The body of a write: its bytes, or a virtual content in their place.
 //!
 //! By default the sandbox keeps a body in memory and hashes it with MD5 for the `ETag`, as S3 does.
-//! In a benchmark of uploads that costs the sandbox more CPU than the client needs to send them,
-//! and the memory for all bytes. With [`Quirks::virtual_uploads`](super::store::Quirks), a body
-//! above [`KEPT`] becomes a virtual content of the same length; different bytes become different
-//! contents. The sandbox computes only the checksums that S3 would compute, as the bytes arrive. So
-//! it still verifies those in the request and returns real ones.
+//! In a benchmark of uploads, this costs the sandbox more CPU time than the client needs to send
+//! the bodies, and memory for all bytes. With [`Quirks::virtual_uploads`](super::store::Quirks), a
+//! body above [`KEPT`] becomes a virtual content of the same length; different bytes become
+//! different contents. The sandbox computes only the checksums that S3 would compute, as the bytes
+//! arrive. So it still verifies the checksums in a request, and returns real ones.
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -107,7 +107,8 @@ impl Payload {
     }
 }
 
-/// Returns the algorithm of the checksum that a request announces in a header or for its trailer.
+/// Returns the algorithm of the checksum that a request sends in a header or announces for its
+/// trailer.
 pub(super) fn announced(headers: &HeaderMap) -> Option<Algorithm> {
     let trailer = headers
         .get("x-amz-trailer")
@@ -118,8 +119,8 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<Algorithm> {
     })
 }
 
-/// Reads a body and returns it. If the body is longer than `most`, hands all of it to `pass` and
-/// returns nothing.
+/// Reads a body and returns it. If the body is longer than `most`, passes all of it to `pass` and
+/// returns no bytes.
 async fn collect(
     body: Option<StreamingBlob>,
     most: usize,

@@ -1,6 +1,6 @@
 //! The S3 API of the sandbox. The `s3s` crate parses and writes the documents, and this module
-//! translates between its types and those of the store, with a submodule for each family of
-//! operations.
+//! translates between its types and the types of the store. Each family of operations has a
+//! submodule.
 
 #![expect(
     clippy::needless_pass_by_value,

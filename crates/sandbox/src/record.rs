@@ -1,4 +1,4 @@
-//! The record of calls: the requests of clients, the answers, and the number of calls at once.
+//! The record of calls: the requests of clients, the answers, and the number of calls in flight.
 //!
 //! Counts per operation are always kept. The list of calls grows with each request, so it is kept
 //! only if [`SandboxOptions::record_calls`] is set.
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::operation::{Call, Operation};
 
-/// A call that was answered or broken off.
+/// A call that was answered or aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallEntry {
     /// The operation.
@@ -46,7 +46,7 @@ pub struct CallEntry {
     pub headers: BTreeMap<String, String>,
 }
 
-/// The answer to a call for the record.
+/// The recorded facts about the answer to a call.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) status: Option<u16>,

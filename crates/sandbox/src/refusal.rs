@@ -250,7 +250,7 @@ fn element(xml: &mut String, name: &str, value: &str) {
     let _ = write!(xml, "<{name}>{}</{name}>", escape(value));
 }
 
-/// Escapes a text for an XML element. Characters that XML cannot contain are percent-encoded.
+/// Escapes a text for an XML element. Percent-encodes control characters, which XML cannot contain.
 pub(super) fn escape(text: &str) -> String {
     let mut xml = String::new();
     for c in text.chars() {

@@ -342,7 +342,7 @@ fn interned(code: &str) -> &'static str {
     kept
 }
 
-/// Returns a rule in the format in which it is written, with its number and its counts.
+/// Returns a rule in the format that [`parse`] reads, with its number and its counts.
 pub(super) fn show(rule: &Rule) -> Value {
     let Fault {
         on,

@@ -1,9 +1,9 @@
 //! Buckets and the objects in them.
 //!
-//! Each bucket has one lock around a map in the order in which S3 lists keys. Nothing waits while
-//! it holds the lock, and expensive work (hashing) happens before. An object is an immutable value
-//! behind an [`Arc`]. A copy that has found its source keeps using that version even if the key is
-//! overwritten, as in S3.
+//! Each bucket has one lock around a map in the order in which S3 lists keys. No code waits while
+//! it holds the lock, and expensive work (hashing) is done before the lock is taken. An object is
+//! an immutable value behind an [`Arc`]. A copy that has found its source keeps using that version
+//! even if the key is overwritten, as in S3.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -38,8 +38,8 @@ pub const OWNER: &str = "111122223333";
 pub struct BucketOptions {
     /// Set if versioning is enabled.
     pub versioning: bool,
-    /// The region of the bucket; `None` is that of the sandbox. Requests signed for another region
-    /// get 301.
+    /// The region of the bucket; `None` is the region of the sandbox. Requests signed for another
+    /// region get 301.
     pub region: Option<String>,
     /// The account that owns the bucket; `None` is [`OWNER`].
     pub owner: Option<String>,
@@ -129,8 +129,8 @@ pub struct Quirks {
     pub deletes_win_over_uploads: AtomicBool,
     /// The server does not keep the bodies of uploads above 64 KiB. The stored object has the
     /// length and the checksums of the body, but other bytes, and its `ETag` does not match them.
-    /// `Content-MD5` and signatures that cover the SHA-256 of the body are not checked. For
-    /// benchmarks of uploads.
+    /// `Content-MD5` and signatures that cover the SHA-256 of the body are not checked. Use it to
+    /// benchmark uploads.
     pub virtual_uploads: AtomicBool,
     /// Signatures are not checked, so a proxy may change signed headers.
     pub unchecked_signatures: AtomicBool,
@@ -382,7 +382,7 @@ impl Store {
         });
     }
 
-    /// Revokes all [`Store::deny`].
+    /// Revokes all denials of [`Store::deny`].
     pub fn allow_all(&self) {
         write(&self.inner.denied).clear();
     }
@@ -463,7 +463,7 @@ impl Store {
     }
 }
 
-/// Locks the state. No panic leaves the state half changed, so a poisoned lock is used anyway.
+/// Locks the state. No panic leaves the state partly changed, so a poisoned lock is used anyway.
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

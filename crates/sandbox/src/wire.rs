@@ -106,14 +106,14 @@ pub(super) async fn accept<F>(
                     drop(permit);
                 });
             }
-            // The process is probably out of file descriptors. Some become free when connections
-            // end.
+            // The process is probably out of file descriptors. Some descriptors become free when
+            // connections end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-/// Serves one connection. Errors on it are left to the client.
+/// Serves one connection. Ignores its errors, which the client sees itself.
 pub(super) async fn serve(stream: TcpStream, front: Arc<Front>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));

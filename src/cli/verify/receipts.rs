@@ -13,7 +13,7 @@ use crate::cli::{CliError, note};
 use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{ReportPlace, Transfer, Versions};
-use crate::pace::gate::by_itself;
+use crate::pace::gate::spawn_and_join;
 use crate::report::MergeScope;
 use crate::report::read::{Report, read};
 use crate::s3::Failure;
@@ -93,7 +93,7 @@ impl VerifyArgs {
                     Unfit::Bucket(failure) => failure.into(),
                 })? {
                 Some((source, destination)) => {
-                    running.push(by_itself(verify::objects(source, destination, deep)));
+                    running.push(spawn_and_join(verify::objects(source, destination, deep)));
                 }
                 None => counts.excluded += 1,
             }

@@ -19,7 +19,7 @@ const SHUT: u32 = 16;
 /// A queue of requests that share a rate.
 #[derive(Debug)]
 pub(in crate::pace) struct Lane {
-    /// The prefix of the lane's keys; empty for the lane of all keys that have no other.
+    /// The prefix of the lane's keys; empty for the lane of all keys without a separate lane.
     pub(super) prefix: String,
     pub(super) state: Mutex<LaneState>,
 }
@@ -45,8 +45,8 @@ impl LaneState {
         self.streak >= SHUT
     }
 
-    /// Returns true if a request for `key` may skip the queue. In a shut lane of a prefix no
-    /// request may: a key that the server spares there would have a separate lane already.
+    /// Returns true if a request for `key` may skip the queue. In a shut lane of a prefix, none
+    /// may, because a key that the server accepts would have a separate lane already.
     pub(super) fn may_skip_queue(&self, prefix: &str, key: &str) -> bool {
         (prefix.is_empty() || !self.is_shut()) && self.stats.may_skip_queue(key)
     }
@@ -137,8 +137,8 @@ impl Lane {
             rate.sent(now);
         }
         if wait.is_some() {
-            // The fraction of all requests that the server would refuse if the lane is at its
-            // limit.
+            // `over / sent` is the fraction of requests that the server would refuse if the lane is
+            // at its limit.
             let sent = rate.rate(now) + SKIPS_PER_SECOND;
             let over = rate
                 .limit()

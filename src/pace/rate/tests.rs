@@ -1,5 +1,5 @@
-//! The controller against a model of a server: a token bucket, answers that take their time, a
-//! client that wakes up once in a millisecond.
+//! Tests the controller against a model: a server with a token bucket and delayed answers, and a
+//! client that wakes up once per millisecond.
 
 use std::collections::BinaryHeap;
 
@@ -11,17 +11,17 @@ use super::*;
 const TICK: Duration = Duration::from_millis(1);
 const WRITES: f64 = 3500.0;
 
-/// A server and the way to it.
+/// A server and the network in front of it.
 #[derive(Clone, Copy)]
 struct RateServer<L: Fn(f64) -> f64> {
-    /// Requests a second that it accepts at a second.
+    /// The requests per second that the server accepts, by the time in seconds.
     limit: L,
-    /// Seconds of its limit that it lets through at once.
+    /// The size of a burst, in seconds of the limit.
     burst: f64,
-    /// Time to a refusal and to a good answer.
+    /// The time until a refusal and until a good answer arrives.
     refuses: Duration,
     answers: Duration,
-    /// The number of requests per refusal without a reason.
+    /// One in this many requests is refused for no reason.
     strays: Option<u32>,
 }
 
@@ -50,7 +50,7 @@ impl Run {
         self.accepted[from..].iter().sum()
     }
 
-    /// Share of all requests since that second.
+    /// Returns the share of requests since the second `from` that were throttled.
     fn throttled(&self, from: usize) -> f64 {
         let throttled: f64 = self.throttled[from..].iter().sum();
         throttled / (throttled + self.accepted(from))
@@ -60,11 +60,11 @@ impl Run {
 /// The requests of a run.
 #[derive(Clone, Copy)]
 struct Load {
-    /// Requests that must be accepted; the run ends then.
+    /// The number of accepted requests at which the run ends.
     requests: f64,
-    /// Requests in flight.
+    /// The most requests in flight.
     width: usize,
-    /// Requests a second that there are at all.
+    /// The requests per second that the client wants to send.
     rate: f64,
     seconds: u32,
 }
@@ -76,7 +76,7 @@ const ENDLESS: Load = Load {
     seconds: 60,
 };
 
-/// Lets the controller run. Refused requests come again after a while, as any other.
+/// Runs the controller. Refused requests queue again after a while like new ones.
 fn drive<L: Fn(f64) -> f64>(
     server: &RateServer<L>,
     load: Load,
@@ -95,7 +95,8 @@ fn drive<L: Fn(f64) -> f64>(
     };
     let mut meter = Meter::new(controller.rate(Duration::ZERO), Duration::ZERO);
     let mut tokens = (server.limit)(0.0) * server.burst;
-    // The times of answers, the earliest first; of refusals with the time of sending.
+    // The times of answers, the earliest first. A refusal also has the time at which its request
+    // was sent.
     let mut refusals: BinaryHeap<std::cmp::Reverse<(Duration, Duration)>> = BinaryHeap::new();
     let mut answers: BinaryHeap<std::cmp::Reverse<Duration>> = BinaryHeap::new();
     let (mut accepted, mut number, mut credit) = (0.0, 0u32, 0.0f64);
@@ -158,12 +159,12 @@ fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [RateServer<impl Fn(f64) -> f64
     let model = RateServer::new(limit);
     [
         model,
-        // Refusals at once, as on the loopback.
+        // Refusals arrive at once, as on the loopback interface.
         RateServer {
             refuses: ms(2),
             ..model
         },
-        // No burst but what a client's clock needs.
+        // The burst is only as large as a client's clock needs.
         RateServer {
             burst: 0.01,
             ..model
@@ -224,7 +225,7 @@ fn a_server_with_a_long_burst_and_one_far_away_are_used_too() {
     }
 }
 
-/// From the first request to the last answer.
+/// The time counts from the first request to the last answer.
 #[test]
 fn a_short_run_loses_nothing_to_the_search() {
     for server in servers(|_| 3500.0) {
@@ -274,7 +275,7 @@ fn a_server_that_takes_everything_is_not_made_to_wait() {
 fn a_limit_that_doubles_is_followed() {
     let eighth = WRITES / 8.0;
     for server in servers(move |second| eighth * 2f64.powf((second / 10.0).floor().min(3.0))) {
-        // The limit alone takes 23.8 s.
+        // Exactly at the limit, the run takes 23.8 s.
         let run = fresh(
             &server,
             Load {
@@ -315,7 +316,7 @@ fn a_limit_that_drops_to_a_quarter_is_met_within_seconds() {
                 run.throttled[second]
             );
         }
-        // A tenth of what had passed in a second until then.
+        // A tenth of the requests per second that had passed until then.
         assert!(
             run.throttled[20] < 350.0,
             "{} when it dropped",
@@ -324,7 +325,7 @@ fn a_limit_that_drops_to_a_quarter_is_met_within_seconds() {
     }
 }
 
-/// All is refused for ten seconds, out of whatever was known before.
+/// Everything is refused for ten seconds, whatever was known before.
 #[test]
 fn the_rate_before_an_outage_is_reached_soon_after_it() {
     for limit in [100.0, 3500.0, 1e9] {
@@ -366,7 +367,7 @@ fn the_rate_before_an_outage_is_reached_soon_after_it() {
     }
 }
 
-/// It accepts less than the least that is sent, or a few now and then.
+/// The server accepts less than the lowest rate, or only a few requests now and then.
 #[test]
 fn a_server_that_hardly_accepts_anything_is_not_stormed() {
     for limit in [0.0, 0.5, 1.5] {
@@ -446,8 +447,8 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever the answers: never below the floor, and from one cut to the next the rate only
-    /// rises.
+    /// Checks that, for any answers, the rate never falls below the floor and only rises between
+    /// two cuts.
     #[test]
     fn the_rate_keeps_its_floor_and_rises_between_cuts(
         start in 1.0..10_000.0f64,
@@ -459,7 +460,7 @@ proptest! {
             now += Duration::from_millis(pause);
             controller.sent(now);
             let cut = throttled && controller.throttled(now.saturating_sub(Duration::from_millis(took)), now);
-            // The use of the rate limits the probing, which does not matter here.
+            // The bound by the used rate does not matter here.
             let rate = controller.curve(now);
             prop_assert!(rate >= FLOOR && controller.rate(now) >= FLOOR);
             prop_assert!(cut || rate >= last || last - rate < 1e-9, "{rate} after {last}");

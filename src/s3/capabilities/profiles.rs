@@ -50,11 +50,11 @@ impl Capabilities {
     /// A directory bucket of Amazon S3, whose `ETag`s are random and whose lists are unordered.
     pub const DIRECTORY: Self = Self::AWS.of_directory_bucket();
 
-    /// A server that we know nothing about: s3haul relies on nothing that the server may ignore.
+    /// An unknown server: s3haul relies on nothing that the server may ignore.
     ///
     /// A run starts with only 512 requests in flight: an appliance that moves 500 MB/s takes a
     /// minute to copy 512 parts of 64 MiB.
-    // Written out in full: a new capability must not be claimed by accident.
+    // Every field is written out, so that a new capability is not claimed by accident.
     pub const UNKNOWN_SERVER: Self = Self {
         initial_in_flight: 512,
         // Nearly all servers have these.
@@ -135,7 +135,7 @@ const MINIO: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// Measured with Ceph 16.2 of Debian.
+/// The profile was measured with Ceph 16.2 of Debian.
 const CEPH: Capabilities = Capabilities {
     // Both copies accept source conditions and ignore them. Of the writes, only PutObject checks
     // its condition, and it does not recognize an ETag in quotes in If-Match.
@@ -150,7 +150,8 @@ const CEPH: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// Measured with 4.48. Releases differ, so s3haul relies on nothing that an older one ignores.
+/// The profile was measured with SeaweedFS 4.48. Releases differ, so s3haul relies on nothing that
+/// an older release ignores.
 const SEAWEEDFS: Capabilities = Capabilities {
     // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so
     // different ranges can have equal ETags (content_etags). Lists go directory by directory ("a/b"
@@ -179,10 +180,10 @@ const R2: Capabilities = Capabilities {
         largest: 5 * 1024 * GIB - 5 * GIB, // "4.995 TiB"
         ..PartLimits::S3
     },
-    // R2 documents that CopyObject honours them and UploadPartCopy does not.
+    // R2 documents that CopyObject honours source conditions and UploadPartCopy does not.
     copy_conditions: true,
     part_conditions: false,
-    // CopyObject has them under other names (cf-copy-destination-if-…).
+    // CopyObject supports these conditions only under other names (cf-copy-destination-if-…).
     if_none_match: OnWrites::UPLOADS,
     if_match: OnWrites::UPLOADS,
     content_etags: true,

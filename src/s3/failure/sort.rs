@@ -1,9 +1,8 @@
 //! Sorts the SDK's errors into [`Failure`]s.
 //!
-//! The most important distinction is between faults that can pass and faults that cannot. It is
-//! worth waiting after a refused connection, a 503, or while a credential provider is not up yet.
-//! Waiting does not help after an untrusted certificate, a request that cannot be built, or a
-//! refused key.
+//! The most important distinction is between transient and permanent faults. Waiting may help after
+//! a refused connection or a 503, or while a credential provider is not up yet. It does not help
+//! after an untrusted certificate, a request that cannot be built, or a refused access key.
 
 use std::error::Error;
 use std::io;
@@ -123,7 +122,7 @@ enum ConnectionProgress {
 }
 
 impl ConnectionProgress {
-    /// Finds out how far a request came. The HTTP client marks everything up to the end of the TLS
+    /// Determines how far a request got. The HTTP client marks everything up to the end of the TLS
     /// handshake as `Connect`; an error without that mark happened later or elsewhere.
     fn of(error: &(dyn Error + 'static), otherwise: Self) -> Self {
         let text = whole(error);
@@ -321,15 +320,16 @@ fn by_code(
         | "XAmzContentSHA256Mismatch"
         | "XAmzContentChecksumMismatch"
         | "IncompleteBody" => FailureKind::Corrupted,
-        // With a body, a 503 comes from the server itself, which would name a throttle by its code.
+        // A 503 with a body comes from the server itself, which would report throttling by its
+        // code.
         _ if status == Some(503) => FailureKind::Transient,
         _ if status == Some(404) => match operation {
             Operation::HeadBucket | Operation::HeadObject => by_status(operation, status, region),
-            // Servers have codes of their own for a bucket without Object Lock.
+            // Servers use codes of their own for a bucket without Object Lock.
             Operation::GetObjectRetention | Operation::GetObjectLegalHold => {
                 FailureKind::Unsupported
             }
-            // Something else than the object may be missing, such as an access point.
+            // Something other than the object may be missing, such as an access point.
             _ => FailureKind::Invalid,
         },
         _ => by_status(operation, status, region),

@@ -4,8 +4,8 @@ use rustls::{AlertDescription as Alert, CertificateError, Error as TlsError};
 
 use super::FailureKind;
 
-/// Returns the kind, a code, and a sentence for a TLS error that every new connection would meet
-/// again, or `None` for one that may pass.
+/// Returns the kind, a code, and a sentence for a permanent TLS error, which every new connection
+/// would meet again, or `None` for a transient one.
 pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'static str, String)> {
     let tls = |message: &str| Some((FailureKind::Tls, "TLS", message.to_owned()));
     match error {

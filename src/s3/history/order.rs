@@ -147,7 +147,8 @@ fn by_time(
 /// version, its times prove nothing against its order, because uploads are dated at their creation.
 ///
 /// # Errors
-/// The latest version of a key is neither first nor last, so that the order is unknown.
+/// Fails if the latest version of a key is not first, unless its versions are clearly listed oldest
+/// first.
 pub(super) fn newest_first(mut list: Vec<ListedVersion>) -> Result<Vec<ListedVersion>, String> {
     for history in list.chunk_by_mut(|one, next| one.key == next.key) {
         let ascends = || {

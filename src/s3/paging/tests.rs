@@ -60,7 +60,7 @@ fn a_token_means_more_and_truncation_without_a_place_is_an_error() {
     assert_eq!(follows::<String>(Some(false), None, some("k")), Ok(None));
     assert_eq!(follows(Some(true), None, some("k")), Ok(some("k")));
     assert!(follows::<String>(Some(true), None, None).is_err());
-    // S3 ends its lists of parts like this.
+    // This is how S3 ends its lists of parts.
     let follows = |truncated, token: &str, last: &str, asked: &str| {
         follows_unless_last(truncated, some(token), some(last), Some(&asked.to_owned()))
     };
@@ -129,7 +129,7 @@ fn a_page_that_comes_again_is_asked_for_again_and_then_is_an_error() {
             "{failure}"
         );
     }
-    // A stale answer of a cache, once.
+    // A cache returns a stale answer once.
     let mut paging = paging("", Order::Ascending);
     for (keys, turn) in [
         (["a", "b"], PageVerdict::Next),

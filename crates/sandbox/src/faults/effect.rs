@@ -70,7 +70,7 @@ pub enum Effect {
     Skew(SignedDuration),
     /// The operation takes effect with wrong bytes: one byte of the stored object is wrong, and
     /// everything that the server computes from the bytes (`ETag`, checksums) matches the wrong
-    /// ones. For writes that carry or copy bytes.
+    /// ones. Applies to writes that carry or copy bytes.
     Corrupt,
     /// The request is handled as if it had none of these headers and query parameters, as by a
     /// server that does not know them. The signature is not verified.

@@ -1,5 +1,5 @@
-//! Answers changed by a fault: replaced by an error, with blanks added, cut in half, or sent byte
-//! by byte.
+//! Answers changed by a fault: replaced by an error, padded with blanks, truncated, or sent byte by
+//! byte.
 //!
 //! The operation has already taken effect.
 
@@ -121,7 +121,7 @@ fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool)
     response
 }
 
-/// Announces the full length of the answer but sends half of its body.
+/// Announces the full length of the answer but sends only half of its body.
 fn truncated(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let announced = parts

@@ -16,7 +16,7 @@ use crate::store::{OWNER, Store};
 
 /// The prefix of the names of the customer key headers.
 pub(super) const OWN_KEY: &str = "x-amz-server-side-encryption-customer";
-/// The prefix of these headers for the source of a copy.
+/// The prefix of the names of the customer key headers for the source of a copy.
 pub(super) const SOURCE_KEY: &str = "x-amz-copy-source-server-side-encryption-customer";
 
 /// The group that contains everyone.
@@ -27,7 +27,7 @@ const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/Authen
 const EC2: &str = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c";
 
 /// Returns the MD5 of the customer key in the headers, or `None` if there is no such key. Refuses
-/// an incomplete or invalid one.
+/// an incomplete or invalid key.
 pub(super) fn customer_key(headers: &HeaderMap, prefix: &str) -> Result<Option<String>, Refusal> {
     let field = |name: &str| text(headers, &format!("{prefix}-{name}"));
     let (algorithm, key, digest) = (field("algorithm"), field("key"), field("key-md5"));

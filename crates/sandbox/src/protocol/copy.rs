@@ -417,8 +417,8 @@ fn parse_key(raw: &str) -> Option<String> {
     decoded.split_once('/').map(|(_, key)| key.to_owned())
 }
 
-/// Parses `x-amz-copy-source-range`. Both ends must be given and be inside the source; S3 never
-/// shortens the range.
+/// Parses `x-amz-copy-source-range`. Both ends must be given and must lie inside the source; S3
+/// never shortens the range.
 fn copy_range(text: &str, size: u64) -> Result<Range<u64>, Refusal> {
     let invalid =
         |message: String| Refusal::invalid_argument("x-amz-copy-source-range", text, message);

@@ -387,7 +387,7 @@ pub(super) fn check_tags(
     Ok(tags)
 }
 
-/// Reads a body in the form in which the store keeps it. `declared` is the checksum algorithm of
+/// Reads a body into the form in which the store keeps it. `declared` is the checksum algorithm of
 /// the upload, if the body is a part.
 pub(super) async fn read_body(
     body: Option<StreamingBlob>,

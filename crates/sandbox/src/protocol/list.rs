@@ -22,7 +22,7 @@ use crate::listing::{self, ListingQuery, PAGE, Page};
 use crate::object::{Object, Version, restore_expiry};
 use crate::refusal::Refusal;
 
-/// Writes names as the request asks: encoded if it names an encoding, otherwise as they are. As
+/// Writes names as the request specifies: encoded if it names an encoding, otherwise unchanged. As
 /// with S3, XML parsers refuse a document with unencoded control characters.
 #[derive(Clone, Copy)]
 struct Names {

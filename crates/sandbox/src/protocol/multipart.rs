@@ -236,7 +236,7 @@ impl Service {
                 .map(|(_, kind)| ChecksumType::from_static(kind.name())),
             initiator: Some(super::list::initiator(&bucket)),
             owner: Some(super::list::owner(&bucket)),
-            // A page without parts would lead to itself.
+            // The marker of a page without parts would lead back to the same page.
             is_truncated: Some(max > 0 && following.next().is_some()),
             max_parts: int(max),
             part_number_marker: Some(marker),
