@@ -79,7 +79,7 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 /// The state that all objects of a transfer share.
 struct TransferContext {
     sides: Sides,
-    /// The keys of the transfer that this run copies. The number of this range is the number of the
+    /// The keys of the transfer that this run copies. The range has the same number as the
     /// transfer.
     range: KeyRange,
     monitor: Arc<dyn Monitor>,

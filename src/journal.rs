@@ -9,8 +9,8 @@
 //! written as lines with checksums. From time to time, a snapshot replaces them. Both stores
 //! exclude a second writer. A directory is protected by a lock of the operating system. In S3, a
 //! session writes the next segment number conditionally, which fences the older writer. A lease
-//! decides if a session may take over: from its own predecessor, from a holder that released the
-//! journal, or from a dead holder.
+//! decides whether a session may take over: from its own predecessor, from a holder that released
+//! the journal, or from a dead holder.
 //!
 //! The caller decides when an event must be durable. It commits the event before the effect if
 //! nothing else could find that effect again (an upload). It appends all other events. A crash may
@@ -21,8 +21,8 @@
 //! `event` and `uploads` define the records, `state` folds them, `tally` counts objects, `sample`
 //! keeps some objects for a later check, `segment` is the format, `salvage` reads a damaged
 //! journal, and `holder` decides who may take over. All of these are pure. `directory` and `bucket`
-//! are the stores, and `writer` is the task that uses one. `fingerprint` decides if a job is still
-//! the same.
+//! are the stores, and `writer` is the task that uses one. `fingerprint` decides whether a job is
+//! still the same.
 
 mod bucket;
 mod directory;
@@ -409,8 +409,8 @@ pub struct Glance {
     pub state: RunState,
     /// The last writer.
     pub writer: Option<Writer>,
-    /// The life of that writer. In S3, its last sign of life decides; in a directory, its lock, or
-    /// the time of the last event if the lock cannot be checked.
+    /// Whether that writer is still running. In S3, its last sign of life decides; in a directory,
+    /// its lock, or the time of the last event if the lock cannot be checked.
     pub life: Life,
     /// The age of the last sign of life, in S3.
     pub silence: Option<Duration>,

@@ -378,7 +378,7 @@ impl MultipartUpload {
     }
 }
 
-/// The most open uploads that are searched for those to one key.
+/// The maximum number of open uploads that are searched for those to one key.
 const MOST_LISTED: u64 = 100_000;
 
 /// Returns the failure of an endless search for the uploads to a key.

@@ -13,7 +13,7 @@
 //! - [`attributes`] decides which attributes the new object gets, and [`attribute_fallback`] which
 //!   of them to omit if a server refuses some. [`asked`] compares a published object with the
 //!   attributes that were requested for it. [`loss`] names lost attributes.
-//! - [`adopt`] finds open uploads that no journal knows and that can be adopted.
+//! - [`adopt`] finds open uploads that no journal records and that can be adopted.
 //! - [`cause`] counts failures by cause, [`unlisted`] counts failed lists by reason, and
 //!   [`unchanged`] counts unchanged objects. [`empty`] reports selections without a match.
 //! - [`totals`] counts the requests of a run before it starts, and [`carried`] the requests for

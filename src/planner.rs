@@ -46,7 +46,7 @@ pub use steps::{Demand, PlanEvent, Planning, StepPermits, Steps};
 
 /// The most HEAD requests in flight if listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
-/// The most results that wait for the result of an earlier key.
+/// The maximum number of results that wait for the result of an earlier key.
 const WAITING: usize = 2048;
 
 /// A transfer with its connected source and destination.
@@ -75,7 +75,8 @@ pub struct Step {
     pub destination_state: DestinationState,
     /// The object's number in the journal, once it has one.
     pub object: Option<u64>,
-    /// The adjacent versions of the same key, if the transfer copies all versions.
+    /// The version before this step at the destination and all newer versions of the key, if the
+    /// transfer copies all versions.
     pub history: Option<Box<HistoryStep>>,
     /// Set if an earlier session of the run may have copied the object. Contains the reason to skip
     /// the object if this cannot be proven.
@@ -298,7 +299,7 @@ impl Sides {
         HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
     }
 
-    /// Decides about an entry by the lists, or returns the requests that must be sent to decide.
+    /// Plans an entry from the lists alone, or returns the requests that the decision needs.
     ///
     /// # Errors
     /// Returns the location of the destination's list and its failure.

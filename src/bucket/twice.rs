@@ -43,9 +43,9 @@ use crate::s3::{Failure, Operation, SourcePin, Versioning, WriteCondition};
 
 /// The interval at which a request that cannot be sent twice yet is checked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// The most requests of one attempt that are in flight at once.
+/// The maximum number of requests of one attempt that are in flight at once.
 const MOST_AT_ONCE: usize = 3;
-/// The most requests of one attempt.
+/// The maximum number of requests of one attempt.
 const MOST_REQUESTS: usize = 4;
 /// The least time that a request must hang before it is given up because its connection is not
 /// served.

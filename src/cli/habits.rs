@@ -1,4 +1,4 @@
-//! Answers words that users of other tools type by habit.
+//! Responds to commands and flags of other tools that users type by habit.
 //!
 //! `sync`, `--delete`, and `--transfers` have a definite meaning to users who type them. The answer
 //! is one sentence: the equivalent in s3haul, or that there is none and why. A suggestion by

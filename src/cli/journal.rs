@@ -1,4 +1,4 @@
-//! The location of a run's journal, and the decision whether the run is new or resumes one.
+//! Locates the journal of a run, and decides whether to start a new run or resume one.
 //!
 //! By default, a run keeps a journal below the working directory. If the directory is not writable
 //! (as in many containers), the run keeps no journal, unless an unfinished run is recorded there. A
@@ -61,8 +61,8 @@ pub(super) struct JournalFlags {
     /// manifest. Default: fail.
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,
-    /// Resume open uploads that no journal names, if their parts can be proven. Use this only if no
-    /// other program writes to the destination keys.
+    /// Resume open uploads that no journal records, if their parts can be proven. Use this only if
+    /// no other program writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
     /// Wait up to this long for a journal that another run holds. Default: do not wait, and exit

@@ -32,7 +32,7 @@ pub(super) struct MineFlags {
     // without --mine.
     #[arg(long, value_name = "PLACE", requires = "mine")]
     journal: Option<JournalPlace>,
-    /// With --mine, the job manifest whose journal to read.
+    /// With --mine, read the journal of this job manifest.
     #[arg(
         long,
         value_name = "FILE",

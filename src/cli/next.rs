@@ -44,7 +44,8 @@ pub(super) fn this_again() -> Option<String> {
     again(&words())
 }
 
-/// Returns a command line without the flag that would start over.
+/// Returns a command line without the flag that would start over, or `None` if the command cannot
+/// be repeated.
 fn again(words: &[String]) -> Option<String> {
     if words.iter().any(|word| GONE.contains(&word.as_str())) {
         return None;

@@ -31,7 +31,8 @@ pub(super) fn report() {
         if takes_panic(&place) {
             return;
         }
-        // Does not wait for the lock or unwrap: a panic in the hook would abort the process.
+        // Neither block on the lock nor unwrap it, because a panic in the hook would abort the
+        // process.
         let is_new = reported
             .try_lock()
             .is_ok_and(|mut reported| reported.insert(place.clone()));

@@ -82,7 +82,10 @@ impl Reports {
         };
         let found = FoundReport::open(&report, &self.endpoint).await?;
         let lines = found.lines(MergeScope::Undone)?;
-        let overview = overview(lines, first).boxed().await.map_err(read_error)?;
+        let overview = overview(lines, first)
+            .boxed()
+            .await
+            .map_err(from_read_error)?;
         if output.json {
             say_json(&overview)
         } else {
@@ -118,7 +121,7 @@ async fn merge(
     };
     let mut overview = overview_and(lines, first, write)
         .await
-        .map_err(read_error)?;
+        .map_err(from_read_error)?;
     if let Some(file) = file {
         file.finish()?;
     }
@@ -222,7 +225,7 @@ impl FoundReport {
     pub(super) fn lines(&self, scope: MergeScope) -> Result<ReportLines, CliError> {
         match self {
             Self::Shards(_, merge) => Ok(merge.lines(scope)),
-            Self::File(path) => ReportLines::of_file(path).map_err(read_error),
+            Self::File(path) => ReportLines::of_file(path).map_err(from_read_error),
             Self::Stored(stored) => Ok(ReportLines::of_pieces(stored)),
         }
     }
@@ -238,7 +241,7 @@ pub(super) async fn reports_at(
 }
 
 /// Converts the failure to read a report into the error of a command.
-pub(super) fn read_error(error: ReadError) -> CliError {
+pub(super) fn from_read_error(error: ReadError) -> CliError {
     match error {
         ReadError::Store(error) => error.into(),
         error => CliError::Usage(error.to_string()),

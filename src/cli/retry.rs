@@ -24,7 +24,7 @@ use super::job_environment::JobEnvironment;
 use super::journal::JournalFlags;
 use super::lease;
 use super::parse::parse;
-use super::report::{FoundReport, read_error};
+use super::report::{FoundReport, from_read_error};
 use super::run::{RunOptions, run};
 use super::signals::DrainFlags;
 use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
@@ -86,7 +86,7 @@ impl Retry {
             there,
             footer,
             ..
-        } = read(lines).boxed().await.map_err(read_error)?;
+        } = read(lines).boxed().await.map_err(from_read_error)?;
         let unfinished = footer.filter(|footer| !footer.complete);
         let repair_losses = losses::hint(&lost, &origin, &place);
         if self.losses && lost.is_empty() {
@@ -364,8 +364,9 @@ fn narrow(job: &mut Job, failed: &[ReportedFailure]) -> Result<(), CliError> {
     }
 }
 
-/// Returns the transfer, limited to the failed objects, and then the whole transfer if a list
-/// failed. Both write to the same destination, so the second starts when the first has ended.
+/// Returns the transfer, limited to the failed objects. If a list failed, returns the whole
+/// transfer instead, or after it if the whole transfer would not find the failed objects. Both
+/// write to the same destination, so the second starts when the first has ended.
 fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
     // A copy may exist although it failed later, at its proof or its tags. It is newer than its
     // source and has the right size, so a comparison by lists would call it equal.

@@ -233,7 +233,7 @@ impl StatePrefix {
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);
         let merged = ReportMerge::open(place, run, self.plan.planned, shards, later);
-        let merged = merged.await.map_err(super::report::read_error)?;
+        let merged = merged.await.map_err(super::report::from_read_error)?;
         merged.ok_or_else(|| {
             CliError::Usage(format!(
                 "no shard of {} has a report yet; `s3haul status {}` shows how far they are",

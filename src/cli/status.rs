@@ -49,8 +49,8 @@ pub(super) struct Status {
     /// state prefix of a run in shards. Default: all journals below ./.s3haul.
     #[arg(value_name = "RUN")]
     journal: Option<String>,
-    /// Show a run in shards again at this interval (15s if none is given) until all shards have
-    /// ended. Exits with 1 if a shard has failed.
+    /// Refresh a run in shards at this interval (15s if none is given) until all shards have ended.
+    /// Exits with 1 if a shard has failed.
     #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "15s", value_parser = interval)]
     watch: Option<Duration>,
     #[command(flatten)]

@@ -166,7 +166,7 @@ impl VerifyArgs {
             }
         }
         let doubtful = if self.strict {
-            counts.extra + counts.unprovable + self.unsearched_places(counts)
+            counts.extra + counts.unprovable + self.print_gaps(counts)
         } else {
             0
         };
@@ -253,8 +253,8 @@ impl VerifyArgs {
         }
     }
 
-    /// Prints where a strict comparison could not search, and returns the number of such places.
-    fn unsearched_places(&self, counts: &Counts) -> u64 {
+    /// Prints the reasons why a strict comparison is incomplete, and returns their number.
+    fn print_gaps(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {
             if counts.excluded > 0 {

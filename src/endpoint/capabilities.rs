@@ -43,7 +43,7 @@ pub struct Overrides<S> {
     /// The largest allowed part.
     #[schemars(extend("examples" = ["5GiB"]))]
     pub max_part: Option<S>,
-    /// The most parts that one upload may have.
+    /// The maximum number of parts that one upload may have.
     #[schemars(range(min = 1, max = 10_000), extend("examples" = [1000]))]
     pub max_parts: Option<u32>,
     /// All parts of an upload except the last must have the same size.

@@ -54,7 +54,7 @@ impl Relisting {
 impl TransferContext {
     /// Returns true if an object that is skipped for this reason can be compared with its source,
     /// to prove that this run copied it.
-    pub(super) fn can_compare(&self, reason: Skip) -> bool {
+    pub(super) fn can_prove(&self, reason: Skip) -> bool {
         let Self { sides, .. } = self;
         matches!(reason, Skip::Equal { .. } | Skip::Present)
             && sides.source.is_some()
@@ -106,7 +106,7 @@ impl Conductor<'_> {
         }
         // Usually no object was under way; this check then saves hashing the key.
         if !running.listed.under_way.is_empty()
-            && running.context.can_compare(reason)
+            && running.context.can_prove(reason)
             && let Some(began) = running.listed.under_way.remove(&entry.key)
         {
             let began = began.into_entry(entry.relative_at);
@@ -217,7 +217,7 @@ impl Conductor<'_> {
                 step.object = Some(object);
                 self.queue(transfer, step, permits.as_mut());
             }
-            Planned::Skip(entry, key, reason) if running.context.can_compare(reason) => {
+            Planned::Skip(entry, key, reason) if running.context.can_prove(reason) => {
                 self.queue_for_proof(transfer, Some(object), *entry, key, reason, permits);
             }
             Planned::Skip(entry, key, reason) => {

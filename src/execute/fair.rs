@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::location::ObjectKey;
 
-/// The most groups of a transfer that are counted separately.
+/// The maximum number of groups of a transfer that are counted separately.
 const MOST: usize = 64;
 /// The segment of the group of all other prefixes. It differs from every real segment, which has
 /// its only slash at its end.

@@ -51,7 +51,7 @@ use attributes::TargetAttributes;
 use round_failure::RoundFailure;
 use upload::orphans::OrphanUpload;
 
-/// The most rounds of one object.
+/// The maximum number of rounds of one object.
 const ROUNDS: usize = 4;
 
 /// One object in progress.

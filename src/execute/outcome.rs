@@ -38,7 +38,8 @@ pub struct Outcome {
     /// Objects that an earlier session of the run copied without recording it, and that this
     /// session proved.
     pub recovered_objects: u64,
-    /// Objects that an earlier session of the run may have copied, and that this session skipped.
+    /// Objects that an earlier session of the run may have copied, and that this session left
+    /// unchanged.
     pub maybe_recovered_objects: u64,
     /// Objects skipped because the destination already has them.
     pub skipped_objects: u64,
@@ -48,7 +49,8 @@ pub struct Outcome {
     pub unchanged: Unchanged,
     /// The objects copied or uploaded, by reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects skipped because they are in an archive and the job says `archived: skip`.
+    /// Objects left out because they are in an archive and the job says `archived: skip`. Not part
+    /// of `skipped_objects`.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored, for a later run to copy.
     pub restoring_objects: u64,

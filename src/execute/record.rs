@@ -25,8 +25,8 @@ use crate::planner::{Demand, Pending, PlanEvent, Planning, Resume, Sides, Step};
 
 /// The number of keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
-/// The most equal objects that one event names. A later session checks that the destination still
-/// has them.
+/// The maximum number of equal objects that one event names. A later session checks that the
+/// destination still has them.
 const EQUAL: usize = 4;
 
 /// The number of range numbers that are reserved for each transfer, besides the number of its first

@@ -31,14 +31,15 @@ pub(super) struct Refusals {
     answered: Mutex<BTreeSet<(String, Attribute)>>,
     /// By bucket, request, and kind, the requested attributes that the bucket was seen to keep.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, the locks that HEAD shows. Requested for one object only.
+    /// By bucket and request, which locks HEAD shows. One object sends the request for all; a
+    /// refusal is tested again later.
     locks_shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
-    /// By bucket, writing request, and kind, the answer about an attribute that HEAD does not show.
-    /// Requested for one object only.
+    /// By bucket, writing request, and kind, whether the server keeps an attribute that HEAD does
+    /// not show. One object sends the request for all; a refusal is tested again later.
     answers: Mutex<HashMap<Asking, AskedOnce<AttributeAnswer>>>,
     /// By bucket, true if setting tags on an object replaces its content with the tags.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
-    /// By bucket, the known facts about tags if HEAD shows no tag count.
+    /// By bucket, the state of tags if HEAD shows no tag count, and when to test a refusal again.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
     /// By bucket, true if the `ETag` of an object without an encryption key is the MD5 of its
     /// bytes: the provider profile says so, or such an `ETag` was seen.
@@ -48,11 +49,10 @@ pub(super) struct Refusals {
 /// A bucket, the request that wrote an object, and a kind of attribute.
 type Asking = (String, Operation, &'static str);
 
-/// The answer to a question that one object asks while other objects wait.
+/// The result of a request that one object sends while other objects wait for it.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// A question that one object asks for all objects, and the time at which a refusal is tested
-/// again.
+/// A request that one object sends for all, and the time at which a refusal is tested again.
 #[derive(Debug)]
 struct AskedOnce<T> {
     cell: Once<T>,
@@ -323,8 +323,8 @@ impl Refusals {
 
     /// Asks the bucket about an attribute that `asked` has set on an object. If the bucket keeps or
     /// ignores the attribute, the answer is remembered for this request and kind of attribute. An
-    /// answer that shows another value is not remembered. With `for_each_object` or `trust:
-    /// nothing`, no answer is remembered. A refusal is tested again at growing intervals.
+    /// answer that shows another value is not remembered. With `for_each_object`, or with
+    /// `trust: nothing`, no answer is remembered. A refusal is tested again at growing intervals.
     ///
     /// # Errors
     /// Fails if the request failed. The next object then asks again.
@@ -413,7 +413,7 @@ impl Refusals {
     }
 }
 
-/// The known facts about tags that a write copies from the source.
+/// Whether a bucket keeps the tags that a write copies from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarriedTags {
     /// Nothing is known, so the tags must be compared.
@@ -425,7 +425,7 @@ pub(super) enum CarriedTags {
     NotReadable(&'static str),
 }
 
-/// The known facts about tags in a source bucket whose HEAD shows no tag count.
+/// The state of tags in a source bucket whose HEAD has shown no tag count so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// The last objects had no tags. Holds their number.

@@ -13,8 +13,8 @@ pub enum Replan {
     /// changed. A server that refuses the same `ETag` each time contradicts itself.
     #[serde(rename = "source-changed")]
     SourceRefused,
-    /// The destination key holds another object than the planner saw, or another write to the key
-    /// was in progress.
+    /// The destination key holds a different object from the one that the planner saw, or another
+    /// write to the key was in progress.
     DestinationChanged,
     /// The guess that all parts of the source have one size was wrong. The next round asks for the
     /// size of each part.

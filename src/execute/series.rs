@@ -352,7 +352,7 @@ impl Conductor<'_> {
             return self.spawn(queued);
         }
         if !self.series.held.is_empty() {
-            // Take the object whose last attempt is the longest ago.
+            // Take the object that was tried least recently.
             let RefusedObject { transfer, step, .. } = self.series.held.remove(0);
             self.spawn(Queued {
                 transfer,

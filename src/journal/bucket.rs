@@ -1,13 +1,13 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each as an object.
 //!
-//! Objects cannot be appended to, so each segment holds the events of one second. It is written
-//! with `If-None-Match: *` under the next number, which keeps a second writer out. A session takes
-//! over by writing the next number itself. The previous session finds that number taken at its next
-//! write, and stops. The segment with which a session took over (a fence) is kept while a previous
-//! session could still be suspended ([`FENCE_AGE`]): without it, that session would wake up and
-//! find its number free.
+//! Objects cannot be appended to, so the events of about a second form one segment, or fewer if a
+//! caller waits for them. A segment is written with `If-None-Match: *` under the next number, which
+//! keeps a second writer out. A session takes over by writing the next number itself. The previous
+//! session finds that number taken at its next write, and stops. The segment with which a session
+//! took over (a fence) is kept while a previous session could still be suspended ([`FENCE_AGE`]):
+//! without it, that session would wake up and find its number free.
 //!
-//! The holder's [`lease`] decides if another session may take over at all.
+//! The holder's [`lease`] decides whether another session may take over at all.
 //!
 //! The server's clock measures the age of a fence and of a sign of life. The objects that a
 //! snapshot replaces are removed only after the next segment is written. A session that has been
@@ -50,14 +50,14 @@ const HURRY: Duration = Duration::from_millis(100);
 /// The number of segments after which a snapshot is due, even if they are short, because reading
 /// each one takes a request.
 const SEGMENTS: u64 = 64;
-/// The most requests in flight while the journal is read or cleaned up.
+/// The maximum number of requests in flight while the journal is read or cleaned up.
 const AT_ONCE: usize = 16;
-/// The most attempts to take over while another session keeps writing, and to read while another
-/// session removes old objects.
+/// The maximum number of attempts to take over while another session keeps writing, and to read
+/// while another session removes old objects.
 const ROUNDS: u32 = 8;
-/// The most objects of a journal that a list may have. A real journal has far fewer.
+/// The maximum number of objects of a journal that a list may have. A real journal has far fewer.
 const MOST_OBJECTS: usize = 100_000;
-/// The most other objects that a list may have.
+/// The maximum number of other objects that a list may have.
 const MOST_OTHERS: usize = 10_000;
 /// The age at which a fence is removed. A process that is suspended for longer than this would not
 /// notice that another session took over.

@@ -35,7 +35,7 @@ use crate::size::MIB;
 
 /// The length at which a new segment begins even without a snapshot. Readers load whole segments.
 const SEGMENT: u64 = 8 * MIB;
-/// The most times that a reader starts over because a writer removed files meanwhile.
+/// The maximum number of times that a reader starts over because a writer removed files meanwhile.
 const LOOKS: u32 = 10;
 
 /// A journal that this process may write.
@@ -132,9 +132,9 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Replaces an unreadable journal with a new one that takes over the open uploads it still
-    /// shows. Moves the old files to a subdirectory and returns its path. The parent is no place
-    /// for them: it may not be writable, or may be on another file system.
+    /// Replaces an unreadable journal with a new one, which takes over the open uploads that the
+    /// old one still shows. Moves the old files to a subdirectory and returns its path. The parent
+    /// is no place for them: it may not be writable, or may be on another file system.
     ///
     /// The old files are first linked into the subdirectory, and unlinked only once the new
     /// snapshot is durable. So if this fails or the process is killed at any moment, either the old

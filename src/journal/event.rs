@@ -216,7 +216,7 @@ pub struct Passed {
     /// The skipped objects by the comparison that found them equal.
     #[serde(skip_serializing_if = "Unchanged::is_empty")]
     pub unchanged: Unchanged,
-    /// Objects that are skipped because they are in an archive.
+    /// Objects that are left out because they are in an archive. Not part of `skipped_objects`.
     pub archived_objects: u64,
     /// Objects that the destination has, but that an earlier list of the run has counted already.
     #[serde(skip_serializing_if = "is_zero")]
@@ -358,8 +358,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Returns the bytes of an object whose destination is equal to its source, and true if it was
-    /// found there instead of copied. Returns `None` for all other objects.
+    /// Returns the size of an object whose copy equals its source, and true if the copy was found
+    /// rather than made. Returns `None` for all other objects.
     pub(super) fn is_there(&self) -> Option<(u64, bool)> {
         match self {
             Self::Done { bytes, .. } => Some((*bytes, false)),

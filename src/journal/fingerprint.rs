@@ -212,7 +212,7 @@ impl Fingerprint {
             customer_keys,
             // It only decides the exit code.
             empty: _,
-            // They decide if a request is allowed, not what it does.
+            // They decide whether a request is allowed, not what it does.
             source_access: _,
             destination_access: _,
         } = transfer;

@@ -1,9 +1,9 @@
 //! Decides which session holds a journal in S3, and which session may take it over.
 //!
 //! The session that wrote the last segment is the holder. Another session takes over by writing the
-//! next segment, which shuts the holder out. `BucketHolder::gives_way_to` decides if it may do so.
-//! Each session has a record of its own, `session-ID.json`, and renews it as its sign of life, so
-//! no two sessions ever write the same record.
+//! next segment, which shuts the holder out. `BucketHolder::gives_way_to` decides whether it may do
+//! so. Each session has a record of its own, `session-ID.json`, and renews it as its sign of life,
+//! so no two sessions ever write the same record.
 //!
 //! The age of a sign of life is the server's time minus the time at which the server stored the
 //! record. So the clocks of this machine and of the holder do not matter.

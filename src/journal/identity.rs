@@ -1,5 +1,5 @@
 //! The identity of a session. Messages name the holder of a journal with it, and a successor uses
-//! it to decide if the holder's process has ended.
+//! it to decide whether the holder's process has ended.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! The record of a run is wrong if its destination has lost the objects: the bucket was created
 //! again, or another server has the same URL. Checking every object again would cost too much, but
-//! a small sample shows if many are missing.
+//! a small sample shows whether many are missing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

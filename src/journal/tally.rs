@@ -45,7 +45,7 @@ pub struct RunTotals {
     pub unchanged: Unchanged,
     /// The objects copied or uploaded, by the reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects that are skipped because they are in an archive.
+    /// Objects that are left out because they are in an archive. Not part of `skipped_objects`.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored.
     pub restoring_objects: u64,

@@ -12,7 +12,8 @@ use super::tally::leaves_copy;
 use crate::plan::decide::Basis;
 use crate::s3::FailureKind;
 
-/// The most copies that are kept on record. A run with more failures has an obvious fault.
+/// The maximum number of copies that are kept on record. A run with more failures has an obvious
+/// fault.
 const MOST: usize = 10_000;
 
 /// The unproven copies by place (`s3://bucket/key`), each with the kind of its failure.

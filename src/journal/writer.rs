@@ -36,9 +36,9 @@ use super::state::RunState;
 use super::store::Store;
 use super::uploads::JournaledUpload;
 
-/// The most events that wait for the writer. If it falls behind, senders wait too.
+/// The maximum number of events that wait for the writer. If it falls behind, senders wait too.
 const QUEUE: usize = 8192;
-/// The most events in one write.
+/// The maximum number of events in one write.
 const BATCH: usize = 4096;
 /// The pause after a failed attempt to write the report: at least this time, and at least this
 /// multiple of the attempt's duration, because each attempt reads all events since the last
@@ -159,8 +159,9 @@ impl Journal {
         }
     }
 
-    /// Reports an object that this session leaves to the next one. Such receipts are written last,
-    /// and the next session truncates them, because it knows the object from the events.
+    /// Reports an object that this session leaves to the next one. Such receipts are written last.
+    /// The next session truncates the report before them, because it knows the objects from the
+    /// events.
     ///
     /// # Errors
     /// The journal can no longer be written.
@@ -378,7 +379,7 @@ impl<S: Store> WriterTask<S> {
         self.sync().await
     }
 
-    /// Syncs events that have waited long enough, and checks if the journal is lost.
+    /// Syncs events that have waited long enough, and checks whether the journal is lost.
     /// [`Self::gather`] does the same, but not while messages keep arriving.
     async fn look_after(&mut self) -> Result<(), JournalError> {
         if let Some(error) = self.store.lost().now_or_never() {

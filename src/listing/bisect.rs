@@ -77,7 +77,7 @@ pub struct Ranges {
     alphabet: Alphabet,
     /// The ranges by number.
     listed: BTreeMap<u32, ListedRange>,
-    /// The most ranges that may be listed at once.
+    /// The maximum number of ranges that may be listed at once.
     most: usize,
     /// The number of the next new range.
     next: u32,

@@ -15,11 +15,12 @@ use super::job::{Attribute, KeySource, Policy, SetValues, Source, Transfer};
 
 /// S3's limit on the names and values of an object's user metadata together, in bytes.
 pub(crate) const MAX_METADATA: usize = 2048;
-/// The most tags of one object.
+/// The maximum number of tags of one object.
 pub(crate) const MAX_TAGS: usize = 10;
-/// The most characters of a tag's key and of its value.
+/// The maximum number of characters of a tag's key and of its value.
 const MAX_TAG: (usize, usize) = (128, 256);
-/// The most bytes of one content header. S3 limits all content headers together to 2 KB.
+/// The maximum number of bytes of one content header. S3 limits all content headers together to 2
+/// KB.
 const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.

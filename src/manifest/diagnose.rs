@@ -100,7 +100,7 @@ impl RefusedFields {
     }
 }
 
-/// The most characters of the file that a message quotes.
+/// The maximum number of characters of the file that a message quotes.
 const MAX_MESSAGE: usize = 400;
 
 impl fmt::Display for Mistake {

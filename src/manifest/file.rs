@@ -545,13 +545,13 @@ pub struct RestoreSection {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "limits")]
 pub struct LimitsSection {
-    /// The most requests per second, of all kinds together.
+    /// The maximum number of requests per second, of all kinds together.
     #[schemars(range(min = 1, max = 4_294_967_295_u32), extend("examples" = [3000]))]
     pub requests_per_second: Option<u32>,
-    /// The most bytes copied per second.
+    /// The maximum number of bytes copied per second.
     #[schemars(extend("examples" = ["40GiB"]))]
     pub bytes_per_second: Option<String>,
-    /// The most requests in flight, which are sent but not answered yet.
+    /// The maximum number of requests in flight, which are sent but not answered yet.
     #[schemars(range(min = 1, max = 4_294_967_295_u32), extend("examples" = [1024]))]
     pub in_flight: Option<u32>,
     /// The longest time to wait for a server that throttles or does not answer. After that, the

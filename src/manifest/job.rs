@@ -48,7 +48,7 @@ pub struct Job {
     pub journal: JournalPlace,
     /// Decides what happens if the job differs from the unfinished run in the journal.
     pub on_change: OnChange,
-    /// Set by `--adopt`: the run resumes open uploads that no journal knows, if they are at keys
+    /// Set by `--adopt`: the run resumes open uploads that no journal records, if they are at keys
     /// that it writes and their parts can be proven. Only the user knows that no other program
     /// writes these keys.
     pub adopts: bool,

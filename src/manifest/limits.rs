@@ -12,11 +12,11 @@ use crate::size::ByteRate;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Limits {
-    /// The most requests per second of all kinds together, at least 1.
+    /// The maximum number of requests per second of all kinds together, at least 1.
     pub requests_per_second: Option<u32>,
-    /// The most bytes copied per second, at least 1.
+    /// The maximum number of bytes copied per second, at least 1.
     pub bytes_per_second: Option<ByteRate>,
-    /// The most requests in flight, at least 1.
+    /// The maximum number of requests in flight, at least 1.
     pub in_flight: Option<u32>,
     /// The longest time to wait for a server that throttles or does not answer; `None` is 15
     /// minutes.

@@ -6,7 +6,8 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// The most prefixes of one glob. The glob is truncated before braces that would exceed this limit.
+/// The maximum number of prefixes of one glob. The glob is truncated before braces that would
+/// exceed this limit.
 const MOST: usize = 256;
 
 /// A literal prefix, possibly still growing.

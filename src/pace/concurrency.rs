@@ -177,7 +177,7 @@ const CROWDED: f64 = 0.25;
 /// The number of intervals between a failed trial and the next one. Each further failure doubles
 /// it.
 const REST: u32 = 4;
-/// The most intervals between two trials.
+/// The maximum number of intervals between two trials.
 const LONGEST_REST: u32 = 64;
 /// The smallest concurrency that trials reach.
 pub const MIN_CONCURRENCY: u32 = 16;

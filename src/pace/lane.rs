@@ -31,7 +31,7 @@ pub(super) use queue::LanePass;
 pub(crate) use queue::PausingRequest;
 use queue::{Lane, LaneTurn};
 
-/// The most prefixes of a bucket that have separate lanes.
+/// The maximum number of prefixes of a bucket that have separate lanes.
 const MOST: usize = 64;
 /// The time without throttling after which a prefix loses its lane.
 const FORGOTTEN: Duration = Duration::from_mins(15);

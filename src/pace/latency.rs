@@ -36,7 +36,8 @@ const DEVIATIONS: u32 = 6;
 pub(crate) const LEAST: Duration = Duration::from_secs(1);
 /// The number of answers that earn the right to send one request twice.
 pub const ANSWERS_PER_REPEAT: u32 = 20;
-/// The most requests that may be sent twice in a row, however many answers came before them.
+/// The maximum number of requests that may be sent twice in a row, however many answers came before
+/// them.
 const MOST_SAVED: u32 = 32;
 /// The number of requests that a run may send twice before answers have earned any.
 const FIRST_SAVED: u32 = 2;

@@ -25,9 +25,9 @@
 
 use std::time::Duration;
 
-/// The most pieces that are counted one by one.
+/// The maximum number of pieces that are counted one by one.
 const PIECES: usize = 32;
-/// The most bytes of a piece that ends with a slash.
+/// The maximum number of bytes of a piece that ends with a slash.
 const LONGEST: usize = 64;
 /// The characters of a piece without a slash.
 const CHARACTERS: usize = 2;

@@ -61,8 +61,8 @@ impl Default for RetryPolicy {
 
 /// The default of [`RetryPolicy::drain`].
 pub const DRAIN: Duration = Duration::from_secs(20);
-/// The most time for cleaning up after the requests in flight have ended. It is at most a quarter
-/// of the drain time.
+/// The maximum time for cleaning up after the requests in flight have ended. It is at most a
+/// quarter of the drain time.
 const TIDYING: Duration = Duration::from_secs(8);
 
 /// The shortest time limit of an attempt, even if less patience is left: a distant server needs

@@ -27,12 +27,12 @@ const START: u32 = 512;
 /// The number of slots for small work at the start. A partition of S3 accepts 3,500 copies a
 /// second. At 70 ms each, about 250 are in flight.
 const START_SMALL: u32 = 256;
-/// The most requests in flight, if the limit of open files allows it. The number grows up to this
-/// only while that makes the run faster.
+/// The maximum number of requests in flight, if the limit of open files allows it. The number grows
+/// up to this only while that makes the run faster.
 pub const CEILING: u32 = 8192;
 /// The number of requests in flight that layouts and estimates assume, if the ceiling allows it.
 pub const USUAL: u32 = 2048;
-/// The most requests that may wait without a slot: each takes some KiB of memory.
+/// The maximum number of requests that may wait without a slot: each takes some KiB of memory.
 const MOST_PARKED: u32 = 4096;
 /// Requests that move fewer bytes than this, the smallest size of a part, are small.
 const SMALL: u64 = 5 << 20;

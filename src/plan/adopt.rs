@@ -1,4 +1,4 @@
-//! Decides which open uploads that no journal knows can be adopted, and checks the object that
+//! Decides which open uploads that no journal records can be adopted, and checks the object that
 //! results from an adopted upload.
 //!
 //! S3 lists the creation time, storage class, declared checksum, and parts of an open upload. It
@@ -124,8 +124,8 @@ pub fn difference(
         && found.metadata.keys().all(is_wanted)
         && found.missing_metadata == 0;
     let encryption_is = |wanted| {
-        // An alias may refer to another key than HEAD shows.
-        unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::Other).is_none()
+        // The alias may refer to a different key from the one that HEAD shows.
+        unlike_encryption(wanted, found.encryption.as_ref(), KeyAlias::OnlyItself).is_none()
     };
     let as_wanted = [
         (Attribute::Metadata, metadata_is),

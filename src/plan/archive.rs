@@ -12,7 +12,8 @@ pub struct Request {
     /// The tier, which the archive supports, and the number of days.
     pub restore: Restore,
     /// True if the request includes the number of days. S3 refuses the number for
-    /// `INTELLIGENT_TIERING` objects, which move back to the Frequent Access tier permanently.
+    /// `INTELLIGENT_TIERING` objects: a restore moves them back to the Frequent Access tier and
+    /// makes no temporary copy.
     pub for_days: bool,
 }
 

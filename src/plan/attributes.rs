@@ -31,10 +31,10 @@ const FOREIGN_CLASSES: [&str; 8] = [
     "AWS_BACKUP_LOW_COST_WARM",
     "FILE_SYSTEM",
 ];
-/// The most bytes of tags that s3haul sends in `x-amz-tagging`.
+/// The maximum number of bytes of tags that s3haul sends in `x-amz-tagging`.
 const MAX_TAGGING: usize = 2048;
-/// The most bytes of attributes in one request. S3 accepts 8 KB of headers. The name of the source,
-/// the signature, and the SDK's headers need up to 4 KB.
+/// The maximum number of bytes of attributes in one request. S3 accepts 8 KB of headers. The name
+/// of the source, the signature, and the SDK's headers need up to 4 KB.
 const MAX_ATTRIBUTES: usize = 4096;
 
 /// The note for a retention that has ended. The copy does not keep it, because S3 would refuse it
@@ -62,7 +62,8 @@ pub struct Reads {
     /// attributes needs HEAD, because a listing does not show them; a copy in parts needs HEAD for
     /// the checksum of the whole object.
     pub head: bool,
-    /// The tags. `CopyObject` copies tags itself, unless the job adds tags of its own.
+    /// The tags. `CopyObject` copies tags itself, unless the job adds tags of its own or the server
+    /// does not accept tags in headers.
     pub tags: bool,
     /// The ACL, which no request copies.
     pub acl: bool,
@@ -357,8 +358,8 @@ pub fn weaker_encryption(
         rank(head.encryption.as_ref())
     };
     let copy = rank(written);
-    // Servers do not always tell whether they encrypt with their own keys. So only the loss of KMS
-    // encryption counts.
+    // Servers do not always tell whether they encrypt with their own keys. So the loss counts only
+    // if the source is encrypted with a KMS key or a customer key.
     let weaker = source.0 > copy.0 && source.0 > 1;
     weaker.then(|| {
         let reason = format!(

@@ -2,7 +2,8 @@
 //!
 //! Amazon S3 refuses to copy tags that it cannot set. Other servers may drop the tags of a source
 //! without an error, so the executor reads the tags of an object if HEAD shows no tag count. A plan
-//! sends no HEAD, so it assumes that objects have no tags. Most servers then show no count.
+//! sends no HEAD, so it assumes that objects have no tags and that HEAD therefore shows no count,
+//! as on most servers.
 
 use crate::manifest::job::{Policy, Transfer};
 use crate::plan::attributes::Reads;

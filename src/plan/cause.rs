@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The most causes that are counted separately. A run counts all further causes together.
+/// The maximum number of causes counted separately. All others are counted together.
 const MAX_CAUSES: usize = 64;
-/// The most characters kept of a message.
+/// The maximum length of a stored message, in characters.
 const MESSAGE_KEPT: usize = 500;
 
 /// The properties of a failed object that identify its cause.

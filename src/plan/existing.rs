@@ -10,7 +10,7 @@ use crate::manifest::job::{Attribute, SetValues, Transfer};
 use crate::s3::{Capabilities, ContentHeaders, Head, Tag};
 
 /// S3's storage classes in the order in which lifecycle rules move objects. No rule moves objects
-/// to the first two groups.
+/// to a class of the first group.
 const WATERFALL: [&[&str]; 7] = [
     &["STANDARD", "REDUCED_REDUNDANCY"],
     &["STANDARD_IA"],

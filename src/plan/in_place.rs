@@ -53,7 +53,7 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
 /// The result of comparing the listed storage class of an object with the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListedState {
-    /// The object has another storage class than the job sets.
+    /// The object has a storage class other than the one that the job sets.
     Differs,
     /// The object has the storage class, and the job changes nothing else.
     AsSet,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::manifest::job::Attribute;
 
-/// The most losses that are counted separately. A run counts all further losses together.
+/// The maximum number of losses counted separately. All others are counted together.
 const MAX_KINDS: usize = 64;
 
 /// The kinds of losses.

@@ -2,11 +2,11 @@
 //!
 //! A part copy takes a fixed time, plus the time for its bytes at 60 to 80 MB/s, regardless of the
 //! object's size. Speed therefore comes from many parts in flight, and the price of requests limits
-//! their number. Automatic parts have 64 to 128 MiB. They are larger if 10,000 parts require it, or
-//! if copies start slowly on this server. If possible, their number is a multiple of the number of
-//! requests in flight, because a last wave of three parts takes as long as a full wave. A job may
-//! prefer the fewest requests, or the shortest time, for which s3haul uses the speed that it
-//! measured during the run ([`Speed`]).
+//! their number. By default, automatic parts of a copy have about 64 to 128 MiB. They are larger if
+//! 10,000 parts require it, or if copies start slowly on this server. If possible, their number is
+//! a multiple of the number of requests in flight, because a last wave of three parts takes as long
+//! as a full wave. A job may prefer the fewest requests, or the shortest time, for which s3haul
+//! uses the speed that it measured during the run ([`Speed`]).
 //!
 //! A layout is three numbers, and ranges are computed on demand, so an object of 48.8 TiB takes no
 //! more memory than a small one. Only a layout that replays irregular boundaries of a source stores
@@ -127,7 +127,7 @@ pub enum LayoutError {
     NoPartCopy {
         /// The size of the object in bytes.
         size: u64,
-        /// The most bytes that one request copies.
+        /// The maximum number of bytes that one request copies.
         limit: u64,
     },
     /// The object is larger than one `CopyObject` copies, and this server's `UploadPartCopy` does
@@ -138,7 +138,7 @@ pub enum LayoutError {
          if the probe says so", ByteSize(*.limit)
     )]
     OddSource {
-        /// The most bytes that one request copies.
+        /// The maximum number of bytes that one request copies.
         limit: u64,
     },
     /// The object is larger than the maximum number of parts times the maximum part size.

@@ -104,8 +104,8 @@ pub fn by_etag(
     }
 }
 
-/// Returns the uniform layout of `count` parts of `first` bytes each, if it fits `size` and the
-/// limits.
+/// Returns the uniform layout of `count` parts whose first part has `first` bytes, if it fits
+/// `size` and the limits. Only the last part may be smaller.
 #[must_use]
 pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<PartLayout> {
     let before_last = u64::from(count.checked_sub(1)?).checked_mul(first)?;

@@ -17,8 +17,8 @@ pub struct Unchanged {
     /// Equal objects that were not checked for the attributes that the job sets.
     #[serde(skip_serializing_if = "is_zero")]
     pub attributes_not_checked: u64,
-    /// Equal objects in another storage class than the job sets, to which a lifecycle rule may have
-    /// moved them.
+    /// Equal objects in a storage class other than the one that the job sets, to which a lifecycle
+    /// rule may have moved them.
     #[serde(skip_serializing_if = "is_zero")]
     pub other_storage_class: u64,
 }

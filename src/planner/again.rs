@@ -1,4 +1,4 @@
-//! Plans the objects again that an earlier session planned and did not finish.
+//! Replans the objects that an earlier session planned but did not finish.
 //!
 //! s3haul sends HEAD for each object on both sides. The copy may exist although its record was
 //! lost, or it may be outdated because the source was rewritten since. A copy with equal bytes may
@@ -68,9 +68,9 @@ impl Sides {
         Ok(())
     }
 
-    /// Plans an object again that an earlier session was working on. `began` is the source as it
-    /// was then. Equal bytes do not show that the session finished the object, because s3haul adds
-    /// some attributes and proofs after the bytes.
+    /// Replans an object that an earlier session was working on. `began` is the source as it was
+    /// then. Equal bytes do not show that the session finished the object, because s3haul adds some
+    /// attributes and proofs after the bytes.
     pub(crate) async fn ask_again(
         &self,
         began: Entry,

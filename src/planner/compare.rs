@@ -118,8 +118,8 @@ impl Sides {
         Ok(())
     }
 
-    /// Decides by HEAD of the destination. In doubt, also compares the checksums and `ETag`s of
-    /// both sides.
+    /// Decides by HEAD of the destination. If that leaves a doubt, also compares the checksums and
+    /// `ETag`s of both sides, or hashes the local file.
     async fn by_head(
         &self,
         entry: &Entry,
@@ -329,8 +329,8 @@ impl Sides {
         }
     }
 
-    /// Decides about an object with equal bytes by its listed storage class. Returns `None` if HEAD
-    /// must show other attributes first.
+    /// Decides, by the listed storage class, what to do with an object whose bytes are equal.
+    /// Returns `None` if HEAD must show other attributes first.
     fn by_listed_attributes(&self, equal_by: Basis, class: Option<&str>) -> Option<Decision> {
         let transfer = &self.transfer;
         let unlisted = transfer.sets_unlisted_attributes();

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::checksum::{RunningChecksum, RunningMd5, composite, multipart_etag};
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Operation};
 
-/// The most bytes that one blocking call reads.
+/// The maximum number of bytes that one blocking call reads.
 const PIECE: usize = 4 << 20;
 /// The number of files that are read at once.
 const FILES_AT_ONCE: usize = 4;

@@ -30,9 +30,10 @@ use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 use crate::size::{by_number, display_counted};
 
-/// The most versions of all keys that are planned but not started. They take about 40 MB.
+/// The maximum number of versions of all keys that are planned but not started. They take about 40
+/// MB.
 const VERSIONS_AHEAD: u32 = 200_000;
-/// The most pairs of versions of one key that are compared by HEAD at once.
+/// The maximum number of pairs of versions of one key that are compared by HEAD at once.
 const LOOKS_AT_ONCE: usize = 16;
 
 /// The additional data of a step that is part of a history.
@@ -115,8 +116,7 @@ struct Aligned {
     history: History,
     /// The key at the destination.
     to: ObjectKey,
-    /// For each of the oldest versions, as far as the destination has them, the comparison that
-    /// found them equal.
+    /// The basis of equality of each version that the destination already has, oldest first.
     there: Vec<Basis>,
     /// The newest version of the key at the destination.
     latest: LatestVersion,

@@ -10,7 +10,7 @@ use crate::manifest::job::Transfer;
 use crate::manifest::keys::KeyGlob;
 use crate::size::{by_number, display_count, display_counted};
 
-/// Counts the keys below the top level whose last segment matches a flat pattern.
+/// Counts the keys below the top level whose last segment matches a pattern without a slash.
 #[derive(Debug)]
 pub struct Misses {
     /// The counters of the `include` patterns.

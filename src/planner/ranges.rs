@@ -33,9 +33,9 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions};
 use crate::pace::gate::spawn_and_join;
 
-/// The most ranges that are listed at once. At 60 ms per page, each range compares up to 16,000
-/// keys per second. Each range takes about 1.9 MiB, for the pages of both sides and the buffers of
-/// two connections, and a sync should need at most 64 MiB in total.
+/// The maximum number of ranges that are listed at once. At 60 ms per page, each range compares up
+/// to 16,000 keys per second. Each range takes about 1.9 MiB, for the pages of both sides and the
+/// buffers of two connections, and a sync should need at most 64 MiB in total.
 pub const MOST_RANGES: usize = 20;
 /// The number of ranges with pages to compare that keeps the machine busy.
 const BUSY: usize = 4;
@@ -67,8 +67,8 @@ impl Frontier {
         ranges < BUSY + self.0.waiting.load(Ordering::Relaxed)
     }
 
-    /// Awaits a future that may need a page. Counts the range as waiting until the future
-    /// completes.
+    /// Awaits a future that may need a page. Unless the future is ready at once, counts the range
+    /// as waiting until it completes.
     async fn await_page<F: Future>(&self, page: F) -> F::Output {
         let mut page = pin!(page);
         if let Some(found) = page.as_mut().now_or_never() {
@@ -327,8 +327,8 @@ impl Sides {
             .ok()
     }
 
-    /// Returns the most ranges that may be listed at once. With two listings per range, they use a
-    /// quarter of the slots.
+    /// Returns the maximum number of ranges that may be listed at once. With two listings per
+    /// range, they use a quarter of the slots.
     fn most_ranges(&self) -> usize {
         let ceiling = self.destination.pacer().slots().ceiling() as usize;
         (ceiling / 8).clamp(1, MOST_RANGES)

@@ -18,11 +18,12 @@ use super::Planned;
 use crate::listing::bisect::RangeSplit;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The most entries of one batch.
+/// The maximum number of entries of one batch.
 const BATCH: usize = 256;
-/// The most batches that wait for the executor.
+/// The maximum number of batches that wait for the executor.
 const BATCHES_AHEAD: usize = 8;
-/// The most steps of all ranges of a transfer that wait to start, besides the reserves.
+/// The maximum number of steps of all ranges of a transfer that wait to start, besides the
+/// reserves.
 const WINDOW: usize = 4096;
 
 /// The permits of steps that have not started. Dropping this value releases them.

@@ -31,7 +31,8 @@ impl Sides {
         let wants = match &self.source {
             _ if !capabilities.tags => false,
             _ if sets => true,
-            // If CopyObject copies the tags itself, they cannot be missing.
+            // `Reads::tags` is false if CopyObject copies the tags itself. Such tags cannot be
+            // missing.
             Some(source)
                 if Reads::of(
                     &self.transfer,
@@ -56,7 +57,8 @@ impl Sides {
         Ok((!is_finished).then_some(there))
     }
 
-    /// Returns true if copies get attributes in requests after the one that writes the bytes.
+    /// Returns true if this destination needs separate requests for an attribute of every copy, so
+    /// that any copy may be unfinished.
     fn finishes_late(&self) -> bool {
         let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
         let is_set_late = |attribute| match attribute {

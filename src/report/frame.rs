@@ -24,7 +24,7 @@ use crate::printable::{hex, shell};
 pub const FORMAT: u32 = 2;
 /// The bytes at the end of a report that include its last line.
 const TAIL: u64 = 16 * 1024;
-/// The most bytes of the first line that are read. No command line is longer.
+/// The maximum number of bytes of the first line that are read. No command line is longer.
 const HEAD: u64 = 4 << 20;
 
 /// The header of a report. It has no secrets, because s3haul accepts none on the command line.

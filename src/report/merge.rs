@@ -41,14 +41,14 @@ use crate::printable::cut;
 const MAX_VERDICTS: u64 = 1 << 19;
 /// The bytes of a chunk of the result.
 const CHUNK: usize = 256 * 1024;
-/// The most chunks that wait for the reader.
+/// The maximum number of chunks that wait for the reader.
 const WAITING: usize = 4;
-/// The most incomplete shards that the footer names, because the last line of a report must be
-/// short.
+/// The maximum number of incomplete shards that the footer names, because the last line of a report
+/// must be short.
 const MOST_NAMED: usize = 50;
-/// The most damaged retries that the footer names. Their places may be long.
+/// The maximum number of damaged retries that the footer names. Their places may be long.
 const MOST_NAMED_RETRIES: usize = 3;
-/// The most bytes of each reason or damage in the footer.
+/// The maximum number of bytes of each reason or damage in the footer.
 const MOST_BYTES: usize = 160;
 
 /// The reports of one shard.

@@ -14,13 +14,13 @@ use super::object::ObjectId;
 use super::read::{ReadError, ReceiptStatus};
 use crate::printable::cut;
 
-/// The most objects that are remembered because they are not done.
+/// The maximum number of objects that are remembered because they are not done.
 const MOST_OBJECTS: usize = 1 << 20;
-/// The most causes that are counted separately.
+/// The maximum number of causes that are counted separately.
 const MOST_CAUSES: usize = 100;
-/// The most bytes of a message or a name.
+/// The maximum number of bytes of a message or a name.
 const MOST_BYTES: usize = 1024;
-/// The most proofs that are counted separately. s3haul has fewer.
+/// The maximum number of proofs that are counted separately. s3haul has fewer.
 const MOST_PROOFS: usize = 32;
 
 /// The summary of a report.

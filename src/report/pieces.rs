@@ -34,8 +34,8 @@ use crate::journal::{Ledger, host};
 use crate::manifest::job::ReportPlace;
 use crate::size::MIB;
 
-/// The most attempts to find a free number. At first, other sessions may take numbers; later, only
-/// pieces of this session whose responses were lost.
+/// The maximum number of attempts to find a free number. At first, other sessions may take numbers;
+/// later, only pieces of this session whose responses were lost.
 const ROUNDS: u32 = 8;
 
 /// The limits at which gathered receipts are written. Each piece is a request that costs money.
@@ -45,8 +45,9 @@ pub struct PieceLimits {
     pub bytes: u64,
     /// The longest time for which receipts gather.
     pub time: Duration,
-    /// The most bytes that may wait for S3. During a run, receipts beyond this limit are dropped,
-    /// and the journal adds them later. A replay of the journal waits until there is room.
+    /// The maximum number of bytes that may wait for S3. During a run, receipts beyond this limit
+    /// are dropped, and the journal adds them later. A replay of the journal waits until there is
+    /// room.
     pub waiting: usize,
 }
 
@@ -66,7 +67,7 @@ pub struct BucketReport {
     queue: mpsc::UnboundedSender<PieceMessage>,
     shared: Arc<PieceShared>,
     directory: RunDirectory,
-    /// The most bytes that may wait for S3.
+    /// The maximum number of bytes that may wait for S3.
     most_waiting: usize,
     /// The length of the report with its header only.
     header: u64,

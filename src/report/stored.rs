@@ -36,14 +36,14 @@ const RUN: &str = "report-";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// The digits of a run's name that are used. Only a manipulated journal has more.
 const MOST_DIGITS: usize = 32;
-/// The most objects that a list of pieces may have. A real report has far fewer.
+/// The maximum number of objects that a list of pieces may have. A real report has far fewer.
 const MOST_PIECES: u64 = 1_000_000;
 /// The bytes that are read from the start of a piece. They include its head.
 const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
-/// The most requests in flight while heads are read.
+/// The maximum number of requests in flight while heads are read.
 const AT_ONCE: usize = 16;
-/// The most attempts to write a piece that can neither be written nor read, because another writer
-/// interferes.
+/// The maximum number of attempts to write a piece that can neither be written nor read, because
+/// another writer interferes.
 const ROUNDS: u32 = 8;
 /// The search for the newest run covers the last hour, then the last day, week, month, and year.
 const HOURS: [i64; 5] = [1, 24, 7 * 24, 31 * 24, 366 * 24];

@@ -13,7 +13,7 @@ use crate::size::{
     ByteSize, by_number, display_count as count, display_counted as counted, display_duration,
 };
 
-/// The most causes of failures that the summary names.
+/// The maximum number of causes of failures that the summary names.
 const SHOWN_CAUSES: usize = 10;
 
 /// Returns the summary that ends a run, as a few lines of text.

@@ -17,7 +17,7 @@ use super::frame::{ReportHeader, first_line, is_remnant};
 
 /// The permissions of a new output file: it names objects, buckets, and accounts.
 const MODE: u32 = 0o600;
-/// The most bytes of a plan's first line that are read.
+/// The maximum number of bytes of a plan's first line that are read.
 const LINE: u64 = 64 * 1024;
 
 /// The reason why a file cannot be written.

@@ -24,11 +24,12 @@ pub struct PartLimits {
     pub min_part: u64,
     /// The largest part in bytes.
     pub max_part: u64,
-    /// The most parts of one upload.
+    /// The maximum number of parts of one upload.
     pub max_parts: u32,
     /// True when all parts but the last must have one size.
     pub equal_parts: bool,
-    /// The largest object in bytes, if that is less than the largest part times the most parts.
+    /// The largest object in bytes, if that is less than the largest part times the maximum number
+    /// of parts.
     pub largest: u64,
 }
 

@@ -517,8 +517,9 @@ impl Client {
     /// Waits for credentials that the server has not refused.
     ///
     /// # Errors
-    /// Fails if no credentials can be expected. Also fails once this request has waited for `left`,
-    /// the rest of another time limit, or without `left`, once requests have waited for `patience`.
+    /// Fails if no credentials can be expected, or if the server has refused the only ones. Also
+    /// fails once this request has waited for `left`, the rest of another time limit, or without
+    /// `left`, once requests have waited for `patience`.
     pub async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
         self.shared.identities.ready(patience, left).await
     }

@@ -239,7 +239,7 @@ impl Client {
     }
 
     /// Requests a restore of an archived version. `days` is false for `INTELLIGENT_TIERING`, where
-    /// the object moves to a higher tier permanently.
+    /// the object itself moves to a higher tier and no temporary copy is made.
     pub async fn restore_object(
         &self,
         bucket: &BucketName,

@@ -180,8 +180,8 @@ impl Identities {
     /// Waits until a request may be sent with the cached set.
     ///
     /// # Errors
-    /// [`NotReady`], also once this request has waited for `left` or, without `left`, once requests
-    /// have waited for `patience`.
+    /// Returns [`NotReady`] if no credentials can be expected, if they are refused, or after a
+    /// wait: of this request for `left` or, without `left`, of all requests for `patience`.
     pub(super) async fn ready(
         &self,
         patience: Duration,

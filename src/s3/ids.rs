@@ -133,8 +133,8 @@ pub(super) fn written_version(version: Option<String>) -> Result<Option<String>,
         .filter(|version| is_immutable_version(version)))
 }
 
-/// Fails if the answer names another version than the request. Servers without versions ignore the
-/// version id.
+/// Fails if the answer names a version other than the requested one. Servers without versions
+/// ignore the version id.
 pub(super) fn other_version(requested: Option<&str>, answered: Option<&str>) -> Result<(), String> {
     match requested.zip(answered.filter(|answered| !answered.is_empty())) {
         Some((requested, answered)) if requested != answered => Err(format!(

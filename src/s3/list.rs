@@ -104,7 +104,7 @@ impl Client {
         Ok(Page { items, next })
     }
 
-    /// Returns an error message if the list names another bucket than `bucket`. The name is checked
+    /// Returns an error message if the list names a bucket other than `bucket`. The name is checked
     /// only on endpoints whose answers are not trusted, because gateways rename buckets. It is
     /// never checked for access points and tenants, because their lists name another bucket.
     pub(super) fn of_another(&self, bucket: &BucketName, named: Option<&str>) -> Option<String> {

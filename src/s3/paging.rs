@@ -158,7 +158,7 @@ pub struct Paging {
     /// The remembered entries of the previous page.
     before: HashSet<Print>,
     first_and_last: Option<(Print, Print)>,
-    /// The hash of the marker for the next page that the previous page named.
+    /// The hash of the next-page marker that the previous page returned.
     token: Option<u64>,
     empty: u32,
     again: u32,

@@ -35,7 +35,7 @@ use super::causes::one_line;
 
 /// The time within which the output must end after the program has exited.
 const AFTERWARDS: Duration = Duration::from_secs(1);
-/// The most bytes that are kept of each output of a program.
+/// The maximum number of bytes that are kept of each output of a program.
 const MOST: usize = 1 << 20;
 
 /// The ids of the running programs; true for programs with their own process group.

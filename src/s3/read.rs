@@ -130,7 +130,7 @@ impl Client {
     }
 }
 
-/// Refuses an answer with another range than `first..=last`, or about an object of another size. An
+/// Refuses an answer with a range other than `first..=last`, or about an object of another size. An
 /// answer without a range begins with the first byte.
 fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> Result<(), String> {
     let Some(answered) = answered else {

@@ -1,7 +1,7 @@
 //! Recognizes answers by their elements, whatever their root is called.
 //!
-//! The SDK refuses a document whose root has another name than in S3's model; boto3 and most other
-//! clients never look at it. Servers that were tested only with those clients name it
+//! The SDK refuses a document whose root has a name other than the one in S3's model; boto3 and
+//! most other clients never look at it. Servers that were tested only with those clients name it
 //! `ListPartsResponse`, or wrap the document in such an element. So this module gives the root the
 //! name that the SDK expects, if the document has an element that only an answer to this operation
 //! has. Any other document (an HTML page, an object instead of its tags) stays unchanged and is

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 /// The number of requests that must hang at once before a server counts as one that serves few
 /// connections. If fewer hang, they are sent again instead ([`crate::pace::latency`]).
 const MANY: u32 = 4;
-/// The most connections that are remembered. When there are more, the older half is forgotten.
+/// The maximum number of connections that are remembered. When there are more, the older half is
+/// forgotten.
 const MOST: usize = 16_384;
 
 /// A server, or a proxy on the way to it.

@@ -19,7 +19,7 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 
-/// The most objects of one kind that a list may have. There is one for each shard.
+/// The maximum number of objects of one kind that a list may have. There is one for each shard.
 const MOST_OBJECTS: u64 = 100_000;
 /// The number of objects that are read at once.
 const AT_ONCE: usize = 32;

@@ -32,13 +32,13 @@ use crate::s3::Failure;
 pub const LISTS_PER_SHARD: u32 = 16;
 /// The number of lists that the survey may always use, because the first splits show little.
 const FREE_LISTS: u64 = 64;
-/// The most lists in flight.
+/// The maximum number of lists in flight.
 const AT_ONCE: usize = 32;
 /// The number of possible ends that are kept for each shard.
 const ENDS_PER_SHARD: usize = 32;
 /// The unknown part of a range does not matter if it weighs less than this share of a shard.
 const KNOWN_ENOUGH: f64 = 1.0 / 16.0;
-/// The most pages that an estimate may expect.
+/// The maximum number of pages that an estimate may expect.
 const MOST_PAGES: f64 = 100_000.0;
 /// The largest number of a range.
 const LAST_RANGE: u32 = u32::MAX;
@@ -193,7 +193,7 @@ struct Thinning {
     light: f64,
     /// The number of ends that are kept.
     kept: usize,
-    /// The most ends that may be kept.
+    /// The maximum number of ends that may be kept.
     most: usize,
 }
 

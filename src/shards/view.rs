@@ -23,7 +23,7 @@ use crate::size::to_thousandths;
 pub const SILENT_AFTER: Duration = Duration::from_mins(1);
 /// A sign of life that is written within this time after its session began is the first one.
 const FIRST_RECORD: SignedDuration = SignedDuration::from_secs(1);
-/// The most shards of each kind that are named.
+/// The maximum number of shards of each kind that are named.
 const NAMED: usize = 5;
 
 /// A sign of life, and its age.

@@ -337,7 +337,7 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut CheckFind
     let is_empty = if path.is_dir() {
         fs::read_dir(path).map(|mut entries| entries.next().is_none())
     } else {
-        // An earlier check read the file. Opening a pipe here would block.
+        // `presence` has already opened a regular file. Opening a pipe here would block.
         Ok(false)
     };
     match is_empty {

@@ -35,6 +35,7 @@ pub(super) fn hint(
 /// Removes copies of transfers with all versions from `lost`, and notes how to repair them: copying
 /// them again would append the whole history to the destination again.
 ///
+/// # Errors
 /// Fails if no other copy remains.
 pub(super) fn leave_out_histories(job: &Job, lost: &mut Vec<LostObject>) -> Result<(), CliError> {
     let is_history = |transfer: &&Transfer| transfer.versions == Versions::All;

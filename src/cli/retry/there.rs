@@ -16,6 +16,7 @@ use crate::s3::{Failure, FailureKind};
 
 /// Checks the objects in buckets that the job still writes to.
 ///
+/// # Errors
 /// Fails if a bucket cannot be used.
 pub(super) async fn check_copies(
     job: &Job,

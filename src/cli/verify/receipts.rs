@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::VerifyArgs;
 use super::tell::VerifyConsole;
 use crate::cli::job_environment::JobEnvironment;
-use crate::cli::report::{FoundReport, read_error};
+use crate::cli::report::{FoundReport, from_read_error};
 use crate::cli::retry::{describe_move, job_of};
 use crate::cli::{CliError, note};
 use crate::connections::Connections;
@@ -36,9 +36,9 @@ impl VerifyArgs {
         // nothing.
         let report = read(found.lines(MergeScope::All)?)
             .await
-            .map_err(read_error)?;
+            .map_err(from_read_error)?;
         let mut lines = found.lines(MergeScope::All)?;
-        lines.next().await.map_err(read_error)?;
+        lines.next().await.map_err(from_read_error)?;
         // Parses the command of the report again, for its endpoints.
         let job = job_of(&report.origin)?;
         for change in report.origin.changes(&job) {
@@ -55,10 +55,10 @@ impl VerifyArgs {
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
         let footers = usize::from(report.footer.is_some());
-        let (mut number, mut following) = (1_usize, lines.next().await.map_err(read_error)?);
+        let (mut number, mut following) = (1_usize, lines.next().await.map_err(from_read_error)?);
         while let Some(line) = following {
             number += 1;
-            following = lines.next().await.map_err(read_error)?;
+            following = lines.next().await.map_err(from_read_error)?;
             if footers > 0 && following.is_none() {
                 break;
             }

@@ -31,12 +31,13 @@ use crate::planner::{Misses, Planning};
 
 /// The number of multipart objects that may be open at once, however many parts they have.
 const OPEN_UPLOADS: usize = 48;
-/// The most multipart objects that are open at once, if they have too few parts to fill all slots.
+/// The maximum number of multipart objects that are open at once, if they have too few parts to
+/// fill all slots.
 const MOST_OPEN_UPLOADS: usize = 1024;
-/// The most transfers of a single object that are planned at once.
+/// The maximum number of transfers of a single object that are planned at once.
 const OBJECTS_AT_ONCE: usize = 32;
 
-/// The most transfers that are planned at once while they do not keep the slots busy.
+/// The maximum number of transfers that are planned at once while they do not keep the slots busy.
 const PLANNED_AT_ONCE: usize = 4;
 
 /// The time after which the next transfer starts too if no object has ended.
@@ -45,11 +46,11 @@ const STALLED: Duration = Duration::from_secs(2);
 /// While slots are busy, the next transfer begins only if fewer objects than this wait.
 const FEW: usize = 4096;
 
-/// The most objects that are open beyond the number of slots, so that one is ready when a slot
-/// becomes free. The usual number is a quarter of the slots: with more, slow objects would fill all
-/// slots.
+/// The maximum number of objects that are open beyond the number of slots, so that one is ready
+/// when a slot becomes free. The usual number is a quarter of the slots: with more, slow objects
+/// would fill all slots.
 const AHEAD: u32 = 64;
-/// The fewest objects that are open beyond the number of slots.
+/// The minimum number of objects that are open beyond the number of slots.
 const FEW_AHEAD: u32 = 2;
 
 impl Conductor<'_> {

@@ -139,8 +139,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the cause for which a write with this condition was refused, or `None` if the
-    /// failure is not about the condition.
+    /// Returns why a write with this condition was refused, or `None` if the failure is not about
+    /// the condition.
     pub(super) fn classify_refusal(
         &self,
         condition: &WriteCondition,

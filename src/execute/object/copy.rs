@@ -149,8 +149,8 @@ impl<'w> ObjectTask<'w> {
         PinnedSource { bucket, head, pin }
     }
 
-    /// Returns an error if HEAD contradicts the list, or shows another object than the one at the
-    /// time `as_of`.
+    /// Returns an error if HEAD contradicts the list, or shows a different object from the one at
+    /// the time `as_of`.
     fn verify_against_list(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
         let entry = &self.step.entry;
         let PinnedSource { bucket, head, .. } = source;

@@ -2,7 +2,8 @@
 //!
 //! HEAD of the source shows whether its parts can be kept at all ([`crate::plan::replay`]). HEAD of
 //! its first part then suggests a uniform layout, which fits nearly every upload. s3haul sends HEAD
-//! for each part only if that layout does not fit, or produces another `ETag` than the source's.
+//! for each part only if that layout does not fit, or produces a different `ETag` from the
+//! source's.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 

@@ -48,7 +48,7 @@ impl ObjectTask<'_> {
 }
 
 /// Returns true if the newest version of a key is the delete marker that was just written. If the
-/// response names no version, the marker must be another version than the latest one before the
+/// response names no version, the marker must not be the version that was the latest before the
 /// write.
 fn is_made(newest: &ListedVersion, made: &Written, latest: &LatestVersion) -> bool {
     newest.is_marker

@@ -51,7 +51,8 @@ impl From<Failure> for RoundFailure {
 }
 
 impl Replan {
-    /// Returns the result of a round that must be repeated for this reason because of `failure`.
+    /// Returns the failure of a round that must be replanned for this reason. `failure` is what led
+    /// to it.
     pub(crate) const fn after(self, failure: Failure) -> RoundFailure {
         RoundFailure::Replan(self, Some(failure))
     }

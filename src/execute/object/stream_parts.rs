@@ -22,12 +22,12 @@ use crate::size::MIB;
 /// TiB long.
 const STEPS: u32 = 20;
 
-/// The number of first steps in which the part size does not grow beyond [`UPLOAD_MEMORY_MIB`].
-/// With 10,000 parts of at least 16 MiB, these steps hold at least 1 TiB. Only a longer stream
-/// needs more memory than files.
+/// The number of initial steps in which the part size stays within [`UPLOAD_MEMORY_MIB`]. With
+/// 10,000 parts of at least 16 MiB, these steps hold at least 1 TiB. Only a longer stream needs
+/// more memory than files.
 const SMALL_STEPS: u32 = 12;
 
-/// The longest time between the end of a stream and the signal that caused it.
+/// How long s3haul waits, after a stream ends, for the signal that may have ended it.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
 /// A part of a stream, and the permit for its memory.

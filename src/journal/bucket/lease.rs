@@ -145,7 +145,7 @@ impl Lease {
         self.shared.wake.notify_one();
     }
 
-    /// Waits until the journal was removed or another session has taken it over. Returns the error.
+    /// Waits until the journal is removed or another session takes it over. Returns the error.
     pub(super) async fn lost(&self) -> JournalError {
         self.shared.lost.cancelled().await;
         let error = self.shared.fenced.get().cloned();

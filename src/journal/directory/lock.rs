@@ -18,8 +18,8 @@ use crate::journal::identity::{Writer, host};
 pub(super) const LOCK: &str = "lock";
 /// The first bytes of a lock file that names its holder.
 const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
-/// The most attempts to take a lock that another process holds, and to read one that is being
-/// written.
+/// The maximum number of attempts to take a lock that another process holds, and to read one that
+/// is being written.
 const TRIES: u32 = 10;
 
 /// Returns an error for a file that has the name of the lock but is something else, because the
@@ -142,7 +142,7 @@ fn is_locked(name: &Path, pid: u32) -> Option<bool> {
 ///
 /// The inode alone is not enough, because another file system may use the same number. So the
 /// device or the pid must match too. Neither is reliable alone: on some file systems (btrfs,
-/// overlayfs), the table shows another device than the metadata of the file, and a holder in a
+/// overlayfs), the table shows a different device from the metadata of the file, and a holder in a
 /// container knows its pid there, not the one in the table.
 fn is_lock_of(line: &str, device: u64, inode: u64, pid: u32) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();

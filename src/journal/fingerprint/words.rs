@@ -1,7 +1,7 @@
 //! Formats a setting for a message about its change.
 
-/// Returns the text of a setting for a message. A group of values is recorded as `Name { field:
-/// value }`. The message shows only the fields that are set.
+/// Returns the text of a setting for a message. A group of values is recorded as
+/// `Name { field: value }`. The message shows only the fields that are set.
 pub(super) fn shown(text: &str) -> String {
     let Some((name, fields)) = text
         .strip_suffix(" }")

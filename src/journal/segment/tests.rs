@@ -1,4 +1,4 @@
-//! Tests the journals that a reader refuses, and the messages.
+//! Tests which journals a reader refuses, and with which messages.
 
 use super::super::tests::{at, info, planned, range, writer};
 use super::*;

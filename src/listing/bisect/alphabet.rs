@@ -21,8 +21,8 @@ const DIGITS: usize = 8;
 const BEGINNINGS: usize = 6;
 /// The number of byte positions with their own characters.
 const PLACES: usize = 128;
-/// The most characters that are distinguished. Keys in Chinese may have thousands of characters.
-/// Further characters lie between their neighbours.
+/// The maximum number of characters that are distinguished. Keys in Chinese may have thousands of
+/// characters. Further characters lie between their neighbours.
 const MOST: usize = 4096;
 
 /// The characters that occur in keys.

@@ -62,7 +62,7 @@ impl Run {
 struct Load {
     /// The number of accepted requests at which the run ends.
     requests: f64,
-    /// The most requests in flight.
+    /// The maximum number of requests in flight.
     width: usize,
     /// The requests per second that the client wants to send.
     rate: f64,

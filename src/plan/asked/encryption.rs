@@ -2,16 +2,15 @@
 
 use crate::manifest::job::Encryption;
 
-/// The comparison of a KMS key that the request named by an alias, whereas HEAD shows the key
-/// itself.
+/// How to compare a KMS key alias in the request with the key that HEAD shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plan) enum KeyAlias {
     /// The alias matches any key that HEAD shows.
     Any,
     /// The alias matches any key, even if HEAD shows none.
     AnyOrHidden,
-    /// The alias matches no key.
-    Other,
+    /// The alias matches only itself: HEAD must show the same alias.
+    OnlyItself,
 }
 
 /// Returns the difference between the encryption of an object and the requested encryption.
@@ -49,7 +48,7 @@ pub(in crate::plan) fn unlike_encryption(
             // Some servers show a longer name than the request contains.
             let is_named = |key: &String| {
                 let shown = shown_key.as_deref().unwrap_or_default();
-                (is_alias(key) && alias != KeyAlias::Other)
+                (is_alias(key) && alias != KeyAlias::OnlyItself)
                     || shown == key
                     || shown.ends_with(&format!("/{key}"))
                     || shown.ends_with(&format!(":{key}"))

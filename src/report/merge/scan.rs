@@ -14,7 +14,7 @@ use crate::report::lines::ReportLines;
 use crate::report::read::ReadError;
 use crate::report::stored::StoredReport;
 
-/// The most headers that are read at once.
+/// The maximum number of headers that are read at once.
 const AT_ONCE: usize = 16;
 
 /// The lines of a report in S3, with their numbers.

@@ -18,9 +18,10 @@ use super::super::secrets::{Quoted, Secrets, TextPieces};
 use super::{Details, Failure, FailureKind, Operation, tls};
 use crate::printable::cut;
 
-/// The most bytes that are kept of an error code or request id. S3's have about 60 at most.
+/// The maximum number of bytes that are kept of an error code or request id. S3's have about 60 at
+/// most.
 const MAX_CODE: usize = 128;
-/// The most bytes that are kept of a server's message, which goes into every receipt.
+/// The maximum number of bytes that are kept of a server's message, which goes into every receipt.
 const MAX_MESSAGE: usize = 1024;
 
 /// The kind of a failure, S3's code or a word in its place, and the message.

@@ -32,8 +32,9 @@ pub(super) struct Annotation {
     pub(super) text: Option<Bytes>,
 }
 
-/// The most bytes of annotations that one object holds in memory until they are written. A single
-/// annotation cannot be larger, so at least one annotation is read before anything is published.
+/// The maximum number of bytes of annotations that one object holds in memory until they are
+/// written. A single annotation cannot be larger, so at least one annotation is read before
+/// anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
 
 /// The source side of a copy: one version of one object.

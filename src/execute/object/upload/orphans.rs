@@ -1,8 +1,8 @@
-//! Holds the uploads that earlier sessions left open, until an object claims them or the run aborts
-//! them.
+//! Holds the uploads that earlier sessions left open, until an object takes them over or the run
+//! aborts them.
 //!
 //! When a run starts, it aborts the uploads of objects that it will not copy (after a fresh start,
-//! or a failed abort). When the run ends, it aborts the uploads that no object claimed. An upload
+//! or a failed abort). When the run ends, it aborts the uploads that no object took over. An upload
 //! that cannot be aborted stays on record, and the next run tries again. If the server accepts the
 //! abort but does not show that the upload was removed, the run reports the upload once, with its
 //! id and a command, and closes its record.
@@ -29,13 +29,13 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// The longest time for which a request of an ended session may still be in flight.
 const REQUEST_GRACE: Duration = Duration::from_mins(5);
 
-/// The uploads that earlier sessions left open and that no object has claimed yet.
+/// The uploads that earlier sessions left open and that no object has taken over yet.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
     uploads: Mutex<BTreeMap<u64, JournaledUpload>>,
     /// The bytes of the uploads that were not yet reported to the monitor as settled, by number.
     unsettled: Mutex<BTreeMap<u64, u64>>,
-    /// The ids of all uploads on record, claimed or not.
+    /// The ids of all uploads on record, taken over or not.
     known: BTreeSet<String>,
     /// The time until which a request of the last session may have created an upload.
     until: Timestamp,
@@ -176,7 +176,7 @@ impl Orphans {
         .await;
     }
 
-    /// Aborts the uploads that no object claimed. Leaves open the uploads that this run kept for
+    /// Aborts the uploads that no object took over. Leaves open the uploads that this run kept for
     /// the next run. A retry also leaves open the uploads that were kept for objects that it does
     /// not retry.
     pub(crate) async fn abort_rest(

@@ -59,8 +59,8 @@ impl UploadSession<'_> {
                 pin,
                 may_send_twice,
             } => {
-                // The held parts are copies of this source, so they count at once. Held parts of a
-                // file count only after a comparison with the file.
+                // The held parts are copies of this source, so count them now. Held parts of a file
+                // count only after a comparison with the file.
                 self.done = self.held.to_vec();
                 self.bytes = self.done.iter().map(|part| part.size).sum();
                 self.announce();

@@ -59,7 +59,7 @@ impl UploadFingerprint {
         }
     }
 
-    /// Adds the attributes that were lost when the upload was created.
+    /// Returns the fingerprint with the losses that occurred when the upload was created.
     pub(crate) fn with_losses(self, draft: &Draft) -> Self {
         let losses = draft
             .losses

@@ -71,8 +71,8 @@ async fn first_difference(
 ) -> Result<Option<Attribute>, Failure> {
     let found = match bucket.head(key, version).await {
         Ok(found) => found,
-        // The object has another customer key than the job names, or has a key although the job
-        // names none.
+        // The object has a customer key other than the one that the job names, or has a key
+        // although the job names none.
         Err(failure) if *failure.kind() == FailureKind::Invalid => {
             return Ok(Some(Attribute::Encryption));
         }
@@ -95,7 +95,7 @@ async fn first_difference(
     } else {
         Vec::new()
     };
-    // A difference is never attributed to the server, because another program may have created the
-    // upload with it.
+    // Pass `false`: never attribute a difference to the server, because the program that created
+    // the upload may have requested it.
     Ok(difference(requested, &found, &tags, false))
 }
