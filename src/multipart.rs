@@ -161,7 +161,7 @@ impl MultipartUpload {
         self
     }
 
-    /// Opens an upload that was created elsewhere, by its id. The checksum that it declared is read
+    /// Opens an upload that was created elsewhere, by its ID. The checksum that it declared is read
     /// from its list of parts when needed.
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
@@ -204,7 +204,7 @@ impl MultipartUpload {
         self.bucket.cancellation().clone()
     }
 
-    /// Returns the upload id.
+    /// Returns the upload ID.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id

@@ -70,7 +70,7 @@ pub use operation::{Operation, RequestClass};
 pub(crate) use process::end_credential_processes;
 pub use read::Body;
 
-/// The module of the SDK that logs the request ids of answers.
+/// The module of the SDK that logs the request IDs of answers.
 pub(crate) const LOGS_REQUEST_IDS: &str = "aws_sdk_s3::operation";
 
 /// The checksum algorithms that S3 stores and that a multipart upload may declare.
@@ -197,7 +197,7 @@ pub struct Lock {
 pub struct Grant {
     /// The permission.
     pub permission: Permission,
-    /// The grantee, as a grant header names it: `id="…"` (an account's canonical id) or `uri="…"`
+    /// The grantee, as a grant header names it: `id="…"` (an account's canonical ID) or `uri="…"`
     /// (a group).
     pub grantee: String,
 }
@@ -257,7 +257,7 @@ pub struct Head {
     pub size: u64,
     /// The `ETag`, without quotes.
     pub etag: String,
-    /// The version id, in a versioned bucket.
+    /// The version ID, in a versioned bucket.
     pub version: Option<String>,
     /// Time of the last write. For a multipart object, the time at which its upload was created.
     pub modified: Option<Timestamp>,
@@ -321,7 +321,7 @@ pub struct SourcePin {
     pub bucket: BucketName,
     /// The source's key.
     pub key: ObjectKey,
-    /// The version id, in a versioned bucket.
+    /// The version ID, in a versioned bucket.
     pub version: Option<String>,
     /// The `ETag`. Every request that reads the source sends it as a condition, such as
     /// `x-amz-copy-source-if-match`.
@@ -358,7 +358,7 @@ impl SourcePin {
 pub struct Written {
     /// The `ETag`, without quotes.
     pub etag: String,
-    /// The new version id, in a versioned bucket.
+    /// The new version ID, in a versioned bucket.
     pub version: Option<String>,
     /// The checksum that S3 computed over the stored bytes.
     pub checksum: Option<Checksum>,
@@ -396,7 +396,7 @@ pub struct PartDone {
 /// An upload that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedUpload {
-    /// The upload id.
+    /// The upload ID.
     pub id: String,
     /// True if a KMS or customer key will encrypt the object. In that case, neither its `ETag` nor
     /// the `ETag`s of its parts can be computed from the bytes.
@@ -469,7 +469,7 @@ pub struct Page<T, M = String> {
 pub struct OpenUpload {
     /// The key of the object that the upload would create.
     pub key: String,
-    /// The upload id.
+    /// The upload ID.
     pub upload_id: String,
     /// The time at which the upload was created.
     pub initiated: Option<Timestamp>,

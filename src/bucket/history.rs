@@ -25,9 +25,9 @@ use crate::s3::{
 pub enum LatestVersion {
     /// The key has no version and no delete marker.
     Nothing,
-    /// The newest version has this id.
+    /// The newest version has this ID.
     Version(String),
-    /// The server did not return a version id.
+    /// The server did not return a version ID.
     Unknown,
 }
 
@@ -73,7 +73,7 @@ impl Bucket {
     }
 
     /// Refuses the answer to a HEAD of a version if the bucket has no versions: the server has
-    /// ignored the version id and answered about the current object.
+    /// ignored the version ID and answered about the current object.
     pub(super) async fn check_is_version(
         &self,
         key: &ObjectKey,
@@ -275,9 +275,9 @@ impl Bucket {
     }
 
     /// Requests the restore of an archived version, for the days of `restore` if `for_days` is
-    /// true. Otherwise the restore has no end, as in `INTELLIGENT_TIERING`, where the object leaves
-    /// the archive permanently. A second request is harmless: S3 answers that the restore is in
-    /// progress.
+    /// true. Otherwise the restore has no end, as in `INTELLIGENT_TIERING`, where the object itself
+    /// leaves the archive and no temporary copy is made. A second request is harmless: S3 answers
+    /// that the restore is in progress.
     #[doc(hidden)]
     pub async fn restore(
         &self,

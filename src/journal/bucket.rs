@@ -91,7 +91,7 @@ pub(super) struct BucketPlace {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Listing {
     files: BTreeMap<FileName, Option<Timestamp>>,
-    /// The records of sessions, by session id.
+    /// The records of sessions, by session ID.
     records: BTreeMap<String, Option<Timestamp>>,
 }
 

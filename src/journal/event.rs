@@ -1,9 +1,9 @@
 //! The events of a journal, named in the past tense.
 //!
 //! An event records only what the next session cannot find out by itself: keys that need not be
-//! listed again, uploads whose ids nothing else knows, and the receipts of objects that have ended.
+//! listed again, uploads whose IDs nothing else knows, and the receipts of objects that have ended.
 //! Objects and uploads have numbers that are unique in the journal. Without such a number, the
-//! event of each part would repeat the upload id, which has a hundred characters.
+//! event of each part would repeat the upload ID, which has a hundred characters.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -111,7 +111,7 @@ pub enum JournalEvent {
     UploadBegan {
         /// Its number.
         upload: u64,
-        /// S3's upload id.
+        /// S3's upload ID.
         id: String,
         /// The source.
         source: SourceVersion,
@@ -171,7 +171,7 @@ pub enum JournalEvent {
 /// The identity of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// The id that distinguishes runs.
+    /// The ID that distinguishes runs.
     pub run: String,
     /// The job's name.
     pub job: String,

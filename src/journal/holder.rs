@@ -25,7 +25,7 @@ pub(super) fn record_name(id: &str) -> String {
     format!("{PREFIX}{id}{SUFFIX}")
 }
 
-/// Returns the id of the session whose record has this name.
+/// Returns the ID of the session whose record has this name.
 pub(super) fn session_of(name: &str) -> Option<&str> {
     let id = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     let is_id = id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());

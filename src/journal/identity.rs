@@ -48,11 +48,11 @@ impl LeaseTerms {
 /// A session that writes a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
-    /// The id that distinguishes sessions.
+    /// The ID that distinguishes sessions.
     pub id: String,
     /// The machine or pod.
     pub host: String,
-    /// The id of the process there.
+    /// The ID of the process there.
     pub pid: u32,
     /// The time when it began, by its own clock.
     pub since: Timestamp,

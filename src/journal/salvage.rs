@@ -1,7 +1,7 @@
 //! Reads a damaged journal whose run the user gives up.
 //!
 //! The new run needs only the uploads that the old run may have left open, because nothing else
-//! knows their ids. So every readable line is applied, even if others are missing. At worst, an
+//! knows their IDs. So every readable line is applied, even if others are missing. At worst, an
 //! upload that has ended counts as open, and aborting it does no harm.
 
 use super::segment::{FileName, Salvaged, pieces};

@@ -31,7 +31,7 @@ pub struct JournaledUpload {
     /// Set if its object failed and the upload is kept for the next run.
     #[serde(default, skip_serializing_if = "Kept::is_not")]
     pub kept: Kept,
-    /// The created upload. If `None`, the upload may exist, but its id is not known.
+    /// The created upload. If `None`, the upload may exist, but its ID is not known.
     #[serde(rename = "begun", default, skip_serializing_if = "Option::is_none")]
     pub created: Option<UploadDetails>,
 }
@@ -69,10 +69,10 @@ impl Kept {
     }
 }
 
-/// An upload whose id is known.
+/// An upload whose ID is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UploadDetails {
-    /// S3's upload id.
+    /// S3's upload ID.
     pub id: String,
     /// The source.
     pub source: SourceVersion,

@@ -534,7 +534,8 @@ pub struct RestoreSection {
     #[schemars(extend("default" = "standard"))]
     pub tier: Option<RestoreTier>,
     /// The number of days for which the restored object can be read. Has no effect on objects in
-    /// `INTELLIGENT_TIERING`, which leave the archive tier permanently.
+    /// `INTELLIGENT_TIERING`: a restore moves them out of the archive tier and makes no temporary
+    /// copy.
     #[schemars(range(min = 1, max = 36_500), extend("default" = 7))]
     pub days: Option<u32>,
 }

@@ -162,7 +162,8 @@ pub struct Restore {
     /// The tier, which decides speed and price.
     pub tier: RestoreTier,
     /// The number of days for which the object can be read, at least 1. Has no effect on objects in
-    /// `INTELLIGENT_TIERING`, which leave the archive tier permanently.
+    /// `INTELLIGENT_TIERING`: a restore moves them out of the archive tier and makes no temporary
+    /// copy.
     pub days: u32,
 }
 

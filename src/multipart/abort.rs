@@ -3,7 +3,7 @@
 //! A 204 to `AbortMultipartUpload` proves little: parts in flight may arrive after it, and some
 //! servers answer without effect. `ListParts` proves that the upload is gone if the server supports
 //! it, otherwise `ListMultipartUploads` does. If the server supports neither, the caller reports
-//! that once, with the id and the command that the user needs.
+//! that once, with the ID and the command that the user needs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub(crate) enum Aborted {
 /// An upload that may be left open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// The upload id; `None` if the server never returned it.
+    /// The upload ID; `None` if the server never returned it.
     pub id: Option<String>,
     /// The reason why the upload may be left open.
     pub why: String,
@@ -135,7 +135,7 @@ pub(crate) fn command_at(
     let mut words = vec!["uploads", verb, &location];
     words.extend(flags.iter().map(String::as_str));
     if let Some(id) = id {
-        // Without `--`, an id that begins with `-` would be parsed as a flag.
+        // Without `--`, an ID that begins with `-` would be parsed as a flag.
         words.extend(id.starts_with('-').then_some("--"));
         words.push(id);
     }
@@ -252,7 +252,7 @@ impl MultipartUpload {
 
     /// Aborts the twins of this upload: uploads that earlier attempts to create it left open.
     /// Create is not idempotent, so an attempt whose answer was lost may have created an upload of
-    /// unknown id. A twin has this key, no parts, and was created shortly before; another writer's
+    /// unknown ID. A twin has this key, no parts, and was created shortly before; another writer's
     /// upload has parts or a later time.
     ///
     /// A twin holds no bytes, so a twin that cannot be aborted does not fail the upload, but is
@@ -359,7 +359,7 @@ fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bo
 }
 
 /// Aborts the uploads that an unanswered Create to `key` may have created between two times: those
-/// without parts whose ids are not `known`. Returns those that may be left open.
+/// without parts whose IDs are not `known`. Returns those that may be left open.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -428,7 +428,7 @@ pub(crate) async fn abort_forgotten(
     Ok(strays)
 }
 
-/// Returns the uploads to `key` whose ids are not `known`, each with true if its time is in the
+/// Returns the uploads to `key` whose IDs are not `known`, each with true if its time is in the
 /// window, or `None` if its time does not show that.
 async fn unknown(
     bucket: &Bucket,

@@ -68,7 +68,7 @@ pub enum Reason {
     EtagDiffers,
     /// The checksums of both sides differ.
     ChecksumDiffers,
-    /// The bytes are equal, but the object has other attributes than the job sets.
+    /// The bytes are equal, but the object does not have the attributes that the job sets.
     AttributesDiffer,
     /// The object only lacks tags that s3haul sets in a second request after a copy. s3haul sets
     /// only the tags, if that is safe.

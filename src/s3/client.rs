@@ -38,7 +38,7 @@ use crate::manifest::job::Access;
 /// Fixed credentials, for the embedded sandbox and tests. Others come from the environment.
 #[derive(Clone)]
 pub struct StaticCredentials {
-    /// Access key id.
+    /// Access key ID.
     pub access_key: String,
     /// Secret access key.
     pub secret_key: String,

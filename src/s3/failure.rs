@@ -31,7 +31,7 @@ pub enum FailureKind {
     /// The server answered no request of this operation within the run's patience.
     Silent,
     /// The answer can be read but contradicts the protocol: a list that does not advance, a missing
-    /// length, an id beyond the limits of S3. The same request gets the same answer.
+    /// length, an ID beyond the limits of S3. The same request gets the same answer.
     ServerFault,
     /// No connection could be made: the name does not resolve, or the connection was refused or
     /// reset.
@@ -389,7 +389,7 @@ impl Failure {
         if self.is_own_refusal() {
             String::new()
         } else if self.0.kind == FailureKind::Transient && self.0.request_id.is_none() {
-            // A failure without a request id has nothing to give to the support.
+            // A failure without a request ID has nothing to give to the support.
             FailureKind::TimedOut.remedy()
         } else if self.0.kind == FailureKind::Denied && self.0.is_about_record {
             // No object can be excluded to avoid this request.

@@ -58,7 +58,7 @@ pub enum Restored {
 pub struct ListedVersion {
     /// The key, decoded.
     pub key: String,
-    /// The version id; `null` for an object written while the bucket kept no versions.
+    /// The version ID; `null` for an object written while the bucket kept no versions.
     pub id: String,
     /// True for a delete marker: it has no bytes and hides older versions.
     pub is_marker: bool,
@@ -203,7 +203,7 @@ impl Client {
     }
 
     /// Puts a delete marker on top of the key's versions, which all remain, and returns its version
-    /// id, or `None` if a server other than Amazon S3 names none. The request names no version, so
+    /// ID, or `None` if a server other than Amazon S3 names none. The request names no version, so
     /// it cannot destroy one.
     pub async fn put_delete_marker(
         &self,
@@ -339,7 +339,7 @@ fn decoded_key(key: Option<String>, encoded: bool) -> Result<String, String> {
     decode(key, encoded).map_err(|key| format!("the list contains a key that is not UTF-8: {key}"))
 }
 
-/// Checks a version id. Some servers return none for objects that were written before versioning
+/// Checks a version ID. Some servers return none for objects that were written before versioning
 /// was enabled.
 fn version_id(id: Option<String>) -> Result<String, String> {
     let id = IdKind::Version.optional(id)?;

@@ -1,4 +1,4 @@
-//! Limits the names that a server sends: `ETag`s, version ids, upload ids, keys, and list tokens.
+//! Limits the names that a server sends: `ETag`s, version IDs, upload IDs, keys, and list tokens.
 //!
 //! Names go back to the server in URLs and headers. No S3 server sends a name that is far beyond
 //! the limits of S3 or contains control characters, and the SDK panics on a URL or header with such
@@ -117,8 +117,8 @@ pub(super) fn elsewhere(
     (!is_asked).then_some(Elsewhere { bucket, key })
 }
 
-/// Returns true if a version id names an object that is never replaced. `null` does not: each write
-/// to a bucket whose versioning is suspended replaces the object with this version id.
+/// Returns true if a version ID names an object that is never replaced. `null` does not: each write
+/// to a bucket whose versioning is suspended replaces the object with this version ID.
 #[must_use]
 pub(crate) fn is_immutable_version(version: &str) -> bool {
     version != "null"
@@ -134,7 +134,7 @@ pub(super) fn written_version(version: Option<String>) -> Result<Option<String>,
 }
 
 /// Fails if the answer names a version other than the requested one. Servers without versions
-/// ignore the version id.
+/// ignore the version ID.
 pub(super) fn other_version(requested: Option<&str>, answered: Option<&str>) -> Result<(), String> {
     match requested.zip(answered.filter(|answered| !answered.is_empty())) {
         Some((requested, answered)) if requested != answered => Err(format!(

@@ -40,7 +40,7 @@ pub trait PageEntry {
     /// Returns the key, or the value that serves as the key in this list.
     fn key(&self) -> Cow<'_, str>;
 
-    /// Returns the id that distinguishes entries of one key.
+    /// Returns the ID that distinguishes entries of one key.
     fn id(&self) -> Option<&str> {
         None
     }

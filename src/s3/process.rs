@@ -38,7 +38,7 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 /// The maximum number of bytes that are kept of each output of a program.
 const MOST: usize = 1 << 20;
 
-/// The ids of the running programs; true for programs with their own process group.
+/// The IDs of the running programs; true for programs with their own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
 
 /// Kills all running programs, because the command ends.
@@ -71,7 +71,7 @@ impl RunningProcess {
         Self(id)
     }
 
-    /// Forgets a program that has exited: its id may soon belong to another process.
+    /// Forgets a program that has exited: its ID may soon belong to another process.
     fn forget(self) {
         running().remove(&self.0);
     }
@@ -189,7 +189,7 @@ impl CredentialProcess {
         };
         has_ended.store(true, Ordering::Relaxed);
         let running = match running {
-            // Without a group, the shell's id may belong to another process from now on.
+            // Without a group, the shell's ID may belong to another process from now on.
             Some(running) if !has_group => {
                 running.forget();
                 None

@@ -327,7 +327,7 @@ pub(super) fn fault(
     )
 }
 
-/// Returns the id of the version that a write created.
+/// Returns the ID of the version that a write created.
 fn written(
     version: Option<String>,
     operation: Operation,

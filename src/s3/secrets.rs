@@ -2,7 +2,7 @@
 //!
 //! Some servers and gateways repeat the headers that they reject, with their values. Messages from
 //! the server go into the log, the report, and the journal, so secret values are removed when an
-//! answer becomes a failure. An `ETag`, an id, or a checksum that repeats a secret cannot be
+//! answer becomes a failure. An `ETag`, an ID, or a checksum that repeats a secret cannot be
 //! shortened, because it is sent back to the server: such an answer is refused ([`Quoted`]) before
 //! anything is recorded.
 

@@ -308,7 +308,7 @@ async fn confirm_size(place: &VersionLocation, head: &Head) -> Result<(), Failur
     place.bucket.with_slot(confirmed).await
 }
 
-/// Returns an error if HEAD shows another `ETag` than the list. Accepts the difference if the
+/// Returns an error if HEAD shows a different `ETag` from the list. Accepts the difference if the
 /// object was replaced since, so that a new list shows the same `ETag` as HEAD.
 async fn etag_as_listed(
     place: &VersionLocation,

@@ -165,7 +165,7 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
         run.receipts
     );
     let uploads = world.open_uploads(DESTINATION);
-    // An upload whose id never arrived cannot be aborted by id.
+    // An upload whose ID never arrived cannot be aborted by ID.
     let strays = operation == Operation::CreateMultipartUpload
         && matches!(effect, Effect::ErrorAfterEffect(..));
     assert!(strays || uploads.is_empty(), "{uploads:?}");

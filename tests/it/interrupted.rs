@@ -326,7 +326,7 @@ async fn while_an_upload_is_completed_and_nobody_answers() {
     world.assert_equal("k", "k");
 }
 
-/// The run does not learn the id of its upload, but the journal has the key. The next session
+/// The run does not learn the ID of its upload, but the journal has the key. The next session
 /// aborts the uploads that it finds there.
 #[rstest]
 #[case::after_it_was_created(true)]

@@ -401,7 +401,7 @@ async fn an_abort_prints_documents_and_a_dry_run_looks_for_the_upload() {
         json(&[&all[..], &["--dry-run"]].concat()).await,
     ];
     assert_eq!(dry, [said("would_abort"), said("would_abort")]);
-    // A mistyped id is an error, also without aborting.
+    // A mistyped ID is an error, also without aborting.
     for id in ["mistyped", "8a885d04-6f2b-4f4b-9d5c-1f1f6a2b3c4d"] {
         let dry = ["abort", at, id, "--dry-run"];
         let (exit, stdout, stderr) = uploads(&world, directory.path(), &dry).await;

@@ -180,7 +180,7 @@ async fn all_output(command: Command, flags: &[&str]) -> String {
     all
 }
 
-/// A server answers with a header of the request instead of an `ETag` or an upload id.
+/// A server answers with a header of the request instead of an `ETag` or an upload ID.
 #[rstest]
 #[case::etag(10, "etag")]
 #[case::version(10, "x-amz-version-id")]

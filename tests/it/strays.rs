@@ -1,6 +1,6 @@
 //! No upload stays open without a message, whatever the server does not answer: with and without a
 //! journal, by runs and by `uploads abort`. If the server cannot prove an abort, that is reported
-//! once, with an id or a key and a command.
+//! once, with an ID or a key and a command.
 
 mod aborted;
 

@@ -1,4 +1,4 @@
-//! Text from strangers (keys, server messages, codes, ids, headers) never reaches a terminal or a
+//! Text from strangers (keys, server messages, codes, IDs, headers) never reaches a terminal or a
 //! log unescaped: it cannot move a cursor, reorder a line, or forge one.
 
 use std::sync::Arc;

@@ -112,8 +112,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Checks the key after the server refused a write with this condition. If HEAD shows another
-    /// object than the expected one, a list decides, because HEAD and list are rarely both wrong.
+    /// Checks the key after the server refused a write with this condition. If HEAD shows an object
+    /// other than the expected one, a list decides, because HEAD and list are rarely both wrong.
     async fn inspect_key(&self, condition: &WriteCondition) -> Result<FoundAtKey, RoundFailure> {
         let (destination, key) = (self.destination(), &self.step.key);
         let expected = match condition {

@@ -5,7 +5,7 @@
 //! does not hold yet ([`parts`]), completes the upload, and ends it ([`end`]).
 //!
 //! Only an upload session writes the events of an upload to the journal ([`record`]). It records an
-//! upload before it sends the request that creates the upload, and records the upload's id and
+//! upload before it sends the request that creates the upload, and records the upload's ID and
 //! fingerprint before it sends the first part. So even if the process is killed, the next session
 //! knows every upload that is still open.
 
@@ -113,7 +113,7 @@ impl<'w> UploadSession<'w> {
         Self::create(task, target, source, request, record, slot).await
     }
 
-    /// Creates an upload, and puts its id and fingerprint on record.
+    /// Creates an upload, and puts its ID and fingerprint on record.
     async fn create(
         task: &mut ObjectTask<'w>,
         target: &mut TargetAttributes<'w>,

@@ -18,7 +18,7 @@ use super::super::secrets::{Quoted, Secrets, TextPieces};
 use super::{Details, Failure, FailureKind, Operation, tls};
 use crate::printable::cut;
 
-/// The maximum number of bytes that are kept of an error code or request id. S3's have about 60 at
+/// The maximum number of bytes that are kept of an error code or request ID. S3's have about 60 at
 /// most.
 const MAX_CODE: usize = 128;
 /// The maximum number of bytes that are kept of a server's message, which goes into every receipt.

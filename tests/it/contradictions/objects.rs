@@ -17,7 +17,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
 use super::{bucket, failure, heads, with_versions};
 use crate::world::program::{at, run};
 
-/// Returns a transfer of the oldest version, named by its id.
+/// Returns a transfer of the oldest version, named by its ID.
 fn first_version(world: &World) -> Transfer {
     let Some(VersionInfo::Object(oldest)) = world
         .sandbox

@@ -50,7 +50,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
             (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"])
         }
         Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
-        // Without a version id, it only adds a delete marker. Deleting a version needs another
+        // Without a version ID, it only adds a delete marker. Deleting a version needs another
         // permission.
         Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
         Operation::ReadFile

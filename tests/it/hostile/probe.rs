@@ -40,7 +40,7 @@ async fn impatient_world() -> World {
     world
 }
 
-/// An object, or an upload with its id.
+/// An object, or an upload with its ID.
 type Name = (String, Option<String>);
 
 /// Returns the objects, versions, and uploads of the bucket.

@@ -66,7 +66,7 @@ ways!(
     ShortChecksums,
     /// Shows the version `null`.
     NullVersion,
-    /// Shows ids and `ETag`s far longer than S3's.
+    /// Shows IDs and `ETag`s far longer than S3's.
     LongIds,
     /// Ignores the request's headers with attributes.
     IgnoredHeaders,

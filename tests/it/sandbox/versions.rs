@@ -1,4 +1,4 @@
-//! Versioned buckets: ids, delete markers, and the null version.
+//! Versioned buckets: IDs, delete markers, and the null version.
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;

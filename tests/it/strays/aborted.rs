@@ -1,4 +1,4 @@
-//! `uploads abort` on servers that list keys or ids in their own way.
+//! `uploads abort` on servers that list keys or IDs in their own way.
 
 use rstest::rstest;
 use s3haul::multipart::MultipartUpload;

@@ -264,7 +264,7 @@ async fn a_destination_that_would_forget_is_refused_before_the_first_write(
     assert_eq!(writes(&world), 0);
 }
 
-/// Versions from before versioning was enabled, or from while it was suspended, have the id `null`.
+/// Versions from before versioning was enabled, or from while it was suspended, have the ID `null`.
 #[tokio::test]
 async fn null_versions_are_copied_by_that_name() {
     let world = World::with_buckets(BucketOptions::default()).await;

@@ -1,4 +1,4 @@
-//! A single version by its id.
+//! A single version by its ID.
 
 use s3haul::manifest::job::Transfer;
 

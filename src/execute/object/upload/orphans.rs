@@ -5,7 +5,7 @@
 //! or a failed abort). When the run ends, it aborts the uploads that no object took over. An upload
 //! that cannot be aborted stays on record, and the next run tries again. If the server accepts the
 //! abort but does not show that the upload was removed, the run reports the upload once, with its
-//! id and a command, and closes its record.
+//! ID and a command, and closes its record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -35,7 +35,7 @@ pub(crate) struct Orphans {
     uploads: Mutex<BTreeMap<u64, JournaledUpload>>,
     /// The bytes of the uploads that were not yet reported to the monitor as settled, by number.
     unsettled: Mutex<BTreeMap<u64, u64>>,
-    /// The ids of all uploads on record, taken over or not.
+    /// The IDs of all uploads on record, taken over or not.
     known: BTreeSet<String>,
     /// The time until which a request of the last session may have created an upload.
     until: Timestamp,
@@ -135,7 +135,7 @@ impl Orphans {
         self.known.contains(id)
     }
 
-    /// Returns the ids of all uploads that earlier sessions recorded.
+    /// Returns the IDs of all uploads that earlier sessions recorded.
     pub(crate) fn known(&self) -> &BTreeSet<String> {
         &self.known
     }

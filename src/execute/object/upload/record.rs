@@ -1,10 +1,10 @@
 //! Keeps uploads on record in the journal.
 //!
 //! A forgotten upload costs money until somebody finds it. So s3haul records an upload before it
-//! creates it, the upload's id before it sends the first part, and the upload's end only when the
+//! creates it, the upload's ID before it sends the first part, and the upload's end only when the
 //! server no longer has it. If the response to Create is lost or unreadable, s3haul searches for
 //! the upload, with or without a journal. An upload that may still be open is reported once, with
-//! its id and a command.
+//! its ID and a command.
 
 use std::collections::BTreeSet;
 
@@ -128,7 +128,7 @@ impl UploadRecord {
         Ok(record)
     }
 
-    /// Records the upload's id. If that fails, no later session would know the upload, so this
+    /// Records the upload's ID. If that fails, no later session would know the upload, so this
     /// aborts the upload, unless it was adopted.
     pub(crate) async fn created(
         self,
@@ -285,7 +285,7 @@ impl UploadRecord {
         true
     }
 
-    /// Aborts an upload that an earlier session left open, by its id, or by a search if the id is
+    /// Aborts an upload that an earlier session left open, by its ID, or by a search if the ID is
     /// not known. Then closes its record. Returns the uploads that may still be open. The caller
     /// must report them, because no later session will.
     ///
