@@ -70,7 +70,7 @@ pub use operation::{Operation, RequestClass};
 pub(crate) use process::end_credential_processes;
 pub use read::Body;
 
-/// The module of the SDK that logs the request IDs of answers.
+/// The module of the SDK that logs the request IDs of responses.
 pub(crate) const LOGS_REQUEST_IDS: &str = "aws_sdk_s3::operation";
 
 /// The checksum algorithms that S3 stores and that a multipart upload may declare.
@@ -249,7 +249,7 @@ pub struct Attributes {
     pub annotations: bool,
 }
 
-/// The answer to a HEAD of an object.
+/// The response to a HEAD of an object.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Head {
@@ -292,7 +292,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Returns the object as the answer to its write would have described it.
+    /// Returns the object as the response to its write would have described it.
     #[must_use]
     pub fn written(self) -> Written {
         let Self {
@@ -352,7 +352,7 @@ impl SourcePin {
     }
 }
 
-/// The answer about an object that S3 has just written.
+/// The response about an object that S3 has just written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Written {
@@ -362,15 +362,15 @@ pub struct Written {
     pub version: Option<String>,
     /// The checksum that S3 computed over the stored bytes.
     pub checksum: Option<Checksum>,
-    /// The encryption, if the answer states it and no customer key is used.
+    /// The encryption, if the response states it and no customer key is used.
     pub encryption: Option<Encryption>,
-    /// True if the answer to the write was lost, and this object was found at the key afterwards.
+    /// True if the response to the write was lost, and this object was found at the key afterwards.
     pub was_found: bool,
     /// A lower bound of the object's modification time, by the server's own clock.
     pub since: Option<Timestamp>,
 }
 
-/// The answer to `UploadPartCopy` or `UploadPart`.
+/// The response to `UploadPartCopy` or `UploadPart`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartAnswer {
     /// The `ETag`, without quotes.
@@ -401,7 +401,7 @@ pub struct CreatedUpload {
     /// True if a KMS or customer key will encrypt the object. In that case, neither its `ETag` nor
     /// the `ETag`s of its parts can be computed from the bytes.
     pub kms: bool,
-    /// The location of the upload in the answer, if it differs from the requested one.
+    /// The location of the upload in the response, if it differs from the requested one.
     pub elsewhere: Option<Elsewhere>,
     /// A lower bound of the object's modification time, by the server's own clock.
     pub since: Option<Timestamp>,
@@ -445,16 +445,16 @@ pub struct ListedObject {
     pub archive: ArchiveState,
 }
 
-/// The answer to HEAD of a bucket.
+/// The response to HEAD of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketHead {
     /// The Region of the bucket, if the server states it.
     pub region: Option<String>,
-    /// True if the answer has a header that only S3 servers send. Some S3 servers send none.
+    /// True if the response has a header that only S3 servers send. Some S3 servers send none.
     pub speaks_s3: bool,
 }
 
-/// One page of a paged answer.
+/// One page of a paged response.
 #[derive(Clone, Debug)]
 pub struct Page<T, M = String> {
     /// The entries of the page, in the server's order.

@@ -73,7 +73,7 @@ impl Intercept for AccessHeaders {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // Every answer passes here. The SDK fails on header values that are not UTF-8.
+        // Every response passes here. The SDK fails on header values that are not UTF-8.
         octets::make_readable(context.response_mut())
     }
 }

@@ -29,7 +29,7 @@ impl Client {
         most: Option<NonZeroU64>,
     ) -> Result<SmallObject, Failure> {
         match self.read_small_object(bucket, key, most).await {
-            // The server ignored the range. Only the answer to a request without a range may
+            // The server ignored the range. Only the response to a request without a range may
             // contain all bytes.
             Err(failure) if most.is_some() && *failure.kind() == FailureKind::AnswerTooLong => {
                 self.read_small_object(bucket, key, None).await

@@ -76,7 +76,7 @@ pub struct SignedRetry<'b> {
 }
 
 impl SignedRetry<'_> {
-    /// Learns from the answer to the signed body.
+    /// Learns from the response to the signed body.
     pub fn ended(self, failure: Option<&FailureKind>) {
         let Some(mut left) = self.left else { return };
         match failure {

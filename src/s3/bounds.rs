@@ -1,7 +1,7 @@
-//! Bounds the size of every answer, whether the SDK or the fast path sent the request.
+//! Bounds the size of every response, whether the SDK or the fast path sent the request.
 //!
 //! All requests pass through one connector (`s3::pool`), which recognizes their operations. It
-//! limits the body of an answer to somewhat more than S3 sends, so that no server decides how much
+//! limits the body of a response to somewhat more than S3 sends, so that no server decides how much
 //! memory a run takes. It also limits the number of elements in a document, because an empty
 //! element of ten bytes becomes a record of hundreds of bytes. The table in docs/semantics.md lists
 //! all bounds.
@@ -25,9 +25,9 @@ use super::progress::Progress;
 use crate::size::{ByteSize, MIB};
 
 const KIB: u64 = 1 << 10;
-/// The limit of all header names and values of one answer together.
+/// The limit of all header names and values of one response together.
 pub(super) const HEADERS: u64 = 64 * KIB;
-/// The limit of the body of an answer with an error status.
+/// The limit of the body of a response with an error status.
 pub(super) const REFUSAL: Bound = Bound::bytes(64 * KIB);
 /// The largest object that is read into memory, in bytes: a journal segment.
 pub(super) const MAX_SEGMENT: u64 = 64 * MIB;
@@ -40,7 +40,7 @@ const MAX_LARGE_AT_ONCE: usize = 6;
 
 static LARGE_DOCUMENTS: Semaphore = Semaphore::const_new(MAX_LARGE_AT_ONCE);
 
-/// Limits of one answer.
+/// Limits of one response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     /// Bytes of the body.
@@ -61,7 +61,7 @@ impl Bound {
         }
     }
 
-    /// Returns the bound of a successful answer. `GetObject` is bounded by the requested range.
+    /// Returns the bound of a successful response. `GetObject` is bounded by the requested range.
     pub(super) const fn of(operation: Operation) -> Self {
         match operation {
             // 1,000 entries, each with a key of 1,024 bytes, which XML may escape with six bytes
@@ -98,7 +98,7 @@ impl Bound {
     }
 }
 
-/// An answer that is longer than anything S3 sends.
+/// A response that is longer than anything S3 sends.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum TooLong {
     /// The body has too many bytes.
@@ -115,16 +115,16 @@ pub(super) enum TooLong {
     Headers(u64),
 }
 
-/// The expected body of an answer, which determines its limit.
+/// The expected body of a response, which determines its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpectedBody {
-    /// A HEAD request, whose answer has no body.
+    /// A HEAD request, whose response has no body.
     None,
     /// This many bytes of an object.
     Range(u64),
     /// The document of an operation, or a whole object.
     Document(Operation),
-    /// An answer of another service.
+    /// A response of another service.
     OtherService,
 }
 
@@ -184,7 +184,7 @@ impl ExpectedBody {
         })
     }
 
-    /// Returns the limit of an answer with this status.
+    /// Returns the limit of a response with this status.
     fn bound(self, is_success: bool) -> Option<Bound> {
         match self {
             Self::None => None,
@@ -205,7 +205,7 @@ fn length(range: &str) -> Option<u64> {
         .checked_add(1)
 }
 
-/// Limits how much of an answer can be read.
+/// Limits how much of a response can be read.
 ///
 /// # Errors
 /// [`TooLong`] if the header exceeds its limit.

@@ -157,11 +157,11 @@ pub struct Capabilities {
     pub content_etags: bool,
     /// The `ETag` of an object of N parts ends in `-N`, even if the rest of it is opaque.
     pub part_counts: bool,
-    /// s3haul may send `x-amz-checksum-*` with writes, and checksums in answers count as evidence.
-    /// Otherwise s3haul requests no checksums: a server may store the value that it received
-    /// unchecked, or return a composite checksum without saying so.
+    /// s3haul may send `x-amz-checksum-*` with writes, and checksums in responses count as
+    /// evidence. Otherwise s3haul requests no checksums: a server may store the value that it
+    /// received unchecked, or return a composite checksum without saying so.
     pub checksums: bool,
-    /// Checksums in answers are ignored because the manifest states `checksums: false`. In a
+    /// Checksums in responses are ignored because the manifest states `checksums: false`. In a
     /// profile, `checksums: false` only means that s3haul requests none, because a profile knows
     /// nothing about the server at hand. If such a server returns a checksum of a known type
     /// anyway, it proves after a kill or in `verify` that two objects are equal, and a difference
@@ -185,7 +185,7 @@ pub struct Capabilities {
     /// object.
     pub tag_headers: bool,
     /// The server sends an empty tag set for an object without tags. Other servers may send an
-    /// empty body, which would be a broken answer from S3.
+    /// empty body, which would be a broken response from S3.
     pub sends_empty_tag_sets: bool,
     /// `UploadPartCopy` finds its source under any key. Ceph 16 decodes the key twice, which turns
     /// a key with a `%` into another one. Such objects are copied with one request.
@@ -220,7 +220,7 @@ impl Capabilities {
         }
     }
 
-    /// Returns true if the answer to a request is accepted as proof of its effect.
+    /// Returns true if the response to a request is accepted as proof of its effect.
     #[must_use]
     pub const fn believes_answers(&self) -> bool {
         matches!(self.trust, Trust::Answers)

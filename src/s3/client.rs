@@ -566,7 +566,7 @@ impl Client {
 
     /// Waits for the lock that lets only one request at a time find out whether the credentials of
     /// this endpoint are refused. The lock holds the time at which the last such inquiry ended
-    /// without an answer.
+    /// without a response.
     pub(crate) async fn inquiry(&self) -> MutexGuard<'_, Option<Instant>> {
         self.shared.inquiry.lock().await
     }

@@ -31,7 +31,7 @@ use super::secrets::Secrets;
 /// A refusal that may have another cause corrects the clock only if the clock is off by more than
 /// this.
 const SUSPICIOUS: Duration = Duration::from_mins(4);
-/// Smaller differences are ignored, because a `Date` has whole seconds and an answer takes some
+/// Smaller differences are ignored, because a `Date` has whole seconds and a response takes some
 /// time.
 const INEXACT: Duration = Duration::from_secs(30);
 
@@ -46,12 +46,12 @@ struct ClockState {
     offset: AtomicI64,
     /// True once a server's time has agreed with this clock.
     is_confirmed: AtomicBool,
-    /// The milliseconds by which the servers of the endpoint were ahead in the last answers, the
+    /// The milliseconds by which the servers of the endpoint were ahead in the last responses, the
     /// newest first.
     recent: Mutex<VecDeque<i64>>,
 }
 
-/// The number of answers whose dates are remembered.
+/// The number of responses whose dates are remembered.
 const RECENT: usize = 9;
 /// The margin for differences between the clocks of an endpoint's servers, and for modification
 /// times in whole seconds.
@@ -102,7 +102,7 @@ impl Clock {
     /// Returns the earliest modification time, by the servers' clocks, of an object that a request
     /// wrote. `sent` is the uncorrected time at which the request was sent. The result may be too
     /// early but not too late, because a `Date` is rounded down to seconds and older than the
-    /// arrival of its answer.
+    /// arrival of its response.
     pub(super) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
         let sent = Timestamp::try_from(sent).ok()?;
         let time = match self.least() {
@@ -114,9 +114,9 @@ impl Clock {
         Timestamp::from_second(time.ok()?.as_second()).ok()
     }
 
-    /// Returns the time of the server's clock, computed from the `Date` of its last answer. It may
-    /// be up to a second early, because a `Date` has whole seconds. Returns this machine's time for
-    /// a server that sends no `Date`.
+    /// Returns the time of the server's clock, computed from the `Date` of its last response. It
+    /// may be up to a second early, because a `Date` has whole seconds. Returns this machine's time
+    /// for a server that sends no `Date`.
     pub(super) fn of_server(&self) -> Timestamp {
         let latest = self.recent().front().copied();
         let time = match latest {
@@ -129,8 +129,8 @@ impl Clock {
     }
 
     /// Returns the smallest number of milliseconds by which a server of the endpoint was ahead in
-    /// one of the last answers. Ignores a date that is behind the others by more than [`MAX_SKEW`]:
-    /// the answer came from a cache.
+    /// one of the last responses. Ignores a date that is behind the others by more than
+    /// [`MAX_SKEW`]: the response came from a cache.
     fn least(&self) -> Option<i64> {
         let recent = self.recent();
         let mut sorted: Vec<i64> = recent.iter().copied().collect();
@@ -168,10 +168,10 @@ impl Clock {
         true
     }
 
-    /// Returns the milliseconds by which the server was ahead when it sent this answer.
+    /// Returns the milliseconds by which the server was ahead when it sent this response.
     fn seen_in(&self, response: &HttpResponse) -> Option<i64> {
         let headers = response.headers();
-        // An answer from a cache has the time of an earlier one.
+        // A response from a cache has the time of an earlier one.
         if headers.contains_key("age") {
             return None;
         }
@@ -184,7 +184,7 @@ impl Clock {
         }
     }
 
-    /// Records the `Date` of an answer. Attaches to a refusal the credentials and the clock offset
+    /// Records the `Date` of a response. Attaches to a refusal the credentials and the clock offset
     /// that signed its request.
     pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
         let is_refusal = response.status().is_client_error();
@@ -215,7 +215,7 @@ impl Client {
         self.clock().uncorrected()
     }
 
-    /// Returns the time of the server's clock, computed from its last answer.
+    /// Returns the time of the server's clock, computed from its last response.
     pub(crate) fn server_time(&self) -> Timestamp {
         self.clock().of_server()
     }
@@ -429,7 +429,7 @@ mod tests {
             // One of several servers is behind the others.
             (now + HOUR - MINUTE * 9, now + HOUR - MINUTE * 9),
             (now + HOUR, now + HOUR - MINUTE * 9),
-            // These answers were delayed, for example by a cache.
+            // These responses were delayed, for example by a cache.
             (now, now + HOUR - MINUTE * 9),
             (SystemTime::UNIX_EPOCH, now + HOUR - MINUTE * 9),
             (now + HOUR * 24, now + HOUR - MINUTE * 9),

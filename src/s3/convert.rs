@@ -1,4 +1,5 @@
-//! Converts between the SDK's types and the crate's own: fields of answers, and values of headers.
+//! Converts between the SDK's types and the crate's own: fields of responses, and values of
+//! headers.
 
 use std::borrow::Cow;
 
@@ -17,7 +18,7 @@ use super::{
     Lock, PartDone, Retention, Tag, WriteCondition,
 };
 
-/// Lists all fields of an answer that may hold a checksum.
+/// Lists all fields of a response that may hold a checksum.
 macro_rules! any_checksums {
     ($answer:expr) => {
         [
@@ -31,7 +32,7 @@ macro_rules! any_checksums {
 }
 pub(super) use any_checksums;
 
-/// Converts the answer to HEAD. Fails if the answer lacks a field that every object has.
+/// Converts the response to HEAD. Fails if the response lacks a field that every object has.
 /// `knows_classes` is true if the archive classes are S3's; elsewhere a class of that name may mean
 /// anything.
 pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head, String> {
@@ -161,8 +162,8 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
     })
 }
 
-/// Returns the strongest checksum of an answer. CRC64NVME comes first, because the checksum of an
-/// object can be computed from the checksums of its parts. Without a type in the answer, only a
+/// Returns the strongest checksum of a response. CRC64NVME comes first, because the checksum of an
+/// object can be computed from the checksums of its parts. Without a type in the response, only a
 /// composite value, which has a suffix, reveals its kind. A value that is not a checksum of its
 /// algorithm, such as an empty one, is ignored: two such values would be equal whatever the bytes
 /// are.
@@ -181,7 +182,7 @@ pub(super) fn checksum(
     ];
     let (algorithm, value, suffix) = by_strength.into_iter().find_map(|(algorithm, value)| {
         let value = value?;
-        // HEAD returns composite values with a suffix "-N". Old answers have that suffix but no
+        // HEAD returns composite values with a suffix "-N". Old responses have that suffix but no
         // type.
         let (sum, parts) = match value.split_once('-') {
             Some((sum, parts)) => (sum, Some(parts)),

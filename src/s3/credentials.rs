@@ -418,7 +418,7 @@ fn reason(error: &CredentialsError, provider: &SdkProvider) -> (bool, String) {
         CredentialsError::InvalidConfiguration(_) => false,
         _ => {
             let lost = find::<ConnectorError>(error).is_some_and(|failure| !failure.is_user());
-            // The answer of an HTTP provider broke off.
+            // The response of an HTTP provider broke off.
             let broken = find::<SdkError<CredentialsError, HttpResponse>>(error).is_some();
             lost || broken || find::<ImdsError>(error).is_some() || is_busy(&text)
         }
@@ -461,8 +461,8 @@ fn with_plain_status(text: &str) -> String {
     plain
 }
 
-/// Describes the answer of STS, and returns true if the failure may be transient. Returns `None` if
-/// STS did not answer.
+/// Describes the response of STS, and returns true if the failure may be transient. Returns `None`
+/// if STS did not answer.
 fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<(bool, String)> {
     let SdkError::ServiceError(answer) = error else {
         return None;

@@ -1,7 +1,7 @@
 //! Sorts the failures of requests into kinds.
 //!
-//! Errors are sorted by S3's error *code*, because errors also arrive inside `200 OK` answers. The
-//! status decides if the code is unknown or absent, as in answers to HEAD. The handling of a
+//! Errors are sorted by S3's error *code*, because errors also arrive inside `200 OK` responses.
+//! The status decides if the code is unknown or absent, as in responses to HEAD. The handling of a
 //! failure ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so
 //! callers do not inspect codes.
 
@@ -20,18 +20,18 @@ use crate::printable::printable;
 pub enum FailureKind {
     /// Too many requests: 503 `SlowDown`, also inside a 200 and from KMS.
     Throttled,
-    /// The server failed, or the connection broke during the answer.
+    /// The server failed, or the connection broke during the response.
     Transient,
-    /// No answer within the time limit for a request of this size.
+    /// No response within the time limit for a request of this size.
     TimedOut,
-    /// The answer could not be read: it was empty, truncated, or not XML.
+    /// The response could not be read: it was empty, truncated, or not XML.
     Unreadable,
-    /// The answer is longer than any answer of S3.
+    /// The response is longer than any response of S3.
     AnswerTooLong,
     /// The server answered no request of this operation within the run's patience.
     Silent,
-    /// The answer can be read but contradicts the protocol: a list that does not advance, a missing
-    /// length, an ID beyond the limits of S3. The same request gets the same answer.
+    /// The response can be read but contradicts the protocol: a list that does not advance, a
+    /// missing length, an ID beyond the limits of S3. The same request gets the same response.
     ServerFault,
     /// No connection could be made: the name does not resolve, or the connection was refused or
     /// reset.
@@ -119,7 +119,7 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if a write may have taken effect although its answer was lost or bad.
+    /// Returns true if a write may have taken effect although its response was lost or bad.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(
@@ -403,13 +403,13 @@ impl Failure {
         }
     }
 
-    /// Returns true if s3haul itself refused the request, without an answer from a server.
+    /// Returns true if s3haul itself refused the request, without a response from a server.
     fn is_own_refusal(&self) -> bool {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }
 
-    /// Returns true for answers that servers give to a request that they do not know. A server that
-    /// knows the request may give them too, such as a 404 for a missing object.
+    /// Returns true for responses that servers give to a request that they do not know. A server
+    /// that knows the request may give them too, such as a 404 for a missing object.
     pub(crate) fn is_no_answer(&self) -> bool {
         matches!(
             self.0.kind,
@@ -507,7 +507,7 @@ impl Failure {
     }
 
     /// Returns true if the write, or an earlier attempt of it, may have taken effect although its
-    /// answer was lost or bad.
+    /// response was lost or bad.
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.kind.outcome_unknown() || self.0.attempts > 1

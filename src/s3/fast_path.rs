@@ -70,7 +70,7 @@ pub(super) trait FastOperation {
 
 macro_rules! fast_operations {
     ($($field:ident: $module:ident::$operation:ident => $input:ident, $output:ident, $error:ident;)+) => {
-        /// The serializer of each request and the deserializer of its answer.
+        /// The serializer of each request and the deserializer of its response.
         pub(super) struct Codecs {
             $($field: Codec,)+
         }
@@ -102,12 +102,12 @@ fast_operations! {
     put: put_object::PutObject => PutObjectInput, PutObjectOutput, PutObjectError;
 }
 
-/// The SDK's serializer of a request and deserializer of its answer.
+/// The SDK's serializer of a request and deserializer of its response.
 pub(super) struct Codec {
     serializer: SharedRequestSerializer,
     /// Holds the deserializer, which cannot be cloned out of it.
     layer: FrozenLayer,
-    /// The root element of the answer's document, if it has one.
+    /// The root element of the response's document, if it has one.
     root: Option<&'static Root>,
 }
 
@@ -189,7 +189,7 @@ impl FastPath {
         })
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the response.
     pub(super) async fn send<S: FastOperation>(
         &self,
         input: Result<S::Input, impl Into<BoxError>>,
@@ -378,7 +378,7 @@ impl Intercept for Extra {
     }
 }
 
-/// A fast path that no answer has confirmed yet.
+/// A fast path that no response has confirmed yet.
 #[derive(Debug)]
 struct Tried(Option<FastPath>);
 

@@ -317,7 +317,7 @@ fn listed_markers(
     markers.into_iter().flatten().map(convert).collect()
 }
 
-/// Returns the marker of the next page, or `None` if the answer names no key.
+/// Returns the marker of the next page, or `None` if the response names no key.
 fn next_marker(
     output: ListObjectVersionsOutput,
     encoded: bool,

@@ -82,7 +82,7 @@ fn without_article(noun: &str) -> &str {
         .unwrap_or(noun)
 }
 
-/// The bucket and the key that an answer names, which may be invalid names on S3.
+/// The bucket and the key that a response names, which may be invalid names on S3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elsewhere {
     /// The bucket.
@@ -91,7 +91,7 @@ pub struct Elsewhere {
     pub key: String,
 }
 
-/// Returns the location of a created upload according to the answer, if it differs from the
+/// Returns the location of a created upload according to the response, if it differs from the
 /// requested one. An access point answers with the name of its bucket, and a tenant's bucket may
 /// have a short name.
 pub(super) fn elsewhere(
@@ -133,7 +133,7 @@ pub(super) fn written_version(version: Option<String>) -> Result<Option<String>,
         .filter(|version| is_immutable_version(version)))
 }
 
-/// Fails if the answer names a version other than the requested one. Servers without versions
+/// Fails if the response names a version other than the requested one. Servers without versions
 /// ignore the version ID.
 pub(super) fn other_version(requested: Option<&str>, answered: Option<&str>) -> Result<(), String> {
     match requested.zip(answered.filter(|answered| !answered.is_empty())) {

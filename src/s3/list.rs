@@ -1,9 +1,9 @@
-//! `ListObjectsV2`, parsed from the answer's text.
+//! `ListObjectsV2`, parsed from the response's text.
 //!
 //! A sync of a million objects that are all up to date reads two million list entries and does
 //! nothing else, so an entry must cost almost nothing. Such a sync took 16.4 s of CPU time with the
 //! SDK's parser and takes 8.3 s with this one. The SDK still handles the request, its signature,
-//! and its failures; for a successful answer, an interceptor replaces the SDK's parser with this
+//! and its failures; for a successful response, an interceptor replaces the SDK's parser with this
 //! one. A page that was not parsed is never mistaken for an empty one.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,14 +115,14 @@ impl Client {
     }
 }
 
-/// The contents of an answer.
+/// The contents of a response.
 #[derive(Debug, Default, PartialEq)]
 struct ListPage {
     items: Vec<ListedObject>,
-    /// The bucket's name in the answer.
+    /// The bucket's name in the response.
     name: Option<String>,
     claims: PageClaims,
-    /// The answer's `IsTruncated`; absent if it has none.
+    /// The response's `IsTruncated`; absent if it has none.
     truncated: Option<bool>,
     next: Option<String>,
     /// The reason why a page that was parsed cannot be used: a key that is not UTF-8, or an object
@@ -130,11 +130,11 @@ struct ListPage {
     mistake: Option<String>,
 }
 
-/// Parses the answer of one request and keeps its contents.
+/// Parses the response of one request and keeps its contents.
 #[derive(Clone, Debug, Default)]
 struct PageReader {
     knows_archives: bool,
-    /// Absent until an answer is parsed.
+    /// Absent until a response is parsed.
     listed: Arc<Mutex<Option<ListPage>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Compares the answer to a write with HEAD of the object.
+//! Compares the response to a write with HEAD of the object.
 
 use super::{Capabilities, Head, Written, is_immutable_version};
 use crate::size::{by_number, display_counted};
@@ -72,8 +72,8 @@ impl Written {
     }
 
     /// Returns the reason why the object that was found is older than the write: its `ETag` differs
-    /// from that in the answer, and its modification time is before the request. Even a server with
-    /// unreliable `ETag`s dates the objects that it writes.
+    /// from that in the response, and its modification time is before the request. Even a server
+    /// with unreliable `ETag`s dates the objects that it writes.
     fn without_effect(&self, found: &Head) -> Option<String> {
         let since = self.since.filter(|_| found.etag != self.etag)?;
         let age = match found.modified {

@@ -52,7 +52,7 @@ pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
     value_of(text).map_or(Cow::Borrowed(text.as_bytes()), Cow::Owned)
 }
 
-/// Replaces the header values that are not UTF-8 in an answer by texts that the SDK can read.
+/// Replaces the header values that are not UTF-8 in a response by texts that the SDK can read.
 pub(super) fn make_readable(response: &mut HttpResponse) -> Result<(), BoxError> {
     let texts: Vec<_> = response
         .headers()

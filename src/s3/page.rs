@@ -2,9 +2,9 @@
 //!
 //! Without these checks, s3haul would read a page that contradicts itself as a shorter list, and
 //! keys would be missing silently. Examples are a gateway that groups keys by its own delimiter, a
-//! count of five next to one key, an error after the first keys, and the answer to another request.
-//! None of these elements is required, because servers omit most of them. Only the claims that a
-//! page makes are checked.
+//! count of five next to one key, an error after the first keys, and the response to another
+//! request. None of these elements is required, because servers omit most of them. Only the claims
+//! that a page makes are checked.
 
 use aws_sdk_s3::types::CommonPrefix;
 use percent_encoding::percent_decode_str;

@@ -25,7 +25,7 @@ use crate::location::BucketName;
 /// The number of empty pages in a row that a list may have. Servers send some after keys were
 /// deleted.
 pub const MOST_EMPTY_PAGES: u32 = 100;
-/// The number of times that a page is requested if the answer is the previous page.
+/// The number of times that a page is requested if the response is the previous page.
 pub const PAGE_TRIES: u32 = 3;
 
 /// A list of uploads, parts, or annotations with more entries than this at one key counts as

@@ -1,8 +1,8 @@
-//! Requests for one attribute of an object, and the answers of servers that do not support them.
+//! Requests for one attribute of an object, and the responses of servers that do not support them.
 //!
 //! A server that ignores `?tagging` answers with the object itself. s3haul reads no more of it than
-//! the longest valid answer has (`s3::bounds`). An unreadable answer that is neither truncated nor
-//! empty is no accident, so the request is not repeated.
+//! the longest valid response has (`s3::bounds`). An unreadable response that is neither truncated
+//! nor empty is no accident, so the request is not repeated.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
@@ -12,7 +12,7 @@ use super::requests::{failure, place};
 use super::{Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
 
-/// Sorts the failure of a request for an attribute. An answer to some other request is
+/// Sorts the failure of a request for an attribute. A response to some other request is
 /// [`FailureKind::NotUnderstood`].
 pub(super) fn unanswered<E>(
     operation: Operation,
@@ -34,7 +34,7 @@ where
     else {
         return sorted;
     };
-    // An error document in an answer that claims success states its own reason.
+    // An error document in a response that claims success states its own reason.
     let is_refusal =
         matches!(error, SdkError::ServiceError(refused) if refused.err().code().is_some());
     if is_refusal {
@@ -46,7 +46,7 @@ where
     }
 }
 
-/// Returns the failure for an answer that is longer than any valid one.
+/// Returns the failure for a response that is longer than any valid one.
 pub(super) fn too_long(operation: Operation, bucket: &BucketName, key: &ObjectKey) -> Failure {
     no_answer(
         operation,
@@ -56,7 +56,7 @@ pub(super) fn too_long(operation: Operation, bucket: &BucketName, key: &ObjectKe
     )
 }
 
-/// Returns the failure for an answer that lacks something that every valid one has.
+/// Returns the failure for a response that lacks something that every valid one has.
 pub(super) fn lacking(
     operation: Operation,
     bucket: &BucketName,
@@ -71,7 +71,7 @@ pub(super) fn lacking(
     )
 }
 
-/// Returns the failure for an answer to some other request.
+/// Returns the failure for a response to some other request.
 fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead: &str) -> Failure {
     let message = format!("the server does not support this request: it answers with {instead}");
     Failure::new(
@@ -82,8 +82,8 @@ fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead
     )
 }
 
-/// Describes an unreadable answer that is not a truncated valid one. Returns `None` if a repetition
-/// may get a better answer.
+/// Describes an unreadable response that is not a truncated valid one. Returns `None` if a
+/// repetition may get a better response.
 fn instead(answer: &HttpResponse) -> Option<String> {
     let body = answer
         .body()

@@ -15,7 +15,7 @@ use super::requests::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
 use crate::location::{BucketName, ObjectKey};
 
-/// The bytes of an answer, as they arrive.
+/// The bytes of a response, as they arrive.
 #[derive(Debug)]
 pub struct Body {
     stream: ByteStream,
@@ -130,8 +130,8 @@ impl Client {
     }
 }
 
-/// Refuses an answer with a range other than `first..=last`, or about an object of another size. An
-/// answer without a range begins with the first byte.
+/// Refuses a response with a range other than `first..=last`, or about an object of another size. A
+/// response without a range begins with the first byte.
 fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> Result<(), String> {
     let Some(answered) = answered else {
         let unknown = "the answer does not say which bytes it contains";
@@ -159,7 +159,7 @@ fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> R
     }
 }
 
-/// Checks that the answer is about the requested version. Servers that ignore `If-Match` answer
+/// Checks that the response is about the requested version. Servers that ignore `If-Match` answer
 /// with the current object, and only its `ETag` shows that.
 fn same_version(
     pin: &SourcePin,

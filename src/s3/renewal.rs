@@ -5,7 +5,7 @@
 //! with each further one, because asking more often does not help a provider that fails, or that
 //! lags and repeats an old set. The cached set is used until it expires. A set that the server
 //! refuses is no longer used, except by one request after each renewal that brought no other set.
-//! The answer to that request shows whether the refusal has passed.
+//! The response to that request shows whether the refusal has passed.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(super) enum RequestStep {
     Refused(Box<Failure>),
 }
 
-/// The answer to a request for a newer set.
+/// The response to a request for a newer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inquiry {
     /// A renewal starts.
@@ -288,7 +288,7 @@ impl Renewal {
         if std::mem::take(&mut self.is_on_trial) {
             self.unsuccessful = 0;
         }
-        // The answer to a request sent before the refusal says nothing about it.
+        // The response to a request sent before the refusal says nothing about it.
         self.refusal.take_if(|refusal| refusal.at < sent)?;
         self.end_wait(now)
     }

@@ -1,7 +1,7 @@
 //! The requests for single objects, one method each. Each takes and returns the crate's own types,
 //! and sends one attempt.
 //!
-//! A `200 OK` is not a success by itself: an answer without an `ETag`, such as one with an empty
+//! A `200 OK` is not a success by itself: a response without an `ETag`, such as one with an empty
 //! body, is a failure here, so that no caller mistakes it for a copy. The requests of multipart
 //! uploads are in [`multipart`].
 
@@ -45,7 +45,7 @@ macro_rules! with_checksum {
     };
 }
 
-/// Returns the checksum of an object in an answer, from whichever field holds it.
+/// Returns the checksum of an object in a response, from whichever field holds it.
 macro_rules! checksum_of {
     ($answer:expr) => {
         checksum(any_checksums!($answer), $answer.checksum_type.as_ref())
@@ -59,7 +59,7 @@ macro_rules! any_checksum {
     };
 }
 
-/// Returns the encryption of an object from an answer about it.
+/// Returns the encryption of an object from a response about it.
 macro_rules! encryption_of {
     ($answer:expr) => {
         encryption(
@@ -99,7 +99,7 @@ fn expires(attributes: &Attributes) -> Header {
 }
 
 impl Client {
-    /// Returns the server's answer about the bucket.
+    /// Returns the server's response about the bucket.
     pub async fn head_bucket(&self, bucket: &BucketName) -> Result<BucketHead, Failure> {
         let answer = self.sdk.head_bucket().bucket(bucket.as_str()).send().await;
         let output =
@@ -134,9 +134,9 @@ impl Client {
         Ok(Head { checksum, ..head })
     }
 
-    /// Returns the checksum of an answer, unless the manifest states `checksums: false`. A checksum
-    /// of unknown kind covers the whole object if the `ETag` is that of a single request. The
-    /// checksum of a multipart object may be composite.
+    /// Returns the checksum of a response, unless the manifest states `checksums: false`. A
+    /// checksum of unknown kind covers the whole object if the `ETag` is that of a single request.
+    /// The checksum of a multipart object may be composite.
     fn believed(&self, checksum: Option<Checksum>, etag: &str) -> Option<Checksum> {
         let checksum = checksum.filter(|_| !self.capabilities().ignores_checksums)?;
         let is_of_one_request = self.capabilities().part_counts
@@ -312,7 +312,7 @@ pub(super) fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
 }
 
-/// Returns the failure for an answer that contradicts the protocol.
+/// Returns the failure for a response that contradicts the protocol.
 pub(super) fn fault(
     operation: Operation,
     bucket: &BucketName,

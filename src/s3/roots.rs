@@ -1,9 +1,9 @@
-//! Recognizes answers by their elements, whatever their root is called.
+//! Recognizes responses by their elements, whatever their root is called.
 //!
 //! The SDK refuses a document whose root has a name other than the one in S3's model; boto3 and
 //! most other clients never look at it. Servers that were tested only with those clients name it
 //! `ListPartsResponse`, or wrap the document in such an element. So this module gives the root the
-//! name that the SDK expects, if the document has an element that only an answer to this operation
+//! name that the SDK expects, if the document has an element that only a response to this operation
 //! has. Any other document (an HTML page, an object instead of its tags) stays unchanged and is
 //! refused.
 
@@ -23,7 +23,7 @@ use super::page::holds_error;
 use super::secrets::Secrets;
 use super::xml::{Unreadable, XmlReader, XmlTag};
 
-/// The root element that the SDK expects in the answer to an operation.
+/// The root element that the SDK expects in the response to an operation.
 #[derive(Debug)]
 pub(super) struct Root {
     operation: &'static str,
@@ -34,7 +34,7 @@ pub(super) struct Root {
     layer: fn() -> Option<FrozenLayer>,
 }
 
-/// An element that only an answer to one operation has.
+/// An element that only a response to one operation has.
 #[derive(Debug)]
 struct TellingElement {
     element: &'static str,
@@ -77,12 +77,12 @@ roots! {
 }
 
 impl Root {
-    /// Returns the root of the answer to this operation, if the answer is a document.
+    /// Returns the root of the response to this operation, if the response is a document.
     pub(super) fn of(operation: &str) -> Option<&'static Self> {
         ROOTS.iter().find(|root| root.operation == operation)
     }
 
-    /// Returns the body of an answer with its root renamed, or `None` if it can be read unchanged,
+    /// Returns the body of a response with its root renamed, or `None` if it can be read unchanged,
     /// or not at all.
     pub(super) fn renamed_in(&self, response: &HttpResponse) -> Option<SdkBody> {
         self.renamed(document_of(response)?)
@@ -154,12 +154,13 @@ pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
     document_of(response).is_some_and(ends_early)
 }
 
-/// Returns true for an answer about tags without a `TagSet`. The SDK would read it as an empty set.
+/// Returns true for a response about tags without a `TagSet`. The SDK would read it as an empty
+/// set.
 pub(super) fn lacks_tag_set(response: &HttpResponse) -> bool {
     document_of(response).is_some_and(|document| is_bare(document, "Tagging"))
 }
 
-/// Returns the document of a successful answer.
+/// Returns the document of a successful response.
 fn document_of(response: &HttpResponse) -> Option<&str> {
     let is_success = response.status().is_success();
     let document = response.body().bytes().filter(|_| is_success)?;
@@ -195,7 +196,7 @@ fn inner<'d>(document: &'d str, begin: usize, reader: &XmlReader<'_>) -> Option<
     read.get(..read.rfind("</")?)
 }
 
-/// Lets the SDK read answers whose root has any name.
+/// Lets the SDK read responses whose root has any name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnyRoot;
 
@@ -225,7 +226,7 @@ impl Intercept for AnyRoot {
     }
 }
 
-/// Renames the root of an answer before the SDK reads it.
+/// Renames the root of a response before the SDK reads it.
 #[derive(Debug)]
 struct Renaming {
     root: &'static Root,

@@ -1,9 +1,9 @@
-//! Hides the secrets of a request in the answer to it.
+//! Hides the secrets of a request in the response to it.
 //!
 //! Some servers and gateways repeat the headers that they reject, with their values. Messages from
-//! the server go into the log, the report, and the journal, so secret values are removed when an
-//! answer becomes a failure. An `ETag`, an ID, or a checksum that repeats a secret cannot be
-//! shortened, because it is sent back to the server: such an answer is refused ([`Quoted`]) before
+//! the server go into the log, the report, and the journal, so secret values are removed when a
+//! response becomes a failure. An `ETag`, an ID, or a checksum that repeats a secret cannot be
+//! shortened, because it is sent back to the server: such a response is refused ([`Quoted`]) before
 //! anything is recorded.
 
 use std::collections::HashSet;
@@ -33,7 +33,7 @@ const SECRET: [&str; 6] = [
 const PIECE: usize = 16;
 /// A shorter text is not treated as a secret, because any message may contain it by chance.
 const SHORTEST: usize = 8;
-/// Headers of an answer that are recorded and sent back, and a name for their values. [`CHECKSUM`]
+/// Headers of a response that are recorded and sent back, and a name for their values. [`CHECKSUM`]
 /// covers checksums.
 const NAMES: [(&str, &str); 3] = [
     ("etag", "an ETag"),
@@ -76,7 +76,7 @@ impl Secrets {
         Self(values.chain(signature).map(str::to_owned).collect())
     }
 
-    /// Checks that nothing in an answer that s3haul would record and send back repeats a secret of
+    /// Checks that nothing in a response that s3haul would record and send back repeats a secret of
     /// its request.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl Secrets {
         Ok(())
     }
 
-    /// Returns the pieces against which the values of a long answer are checked while they are
+    /// Returns the pieces against which the values of a long response are checked while they are
     /// read. This saves [`Secrets::missing_in`] a second pass over the document.
     pub(super) fn pieces_for(response: &HttpResponse) -> TextPieces {
         match response.extension::<Self>() {
@@ -121,7 +121,7 @@ impl Secrets {
     }
 }
 
-/// The error for an answer that repeats a secret of its request. Holds the kind of value that
+/// The error for a response that repeats a secret of its request. Holds the kind of value that
 /// repeats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -26,9 +26,9 @@ const MOST: usize = 16_384;
 /// A server, or a proxy on the way to it.
 #[derive(Debug, Default)]
 pub(super) struct ServerConnections {
-    /// The time of the last answer on each connection, by its local address.
+    /// The time of the last response on each connection, by its local address.
     answered: Mutex<HashMap<SocketAddr, Instant>>,
-    /// The number of requests that hang on connections without any answer so far.
+    /// The number of requests that hang on connections without any response so far.
     hanging: AtomicU32,
     /// Set once the server is known to serve few connections.
     is_limited: AtomicBool,
@@ -47,7 +47,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A request that hangs on a connection without any answer so far.
+/// A request that hangs on a connection without any response so far.
 #[derive(Debug)]
 pub(crate) struct Hanging(Arc<ServerConnections>);
 
@@ -74,7 +74,7 @@ impl Connection {
         self.captured.get()?.local_addr()
     }
 
-    /// Notes an answer on this connection.
+    /// Notes a response on this connection.
     pub(super) fn answered(&self) {
         let Some(end) = self.our_end() else { return };
         let now = Instant::now();

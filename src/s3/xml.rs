@@ -3,7 +3,7 @@
 //! The SDK's parser allocates ten thousand strings for a list of a thousand keys. This one walks
 //! the document once and borrows from it. It supports elements, character references, comments, and
 //! declarations. Anything else (a `DOCTYPE`, an element that does not end) makes the document
-//! unreadable; a truncated answer is unreadable for the same reason.
+//! unreadable; a truncated response is unreadable for the same reason.
 
 use std::borrow::Cow;
 

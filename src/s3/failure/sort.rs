@@ -111,7 +111,7 @@ impl Failure {
     }
 }
 
-/// The progress of a request that got no answer.
+/// The progress of a request that got no response.
 #[derive(Clone, Copy)]
 enum ConnectionProgress {
     /// Nothing was sent: the request could not be built or signed.
@@ -145,7 +145,7 @@ fn whole(error: &(dyn Error + 'static)) -> String {
     DisplayErrorContext(error).to_string()
 }
 
-/// Sorts a request that got no answer.
+/// Sorts a request that got no response.
 fn not_answered(network: ConnectionProgress, error: &(dyn Error + 'static)) -> SortedFailure {
     if let Some(NoIdentity { may_pass, message }) = find::<NoIdentity>(error) {
         return if *may_pass {
@@ -181,7 +181,7 @@ fn not_answered(network: ConnectionProgress, error: &(dyn Error + 'static)) -> S
     (kind, word.to_owned(), plain(error))
 }
 
-/// Sorts an answer that refuses the request.
+/// Sorts a response that refuses the request.
 fn refused<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> SortedFailure
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -352,7 +352,7 @@ fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
     }
 }
 
-/// Sorts by status, for answers without a body or with an unknown code.
+/// Sorts by status, for responses without a body or with an unknown code.
 fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) -> FailureKind {
     match status {
         Some(301 | 307) => FailureKind::WrongRegion(region),

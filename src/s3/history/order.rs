@@ -2,8 +2,8 @@
 //!
 //! The SDK splits versions and delete markers into two lists. If two entries of a key were written
 //! in the same second, the precision of S3's times, the lists no longer show which one is newer.
-//! The answer itself has the entries in order. So an interceptor reads the order of the elements
-//! from the answer's text, and the lists are merged in that order, or by time if the server lists
+//! The response itself has the entries in order. So an interceptor reads the order of the elements
+//! from the response's text, and the lists are merged in that order, or by time if the server lists
 //! the two kinds separately. The interceptor also keeps the status, which distinguishes a restore
 //! that begins from a finished one.
 
@@ -17,7 +17,7 @@ use aws_sdk_s3::error::BoxError;
 
 use super::ListedVersion;
 
-/// Keeps facts of an answer that the SDK's types lose.
+/// Keeps facts of a response that the SDK's types lose.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawAnswer(Arc<Mutex<RawAnswerState>>);
 

@@ -129,7 +129,7 @@ fn a_page_that_comes_again_is_asked_for_again_and_then_is_an_error() {
             "{failure}"
         );
     }
-    // A cache returns a stale answer once.
+    // A cache returns a stale response once.
     let mut paging = paging("", Order::Ascending);
     for (keys, turn) in [
         (["a", "b"], PageVerdict::Next),

@@ -1,8 +1,8 @@
 //! The requests of multipart uploads: create an upload, copy or send its parts, complete or abort
 //! it, and list parts and open uploads.
 //!
-//! The lists follow the markers that the server names. An answer about another upload or prefix, or
-//! one whose marker does not advance, is a failure: it does not show which parts exist.
+//! The lists follow the markers that the server names. A response about another upload or prefix,
+//! or one whose marker does not advance, is a failure: it does not show which parts exist.
 
 use aws_sdk_s3::operation::create_multipart_upload::{
     CreateMultipartUpload, CreateMultipartUploadInput,
