@@ -84,7 +84,7 @@ pub struct Bucket {
     /// Set if the requests concern objects of s3haul's own.
     has_records: bool,
     hidden: HiddenEtags,
-    /// The answer to `GetBucketVersioning`, which is sent once; `None` if the server refused it.
+    /// The response to `GetBucketVersioning`, which is sent once; `None` if the server refused it.
     versioning: Arc<OnceCell<Option<Versioning>>>,
     /// The time that the caller has already waited for the outcome.
     waited: Duration,
@@ -93,16 +93,16 @@ pub struct Bucket {
 /// The outcome of a request, with the number of attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer<T> {
-    /// The answer of the server.
+    /// The response of the server.
     pub value: T,
     /// The number of attempts; 1 if the first one succeeded.
     pub attempts: u32,
-    /// True if an earlier attempt may have taken effect too, because its answer was lost.
+    /// True if an earlier attempt may have taken effect too, because its response was lost.
     pub maybe_twice: bool,
 }
 
 impl<T> Answer<T> {
-    /// Returns the same answer with another value.
+    /// Returns the same response with another value.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
         Answer {
             value: change(self.value),

@@ -74,7 +74,7 @@ impl Bucket {
         sent.await.map(|answer| answer.map(|(part, _)| part))
     }
 
-    /// Sends a part as [`Bucket::upload_part`] does. Also returns true if the answer has a
+    /// Sends a part as [`Bucket::upload_part`] does. Also returns true if the response has a
     /// checksum.
     pub(crate) async fn send_part(
         &self,

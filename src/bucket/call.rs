@@ -42,12 +42,12 @@ struct AttemptState {
     /// Set if a request other than the answered one may have taken effect.
     maybe_twice: bool,
     refusals: RefusalCounts,
-    /// Set if the last request got no answer although the server serves its connection.
+    /// Set if the last request got no response although the server serves its connection.
     is_late: bool,
     /// The time that the caller waited before the first attempt.
     before: Duration,
     /// The time at which the silence of the first failed attempt began or, if it was answered, the
-    /// time of the answer.
+    /// time of the response.
     since: Option<AwakeInstant>,
     /// The part of the time since `since` that does not use up patience.
     held: Duration,
@@ -332,7 +332,7 @@ impl Bucket {
         Ok((failure, wait))
     }
 
-    /// Sends a request that changes nothing and has no body, and returns its answer.
+    /// Sends a request that changes nothing and has no body, and returns its response.
     pub(super) async fn read<T, F>(
         &self,
         operation: Operation,

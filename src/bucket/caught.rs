@@ -1,6 +1,6 @@
 //! Turns a panic inside a request into the failure of that request.
 //!
-//! The SDK panics on some values that it cannot put into a request or take from an answer. s3haul
+//! The SDK panics on some values that it cannot put into a request or take from a response. s3haul
 //! checks the known ones (`s3::ids`, `s3::octets`). For all others, a panic becomes a failure that
 //! names the request, which may have taken effect. The text of the panic may quote the server or
 //! contain a secret, so the failure does not repeat it.

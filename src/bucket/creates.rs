@@ -2,8 +2,9 @@
 //!
 //! `CreateMultipartUpload` is not idempotent: two requests that take effect create two uploads. So
 //! a losing request must not be forgotten. Each request runs in its own task. The task of an
-//! overtaken request continues after the caller has the first answer, because only its own answer
-//! names the second upload. [`crate::multipart`] waits for that answer and aborts the upload.
+//! overtaken request continues after the caller has the first response, because only its own
+//! response names the second upload. [`crate::multipart`] waits for that response and aborts the
+//! upload.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,7 +28,7 @@ struct Creates {
     is_created: bool,
     /// The requests that were unanswered when that request created the upload.
     overtaken: Vec<Overtaken>,
-    /// Set if another request, whose answer was lost, may have taken effect.
+    /// Set if another request, whose response was lost, may have taken effect.
     is_one_lost: bool,
 }
 
@@ -41,7 +42,7 @@ struct Create {
 impl Bucket {
     /// Creates a multipart upload as [`Bucket::create_upload`] does, and sends the request once
     /// more if it hangs. Also returns the overtaken requests, each of which may create another
-    /// upload. The answer's number of attempts does not include them.
+    /// upload. The response's number of attempts does not include them.
     pub(crate) async fn create_upload_soon(
         &self,
         key: &ObjectKey,

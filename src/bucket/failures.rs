@@ -122,10 +122,10 @@ impl Bucket {
         }
     }
 
-    /// Sends one HEAD of the bucket, and declares an outage if this request gets no answer either.
-    /// Call it before giving up a request because of `failure`. With few requests in flight,
-    /// objects would otherwise fail one by one before enough failures count as an outage. A server
-    /// that has trouble with only one object still answers, even if with a refusal.
+    /// Sends one HEAD of the bucket, and declares an outage if this request gets no response
+    /// either. Call it before giving up a request because of `failure`. With few requests in
+    /// flight, objects would otherwise fail one by one before enough failures count as an outage. A
+    /// server that has trouble with only one object still answers, even if with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
             is_silent = self.probe_silence(failure, waited) => is_silent,
@@ -163,7 +163,7 @@ impl Bucket {
         is_silent
     }
 
-    /// Returns the answer to a request that investigates a failure, or a failure if no answer
+    /// Returns the response to a request that investigates a failure, or a failure if no response
     /// arrives within `limit`.
     pub(super) async fn answered_within<T>(
         &self,
@@ -186,7 +186,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the patience: the longest total time to wait for an answer, over all attempts.
+    /// Returns the patience: the longest total time to wait for a response, over all attempts.
     #[doc(hidden)]
     #[must_use]
     pub fn patience(&self) -> Duration {

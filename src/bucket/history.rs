@@ -1,9 +1,9 @@
 //! Reads versions, appends versions and delete markers, and requests restores.
 //!
-//! A copy into a bucket with versions must not simply be repeated: an attempt whose answer was lost
-//! may have created a version, and a repetition would create another one. So s3haul first lists the
-//! key. If its newest version differs from the one before the copy ([`LatestVersion`]), the attempt
-//! took effect and is not repeated.
+//! A copy into a bucket with versions must not simply be repeated: an attempt whose response was
+//! lost may have created a version, and a repetition would create another one. So s3haul first
+//! lists the key. If its newest version differs from the one before the copy ([`LatestVersion`]),
+//! the attempt took effect and is not repeated.
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub enum LatestVersion {
     Unknown,
 }
 
-/// The answer of the bucket about its versioning.
+/// The response of the bucket about its versioning.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KnownVersioning {
     Is(Versioning),
@@ -40,7 +40,7 @@ pub(super) enum KnownVersioning {
 }
 
 impl From<Option<String>> for LatestVersion {
-    /// Converts the version in the answer to a write.
+    /// Converts the version in the response to a write.
     fn from(version: Option<String>) -> Self {
         version.map_or(Self::Unknown, Self::Version)
     }
@@ -72,7 +72,7 @@ impl Bucket {
         }
     }
 
-    /// Refuses the answer to a HEAD of a version if the bucket has no versions: the server has
+    /// Refuses the response to a HEAD of a version if the bucket has no versions: the server has
     /// ignored the version ID and answered about the current object.
     pub(super) async fn check_is_version(
         &self,
@@ -91,7 +91,7 @@ impl Bucket {
         ))
     }
 
-    /// Returns the answer to `GetBucketVersioning`. The request is sent until it is answered, and
+    /// Returns the response to `GetBucketVersioning`. The request is sent until it is answered, and
     /// then never again.
     pub(super) async fn known_versioning(&self) -> KnownVersioning {
         let answer = self.versioning.get_or_try_init(|| async {
@@ -198,10 +198,10 @@ impl Bucket {
         .await
     }
 
-    /// Writes a version once. If the answer is lost, counts any version that is newer than `latest`
-    /// as the result, even another writer's. So the caller checks that version: `CopyRound::prove`
-    /// compares a copy with its source, and `ObjectTask::write_marker` refuses a version that is
-    /// not a delete marker.
+    /// Writes a version once. If the response is lost, counts any version that is newer than
+    /// `latest` as the result, even another writer's. So the caller checks that version:
+    /// `CopyRound::prove` compares a copy with its source, and `ObjectTask::write_marker` refuses a
+    /// version that is not a delete marker.
     async fn append<F>(
         &self,
         operation: Operation,

@@ -4,7 +4,7 @@
 //! refuses every request. Objects must not fail because of that. So s3haul sends the request again
 //! with newer credentials or a corrected clock and, if there are no newer credentials yet, waits as
 //! long as `patience` allows. Fixed keys, such as those from the environment, cannot be renewed, so
-//! they get only one repetition. The answer to a HEAD hides the reason behind a bare 400 or 403,
+//! they get only one repetition. The response to a HEAD hides the reason behind a bare 400 or 403,
 //! and `SignatureDoesNotMatch` may concern the key of one object only. In both cases s3haul sends a
 //! list request to learn the reason, unless the server has accepted the same credentials in a later
 //! request.
@@ -27,9 +27,9 @@ const MAX_CLOCK_RETRIES: u32 = 3;
 /// The number of times that a request may be sent again with credentials that cannot change.
 const MAX_FIXED_KEY_RETRIES: u32 = 1;
 /// The number of list requests that may be sent to find out the reason for a refusal, if they get
-/// no answer.
+/// no response.
 const MAX_LISTS: u32 = 3;
-/// The time for which no more list requests are sent after [`MAX_LISTS`] of them got no answer.
+/// The time for which no more list requests are sent after [`MAX_LISTS`] of them got no response.
 const UNANSWERED_KEPT: Duration = Duration::from_secs(5);
 
 /// The number of refusals of a request so far.
@@ -177,7 +177,7 @@ impl Bucket {
             return false;
         };
         let server_blames_clock = *failure.kind() == FailureKind::ClockSkew;
-        // The clock may have been set between the signature and the answer.
+        // The clock may have been set between the signature and the response.
         self.client.correct_clock(&signed, server_blames_clock)
             || (server_blames_clock && counts.clocks == 0)
     }

@@ -6,7 +6,7 @@
 //! request gives its slot back, and takes the next free one when its turn comes.
 //!
 //! A request may give its slot back only if no holder of a slot waits for it. Otherwise both could
-//! wait for each other. Requests whose answer all objects wait for, and requests that hold upload
+//! wait for each other. Requests whose response all objects wait for, and requests that hold upload
 //! memory, are awaited by slot holders. So only copies, and the HEAD with which an object starts,
 //! give their slots back.
 

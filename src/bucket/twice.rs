@@ -1,4 +1,4 @@
-//! Sends a request once more when its answer is overdue, and takes the first good answer.
+//! Sends a request once more when its response is overdue, and takes the first good response.
 //!
 //! The first request stays in flight, because it may be lost or just slow. The second one waits for
 //! a slot and for the user's limits, like every request. It uses another connection, because the
@@ -65,16 +65,16 @@ pub(super) struct Attempt<'a> {
     pub(super) limit: Duration,
 }
 
-/// The end of an attempt without an answer.
+/// The end of an attempt without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Silence {
-    /// The time without an answer.
+    /// The time without a response.
     pub(super) lasted: Duration,
     /// The number of connections that the server serves, if this one is not among them.
     pub(super) served: Option<u32>,
 }
 
-/// The answer to a request, or the silence in its place.
+/// The response to a request, or the silence in its place.
 type Answered<T> = Result<Result<T, Failure>, Silence>;
 
 /// The outcome of an attempt.
@@ -236,7 +236,7 @@ impl Bucket {
         }
     }
 
-    /// Waits for the answer to a request, or until it clearly hangs because the server does not
+    /// Waits for the response to a request, or until it clearly hangs because the server does not
     /// serve its connection.
     async fn unless_unserved<T>(
         &self,
@@ -252,7 +252,7 @@ impl Bucket {
     }
 
     /// Waits until a request is far overdue and many others hang too, on connections that have had
-    /// no answer so far.
+    /// no response so far.
     async fn unserved(&self, attempt: Attempt<'_>, progress: &Progress) -> Silence {
         let (operation, bytes) = (attempt.operation, attempt.bytes);
         let (lanes, began) = (self.lanes(operation.class()), progress.began());
@@ -313,7 +313,7 @@ impl Bucket {
         sleep_until(not_before).await;
         let lanes = self.lanes(operation.class());
         loop {
-            // Other answers arrive meanwhile and change the estimate.
+            // Other responses arrive meanwhile and change the estimate.
             let overdue = newest + lanes.overdue_after(operation, bytes);
             let now = Instant::now();
             if now < overdue {
@@ -402,7 +402,7 @@ impl Bucket {
     }
 }
 
-/// Returns true if a request got no answer, or an answer that may be different next time.
+/// Returns true if a request got no response, or a response that may be different next time.
 fn may_pass<T>(answer: &Answered<T>) -> bool {
     match answer {
         Ok(Ok(_)) => false,
