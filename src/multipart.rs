@@ -79,8 +79,8 @@ impl MultipartUpload {
     /// source.
     ///
     /// # Errors
-    /// Returns the failure of S3 after all retries, and [`FailureKind::ServerFault`] if the answer
-    /// names another key or bucket; that upload is aborted.
+    /// Returns the failure of S3 after all retries, and [`FailureKind::ServerFault`] if the
+    /// response names another key or bucket; that upload is aborted.
     pub async fn initiate(
         bucket: &Bucket,
         key: &ObjectKey,
@@ -216,7 +216,7 @@ impl MultipartUpload {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
-    /// Returns true if S3's answer to Create said that a KMS or customer key will encrypt the
+    /// Returns true if S3's response to Create said that a KMS or customer key will encrypt the
     /// object. In that case, neither its `ETag` nor the `ETag`s of its parts can be computed from
     /// the bytes.
     #[must_use]
@@ -300,7 +300,7 @@ impl MultipartUpload {
         })
     }
 
-    /// Sends a part that is in memory and has its checksum. Also returns true if the answer has a
+    /// Sends a part that is in memory and has its checksum. Also returns true if the response has a
     /// checksum.
     pub(crate) async fn send_part(
         &self,

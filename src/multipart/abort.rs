@@ -251,9 +251,9 @@ impl MultipartUpload {
     }
 
     /// Aborts the twins of this upload: uploads that earlier attempts to create it left open.
-    /// Create is not idempotent, so an attempt whose answer was lost may have created an upload of
-    /// unknown ID. A twin has this key, no parts, and was created shortly before; another writer's
-    /// upload has parts or a later time.
+    /// Create is not idempotent, so an attempt whose response was lost may have created an upload
+    /// of unknown ID. A twin has this key, no parts, and was created shortly before; another
+    /// writer's upload has parts or a later time.
     ///
     /// A twin holds no bytes, so a twin that cannot be aborted does not fail the upload, but is
     /// added to [`MultipartUpload::strays`].

@@ -152,13 +152,13 @@ impl MultipartUpload {
         }
     }
 
-    /// Sends Complete, and looks for the object while no answer arrives. Also returns true if
+    /// Sends Complete, and looks for the object while no response arrives. Also returns true if
     /// Complete was sent twice.
     ///
     /// S3 may need minutes for an upload of many parts, so the request stays in flight. If the
-    /// upload is gone and the object exists, only the answer was lost. If the upload stays open for
-    /// longer than S3 usually needs, Amazon S3 gets a second Complete in parallel: it publishes an
-    /// upload only once. The second answer counts only if it is a success.
+    /// upload is gone and the object exists, only the response was lost. If the upload stays open
+    /// for longer than S3 usually needs, Amazon S3 gets a second Complete in parallel: it publishes
+    /// an upload only once. The second response counts only if it is a success.
     async fn complete_watched(
         &self,
         bucket: &Bucket,
@@ -229,7 +229,7 @@ impl MultipartUpload {
     }
 
     /// Completes the upload like [`MultipartUpload::complete`], and sends a HEAD of the key before
-    /// and after, because an answer does not prove that the object exists and consists of all
+    /// and after, because a response does not prove that the object exists and consists of all
     /// parts.
     ///
     /// # Errors
@@ -322,8 +322,8 @@ impl MultipartUpload {
         Ok(is_other)
     }
 
-    /// Adds a lower bound of the object's modification time to the answer to Complete. The bound is
-    /// the start of the upload, because some servers date the object by it.
+    /// Adds a lower bound of the object's modification time to the response to Complete. The bound
+    /// is the start of the upload, because some servers date the object by it.
     fn dated(&self, written: Written) -> Written {
         Written {
             since: self.since,

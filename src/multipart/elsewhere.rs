@@ -1,8 +1,8 @@
 //! Handles uploads that the server created under another bucket or key than requested.
 //!
 //! Parts of such an upload would produce no object, or the wrong one, so none is sent. The upload
-//! is aborted under the name in the answer and under the requested one, and reported if it may stay
-//! open.
+//! is aborted under the name in the response and under the requested one, and reported if it may
+//! stay open.
 
 use futures::stream::{StreamExt, TryStreamExt};
 

@@ -1,9 +1,10 @@
 //! Aborts the uploads of overtaken Creates.
 //!
 //! A Create that hangs is sent once more. The request that is answered second is *overtaken*; its
-//! answer may arrive at any later time. A task waits for it and aborts the upload that it names. If
-//! the answer is lost, only the list of open uploads shows whether there is one. If there is still
-//! no answer [`PATIENCE`] after the object is done, the receipt says that an upload may be open.
+//! response may arrive at any later time. A task waits for it and aborts the upload that it names.
+//! If the response is lost, only the list of open uploads shows whether there is one. If there is
+//! still no response [`PATIENCE`] after the object is done, the receipt says that an upload may be
+//! open.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::bucket::{Bucket, Overtaken};
 use crate::location::ObjectKey;
 use crate::s3::{CreatedUpload, Failure};
 
-/// The longest time that a finished object waits for the answer to an overtaken Create.
+/// The longest time that a finished object waits for the response to an overtaken Create.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An overtaken Create. Cheap to clone.
@@ -40,12 +41,12 @@ enum CreateOutcome {
     Created(Option<Stray>),
     /// The server refused the Create.
     Refused,
-    /// The answer was lost.
+    /// The response was lost.
     Lost,
 }
 
 impl LateCreate {
-    /// Starts a task that waits for the answer.
+    /// Starts a task that waits for the response.
     pub(super) fn of(
         create: Overtaken,
         bucket: &Bucket,
@@ -71,7 +72,7 @@ impl LateCreate {
         Self { ended, from, began }
     }
 
-    /// Waits for the outcome of the Create. Unless its answer names an upload, searches for an
+    /// Waits for the outcome of the Create. Unless its response names an upload, searches for an
     /// upload that is not `known`. Returns the uploads that may be left open.
     pub(super) async fn settled(
         mut self,
