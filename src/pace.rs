@@ -480,7 +480,7 @@ impl Pacer {
             .observe(bytes, took);
     }
 
-    /// Returns the speed of copies inside S3, from the answers so far.
+    /// Returns the speed of copies inside S3, from the responses so far.
     #[must_use]
     pub fn copy_speed(&self) -> Speed {
         self.speed

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::s3::Operation;
 
-/// The times of the last answers by operation, in milliseconds since the run began.
+/// The times of the last responses by operation, in milliseconds since the run began.
 #[derive(Debug, Default)]
 pub(super) struct LastAnswers([AtomicU64; Operation::COUNT]);
 

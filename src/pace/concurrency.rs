@@ -8,9 +8,9 @@
 //! After each failed trial, the controller rests longer before the next one. While requests wait
 //! for a rate (the server's or the user's), the concurrency does not limit them, and the controller
 //! learns nothing. But if a wave of requests waits for a rate only while it is sent, and then waits
-//! much longer for its answers, the concurrency is the limit. If answers take a large part of their
-//! time limit, too many requests are in flight, and the controller halves the concurrency without a
-//! trial.
+//! much longer for its responses, the concurrency is the limit. If responses take a large part of
+//! their time limit, too many requests are in flight, and the controller halves the concurrency
+//! without a trial.
 
 use std::time::Duration;
 
@@ -35,15 +35,15 @@ pub(super) struct MeasuredConcurrency {
     /// True if requests waited for a slot.
     saturated: bool,
     work: f64,
-    /// The number of good answers.
+    /// The number of good responses.
     answers: u32,
-    /// The total time of the good answers.
+    /// The total time of the good responses.
     latency: Duration,
     /// The number of requests that waited for a rate.
     paced: u32,
-    /// The time of the last answer to a request that waited for a rate.
+    /// The time of the last response to a request that waited for a rate.
     last_paced: Duration,
-    /// The longest time without such an answer.
+    /// The longest time without such a response.
     longest_free: Duration,
     /// The sum of the strain of all requests, and their number.
     strain: (f64, u32),
@@ -145,7 +145,7 @@ impl MeasuredConcurrency {
         true
     }
 
-    /// Returns the longest time without an answer to a request that waited for a rate.
+    /// Returns the longest time without a response to a request that waited for a rate.
     fn free_until(&self, now: Duration) -> Duration {
         self.longest_free.max(now.saturating_sub(self.last_paced))
     }
@@ -172,7 +172,7 @@ const WORTHWHILE: f64 = 1.3;
 /// The fraction of the throughput that half the concurrency must keep to stay. On a server with
 /// spare capacity, the throughput falls to 0.5.
 const HARMLESS: f64 = 0.9;
-/// Answers that take more than this fraction of their time limit come from a crowded server.
+/// Responses that take more than this fraction of their time limit come from a crowded server.
 const CROWDED: f64 = 0.25;
 /// The number of intervals between a failed trial and the next one. Each further failure doubles
 /// it.
@@ -315,7 +315,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the concurrency after answers at these times, in milliseconds, to requests that
+    /// Returns the concurrency after responses at these times, in milliseconds, to requests that
     /// waited for a rate.
     fn width_after(answers: impl Iterator<Item = u64>, took: u64) -> u32 {
         let mut concurrency = MeasuredConcurrency::new(1000, 8192);

@@ -4,8 +4,8 @@
 //! A limiter of the `governor` crate counts the cells (GCRA, with bursts of at most [`BURST`]). A
 //! queue around it lets two thousand waiting requests share one timer instead of racing with two
 //! thousand, and a clock on tokio's time lets tests pause it. A governor quota is immutable, which
-//! suits a user's fixed limit. Learned rates change with every answer, and each change would allow
-//! another burst, so they use a [meter](super::meter) instead.
+//! suits a user's fixed limit. Learned rates change with every response, and each change would
+//! allow another burst, so they use a [meter](super::meter) instead.
 //!
 //! A request that must not wait is charged: a separate task takes its cells. The task takes turns
 //! with the waiting requests, so a charge is paid by idle time and by delaying later requests.

@@ -109,12 +109,13 @@ impl Lanes {
         self.answers.any_after(operation, since)
     }
 
-    /// Returns the time after which a request is overdue, estimated from the answers so far.
+    /// Returns the time after which a request is overdue, estimated from the responses so far.
     pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
         self.latencies.overdue_after(operation, bytes)
     }
 
-    /// Returns the time after which a request is overdue beyond doubt, if enough answers are known.
+    /// Returns the time after which a request is overdue beyond doubt, if enough responses are
+    /// known.
     pub(crate) fn surely_overdue_after(
         &self,
         operation: Operation,
@@ -123,7 +124,7 @@ impl Lanes {
         self.latencies.surely_overdue_after(operation, bytes)
     }
 
-    /// Takes the right to send one more request twice from the budget that answers have earned.
+    /// Takes the right to send one more request twice from the budget that responses have earned.
     pub(crate) fn repeat_right(&self) -> Option<RepeatRight<'_>> {
         if self.is_out() {
             None

@@ -5,10 +5,10 @@
 //! on another connection. "Far longer" is defined as in TCP's retransmission timer: by the mean and
 //! the deviation of the latency. A request is compared with requests that move about as many bytes.
 //! Until enough of those are answered, it is compared with larger requests, then with smaller ones,
-//! and without any answers with [`UNKNOWN`].
+//! and without any responses with [`UNKNOWN`].
 //!
-//! More requests do not help a server that is slow as a whole. So answers earn the right to send
-//! requests twice: each [`ANSWERS_PER_REPEAT`] answers earn one repetition, and at most
+//! More requests do not help a server that is slow as a whole. So responses earn the right to send
+//! requests twice: each [`ANSWERS_PER_REPEAT`] responses earn one repetition, and at most
 //! [`MOST_SAVED`] are saved up.
 
 use std::collections::HashMap;
@@ -18,13 +18,13 @@ use std::time::Duration;
 use crate::s3::Operation;
 use crate::size::MIB;
 
-/// The number of answers that are needed before a request can be overdue.
+/// The number of responses that are needed before a request can be overdue.
 const ENOUGH: u32 = 8;
-/// The number of answers that are needed before a request can be overdue beyond doubt. It is small,
-/// because a server that serves five connections may give no more answers before hanging requests
-/// must be given up.
+/// The number of responses that are needed before a request can be overdue beyond doubt. It is
+/// small, because a server that serves five connections may give no more responses before hanging
+/// requests must be given up.
 const FEW: u32 = 3;
-/// The time after which a request without bytes is overdue while too few answers are known.
+/// The time after which a request without bytes is overdue while too few responses are known.
 /// [`FIRST_SAVED`] bounds the requests that a slower server receives twice.
 const UNKNOWN: Duration = Duration::from_secs(3);
 /// The bytes per second at which [`UNKNOWN`] grows with the bytes of a request.
@@ -34,12 +34,12 @@ const DEVIATIONS: u32 = 6;
 /// The least time beyond the mean at which a request is overdue. A request is never overdue before
 /// twice the mean, because a second request costs as much as the first.
 pub(crate) const LEAST: Duration = Duration::from_secs(1);
-/// The number of answers that earn the right to send one request twice.
+/// The number of responses that earn the right to send one request twice.
 pub const ANSWERS_PER_REPEAT: u32 = 20;
-/// The maximum number of requests that may be sent twice in a row, however many answers came before
-/// them.
+/// The maximum number of requests that may be sent twice in a row, however many responses came
+/// before them.
 const MOST_SAVED: u32 = 32;
-/// The number of requests that a run may send twice before answers have earned any.
+/// The number of requests that a run may send twice before responses have earned any.
 const FIRST_SAVED: u32 = 2;
 
 /// An estimate of the time that a request takes.
@@ -51,7 +51,7 @@ pub struct LatencyEstimate {
 }
 
 impl LatencyEstimate {
-    /// Learns from an answer that came after `took`.
+    /// Learns from a response that came after `took`.
     pub fn observe(&mut self, took: Duration) {
         if self.answers == 0 {
             (self.mean, self.deviation) = (took, took / 2);
@@ -62,13 +62,13 @@ impl LatencyEstimate {
         self.answers = self.answers.saturating_add(1);
     }
 
-    /// Returns the time after which an answer is overdue, once enough answers are known.
+    /// Returns the time after which a response is overdue, once enough responses are known.
     #[must_use]
     pub fn overdue_after(&self) -> Option<Duration> {
         (self.answers >= ENOUGH).then(|| self.limit())
     }
 
-    /// Returns the time after which an answer is overdue beyond doubt, for callers that have
+    /// Returns the time after which a response is overdue beyond doubt, for callers that have
     /// further evidence of it.
     #[must_use]
     pub fn surely_overdue_after(&self) -> Option<Duration> {
@@ -89,7 +89,7 @@ pub(super) struct Latencies(Mutex<LatencyTable>);
 struct LatencyTable {
     /// By operation and size class.
     estimates: HashMap<(Operation, u32), LatencyEstimate>,
-    /// The number of answers that have not paid for a second request yet.
+    /// The number of responses that have not paid for a second request yet.
     credit: u32,
 }
 
@@ -107,7 +107,7 @@ impl Latencies {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns from a good answer.
+    /// Learns from a good response.
     pub(super) fn observe(&self, operation: Operation, bytes: u64, took: Duration) {
         let mut table = self.lock();
         table.credit = (table.credit + 1).min(MOST_SAVED * ANSWERS_PER_REPEAT);
@@ -115,7 +115,7 @@ impl Latencies {
         estimate.or_default().observe(took);
     }
 
-    /// Returns the time after which a request is overdue, estimated from the answers so far.
+    /// Returns the time after which a request is overdue, estimated from the responses so far.
     pub(super) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
         let table = self.lock();
         let known = |class: u32| table.estimates.get(&(operation, class))?.overdue_after();

@@ -1,9 +1,9 @@
 //! Holds requests back while an endpoint does not answer.
 //!
 //! A failed request is retried after a growing pause. If two thousand requests do so at once, their
-//! retries hit the endpoint just as it comes back. So failures draw on a budget, and good answers
+//! retries hit the endpoint just as it comes back. So failures draw on a budget, and good responses
 //! refill it. Once the budget is spent, the endpoint counts as down: one request at a time probes
-//! it, and the first good answer releases all others. Throttling does not draw on the budget,
+//! it, and the first good response releases all others. Throttling does not draw on the budget,
 //! because a server that answers `SlowDown` is up.
 //!
 //! [`Health`] makes the decisions and is pure. Requests wait in [`Outage`].
@@ -16,24 +16,24 @@ use tokio::time::sleep;
 
 use crate::size::display_duration;
 
-/// The failures in a row that spend the budget. A good answer gives [`REFILL`] back, so a server
-/// that fails once in five answers never spends it. A working server fails less often, and a server
-/// in an outage far more often.
+/// The failures in a row that spend the budget. A good response gives [`REFILL`] back, so a server
+/// that fails once in five responses never spends it. A working server fails less often, and a
+/// server in an outage far more often.
 const BUDGET: f64 = 64.0;
 /// The number of attempts of one request that draw on the budget. A few objects on which the server
 /// always fails are not an outage.
 const DRAWS: u32 = 3;
-/// The fraction of one failure that a good answer gives back.
+/// The fraction of one failure that a good response gives back.
 const REFILL: f64 = 0.25;
 
-/// The state of an endpoint, judged by its answers.
+/// The state of an endpoint, judged by its responses.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// The shortest and the longest pause between probes.
     probes: (Duration, Duration),
     budget: f64,
     down: Option<Down>,
-    /// The time of the last good answer.
+    /// The time of the last good response.
     last_good: Duration,
 }
 
@@ -87,7 +87,7 @@ impl Health {
             down.probing = true;
             return Admission::Probe;
         }
-        // A good answer to the probe that is under way ends the wait early.
+        // A good response to the probe that is under way ends the wait early.
         let wait = if down.probing {
             self.probes.1
         } else {
@@ -99,7 +99,7 @@ impl Health {
         )
     }
 
-    /// Records an answer of the server. Returns true if that ends an outage.
+    /// Records a response of the server. Returns true if that ends an outage.
     pub fn good(&mut self, now: Duration) -> bool {
         self.last_good = now;
         self.budget = (self.budget + REFILL).min(BUDGET);
@@ -137,7 +137,7 @@ impl Health {
         if self.down.is_some() {
             return false;
         }
-        // One good answer does not prove that the server is healthy. After it, half of the budget
+        // One good response does not prove that the server is healthy. After it, half of the budget
         // is available.
         self.budget = BUDGET / 2.0;
         self.down = Some(Down {
@@ -256,7 +256,7 @@ impl Outage {
 
     /// Begins an outage because the endpoint does not even answer a request that every server
     /// answers. `reason` is its failure, and the endpoint has been down since the time `since`, or
-    /// since its last answer if that is later.
+    /// since its last response if that is later.
     pub fn begin(&self, now: Duration, since: Duration, reason: &str) {
         if self.health().silent(now, since, fastrand::f64()) {
             reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
@@ -316,7 +316,7 @@ impl<'a> Pass<'a> {
         self.is_probe
     }
 
-    /// Reports an answer, even if it is a refusal.
+    /// Reports a response, even if it is a refusal.
     pub fn answered(mut self, now: Duration) {
         self.is_probe = false;
         let down_for = self.outage.health().down_for(now);

@@ -1,4 +1,4 @@
-//! Learns how many requests per second a server accepts by observing its answers. The module is
+//! Learns how many requests per second a server accepts by observing its responses. The module is
 //! pure: `now` is an argument.
 //!
 //! **Start.** A lane starts at the rate that each partition of S3 accepts at least, according to

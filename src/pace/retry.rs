@@ -18,7 +18,7 @@ pub struct RetryPolicy {
     /// The least time for which such a request is retried, however many attempts that takes: an
     /// outage of half a minute must not cost an object of terabytes.
     pub persistence: Duration,
-    /// The longest time that a request waits for a good answer, over all attempts.
+    /// The longest time that a request waits for a good response, over all attempts.
     pub patience: Duration,
     /// The first and the longest pause between probes of an endpoint that does not answer.
     pub probes: (Duration, Duration),
@@ -68,7 +68,7 @@ const TIDYING: Duration = Duration::from_secs(8);
 /// The shortest time limit of an attempt, even if less patience is left: a distant server needs
 /// some time to answer.
 const LEAST: Duration = Duration::from_secs(5);
-/// The attempts of a request whose answers arrive complete but cannot be read.
+/// The attempts of a request whose responses arrive complete but cannot be read.
 const UNREADABLE: u32 = 5;
 
 /// The number of transfers that share this machine's bandwidth. Copies inside S3 do not use it.
@@ -210,7 +210,7 @@ impl RetryPolicy {
                 FailureKind::Throttled
                 | FailureKind::Unreachable
                 | FailureKind::CredentialsUnavailable => true,
-                // A server that sends unreadable answers will hardly stop within a minute.
+                // A server that sends unreadable responses will hardly stop within a minute.
                 FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
                 kind => {
                     kind.is_retryable() && (attempt < self.attempts || waited < self.persistence)

@@ -363,7 +363,7 @@ impl Slots {
 
     /// Starts with another number of slots, which suits the server or was learned by an earlier
     /// session. A large number does not overload the server: the lanes limit the rate, and the
-    /// number is halved if answers take more than a quarter of their time limit.
+    /// number is halved if responses take more than a quarter of their time limit.
     pub fn start_at(&self, concurrency: u32) {
         if concurrency < MIN_CONCURRENCY {
             return;

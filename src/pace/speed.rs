@@ -96,7 +96,7 @@ impl SpeedEstimate {
         self.0.add(1.0, to_f64(bytes) / MIB, took.as_secs_f64());
     }
 
-    /// Returns the speed that the answers so far show. Before the first answer, it is
+    /// Returns the speed that the responses so far show. Before the first response, it is
     /// [`Speed::TYPICAL`].
     #[must_use]
     pub fn speed(&self) -> Speed {

@@ -1,4 +1,4 @@
-//! Tests the controller against a model: a server with a token bucket and delayed answers, and a
+//! Tests the controller against a model: a server with a token bucket and delayed responses, and a
 //! client that wakes up once per millisecond.
 
 use std::collections::BinaryHeap;
@@ -18,7 +18,7 @@ struct RateServer<L: Fn(f64) -> f64> {
     limit: L,
     /// The size of a burst, in seconds of the limit.
     burst: f64,
-    /// The time until a refusal and until a good answer arrives.
+    /// The time until a refusal and until a good response arrives.
     refuses: Duration,
     answers: Duration,
     /// One in this many requests is refused for no reason.
@@ -95,7 +95,7 @@ fn drive<L: Fn(f64) -> f64>(
     };
     let mut meter = Meter::new(controller.rate(Duration::ZERO), Duration::ZERO);
     let mut tokens = (server.limit)(0.0) * server.burst;
-    // The times of answers, the earliest first. A refusal also has the time at which its request
+    // The times of responses, the earliest first. A refusal also has the time at which its request
     // was sent.
     let mut refusals: BinaryHeap<std::cmp::Reverse<(Duration, Duration)>> = BinaryHeap::new();
     let mut answers: BinaryHeap<std::cmp::Reverse<Duration>> = BinaryHeap::new();
@@ -225,7 +225,7 @@ fn a_server_with_a_long_burst_and_one_far_away_are_used_too() {
     }
 }
 
-/// The time counts from the first request to the last answer.
+/// The time counts from the first request to the last response.
 #[test]
 fn a_short_run_loses_nothing_to_the_search() {
     for server in servers(|_| 3500.0) {
@@ -447,7 +447,7 @@ proptest! {
 }
 
 proptest! {
-    /// Checks that, for any answers, the rate never falls below the floor and only rises between
+    /// Checks that, for any responses, the rate never falls below the floor and only rises between
     /// two cuts.
     #[test]
     fn the_rate_keeps_its_floor_and_rises_between_cuts(
