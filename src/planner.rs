@@ -75,8 +75,8 @@ pub struct Step {
     pub destination_state: DestinationState,
     /// The object's number in the journal, once it has one.
     pub object: Option<u64>,
-    /// The version before this step at the destination and all newer versions of the key, if the
-    /// transfer copies all versions.
+    /// The newest version at the destination before this step, and the newer versions of the key
+    /// that wait for this step, if the transfer copies all versions.
     pub history: Option<Box<HistoryStep>>,
     /// Set if an earlier session of the run may have copied the object. Contains the reason to skip
     /// the object if this cannot be proven.

@@ -68,7 +68,7 @@ pub struct Probe {
     pub attributes: Vec<AttributeFinding>,
     /// The keys that the server did not accept.
     pub not_stored: Vec<NotStored>,
-    /// The stated trust in the server's answers.
+    /// The stated trust in the server's responses.
     pub trust: Trust,
     /// The contradiction in the server's date of an upload, if the date is made up.
     pub false_date: Option<String>,

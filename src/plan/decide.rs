@@ -18,8 +18,8 @@
 //!      differ.
 //!    - The modification time of a multipart object is the time at which its upload was *created*.
 //!      So a source looks older than its copy if it was rewritten by an upload that was created
-//!      before the copy and completed after it. For multipart sources, times therefore do not
-//!      decide whether the copy is newer by less than the time that an upload of that size may take
+//!      before the copy and completed after it. For multipart sources, times therefore decide
+//!      nothing if the copy is newer by less than the time that an upload of that size may take
 //!      ([`longest_upload`]). If the copy is newer by more, times do decide; otherwise every run
 //!      would send HEAD for every multipart object.
 //!

@@ -204,7 +204,7 @@ pub struct Capabilities {
     pub locks: bool,
     /// The endpoint supports annotations and the annotation directive of `CopyObject`.
     pub annotations: bool,
-    /// The trust in the endpoint's answers, which is independent of its capabilities.
+    /// The trust in the endpoint's responses, which is independent of its capabilities.
     pub trust: Trust,
 }
 
@@ -241,15 +241,15 @@ impl Capabilities {
         head.tag_count.map_or(!counts, |count| count > 0)
     }
 
-    /// Returns true if `CopyObject` ensures that it copies the named version, and its answer is
+    /// Returns true if `CopyObject` ensures that it copies the named version, and its response is
     /// trusted.
     #[must_use]
     pub const fn pins_copies(&self) -> bool {
         self.copy_conditions && self.believes_answers()
     }
 
-    /// Returns true if `UploadPartCopy` ensures that it copies the named version, and its answer is
-    /// trusted.
+    /// Returns true if `UploadPartCopy` ensures that it copies the named version, and its response
+    /// is trusted.
     #[must_use]
     pub const fn pins_parts(&self) -> bool {
         self.part_conditions && self.believes_answers()

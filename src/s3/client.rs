@@ -193,7 +193,7 @@ impl Client {
             .identity_cache(identities.clone())
             .time_source(identities.clock().clone())
             // `Clock` corrects the time of the SDK and of the fast path. The SDK's own correction
-            // would trust every answer of any proxy.
+            // would trust every response of any proxy.
             .disable_clock_skew_correction(true)
             .interceptor(Witness(identities.clock().clone()))
             .interceptor(AnyRoot)

@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Returns an error message if the list names a bucket other than `bucket`. The name is checked
-    /// only on endpoints whose answers are not trusted, because gateways rename buckets. It is
+    /// only on endpoints whose responses are not trusted, because gateways rename buckets. It is
     /// never checked for access points and tenants, because their lists name another bucket.
     pub(super) fn of_another(&self, bucket: &BucketName, named: Option<&str>) -> Option<String> {
         let has_alias = bucket.as_str().contains(':') || bucket.as_str().ends_with("-s3alias");

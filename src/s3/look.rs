@@ -15,7 +15,7 @@ pub struct ExpectedObject {
 impl Written {
     /// Returns the reason why the object that was found cannot be the result of this write, or
     /// `None`. `ETag`s that do not follow from the bytes are compared only on endpoints whose
-    /// answers are not trusted, because some servers return unreliable ones.
+    /// responses are not trusted, because some servers return unreliable ones.
     #[must_use]
     pub fn contradicted_by(
         &self,

@@ -1,11 +1,11 @@
 //! Runs the program that a profile names with `credential_process`.
 //!
-//! The SDK has a provider for this. It starts the same shell and reads the same answer, but leaves
+//! The SDK has a provider for this. It starts the same shell and reads the same output, but leaves
 //! the program running after the last caller has stopped waiting. Here, a program that takes too
 //! long is killed together with everything that it started, and so is a program that still runs
 //! when the command ends. A child that outlives the program may keep the inherited standard output
-//! open, so the end of the output may never be reached. So the exit of the program decides: its
-//! output up to a moment after the exit is its answer, and its remaining children are killed.
+//! open, so the end of the output may never be reached. So the exit of the program decides: the
+//! output up to a moment after the exit counts, and its remaining children are killed.
 //!
 //! The program gets its own process group, so that a signal reaches all of its processes. If
 //! standard input is a terminal, the program stays in the terminal's group, because it may ask for
@@ -392,7 +392,7 @@ mod tests {
         let credentials = run(&command, Duration::from_mins(5)).await.unwrap();
         assert_eq!(credentials.access_key_id(), "id");
         assert_ended(&std::fs::read_to_string(&id).unwrap()).await;
-        // Nothing shows whether an answer will come.
+        // Nothing shows whether any output will come.
         let command = format!("sleep 600 & echo $! > {}", id.display());
         let failed = run(&command, Duration::from_secs(2)).await.unwrap_err();
         assert!(
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(credentials.access_key_id(), "id");
     }
 
-    /// Checks that a child that prints the answer late is waited for, and is not reported as left
+    /// Checks that a child that prints the output late is waited for, and is not reported as left
     /// running.
     #[tokio::test]
     async fn an_answer_that_comes_late_leaves_nothing_running() {

@@ -55,7 +55,7 @@ pub(super) enum RequestStep {
     Refused(Box<Failure>),
 }
 
-/// The response to a request for a newer set.
+/// The result of an inquiry for a newer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inquiry {
     /// A renewal starts.

@@ -210,8 +210,8 @@ async fn repeated_writes_and_histories_have_it_too() {
     assert_eq!(acl_of(&world, "k").as_deref(), Some(OWNER));
 }
 
-/// An open upload that no journal knows may have been created with any ACL, so `--adopt` leaves it
-/// alone.
+/// An open upload that no journal records may have been created with any ACL, so `--adopt` leaves
+/// it alone.
 #[tokio::test]
 async fn an_upload_of_unknown_acl_is_not_adopted() {
     let world = World::new().await;

@@ -56,7 +56,7 @@ async fn both_are_open(world: &World) {
         .expect("the run begins nothing");
 }
 
-/// Creates an upload that no journal knows.
+/// Creates an upload that no journal records.
 async fn foreign(world: &World) -> MultipartUpload {
     let bucket = world.bucket(DESTINATION).await;
     let key = "dir/large".parse().unwrap();
