@@ -219,8 +219,11 @@ impl<'a> Asked<'a> {
             encryption,
             ..
         } = self.attributes;
-        let is_asked_for =
-            |name: &String| metadata.keys().any(|asked| asked.eq_ignore_ascii_case(name));
+        let is_asked_for = |name: &String| {
+            metadata
+                .keys()
+                .any(|asked| asked.eq_ignore_ascii_case(name))
+        };
         if !found.metadata.keys().all(is_asked_for) {
             return Some(Attribute::Metadata);
         }

@@ -66,8 +66,7 @@ impl CopyRound<'_, '_> {
         }
         // Other servers may ignore attributes, and any bucket may encrypt by itself.
         let capabilities = task.destination().capabilities();
-        let may_be_ours =
-            unlike == Attribute::Encryption || !capabilities.refuses_what_it_lacks();
+        let may_be_ours = unlike == Attribute::Encryption || !capabilities.refuses_what_it_lacks();
         task.draft.reason = None;
         let note = may_be_ours.then(|| MAY_BE_OURS.to_owned());
         task.draft.notes.extend(note);
