@@ -31,7 +31,6 @@ use crate::pace::slots::SlotKind;
 use crate::plan::asked::Asked;
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Route, Skip};
-use crate::planner::Step;
 use crate::s3::{
     ArchiveState, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition, Written,
 };
