@@ -36,24 +36,43 @@ impl Counterparts {
     /// # Errors
     /// The failure of the destination's listing. Nothing is known about this key and later keys.
     pub async fn find(&mut self, key: &str) -> Result<Option<&Entry>, Failure> {
-        while !self.ended
-            && self
-                .current
-                .as_ref()
-                .is_none_or(|current| current.key.as_str() < key)
-        {
-            match self.listing.next().await {
-                Some(ListingItem::Entry(entry)) => self.current = Some(entry),
-                Some(ListingItem::Ignored(..) | ListingItem::Unread(..)) => {}
-                Some(ListingItem::Refused(place, failure)) => self.refused.push((place, failure)),
-                Some(ListingItem::Failed(_, failure)) => return Err(failure),
-                None => (self.current, self.ended) = (None, true),
-            }
+        while self.is_before(key) {
+            self.advance().await?;
         }
         Ok(self
             .current
             .as_ref()
             .filter(|current| current.key.as_str() == key))
+    }
+
+    /// Reads up to `most` entries on the way to this key. Returns false if the key comes after them.
+    ///
+    /// # Errors
+    /// The failure of the destination's listing.
+    pub async fn approach(&mut self, key: &str, most: usize) -> Result<bool, Failure> {
+        for _ in 0..most {
+            if !self.is_before(key) {
+                return Ok(true);
+            }
+            self.advance().await?;
+        }
+        Ok(!self.is_before(key))
+    }
+
+    fn is_before(&self, key: &str) -> bool {
+        let current = self.current.as_ref();
+        !self.ended && current.is_none_or(|current| current.key.as_str() < key)
+    }
+
+    async fn advance(&mut self) -> Result<(), Failure> {
+        match self.listing.next().await {
+            Some(ListingItem::Entry(entry)) => self.current = Some(entry),
+            Some(ListingItem::Ignored(..) | ListingItem::Unread(..)) => {}
+            Some(ListingItem::Refused(place, failure)) => self.refused.push((place, failure)),
+            Some(ListingItem::Failed(_, failure)) => return Err(failure),
+            None => (self.current, self.ended) = (None, true),
+        }
+        Ok(())
     }
 
     /// Takes the failures about entries that the server should not have listed, which were ignored

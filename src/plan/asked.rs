@@ -20,8 +20,8 @@ pub use self::answers::{AttributeQuestion, TAGS_OF_SOURCE, Unlike};
 pub(super) use self::encryption::{KeyAlias, unlike_encryption};
 pub(super) use self::headers::{HeaderRules, unlike_headers};
 use self::text::{is_alike, is_showable};
-use crate::manifest::job::Attribute;
-use crate::s3::{Attributes, ContentHeaders, Head, Operation, Retention, Tag, Tags};
+use crate::manifest::job::{Attribute, Encryption};
+use crate::s3::{Attributes, Capabilities, ContentHeaders, Head, Operation, Retention, Tag, Tags};
 use crate::size::display_counted;
 
 /// The attributes that were requested for an object.
@@ -201,6 +201,52 @@ impl<'a> Asked<'a> {
             .then(|| (Attribute::Lock, "no legal hold".to_owned()));
         let all = [metadata, headers, tags, class, encryption, retention, hold];
         all.into_iter().flatten().collect()
+    }
+
+    /// Returns an attribute in which an object differs from what the request would have made, as far
+    /// as HEAD shows. Unlike [`Asked::differences`], this includes attributes that were not
+    /// requested. The bucket may have added another type of encryption than KMS, a lock, or a
+    /// content type by itself.
+    #[must_use]
+    pub fn unlike_copy(&self, found: &Head, capabilities: &Capabilities) -> Option<Attribute> {
+        if let Some((attribute, _)) = self.differences(found).into_iter().next() {
+            return Some(attribute);
+        }
+        let Attributes {
+            headers,
+            metadata,
+            storage_class,
+            encryption,
+            ..
+        } = self.attributes;
+        let is_asked_for = |name: &String| {
+            metadata
+                .keys()
+                .any(|asked| asked.eq_ignore_ascii_case(name))
+        };
+        if !found.metadata.keys().all(is_asked_for) {
+            return Some(Attribute::Metadata);
+        }
+        let shown_type = found.headers.content_type.clone();
+        let headers = ContentHeaders {
+            content_type: headers.content_type.clone().or(shown_type),
+            ..headers.clone()
+        };
+        let rules = HeaderRules {
+            compares_others: true,
+            may_add: !capabilities.is_amazon,
+        };
+        if unlike_headers(&headers, &found.headers, rules).is_some() {
+            return Some(Attribute::Headers);
+        }
+        // Elsewhere, the usual class may have another name.
+        let has_classes = capabilities.restore_status_in_lists && !capabilities.directory;
+        let shown_class = found.storage_class.as_deref().unwrap_or("STANDARD");
+        if has_classes && storage_class.as_deref().unwrap_or("STANDARD") != shown_class {
+            return Some(Attribute::StorageClass);
+        }
+        let is_kms = matches!(found.encryption, Some(Encryption::Kms { .. }));
+        (is_kms && encryption.is_none()).then_some(Attribute::Encryption)
     }
 
     fn encryption(&self, found: &Head) -> Option<&'static str> {

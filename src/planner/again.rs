@@ -1,36 +1,71 @@
 //! Replans the objects that an earlier session planned but did not finish.
 //!
-//! s3haul sends HEAD for each object on both sides. The copy may exist although its record was
-//! lost, or it may be outdated because the source was rewritten since. A copy with equal bytes may
-//! still lack attributes or a proof that s3haul adds after the bytes. With `when: missing`, s3haul
-//! replaces an existing object only if it is certainly a copy by this run.
+//! The copy may exist although its record was lost, or it may be outdated because the source was
+//! rewritten since. So s3haul looks for the keys in the destination's list ([`PendingKeys`]). It
+//! sends HEAD to both sides only for an object that the list shows and that need not be copied
+//! according to the list. If the list proves nothing, it sends HEAD for each key. A copy with equal
+//! bytes may still lack attributes or a proof that s3haul adds after the bytes. With `when:
+//! missing`, s3haul replaces an existing object only if it is certainly a copy by this run.
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 
 use super::compare::AskedSides;
 use super::steps::{BatchSender, ReceiverGone};
-use super::{MadeBefore, Pending, Planned, Sides};
+use super::{MadeBefore, Next, Pending, Planned, Sides};
 use crate::listing::filter::Filter;
-use crate::listing::{Entry, ListingItem, local};
+use crate::listing::join::Counterparts;
+use crate::listing::{Entry, ListingItem, bucket, local};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, When};
 use crate::pace::gate::spawn_and_join;
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Basis, Content, Decision, Reason, Skip, content};
-use crate::s3::{Failure, Head};
+use crate::s3::{ArchiveState, Failure, Head};
+
+/// The maximum number of entries of the destination's list that are read on the way from one
+/// pending key to the next. A new list begins near a key that lies further away.
+const NEAR: usize = 1000;
+
+/// Finds the pending keys, which come in order, in the destination's list.
+struct PendingKeys {
+    sides: Sides,
+    list: Option<Counterparts>,
+}
+
+impl PendingKeys {
+    async fn find(&mut self, key: &ObjectKey) -> Result<Option<&Entry>, Failure> {
+        let is_near = match &mut self.list {
+            Some(list) => list.approach(key.as_str(), NEAR).await?,
+            None => false,
+        };
+        if !is_near {
+            self.list = None;
+        }
+        let list = self.list.get_or_insert_with(|| self.sides.list_near(key));
+        list.find(key.as_str()).await
+    }
+}
 
 impl Sides {
-    /// Plans the pending objects of earlier sessions again. Sends HEAD for each, because its copy
-    /// may exist although its record was lost.
+    /// Plans the pending objects of earlier sessions again. Their copies may exist although their
+    /// records were lost.
     pub(super) async fn plan_again(
         &self,
-        pending: Vec<Pending>,
+        mut pending: Vec<Pending>,
         filter: &Filter,
         planned: &BatchSender,
     ) -> Result<(), ReceiverGone> {
         let at_once = self.heads_at_once();
         let mut asked = FuturesOrdered::new();
+        let has_list = self.lists_destination() && self.lists_in_order();
+        let mut there = has_list.then(|| PendingKeys {
+            sides: self.clone(),
+            list: None,
+        });
+        if has_list {
+            pending.sort_by(|one, other| one.entry.key.cmp(&other.entry.key));
+        }
         for Pending {
             object,
             entry,
@@ -49,12 +84,15 @@ impl Sides {
                         DestinationState::Unknown,
                     ))))
                 }
-                Ok((entry, key)) => {
-                    let sides = self.clone();
-                    let asked =
-                        spawn_and_join(async move { sides.ask_again(entry, key, &made).await });
-                    Either::Right(asked.map(again))
-                }
+                Ok((entry, key)) => match self.by_list(entry, key, &mut there).await {
+                    Ok(step) => Either::Left(ready(again(step))),
+                    Err((entry, key)) => {
+                        let sides = self.clone();
+                        let asked =
+                            spawn_and_join(async move { sides.ask_again(entry, key, &made).await });
+                        Either::Right(asked.map(again))
+                    }
+                },
             });
             if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
@@ -66,6 +104,56 @@ impl Sides {
             planned.send(answer).await?;
         }
         Ok(())
+    }
+
+    /// Returns the destination's list from a place shortly before this key.
+    fn list_near(&self, key: &ObjectKey) -> Counterparts {
+        let mut before = key.to_string();
+        before.pop();
+        let after = Some(before).filter(|before| !before.is_empty());
+        let (destination, reach) = (self.destination.clone(), self.destination_reach());
+        Counterparts::of(bucket::objects(destination, reach, after))
+    }
+
+    /// Returns the step of a pending object if the destination's list shows that it must be copied,
+    /// and the object otherwise. The list is dropped if it fails.
+    async fn by_list(
+        &self,
+        entry: Entry,
+        key: ObjectKey,
+        there: &mut Option<PendingKeys>,
+    ) -> Result<Planned, (Entry, ObjectKey)> {
+        // An archived object may be readable by now.
+        let Some(list) = there
+            .as_mut()
+            .filter(|_| entry.archive == ArchiveState::Readable)
+        else {
+            return Err((entry, key));
+        };
+        let planned = match list.find(&key).await {
+            Ok(None) => {
+                let decision = self.decide(&entry, None);
+                self.planned(
+                    entry.clone(),
+                    key.clone(),
+                    decision,
+                    DestinationState::Absent,
+                )
+            }
+            Ok(Some(found)) => match self.compare_listed(entry.clone(), key.clone(), found) {
+                Next::Known(planned) => planned,
+                Next::Ask(entry, key, _) => return Err((entry, key)),
+            },
+            // HEAD of each key says more than a list that fails.
+            Err(_) => {
+                *there = None;
+                return Err((entry, key));
+            }
+        };
+        match planned {
+            step @ Planned::Step(_) => Ok(step),
+            _ => Err((entry, key)),
+        }
     }
 
     /// Replans an object that an earlier session was working on. `began` is the source as it was
@@ -80,14 +168,28 @@ impl Sides {
         if self.is_in_place() {
             return self.ask_in_place(began, key, true).await;
         }
+        let is_readable = began.archive == ArchiveState::Readable;
+        let mut first = None;
+        if is_readable {
+            let asked = self.compare_by_head(began.clone(), key.clone(), AskedSides::Destination);
+            match asked.await {
+                // The copy sends HEAD to the source anyway.
+                planned @ (Planned::Step(_) | Planned::Failed(..)) => return planned,
+                planned => first = Some(planned),
+            }
+        }
         let mut entry = began.clone();
         if let Err(failure) = self.refresh_entry(&mut entry).await {
             return self.failed(&began, failure);
         }
-        match self
-            .compare_by_head(entry, key, AskedSides::Destination)
-            .await
-        {
+        let planned = match first {
+            Some(planned) if !began.differs_from(&entry) => planned,
+            _ => {
+                self.compare_by_head(entry, key, AskedSides::Destination)
+                    .await
+            }
+        };
+        match planned {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
                 match self.reason_to_redo((&began, &entry), &key, why, made).await {
                     Ok(Some((reason, there))) => {

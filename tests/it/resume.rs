@@ -1,5 +1,6 @@
 //! Resuming: runs of the real program that are stopped or killed, and the next runs.
 
+mod foreign;
 mod holder;
 mod unwritable;
 

@@ -233,6 +233,11 @@ impl<'w> TargetAttributes<'w> {
         &self.sent
     }
 
+    /// Returns the tags that are set once the object exists.
+    pub(super) fn late_tags(&self) -> &[Tag] {
+        &self.late_tags
+    }
+
     /// Returns the attributes that the published object is compared with. `head` describes the
     /// source.
     pub(super) fn asked(&self, head: &Head) -> Asked<'_> {

@@ -6,6 +6,7 @@
 //! stronger proof, the object fails before a byte is copied. Small objects need no HEAD if the list
 //! shows enough ([`from_list`]).
 
+mod found;
 mod from_list;
 mod in_parts;
 mod in_place;
@@ -22,7 +23,7 @@ use crate::bucket::parking::BULK_FROM;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::prove::{Expected, FromParts, ProofVerdict, judge_head};
 use crate::execute::read;
-use crate::execute::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
+use crate::execute::receipt::{Ending, Proof};
 use crate::execute::replan::Replan;
 use crate::manifest::job::Source;
 use crate::pace::Slot;
@@ -30,7 +31,6 @@ use crate::pace::slots::SlotKind;
 use crate::plan::asked::Asked;
 use crate::plan::condition::DestinationState;
 use crate::plan::decide::{Route, Skip};
-use crate::planner::{Planned, Step};
 use crate::s3::{
     ArchiveState, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition, Written,
 };
@@ -193,8 +193,21 @@ impl<'w> ObjectTask<'w> {
         asked: Option<Asked<'_>>,
         otherwise: Skip,
     ) -> Result<Ending, RoundFailure> {
+        let found = self.destination().head(&self.step.key, None).await?;
+        self.accept_found(found, source, head, asked, otherwise)
+            .await
+    }
+
+    /// Does the same with HEAD of the object at the key.
+    async fn accept_found(
+        &mut self,
+        found: Head,
+        source: &Bucket,
+        head: &Head,
+        asked: Option<Asked<'_>>,
+        otherwise: Skip,
+    ) -> Result<Ending, RoundFailure> {
         let destination = self.destination();
-        let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, source.capabilities());
         let content_etags = destination.capabilities().content_etags;
         match judge_head(&expected, &found, &FromParts::default(), content_etags) {
@@ -345,58 +358,5 @@ impl CopyRound<'_, '_> {
         self.task
             .accept_if_proven(bucket, head, asked, otherwise)
             .await
-    }
-
-    /// Proves a copy that an earlier session of the run may have made, or skips it. Plans the
-    /// object again if the source has changed since it was planned.
-    async fn prove_found(&mut self, reason: Skip) -> Result<Ending, RoundFailure> {
-        let otherwise = self.ask_planner_again(reason).await?;
-        Box::pin(
-            self.target
-                .record_unreadable_tags(&self.source, &mut self.task.draft),
-        )
-        .await?;
-        let ending = self.accept_existing_copy(otherwise).await?;
-        let draft = &mut self.task.draft;
-        draft.reason = None;
-        if matches!(ending, Ending::Done { .. }) {
-            draft.notes.push(COPIED_BEFORE.to_owned());
-            self.task.count_bytes(self.source.head.size);
-        } else {
-            draft.notes.push(MAY_BE_OURS.to_owned());
-        }
-        Ok(ending)
-    }
-
-    /// Asks the planner about the object again, unless the last plan still fits the source. Returns
-    /// the reason to skip the object if the copy cannot be proven, or a [`Replan`] if the object
-    /// must be copied.
-    async fn ask_planner_again(&mut self, reason: Skip) -> Result<Skip, RoundFailure> {
-        let task = &mut *self.task;
-        let (sides, step) = (&task.context.sides, task.step);
-        let mut now = step.entry.clone();
-        now.update_from_head(self.source.head.clone());
-        if step.object.is_some() && !step.entry.differs_from(&now) {
-            return Ok(reason);
-        }
-        let made = task.context.made_before(&step.key);
-        let planned = sides.ask_again(step.entry.clone(), step.key.clone(), &made);
-        match planned.await {
-            Planned::Step(planned) => {
-                let Step {
-                    destination_state,
-                    reason,
-                    ..
-                } = *planned;
-                (task.destination_state, task.maybe_ours) = (destination_state, None);
-                task.draft.reason = Some(reason);
-                Err(Replan::SourceChanged.into())
-            }
-            Planned::Skip(_, _, reason) => Ok(reason),
-            Planned::Failed(_, _, failure) | Planned::Unlisted(_, failure) => Err(failure.into()),
-            Planned::Excluded(_) | Planned::Ignored(..) => Ok(Skip::NotSelected),
-            // HEAD shows in the next round that the source is in an archive.
-            Planned::Archived(..) | Planned::Again(..) => Err(Replan::SourceChanged.into()),
-        }
     }
 }
