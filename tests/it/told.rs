@@ -204,6 +204,10 @@ async fn status_without_a_journal_is_a_short_list() {
                 "{one}"
             );
             assert!(two.starts_with(".s3haul/two: ended"), "{two}");
+            assert!(
+                two.ends_with(", s3://source/ -> s3://destination/two/"),
+                "{two}"
+            );
             assert!(more.contains("s3haul status JOURNAL"), "{more}");
         }
     }
