@@ -322,7 +322,7 @@ const FLAGS: &[Answer] = &[
         "use --archived restore, skip, or fail",
     ),
     (
-        "--query --no-cli-pager --cli-auto-prompt --color",
+        "--query --no-cli-pager --cli-auto-prompt",
         "s3haul has no such setting; --json prints records for other programs",
     ),
 ];
