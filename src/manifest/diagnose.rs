@@ -113,6 +113,15 @@ impl RefusedFields {
         self.skip();
     }
 
+    /// Returns true if the field itself was refused. Records that a check is skipped then.
+    pub(super) fn has(&self, path: &str) -> bool {
+        let is_refused = self.paths.contains(path);
+        if is_refused {
+            self.skip();
+        }
+        is_refused
+    }
+
     /// Returns true if a transfer was left out of the job.
     pub(super) fn has_unread_transfer(&self) -> bool {
         self.has_unread.get()

@@ -461,7 +461,6 @@ fn sections_with_field(root: &Value, name: &str) -> Vec<String> {
     found
 }
 
-/// Returns `name: value` with the field's first example or its default.
 /// Returns the text of a location with the field that it belongs into.
 fn location_field(name: &str, node: &Node) -> Option<String> {
     let NodeKind::Scalar { text, .. } = &node.kind else {
@@ -479,6 +478,7 @@ fn location_field(name: &str, node: &Node) -> Option<String> {
     ))
 }
 
+/// Returns `name: value` with the field's first example or its default.
 fn example(name: &str, field: &Value) -> String {
     let value = field
         .pointer("/examples/0")
