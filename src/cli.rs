@@ -409,6 +409,9 @@ fn execute(cli: Cli) -> Exit {
     }
     let flags = command.has_no_manifest();
     let output = Output { json, quiet, flags };
+    if flags {
+        telemetry::speak(flags::spoken);
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime
         .enable_all()

@@ -5,10 +5,11 @@
 //!         tree    schema   as typed        values          rules
 //!           └───────┴─────────┴─ mistakes ───┴──────────────┴────► all of them, drawn at the line
 //! ```
-//! No stage stops at the first mistake, and none depends on the success of an earlier one: a field
-//! that does not fit is reported and left out, and parsing continues with the rest. The tree knows
-//! the line of each field, so later stages only name the field (`transfers[0].parts.size`). Rules
-//! that compare fields ignore fields that were already reported.
+//! No stage stops at the first mistake: a field that does not fit is reported and left out, and
+//! parsing continues with the rest. Text that is not YAML has no tree, so only the first stage checks
+//! it. The tree knows the line of each field, so later stages only name the field
+//! (`transfers[0].parts.size`). Rules that compare fields ignore fields that were already reported,
+//! and the list of mistakes then ends with the note that further checks follow.
 //!
 //! The check is strict because a manifest runs unattended: if a misspelt field were ignored, a
 //! filter would not filter.
@@ -137,6 +138,7 @@ impl Job {
         let (root, mut mistakes) =
             node::read(text, &|name| environment.text(name).map(str::to_owned));
         let mut secrets = Vec::new();
+        let mut checks_follow = true;
         if let Some(root) = root {
             let shaped = shape::check(&root, schema::shared());
             mistakes.extend(shaped.mistakes);
@@ -149,6 +151,7 @@ impl Job {
                         build::build(file, &default_name(file_name), environment, &refused_fields);
                     refused_fields.extend(partial.mistakes.iter().map(|mistake| &*mistake.path));
                     let broken = check::check_with(&partial.job, &partial.indices, &refused_fields);
+                    checks_follow = refused_fields.has_skipped();
                     let place = |mistake| place(mistake, &shaped.places);
                     mistakes.extend(partial.mistakes.into_iter().chain(broken).map(place));
                     if mistakes.is_empty() {
@@ -168,7 +171,13 @@ impl Job {
                 }),
             }
         }
-        Err(ManifestMistakes::new(file_name, text, mistakes, &secrets))
+        Err(ManifestMistakes::new(
+            file_name,
+            text,
+            mistakes,
+            &secrets,
+            checks_follow,
+        ))
     }
 }
 
@@ -280,5 +289,6 @@ fn whole_file(
             remedy,
         }],
         &[],
+        true,
     )
 }

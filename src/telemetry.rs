@@ -15,6 +15,7 @@ mod json;
 mod line;
 
 use std::io;
+use std::sync::OnceLock;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
@@ -105,12 +106,28 @@ fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
             .any(|(module, most)| is_within(module) && level > *most)
 }
 
+/// Rewrites messages that name fields of a manifest, for commands without one.
+static WORDS: OnceLock<fn(&str) -> String> = OnceLock::new();
+
+/// Sets the function that rewrites messages for commands without a manifest.
+pub(crate) fn speak(words: fn(&str) -> String) {
+    let _ = WORDS.set(words);
+}
+
+/// Returns a message in the words that the user typed.
+fn spoken(message: String) -> String {
+    match WORDS.get() {
+        Some(words) if message.contains("(`patience`)") => words(&message),
+        _ => message,
+    }
+}
+
 /// Formats the fields of an event on one line, with values escaped.
 fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     debug_fn(|out: &mut Writer<'_>, field, value| {
         let value = format!("{value:?}");
         match field.name() {
-            "message" => write!(out, "{}", printable(&value)),
+            "message" => write!(out, "{}", printable(&spoken(value))),
             name => write!(out, "{name}={}", printable(&value)),
         }
     })

@@ -155,6 +155,7 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let job = self.job()?;
+        self.set.warn_of_joined_pairs();
         if job
             .transfers
             .iter()

@@ -156,6 +156,17 @@ impl CliError {
                     remedy: flags::spoken(&mistake.remedy),
                     ..mistake.clone()
                 };
+                // A flag that may be repeated does not say which of its values is wrong.
+                if let Some((_, field)) = mistake.path.split_once(".set.")
+                    && let Some((kind, name)) = field.split_once('.')
+                {
+                    let flag = if kind == "tags" {
+                        "--tag"
+                    } else {
+                        "--metadata"
+                    };
+                    mistake.message = format!("{flag} {name}: {}", mistake.message);
+                }
                 // Users do not know the names of these transfers, so messages name the sources.
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");

@@ -1,22 +1,34 @@
 //! Translates remedies into flags. The library names manifest fields, which a user of `s3haul copy`
 //! has never seen.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use clap::CommandFactory as _;
 
 use super::Cli;
 
+/// The flags of `copy`, with true for those that take a value.
+static FLAGS: LazyLock<BTreeMap<String, bool>> = LazyLock::new(|| {
+    let cli = Cli::command();
+    let copy = cli.find_subcommand("copy");
+    let arguments = copy.into_iter().flat_map(clap::Command::get_arguments);
+    let flag = |argument: &clap::Arg| {
+        let name = argument.get_long()?.to_owned();
+        Some((name, argument.get_action().takes_values()))
+    };
+    arguments.filter_map(flag).collect()
+});
+
 /// Replaces manifest fields with the corresponding flags of `copy`. If the text already names the
 /// flag in parentheses after the field, the flag appears only once.
 pub(super) fn spoken(text: &str) -> String {
-    let cli = Cli::command();
-    let copy = cli.find_subcommand("copy");
-    let takes_value = |name: &str| {
-        let arg = copy?
-            .get_arguments()
-            .find(|arg| arg.get_long() == Some(name))?;
-        Some(arg.get_action().takes_values())
-    };
+    let takes_value = |name: &str| FLAGS.get(name).copied();
     let text = with_exclude(text).replace("the endpoint's `", "`");
+    // No flag stands for a role.
+    let text = text
+        .replace(" or `endpoints.default.assume_role`", "")
+        .replace(" or `assume_role`", "");
     let mut out = String::with_capacity(text.len());
     let mut last_flag = None;
     for (index, piece) in text.split('`').enumerate() {
@@ -43,12 +55,20 @@ fn flag(field: &str, takes_value: &impl Fn(&str) -> Option<bool>) -> Option<Stri
     let name = match name.rsplit('.').next().unwrap_or(name) {
         "url" => "endpoint-url".to_owned(),
         "tags" => "tag".to_owned(),
+        "set" => "metadata".to_owned(),
+        "encryption" => "sse".to_owned(),
         last => last.replace('_', "-"),
     };
     let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
     if !is_plain {
         return None;
     }
+    let value = value.map(|value| match (name.as_str(), value) {
+        ("sse", "s3") => "AES256",
+        ("sse", "kms") => "aws:kms",
+        ("sse", "dsse") => "aws:kms:dsse",
+        _ => value,
+    });
     match (value, takes_value(&name)?) {
         (Some(value), true) => Some(format!("--{name} {value}")),
         (None, _) | (Some("true"), false) => Some(format!("--{name}")),
@@ -112,6 +132,23 @@ mod tests {
             (
                 "`when: always` (--when always) copies it again; `allow_http: false` (--x) or `prove: read` (slow)",
                 "--when always copies it again; `allow_http: false` (--x) or --prove read (slow)",
+            ),
+            (
+                "check AWS_PROFILE, and `endpoints.default.profile` or `endpoints.default.assume_role`",
+                "check AWS_PROFILE, and --profile",
+            ),
+            (
+                "AWS_PROFILE and the endpoint's `profile` or `assume_role`",
+                "AWS_PROFILE and --profile",
+            ),
+            (
+                "name what to change: `storage_class`, `set`, `encryption`, or `acl`",
+                "name what to change: --storage-class, --metadata, --sse, or --acl",
+            ),
+            ("write `encryption: kms`", "write --sse aws:kms"),
+            (
+                "gives up in 3.0s (`patience`)",
+                "gives up in 3.0s (--patience)",
             ),
             (
                 "run `s3haul retry REPORT`, or name a `role`",

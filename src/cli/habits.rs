@@ -298,8 +298,32 @@ const FLAGS: &[Answer] = &[
         "s3haul splits lists and reads them in parallel",
     ),
     (
-        "--cache --mode --server-side-across-configs --s3-no-check-bucket",
+        "--cache --mode --server-side-across-configs --s3-no-check-bucket --expected-size --cli-binary-format",
         "s3haul has no such setting",
+    ),
+    (
+        "--checksum-algorithm --checksum-mode",
+        "s3haul chooses the checksum of a copy itself; --compare checksum compares by checksum",
+    ),
+    (
+        "--expires --website-redirect",
+        "s3haul keeps this header of the source and sets no other; --cache-control sets how long caches keep an object",
+    ),
+    (
+        "--no-paginate --max-items --starting-token",
+        "s3haul always reads lists to their end; --include and --exclude select objects",
+    ),
+    (
+        "--case-conflict",
+        "keys are case-sensitive in S3, so no two objects conflict",
+    ),
+    (
+        "--force-glacier-transfer --ignore-glacier-warnings",
+        "use --archived restore, skip, or fail",
+    ),
+    (
+        "--query --no-cli-pager --cli-auto-prompt",
+        "s3haul has no such setting; --json prints records for other programs",
     ),
 ];
 
@@ -335,6 +359,11 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
             if word.starts_with("--") {
                 error.remove(ContextKind::Suggested);
             }
+            if let Some(ContextValue::String(flag)) = error.get(ContextKind::SuggestedArg)
+                && !is_similar(&word, flag)
+            {
+                error.remove(ContextKind::SuggestedArg);
+            }
             Err(error)
         }
         // With one argument, the parser assigns it to DST and reports SRC as missing. The user
@@ -348,6 +377,15 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
         }
         _ => Err(error),
     }
+}
+
+/// Returns true if a flag may be a misspelling of the other one. The parser also suggests flags
+/// that share only some letters.
+fn is_similar(typed: &str, flag: &str) -> bool {
+    let name = |flag: &str| flag.trim_start_matches('-').to_owned();
+    let (typed, flag) = (name(typed), name(flag));
+    let allowed = (typed.chars().count() / 3).clamp(1, 3);
+    flag.starts_with(&typed) || strsim::osa_distance(&typed, &flag) <= allowed
 }
 
 /// Returns the answer to `status --watch 5s`.

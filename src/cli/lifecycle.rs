@@ -112,7 +112,8 @@ pub(super) fn failure(receipt: &Receipt, error: &ErrorRecord, output: Output) ->
         .as_ref()
         .map(|id| format!(" [request {id}]"))
         .unwrap_or_default();
-    let (code, message) = (&error.code, error.message.trim_end_matches('.'));
+    let code = &error.code;
+    let message = output.spoken(error.message.trim_end_matches('.').to_owned());
     let Receipt { source, .. } = receipt;
     let operation = &error.operation;
     let remedy = match error.remedy.as_str() {

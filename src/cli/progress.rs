@@ -15,7 +15,7 @@ use tracing::Level;
 use super::estimate::{Done, PlannedWork, rate, time_left};
 use super::{Output, lifecycle, row_up, say_json, tell};
 use crate::execute::monitor::{Event, Monitor};
-use crate::execute::receipt::{Ending, Receipt, is_usual};
+use crate::execute::receipt::{Ending, ErrorRecord, Receipt, is_usual};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::printable::printable;
@@ -32,6 +32,8 @@ const DONE_WIDTH: usize = 22;
 const SHORTEST_KEY: usize = 12;
 /// The maximum number of failures shown individually; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
+/// Failures of the same operation with the same code that are shown.
+const SHOWN_ALIKE: u64 = 3;
 /// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 /// The time between stall checks of a run without bars.
@@ -63,6 +65,10 @@ pub(super) struct Console {
     known_bytes: AtomicU64,
     ended_objects: AtomicU64,
     failed_objects: AtomicU64,
+    /// The number of failures that were shown, by operation and code.
+    shown_failures: Mutex<HashMap<(String, String), u64>>,
+    /// Set once the display said that more objects have failed than it shows.
+    has_said_more: AtomicBool,
     /// Set while the server refuses everything and the run tries only single objects.
     is_paused: AtomicBool,
     copied_bytes: AtomicI64,
@@ -204,6 +210,8 @@ impl Console {
             known_bytes: AtomicU64::new(0),
             ended_objects: AtomicU64::new(0),
             failed_objects: AtomicU64::new(0),
+            shown_failures: Mutex::default(),
+            has_said_more: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
             copied_bytes: AtomicI64::new(0),
             bars: bars.then(Bars::new),
@@ -387,10 +395,11 @@ impl Console {
 
     /// Returns when a run that has waited this long gives up.
     fn gives_up(&self, waited: Duration) -> String {
-        match self.pacer.retry.patience.saturating_sub(waited) {
+        let text = match self.pacer.retry.patience.saturating_sub(waited) {
             Duration::ZERO => "this is the last attempt (`patience`)".to_owned(),
             left => format!("gives up in {} (`patience`)", display_duration(left)),
-        }
+        };
+        self.output.spoken(text)
     }
 
     /// Returns the reasons why the whole run waits.
@@ -461,6 +470,19 @@ impl Console {
         fit(&pieces, columns.saturating_sub(bar_width(columns) + 1))
     }
 
+    /// Returns true if a failure is shown by itself, and counts it.
+    fn is_shown(&self, error: &ErrorRecord) -> bool {
+        let shown = self.shown_failures.lock();
+        let mut shown = shown.unwrap_or_else(PoisonError::into_inner);
+        let kind = (error.operation.clone(), error.code.clone());
+        let alike = shown.get(&kind).copied().unwrap_or_default();
+        let is_shown = alike < SHOWN_ALIKE && shown.values().sum::<u64>() < SHOWN_FAILURES;
+        if is_shown {
+            shown.insert(kind, alike + 1);
+        }
+        is_shown
+    }
+
     fn ended(&self, receipt: &Receipt) {
         if self.output.json {
             let _ = say_json(receipt);
@@ -471,10 +493,10 @@ impl Console {
             }
             Ending::Failed { error } => {
                 self.ended_objects.fetch_add(1, Ordering::Relaxed);
-                let number = self.failed_objects.fetch_add(1, Ordering::Relaxed);
-                if number < SHOWN_FAILURES {
+                self.failed_objects.fetch_add(1, Ordering::Relaxed);
+                if self.is_shown(error) {
                     tell(&lifecycle::failure(receipt, error, self.output));
-                } else if number == SHOWN_FAILURES {
+                } else if !self.has_said_more.swap(true, Ordering::Relaxed) {
                     let message = if self.has_report {
                         "more objects have failed; the report lists all of them"
                     } else {

@@ -7,6 +7,7 @@
 //! The reports of all shards of a run are read as one. The retry keeps its journal and its report
 //! below the state prefix, so that the next merge includes the report.
 
+mod earlier;
 mod incomplete;
 mod losses;
 mod own_journal;
@@ -88,6 +89,10 @@ impl Retry {
             ..
         } = read(lines).boxed().await.map_err(from_read_error)?;
         let unfinished = footer.filter(|footer| !footer.complete);
+        let has_failed = !failed.is_empty();
+        if !self.losses && self.journal.intent() != Intent::Fresh {
+            earlier::leave_out_copied(&mut failed, &place, &origin);
+        }
         let repair_losses = losses::hint(&lost, &origin, &place);
         if self.losses && lost.is_empty() {
             return say("no object of this report was copied with losses: nothing to do");
@@ -108,7 +113,7 @@ impl Retry {
             if !is_over {
                 return Err(incomplete::not_over(&again));
             }
-            let nothing = "no object of this report failed: nothing to do";
+            let nothing = nothing_to_do(has_failed);
             let hint = repair_losses.map(|hint| format!(". {hint}"));
             return say(&format!("{nothing}{}", hint.unwrap_or_default()));
         }
@@ -160,6 +165,16 @@ impl Retry {
             shard: None,
         };
         run(&job, &world, &origin, &options, output).await
+    }
+}
+
+/// Returns the message of a retry without objects. `has_failed` is true if some failed and were
+/// copied since.
+fn nothing_to_do(has_failed: bool) -> &'static str {
+    if has_failed {
+        "later retries copied all objects of this report that failed: nothing to do"
+    } else {
+        "no object of this report failed: nothing to do"
     }
 }
 
@@ -473,20 +488,23 @@ fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Returns the path of the new report, next to the retried one: the report that the resumed retry
-/// has begun, or else the first free name, so that no report is overwritten.
-fn next_report_path(report: &Path, run: Option<&str>) -> PathBuf {
+/// Returns the paths that the reports of retries of a report have, next to it.
+fn retry_report_paths(report: &Path) -> impl Iterator<Item = PathBuf> {
     let stem = report
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())
         .unwrap_or_default();
     let stem = stem
         .rsplit_once(".retry-")
-        .map_or(stem.as_str(), |(stem, _)| stem);
+        .map_or(stem.clone(), |(stem, _)| stem.to_owned());
+    (1..).map(move |number| report.with_file_name(format!("{stem}.retry-{number}.jsonl")))
+}
+
+/// Returns the path of the new report, next to the retried one: the report that the resumed retry
+/// has begun, or else the first free name, so that no report is overwritten.
+fn next_report_path(report: &Path, run: Option<&str>) -> PathBuf {
     let is_its = |path: &Path| header(path).is_some_and(|header| Some(header.run.as_str()) == run);
-    let names = (1..).map(|number| report.with_file_name(format!("{stem}.retry-{number}.jsonl")));
-    names
-        .into_iter()
+    retry_report_paths(report)
         .find(|path| !path.exists() || is_its(path))
         .unwrap_or_else(|| report.with_extension("retry.jsonl"))
 }

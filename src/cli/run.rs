@@ -414,7 +414,7 @@ fn print(
         }
         say_json(&last)?;
     } else if is_for_people(output) {
-        say(summary(outcome).trim_end())?;
+        say(output.spoken(summary(outcome)).trim_end())?;
         if !is_recorded {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 use clap::{Args, ValueEnum};
 
 use super::unused_flags::Flag;
-use super::{CliError, word};
+use super::{CliError, note, word};
 use crate::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, SetValues};
 
 /// The attributes that new objects get.
@@ -15,7 +15,7 @@ pub(super) struct SetFlags {
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
     /// Add a tag to those of the source. May be repeated.
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
     tags: Vec<(String, String)>,
     /// Content-Type of new objects. Default: that of the source, or derived from the file name.
     #[arg(long, value_name = "TYPE")]
@@ -93,7 +93,38 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// Parses a tag. S3 allows no comma in it, so `a=b,c=d` is meant as two.
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = pair(text)?;
+    if holds_pairs(&value) {
+        return Err("write --tag KEY=VALUE once for each tag".to_owned());
+    }
+    Ok((key, value))
+}
+
+/// Returns true if a value goes on like `b,c=d`: the AWS CLI takes several pairs in one argument.
+fn holds_pairs(value: &str) -> bool {
+    let mut others = value.split(',').skip(1);
+    others.any(|other| {
+        let name = other.split_once('=').map_or("", |(name, _)| name.trim());
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+        !name.is_empty() && name.chars().all(legal)
+    })
+}
+
 impl SetFlags {
+    /// Warns of metadata that was probably meant as several pairs. It is legal, so it is written.
+    pub(super) fn warn_of_joined_pairs(&self) {
+        for (name, value) in &self.metadata {
+            if holds_pairs(value) {
+                note(&format!(
+                    "warning: --metadata {name}: the value is the whole text `{value}`; to set several, write \
+                     --metadata NAME=VALUE once for each"
+                ));
+            }
+        }
+    }
+
     pub(super) fn set_values(&self) -> SetValues {
         SetValues {
             metadata: self

@@ -396,8 +396,16 @@ impl<'a> View<'a> {
             .last
             .map(|last| format!(", last event {} ago", self.ago(last)))
             .unwrap_or_default();
+        let copies = match self.copies.as_slice() {
+            [] => String::new(),
+            [[from, to], ..] if self.transfers == 1 => format!(", {from} -> {to}"),
+            [[from, to], ..] => {
+                let others = display_counted(self.transfers - 1, "other transfer");
+                format!(", {from} -> {to} and {others}")
+            }
+        };
         format!(
-            "{}: {life}, {} done ({}), {} failed, {} pending{last}",
+            "{}: {life}, {} done ({}), {} failed, {} pending{last}{copies}",
             self.journal,
             display_counted(totals.done_objects, "object"),
             ByteSize(totals.done_bytes),

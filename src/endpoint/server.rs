@@ -199,6 +199,16 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
+/// Returns the URL of a host without a scheme, as a remedy shows it. Servers on this machine seldom
+/// speak TLS.
+pub(crate) fn with_scheme(authority: &str) -> String {
+    if is_loopback(host(authority)) {
+        format!("http://{authority}, or https://{authority} if the server speaks TLS")
+    } else {
+        format!("https://{authority}")
+    }
+}
+
 /// Returns a message and a remedy if a URL is not just scheme, host, and port.
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
     // Check this first, because other messages show the URL.
@@ -213,7 +223,7 @@ pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
         let host = url.rsplit("://").next().unwrap_or(url);
         return Some((
             format!("`{url}` is not a URL"),
-            format!("write https://{host}"),
+            format!("write {}", with_scheme(host)),
         ));
     };
     let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

@@ -86,6 +86,8 @@ pub(super) fn build(
         if let Some(transfer) = reader.transfer(index, section, &defaults) {
             built.push(transfer);
             indices.push(index);
+        } else {
+            refused_fields.leave_out_transfer();
         }
     }
     let limits = reader.limits(limits.unwrap_or_default());

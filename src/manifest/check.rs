@@ -66,6 +66,7 @@ pub(super) fn check_with(
 ) -> Vec<Mistake> {
     let mut rules = Rules {
         job,
+        indices,
         refused_fields,
         mistakes: Vec::new(),
     };
@@ -103,6 +104,7 @@ pub(super) fn check_with(
 
 struct Rules<'j> {
     job: &'j Job,
+    indices: &'j [usize],
     refused_fields: &'j RefusedFields,
     mistakes: Vec<Mistake>,
 }
@@ -179,8 +181,13 @@ impl<'j> Rules<'j> {
 
     /// Reports an `after` that names no earlier transfer.
     fn no_such_transfer(&mut self, path: &str, after: &str, transfer: &Transfer) {
-        // A transfer that could not be read has its own mistake.
-        if self.refused_fields.about("transfers") {
+        // A transfer whose name could not be read has its own mistake.
+        let mut indices = self.indices.iter();
+        let is_hidden = |index| {
+            self.refused_fields
+                .about(&format!("transfers[{index}].name"))
+        };
+        if self.refused_fields.has_unread_transfer() || indices.any(is_hidden) {
             return;
         }
         if after == transfer.name {
@@ -299,6 +306,7 @@ impl<'j> Rules<'j> {
         let endpoints = &self.job.endpoints;
         let endpoint = endpoints.get(name);
         if endpoint.is_none() {
+            self.refused_fields.skip();
             let names = || endpoints.keys().map(String::as_str);
             let remedy = match closest(name, names()) {
                 Some(meant) => format!("did you mean `{meant}`?"),

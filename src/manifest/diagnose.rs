@@ -8,6 +8,7 @@
 //! Text from the file goes to terminals and logs. Therefore control characters are escaped, and
 //! values that look like secrets are masked.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{Bound, Range};
@@ -65,6 +66,8 @@ pub struct ManifestMistakes {
     file_name: String,
     text: String,
     list: Vec<ManifestMistake>,
+    /// Set if checks were skipped that need a field with a mistake.
+    checks_follow: bool,
 }
 
 /// A mistake with its byte range in the source, before its line is known.
@@ -79,24 +82,68 @@ pub(super) struct MistakeAt {
 /// The fields whose values were already refused. They hold defaults instead of the typed values, so
 /// rules must not report them.
 #[derive(Debug, Default)]
-pub(super) struct RefusedFields(BTreeSet<String>);
+pub(super) struct RefusedFields {
+    paths: BTreeSet<String>,
+    /// Set if a transfer is not part of the job, because its source or destination is unreadable.
+    has_unread: Cell<bool>,
+    /// Set if a check was skipped.
+    has_skipped: Cell<bool>,
+}
 
 impl RefusedFields {
     pub(super) fn new<'p>(paths: impl IntoIterator<Item = &'p str>) -> Self {
-        Self(paths.into_iter().map(str::to_owned).collect())
+        Self {
+            paths: paths.into_iter().map(str::to_owned).collect(),
+            ..Self::default()
+        }
     }
 
     pub(super) fn extend<'p>(&mut self, paths: impl IntoIterator<Item = &'p str>) {
-        self.0.extend(paths.into_iter().map(str::to_owned));
+        self.paths.extend(paths.into_iter().map(str::to_owned));
     }
 
-    /// Returns true if the field, or anything inside it, was refused.
+    /// Records that a check is skipped, because it needs a field that was refused.
+    pub(super) fn skip(&self) {
+        self.has_skipped.set(true);
+    }
+
+    /// Records that a transfer is left out of the job.
+    pub(super) fn leave_out_transfer(&self) {
+        self.has_unread.set(true);
+        self.skip();
+    }
+
+    /// Returns true if the field itself was refused. Records that a check is skipped then.
+    pub(super) fn has(&self, path: &str) -> bool {
+        let is_refused = self.paths.contains(path);
+        if is_refused {
+            self.skip();
+        }
+        is_refused
+    }
+
+    /// Returns true if a transfer was left out of the job.
+    pub(super) fn has_unread_transfer(&self) -> bool {
+        self.has_unread.get()
+    }
+
+    /// Returns true if a check was skipped.
+    pub(super) fn has_skipped(&self) -> bool {
+        self.has_skipped.get()
+    }
+
+    /// Returns true if the field, or anything inside it, was refused. Records that a check is
+    /// skipped then.
     pub(super) fn about(&self, path: &str) -> bool {
         let from = self
-            .0
+            .paths
             .range::<str, _>((Bound::Included(path), Bound::Unbounded));
         let mut inside = from.map_while(|refused| refused.strip_prefix(path));
-        inside.any(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        let is_refused = inside.any(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        if is_refused {
+            self.skip();
+        }
+        is_refused
     }
 }
 
@@ -112,11 +159,13 @@ impl fmt::Display for Mistake {
 impl ManifestMistakes {
     /// Sorts the mistakes by position and drops duplicates. `secrets` are ranges of `source` that
     /// must not be shown.
+    /// `checks_follow` is true if checks were skipped because of these mistakes.
     pub(super) fn new(
         file_name: &str,
         source: &str,
         mut mistakes: Vec<MistakeAt>,
         secrets: &[Range<usize>],
+        checks_follow: bool,
     ) -> Self {
         mistakes.sort_by_key(|mistake| mistake.at.start);
         let mut seen = BTreeSet::new();
@@ -131,6 +180,7 @@ impl ManifestMistakes {
             file_name: file_name.to_owned(),
             text: mask_secrets(source, secrets),
             list,
+            checks_follow,
         }
     }
 
@@ -160,11 +210,17 @@ impl ManifestMistakes {
         })
     }
 
-    /// Returns the last line of a list of mistakes: their number.
+    /// Returns the last line of a list of mistakes: their number, and whether checks were skipped
+    /// because of them.
     #[must_use]
     pub fn count(&self) -> String {
         let count = display_counted(self.list.len() as u64, "mistake");
-        format!("{count} in {}", printable(&self.file_name))
+        let follow = match (self.checks_follow, self.list.len()) {
+            (false, _) => "",
+            (true, 1) => "; correct it, and further checks follow",
+            (true, _) => "; correct them, and further checks follow",
+        };
+        format!("{count} in {}{follow}", printable(&self.file_name))
     }
 }
 

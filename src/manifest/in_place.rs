@@ -66,7 +66,7 @@ impl Transfer {
         } else if !self.changes_attributes() {
             (
                 format!("{place} would be copied onto itself, and there is nothing to change"),
-                "name what to change: storage_class, set, encryption, or acl; or write to another bucket or prefix",
+                "name what to change: `storage_class`, `set`, `encryption`, or `acl`; or write to another bucket or prefix",
             )
         } else if self.when == When::Missing {
             (

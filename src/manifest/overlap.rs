@@ -53,6 +53,18 @@ impl Region<'_> {
     }
 }
 
+/// The fields of a transfer that decide whether it may overwrite keys.
+const COMPARED: [&str; 8] = [
+    "from",
+    "to",
+    "keys",
+    "when",
+    "set",
+    "preserve",
+    "parts",
+    "on_mismatch",
+];
+
 /// Adds a mistake for each transfer that may write into its own source, or to keys that another
 /// transfer writes. Ignores transfers that could not be read completely.
 pub(super) fn check(
@@ -61,12 +73,20 @@ pub(super) fn check(
     refused_fields: &RefusedFields,
     mistakes: &mut Vec<Mistake>,
 ) {
-    if refused_fields.about("endpoints") {
+    if refused_fields.has("endpoints") {
         return;
     }
     let mut written = Vec::new();
     for (transfer, index) in job.transfers.iter().zip(indices) {
-        if refused_fields.about(&format!("transfers[{index}]")) {
+        let from = transfer.from.s3().map(|(endpoint, _)| endpoint);
+        let endpoints = from.into_iter().chain([transfer.to.endpoint.as_str()]);
+        let fields = COMPARED.map(|field| format!("transfers[{index}].{field}"));
+        let endpoints = endpoints.map(|name| format!("endpoints.{name}"));
+        if fields
+            .into_iter()
+            .chain(endpoints)
+            .any(|path| refused_fields.about(&path))
+        {
             continue;
         }
         let Some(target) = write_region(job, transfer) else {
@@ -84,8 +104,10 @@ pub(super) fn check(
         }
         written.push((target, *index, transfer));
     }
-    if !refused_fields.about("journal") && !refused_fields.about("transfers") {
-        mistakes.extend(own_objects(job));
+    let own = own_objects(job);
+    let is_refused = |path: &&str| refused_fields.about(path);
+    if !own.is_empty() && !["journal", "transfers", "endpoints"].iter().any(is_refused) {
+        mistakes.extend(own);
     }
     // Sort so that the regions inside a region directly follow it.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));

@@ -354,7 +354,10 @@ impl<'s> Shape<'s> {
         let name = self.last();
         let remedy = match (kind_of(schema), name.ends_with(']')) {
             ("object", true) => "begin it with a field, as in `- name: value`".to_owned(),
-            _ => format!("write for instance {}", example(name, field)),
+            _ => match location_field(name, node) {
+                Some(meant) => format!("write `{name}: {meant}`"),
+                None => format!("write for instance {}", example(name, field)),
+            },
         };
         self.refuse(
             at,
@@ -458,6 +461,23 @@ fn sections_with_field(root: &Value, name: &str) -> Vec<String> {
     let mut found = Vec::new();
     walk(root, root, "", name, &mut found);
     found
+}
+
+/// Returns the text of a location with the field that it belongs into.
+fn location_field(name: &str, node: &Node) -> Option<String> {
+    let NodeKind::Scalar { text, .. } = &node.kind else {
+        return None;
+    };
+    let field = match name {
+        "report" | "from" | "to" if text.starts_with("s3://") => "s3",
+        "report" => "json",
+        "from" => "files",
+        _ => return None,
+    };
+    Some(format!(
+        "{{{field}: {}}}",
+        flow(&Value::from(text.as_str()))
+    ))
 }
 
 /// Returns `name: value` with the field's first example or its default.

@@ -391,7 +391,9 @@ impl Failure {
         } else if self.0.kind == FailureKind::Transient && self.0.request_id.is_none() {
             // A failure without a request ID has nothing to give to the support.
             FailureKind::TimedOut.remedy()
-        } else if self.0.kind == FailureKind::Denied && self.0.is_about_record {
+        } else if self.0.kind == FailureKind::Denied && !self.0.is_about_record {
+            self.0.operation.grant()
+        } else if self.0.kind == FailureKind::Denied {
             // No object can be excluded to avoid this request.
             format!(
                 "grant {} on s3://{}",

@@ -144,6 +144,27 @@ impl Operation {
             Self::ReadFile => "read",
         }
     }
+
+    /// Returns the remedy for a denied request. It names no object, because reports count failures
+    /// with the same words.
+    pub(crate) fn grant(self) -> String {
+        let (plain, of_version) = (self.permission(false), self.permission(true));
+        match self {
+            Self::ListObjects => format!(
+                "grant {plain} on the bucket; a destination is not listed with `when: always`"
+            ),
+            Self::HeadBucket
+            | Self::ListObjectVersions
+            | Self::ListMultipartUploads
+            | Self::GetBucketVersioning => format!("grant {plain} on the bucket"),
+            Self::CopyObject | Self::UploadPartCopy => format!(
+                "grant {plain} on this object and s3:GetObject on its source, or exclude the object"
+            ),
+            Self::ReadFile => "grant the permission, or exclude the object".to_owned(),
+            _ if plain == of_version => format!("grant {plain} on the object, or exclude it"),
+            _ => format!("grant {plain} (for a version {of_version}) on the object, or exclude it"),
+        }
+    }
 }
 
 #[cfg(test)]

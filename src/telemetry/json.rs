@@ -58,7 +58,7 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let text = format!("{value:?}");
         if field.name() == "message" {
-            self.message = text;
+            self.message = super::spoken(text);
         } else {
             self.add(field, text);
         }

@@ -107,4 +107,5 @@ mod unused_flags;
 mod upload;
 mod verify;
 mod versions;
+mod words;
 mod world;

@@ -204,6 +204,11 @@ async fn status_without_a_journal_is_a_short_list() {
                 "{one}"
             );
             assert!(two.starts_with(".s3haul/two: ended"), "{two}");
+            assert!(
+                two.contains(", s3://source/ at http")
+                    && two.contains(" -> s3://destination/two/ at http"),
+                "{two}"
+            );
             assert!(more.contains("s3haul status JOURNAL"), "{more}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::Endpoint;
 use super::super::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 use super::super::no_proxy::NoProxy;
-use super::super::server::{Server, is_plaintext, url_mistake};
+use super::super::server::{Server, is_plaintext, url_mistake, with_scheme};
 use super::layers::Layers;
 use super::{EndpointMistake, Setting, SettingOrigin};
 
@@ -46,7 +46,7 @@ impl Layers<'_> {
             self.mistakes.push(EndpointMistake {
                 field: None,
                 message: format!("{origin}: `{value}` is not a URL of STS"),
-                remedy: format!("write https://{value}"),
+                remedy: format!("write {}", with_scheme(value)),
             });
         }
     }

@@ -41,6 +41,31 @@ fn the_message_holds_place_code_request_and_remedy() {
 }
 
 #[test]
+fn a_denied_request_names_the_permission() {
+    for (operation, remedy) in [
+        (
+            Operation::CopyObject,
+            "; grant s3:PutObject on this object and s3:GetObject on its source, or exclude the object",
+        ),
+        (
+            Operation::HeadObject,
+            "; grant s3:GetObject (for a version s3:GetObjectVersion) on the object, or exclude it",
+        ),
+        (
+            Operation::ListObjects,
+            "; grant s3:ListBucket on the bucket; a destination is not listed with `when: always`",
+        ),
+        (
+            Operation::RestoreObject,
+            "; grant s3:RestoreObject on the object, or exclude it",
+        ),
+    ] {
+        let denied = Failure::new(FailureKind::Denied, operation, "b/k", "no");
+        assert!(denied.to_string().ends_with(remedy), "{denied}");
+    }
+}
+
+#[test]
 fn a_denied_record_names_the_permission_and_the_key() {
     for (operation, remedy) in [
         (Operation::PutObject, "; grant s3:PutObject on s3://b/k"),

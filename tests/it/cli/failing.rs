@@ -33,7 +33,7 @@ async fn failures_exit_1_and_are_reported_with_code_and_remedy() {
     );
     assert!(
         stderr.contains("s3://source/bad: CopyObject: AccessDenied")
-            && stderr.contains("grant the permission"),
+            && stderr.contains("grant s3:PutObject on this object and s3:GetObject on its source"),
         "{stderr}"
     );
     let receipts = fs::read_to_string(report).unwrap();

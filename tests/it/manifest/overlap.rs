@@ -30,7 +30,7 @@ fn together(first: (&str, &str), second: (&str, &str), message: &str, remedy: &s
 
 #[test]
 fn a_transfer_does_not_write_into_its_source() {
-    let remedy = "storage_class, set, encryption, or acl; or write to another bucket";
+    let remedy = "`storage_class`, `set`, `encryption`, or `acl`; or write to another bucket";
     alone(
         "s3: s3://b01/a/",
         "s3: ⟦s3://b01/a/",

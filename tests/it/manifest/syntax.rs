@@ -193,7 +193,7 @@ fn values_of_another_kind_are_refused() {
         &[(
             "transfers[0].from",
             "`from` must contain fields, not text",
-            "{s3: s3://lake-prod/events/}",
+            "write `from: {s3: s3://src/}`",
         )],
     );
     refused(
@@ -283,4 +283,59 @@ fn variables_are_underlined_themselves() {
             ),
         ],
     );
+}
+
+#[test]
+fn a_report_without_a_field_is_shown_in_one() {
+    for (report, meant) in [
+        ("./r.jsonl", "write `report: {json: ./r.jsonl}`"),
+        ("s3://ops/r/", "write `report: {s3: s3://ops/r/}`"),
+    ] {
+        refused(
+            &with(&format!("report: ⟦{report}\n")),
+            &[("report", "must contain fields, not text", meant)],
+        );
+    }
+}
+
+#[test]
+fn the_end_says_that_skipped_checks_follow() {
+    for (text, follow) in [
+        ("version: 1\ntransfers: [", true),
+        (
+            &*transfer(
+                "from: {s3: s3://src/}\nto: {s3: s3://dst/, endpoint: nope, storage_class: STANDARD_AI}",
+            ),
+            true,
+        ),
+        (
+            &*transfer("from: {s4: s3://src/}\nto: {s3: s3://dst/}"),
+            true,
+        ),
+        (
+            &*transfer("from: {s3: s3://src/}\nto: {s3: s3://dst/, storage_class: STANDARD_AI}"),
+            false,
+        ),
+        (&*with("limits: {in_flight: 0}\n"), false),
+    ] {
+        let shown = parse(text).unwrap_err().to_string();
+        assert_eq!(shown.ends_with("further checks follow"), follow, "{shown}");
+    }
+}
+
+/// These checks need only fields that are right.
+#[test]
+fn a_mistake_in_a_transfer_hides_no_other_one() {
+    let text = "version: 1\ntransfers:\n  \
+        - {name: a, verify: nope, from: {s3: s3://src/}, to: {s3: s3://dst/}}\n  \
+        - {name: b, after: [nothing], from: {s3: s3://src2/}, to: {s3: s3://dst/}}\n";
+    let mistakes = parse(text).unwrap_err().to_string();
+    for told in [
+        "cannot be `nope`",
+        "no transfer has the name `nothing`",
+        "may write the same keys",
+    ] {
+        assert!(mistakes.contains(told), "{mistakes}");
+    }
+    assert!(mistakes.ends_with("3 mistakes in job.yaml"), "{mistakes}");
 }

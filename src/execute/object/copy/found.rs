@@ -129,7 +129,7 @@ impl CopyRound<'_, '_> {
         let task = &mut *self.task;
         let (sides, step) = (&task.context.sides, task.step);
         let mut now = step.entry.clone();
-        now.take(self.source.head.clone());
+        now.update_from_head(self.source.head.clone());
         if step.object.is_some() && !step.entry.differs_from(&now) {
             return Ok(reason);
         }
