@@ -193,7 +193,7 @@ impl Bucket {
         self.retry.patience
     }
 
-    /// Returns the time that may be spent to find out if a write took effect.
+    /// Returns the time that may be spent to find out whether a write took effect.
     #[doc(hidden)]
     #[must_use]
     pub fn persistence(&self) -> Duration {

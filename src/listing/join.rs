@@ -56,8 +56,7 @@ impl Counterparts {
             .filter(|current| current.key.as_str() == key))
     }
 
-    /// Takes the failures about entries that the server should not have listed, which were ignored
-    /// so far.
+    /// Takes the failures so far about ignored entries, which the server should not have listed.
     pub fn take_refused(&mut self) -> Vec<(String, Failure)> {
         std::mem::take(&mut self.refused)
     }

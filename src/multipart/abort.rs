@@ -397,8 +397,8 @@ pub(crate) async fn after_refusal(
 }
 
 /// Aborts the uploads of a Create of an earlier run, like [`abort_unknown`]. If the times of the
-/// uploads to the key do not fit, creates one more upload to find out if the server dates uploads
-/// by a clock: some servers give every upload the same date.
+/// uploads to the key do not fit, creates one more upload to find out whether the server dates
+/// uploads by a clock: some servers give every upload the same date.
 ///
 /// # Errors
 /// Returns the failure of the list.

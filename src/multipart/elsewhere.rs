@@ -43,7 +43,7 @@ impl MultipartUpload {
     /// Searches the bucket for this upload after the server answered that its key has no such
     /// upload, and aborts it there. Returns a sentence if it may be left open.
     pub(crate) async fn end_elsewhere(&self) -> Option<String> {
-        // One more entry shows if the list continues.
+        // One more entry shows whether the list continues.
         let mut listed = std::pin::pin!(Self::list(&self.bucket, "").take(LISTED + 1));
         let mut seen = 0;
         let found = loop {

@@ -43,7 +43,7 @@ pub(super) struct Alphabet {
 struct KeyPosition {
     /// The ASCII characters that occurred here.
     ascii: u128,
-    /// True if another byte than ASCII occurred here.
+    /// True if a byte outside ASCII occurred here.
     has_others: bool,
     /// Hashes of the different beginnings before this position, since its last new character.
     beginnings: Vec<u64>,

@@ -23,8 +23,8 @@ impl LostObjects {
         if line.status != ReceiptStatus::Done {
             return;
         }
-        // A report of an old s3haul does not show if the copy of another version replaced this one.
-        // It did, except in a history, whose losses cannot be repaired.
+        // A report of an old s3haul does not show whether the copy of another version replaced this
+        // one. It did, except in a history, whose losses cannot be repaired.
         let object = match &origin.histories {
             Some(_) => object.clone(),
             None => object.of_key(),
