@@ -310,7 +310,7 @@ impl ReportWriter {
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }
-        // The file was changed after the last session. A line in the report says so.
+        // The file does not match the journal. A line in the report says so.
         if length < old_length {
             file.set_len(length.max(self.header_length))?;
         }
