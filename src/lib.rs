@@ -47,8 +47,8 @@
 //!
 //! # Copy one object
 //!
-//! A job can copy one key to one other key. It copies an object of any size with its metadata and
-//! tags, and a large object in parts.
+//! A job can copy a single object to a single key. It copies an object of any size with its
+//! metadata and tags, and a large object in parts.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]

@@ -55,7 +55,7 @@ pub(crate) use self::overlap::{may_read, must_wait, own_objects, state_in_source
 use crate::endpoint::Environment;
 use crate::printable::hex;
 
-/// The size limit of a manifest. A larger file cannot be one.
+/// The size limit of a manifest. A larger file is not a manifest.
 pub const MAX_BYTES: u64 = 1 << 20;
 
 /// The reasons why a manifest yields no job.

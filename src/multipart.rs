@@ -3,8 +3,9 @@
 //!
 //! It offers the operations of boto's `MultiPartUpload` (2010), but safely.
 //! [`MultipartUpload::complete`] takes the parts that the caller saw succeed, and never asks the
-//! server which parts exist. If the outcome is unknown, it checks the server.
-//! [`MultipartUpload::cancel`] returns only when the server shows no more parts.
+//! server which parts exist. If the outcome is unknown, it checks whether the upload is still open
+//! and whether the object exists. [`MultipartUpload::cancel`] returns only when the server shows no
+//! more parts.
 //!
 //! The documentation of the crate has an example.
 

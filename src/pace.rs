@@ -7,9 +7,9 @@
 //! to all keys of a bucket, or to the keys below one prefix ([`Lanes`]). The pacer learns the rate
 //! of each lane ([`rate::RateController`]), and which prefixes need a lane of their own (`prefix`).
 //! The user's limits are a [`gate::Gate`] behind the lanes, so that requests never exceed them,
-//! whatever rate was learned (only a probe's bytes are charged afterwards). While an endpoint does
-//! not answer, one request at a time probes it ([`outage::Outage`]). The learned rates go into the
-//! journal ([`learned::Learned`]).
+//! whatever rate was learned (only the bytes of a probe are paid for afterwards). While an endpoint
+//! does not answer, one request at a time probes it ([`outage::Outage`]). The learned rates go into
+//! the journal ([`learned::Learned`]).
 
 mod answers;
 pub mod concurrency;

@@ -10,8 +10,8 @@
 //!
 //! Each finding states its consequence for the job ([`Needs`]). A probe is good if the job relies
 //! on nothing that is missing or unknown, and nothing was left behind. The probe removes everything
-//! that it created, even if a question stays unanswered or the probe is stopped. It reports
-//! everything that the server still shows as left behind.
+//! that it created, even if a question stays unanswered or the probe is stopped. It reports as left
+//! behind whatever the server still shows.
 
 mod attributes;
 mod clean;

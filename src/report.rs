@@ -1,8 +1,8 @@
 //! The report of a run: one receipt per object as a line of JSON, and a summary for people.
 //!
 //! The first line names the command that wrote the receipts, so that a command that [`read`]s the
-//! report can name the command to run again. The file is opened before any request is sent, so that
-//! a path that cannot be written is reported at once. A disk that fills up later does not stop the
+//! report knows which job it comes from. The file is opened before any request is sent, so that a
+//! path that cannot be written is reported at once. A disk that fills up later does not stop the
 //! copies: the first error is kept, and the run does not exit 0. The writer is the journal's
 //! [`Ledger`]. If the run is resumed, or if another process truncated the file or wrote to it, the
 //! journal adds the missing receipts again.
@@ -310,7 +310,7 @@ impl ReportWriter {
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }
-        // The file was changed after the last session. A line in the report says so.
+        // The file does not match the journal. A line in the report says so.
         if length < old_length {
             file.set_len(length.max(self.header_length))?;
         }

@@ -62,7 +62,7 @@ pub struct Network {
     pub no_proxy: NoProxy,
     /// A file of PEM certificates. Connections trust these and no others.
     pub ca_bundle: Option<Setting<PathBuf>>,
-    /// True if no connection uses TLS: to the endpoint, to its proxy, or to a credential service.
+    /// True if no connection to the endpoint, its proxy, or a credential service uses TLS.
     pub is_plain: bool,
 }
 

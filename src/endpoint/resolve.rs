@@ -10,8 +10,8 @@
 //!
 //! This is botocore's order, with two differences. In botocore, `AWS_REGION` and `AWS_ENDPOINT_URL`
 //! take precedence over a named profile, except for its credentials. Here a named profile takes
-//! precedence for all settings, because its keys are useless at another server. And `AWS_PROFILE`
-//! comes before `AWS_DEFAULT_PROFILE`, as in the SDKs.
+//! precedence for every setting that it has, because its keys are useless at another server. And
+//! `AWS_PROFILE` comes before `AWS_DEFAULT_PROFILE`, as in the SDKs.
 
 mod layers;
 mod reach;

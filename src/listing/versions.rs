@@ -470,8 +470,8 @@ impl VersionReader {
     }
 }
 
-/// Finds the histories of keys by reading a listing alongside another one. Both listings must be in
-/// the byte order of their keys.
+/// Finds the histories of keys by reading their listing alongside a listing of the other side. Both
+/// listings must be in the byte order of their keys.
 #[derive(Debug)]
 pub struct HistoryWalk {
     histories: Histories,

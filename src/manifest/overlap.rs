@@ -244,8 +244,8 @@ fn self_overlap(
         return None;
     }
     if source.exact && !target.exact {
-        // The transfer writes one object under a new name below a prefix. The name depends on the
-        // object's size, which is not known yet.
+        // The transfer writes one object under a new name below a prefix. The name may
+        // depend on the object's size, which is not known yet.
         return None;
     }
     let (rest, target_is_inside) = match source.contains(target) {

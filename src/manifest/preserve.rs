@@ -1,7 +1,8 @@
 //! The settings for attributes: what a copy keeps besides the bytes, and what the job sets instead.
 //!
 //! Each attribute has its own [`Policy`]. Presets are starting points, and an explicit field
-//! overrides the preset. `set:` ([`SetValues`]) adds values to those that the copy keeps.
+//! overrides the preset. `set:` ([`SetValues`]) adds values to those that the copy keeps, and
+//! replaces values of the same name.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -307,7 +307,7 @@ impl MultipartUpload {
     }
 
     /// Waits a few seconds for the overtaken requests, and aborts the uploads that they created.
-    /// Returns those that may be left open.
+    /// Returns the uploads that may be left open.
     pub(crate) async fn late_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let mut known = known.clone();
         known.insert(self.id.clone());
@@ -359,7 +359,7 @@ fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bo
 }
 
 /// Aborts the uploads that an unanswered Create to `key` may have created between two times: those
-/// without parts whose IDs are not `known`. Returns those that may be left open.
+/// without parts whose IDs are not `known`. Returns the uploads that may be left open.
 ///
 /// # Errors
 /// Returns the failure of the list.

@@ -2,8 +2,8 @@
 //!
 //! A bucket begins with one lane per class of requests. When a prefix turns out to be throttled
 //! separately ([`super::prefix`]), it gets a separate lane, which starts at the rate that the
-//! server accepted. A new lane replaces the lane of the other keys, because its rate was lowered
-//! for refusals that did not concern them. Requests that wait in the old lane queue again in the
+//! server accepted. A new lane replaces the lane of the other keys, whose rate was lowered for
+//! refusals that did not concern these keys. Requests that wait in the old lane queue again in the
 //! new one. At most [`MOST`] prefixes have lanes: a further one replaces the lane whose last
 //! throttling is the oldest. A request finds its lane by its key (a list by its first key). This
 //! needs no allocation, and no comparison while the bucket has only one lane, which is the usual

@@ -2,8 +2,9 @@
 //!
 //! Backoff has full jitter, because requests that failed together must not come back together.
 //! Requests that are throttled, cannot reach their server, or lack credentials are retried until
-//! the run's patience ends. (The pacer has already slowed down a throttled lane.) For all other
-//! transient failures, the number of attempts is bounded. The patience bounds every wait.
+//! the run's patience ends. (The pacer has already slowed down a throttled lane.) Requests with any
+//! other transient failure are retried for a while, and for a minimum number of attempts
+//! ([`RetryPolicy::persistence`] and [`RetryPolicy::attempts`]). The patience bounds every wait.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::size::MIB;
 /// The rules for repeating requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The attempts of a request that fails because of the server or the network.
+    /// The least number of attempts of a request that fails because of the server or the network.
     pub attempts: u32,
     /// The least time for which such a request is retried, however many attempts that takes: an
     /// outage of half a minute must not cost an object of terabytes.

@@ -139,7 +139,7 @@ impl Scratch {
             Ok(Answer {
                 value, maybe_twice, ..
             }) => {
-                // The write was sent twice, so the first request may still be in flight.
+                // The write may have been sent twice, and the first request may still be in flight.
                 if *maybe_twice && began.elapsed() > LATE {
                     self.doubt(key, false, true);
                 }

@@ -37,7 +37,7 @@ use super::read::{ReadError, ReceiptStatus};
 use super::stored::{StoredReport, StoredRuns};
 use crate::printable::cut;
 
-/// The approximate maximum of verdicts in memory.
+/// The approximate maximum number of verdicts in memory.
 const MAX_VERDICTS: u64 = 1 << 19;
 /// The bytes of a chunk of the result.
 const CHUNK: usize = 256 * 1024;

@@ -213,7 +213,7 @@ impl Ledger for BucketReport {
             self.send(PieceMessage::Rewind(length));
             return Ok(length);
         }
-        // The report was changed after the last session. A gap says so.
+        // The pieces do not match the journal. A gap says so.
         self.send(PieceMessage::Rewind(end));
         self.send(PieceMessage::Gap);
         Ok(end + GAP.len() as u64)

@@ -1,4 +1,4 @@
-//! Divides the keys of a job among shards. Pure.
+//! Divides the keys of a job among shards. This module is pure.
 //!
 //! The keys of all transfers form one sequence of stretches: neighbouring keys with a known or
 //! estimated weight. A shard is a span of neighbouring stretches, so it has at most one range of

@@ -240,7 +240,7 @@ impl LiveWriter {
     }
 
     /// Writes a record on a condition. If the condition fails, replaces an earlier record of this
-    /// process, or a deleted one.
+    /// process, or writes a deleted record again.
     async fn put(
         &self,
         name: &str,

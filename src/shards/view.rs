@@ -1,4 +1,5 @@
-//! Computes the progress of a run in shards from the objects of its state prefix. Pure.
+//! Computes the progress of a run in shards from the objects of its state prefix. This module is
+//! pure.
 //!
 //! The plan gives each shard a weight, and the sign of life of a shard shows which part of its
 //! weight is done. So the estimated time includes shards that no process has begun. The estimate is

@@ -195,21 +195,21 @@ impl PairWalk {
 
     /// Advances the destination's listing towards the step's key, and returns the next task.
     async fn match_step(&mut self, step: Box<Step>) -> Task {
-        let Some(front) = &mut self.there else {
+        let Some(cursor) = &mut self.there else {
             return Task::Compare(step, DestinationEntry::Unknown);
         };
-        let order = match front.peek().await {
+        let order = match cursor.peek().await {
             Some(ListingItem::Entry(entry)) => entry.key.as_str().cmp(step.key.as_str()),
             Some(ListingItem::Failed(..)) => return self.destination_ends(step),
             Some(ListingItem::Refused(place, failure)) => {
                 let known = unlisted(place, failure);
-                front.take();
+                cursor.take();
                 self.waiting = Some(step);
                 return known;
             }
             _ => std::cmp::Ordering::Greater,
         };
-        match (order, order.is_le().then(|| front.take()).flatten()) {
+        match (order, order.is_le().then(|| cursor.take()).flatten()) {
             (std::cmp::Ordering::Less, Some(ListingItem::Entry(entry))) => {
                 self.waiting = Some(step);
                 // The source may have the object in a part that could not be listed.
@@ -230,7 +230,7 @@ impl PairWalk {
     /// key.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
-        let failed = self.there.take().and_then(|mut front| front.take());
+        let failed = self.there.take().and_then(|mut cursor| cursor.take());
         match failed {
             Some(ListingItem::Failed(place, failure)) => unlisted(&place, &failure),
             _ => Task::NotExtra,
@@ -239,9 +239,9 @@ impl PairWalk {
 
     /// Returns the next task after the source's last key.
     async fn rest(&mut self) -> Option<Task> {
-        let front = self.there.as_mut()?;
-        front.peek().await?;
-        match front.take()? {
+        let cursor = self.there.as_mut()?;
+        cursor.peek().await?;
+        match cursor.take()? {
             ListingItem::Entry(entry) if self.source_fully_listed => Some(self.extra(entry)),
             ListingItem::Failed(place, failure) => {
                 self.there = None;

@@ -1,4 +1,5 @@
-//! The clock of the server: it decides if a signature is too old, and appears in the `Date` header.
+//! The clock of the server: it decides whether a signature is too old, and appears in the `Date`
+//! header.
 //!
 //! `s3s` compares the time of a signature with the clock of the machine. In the sandbox,
 //! [`Effect::Skew`](super::Effect::Skew) can make the clock wrong, so this module checks the time

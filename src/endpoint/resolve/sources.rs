@@ -38,7 +38,7 @@ impl Layers<'_> {
             profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
         if self.profile_was_stated {
             if let Some(profile) = of_profile {
-                // Never fall back from a named profile to another source.
+                // Never fall back from the credentials of a named profile to another source.
                 return vec![profile];
             }
         } else {

@@ -85,8 +85,8 @@ impl AttributeFinding {
         }
     }
 
-    /// Returns true if the job cannot work without the attribute. Few objects have a lock or an
-    /// unusual storage class: if the server refuses these, only those objects fail.
+    /// Returns true if the job cannot work without the attribute. Only some objects have a lock
+    /// or an unusual storage class: if the server refuses these, only those objects fail.
     fn is_fatal(&self) -> bool {
         let is_rare =
             matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;

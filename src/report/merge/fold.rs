@@ -1,4 +1,5 @@
-//! Decides which line of each object counts, among several reports about the same keys. Pure.
+//! Decides which line of each object counts, among several reports about the same keys. This module
+//! is pure.
 //!
 //! Within a report, the rules of [`read`](crate::report::read::read) apply. Between reports, the
 //! line of the later report counts, with one exception: an object that an earlier run copied and a

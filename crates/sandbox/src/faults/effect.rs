@@ -64,7 +64,7 @@ pub enum Effect {
     /// The answer is late. The delays of several faults add up, and the call can have another
     /// effect too.
     Delay(Duration),
-    /// The clock of the server is ahead by this much, or behind if negative. It decides if a
+    /// The clock of the server is ahead by this much, or behind if negative. It decides whether a
     /// signature is too old, and sets the `Date` header. The skews of several faults add up, and
     /// the call can have another effect too.
     Skew(SignedDuration),

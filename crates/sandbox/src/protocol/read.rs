@@ -169,8 +169,8 @@ impl Piece {
         })
     }
 
-    /// Returns the checksum to show: that of the object for a full read, and that of the part for a
-    /// part of an object with a composite checksum.
+    /// Returns the checksum to show: the checksum of the object for a full read, or of the part for
+    /// a part of an object with a composite checksum.
     fn checksum(&self, object: &Object) -> Option<(Algorithm, ChecksumKind, String)> {
         let checksum = object.checksum.as_ref()?;
         let value = match (self.partial, self.part, &object.parts) {
