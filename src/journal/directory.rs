@@ -9,6 +9,7 @@
 //! and renamed, and the directory is synced. Only then are the segments that it replaces removed.
 //! So whenever a crash happens, either the old files or the new one are complete.
 
+mod create;
 mod lock;
 
 use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, Permissions};
@@ -23,6 +24,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
+use self::create::create_directory;
 pub(super) use self::lock::Holder;
 use self::lock::{LOCK, lock};
 use super::error::JournalError;
@@ -67,17 +69,7 @@ impl Directory {
         writer: Writer,
     ) -> Result<(Self, JournalContent), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(path)
-            .map_err(failed)?;
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            sync_names(parent).map_err(failed)?;
-        }
+        create_directory(path).map_err(failed)?;
         let lock = lock(path, &writer)?;
         Self::take(path, writer, lock)
     }
