@@ -121,7 +121,7 @@ impl Fruitless {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct PaceCounts {
-    /// Requests sent, retries included.
+    /// Requests that were admitted, to be sent at once; retries included.
     pub requests: u64,
     /// Requests that were answered with "slow down".
     pub throttled: u64,

@@ -55,6 +55,9 @@ pub enum Verdict {
     Different {
         /// The difference.
         why: String,
+        /// True if their sizes differ, which every comparison sees.
+        #[serde(skip)]
+        by_size: bool,
     },
     /// The destination has no such key.
     Missing,
@@ -77,6 +80,14 @@ impl Verdict {
     fn failed(failure: &Failure) -> Self {
         Self::Failed {
             error: failure.into(),
+        }
+    }
+
+    /// Returns the verdict about two objects of the same size.
+    fn different(why: String) -> Self {
+        Self::Different {
+            why,
+            by_size: false,
         }
     }
 
@@ -117,6 +128,9 @@ pub struct Counts {
     pub equal: u64,
     /// Pairs that differ.
     pub different: u64,
+    /// Those of them that have the same size.
+    #[serde(skip)]
+    pub different_of_same_size: u64,
     /// Objects that the destination lacks.
     pub missing: u64,
     /// Objects that only the destination has.
@@ -138,7 +152,7 @@ pub struct Counts {
     pub looked_for_some_extra: bool,
     /// The reason why the destination was not searched, or only in part.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub why_not_extra: Option<&'static str>,
+    pub why_not_extra: Option<String>,
     /// The transfers whose selections matched nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub empty: Vec<EmptySelection>,
@@ -170,7 +184,10 @@ impl Counts {
                 self.equal += 1;
                 *self.proofs.entry(proof.to_string()).or_default() += 1;
             }
-            Verdict::Different { .. } => self.different += 1,
+            Verdict::Different { by_size, .. } => {
+                self.different += 1;
+                self.different_of_same_size += u64::from(!by_size);
+            }
             Verdict::Missing => self.missing += 1,
             Verdict::Extra => self.extra += 1,
             Verdict::Unprovable { .. } => self.unprovable += 1,
@@ -181,14 +198,25 @@ impl Counts {
     /// Records the reason why some extra objects may not have been found.
     fn miss_extra(&mut self, why: &'static str) {
         self.looked_for_extra = false;
-        self.why_not_extra.get_or_insert(why);
+        self.why_not_extra.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Adds the name of the transfer to the reason that some extra objects may not have been found.
+    pub fn name_transfer(&mut self, name: &str) {
+        self.why_not_extra = self
+            .why_not_extra
+            .take()
+            .map(|why| format!("`{name}`: {why}"));
     }
 
     /// Returns a sentence with the reason why extra objects may not have been found, if there is
     /// one.
     #[must_use]
     pub fn missed_extra(&self) -> Option<String> {
-        let why = self.why_not_extra.filter(|_| !self.looked_for_extra)?;
+        let why = self
+            .why_not_extra
+            .as_ref()
+            .filter(|_| !self.looked_for_extra)?;
         let what = if self.looked_for_some_extra {
             "not all extra objects were looked for"
         } else {
@@ -202,6 +230,7 @@ impl Counts {
         let Self {
             equal,
             different,
+            different_of_same_size,
             missing,
             extra,
             unprovable,
@@ -216,6 +245,7 @@ impl Counts {
         } = other;
         self.equal += equal;
         self.different += different;
+        self.different_of_same_size += different_of_same_size;
         self.missing += missing;
         self.extra += extra;
         self.unprovable += unprovable;
@@ -227,7 +257,10 @@ impl Counts {
         }
         self.looked_for_extra &= looked_for_extra;
         self.looked_for_some_extra |= looked_for_some_extra;
-        self.why_not_extra = self.why_not_extra.or(why_not_extra);
+        self.why_not_extra = match (self.why_not_extra.take(), why_not_extra) {
+            (Some(before), Some(why)) => Some(format!("{before}; {why}")),
+            (before, why) => before.or(why),
+        };
         self.empty.extend(empty);
     }
 }
@@ -243,7 +276,7 @@ pub async fn transfer(
     let mut counts = Counts {
         looked_for_extra: looks_for_extra,
         looked_for_some_extra: looks_for_extra,
-        why_not_extra: walk.why_not_extra(),
+        why_not_extra: walk.why_not_extra().map(str::to_owned),
         ..Counts::default()
     };
     let at_once = AT_ONCE

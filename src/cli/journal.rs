@@ -323,8 +323,10 @@ async fn resume(
         .run
         .as_ref()
         .map_or_else(|| origin.run.clone(), |run| run.run.clone());
+    let counted_from = resumed.run.as_ref().and_then(|run| run.counted_from);
     let origin = ReportHeader {
         run,
+        counted_from: counted_from.or(origin.counted_from),
         ..origin.clone()
     };
     notes::replaces(job, |old| old.is_of_run(&origin), tell);

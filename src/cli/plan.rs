@@ -328,14 +328,14 @@ impl PlanTally {
 /// Prints the totals of all transfers and the number of requests that the plan sent.
 fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result<(), CliError> {
     if output.json {
-        say_json(&serde_json::json!({ "totals": all }))?;
+        say_json(&serde_json::json!({ "totals": all, "planning_requests": requests }))?;
         return Ok(());
     }
     if job.transfers.len() > 1 {
         say(&format!("in all\n{}", text(all, "")))?;
     }
     say(&format!(
-        "nothing was written; {} sent",
+        "nothing was written; {} sent to plan, which a run sends again besides those above",
         display_counted(requests, "request")
     ))?;
     Ok(())

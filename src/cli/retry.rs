@@ -126,6 +126,10 @@ impl Retry {
             failed = losses::copies_to_repair(&failed, &lost);
         }
         require_same_places(&job, &failed, &place)?;
+        // What could not be listed is selected by the ages at the time of the first run.
+        if let Some(began) = origin.counted_from.or(origin.time) {
+            job.count_from(began);
+        }
         let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
@@ -421,9 +425,11 @@ fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
     if again.ages.modified_before.is_some() {
         again.set_modified_before(None);
     }
+    // The whole transfer selects by age too, and may leave out what has failed.
+    let is_apart = hides_failures || transfer_as_it_is.ages.modified_after.is_some();
     match again.chosen.as_deref() {
         _ if is_listed => vec![again],
-        Some([_, ..]) if hides_failures => vec![again, transfer_as_it_is],
+        Some([_, ..]) if is_apart => vec![again, transfer_as_it_is],
         _ => vec![transfer_as_it_is],
     }
 }

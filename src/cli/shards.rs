@@ -399,6 +399,10 @@ pub(super) async fn run(
     if let Some(time) = plan.counted_from {
         job.count_from(time);
     }
+    let origin = &ReportHeader {
+        counted_from: job.counted_from(),
+        ..origin.clone()
+    };
     let shard = plan.shards.get(given.shard as usize);
     let ranges = shard
         .map(|shard| shard.ranges.as_slice())

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Job, ReportPlace, Source, Symlinks, Transfer, Versions,
+    DEFAULT_ENDPOINT, Destination, Job, ReportPlace, Source, Symlinks, Transfer, Versions, When,
 };
 use crate::plan::empty::EmptySelection;
 use crate::planner::Sides;
@@ -37,11 +37,11 @@ Examples:
   s3haul verify nightly.yaml --deep=all            read everything
 
 Exit codes: 0 nothing is different or missing, and nothing failed; 1 something is different, missing, or could not be
-compared, or a selection with `empty: fail` matches nothing (with --strict also: something is extra or unprovable, extra
-objects could not be searched for, report lines have no pair to compare, or a selection with `empty: warn` matches
-nothing); 2 the command line, the job, or the report is wrong; 3 a bucket, a source, or the report
-cannot be used, or lists were refused and no object was found; 4 interrupted, or waited too long for a server or for
-credentials.";
+compared, a selection with `empty: fail` matches nothing, or no selection matches anything, unless all say `empty: ok` (with
+--strict also: something is extra or unprovable, extra objects could not be searched for, report lines have no pair to
+compare, or a selection with `empty: warn` matches nothing); 2 the command line, the job, or the report is wrong; 3 a bucket,
+a source, or the report cannot be used, or lists were refused and no object was found; 4 interrupted, or waited too long for a
+server or for credentials.";
 
 /// Compares two sides without copying anything. Reads object bytes only with --deep.
 #[derive(Debug, Args)]
@@ -100,6 +100,7 @@ impl VerifyArgs {
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
         let began = Instant::now();
         let mut console = VerifyConsole::new(output, began);
+        let mut keeps_existing = false;
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
             ([one], None) if one.starts_with("s3://") => {
@@ -116,6 +117,7 @@ impl VerifyArgs {
                 self.refuse_pair_flags(path)?;
                 let job = job.load()?;
                 refuse_in_place(&job)?;
+                keeps_existing = job.transfers.iter().any(|it| it.when == When::Missing);
                 self.job(&job, &mut console).await?
             }
             ([source, destination], None) => {
@@ -128,7 +130,8 @@ impl VerifyArgs {
                 return Err(CliError::Usage(message.to_owned()));
             }
         };
-        let remedy = (counts.different + counts.missing > 0).then(|| self.remedy());
+        let remedy =
+            (counts.different + counts.missing > 0).then(|| self.remedy(&counts, keeps_existing));
         let deep = (counts.unprovable > 0 && self.deep.is_none()).then(|| {
             let command = next::this_with("--deep");
             format!("to compare the bytes of what is unprovable: {command}")
@@ -154,7 +157,10 @@ impl VerifyArgs {
     /// Prints each selection without a pair to compare, and returns the exit code.
     fn exit(&self, counts: &Counts) -> Exit {
         let mut empty_failures = Vec::new();
+        // An empty report is one of a run that said so itself.
+        let is_vain = self.report.is_none() && counts.has_nothing();
         for (what, fails) in self.empty(counts) {
+            let fails = fails || is_vain;
             let word = match (fails, self.strict) {
                 (true, _) => "error",
                 (false, true) => "error: --strict",
@@ -223,16 +229,19 @@ impl VerifyArgs {
         self.what.len() == 2
     }
 
-    /// Returns the command that copies different or missing objects. If only reading the bytes
-    /// shows a difference, the copy needs `when: always`.
-    fn remedy(&self) -> String {
+    /// Returns the command that copies different or missing objects. A run sees by itself what is
+    /// missing or has another size, unless `keeps_existing`. A difference that only reading shows
+    /// is copied only with `when: always`.
+    fn remedy(&self, counts: &Counts, keeps_existing: bool) -> String {
         let (flag, field) = match self.deep() {
+            _ if keeps_existing && counts.different > 0 => ("--when always", "when: always"),
+            _ if counts.different_of_same_size == 0 => ("", ""),
             Deep::No => ("--compare checksum", "compare: checksum"),
             Deep::Unproven | Deep::All => ("--when always", "when: always"),
         };
         match self.what.as_slice() {
             [source, destination] => {
-                let flag = flag.split(' ');
+                let flag = flag.split_whitespace();
                 let command = next::command(
                     ["copy"]
                         .into_iter()
@@ -245,9 +254,11 @@ impl VerifyArgs {
             }
             [job] => {
                 let command = next::command(["run", job]);
-                format!(
-                    "to copy what is different or missing: write `{field}` into the transfer, then {command}"
-                )
+                let change = match field {
+                    "" => String::new(),
+                    field => format!("write `{field}` into the transfer, then "),
+                };
+                format!("to copy what is different or missing: {change}{command}")
             }
             _ => "to copy one of them: s3haul copy --when always SOURCE DESTINATION".to_owned(),
         }
@@ -376,8 +387,11 @@ impl VerifyArgs {
         for transfer in &job.transfers {
             let (source, destination) = connections.of_transfer(transfer).await?;
             let sides = Sides::new(transfer, source, destination);
-            let of_transfer =
+            let mut of_transfer =
                 verify::transfer(&sides, self.deep(), |finding| console.tell(finding)).await;
+            if job.transfers.len() > 1 {
+                of_transfer.name_transfer(&transfer.name);
+            }
             counts.merge(of_transfer);
         }
         Ok(counts)

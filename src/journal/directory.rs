@@ -9,6 +9,7 @@
 //! and renames it, and syncs the directory. Then it removes the segments that the snapshot
 //! replaces. So after a crash at any moment, either the old files or the new snapshot are complete.
 
+mod create;
 mod lock;
 
 use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, Permissions};
@@ -23,6 +24,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
+use self::create::create_directory;
 pub(super) use self::lock::Holder;
 use self::lock::{LOCK, lock};
 use super::error::JournalError;
@@ -66,17 +68,7 @@ impl Directory {
         writer: Writer,
     ) -> Result<(Self, JournalContent), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(path)
-            .map_err(failed)?;
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            sync_names(parent).map_err(failed)?;
-        }
+        create_directory(path).map_err(failed)?;
         let lock = lock(path, &writer)?;
         Self::open_locked(path, writer, lock)
     }

@@ -25,7 +25,7 @@ use super::job::{
     CustomerKeys, DEFAULT_ENDPOINT, Destination, Job, JournalPlace, ResolvedEndpoint, Source,
     Transfer, Versions,
 };
-use crate::location::{BucketName, S3Uri};
+use crate::location::{BucketName, LocalPath, S3Uri};
 use crate::printable::joined;
 
 /// The keys that a transfer reads or writes: all keys with a prefix, or a single key.
@@ -220,6 +220,13 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
             key.push_str(object.key.file_name());
             true
         }
+        Source::Files { path, .. } if transfer.keys.is_identity() => match file_name(path) {
+            Some(name) => {
+                key.push_str(name);
+                true
+            }
+            None => false,
+        },
         _ => {
             key.push_str(&transfer.keys.fixed_prefix());
             false
@@ -232,6 +239,13 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
         key,
         exact,
     })
+}
+
+/// Returns the name of a source that is one file now. A run on another machine may find a directory
+/// there.
+fn file_name(path: &LocalPath) -> Option<&str> {
+    let path = path.as_path();
+    path.is_file().then(|| path.file_name()?.to_str())?
 }
 
 /// Returns the message and the remedy for a transfer that may write into its own source.

@@ -286,7 +286,9 @@ impl Sides {
             .as_ref()
             .filter(|_| self.transfer.compare == Compare::Checksum);
         let whole = checksum.is_some_and(|checksum| checksum.kind == ChecksumKind::FullObject);
-        let etag_tells = !whole && self.etags_follow_from_bytes() && !there.kms;
+        // Other bytes can have the same 32-bit checksum, but not the same MD5 too.
+        let is_weak = checksum.is_some_and(|checksum| checksum.algorithm.is_weak());
+        let etag_tells = (!whole || is_weak) && self.etags_follow_from_bytes() && !there.kms;
         let in_parts = part_count(&there.etag).is_some();
         let part_size = if in_parts && !whole && (etag_tells || checksum.is_some()) {
             first_part(&self.destination, key, None, there).await
@@ -321,8 +323,15 @@ impl Sides {
                 Decision::Copy(reason)
             }
         };
+        let other_md5 = |etag: &String| looks_like_md5(&there.etag) && *etag != there.etag;
+        let is_contradicted = is_weak && etag.as_ref().is_some_and(other_md5);
         match (sum, checksum, etag) {
-            (Some(sum), Some(checksum), _) if sum.value == checksum.value => equal(Basis::Checksum),
+            (Some(sum), Some(checksum), _) if sum.value == checksum.value && !is_contradicted => {
+                equal(Basis::Checksum)
+            }
+            (Some(sum), Some(checksum), _) if whole && sum.value != checksum.value => {
+                Ok(differs(Reason::ChecksumDiffers))
+            }
             (_, _, Some(etag)) if etag == there.etag => equal(Basis::Etag),
             (_, _, Some(_)) => Ok(differs(Reason::EtagDiffers)),
             _ => Ok(differs(Reason::ChecksumDiffers)),

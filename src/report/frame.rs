@@ -42,6 +42,9 @@ pub struct ReportHeader {
     /// The time at which the report was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
+    /// The time from which the ages in the job count back, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_from: Option<Timestamp>,
     /// The machine or pod.
     #[serde(default)]
     pub host: String,
@@ -95,6 +98,7 @@ impl ReportHeader {
             command: self.command.clone(),
             directory: self.directory.clone(),
             time: Some(now),
+            counted_from: job.counted_from(),
             host: host(),
             run: run_name(now),
             job: job.name.clone(),

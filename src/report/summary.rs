@@ -125,7 +125,7 @@ fn totals(text: &mut String, outcome: &Outcome) {
         (outcome.excluded_objects, "excluded"),
         (
             outcome.ignored,
-            "ignored (excluded directories, links, special files)",
+            "ignored (folder markers, excluded directories, links, special files)",
         ),
         (outcome.objects_with_losses, "with something not kept"),
     ] {

@@ -243,7 +243,9 @@ impl Pair {
         let algorithm = stored.as_ref().map_or(USUAL, |sum| sum.algorithm);
         let want = WantedHash {
             checksum: Some((algorithm, ChecksumKind::FullObject)),
-            etag: stored.is_none() && md5 && deep != Deep::All,
+            etag: stored.as_ref().is_none_or(|sum| sum.algorithm.is_weak())
+                && md5
+                && deep != Deep::All,
             part_size: None,
         };
         let Hashes {
@@ -254,13 +256,12 @@ impl Pair {
         if bytes != there.size {
             return Ok(sizes_differ(bytes, there.size));
         }
-        if let Some(etag) = etag {
+        // An equal MD5 leaves the proof to the stored checksum.
+        if let Some(etag) = etag.filter(|etag| stored.is_none() || *etag != there.etag) {
             return Ok(if etag == there.etag {
                 Verdict::Equal { proof: Proof::Etag }
             } else {
-                Verdict::Different {
-                    why: format!("MD5 is {}, the file's {etag}", there.etag),
-                }
+                Verdict::different(format!("MD5 is {}, the file's {etag}", there.etag))
             });
         }
         let Some(local) = checksum else {
@@ -381,6 +382,7 @@ fn pin(place: &VersionLocation, head: &Head) -> SourcePin {
 fn sizes_differ(here: u64, there: u64) -> Verdict {
     Verdict::Different {
         why: format!("{there} bytes instead of {here}"),
+        by_size: true,
     }
 }
 
@@ -393,7 +395,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
         "{} is {}, the source's {}",
         there.algorithm, there.value, here.value
     );
-    Verdict::Different { why }
+    Verdict::different(why)
 }
 
 /// Compares the HEADs of two objects of the same size. Returns `None` if they prove nothing.
@@ -410,11 +412,9 @@ fn by_heads(
             let against = there_etag.as_deref();
             let against = against
                 .and_then(|etag| against_weak_sum(&expected, &ProofVerdict::Proven(proof), etag));
-            return Some(
-                against.map_or(Verdict::Equal { proof }, |why| Verdict::Different { why }),
-            );
+            return Some(against.map_or(Verdict::Equal { proof }, Verdict::different));
         }
-        Some(ProofVerdict::Contradicted(why)) => return Some(Verdict::Different { why }),
+        Some(ProofVerdict::Contradicted(why)) => return Some(Verdict::different(why)),
         Some(ProofVerdict::Unknown) | None => {}
     }
     if here.size == 0 {
@@ -425,8 +425,10 @@ fn by_heads(
     if here_etag == there_etag && may_be_of_content(&here_etag) {
         return Some(Verdict::Equal { proof: Proof::Etag });
     }
-    (looks_like_md5(&here_etag) && looks_like_md5(&there_etag)).then(|| Verdict::Different {
-        why: format!("the ETag is {there_etag}, the source's {here_etag}"),
+    (looks_like_md5(&here_etag) && looks_like_md5(&there_etag)).then(|| {
+        Verdict::different(format!(
+            "the ETag is {there_etag}, the source's {here_etag}"
+        ))
     })
 }
 

@@ -9,6 +9,7 @@ use s3haul::location::LocalPath;
 use s3haul::manifest::job::{Compare, Encryption, Provider, Source, Symlinks, Transfer};
 use s3haul::plan::decide::{Basis, Reason, SetAttributes, Skip};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::verify::Deep;
 use tempfile::TempDir;
 
 use crate::liar::{Answer, Asked, Liar};
@@ -534,4 +535,30 @@ async fn an_object_of_another_size_than_the_file_is_no_copy_of_it() {
         "{:?}",
         run.receipts
     );
+}
+
+/// CRC32 is linear: a multiple of its polynomial does not change the checksum.
+#[tokio::test]
+async fn equal_crc32_sums_do_not_outweigh_different_md5s_of_a_file() {
+    use s3haul::sandbox::{Algorithm, ChecksumKind};
+    let bytes = *b"twenty bytes of text";
+    let mut other = bytes;
+    for (byte, flip) in other.iter_mut().zip([0x41, 0x06, 0x71, 0xdb, 0x01]) {
+        *byte ^= flip;
+    }
+    for (there, reasons) in [(bytes, 0), (other, 1)] {
+        let world = World::new().await;
+        let (_dir, transfer) = directory("f", &bytes, 48);
+        let spec = dated(1).checksum(Algorithm::Crc32, ChecksumKind::FullObject);
+        let content = Content::bytes(there.to_vec());
+        world.put_object(DESTINATION, "f", content, &spec);
+        let transfer = Transfer {
+            compare: Compare::Checksum,
+            ..transfer
+        };
+        let (counts, _) = crate::verify::verified(&world, transfer.clone(), Deep::No).await;
+        assert_eq!(counts.different, reasons);
+        let run = world.run(transfer).await;
+        assert_eq!(run.outcome.done_objects, reasons, "{:?}", run.receipts);
+    }
 }

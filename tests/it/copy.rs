@@ -7,6 +7,7 @@ use s3haul::manifest::job::{DEFAULT_ENDPOINT, PartSize, Parts, Provider, Source,
 use s3haul::sandbox::{Algorithm, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, GIB, MIB, TIB};
 
+use crate::world::program::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
 
 fn rich() -> ObjectSpec {
@@ -42,6 +43,28 @@ async fn every_size_arrives_equal_with_the_same_attributes() {
     }
     assert_eq!(run.outcome.proofs, [("crc64nvme".to_owned(), 6)].into());
     world.assert_no_upload_is_left();
+}
+
+/// The keys of single files are known before the run.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_with_different_names_can_share_a_prefix() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("sub")).unwrap();
+    let file = |name: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, name).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (a, b, other) = (file("a.txt"), file("sub/b.csv"), file("sub/a.txt"));
+    let (exit, _, stderr) = run(at(&world), &["copy", &a, &b, "s3://destination/d/"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_eq!(world.keys(DESTINATION), ["d/a.txt", "d/b.csv"]);
+    let (exit, _, stderr) = run(at(&world), &["copy", &a, &other, "s3://destination/d/"]).await;
+    assert!(
+        exit == 2 && stderr.contains("s3://destination/d/a.txt"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test]

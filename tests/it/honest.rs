@@ -288,15 +288,61 @@ async fn verify_says_that_nothing_was_compared() {
         &["verify", "s3://source/mistyped/", "s3://destination/"],
     )
     .await;
-    assert_eq!(exit, 0, "{stderr}");
-    let said = "warning: nothing was compared: nothing below s3://source/mistyped/";
+    assert_eq!(exit, 1, "{stderr}");
+    let said = "error: nothing was compared: nothing below s3://source/mistyped/";
     assert!(stderr.contains(said), "{stderr}");
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    let text = "version: 1\ndefaults: {empty: fail}\ntransfers:\n  - {from: {s3: s3://source/mistyped/}, to: {s3: s3://destination/}}\n";
+    for (empty, expected) in [("fail", 1), ("warn", 1), ("ok", 0)] {
+        let text = format!(
+            "version: 1\ndefaults: {{empty: {empty}}}\ntransfers:\n  - {{from: {{s3: s3://source/mistyped/}}, to: {{s3: s3://destination/}}}}\n"
+        );
+        std::fs::write(job.path(), text).unwrap();
+        let (exit, _, stderr) = run(at(&world), &["verify", job.path().to_str().unwrap()]).await;
+        assert_eq!(exit, expected, "{empty}: {stderr}");
+        let is_said = stderr.contains("error: nothing was compared");
+        assert_eq!(is_said, expected == 1, "{empty}: {stderr}");
+    }
+}
+
+/// The remedy does not cost more than the difference needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_the_command_that_copies_the_difference() {
+    let world = World::new().await;
+    world.put("k", 100);
+    let verify = ["verify", "s3://source/", "s3://destination/"];
+    let plain = "missing: s3haul copy s3://source/ s3://destination/";
+    let by_checksum = "missing: s3haul copy --compare checksum s3://source/ s3://destination/";
+    let (exit, stdout, _) = run(at(&world), &verify).await;
+    assert!(exit == 1 && stdout.contains(plain), "{stdout}");
+    world.put_in(DESTINATION, "k", 99);
+    let (exit, stdout, _) = run(at(&world), &verify).await;
+    assert!(exit == 1 && stdout.contains(plain), "{stdout}");
+    let other = s3haul::sandbox::Content::pattern(77, 100);
+    world.put_object(
+        DESTINATION,
+        "k",
+        other,
+        &s3haul::sandbox::ObjectSpec::default(),
+    );
+    let (exit, stdout, _) = run(at(&world), &verify).await;
+    assert!(exit == 1 && stdout.contains(by_checksum), "{stdout}");
+}
+
+/// The destination of the first transfer was searched.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_the_transfer_whose_extra_objects_are_unknown() {
+    let world = World::new().await;
+    world.put("a/k", 100);
+    world.put("b/k", 100);
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let text = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
+        - {name: one, from: {s3: s3://source/a/}, to: {s3: s3://destination/a/}}\n  \
+        - {name: two, from: {s3: s3://source/b/}, to: {s3: s3://destination/b/}, keys: {rename: \"{dir}{name}.bak\"}}\n";
     std::fs::write(job.path(), text).unwrap();
-    let (exit, _, stderr) = run(at(&world), &["verify", job.path().to_str().unwrap()]).await;
-    assert_eq!(exit, 1, "{stderr}");
-    assert!(stderr.contains("error: nothing was compared"), "{stderr}");
+    let (exit, stdout, stderr) = run(at(&world), &["verify", job.path().to_str().unwrap()]).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    let said = "not all extra objects were looked for: `two`: `keys` changes the order of the keys";
+    assert!(stdout.contains(said), "{stdout} {stderr}");
 }
 
 /// Each transfer is judged by itself, as by `plan` and `run`.

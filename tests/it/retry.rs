@@ -1,5 +1,6 @@
 //! `retry`: copies the failed objects of a report, and no others.
 
+mod ages;
 mod earlier;
 mod losses;
 

@@ -22,7 +22,11 @@ fn both(world: &World, key: &str, size: u64, here: &ObjectSpec, there: &ObjectSp
     world.put_object(DESTINATION, key, Content::pattern(1, size), there);
 }
 
-async fn verified(world: &World, transfer: Transfer, deep: Deep) -> (Counts, Vec<VerifyFinding>) {
+pub(crate) async fn verified(
+    world: &World,
+    transfer: Transfer,
+    deep: Deep,
+) -> (Counts, Vec<VerifyFinding>) {
     let source = match &transfer.from {
         Source::Files { .. } => None,
         _ => Some(world.bucket(SOURCE).await),

@@ -39,7 +39,7 @@ struct StateDocument<'a> {
     at: Timestamp,
     #[serde(flatten)]
     view: &'a StateView,
-    /// The latest retry, once all shards have ended and some have failed.
+    /// The latest retry, once no shard is at work and something has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     /// The next step, with its command.
@@ -132,7 +132,8 @@ async fn show_planned(
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
     // Finding a retry takes requests, and is of little use while shards are at work.
-    let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
+    let has_failures = view.shards.failed > 0 || view.totals.failed_objects > 0;
+    let retry = if view.state != RunProgress::Running && has_failures {
         last_retry(state).await?
     } else {
         None
@@ -206,6 +207,11 @@ fn next_step(view: &StateView, place: &str, is_retried: bool, now: Timestamp) ->
         }
         RunProgress::Ended => Some(format!("to read the result: {}", next::merge(place))),
         RunProgress::Waiting if is_new(view, now) => None,
+        RunProgress::Waiting if is_retried => Some(
+            "to continue: the retry copied what had failed, but shards have not listed all of their \
+             objects. Start the job again under the name of this run"
+                .to_owned(),
+        ),
         RunProgress::Waiting => Some(
             "to continue: resume the job if it is suspended. If it has failed, fix the cause first, \
              and start it again under the name of this run (in Kubernetes: delete the Job, and apply \

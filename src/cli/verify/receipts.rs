@@ -48,7 +48,7 @@ impl VerifyArgs {
         let mut counts = Counts {
             looked_for_extra: false,
             why_not_extra: Some(
-                "a report names only its own objects; verify the job to find others",
+                "a report names only its own objects; verify the job to find others".to_owned(),
             ),
             ..Counts::default()
         };

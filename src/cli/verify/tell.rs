@@ -78,7 +78,7 @@ fn undone(object: &ReportedFailure) -> VerifyFinding {
 
 fn text(finding: &VerifyFinding) -> String {
     let why = match &finding.verdict {
-        Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
+        Verdict::Different { why, .. } | Verdict::Unprovable { why } => format!(": {why}"),
         Verdict::Failed { error } => {
             let code = match error.code.as_str() {
                 "" => String::new(),

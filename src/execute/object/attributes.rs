@@ -29,7 +29,7 @@ use crate::manifest::job::{Attribute, Policy};
 use crate::multipart::MultipartUpload;
 use crate::plan::asked::{Asked, SourceTags};
 use crate::plan::attribute_fallback::{optional, refused, suspects, without};
-use crate::plan::attributes::{self, Reads, set_tags, take_late_tags, weaker_encryption};
+use crate::plan::attributes::{self, Reads, take_late_tags, weaker_encryption};
 use crate::plan::decide::Route;
 use crate::plan::loss::Lost;
 use crate::planner::{Sides, Step};
@@ -161,7 +161,8 @@ impl<'w> TargetAttributes<'w> {
             && head.tag_count.is_none()
             && source.is_known_unreadable(Attribute::Tags, draft)
         {
-            possible.tags = Tags::Exactly(set_tags(transfer));
+            // A job that sets tags reads those of the source, see above.
+            possible.tags = Tags::Exactly(Vec::new());
         } else if is_carried && !capabilities.refuses_what_it_lacks() {
             carried = Box::pin(source.carried_tags(head.tag_count, draft)).await?;
         }
@@ -363,7 +364,7 @@ impl<'w> TargetAttributes<'w> {
                 {
                     match self.source_tags(source, draft).await? {
                         None => {
-                            self.possible.tags = Tags::Exactly(set_tags(transfer));
+                            self.possible.tags = Tags::Exactly(Vec::new());
                             self.sent = self.possible.clone();
                             return Ok(());
                         }

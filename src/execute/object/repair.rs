@@ -53,7 +53,11 @@ impl<'w> ObjectTask<'w> {
         let proof = if recorded.is_some() {
             let proof = copy.proof.map(Value::String);
             let proof = proof.and_then(|proof| serde_json::from_value(proof).ok());
-            proof.unwrap_or(Proof::Size)
+            // A copy whose proof is too weak, or not recorded, is made again.
+            match self.require_strength(proof.unwrap_or(Proof::Size)) {
+                Ok(proof) => proof,
+                Err(_) => return Ok(None),
+            }
         } else if let Some(proof) = self.proof_of_untagged(&source, &found) {
             proof
         } else {

@@ -93,6 +93,11 @@ impl Partition {
         })
     }
 
+    /// Returns true if all objects are read in one pass over all shards.
+    pub(super) fn is_whole(self) -> bool {
+        self.parts[0] == 1
+    }
+
     fn holds(self, hash: u128) -> bool {
         let [outer, inner] = self.parts.map(u128::from);
         [hash % outer, hash / outer % inner] == self.part.map(u128::from)
@@ -127,6 +132,8 @@ pub(super) struct Verdicts {
     objects: HashMap<u128, LineVerdict>,
     hasher: ObjectHasher,
     partition: Partition,
+    /// The number of objects that earlier reports have too, see `resolve_with_later`.
+    met: usize,
 }
 
 impl Verdicts {
@@ -135,6 +142,7 @@ impl Verdicts {
             objects: HashMap::new(),
             hasher: hasher.clone(),
             partition,
+            met: 0,
         }
     }
 
@@ -212,8 +220,14 @@ impl Verdicts {
                 later.objects.remove(&hash);
             } else {
                 self.objects.remove(&hash);
+                later.met += 1;
             }
         }
+    }
+
+    /// Returns true if an object is in no earlier report that was compared so far.
+    pub(super) fn has_unmet(&self) -> bool {
+        self.objects.len() > self.met
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &LineVerdict> {

@@ -4,7 +4,7 @@
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{Policy, PublishedCopy, When};
+use s3haul::manifest::job::{Policy, PublishedCopy, Verify, When};
 use s3haul::sandbox::{Content, Operation};
 
 use super::{job_in_order, messages, questions, tagged};
@@ -58,12 +58,19 @@ impl Server {
 
 /// Repairs a copy with one tag, whose source no longer has any.
 async fn repair(world: &World, liar: &Liar) -> Run {
+    let run = repair_with(world, liar, Provider::Other, Verify::Best).await;
+    assert_eq!(world.calls(Operation::CopyObject), 0, "{:?}", run.receipts);
+    run
+}
+
+async fn repair_with(world: &World, liar: &Liar, provider: Provider, verify: Verify) -> Run {
     world.put("k", 10);
     let store = world.sandbox.store();
     store.put_object(DESTINATION, "k", Content::pattern(1, 10), &tagged());
-    let mut job = job_in_order(world, liar, Policy::Require, Provider::Other);
+    let mut job = job_in_order(world, liar, Policy::Require, provider);
     let transfer = &mut job.transfers[0];
     transfer.when = When::Always;
+    transfer.proof.verify = verify;
     let source = store.object(SOURCE, "k").unwrap();
     let copy = PublishedCopy {
         source_version: None,
@@ -74,9 +81,17 @@ async fn repair(world: &World, liar: &Liar) -> Run {
         proof: None,
     };
     transfer.repairs.insert("k".to_owned(), copy);
-    let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!(world.calls(Operation::CopyObject), 0, "{:?}", run.receipts);
-    run
+    world.try_run_job(&job).await.unwrap()
+}
+
+/// The report does not name the proof of the earlier copy.
+#[tokio::test]
+async fn a_copy_without_the_required_proof_is_made_again() {
+    let world = World::new().await;
+    let liar = Server::Counting.start(&world).await;
+    let run = repair_with(&world, &liar, Provider::Aws, Verify::RequireChecksum).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert_eq!(world.calls(Operation::CopyObject), 1, "{:?}", run.receipts);
 }
 
 fn tags(world: &World) -> usize {

@@ -380,6 +380,65 @@ async fn a_retry_counts_as_later_than_all_shards() {
     );
 }
 
+/// A clean shard is counted by its footer only if no retry has a line about its objects.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_a_failed_list_counts_no_object_twice() {
+    let state = State::planned(2).await;
+    let done = Footer {
+        done_objects: 1,
+        done_bytes: 100,
+        ..footer(0)
+    };
+    state
+        .report(0, 0, &[receipt("a", "done")], Some(done))
+        .await;
+    state.end(0, 0, 0);
+    let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
+    list["error"]["operation"] = "ListObjectsV2".into();
+    state
+        .report(1, 0, &[list.to_string()], Some(footer(1)))
+        .await;
+    state.end(1, 0, 1);
+    let retried = [receipt("a", "skipped"), receipt("new", "done")];
+    state
+        .report_at(
+            &format!("{RUN}retry/"),
+            &retry(1),
+            &retried,
+            Some(footer(0)),
+        )
+        .await;
+    let (_, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
+    assert!(
+        shown.contains("2 objects copied (200B), 0 unchanged, 0 pending"),
+        "{shown}"
+    );
+}
+
+/// The retry has copied what failed, but another shard has not ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_an_unfinished_run_names_its_retry() {
+    let state = State::planned(2).await;
+    state
+        .report(0, 0, &[receipt("b", "failed")], Some(footer(1)))
+        .await;
+    state.end(0, 0, 1);
+    state
+        .report_at(
+            &format!("{RUN}retry/"),
+            &retry(1),
+            &[receipt("b", "done")],
+            Some(footer(0)),
+        )
+        .await;
+    let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
+    assert!(
+        stdout.contains("the latest retry ended with exit code 0")
+            && stdout.contains("to continue: the retry copied what had failed"),
+        "{stdout}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_without_keys_need_no_report() {
     let state = State::planned(2).await;
