@@ -335,7 +335,7 @@ fn say_end(job: &Job, all: &PlanTotals, requests: u64, output: Output) -> Result
         say(&format!("in all\n{}", text(all, "")))?;
     }
     say(&format!(
-        "nothing was written; {} sent to plan, which a run sends again besides those above",
+        "nothing was written; {} sent to plan, which a run sends again in addition",
         display_counted(requests, "request")
     ))?;
     Ok(())
