@@ -11,7 +11,12 @@ fn mistakes(from: &str, to: &str, more: &str) -> Option<String> {
 }
 
 #[rstest]
-#[case("", "", "nothing to change", "storage_class, set, encryption, or acl")]
+#[case(
+    "",
+    "",
+    "nothing to change",
+    "`storage_class`, `set`, `encryption`, or `acl`"
+)]
 #[case(
     ", storage_class: STANDARD_IA",
     ", when: missing",
@@ -34,7 +39,7 @@ fn mistakes(from: &str, to: &str, more: &str) -> Option<String> {
     "",
     ", preserve: {tags: require}",
     "nothing to change",
-    "storage_class, set, encryption, or acl"
+    "`storage_class`, `set`, `encryption`, or `acl`"
 )]
 fn refusals_have_a_reason_and_a_remedy(
     #[case] to: &str,
