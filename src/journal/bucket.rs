@@ -14,7 +14,7 @@
 //! replaced cannot write that segment, so its successor can still read the old objects.
 //!
 //! If the response of a write is lost, the retry finds its own first attempt under the number. It
-//! recognises the attempt by its bytes, which name the writer.
+//! recognizes the attempt by its bytes, which name the writer.
 
 mod lease;
 mod load;
@@ -147,7 +147,7 @@ impl BucketPlace {
         })
     }
 
-    /// Checks that the server honours conditions: writes a new segment again, which it must refuse.
+    /// Checks that the server honors conditions: writes a new segment again, which it must refuse.
     /// A proxy or another version of the server may ignore conditions that its profile promises.
     async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
         let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());

@@ -144,7 +144,7 @@ pub enum JournalError {
     /// The endpoint has no conditional writes, so a second writer could not be kept out.
     #[error(
         "{place}: a journal in S3 needs `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to \
-         honour; use a directory, another endpoint, or set the endpoint's `provider`"
+         honor; use a directory, another endpoint, or set the endpoint's `provider`"
     )]
     Unconditional {
         /// The journal.

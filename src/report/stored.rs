@@ -451,7 +451,7 @@ impl RunDirectory {
         }
     }
 
-    /// Checks that the server honours conditions: writes a new piece again, which it must refuse. A
+    /// Checks that the server honors conditions: writes a new piece again, which it must refuse. A
     /// proxy or another version of the server may ignore conditions that its profile promises.
     pub(super) async fn try_condition(
         &self,

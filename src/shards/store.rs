@@ -54,10 +54,10 @@ pub enum StateError {
         /// Its format.
         format: u64,
     },
-    /// The endpoint is not known to honour conditional writes, so two processes could write two
+    /// The endpoint is not known to honor conditional writes, so two processes could write two
     /// plans.
     #[error(
-        "{place}: shards need `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to honour; use \
+        "{place}: shards need `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to honor; use \
          another endpoint, or set the endpoint's `provider`"
     )]
     StateUnconditional {
@@ -118,7 +118,7 @@ impl StateStore {
         Self { bucket, prefix }
     }
 
-    /// Refuses an endpoint that is not known to honour `If-None-Match`.
+    /// Refuses an endpoint that is not known to honor `If-None-Match`.
     ///
     /// # Errors
     /// [`StateError::StateUnconditional`].
@@ -133,7 +133,7 @@ impl StateStore {
     }
 
     /// Returns the condition for replacing the object with this `ETag`, or no condition if the
-    /// endpoint does not honour `If-Match`.
+    /// endpoint does not honor `If-Match`.
     #[must_use]
     pub fn replacing(&self, etag: Option<&str>) -> WriteCondition {
         match etag {

@@ -9,7 +9,7 @@
 //! about [`LISTS_PER_SHARD`] samples.
 //!
 //! Each key of a page is a possible end of a shard. Memory is bounded: the survey joins light
-//! neighbours, and raises the weight that counts as light when too many ends remain.
+//! neighbors, and raises the weight that counts as light when too many ends remain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -189,7 +189,7 @@ struct KnownEnd {
 
 /// Bounds the number of ends that are kept.
 struct Thinning {
-    /// The weight up to which neighbours are joined.
+    /// The weight up to which neighbors are joined.
     light: f64,
     /// The number of ends that are kept.
     kept: usize,
@@ -346,7 +346,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Joins light neighbours until at most half of the allowed ends remain.
+    /// Joins light neighbors until at most half of the allowed ends remain.
     fn thin(&mut self) {
         let all: f64 = self
             .listings
@@ -499,7 +499,7 @@ impl KnownRange {
         });
     }
 
-    /// Joins neighbours whose sum is light. Returns the number of remaining ends.
+    /// Joins neighbors whose sum is light. Returns the number of remaining ends.
     fn thin(&mut self, light: f64) -> usize {
         let mut kept: Vec<KnownEnd> = Vec::new();
         for end in std::mem::take(&mut self.ends) {

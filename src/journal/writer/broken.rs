@@ -1,4 +1,4 @@
-//! The behaviour of the writer once its journal is broken.
+//! The behavior of the writer once its journal is broken.
 //!
 //! If a part of the journal was truncated or removed, the writer replaces the journal with a
 //! snapshot of the state in memory. If the journal can no longer be written, the run ends. Its

@@ -22,7 +22,7 @@ const BEGINNINGS: usize = 6;
 /// The number of byte positions with their own characters.
 const PLACES: usize = 128;
 /// The maximum number of characters that are distinguished. Keys in Chinese may have thousands of
-/// characters. Further characters lie between their neighbours.
+/// characters. Further characters lie between their neighbors.
 const MOST: usize = 4096;
 
 /// The characters that occur in keys.

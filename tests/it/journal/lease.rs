@@ -121,7 +121,7 @@ async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     newer.commit(RANGE).await.unwrap();
 }
 
-/// Returns a location in S3 at an endpoint that does not honour `If-Match`.
+/// Returns a location in S3 at an endpoint that does not honor `If-Match`.
 async fn without_if_match(world: &World) -> Location {
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -163,7 +163,7 @@ async fn replaced(session: &Journal) -> JournalError {
     session.error()
 }
 
-/// Makes the server ignore headers, although its profile says that it honours them.
+/// Makes the server ignore headers, although its profile says that it honors them.
 fn ignored(world: &World, headers: &'static [&'static str]) {
     world.add_fault(
         Fault::on(Operation::PutObject)

@@ -2,7 +2,7 @@
 //!
 //! A part starts only when it has a slot, so an object of 10,000 parts has only as many futures as
 //! requests in flight. After the first failed part, no new parts start, and parts that wait for a
-//! retry are cancelled. Requests in flight may finish: an abort that overtakes them would leave
+//! retry are canceled. Requests in flight may finish: an abort that overtakes them would leave
 //! their parts behind.
 
 use std::collections::BTreeSet;
