@@ -97,7 +97,7 @@ const BLOCKING_THREADS: usize = 32;
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    max_term_width = help::MOST_WIDTH
+    max_term_width = help::MAX_WIDTH
 )]
 #[command(after_help = "\
 Examples:

@@ -247,7 +247,7 @@ impl Pacer {
                 .cmp(&key(other))
                 .then_with(|| one.prefix.cmp(&other.prefix))
         });
-        lanes.truncate(learned::MOST);
+        lanes.truncate(learned::MAX_REMEMBERED);
         Learned {
             lanes,
             concurrency: self.slots.in_flight().1,

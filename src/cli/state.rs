@@ -30,7 +30,7 @@ const RETRIES: &str = "retry/";
 /// The same for `retry --losses`. These reports do not cover objects that failed.
 const REPAIRS: &str = "repair/";
 /// The maximum number of shards whose reports are searched at the same time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// The maximum number of directories to check for runs below a prefix.
 const LOOKED_AT_BELOW: usize = 8;
 
@@ -228,7 +228,7 @@ impl StatePrefix {
                 unfinished,
             })
         };
-        let shards = stream::iter(shards).map(reports).buffered(AT_ONCE);
+        let shards = stream::iter(shards).map(reports).buffered(MAX_CONCURRENT);
         let shards: Vec<_> = shards.boxed().try_collect().await?;
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);

@@ -35,13 +35,13 @@ const RUN: &str = "report-";
 /// The format of the time in such a name.
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// The digits of a run's name that are used. Only a manipulated journal has more.
-const MOST_DIGITS: usize = 32;
+const MAX_DIGITS: usize = 32;
 /// The maximum number of objects that a list of pieces may have. A real report has far fewer.
-const MOST_PIECES: u64 = 1_000_000;
+const MAX_PIECES: u64 = 1_000_000;
 /// The bytes that are read from the start of a piece. They include its head.
 const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 /// The maximum number of requests in flight while heads are read.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// The maximum number of attempts to write a piece that can neither be written nor read, because
 /// another writer interferes.
 const ROUNDS: u32 = 8;
@@ -124,7 +124,7 @@ fn run_directory(run: &str) -> String {
     let digits: String = run
         .chars()
         .filter(char::is_ascii_alphanumeric)
-        .take(MOST_DIGITS)
+        .take(MAX_DIGITS)
         .collect();
     format!("{RUN}{}-{digits}/", time_of_run(&digits).strftime(TIME))
 }
@@ -327,7 +327,7 @@ impl RunDirectory {
         let prefix = self.directory.as_str();
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), prefix, order)
-            .at_most(MOST_PIECES);
+            .at_most(MAX_PIECES);
         let mut token = None;
         loop {
             let page = self.bucket.list(prefix, None, token.as_deref()).await;
@@ -364,7 +364,7 @@ impl RunDirectory {
     ) -> Result<Vec<PieceHead>, ReportError> {
         let numbers: Vec<u64> = numbers.iter().copied().collect();
         let head = |number| async move { self.head(number).await };
-        let heads = stream::iter(numbers).map(head).buffered(AT_ONCE);
+        let heads = stream::iter(numbers).map(head).buffered(MAX_CONCURRENT);
         let heads: Vec<_> = heads.boxed().try_collect().await?;
         keep(heads).map_err(|what| self.damaged(what))
     }

@@ -20,9 +20,9 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 
 /// The maximum number of objects of one kind that a list may have. There is one for each shard.
-const MOST_OBJECTS: u64 = 100_000;
+const MAX_OBJECTS: u64 = 100_000;
 /// The number of objects that are read at once.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 
 /// The reason why a state prefix cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -252,7 +252,7 @@ impl StateStore {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
         let mut paging =
-            Paging::new(operation, bucket, prefix.as_str(), order).at_most(MOST_OBJECTS);
+            Paging::new(operation, bucket, prefix.as_str(), order).at_most(MAX_OBJECTS);
         let (mut found, mut token) = (BTreeMap::new(), None);
         loop {
             let page = self.bucket.list(prefix.as_str(), None, token.as_deref());
@@ -288,7 +288,7 @@ impl StateStore {
         let get = |shard| async move { Ok((shard, self.get(&kind.of(shard)).await?)) };
         let found: Vec<(u32, Option<Stored<T>>)> = stream::iter(shards)
             .map(get)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .try_collect()
             .await?;
         let found = found.into_iter();
