@@ -405,7 +405,9 @@ impl MergeTask {
             (Some(why), ..) => Some(why.clone()),
             (_, Some(damage), _) => Some(damaged(&damage.what)),
             (.., None) if shard.runs.reports.is_empty() => None,
-            (.., None) => Some("its report has no footer: it is at work, or was killed".to_owned()),
+            (.., None) => {
+                Some("its report has no footer: it is still running, or was killed".to_owned())
+            }
             (.., Some(footer)) if !footer.complete => {
                 Some("it was stopped before its end".to_owned())
             }

@@ -5,11 +5,10 @@
 //! and continues with lines of the report. The lines of all pieces together are the report as it
 //! would be in a file: header, receipts, footer.
 //!
-//! A piece is never changed or removed. A session that resumes the run gets the receipts after a
-//! certain length of the report from the journal, and writes them again. So the head of each piece
-//! contains the length of the report at which the piece begins, and discards everything that
-//! earlier pieces have after that length. Readers decide from the heads which pieces count
-//! ([`keep`]).
+//! A piece is never changed or removed. A session that resumes the run rewrites the end of the
+//! report from the journal. So the head of each piece records the report offset at which the piece
+//! begins, and anything that earlier pieces hold beyond that offset is superseded. Readers decide
+//! from the heads which pieces count ([`keep`]).
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -430,7 +429,8 @@ impl RunDirectory {
         Err(self.damaged(format!("its piece {piece} can neither be written nor read")))
     }
 
-    /// Writes an object. Returns false if one exists already.
+    /// Writes an object. Returns false if the server refuses because the key already has an object
+    /// or another write is in progress.
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<bool, ReportError> {
         let attributes = Attributes::default();
         let written = self
@@ -482,8 +482,8 @@ fn head_of(bytes: &[u8]) -> Option<(PieceHead, usize)> {
     Some((head, end + 1))
 }
 
-/// Returns the pieces that count: each piece discards everything after its beginning. A piece that
-/// does not fit the pieces before it does no harm if a later piece discards it.
+/// Returns the pieces that count. Each piece supersedes earlier data from its own offset on. A
+/// damaged or out-of-place piece is harmless if a later piece supersedes it.
 fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
     let mut kept: Vec<PieceHead> = Vec::new();
     let mut damage = None;

@@ -88,8 +88,8 @@ impl Connection {
         answered.insert(end, now);
     }
 
-    /// Returns true if the server has never answered on this connection, but on others since
-    /// `since`.
+    /// Returns true if the server has never answered on this connection but has answered on others
+    /// since `since`.
     pub(super) fn is_unserved(&self, since: Instant) -> bool {
         let Some(end) = self.our_end() else {
             return false;
@@ -98,7 +98,7 @@ impl Connection {
         !answered.contains_key(&end) && answered.values().any(|last| *last >= since)
     }
 
-    /// Counts a request that hangs on this connection, until the result is dropped.
+    /// Counts a request that hangs on this connection, until the returned guard is dropped.
     pub(crate) fn hang(&self) -> Hanging {
         self.server.hanging.fetch_add(1, Ordering::Relaxed);
         Hanging(Arc::clone(&self.server))

@@ -35,7 +35,15 @@ pub enum StateError {
         /// The failure.
         failure: Failure,
     },
-    /// An object cannot be parsed, so s3haul did not write it in this form.
+    /// A key below the prefix would be too long.
+    #[error("the state {place}: {what}; use a shorter state prefix")]
+    KeyTooLong {
+        /// The prefix.
+        place: String,
+        /// The length and the limit.
+        what: String,
+    },
+    /// An object cannot be parsed, or a record cannot be serialized.
     #[error("{place} cannot be read: {what}; restore it, or use another state prefix")]
     Damaged {
         /// The object.
@@ -147,7 +155,7 @@ impl StateStore {
     /// Returns the location of an object or of a prefix below the state prefix.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if the key would be too long.
+    /// [`StateError::KeyTooLong`].
     pub fn uri(&self, name: &str) -> Result<S3Uri, StateError> {
         Ok(S3Uri {
             bucket: self.bucket.name().clone(),
@@ -156,7 +164,7 @@ impl StateStore {
     }
 
     fn key(&self, name: &str) -> Result<ObjectKey, StateError> {
-        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| StateError::Damaged {
+        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| StateError::KeyTooLong {
             place: self.to_string(),
             what: error.to_string(),
         })

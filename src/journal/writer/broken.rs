@@ -66,7 +66,7 @@ impl<S: Store> WriterTask<S> {
             .await?;
         self.start.report = report;
         tracing::warn!(
-            "a part of the journal was cut or removed while the run was at work; the session writes a snapshot"
+            "a part of the journal was truncated or removed during the run; the session writes a snapshot"
         );
         self.store.sync().await
     }

@@ -239,7 +239,7 @@ const SCALEWAY: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// Ceph of an unknown version behind `DigitalOcean`'s own front end, which does not encode lists
+/// Ceph of an unknown version behind DigitalOcean's own front end, which does not encode lists
 /// reliably.
 const DIGITALOCEAN: Capabilities = Capabilities {
     encoded_lists: false,

@@ -195,7 +195,7 @@ async fn if_if_none_match_is_ignored_no_journal_is_begun() {
     assert_eq!(records(&world).len(), 0);
 }
 
-/// Two Jobs find the journal free. One is slow, and the other is already at work when the slow one
+/// Two Jobs find the journal free. One is slow, and the other is already running when the slow one
 /// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {
