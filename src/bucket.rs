@@ -71,7 +71,7 @@ pub struct Bucket {
     /// Set until the first contact has shown that the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
-    /// Cancelled with `halt`, or once the object that the requests belong to has failed. Requests
+    /// Canceled with `halt`, or once the object that the requests belong to has failed. Requests
     /// that still wait are then not sent.
     cancellation: CancellationToken,
     /// Set once the upload that the requests belong to has stored a part.
@@ -133,7 +133,7 @@ impl Bucket {
         ))
     }
 
-    /// Creates a bucket that `client` reaches and `pacer` paces. Cancelling `halt` ends waiting
+    /// Creates a bucket that `client` reaches and `pacer` paces. Canceling `halt` ends waiting
     /// retries when the run must end.
     #[doc(hidden)]
     #[must_use]

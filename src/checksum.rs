@@ -91,7 +91,7 @@ struct CrcTable {
 impl SameLengthCombiner {
     /// The number of pieces after which the table pays off: building it takes as long as combining
     /// that many.
-    const MANY: u32 = 65;
+    const TABLE_FROM: u32 = 65;
 
     const fn new(length: u64) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl SameLengthCombiner {
     /// Returns the CRC of bytes with the CRC `sum`, followed by a piece with the CRC `piece`.
     fn append(&mut self, crc: CrcAlgorithm, sum: u64, piece: u64) -> u64 {
         self.pieces = self.pieces.saturating_add(1);
-        if self.pieces <= Self::MANY {
+        if self.pieces <= Self::TABLE_FROM {
             return crc_fast::checksum_combine(crc, sum, piece, self.length);
         }
         let length = self.length;

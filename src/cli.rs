@@ -88,7 +88,7 @@ const BLOCKING_THREADS: usize = 32;
 
 /// Copies objects between S3 buckets on the server side, and uploads local files.
 ///
-/// Copies large objects in parts with UploadPartCopy, hundreds at a time, at rates that it learns
+/// Copies large objects with UploadPartCopy, hundreds of parts in parallel, at a rate it learns
 /// from the server. Pins each copy to one version of its source, and verifies the copy by the
 /// values that S3 computed, without a download.
 #[derive(Debug, Parser)]
@@ -97,7 +97,7 @@ const BLOCKING_THREADS: usize = 32;
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    max_term_width = help::MOST_WIDTH
+    max_term_width = help::MAX_WIDTH
 )]
 #[command(after_help = "\
 Examples:
@@ -209,7 +209,8 @@ struct EndpointFlags {
     /// URL of a server other than Amazon S3, or of a VPC endpoint.
     #[arg(long, global = true, value_name = "URL")]
     endpoint_url: Option<String>,
-    /// AWS Region. Default: the Region of the bucket.
+    /// Region to sign for. Default: on Amazon S3, the bucket's Region; elsewhere, the Region of the
+    /// profile or environment, or us-east-1.
     #[arg(long, global = true)]
     region: Option<String>,
     /// Profile of the shared AWS configuration. Its credentials override those of the environment.
@@ -273,7 +274,7 @@ impl EndpointFlags {
             Some(Err(error)) => Some((format!("--proxy: {error}"), ProxyError::REMEDY)),
             // Other users of the machine can see command lines, and reports store them.
             Some(Ok(ProxySetting::Url(url))) if url.as_str().contains('@') => Some((
-                "--proxy: this URL has a user or a password, and everybody on the machine sees command lines"
+                "--proxy: this URL has a user or a password, and every user on this machine can see command lines"
                     .to_owned(),
                 "put it into HTTPS_PROXY or HTTP_PROXY",
             )),
@@ -317,8 +318,7 @@ where
 fn output_file(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("s3://") || suggestion(text).is_some() {
         return Err(
-            "this is not a path; write a file of this machine, and copy it into S3 afterwards"
-                .to_owned(),
+            "this is not a local path; write to a local file, then copy it to S3".to_owned(),
         );
     }
     Ok(text.into())

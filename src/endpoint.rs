@@ -101,7 +101,7 @@ pub enum Provider {
     Auto,
     /// Amazon S3, including VPC endpoints.
     Aws,
-    /// MinIO, including `AIStor`.
+    /// MinIO, including AIStor.
     Minio,
     /// Ceph's RADOS gateway.
     Ceph,
@@ -121,7 +121,7 @@ pub enum Provider {
     Storj,
     /// Scaleway Object Storage.
     Scaleway,
-    /// `DigitalOcean` Spaces.
+    /// DigitalOcean Spaces.
     Digitalocean,
     /// Alibaba Cloud OSS.
     Alibaba,
@@ -192,7 +192,7 @@ pub struct AssumeRole {
     pub arn: String,
     /// The external ID that the role's trust policy may require.
     pub external_id: Option<String>,
-    /// The session name, as shown by `CloudTrail`.
+    /// The session name, as shown by CloudTrail.
     pub session_name: Option<String>,
     /// The lifetime of the role's temporary credentials: 15 minutes to 12 hours.
     pub duration: Option<Duration>,

@@ -93,9 +93,9 @@ struct TransferContext {
     orphans: Arc<Orphans>,
     /// True if the transfer adopts open uploads that no journal records.
     adopts: bool,
-    /// Cancelled when no new work may start.
+    /// Canceled when no new work may start.
     stop: CancellationToken,
-    /// Cancelled when requests in flight may no longer finish.
+    /// Canceled when requests in flight may no longer finish.
     halt: CancellationToken,
     /// The memory for parts of local files, in MiB.
     memory: Arc<Semaphore>,
@@ -190,9 +190,9 @@ pub struct Execution<'a> {
     /// The range of keys to copy for each transfer, by the transfer's position; `None` copies all
     /// keys of all transfers.
     pub ranges: Option<&'a BTreeMap<u32, KeyRange>>,
-    /// Stops the run in an orderly way when it is cancelled.
+    /// Stops the run in an orderly way when it is canceled.
     pub stop: &'a CancellationToken,
-    /// The token that `connections` was created with. It is cancelled when requests in flight may
+    /// The token that `connections` was created with. It is canceled when requests in flight may
     /// no longer finish.
     pub halt: &'a CancellationToken,
 }

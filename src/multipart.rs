@@ -380,7 +380,7 @@ impl MultipartUpload {
 }
 
 /// The maximum number of open uploads that are searched for those to one key.
-const MOST_LISTED: u64 = 100_000;
+const MAX_LISTED: u64 = 100_000;
 
 /// Returns the failure of an endless search for the uploads to a key.
 fn endless(bucket: &Bucket, key: &ObjectKey, count: u64, time: Duration) -> Failure {
@@ -410,7 +410,7 @@ pub(crate) fn uploads_to<'a>(
     let (began, patience, mut count) = (AwakeInstant::now(), bucket.patience(), 0);
     let listed = listed.map(move |open| {
         count += 1;
-        if count > MOST_LISTED || began.elapsed() > patience {
+        if count > MAX_LISTED || began.elapsed() > patience {
             return Err(endless(bucket, key, count, began.elapsed()));
         }
         open

@@ -68,7 +68,7 @@ pub struct Pacer {
     speed: Mutex<SpeedEstimate>,
     counters: Counters,
     fruitless: Fruitless,
-    /// Cancelled when the run stops.
+    /// Canceled when the run stops.
     stopping: CancellationToken,
     /// The number of processes that share the rates of the buckets.
     sharers: u32,
@@ -202,7 +202,7 @@ impl Pacer {
         self.stopping.cancel();
     }
 
-    /// Returns the token that is cancelled when the run stops.
+    /// Returns the token that is canceled when the run stops.
     #[must_use]
     pub fn stopping(&self) -> &CancellationToken {
         &self.stopping
@@ -247,7 +247,7 @@ impl Pacer {
                 .cmp(&key(other))
                 .then_with(|| one.prefix.cmp(&other.prefix))
         });
-        lanes.truncate(learned::MOST);
+        lanes.truncate(learned::MAX_REMEMBERED);
         Learned {
             lanes,
             concurrency: self.slots.in_flight().1,

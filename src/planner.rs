@@ -40,7 +40,7 @@ use compare::AskedSides;
 pub use history::{HistoryStep, VersionChain};
 pub(crate) use in_place::Difference;
 pub use misses::Misses;
-pub use ranges::MOST_RANGES;
+pub use ranges::MAX_RANGES;
 use steps::{BatchSender, PlanSender};
 pub use steps::{Demand, PlanEvent, Planning, StepPermits, Steps};
 

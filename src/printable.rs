@@ -2,9 +2,10 @@
 //!
 //! Keys, IDs, header values, and messages come from whoever writes to a bucket or operates a
 //! server. Terminals execute control characters in such text, log readers split it at line breaks,
-//! and bidirectional overrides show it in a false order. [`printable`] replaces such characters
-//! with their escapes, such as `\n` or `\u{1b}`. It keeps the letters of all scripts. It also keeps
-//! backslashes, so only people can read the result reliably; programs read JSON.
+//! and bidirectional overrides display it in the wrong order. [`printable`] replaces such
+//! characters with their escapes, such as `\n` or `\u{1b}`. It keeps the letters of all scripts. It
+//! also keeps backslashes, so the result is ambiguous and meant for people; programs should read
+//! the JSON output.
 //!
 //! Text is escaped when it becomes part of a line, and once more when the line is written
 //! ([`printable_lines`], [`printable_json`]). Escaping twice changes nothing.

@@ -1,4 +1,4 @@
-//! Measures the behaviour of an endpoint below a scratch prefix, with the requests that a copy
+//! Measures the behavior of an endpoint below a scratch prefix, with the requests that a copy
 //! sends.
 //!
 //! A profile ([`Capabilities::profile`]) describes a kind of server; a probe tests one server. It

@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Stops the run in an orderly way when `stop` is cancelled: no further object is started, and
+    /// Stops the run in an orderly way when `stop` is canceled: no further object is started, and
     /// requests in flight may finish.
     pub fn stop(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 /// The maximum number of shards of a run. The status of an Indexed Job and the arrays of Slurm and
 /// AWS Batch have limits, and each shard costs some requests even if it has no work.
-pub const MOST_SHARDS: u32 = 2000;
+pub const MAX_SHARDS: u32 = 2000;
 /// The interval at which `live/I.json` is written.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);
 /// The time after which `plan.lease` becomes free if it is not renewed.

@@ -28,7 +28,7 @@ use pair::Pair;
 use walk::{PairWalk, Task};
 
 /// The number of pairs that are compared at once.
-const AT_ONCE: usize = 256;
+const MAX_CONCURRENT: usize = 256;
 
 /// Selects the pairs whose bytes are read and compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -279,7 +279,7 @@ pub async fn transfer(
         why_not_extra: walk.why_not_extra().map(str::to_owned),
         ..Counts::default()
     };
-    let at_once = AT_ONCE
+    let at_once = MAX_CONCURRENT
         .min(sides.destination.pacer().slots().ceiling() as usize)
         .max(1);
     let tasks = futures::stream::unfold(walk, |mut walk| async move {

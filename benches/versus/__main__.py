@@ -68,7 +68,7 @@ def install():
 
 def files_of(work):
     """Returns the path of the files to upload, and creates them if they do not exist. Their bytes are random: no client gains by
-    compressing them or by recognising equal parts."""
+    compressing them or by recognizing equal parts."""
     if work.files is None:
         return ""
     count, size = work.files

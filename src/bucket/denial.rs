@@ -6,7 +6,7 @@
 //! terabytes.
 //!
 //! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
-//! permanently, sending the others would be pointless, so the waiting ones are cancelled. Requests
+//! permanently, sending the others would be pointless, so the waiting ones are canceled. Requests
 //! in flight are left to finish: an abort that overtakes a part leaves that part behind.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::pace::RetryPolicy;
 use crate::s3::{Failure, FailureKind, Operation};
 
 impl Bucket {
-    /// Returns the same bucket for the requests of one upload, which can be cancelled together.
+    /// Returns the same bucket for the requests of one upload, which can be canceled together.
     #[must_use]
     pub(crate) fn for_upload(&self) -> Self {
         Self {

@@ -43,7 +43,7 @@ impl Bucket {
     }
 
     /// Waits until a request about the keys near `at` may be sent and, if it was parked, has its
-    /// slot back. Returns `None` if the request was cancelled in the meantime.
+    /// slot back. Returns `None` if the request was canceled in the meantime.
     pub(super) async fn admitted<'a>(
         &'a self,
         at: &'a str,
@@ -70,7 +70,7 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // Cancellation is checked first, because a cancelled request must not be sent even if
+            // Cancellation is checked first, because a canceled request must not be sent even if
             // it is its turn.
             () = self.cancellation.cancelled() => None,
             admitted = wait => Some(admitted),

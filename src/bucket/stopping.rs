@@ -1,6 +1,6 @@
 //! Ends the requests of a bucket when the run stops.
 //!
-//! A request in flight may finish before `halt` is cancelled. A request that only waits for its
+//! A request in flight may finish before `halt` is canceled. A request that only waits for its
 //! next attempt would be sent after the run is over, so the stop ends it at once. The stop also
 //! ends a first attempt that serves no purpose any more, or whose turn would not come soon.
 

@@ -44,9 +44,9 @@ use crate::s3::{Failure, Operation, SourcePin, Versioning, WriteCondition};
 /// The interval at which a request that cannot be sent twice yet is checked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The maximum number of requests of one attempt that are in flight at once.
-const MOST_AT_ONCE: usize = 3;
+const MAX_CONCURRENT: usize = 3;
 /// The maximum number of requests of one attempt.
-const MOST_REQUESTS: usize = 4;
+const MAX_REQUESTS: usize = 4;
 /// The least time that a request must hang before it is given up because its connection is not
 /// served.
 const UNSERVED_AFTER: Duration = Duration::from_secs(2);
@@ -133,7 +133,7 @@ impl<'a> Requests<'a> {
     /// Returns the time at which the newest request in flight was sent, if one more may be sent.
     fn newest(&self) -> Option<Instant> {
         let under_way = || self.0.iter().filter(|request| request.admitted.is_some());
-        let has_room = under_way().count() < MOST_AT_ONCE && self.0.len() < MOST_REQUESTS;
+        let has_room = under_way().count() < MAX_CONCURRENT && self.0.len() < MAX_REQUESTS;
         let newest = under_way().map(|request| request.began).max();
         newest.filter(|_| has_room)
     }

@@ -1,11 +1,11 @@
-//! Decides whether a stream uses colours: by `--color`, then by the environment, then by whether
+//! Decides whether a stream uses colors: by `--color`, then by the environment, then by whether
 //! the stream is a terminal.
 
 use std::io::IsTerminal;
 
 use clap::ColorChoice;
 
-/// The environment's settings for colours.
+/// The environment's settings for colors.
 #[derive(Clone, Copy, Debug, Default)]
 struct ColorEnvironment {
     no_color: bool,
@@ -26,17 +26,17 @@ impl ColorEnvironment {
 }
 
 /// Returns true for a terminal that only prints (TERM is `dumb` or unset). It supports neither
-/// colours nor redrawing.
+/// colors nor redrawing.
 pub(super) fn is_dumb() -> bool {
     console::is_dumb()
 }
 
-/// Returns true if `stream` uses colours.
+/// Returns true if `stream` uses colors.
 pub(super) fn is_on(choice: ColorChoice, stream: &impl IsTerminal) -> bool {
     decide(choice, stream.is_terminal(), ColorEnvironment::read())
 }
 
-/// Decides whether to use colours, with the same precedence as clap's own messages.
+/// Decides whether to use colors, with the same precedence as clap's own messages.
 fn decide(choice: ColorChoice, is_terminal: bool, environment: ColorEnvironment) -> bool {
     let ColorEnvironment {
         no_color,

@@ -49,7 +49,7 @@ const PLAIN: &[&str] = &["dry-run"];
 /// Columns if the width is unknown, as in clap.
 const USUAL_WIDTH: usize = 100;
 /// The maximum width: longer lines are hard to read.
-pub(super) const MOST_WIDTH: usize = 110;
+pub(super) const MAX_WIDTH: usize = 110;
 
 /// Groups the flags of a command and its subcommands under headings, and fits its examples into the
 /// width of the terminal.
@@ -92,7 +92,7 @@ fn width() -> usize {
     columns()
         .or_else(of_environment)
         .unwrap_or(USUAL_WIDTH)
-        .clamp(20, MOST_WIDTH)
+        .clamp(20, MAX_WIDTH)
 }
 
 /// Joins the lines of each paragraph, which clap wraps again. If a remark does not fit beside its

@@ -7,8 +7,8 @@ use crate::printable::{printable, printable_lines};
 
 /// Renders each mistake at its line, and the number of mistakes at the end.
 #[must_use]
-pub fn draw(mistakes: &ManifestMistakes, colour: bool) -> String {
-    let renderer = if colour {
+pub fn draw(mistakes: &ManifestMistakes, color: bool) -> String {
+    let renderer = if color {
         Renderer::styled()
     } else {
         Renderer::plain()

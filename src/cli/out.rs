@@ -46,7 +46,7 @@ pub(crate) fn tell_panic(note: &Note) {
 }
 
 /// Writes a note to standard error whose text may have several lines. `is_safe` promises that its
-/// only unescaped control characters are colours.
+/// only unescaped control characters are colors.
 pub(crate) fn tell_lines(note: &Note, is_safe: bool) {
     note.write(|text| {
         if is_safe {

@@ -27,7 +27,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the text without colours, for a message about a command line other than this
+    /// Returns the text without colors, for a message about a command line other than this
     /// process's.
     pub(super) fn text(&self) -> String {
         match self {
@@ -131,7 +131,7 @@ pub(super) fn tell(error: &clap::Error) -> Exit {
     if is_refusal {
         termination::set_reason(&sentence(error, &text).0);
     }
-    // Clap chooses the stream, and whether it uses colours.
+    // Clap chooses the stream, and whether it uses colors.
     let _ = error.print();
     if is_refusal { Exit::Usage } else { Exit::Done }
 }

@@ -312,7 +312,7 @@ fn state(overview: &Overview) -> String {
     match (overview.state, &overview.damage, &overview.footer) {
         (ReportState::Damaged, Some(damage), _) => format!("damaged: {damage}"),
         (ReportState::Unfinished, ..) => {
-            "incomplete: it has no footer, because its run is at work or was killed".to_owned()
+            "incomplete: it has no footer, because its run is in progress or was killed".to_owned()
         }
         (
             ReportState::Stopped,

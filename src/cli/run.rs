@@ -78,7 +78,7 @@ pub(super) struct RunOptions {
 #[derive(Debug)]
 pub(super) struct RunConnections {
     pub(super) connections: Connections,
-    /// Cancelled to abort requests in flight.
+    /// Canceled to abort requests in flight.
     halt: CancellationToken,
     /// Set once all buckets have responded, and the objects that the job names individually exist.
     pub(super) is_checked: bool,

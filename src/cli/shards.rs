@@ -207,12 +207,12 @@ impl GivenShards {
                 return Err(CliError::Usage(message.to_owned()));
             }
             note(
-                "the number of processes that run at a time is not known, so each begins at the full documented rate; set \
-                  it with --pods",
+                "the number of concurrent processes is unknown, so each one starts at the full request rate that AWS \
+                 documents; set it with --pods",
             );
             return Ok(1);
         };
-        // There are never more processes at work than shards.
+        // There are never more running processes than shards.
         let pods = pods.min(self.shards);
         job.limits = make::share_of(&job.limits, pods).map_err(CliError::Usage)?;
         Ok(pods)

@@ -30,7 +30,7 @@ const RETRIES: &str = "retry/";
 /// The same for `retry --losses`. These reports do not cover objects that failed.
 const REPAIRS: &str = "repair/";
 /// The maximum number of shards whose reports are searched at the same time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// The maximum number of directories to check for runs below a prefix.
 const LOOKED_AT_BELOW: usize = 8;
 
@@ -228,7 +228,7 @@ impl StatePrefix {
                 unfinished,
             })
         };
-        let shards = stream::iter(shards).map(reports).buffered(AT_ONCE);
+        let shards = stream::iter(shards).map(reports).buffered(MAX_CONCURRENT);
         let shards: Vec<_> = shards.boxed().try_collect().await?;
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);
@@ -345,8 +345,8 @@ fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Op
     let latest = runs.reports.last().map(StoredReport::run);
     let Some(end) = end else {
         return Some(match latest {
-            Some(_) => "it has not ended: it is at work, or was stopped".to_owned(),
-            None => "no process has begun it".to_owned(),
+            Some(_) => "it has not finished: it is still running, or was stopped".to_owned(),
+            None => "no process has started it".to_owned(),
         });
     };
     let cause = end.cause.as_deref().unwrap_or("no cause is known");
@@ -402,7 +402,7 @@ mod tests {
         let why = |end: Option<&ShardEnd>, has_ranges| unfinished(end, has_ranges, &none);
         assert_eq!(why(Some(&end(0, None)), false), None, "nothing to do");
         for (end, has_ranges, expected) in [
-            (None, true, "no process has begun it"),
+            (None, true, "no process has started it"),
             (Some(end(0, None)), true, "is missing"),
             (Some(end(0, Some("r"))), true, "is missing"),
             (Some(end(3, None)), true, "exit code 3: access denied"),

@@ -264,7 +264,7 @@ impl std::fmt::Display for ReportGlance {
         let report = printable(&self.report);
         write!(f, "report   {report}  {receipts} in {pieces}, ")?;
         match &self.footer {
-            None => f.write_str("no footer yet: its run is at work or was killed"),
+            None => f.write_str("no footer yet: its run is in progress or was killed"),
             Some(footer) if footer.complete => write!(f, "complete, exit code {}", footer.exit),
             Some(footer) => write!(f, "its run was stopped, exit code {}", footer.exit),
         }

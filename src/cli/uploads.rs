@@ -279,11 +279,11 @@ impl Choice {
             .is_none_or(|mine| mine.knows(&found.upload, found.bytes))
     }
 
-    /// Returns the reason why an upload must not be aborted, if a run is at work on it.
+    /// Returns the reason why an upload must not be aborted, if a run is using it.
     fn forbids(&self, found: &MeasuredUpload) -> Option<String> {
         let journal = self.journals().at_work(&found.upload, found.bytes)?;
         Some(format!(
-            "the run of the journal {journal} is at work on it; stop that first"
+            "the run of the journal {journal} is using it; stop that run first"
         ))
     }
 }

@@ -100,10 +100,10 @@ pub(super) struct ConductorParts {
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
-    /// Cancelled if the run gives up because of a failure that may pass later. Requests in flight
+    /// Canceled if the run gives up because of a failure that may pass later. Requests in flight
     /// are then unlikely to succeed.
     pub(super) short_drain: CancellationToken,
-    /// Cancelled once the first bytes are copied.
+    /// Canceled once the first bytes are copied.
     pub(super) copied: CancellationToken,
     pub(super) copies: Copies,
     pub(super) patience: Duration,

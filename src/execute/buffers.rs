@@ -19,7 +19,7 @@ use super::UPLOAD_MEMORY_MIB;
 const WORTH_KEEPING: usize = 1 << 20;
 
 /// The maximum total size of lent and kept buffers in bytes. Beyond it, no buffer is kept.
-const MOST: usize = (UPLOAD_MEMORY_MIB as usize) << 20;
+const MAX_BUFFER_BYTES: usize = (UPLOAD_MEMORY_MIB as usize) << 20;
 
 /// Buffers that can be used again. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ impl Stock {
     /// old buffer's size was requested lately.
     fn shrink(&mut self) -> Vec<Vec<u8>> {
         let mut evicted = Vec::new();
-        while self.kept_bytes + self.lent_bytes > MOST && !self.kept.is_empty() {
+        while self.kept_bytes + self.lent_bytes > MAX_BUFFER_BYTES && !self.kept.is_empty() {
             let oldest = self.kept.remove(0);
             self.kept_bytes -= oldest.capacity();
             evicted.push(oldest);
@@ -172,7 +172,10 @@ mod tests {
         let large: Vec<_> = (0..20).map(|_| filled(32 * WORTH_KEEPING)).collect();
         drop(large);
         let all: usize = buffers.stock().kept.iter().map(Vec::capacity).sum();
-        assert!(all > MOST / 2 && all <= MOST, "{all}");
+        assert!(
+            all > MAX_BUFFER_BYTES / 2 && all <= MAX_BUFFER_BYTES,
+            "{all}"
+        );
         assert_eq!(buffers.stock().kept_bytes, all);
         assert_eq!(buffers.stock().lent_bytes, 0);
     }
@@ -181,14 +184,14 @@ mod tests {
     fn kept_buffers_make_room_for_lent_ones() {
         let buffers = Buffers::default();
         let filled = |length: usize| buffers.filled(length, |_| Ok::<(), ()>(())).unwrap();
-        let few: Vec<_> = (0..16).map(|_| filled(MOST / 16)).collect();
+        let few: Vec<_> = (0..16).map(|_| filled(MAX_BUFFER_BYTES / 16)).collect();
         drop(few);
-        assert_eq!(buffers.stock().kept_bytes, MOST);
-        let others: Vec<_> = (0..32).map(|_| filled(MOST / 64)).collect();
-        assert_eq!(buffers.stock().lent_bytes, MOST / 2);
-        assert_eq!(buffers.stock().kept_bytes, MOST / 2);
+        assert_eq!(buffers.stock().kept_bytes, MAX_BUFFER_BYTES);
+        let others: Vec<_> = (0..32).map(|_| filled(MAX_BUFFER_BYTES / 64)).collect();
+        assert_eq!(buffers.stock().lent_bytes, MAX_BUFFER_BYTES / 2);
+        assert_eq!(buffers.stock().kept_bytes, MAX_BUFFER_BYTES / 2);
         drop(others);
-        assert_eq!(buffers.stock().kept_bytes, MOST);
+        assert_eq!(buffers.stock().kept_bytes, MAX_BUFFER_BYTES);
     }
 
     #[test]

@@ -77,10 +77,10 @@ pub(super) struct Conductor<'a> {
     pub(super) is_tripped: bool,
     /// The refusals in a row, which may pause the run.
     pub(super) series: Series,
-    /// Cancelled if the run gives up for a reason that may pass later. Requests in flight are then
+    /// Canceled if the run gives up for a reason that may pass later. Requests in flight are then
     /// unlikely to succeed.
     pub(super) short_drain: CancellationToken,
-    /// Cancelled once the first bytes are copied.
+    /// Canceled once the first bytes are copied.
     copied: CancellationToken,
 }
 

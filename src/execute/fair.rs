@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::location::ObjectKey;
 
 /// The maximum number of groups of a transfer that are counted separately.
-const MOST: usize = 64;
+const MAX_GROUPS: usize = 64;
 /// The segment of the group of all other prefixes. It differs from every real segment, which has
 /// its only slash at its end.
 const OTHERS: &str = "//";
@@ -81,8 +81,8 @@ impl Shares {
         Some(group)
     }
 
-    /// Returns the group of a key of a transfer. After [`MOST`] groups, all other prefixes of the
-    /// transfer share one.
+    /// Returns the group of a key of a transfer. After [`MAX_GROUPS`] groups, all other prefixes of
+    /// the transfer share one.
     pub(super) fn group(&mut self, transfer: u32, key: &ObjectKey) -> Group {
         let group = Group {
             transfer,
@@ -92,7 +92,7 @@ impl Shares {
         if known.contains(&group) || group.segment.is_empty() {
             return group;
         }
-        if known.len() >= MOST {
+        if known.len() >= MAX_GROUPS {
             return Group {
                 transfer,
                 segment: OTHERS.to_owned(),
@@ -192,7 +192,7 @@ mod tests {
             |shares: &mut Shares, transfer, text: &str| shares.group(transfer, &key(text)).segment;
         for transfer in [1, 2] {
             shares.learn(transfer, &key("top"));
-            for index in 0..MOST {
+            for index in 0..MAX_GROUPS {
                 let text = format!("{index}/x");
                 assert_eq!(segment(&mut shares, transfer, &text), format!("{index}/"));
             }

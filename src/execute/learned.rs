@@ -64,7 +64,7 @@ impl LearnedRates {
             .journal
             .append(JournalEvent::PaceLearned(learned.clone()))
             .await;
-        // Update this only after the append: if the append is cancelled, the rates must be recorded
+        // Update this only after the append: if the append is canceled, the rates must be recorded
         // again.
         *self.known() = learned;
     }

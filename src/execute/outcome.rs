@@ -105,8 +105,8 @@ pub struct Earlier {
     pub objects: u64,
     /// The time of the last event of the last of these sessions.
     pub until: Timestamp,
-    /// The number of objects in a sample of these that this session found at the destination before
-    /// it began.
+    /// How many objects of a sample this session found at the destination before it started
+    /// copying.
     pub seen: u64,
 }
 

@@ -17,7 +17,7 @@ use crate::size::MIB;
 /// The size of one ranged GET, and so the most that is read again when a connection breaks.
 const RANGE: u64 = 64 * MIB;
 /// The number of ranges of one object that are read at once.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// Checks the size that HEAD showed by reading the last byte: the response to a ranged GET contains
 /// the size of the whole object.
@@ -97,7 +97,7 @@ pub(crate) async fn checksum(
         Ok::<_, Failure>((checksum, last - first + 1))
     });
     let empty = checksum::compute(algorithm, b"");
-    let mut checksums = std::pin::pin!(checksums.buffered(AT_ONCE));
+    let mut checksums = std::pin::pin!(checksums.buffered(MAX_CONCURRENT));
     let mut whole = empty;
     while let Some((checksum, length)) = checksums.try_next().await? {
         let pieces = [(whole.value.as_str(), 0), (checksum.value.as_str(), length)];

@@ -15,7 +15,7 @@ use crate::planner::Sides;
 use crate::s3::{Failure, FailureKind, Head};
 
 /// The most HEADs in flight at once.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT: usize = 8;
 
 /// The result of the check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ where
     F: Future<Output = Option<Result<bool, String>>>,
 {
     let mut looked = SampleResult::default();
-    let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+    let mut answers = stream::iter(questions).buffer_unordered(MAX_CONCURRENT);
     while let Some(answer) = answers.next().await {
         let Some(found) = answer else { continue };
         looked.objects += 1;

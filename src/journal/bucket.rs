@@ -14,7 +14,7 @@
 //! replaced cannot write that segment, so its successor can still read the old objects.
 //!
 //! If the response of a write is lost, the retry finds its own first attempt under the number. It
-//! recognises the attempt by its bytes, which name the writer.
+//! recognizes the attempt by its bytes, which name the writer.
 
 mod lease;
 mod load;
@@ -51,14 +51,14 @@ const HURRY: Duration = Duration::from_millis(100);
 /// each one takes a request.
 const SEGMENTS: u64 = 64;
 /// The maximum number of requests in flight while the journal is read or cleaned up.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// The maximum number of attempts to take over while another session keeps writing, and to read
 /// while another session removes old objects.
 const ROUNDS: u32 = 8;
 /// The maximum number of objects of a journal that a list may have. A real journal has far fewer.
-const MOST_OBJECTS: usize = 100_000;
+const MAX_OBJECTS: usize = 100_000;
 /// The maximum number of other objects that a list may have.
-const MOST_OTHERS: usize = 10_000;
+const MAX_OTHERS: usize = 10_000;
 /// The age at which a fence is removed. A process that is suspended for longer than this would not
 /// notice that another session took over.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -147,7 +147,7 @@ impl BucketPlace {
         })
     }
 
-    /// Checks that the server honours conditions: writes a new segment again, which it must refuse.
+    /// Checks that the server honors conditions: writes a new segment again, which it must refuse.
     /// A proxy or another version of the server may ignore conditions that its profile promises.
     async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
         let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());
@@ -189,7 +189,7 @@ impl BucketPlace {
         };
         let files: Vec<_> = stream::iter(names.iter().copied())
             .map(get)
-            .buffered(AT_ONCE)
+            .buffered(MAX_CONCURRENT)
             .try_collect()
             .await?;
         Ok(Salvage::of(
@@ -237,7 +237,7 @@ impl BucketPlace {
             }
             let is_late = began.elapsed() > self.bucket.patience();
             let count = found.files.len() + found.records.len();
-            if count > MOST_OBJECTS || others > MOST_OTHERS || (page.next.is_some() && is_late) {
+            if count > MAX_OBJECTS || others > MAX_OTHERS || (page.next.is_some() && is_late) {
                 return Err(JournalError::Io {
                     place: self.to_string(),
                     message: format!(
@@ -267,7 +267,7 @@ impl BucketPlace {
         numbers: impl IntoIterator<Item = u64, IntoIter: Send>,
     ) -> impl futures::Stream<Item = Result<(u64, Option<Bytes>), JournalError>> + Send {
         let get = move |number| async move { Ok((number, self.get(&segment_name(number)).await?)) };
-        stream::iter(numbers).map(get).buffered(AT_ONCE)
+        stream::iter(numbers).map(get).buffered(MAX_CONCURRENT)
     }
 
     /// Writes an object that must not exist yet.
@@ -334,7 +334,7 @@ impl BucketPlace {
         };
         let done: Result<(), JournalError> = stream::iter(names)
             .map(remove)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .try_collect()
             .await;
         if let Err(error) = done {

@@ -41,7 +41,7 @@ pub enum JournalError {
     /// The journal is damaged, and not only at its end.
     #[error(
         "{place}, line {line}: {what}; restore the journal from a backup, or run the job with --fresh to start over \
-         (what is at the destination is compared and not copied again)"
+         (objects already at the destination are compared, and copied again only if they differ)"
     )]
     Corrupt {
         /// The file or object.
@@ -64,9 +64,9 @@ pub enum JournalError {
     },
     /// It holds an unfinished run, and the job was changed since.
     #[error(
-        "the journal holds an unfinished run with other settings: {}; start over with --fresh (what is at the \
-         destination is compared and not copied again), or continue with the changed job with --resume-anyway (finished \
-         objects stay as they are)",
+        "the journal holds an unfinished run with other settings: {}; start over with --fresh (objects already \
+         at the destination are compared, and copied again only if they differ), or continue with the changed job with \
+         --resume-anyway (finished objects stay as they are)",
         changes.join("; ")
     )]
     Changed {
@@ -75,8 +75,8 @@ pub enum JournalError {
     },
     /// It holds an unfinished run of other transfers, so its record says nothing about this job.
     #[error(
-        "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
-         compared and not copied again), or undo the change and finish that run",
+        "the journal holds an unfinished run of other transfers: {}; start over with --fresh (objects already at the \
+         destination are compared, and copied again only if they differ), or undo the change and finish that run",
         changes.join("; ")
     )]
     OtherTransfers {
@@ -86,8 +86,8 @@ pub enum JournalError {
     /// It holds an unfinished run between other locations, so its record says nothing about this
     /// job.
     #[error(
-        "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
-         compared and not copied again), or undo the change and finish that run",
+        "the journal holds an unfinished run between other places: {}; start over with --fresh (objects already at the \
+         destination are compared, and copied again only if they differ), or undo the change and finish that run",
         changes.join("; ")
     )]
     OtherPlaces {
@@ -111,8 +111,8 @@ pub enum JournalError {
     },
     /// The directory, its lock, or its segment was removed or replaced during the run.
     #[error(
-        "the journal {place} was removed or replaced while the run was at work, so that its progress could not be recorded; run the \
-         same command again: it compares what is at the destination and copies the rest"
+        "the journal {place} was removed or replaced during the run, so its progress could not be recorded; run the same \
+         command again: it compares what is at the destination and copies the rest"
     )]
     Gone {
         /// The file that is no longer there.
@@ -123,8 +123,8 @@ pub enum JournalError {
     /// A file is shorter than the bytes written to it, or a file or object was removed. The writer
     /// replaces the journal with a snapshot.
     #[error(
-        "the journal's file {place} was cut or removed while the run was at work; run the same command again: it compares what is at the \
-         destination and copies the rest"
+        "the journal file {place} was truncated or removed during the run; run the same command again: it compares what is at \
+         the destination and copies the rest"
     )]
     Cut {
         /// The file.
@@ -141,10 +141,11 @@ pub enum JournalError {
         /// The endpoint's name.
         endpoint: String,
     },
-    /// The endpoint has no conditional writes, so a second writer could not be kept out.
+    /// The endpoint is not known to honor conditional writes, so a second writer could not be kept
+    /// out.
     #[error(
         "{place}: a journal in S3 needs `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to \
-         honour; use a directory, another endpoint, or set the endpoint's `provider`"
+         honor; use a directory, another endpoint, or set the endpoint's `provider`"
     )]
     Unconditional {
         /// The journal.

@@ -147,7 +147,7 @@ pub enum JournalEvent {
         etag: String,
     },
     /// The upload is about to be completed. Recorded before the request, so that the object can be
-    /// recognised as its result if the response is lost and the upload no longer exists.
+    /// recognized as its result if the response is lost and the upload no longer exists.
     CompleteIntended {
         /// The upload.
         upload: u64,

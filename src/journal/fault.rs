@@ -18,7 +18,7 @@ use super::store::{Store, Visit};
 pub enum WriteFault {
     /// Writes fail because no space is left.
     Full,
-    /// Writes never return, as if the process had died. The token is cancelled at the first one.
+    /// Writes never return, as if the process had died. The token is canceled at the first one.
     Dead(CancellationToken),
 }
 

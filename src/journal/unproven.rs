@@ -14,7 +14,7 @@ use crate::s3::FailureKind;
 
 /// The maximum number of copies that are kept on record. A run with more failures has an obvious
 /// fault.
-const MOST: usize = 10_000;
+const MAX_COPIES: usize = 10_000;
 
 /// The unproven copies by place (`s3://bucket/key`), each with the kind of its failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl UnprovenCopies {
     }
 
     fn add(&mut self, place: &str, kind: &str) {
-        if self.0.len() < MOST || self.0.contains_key(place) {
+        if self.0.len() < MAX_COPIES || self.0.contains_key(place) {
             self.0.insert(place.to_owned(), kind.to_owned());
         }
     }

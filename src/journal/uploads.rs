@@ -1,7 +1,7 @@
 //! Open uploads in a compact form, and their parts that can be reused.
 //!
 //! 48 uploads of 10,000 parts may be open at once, so a part takes only eight bytes: a mark of its
-//! `ETag`. The mark is enough to recognise the part in the server's own list, which has everything
+//! `ETag`. The mark is enough to recognize the part in the server's own list, which has everything
 //! else. The list alone is not trusted, because it may show a part that another writer stored under
 //! the same number.
 

@@ -91,7 +91,7 @@ struct WriterState {
     has_ledger: bool,
     /// The reason why the journal can no longer be written.
     error: OnceLock<JournalError>,
-    /// Cancelled once `error` is set, and when the writer ends.
+    /// Canceled once `error` is set, and when the writer ends.
     broken: CancellationToken,
 }
 
@@ -194,7 +194,7 @@ impl Journal {
         Err(self.failed().await)
     }
 
-    /// Returns the token that is cancelled when the journal can no longer be written: the run must
+    /// Returns the token that is canceled when the journal can no longer be written: the run must
     /// end.
     #[must_use]
     pub fn broken(&self) -> &CancellationToken {

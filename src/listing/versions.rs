@@ -279,8 +279,8 @@ impl Past {
         self.settled = Some(item.key.clone());
         if item.modified.is_none() {
             self.is_unknown = true;
-            let message =
-                "the list has no time of a version of it, so its state at that time is unknown";
+            let message = "one of its versions is listed without a Last-Modified time, so its state at the requested \
+                           time is unknown";
             let place = format!("s3://{}/{}", self.bucket, item.key);
             let failure = Failure::new(
                 FailureKind::ServerFault,

@@ -319,7 +319,7 @@ impl FieldReader<'_> {
     ) {
         let archived = own.or(shared).unwrap_or_default();
         if has_restore && archived != Archived::Restore {
-            let message = "`restore` means something only with `archived: restore`";
+            let message = "`restore` applies only to `archived: restore`";
             self.refuse(
                 &format!("{path}.restore"),
                 message,

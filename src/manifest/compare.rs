@@ -28,7 +28,8 @@ pub enum Compare {
     /// Checksums, from a HEAD request to each side; s3haul hashes local files. If nothing else can
     /// be compared, modification times.
     Checksum,
-    /// Sizes and modification times. Equal objects are newer at the destination than at the source.
+    /// Sizes and modification times. An object counts as equal if the sizes match and the
+    /// destination is newer.
     Time,
 }
 

@@ -76,8 +76,8 @@ pub struct EndpointSection {
     /// The server's URL: scheme, host, and port, without a path. Default: Amazon S3.
     #[schemars(extend("examples" = ["https://s3.example.internal:9000"]))]
     pub url: Option<String>,
-    /// The Region. Default: the Region of the environment; without one, the Region of the bucket on
-    /// Amazon S3, and `us-east-1` on other servers.
+    /// The Region. Default: on Amazon S3, the bucket's own Region; on other servers, the Region of
+    /// the profile or environment, or else `us-east-1`.
     #[schemars(extend("examples" = ["eu-west-1"]))]
     pub region: Option<String>,
     /// Puts the bucket name into the path instead of the host name. Default: `true`, except for
@@ -126,7 +126,7 @@ pub struct AssumeRoleSection {
     /// The external ID that the role's trust policy may require.
     #[schemars(extend("examples" = ["x1"]))]
     pub external_id: Option<String>,
-    /// The session name, as shown by `CloudTrail`.
+    /// The session name, as shown by CloudTrail.
     #[schemars(extend("examples" = ["s3haul-nightly"]))]
     pub session_name: Option<String>,
     /// The lifetime of the role's temporary credentials: `15m` to `12h`.

@@ -8,7 +8,7 @@ use std::str::Chars;
 
 /// The maximum number of prefixes of one glob. The glob is truncated before braces that would
 /// exceed this limit.
-const MOST: usize = 256;
+const MAX_PREFIXES: usize = 256;
 
 /// A literal prefix, possibly still growing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ fn close(found: &mut [LiteralPrefix]) {
 /// Appends each alternative to each prefix that can grow.
 fn append(mut found: Vec<LiteralPrefix>, alternatives: &[LiteralPrefix]) -> Vec<LiteralPrefix> {
     let open = found.iter().filter(|prefix| !prefix.is_closed).count();
-    if open.saturating_mul(alternatives.len()) > MOST {
+    if open.saturating_mul(alternatives.len()) > MAX_PREFIXES {
         close(&mut found);
         return found;
     }

@@ -4,7 +4,7 @@
 //! separately ([`super::prefix`]), it gets a separate lane, which starts at the rate that the
 //! server accepted. A new lane replaces the lane of the other keys, whose rate was lowered for
 //! refusals that did not concern these keys. Requests that wait in the old lane queue again in the
-//! new one. At most [`MOST`] prefixes have lanes: a further one replaces the lane whose last
+//! new one. At most [`MAX_LANES`] prefixes have lanes: a further one replaces the lane whose last
 //! throttling is the oldest. A request finds its lane by its key (a list by its first key). This
 //! needs no allocation, and no comparison while the bucket has only one lane, which is the usual
 //! case.
@@ -32,7 +32,7 @@ pub(crate) use queue::PausingRequest;
 use queue::{Lane, LaneTurn};
 
 /// The maximum number of prefixes of a bucket that have separate lanes.
-const MOST: usize = 64;
+const MAX_LANES: usize = 64;
 /// The time without throttling after which a prefix loses its lane.
 const FORGOTTEN: Duration = Duration::from_mins(15);
 /// A session starts with this fraction of a rate that an earlier session learned.
@@ -320,9 +320,9 @@ impl Lanes {
             .cloned()
             .collect();
         branches.extend(fresh.iter().filter(|lane| !lane.prefix.is_empty()).cloned());
-        if branches.len() > MOST {
+        if branches.len() > MAX_LANES {
             branches.sort_by_cached_key(|lane| std::cmp::Reverse(lane.cut_at()));
-            branches.truncate(MOST);
+            branches.truncate(MAX_LANES);
         }
         branches.sort_by_key(|lane| std::cmp::Reverse(lane.prefix.len()));
         let root = fresh
@@ -377,7 +377,7 @@ impl Lanes {
                 now,
             )
         };
-        let lanes: Vec<_> = lanes.take(MOST + 1).map(known).collect();
+        let lanes: Vec<_> = lanes.take(MAX_LANES + 1).map(known).collect();
         if !lanes.is_empty() {
             self.replace(&lanes, now);
         }
@@ -526,7 +526,7 @@ mod tests {
         for round in 1..200u32 {
             lanes.split(&root, &[hot(format!("p{round}/"))], MS * (round + 1));
         }
-        assert_eq!(prefixes(&lanes).len(), MOST);
+        assert_eq!(prefixes(&lanes).len(), MAX_LANES);
         assert_eq!(lanes.of("p199/x").prefix, "p199/", "the latest is there");
         assert_eq!(lanes.of("a/b/c").prefix, "", "the first is not");
         lanes.split(&root, &[hot("late/".into())], Duration::from_hours(1));

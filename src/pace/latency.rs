@@ -9,7 +9,7 @@
 //!
 //! More requests do not help a server that is slow as a whole. So responses earn the right to send
 //! requests twice: each [`ANSWERS_PER_REPEAT`] responses earn one repetition, and at most
-//! [`MOST_SAVED`] are saved up.
+//! [`MAX_SAVED`] are saved up.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,7 +38,7 @@ pub(crate) const LEAST: Duration = Duration::from_secs(1);
 pub const ANSWERS_PER_REPEAT: u32 = 20;
 /// The maximum number of requests that may be sent twice in a row, however many responses came
 /// before them.
-const MOST_SAVED: u32 = 32;
+const MAX_SAVED: u32 = 32;
 /// The number of requests that a run may send twice before responses have earned any.
 const FIRST_SAVED: u32 = 2;
 
@@ -110,7 +110,7 @@ impl Latencies {
     /// Learns from a good response.
     pub(super) fn observe(&self, operation: Operation, bytes: u64, took: Duration) {
         let mut table = self.lock();
-        table.credit = (table.credit + 1).min(MOST_SAVED * ANSWERS_PER_REPEAT);
+        table.credit = (table.credit + 1).min(MAX_SAVED * ANSWERS_PER_REPEAT);
         let estimate = table.estimates.entry((operation, size_class(bytes)));
         estimate.or_default().observe(took);
     }
@@ -155,7 +155,7 @@ impl Latencies {
     /// Gives back an unused right to send one request twice.
     fn give_back(&self) {
         let mut table = self.lock();
-        table.credit = (table.credit + ANSWERS_PER_REPEAT).min(MOST_SAVED * ANSWERS_PER_REPEAT);
+        table.credit = (table.credit + ANSWERS_PER_REPEAT).min(MAX_SAVED * ANSWERS_PER_REPEAT);
     }
 }
 
@@ -278,7 +278,7 @@ mod tests {
         for _ in 0..ANSWERS_PER_REPEAT * 1000 {
             latencies.observe(COPY, 0, ms(20));
         }
-        assert_eq!(spent(&latencies), MOST_SAVED as usize);
+        assert_eq!(spent(&latencies), MAX_SAVED as usize);
     }
 
     #[test]

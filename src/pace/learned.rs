@@ -14,7 +14,7 @@ use crate::s3::RequestClass;
 /// The age up to which learned rates are used.
 pub const KEPT: Duration = Duration::from_mins(15);
 /// The maximum number of lanes that are remembered, over all buckets.
-pub(super) const MOST: usize = 256;
+pub(super) const MAX_REMEMBERED: usize = 256;
 /// The relative change below which a figure counts as unchanged.
 const SAME: f64 = 0.1;
 

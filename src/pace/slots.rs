@@ -33,7 +33,7 @@ pub const CEILING: u32 = 8192;
 /// The number of requests in flight that layouts and estimates assume, if the ceiling allows it.
 pub const USUAL: u32 = 2048;
 /// The maximum number of requests that may wait without a slot: each takes some KiB of memory.
-const MOST_PARKED: u32 = 4096;
+const MAX_PARKED: u32 = 4096;
 /// Requests that move fewer bytes than this, the smallest size of a part, are small.
 const SMALL: u64 = 5 << 20;
 
@@ -404,7 +404,7 @@ impl Slots {
     /// parked already.
     pub(crate) fn park(&self, is_bulk: bool) -> Option<Parked> {
         let mut state = self.lock();
-        if state.parked_small + state.parked_bulk >= MOST_PARKED {
+        if state.parked_small + state.parked_bulk >= MAX_PARKED {
             return None;
         }
         *state.parked(is_bulk) += 1;

@@ -73,7 +73,7 @@ mod tests {
     use crate::plan::parts::{Boundaries, PartLayout};
     use crate::s3::OnWrites;
 
-    fn honouring(on: OnWrites) -> Capabilities {
+    fn honoring(on: OnWrites) -> Capabilities {
         Capabilities {
             if_none_match: on,
             if_match: on,
@@ -174,7 +174,7 @@ mod tests {
                     When::Missing,
                     &DestinationState::Absent,
                     route.publishes_by(),
-                    &honouring(on),
+                    &honoring(on),
                 )
             };
             assert_eq!(of(on), WriteCondition::Absent, "{route:?}");

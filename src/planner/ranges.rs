@@ -4,7 +4,7 @@
 //! side, from the first key of the range to the last. [`bisect`](crate::listing::bisect) decides
 //! where to split a range that turns out to be long. Each split waits for room in the channel to
 //! the executor, so it happens only as long as the executor keeps up. The memory of a range does
-//! not depend on its length (two pages of each side), and there are at most [`MOST_RANGES`]. A
+//! not depend on its length (two pages of each side), and there are at most [`MAX_RANGES`]. A
 //! range that waits for a page costs memory but no CPU. So there are just enough ranges to keep
 //! this machine busy: no range is split while [`BUSY`] ranges have pages to compare.
 //!
@@ -36,7 +36,7 @@ use crate::pace::gate::spawn_and_join;
 /// The maximum number of ranges that are listed at once. At 60 ms per page, each range compares up
 /// to 16,000 keys per second. Each range takes about 1.9 MiB, for the pages of both sides and the
 /// buffers of two connections, and a sync should need at most 64 MiB in total.
-pub const MOST_RANGES: usize = 20;
+pub const MAX_RANGES: usize = 20;
 /// The number of ranges with pages to compare that keeps the machine busy.
 const BUSY: usize = 4;
 
@@ -331,7 +331,7 @@ impl Sides {
     /// range, they use a quarter of the slots.
     fn most_ranges(&self) -> usize {
         let ceiling = self.destination.pacer().slots().ceiling() as usize;
-        (ceiling / 8).clamp(1, MOST_RANGES)
+        (ceiling / 8).clamp(1, MAX_RANGES)
     }
 
     /// Plans one range from its beginning to its end.

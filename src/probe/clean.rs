@@ -24,7 +24,7 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 
 /// The maximum number of requests in flight.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT: usize = 8;
 
 /// The kinds of leftovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -162,7 +162,7 @@ impl Cleaner {
             .map(|made| self.remove_one(what, made))
             .collect();
         stream::iter(removals)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .collect()
             .await
     }
@@ -206,7 +206,7 @@ impl Cleaner {
             .map(|upload| self.left_upload(upload, &listed))
             .collect();
         let left: Vec<_> = stream::iter(checks)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .collect()
             .await;
         let left: Vec<_> = left.into_iter().flatten().collect();
@@ -382,7 +382,7 @@ impl Cleaner {
             .map(|key| self.left_object(key, &removed))
             .collect();
         let objects: Vec<_> = stream::iter(checks)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .collect()
             .await;
         left.extend(objects.into_iter().flatten());

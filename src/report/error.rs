@@ -131,7 +131,7 @@ pub enum ReportError {
     #[error(
         "the report {place}: a report in S3 needs `If-None-Match` on PutObject, which the endpoint `{endpoint}` {}; write the \
          report to a file, use another endpoint, or set the endpoint's `provider`",
-        if *ignored { "ignored in a test" } else { "is not known to honour" }
+        if *ignored { "ignored in a test" } else { "is not known to honor" }
     )]
     Unconditional {
         /// The report.

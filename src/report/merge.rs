@@ -45,11 +45,11 @@ const CHUNK: usize = 256 * 1024;
 const WAITING: usize = 4;
 /// The maximum number of incomplete shards that the footer names, because the last line of a report
 /// must be short.
-const MOST_NAMED: usize = 50;
+const MAX_NAMED: usize = 50;
 /// The maximum number of damaged retries that the footer names. Their places may be long.
-const MOST_NAMED_RETRIES: usize = 3;
+const MAX_NAMED_RETRIES: usize = 3;
 /// The maximum number of bytes of each reason or damage in the footer.
-const MOST_BYTES: usize = 160;
+const MAX_BYTES: usize = 160;
 
 /// The reports of one shard.
 #[derive(Clone, Debug, Default)]
@@ -405,7 +405,9 @@ impl MergeTask {
             (Some(why), ..) => Some(why.clone()),
             (_, Some(damage), _) => Some(damaged(&damage.what)),
             (.., None) if shard.runs.reports.is_empty() => None,
-            (.., None) => Some("its report has no footer: it is at work, or was killed".to_owned()),
+            (.., None) => {
+                Some("its report has no footer: it is still running, or was killed".to_owned())
+            }
             (.., Some(footer)) if !footer.complete => {
                 Some("it was stopped before its end".to_owned())
             }
@@ -522,19 +524,19 @@ impl MergeTask {
     /// Adds the footer.
     async fn end(&mut self, shards: usize) -> Result<(), MergeStop> {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let reasons = self.unfinished.iter().take(MOST_NAMED);
+        let reasons = self.unfinished.iter().take(MAX_NAMED);
         let footer = &mut self.footer;
         footer.shards = Some(FooterShards {
             total: number(shards),
             incomplete: number(self.unfinished.len()),
             reasons: reasons
-                .map(|(shard, why)| (*shard, cut(why.clone(), MOST_BYTES)))
+                .map(|(shard, why)| (*shard, cut(why.clone(), MAX_BYTES)))
                 .collect(),
             damaged_retries: self
                 .damaged_retries
                 .iter()
-                .take(MOST_NAMED_RETRIES)
-                .map(|(place, damage)| (place.clone(), cut(damage.clone(), MOST_BYTES)))
+                .take(MAX_NAMED_RETRIES)
+                .map(|(place, damage)| (place.clone(), cut(damage.clone(), MAX_BYTES)))
                 .collect(),
         });
         let is_whole = self.unfinished.is_empty() && self.damaged_retries.is_empty();

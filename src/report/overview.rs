@@ -1,7 +1,7 @@
 //! Summarizes a report: its totals, which objects are not done, and why.
 //!
 //! A report of any length is read line by line, even if it is not complete. Memory grows with the
-//! objects that are not done, up to [`MOST_OBJECTS`].
+//! objects that are not done, up to [`MAX_OBJECTS`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -15,13 +15,13 @@ use super::read::{ReadError, ReceiptStatus};
 use crate::printable::cut;
 
 /// The maximum number of objects that are remembered because they are not done.
-const MOST_OBJECTS: usize = 1 << 20;
+const MAX_OBJECTS: usize = 1 << 20;
 /// The maximum number of causes that are counted separately.
-const MOST_CAUSES: usize = 100;
+const MAX_CAUSES: usize = 100;
 /// The maximum number of bytes of a message or a name.
-const MOST_BYTES: usize = 1024;
+const MAX_BYTES: usize = 1024;
 /// The maximum number of proofs that are counted separately. s3haul has fewer.
-const MOST_PROOFS: usize = 32;
+const MAX_PROOFS: usize = 32;
 
 /// The summary of a report.
 #[derive(Clone, Debug, Serialize)]
@@ -213,7 +213,7 @@ pub async fn overview_and(
 impl OverviewReader<'_> {
     /// Remembers the first damage.
     fn damaged(&mut self, number: u64, what: &str) {
-        let what = || cut(format!("line {number}: {what}"), MOST_BYTES);
+        let what = || cut(format!("line {number}: {what}"), MAX_BYTES);
         self.damage.get_or_insert_with(what);
     }
 
@@ -251,8 +251,8 @@ impl OverviewReader<'_> {
                 let proof = receipt.proof.as_deref().unwrap_or_default();
                 if let Some(proven) = self.proofs.get_mut(proof) {
                     *proven += 1;
-                } else if !proof.is_empty() && self.proofs.len() < MOST_PROOFS {
-                    self.proofs.insert(cut(proof.to_owned(), MOST_BYTES), 1);
+                } else if !proof.is_empty() && self.proofs.len() < MAX_PROOFS {
+                    self.proofs.insert(cut(proof.to_owned(), MAX_BYTES), 1);
                 }
             }
             ReceiptStatus::Skipped => counts.skipped += 1,
@@ -279,7 +279,7 @@ impl OverviewReader<'_> {
             _ if status != ReceiptStatus::Failed
                 && self.undone.get(&object).is_some_and(has_failed) => {}
             ReceiptStatus::Skipped => _ = self.undone.remove(&object),
-            _ if self.undone.len() >= MOST_OBJECTS && !self.undone.contains_key(&object) => {
+            _ if self.undone.len() >= MAX_OBJECTS && !self.undone.contains_key(&object) => {
                 self.is_full = true;
             }
             _ => {
@@ -291,14 +291,14 @@ impl OverviewReader<'_> {
 
     /// Returns the index of a cause.
     fn cause(&mut self, status: ReceiptStatus, error: ErrorView) -> usize {
-        let short = |text: String| cut(text, MOST_BYTES);
+        let short = |text: String| cut(text, MAX_BYTES);
         let (operation, code) = (short(error.operation), short(error.code));
         let message = short(error.message);
         let key = (status, operation.clone(), code.clone(), message.clone());
         if let Some(known) = self.known.get(&key) {
             return *known;
         }
-        let is_last = self.causes.len() >= MOST_CAUSES;
+        let is_last = self.causes.len() >= MAX_CAUSES;
         let other = (status, String::new(), String::new(), OTHER.to_owned());
         if is_last && let Some(known) = self.known.get(&other) {
             return *known;
@@ -332,7 +332,7 @@ impl OverviewReader<'_> {
             };
             cause.objects += 1;
             if cause.first.len() < shown {
-                cause.first.push(cut(object.source, MOST_BYTES));
+                cause.first.push(cut(object.source, MAX_BYTES));
             }
         }
         self.causes.retain(|cause| cause.objects > 0);
@@ -369,11 +369,11 @@ impl OverviewReader<'_> {
         }
         if self.is_full && self.damage.is_none() {
             tracing::warn!(
-                "more than {MOST_OBJECTS} objects are not done; the others are not shown"
+                "more than {MAX_OBJECTS} objects are not done; the others are not shown"
             );
         }
     }
 }
 
-/// The message that stands for the causes beyond [`MOST_CAUSES`].
+/// The message that stands for the causes beyond [`MAX_CAUSES`].
 const OTHER: &str = "other causes";

@@ -443,7 +443,7 @@ impl PieceWriter {
         }
         if let Some(piece) = self.removed_piece().await {
             return Err(Unfinished::Receipts(format!(
-                "its piece {piece} was removed while the run was at work"
+                "its piece {piece} was removed during the run"
             )));
         }
         let ReportLength { lines, sum, .. } = self.end();

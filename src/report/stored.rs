@@ -5,11 +5,10 @@
 //! and continues with lines of the report. The lines of all pieces together are the report as it
 //! would be in a file: header, receipts, footer.
 //!
-//! A piece is never changed or removed. A session that resumes the run gets the receipts after a
-//! certain length of the report from the journal, and writes them again. So the head of each piece
-//! contains the length of the report at which the piece begins, and discards everything that
-//! earlier pieces have after that length. Readers decide from the heads which pieces count
-//! ([`keep`]).
+//! A piece is never changed or removed. A session that resumes the run rewrites the end of the
+//! report from the journal. So the head of each piece records the report offset at which the piece
+//! begins, and anything that earlier pieces hold beyond that offset is superseded. Readers decide
+//! from the heads which pieces count ([`keep`]).
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -35,13 +34,13 @@ const RUN: &str = "report-";
 /// The format of the time in such a name.
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// The digits of a run's name that are used. Only a manipulated journal has more.
-const MOST_DIGITS: usize = 32;
+const MAX_DIGITS: usize = 32;
 /// The maximum number of objects that a list of pieces may have. A real report has far fewer.
-const MOST_PIECES: u64 = 1_000_000;
+const MAX_PIECES: u64 = 1_000_000;
 /// The bytes that are read from the start of a piece. They include its head.
 const HEAD: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 /// The maximum number of requests in flight while heads are read.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 /// The maximum number of attempts to write a piece that can neither be written nor read, because
 /// another writer interferes.
 const ROUNDS: u32 = 8;
@@ -124,7 +123,7 @@ fn run_directory(run: &str) -> String {
     let digits: String = run
         .chars()
         .filter(char::is_ascii_alphanumeric)
-        .take(MOST_DIGITS)
+        .take(MAX_DIGITS)
         .collect();
     format!("{RUN}{}-{digits}/", time_of_run(&digits).strftime(TIME))
 }
@@ -327,7 +326,7 @@ impl RunDirectory {
         let prefix = self.directory.as_str();
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), prefix, order)
-            .at_most(MOST_PIECES);
+            .at_most(MAX_PIECES);
         let mut token = None;
         loop {
             let page = self.bucket.list(prefix, None, token.as_deref()).await;
@@ -364,7 +363,7 @@ impl RunDirectory {
     ) -> Result<Vec<PieceHead>, ReportError> {
         let numbers: Vec<u64> = numbers.iter().copied().collect();
         let head = |number| async move { self.head(number).await };
-        let heads = stream::iter(numbers).map(head).buffered(AT_ONCE);
+        let heads = stream::iter(numbers).map(head).buffered(MAX_CONCURRENT);
         let heads: Vec<_> = heads.boxed().try_collect().await?;
         keep(heads).map_err(|what| self.damaged(what))
     }
@@ -430,7 +429,8 @@ impl RunDirectory {
         Err(self.damaged(format!("its piece {piece} can neither be written nor read")))
     }
 
-    /// Writes an object. Returns false if one exists already.
+    /// Writes an object. Returns false if the server refuses because the key already has an object
+    /// or another write is in progress.
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<bool, ReportError> {
         let attributes = Attributes::default();
         let written = self
@@ -451,7 +451,7 @@ impl RunDirectory {
         }
     }
 
-    /// Checks that the server honours conditions: writes a new piece again, which it must refuse. A
+    /// Checks that the server honors conditions: writes a new piece again, which it must refuse. A
     /// proxy or another version of the server may ignore conditions that its profile promises.
     pub(super) async fn try_condition(
         &self,
@@ -482,8 +482,8 @@ fn head_of(bytes: &[u8]) -> Option<(PieceHead, usize)> {
     Some((head, end + 1))
 }
 
-/// Returns the pieces that count: each piece discards everything after its beginning. A piece that
-/// does not fit the pieces before it does no harm if a later piece discards it.
+/// Returns the pieces that count. Each piece supersedes earlier data from its own offset on. A
+/// damaged or out-of-place piece is harmless if a later piece supersedes it.
 fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
     let mut kept: Vec<PieceHead> = Vec::new();
     let mut damage = None;

@@ -74,8 +74,8 @@ impl Bound {
             Operation::GetObjectAcl => Self::list(256 * KIB, 10_000),
             Operation::GetObjectAnnotation => Self::bytes(MIB),
             Operation::GetObject => Self::bytes(MAX_SEGMENT),
-            // Ten tags, a retention, or the result of a copy after the spaces that S3 sends while
-            // it works.
+            // The largest of these is ten tags, or a copy result preceded by the whitespace that S3
+            // sends to keep the connection alive.
             Operation::HeadBucket
             | Operation::HeadObject
             | Operation::GetObjectTagging
@@ -352,7 +352,7 @@ impl Body for Limited {
         loop {
             match ready!(this.poll_checked(cx)) {
                 Some(Ok(frame)) => {
-                    // The trailers of a document mean nothing.
+                    // Ignore the trailers.
                     if let Some(data) = frame.data_ref() {
                         if this.gathered.is_empty() {
                             let length = this.announced.max(data.len() as u64).min(LARGE_FROM);

@@ -56,7 +56,7 @@ impl PartLimits {
     }
 }
 
-/// The writes that honour a condition on the object at their key.
+/// The writes that honor a condition on the object at their key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnWrites {
     /// `CopyObject`.
@@ -94,7 +94,7 @@ impl OnWrites {
         }
     }
 
-    /// Returns true if this write honours the condition.
+    /// Returns true if this write honors the condition.
     #[must_use]
     pub const fn on(self, write: ConditionalWrite) -> bool {
         match write {
@@ -143,15 +143,15 @@ pub struct Capabilities {
     pub max_copy: u64,
     /// Limits on parts.
     pub parts: PartLimits,
-    /// `CopyObject` honours `x-amz-copy-source-if-match`. Otherwise s3haul checks the source again
+    /// `CopyObject` honors `x-amz-copy-source-if-match`. Otherwise s3haul checks the source again
     /// after the copy.
     pub copy_conditions: bool,
-    /// `UploadPartCopy` honours `x-amz-copy-source-if-match`. Otherwise s3haul checks the source
+    /// `UploadPartCopy` honors `x-amz-copy-source-if-match`. Otherwise s3haul checks the source
     /// again before it publishes the copy.
     pub part_conditions: bool,
-    /// The writes that honour `If-None-Match: *`.
+    /// The writes that honor `If-None-Match: *`.
     pub if_none_match: OnWrites,
-    /// The writes that honour `If-Match`.
+    /// The writes that honor `If-Match`.
     pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
@@ -171,11 +171,11 @@ pub struct Capabilities {
     pub object_size: bool,
     /// Lists are sorted by the bytes of the keys. Otherwise only HEAD shows that a key is absent.
     pub ordered_lists: bool,
-    /// `encoding-type=url` is honoured in lists of objects.
+    /// `encoding-type=url` is honored in lists of objects.
     pub encoded_lists: bool,
-    /// `encoding-type=url` is honoured in lists of open uploads.
+    /// `encoding-type=url` is honored in lists of open uploads.
     pub encoded_uploads: bool,
-    /// `DeleteObject` honours `If-Match`. Otherwise s3haul never deletes a bad copy in a bucket
+    /// `DeleteObject` honors `If-Match`. Otherwise s3haul never deletes a bad copy in a bucket
     /// without versions.
     pub conditional_deletes: bool,
     /// The endpoint supports object tags.

@@ -1,9 +1,9 @@
 //! Sorts the failures of requests into kinds.
 //!
 //! Errors are sorted by S3's error *code*, because errors also arrive inside `200 OK` responses.
-//! The status decides if the code is unknown or absent, as in responses to HEAD. The handling of a
-//! failure ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) depends on its kind alone, so
-//! callers do not inspect codes.
+//! The status decides if the code is unknown or absent, as in responses to HEAD. Callers should
+//! branch on the kind. A few inspect the code as well, where one kind covers cases that need
+//! different handling (`InvalidPart`, `AccessControlListNotSupported`).
 
 mod sort;
 pub(super) mod tls;
@@ -45,7 +45,7 @@ pub enum FailureKind {
     NotSent,
     /// A condition on the source or the destination did not hold (412).
     PreconditionFailed,
-    /// Another writer raced a conditional write (409).
+    /// Another write to the key was in progress (409 `ConditionalRequestConflict`).
     Conflict,
     /// Not allowed (403).
     Denied,
@@ -260,11 +260,11 @@ impl FailureKind {
                     .into()
             }
             Self::Unreadable | Self::AnswerTooLong => {
-                "check that the endpoint's `url` is that of an S3, and that no proxy answers in its place"
+                "check that the endpoint's `url` points to an S3 server, and that no proxy is answering for it"
                     .into()
             }
             Self::ServerFault => {
-                "the server does not answer as S3 does; report it to those who run or write the server".into()
+                "the server does not behave like S3; report this to its operator or vendor".into()
             }
             Self::Unreachable => "check the endpoint's `url`, DNS, proxy and firewall".into(),
             Self::Certificate(Some(_)) => "add that CA to the bundle, or name the bundle that has it".into(),
@@ -272,7 +272,7 @@ impl FailureKind {
             Self::Tls => "check the endpoint's `url` and the server's TLS settings".into(),
             Self::NotSent => "correct what the message names, or report it".into(),
             Self::PreconditionFailed | Self::Conflict | Self::SourceChanged => {
-                "another writer is at work; run the job again when it is done".into()
+                "something else is writing to these objects; run the job again when it has finished".into()
             }
             Self::Denied => "grant the permission, or exclude the object".into(),
             Self::Credentials => {
@@ -285,14 +285,14 @@ impl FailureKind {
                     .into()
             }
             Self::CredentialsUnavailable => {
-                "see that this provider of credentials is up, and run the same command again".into()
+                "make sure the credential provider is running, then run the same command again".into()
             }
             Self::ClockSkew => "set this machine's clock (for instance with NTP)".into(),
             Self::WrongRegion(Some(region)) => format!("set the endpoint's `region: {region}`"),
             Self::WrongRegion(None) => "set the endpoint's `region` to the bucket's".into(),
             Self::NoSuchBucket => "check the bucket's name, or create it first".into(),
             Self::BucketLost => {
-                "see with `s3haul verify --report REPORT` what of this run is there, and run the same command again with --fresh"
+                "run `s3haul verify --report REPORT` to see which copies still exist, then run the same command again with --fresh"
                     .into()
             }
             Self::NotFound => "check the key; it may have been deleted since it was listed".into(),
@@ -303,14 +303,14 @@ impl FailureKind {
                 "write `skip` for the attribute under `preserve`, or set the endpoint's `provider`".into()
             }
             Self::Invalid => "see the server's message".into(),
-            Self::Corrupted => "run the job again; if it stays, the network or disk is faulty".into(),
+            Self::Corrupted => "run the job again; if this persists, suspect the network or a disk".into(),
             Self::NotEqual => "copy it again with `when: always`, or with `s3haul retry REPORT` if the run wrote a report".into(),
             Self::NoVersions => "turn on the bucket's versioning, or leave `versions` and `as_of` out".into(),
             Self::Diverged => {
                 "write to another prefix, or append the whole history all the same with `when: always`".into()
             }
             Self::Unprovable => {
-                "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
+                "allow s3haul to read both sides (`prove: read`), or accept a weaker proof (`verify: best`)".into()
             }
             Self::NotKept => "write `try` or `replace` for it under `preserve`".into(),
             // The message names the setting.
@@ -344,7 +344,7 @@ pub struct Details {
     pub request_id: Option<String>,
     /// The number of times that the request was sent.
     pub attempts: u32,
-    /// The credentials and clock that signed the request, if the server refused it.
+    /// The credentials and the time used to sign the request, if the server refused it.
     pub(crate) signed: Option<Signed>,
     /// Set if the server answered the request.
     pub(crate) is_answer: bool,

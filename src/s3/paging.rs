@@ -24,16 +24,16 @@ use crate::location::BucketName;
 
 /// The number of empty pages in a row that a list may have. Servers send some after keys were
 /// deleted.
-pub const MOST_EMPTY_PAGES: u32 = 100;
+pub const MAX_EMPTY_PAGES: u32 = 100;
 /// The number of times that a page is requested if the response is the previous page.
 pub const PAGE_TRIES: u32 = 3;
 
 /// A list of uploads, parts, or annotations with more entries than this at one key counts as
 /// endless: S3 allows 10,000 parts and 1,000 annotations, and in practice no key has as many open
 /// uploads.
-const MOST_AT_A_KEY: u32 = 10_000;
+const MAX_AT_A_KEY: u32 = 10_000;
 /// The same limit in pages, for servers that send as few as ten entries per page.
-const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;
+const MAX_PAGES_AT_A_KEY: u32 = MAX_AT_A_KEY / 10;
 
 /// An entry of a list.
 pub trait PageEntry {
@@ -329,9 +329,9 @@ impl Paging {
 
     fn empty_page(&mut self, goes_on: bool) -> Result<PageVerdict, Failure> {
         self.empty += u32::from(goes_on);
-        if goes_on && self.empty > MOST_EMPTY_PAGES {
+        if goes_on && self.empty > MAX_EMPTY_PAGES {
             return Err(self.fault(format!(
-                "the server sent {MOST_EMPTY_PAGES} pages in a row that bring nothing new, each with a token for another one"
+                "the server sent {MAX_EMPTY_PAGES} pages in a row that bring nothing new, each with a token for another one"
             )));
         }
         Ok(PageVerdict::Next)
@@ -403,10 +403,10 @@ impl Paging {
             self.at_key.entries += 1;
         }
         let AtKey { entries, pages, .. } = self.at_key;
-        if entries > MOST_AT_A_KEY || pages > MOST_PAGES_AT_A_KEY {
+        if entries > MAX_AT_A_KEY || pages > MAX_PAGES_AT_A_KEY {
             return Err(self.fault(format!(
                 "the server lists {entries} {what} on {pages} pages, and says that there are more; s3haul reads at most \
-                 {MOST_AT_A_KEY}"
+                 {MAX_AT_A_KEY}"
             )));
         }
         Ok(())

@@ -36,7 +36,7 @@ use super::causes::one_line;
 /// The time within which the output must end after the program has exited.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 /// The maximum number of bytes that are kept of each output of a program.
-const MOST: usize = 1 << 20;
+const MAX_OUTPUT: usize = 1 << 20;
 
 /// The IDs of the running programs; true for programs with their own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
@@ -127,7 +127,10 @@ impl CredentialProcess {
         let output = match timeout(self.limit, self.output(&has_ended)).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
-                return Err(failed(format!("printed more than {MOST} bytes"), false));
+                return Err(failed(
+                    format!("printed more than {MAX_OUTPUT} bytes"),
+                    false,
+                ));
             }
             Ok(Err(error)) => {
                 let reason = format!("cannot be run: {}", one_line(&error.to_string()));
@@ -240,7 +243,7 @@ impl Printed {
         } = self;
         let answer = async {
             to_end(stdout.as_mut(), out).await?;
-            if out.len() > MOST {
+            if out.len() > MAX_OUTPUT {
                 return Err(io::Error::from(io::ErrorKind::FileTooLarge));
             }
             Ok(())
@@ -250,8 +253,8 @@ impl Printed {
         let messages = async {
             let mut pipe = stderr.as_mut();
             to_end(pipe.as_deref_mut(), err).await?;
-            while err.len() > MOST {
-                err.truncate(MOST);
+            while err.len() > MAX_OUTPUT {
+                err.truncate(MAX_OUTPUT);
                 to_end(pipe.as_deref_mut(), err).await?;
             }
             Ok::<_, io::Error>(())
@@ -261,10 +264,10 @@ impl Printed {
     }
 }
 
-/// Reads a pipe to its end, or until there are more than [`MOST`] bytes.
+/// Reads a pipe to its end, or until there are more than [`MAX_OUTPUT`] bytes.
 async fn to_end(pipe: Option<impl AsyncRead + Unpin>, read: &mut Vec<u8>) -> io::Result<()> {
     let Some(mut pipe) = pipe else { return Ok(()) };
-    while read.len() <= MOST && pipe.read_buf(read).await? > 0 {}
+    while read.len() <= MAX_OUTPUT && pipe.read_buf(read).await? > 0 {}
     Ok(())
 }
 

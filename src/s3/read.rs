@@ -1,7 +1,8 @@
-//! Reads objects and parts for proof, and deletes a single version.
+//! Reads objects and parts, and deletes objects or single versions.
 //!
-//! A plain copy never sends these requests. They serve to compare bytes, to replay part boundaries,
-//! or to remove a copy that is not equal to its source.
+//! A copy needs these requests only to compare bytes, to replay part boundaries, or to remove a
+//! copy that is not equal to its source. Probes, and journals and shard states in S3, send some of
+//! them too.
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
@@ -108,8 +109,8 @@ impl Client {
     /// Deletes one version of an object permanently. Without a version, deletes the object; if
     /// `only` is given, only if the object still has that `ETag`.
     ///
-    /// Of a job's objects, s3haul deletes only a bad copy that the same run wrote. Otherwise it
-    /// deletes only objects that a probe or a journal created.
+    /// s3haul deletes a job's object only if it is a bad copy written by the same run. All other
+    /// deletions are of its own objects: probe objects, journal segments, and shard records.
     pub async fn delete_object(
         &self,
         bucket: &BucketName,

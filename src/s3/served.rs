@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 /// The number of requests that must hang at once before a server counts as one that serves few
 /// connections. If fewer hang, they are sent again instead ([`crate::pace::latency`]).
-const MANY: u32 = 4;
+const MIN_HANGING: u32 = 4;
 /// The maximum number of connections that are remembered. When there are more, the older half is
 /// forgotten.
-const MOST: usize = 16_384;
+const MAX_REMEMBERED: usize = 16_384;
 
 /// A server, or a proxy on the way to it.
 #[derive(Debug, Default)]
@@ -79,17 +79,17 @@ impl Connection {
         let Some(end) = self.our_end() else { return };
         let now = Instant::now();
         let mut answered = self.server.answered();
-        if answered.len() >= MOST && !answered.contains_key(&end) {
+        if answered.len() >= MAX_REMEMBERED && !answered.contains_key(&end) {
             let mut times: Vec<_> = answered.values().copied().collect();
-            let (_, middle, _) = times.select_nth_unstable(MOST / 2);
+            let (_, middle, _) = times.select_nth_unstable(MAX_REMEMBERED / 2);
             let middle = *middle;
             answered.retain(|_, last| *last > middle);
         }
         answered.insert(end, now);
     }
 
-    /// Returns true if the server has never answered on this connection, but on others since
-    /// `since`.
+    /// Returns true if the server has never answered on this connection but has answered on others
+    /// since `since`.
     pub(super) fn is_unserved(&self, since: Instant) -> bool {
         let Some(end) = self.our_end() else {
             return false;
@@ -98,7 +98,7 @@ impl Connection {
         !answered.contains_key(&end) && answered.values().any(|last| *last >= since)
     }
 
-    /// Counts a request that hangs on this connection, until the result is dropped.
+    /// Counts a request that hangs on this connection, until the returned guard is dropped.
     pub(crate) fn hang(&self) -> Hanging {
         self.server.hanging.fetch_add(1, Ordering::Relaxed);
         Hanging(Arc::clone(&self.server))
@@ -107,7 +107,7 @@ impl Connection {
     /// Returns the number of connections on which the server has answered since `since`, if the
     /// server is known to serve few: many requests hang at once now, or did earlier.
     pub(crate) fn limit(&self, since: Instant) -> Option<u32> {
-        let is_many = self.server.hanging.load(Ordering::Relaxed) >= MANY;
+        let is_many = self.server.hanging.load(Ordering::Relaxed) >= MIN_HANGING;
         if is_many {
             self.server.is_limited.store(true, Ordering::Relaxed);
         } else if !self.server.is_limited.load(Ordering::Relaxed) {
@@ -166,6 +166,6 @@ mod tests {
         for port in 1..=u16::MAX {
             connection(&server, port).answered();
         }
-        assert!(server.answered().len() <= MOST);
+        assert!(server.answered().len() <= MAX_REMEMBERED);
     }
 }

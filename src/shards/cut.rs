@@ -1,14 +1,14 @@
 //! Divides the keys of a job among shards. This module is pure.
 //!
-//! The keys of all transfers form one sequence of stretches: neighbouring keys with a known or
-//! estimated weight. A shard is a span of neighbouring stretches, so it has at most one range of
+//! The keys of all transfers form one sequence of stretches: neighboring keys with a known or
+//! estimated weight. A shard is a span of neighboring stretches, so it has at most one range of
 //! each transfer. A stretch is never divided. An object of several terabytes is a single stretch,
 //! and becomes a separate shard.
 //!
 //! The number of spans follows from a bound on their weight. A binary search finds the lowest bound
 //! that gives no more spans than shards. A single stretch may exceed the bound.
 //!
-//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So shards
+//! Neighboring ranges often share a partition of S3, and engines start indices in order. So shards
 //! are indexed in the order of the reversed bits of their positions. Shards that run at the same
 //! time are then far apart. Heavy shards come first, because a run ends with its slowest shard.
 
@@ -20,11 +20,11 @@ use crate::location::ObjectKey;
 
 /// The number of steps of the search for the bound. Each step halves the interval.
 const STEPS: u32 = 60;
-/// Neighbours whose weight is at most this share of the bound join a stretch that exceeds the
+/// Neighbors whose weight is at most this share of the bound join a stretch that exceeds the
 /// bound.
 const SLIGHT: f64 = 0.125;
 
-/// Neighbouring keys of a transfer. A shard may end where a stretch ends.
+/// Neighboring keys of a transfer. A shard may end where a stretch ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// The transfer, by position in the job.
@@ -50,7 +50,7 @@ pub fn divide(stretches: &[Stretch], shards: u32) -> Vec<PlannedShard> {
     in_order_of_indices(planned, most)
 }
 
-/// Neighbouring stretches, by position.
+/// Neighboring stretches, by position.
 type Span = std::ops::Range<usize>;
 
 /// Returns the spans for the lowest bound that gives at most `most` of them.
@@ -76,7 +76,7 @@ fn bounded(weights: &[f64], most: usize) -> Vec<Span> {
 }
 
 /// Returns the longest spans whose weights do not exceed a bound. A stretch that exceeds the bound
-/// forms a span with its light neighbours.
+/// forms a span with its light neighbors.
 fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     let (mut first, mut weight, mut follows_heavy) = (0, 0.0, false);

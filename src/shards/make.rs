@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::MOST_SHARDS;
+use super::MAX_SHARDS;
 use super::cut::divide;
 use super::record::{FORMAT, ShardPlan, ShardWeight};
 use super::survey::{Extent, SurveyedSource, survey};
@@ -112,10 +112,10 @@ pub fn refusals(job: &Job) -> Vec<Mistake> {
 pub fn refused_number(shards: u32) -> Option<String> {
     match shards {
         0 => Some("a run needs at least one shard".to_owned()),
-        1..=MOST_SHARDS => None,
+        1..=MAX_SHARDS => None,
         _ => Some(format!(
             "{shards} shards are too many: an Indexed Job keeps the state of each index, and arrays of Slurm and AWS Batch \
-             have limits too; use at most {MOST_SHARDS}"
+             have limits too; use at most {MAX_SHARDS}"
         )),
     }
 }

@@ -20,9 +20,9 @@ use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
 
 /// The maximum number of objects of one kind that a list may have. There is one for each shard.
-const MOST_OBJECTS: u64 = 100_000;
+const MAX_OBJECTS: u64 = 100_000;
 /// The number of objects that are read at once.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 
 /// The reason why a state prefix cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -35,7 +35,15 @@ pub enum StateError {
         /// The failure.
         failure: Failure,
     },
-    /// An object cannot be parsed, so s3haul did not write it in this form.
+    /// A key below the prefix would be too long.
+    #[error("the state {place}: {what}; use a shorter state prefix")]
+    KeyTooLong {
+        /// The prefix.
+        place: String,
+        /// The length and the limit.
+        what: String,
+    },
+    /// An object cannot be parsed, or a record cannot be serialized.
     #[error("{place} cannot be read: {what}; restore it, or use another state prefix")]
     Damaged {
         /// The object.
@@ -54,10 +62,10 @@ pub enum StateError {
         /// Its format.
         format: u64,
     },
-    /// The endpoint is not known to honour conditional writes, so two processes could write two
+    /// The endpoint is not known to honor conditional writes, so two processes could write two
     /// plans.
     #[error(
-        "{place}: shards need `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to honour; use \
+        "{place}: shards need `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to honor; use \
          another endpoint, or set the endpoint's `provider`"
     )]
     StateUnconditional {
@@ -118,7 +126,7 @@ impl StateStore {
         Self { bucket, prefix }
     }
 
-    /// Refuses an endpoint that is not known to honour `If-None-Match`.
+    /// Refuses an endpoint that is not known to honor `If-None-Match`.
     ///
     /// # Errors
     /// [`StateError::StateUnconditional`].
@@ -133,7 +141,7 @@ impl StateStore {
     }
 
     /// Returns the condition for replacing the object with this `ETag`, or no condition if the
-    /// endpoint does not honour `If-Match`.
+    /// endpoint does not honor `If-Match`.
     #[must_use]
     pub fn replacing(&self, etag: Option<&str>) -> WriteCondition {
         match etag {
@@ -147,7 +155,7 @@ impl StateStore {
     /// Returns the location of an object or of a prefix below the state prefix.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if the key would be too long.
+    /// [`StateError::KeyTooLong`].
     pub fn uri(&self, name: &str) -> Result<S3Uri, StateError> {
         Ok(S3Uri {
             bucket: self.bucket.name().clone(),
@@ -156,7 +164,7 @@ impl StateStore {
     }
 
     fn key(&self, name: &str) -> Result<ObjectKey, StateError> {
-        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| StateError::Damaged {
+        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| StateError::KeyTooLong {
             place: self.to_string(),
             what: error.to_string(),
         })
@@ -252,7 +260,7 @@ impl StateStore {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
         let mut paging =
-            Paging::new(operation, bucket, prefix.as_str(), order).at_most(MOST_OBJECTS);
+            Paging::new(operation, bucket, prefix.as_str(), order).at_most(MAX_OBJECTS);
         let (mut found, mut token) = (BTreeMap::new(), None);
         loop {
             let page = self.bucket.list(prefix.as_str(), None, token.as_deref());
@@ -288,7 +296,7 @@ impl StateStore {
         let get = |shard| async move { Ok((shard, self.get(&kind.of(shard)).await?)) };
         let found: Vec<(u32, Option<Stored<T>>)> = stream::iter(shards)
             .map(get)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT)
             .try_collect()
             .await?;
         let found = found.into_iter();

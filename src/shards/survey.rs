@@ -9,7 +9,7 @@
 //! about [`LISTS_PER_SHARD`] samples.
 //!
 //! Each key of a page is a possible end of a shard. Memory is bounded: the survey joins light
-//! neighbours, and raises the weight that counts as light when too many ends remain.
+//! neighbors, and raises the weight that counts as light when too many ends remain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,13 +33,13 @@ pub const LISTS_PER_SHARD: u32 = 16;
 /// The number of lists that the survey may always use, because the first splits show little.
 const FREE_LISTS: u64 = 64;
 /// The maximum number of lists in flight.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 /// The number of possible ends that are kept for each shard.
 const ENDS_PER_SHARD: usize = 32;
 /// The unknown part of a range does not matter if it weighs less than this share of a shard.
 const KNOWN_ENOUGH: f64 = 1.0 / 16.0;
 /// The maximum number of pages that an estimate may expect.
-const MOST_PAGES: f64 = 100_000.0;
+const MAX_PAGES: f64 = 100_000.0;
 /// The largest number of a range.
 const LAST_RANGE: u32 = u32::MAX;
 
@@ -189,7 +189,7 @@ struct KnownEnd {
 
 /// Bounds the number of ends that are kept.
 struct Thinning {
-    /// The weight up to which neighbours are joined.
+    /// The weight up to which neighbors are joined.
     light: f64,
     /// The number of ends that are kept.
     kept: usize,
@@ -217,7 +217,7 @@ impl Survey {
             } else {
                 FREE_LISTS.max(shards * u64::from(LISTS_PER_SHARD))
             },
-            at_once: AT_ONCE.min(ceiling as usize),
+            at_once: MAX_CONCURRENT.min(ceiling as usize),
             thinning: Thinning {
                 light: 0.0,
                 kept: 0,
@@ -346,7 +346,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Joins light neighbours until at most half of the allowed ends remain.
+    /// Joins light neighbors until at most half of the allowed ends remain.
     fn thin(&mut self) {
         let all: f64 = self
             .listings
@@ -424,7 +424,7 @@ impl SurveyedList {
         let pages = if known.is_over {
             0.0
         } else {
-            pages.unwrap_or_default().clamp(1.0, MOST_PAGES)
+            pages.unwrap_or_default().clamp(1.0, MAX_PAGES)
         };
         known.pages_left = pages;
         let left = pages * known.weight.units() / f64::from(known.pages.max(1));
@@ -499,7 +499,7 @@ impl KnownRange {
         });
     }
 
-    /// Joins neighbours whose sum is light. Returns the number of remaining ends.
+    /// Joins neighbors whose sum is light. Returns the number of remaining ends.
     fn thin(&mut self, light: f64) -> usize {
         let mut kept: Vec<KnownEnd> = Vec::new();
         for end in std::mem::take(&mut self.ends) {

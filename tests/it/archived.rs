@@ -1,4 +1,4 @@
-//! Archived objects: s3haul recognises them before it sends a request for them, and follows the
+//! Archived objects: s3haul recognizes them before it sends a request for them, and follows the
 //! job's policy.
 
 use std::time::{Duration, SystemTime};

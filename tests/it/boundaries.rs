@@ -85,7 +85,7 @@ impl Stage {
         let mut world = server.block_on(World::new());
         world.ceiling = IN_FLIGHT;
         let store = world.sandbox.store();
-        // Sources are older than any copy, so that an unrecorded copy is recognised as equal.
+        // Sources are older than any copy, so that an unrecorded copy is recognized as equal.
         let written = SystemTime::now() - Duration::from_hours(1);
         for (key, size) in [
             ("a", 100),

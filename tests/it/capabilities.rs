@@ -98,7 +98,7 @@ async fn parts_of_one_size_satisfy_a_server_that_demands_them() {
     assert!(sizes.len() > 2 && sizes.windows(2).all(|pair| pair[0].size >= pair[1].size));
 }
 
-/// R2 honours conditions on the source with CopyObject, but not with UploadPartCopy.
+/// R2 honors conditions on the source with CopyObject, but not with UploadPartCopy.
 #[tokio::test]
 async fn a_source_that_changes_under_unconditional_parts_is_seen_before_it_is_published() {
     for (provider, looks) in [

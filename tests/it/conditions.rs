@@ -209,7 +209,7 @@ async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
     world.assert_equal("k", "k");
 }
 
-/// Starts a sandbox that honours conditions with Complete and not with CopyObject, as MinIO and R2
+/// Starts a sandbox that honors conditions with Complete and not with CopyObject, as MinIO and R2
 /// do.
 async fn minio() -> World {
     let world = World::of_provider(Provider::Minio).await;
@@ -297,7 +297,7 @@ async fn where_no_write_knows_conditions_none_is_sent() {
     at(&world, DESTINATION, Content::pattern(2, 7));
     at(&world, SOURCE, Content::pattern(1, SMALL));
     they_write(&world);
-    // The sandbox honours conditions, so a condition that is sent would have an effect.
+    // The sandbox honors conditions, so a condition that is sent would have an effect.
     let run = world.run(copy(When::Changed)).await;
     assert_eq!(run.outcome.done_objects, 1);
     world.assert_equal("k", "k");

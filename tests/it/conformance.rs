@@ -283,7 +283,7 @@ impl Server {
             .collect()
     }
 
-    /// Returns the number of source objects that a run copies again because it cannot recognise
+    /// Returns the number of source objects that a run copies again because it cannot recognize
     /// their copies: if `ETag`s do not follow from bytes, a copy must be younger than its source,
     /// and some servers give it the time of its source.
     async fn unrecognized(&self) -> u64 {

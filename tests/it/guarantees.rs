@@ -92,7 +92,7 @@ async fn g2_losses_are_reported() {
     );
 }
 
-/// 3. Success is proven: if a server claims to honour conditions but does not, and stores other
+/// 3. Success is proven: if a server claims to honor conditions but does not, and stores other
 ///   bytes, the checksums show it, and the object is copied again.
 #[tokio::test]
 async fn g3_proven_not_assumed() {

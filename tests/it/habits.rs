@@ -115,7 +115,7 @@ async fn empty_variables_count_as_unset_and_wrong_ones_are_errors() {
     }
 }
 
-/// Output to a file is not coloured, unless the user requests colours.
+/// Output to a file is not colored, unless the user requests colors.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_gets_no_colours() {
     let world = World::new().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{Selection, Source, Transfer, When};
-use s3haul::planner::{MOST_RANGES, Planned, Sides};
+use s3haul::planner::{MAX_RANGES, Planned, Sides};
 use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, ObjectSpec, Operation};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
@@ -300,7 +300,7 @@ async fn a_session_resumes_with_the_remaining_ranges() {
             .unwrap()
             .state;
         let left = state.ranges.values().filter(|range| !range.planned).count();
-        assert!(left <= MOST_RANGES, "session {session} left {left} ranges");
+        assert!(left <= MAX_RANGES, "session {session} left {left} ranges");
         most_ranges = most_ranges.max(left);
     }
     assert!(most_ranges > 1, "no session left several ranges");

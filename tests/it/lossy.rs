@@ -262,7 +262,7 @@ async fn tags_that_may_not_be_read_are_noted_or_fail_what_requires_them() {
     }
 }
 
-/// The server honours `x-amz-tagging` of `PutObject` and ignores that of `CreateMultipartUpload`.
+/// The server honors `x-amz-tagging` of `PutObject` and ignores that of `CreateMultipartUpload`.
 #[tokio::test]
 async fn each_request_must_show_that_it_gives_tags() {
     let world = World::new().await;

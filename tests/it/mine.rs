@@ -95,7 +95,7 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
     )
     .await;
     assert!(
-        exit == 1 && stderr.contains("is at work on it; stop that first"),
+        exit == 1 && stderr.contains("is using it; stop that run first"),
         "{exit} {stderr}"
     );
     kill(child).await;
@@ -504,7 +504,7 @@ async fn a_run_at_work_keeps_its_uploads_whatever_their_age() {
     let all = ["abort", "s3://destination/", "--older-than", "0s"];
     let (exit, _, stderr) = uploads(&world, directory.path(), &all).await;
     assert!(
-        exit == 1 && stderr.contains("is at work on it; stop that first"),
+        exit == 1 && stderr.contains("is using it; stop that run first"),
         "{exit} {stderr}"
     );
     kill(child).await;

@@ -148,7 +148,7 @@ async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
     );
 }
 
-/// The file of a report may be cut or written to while its run is at work.
+/// The file of a report may be truncated or written to during its run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_that_it_is_not() {
     type Damage = fn(&Path);
@@ -417,7 +417,7 @@ async fn a_journal_that_is_cut_during_the_run_is_written_again() {
     damage_journal(&dir.path().join("kept"), cut_to_nothing);
     let Ended { exit, stderr, .. } = ended(child).await;
     assert!(
-        exit == 0 && stderr.contains("was cut or removed while the run was at work"),
+        exit == 0 && stderr.contains("was truncated or removed during the run"),
         "{exit} {stderr}"
     );
     assert_eq!(receipts_in(&dir.path().join("report.jsonl")).len(), 60);

@@ -135,7 +135,7 @@ async fn a_run_without_a_process_says_how_it_continues() {
     let (exit, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(
         exit == 0
-            && stdout.contains("no process is at work")
+            && stdout.contains("no process is running")
             && stdout.contains("shards    1 done, 1 stopped")
             && stdout.contains("to continue: resume the job if it is suspended"),
         "{stdout}"

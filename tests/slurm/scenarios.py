@@ -59,7 +59,7 @@ def array_interrupted(world):
 
 @scenario
 def array_with_a_wrong_manifest(world):
-    """Exit code 2: tasks that have not started are cancelled. The corrected manifest runs under the same name. A
+    """Exit code 2: tasks that have not started are canceled. The corrected manifest runs under the same name. A
     manifest that changes after that is refused."""
     world.server.start_with_many(["small/=1000x4KiB"])
     world.edit(8, 2)

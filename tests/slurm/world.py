@@ -49,7 +49,7 @@ class World:
         script.write_text(text)
         path = self.directory / "job.yaml"
         job = yaml.safe_load(path.read_text())
-        # Shared state needs a server that is known to honour If-None-Match.
+        # Shared state needs a server that is known to honor If-None-Match.
         job["endpoints"]["default"]["provider"] = "aws"
         if manifest:
             manifest(job)

@@ -22,7 +22,7 @@ const LARGEST: usize = 1 << 20;
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 512;
 /// The most annotations of an object, and of a page of a list.
-const MOST: usize = 1000;
+const MAX_ANNOTATIONS: usize = 1000;
 
 pub(super) const fn is_about(operation: Operation) -> bool {
     matches!(
@@ -98,7 +98,7 @@ impl AnnotationRequest<'_> {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListObjectAnnotationsOutput><Annotations>",
         );
         let mut last = "";
-        for (name, text) in found.by_ref().take(MOST) {
+        for (name, text) in found.by_ref().take(MAX_ANNOTATIONS) {
             last = name;
             let _ = write!(
                 xml,
@@ -175,7 +175,9 @@ impl AnnotationRequest<'_> {
                     "Annotations are not supported for SSE-C objects.",
                 ));
             }
-            if attributes.annotations.len() >= MOST && !attributes.annotations.contains_key(name) {
+            if attributes.annotations.len() >= MAX_ANNOTATIONS
+                && !attributes.annotations.contains_key(name)
+            {
                 return Err(Refusal::invalid_request(
                     "An object can have at most 1000 annotations.",
                 ));

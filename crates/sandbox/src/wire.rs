@@ -76,7 +76,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Accepts connections until `stop` is cancelled and passes each to `serve`. At most `most` are
+/// Accepts connections until `stop` is canceled and passes each to `serve`. At most `most` are
 /// open at once.
 pub(super) async fn accept<F>(
     listener: TcpListener,

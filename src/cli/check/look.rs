@@ -16,7 +16,7 @@ use crate::planner::Sides;
 use crate::s3::{Failure, FailureKind};
 
 /// The maximum number of `include` prefixes to list until one has an object.
-const MOST_PREFIXES: usize = 16;
+const MAX_PREFIXES: usize = 16;
 
 /// The status of a transfer or of one finding, ordered by severity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -203,7 +203,7 @@ async fn list_source(
         reach
     };
     let prefixes = reach.prefixes();
-    for prefix in prefixes.iter().take(MOST_PREFIXES) {
+    for prefix in prefixes.iter().take(MAX_PREFIXES) {
         let found = match first_of(source, prefix, &location.key).await {
             Ok(found) => found,
             Err(failure) if *failure.kind() == FailureKind::Denied => {
@@ -224,9 +224,9 @@ async fn list_source(
             writer.name
         );
         findings.add(CheckStatus::NotChecked, text);
-    } else if prefixes.len() > MOST_PREFIXES {
+    } else if prefixes.len() > MAX_PREFIXES {
         let text = format!(
-            "no key below {location} begins like the first {MOST_PREFIXES} of {} patterns; not checked: the others; `s3haul \
+            "no key below {location} begins like the first {MAX_PREFIXES} of {} patterns; not checked: the others; `s3haul \
              plan` lists them",
             prefixes.len()
         );

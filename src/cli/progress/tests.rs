@@ -1,4 +1,4 @@
-//! Tests of the display while a run is at work.
+//! Tests of the display during a run.
 
 use super::*;
 use crate::journal::state::RunTotals;

@@ -34,8 +34,8 @@ pub(super) fn without_failures(footer: &Footer, found: &FoundReport, again: &str
 fn stopped_before_its_end(found: &FoundReport, again: &str) -> String {
     match found {
         FoundReport::Shards(state, _) => format!(
-            "no object of this report failed so far, but some shards have not ended: `{}` shows which. Wait for those at \
-             work; if no process is at work, {again}",
+            "no object of this report failed so far, but some shards have not ended: `{}` shows which. Wait for those that \
+             are running; if no process is running, {again}",
             next::status(&state.uri.to_string())
         ),
         FoundReport::File(_) | FoundReport::Stored(_) => format!(

@@ -39,7 +39,7 @@ struct StateDocument<'a> {
     at: Timestamp,
     #[serde(flatten)]
     view: &'a StateView,
-    /// The latest retry, once no shard is at work and something has failed.
+    /// The latest retry, once no shard is running and something has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     /// The next step, with its command.
@@ -131,7 +131,7 @@ async fn show_planned(
     let at = Timestamp::now();
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
-    // Finding a retry takes requests, and is of little use while shards are at work.
+    // Finding a retry takes requests, and is of little use while shards are running.
     let has_failures = view.shards.failed > 0 || view.totals.failed_objects > 0;
     let retry = if view.state != RunProgress::Running && has_failures {
         last_retry(state).await?
@@ -187,7 +187,7 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
     };
     let how = match &footer {
         Some(footer) => format!("ended with exit code {}", footer.exit),
-        None => "is at work, or was killed".to_owned(),
+        None => "is still running, or was killed".to_owned(),
     };
     Ok(Some(LastRetry {
         text: format!("the latest retry {how}: {place}"),
@@ -275,7 +275,7 @@ fn text(
         (RunProgress::Waiting, _) if is_new(view, now) => {
             "planned; no process has begun a shard yet".to_owned()
         }
-        (RunProgress::Waiting, _) => "no process is at work".to_owned(),
+        (RunProgress::Waiting, _) => "no process is running".to_owned(),
         (RunProgress::Ended, 0) => "done".to_owned(),
         (RunProgress::Ended, failed) => {
             format!("ended, {} failed", display_counted(failed.into(), "shard"))

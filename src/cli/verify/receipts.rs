@@ -20,7 +20,7 @@ use crate::s3::Failure;
 use crate::verify::{self, Counts, VersionLocation};
 
 /// The number of report lines that are compared at the same time.
-const AT_ONCE: usize = 256;
+const MAX_CONCURRENT: usize = 256;
 
 impl VerifyArgs {
     /// Compares the objects in the receipts of a run. A line that is not a receipt is an error.
@@ -97,7 +97,7 @@ impl VerifyArgs {
                 }
                 None => counts.excluded += 1,
             }
-            while running.len() >= AT_ONCE
+            while running.len() >= MAX_CONCURRENT
                 && let Some(finding) = running.next().await
             {
                 counts.add(&finding.verdict);

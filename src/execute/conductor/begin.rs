@@ -33,7 +33,7 @@ use crate::planner::{Misses, Planning};
 const OPEN_UPLOADS: usize = 48;
 /// The maximum number of multipart objects that are open at once, if they have too few parts to
 /// fill all slots.
-const MOST_OPEN_UPLOADS: usize = 1024;
+const MAX_OPEN_UPLOADS: usize = 1024;
 /// The maximum number of transfers of a single object that are planned at once.
 const OBJECTS_AT_ONCE: usize = 32;
 
@@ -198,10 +198,10 @@ impl Conductor<'_> {
     pub(super) fn opens_more(&self, concurrency: u32) -> bool {
         let opens = |large: usize, parts: u64| {
             let lacks_parts = parts < 2 * u64::from(concurrency);
-            large < OPEN_UPLOADS || (lacks_parts && large < MOST_OPEN_UPLOADS)
+            large < OPEN_UPLOADS || (lacks_parts && large < MAX_OPEN_UPLOADS)
         };
-        if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
-            return self.open_large < MOST_OPEN_UPLOADS;
+        if opens(self.open_large, self.open_parts) || self.open_large >= MAX_OPEN_UPLOADS {
+            return self.open_large < MAX_OPEN_UPLOADS;
         }
         // Objects whose keys the destination refuses at the moment use no slots, so others may be
         // opened.

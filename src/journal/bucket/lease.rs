@@ -4,10 +4,10 @@
 //! A separate task renews the record, so that a session whose writer waits (for a slow report, or
 //! for the next event) still looks alive to others. Before each renewal, the task looks for the
 //! segment that the session would write next. If it exists, a successor has written it. So an idle
-//! session learns within seconds that it was replaced, even if the server does not honour
+//! session learns within seconds that it was replaced, even if the server does not honor
 //! `If-Match`.
 //!
-//! If the server honours `If-Match`, the renewal also notices that the record was removed. If the
+//! If the server honors `If-Match`, the renewal also notices that the record was removed. If the
 //! whole journal was removed, the run ends: its next segment alone would not be a journal, and
 //! another session may already have created a new journal.
 
@@ -59,7 +59,7 @@ struct LeaseState {
     /// Wakes the renewal early.
     wake: Notify,
     fenced: OnceLock<JournalError>,
-    /// Cancelled once `fenced` is set.
+    /// Canceled once `fenced` is set.
     lost: CancellationToken,
 }
 

@@ -1,4 +1,4 @@
-//! The behaviour of the writer once its journal is broken.
+//! The behavior of the writer once its journal is broken.
 //!
 //! If a part of the journal was truncated or removed, the writer replaces the journal with a
 //! snapshot of the state in memory. If the journal can no longer be written, the run ends. Its
@@ -66,7 +66,7 @@ impl<S: Store> WriterTask<S> {
             .await?;
         self.start.report = report;
         tracing::warn!(
-            "a part of the journal was cut or removed while the run was at work; the session writes a snapshot"
+            "a part of the journal was truncated or removed during the run; the session writes a snapshot"
         );
         self.store.sync().await
     }

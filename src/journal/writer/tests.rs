@@ -25,7 +25,7 @@ struct Disk {
     /// The number of bytes that still fit.
     room: Option<usize>,
     snapshot_after: Option<usize>,
-    /// Cancelled once another session has taken over the journal.
+    /// Canceled once another session has taken over the journal.
     lost: CancellationToken,
 }
 

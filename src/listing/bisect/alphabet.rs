@@ -22,8 +22,8 @@ const BEGINNINGS: usize = 6;
 /// The number of byte positions with their own characters.
 const PLACES: usize = 128;
 /// The maximum number of characters that are distinguished. Keys in Chinese may have thousands of
-/// characters. Further characters lie between their neighbours.
-const MOST: usize = 4096;
+/// characters. Further characters lie between their neighbors.
+const MAX_CHARACTERS: usize = 4096;
 
 /// The characters that occur in keys.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +111,7 @@ impl Alphabet {
                 let bit = 1 << u32::from(char);
                 grown |= self.ascii & bit == 0;
                 self.ascii |= bit;
-            } else if self.others.len() < MOST {
+            } else if self.others.len() < MAX_CHARACTERS {
                 grown |= self.others.insert(char);
             }
         }

@@ -278,10 +278,10 @@ fn buckets() -> Vec<(&'static str, Vec<String>)> {
 #[test]
 fn all_kinds_of_keys_are_cut_well() {
     const PAGE: usize = 100;
-    const MOST: usize = 32;
+    const MAX_LISTERS: usize = 32;
     for (name, keys) in buckets() {
         let server = Model::of(keys, PAGE);
-        let mut listers = Listers::new(MOST);
+        let mut listers = Listers::new(MAX_LISTERS);
         let rounds = listers.rounds(&server);
         assert_eq!(
             listers.listed(),
@@ -289,7 +289,7 @@ fn all_kinds_of_keys_are_cut_well() {
             "{name}"
         );
         let pages = server.keys.len().div_ceil(PAGE);
-        let best = pages.div_ceil(MOST);
+        let best = pages.div_ceil(MAX_LISTERS);
         assert!(
             rounds <= 2 * best + 12,
             "{name}: {rounds} rounds for {pages} pages"

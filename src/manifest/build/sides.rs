@@ -47,7 +47,7 @@ impl FieldReader<'_> {
     fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
         let only = |reader: &mut Self, field: &str, given: bool, kind: &str| {
             if given {
-                let message = format!("`{field}` means something only with `{kind}`");
+                let message = format!("`{field}` applies only to `{kind}`");
                 reader.refuse(&format!("{path}.{field}"), message, "remove it");
             }
         };
@@ -89,7 +89,7 @@ impl FieldReader<'_> {
                 self.refuse(
                     path,
                     "`from` has both `s3` and `files`",
-                    "make two transfers of it",
+                    "split it into two transfers",
                 );
                 None
             }

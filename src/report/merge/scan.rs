@@ -15,7 +15,7 @@ use crate::report::read::ReadError;
 use crate::report::stored::StoredReport;
 
 /// The maximum number of headers that are read at once.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// The lines of a report in S3, with their numbers.
 pub(super) struct NumberedLines {
@@ -61,7 +61,7 @@ pub(super) async fn histories(
     let retries = later.iter().map(|later| &later.report);
     let runs = shards.iter().flat_map(|shard| &shard.runs.reports);
     let firsts: Vec<_> = retries.chain(runs).map(StoredReport::first_piece).collect();
-    let headers = stream::iter(firsts).map(header).buffered(AT_ONCE);
+    let headers = stream::iter(firsts).map(header).buffered(MAX_CONCURRENT);
     let known = headers.try_filter_map(|header| ready(Ok(header.histories)));
     known.boxed().try_next().await
 }

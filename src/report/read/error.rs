@@ -74,7 +74,7 @@ pub enum ReadError {
     },
     /// A line was truncated or changed.
     #[error(
-        "the report {}: line {} is not a receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
+        "the report {}: line {} is not a receipt: {error}; the file was truncated or changed. Run `{}` again in {}, which \
          writes the report again", at.place, at.line, at.command, at.directory.display()
     )]
     Torn {
@@ -120,8 +120,8 @@ pub enum ReadError {
     ),
     /// It has no footer.
     #[error(
-        "the report {} has no footer after line {}: its run is still at work or was killed, or the file was cut. Wait for \
-         the run, or run `{}` again in {}: that resumes the run if it has a journal, and completes the report",
+        "the report {} has no footer after line {}: its run is still in progress or was killed, or the file was \
+         truncated. Wait for the run, or run `{}` again in {}: that resumes the run if it has a journal, and completes the report",
         .0.place, .0.line, .0.command, .0.directory.display()
     )]
     Unfinished(

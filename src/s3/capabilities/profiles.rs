@@ -180,7 +180,7 @@ const R2: Capabilities = Capabilities {
         largest: 5 * 1024 * GIB - 5 * GIB, // "4.995 TiB"
         ..PartLimits::S3
     },
-    // R2 documents that CopyObject honours source conditions and UploadPartCopy does not.
+    // R2 documents that CopyObject honors source conditions and UploadPartCopy does not.
     copy_conditions: true,
     part_conditions: false,
     // CopyObject supports these conditions only under other names (cf-copy-destination-if-…).
@@ -239,7 +239,7 @@ const SCALEWAY: Capabilities = Capabilities {
     ..ORDERED_LISTS_ONLY
 };
 
-/// Ceph of an unknown version behind `DigitalOcean`'s own front end, which does not encode lists
+/// Ceph of an unknown version behind DigitalOcean's own front end, which does not encode lists
 /// reliably.
 const DIGITALOCEAN: Capabilities = Capabilities {
     encoded_lists: false,

@@ -168,12 +168,12 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
     for order in [Order::Ascending, Order::Unknown, Order::Short] {
         let mut paging = paging("", order);
         for key in ["a", "b"] {
-            for _ in 0..MOST_EMPTY_PAGES {
+            for _ in 0..MAX_EMPTY_PAGES {
                 assert_eq!(check(&mut paging, &[]).unwrap().0, PageVerdict::Next);
             }
             assert_eq!(check(&mut paging, &[key]).unwrap().0, PageVerdict::Next);
         }
-        let failed = (0..=MOST_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
+        let failed = (0..=MAX_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
         // A list that leads back to the same page is not a list either.
         let mut back = self::paging("", order);
@@ -187,7 +187,7 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
     }
     // Pages whose keys are all removed count as empty pages.
     let mut paging = paging("p/", Order::Unknown);
-    assert!((0..=MOST_EMPTY_PAGES).any(|_| check(&mut paging, &["q"]).is_err()));
+    assert!((0..=MAX_EMPTY_PAGES).any(|_| check(&mut paging, &["q"]).is_err()));
 }
 
 #[test]
@@ -393,9 +393,9 @@ fn a_list_of_uploads_to_one_key_of_parts_or_of_annotations_ends() {
     let (pages, _) = pages_of(Operation::ListMultipartUploads, |page| {
         vec![upload("k", page)]
     });
-    assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
+    assert_eq!(pages, MAX_PAGES_AT_A_KEY + 1);
     let (pages, failure) = pages_of(Operation::ListParts, |page| vec![part(page)]);
-    assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
+    assert_eq!(pages, MAX_PAGES_AT_A_KEY + 1);
     let message = &failure.details().message;
     assert!(message.contains("parts of one upload"), "{message}");
     let annotation = |number: u32| AnnotationEntry {
@@ -405,13 +405,13 @@ fn a_list_of_uploads_to_one_key_of_parts_or_of_annotations_ends() {
     let (pages, failure) = pages_of(Operation::ListObjectAnnotations, |page| {
         vec![annotation(page)]
     });
-    assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
+    assert_eq!(pages, MAX_PAGES_AT_A_KEY + 1);
     let message = &failure.details().message;
     assert!(message.contains("annotations of one object"), "{message}");
     // Many keys with one upload each are a legitimate list.
     let bucket = BucketName::new("lake").unwrap();
     let mut paging = Paging::new(Operation::ListMultipartUploads, &bucket, "", Order::Short);
-    for number in 0..2 * MOST_AT_A_KEY {
+    for number in 0..2 * MAX_AT_A_KEY {
         let mut page = Page {
             items: vec![upload(&number.to_string(), 1)],
             next: Some(number),

@@ -107,7 +107,7 @@ fn a_shard_whose_sign_of_life_is_a_minute_old_is_silent() {
     assert_eq!(silent, [300, 60]);
     assert!(
         (view.rates.objects - 1.0).abs() < f64::EPSILON,
-        "of those at work"
+        "of the running shards"
     );
 }
 

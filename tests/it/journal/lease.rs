@@ -121,7 +121,7 @@ async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     newer.commit(RANGE).await.unwrap();
 }
 
-/// Returns a location in S3 at an endpoint that does not honour `If-Match`.
+/// Returns a location in S3 at an endpoint that does not honor `If-Match`.
 async fn without_if_match(world: &World) -> Location {
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
@@ -163,7 +163,7 @@ async fn replaced(session: &Journal) -> JournalError {
     session.error()
 }
 
-/// Makes the server ignore headers, although its profile says that it honours them.
+/// Makes the server ignore headers, although its profile says that it honors them.
 fn ignored(world: &World, headers: &'static [&'static str]) {
     world.add_fault(
         Fault::on(Operation::PutObject)
@@ -195,7 +195,7 @@ async fn if_if_none_match_is_ignored_no_journal_is_begun() {
     assert_eq!(records(&world).len(), 0);
 }
 
-/// Two Jobs find the journal free. One is slow, and the other is already at work when the slow one
+/// Two Jobs find the journal free. One is slow, and the other is already running when the slow one
 /// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {

@@ -11,7 +11,7 @@ use super::{job_in_order, messages, questions, tagged};
 use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, Run, SOURCE, World};
 
-/// The behaviour of the server.
+/// The behavior of the server.
 #[derive(Clone, Copy)]
 enum Server {
     /// Counts tags in HEAD.

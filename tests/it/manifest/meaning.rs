@@ -505,7 +505,7 @@ fn the_rendering_is_safe_and_can_be_coloured() {
         assert!(!plain.contains('\u{1b}'), "{plain:?}");
         assert!(plain.ends_with("1 mistake in job.yaml"), "{plain}");
     }
-    assert!(draw(&mistakes, true).contains("\u{1b}["), "no colour");
+    assert!(draw(&mistakes, true).contains("\u{1b}["), "no color");
     assert!(
         mistakes.to_string().starts_with("job.yaml:4:7: "),
         "{mistakes}"

@@ -286,7 +286,7 @@ async fn a_proxy_that_does_not_answer_is_named() {
     );
 }
 
-/// A proxy must not see the token that authorises the request for container credentials.
+/// A proxy must not see the token that authorizes the request for container credentials.
 #[tokio::test(flavor = "multi_thread")]
 async fn container_credentials_are_never_asked_for_through_a_proxy() {
     let site = Site::new("", "").await;

@@ -230,7 +230,7 @@ async fn a_piece_that_is_removed_during_the_run_is_reported() {
     store.delete_object(OPS, second.unwrap());
     let error = finish(report.end()).await.unwrap_err().to_string();
     assert!(
-        error.contains("lacks receipts: its piece 2 was removed while the run was at work"),
+        error.contains("lacks receipts: its piece 2 was removed during the run"),
         "{error}"
     );
     assert!(

@@ -80,7 +80,7 @@ async fn at_work(world: &World) {
         .expect("no record names the run");
 }
 
-/// Starts a run of `job-a` that holds the journal, and waits until it is at work.
+/// Starts a run of `job-a` that holds the journal, and waits until it is running.
 async fn holding(more: &[&str]) -> (World, TempDir, Child) {
     let (world, directory) = endless().await;
     let first = start_in_pod(&world, directory.path(), "job-a", "pod-a", more);

@@ -14,7 +14,7 @@ use s3haul::shards::make::MakeError;
 use s3haul::shards::names::{LEASE, PLAN};
 use s3haul::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
 use s3haul::shards::record::{FORMAT, PlanLease, PlannedShard, ShardPlan, ShardWeight};
-use s3haul::shards::store::{StateStore, StateWrite};
+use s3haul::shards::store::{StateError, StateStore, StateWrite};
 
 use super::{Shards, ended, flags};
 use crate::signals::send;
@@ -68,6 +68,14 @@ async fn process(
         Ok(plan(own))
     };
     obtain(store, own, TERMS, plan_once, |_| {}, pending()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_too_long_is_not_reported_as_a_damaged_object() {
+    let store = store(&World::new().await).await;
+    let error = store.get::<PlanLease>(&"n".repeat(1021)).await.unwrap_err();
+    assert!(matches!(error, StateError::KeyTooLong { .. }), "{error}");
+    assert!(!error.to_string().contains("cannot be read"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

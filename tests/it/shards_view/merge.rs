@@ -148,7 +148,7 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
     assert_eq!(exit, 4, "{stdout}");
     for said in [
         "): incomplete: 1 of 3 shards not ended",
-        "  shard 1: it has not ended: it is at work, or was stopped",
+        "  shard 1: it has not finished: it is still running, or was stopped",
         "  to see how far they are: s3haul status s3://ops/runs/lake-1/",
     ] {
         assert!(stdout.contains(said), "{said}: {stdout}");
@@ -162,7 +162,7 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
         footer["shards"]["reasons"]["1"]
             .as_str()
             .unwrap()
-            .contains("has not ended")
+            .contains("has not finished")
     );
     // The known receipts are there.
     assert_eq!(receipts(&path).len(), 4);
@@ -230,9 +230,9 @@ async fn an_incomplete_report_is_reported_with_its_shard() {
         "{stdout}"
     );
     for said in [
-        "shard 1: it has not ended",
-        "shard 2: it has not ended",
-        "shard 3: no process has begun it",
+        "shard 1: it has not finished",
+        "shard 2: it has not finished",
+        "shard 3: no process has started it",
         "shard 4: the report of its last run is missing",
         "shard 5: its report is damaged: its piece",
         "shard 6: its report is damaged: ",

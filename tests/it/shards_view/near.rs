@@ -118,7 +118,7 @@ async fn a_plan_that_was_just_written_needs_no_attention() {
     state.put("plan.json", &plan(2, state.ago(LONG)), NOW);
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(
-        stdout.contains("no process is at work")
+        stdout.contains("no process is running")
             && stdout.contains("to continue: resume the job if it is suspended"),
         "{stdout}"
     );

@@ -211,7 +211,7 @@ async fn a_shard_at_work_is_running_and_a_merge_waits_for_it() {
     assert_eq!(shown["state"], "running");
     let merge = shards.run(&["report", "merge", STATE]).await;
     assert!(
-        merge.exit == 4 && merge.stdout.contains("shard 0: it has not ended"),
+        merge.exit == 4 && merge.stdout.contains("shard 0: it has not finished"),
         "{} {} {}",
         merge.exit,
         merge.stdout,

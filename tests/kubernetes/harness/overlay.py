@@ -35,7 +35,7 @@ class Overlay:
         self.set("parallelism", pods)
         self.set("maxFailedIndexes", shards // 10)
         job = yaml.safe_load(self._read("job.yaml"))
-        # Shared state needs a server that is known to honour If-None-Match.
+        # Shared state needs a server that is known to honor If-None-Match.
         job["endpoints"]["default"]["provider"] = "aws"
         if manifest:
             manifest(job)

@@ -84,7 +84,7 @@ class World:
             "patches": [{"patch": yaml.safe_dump(patch)}],
         }
         manifest = yaml.safe_load((ROOT / "deploy/kubernetes/job.yaml").read_text())
-        # A journal and a report in S3 need a server that is known to honour If-None-Match.
+        # A journal and a report in S3 need a server that is known to honor If-None-Match.
         manifest["endpoints"]["default"]["provider"] = "aws"
         if job:
             job(manifest)

@@ -17,13 +17,13 @@ use crate::refusal::Refusal;
 use crate::store::{BucketOptions, OWNER};
 
 /// The most buckets on one page.
-const MOST_BUCKETS: i32 = 10_000;
+const MAX_BUCKETS: i32 = 10_000;
 
 /// Returns the page size that a `ListBuckets` requests.
 fn most_buckets(requested: Option<i32>) -> Result<usize, Refusal> {
-    let max = requested.unwrap_or(MOST_BUCKETS);
+    let max = requested.unwrap_or(MAX_BUCKETS);
     let size = usize::try_from(max).ok();
-    size.filter(|_| (1..=MOST_BUCKETS).contains(&max))
+    size.filter(|_| (1..=MAX_BUCKETS).contains(&max))
         .ok_or_else(|| {
             Refusal::invalid_argument(
                 "max-buckets",

@@ -1,9 +1,9 @@
 //! Changes an object in place.
 //!
-//! The change is a copy of the object onto itself. The server refuses the copy if the object is no
-//! longer the one that HEAD showed, so that no other write is lost. After a refusal, s3haul checks
-//! the object again, and changes it only if it still needs the change: an attempt whose response
-//! was lost may have made the change.
+//! The change is a copy of the object onto itself. The copy is conditional on the `ETag` that HEAD
+//! returned, so a server that checks it on the destination never overwrites another write. On other
+//! servers, a short race remains. After a refusal, s3haul checks the object again, and changes it
+//! only if it still needs the change: an attempt whose response was lost may have made the change.
 
 use super::PinnedSource;
 use crate::execute::object::ObjectTask;

@@ -1,4 +1,4 @@
-//! Computes the digest by which a later session recognises the attributes of an upload.
+//! Computes the digest by which a later session recognizes the attributes of an upload.
 //!
 //! The digest is in the journal, so the text that it is computed from must stay the same. Therefore
 //! each value is written by name and not by its `Debug` text, which changes with every renamed or

@@ -2,7 +2,7 @@
 //!
 //! A part starts only when it has a slot, so an object of 10,000 parts has only as many futures as
 //! requests in flight. After the first failed part, no new parts start, and parts that wait for a
-//! retry are cancelled. Requests in flight may finish: an abort that overtakes them would leave
+//! retry are canceled. Requests in flight may finish: an abort that overtakes them would leave
 //! their parts behind.
 
 use std::collections::BTreeSet;
@@ -31,7 +31,7 @@ use crate::plan::parts::PartRange;
 use crate::s3::{Failure, FailureKind, Operation, PartDone, SourcePin};
 
 /// The interval at which a long queue is checked again.
-const CLOGGED: Duration = Duration::from_millis(50);
+const CLOG_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The source of the bytes of the parts.
 pub(in crate::execute::object) enum PartSource<'a> {
@@ -136,7 +136,7 @@ impl UploadSession<'_> {
                 }
                 Some(answer) = running.next(context) => self.record_part(answer, &mut running).await,
                 // The queue may get shorter long before a part is confirmed.
-                () = sleep(CLOGGED), if is_clogged => {}
+                () = sleep(CLOG_CHECK_INTERVAL), if is_clogged => {}
                 else => break,
             }
         }

@@ -7,7 +7,7 @@
 //! and only costs time.
 //!
 //! If the server no longer has the upload, it may have become the object: the session may have been
-//! killed before the response to Complete arrived. s3haul then recognises the object at the key by
+//! killed before the response to Complete arrived. s3haul then recognizes the object at the key by
 //! the source's checksum, or by the `ETag` that it recorded before it sent Complete.
 //!
 //! An upload that was kept for the next run is found by bucket and key, because its object has

@@ -1,5 +1,5 @@
 // Package kubelet implements a kubelet for tests: one node, whose containers are processes of this machine in their own
-// namespaces. The API server, the controllers, and kubectl see the same behaviour as from the real kubelet
+// namespaces. The API server, the controllers, and kubectl see the same behavior as from the real kubelet
 // (k8s.io/kubernetes/pkg/kubelet); each file says which part it reproduces. Where the code of the real one can be used
 // alone, it is: expansion of variables, payloads of volumes, the atomic writer, and patches of the status.
 //
