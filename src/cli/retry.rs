@@ -405,13 +405,18 @@ fn of_failed(transfer: Transfer, failed: &[&ReportedFailure]) -> Vec<Transfer> {
     } else {
         transfer
     };
-    if is_one(&transfer.from) {
-        return vec![Transfer { when, ..transfer }];
-    }
     let chosen: Vec<_> = failed
         .iter()
         .filter_map(|object| chosen(&transfer, object))
         .collect();
+    if is_one(&transfer.from) {
+        let chosen = Some(chosen).filter(|chosen| !chosen.is_empty());
+        return vec![Transfer {
+            when,
+            chosen,
+            ..transfer
+        }];
+    }
     let is_listed = chosen.len() == failed.len();
     let mut again = Transfer {
         when,
@@ -446,7 +451,12 @@ fn is_one(from: &Source) -> bool {
 /// Returns the failed object as a selection below the transfer's source. Returns `None` for a place
 /// that could not be listed, which may be at the destination.
 fn chosen(transfer: &Transfer, failed: &ReportedFailure) -> Option<Chosen> {
+    let is_of_time = matches!(transfer.versions, Versions::AsOf(_));
+    let version = failed.version.clone().filter(|_| is_of_time);
     let key = match &transfer.from {
+        Source::Object { location, .. } if is_of_time && failed.source == location.to_string() => {
+            location.key.to_string()
+        }
         Source::Object { .. } | Source::Stdin => return None,
         Source::Prefix { location, .. } => {
             let failed: S3Uri = failed.source.parse().ok()?;
@@ -464,7 +474,7 @@ fn chosen(transfer: &Transfer, failed: &ReportedFailure) -> Option<Chosen> {
                 .flatten()?
         }
     };
-    Some(Chosen { key })
+    Some(Chosen { key, version })
 }
 
 /// Makes a path independent of the working directory.

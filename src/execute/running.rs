@@ -55,8 +55,12 @@ impl RunningTransfer {
 
     pub(super) fn skipped(&self, entry: &Entry, key: &ObjectKey, reason: Skip) -> Receipt {
         let (source, destination) = self.context.location_of(entry, key);
+        let rule = (reason == Skip::NotSelected)
+            .then(|| self.context.sides.excluded_by(entry))
+            .flatten();
         let draft = Draft {
             version: entry.version.clone(),
+            notes: Vec::from_iter(rule.map(|rule| format!("now excluded: {rule}"))),
             ..Draft::of_size(entry.size)
         };
         self.receipt(draft, source, destination, Ending::Skipped { reason })

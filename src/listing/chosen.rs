@@ -1,4 +1,5 @@
-//! Lists objects that a job names one by one, with a HEAD request for each.
+//! Lists objects that a job names one by one, with a HEAD request for each. [`each`] also serves
+//! the chosen files of [`super::local`] and the chosen versions of [`super::versions`].
 //!
 //! Objects arrive in key order, as in every listing. A missing object is a failure of that object
 //! only.
@@ -22,13 +23,27 @@ pub fn objects(
     at_once: usize,
 ) -> Listing {
     let (bucket, relative_at) = (bucket.clone(), prefix.as_str().len());
+    each((chosen, after), at_once, move |chosen| {
+        find(bucket.clone(), relative_at, chosen)
+    })
+}
+
+/// Returns the item that `find` returns for each of the chosen objects after the key `after`, in
+/// order. Looks for up to `at_once` objects at a time.
+pub(super) fn each<F>(
+    (chosen, after): (&[Chosen], Option<&ObjectKey>),
+    at_once: usize,
+    find: impl Fn(Chosen) -> F + Send + 'static,
+) -> Listing
+where
+    F: Future<Output = ListingItem> + Send + 'static,
+{
     let is_left = |chosen: &&Chosen| after.is_none_or(|after| *chosen.key > *after.as_str());
     let mut chosen: Vec<_> = chosen.iter().filter(is_left).cloned().collect();
     chosen.sort();
-    chosen.dedup();
-    Listing::by(|pages| async move {
-        let found = stream::iter(chosen)
-            .map(|chosen| spawn_and_join(find(bucket.clone(), relative_at, chosen)));
+    chosen.dedup_by(|later, first| later.key == first.key);
+    Listing::by(move |pages| async move {
+        let found = stream::iter(chosen).map(move |chosen| spawn_and_join(find(chosen)));
         let mut found = std::pin::pin!(found.buffered(at_once));
         while let Some(found) = found.next().await {
             // The reader drops its end when the run stops.

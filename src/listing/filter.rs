@@ -3,12 +3,11 @@
 //! The decision is pure, so that both sides of a comparison, a dry run, and a later verification
 //! agree. It names the rule, so that users can find out why a file was not copied.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::manifest::job::{Chosen, Selection};
+use crate::manifest::job::Selection;
 use crate::manifest::keys::KeyGlob;
 use crate::size::ByteSize;
 
@@ -17,8 +16,6 @@ use crate::size::ByteSize;
 pub struct Filter {
     /// The conditions to apply.
     select: Selection,
-    /// The names of the objects to copy, if the job names them one by one.
-    chosen: Option<HashSet<String>>,
 }
 
 /// The rule that excludes an entry.
@@ -48,26 +45,7 @@ impl Filter {
     pub fn new(select: &Selection) -> Self {
         Self {
             select: select.clone(),
-            chosen: None,
         }
-    }
-
-    /// Restricts this filter to the objects that the job names, if it names any.
-    #[must_use]
-    pub(crate) fn choosing(self, chosen: Option<&[Chosen]>) -> Self {
-        let names = |chosen: &[Chosen]| chosen.iter().map(|chosen| chosen.key.clone()).collect();
-        Self {
-            chosen: chosen.map(names),
-            ..self
-        }
-    }
-
-    /// Returns true if the job names this object, or names none. `name` is the key in S3, or the
-    /// path below a source directory.
-    pub(crate) fn has_chosen(&self, name: &str) -> bool {
-        self.chosen
-            .as_ref()
-            .is_none_or(|names| names.contains(name))
     }
 
     /// Checks that an entry is selected. `relative_key` is the key without the source's prefix. A
@@ -348,22 +326,5 @@ mod tests {
                 let _ = filter.admits(&key, 1, None, None);
             }
         }
-    }
-
-    #[test]
-    fn only_chosen_names_are_admitted_if_any_are_chosen() {
-        let chosen = [Chosen {
-            key: "a".to_owned(),
-        }];
-        let all = Filter::new(&Selection::default());
-        for (filter, has_b) in [
-            (all.clone(), true),
-            (all.clone().choosing(None), true),
-            (all.clone().choosing(Some(&chosen)), false),
-        ] {
-            assert!(filter.has_chosen("a"));
-            assert_eq!(filter.has_chosen("b"), has_b);
-        }
-        assert!(!all.choosing(Some(&[])).has_chosen("a"));
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::filter::Filter;
 use super::{Entry, Listing, ListingItem};
 use crate::location::{LocalPath, ObjectKey};
-use crate::manifest::job::{Selection, Symlinks};
+use crate::manifest::job::{Chosen, Selection, Symlinks};
 use crate::pace::gate::joined;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -66,21 +66,24 @@ pub fn has_file(root: &LocalPath, symlinks: Symlinks, own: &[PathBuf], key: &str
     if !root.0.is_dir() {
         return root.0.is_file() && walk.root_name() == key;
     }
-    let mut directory = walk.root_directory();
-    let mut names = key.split('/').peekable();
-    while let Some(name) = names.next() {
-        let path = directory.path.join(name);
-        let is_name = !matches!(name, "" | "." | "..");
-        let Some(metadata) = fs::symlink_metadata(&path).ok().filter(|_| is_name) else {
-            return false;
-        };
-        let is_last = names.peek().is_none();
-        match walk.look(&directory, &path, name, metadata.file_type()).1 {
-            Unread::OpenDirectory(next) if !is_last => directory = next,
-            found => return is_last && matches!(found, Unread::Found(ListingItem::Entry(_))),
-        }
-    }
-    false
+    matches!(walk.find(key), Some(ListingItem::Entry(_)))
+}
+
+/// Lists the chosen files below a directory after the key `after`, in order. A missing file is a
+/// failure of that file only.
+#[must_use]
+pub fn chosen_files(
+    root: &LocalPath,
+    symlinks: Symlinks,
+    own: &[PathBuf],
+    chosen: (&[Chosen], Option<&ObjectKey>),
+) -> Listing {
+    let filter = Filter::new(&Selection::default());
+    let walk = Arc::new(LocalWalk::new(root, symlinks, &filter, own));
+    super::chosen::each(chosen, READ_AHEAD, move |chosen| {
+        let walk = Arc::clone(&walk);
+        async move { joined(spawn_blocking(move || walk.chosen(chosen.key))).await }
+    })
 }
 
 /// Returns the key of a path below the directory `root`, or `None` for a path outside of it. The
@@ -253,6 +256,45 @@ impl LocalWalk {
         }
         sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
         sorted.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// Returns the item of a key below the root, or of a directory above it that is not read.
+    /// Returns `None` if there is no such file.
+    fn find(&self, key: &str) -> Option<ListingItem> {
+        let mut directory = self.root_directory();
+        let mut names = key.split('/').peekable();
+        while let Some(name) = names.next() {
+            let path = directory.path.join(name);
+            let is_name = !matches!(name, "" | "." | "..");
+            let metadata = fs::symlink_metadata(&path).ok().filter(|_| is_name)?;
+            let is_last = names.peek().is_none();
+            match self.look(&directory, &path, name, metadata.file_type()).1 {
+                Unread::OpenDirectory(next) if !is_last => directory = next,
+                Unread::Found(found) if is_last || !matches!(found, ListingItem::Entry(_)) => {
+                    return Some(found);
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Returns the file with this key, or the reason why it cannot be read.
+    fn chosen(&self, key: String) -> ListingItem {
+        let path = self.root.join(&key);
+        let why = match self.find(&key) {
+            Some(found @ ListingItem::Entry(_)) => return found,
+            Some(ListingItem::Unread(_, _, failure)) => {
+                return ListingItem::Unread(key, path.display().to_string(), failure);
+            }
+            Some(ListingItem::Ignored(_, why)) => why.to_owned(),
+            _ => match fs::symlink_metadata(&path) {
+                Ok(_) => "is no longer a regular file".to_owned(),
+                Err(error) => error.to_string(),
+            },
+        };
+        let failure = local(&path, &why);
+        ListingItem::Unread(key, path.display().to_string(), failure)
     }
 
     /// Examines one name in a directory. Returns the item and its sort key.

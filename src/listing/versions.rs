@@ -20,6 +20,7 @@ use super::reach::Reach;
 use super::{Entry, Listing, ListingItem, PageReceiver};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
+use crate::manifest::job::Chosen;
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
 
@@ -205,15 +206,7 @@ fn place(bucket: &Bucket, scope: &Scope) -> String {
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     Listing::by(|pages| async move {
-        let name = bucket.name().to_string();
-        let mut past = Past {
-            bucket: name,
-            time,
-            relative_at: scope.relative_at,
-            settled: None,
-            objects: 0,
-            is_unknown: false,
-        };
+        let mut past = Past::new(&bucket, time, scope.relative_at);
         let mut source_pages = Pages::of(&bucket, &scope);
         let failure = loop {
             match source_pages.next().await {
@@ -246,6 +239,31 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     })
 }
 
+/// Returns the chosen objects of `scope` after the key `after`, as they existed at `time`, in order.
+/// Lists each key separately. An object that did not exist, or whose named version is gone, is a
+/// failure of that object only.
+#[must_use]
+pub fn chosen_as_of(
+    bucket: Bucket,
+    scope: &Scope,
+    chosen: (&[Chosen], Option<&ObjectKey>),
+    time: Timestamp,
+    at_once: usize,
+) -> Listing {
+    let relative_at = scope.relative_at;
+    super::chosen::each(chosen, at_once, move |chosen| {
+        let bucket = bucket.clone();
+        async move {
+            let place = format!("s3://{}/{}", bucket.name(), chosen.key);
+            let past = Past::new(&bucket, time, relative_at);
+            match past.look(&bucket, &chosen).await {
+                Ok(entry) => ListingItem::Entry(entry),
+                Err(failure) => ListingItem::Unread(chosen.key, place, failure),
+            }
+        }
+    })
+}
+
 /// Selects the versions of a point in time, across pages.
 #[derive(Debug)]
 struct Past {
@@ -264,6 +282,47 @@ struct Past {
 }
 
 impl Past {
+    fn new(bucket: &Bucket, time: Timestamp, relative_at: usize) -> Self {
+        Self {
+            bucket: bucket.name().to_string(),
+            time,
+            relative_at,
+            settled: None,
+            objects: 0,
+            is_unknown: false,
+        }
+    }
+
+    /// Returns the chosen object at that time. Fails if it did not exist then, or if its named
+    /// version is gone.
+    async fn look(mut self, bucket: &Bucket, chosen: &Chosen) -> Result<Entry, Failure> {
+        let key = ObjectKey::new(&chosen.key).map_err(|error| {
+            let place = format!("s3://{}/{}", bucket.name(), chosen.key);
+            let (kind, operation) = (FailureKind::Invalid, Operation::ListObjectVersions);
+            Failure::new(kind, operation, place, error.to_string())
+        })?;
+        let is_named =
+            |item: &ListedVersion| chosen.version.as_ref().is_none_or(|id| *id == item.id);
+        let scope = Scope::one(&key);
+        let mut pages = Pages::of(bucket, &scope);
+        while let Some(mut items) = pages.next().await? {
+            items.retain(is_named);
+            match self.page(items).pop() {
+                Some(ListingItem::Entry(entry)) => return Ok(entry),
+                Some(ListingItem::Refused(_, failure)) => return Err(failure),
+                _ => {}
+            }
+        }
+        if let Some(failure) = pages.paging.take_refused().into_iter().next() {
+            return Err(failure);
+        }
+        let message = match &chosen.version {
+            Some(id) => format!("its version {id} of {} is gone", self.time),
+            None => format!("there was no such object at {}", self.time),
+        };
+        Err(missing(bucket, &scope, message))
+    }
+
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<ListingItem> {
         items
             .into_iter()

@@ -205,6 +205,8 @@ impl Default for Restore {
 pub struct Chosen {
     /// The whole key in S3, or the path below the source directory.
     pub key: String,
+    /// The version to copy with `as_of`. Without it, s3haul copies the version of that time.
+    pub version: Option<String>,
 }
 
 /// A copy that an earlier run published.

@@ -9,6 +9,7 @@ use crate::listing::filter::{Excluded, Filter};
 use crate::listing::{Entry, Listing, ListingItem, bucket, chosen, local, versions};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Selection, Source, Versions};
+use crate::plan::decide::Skip;
 use crate::plan::remap::RemapError;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
@@ -20,7 +21,17 @@ impl Sides {
         after: Option<&ObjectKey>,
     ) -> Result<Listing, (String, Failure)> {
         if let (Versions::AsOf(time), Some(source)) = (self.transfer.versions, &self.source) {
-            return Ok(versions::as_of(source.clone(), self.scope(), time));
+            let (bucket, scope) = (source.clone(), self.scope());
+            return Ok(match &self.transfer.chosen {
+                Some(chosen) => versions::chosen_as_of(
+                    bucket,
+                    &scope,
+                    (chosen, after),
+                    time,
+                    self.heads_at_once(),
+                ),
+                None => versions::as_of(bucket, scope, time),
+            });
         }
         match (&self.transfer.from, &self.source) {
             (Source::Prefix { location, .. }, Some(source))
@@ -80,6 +91,13 @@ impl Sides {
                     Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message),
                 ))
             }
+            (Source::Files { path, symlinks }, _)
+                if let Some(chosen) = &self.transfer.chosen
+                    && path.as_path().is_dir() =>
+            {
+                let own = &self.transfer.own_files;
+                Ok(local::chosen_files(path, *symlinks, own, (chosen, after)))
+            }
             (Source::Files { path, symlinks }, _) => Ok(local::files(
                 path,
                 *symlinks,
@@ -126,7 +144,12 @@ impl Sides {
         // A history is planned as a whole.
         let is_history = self.transfer.versions == Versions::All;
         let is_fixed = is_history || listed.is_immutable() || !listed.differs_from(now);
-        if is_fixed || self.transfer.select == Selection::default() {
+        (!is_fixed).then(|| self.excluded_by(now)).flatten()
+    }
+
+    /// Returns the rule that excludes an entry, if the selection excludes it.
+    pub(crate) fn excluded_by(&self, now: &Entry) -> Option<Excluded> {
+        if self.transfer.select == Selection::default() {
             return None;
         }
         let class = now.storage_class.as_deref();
@@ -198,23 +221,13 @@ impl Sides {
         if entry.relative().is_empty() {
             return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
         }
-        // Other lists contain only the chosen objects.
-        let is_local = self.source.is_none();
-        let name = if is_local {
-            entry.relative()
-        } else {
-            entry.key.as_str()
-        };
-        let lists_all = is_local || self.transfer.versions != Versions::Current;
-        if lists_all && !filter.has_chosen(name) {
-            return Err(Planned::Excluded(entry.key));
-        }
         let class = entry.storage_class.as_deref();
+        let mut is_excluded = false;
         match filter.admits(entry.relative(), entry.size, entry.modified, class) {
             Ok(()) => {}
             Err(Excluded::ModifiedUnknown) => {
                 let place = self.name_of(&entry);
-                let kind = if is_local {
+                let kind = if self.source.is_none() {
                     FailureKind::Local
                 } else {
                     FailureKind::ServerFault
@@ -223,9 +236,14 @@ impl Sides {
                 let failure = Failure::new(kind, Operation::ListObjects, &*place, why);
                 return Err(Planned::Failed(Some(entry.key), place, failure));
             }
-            Err(_) => return Err(Planned::Excluded(entry.key)),
+            Err(_) if self.transfer.chosen.is_none() => {
+                return Err(Planned::Excluded(entry.key));
+            }
+            // The job names the object, so the object needs a receipt.
+            Err(_) => is_excluded = true,
         }
         match self.key_of(&entry) {
+            Ok(key) if is_excluded => Err(Planned::Skip(Box::new(entry), key, Skip::NotSelected)),
             Ok(key) => Ok((entry, key)),
             Err(error) => {
                 let place = self.name_of(&entry);

@@ -159,8 +159,7 @@ impl Sides {
             next,
             last,
         } = resume;
-        let chosen = self.transfer.chosen.as_deref();
-        let filter = Arc::new(Filter::new(&self.transfer.select).choosing(chosen));
+        let filter = Arc::new(Filter::new(&self.transfer.select));
         self.plan_again(pending, &filter, &BatchSender::new(first, sender.clone()))
             .await?;
         let most = if self.can_be_cut() {

@@ -50,7 +50,8 @@ async fn questions_of_a_plan_are_in_flight_like_copies(#[case] are_chosen: bool)
     let keys = || (0..200).map(|index| format!("s{index:03}"));
     world.put_all(keys(), 9);
     let mut job = world.job(copy_all());
-    job.transfers[0].chosen = are_chosen.then(|| keys().map(|key| Chosen { key }).collect());
+    job.transfers[0].chosen =
+        are_chosen.then(|| keys().map(|key| Chosen { key, version: None }).collect());
     job.limits = Limits {
         in_flight: Some(5),
         ..Limits::default()
@@ -108,7 +109,7 @@ async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool)
     for index in 0..5000 {
         let key = format!("s{index:04}");
         world.put(&key, 9);
-        chosen.push(Chosen { key });
+        chosen.push(Chosen { key, version: None });
     }
     // These copies fill the slots at first. They end when everything that can be planned meanwhile
     // is planned.

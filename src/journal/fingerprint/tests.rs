@@ -246,6 +246,7 @@ fn values_are_written_as_by_s3haul_0_1_0() {
     );
     let chosen = ["x/1", "x/\"2\""].map(|key| Chosen {
         key: key.to_owned(),
+        version: None,
     });
     assert_eq!(
         text::chosen(&chosen),

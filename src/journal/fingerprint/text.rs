@@ -159,7 +159,10 @@ pub(super) fn customer_keys(keys: &CustomerKeys) -> String {
 pub(super) fn chosen(chosen: &[Chosen]) -> String {
     let keys: Vec<_> = chosen
         .iter()
-        .map(|Chosen { key }| format!("Chosen {{ key: {key:?} }}"))
+        .map(|Chosen { key, version }| match version {
+            None => format!("Chosen {{ key: {key:?} }}"),
+            Some(version) => format!("Chosen {{ key: {key:?}, version: {version:?} }}"),
+        })
         .collect();
     format!("[{}]", keys.join(", "))
 }

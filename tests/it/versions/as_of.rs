@@ -211,6 +211,7 @@ async fn chosen_keys_are_those_of_that_time() {
     write(&world, SOURCE, "b", "xy");
     let chosen = Chosen {
         key: "b".to_owned(),
+        version: None,
     };
     let run = world
         .run(Transfer {

@@ -6,6 +6,7 @@ use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, VersionInfo
 use serde_json::Value;
 
 use super::{at, ids, there, write, writes};
+use crate::reports::receipts_in;
 use crate::world::program::{at as command_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
@@ -360,4 +361,48 @@ transfers:
         (tagged(&world, "a/k"), tagged(&world, "b/k")),
         ((1, 1), (2, 0))
     );
+}
+
+/// Each object that a retry names has a receipt, and an older version does not replace one that is
+/// gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_a_point_in_time_copies_the_versions_that_failed() {
+    let world = World::versioned().await;
+    for (key, versions) in [("gone", "ab"), ("kept", "ab"), ("single", "a")] {
+        write(&world, SOURCE, key, versions);
+    }
+    world.deny(DESTINATION, Operation::CopyObject, "");
+    let dir = tempfile::tempdir().unwrap();
+    let time = jiff::Timestamp::try_from(at(2)).unwrap().to_string();
+    let copy = async |source: &str, report: &str| {
+        let report = dir.path().join(report).display().to_string();
+        let words = ["copy", source, "s3://destination/", "--as-of", &time];
+        let words = [&words[..], &["--provider", "aws", "--report", &report]].concat();
+        let (exit, stdout, stderr) = run(command_at(&world), &words).await;
+        assert_eq!(exit, 1, "{stdout} {stderr}");
+        report
+    };
+    let all = copy("s3://source/", "all.jsonl").await;
+    let one = copy("s3://source/gone", "one.jsonl").await;
+    world.sandbox.store().allow_all();
+    for key in ["gone", "single"] {
+        let latest = ids(&world, SOURCE, key).pop().unwrap();
+        world.delete_version(SOURCE, key, &latest).await;
+    }
+    for (report, retried, failed) in [
+        (all, "all.retry-1.jsonl", &["gone", "single"][..]),
+        (one, "one.retry-1.jsonl", &["gone"]),
+    ] {
+        let (exit, stdout, stderr) = run(command_at(&world), &["retry", &report]).await;
+        assert_eq!(exit, 1, "{stdout} {stderr}");
+        let receipts = receipts_in(&dir.path().join(retried));
+        let not_found = receipts
+            .iter()
+            .filter(|line| line["error"]["kind"] == "not-found");
+        let keys = not_found.map(|line| line["source"].as_str().unwrap().to_owned());
+        let expected = failed.iter().map(|key| format!("s3://source/{key}"));
+        assert!(keys.eq(expected), "{receipts:?}");
+    }
+    let copied = ["gone", "kept", "single"].map(|key| there(&world, key));
+    assert_eq!(copied, ["", "b", ""]);
 }

@@ -63,8 +63,8 @@ impl World {
         self.sandbox.store().create_bucket(name, options);
     }
 
-    /// Changes the versioning of a bucket through the API.
-    pub(crate) async fn set_versioning(&self, bucket: &str, status: BucketVersioningStatus) {
+    /// Returns a client of the API.
+    fn client(&self) -> aws_sdk_s3::Client {
         let credentials = Self::credentials();
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -79,9 +79,19 @@ impl World {
             ))
             .force_path_style(true)
             .build();
+        aws_sdk_s3::Client::from_conf(config)
+    }
+
+    /// Deletes a version of an object through the API, as a lifecycle rule would.
+    pub(crate) async fn delete_version(&self, bucket: &str, key: &str, version: &str) {
+        let delete = self.client().delete_object().bucket(bucket).key(key);
+        delete.version_id(version).send().await.unwrap();
+    }
+
+    /// Changes the versioning of a bucket through the API.
+    pub(crate) async fn set_versioning(&self, bucket: &str, status: BucketVersioningStatus) {
         let configuration = VersioningConfiguration::builder().status(status).build();
-        let client = aws_sdk_s3::Client::from_conf(config);
-        client
+        self.client()
             .put_bucket_versioning()
             .bucket(bucket)
             .versioning_configuration(configuration)
