@@ -203,8 +203,8 @@ async fn an_object_of_that_time_that_is_gone_is_not_replaced_by_a_later_one(
     assert_eq!(there(&world, "k"), before);
 }
 
-/// While versioning is suspended, a deletion makes the version `null` a delete marker. A HEAD of that
-/// version gets a 405.
+/// While versioning is suspended, a deletion makes the version `null` a delete marker. A HEAD of it
+/// gets a 405.
 #[tokio::test]
 async fn an_object_of_that_time_that_was_deleted_is_gone() {
     let world = World::versioned().await;
