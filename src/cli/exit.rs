@@ -125,6 +125,9 @@ pub(super) enum CliError {
         "the end of the shard could not be recorded: {0}; run the same command again, which copies nothing twice"
     )]
     Unrecorded(StateError),
+    /// No report of a run in shards can be read.
+    #[error("{0}")]
+    Unreadable(String),
     /// Another process did not plan the shards in time.
     #[error("{0}")]
     Unplanned(String),
@@ -196,6 +199,7 @@ impl CliError {
             | Self::Interrupted(_)
             | Self::ViewEnded
             | Self::Unplanned(_)
+            | Self::Unreadable(_)
             | Self::Report(
                 ReportError::Incomplete { kept: true, .. } | ReportError::TakenOver { .. },
             ) => Exit::Interrupted,

@@ -14,17 +14,27 @@ use super::{CliError, EndpointFlags};
 use crate::bucket::Bucket;
 use crate::journal::state::RunTotals;
 use crate::location::S3Uri;
+use crate::report::read::ReadError;
 use crate::report::{
-    Footer, LaterReport, LaterReports, ReportBucket, ReportMerge, ShardReports, StoredReport,
-    StoredRuns,
+    Footer, LaterReport, LaterReports, ReportBucket, ReportError, ReportMerge, ShardReports,
+    StoredReport, StoredRuns,
 };
 use crate::shards::names::{LEASE, PLAN, PerShard, SUMMARY, report_of};
 use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSummary};
-use crate::shards::store::{ListedRecord, StateStore, Stored};
+use crate::shards::store::{ListedRecord, StateError, StateStore, Stored};
 use crate::shards::view::{SeenFailure, SeenLive, SeenState};
 
 /// The start of the names `plan.json` and `plan.lease`.
 const PLAN_FILES: &str = "plan.";
+/// The prefixes of the objects that shards write.
+const BEGUN: [&str; 4] = [
+    "shards/",
+    PerShard::Live.prefix(),
+    PerShard::Done.prefix(),
+    PerShard::Failed.prefix(),
+];
+/// The maximum number of unreadable reports that a message names.
+const NAMED: usize = 5;
 /// The prefix below which `retry` keeps its reports and its journal.
 const RETRIES: &str = "retry/";
 /// The same for `retry --losses`. These reports do not cover objects that failed.
@@ -69,6 +79,7 @@ impl FoundState {
         if bucket.first(&plan_files, None).await?.is_none() {
             return Ok(None);
         }
+        let plan = format!("{}{PLAN}", uri.key);
         let store = StateStore::new(bucket.clone(), uri.key.clone());
         if let Some(Stored { record: plan, .. }) = store.get::<ShardPlan>(PLAN).await? {
             return Ok(Some(Self::Planned(Box::new(StatePrefix {
@@ -79,8 +90,21 @@ impl FoundState {
                 known: BTreeMap::new(),
             }))));
         }
-        let lease = store.get::<PlanLease>(LEASE).await?;
-        Ok(lease.map(|lease| Self::Planning(lease.record)))
+        let Some(lease) = store.get::<PlanLease>(LEASE).await? else {
+            return Ok(None);
+        };
+        // Shards begin only once there is a plan. It may have been written just now.
+        for begun in BEGUN {
+            let begun = format!("{}{begun}", uri.key);
+            if bucket.first(&begun, None).await?.is_some()
+                && bucket.first(&plan, None).await?.is_none()
+            {
+                let what = "it is missing, although shards have begun".to_owned();
+                let place = format!("s3://{}/{plan}", uri.bucket);
+                return Err(StateError::Damaged { place, what }.into());
+            }
+        }
+        Ok(Some(Self::Planning(lease.record)))
     }
 }
 
@@ -230,16 +254,37 @@ impl StatePrefix {
         };
         let shards = stream::iter(shards).map(reports).buffered(MAX_CONCURRENT);
         let shards: Vec<_> = shards.boxed().try_collect().await?;
+        let mut lost = lost(&shards, ends);
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);
         let merged = ReportMerge::open(place, run, self.plan.planned, shards, later);
-        let merged = merged.await.map_err(super::report::from_read_error)?;
-        merged.ok_or_else(|| {
-            CliError::Usage(format!(
-                "no shard of {} has a report yet; `s3haul status {}` shows how far they are",
-                self.uri, self.uri
-            ))
-        })
+        match merged.await {
+            Ok(Some(merged)) => return Ok(merged),
+            Ok(None) => {}
+            Err(ReadError::Foreign { place, error }) => {
+                lost.push(format!("{place} has a damaged header: {error}"));
+            }
+            Err(ReadError::Store(ReportError::Damaged { place, what })) => {
+                lost.push(format!("{place} is damaged: {what}"));
+            }
+            Err(error) => return Err(super::report::from_read_error(error)),
+        }
+        let uri = &self.uri;
+        if lost.is_empty() {
+            return Err(CliError::Usage(format!(
+                "no shard of {uri} has a report yet; `s3haul status {uri}` shows how far they are"
+            )));
+        }
+        let others = lost.len().saturating_sub(NAMED);
+        lost.truncate(NAMED);
+        if others > 0 {
+            lost.push(format!("and {others} more"));
+        }
+        Err(CliError::Unreadable(format!(
+            "incomplete: no report of the shards of {uri} can be read: {}; put the reports back from a backup or from \
+             older versions",
+            lost.join("; ")
+        )))
     }
 
     /// Returns the complete reports of retries, oldest first, and the damaged ones.
@@ -338,6 +383,26 @@ fn enclosing(key: &str) -> Option<&str> {
         return name.strip_suffix(last);
     }
     enclosing(&key[..=above.len()])
+}
+
+/// Names the shards whose latest report was written and cannot be read, and the reasons.
+fn lost(shards: &[ShardReports], ends: &BTreeMap<u32, ShardEnd>) -> Vec<String> {
+    let lost = shards
+        .iter()
+        .filter_map(|ShardReports { shard, runs, .. }| {
+            let has_run = ends.get(shard).is_some_and(|end| end.run.is_some());
+            match runs.latest_damage() {
+                Some(damage) => Some(format!(
+                    "shard {shard}: its report is damaged: {}",
+                    damage.what
+                )),
+                None if runs.reports.is_empty() && has_run => Some(format!(
+                    "shard {shard}: the report of its last run is missing"
+                )),
+                None => None,
+            }
+        });
+    lost.collect()
 }
 
 /// Returns the reason why the report of a shard is incomplete or missing.

@@ -137,6 +137,8 @@ pub enum SetAttributes {
     NotChecked,
     /// The object is in a storage class to which a lifecycle rule may have moved it.
     OtherStorageClass,
+    /// The tags that s3haul sets or keeps were not compared, because they may not be read.
+    TagsNotCompared,
 }
 
 impl SetAttributes {

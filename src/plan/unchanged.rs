@@ -21,6 +21,9 @@ pub struct Unchanged {
     /// rule may have moved them.
     #[serde(skip_serializing_if = "is_zero")]
     pub other_storage_class: u64,
+    /// Equal objects whose tags were not compared, because they may not be read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tags_not_compared: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
@@ -51,6 +54,7 @@ impl Unchanged {
             SetAttributes::Kept => {}
             SetAttributes::NotChecked => self.attributes_not_checked += 1,
             SetAttributes::OtherStorageClass => self.other_storage_class += 1,
+            SetAttributes::TagsNotCompared => self.tags_not_compared += 1,
         }
     }
 
@@ -66,6 +70,9 @@ impl Unchanged {
         self.other_storage_class = self
             .other_storage_class
             .saturating_add(other.other_storage_class);
+        self.tags_not_compared = self
+            .tags_not_compared
+            .saturating_add(other.tags_not_compared);
     }
 
     /// Subtracts the counts of objects that the planner lists again.
@@ -82,6 +89,9 @@ impl Unchanged {
         self.other_storage_class = self
             .other_storage_class
             .saturating_sub(void.other_storage_class);
+        self.tags_not_compared = self
+            .tags_not_compared
+            .saturating_sub(void.tags_not_compared);
     }
 
     /// Returns true if nothing was counted.

@@ -5,7 +5,7 @@
 //! hashes of local files.
 
 use super::hash::{self, Hashes, WantedHash};
-use super::unfinished::has_tags;
+use super::unfinished::{TagPresence, tag_presence};
 use super::{Next, Planned, Sides};
 use crate::bucket::Bucket;
 use crate::checksum::{looks_like_md5, part_count};
@@ -149,8 +149,14 @@ impl Sides {
             };
         }
         match decision {
-            Decision::Skip(Skip::Equal { equal_by, .. }) => {
-                self.by_attributes(equal_by, key, there).await
+            Decision::Skip(Skip::Equal {
+                equal_by,
+                set_attributes,
+            }) => {
+                let others = self.by_attributes(equal_by, key, there).await?;
+                let is_equal = matches!(others, Decision::Skip(_));
+                let is_open = is_equal && set_attributes == SetAttributes::TagsNotCompared;
+                Ok(if is_open { decision } else { others })
             }
             // Other attributes can be repaired only by copying again.
             Decision::Copy(Reason::LacksTags) => {
@@ -237,18 +243,22 @@ impl Sides {
             // HEAD.
             _ => Decision::Skip(Skip::equal(Basis::Time)),
         };
-        let is_equal = matches!(decision, Decision::Skip(_));
-        Ok(
-            if is_equal && self.lacks_tags(source, entry, &here, key, there).await? {
-                Decision::Copy(Reason::LacksTags)
-            } else {
-                decision
-            },
-        )
+        let Decision::Skip(Skip::Equal { equal_by, .. }) = decision else {
+            return Ok(decision);
+        };
+        let lacks_tags = self.lacks_tags(source, entry, &here, key, there).await?;
+        Ok(match lacks_tags {
+            Some(true) => Decision::Copy(Reason::LacksTags),
+            Some(false) => decision,
+            None => Decision::Skip(Skip::Equal {
+                equal_by,
+                set_attributes: SetAttributes::TagsNotCompared,
+            }),
+        })
     }
 
-    /// Returns true if an object lacks tags that copies get in a second request. An earlier session
-    /// may have been killed between the two requests.
+    /// Returns true if an object lacks tags that copies get in a second request, or `None` if they
+    /// may not be read. An earlier session may have been killed between the two requests.
     async fn lacks_tags(
         &self,
         source: &Bucket,
@@ -256,15 +266,25 @@ impl Sides {
         here: &Head,
         key: &ObjectKey,
         there: &Head,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Option<bool>, Failure> {
         if !self.sets_tags_late() || there.tag_count > Some(0) {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        let version = entry.version.as_deref();
-        let wants = !self.transfer.set.tags.is_empty()
-            || has_tags(source, &entry.key, version, here).await? == Some(true);
+        let wanted = if self.transfer.set.tags.is_empty() {
+            tag_presence(source, &entry.key, entry.version.as_deref(), here).await?
+        } else {
+            TagPresence::Tagged
+        };
+        if matches!(wanted, TagPresence::Untagged | TagPresence::NotShown) {
+            return Ok(Some(false));
+        }
         let version = there.version.as_deref();
-        Ok(wants && has_tags(&self.destination, key, version, there).await? == Some(false))
+        let found = tag_presence(&self.destination, key, version, there).await?;
+        Ok(match (wanted, found) {
+            (_, TagPresence::Tagged | TagPresence::NotShown) => Some(false),
+            (TagPresence::Tagged, TagPresence::Untagged) => Some(true),
+            _ => None,
+        })
     }
 
     /// Compares a local file with an object. Hashes the file in the same way as the destination

@@ -44,7 +44,7 @@ impl Sides {
                 let (key, version) = (&entry.key, entry.version.as_deref());
                 let head = source.with_slot(source.head(key, version)).await?;
                 // If the source's tags cannot be read, another copy would not get them either.
-                has_tags(source, key, version, &head).await? == Some(true)
+                tag_presence(source, key, version, &head).await? == TagPresence::Tagged
             }
             _ => false,
         };
@@ -53,8 +53,8 @@ impl Sides {
         }
         let destination = &self.destination;
         let there = destination.with_slot(destination.head(key, None)).await?;
-        let is_finished = has_tags(destination, key, None, &there).await? == Some(true);
-        Ok((!is_finished).then_some(there))
+        let presence = tag_presence(destination, key, None, &there).await?;
+        Ok((presence != TagPresence::Tagged).then_some(there))
     }
 
     /// Returns true if this destination needs separate requests for an attribute of every copy, so
@@ -86,22 +86,44 @@ impl Sides {
     }
 }
 
-/// Returns true if an object with this HEAD has tags, or `None` if they cannot be read. Requests
-/// the tags if HEAD shows no tag count and the server may have hidden it.
-pub(super) async fn has_tags(
+/// The answer to whether an object has tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TagPresence {
+    /// The object has tags.
+    Tagged,
+    /// The object has no tags.
+    Untagged,
+    /// The tags may not be read.
+    Denied,
+    /// The server does not show tags.
+    NotShown,
+}
+
+impl TagPresence {
+    fn of(is_tagged: bool) -> Self {
+        if is_tagged {
+            Self::Tagged
+        } else {
+            Self::Untagged
+        }
+    }
+}
+
+/// Finds out if an object with this HEAD has tags. Requests the tags if HEAD shows no tag count and
+/// the server may have hidden it.
+pub(super) async fn tag_presence(
     bucket: &Bucket,
     key: &ObjectKey,
     version: Option<&str>,
     head: &Head,
-) -> Result<Option<bool>, Failure> {
+) -> Result<TagPresence, Failure> {
     if head.tag_count.is_some() || !bucket.capabilities().may_have_tags(head) {
-        return Ok(Some(head.tag_count.is_some_and(|count| count > 0)));
+        return Ok(TagPresence::of(head.tag_count > Some(0)));
     }
     match bucket.with_slot(bucket.tags(key, version)).await {
-        Ok(tags) => Ok(Some(!tags.is_empty())),
-        Err(failure) if *failure.kind() == FailureKind::Denied || failure.is_no_answer() => {
-            Ok(None)
-        }
+        Ok(tags) => Ok(TagPresence::of(!tags.is_empty())),
+        Err(failure) if *failure.kind() == FailureKind::Denied => Ok(TagPresence::Denied),
+        Err(failure) if failure.is_no_answer() => Ok(TagPresence::NotShown),
         Err(failure) => Err(failure),
     }
 }

@@ -292,6 +292,13 @@ pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
             by_number(unchanged.other_storage_class, "it", "them")
         ));
     }
+    if unchanged.tags_not_compared > 0 {
+        lines.push(format!(
+            "{} {} not compared by tags, which may not be read; to compare them, grant s3:GetObjectTagging on both sides",
+            counted(unchanged.tags_not_compared, "unchanged object"),
+            by_number(unchanged.tags_not_compared, "was", "were"),
+        ));
+    }
     lines
 }
 
@@ -344,6 +351,7 @@ mod tests {
             by: [(Basis::Etag, 1)].into(),
             attributes_not_checked: 1,
             other_storage_class: 1,
+            tags_not_compared: 1,
         };
         insta::assert_snapshot!(summary(&outcome), @r"
         done in 0.0s: 1 object changed in place and proven (0B), 0 unchanged
@@ -351,6 +359,7 @@ mod tests {
         unchanged: 1 by ETag
         1 unchanged object was not checked for the headers, metadata, tags, or encryption that this job sets; `compare_attributes: true` (--compare-attributes) checks it, `when: always` copies it
         1 unchanged object has another storage class than this job sets, perhaps by a lifecycle rule; `when: always` copies it
+        1 unchanged object was not compared by tags, which may not be read; to compare them, grant s3:GetObjectTagging on both sides
         requests: 0 (0 throttled, 0 sent again)
         ");
     }

@@ -7,7 +7,7 @@ use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{Compare, Job, Policy, Preset, Provider, Transfer, When};
-use s3haul::plan::decide::{Reason, Skip};
+use s3haul::plan::decide::{Basis, Reason, SetAttributes, Skip};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use tempfile::TempDir;
@@ -308,6 +308,38 @@ async fn a_copy_that_lacks_its_late_tags_gets_them() {
     assert_eq!(tags(), 1);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
+}
+
+/// HEADs that show no number of tags, and tags that may not be read.
+#[rstest]
+#[case::at_the_destination(DESTINATION)]
+#[case::at_the_source(SOURCE)]
+#[tokio::test(flavor = "multi_thread")]
+async fn late_tags_that_may_not_be_read_are_reported_as_not_compared(#[case] bucket: &str) {
+    let world = World::new().await;
+    put_untagged_copy(&world);
+    let liar = Liar::before(&world, |asked: &Asked, answer: Answer| {
+        if asked.method == "HEAD" {
+            answer.without("x-amz-tagging-count")
+        } else {
+            answer
+        }
+    })
+    .await;
+    world.deny(bucket, Operation::GetObjectTagging, "");
+    let job = by_checksum(liar.job(&world, copy_all(), Provider::Other));
+    let run = world.try_run_job(&job).await.unwrap();
+    let reason = Skip::Equal {
+        equal_by: Basis::Checksum,
+        set_attributes: SetAttributes::TagsNotCompared,
+    };
+    assert_eq!(run.receipts[0].ending, Ending::Skipped { reason });
+    assert_eq!(run.outcome.unchanged.tags_not_compared, 1);
+    let summary = s3haul::report::summary(&run.outcome);
+    assert!(
+        summary.contains("1 unchanged object was not compared by tags"),
+        "{summary}"
+    );
 }
 
 /// A server whose HEADs show no number of tags.

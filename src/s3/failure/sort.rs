@@ -195,7 +195,15 @@ where
     let code = error
         .code()
         .filter(|code| *code != "NotFound" && !code.is_empty());
+    let is_marker = status == Some(405)
+        && response.and_then(|response| response.headers().get("x-amz-delete-marker"))
+            == Some("true");
     let (kind, word) = match code {
+        // The named version is a delete marker, as `null` is after a deletion.
+        _ if is_marker => (
+            FailureKind::NotFound,
+            code.map_or_else(|| "HTTP 405".to_owned(), str::to_owned),
+        ),
         Some(code) => (
             of_upload(operation, by_code(operation, code, status, region)),
             code.to_owned(),
@@ -215,6 +223,7 @@ where
         .filter(|message| !message.is_empty());
     let header = unreadable_header(error).filter(|_| kind == FailureKind::Unreadable);
     let message = match (said, header) {
+        _ if is_marker => "the version is a delete marker: the object was deleted".to_owned(),
         (Some(said), _) => one_paragraph(said),
         (None, Some(header)) => {
             format!("the answer's header `{header}` appears twice or cannot be read")

@@ -1,11 +1,14 @@
 //! Damaged reports of shards and of retries, and what the commands say about them.
 
+use std::time::Duration;
+
 use s3haul::sandbox::{Content, ObjectSpec};
+use s3haul::shards::record::{FORMAT, PlanLease};
 use tempfile::TempDir;
 
 use super::merge::{footer_of, merge, retry};
 use super::real::two_failed;
-use super::state::{OPS, RUN, STATE, State, footer, receipt};
+use super::state::{OPS, RUN, STATE, State, footer, process, receipt};
 use crate::world::World;
 use crate::world::program::{at, run};
 
@@ -237,5 +240,76 @@ async fn all_commands_name_the_damaged_report_of_a_retry() {
                 assert!(!said.contains(wrong), "{words:?}: {wrong}: {said}");
             }
         }
+    }
+}
+
+/// No header is left, so that there is nothing to merge. The reports are lost, and not pending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_reports_are_all_damaged_is_incomplete() {
+    let state = State::planned(3).await;
+    for shard in 0..3 {
+        // Several pieces.
+        let receipts = ["a", "b", "c"].map(|key| receipt(&format!("{shard}/{key}"), "done"));
+        state.report(shard, 0, &receipts, Some(footer(0))).await;
+        state.end(shard, 0, 0);
+    }
+    let store = state.world.sandbox.store();
+    let below = |shard| format!("{RUN}shards/{shard}/report/");
+    let pieces = |shard| {
+        let keys = state.world.keys(OPS).into_iter();
+        keys.filter(|key| key.starts_with(&below(shard)))
+            .collect::<Vec<_>>()
+    };
+    for shard in 0..3 {
+        let pieces = pieces(shard);
+        assert!(pieces.len() > 1, "{pieces:?}");
+        store.delete_object(OPS, &pieces[0]);
+    }
+    for key in pieces(2) {
+        store.delete_object(OPS, &key);
+    }
+    for words in [
+        &["report", "merge", STATE][..],
+        &["report", "show", STATE],
+        &["verify", "--report", STATE],
+        &["retry", STATE],
+    ] {
+        let (exit, stdout, stderr) = run(at(&state.world), words).await;
+        assert_eq!(exit, 4, "{words:?}: {stdout} {stderr}");
+        for said in [
+            "shard 0: its report is damaged: ",
+            "shard 1: its report is damaged: ",
+            "shard 2: the report of its last run is missing",
+        ] {
+            assert!(stderr.contains(said), "{said}: {stderr}");
+        }
+        assert!(!stderr.contains("yet"), "{stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_lost_its_plan_is_not_being_planned() {
+    let state = State::planned(1).await;
+    state.put("plan.lease", &lease(&state), Duration::ZERO);
+    state.end(0, 0, 0);
+    let (exit, stdout, stderr) = run(at(&state.world), &["status", STATE]).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    let plan = format!("{RUN}plan.json");
+    state.world.sandbox.store().delete_object(OPS, &plan);
+    for words in [&["status", STATE][..], &["report", "merge", STATE]] {
+        let (exit, stdout, stderr) = run(at(&state.world), words).await;
+        assert!(
+            exit == 3 && stderr.contains(&format!("s3://ops/{plan} cannot be read: it is missing")),
+            "{words:?}: {exit} {stdout} {stderr}"
+        );
+    }
+}
+
+fn lease(state: &State) -> PlanLease {
+    PlanLease {
+        format: FORMAT,
+        by: process(0),
+        renewed: state.ago(Duration::from_mins(5)),
+        released: false,
     }
 }

@@ -203,6 +203,21 @@ async fn an_object_of_that_time_that_is_gone_is_not_replaced_by_a_later_one(
     assert_eq!(there(&world, "k"), before);
 }
 
+/// While versioning is suspended, a deletion makes the version `null` a delete marker. A HEAD of it
+/// gets a 405.
+#[tokio::test]
+async fn an_object_of_that_time_that_was_deleted_is_gone() {
+    let world = World::versioned().await;
+    world
+        .set_versioning(SOURCE, BucketVersioningStatus::Suspended)
+        .await;
+    write(&world, SOURCE, "k", "a");
+    let delete = Effect::hook(|store| store.delete_object(SOURCE, "k"));
+    world.add_fault(Fault::on(Operation::HeadObject).nth(1).then(delete));
+    let run = world.run(as_of(0)).await;
+    assert_eq!(run.error(), "not-found", "{:?}", run.receipts);
+}
+
 /// A retry of failed objects reads the versions of that time, and no other keys.
 #[tokio::test]
 async fn chosen_keys_are_those_of_that_time() {
