@@ -10,9 +10,9 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::s3::{Failure, FailureKind, ListedVersion, Operation};
 
-/// Returns the chosen objects of `scope` after the key `after`, as they existed at `time`, in order.
-/// Lists each key separately. An object that did not exist, or whose named version is gone, is a
-/// failure of that object only.
+/// Returns the chosen objects after a key, as they existed at `time`, in order. Lists each key
+/// separately. An object that did not exist, or whose named version is gone, is a failure of that
+/// object only.
 #[must_use]
 pub fn chosen_as_of(
     bucket: Bucket,
