@@ -11,6 +11,8 @@
 //! (measured, with IDs and `ETag`s of 32 characters), so a key with 100,000 versions takes 19 MB.
 //! Pages may end between two versions of a key.
 
+mod chosen;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -20,9 +22,10 @@ use super::reach::Reach;
 use super::{Entry, Listing, ListingItem, PageReceiver};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
-use crate::manifest::job::Chosen;
 use crate::s3::paging::{Order, PageVerdict, Paging};
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
+
+pub use chosen::chosen_as_of;
 
 /// The keys of a bucket whose versions are listed.
 #[derive(Clone, Debug)]
@@ -239,31 +242,6 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     })
 }
 
-/// Returns the chosen objects of `scope` after the key `after`, as they existed at `time`, in order.
-/// Lists each key separately. An object that did not exist, or whose named version is gone, is a
-/// failure of that object only.
-#[must_use]
-pub fn chosen_as_of(
-    bucket: Bucket,
-    scope: &Scope,
-    chosen: (&[Chosen], Option<&ObjectKey>),
-    time: Timestamp,
-    at_once: usize,
-) -> Listing {
-    let relative_at = scope.relative_at;
-    super::chosen::each(chosen, at_once, move |chosen| {
-        let bucket = bucket.clone();
-        async move {
-            let place = format!("s3://{}/{}", bucket.name(), chosen.key);
-            let past = Past::new(&bucket, time, relative_at);
-            match past.look(&bucket, &chosen).await {
-                Ok(entry) => ListingItem::Entry(entry),
-                Err(failure) => ListingItem::Unread(chosen.key, place, failure),
-            }
-        }
-    })
-}
-
 /// Selects the versions of a point in time, across pages.
 #[derive(Debug)]
 struct Past {
@@ -291,36 +269,6 @@ impl Past {
             objects: 0,
             is_unknown: false,
         }
-    }
-
-    /// Returns the chosen object at that time. Fails if it did not exist then, or if its named
-    /// version is gone.
-    async fn look(mut self, bucket: &Bucket, chosen: &Chosen) -> Result<Entry, Failure> {
-        let key = ObjectKey::new(&chosen.key).map_err(|error| {
-            let place = format!("s3://{}/{}", bucket.name(), chosen.key);
-            let (kind, operation) = (FailureKind::Invalid, Operation::ListObjectVersions);
-            Failure::new(kind, operation, place, error.to_string())
-        })?;
-        let is_named =
-            |item: &ListedVersion| chosen.version.as_ref().is_none_or(|id| *id == item.id);
-        let scope = Scope::one(&key);
-        let mut pages = Pages::of(bucket, &scope);
-        while let Some(mut items) = pages.next().await? {
-            items.retain(is_named);
-            match self.page(items).pop() {
-                Some(ListingItem::Entry(entry)) => return Ok(entry),
-                Some(ListingItem::Refused(_, failure)) => return Err(failure),
-                _ => {}
-            }
-        }
-        if let Some(failure) = pages.paging.take_refused().into_iter().next() {
-            return Err(failure);
-        }
-        let message = match &chosen.version {
-            Some(id) => format!("its version {id} of {} is gone", self.time),
-            None => format!("there was no such object at {}", self.time),
-        };
-        Err(missing(bucket, &scope, message))
     }
 
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<ListingItem> {
