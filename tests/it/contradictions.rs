@@ -507,7 +507,7 @@ async fn a_version_without_a_time_fails_where_the_past_is_asked_for() {
     };
     let run = liar.run(&world, then, Provider::Aws).await;
     assert!(
-        failure(&run).contains("no time of a version"),
+        failure(&run).contains("without a Last-Modified time"),
         "{}",
         failure(&run)
     );

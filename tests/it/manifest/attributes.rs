@@ -232,7 +232,7 @@ fn limits_of_s3_are_checked_before_anything_is_sent() {
 #[case(
     "from: {files: x, ⟦customer_key: {env: A}}",
     "from.customer_key",
-    "only with `s3`",
+    "applies only to `s3`",
     "remove"
 )]
 fn customer_keys(

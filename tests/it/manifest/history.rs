@@ -74,7 +74,7 @@ fn what_would_have_no_effect_is_refused() {
         &text,
         &[(
             "transfers[0].restore",
-            "only with `archived: restore`",
+            "applies only to `archived: restore`",
             "add `archived: restore`",
         )],
     );

@@ -112,7 +112,7 @@ use super::super::{refused, transfer};
 #[case(
     "from: {s3: s3://src/, symlinks: ⟦follow}",
     "from.symlinks",
-    "only with `files`",
+    "applies only to `files`",
     "remove"
 )]
 #[case(
@@ -137,19 +137,19 @@ use super::super::{refused, transfer};
 #[case(
     "from: {files: x, endpoint: ⟦default}",
     "from.endpoint",
-    "only with `s3`",
+    "applies only to `s3`",
     "remove"
 )]
 #[case(
     "from: {files: x, version: ⟦v}",
     "from.version",
-    "only with `s3`",
+    "applies only to `s3`",
     "remove"
 )]
 #[case(
     "from: {files: x, versions: ⟦all}",
     "from.versions",
-    "only with `s3`",
+    "applies only to `s3`",
     "remove"
 )]
 #[case("from: {s3: s3://src/, versions: ⟦some}", "from.versions", "", "all")]
