@@ -232,8 +232,8 @@ struct EndpointFlags {
     /// Kind of server. It determines which capabilities s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
-    /// How far to trust the server: `answers` trusts its responses; `nothing` checks each object
-    /// after it is written and before it counts as equal.
+    /// Trust the responses of the server (`answers`), or check each object after it is written and
+    /// before it counts as equal (`nothing`).
     #[arg(long, global = true, value_name = "HOW", value_parser = word::<Trust>())]
     trust: Option<Trust>,
 }

@@ -409,8 +409,8 @@ pub struct Glance {
     pub state: RunState,
     /// The last writer.
     pub writer: Option<Writer>,
-    /// Whether that writer is still running. In S3, its last sign of life decides; in a directory,
-    /// its lock, or the time of the last event if the lock cannot be checked.
+    /// The state of the run. If no event ended it, the last sign of life decides in S3. In a
+    /// directory, the lock decides, or the time of the last event if the lock cannot be checked.
     pub life: Life,
     /// The age of the last sign of life, in S3.
     pub silence: Option<Duration>,

@@ -14,7 +14,6 @@ use super::twice::{Attempt, Sent, Silence};
 use super::{Answer, Bucket};
 use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
-use crate::pace::Admitted;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// States whether a request may be sent again while its outcome is unknown.
@@ -250,31 +249,20 @@ impl Bucket {
             Err(_) => Err(self.late(limit, operation, attempt.key)),
         };
         let (failure, bytes) = (outcome.as_ref().err(), attempt.bytes);
-        self.report(sent.admitted, operation, failure, bytes, sent.took, limit);
+        if !self.is_not_up(failure) {
+            self.pacer
+                .learn(sent.admitted, operation, failure, bytes, sent.took, limit);
+        }
         if failure.is_none() {
             self.note_success(operation, bytes, sent.took);
         }
         outcome
     }
 
-    /// Reports the result of a request to the pacer, with the arguments of
-    /// [`crate::pace::Pacer::learn`].
-    pub(super) fn report(
-        &self,
-        admitted: Admitted<'_>,
-        operation: Operation,
-        failure: Option<&Failure>,
-        bytes: u64,
-        took: Duration,
-        limit: Duration,
-    ) {
-        // A server that is not up yet says nothing about the rate that it will accept later.
-        let is_not_up =
-            |failure: &Failure| self.contact.is_some() && failure.kind().may_pass_later();
-        if !failure.is_some_and(is_not_up) {
-            self.pacer
-                .learn(admitted, operation, failure, bytes, took, limit);
-        }
+    /// Returns true if a failure shows only that the server is not up yet, which says nothing about
+    /// the rate that it will accept later.
+    pub(super) fn is_not_up(&self, failure: Option<&Failure>) -> bool {
+        self.contact.is_some() && failure.is_some_and(|failure| failure.kind().may_pass_later())
     }
 
     /// Returns how long an attempt may be silent after the server has been silent for `spent`.

@@ -257,7 +257,10 @@ impl Bucket {
             let request = self.client.list_one(&self.name, "", None, None);
             let listed = self.answered_within(limit, operation, request).await;
             let refused = listed.as_ref().err();
-            self.report(admitted, operation, refused, 0, asked.elapsed(), limit);
+            if !self.is_not_up(refused) {
+                self.pacer
+                    .learn(admitted, operation, refused, 0, asked.elapsed(), limit);
+            }
             let Some(refused) = refused else {
                 self.client.accepted(newest, asked);
                 return None;

@@ -57,15 +57,15 @@ pub(super) struct Copy {
     /// Objects to copy: missing ones only, missing and changed ones, or always all.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
-    /// How to find changed objects: auto (by size, by ETag if comparable, then by time), size,
-    /// etag, checksum (sends HEAD requests and hashes local files), or time. Default: auto.
+    /// Find changed objects by auto (size, ETag if comparable, then time), size, etag, checksum
+    /// (sends HEAD requests and hashes local files), or time. Default: auto.
     #[arg(long, value_name = "HOW", value_parser = word::<Compare>())]
     compare: Option<Compare>,
     /// Also copy equal objects whose headers, metadata, tags, encryption, or ACL differ from those
     /// set here. Sends one HEAD for each unchanged object.
     #[arg(long)]
     compare_attributes: bool,
-    /// What to do with symbolic links below a directory. Default: skip.
+    /// Select how to treat symbolic links below a directory. Default: skip.
     #[arg(long, value_parser = word::<Symlinks>(), value_name = "HOW")]
     symlinks: Option<Symlinks>,
     /// Storage class of new objects. Default: the class of the source object.
@@ -107,11 +107,11 @@ pub(super) struct Copy {
     /// Proof that each copy requires: require-checksum, best (the strongest available), or size.
     #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>(), default_value = "best")]
     verify: Verify,
-    /// How to prove a copy: `answers` compares values that the server computed; `read` also
-    /// downloads the objects that no checksum proves.
+    /// Prove a copy by comparing values that the server computed (`answers`), or also download the
+    /// objects that no checksum proves (`read`).
     #[arg(long, value_name = "HOW", value_parser = word::<Prove>(), default_value = "answers")]
     prove: Prove,
-    /// What to do with a published copy that differs from its source: keep it or remove it.
+    /// Keep or remove a published copy that differs from its source.
     #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>(), default_value = "keep")]
     on_mismatch: OnMismatch,
     /// Send at most this many requests per second.
@@ -131,7 +131,7 @@ pub(super) struct Copy {
     /// if 300 objects in a row are refused alike.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
-    /// What to do if the source or a pattern matches nothing: fail (exit code 1), warn, or ok.
+    /// Fail (exit code 1), warn, or accept it (ok) if the source or a pattern matches nothing.
     /// Default: warn.
     #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
     empty: Option<Empty>,

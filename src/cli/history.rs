@@ -20,7 +20,7 @@ pub(super) struct HistoryFlags {
     /// UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME")]
     as_of: Option<Moment>,
-    /// What to do with objects in GLACIER, DEEP_ARCHIVE, or an archive tier. Default: fail.
+    /// Fail, skip, or restore objects in GLACIER, DEEP_ARCHIVE, or an archive tier. Default: fail.
     #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip", "restore"])]
     archived: Option<String>,
     /// Retrieval tier of restores. Default: standard.

@@ -56,8 +56,8 @@ pub(super) struct JournalFlags {
     /// Resume an unfinished run even if the job has changed.
     #[arg(long)]
     resume_anyway: bool,
-    /// What to do if the job differs from the unfinished run in its journal: fail, or new-run,
-    /// which aborts that run's open uploads and compares both sides. Overrides `on_change` of the
+    /// Fail, or start a new-run, if the job differs from the unfinished run in its journal. A new
+    /// run aborts that run's open uploads and compares both sides. Overrides `on_change` of the
     /// manifest. Default: fail.
     #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
     on_change: Option<OnChange>,

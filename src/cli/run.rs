@@ -62,7 +62,7 @@ pub(super) struct RunJob {
 /// The options of a run that are not part of its job.
 #[derive(Clone, Debug)]
 pub(super) struct RunOptions {
-    /// What to do with an unfinished run.
+    /// The choice to resume, replace, or refuse an unfinished run.
     pub(super) intent: Intent,
     /// The longest wait for a journal that another run holds.
     pub(super) wait: Duration,

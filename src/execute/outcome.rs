@@ -105,8 +105,8 @@ pub struct Earlier {
     pub objects: u64,
     /// The time of the last event of the last of these sessions.
     pub until: Timestamp,
-    /// How many objects of a sample this session found at the destination before it started
-    /// copying.
+    /// The number of objects of a sample that this session found at the destination before it
+    /// started copying.
     pub seen: u64,
 }
 

@@ -413,7 +413,8 @@ impl Refusals {
     }
 }
 
-/// Whether a bucket keeps the tags that a write copies from the source.
+/// The knowledge about a bucket that may or may not keep the tags that a write copies from the
+/// source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CarriedTags {
     /// Nothing is known, so the tags must be compared.

@@ -65,8 +65,7 @@ pub struct Lister<B> {
     bounds: B,
     /// The checks of the pages.
     paging: Paging,
-    /// Set once the reader was told about ignored entries. Further ignored entries are only
-    /// counted.
+    /// True once the lister has reported ignored entries. It only counts further ones.
     refused: bool,
 }
 

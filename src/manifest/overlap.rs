@@ -17,8 +17,8 @@
 //! something to change.
 //!
 //! Two buckets are the same if their names and servers are equal. Access points are not resolved.
-//! Where an overlap is an error, a bucket and an access point count as different buckets; where it
-//! only makes a transfer wait, they count as the same bucket.
+//! A bucket and an access point count as different buckets if an overlap would be an error, and as
+//! the same bucket if it only makes a transfer wait.
 
 use super::diagnose::{Mistake, RefusedFields};
 use super::job::{

@@ -39,7 +39,7 @@ pub struct Asked<'a> {
     pub compares_tags: bool,
 }
 
-/// What s3haul knows about the tags of a source.
+/// The knowledge of s3haul about the tags of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceTags<'a> {
     /// The tags are unknown.

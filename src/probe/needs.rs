@@ -1,4 +1,4 @@
-//! What a job requires of the objects in one bucket, as far as a probe can test it.
+//! The requirements of a job for the objects in one bucket, as far as a probe can test them.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::manifest::job::{
 };
 use crate::s3::OnWrites;
 
-/// What a job requires of a bucket, for all transfers that write to it.
+/// The requirements of a job for a bucket, for all transfers that write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// Objects are copied to the bucket.

@@ -224,6 +224,12 @@ impl Liar {
         Self::lying(world, changed).await
     }
 
+    /// Starts a server whose HEAD shows no number of tags.
+    pub(crate) async fn uncounted(world: &World) -> Self {
+        let change = |_: &Asked, answer: Answer| answer.without("x-amz-tagging-count");
+        Self::before(world, change).await
+    }
+
     /// Starts a server that decides before the sandbox receives a request.
     pub(crate) async fn lying(
         world: &World,

@@ -45,12 +45,6 @@ fn drop_tags(store: &Store, asked: &Asked) {
     store.put_object(bucket, key, object.content, &spec);
 }
 
-/// Starts a proxy whose HEAD shows no number of tags.
-async fn uncounted(world: &World) -> Liar {
-    let change = |_: &Asked, answer: Answer| answer.without("x-amz-tagging-count");
-    Liar::before(world, change).await
-}
-
 /// Starts a proxy whose copies drop the tags, too.
 async fn dropping(world: &World) -> Liar {
     let store = world.sandbox.store().clone();
@@ -142,7 +136,7 @@ async fn tags_that_a_copy_keeps_are_compared_once_or_with_each_object_if_require
         for key in ["a", "b", "c"] {
             world.put_with(key, 10, &tagged());
         }
-        let liar = uncounted(&world).await;
+        let liar = Liar::uncounted(&world).await;
         let mut job = job_in_order(&world, &liar, policy, Provider::Other);
         restate(&mut job, |endpoint| endpoint.trust = trust);
         let run = world.try_run_job(&job).await.unwrap();
@@ -187,7 +181,7 @@ async fn a_bucket_without_tags_is_asked_a_hundred_times() {
     for number in 0..105 {
         world.put(&format!("{number:03}"), 1);
     }
-    let liar = uncounted(&world).await;
+    let liar = Liar::uncounted(&world).await;
     let run = world
         .try_run_job(&job_in_order(&world, &liar, Policy::Try, Provider::Other))
         .await
@@ -204,7 +198,7 @@ async fn a_server_that_knows_no_tags_loses_none_and_fails_what_requires_them() {
         world.put_all(["a", "b"], 10);
         let unknown = Effect::Error(501, "NotImplemented");
         world.add_fault(Fault::on(Operation::GetObjectTagging).then(unknown));
-        let liar = uncounted(&world).await;
+        let liar = Liar::uncounted(&world).await;
         let run = world
             .try_run_job(&job_in_order(&world, &liar, policy, Provider::Other))
             .await
@@ -234,7 +228,7 @@ async fn tags_that_may_not_be_read_are_noted_or_fail_what_requires_them() {
         }
         let denied = Effect::Error(403, "AccessDenied");
         world.add_fault(Fault::on(Operation::GetObjectTagging).then(denied));
-        let liar = uncounted(&world).await;
+        let liar = Liar::uncounted(&world).await;
         let run = world
             .try_run_job(&job_in_order(&world, &liar, policy, Provider::Other))
             .await
@@ -273,7 +267,7 @@ async fn each_request_must_show_that_it_gives_tags() {
     }
     let ignored = Effect::Ignore(&["x-amz-tagging"]);
     world.add_fault(Fault::on(Operation::CreateMultipartUpload).then(ignored));
-    let liar = uncounted(&world).await;
+    let liar = Liar::uncounted(&world).await;
     let mut transfer = in_parts_of(PART, upload_all(files.path()));
     transfer.set.tags.insert("a".to_owned(), "b".to_owned());
     let mut job = liar.job(&world, transfer, Provider::Other);
@@ -354,7 +348,7 @@ async fn a_bare_document_is_an_empty_set_of_tags_on_servers_that_may_say_so() {
     world.put("a", LARGE);
     let bare = Effect::Answer(200, "application/xml", "<Tagging/>");
     world.add_fault(Fault::on(Operation::GetObjectTagging).then(bare));
-    let liar = uncounted(&world).await;
+    let liar = Liar::uncounted(&world).await;
     let run = world
         .try_run_job(&job_in_order(
             &world,

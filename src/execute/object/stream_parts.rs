@@ -27,7 +27,7 @@ const STEPS: u32 = 20;
 /// more memory than files.
 const SMALL_STEPS: u32 = 12;
 
-/// How long s3haul waits, after a stream ends, for the signal that may have ended it.
+/// The time that s3haul waits, after a stream ends, for the signal that may have ended it.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
 /// A part of a stream, and the permit for its memory.

@@ -2,7 +2,7 @@
 
 use crate::manifest::job::Encryption;
 
-/// How to compare a KMS key alias in the request with the key that HEAD shows.
+/// The keys in HEAD that a KMS key alias in the request matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plan) enum KeyAlias {
     /// The alias matches any key that HEAD shows.

@@ -54,7 +54,7 @@ async fn tags_that_a_change_keeps_are_compared_with_each_object() {
     for key in ["a", "b"] {
         world.put_with(key, 10, &tagged());
     }
-    let liar = super::uncounted(&world).await;
+    let liar = Liar::uncounted(&world).await;
     let run = change(&world, &liar).await;
     assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
     assert_eq!(world.calls(Operation::PutObjectTagging), 0);
@@ -120,7 +120,7 @@ async fn a_server_without_tags_has_none_to_lose() {
     world.put_with("a", 10, &s3haul::sandbox::ObjectSpec::default());
     let unknown = Effect::Error(501, "NotImplemented");
     world.add_fault(Fault::on(Operation::GetObjectTagging).then(unknown));
-    let liar = super::uncounted(&world).await;
+    let liar = Liar::uncounted(&world).await;
     let run = change(&world, &liar).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
 }
